@@ -1,0 +1,62 @@
+"""What one micro-step sees: samples as the reader gives them, and the batch made of them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training or evaluation record with its audio decoded.
+
+    `record` is the manifest record; `waveforms` holds one float32 mono 16 kHz array per `<|AUDIO|>`.
+    """
+
+    key: str
+    record: dict
+    waveforms: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B tokenised samples with A audios in all, in order of appearance.
+
+    `input_ids`, `attention_mask`, `labels` are int64 [B, S]; `labels[b, t]` is the token that stands at t if it
+    belongs to the answer, else -100. `audio_mask` is bool [B, S]: the K positions per audio that hold connector
+    outputs. `features` is float32 [A, mel, frames], None where audio is not needed.
+    """
+
+    keys: list[str]
+    input_ids: Tensor
+    attention_mask: Tensor
+    audio_mask: Tensor
+    labels: Tensor
+    features: Tensor | None = None
+
+    @property
+    def answer_rows(self) -> Tensor:
+        """Flat indices b * S + t, int64 [N], of the positions that predict an answer token (the next one)."""
+        predicts = self.labels[:, 1:] != IGNORE
+        rows = torch.zeros_like(self.labels, dtype=torch.bool)
+        rows[:, :-1] = predicts
+        return rows.flatten().nonzero().squeeze(-1)
+
+    @property
+    def targets(self) -> Tensor:
+        """The answer tokens, int64 [N], in the order of `answer_rows`."""
+        shifted = self.labels[:, 1:]
+        return shifted[shifted != IGNORE]
+
+    @property
+    def sample_of_row(self) -> Tensor:
+        """For each answer row, int64 [N], which of the B samples it belongs to."""
+        return self.answer_rows // self.labels.shape[1]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)

@@ -1,0 +1,60 @@
+"""The values that pass between encoder, connector and language model."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AudioStates:
+    """Tapped encoder states of A audios: `hidden` [A, taps, frames, D]."""
+
+    hidden: Tensor
+
+    def expand(self, count: int) -> "AudioStates":
+        """The states of one audio (a constant negative), repeated for `count` audios without a copy."""
+        return AudioStates(self.hidden.expand(count, *self.hidden.shape[1:]))
+
+    @staticmethod
+    def cat(parts: list["AudioStates"]) -> "AudioStates":
+        """The audios of several states, one after another."""
+        return AudioStates(torch.cat([part.hidden for part in parts]))
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A batch as the causal LM takes it.
+
+    `inputs_embeds` [B, S, H]; `attention_mask`, `position_ids` int64 [B, S]; `answer_rows` int64 [N], flat indices
+    b * S + t of the positions that predict an answer token.
+    """
+
+    inputs_embeds: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    answer_rows: Tensor
+
+    @staticmethod
+    def cat(first: "Embedded", second: "Embedded") -> "Embedded":
+        """Two batches of equal length S as one of 2B; the second's answer rows follow the first's."""
+        offset = first.attention_mask.numel()
+        return Embedded(
+            torch.cat([first.inputs_embeds, second.inputs_embeds]),
+            torch.cat([first.attention_mask, second.attention_mask]),
+            torch.cat([first.position_ids, second.position_ids]),
+            torch.cat([first.answer_rows, second.answer_rows + offset]),
+        )
+
+    def without(self, removed: Tensor) -> "Embedded":
+        """The batch with the positions of `removed` (bool [B, S]) hidden and the rest renumbered.
+
+        Equal to removing them: they are neither attended to nor counted in the positions of what follows.
+        """
+        mask = self.attention_mask * ~removed
+        return replace(self, attention_mask=mask, position_ids=positions(mask))
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position ids int64 [B, S] that count the attended tokens; hidden ones get 0 or their predecessor's."""
+    return (attention_mask.cumsum(-1) - 1).clamp_min(0)
