@@ -1,0 +1,12 @@
+"""The text around an audio: its markers and the user turn that carries them."""
+
+AUDIO = "<|AUDIO|>"
+START_AUDIO = "<start_audio>"
+END_AUDIO = "<end_audio>"
+
+
+def user_content(question: str, hint: str | None = None, audios: int = 1) -> str:
+    """The content of a user turn: one marked span per audio, then the hint (if any) and the question on one line."""
+    span = f"{START_AUDIO}{AUDIO}{END_AUDIO}\n"
+    text = question if hint is None else f"{hint} {question}"
+    return span * audios + text
