@@ -1,0 +1,60 @@
+"""The teacher's second path: what stands in the audio's place (method.md, "other negatives")."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caad_ds.data.batch import Batch
+from caad_ds.models.encoder import SAMPLE_RATE, SpeechEncoder
+from caad_ds.models.speech_lm import SpeechLM
+from caad_ds.models.states import AudioStates, Embedded
+
+NEGATIVES = ("zero_mel", "silence", "noise", "text_only")
+NOISE_AMPLITUDE = 0.1
+
+
+@dataclass(frozen=True)
+class Negative:
+    """A negative by name; `states` [1, taps, frames, D] is what is heard in the audio's place, None for `text_only`.
+
+    zero_mel: a zero feature tensor (the authors'). silence: a zero waveform, whose features are about -1.5 (AAD).
+    noise: white noise. text_only: the audio span is removed. The window is fixed, so each encoding is a constant.
+    """
+
+    name: str
+    states: AudioStates | None
+
+    @classmethod
+    def of(cls, name: str, encoder: SpeechEncoder) -> "Negative":
+        """The negative `name` (one of NEGATIVES) as `encoder` hears it."""
+        return cls(name, None if name == "text_only" else encoder.perceive(_features(name, encoder)))
+
+
+def _features(name: str, encoder: SpeechEncoder) -> Tensor:
+    samples = encoder.window_seconds * SAMPLE_RATE
+    if name == "noise":
+        noise = np.random.default_rng(0).standard_normal(samples) * NOISE_AMPLITUDE
+        return encoder.features([noise.astype(np.float32)])
+    silence = encoder.features([np.zeros(samples, np.float32)])
+    return torch.zeros_like(silence) if name == "zero_mel" else silence
+
+
+def embed_without_audio(model: SpeechLM, batch: Batch, negative: Negative) -> Embedded:
+    """The batch as the model takes it on the negative path alone."""
+    audios = int(batch.audio_mask.sum()) // model.config.num_queries
+    if negative.states is None:
+        nothing = torch.zeros(audios, model.config.num_queries, model.config.llm_config.hidden_size)
+        return model.place(batch, nothing.to(batch.input_ids.device)).without(batch.audio_mask)
+    return model.place(batch, model.connect(negative.states).expand(audios, -1, -1))
+
+
+def embed_both(model: SpeechLM, batch: Batch, states: AudioStates, negative: Negative) -> Embedded:
+    """Both paths as one batch of 2B: with audio, then without; the connector runs once over A + 1 audios."""
+    if negative.states is None:
+        positive = model.embed(batch, states)
+        return Embedded.cat(positive, positive.without(batch.audio_mask))
+    audio = model.connect(AudioStates.cat([states, negative.states]))
+    heard, unheard = audio[:-1], audio[-1:]
+    return Embedded.cat(model.place(batch, heard), model.place(batch, unheard.expand_as(heard)))

@@ -1,0 +1,103 @@
+"""The frozen Whisper-architecture encoder; it lives outside both DeepSpeed engines and runs once a batch."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from caad_ds.errors import UserError
+from caad_ds.models.states import AudioStates
+
+SAMPLE_RATE = 16_000
+POSITIONS_PER_SECOND = 50
+
+
+class SpeechEncoder(nn.Module):
+    """A frozen Whisper encoder with its feature extractor, giving the states of the tapped layers.
+
+    `taps` are layer indices (0 is the first transformer layer). `window_seconds` is the fixed input window; shorter
+    audio is padded with silence, longer audio is refused. A window below the checkpoint's cuts the positional
+    embeddings, which is cheaper and nearly the same (Whisper's positions are absolute sinusoids).
+    """
+
+    def __init__(self, whisper: WhisperEncoder, extractor: WhisperFeatureExtractor, taps: list[int]):
+        super().__init__()
+        self.whisper = whisper.requires_grad_(False).eval()
+        self.extractor = extractor
+        self.taps = taps
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, taps: list[int], window_seconds: int) -> "SpeechEncoder":
+        """Load a Whisper encoder from a hub id or a folder, cut to `window_seconds` (whole seconds)."""
+        try:
+            whisper = WhisperModel.from_pretrained(name, dtype=torch.float32).get_encoder()
+            extractor = WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
+        except OSError as error:
+            raise UserError(f"{name}: no Whisper encoder there ({_first_line(error)}); give a hub id or a folder")
+        layers = whisper.config.encoder_layers
+        if any(not 0 <= tap < layers for tap in taps):
+            raise UserError(f"{name}: taps {taps} do not fit an encoder of {layers} layers; use 0 to {layers - 1}")
+        _cut_window(whisper, window_seconds * POSITIONS_PER_SECOND)
+        return cls(whisper, extractor, taps)
+
+    @classmethod
+    def from_config(cls, config: WhisperConfig, taps: list[int]) -> "SpeechEncoder":
+        """A randomly initialised encoder, for training one and for tests."""
+        extractor = WhisperFeatureExtractor(
+            feature_size=config.num_mel_bins, chunk_length=config.max_source_positions // POSITIONS_PER_SECOND
+        )
+        return cls(WhisperEncoder(config), extractor, taps)
+
+    @property
+    def dim(self) -> int:
+        """Width of the states."""
+        return self.whisper.config.d_model
+
+    @property
+    def window_seconds(self) -> int:
+        """Length of the input window in seconds."""
+        return self.extractor.chunk_length
+
+    def features(self, waveforms: list[np.ndarray]) -> Tensor:
+        """Log-mel features float32 [A, mel, frames] of A mono 16 kHz waveforms, each padded to the window."""
+        for waveform in waveforms:
+            if len(waveform) > self.window_seconds * SAMPLE_RATE:
+                seconds = len(waveform) / SAMPLE_RATE
+                raise UserError(
+                    f"an audio of {seconds:.1f} s exceeds the encoder's window of {self.window_seconds} s; "
+                    "reject or split such clips at ingest (--max-seconds)"
+                )
+        device = str(self.whisper.conv1.weight.device)
+        extracted = self.extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt", device=device)
+        return extracted.input_features.float()
+
+    @torch.no_grad()
+    def perceive(self, features: Tensor) -> AudioStates:
+        """Encode features [A, mel, frames] into the tapped states [A, taps, frames / 2, D]."""
+        weight = self.whisper.conv1.weight
+        output = self.whisper(features.to(weight.device, weight.dtype), output_hidden_states=True)
+        return AudioStates(torch.stack([output.hidden_states[tap + 1] for tap in self.taps], dim=1))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the encoder as a Whisper checkpoint without decoder layers, loadable by `from_pretrained`."""
+        config = WhisperConfig(**{**self.whisper.config.to_dict(), "decoder_layers": 0})
+        model = WhisperModel(config).to(self.whisper.conv1.weight.dtype)
+        model.encoder.load_state_dict(self.whisper.state_dict())
+        model.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+
+
+def _cut_window(whisper: WhisperEncoder, positions: int) -> None:
+    table = whisper.embed_positions
+    if positions > table.num_embeddings:
+        have = table.num_embeddings // POSITIONS_PER_SECOND
+        raise UserError(f"window of {positions // POSITIONS_PER_SECOND} s exceeds the encoder's {have} s; lower it")
+    whisper.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].clone(), freeze=True)
+    whisper.config.max_source_positions = whisper.max_source_positions = positions
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

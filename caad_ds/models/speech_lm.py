@@ -1,0 +1,176 @@
+"""The speech language model: connector and causal LM; one class from the demo's size to the paper's."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from caad_ds.data.batch import Batch
+from caad_ds.errors import UserError
+from caad_ds.loss.head import LMHead
+from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.qformer import QFormerConnector
+from caad_ds.models.states import AudioStates, Embedded, positions
+
+
+class SpeechLMConfig(PreTrainedConfig):
+    """Shape of a `SpeechLM` and where its frozen encoder is.
+
+    `encoder` is a hub id, or None for the `encoder/` folder inside the model's own.
+    """
+
+    model_type = "caad_speech_lm"
+    sub_configs = {"llm_config": AutoConfig}
+
+    llm_config: Any = None
+    encoder: str | None = None
+    encoder_dim: int = 0
+    window_seconds: int = 30
+    taps: list[int] | None = None
+    num_queries: int = 64
+    qformer_layers: int = 2
+    qformer_heads: int = 8
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.llm_config, dict):
+            self.llm_config = AutoConfig.for_model(**self.llm_config)
+        super().__post_init__(**kwargs)
+        if self.llm_config is not None:
+            self.tie_word_embeddings = self.llm_config.tie_word_embeddings
+
+
+class SpeechLM(PreTrainedModel):
+    """Connector and causal LM of a speech language model; the encoder that feeds it is a `SpeechEncoder`."""
+
+    config_class = SpeechLMConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: SpeechLMConfig):
+        super().__init__(config)
+        self.llm = AutoModelForCausalLM.from_config(config.llm_config)
+        self.connector = QFormerConnector(
+            encoder_dim=config.encoder_dim,
+            llm_dim=config.llm_config.hidden_size,
+            taps=len(config.taps or []),
+            queries=config.num_queries,
+            layers=config.qformer_layers,
+            heads=config.qformer_heads,
+        )
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """The parts come initialised by their own classes."""
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:  # type: ignore[override]
+        return {f"llm.{k}": f"llm.{v}" for k, v in (getattr(self.llm, "_tied_weights_keys", None) or {}).items()}
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The LLM's token embedding."""
+        return self.llm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """The LLM's head."""
+        return self.llm.get_output_embeddings()
+
+    def connect(self, states: AudioStates) -> Tensor:
+        """Connector outputs [A, K, H] of A audios."""
+        return self.connector(states)
+
+    def place(self, batch: Batch, audio: Tensor) -> Embedded:
+        """Token embeddings of the batch with connector outputs `audio` [A, K, H] at its audio positions."""
+        tokens = self.get_input_embeddings()(batch.input_ids)
+        held, given = int(batch.audio_mask.sum()), audio.shape[0] * audio.shape[1]
+        if held != given:
+            raise UserError(
+                f"batch of {batch.keys[0]}, ...: {held} audio positions in the text but {given} connector outputs; "
+                "each <|AUDIO|> needs one audio and as many positions as the connector has queries"
+            )
+        mixed = tokens.masked_scatter(batch.audio_mask.unsqueeze(-1), audio.to(tokens.dtype))
+        return Embedded(mixed, batch.attention_mask, positions(batch.attention_mask), batch.answer_rows)
+
+    def embed(self, batch: Batch, states: AudioStates) -> Embedded:
+        """The batch as the causal LM takes it, with the audio in its place."""
+        return self.place(batch, self.connect(states))
+
+    def backbone(self, embedded: Embedded) -> Tensor:
+        """Final hidden states [N, H] at the answer rows, after the last norm, before the head."""
+        output = self.llm.base_model(
+            inputs_embeds=embedded.inputs_embeds,
+            attention_mask=embedded.attention_mask,
+            position_ids=embedded.position_ids,
+            use_cache=False,
+        )
+        return output.last_hidden_state.flatten(0, 1)[embedded.answer_rows]
+
+    def head(self) -> LMHead:
+        """The LM head's weight [V, H], bias and soft cap; under ZeRO-3 read it inside a gathering scope only."""
+        layer = self.get_output_embeddings()
+        softcap = getattr(self.config.llm_config, "final_logit_softcapping", None)
+        return LMHead(layer.weight, getattr(layer, "bias", None), softcap)
+
+
+def build(
+    llm: str | dict, encoder: SpeechEncoder, encoder_name: str | None, *, num_queries: int, qformer_layers: int,
+    qformer_heads: int, keep_layers: int | None = None,
+) -> SpeechLM:
+    """A SpeechLM with a fresh connector on `encoder`, around an LLM.
+
+    `llm` is a hub id or folder (its weights are loaded) or an architecture dict (random weights). `keep_layers` keeps
+    only the LLM's first layers. `encoder_name` is recorded so that the model finds its encoder again.
+    """
+    weights = None if isinstance(llm, dict) else load_llm(llm, keep_layers)
+    llm_config = weights.config if weights is not None else AutoConfig.for_model(**llm)
+    config = SpeechLMConfig(
+        llm_config=llm_config.to_dict(), encoder=encoder_name, encoder_dim=encoder.dim, taps=encoder.taps,
+        window_seconds=encoder.window_seconds, num_queries=num_queries, qformer_layers=qformer_layers,
+        qformer_heads=qformer_heads,
+    )
+    model = SpeechLM(config)
+    if weights is not None:
+        model.llm.load_state_dict(weights.state_dict())
+    return model
+
+
+def load_llm(name: str, keep_layers: int | None) -> PreTrainedModel:
+    """A causal LM in fp32 from a hub id or folder, cut to its first `keep_layers` layers if given."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if keep_layers is not None:
+            if keep_layers > config.num_hidden_layers:
+                raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {config.num_hidden_layers} layers")
+            config.num_hidden_layers = keep_layers
+            if getattr(config, "layer_types", None):
+                config.layer_types = config.layer_types[:keep_layers]
+        return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no causal LM there ({reason}); give a hub id or a folder") from error
+
+
+def load(folder: str | Path) -> tuple[SpeechLM, SpeechEncoder, Any]:
+    """The SpeechLM of a model folder with its encoder and tokenizer, in fp32."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no model there (config.json is missing); give the folder of a trained SpeechLM")
+    model = SpeechLM.from_pretrained(folder, dtype=torch.float32)
+    config = model.config
+    encoder = SpeechEncoder.from_pretrained(config.encoder or folder / "encoder", config.taps, config.window_seconds)
+    return model, encoder, AutoTokenizer.from_pretrained(folder)
+
+
+def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:
+    """Write a model folder that `load` reads; the encoder's weights only if the config names no hub id for it."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if model.config.encoder is None:
+        encoder.save_pretrained(Path(folder) / "encoder")
+
+
+AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig)
