@@ -1,0 +1,41 @@
+"""Files that are either whole or absent, also when the disk is full."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from caad_ds.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk, or a folder that cannot be written, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(f"no space left for {folder}: free some or write elsewhere; no partial file was kept") from error
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            raise UserError(f"{folder} cannot be written ({error.strerror}): write elsewhere") from error
+        raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync it, rename it; UserError if the disk is full."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
