@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from caad_ds.errors import UserError
+from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark
+
+ROW = {
+    "audio": "a.wav",
+    "gt": "male",
+    "neutral": "Who speaks?",
+    "faithful": "A man.",
+    "adversarial": "A woman.",
+    "irrelevant": "It rains.",
+    "text": "hello there",
+}
+
+
+def write(folder, name, rows, clips=("a.wav",)):
+    (folder / name / "audio").mkdir(parents=True)
+    (folder / name / f"{name}.json").write_text(json.dumps(rows))
+    for clip in clips:
+        (folder / name / "audio" / clip).write_bytes(b"")
+
+
+def without(field):
+    return {k: v for k, v in ROW.items() if k != field}
+
+
+def test_every_row_stands_under_four_conditions(tmp_path):
+    write(tmp_path, "SER", [ROW, without("text")])
+    write(tmp_path, "VSC", [{**ROW, "gt": "cough", "audio": "audio/a.wav"}])
+    benchmark = Benchmark.load(tmp_path)
+    assert [row.id for row in benchmark.rows] == ["SER/0", "SER/1", "VSC/0"]
+    assert benchmark.options == {"SER": ["male"], "VSC": ["cough"]}
+    items = list(benchmark.rows[0].items())
+    assert [item.condition for item in items] == list(CONDITIONS)
+    assert [item.hint for item in items] == [None, "A man.", "A woman.", "It rains."]
+    assert {item.question for item in items} == {"Who speaks?"}
+    assert {item.transcription for item in items} == {"hello there"}
+    assert benchmark.rows[1].transcription == ""
+    assert all(row.audio.is_file() for row in benchmark.rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (without("gt"), "gt is missing"),
+        ({**ROW, "gt": "(...)"}, "no word left"),
+        ({**ROW, "audio": "b.wav"}, "audio b.wav is not in"),
+        ({**ROW, "adversarial": ""}, "adversarial is missing"),
+        ({**ROW, "irrelevant": 3}, "irrelevant is missing, empty or not a string"),
+        ({**ROW, "text": ["a"]}, "text is not a string"),
+        ("a.wav", "is a str"),
+    ],
+)
+def test_a_bad_row_is_listed_and_the_rest_goes_on(tmp_path, row, reason):
+    write(tmp_path, "SER", [row, ROW])
+    benchmark = Benchmark.load(tmp_path)
+    assert [r.id for r in benchmark.rows] == ["SER/1"]
+    [rejected] = benchmark.rejected
+    assert rejected["id"] == "SER/0" and reason in rejected["reason"]
+
+
+def test_limit_takes_rows_of_every_subset_and_keeps_all_options(tmp_path):
+    for name in ("A", "B"):
+        write(tmp_path, name, [ROW, {**ROW, "gt": "female"}])
+    benchmark = Benchmark.load(tmp_path, limit=1)
+    assert [row.id for row in benchmark.rows] == ["A/0", "B/0"]
+    assert benchmark.options["B"] == ["female", "male"]
+
+
+def test_unusable_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        Benchmark.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no <NAME>/<NAME>.json"):
+        Benchmark.load(tmp_path)
+    write(tmp_path, "SER", {"rows": [ROW]})
+    with pytest.raises(UserError, match="not a list"):
+        Benchmark.load(tmp_path)
+    (tmp_path / "SER" / "SER.json").write_text("[{")
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        Benchmark.load(tmp_path)
+    (tmp_path / "SER" / "SER.json").write_text(json.dumps([without("gt")]))
+    with pytest.raises(UserError, match="none of its 1 rows"):
+        Benchmark.load(tmp_path)

@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caad_ds.evaluation.mcr_bench import CONDITIONS
+from caad_ds.evaluation.scores import score, score_groups
+
+
+def one_run(neutral, faithful, adversarial, irrelevant):
+    return np.array([[neutral, faithful, adversarial, irrelevant]], dtype=bool)
+
+
+def values(scores):
+    return {name: metric["value"] for name, metric in scores.items() if isinstance(metric, dict)}
+
+
+def test_hand_computed_case():
+    right = one_run(
+        neutral=[1, 1, 1, 1, 0, 0, 0, 0, 1, 0],
+        faithful=[1, 1, 1, 0, 1, 1, 1, 0, 1, 0],
+        adversarial=[1, 0, 0, 1, 0, 1, 0, 0, 0, 0],
+        irrelevant=[1, 1, 0, 1, 1, 0, 0, 0, 1, 0],
+    )
+    assert values(score(right)) == pytest.approx(
+        {
+            "accuracy_neutral": 0.5,
+            "accuracy_faithful": 0.7,
+            "accuracy_adversarial": 0.3,
+            "accuracy_irrelevant": 0.5,
+            "norm_accuracy_faithful": 1.4,
+            "norm_accuracy_adversarial": 0.6,
+            "norm_accuracy_irrelevant": 1.0,
+            "tir_faithful": 0.3,
+            "tir_adversarial": 0.3,
+            "tir_irrelevant": 0.2,
+            "shift": 0.6,
+            "mrs": 0.68,
+        }
+    )
+
+
+def test_nothing_right_when_neutral_leaves_ratios_undefined():
+    scores = score(one_run([0, 0], [1, 1], [0, 1], [0, 0]))
+    assert [scores[k]["value"] for k in ("shift", "mrs", "norm_accuracy_faithful")] == [None] * 3
+    assert scores["tir_faithful"]["value"] == 1
+    assert scores["shift"]["low"] is None
+    json.dumps(scores, allow_nan=False)
+
+
+def test_several_runs_give_mean_and_sample_deviation():
+    runs = np.concatenate([one_run([1, 1, 1, 1], [1] * 4, row, [1] * 4) for row in ([1, 1, 0, 0], [1, 1, 1, 1])])
+    shift = score(runs)["shift"]
+    assert shift["value"] == 0.25
+    assert shift["deviation"] == pytest.approx(np.std([0.5, 0.0], ddof=1))
+    assert score(runs[:1])["shift"]["deviation"] is None
+
+
+def test_intervals_cover_the_value_and_narrow_with_items():
+    rng = np.random.default_rng(1)
+    widths = []
+    for items in (50, 5000):
+        accuracy = score(rng.random((1, 4, items)) < 0.7)["accuracy_neutral"]
+        assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+        widths.append(accuracy["high"] - accuracy["low"])
+    assert widths[0] == pytest.approx(2 * 1.96 * np.sqrt(0.21 / 50), rel=0.2)
+    assert widths[1] == pytest.approx(widths[0] / 10, rel=0.2)
+
+
+def test_bootstrap_is_paired_over_conditions():
+    """A model that never changes its answer has ratio exactly 1 in every draw."""
+    same = np.random.default_rng(0).random(200) < 0.5
+    norm = score(one_run(same, same, same, same))["norm_accuracy_adversarial"]
+    assert (norm["low"], norm["value"], norm["high"]) == (1, 1, 1)
+
+
+bools = st.lists(st.booleans(), min_size=1, max_size=30)
+
+
+@settings(max_examples=30, deadline=None)
+@given(bools)
+def test_ignoring_the_text(neutral):
+    scores = values(score(one_run(neutral, neutral, neutral, neutral), draws=20))
+    assert [scores[f"tir_{c}"] for c in CONDITIONS[1:]] == [0, 0, 0]
+    assert scores["shift"] == (0 if any(neutral) else None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(bools)
+def test_always_following_the_text(neutral):
+    n = len(neutral)
+    scores = values(score(one_run(neutral, [1] * n, [0] * n, neutral), draws=20))
+    assert scores["tir_adversarial"] == pytest.approx(scores["accuracy_neutral"])
+    assert scores["accuracy_faithful"] == 1 and scores["accuracy_adversarial"] == 0
+    assert scores["shift"] == (pytest.approx(1) if any(neutral) else None)
+
+
+def test_groups_by_subset_and_pools_items():
+    predictions = [
+        {"id": f"{subset}/{i}", "subset": subset, "condition": c, "right": subset == "rate", "strict": False}
+        for subset, count in (("rate", 1), ("noise", 3))
+        for i in range(count)
+        for c in CONDITIONS
+    ]
+    groups = score_groups([predictions])
+    assert list(groups) == ["all", "noise", "rate"]
+    assert [groups[g]["items"] for g in groups] == [4, 3, 1]
+    assert groups["all"]["accuracy_neutral"]["value"] == 0.25
+    assert groups["rate"]["accuracy_adversarial"]["value"] == 1
+    assert groups["rate"]["strict"]["accuracy_adversarial"]["value"] == 0
+    json.dumps(groups, allow_nan=False)
