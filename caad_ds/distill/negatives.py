@@ -1,6 +1,6 @@
 """The teacher's second path: what stands in the audio's place (method.md, "other negatives")."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,19 +17,24 @@ NOISE_AMPLITUDE = 0.1
 
 @dataclass(frozen=True)
 class Negative:
-    """A negative by name; `states` [1, taps, frames, D] is what is heard in the audio's place, None for `text_only`.
+    """A negative by name: `features` [1, mel, frames] stand in the audio's place and are heard as `states`.
 
     zero_mel: a zero feature tensor (the authors'). silence: a zero waveform, whose features are about -1.5 (AAD).
-    noise: white noise. text_only: the audio span is removed. The window is fixed, so each encoding is a constant.
+    noise: white noise. text_only: the audio span is removed, both are None. The window is fixed, so each encoding
+    [1, taps, frames, D] is a constant.
     """
 
     name: str
+    features: Tensor | None
     states: AudioStates | None
 
     @classmethod
     def of(cls, name: str, encoder: SpeechEncoder) -> "Negative":
         """The negative `name` (one of NEGATIVES) as `encoder` hears it."""
-        return cls(name, None if name == "text_only" else encoder.perceive(_features(name, encoder)))
+        if name == "text_only":
+            return cls(name, None, None)
+        features = _features(name, encoder)
+        return cls(name, features, encoder.perceive(features))
 
 
 def _features(name: str, encoder: SpeechEncoder) -> Tensor:
@@ -58,3 +63,14 @@ def embed_both(model: SpeechLM, batch: Batch, states: AudioStates, negative: Neg
     audio = model.connect(AudioStates.cat([states, negative.states]))
     heard, unheard = audio[:-1], audio[-1:]
     return Embedded.cat(model.place(batch, heard), model.place(batch, unheard.expand_as(heard)))
+
+
+def drop_audio(batch: Batch, dropped: Tensor, negative: Negative) -> Batch:
+    """The batch with the audio of the samples in `dropped` (bool [B]) exchanged for the negative (audio dropout)."""
+    if negative.features is None:
+        hidden = batch.audio_mask & dropped[:, None]
+        return replace(batch, attention_mask=batch.attention_mask * ~hidden)
+    # Audios lie in the order of their samples: count each sample's to find whose is whose.
+    queries = int(batch.audio_mask.sum()) // len(batch.features)
+    of_audio = dropped.repeat_interleave(batch.audio_mask.sum(1) // queries)
+    return replace(batch, features=torch.where(of_audio[:, None, None], negative.features.cpu(), batch.features))

@@ -117,8 +117,14 @@ class SpeechLM(PreTrainedModel):
 
 
 def build(
-    llm: str | dict, encoder: SpeechEncoder, encoder_name: str | None, *, num_queries: int, qformer_layers: int,
-    qformer_heads: int, keep_layers: int | None = None,
+    llm: str | dict,
+    encoder: SpeechEncoder,
+    encoder_name: str | None,
+    *,
+    num_queries: int,
+    qformer_layers: int,
+    qformer_heads: int,
+    keep_layers: int | None = None,
 ) -> SpeechLM:
     """A SpeechLM with a fresh connector on `encoder`, around an LLM.
 
@@ -128,8 +134,13 @@ def build(
     weights = None if isinstance(llm, dict) else load_llm(llm, keep_layers)
     llm_config = weights.config if weights is not None else AutoConfig.for_model(**llm)
     config = SpeechLMConfig(
-        llm_config=llm_config.to_dict(), encoder=encoder_name, encoder_dim=encoder.dim, taps=encoder.taps,
-        window_seconds=encoder.window_seconds, num_queries=num_queries, qformer_layers=qformer_layers,
+        llm_config=llm_config.to_dict(),
+        encoder=encoder_name,
+        encoder_dim=encoder.dim,
+        taps=encoder.taps,
+        window_seconds=encoder.window_seconds,
+        num_queries=num_queries,
+        qformer_layers=qformer_layers,
         qformer_heads=qformer_heads,
     )
     model = SpeechLM(config)

@@ -1,0 +1,52 @@
+"""The console script: `caad-ds <command>`."""
+
+import argparse
+import importlib
+import sys
+
+from caad_ds.train import guarded
+
+COMMANDS = {
+    "prep synthesize": ("data_prep.synthesize", "synthesise the demo's corpus with eSpeak NG"),
+    "prep ingest": ("data_prep.ingest", "read a corpus into a manifest, probing its audio"),
+    "prep add-noise": ("data_prep.noise", "give half of a manifest's clips added noise"),
+    "prep split": ("data_prep.split", "split a manifest by its metadata"),
+    "prep describe": ("data_prep.describe", "write seed descriptions and draw instructions"),
+    "prep pseudo-gt": ("data_prep.pseudo_gt", "Stage 1: answer the instructions from the seed descriptions"),
+    "prep pack": ("data_prep.pack", "pack an answered manifest into WebDataset shards"),
+    "prep verify": ("data_prep.verify", "check shards against their index"),
+    "prep conflict-benchmark": ("data_prep.conflict_benchmark", "write a benchmark in MCR-BENCH's format"),
+    "train": ("caad_ds.train", "train: Stage 2 distillation, or CE"),
+    "check-teacher": ("caad_ds.evaluation.check_teacher", "is the teacher fit for contrastive distillation?"),
+    "evaluate": ("caad_ds.evaluation.evaluate", "answer a benchmark and score the answers"),
+    "compare": ("caad_ds.evaluation.compare", "one table and picture of several evaluations"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Dispatch to a command's module; only that module is imported."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = next((" ".join(argv[:n]) for n in (2, 1) if " ".join(argv[:n]) in COMMANDS), None)
+    if name is None:
+        return _usage(argv)
+    module_name, summary = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"caad-ds {name}", description=summary)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    module.register(parser)
+    return guarded(module.run, parser.parse_args(argv[len(name.split()) :]))
+
+
+def _usage(argv: list[str]) -> int:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    text = "usage: caad-ds <command> [--help]\n\n" + "\n".join(lines)
+    if argv in ([], ["-h"], ["--help"]):
+        print(text)
+        return 0
+    print(f"caad-ds: error: unknown command {' '.join(argv[:2])!r}\n{text}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

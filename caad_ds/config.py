@@ -1,0 +1,207 @@
+"""One YAML, one typed section per part of a run; every default lives here."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from caad_ds.errors import UserError
+
+NegativeName = Literal["zero_mel", "silence", "noise", "text_only"]
+
+
+class Section(BaseModel):
+    """A section of the configuration; keys that nothing reads are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(Section):
+    name: str = Field("caad", description="name of the run, in MLflow and in tables")
+    output_dir: Path = Field(..., description="checkpoints, the resolved config and the final model go here")
+    seed: int = Field(0, description="seeds weights and data order")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="dtype of teacher and student in the engines")
+    log_every: int = Field(10, ge=1, description="steps between two progress lines and metric points")
+
+
+class DataSection(Section):
+    train: Path = Field(..., description="folder of shards with index.json")
+    validation: Path | None = Field(None, description="folder of shards for the validation pass")
+    max_answer_tokens: int = Field(300, ge=1, description="longer answers are cut and counted")
+
+
+class TeacherSection(Section):
+    path: str = Field(..., description="model folder of the trained teacher")
+    negative: NegativeName = Field("zero_mel", description="what stands in the audio's place on the second path")
+    deepspeed: str = Field("teacher_zero3_cpu.json", description="DeepSpeed JSON: a path, or a name in ds_configs/")
+
+
+class StudentSection(Section):
+    path: str | None = Field(None, description="model folder to start from; else a new model is built from the rest")
+    llm: str | dict[str, Any] | None = Field(None, description="hub id or folder, or an architecture (random weights)")
+    keep_layers: int | None = Field(None, ge=1, description="keep only the LLM's first layers")
+    encoder: str | None = Field(None, description="Whisper encoder: hub id or folder")
+    taps: list[int] = Field([0, 1, 2, 3], description="tapped encoder layers")
+    window_seconds: int = Field(30, ge=1, le=30, description="the encoder's input window")
+    num_queries: int = Field(64, ge=1, description="connector outputs per audio (K)")
+    qformer_layers: int = Field(2, ge=1)
+    qformer_heads: int = Field(8, ge=1)
+    tokenizer: str | None = Field(None, description="hub id or folder; default: the teacher's, else the LLM's")
+    train: Literal["connector", "all"] = Field("connector", description="which weights train (paper: connector)")
+    gradient_checkpointing: bool = False
+    deepspeed: str = Field("student_zero3.json", description="DeepSpeed JSON: a path, or a name in ds_configs/")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "StudentSection":
+        if (self.path is None) == (self.llm is None):
+            raise ValueError("give either path (a model folder) or llm (with encoder)")
+        if self.llm is not None and self.encoder is None:
+            raise ValueError("llm needs encoder: a Whisper hub id or folder")
+        return self
+
+
+class ObjectiveSection(Section):
+    name: Literal["distill", "ce"] = Field("distill", description="ce trains on the pseudo ground truth alone")
+    alpha: float = Field(1.0, ge=0, description="strength of the contrast; 0 is standard KD")
+    temperature: float = Field(2.0, gt=0, description="tau")
+    kd_weight: float = Field(0.7, ge=0, le=1, description="lambda")
+    plausibility: float | None = Field(None, gt=0, le=1, description="beta of the adaptive plausibility mask")
+    sharpen: float = Field(0.0, ge=0, description="with alpha 0: scale the target's logits by 1 + sharpen (a control)")
+    reduction: Literal["token", "sample"] = "token"
+    audio_dropout: float = Field(0.0, ge=0, lt=1, description="share of samples that hear the negative instead (ce)")
+    dropout_negative: NegativeName = Field("zero_mel", description="the negative that audio_dropout uses")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ObjectiveSection":
+        if self.name == "distill" and self.audio_dropout:
+            raise ValueError("audio_dropout belongs to objective ce")
+        if self.sharpen and self.alpha:
+            raise ValueError("sharpen is a control without contrast; set alpha to 0")
+        return self
+
+
+class OptimizerSection(Section):
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(2000, ge=0)
+    steps: int | None = Field(None, ge=1, description="optimizer steps; or give epochs")
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(8, ge=1, description="samples per optimizer step, over all ranks")
+    micro_batch: int | None = Field(None, ge=1, description="samples per rank and forward; default batch_size / ranks")
+    max_grad_norm: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "OptimizerSection":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+class CheckpointSection(Section):
+    every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="how many of the newest are kept")
+
+
+class ValidationSection(Section):
+    every: int = Field(500, ge=1, description="steps between validation passes")
+    batch_size: int = Field(32, ge=1, description="samples per rank and forward")
+
+
+class TrackingSection(Section):
+    enabled: bool = True
+    uri: str = Field("sqlite:///mlflow.db", description="MLflow store or server")
+    experiment: str = "caad-ds"
+
+
+class Config(Section):
+    """The whole configuration of a training run."""
+
+    run: RunSection
+    data: DataSection
+    student: StudentSection
+    optimizer: OptimizerSection
+    teacher: TeacherSection | None = None
+    objective: ObjectiveSection = ObjectiveSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    validation: ValidationSection = ValidationSection()
+    tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> "Config":
+        if self.objective.name == "distill" and self.teacher is None:
+            raise ValueError("objective distill needs a teacher section")
+        if self.objective.name == "ce" and self.teacher is not None:
+            raise ValueError("objective ce uses no teacher; remove the section or choose distill")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, readable by `load_config`."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file and apply `a.b=value` overrides (values are YAML); a mistake raises UserError by key."""
+    values = _read(Path(path))
+    for override in overrides or []:
+        _apply(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {'; '.join(_explain(item) for item in error.errors())}") from error
+
+
+def _read(path: Path) -> dict:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; see configs/ for examples") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{path}{where}: not valid YAML ({problem}); mend that line") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected sections (run:, data:, ...) but found {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override}: expected section.key=value")
+    *sections, last = key.split(".")
+    for section in sections:
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
+        if not isinstance(values, dict):
+            raise UserError(f"--set {override}: {section} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: {text!r} is not a YAML value") from None
+
+
+def _explain(error: Any) -> str:
+    location = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), _keys_at(error["loc"][:-1]), n=1, cutoff=0.4)
+        return f"unknown key {location}" + (f"; did you mean {near[0]}?" if near else "")
+    if error["type"] == "missing":
+        return f"{location} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{location}: {message}" if location else message
+    return f"{location}: {message} (got {error['input']!r})"
+
+
+def _keys_at(location: tuple) -> list[str]:
+    model: Any = Config
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, Section))
+    return list(model.model_fields)

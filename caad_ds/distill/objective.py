@@ -1,0 +1,54 @@
+"""The student with its loss: the one module of the student's engine."""
+
+from torch import Tensor, nn
+
+from caad_ds.config import ObjectiveSection
+from caad_ds.data.batch import Batch
+from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
+from caad_ds.models.speech_lm import SpeechLM
+from caad_ds.models.states import AudioStates
+
+
+class StudentObjective(nn.Module):
+    """Student and Stage 2 objective in one forward (method.md, L = lambda * L_CD + (1 - lambda) * L_GT).
+
+    A trainable LM head that ZeRO-3 partitions can only be read inside the engine's forward, so the loss is in here.
+    """
+
+    def __init__(self, student: SpeechLM, objective: ObjectiveSection):
+        super().__init__()
+        self.student = student
+        self.objective = objective
+
+    def forward(
+        self,
+        batch: Batch,
+        states: AudioStates,
+        teacher_pos: Tensor | None = None,
+        teacher_neg: Tensor | None = None,
+        teacher_head: LMHead | None = None,
+        normalizer: float | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Loss, its terms kd and ce, and the diagnostics of one micro-batch; see `contrastive_distillation_loss`.
+
+        The teacher's states [N, Ht] and head are None for objective `ce`. A plain tuple, as ZeRO's hooks expect.
+        """
+        cfg = self.objective
+        hidden = self.student.backbone(self.student.embed(batch, states))
+        out: LossOutput = contrastive_distillation_loss(
+            hidden,
+            self.student.head(),
+            teacher_pos,
+            teacher_neg,
+            teacher_head,
+            batch.targets,
+            alpha=0.0 if teacher_neg is None else cfg.alpha,
+            temperature=cfg.temperature,
+            kd_weight=cfg.kd_weight if cfg.name == "distill" else 0.0,
+            plausibility=cfg.plausibility,
+            sharpen=cfg.sharpen,
+            reduction=cfg.reduction,
+            sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
+            normalizer=normalizer,
+        )
+        return out.loss, out.kd, out.ce, out.diagnostics

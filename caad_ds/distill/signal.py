@@ -1,0 +1,66 @@
+"""Where the teacher's hidden states come from; the training step does not know which."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from caad_ds.data.batch import Batch
+from caad_ds.distill.negatives import Negative, embed_both
+from caad_ds.loss.head import LMHead
+from caad_ds.models.speech_lm import SpeechLM
+from caad_ds.models.states import AudioStates
+
+
+class TeacherSignal(Protocol):
+    """The teacher as the step sees it: hidden states at the answer rows, and the head that turns them into logits."""
+
+    def signal(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
+        """h_pos [N, Ht] with audio and h_neg [N, Ht] without it (None for standard KD)."""
+        ...
+
+    def head(self) -> AbstractContextManager[LMHead]:
+        """The teacher's LM head, whole on every rank inside the context."""
+        ...
+
+
+class TeacherForward(nn.Module):
+    """The one module of the teacher's engine: everything from tokens to hidden states in a single forward.
+
+    Submodules called around a ZeRO-3 engine invalidate its trace, so embedding, connector and both paths are in here.
+    """
+
+    def __init__(self, model: SpeechLM, negative: Negative | None):
+        super().__init__()
+        self.model = model
+        self.negative = negative
+
+    def forward(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
+        """Both paths as one forward of 2B samples; only the positive one if there is no negative."""
+        if self.negative is None:
+            return self.model.backbone(self.model.embed(batch, states)), None
+        hidden = self.model.backbone(embed_both(self.model, batch, states, self.negative))
+        return hidden.chunk(2)
+
+
+class OnlineTeacher:
+    """The frozen teacher in a ZeRO-3 inference engine, run for every batch."""
+
+    def __init__(self, engine: Any):
+        self.engine = engine
+
+    @torch.no_grad()
+    def signal(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
+        """h_pos [N, Ht] with audio and h_neg [N, Ht] without it (None for standard KD)."""
+        return self.engine(batch, states)
+
+    @contextmanager
+    def head(self) -> Iterator[LMHead]:
+        """The teacher's head gathered from all ranks for the duration of the context."""
+        layer = self.engine.module.model.get_output_embeddings()
+        # no_grad and not inference_mode: the student's autograd graph reads these tensors.
+        with deepspeed.zero.GatheredParameters(list(layer.parameters()), modifier_rank=None), torch.no_grad():
+            yield self.engine.module.model.head()

@@ -1,0 +1,181 @@
+"""Models and their DeepSpeed engines: the frozen teacher's and the student's."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+from transformers import AutoTokenizer
+
+from caad_ds.config import Config
+from caad_ds.distill.negatives import Negative
+from caad_ds.distill.objective import StudentObjective
+from caad_ds.distill.signal import OnlineTeacher, TeacherForward
+from caad_ds.errors import UserError
+from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.speech_lm import SpeechLM, build, load
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+OURS = (  # keys whose one place is the YAML
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "fp16",
+    "bf16",
+)
+
+
+@dataclass
+class Student:
+    """The student before it gets its engine, with all that goes with it."""
+
+    model: SpeechLM
+    encoder: SpeechEncoder
+    tokenizer: Any
+
+
+def deepspeed_config(name: str, **ours: Any) -> dict:
+    """A DeepSpeed JSON (a path, or a file of ds_configs/) completed by the values that the YAML holds."""
+    path = Path(name)
+    if not path.is_file():
+        shipped = resources.files("ds_configs") / name
+        if not shipped.is_file():
+            known = ", ".join(
+                sorted(p.name for p in resources.files("ds_configs").iterdir() if p.name.endswith(".json"))
+            )
+            raise UserError(f"{name}: no such DeepSpeed config; give a path or one of {known}")
+        path = Path(str(shipped))
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from None
+    if doubled := sorted(set(values) & set(OURS)):
+        raise UserError(f"{path}: {', '.join(doubled)} belongs in the YAML (optimizer: or run:); remove it here")
+    return values | ours | {"steps_per_print": 10**12, "zero_allow_untested_optimizer": True}
+
+
+def load_student(cfg: Config) -> Student:
+    """The student of the config: a model folder, or an LLM with a fresh connector; seeded alike on every rank."""
+    section = cfg.student
+    torch.manual_seed(cfg.run.seed)
+    if section.path is not None:
+        model, encoder, tokenizer = load(section.path)
+    else:
+        encoder = SpeechEncoder.from_pretrained(section.encoder, section.taps, section.window_seconds)
+        # A local encoder is copied into the model's folder when saved; a hub id is recorded.
+        recorded = None if Path(section.encoder).exists() else section.encoder
+        model = build(
+            section.llm,
+            encoder,
+            recorded,
+            keep_layers=section.keep_layers,
+            num_queries=section.num_queries,
+            qformer_layers=section.qformer_layers,
+            qformer_heads=section.qformer_heads,
+        )
+        tokenizer = _tokenizer(cfg)
+        vocabulary = model.config.llm_config.vocab_size
+        if len(tokenizer) > vocabulary:
+            raise UserError(f"student.llm: vocab_size {vocabulary} is below the tokenizer's {len(tokenizer)}; raise it")
+    if section.train == "connector":
+        model.llm.requires_grad_(False)
+    if section.gradient_checkpointing:
+        model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Student(model, encoder, tokenizer)
+
+
+def _tokenizer(cfg: Config) -> Any:
+    section = cfg.student
+    source = section.tokenizer or (cfg.teacher and cfg.teacher.path)
+    if source is None:
+        if isinstance(section.llm, dict):
+            raise UserError("student.tokenizer is missing: an architecture has no tokenizer of its own")
+        source = section.llm
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{source}: no tokenizer there ({str(error).splitlines()[0]}); give a hub id or a folder"
+        ) from None
+
+
+def check_same_text(teacher: SpeechLM, teacher_tokenizer: Any, student: Student) -> None:
+    """Refuse two models that do not read the same tokens: tokenizers and queries per audio must be equal."""
+    if teacher_tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        raise UserError(
+            f"teacher and student have different tokenizers ({teacher_tokenizer.name_or_path}, "
+            f"{student.tokenizer.name_or_path}); distillation compares logits over one vocabulary"
+        )
+    if teacher.config.num_queries != student.model.config.num_queries:
+        raise UserError(
+            f"teacher.num_queries is {teacher.config.num_queries}, student.num_queries {student.model.config.num_queries}; "
+            "make them equal"
+        )
+
+
+def same_encoder(first: SpeechEncoder, second: SpeechEncoder) -> bool:
+    """Whether two encoders give the same states, so that one run serves both models."""
+    alike = (first.taps, first.window_seconds) == (second.taps, second.window_seconds)
+    return alike and weights_hash(first.whisper) == weights_hash(second.whisper)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """sha256 over a module's weights, names included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def teacher_signal(cfg: Config, model: SpeechLM, encoder: SpeechEncoder) -> OnlineTeacher:
+    """The teacher in a ZeRO engine without optimizer; standard KD (alpha 0) runs no negative path."""
+    assert cfg.teacher is not None
+    negative = Negative.of(cfg.teacher.negative, encoder) if cfg.objective.alpha else None
+    module = TeacherForward(model.requires_grad_(False).eval(), negative).to(DTYPES[cfg.run.precision])
+    settings = deepspeed_config(cfg.teacher.deepspeed, train_micro_batch_size_per_gpu=1, **_precision(cfg))
+    engine, *_ = deepspeed.initialize(model=module, config=settings)
+    engine.eval()
+    return OnlineTeacher(engine)
+
+
+def student_engine(cfg: Config, student: SpeechLM, micro_batch: int, accumulation: int) -> Any:
+    """The student and its objective in a ZeRO engine with AdamW over the trainable weights."""
+    module = StudentObjective(student, cfg.objective).to(DTYPES[cfg.run.precision])
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    opt = cfg.optimizer
+    optimizer = torch.optim.AdamW(trainable, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)
+    settings = deepspeed_config(
+        cfg.student.deepspeed,
+        train_micro_batch_size_per_gpu=micro_batch,
+        gradient_accumulation_steps=accumulation,
+        gradient_clipping=opt.max_grad_norm,
+        **_precision(cfg),
+    )
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=trainable, optimizer=optimizer, config=settings)
+    return engine
+
+
+def _precision(cfg: Config) -> dict:
+    return {"bf16": {"enabled": cfg.run.precision == "bf16"}}
+
+
+def full_weights(engine: Any, prefix: str, trainable_only: bool = False) -> dict[str, torch.Tensor]:
+    """The engine's weights below `prefix`, gathered to rank 0's memory (empty elsewhere); every rank must call it."""
+    main = torch.distributed.get_rank() == 0
+    gathered = {}
+    for name, parameter in engine.module.named_parameters():
+        if not name.startswith(prefix) or (trainable_only and not parameter.requires_grad):
+            continue
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=None):
+            if main:
+                gathered[name.removeprefix(prefix)] = parameter.detach().cpu().clone()
+    return gathered

@@ -1,0 +1,40 @@
+"""Sums over rows, ranks and micro-steps, and what is reported of them."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# diagnostics of the loss that are sums over rows, reported as means under these names
+MEANS = ("token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
+
+
+class Sums:
+    """Named sums on the device; reading them is one all-reduce."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.values: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor | float) -> None:
+        """Add to a sum (without waiting for the device)."""
+        value = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
+        self.values[name] = self.values.get(name, torch.zeros_like(value)) + value
+
+    def add_output(self, kd: Tensor, ce: Tensor, diagnostics: dict[str, Tensor], normalizer: float) -> None:
+        """Add one micro-step's loss terms (means over `normalizer`) and diagnostics (sums over rows)."""
+        self.add("kd", kd.double() * normalizer)
+        self.add("ce", ce.double() * normalizer)
+        self.add("weight", normalizer)
+        for name, value in diagnostics.items():
+            self.add(name, value)
+
+    def means(self) -> dict[str, float]:
+        """kd, ce and the diagnostics as means over all ranks' rows since the last call; then all sums are zero."""
+        names = sorted(self.values)
+        total = torch.stack([self.values[name] for name in names])
+        dist.all_reduce(total)
+        sums = dict(zip(names, total.tolist(), strict=True))
+        self.values = {}
+        rows, weight = max(sums["rows"], 1.0), max(sums["weight"], 1e-12)
+        out = {name: sums[name] / rows for name in MEANS if name in sums}
+        return {"kd": sums["kd"] / weight, "ce": sums["ce"] / weight, "rows": sums["rows"]} | out

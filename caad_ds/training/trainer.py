@@ -1,0 +1,286 @@
+"""The training run: build, step, validate, checkpoint, finish."""
+
+import hashlib
+import shutil
+import signal
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+
+from caad_ds.config import Config
+from caad_ds.data.batch import Batch, Sample
+from caad_ds.data.loader import Loader, once
+from caad_ds.data.reader import IndexedReader
+from caad_ds.data.sampler import GlobalOrder
+from caad_ds.distill.negatives import Negative, drop_audio
+from caad_ds.distill.step import DistillStep
+from caad_ds.errors import UserError
+from caad_ds.models.prompt import Prompter
+from caad_ds.models.speech_lm import load, save
+from caad_ds.tracking import Tracker
+from caad_ds.training import engines
+from caad_ds.training.checkpoint import Checkpoints, RunState
+from caad_ds.training.distributed import agreed, is_main, raise_together, world
+from caad_ds.training.metrics import Sums
+from caad_ds.training.schedule import learning_rate
+from data_prep.files import write_atomic
+
+PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
+QUIET_SECONDS = 8.0
+
+
+class Trainer:
+    """One run of Stage 2 (or of CE training) on this rank.
+
+    `run()` returns the exit status: 0 when all steps are done, 75 when SIGUSR1 made it checkpoint and stop early.
+    """
+
+    def __init__(self, cfg: Config, device: torch.device):
+        self.cfg = cfg
+        self.device = device
+        self.rank, self.world_size = world()
+        self.stopping = False
+        signal.signal(signal.SIGUSR1, self._stop)
+        agreed(self._load)
+        self._build_engines()
+        self.checkpoints = Checkpoints(cfg.run.output_dir, cfg.checkpoint.keep)
+        self.sums = Sums(device)
+
+    # -- building ---------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Everything that a user's mistake can break, before any engine exists."""
+        cfg = self.cfg
+        self._say(f"{cfg.run.name}: loading models and data")
+        self.reader = IndexedReader(cfg.data.train)
+        self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
+        self.order = GlobalOrder(len(self.reader), cfg.optimizer.batch_size, cfg.run.seed)
+        self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
+        self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
+        self.student = engines.load_student(cfg)
+        self.encoder = self.student.encoder.to(self.device)
+        self.teacher_model = self.teacher_encoder = None
+        if cfg.teacher is not None:
+            self.teacher_model, teacher_encoder, tokenizer = load(cfg.teacher.path)
+            engines.check_same_text(self.teacher_model, tokenizer, self.student)
+            shared = engines.same_encoder(teacher_encoder, self.encoder)
+            self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
+        self.prompter = Prompter(
+            self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
+        )
+
+    def _build_engines(self) -> None:
+        cfg = self.cfg
+        teacher = None
+        if self.teacher_model is not None:
+            self._say("building the teacher's engine")
+            teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder)
+        self._say("building the student's engine (the first run on a machine compiles an op, up to 2 minutes)")
+        self.engine = engines.student_engine(cfg, self.student.model, self.micro_batch, self.accumulation)
+        self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder)
+        self.dropped = (
+            Negative.of(cfg.objective.dropout_negative, self.encoder) if cfg.objective.audio_dropout else None
+        )
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Train to the end, from the newest checkpoint if there is one."""
+        state = self._resume()
+        if state.step >= self.total_steps and (self.cfg.run.output_dir / "model").is_dir():
+            self._say(
+                f"{self.cfg.run.name}: already finished at step {state.step}; remove {self.cfg.run.output_dir} to redo"
+            )
+            return 0
+        self.tracker = Tracker(
+            uri=self.cfg.tracking.uri,
+            experiment=self.cfg.tracking.experiment,
+            run_name=self.cfg.run.name,
+            params=flatten(self.cfg.model_dump(mode="json")),
+            enabled=self.cfg.tracking.enabled and is_main(),
+            run_id=state.tracking_id,
+        )
+        status = "FAILED"
+        try:
+            finished = self._train(state.step)
+            status = "FINISHED" if finished else "KILLED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self.tracker.finish(status)
+        return 0 if finished else PREEMPTED
+
+    def _resume(self) -> RunState:
+        fresh = RunState(0, self.world_size, self._config_hash(), None)
+        folder = agreed(self.checkpoints.newest)
+        if folder is None:
+            if is_main():
+                write_atomic(self.cfg.run.output_dir / "config.yaml", self.cfg.to_yaml().encode())
+            return fresh
+        state = agreed(lambda: self.checkpoints.verify(folder, fresh.config_hash))
+        self.checkpoints.load(folder, self.engine)
+        self._say(f"resumed from {folder} at step {state.step}")
+        return state
+
+    def _train(self, start: int) -> bool:
+        """Steps from `start`; False if asked to stop before the end."""
+        cfg = self.cfg
+        loader = Loader(self.reader, self.order, self._collate, self.rank, self.world_size, self.accumulation)
+        self._began, self._first = time.monotonic(), start
+        self._reported = self._began
+        for step, read in enumerate(loader.steps(start, self.total_steps), start):
+            stop_now = self._step(step, read)
+            done = step + 1
+            if done % cfg.run.log_every == 0 or done in (start + 1, self.total_steps):
+                self._report(done)
+            elif time.monotonic() - self._reported > QUIET_SECONDS:
+                self._say(f"step {done}/{self.total_steps}")
+                self._reported = time.monotonic()
+            if self.validation_reader and (done % cfg.validation.every == 0 or done == self.total_steps):
+                self.tracker.log({f"validation/{k}": v for k, v in self._validate().items()}, done)
+            if done % cfg.checkpoint.every == 0 or done == self.total_steps or stop_now:
+                self._checkpoint(done)
+            if stop_now and done < self.total_steps:
+                self._say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
+                return False
+        self._finish()
+        return True
+
+    def _step(self, step: int, read: Callable[[], list[Batch]]) -> bool:
+        """One optimizer step; returns whether any rank was asked to stop."""
+        batches, failure = [], None
+        try:
+            batches = [self._maybe_drop(step, batch) for batch in read()]
+        except UserError as error:
+            failure = str(error)
+        mine = sum(self._weight(batch) for batch in batches)
+        counts = torch.tensor([mine, failure is not None, self.stopping], dtype=torch.float64, device=self.device)
+        dist.all_reduce(counts)
+        total, failures, stops = counts.tolist()
+        if failures:
+            raise_together(failure)
+        # DeepSpeed divides by the accumulation steps and averages over ranks; this makes the sum a mean over all rows.
+        normalizer = total / (self.world_size * self.accumulation)
+        rate = learning_rate(
+            step, peak=self.cfg.optimizer.lr, warmup=self.cfg.optimizer.warmup_steps, total=self.total_steps
+        )
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        for batch in batches:
+            kd, ce, diagnostics = self.step.train(batch.to(self.device), normalizer)
+            self.sums.add_output(kd, ce, diagnostics, normalizer)
+        return bool(stops)
+
+    def _validate(self) -> dict[str, float]:
+        sums = Sums(self.device)
+        self.engine.eval()
+        size = self.cfg.validation.batch_size
+        for batch in once(self.validation_reader, self._collate, self.rank, self.world_size, size):
+            kd, ce, diagnostics = self.step.evaluate(batch.to(self.device), weight := max(1.0, self._weight(batch)))
+            sums.add_output(kd, ce, diagnostics, weight)
+        self.engine.train()
+        values = sums.means()
+        self._say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
+        return values
+
+    def _checkpoint(self, done: int) -> None:
+        tracking_id = self.tracker.run_id
+        self.checkpoints.save(self.engine, RunState(done, self.world_size, self._config_hash(), tracking_id))
+
+    def _finish(self) -> None:
+        """Write the trained model's folder, whole or not at all."""
+        weights = engines.full_weights(self.engine, prefix="student.")
+        if not is_main():
+            return
+        final = self.cfg.run.output_dir / "model"
+        partial = final.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        model = type(self.student.model)(self.student.model.config).to(engines.DTYPES[self.cfg.run.precision])
+        model.load_state_dict(weights, strict=False)
+        model.tie_weights()
+        save(partial, model, self.encoder, self.student.tokenizer)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        if self.prompter.truncated:
+            self._say(f"answers cut at data.max_answer_tokens, over all reads: {self.prompter.truncated}")
+        self._say(f"finished: {final}")
+
+    def close(self) -> None:
+        """Release the engines; a process group must not outlive them."""
+        self.engine.destroy()
+        if self.step.teacher is not None:
+            self.step.teacher.engine.destroy()
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _collate(self, samples: list[Sample]) -> Batch:
+        batch = self.prompter.batch(samples)
+        return replace(batch, features=self.encoder.features([w for s in samples for w in s.waveforms]).cpu())
+
+    def _maybe_drop(self, step: int, batch: Batch) -> Batch:
+        """Audio dropout: the draw depends on seed, step and sample alone, not on who holds the sample."""
+        if self.dropped is None:
+            return batch
+        share = [zlib.crc32(f"{self.cfg.run.seed}:{step}:{key}".encode()) / 2**32 for key in batch.keys]
+        dropped = torch.tensor(share) < self.cfg.objective.audio_dropout
+        return drop_audio(batch, dropped, self.dropped)
+
+    def _weight(self, batch: Batch) -> float:
+        rows = batch.sample_of_row
+        return float(rows.unique().numel() if self.cfg.objective.reduction == "sample" else rows.numel())
+
+    def _report(self, done: int) -> None:
+        values = self.sums.means()
+        now = time.monotonic()
+        per_step = (now - self._began) / (done - self._first)
+        self._reported = now
+        norm = self.engine.get_global_grad_norm()
+        lr = self.engine.optimizer.param_groups[0]["lr"]
+        values |= {"lr": lr, "grad_norm": float(norm or 0.0), "seconds_per_step": per_step}
+        values["samples_per_second"] = self.cfg.optimizer.batch_size / per_step
+        self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
+        left = int(per_step * (self.total_steps - done))
+        self._say(
+            f"step {done}/{self.total_steps}  kd {values['kd']:.4f}  ce {values['ce']:.4f}  "
+            f"accuracy {values['token_accuracy']:.3f}  {values['samples_per_second']:.1f} samples/s  "
+            f"{left // 60}:{left % 60:02d} left"
+        )
+
+    def _config_hash(self) -> str:
+        """Of what decides the course of training; where it logs and how often it saves may change on resume."""
+        parts = self.cfg.model_dump(mode="json", include={"data", "teacher", "student", "objective", "optimizer"})
+        text = repr((parts, self.cfg.run.seed, self.cfg.run.precision))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def _say(self, line: str) -> None:
+        if is_main():
+            print(line, flush=True)
+
+
+def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
+    """(micro-batch per rank, accumulation steps) that make the global batch exactly `optimizer.batch_size`."""
+    opt = cfg.optimizer
+    micro = opt.micro_batch or opt.batch_size // world_size
+    accumulation, rest = divmod(opt.batch_size, max(1, micro * world_size))
+    if micro == 0 or rest or accumulation == 0:
+        raise UserError(
+            f"optimizer.batch_size {opt.batch_size} is not a multiple of {world_size} ranks x micro_batch "
+            f"{opt.micro_batch or 'batch_size / ranks'}; change one of them"
+        )
+    return micro, accumulation
+
+
+def flatten(values: dict, prefix: str = "") -> dict:
+    """Nested sections as `a.b` keys."""
+    out = {}
+    for key, value in values.items():
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
