@@ -18,7 +18,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise UserError(f"no space left for {folder}: free some or write elsewhere; no partial file was kept") from error
+            raise UserError(
+                f"no space left for {folder}: free some or write elsewhere; no partial file was kept"
+            ) from error
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
             raise UserError(f"{folder} cannot be written ({error.strerror}): write elsewhere") from error
         raise

@@ -1,0 +1,60 @@
+"""Audio as the project keeps it: float32 mono 16 kHz in memory, 16-bit FLAC on disk."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+SAMPLE_RATE = 16_000
+
+
+class AudioError(Exception):
+    """An audio that does not decode, or holds nothing usable; callers add which record it belongs to."""
+
+
+def load(path: Path) -> np.ndarray:
+    """Any file that libsndfile reads, mixed to mono and resampled to 16 kHz: float32 [samples] in [-1, 1]."""
+    try:
+        channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(str(error)) from error
+    waveform = soxr.resample(channels.mean(axis=1), rate, SAMPLE_RATE)
+    if not waveform.size:
+        raise AudioError("the audio is empty")
+    if not np.isfinite(waveform).all():
+        raise AudioError("the audio holds values that are not finite")
+    return waveform.astype(np.float32, copy=False)
+
+
+def to_pcm16(waveform: np.ndarray) -> np.ndarray:
+    """A float waveform rounded to little-endian int16, clipped at full scale."""
+    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype("<i2")
+
+
+def encode(pcm: np.ndarray) -> bytes:
+    """int16 [samples] at 16 kHz as a FLAC file."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+    return buffer.getvalue()
+
+
+def decode(data: bytes, dtype: str = "float32") -> np.ndarray:
+    """What `encode` wrote, as float32 in [-1, 1] or as its int16: [samples]."""
+    try:
+        waveform, rate = soundfile.read(io.BytesIO(data), dtype=dtype)
+    except soundfile.SoundFileError as error:
+        raise AudioError(str(error)) from error
+    if rate != SAMPLE_RATE or waveform.ndim != 1:
+        raise AudioError(f"the audio is not {SAMPLE_RATE} Hz mono")
+    return waveform
+
+
+def pcm_hash(parts: list[np.ndarray]) -> str:
+    """sha256 of the int16 samples of a record's audios, one after another; survives a change of FLAC encoder."""
+    digest = hashlib.sha256()
+    for pcm in parts:
+        digest.update(pcm.astype("<i2", copy=False).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""`prep add-noise`: noise as an attribute of recorded speech, added to half of the records.
+
+Both halves are written alike (16 kHz FLAC), so that nothing but the noise tells them apart. Which records become
+noisy, and how, depends on the seed and the record's id alone; babble comes from the other clips of the same manifest,
+so split first and add noise to each split: then no test voice is heard in training.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from caad_ds.data import audio
+from caad_ds.errors import UserError
+from data_prep.files import write_atomic
+from data_prep.hashing import digest, fraction
+from data_prep.manifest import read_manifest, write_manifest
+from data_prep.progress import track
+
+KINDS = ("white", "pink", "babble")
+BABBLE_VOICES = 4
+NOISY_SHARE = 0.5
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `prep add-noise`."""
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest of clean recordings (JSONL)")
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
+    parser.add_argument("--audio-dir", type=Path, required=True, help="folder for the audio")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--snr", type=_range, default=(0.0, 12.0), metavar="LOW:HIGH", help="in dB (0:12)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the audio, then the manifest."""
+    done = add_noise(read_manifest(args.manifest), args.audio_dir, args.seed, args.snr)
+    write_manifest(args.out, done)
+    noisy = sum(record["metadata"]["noise"] == "noisy" for record in done)
+    print(f"{args.out}: {noisy} noisy and {len(done) - noisy} clean records")
+    return 0
+
+
+def add_noise(records: list[dict], folder: Path, seed: int = 0, snr: tuple[float, float] = (0.0, 12.0)) -> list[dict]:
+    """The records with `noise: noisy | clean` in their metadata and their audio written below `folder`.
+
+    The kind of noise is drawn evenly, its level evenly between the two values of `snr` (dB over the whole clip).
+    Raises UserError for an audio that does not decode, too few records to draw babble from, and a full disk.
+    """
+    if len(records) <= BABBLE_VOICES:
+        raise UserError(f"{len(records)} records are too few to draw babble from: give at least {BABBLE_VOICES + 1}")
+    return [_convert(record, records, folder, seed, snr) for record in track(records, "adding noise", len(records))]
+
+
+def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
+    """Speech with noise at `snr` dB (ratio of mean powers): float32 [samples], scaled down where it would clip."""
+    gain = np.sqrt(np.mean(speech**2) / max(np.mean(noise**2), 1e-12) / 10 ** (snr / 10))
+    mixed = speech + gain * noise
+    return (mixed / max(1.0, np.abs(mixed).max())).astype(np.float32)
+
+
+def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tuple[float, float]) -> dict:
+    noisy = fraction(f"noisy:{seed}:{record['id']}") < NOISY_SHARE
+    rng = np.random.default_rng(list(digest(f"noise:{seed}:{record['id']}")))
+    audios = []
+    for number, entry in enumerate(record["audios"]):
+        waveform = _load(record, entry)
+        if noisy:
+            waveform = mix(waveform, _noise(record, records, waveform.size, rng), rng.uniform(*snr))
+        path = folder / f"{digest(record['id']).hex()[:16]}.{number}.flac"
+        write_atomic(path, audio.encode(audio.to_pcm16(waveform)))
+        audios.append({**entry, "path": path.as_posix(), "duration": waveform.size / audio.SAMPLE_RATE})
+    metadata = {**record.get("metadata", {}), "noise": "noisy" if noisy else "clean"}
+    return {**record, "audios": audios, "metadata": metadata}
+
+
+def _noise(record: dict, records: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
+    kind = rng.choice(KINDS)
+    if kind == "babble":
+        return _babble(record, records, length, rng)
+    white = rng.standard_normal(length)
+    if kind == "white":
+        return white
+    spectrum = np.fft.rfft(white)  # pink: power falls as 1 / f
+    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1)), length)
+
+
+def _babble(record: dict, records: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
+    """Other clips at equal power, each repeated to the length and begun at a random place, summed."""
+    total = np.zeros(length)
+    drawn = rng.permutation(len(records))[: BABBLE_VOICES + 1]
+    others = [records[number] for number in drawn if records[number]["id"] != record["id"]]
+    for other in others[:BABBLE_VOICES]:
+        voice = _load(other, other["audios"][0])
+        voice = np.resize(np.roll(voice, rng.integers(voice.size)), length)
+        total += voice / max(np.sqrt(np.mean(voice**2)), 1e-6)
+    return total
+
+
+def _load(record: dict, entry: dict) -> np.ndarray:
+    try:
+        return audio.load(Path(entry["path"]))
+    except audio.AudioError as error:
+        raise UserError(
+            f"record {record['id']!r}, {entry['path']}: {error}; run `caad-ds prep ingest` first"
+        ) from error
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        bounds = float(low), float(high)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOW:HIGH in dB, such as 0:12") from None
+    if bounds[0] > bounds[1]:
+        raise argparse.ArgumentTypeError(f"{text!r}: the low end is above the high end")
+    return bounds

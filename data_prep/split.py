@@ -1,0 +1,97 @@
+"""`prep split`: a manifest divided by metadata into named manifests, such as disjoint game levels.
+
+The rules are a YAML list. A record belongs to a split if its metadata has one of the values listed under each key of
+`where`, and if the hash of its metadata value `hash_of` lies in [`from`, `to`): records that share that value stay
+together, whatever else is in the manifest.
+
+    - {name: czech/teacher, where: {language: [Czech]}, hash_of: level, from: 0.0, to: 0.4}
+
+writes `czech/teacher.jsonl`. What comes before the slash is a run: within one run no record may be in two splits.
+"""
+
+import argparse
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from caad_ds.errors import UserError
+from data_prep.hashing import fraction
+from data_prep.manifest import read_manifest, write_manifest
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Rule(BaseModel):
+    """Which records one split takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)?$")]
+    where: dict[str, list[str]] = {}
+    hash_of: str
+    start: Share = Field(0.0, alias="from")
+    end: Share = Field(1.0, alias="to")
+
+    def takes(self, record: dict) -> bool:
+        """Whether a record belongs here; UserError if its metadata lacks what `hash_of` names."""
+        metadata = record.get("metadata", {})
+        if any(metadata.get(key) not in values for key, values in self.where.items()):
+            return False
+        if self.hash_of not in metadata:
+            raise UserError(
+                f"record {record['id']!r} has no metadata {self.hash_of!r}, which split {self.name!r} asks for"
+            )
+        return self.start <= fraction(str(metadata[self.hash_of])) < self.end
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `prep split`."""
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest to divide (JSONL)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the manifests")
+    parser.add_argument("--rules", type=Path, required=True, help="YAML list of splits")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write one manifest per rule and print their sizes."""
+    splits = split(read_manifest(args.manifest), read_rules(args.rules))
+    for name, records in splits.items():
+        path = args.out / f"{name}.jsonl"
+        write_manifest(path, records)
+        print(f"{path}: {len(records)} records")
+    return 0
+
+
+def read_rules(path: Path) -> list[Rule]:
+    """The rules of a YAML file; UserError names the first thing wrong in it."""
+    try:
+        return TypeAdapter(list[Rule]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}; mend the YAML") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ", ".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}, rule {where}: {first['msg']}") from error
+
+
+def split(records: list[dict], rules: list[Rule]) -> dict[str, list[dict]]:
+    """Split name -> records. UserError for an empty split, and for a record in two splits of one run."""
+    splits: dict[str, list[dict]] = {rule.name: [] for rule in rules}
+    taken: dict[tuple[str, str], str] = {}
+    for record in records:
+        for rule in rules:
+            if not rule.takes(record):
+                continue
+            first = taken.setdefault((str(PurePosixPath(rule.name).parent), record["id"]), rule.name)
+            if first != rule.name:
+                raise UserError(
+                    f"record {record['id']!r} is in both {first!r} and {rule.name!r}: make their rules disjoint"
+                )
+            splits[rule.name].append(record)
+    for name, members in splits.items():
+        if not members:
+            raise UserError(f"split {name!r} is empty: no record matches its rule")
+    return splits
