@@ -1,0 +1,117 @@
+"""One synthetic clip of the demo: its attributes drawn, its sentence spoken, its noise added.
+
+Imports little: the processes that run it fork for every utterance, and a fork costs what the process holds.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from caad_ds.data.audio import SAMPLE_RATE, to_pcm16
+from caad_ds.errors import UserError
+from data_prep.espeak import speak
+from data_prep.noise import background, scaled_to
+from data_prep.sentences import sentence
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How far apart the values of an attribute lie: ranges that values are drawn from uniformly.
+
+    Speaking rate in words per minute, signal-to-noise ratio in dB, pitch on eSpeak's scale of 0 to 99 where 50 is the
+    voice's own. The pitch ranges bring the genders closer: low for female, high for male voices.
+    """
+
+    slow: tuple[float, float] = (120, 170)
+    fast: tuple[float, float] = (160, 215)
+    clean: tuple[float, float] = (15, 35)
+    noisy: tuple[float, float] = (2, 18)
+    female: tuple[float, float] = (15, 60)
+    male: tuple[float, float] = (40, 85)
+
+
+DEFAULT = Difficulty()
+
+
+@dataclass(frozen=True)
+class Split:
+    """`size` clips, sentences from the buckets `share`, and the voice variants that only this split uses."""
+
+    size: int
+    share: range
+    female: tuple[str, ...]
+    male: tuple[str, ...]
+
+
+# Variants that change the speaking rate by themselves are left out, and those that sound nearly alike (mean distance
+# of their log spectra) stay within one split.
+SPLITS = {
+    "teacher": Split(2400, range(40), ("f1", "f4", "linda", "steph"), ("m3", "m4", "Gene", "Hugo")),
+    "distill": Split(2400, range(40, 80), ("f2", "belinda", "shelby"), ("m1", "m7", "Denis", "ed")),
+    "validation": Split(200, range(80, 88), ("grandma",), ("travis", "robert")),
+    "test": Split(400, range(88, 100), ("f3", "f5", "Annie"), ("m8", "Andy", "boris")),
+}
+ACCENTS = {"american": "en-us", "british": "en-gb-x-rp", "scottish": "en-gb-scotland"}
+
+MAX_SECONDS = 2.5
+PADDING_SECONDS = (0.02, 0.08)
+LEVEL_DB = (-30.0, -22.0)
+DRAWS_PER_LENGTH = 8
+
+
+def render(folder: Path, split: str, seed: int, difficulty: Difficulty, index: int) -> dict[str, Any]:
+    """Write one clip and return its row of `metadata.jsonl`; a pure function of split, seed, difficulty and index."""
+    rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
+    row = {"id": f"{split}-{index:05d}", "audio": f"{split}-{index:05d}.wav", **_draw(rng, split, difficulty)}
+    text, speech = _speak_within_limit(rng, split, row)
+    waveform = _record(rng, speech, row["snr_db"])
+    soundfile.write(folder / row["audio"], to_pcm16(waveform), SAMPLE_RATE, subtype="PCM_16")
+    return {**row, "text": text, "duration": round(len(waveform) / SAMPLE_RATE, 4)}
+
+
+def _draw(rng: np.random.Generator, split: str, difficulty: Difficulty) -> dict[str, Any]:
+    gender = ("female", "male")[rng.integers(2)]
+    rate = ("slow", "fast")[rng.integers(2)]
+    noise = ("clean", "noisy")[rng.integers(2)]
+    accent = list(ACCENTS)[rng.integers(len(ACCENTS))]
+    variants = getattr(SPLITS[split], gender)
+    return {
+        "gender": gender,
+        "speaking_rate": rate,
+        "noise": noise,
+        "accent": accent,
+        "voice": variants[rng.integers(len(variants))],
+        "pitch": round(rng.uniform(*getattr(difficulty, gender))),
+        "words_per_minute": round(rng.uniform(*getattr(difficulty, rate))),
+        "snr_db": round(rng.uniform(*getattr(difficulty, noise)), 2),
+    }
+
+
+def _speak_within_limit(rng: np.random.Generator, split: str, row: dict[str, Any]) -> tuple[str, np.ndarray]:
+    """A sentence that this speaker says in time: several of the drawn length are tried before a shorter one, so that
+    the text's length tells as little as possible about the speaking rate."""
+    limit = (MAX_SECONDS - 2 * PADDING_SECONDS[1]) * SAMPLE_RATE
+    voice = f"{ACCENTS[row['accent']]}+{row['voice']}"
+    for words in range(rng.integers(4, 7), 3, -1):
+        for _ in range(DRAWS_PER_LENGTH):
+            text = sentence(rng, words, SPLITS[split].share)
+            speech = speak(text, voice, row["words_per_minute"], row["pitch"])
+            if len(speech) <= limit:
+                return text, speech
+    raise UserError(
+        f"clip {row['id']}: no sentence takes less than {MAX_SECONDS} s at {row['words_per_minute']} words per minute; "
+        "raise Difficulty.slow"
+    )
+
+
+def _record(rng: np.random.Generator, speech: np.ndarray, snr_db: float) -> np.ndarray:
+    """The speech at a random level between two short pauses, with noise over all of it; never clipped."""
+    level = 10 ** (rng.uniform(*LEVEL_DB) / 20)
+    speech = speech * (level / np.sqrt(np.mean(speech**2)))
+    before, after = (int(seconds * SAMPLE_RATE) for seconds in rng.uniform(*PADDING_SECONDS, 2))
+    waveform = np.pad(speech, (before, after))
+    waveform = waveform + scaled_to(background(rng, len(waveform)), speech, snr_db)
+    return waveform * min(1.0, 0.99 / np.abs(waveform).max())

@@ -1,0 +1,24 @@
+"""The demo's corpus: one split folder as `prep synthesize` wrote it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from caad_ds.errors import UserError
+from data_prep.manifest import read_jsonl
+
+
+def records(root: Path) -> Iterator[dict]:
+    """A record per clip of a split; every column but text and audio is metadata."""
+    listing = root / "metadata.jsonl"
+    if not listing.exists():
+        raise UserError(f"{root}: it holds no finished split (no metadata.jsonl); run `caad-ds prep synthesize` first")
+    for _, row in read_jsonl(listing):
+        columns = dict(row)
+        identity, audio, text = (columns.pop(name) for name in ("id", "audio", "text"))
+        columns.pop("duration")
+        yield {
+            "id": identity,
+            "audios": [{"path": str(root / audio), "text": text}],
+            "metadata": columns,
+            "source": "demo",
+        }

@@ -1,0 +1,84 @@
+"""`prep synthesize`: the demo's corpus, short synthetic sentences with attributes that only the audio tells.
+
+Gender, speaking rate, noise and accent are drawn independently. The splits share neither voices nor sentences.
+"""
+
+import argparse
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from caad_ds.errors import UserError
+from data_prep.clips import DEFAULT, SPLITS, Difficulty, render
+from data_prep.files import disk_errors
+from data_prep.manifest import write_json, write_jsonl
+from data_prep.progress import track
+
+SETTINGS, METADATA = "settings.json", "metadata.jsonl"
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--root", type=Path, required=True, help="folder that gets one folder per split")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes; the corpus does not depend on it")
+    for name, split in SPLITS.items():
+        parser.add_argument(
+            f"--{name}", type=int, default=split.size, metavar="N", help=f"clips (default {split.size})"
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make every split that is not there yet."""
+    for name in SPLITS:
+        synthesize(args.root, name, getattr(args, name), seed=args.seed, workers=args.workers)
+    return 0
+
+
+def synthesize(
+    root: Path, split: str, size: int, *, seed: int = 0, workers: int = 2, difficulty: Difficulty = DEFAULT
+) -> None:
+    """Write `<root>/<split>/<id>.wav` (16-bit, 16 kHz) and, when all are there, `metadata.jsonl`.
+
+    A split that was finished with the same settings is left alone; one made with others is made again.
+    """
+    folder = root / split
+    settings = {"seed": seed, "size": size, "difficulty": asdict(difficulty), "split": repr(SPLITS[split])}
+    if _finished(folder, settings):
+        print(f"{folder}: finished before, left alone")
+        return
+    if size < 1 or workers < 1:
+        raise UserError(f"split {split}: {size} clips with {workers} workers cannot be made; both must be at least 1")
+    _clear(folder)
+    write_json(folder / SETTINGS, settings)
+    with disk_errors(folder):
+        rows = _render_all(partial(render, folder, split, seed, difficulty), size, workers, f"synthesize {split}")
+    write_jsonl(folder / METADATA, rows)
+    print(f"{folder}: {size} clips, {sum(row['duration'] for row in rows) / 60:.1f} minutes")
+
+
+def _render_all(render_one: Callable[[int], dict], size: int, workers: int, what: str) -> list[dict]:
+    # Spawned: the workers fork for every clip, which a process that has started threads must not do.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(track(pool.map(render_one, range(size), chunksize=8), what, size))
+
+
+def _finished(folder: Path, settings: dict) -> bool:
+    if not (folder / METADATA).exists() or not (folder / SETTINGS).exists():
+        return False
+    written = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    return written == json.loads(json.dumps(settings))
+
+
+def _clear(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not (folder / SETTINGS).exists():
+        raise UserError(f"{folder}: it exists and is no split of the demo (no {SETTINGS}); choose another --root")
+    shutil.rmtree(folder)
