@@ -103,8 +103,10 @@ class Cluster:
         self.wait(lambda: self.run("sinfo", "-h", "-o", "%T %D").strip() == "idle 2", 30, "the nodes to be idle")
 
     def stop(self) -> None:
-        """End every job, then the daemons by their pid files."""
-        subprocess.run(["scancel", "-u", "root"], env=self.env, check=False, timeout=20)
+        """End every job and wait for it, since its processes outlive slurmd; then the daemons by their pid files."""
+        if (self.base / "slurmctld.pid").exists():
+            self.run("scancel", "-u", "root")
+            self.wait(lambda: not self.run("squeue", "-h"), 20, "the last jobs to end")
         pid_files = [*self.base.glob("slurmd.*.pid"), self.base / "slurmctld.pid", self.base / "munge/munged.pid"]
         for pid in [int(path.read_text()) for path in pid_files if path.exists()]:
             try:

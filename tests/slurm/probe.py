@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--until-usr1", action="store_true", help="run until USR1, then exit 75 and, requeued, 0")
     args = parser.parse_args()
     rank = int(os.environ["RANK"])
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     told = []
     signal.signal(signal.SIGUSR1, lambda *_: told.append(time.monotonic()))
     fields = [f"{name}={os.environ.get(name)}" for name in NAMES]

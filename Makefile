@@ -1,0 +1,49 @@
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+# DeepSpeed compiles its CPU operator once; it stays with the environment that it was compiled for.
+export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/$(VENV)/torch_extensions
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY ?= true
+ifeq ($(shell nvidia-smi -L 2>/dev/null),)
+export DS_ACCELERATOR ?= cpu
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo demo-full demo-teacher test lint bench dashboard
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
+
+venv: $(STAMP) ## .venv with caad-ds and its pinned dependencies
+
+$(STAMP): setup.py pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -c constraints.txt torch
+	$(RUN) -m pip install -c constraints.txt -e '.[demo,test,dev]'
+	touch $@
+
+demo: venv ## standard KD and CAAD from the shipped teacher: table, picture, MLflow curves
+	$(RUN) -u -m examples.demo run $(DEMO_ARGS)
+
+demo-full: venv ## every control and ablation, 3 teacher seeds x 3 student seeds
+	$(RUN) -u -m examples.demo full
+
+demo-teacher: venv ## make the shipped teacher anew
+	$(RUN) -u -m examples.demo teacher
+
+test: venv ## the test suite
+	$(RUN) -m pytest
+
+lint: venv ## ruff and mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: venv ## the benchmarks, with their tables
+	$(RUN) -u -m benchmarks
+
+dashboard: venv ## MLflow's pages for the runs of this folder
+	$(RUN) -m mlflow ui --backend-store-uri sqlite:///mlflow.db

@@ -1,0 +1,63 @@
+"""Packaging of caad-ds."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def version() -> str:
+    """`caad_ds.__version__`, read without importing torch."""
+    return re.search(r'^__version__ = "(.+)"$', (ROOT / "caad_ds/__init__.py").read_text(), re.MULTILINE).group(1)
+
+
+def description() -> str:
+    """The README, where the checkout has it."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="caad-ds",
+    version=version(),
+    description="Distil speech language models by Contrastive Audio-Aware Distillation, on DeepSpeed",
+    long_description=description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["caad_ds", "caad_ds.*", "data_prep", "data_prep.*", "ds_configs"]),
+    package_data={"ds_configs": ["*.json"]},
+    install_requires=[
+        "deepspeed>=0.19.3",  # earlier: ZeRO-3 with checkpointing and frozen weights fails with shape [0]
+        "matplotlib>=3.8",
+        "mlflow>=3",
+        "numpy>=1.26",
+        "protobuf>=4.25",  # transformers reads SentencePiece models with it
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "rich>=13",
+        "safetensors>=0.4.3",
+        "sentencepiece>=0.2",
+        "soundfile>=0.12.1",
+        "soxr>=0.5",
+        "torch>=2.6",
+        "transformers>=5",
+        "webdataset>=0.2.100",
+    ],
+    extras_require={
+        "demo": ["espeakng-loader>=0.2.4"],
+        "test": ["hypothesis>=6.100", "pytest>=8"],
+        "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
+        "vllm": ["vllm"],
+    },
+    entry_points={"console_scripts": ["caad-ds = caad_ds.cli:main"]},
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
