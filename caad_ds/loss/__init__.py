@@ -1,0 +1,7 @@
+"""The objective of contrastive audio-aware distillation."""
+
+from caad_ds.loss.distillation import contrastive_distillation_loss
+from caad_ds.loss.head import LMHead
+from caad_ds.loss.objective import LossOutput, contrast
+
+__all__ = ["LMHead", "LossOutput", "contrast", "contrastive_distillation_loss"]

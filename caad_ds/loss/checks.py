@@ -1,0 +1,116 @@
+"""Bad arguments of the loss, refused by name before anything is computed."""
+
+import torch
+from torch import Tensor
+
+from caad_ds.loss.head import LMHead
+from caad_ds.loss.objective import Objective
+
+# float16 is not among them: gradients divided by a token count underflow in it.
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+
+
+def require(holds: bool, name: str, value: object, expected: str) -> None:
+    """Raises ValueError "NAME is VALUE, expected EXPECTED" unless it holds."""
+    if not holds:
+        raise ValueError(f"{name} is {value}, expected {expected}")
+
+
+def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuses a name that is not one of the allowed."""
+    require(value in allowed, name, repr(value), "one of " + ", ".join(allowed))
+
+
+def check_normalizer(normalizer: float | Tensor | None) -> None:
+    """A positive number or a scalar tensor, whose value is looked at only where that waits for no device."""
+    if isinstance(normalizer, Tensor):
+        require(normalizer.numel() == 1, "normalizer.shape", tuple(normalizer.shape), "one value")
+    if normalizer is not None and not (isinstance(normalizer, Tensor) and normalizer.device.type != "cpu"):
+        require(0 < float(normalizer) < float("inf"), "normalizer", float(normalizer), "a finite number > 0")
+
+
+def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: int, vocab: int | None) -> None:
+    """A head and the hidden states [N, H] that go through it: shapes, dtypes, enough vocabulary."""
+    expected = f"[N, H] with N = {rows}"
+    require(hidden.dim() == 2 and len(hidden) == rows, f"{hidden_name}.shape", tuple(hidden.shape), expected)
+    shape, width = tuple(head.weight.shape), hidden.shape[1]
+    expected = f"[V, {width}], V > 0, for {hidden_name} (under ZeRO-3 the weight must be gathered)"
+    require(len(shape) == 2 and shape[0] > 0 and shape[1] == width, f"{name}.weight.shape", shape, expected)
+    if head.bias is not None:
+        require(tuple(head.bias.shape) == shape[:1], f"{name}.bias.shape", tuple(head.bias.shape), f"[{shape[0]}]")
+    require(head.softcap is None or head.softcap > 0, f"{name}.softcap", head.softcap, "None or > 0")
+    if vocab is not None:
+        require(0 < vocab <= shape[0], "vocab_size", vocab, f"between 1 and the {shape[0]} rows of {name}.weight")
+    for tensor_name, tensor in {hidden_name: hidden, f"{name}.weight": head.weight, f"{name}.bias": head.bias}.items():
+        if tensor is not None:
+            check_kind(tensor_name, tensor, hidden.device)
+
+
+def check_kind(name: str, tensor: Tensor, device: torch.device) -> None:
+    """A floating-point tensor of a dtype that the loss takes, on the device of the others."""
+    require(tensor.dtype in DTYPES, f"{name}.dtype", tensor.dtype, "float32, bfloat16 or float64")
+    require(tensor.device == device, f"{name}.device", tensor.device, f"{device} as the other arguments")
+
+
+def check_teacher(
+    objective: Objective,
+    positive: Tensor | None,
+    negative: Tensor | None,
+    head: LMHead | None,
+    student_hidden: Tensor,
+    student_head: LMHead,
+    vocab: int | None,
+) -> None:
+    """Whether the teacher that the objective asks for is there and speaks the student's vocabulary."""
+    wanted = f"since kd_weight is {objective.kd_weight}"
+    if positive is None:
+        raise ValueError(f"teacher_pos is None, expected hidden states [N, Ht] {wanted}")
+    if head is None:
+        raise ValueError(f"teacher_head is None, expected an LMHead {wanted}")
+    check_head("teacher_head", head, "teacher_pos", positive, len(student_hidden), vocab)
+    check_kind("teacher_pos", positive, student_hidden.device)
+    if negative is None:
+        require(objective.alpha == 0, "alpha", objective.alpha, "0 without teacher_neg (standard KD has no contrast)")
+    else:
+        shape = tuple(positive.shape)
+        require(negative.shape == positive.shape, "teacher_neg.shape", tuple(negative.shape), f"{shape} as teacher_pos")
+        require(objective.sharpen == 0, "sharpen", objective.sharpen, "0 with teacher_neg (it stands for KD without)")
+        check_kind("teacher_neg", negative, student_hidden.device)
+    sizes = len(student_head.weight), len(head.weight)
+    expected = f"the size of the shared vocabulary, the heads having {sizes[0]} (student) and {sizes[1]} (teacher)"
+    require(vocab is not None or sizes[0] == sizes[1], "vocab_size", None, expected)
+
+
+def check_rows(name: str, index: Tensor | None, hidden: Tensor) -> None:
+    """A row index beside the student's hidden states."""
+    if index is None:
+        raise ValueError(f"{name} is None, expected int64 [N]")
+    require(index.dtype == torch.int64, f"{name}.dtype", index.dtype, "int64")
+    expected = f"[N] as student_hidden of shape {tuple(hidden.shape)}"
+    require(index.shape == hidden.shape[:1], f"{name}.shape", tuple(index.shape), expected)
+    require(index.device == hidden.device, f"{name}.device", index.device, f"{hidden.device} as student_hidden")
+
+
+def check_labels(labels: Tensor, valid: Tensor, vocab: int) -> None:
+    """Labels of rows that count lie inside the vocabulary; waits for the device."""
+    outside = labels[valid & ((labels < 0) | (labels >= vocab))]
+    if len(outside):
+        raise ValueError(f"labels holds {int(outside[0])}, expected 0 to {vocab - 1} or ignore_index")
+
+
+def check_finite_values(
+    student_hidden: Tensor,
+    student_head: LMHead,
+    positive: Tensor | None,
+    negative: Tensor | None,
+    teacher_head: LMHead | None,
+) -> None:
+    """Refuses NaN and infinity by the tensor's name; waits for the device."""
+    named = {"student_hidden": student_hidden, "teacher_pos": positive, "teacher_neg": negative}
+    for name, head in {"student_head": student_head, "teacher_head": teacher_head}.items():
+        if head is not None:
+            named |= {f"{name}.weight": head.weight, f"{name}.bias": head.bias}
+    for name, tensor in named.items():
+        if tensor is not None:
+            bad = int((~torch.isfinite(tensor)).sum())
+            require(bad == 0, name, f"not finite in {bad} of {tensor.numel()} values", "finite values")

@@ -1,0 +1,107 @@
+"""The public loss: arguments checked, rows weighted, one of the implementations run."""
+
+import torch
+from torch import Tensor
+
+from caad_ds.loss import checks
+from caad_ds.loss.chunked import chunked_loss
+from caad_ds.loss.head import LMHead, wide_dtype
+from caad_ds.loss.objective import LossOutput, Objective, Rows
+from caad_ds.loss.reference import reference_loss
+
+IMPLEMENTATIONS = {"auto": chunked_loss, "chunked": chunked_loss, "reference": reference_loss}
+
+
+def contrastive_distillation_loss(
+    student_hidden: Tensor,
+    student_head: LMHead,
+    teacher_pos: Tensor | None,
+    teacher_neg: Tensor | None,
+    teacher_head: LMHead | None,
+    labels: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    kd_weight: float,
+    plausibility: float | None = None,
+    divergence: str = "forward_kl",
+    sharpen: float = 0.0,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "token",
+    sample_of_row: Tensor | None = None,
+    vocab_size: int | None = None,
+    ignore_index: int = -100,
+    implementation: str = "auto",
+    check_finite: bool = False,
+) -> LossOutput:
+    """Contrastive distillation plus cross-entropy over N answer rows, from hidden states and LM heads.
+
+    Args:
+        student_hidden: [N, Hs], float32, bfloat16 or float64; receives the gradient, as `student_head` does if it
+            requires one. Logits are float32 at least; no [N, V] tensor is made except by `reference`.
+        teacher_pos, teacher_neg: [N, Ht] with the audio and without. No `teacher_neg`: standard KD, alpha 0.
+            The teacher's arguments may be None, and are not looked at, where `kd_weight` is 0.
+        labels: int64 [N]; rows equal to `ignore_index` count for nothing.
+        alpha, temperature, kd_weight: the paper's alpha, tau and lambda.
+        plausibility: beta; tokens with p_pos < beta * max p_pos get zero target probability.
+        sharpen: without `teacher_neg`, the target is softmax((1 + sharpen) * z_pos / tau).
+        normalizer: what the summed rows are divided by: tokens, or samples under `reduction="sample"`;
+            None takes those of this call.
+        reduction: "token", or "sample": the mean over a sample's rows (`sample_of_row` int64 [N]), then over samples.
+        vocab_size: both terms are taken over the first so many tokens; needed where the heads differ in V.
+        implementation: "chunked" ("auto" too) or "reference", the dense yardstick.
+        check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary (both wait
+            for the device).
+
+    Returns:
+        LossOutput. Diagnostics, as sums: `rows`, `token_accuracy`, `student_entropy` (nats, at tau); with a teacher
+        `agreement` (top-1, student against target) and `teacher_entropy`; where z_pos is computed beside the target
+        `contrast_shift`, KL(q || softmax(z_pos / tau)).
+
+    Raises:
+        ValueError: naming the argument, its value and what was expected.
+
+    Source: CAAD (arXiv 2606.23052), Stage 2; plausibility: Li et al. 2023, contrastive decoding.
+    """
+    objective = Objective(alpha, temperature, kd_weight, plausibility, sharpen)
+    checks.choice("divergence", divergence, ("forward_kl",))
+    checks.choice("reduction", reduction, ("token", "sample"))
+    checks.choice("implementation", implementation, tuple(IMPLEMENTATIONS))
+    checks.check_normalizer(normalizer)
+    checks.check_rows("labels", labels, student_hidden)
+    checks.check_head("student_head", student_head, "student_hidden", student_hidden, len(labels), vocab_size)
+    if reduction == "sample":
+        checks.check_rows("sample_of_row", sample_of_row, student_hidden)
+    if objective.uses_teacher:
+        teacher = (teacher_pos, teacher_neg, teacher_head)
+        checks.check_teacher(objective, *teacher, student_hidden, student_head, vocab_size)
+    else:
+        teacher_pos = teacher_neg = teacher_head = None
+    if check_finite:
+        checks.check_finite_values(student_hidden, student_head, teacher_pos, teacher_neg, teacher_head)
+    vocab = vocab_size or len(student_head.weight)
+    valid = labels != ignore_index
+    if check_finite or labels.device.type == "cpu":
+        checks.check_labels(labels, valid, vocab)
+    dtype = wide_dtype(student_hidden, student_head.weight)
+    weight = _row_weights(valid, sample_of_row if reduction == "sample" else None, normalizer, dtype)
+    negative = teacher_neg if objective.alpha > 0 else None
+    rows = Rows(student_hidden, teacher_pos, negative, labels, valid, weight)
+    teacher_head = None if teacher_head is None else teacher_head.first(vocab)
+    return IMPLEMENTATIONS[implementation](rows, student_head.first(vocab), teacher_head, objective)
+
+
+@torch.no_grad()
+def _row_weights(
+    valid: Tensor, sample_of_row: Tensor | None, normalizer: float | Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Each row's share of the loss [N]: 1 / normalizer, or 1 / (rows of its sample * normalizer); 0 if ignored."""
+    weight = valid.to(dtype)
+    counted = weight.sum()
+    if sample_of_row is not None:
+        samples, sample = torch.unique(sample_of_row, return_inverse=True)
+        sizes = weight.new_zeros(len(samples)).index_add_(0, sample, weight)
+        weight = weight / sizes.clamp_min(1)[sample]
+        counted = (sizes > 0).sum()
+    # Nothing to count gives a loss of 0, not 0 / 0.
+    return weight / (counted.clamp_min(1) if normalizer is None else normalizer)

@@ -1,0 +1,60 @@
+"""The LM head and its matrix product."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LMHead:
+    """The last layer of a language model: `z = W h + b`, then `softcap * tanh(z / softcap)` where the family has it.
+
+    `weight` [V, H], `bias` [V] or None. Under ZeRO-3 the weight has to be gathered when the head is used.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., H], float32, or float64 where an input is."""
+        dtype = wide_dtype(hidden, self.weight)
+        z = matmul(hidden.reshape(-1, hidden.shape[-1]), self.weight.t(), dtype)
+        if self.bias is not None:
+            z = z + self.bias.to(dtype)
+        if self.softcap is not None:
+            z = self.softcap * torch.tanh(z / self.softcap)
+        return z.view(*hidden.shape[:-1], len(self.weight))
+
+    def first(self, vocab_size: int) -> "LMHead":
+        """The head of the first `vocab_size` tokens; the rest of a padded vocabulary is cut off."""
+        if vocab_size == self.weight.shape[0]:
+            return self
+        bias = None if self.bias is None else self.bias[:vocab_size]
+        return replace(self, weight=self.weight[:vocab_size], bias=bias)
+
+    def prepared(self, hidden: Tensor) -> "LMHead":
+        """The head with its weight already in the dtype that products with `hidden` use, detached."""
+        weight = self.weight.detach()
+        if not _bf16_product(hidden, weight):
+            weight = weight.to(wide_dtype(hidden, weight))
+        return replace(self, weight=weight, bias=None if self.bias is None else self.bias.detach())
+
+
+def wide_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if one of the tensors is, else float32: the dtype of logits and softmax."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def matmul(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """`a @ b` returned in `dtype` without a rounding to bfloat16 on the way, and untouched by autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        if _bf16_product(a, b) and not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
+            return torch.mm(a, b, out_dtype=dtype)
+        return a.to(dtype) @ b.to(dtype)
+
+
+def _bf16_product(a: Tensor, b: Tensor) -> bool:
+    # Only CUDA multiplies bfloat16 matrices into a float32 result; elsewhere the factors are widened.
+    return a.is_cuda and a.dtype == b.dtype == torch.bfloat16

@@ -1,0 +1,84 @@
+"""What every implementation of the loss takes and gives."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The scalars of L = kd_weight * L_CD + (1 - kd_weight) * L_GT (the paper's lambda, tau, alpha)."""
+
+    alpha: float
+    temperature: float
+    kd_weight: float
+    plausibility: float | None = None
+    sharpen: float = 0.0
+
+    def __post_init__(self):
+        self._require("alpha", 0 <= self.alpha < float("inf"), "a finite number >= 0")
+        self._require("temperature", 0 < self.temperature < float("inf"), "a finite number > 0")
+        self._require("kd_weight", 0 <= self.kd_weight <= 1, "a number in [0, 1]")
+        self._require("plausibility", self.plausibility is None or 0 < self.plausibility <= 1, "None or in (0, 1]")
+        self._require("sharpen", 0 <= self.sharpen < float("inf"), "a finite number >= 0")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} is {getattr(self, name)}, expected {expected}")
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether the distillation term counts at all."""
+        return self.kd_weight > 0
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the cross-entropy term counts at all."""
+        return self.kd_weight < 1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N answer positions: hidden states `student` [N, Hs], the teacher's `positive` and `negative` [N, Ht],
+    `labels` int64 [N], `valid` bool [N] (not ignored) and `weight` [N], each row's share of the loss (0 if ignored).
+
+    `positive` is None where no distillation takes place, `negative` where it has no contrast.
+    """
+
+    student: Tensor
+    positive: Tensor | None
+    negative: Tensor | None
+    labels: Tensor
+    valid: Tensor
+    weight: Tensor
+
+    def take(self, index: slice | Tensor) -> "Rows":
+        """Some of the rows: a view for a slice, a copy for a mask."""
+        positive = None if self.positive is None else self.positive[index]
+        negative = None if self.negative is None else self.negative[index]
+        rows = self.student[index], positive, negative, self.labels[index], self.valid[index], self.weight[index]
+        return Rows(*rows)
+
+
+@dataclass(frozen=True, eq=False)
+class LossOutput:
+    """`loss` is differentiable; `kd` and `ce` are its two terms, detached, under the same normalizer.
+
+    A term whose weight is 0 is not computed and reads 0. `diagnostics` are sums over the rows that count, so that
+    ranks and micro-steps add up; divide by `rows`.
+    """
+
+    loss: Tensor
+    kd: Tensor
+    ce: Tensor
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+def contrast(positive: Tensor, negative: Tensor, alpha: float) -> Tensor:
+    """`(1 + alpha) * positive - alpha * negative`, of logits or, the head being linear, of hidden states.
+
+    float32 at least. Source: CAAD, the contrastive teacher logits z_c.
+    """
+    dtype = torch.promote_types(positive.dtype, torch.float32)
+    return positive.to(dtype) * (1 + alpha) - negative.to(dtype) * alpha

@@ -1,0 +1,57 @@
+"""The objective as the paper writes it: dense, differentiated by autograd, the yardstick of the tests."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from caad_ds.loss.head import LMHead
+from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast
+
+
+def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:
+    """L = lambda * tau^2 * KL(softmax(z_c / tau) || softmax(z_s / tau)) + (1 - lambda) * CE(z_s, y).
+
+    Holds several [N, V] tensors; float64 inputs are computed in float64. Source: CAAD, Stage 2.
+    """
+    rows = rows.take(rows.valid)
+    tau = objective.temperature
+    z_s = student_head.logits(rows.student)
+    log_p = torch.log_softmax(z_s / tau, dim=-1)
+    kd = ce = z_s.new_zeros(len(z_s))
+    diagnostics = {
+        "token_accuracy": z_s.argmax(-1) == rows.labels,
+        "student_entropy": torch.special.entr(log_p.exp()).sum(-1),
+    }
+    if teacher_head is not None and rows.positive is not None:
+        z_pos, q = _target(rows.positive, rows.negative, teacher_head, objective)
+        kd = tau**2 * _kl(q, log_p)
+        diagnostics["agreement"] = z_s.argmax(-1) == q.argmax(-1)
+        diagnostics["teacher_entropy"] = torch.special.entr(q).sum(-1)
+        diagnostics["contrast_shift"] = _kl(q, torch.log_softmax(z_pos / tau, dim=-1))
+    if objective.uses_labels:
+        ce = torch.nn.functional.cross_entropy(z_s, rows.labels, reduction="none")
+    kd, ce = (rows.weight * kd).sum(), (rows.weight * ce).sum()
+    loss = objective.kd_weight * kd + (1 - objective.kd_weight) * ce
+    sums = {name: values.detach().sum(dtype=loss.dtype) for name, values in diagnostics.items()}
+    sums["rows"] = rows.valid.sum(dtype=loss.dtype)
+    return LossOutput(loss, kd.detach(), ce.detach(), sums)
+
+
+@torch.no_grad()
+def _target(positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective) -> tuple[Tensor, Tensor]:
+    """z_pos [N, V] and the target distribution q [N, V]."""
+    z_pos = z_c = head.logits(positive)
+    if negative is not None:
+        z_c = contrast(z_pos, head.logits(negative), objective.alpha)
+    z_c = (1 + objective.sharpen) * z_c
+    if objective.plausibility is not None:
+        p_pos = torch.softmax(z_pos, dim=-1)
+        plausible = p_pos >= objective.plausibility * p_pos.amax(-1, keepdim=True)
+        z_c = z_c.masked_fill(~plausible, -math.inf)
+    return z_pos, torch.softmax(z_c / objective.temperature, dim=-1)
+
+
+def _kl(q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q || p) per row, with 0 * log 0 = 0."""
+    return (torch.xlogy(q, q) - q * log_p).sum(-1)

@@ -1,0 +1,150 @@
+"""Every implementation against one float64 reference, within a stated multiple of the rounding error."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from caad_ds.loss import chunked
+
+# The worst of some thousand random cases is about a third of this.
+MULTIPLE = 4
+
+tensors = st.fixed_dictionaries(
+    {
+        "rows": st.sampled_from([0, 1, 2, 7, 40, 300]),
+        "vocab": st.sampled_from([1, 3, 37, 101]),
+        "widths": st.sampled_from([(5, 7), (16, 8)]),
+        "scale": st.sampled_from([1e-3, 1.0, 30.0, 1e4]),
+        "seed": st.integers(0, 999),
+        "bias": st.booleans(),
+        "softcap": st.sampled_from([None, None, 30.0]),
+        "masked": st.sampled_from([0.0, 0.0, 0.3, 1.0]),
+        "padding": st.sampled_from([(0, 0), (0, 0), (2, 0), (1, 4)]),
+    }
+)
+scalars = st.fixed_dictionaries(
+    {
+        "alpha": st.sampled_from([0.0, 0.5, 1.0, 4.0]),
+        "temperature": st.sampled_from([0.5, 1.0, 2.0, 10.0]),
+        "kd_weight": st.sampled_from([0.0, 0.3, 0.7, 1.0]),
+        "plausibility": st.sampled_from([None, None, 0.1, 1.0]),
+    }
+)
+
+
+def logit_sizes(p, options):
+    """Upper bounds of |z_s| and |z_c|: the sums of magnitudes, which is what rounding errors scale with."""
+
+    def size(hidden, head):
+        bias = 0 if head.bias is None else head.bias.detach().abs().max().item()
+        product = hidden.detach().abs() @ head.weight.detach().abs().t()
+        return product.max().item() + bias if product.numel() else 0.0
+
+    alpha, teacher = options["alpha"], size(p.positive, p.teacher_head)
+    contrasted = (1 + alpha) * teacher + (alpha * size(p.negative, p.teacher_head) if p.negative is not None else 0)
+    return size(p.student, p.student_head), (1 + options.get("sharpen", 0)) * contrasted
+
+
+def clear_of_the_plausibility_bound(p, plausibility):
+    """Whether rounding cannot carry a token across p_pos = beta * max p_pos."""
+    z = p.to(torch.float64).teacher_head.logits(p.positive.double())
+    if plausibility is None or not z.numel():
+        return True
+    distance = z - z.amax(-1, keepdim=True) - torch.log(torch.tensor(plausibility))
+    return distance.abs().where(distance != 0, torch.inf).min() > 64 * torch.finfo(torch.float32).eps * (1 + z.abs().max())
+
+
+def assert_close(p, options, found, exact, eps=torch.finfo(torch.float32).eps, gradient_eps=0.0):
+    """Loss, terms and gradients within MULTIPLE * eps * (1 + max|z| / tau) of the exact ones, by first-order analysis.
+
+    A relative error d in a distribution moves KL by d * (1 + KL) and the gradient's row, whose magnitudes add up to
+    2 lambda tau + 2 (1 - lambda), by d times that; `gradient_eps` is the final rounding of gradients.
+    """
+    (out, gradients), (out64, gradients64) = found, exact
+    tau, share = options["temperature"], options["kd_weight"]
+    z_s, z_c = logit_sizes(p, options)
+    d_kd, d_ce = eps * (1 + (z_s + z_c) / tau), eps * (1 + z_s)
+    if p.student_head.softcap is not None:
+        d_kd, d_ce = (d + eps * (1 + z_s / p.student_head.softcap) for d in (d_kd, d_ce))
+    error_kd, error_ce = MULTIPLE * d_kd * (tau**2 + out64.kd.item()), MULTIPLE * d_ce * (1 + out64.ce.item())
+    assert out.kd.item() == pytest.approx(out64.kd.item(), abs=error_kd)
+    assert out.ce.item() == pytest.approx(out64.ce.item(), abs=error_ce)
+    assert out.loss.item() == pytest.approx(out64.loss.item(), abs=error_kd + error_ce)
+    row = MULTIPLE * 2 * (share * tau * d_kd + (1 - share) * d_ce)
+    factors = [p.student_head.weight.abs().max().item(), p.student.abs().max().item() if p.student.numel() else 0, 1]
+    for gradient, exact_gradient, factor in zip(gradients, gradients64, factors):
+        allowed = row * factor + gradient_eps * exact_gradient.abs()
+        assert gradient.shape == exact_gradient.shape
+        assert ((gradient.double() - exact_gradient).abs() <= allowed).all()
+
+
+def small_chunks(p, rows):
+    """A logits budget for so many rows at a time."""
+    return patch.dict(chunked.LOGITS_BYTES, cpu=rows * 4 * len(p.student_head.weight))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    shape=tensors, options=scalars, chunk=st.sampled_from([1, 3, 64, 1000]), sharpen=st.sampled_from([None, 0.0, 1.5])
+)
+def test_matches_the_reference_in_float64(problem, shape, options, chunk, sharpen):
+    p = problem(**shape)
+    if sharpen is not None:
+        p.negative, options["alpha"], options["sharpen"] = None, 0.0, sharpen
+    if shape["padding"] != (0, 0):
+        options["vocab_size"] = shape["vocab"]
+    assume(clear_of_the_plausibility_bound(p, options["plausibility"]))
+    exact = p.to(torch.float64).with_gradients(implementation="reference", **options)
+    with small_chunks(p, chunk):
+        assert_close(p, options, p.with_gradients(implementation="chunked", **options), exact)
+    assert_close(p, options, p.with_gradients(implementation="reference", **options), exact)
+
+
+@pytest.mark.parametrize("softcap", [None, 20.0])
+def test_bfloat16_inputs_lose_nothing_but_the_gradients_last_rounding(problem, softcap):
+    options = {"alpha": 2.0, "temperature": 2.0, "kd_weight": 0.7}
+    p = problem(rows=50, vocab=301, widths=(32, 48), scale=5.0, bias=True, softcap=softcap, dtype=torch.bfloat16)
+    found = p.with_gradients(**options)
+    assert [g.dtype for g in found[1]] == [torch.bfloat16] * 3
+    exact = p.to(torch.float64).with_gradients(implementation="reference", **options)
+    assert_close(p.to(torch.float32), options, found, exact, gradient_eps=torch.finfo(torch.bfloat16).eps)
+
+
+@pytest.mark.parametrize("extra", [{}, {"plausibility": 0.2}, {"kd_weight": 1.0}, {"kd_weight": 0.0}])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_gradcheck(problem, extra, softcap):
+    p = problem(rows=4, vocab=7, bias=True, softcap=softcap, masked=0.3, dtype=torch.float64)
+    for x in p.parameters():
+        x.requires_grad_(True)
+    with small_chunks(p, 4):  # two rows of float64
+        assert torch.autograd.gradcheck(lambda *_: p.loss(**extra).loss, p.parameters())
+
+
+def test_autocast_does_not_lower_the_precision(problem):
+    p = problem(rows=20, vocab=101, scale=10.0)
+    plain = p.with_gradients()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = p.with_gradients()
+    assert cast[0].loss == plain[0].loss
+    assert all(torch.equal(a, b) for a, b in zip(cast[1], plain[1]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.parametrize("softcap", [None, 20.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu(problem, dtype, softcap):
+    options = {"alpha": 2.0, "temperature": 2.0, "kd_weight": 0.7}
+    p = problem(rows=70, vocab=1001, widths=(64, 96), scale=5.0, bias=True, softcap=softcap, dtype=dtype)
+    found = p.to("cuda").with_gradients(**options)
+    exact = p.to(torch.float64).with_gradients(implementation="reference", **options)
+    found = found[0], [g.cpu() for g in found[1]]
+    if dtype == torch.float32:
+        assert_close(p, options, found, exact)
+    else:
+        # The hidden-space contrast and dL/dz are rounded to bfloat16 once, before their products.
+        assert found[0].loss.item() == pytest.approx(exact[0].loss.item(), rel=1e-3)
+        assert all((a - b).norm() <= 1e-2 * b.norm() for a, b in zip(found[1], exact[1]))

@@ -1,0 +1,91 @@
+"""A bad argument is refused by name before anything is computed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+SCALARS = {
+    "alpha": (-1, float("nan"), float("inf")),
+    "temperature": (0, -2.0, float("nan")),
+    "kd_weight": (-0.1, 1.1),
+    "plausibility": (0, 1.5),
+    "sharpen": (-1, 0.5),
+    "divergence": ("reverse_kl",),
+    "reduction": ("mean",),
+    "implementation": ("triton",),
+    "normalizer": (0, -3, torch.tensor(0.0), torch.ones(2)),
+    "vocab_size": (0, 12),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in SCALARS.items() for v in values])
+def test_scalars(problem, name, value):
+    with pytest.raises(ValueError, match=name):
+        problem().loss(**{name: value})
+
+
+def swap(p, **changes):
+    for name, value in changes.items():
+        setattr(p, name, value)
+    return p
+
+
+def with_weight(head, weight):
+    return replace(head, weight=weight)
+
+
+TENSORS = {
+    "student_hidden.shape": lambda p: swap(p, student=p.student[:, :, None]),
+    "labels.shape": lambda p: swap(p, labels=p.labels[:-1]),
+    "labels.dtype": lambda p: swap(p, labels=p.labels.int()),
+    "labels holds 11": lambda p: swap(p, labels=torch.full_like(p.labels, 11)),
+    "labels holds -1": lambda p: swap(p, labels=torch.full_like(p.labels, -1)),
+    "student_head.weight.shape": lambda p: swap(p, student_head=with_weight(p.student_head, torch.zeros(11, 6))),
+    "student_head.weight.shape.*gathered": lambda p: swap(p, student_head=with_weight(p.student_head, torch.zeros(0))),
+    "student_head.bias.shape": lambda p: swap(p, student_head=replace(p.student_head, bias=torch.zeros(3))),
+    "student_head.softcap": lambda p: swap(p, student_head=replace(p.student_head, softcap=0.0)),
+    "student_hidden.dtype": lambda p: swap(p, student=p.student.half()),
+    "student_head.weight.device": lambda p: swap(
+        p, student_head=with_weight(p.student_head, torch.zeros(11, 5, device="meta"))
+    ),
+    "labels.device": lambda p: swap(p, labels=p.labels.to("meta")),
+    "teacher_pos is None": lambda p: swap(p, positive=None),
+    "teacher_head is None": lambda p: swap(p, teacher_head=None),
+    "teacher_pos.shape": lambda p: swap(p, positive=p.positive[:-1]),
+    "teacher_pos.device": lambda p: swap(
+        p,
+        positive=p.positive.to("meta"),
+        negative=p.negative.to("meta"),
+        teacher_head=with_weight(p.teacher_head, p.teacher_head.weight.to("meta")),
+    ),
+    "teacher_neg.shape": lambda p: swap(p, negative=p.negative[:, :-1]),
+    "teacher_neg.dtype": lambda p: swap(p, negative=p.negative.half()),
+    "teacher_head.weight.shape": lambda p: swap(p, teacher_head=p.student_head),
+    "vocab_size is None.*11.*12": lambda p: swap(p, teacher_head=with_weight(p.teacher_head, torch.zeros(12, 7))),
+    "alpha is 1": lambda p: swap(p, negative=None),
+}
+
+
+@pytest.mark.parametrize("message", TENSORS)
+def test_tensors(problem, message):
+    with pytest.raises(ValueError, match=message):
+        TENSORS[message](problem()).loss()
+
+
+@pytest.mark.parametrize("rows", [None, torch.zeros(3, dtype=torch.int64), torch.zeros(6)])
+def test_sample_reduction_needs_a_sample_for_every_row(problem, rows):
+    with pytest.raises(ValueError, match="sample_of_row"):
+        problem().loss(reduction="sample", sample_of_row=rows)
+
+
+@pytest.mark.parametrize("name", ["student_hidden", "teacher_pos", "teacher_neg", "teacher_head.weight"])
+def test_check_finite_names_the_tensor(problem, name):
+    p = problem()
+    tensors = (p.student, p.positive, p.negative, p.teacher_head.weight)
+    dict(zip(("student_hidden", "teacher_pos", "teacher_neg", "teacher_head.weight"), tensors))[name][0, 0] = float(
+        "inf"
+    )
+    p.loss()
+    with pytest.raises(ValueError, match=f"^{name} is not finite in 1 of"):
+        p.loss(check_finite=True)
