@@ -9,7 +9,7 @@ from caad_ds.errors import UserError
 from caad_ds.models.prompt import AUDIO
 from data_prep.files import write_atomic
 
-FIELDS = {
+FIELDS: dict[str, type] = {
     "id": str,
     "audios": list,
     "messages": list,
@@ -18,6 +18,7 @@ FIELDS = {
     "response": str,
     "source": str,
 }
+KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
 
 
 def to_line(value: dict) -> str:
@@ -100,26 +101,35 @@ def write_rejected(out: Path, rejected: list[dict]) -> None:
 
 def validate(record: dict, where: str) -> None:
     """Raise UserError, beginning with `where`, unless the value is a manifest record (docs/architecture.md)."""
+    check_types(record, where)
     for name in ("id", "audios"):
         if not record.get(name):
             raise UserError(f"{where}: field {name!r} is missing or empty")
-    for name, kind in FIELDS.items():
-        if not isinstance(record.get(name, kind()), kind):
-            raise UserError(f"{where}: field {name!r} must be {_kind(kind)}, not {record[name]!r:.60}")
     for audio in record["audios"]:
         if not isinstance(audio, dict) or not isinstance(audio.get("path"), str):
             raise UserError(f"{where}: each of 'audios' must be an object with a 'path', not {audio!r:.60}")
     _validate_messages(record, where)
 
 
+def check_types(record: dict, where: str) -> None:
+    """Raise UserError, beginning with `where`, if a manifest field is there and has another type than it should."""
+    for name, kind in FIELDS.items():
+        if record.get(name) is not None and not isinstance(record[name], kind):
+            raise UserError(f"{where}: field {name!r} must be {KINDS[kind]}, not {record[name]!r:.60}")
+
+
 def _validate_messages(record: dict, where: str) -> None:
-    messages = record.get("messages", [])
+    messages = record.get("messages") or []
     for message in messages:
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise UserError(f"{where}: each of 'messages' must be an object with 'role' and 'content', not {message!r:.60}")
+        if not isinstance(message, dict) or not all(isinstance(message.get(name), str) for name in ("role", "content")):
+            raise UserError(
+                f"{where}: each of 'messages' must have a 'role' and a 'content' in text, not {message!r:.60}"
+            )
     marks = sum(message["content"].count(AUDIO) for message in messages)
     if messages and marks != len(record["audios"]):
-        raise UserError(f"{where}: 'messages' hold {marks} {AUDIO} but 'audios' has {len(record['audios'])}; make them equal")
+        raise UserError(
+            f"{where}: 'messages' hold {marks} {AUDIO} but 'audios' has {len(record['audios'])}; make them equal"
+        )
 
 
 def _with_paths(record: dict, change: Callable[[str], Path]) -> dict:
@@ -131,11 +141,9 @@ def _object(line: str, where: str) -> dict:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: it is not JSON ({error.msg}, column {error.colno}); is the file cut short?") from error
+        raise UserError(
+            f"{where}: it is not JSON ({error.msg}, column {error.colno}); is the file cut short?"
+        ) from error
     if not isinstance(value, dict):
         raise UserError(f"{where}: a record must be a JSON object, not {value!r:.60}")
     return value
-
-
-def _kind(kind: type) -> str:
-    return {str: "a text", list: "a list", dict: "an object"}[kind]

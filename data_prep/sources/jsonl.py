@@ -1,0 +1,75 @@
+"""Own data and public DeSTA manifests: a JSONL file, whose lines take one of four forms.
+
+- plain: `{"audio", "text", "id"?, ...}`; every other column is metadata
+- a manifest record of this project (docs/architecture.md)
+- DeSTA 2.5: `{"messages": [{"role", "content", "audios": [{"audio", "text"}]}], "response", "id"?, ...}`
+- DeSTA 2: `{"audios": [{"audio_filepath", "transcription"}], "messages", "target", "id"?, ...}`
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from caad_ds.errors import UserError
+from caad_ds.models.prompt import AUDIO, END_AUDIO, START_AUDIO
+from data_prep.manifest import FIELDS, check_types, read_jsonl, validate
+
+BARE_AUDIO = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(AUDIO)}(?:{re.escape(END_AUDIO)})?")
+PATH_NAMES = ("path", "audio", "audio_filepath")
+TEXT_NAMES = ("text", "transcription")
+RESPONSE_NAMES = ("response", "target")
+
+
+def records(root: Path) -> Iterator[dict]:
+    """A record per line of the file (or of `manifest.jsonl` in the folder); audio paths are relative to its folder.
+
+    An id that is missing becomes the file's name and the line's number.
+    """
+    listing = root / "manifest.jsonl" if root.is_dir() else root
+    for number, row in read_jsonl(listing):
+        where = f"{listing} line {number}"
+        record = {"id": f"{listing.stem}-{number:07d}", "source": "jsonl", **_convert(row, where)}
+        validate(record, where)
+        for audio in record["audios"]:
+            audio["path"] = str(listing.parent / audio["path"])
+        yield record
+
+
+def _convert(row: dict, where: str) -> dict:
+    row = {**row, "id": str(row["id"])} if isinstance(row.get("id"), int) else row
+    check_types(row, where)
+    messages = [_message(message, where) for message in row.get("messages") or []]
+    inside = [audio for message in messages for audio in message.pop("audios", None) or []]
+    audios = row.get("audios") or inside or ([row] if "audio" in row else [])
+    if not audios:
+        raise UserError(f"{where}: it names no audio; give 'audio', 'audios' or 'messages' with 'audios'")
+    known = {*FIELDS, *RESPONSE_NAMES, *(PATH_NAMES + TEXT_NAMES if audios == [row] else ())}
+    record = {name: row[name] for name in FIELDS if row.get(name) is not None}
+    record["audios"] = [_audio(audio, where) for audio in audios]
+    record["metadata"] = {
+        **{name: value for name, value in row.items() if name not in known},
+        **row.get("metadata", {}),
+    }
+    response = _first(row, RESPONSE_NAMES)
+    if response is not None:
+        record["response"] = response
+    if messages:
+        record["messages"] = messages
+    return record
+
+
+def _audio(audio: object, where: str) -> dict:
+    path = _first(audio, PATH_NAMES) if isinstance(audio, dict) else None
+    if not isinstance(audio, dict) or not isinstance(path, str):
+        raise UserError(f"{where}: an audio must be an object with one of {', '.join(PATH_NAMES)}, not {audio!r:.60}")
+    return {"path": path, "text": _first(audio, TEXT_NAMES) or ""}
+
+
+def _message(message: object, where: str) -> dict:
+    if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        raise UserError(f"{where}: a message must be an object with a 'content' in text, not {message!r:.60}")
+    return {**message, "content": BARE_AUDIO.sub(f"{START_AUDIO}{AUDIO}{END_AUDIO}", message["content"])}
+
+
+def _first(row: dict, names: tuple[str, ...]) -> object:
+    return next((row[name] for name in names if row.get(name) is not None), None)
