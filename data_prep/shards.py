@@ -125,7 +125,7 @@ class ShardWriter:
 
     def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._partial(self._name), "wb")  # noqa: SIM115 - it outlives this call
+        self._file = open(self._partial(self._name), "wb")
         self._hash = hashlib.sha256()
         self._offset = 0
         self._samples: list[SampleEntry] = []

@@ -98,7 +98,8 @@ def _members(block: bytes, key: str) -> dict[str, bytes]:
         with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as tar:
             for member in tar:
                 _check(member, key, len(block))
-                found[member.name.removeprefix(f"{key}.")] = tar.extractfile(member).read()
+                data = block[member.offset_data : member.offset_data + member.size]
+                found[member.name.removeprefix(f"{key}.")] = data
     except tarfile.TarError as error:
         raise BrokenSample(f"no tar members where the index says ({error})") from error
     return found
@@ -112,5 +113,5 @@ def _check(member: tarfile.TarInfo, key: str, limit: int) -> None:
         raise BrokenSample(f"the member {member.name!r} is no plain file")
     if not member.name.startswith(f"{key}."):
         raise BrokenSample(f"the member {member.name!r} belongs to another sample")
-    if member.size > limit:
+    if member.offset_data + member.size > limit:
         raise BrokenSample(f"the member {member.name!r} claims {member.size} bytes, the index {limit} in all")

@@ -51,7 +51,7 @@ def deal(indices: np.ndarray, world_size: int, rank: int, accumulation: int) -> 
     micro, rest = divmod(len(indices), world_size * accumulation)
     if rest:
         raise UserError(
-            f"a global batch of {len(indices)} does not divide over {world_size} ranks x {accumulation} accumulation steps:"
-            f" make it a multiple of {world_size * accumulation}"
+            f"a global batch of {len(indices)} does not divide over {world_size} ranks x {accumulation} accumulation"
+            f" steps: make it a multiple of {world_size * accumulation}"
         )
     return [indices[(a * world_size + rank) * micro :][:micro] for a in range(accumulation)]

@@ -1,8 +1,10 @@
 """Fish Fillets NG: acted dialogue of a puzzle game, spoken in Czech and in Dutch, with the speaker known.
 
 Corpus: Debian's packages fillets-ng-data, fillets-ng-data-cs and fillets-ng-data-nl, licence GPL-2; fetch them, do
-not redistribute the clips. 2,949 clips, one female and one male speaker per language. `root` is the folder into
-which the packages were unpacked:
+not redistribute the clips. 2,949 clips of up to 19 s, two of them empty (Dutch; `prep ingest` rejects them), one
+female and one male speaker per language. All Dutch clips are stereo and most Czech ones mono: the two languages were
+recorded differently, so telling them apart need not mean hearing the language. `root` is the folder into which the
+packages were unpacked:
 
     apt-get download fillets-ng-data fillets-ng-data-cs fillets-ng-data-nl
     for package in fillets-ng-data*.deb; do dpkg-deb -x $package ROOT; done

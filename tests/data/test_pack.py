@@ -1,0 +1,144 @@
+"""Packing: what is read back is what went in, the same input gives the same bytes, nothing partial is left."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import webdataset
+from tones import record
+
+from caad_ds.data.index import ShardIndex
+from caad_ds.data.reader import IndexedReader
+from caad_ds.errors import UserError
+from data_prep.manifest import read_manifest, write_manifest
+from data_prep.pack import pack
+from data_prep.verify import faults
+
+SMALL = 16_000  # bytes: several shards
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_samples_come_back_with_their_records_and_waveforms(manifest, tmp_path):
+    index, fresh = pack(manifest, tmp_path / "out", SMALL)
+    reader = IndexedReader(tmp_path / "out")
+    records = read_manifest(manifest)
+    assert fresh and len(reader) == len(index) == len(records) and len(index.file.shards) > 2
+    for number, expected in enumerate(records):
+        sample = reader[number]
+        assert {**sample.record, "audios": 0} == {**expected, "audios": 0}
+        assert [audio["text"] for audio in sample.record["audios"]] == ["hello"] * len(expected["audios"])
+        for waveform, audio in zip(sample.waveforms, expected["audios"], strict=True):
+            channels, rate = soundfile.read(audio["path"], always_2d=True)
+            original = soxr.resample(channels.mean(axis=1), rate, 16_000)
+            assert waveform.dtype == np.float32
+            np.testing.assert_allclose(waveform, original, atol=1.01 / 32768)
+    assert sum(sample.seconds for sample in index.samples) == pytest.approx(sum(s.seconds for s in index.file.shards))
+
+
+def test_webdataset_reads_the_shards(manifest, tmp_path):
+    index, _ = pack(manifest, tmp_path / "out", SMALL)
+    urls = [str(tmp_path / "out" / shard.name) for shard in index.file.shards]
+    found = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in found] == [sample.key for sample in index.samples]
+    assert [json.loads(sample["json"])["id"] for sample in found] == [r["id"] for r in read_manifest(manifest)]
+    assert {"flac"} <= found[0].keys() and {"0.flac", "1.flac"} <= found[-1].keys()
+
+
+def test_equal_input_gives_equal_bytes_with_any_number_of_workers(manifest, tmp_path):
+    pack(manifest, tmp_path / "one", SMALL)
+    pack(manifest, tmp_path / "two", SMALL, workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_shards_are_cut_by_bytes(manifest, tmp_path):
+    index, _ = pack(manifest, tmp_path / "out", SMALL)
+    for shard in index.file.shards:
+        last = shard.samples[-1]
+        assert last.offset + last.size + 1024 <= SMALL or len(shard.samples) == 1
+        assert shard.bytes == (tmp_path / "out" / shard.name).stat().st_size
+
+
+def test_a_finished_folder_is_left_alone_and_another_manifest_refused(manifest, tmp_path):
+    out = tmp_path / "out"
+    pack(manifest, out)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert not pack(manifest, out)[1]
+    assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    write_manifest(manifest, read_manifest(manifest)[:5])
+    with pytest.raises(UserError, match="another manifest"):
+        pack(manifest, out)
+    (out / "index.json").unlink()
+    with pytest.raises(UserError, match="holds shards without"):
+        pack(manifest, out)
+
+
+def test_audio_that_does_not_decode_is_rejected_listed_and_counted(manifest, tmp_path):
+    records = read_manifest(manifest)
+    Path(records[3]["audios"][0]["path"]).write_bytes(b"no audio at all")
+    Path(records[7]["audios"][0]["path"]).unlink()
+    index, _ = pack(manifest, tmp_path / "out")
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rejected] == [records[3]["id"], records[7]["id"]]
+    assert all(row["reason"] for row in rejected)
+    assert index.file.rejected == 2 and len(index) == len(records) - 2
+
+
+def test_a_manifest_without_usable_audio_leaves_nothing(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [record("a", tmp_path / "absent.wav")])
+    with pytest.raises(UserError, match=r"no audio decodes.*absent\.wav"):
+        pack(tmp_path / "m.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not contents(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("field", "command"), [("messages", "describe"), ("response", "pseudo-gt")])
+def test_an_unanswered_record_names_the_step_that_is_missing(manifest, tmp_path, field, command):
+    records = read_manifest(manifest)
+    del records[2][field]
+    write_manifest(manifest, records)
+    with pytest.raises(UserError, match=f"{records[2]['id']}.*prep {command}"):
+        pack(manifest, tmp_path / "out")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=36k", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a tmpfs is not permitted: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_shard(manifest, small_disk):
+    with pytest.raises(UserError, match="no space left") as caught:
+        pack(manifest, small_disk / "out", SMALL)
+    assert "\n" not in str(caught.value)
+    assert not contents(small_disk / "out")
+
+
+def test_verify_finds_every_kind_of_fault(manifest, tmp_path):
+    out = tmp_path / "out"
+    index, _ = pack(manifest, out, SMALL)
+    assert faults(index) == []
+    first, second, third = index.file.shards[:3]
+    data = bytearray((out / first.name).read_bytes())
+    data[first.samples[0].offset + first.samples[0].size - 600] ^= 0xFF  # inside the FLAC
+    (out / first.name).write_bytes(data)
+    (out / second.name).unlink()
+    os.truncate(out / third.name, third.bytes - 12_000)
+    found = "\n".join(faults(ShardIndex.load(out, check_files=False)))
+    assert f"{first.name}: its sha256" in found
+    assert f"{first.name}, sample {first.samples[0].key}" in found
+    assert f"{second.name}: cannot be read" in found
+    assert f"{third.name}: {third.bytes - 12_000} bytes where the index says {third.bytes}" in found

@@ -1,0 +1,167 @@
+"""Reading by offset: every way in which a shard can be broken is an error that names shard and sample."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tones import record
+
+from caad_ds.data.audio import encode
+from caad_ds.data.index import ShardIndex
+from caad_ds.data.reader import IndexedReader
+from caad_ds.errors import UserError
+from data_prep.pack import pack
+
+FLAC = encode(np.zeros(1600, "<i2"))
+RECORD = json.dumps(record("a", Path("a.flac"))).encode()
+
+
+@pytest.fixture
+def folder(manifest, tmp_path) -> Path:
+    pack(manifest, tmp_path / "out", 16_000)
+    return tmp_path / "out"
+
+
+def handmade(folder: Path, members: list[tuple[tarfile.TarInfo | str, bytes]]) -> Path:
+    """A shard of one sample `a` with the given members, and an index that agrees with it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for info, data in members:
+            info = tarfile.TarInfo(info) if isinstance(info, str) else info
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        size = buffer.tell()
+    data = buffer.getvalue()
+    folder.mkdir(exist_ok=True)
+    (folder / "train-000000.tar").write_bytes(data)
+    sample = {"key": "a", "offset": 0, "size": size, "seconds": 0.1, "tokens": 1, "pcm": ""}
+    shard = {"name": "train-000000.tar", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "seconds": 0.1}
+    index = {"version": 1, "manifest": "", "shard_bytes": 1, "rejected": 0, "shards": [{**shard, "samples": [sample]}]}
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder
+
+
+def link(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    return info
+
+
+def test_a_whole_handmade_sample_reads(tmp_path):
+    sample = IndexedReader(handmade(tmp_path / "h", [("a.json", RECORD), ("a.flac", FLAC)]))[0]
+    assert sample.key == "a" and len(sample.waveforms[0]) == 1600
+
+
+@pytest.mark.parametrize(
+    ("members", "complaint"),
+    [
+        ([("a.json", RECORD)], "audio members are"),
+        ([("a.flac", FLAC)], "a.json is missing"),
+        ([("a.json", RECORD), ("a.flac", FLAC), ("a.txt", b"x")], "audio members are"),
+        ([("a.json", RECORD), ("../a.flac", FLAC)], "leaves the shard"),
+        ([("a.json", RECORD), ("/a.flac", FLAC)], "leaves the shard"),
+        ([("a.json", RECORD), ("b.flac", FLAC)], "another sample"),
+        ([("a.json", RECORD), (link("a.flac"), b"")], "no plain file"),
+        ([("a.json", b"{"), ("a.flac", FLAC)], "no JSON"),
+        ([("a.json", b"[]"), ("a.flac", FLAC)], "not an object"),
+        ([("a.json", RECORD), ("a.flac", b"noise")], "sample a: "),
+        ([("a.json", RECORD), ("a.flac", FLAC[:60])], "sample a: "),
+    ],
+)
+def test_a_broken_sample_is_named(tmp_path, members, complaint):
+    reader = IndexedReader(handmade(tmp_path / "h", members))
+    with pytest.raises(UserError, match=complaint) as caught:
+        reader[0]
+    assert "train-000000.tar, sample a" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_member_longer_than_its_sample_is_refused(tmp_path):
+    folder = handmade(tmp_path / "h", [("a.json", RECORD), ("a.flac", FLAC)])
+    path = folder / "train-000000.tar"
+    data = bytearray(path.read_bytes())
+    header = tarfile.TarInfo("a.json")
+    header.size = 1 << 32
+    data[:512] = header.tobuf()
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="claims 4294967296 bytes"):
+        IndexedReader(folder)[0]
+
+
+def test_a_shard_that_is_cut_short_is_refused_before_training(folder):
+    shard = ShardIndex.load(folder).file.shards[1]
+    os.truncate(folder / shard.name, 100)
+    with pytest.raises(
+        UserError, match=f"{shard.name} has 100 bytes where index.json says {shard.bytes}: copy it again"
+    ):
+        IndexedReader(folder)
+
+
+def test_a_shard_that_shrinks_during_training_is_refused(folder):
+    reader = IndexedReader(folder)
+    os.truncate(folder / reader.index.file.shards[0].name, 1000)
+    with pytest.raises(UserError, match="too early"):
+        reader[0]
+
+
+def test_index_errors_say_what_to_do(folder):
+    index = folder / "index.json"
+    whole = json.loads(index.read_text())
+    for content, complaint in (
+        ({**whole, "version": 7}, "version 7"),
+        ({**whole, "shards": [{"name": "x"}]}, "at shards.0.sha256"),
+        ({**whole, "shards": [{**whole["shards"][0], "name": "../x.tar"}]}, "at shards.0.name"),
+        ({**whole, "shards": [{**whole["shards"][0], "bytes": 10}]}, "beyond the end"),
+    ):
+        index.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=complaint):
+            ShardIndex.load(folder)
+    index.write_text(json.dumps(whole)[:-50])
+    with pytest.raises(UserError, match="cannot be read"):
+        ShardIndex.load(folder)
+    index.unlink()
+    with pytest.raises(UserError, match=r"does not exist.*prep pack"):
+        ShardIndex.load(folder)
+
+
+def test_a_missing_shard_is_named(folder):
+    shard = ShardIndex.load(folder).file.shards[-1]
+    (folder / shard.name).unlink()
+    with pytest.raises(UserError, match=f"{shard.name} is missing"):
+        IndexedReader(folder)
+
+
+def test_numbers_beyond_the_end_are_index_errors(folder):
+    reader = IndexedReader(folder)
+    with pytest.raises(IndexError):
+        reader[len(reader)]
+    with pytest.raises(IndexError):
+        reader[-1]
+
+
+def test_threads_forks_and_pickles_read_the_same(folder):
+    reader = IndexedReader(folder)
+    expected = [reader.read(number) for number in range(len(reader))]
+    numbers = list(range(len(reader))) * 20
+    fresh = IndexedReader(folder)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(fresh.read, numbers)) == [expected[number] for number in numbers]
+    copy = pickle.loads(pickle.dumps(reader))
+    assert [copy.read(number) for number in range(len(copy))] == expected
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if [reader.read(number) for number in range(len(reader))] == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_index_survives_a_round_trip(folder):
+    index = ShardIndex.load(folder)
+    assert json.loads((folder / "index.json").read_text()) == asdict(index.file)
+    assert [index.locate(number)[1] for number in range(len(index))] == index.samples

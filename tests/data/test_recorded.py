@@ -1,0 +1,142 @@
+"""Recorded speech: the corpus layout, noise on half of it, and splits by level."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tones import record, tone
+
+from caad_ds.errors import UserError
+from data_prep.add_noise import add_noise, mix
+from data_prep.sources.fillets_ng import GAME, records
+from data_prep.split import read_rules, split
+
+SCRIPT = """
+dialogId("door-m-hello", "font_small", "He said \\"hello\\".")
+dialogId("door-v-why", "font_big",
+         "Why?")
+dialogId("door-p-other", "font_statue", "I am no fish.")
+"""
+RULES = Path(__file__).parents[2] / "configs" / "recorded" / "splits.yaml"
+
+
+@pytest.fixture
+def game(tmp_path: Path) -> Path:
+    for level in ("door", "cellar"):
+        for language in ("cs", "nl", "en"):
+            for name in ("door-m-hello", "door-v-why", "door-p-other", "door-x-untold"):
+                tone(tmp_path / GAME / "sound" / level / language / f"{name}.ogg", 300)
+        script = tmp_path / GAME / "script" / level / "dialogs_en.lua"
+        script.parent.mkdir(parents=True)
+        script.write_text(SCRIPT)
+    return tmp_path
+
+
+def test_the_unpacked_packages_give_a_record_per_spoken_subtitle(game):
+    found = list(records(game))
+    assert len(found) == len({row["id"] for row in found}) == 8
+    assert Counter(row["metadata"]["speaker"] for row in found) == dict.fromkeys(
+        ["cs-small", "cs-big", "nl-small", "nl-big"], 2
+    )
+    first = next(row for row in found if row["id"] == "cs-door-door-m-hello")
+    assert first["metadata"] == {"gender": "female", "language": "Czech", "speaker": "cs-small", "level": "door"}
+    assert first["audios"][0]["text"] == 'He said "hello".'
+    assert all(Path(row["audios"][0]["path"]).is_file() for row in found)
+
+
+def test_a_root_without_the_packages_is_named(tmp_path):
+    with pytest.raises(UserError, match="--root"):
+        list(records(tmp_path))
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[dict]:
+    for number in range(24):
+        tone(tmp_path / "clips" / f"{number}.ogg", 200 + 20 * number, rate=22_050)
+    return [record(f"clip-{n}", tmp_path / "clips" / f"{n}.ogg", level=f"level-{n % 6}") for n in range(24)]
+
+
+def test_noise_is_added_to_a_fixed_half_and_both_halves_are_written_alike(clips, tmp_path):
+    done = add_noise(clips, tmp_path / "a")
+    again = add_noise(clips[::-1], tmp_path / "b")[::-1]
+    labels = [row["metadata"]["noise"] for row in done]
+    assert labels == [row["metadata"]["noise"] for row in again]
+    assert 6 <= labels.count("noisy") <= 18 and set(labels) == {"noisy", "clean"}
+    for before, after in zip(clips, done, strict=True):
+        info = soundfile.info(after["audios"][0]["path"])
+        assert (info.samplerate, info.channels, info.format) == (16_000, 1, "FLAC")
+        assert after["audios"][0]["duration"] == pytest.approx(info.duration)
+        assert "noise" not in before["metadata"]
+    first = [Path(row["audios"][0]["path"]).read_bytes() for row in done]
+    assert first == [Path(row["audios"][0]["path"]).read_bytes() for row in add_noise(clips, tmp_path / "c")]
+
+
+@pytest.mark.parametrize("snr", [0.0, 6.0, 12.0])
+def test_the_signal_to_noise_ratio_is_the_one_asked_for(snr):
+    rng = np.random.default_rng(0)
+    speech = 0.1 * np.sin(np.arange(16_000) / 10)
+    added = mix(speech, rng.standard_normal(16_000), snr) - speech
+    assert 10 * np.log10(np.mean(speech**2) / np.mean(added**2)) == pytest.approx(snr, abs=0.01)
+
+
+def test_mixing_never_clips():
+    loud = np.sign(np.sin(np.arange(1600)))
+    assert np.abs(mix(loud, np.ones(1600), 0.0)).max() <= 1.0
+
+
+def test_undecodable_audio_is_named(clips, tmp_path):
+    Path(clips[5]["audios"][0]["path"]).write_bytes(b"")
+    with pytest.raises(UserError, match=r"5\.ogg"):
+        add_noise(clips, tmp_path / "a")
+
+
+def test_the_shipped_rules_keep_levels_apart_within_a_run():
+    rows = [
+        {"id": f"{code}-{level}", "metadata": {"language": code, "level": f"level-{level}"}}
+        for code in ("Czech", "Dutch")
+        for level in range(200)
+    ]
+    splits = split(rows, read_rules(RULES))
+    for run in ("both", "czech"):
+        levels = [
+            {row["metadata"]["level"] for row in splits[f"{run}/{name}"]}
+            for name in ("teacher", "distill", "validation", "test_known")
+        ]
+        assert sum(map(len, levels)) == len(set.union(*levels)) == 200
+    languages = {name: {row["metadata"]["language"] for row in members} for name, members in splits.items()}
+    assert languages["both/teacher"] == languages["both/test_known"] == {"Czech", "Dutch"}
+    assert all(languages[name] == {"Czech"} for name in languages if name.startswith("czech") and "other" not in name)
+    assert languages["czech/test_other"] == {"Dutch"}
+    heard = {
+        row["metadata"]["level"] for name in ("teacher", "distill", "validation") for row in splits[f"czech/{name}"]
+    }
+    assert not heard & {row["metadata"]["level"] for row in splits["czech/test_other"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("- {name: a, hash_of: level, form: 0.1}", "rule 0, form"),
+        ("- {name: ../a, hash_of: level}", "rule 0, name"),
+        ("- {name: a, hash_of: level, to: 2}", "rule 0, to"),
+        ("- {name: a", "mend the YAML"),
+        ("name: a", "rule"),
+    ],
+)
+def test_rules_that_do_not_hold_are_refused(tmp_path, text, complaint):
+    (tmp_path / "rules.yaml").write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        read_rules(tmp_path / "rules.yaml")
+
+
+def test_overlapping_empty_and_unanswerable_rules_are_refused(clips, tmp_path):
+    for text, complaint in (
+        ("- {name: r/a, hash_of: level}\n- {name: r/b, hash_of: level, from: 0.1}", "make their rules disjoint"),
+        ("- {name: a, where: {level: [none]}, hash_of: level}", "is empty"),
+        ("- {name: a, hash_of: stage}", "has no metadata 'stage'"),
+    ):
+        (tmp_path / "rules.yaml").write_text(text)
+        with pytest.raises(UserError, match=complaint):
+            split(clips, read_rules(tmp_path / "rules.yaml"))

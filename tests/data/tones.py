@@ -1,0 +1,27 @@
+"""Short tones and the records that name them."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+TURN = {"role": "user", "content": "<start_audio><|AUDIO|><end_audio>\nWho speaks?"}
+
+
+def tone(path: Path, hertz: float, seconds: float = 0.2, rate: int = 22_050, channels: int = 1) -> None:
+    """Write a sine; its format is the path's suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wave = 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+    soundfile.write(path, np.stack([wave] * channels, axis=1), rate)
+
+
+def record(name: str, *paths: Path, **metadata: str) -> dict:
+    """An answered record over the given audios."""
+    return {
+        "id": name,
+        "audios": [{"path": str(path), "text": "hello", "duration": 0.2} for path in paths],
+        "messages": [{**TURN, "content": "<|AUDIO|>" * (len(paths) - 1) + TURN["content"]}],
+        "metadata": metadata,
+        "response": "A tone.",
+        "source": "test",
+    }
