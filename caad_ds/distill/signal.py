@@ -61,6 +61,5 @@ class OnlineTeacher:
     def head(self) -> Iterator[LMHead]:
         """The teacher's head gathered from all ranks for the duration of the context."""
         layer = self.engine.module.model.get_output_embeddings()
-        # no_grad and not inference_mode: the student's autograd graph reads these tensors.
-        with deepspeed.zero.GatheredParameters(list(layer.parameters()), modifier_rank=None), torch.no_grad():
+        with deepspeed.zero.GatheredParameters(list(layer.parameters()), modifier_rank=None):
             yield self.engine.module.model.head()

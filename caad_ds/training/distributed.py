@@ -1,7 +1,6 @@
 """Ranks: how they start, agree on a failure, and end."""
 
 import gc
-import logging
 import os
 import shutil
 import socket
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from caad_ds.errors import UserError
+from caad_ds.quiet import quiet
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def start() -> torch.device:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    _quiet()
+    quiet()
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         _require_compiler()
@@ -73,12 +73,6 @@ def raise_together(failure: str | None) -> None:
     for rank, message in enumerate(failures):
         if message is not None:
             raise UserError(message if len(failures) == 1 else f"{message} (rank {rank})")
-
-
-def _quiet() -> None:
-    """DeepSpeed and its op builder report their internals at INFO and WARNING; a user can act on none of it."""
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
 
 def _require_compiler() -> None:
