@@ -31,7 +31,8 @@ def matches_strictly(prediction: str, label: str, options: Iterable[str]) -> boo
 def named(prediction: str, options: Iterable[str]) -> set[tuple[str, ...]]:
     """The options, as tuples of normalised words, that the prediction names."""
     said = words(prediction)
-    spans = [(start, start + len(option), option) for option in map(words, options) for start in _occurrences(said, option)]
+    wanted = [words(option) for option in options]
+    spans = [(start, start + len(option), option) for option in wanted for start in _occurrences(said, option)]
     return {
         tuple(option)
         for first, last, option in spans

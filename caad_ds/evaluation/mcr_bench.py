@@ -1,7 +1,9 @@
 """MCR-BENCH (arXiv 2508.15407) as published, and any benchmark in its format.
 
-    <folder>/<NAME>/<NAME>.json    rows: audio, gt, neutral (the question), faithful, adversarial, irrelevant, text (optional)
+    <folder>/<NAME>/<NAME>.json    a list of rows: audio, gt, neutral, faithful, adversarial, irrelevant, text
     <folder>/<NAME>/audio/         the clips
+
+`neutral` is the question, the next three are descriptions that precede it; `text`, the transcription, is optional.
 """
 
 import json
@@ -45,9 +47,7 @@ class Row:
     def items(self) -> Iterator[Item]:
         """The row under each of the four conditions."""
         for condition, hint in self.hints.items():
-            yield Item(
-                self.id, self.subset, condition, self.audio, self.question, hint, self.gt, self.transcription
-            )
+            yield Item(self.id, self.subset, condition, self.audio, self.question, hint, self.gt, self.transcription)
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Benchmark:
     def load(folder: str | Path, limit: int | None = None) -> "Benchmark":
         """Reads a folder; `limit` keeps the first usable rows of each subset.
 
-        `options` holds the distinct ground truths of a subset, before the limit. Raises UserError when the folder holds no
-        subset, a subset's file is not a JSON list, or no row can be used.
+        `options` holds the distinct ground truths of a subset, before the limit. Raises UserError when the folder
+        holds no subset, a subset's file is not a JSON list, or no row can be used.
         """
         rows, options, rejected = [], {}, []
         for path in _subset_files(Path(folder)):

@@ -16,7 +16,7 @@ BEAT_SECONDS = 5.0
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Reports a step on stderr; the body calls what it is given with the number of parts that it has finished.
 
-    A live bar on a terminal, otherwise a line at the start, every 5 s and at the end. `total` None: only the time is told.
+    A live bar on a terminal, otherwise a line at the start, every 5 s and at the end. Without `total` only the time.
     """
     console = Console(stderr=True)
     if console.is_terminal:

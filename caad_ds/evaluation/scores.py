@@ -1,12 +1,12 @@
 """MCR-BENCH's metrics with intervals over items.
 
-    Acc_c                  share of right answers under condition c
-    NormAcc_c              Acc_c / Acc_neutral
-    tir_faithful           wrong -> right under the faithful text / all items
-    tir_adversarial        right -> wrong under the adversarial text / all items
-    tir_irrelevant         changed either way under the irrelevant text / all items
-    shift                  right -> wrong under the adversarial text / right when neutral
-    MRS                    0.8 NormAcc_adversarial + 0.2 NormAcc_irrelevant
+Acc_c                  share of right answers under condition c
+NormAcc_c              Acc_c / Acc_neutral
+tir_faithful           wrong -> right under the faithful text / all items
+tir_adversarial        right -> wrong under the adversarial text / all items
+tir_irrelevant         changed either way under the irrelevant text / all items
+shift                  right -> wrong under the adversarial text / right when neutral
+MRS                    0.8 NormAcc_adversarial + 0.2 NormAcc_irrelevant
 """
 
 from collections import defaultdict
@@ -24,10 +24,10 @@ LEVEL = 0.95
 def score(right: np.ndarray, draws: int = DRAWS, seed: int = 0) -> dict:
     """Every metric of one or several runs on the same items.
 
-    `right`: bool [runs, 4, items], conditions in the order of CONDITIONS. A metric is `{value, low, high, deviation}`: the
-    mean over runs, the 95% interval of a paired bootstrap over items (the same draw for every run and condition), and the
-    sample deviation over runs (None for one run). A ratio whose denominator is 0 is None; draws that leave it undefined
-    are left out of its interval.
+    `right`: bool [runs, 4, items], conditions in the order of CONDITIONS. A metric is `{value, low, high, deviation}`:
+    the mean over runs, the 95% interval of a paired bootstrap over items (the same draw for every run and condition),
+    and the sample deviation over runs (None for one run). A ratio whose denominator is 0 is None; draws that leave it
+    undefined are left out of its interval.
     """
     runs, conditions, items = right.shape
     if conditions != len(CONDITIONS) or not items:
@@ -63,7 +63,7 @@ def _items_by_subset(predictions: Iterable[dict]) -> dict[str, list[str]]:
 
 
 def _outcomes(right: np.ndarray) -> np.ndarray:
-    """float64 [runs, 7, items]: right per condition, then the three kinds of flips; every metric is made of their means."""
+    """float64 [runs, 7, items]: right per condition, then three kinds of flips; every metric is made of their means."""
     neutral, faithful, adversarial, irrelevant = (right[:, k] for k in range(4))
     flips = (~neutral & faithful, neutral & ~adversarial, neutral ^ irrelevant)
     return np.stack([neutral, faithful, adversarial, irrelevant, *flips], axis=1).astype(np.float64)

@@ -1,0 +1,61 @@
+"""`caad-ds compare`: several evaluations side by side, as a table and as a picture."""
+
+import argparse
+from pathlib import Path
+
+from caad_ds.errors import UserError
+from caad_ds.evaluation.plots import bars
+from caad_ds.evaluation.predictions import RunFolder, write_json
+from caad_ds.evaluation.progress import progress
+from caad_ds.evaluation.scores import score_groups
+from caad_ds.evaluation.tables import comparison_rows, interval_rows, markdown, show, terminal
+from data_prep.files import write_atomic
+
+NOTE = (
+    "Percentages; ± is the sample deviation over runs of one name (seeds). "
+    "Read neutral, faithful, adversarial and shift together: none of them decides alone."
+)
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder of `caad-ds evaluate`")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="writes table.md, table.json and table.png there")
+    parser.add_argument("--title", default="Accuracy when audio and text disagree", help="of the table and the picture")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table, a row per name in order of appearance; saves it and its picture with --out."""
+    with progress("comparing", len(args.runs)) as advance:
+        systems = {}
+        for name, runs in read_runs(args.runs).items():
+            systems[name] = score_groups(runs)
+            advance(len(runs))
+    header, rows = comparison_rows(systems)
+    show(terminal(args.title, header, rows), NOTE)
+    if args.out:
+        intervals = markdown(*interval_rows(systems))
+        text = [f"# {args.title}", markdown(header, rows), NOTE, "95% intervals over items:", intervals]
+        write_atomic(args.out / "table.md", ("\n\n".join(text) + "\n").encode())
+        write_json(args.out / "table.json", {"title": args.title, "systems": systems})
+        bars(systems, args.title, args.out / "table.png")
+        show(f"saved {args.out}/table.md, table.json, table.png")
+    return 0
+
+
+def read_runs(folders: list[Path]) -> dict[str, list[list[dict]]]:
+    """Predictions of each run by name; UserError if a run is unfinished or not on the same items as the first."""
+    systems: dict[str, list[list[dict]]] = {}
+    first: set | None = None
+    for path in folders:
+        folder = RunFolder(path)
+        name, predictions = folder.read_scores()["name"], folder.complete()
+        items = {(p["id"], p["gt"]) for p in predictions}
+        first = first or items
+        if items != first:
+            raise UserError(
+                f"{path}: evaluated on {len(items)} items, {len(items & first)} of them among the {len(first)} of "
+                f"{folders[0]}; compare runs on one benchmark with one --limit"
+            )
+        systems.setdefault(name, []).append(predictions)
+    return systems

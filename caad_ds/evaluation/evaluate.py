@@ -1,0 +1,155 @@
+"""`caad-ds evaluate`: a model's answers to a benchmark, and their scores."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from caad_ds.distill.negatives import NEGATIVES, Negative
+from caad_ds.errors import UserError
+from caad_ds.evaluation.decoding import Contrast, decode
+from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments, pick_device, positive
+from caad_ds.evaluation.matching import matches, matches_strictly
+from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
+from caad_ds.evaluation.predictions import RunFolder
+from caad_ds.evaluation.progress import progress
+from caad_ds.evaluation.scores import score_groups
+from caad_ds.evaluation.tables import scores_table, show
+
+ROWS_REJECTED = 3
+LISTED = 10
+MODEL_FILES = (
+    *("config.json", "*.safetensors", "encoder/*"),
+    *("*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt"),
+)
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    add_model_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; an interrupted run goes on")
+    parser.add_argument("--name", help="the system's name in tables (default: the model folder's); seeds share one")
+    parser.add_argument("--contrast-alpha", type=float, metavar="A", help="contrastive decoding with this alpha")
+    parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
+    parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
+    parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates and prints the table; 3 if rows of the benchmark could not be used, else 0."""
+    _check(args)
+    device = pick_device(args.device)
+    benchmark = Benchmark.load(args.benchmark, args.limit)
+    with progress(f"loading {args.model}"):
+        loaded = Loaded.load(args.model, device, args.dtype)
+        setup = _setup(args, benchmark)
+    folder = RunFolder(args.out)
+    done = {(p["id"], p["condition"]) for p in folder.open(setup)}
+    failed = _answer(loaded, benchmark, folder, done, args)
+    rejected = benchmark.rejected + failed
+    predictions = folder.complete()
+    if not predictions:
+        raise UserError(f"{args.benchmark}: no item could be evaluated ({rejected[0]['reason']}); mend the clips")
+    groups = score_groups([predictions])
+    folder.write_scores({"name": setup["name"], "setup": setup, "rejected": rejected, "groups": groups})
+    show(scores_table(setup["name"], groups))
+    _report(rejected, folder.path / "scores.json")
+    return ROWS_REJECTED if rejected else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.contrast_alpha is not None and not 0 <= args.contrast_alpha < float("inf"):
+        raise UserError(f"--contrast-alpha {args.contrast_alpha}: give a finite number of at least 0")
+    if args.plausibility is not None and not 0 < args.plausibility <= 1:
+        raise UserError(f"--plausibility {args.plausibility}: give a number in (0, 1]")
+    if args.plausibility is not None and args.contrast_alpha is None:
+        raise UserError("--plausibility: belongs to contrastive decoding; give --contrast-alpha as well")
+
+
+def _setup(args: argparse.Namespace, benchmark: Benchmark) -> dict:
+    """What decides the predictions; batch size and device do not."""
+    contrasted = args.contrast_alpha is not None
+    suffix = f" + CD {args.contrast_alpha:g} {args.negative}" if contrasted else ""
+    return {
+        "name": args.name or args.model.resolve().name + suffix,
+        "model_sha256": model_hash(args.model),
+        "benchmark_sha256": _benchmark_hash(benchmark),
+        "contrast_alpha": args.contrast_alpha,
+        "negative": args.negative if contrasted else None,
+        "plausibility": args.plausibility,
+        "max_new_tokens": args.max_new_tokens,
+        "dtype": args.dtype,
+    }
+
+
+def model_hash(folder: Path) -> str:
+    """sha256 over the files that make a model folder's answers: configs, weights, tokenizer, encoder."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()}):
+        with open(path, "rb") as file:
+            digest.update(f"{path.relative_to(folder)}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+    return digest.hexdigest()
+
+
+def _benchmark_hash(benchmark: Benchmark) -> str:
+    """sha256 over all that the model is asked; of the clips, their names and sizes."""
+
+    def facts(row: Row) -> list:
+        clip = [row.audio.name, row.audio.stat().st_size]
+        return [row.id, row.question, row.hints, row.gt, row.transcription, clip]
+
+    asked = json.dumps([[facts(row) for row in benchmark.rows], benchmark.options], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _answer(
+    loaded: Loaded, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str]], args: argparse.Namespace
+) -> list[dict]:
+    """Predicts what is not done yet and returns the rows whose clip could not be heard."""
+    items = [item for row in benchmark.rows for item in row.items()]
+    left = [item for item in items if (item.id, item.condition) not in done]
+    clips = Clips(loaded.encoder)
+    contrasted = None
+    if args.contrast_alpha is not None:
+        contrasted = Contrast(args.contrast_alpha, Negative.of(args.negative, loaded.encoder), args.plausibility)
+    with progress(f"evaluating {args.model.name}", len(items)) as advance:
+        advance(len(items) - len(left))
+        for asked in _batches(left, args.batch_size):
+            heard = clips.hear(asked)
+            if heard:
+                texts = decode(
+                    loaded.model, loaded.tokenizer, loaded.prompts(heard), clips.states(heard),
+                    max_new_tokens=args.max_new_tokens, contrasted=contrasted,
+                )  # fmt: skip
+                folder.append([_prediction(i, text, benchmark) for i, text in zip(heard, texts, strict=True)])
+            advance(len(asked))
+    unheard = [row for row in benchmark.rows if row.audio in clips.failed]
+    return [{"id": row.id, "reason": f"audio {row.audio}: {clips.failed[row.audio]}"} for row in unheard]
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _prediction(item: Item, text: str, benchmark: Benchmark) -> dict:
+    return {
+        "id": item.id,
+        "condition": item.condition,
+        "subset": item.subset,
+        "gt": item.gt,
+        "prediction": text,
+        "right": matches(text, item.gt),
+        "strict": matches_strictly(text, item.gt, benchmark.options[item.subset]),
+    }
+
+
+def _report(rejected: list[dict], place: Path) -> None:
+    if rejected:
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"{len(rejected)} rows were left out (all in {place}):", highlight=False)
+        for row in rejected[:LISTED]:
+            console.print(f"  {row['id']}: {row['reason']}", highlight=False, markup=False)

@@ -1,0 +1,130 @@
+"""What evaluation asks of a model folder: the model on a device, items as samples, clips as encoder states."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from caad_ds.data import audio
+from caad_ds.data.batch import Batch, Sample
+from caad_ds.errors import UserError
+from caad_ds.evaluation.mcr_bench import Item
+from caad_ds.models import speech_lm
+from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.prompt import Prompter, user_content
+from caad_ds.models.states import AudioStates
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with all that belongs to it, on one device, in inference mode."""
+
+    model: speech_lm.SpeechLM
+    encoder: SpeechEncoder
+    tokenizer: Any
+    prompter: Prompter
+    device: torch.device
+
+    @staticmethod
+    def load(folder: Path, device: torch.device, dtype: str = "float32") -> "Loaded":
+        """The model of a folder; the encoder stays in float32."""
+        model, encoder, tokenizer = speech_lm.load(folder)
+        model.eval().to(DTYPES[dtype])
+        for module in (model, encoder):
+            torch.nn.Module.to(module, device)
+        return Loaded(model, encoder, tokenizer, Prompter(tokenizer, model.config.num_queries), device)
+
+    def prompts(self, items: Sequence[Item]) -> Batch:
+        """The left-padded prompts of items."""
+        samples = [as_sample(item) for item in items]
+        return self.prompter.batch(samples, pad="left", with_answer=False).to(self.device)
+
+    def answered(self, items: Sequence[Item], answers: Sequence[str]) -> Batch:
+        """Each item's prompt with a given answer after it."""
+        samples = [as_sample(item, answer) for item, answer in zip(items, answers, strict=True)]
+        return self.prompter.batch(samples).to(self.device)
+
+
+class Clips:
+    """Encoder states of clips; a clip that consecutive batches share is encoded once.
+
+    `failed` maps the clips that cannot be heard to the reason.
+    """
+
+    def __init__(self, encoder: SpeechEncoder):
+        self.encoder = encoder
+        self.failed: dict[Path, str] = {}
+        self._kept: dict[Path, torch.Tensor] = {}
+
+    def hear(self, items: Sequence[Item]) -> list[Item]:
+        """Encodes the clips of a batch and returns the items whose clip could be heard."""
+        paths = dict.fromkeys(item.audio for item in items)
+        waveforms = {}
+        for path in paths:
+            if path not in self._kept and path not in self.failed:
+                try:
+                    waveforms[path] = self._load(path)
+                except audio.AudioError as error:
+                    self.failed[path] = str(error)
+        self._kept = {path: states for path, states in self._kept.items() if path in paths}
+        if waveforms:
+            hidden = self.encoder.perceive(self.encoder.features(list(waveforms.values()))).hidden
+            self._kept.update(zip(waveforms, hidden, strict=True))
+        return [item for item in items if item.audio not in self.failed]
+
+    def states(self, items: Sequence[Item]) -> AudioStates:
+        """The states of the clips of items that `hear` returned, one per item."""
+        return AudioStates(torch.stack([self._kept[item.audio] for item in items]))
+
+    def _load(self, path: Path) -> np.ndarray:
+        waveform = audio.load(path)
+        seconds, window = len(waveform) / audio.SAMPLE_RATE, self.encoder.window_seconds
+        if seconds > window:
+            raise audio.AudioError(f"its {seconds:.1f} s exceed the encoder's window of {window} s")
+        return waveform
+
+
+def as_sample(item: Item, answer: str | None = None) -> Sample:
+    """A benchmark item as the models take it; its audio is given apart, as states."""
+    key = f"{item.id}:{item.condition}"
+    record = {
+        "id": key,
+        "audios": [{"path": str(item.audio), "text": item.transcription}],
+        "messages": [{"role": "user", "content": user_content(item.question, item.hint)}],
+        "response": answer,
+    }
+    return Sample(key, record, [])
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command that runs a model on a benchmark takes."""
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained SpeechLM")
+    parser.add_argument("--benchmark", type=Path, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="items at once (default 32)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each subset")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the model's (default float32)")
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name, by default CUDA if there is one; UserError if it is not here."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value

@@ -1,0 +1,137 @@
+import argparse
+import json
+
+import pytest
+import soundfile
+
+from caad_ds.errors import UserError
+from caad_ds.evaluation import compare, evaluate
+from caad_ds.evaluation.matching import matches
+
+
+def command(module, *argv):
+    parser = argparse.ArgumentParser()
+    module.register(parser)
+    return module.run(parser.parse_args([str(part) for part in argv]))
+
+
+@pytest.fixture
+def run(model_folder, benchmark, tmp_path):
+    def run(*argv, out="run", benchmark=benchmark):
+        return command(
+            evaluate, "--model", model_folder, "--benchmark", benchmark, "--out", tmp_path / out,
+            "--device", "cpu", "--batch-size", 6, *argv,
+        )  # fmt: skip
+
+    return run
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_predictions_and_scores(run, tmp_path, capsys):
+    assert run("--name", "teacher") == 0
+    predictions = lines(tmp_path / "run")
+    assert len({(p["id"], p["condition"]) for p in predictions}) == len(predictions) == 7 * 4
+    assert all(p["right"] == matches(p["prediction"], p["gt"]) for p in predictions)
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["name"] == "teacher" and scores["rejected"] == []
+    assert {name: group["items"] for name, group in scores["groups"].items()} == {"all": 7, "gender": 4, "noise": 3}
+    out, err = capsys.readouterr()
+    assert "adversarial" in out and "28/28" in err
+
+
+def test_a_killed_run_goes_on_where_it_was(run, tmp_path, monkeypatch):
+    run(out="whole")
+    file = tmp_path / "run" / "predictions.jsonl"
+    file.parent.mkdir()
+    for name in ("setup.json", "predictions.jsonl"):
+        (file.parent / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+    kept = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(kept[:9]) + kept[9][:20])
+    asked = []
+    monkeypatch.setattr(evaluate, "decode", spy(evaluate.decode, asked))
+    assert run() == 0
+    assert sum(asked) == 28 - 9
+    assert file.read_text().splitlines(keepends=True) == kept
+    assert (file.parent / "scores.json").read_text() == (tmp_path / "whole" / "scores.json").read_text()
+
+
+def spy(function, sizes):
+    def called(model, tokenizer, batch, *args, **kwargs):
+        sizes.append(len(batch.keys))
+        return function(model, tokenizer, batch, *args, **kwargs)
+
+    return called
+
+
+def test_a_changed_setup_does_not_resume(run, tmp_path):
+    run()
+    with pytest.raises(UserError, match="max_new_tokens was 16, is 4"):
+        run("--max-new-tokens", 4)
+    with pytest.raises(UserError, match="contrast_alpha was None, is 1"):
+        run("--contrast-alpha", 1)
+    with pytest.raises(UserError, match="benchmark_sha256"):
+        run("--limit", 1)
+
+
+def test_contrastive_decoding_is_a_setup_of_its_own(run, tmp_path, model_folder):
+    run()
+    assert run("--contrast-alpha", 2, "--negative", "text_only", out="cd") == 0
+    setup = json.loads((tmp_path / "cd" / "setup.json").read_text())
+    assert setup["name"] == f"{model_folder.name} + CD 2 text_only"
+    plain, contrasted = ([p["prediction"] for p in lines(tmp_path / out)] for out in ("run", "cd"))
+    assert plain != contrasted
+
+
+def test_bad_rows_are_listed_and_the_rest_is_scored(run, benchmark, tmp_path, capsys):
+    (benchmark / "gender" / "audio" / "0.wav").write_bytes(b"not audio")
+    (benchmark / "noise" / "audio" / "1.wav").unlink()
+    soundfile.write(benchmark / "noise" / "audio" / "2.wav", [0.1] * 16000 * 2, 16000)
+    assert run() == 3
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert {row["id"] for row in scores["rejected"]} == {"gender/0", "noise/1", "noise/2"}
+    assert scores["groups"]["all"]["items"] == 4
+    err = capsys.readouterr().err
+    assert "3 rows were left out" in err and "noise/2: audio" in err and "2.0 s exceed" in err
+    assert run() == 3
+
+
+def test_user_mistakes(run, model_folder, benchmark, tmp_path):
+    with pytest.raises(UserError, match="--contrast-alpha -1"):
+        run("--contrast-alpha", -1)
+    with pytest.raises(UserError, match="--plausibility: belongs"):
+        run("--plausibility", 0.1)
+    with pytest.raises(UserError, match="--device tpu9"):
+        run("--device", "tpu9")
+    for clip in benchmark.glob("*/audio/*.wav"):
+        clip.write_bytes(b"")
+    with pytest.raises(UserError, match="no item could be evaluated"):
+        run()
+
+
+def test_compare_groups_seeds_and_saves_table_and_picture(run, tmp_path, capsys):
+    run("--name", "greedy", out="a")
+    run("--name", "contrast", "--contrast-alpha", 1, out="b1")
+    run("--name", "contrast", "--contrast-alpha", 3, out="b2")
+    runs = [tmp_path / name for name in ("a", "b1", "b2")]
+    assert command(compare, *runs, "--out", tmp_path / "table", "--title", "Demo") == 0
+    saved = json.loads((tmp_path / "table" / "table.json").read_text())
+    assert [g["all"]["runs"] for g in saved["systems"].values()] == [1, 2]
+    assert saved["systems"]["greedy"] == json.loads((tmp_path / "a" / "scores.json").read_text())["groups"]
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "| runs | neutral | faithful | adversarial | irrelevant | shift | tir_adv | gender adv | noise adv |" in text
+    assert "| contrast | 2 |" in text and "±" in text
+    assert (tmp_path / "table" / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert "contrast" in capsys.readouterr().out
+
+
+def test_compare_refuses_unlike_or_unfinished_runs(run, make_benchmark, tmp_path):
+    run(out="a")
+    run(out="b", benchmark=make_benchmark("other", {"gender": 2}))
+    with pytest.raises(UserError, match="evaluated on 2 items, 2 of them among the 7"):
+        command(compare, tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "scores.json").unlink()
+    with pytest.raises(UserError, match="finish the run"):
+        command(compare, tmp_path / "b")
