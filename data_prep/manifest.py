@@ -37,7 +37,7 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line number (from 1) and object of each line that is not blank; UserError names the line that is no JSON object."""
+    """Line number (from 1) and object of each line that is not blank; UserError names a line that is no JSON object."""
     try:
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):

@@ -1,0 +1,113 @@
+"""`prep describe`: from attributes to a seed description and an instruction (CAAD, Stage 1)."""
+
+import argparse
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from caad_ds.errors import UserError
+from caad_ds.models.prompt import user_content
+from data_prep.ingest import summary
+from data_prep.instructions import CONDITIONS, Instructions, ask, hint
+from data_prep.manifest import read_manifest, write_manifest, write_rejected
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--manifest", type=Path, required=True, help="what `prep ingest` wrote")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    parser.add_argument("--instructions", type=Path, required=True, help="YAML with questions, options, statements")
+    parser.add_argument(
+        "--hints",
+        type=parse_hints,
+        default="none=1",
+        metavar="CONDITION=SHARE,...",
+        help=f"how often a hint goes with the question; conditions {', '.join(CONDITIONS)} (default %(default)s)",
+    )
+    parser.add_argument("--questions-per-audio", type=int, default=1, metavar="N", help="above 1, ids get a suffix")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the described manifest, and beside it the records that hold no attribute to ask about."""
+    if args.questions_per_audio < 1:
+        raise UserError(f"--questions-per-audio {args.questions_per_audio}: at least one question is needed")
+    instructions = Instructions.load(args.instructions)
+    described, rejected = [], []
+    for record in read_manifest(args.manifest):
+        rows = describe(record, instructions, args.hints, args.questions_per_audio, args.seed)
+        described += rows
+        if not rows:
+            rejected.append({"id": record["id"], "reason": "its metadata holds none of the attributes"})
+    write_rejected(args.out, rejected)
+    if not described:
+        names = ", ".join(instructions.attributes)
+        raise UserError(f"{args.manifest}: no record has an attribute of {args.instructions} ({names})")
+    write_manifest(args.out, described)
+    print(f"{args.out}: {len(described)} prompts{summary(args.out, rejected)}")
+    return 0
+
+
+def describe(
+    record: dict, instructions: Instructions, hints: dict[str, float], questions: int, seed: int
+) -> list[dict]:
+    """The record with its seed description, once per question asked about it; [] if nothing can be asked.
+
+    A pure function of (record, seed). The metadata gains `attribute`, `condition`, `label`, `question` (without the
+    hint) and `statement` (the right answer). A record that comes with messages of its own keeps them.
+    """
+    described = {**record, "seed_description": record.get("seed_description") or seed_description(record, instructions)}
+    if record.get("messages"):
+        return [described]
+    rng = Random(f"{seed}/{record['id']}")
+    known = instructions.known(record)
+    rows = []
+    for number, key in enumerate(islice(_rounds(known, rng), questions)):
+        asked = ask(instructions, record, key, rng)
+        condition = rng.choices(list(hints), list(hints.values()))[0]
+        content = user_content(asked.question, hint(instructions, asked, condition, rng), len(record["audios"]))
+        row = {**described, "messages": [{"role": "user", "content": content}]}
+        row["metadata"] = {**record["metadata"], **vars(asked), "condition": condition}
+        if questions > 1:
+            row["id"] = f"{record['id']}-q{number}"
+        rows.append(row)
+    return rows
+
+
+def seed_description(record: dict, instructions: Instructions) -> str:
+    """A line per audio: `[00:00-00:02] text (Gender: female, Speaking rate: fast)`, with the known attributes."""
+    known = instructions.known(record)
+    values = ", ".join(f"{instructions.attributes[key].name}: {record['metadata'][key]}" for key in known)
+    attributes = f" ({values})" if values else ""
+    return "\n".join(
+        f"{_span(audio, record)} {audio.get('text') or ''}".rstrip() + attributes for audio in record["audios"]
+    )
+
+
+def parse_hints(text: str) -> dict[str, float]:
+    """`none=0.2,faithful=0.8` as shares by condition; UserError unless they are known conditions that add up to 1."""
+    try:
+        shares = {name.strip(): float(share) for name, share in (part.split("=") for part in text.split(","))}
+    except ValueError as error:
+        raise UserError(f"--hints {text}: write it as CONDITION=SHARE,..., such as none=0.2,faithful=0.8") from error
+    unknown = [name for name in shares if name not in CONDITIONS]
+    if unknown:
+        raise UserError(f"--hints {text}: there is no condition {unknown[0]!r}; take {', '.join(CONDITIONS)}")
+    if min(shares.values()) < 0 or not math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6):
+        raise UserError(f"--hints {text}: the shares add up to {sum(shares.values()):g}; make them add up to 1")
+    return shares
+
+
+def _rounds(known: list[str], rng: Random) -> Iterator[str]:
+    """The known attributes in a random order, and again in another when they are used up."""
+    while known:
+        yield from rng.sample(known, len(known))
+
+
+def _span(audio: dict, record: dict) -> str:
+    if not isinstance(audio.get("duration"), int | float):
+        raise UserError(f"record {record['id']}: its audio has no duration; run `caad-ds prep ingest` first")
+    minutes, seconds = divmod(math.ceil(audio["duration"]), 60)
+    return f"[00:00-{minutes:02d}:{seconds:02d}]"

@@ -1,0 +1,112 @@
+"""`prep pseudo-gt`: Stage 1, the answers that anchor both teacher paths and the student (CAAD, pseudo ground truth)."""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+from caad_ds.errors import UserError
+from data_prep.engines import Answer, Engine, TemplateEngine, TransformersEngine
+from data_prep.ingest import summary
+from data_prep.manifest import read_manifest, to_line, write_json, write_jsonl, write_manifest, write_rejected
+from data_prep.progress import track
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--manifest", type=Path, required=True, help="what `prep describe` wrote")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    parser.add_argument("--engine", choices=("template", "transformers"), required=True)
+    parser.add_argument("--model", metavar="ID", help="hub id or folder of an instruct model (transformers)")
+    parser.add_argument("--system", metavar="TEXT", help="system prompt (transformers)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, help="longer answers are rejected (default %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--device", default="", help="default: cuda where there is one, else cpu")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer every record that has no response yet; a run that was cut off goes on where it stopped."""
+    records = read_manifest(args.manifest)
+    settings = _settings(args)
+    partial, stamp = args.out.with_suffix(".partial.jsonl"), args.out.with_suffix(".settings.json")
+    if args.out.exists() and stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == settings:
+        print(f"{args.out}: finished before, left alone")
+        return 0
+    answers = resume(partial, settings)
+    missing = [record for record in records if not record.get("response") and record["id"] not in answers]
+    if missing:
+        answer_all(_engine(args), missing, partial, answers)
+    answered, rejected = _join(records, answers)
+    write_rejected(args.out, rejected)
+    if not answered:
+        raise UserError(f"{args.manifest}: no record was answered, the first because {rejected[0]['reason']}")
+    write_manifest(args.out, answered)
+    write_json(stamp, settings)
+    partial.unlink()
+    print(f"{args.out}: {len(answered)} answered{summary(args.out, rejected)}")
+    return 0
+
+
+def resume(partial: Path, settings: dict) -> dict[str, Answer]:
+    """The answers by id that a run with the same settings left in `partial`, which is made ready for more.
+
+    Its first line holds the settings. A last line that was cut short is dropped; a file of other settings is begun anew.
+    """
+    rows = _whole_lines(partial) if partial.exists() else []
+    if rows and rows[0] != settings:
+        print(f"{partial}: it was begun from other input or settings, so all is answered anew")
+        rows = []
+    write_jsonl(partial, rows or [settings])
+    if len(rows) > 1:
+        print(f"{partial}: going on after {len(rows) - 1} answers")
+    return {row["id"]: Answer(**row) for row in rows[1:]}
+
+
+def answer_all(engine: Engine, records: list[dict], partial: Path, answers: dict[str, Answer]) -> None:
+    """Answer the records, appending each answer to `partial` as it comes and adding it to `answers`."""
+    with open(partial, "a", encoding="utf-8") as out:
+        for answer in track(engine.answers(records), "pseudo ground truth", len(records)):
+            out.write(to_line(vars(answer)))
+            out.flush()
+            answers[answer.id] = answer
+
+
+def _join(records: list[dict], answers: dict[str, Answer]) -> tuple[list[dict], list[dict]]:
+    answered, rejected = [], []
+    for record in records:
+        answer = Answer(record["id"], record["response"]) if record.get("response") else answers[record["id"]]
+        if answer.reason:
+            rejected.append({"id": answer.id, "reason": answer.reason})
+        else:
+            answered.append({**record, "response": answer.response})
+    return answered, rejected
+
+
+def _settings(args: argparse.Namespace) -> dict:
+    """What the answers depend on."""
+    manifest = hashlib.sha256(args.manifest.read_bytes()).hexdigest()
+    settings = {"manifest_sha256": manifest, "engine": args.engine}
+    if args.engine == "transformers":
+        settings |= {"model": args.model, "system": args.system, "max_new_tokens": args.max_new_tokens}
+    return settings
+
+
+def _engine(args: argparse.Namespace) -> Engine:
+    if args.engine == "template":
+        return TemplateEngine()
+    if not args.model:
+        raise UserError("--engine transformers: it needs --model, the hub id or folder of an instruct model")
+    return TransformersEngine(
+        args.model,
+        system=args.system,
+        max_new_tokens=args.max_new_tokens,
+        batch_size=args.batch_size,
+        device=args.device,
+    )
+
+
+def _whole_lines(path: Path) -> list[dict]:
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last line break was cut short
