@@ -52,6 +52,8 @@ def pack(manifest: Path, folder: Path, shard_bytes: int = SHARD_BYTES, workers: 
     A folder that already holds this manifest, cut at this size, is left alone. Raises UserError for a folder that
     holds other shards, a broken record, a manifest without usable audio, and a full disk; then no shard is left.
     """
+    if shard_bytes < 1:
+        raise UserError(f"--shard-bytes {shard_bytes}: it must be at least 1")
     records = _answered(manifest)
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
     if (folder / FILE_NAME).exists():

@@ -106,6 +106,8 @@ class ShardWriter:
         """Give the shards their names; they are complete and on disk by now."""
         for shard in self._shards:
             os.replace(self._partial(shard.name), self._folder / shard.name)
+        for stale in self._folder.glob(".train-*.tar.partial"):  # of a run that was killed
+            stale.unlink()
 
     def discard(self) -> None:
         """Remove whatever was written, published or not."""
@@ -114,7 +116,8 @@ class ShardWriter:
                 self._file.close()
         for name in [*(shard.name for shard in self._shards), self._name]:
             for path in (self._partial(name), self._folder / name):
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    path.unlink()
 
     @property
     def _name(self) -> str:

@@ -16,7 +16,12 @@ class AudioError(Exception):
 
 
 def load(path: Path) -> np.ndarray:
-    """Any file that libsndfile reads, mixed to mono and resampled to 16 kHz: float32 [samples] in [-1, 1]."""
+    """Any file that libsndfile reads, mixed to mono and resampled to 16 kHz: float32 [samples] in [-1, 1].
+
+    Raises AudioError if it is missing, does not decode, is empty or not finite.
+    """
+    if not path.is_file():
+        raise AudioError("there is no such file")
     try:
         channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:

@@ -117,7 +117,7 @@ def small_disk(tmp_path: Path):
     if mounted.returncode:
         pytest.skip(f"mounting a tmpfs is not permitted: {mounted.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_shard(manifest, small_disk):
@@ -125,6 +125,21 @@ def test_a_full_disk_is_one_line_and_leaves_no_shard(manifest, small_disk):
         pack(manifest, small_disk / "out", SMALL)
     assert "\n" not in str(caught.value)
     assert not contents(small_disk / "out")
+
+
+def test_an_output_that_is_a_file_is_refused(manifest, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="cannot be written"):
+        pack(manifest, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_what_a_killed_run_left_is_cleared(manifest, tmp_path):
+    stale = tmp_path / "out" / ".train-000099.tar.partial"
+    stale.parent.mkdir()
+    stale.write_bytes(b"half a shard")
+    pack(manifest, tmp_path / "out")
+    assert not stale.exists()
 
 
 def test_verify_finds_every_kind_of_fault(manifest, tmp_path):

@@ -154,6 +154,7 @@ def test_threads_forks_and_pickles_read_the_same(folder):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(fresh.read, numbers)) == [expected[number] for number in numbers]
     copy = pickle.loads(pickle.dumps(reader))
+    reader.close()
     assert [copy.read(number) for number in range(len(copy))] == expected
     child = os.fork()
     if child == 0:

@@ -8,8 +8,10 @@ import pytest
 import soundfile
 from tones import record, tone
 
+from caad_ds.data.audio import load
 from caad_ds.errors import UserError
 from data_prep.add_noise import add_noise, mix
+from data_prep.hashing import fraction
 from data_prep.sources.fillets_ng import GAME, records
 from data_prep.split import read_rules, split
 
@@ -81,6 +83,18 @@ def test_the_signal_to_noise_ratio_is_the_one_asked_for(snr):
     assert 10 * np.log10(np.mean(speech**2) / np.mean(added**2)) == pytest.approx(snr, abs=0.01)
 
 
+def test_noisy_records_have_the_level_asked_for_and_clean_ones_are_unchanged(clips, tmp_path):
+    for before, after in zip(clips, add_noise(clips, tmp_path / "a", snr=(6.0, 6.0)), strict=True):
+        speech = load(Path(before["audios"][0]["path"]))
+        written = load(Path(after["audios"][0]["path"]))
+        gain = written @ speech / (speech @ speech)  # below 1 where the sum was scaled down
+        rest = written - gain * speech
+        if after["metadata"]["noise"] == "clean":
+            np.testing.assert_allclose(written, speech, atol=1 / 32768)
+        else:
+            assert 10 * np.log10(gain**2 * (speech @ speech) / (rest @ rest)) == pytest.approx(6.0, abs=1.0)
+
+
 def test_mixing_never_clips():
     loud = np.sign(np.sin(np.arange(1600)))
     assert np.abs(mix(loud, np.ones(1600), 0.0)).max() <= 1.0
@@ -113,6 +127,10 @@ def test_the_shipped_rules_keep_levels_apart_within_a_run():
         row["metadata"]["level"] for name in ("teacher", "distill", "validation") for row in splits[f"czech/{name}"]
     }
     assert not heard & {row["metadata"]["level"] for row in splits["czech/test_other"]}
+
+
+def test_the_share_of_a_name_never_changes():
+    assert fraction("airplane") == pytest.approx(0.0597004)
 
 
 @pytest.mark.parametrize(
