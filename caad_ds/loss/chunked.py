@@ -41,13 +41,14 @@ class _KnownGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, *gradients: Tensor | None):
+    def forward(ctx: Any, loss: Tensor, *inputs_and_gradients: Tensor | None) -> Tensor:
+        _, _, _, *gradients = inputs_and_gradients
         ctx.save_for_backward(*gradients)
         return loss.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor):
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if g is None else g * grad_output for g in ctx.saved_tensors]
         return None, *scaled, None, None, None
 

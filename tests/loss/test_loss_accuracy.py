@@ -11,6 +11,7 @@ from caad_ds.loss import chunked
 
 # The worst of some thousand random cases is about a third of this.
 MULTIPLE = 4
+EPS = torch.finfo(torch.float32).eps
 
 tensors = st.fixed_dictionaries(
     {
@@ -54,11 +55,11 @@ def clear_of_the_plausibility_bound(p, plausibility):
     if plausibility is None or not z.numel():
         return True
     distance = z - z.amax(-1, keepdim=True) - torch.log(torch.tensor(plausibility))
-    return distance.abs().where(distance != 0, torch.inf).min() > 64 * torch.finfo(torch.float32).eps * (1 + z.abs().max())
+    return distance.abs().where(distance != 0, torch.inf).min() > 64 * EPS * (1 + z.abs().max())
 
 
-def assert_close(p, options, found, exact, eps=torch.finfo(torch.float32).eps, gradient_eps=0.0):
-    """Loss, terms and gradients within MULTIPLE * eps * (1 + max|z| / tau) of the exact ones, by first-order analysis.
+def assert_close(p, options, found, exact, gradient_eps=0.0):
+    """Loss, terms and gradients within MULTIPLE * EPS * (1 + max|z| / tau) of the exact ones, by first-order analysis.
 
     A relative error d in a distribution moves KL by d * (1 + KL) and the gradient's row, whose magnitudes add up to
     2 lambda tau + 2 (1 - lambda), by d times that; `gradient_eps` is the final rounding of gradients.
@@ -66,9 +67,9 @@ def assert_close(p, options, found, exact, eps=torch.finfo(torch.float32).eps, g
     (out, gradients), (out64, gradients64) = found, exact
     tau, share = options["temperature"], options["kd_weight"]
     z_s, z_c = logit_sizes(p, options)
-    d_kd, d_ce = eps * (1 + (z_s + z_c) / tau), eps * (1 + z_s)
+    d_kd, d_ce = EPS * (1 + (z_s + z_c) / tau), EPS * (1 + z_s)
     if p.student_head.softcap is not None:
-        d_kd, d_ce = (d + eps * (1 + z_s / p.student_head.softcap) for d in (d_kd, d_ce))
+        d_kd, d_ce = (d + EPS * (1 + z_s / p.student_head.softcap) for d in (d_kd, d_ce))
     error_kd, error_ce = MULTIPLE * d_kd * (tau**2 + out64.kd.item()), MULTIPLE * d_ce * (1 + out64.ce.item())
     assert out.kd.item() == pytest.approx(out64.kd.item(), abs=error_kd)
     assert out.ce.item() == pytest.approx(out64.ce.item(), abs=error_ce)
