@@ -1,11 +1,12 @@
 """`prep add-noise`: noise as an attribute of recorded speech, added to half of the records.
 
-Both halves are written alike (16 kHz FLAC), so that nothing but the noise tells them apart. Which records become
-noisy, and how, depends on the seed and the record's id alone; babble comes from the other clips of the same manifest,
-so split first and add noise to each split: then no test voice is heard in training.
+Both halves are written alike (16 kHz FLAC), so that nothing but the noise tells them apart. The records are ranked by
+a hash of seed and id, and the first half becomes noisy. Babble comes from the other clips of the same manifest, so
+split first and add noise to each split: then each is balanced, and no clip of a test is heard in training.
 """
 
 import argparse
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from data_prep.progress import track
 
 KINDS = ("white", "pink", "babble")
 BABBLE_VOICES = 4
-NOISY_SHARE = 0.5
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,12 @@ def add_noise(records: list[dict], folder: Path, seed: int = 0, snr: tuple[float
     """
     if len(records) <= BABBLE_VOICES:
         raise UserError(f"{len(records)} records are too few to draw babble from: give at least {BABBLE_VOICES + 1}")
-    return [_convert(record, records, folder, seed, snr) for record in track(records, "adding noise", len(records))]
+    ranked = sorted((record["id"] for record in records), key=lambda name: fraction(f"noisy:{seed}:{name}"))
+    noisy = set(ranked[: len(ranked) // 2])
+    return [
+        _convert(record, records, folder, seed, snr if record["id"] in noisy else None)
+        for record in track(records, "adding noise", len(records))
+    ]
 
 
 def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
@@ -58,18 +63,20 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
     return (mixed / max(1.0, np.abs(mixed).max())).astype(np.float32)
 
 
-def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tuple[float, float]) -> dict:
-    noisy = fraction(f"noisy:{seed}:{record['id']}") < NOISY_SHARE
+def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tuple[float, float] | None) -> dict:
+    """The record with its audio written, with noise if `snr` is given; a file is named by its content, so that
+    manifests may share a folder."""
     rng = np.random.default_rng(list(digest(f"noise:{seed}:{record['id']}")))
     audios = []
-    for number, entry in enumerate(record["audios"]):
+    for entry in record["audios"]:
         waveform = _load(record, entry)
-        if noisy:
+        if snr:
             waveform = mix(waveform, _noise(record, records, waveform.size, rng), rng.uniform(*snr))
-        path = folder / f"{digest(record['id']).hex()[:16]}.{number}.flac"
-        write_atomic(path, audio.encode(audio.to_pcm16(waveform)))
+        data = audio.encode(audio.to_pcm16(waveform))
+        path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.flac"
+        write_atomic(path, data)
         audios.append({**entry, "path": path.as_posix(), "duration": waveform.size / audio.SAMPLE_RATE})
-    metadata = {**record.get("metadata", {}), "noise": "noisy" if noisy else "clean"}
+    metadata = {**record.get("metadata", {}), "noise": "noisy" if snr else "clean"}
     return {**record, "audios": audios, "metadata": metadata}
 
 
