@@ -60,9 +60,10 @@ class TransformersEngine:
         dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
-            self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(self.device).eval()
+            language_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         except (OSError, ValueError) as error:
             raise UserError(f"--model {model}: it cannot be loaded: {str(error).splitlines()[0]}") from error
+        self.model = language_model.to(self.device).eval()
         if not self.tokenizer.chat_template:
             raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")
         if self.tokenizer.pad_token is None:

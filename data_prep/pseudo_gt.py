@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 def resume(partial: Path, settings: dict) -> dict[str, Answer]:
     """The answers by id that a run with the same settings left in `partial`, which is made ready for more.
 
-    Its first line holds the settings. A last line that was cut short is dropped; a file of other settings is begun anew.
+    Its first line holds the settings. A last line that was cut short is dropped; other settings begin it anew.
     """
     rows = _whole_lines(partial) if partial.exists() else []
     if rows and rows[0] != settings:

@@ -1,0 +1,72 @@
+"""Small corpora and a command runner for the preparation steps."""
+
+import argparse
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def prep():
+    """Runs a command module as the console script does: `prep(module, "--out", path, ...)`."""
+
+    def run(module: ModuleType, *arguments: object) -> int:
+        parser = argparse.ArgumentParser()
+        module.register(parser)
+        return module.run(parser.parse_args([str(argument) for argument in arguments]))
+
+    return run
+
+
+@pytest.fixture
+def instructions() -> Path:
+    return CONFIGS / "demo" / "instructions.yaml"
+
+
+@pytest.fixture
+def tone(tmp_path):
+    """Writes a tone of so many seconds and returns its path."""
+
+    def write(name: str, seconds: float = 1.2, rate: int = 16_000) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * np.sin(np.arange(int(seconds * rate)) * 0.1), rate)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_lines(tmp_path):
+    """Writes rows (or raw lines) as a JSONL file and returns its path."""
+
+    def write(name: str, rows: list) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def manifest(tone, write_lines):
+    """An ingested manifest of eight clips with all attributes."""
+    rows = []
+    for number in range(8):
+        tone(f"clips/{number}.wav")
+        values = {"gender": "female" if number % 2 else "male", "speaking_rate": "fast", "noise": "noisy"}
+        rows.append(
+            {
+                "id": f"clip{number}",
+                "audios": [{"path": f"clips/{number}.wav", "text": "the dog finds bread", "duration": 1.2}],
+                "metadata": {**values, "accent": "scottish", "voice": "f1"},
+            }
+        )
+    return write_lines("manifest.jsonl", rows)

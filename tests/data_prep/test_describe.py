@@ -1,0 +1,160 @@
+"""Seed descriptions, instructions and hints; the conflict benchmark."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lines import read
+
+from caad_ds.errors import UserError
+from data_prep import conflict_benchmark, describe
+from data_prep.instructions import Instructions, ask, hint
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = [CONFIGS / "demo" / "instructions.yaml", CONFIGS / "recorded" / "instructions.yaml"]
+DEMO = Instructions.load(FILES[0])
+RECORD = {
+    "id": "a",
+    "audios": [{"path": "a.wav", "text": "the dog finds bread", "duration": 1.2}],
+    "metadata": {"speaking_rate": "fast", "gender": "female", "voice": "f1"},
+}
+MIXED = {"none": 0.2, "faithful": 0.5, "adversarial": 0.2, "irrelevant": 0.1}
+
+
+def test_seed_description_names_known_attributes_only():
+    text = describe.seed_description(RECORD, DEMO)
+    assert text == "[00:00-00:02] the dog finds bread (Gender: female, Speaking rate: fast)"
+
+
+def test_seed_description_of_two_audios_without_attributes():
+    audios = [{"path": "a", "text": "one", "duration": 2.0}, {"path": "b", "text": "two", "duration": 61.5}]
+    text = describe.seed_description({"id": "a", "audios": audios}, DEMO)
+    assert text == "[00:00-00:02] one\n[00:00-01:02] two"
+
+
+@pytest.mark.parametrize("path", FILES, ids=["demo", "recorded"])
+def test_every_question_names_every_option(path):
+    for attribute in Instructions.load(path).attributes.values():
+        for question in attribute.questions:
+            words = question.replace("?", "").replace(",", "").split()
+            assert set(attribute.options) <= set(words)
+        for label, statement in attribute.options.items():
+            assert label in statement.rstrip(".").split()
+
+
+@given(st.text(min_size=1, max_size=8), st.integers(0, 9), st.integers(1, 5))
+def test_prompts_are_a_function_of_id_and_seed_and_agree_with_their_labels(identity, seed, questions):
+    record = {**RECORD, "id": identity}
+    rows = describe.describe(record, DEMO, MIXED, questions, seed)
+    assert rows == describe.describe(record, DEMO, MIXED, questions, seed)
+    assert len(rows) == len({row["id"] for row in rows}) == questions
+    for row in rows:
+        metadata, content = row["metadata"], row["messages"][0]["content"]
+        assert metadata["label"] == RECORD["metadata"][metadata["attribute"]]
+        assert content.startswith("<start_audio><|AUDIO|><end_audio>\n") and content.endswith(metadata["question"])
+        claim = content.removesuffix(metadata["question"]).split("\n")[1].strip()
+        options = DEMO.attributes[metadata["attribute"]].options
+        assert (claim == "") == (metadata["condition"] == "none")
+        assert (claim == metadata["statement"]) == (metadata["condition"] == "faithful")
+        assert (claim in options.values() and claim != metadata["statement"]) == (
+            metadata["condition"] == "adversarial"
+        )
+        assert (claim in DEMO.irrelevant) == (metadata["condition"] == "irrelevant")
+
+
+def test_two_questions_ask_about_two_attributes():
+    first, second = describe.describe(RECORD, DEMO, MIXED, 2, 0)
+    assert {first["metadata"]["attribute"], second["metadata"]["attribute"]} == {"gender", "speaking_rate"}
+    assert (first["id"], second["id"]) == ("a-q0", "a-q1")
+
+
+def test_hints_come_as_often_as_asked_for():
+    rows = [describe.describe({**RECORD, "id": str(n)}, DEMO, MIXED, 1, 0)[0] for n in range(4000)]
+    counts = Counter(row["metadata"]["condition"] for row in rows)
+    assert {name: counts[name] / 4000 for name in MIXED} == pytest.approx(MIXED, abs=0.03)
+
+
+def test_command_rejects_records_without_attributes(tmp_path, manifest, instructions, prep, write_lines):
+    rows = read(manifest)
+    del rows[0]["metadata"]
+    out = tmp_path / "described.jsonl"
+    source = write_lines("some.jsonl", rows)
+    prep(
+        describe, "--manifest", source, "--out", out, "--instructions", instructions, "--hints", "none=0.5,faithful=0.5"
+    )
+    assert len(read(out)) == 7
+    assert [row["id"] for row in read(tmp_path / "described.rejected.jsonl")] == ["clip0"]
+
+
+def test_messages_of_a_corpus_are_kept():
+    record = {**RECORD, "messages": [{"role": "user", "content": "<|AUDIO|> hm?"}]}
+    (row,) = describe.describe(record, DEMO, MIXED, 3, 0)
+    assert row["messages"] == record["messages"] and row["seed_description"].startswith("[00:00-00:02]")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("none=0.5", "add up to 0.5"),
+        ("some=1", "no condition 'some'"),
+        ("none", "CONDITION=SHARE"),
+        ("none=x", "CONDITION"),
+    ],
+)
+def test_wrong_shares_are_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        describe.parse_hints(text)
+
+
+def test_a_value_that_is_no_option_is_refused():
+    with pytest.raises(UserError, match=r"record a: gender is 'Femal'.*female, male"):
+        describe.describe({**RECORD, "metadata": {"gender": "Femal"}}, DEMO, MIXED, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("attributes: [", "not YAML"),
+        ("attributes: {}", "attributes: .*at least 1"),
+        ("irrelevent: [x]", "such mistakes"),
+    ],
+)
+def test_a_broken_instruction_file_is_named(text, message, tmp_path):
+    path = tmp_path / "instructions.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        Instructions.load(path)
+
+
+def test_adversarial_hints_name_every_wrong_option():
+    record = {"id": "a", "metadata": {"accent": "british"}}
+    asked = ask(DEMO, record, "accent", Random(0))
+    hints = {hint(DEMO, asked, "adversarial", Random(seed)) for seed in range(20)}
+    assert hints == {"The accent is american.", "The accent is scottish."}
+
+
+def test_conflict_benchmark_has_mcr_benchs_layout(tmp_path, manifest, instructions, prep):
+    out = tmp_path / "benchmark"
+    for _ in range(2):
+        prep(conflict_benchmark, "--manifest", manifest, "--instructions", instructions, "--out", out)
+    assert sorted(path.name for path in out.iterdir()) == ["accent", "gender", "noise", "speaking_rate"]
+    rows = json.loads((out / "gender" / "gender.json").read_text())
+    assert len(rows) == len(list((out / "gender" / "audio").iterdir())) == 8
+    for number, row in enumerate(rows):
+        right, wrong = ("female", "male") if number % 2 else ("male", "female")
+        assert row["gt"] == right and row["text"] == "the dog finds bread"
+        assert row["faithful"] == f"The speaker is {right}." and row["adversarial"] == f"The speaker is {wrong}."
+        assert row["irrelevant"] in DEMO.irrelevant and row["neutral"] in DEMO.attributes["gender"].questions
+        assert (out / "gender" / row["audio"]).read_bytes() == (tmp_path / "clips" / f"{number}.wav").read_bytes()
+
+
+def test_conflict_benchmark_names_missing_audio(tmp_path, manifest, instructions, prep):
+    (tmp_path / "clips" / "3.wav").unlink()
+    with pytest.raises(UserError, match="record clip3"):
+        prep(
+            conflict_benchmark, "--manifest", manifest, "--instructions", instructions, "--out", tmp_path / "benchmark"
+        )

@@ -1,0 +1,160 @@
+"""Stage 1: template and LLM answers, rejection, and going on after a kill."""
+
+import json
+
+import pytest
+import torch
+from lines import read
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from caad_ds.errors import UserError
+from data_prep import describe, engines, pseudo_gt
+from data_prep.engines import TransformersEngine, textual_messages
+
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+)
+
+
+@pytest.fixture
+def described(tmp_path, manifest, instructions, prep):
+    out = tmp_path / "described.jsonl"
+    prep(describe, "--manifest", manifest, "--out", out, "--instructions", instructions, "--hints", "adversarial=1")
+    return out
+
+
+@pytest.fixture(scope="module")
+def tiny_llm(tmp_path_factory):
+    """A random Llama whose end token is likely enough that some answers end in time and others do not."""
+    folder = tmp_path_factory.mktemp("llm")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["the speaker is female or male"], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=0, eos_token_id=1, initializer_range=0.5,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_template_answers_with_the_truth_whatever_the_hint_says(tmp_path, described, prep):
+    out = tmp_path / "answered.jsonl"
+    prep(pseudo_gt, "--manifest", described, "--out", out, "--engine", "template")
+    rows = read(out)
+    assert len(rows) == 8 and {row["metadata"]["condition"] for row in rows} == {"adversarial"}
+    assert all(row["response"] == row["metadata"]["statement"] for row in rows)
+    assert not list(tmp_path.glob("*.partial.jsonl"))
+
+
+def test_the_llm_reads_the_description_and_no_hint(described):
+    record = read(described)[1]
+    (message,) = textual_messages(record)
+    assert message["content"] == f"{record['seed_description']}\n{record['metadata']['question']}"
+
+
+def test_foreign_messages_get_one_description_line_per_audio():
+    record = {
+        "id": "a",
+        "audios": [{}, {}],
+        "seed_description": "one\ntwo",
+        "messages": [{"role": "user", "content": "<start_audio><|AUDIO|><end_audio> and <|AUDIO|>?"}],
+    }
+    assert textual_messages(record) == [{"role": "user", "content": "one and two?"}]
+    with pytest.raises(UserError, match="1 lines for 2 audios"):
+        textual_messages({**record, "seed_description": "one"})
+
+
+def test_batched_answers_equal_those_one_by_one(tiny_llm, described):
+    records = read(described)
+    alone = TransformersEngine(str(tiny_llm), max_new_tokens=6, batch_size=1, device="cpu")
+    batched = TransformersEngine(str(tiny_llm), max_new_tokens=6, batch_size=3, device="cpu")
+    assert {a.id: a for a in alone.answers(records)} == {a.id: a for a in batched.answers(records)}
+
+
+@pytest.mark.parametrize(
+    ("ids", "response", "reason"),
+    [([5, 6, 1, 1], "kept", ""), ([5, 6, 7], "", "did not end within 6"), ([1, 1], "", "is empty")],
+)
+def test_empty_and_truncated_answers_are_rejected(tiny_llm, described, monkeypatch, ids, response, reason):
+    engine = TransformersEngine(str(tiny_llm), max_new_tokens=6, batch_size=8, device="cpu")
+
+    def generate(input_ids, **_options):
+        return torch.cat([input_ids, torch.tensor([ids]).expand(len(input_ids), -1)], dim=1)
+
+    monkeypatch.setattr(engine.model, "generate", generate)
+    (answer,) = engine.answers(read(described)[:1])
+    assert reason in answer.reason and bool(answer.reason) == bool(reason)
+    assert bool(answer.response) == bool(response)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path, described, prep, monkeypatch):
+    out, asked = tmp_path / "answered.jsonl", []
+
+    class Dying(engines.TemplateEngine):
+        limit = 3
+
+        def answers(self, records):
+            for answer in super().answers(records):
+                if len(asked) == self.limit:
+                    raise KeyboardInterrupt
+                asked.append(answer.id)
+                yield answer
+
+    monkeypatch.setattr(pseudo_gt, "TemplateEngine", Dying)
+    arguments = ("--manifest", described, "--out", out, "--engine", "template")
+    with pytest.raises(KeyboardInterrupt):
+        prep(pseudo_gt, *arguments)
+    partial = tmp_path / "answered.partial.jsonl"
+    assert not out.exists() and len(read(partial)) == 1 + 3
+    with open(partial, "a", encoding="utf-8") as file:
+        file.write('{"id": "clip')  # the line that the kill cut short
+    monkeypatch.setattr(Dying, "limit", 99)
+    prep(pseudo_gt, *arguments)
+    assert asked == [f"clip{number}" for number in range(8)] == [row["id"] for row in read(out)]
+    prep(pseudo_gt, *arguments)
+    assert len(asked) == 8
+
+
+def test_answers_of_other_settings_are_not_mixed_in(tmp_path, described, prep):
+    partial = tmp_path / "answered.partial.jsonl"
+    stale = {"id": "clip0", "response": "stale", "reason": ""}
+    partial.write_text(json.dumps({"engine": "other"}) + "\n" + json.dumps(stale) + "\n")
+    out = tmp_path / "answered.jsonl"
+    prep(pseudo_gt, "--manifest", described, "--out", out, "--engine", "template")
+    assert "stale" not in {row["response"] for row in read(out)}
+
+
+def test_rejected_answers_are_listed_and_given_responses_kept(tmp_path, described, prep, write_lines, monkeypatch):
+    class Refusing(engines.TemplateEngine):
+        def answers(self, records):
+            return (engines.Answer(record["id"], reason="the answer is empty") for record in records)
+
+    monkeypatch.setattr(pseudo_gt, "TemplateEngine", Refusing)
+    rows = read(described)
+    rows[0]["response"] = "given"
+    source, out = write_lines("given.jsonl", rows), tmp_path / "answered.jsonl"
+    prep(pseudo_gt, "--manifest", source, "--out", out, "--engine", "template")
+    assert [row["response"] for row in read(out)] == ["given"]
+    assert len(read(tmp_path / "answered.rejected.jsonl")) == 7
+
+
+def test_mistakes_of_the_user_are_named(tmp_path, manifest, described, prep):
+    out = ("--out", tmp_path / "answered.jsonl")
+    with pytest.raises(UserError, match="needs --model"):
+        prep(pseudo_gt, "--manifest", described, *out, "--engine", "transformers")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        prep(pseudo_gt, "--manifest", described, *out, "--engine", "transformers", "--model", tmp_path)
+    with pytest.raises(UserError, match="record clip0: its metadata has no statement"):
+        prep(pseudo_gt, "--manifest", manifest, *out, "--engine", "template")
+    with pytest.raises(UserError, match="absent"):
+        prep(pseudo_gt, "--manifest", tmp_path / "absent.jsonl", *out, "--engine", "template")
