@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, decode
@@ -17,10 +15,9 @@ from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.progress import progress
 from caad_ds.evaluation.scores import score_groups
-from caad_ds.evaluation.tables import scores_table, show
+from caad_ds.evaluation.tables import scores_table, show, show_rejected
 
 ROWS_REJECTED = 3
-LISTED = 10
 MODEL_FILES = (
     *("config.json", "*.safetensors", "encoder/*"),
     *("*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt"),
@@ -56,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     groups = score_groups([predictions])
     folder.write_scores({"name": setup["name"], "setup": setup, "rejected": rejected, "groups": groups})
     show(scores_table(setup["name"], groups))
-    _report(rejected, folder.path / "scores.json")
+    show_rejected(rejected, folder.path / "scores.json")
     return ROWS_REJECTED if rejected else 0
 
 
@@ -89,8 +86,10 @@ def model_hash(folder: Path) -> str:
     """sha256 over the files that make a model folder's answers: configs, weights, tokenizer, encoder."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.relative_to(folder)}:{path.stat().st_size};".encode())
         with open(path, "rb") as file:
-            digest.update(f"{path.relative_to(folder)}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -126,8 +125,7 @@ def _answer(
                 )  # fmt: skip
                 folder.append([_prediction(i, text, benchmark) for i, text in zip(heard, texts, strict=True)])
             advance(len(asked))
-    unheard = [row for row in benchmark.rows if row.audio in clips.failed]
-    return [{"id": row.id, "reason": f"audio {row.audio}: {clips.failed[row.audio]}"} for row in unheard]
+    return clips.rejected(benchmark.rows)
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -145,11 +143,3 @@ def _prediction(item: Item, text: str, benchmark: Benchmark) -> dict:
         "right": matches(text, item.gt),
         "strict": matches_strictly(text, item.gt, benchmark.options[item.subset]),
     }
-
-
-def _report(rejected: list[dict], place: Path) -> None:
-    if rejected:
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(f"{len(rejected)} rows were left out (all in {place}):", highlight=False)
-        for row in rejected[:LISTED]:
-            console.print(f"  {row['id']}: {row['reason']}", highlight=False, markup=False)

@@ -12,7 +12,7 @@ import torch
 from caad_ds.data import audio
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.errors import UserError
-from caad_ds.evaluation.mcr_bench import Item
+from caad_ds.evaluation.mcr_bench import Item, Row
 from caad_ds.models import speech_lm
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.prompt import Prompter, user_content
@@ -81,6 +81,11 @@ class Clips:
     def states(self, items: Sequence[Item]) -> AudioStates:
         """The states of the clips of items that `hear` returned, one per item."""
         return AudioStates(torch.stack([self._kept[item.audio] for item in items]))
+
+    def rejected(self, rows: Sequence[Row]) -> list[dict]:
+        """The rows whose clip could not be heard, with the reason."""
+        unheard = [row for row in rows if row.audio in self.failed]
+        return [{"id": row.id, "reason": f"audio {row.audio}: {self.failed[row.audio]}"} for row in unheard]
 
     def _load(self, path: Path) -> np.ndarray:
         waveform = audio.load(path)

@@ -1,5 +1,8 @@
 """The tables of `evaluate` and `compare`."""
 
+import sys
+from pathlib import Path
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -8,6 +11,7 @@ from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.scores import POOLED
 
 UNWRAPPED = 240
+LISTED = 10
 MAIN = {**{c: f"accuracy_{c}" for c in CONDITIONS}, "shift": "shift", "tir_adv": "tir_adversarial"}
 
 
@@ -80,6 +84,15 @@ def show(*parts: Table | str) -> None:
         console.width = UNWRAPPED
     for part in parts:
         console.print(part, markup=False)
+
+
+def show_rejected(rejected: list[dict], place: Path | None) -> None:
+    """Names on standard error the rows that were left out; beyond the first ones, where all of them are listed."""
+    if rejected:
+        where = f" (all in {place})" if place else ""
+        lines = [f"{len(rejected)} rows were left out{where}:"]
+        lines += [f"  {row['id']}: {row['reason']}" for row in rejected[: LISTED if place else None]]
+        print("\n".join(lines), file=sys.stderr)
 
 
 def _empty(title: str, header: list[str]) -> Table:

@@ -1,0 +1,136 @@
+"""`caad-ds check-teacher`: is a teacher fit for contrastive distillation, before anyone spends GPU days on it?
+
+Each option's statement is scored by its teacher-forced likelihood under z_pos, z_neg and z_c, so the answer is the
+option that the distillation target itself prefers.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from caad_ds.distill.negatives import NEGATIVES, Negative
+from caad_ds.errors import UserError
+from caad_ds.evaluation.evaluate import ROWS_REJECTED, model_hash
+from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments, pick_device
+from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row
+from caad_ds.evaluation.options import Signal, log_likelihoods
+from caad_ds.evaluation.predictions import write_json
+from caad_ds.evaluation.progress import progress
+from caad_ds.evaluation.scores import POOLED
+from caad_ds.evaluation.tables import MAIN, percent, show, show_rejected, terminal
+from caad_ds.evaluation.verdict import Attribute, figures, judge
+from data_prep.instructions import Instructions
+
+ALPHAS = (0.5, 1.0, 2.0)
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--instructions", type=Path, required=True, metavar="FILE", help="YAML with options, statements"
+    )
+    parser.add_argument("--negatives", nargs="+", choices=NEGATIVES, default=NEGATIVES, help="which (default: all)")
+    parser.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, metavar="A", help="default 0.5 1 2")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="writes figures and verdict there as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints table and verdict; 3 if rows of the benchmark could not be used, else 0."""
+    if any(not 0 < alpha < float("inf") for alpha in args.alphas):
+        raise UserError(f"--alphas {' '.join(f'{a:g}' for a in args.alphas)}: give finite numbers above 0")
+    device = pick_device(args.device)
+    instructions = Instructions.load(args.instructions)
+    benchmark = Benchmark.load(args.benchmark, args.limit)
+    rows, rejected = _known(benchmark.rows, instructions, args.instructions)
+    with progress(f"loading {args.model}"):
+        loaded = Loaded.load(args.model, device, args.dtype)
+        negatives = [Negative.of(name, loaded.encoder) for name in dict.fromkeys(args.negatives)]
+    clips = Clips(loaded.encoder)
+    likelihoods = _ask(loaded, clips, rows, instructions, negatives, args)
+    rejected = benchmark.rejected + rejected + clips.rejected(rows)
+    if not likelihoods:
+        raise UserError(f"{args.benchmark}: no row could be used ({rejected[0]['reason']}); mend the benchmark")
+    with progress("scoring"):
+        attributes = _attributes(rows, likelihoods, instructions)
+        table = {signal: figures(attributes, signal) for signal in attributes[0].likelihoods}
+        verdict = judge(attributes, table)
+    _print(args.model.name, table, verdict)
+    if args.out:
+        write_json(args.out, _result(args, table, verdict, rejected))
+    show_rejected(rejected, args.out)
+    return ROWS_REJECTED if rejected else 0
+
+
+def _known(rows: list[Row], instructions: Instructions, file: Path) -> tuple[list[Row], list[dict]]:
+    """The rows whose right answer is an option of the instruction file, and the others with the reason."""
+    known, rejected = [], []
+    for row in rows:
+        if row.subset not in instructions.attributes:
+            have = ", ".join(instructions.attributes)
+            raise UserError(f"{file}: has no attribute {row.subset}, a subset of the benchmark (it has {have}); add it")
+        if row.gt in instructions.attributes[row.subset].options:
+            known.append(row)
+        else:
+            rejected.append({"id": row.id, "reason": f"gt {row.gt!r} is no option of {row.subset} in {file}"})
+    return known, rejected
+
+
+def _ask(
+    loaded: Loaded, clips: Clips, rows: list[Row], instructions: Instructions, negatives: list[Negative],
+    args: argparse.Namespace,
+) -> dict[str, dict[Signal, np.ndarray]]:  # fmt: skip
+    """For each row whose clip can be heard, by id: the options' log-likelihoods [4, options] under every signal."""
+    found = {}
+    with progress(f"checking {args.model.name}", len(rows)) as advance:
+        for subset in dict.fromkeys(row.subset for row in rows):
+            statements = list(instructions.attributes[subset].options.values())
+            size = max(1, args.batch_size // (len(CONDITIONS) * len(statements)))
+            ours = [row for row in rows if row.subset == subset]
+            for start in range(0, len(ours), size):
+                asked = ours[start : start + size]
+                items = clips.hear([item for row in asked for item in row.items()])
+                if items:
+                    states = clips.states(items)
+                    told = log_likelihoods(loaded, items, states, statements, negatives, args.alphas)
+                    for k in range(0, len(items), len(CONDITIONS)):
+                        found[items[k].id] = {s: values[k : k + len(CONDITIONS)] for s, values in told.items()}
+                advance(len(asked))
+    return found
+
+
+def _attributes(rows: list[Row], found: dict[str, dict], instructions: Instructions) -> list[Attribute]:
+    attributes = []
+    heard = [row for row in rows if row.id in found]
+    for subset in dict.fromkeys(row.subset for row in heard):
+        ours = [row for row in heard if row.subset == subset]
+        labels = list(instructions.attributes[subset].options)
+        gt = np.array([labels.index(row.gt) for row in ours])
+        signals = found[ours[0].id]
+        attributes.append(Attribute(subset, gt, {s: np.stack([found[row.id][s] for row in ours]) for s in signals}))
+    return attributes
+
+
+def _print(name: str, table: dict[Signal, dict], verdict: dict) -> None:
+    subsets = [subset for subset in next(iter(table.values())) if subset != POOLED]
+    header = ["signal", *MAIN, "entropy", *(f"{subset} n/f/a/i" for subset in subsets)]
+    rows = []
+    for signal, groups in table.items():
+        share = groups[POOLED]["entropy_share"]
+        each = ["/".join(f"{100 * groups[s][f'accuracy_{c}']['value']:.0f}" for c in CONDITIONS) for s in subsets]
+        pooled = [percent(groups[POOLED][key]["value"]) for key in MAIN.values()]
+        rows.append([signal.name, *pooled, "-" if share is None else f"{share:.2f}", *each])
+    title = f"{name}: likeliest option, %; entropy over the labels' when neutral; n/f/a/i: per condition"
+    show(terminal(title, header, rows), *verdict["lines"])
+
+
+def _result(args: argparse.Namespace, table: dict[Signal, dict], verdict: dict, rejected: list[dict]) -> dict:
+    signals = [{**vars(signal), "name": signal.name, "groups": groups} for signal, groups in table.items()]
+    return {
+        "model": args.model.name,
+        "model_sha256": model_hash(args.model),
+        "verdict": verdict,
+        "signals": signals,
+        "rejected": rejected,
+    }

@@ -1,0 +1,166 @@
+"""Whether a teacher is fit for contrastive distillation, and with which negative and alpha, in plain words."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from caad_ds.evaluation.mcr_bench import CONDITIONS
+from caad_ds.evaluation.options import Signal, entropy
+from caad_ds.evaluation.scores import POOLED, score
+
+# Below this share of the labels' entropy a negative favours one option for no reason that the text gives.
+ENTROPY_SHARE = 0.7
+# A contrast may cost this much neutral accuracy, the distance at which systems still compare.
+NEUTRAL_TOLERANCE = 0.02
+# From this gap between faithful and adversarial accuracy on, the text decides often enough to matter.
+BIAS = 0.05
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """What the teacher made of one attribute's rows: `likelihoods[signal]` [rows, 4, options], `gt` [rows]."""
+
+    name: str
+    gt: np.ndarray
+    likelihoods: dict[Signal, np.ndarray]
+
+    def right(self, signal: Signal) -> np.ndarray:
+        """bool [4, rows]: whether the right option is the likeliest."""
+        return (self.likelihoods[signal].argmax(-1) == self.gt[:, None]).T
+
+    @property
+    def shares(self) -> np.ndarray:
+        """The labels' distribution in the benchmark, [options]."""
+        options = next(iter(self.likelihoods.values())).shape[-1]
+        return np.bincount(self.gt, minlength=options) / len(self.gt)
+
+    @property
+    def label_entropy(self) -> float:
+        """Entropy of the labels in nats."""
+        shares = self.shares[self.shares > 0]
+        return float(-(shares * np.log(shares)).sum())
+
+    @property
+    def audible(self) -> bool:
+        """Whether the neutral accuracy of z_pos is above always saying the commonest label, beyond its 95% interval."""
+        right = self.right(Signal())[0]
+        return bool(right.mean() - 1.96 * right.std() / np.sqrt(len(right)) > self.shares.max())
+
+
+def figures(attributes: list[Attribute], signal: Signal) -> dict:
+    """Every metric of a signal per attribute and pooled, and in the neutral condition its entropy over the labels'."""
+    named = {attribute.name: [attribute] for attribute in attributes}
+    groups = {POOLED: attributes, **named}
+    found = {}
+    for name, members in groups.items():
+        right = np.concatenate([attribute.right(signal) for attribute in members], axis=1)
+        found[name] = {**score(right[None]), "entropy_share": _entropy_share(members, signal)}
+    return found
+
+
+def _entropy_share(attributes: list[Attribute], signal: Signal) -> float | None:
+    said = np.concatenate([entropy(attribute.likelihoods[signal][:, 0]) for attribute in attributes]).mean()
+    labels = sum(attribute.label_entropy * len(attribute.gt) for attribute in attributes)
+    return float(said * sum(len(attribute.gt) for attribute in attributes) / labels) if labels else None
+
+
+def judge(attributes: list[Attribute], table: dict[Signal, dict]) -> dict:
+    """The verdict: `lines` of words, `negative` and `alpha` to take (None and 0: standard KD), and its grounds."""
+    lines = [_hearing(attributes), _bias(table[Signal()])]
+    audible = [attribute for attribute in attributes if attribute.audible]
+    fit = []
+    for signal in table:
+        if signal.negative is not None and signal.alpha is None:
+            usable, line = _negative(attributes, table, signal)
+            lines.append(line)
+            fit += usable
+    best = _best(audible, fit)
+    lines.append(_advice(audible, table, best, bool(fit)))
+    return {
+        "negative": best.negative if best else None,
+        "alpha": best.alpha if best else 0.0,
+        "inaudible": [attribute.name for attribute in attributes if not attribute.audible],
+        "lines": lines,
+    }
+
+
+def _hearing(attributes: list[Attribute]) -> str:
+    deaf = [f"{a.name} ({_points(a.right(Signal())[0].mean())})" for a in attributes if not a.audible]
+    if not deaf:
+        return "The teacher hears every attribute: neutral accuracy is above the commonest label's share."
+    return (
+        f"The teacher does not hear {', '.join(deaf)}: neutral accuracy is not above the commonest label's share; "
+        "there the contrast can only add noise, and shift has a floor."
+    )
+
+
+def _bias(pos: dict) -> str:
+    faithful, adversarial = (_value(pos, c) for c in ("faithful", "adversarial"))
+    gap = f"faithful {_points(faithful)}, adversarial {_points(adversarial)}"
+    if faithful - adversarial >= BIAS:
+        return f"There is a text bias to remove: {gap}."
+    return f"There is little text bias to remove ({gap}): a contrast has nothing to correct."
+
+
+def _negative(attributes: list[Attribute], table: dict, neg: Signal) -> tuple[list[Signal], str]:
+    """The contrasts with this negative that keep neutral accuracy, and what to know about it."""
+    share = table[neg][POOLED]["entropy_share"]
+    contrasts = [s for s in table if s.negative == neg.negative and s.alpha is not None]
+    kept = [
+        s for s in contrasts if _value(table[s], "neutral") >= _value(table[Signal()], "neutral") - NEUTRAL_TOLERANCE
+    ]
+    spread = share is not None and share >= ENTROPY_SHARE
+    where = "in the teacher's distribution" if spread else "outside the teacher's distribution"
+    how = "-" if share is None else f"{share:.2f}"
+    line = f"{neg.negative}: {where} (entropy without audio {how} of the labels'"
+    line += f", neutral accuracy {_points(_value(table[neg], 'neutral'))}{_leak(attributes, neg)}); "
+    lost = [f"{s.alpha:g}" for s in contrasts if s not in kept]
+    line += f"neutral accuracy falls at alpha {', '.join(lost)}." if lost else "no alpha lowers neutral accuracy."
+    return (kept if spread else []), line
+
+
+def _leak(attributes: list[Attribute], neg: Signal) -> str:
+    right = np.concatenate([attribute.right(neg)[0] for attribute in attributes])
+    commonest = np.concatenate([np.full(len(a.gt), a.shares.max()) for a in attributes]).mean()
+    leaks = right.mean() - 1.96 * right.std() / np.sqrt(len(right)) > commonest
+    return ", above the commonest labels': the text alone gives answers away" if leaks else ""
+
+
+def _best(audible: list[Attribute], fit: list[Signal]) -> Signal | None:
+    """The contrast with the highest adversarial accuracy on audible attributes, if it beats z_pos; ties: low alpha."""
+    if not audible:
+        return None
+    gains = {signal: _gain(audible, signal).mean() for signal in fit}
+    best = max(fit, key=lambda s: (gains[s], -(s.alpha or 0)), default=None)
+    return best if best and gains[best] > 0 else None
+
+
+def _gain(attributes: list[Attribute], signal: Signal) -> np.ndarray:
+    k = CONDITIONS.index("adversarial")
+    both = [(a.right(signal)[k], a.right(Signal())[k]) for a in attributes]
+    return np.concatenate([new.astype(float) - old for new, old in both])
+
+
+def _advice(audible: list[Attribute], table: dict, best: Signal | None, any_fit: bool) -> str:
+    if not any_fit:
+        return (
+            "Take standard KD (alpha 0): no negative is fit for a contrast. Train the teacher with audio dropout, "
+            "using the negative that distillation will use, and check again."
+        )
+    if best is None:
+        return "Take standard KD (alpha 0): no contrast raises adversarial accuracy on what the teacher hears."
+    gain = _gain(audible, best)
+    sure = gain.mean() > 1.96 * gain.std() / np.sqrt(len(gain))
+    changes = ", ".join(
+        f"{c} {_points(_value(table[Signal()], c))} -> {_points(_value(table[best], c))}" for c in CONDITIONS[:3]
+    )
+    noise = "" if sure else f" The gain is within the noise of {len(gain)} items."
+    return f"Take negative {best.negative} with alpha {best.alpha:g}: {changes}.{noise}"
+
+
+def _value(groups: dict, condition: str) -> float:
+    return groups[POOLED][f"accuracy_{condition}"]["value"]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"

@@ -1,0 +1,156 @@
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caad_ds.distill.negatives import Negative, embed_without_audio
+from caad_ds.errors import UserError
+from caad_ds.evaluation import check_teacher
+from caad_ds.evaluation.inference import Clips, Loaded
+from caad_ds.evaluation.mcr_bench import Benchmark
+from caad_ds.evaluation.options import Signal, entropy, log_likelihoods
+from caad_ds.evaluation.verdict import Attribute, figures, judge
+
+STATEMENTS = ["the speaker is male .", "female"]
+INSTRUCTIONS = """
+attributes:
+  gender:
+    name: Gender
+    questions: [who speaks]
+    options: {male: the speaker is male ., female: the speaker is female .}
+  noise:
+    name: Noise
+    questions: [how loud is it]
+    options: {loud: it is loud ., quiet: it is quiet .}
+irrelevant: [it rains .]
+"""
+POS, NEG, CONTRAST = Signal(), Signal("silence"), Signal("silence", 1.0)
+
+
+@pytest.fixture
+def instructions(tmp_path):
+    path = tmp_path / "instructions.yaml"
+    path.write_text(INSTRUCTIONS)
+    return path
+
+
+@torch.no_grad()
+def test_likelihoods_equal_one_statement_at_a_time(model_folder, benchmark):
+    loaded = Loaded.load(model_folder, torch.device("cpu"))
+    items = [item for row in Benchmark.load(benchmark).rows[:2] for item in row.items()]
+    clips = Clips(loaded.encoder)
+    items = clips.hear(items)
+    negative = Negative.of("silence", loaded.encoder)
+    found = log_likelihoods(loaded, items, clips.states(items), STATEMENTS, [negative], [1.0])
+    assert found[CONTRAST].shape == (8, 2)
+    for i in (0, 5):
+        for k, statement in enumerate(STATEMENTS):
+            batch = loaded.answered([items[i]], [statement])
+            states = clips.states([items[i]])
+            z_pos, z_neg = (
+                loaded.model.llm(inputs_embeds=e.inputs_embeds).logits[0, e.answer_rows]
+                for e in (loaded.model.embed(batch, states), embed_without_audio(loaded.model, batch, negative))
+            )
+            for signal, z in ((POS, z_pos), (NEG, z_neg), (CONTRAST, 2 * z_pos - z_neg)):
+                expected = z.log_softmax(-1)[torch.arange(len(batch.targets)), batch.targets].sum()
+                assert found[signal][i, k] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_entropy():
+    assert entropy(np.log([[0.5, 0.5], [0.2, 0.2]]) - 50) == pytest.approx([np.log(2)] * 2)
+    assert entropy(np.array([[0.0, -800.0]])) == pytest.approx([0.0])
+
+
+def attribute(pos, neg, contrast, rows=200, name="gender"):
+    """Likelihoods of two options from log-odds: of the right one for z_pos and z_c, of option 0 for z_neg."""
+    gt = np.arange(rows) % 2
+    sign = np.where(gt == 0, 1.0, -1.0)[:, None]
+
+    def of(odds):
+        return np.stack([odds, np.zeros_like(odds)], axis=-1)
+
+    signals = {
+        POS: of(sign * np.broadcast_to(pos, (rows, 4))),
+        NEG: of(np.broadcast_to(neg, (rows, 4)).astype(float)),
+        CONTRAST: of(sign * np.broadcast_to(contrast, (rows, 4))),
+    }
+    return Attribute(name, gt, signals)
+
+
+def verdict(*attributes):
+    table = {signal: figures(list(attributes), signal) for signal in (POS, NEG, CONTRAST)}
+    return judge(list(attributes), table)
+
+
+BIASED, FREED = [1, 2, -1, 1], [1, 2, 1, 1]
+
+
+def test_takes_a_negative_that_is_in_distribution_and_helps():
+    found = verdict(attribute(BIASED, 0.1, FREED))
+    assert (found["negative"], found["alpha"]) == ("silence", 1.0)
+    words = " ".join(found["lines"])
+    assert "a text bias to remove: faithful 100.0, adversarial 0.0" in words
+    assert "silence: in the teacher's distribution" in words
+    assert "adversarial 0.0 -> 100.0" in words
+
+
+def test_refuses_a_negative_that_says_something_arbitrary():
+    found = verdict(attribute(BIASED, 6.0, FREED))
+    assert (found["negative"], found["alpha"]) == (None, 0.0)
+    assert "silence: outside the teacher's distribution" in " ".join(found["lines"])
+    assert "audio dropout" in found["lines"][-1]
+
+
+def test_refuses_a_contrast_that_costs_neutral_accuracy():
+    found = verdict(attribute(BIASED, 0.1, [-1, 2, 1, 1]))
+    assert found["negative"] is None
+    assert "neutral accuracy falls at alpha 1" in " ".join(found["lines"])
+
+
+def test_without_bias_there_is_nothing_to_take():
+    found = verdict(attribute(FREED, 0.1, FREED))
+    assert found["negative"] is None
+    assert any("little text bias" in line for line in found["lines"])
+    assert "no contrast raises adversarial accuracy" in found["lines"][-1]
+
+
+def test_an_attribute_that_the_teacher_cannot_hear_is_named_and_does_not_choose():
+    coin = np.random.default_rng(0).choice([-1.0, 1.0], (200, 1))
+    deaf = attribute(coin * np.ones(4), 0.1, coin * np.array([1, 1, 5, 1]), name="accent")
+    found = verdict(attribute(FREED, 0.1, FREED), deaf)
+    assert found["inaudible"] == ["accent"]
+    assert "does not hear accent" in found["lines"][0]
+    assert found["negative"] is None
+
+
+def command(*argv):
+    parser = argparse.ArgumentParser()
+    check_teacher.register(parser)
+    return check_teacher.run(parser.parse_args([str(part) for part in argv]))
+
+
+def test_command(model_folder, benchmark, instructions, tmp_path, capsys):
+    rows = json.loads((benchmark / "noise" / "noise.json").read_text())
+    (benchmark / "noise" / "noise.json").write_text(json.dumps([*rows, {**rows[0], "gt": "deafening"}]))
+    arguments = ["--model", model_folder, "--benchmark", benchmark, "--device", "cpu", "--batch-size", 16]
+    out = tmp_path / "check.json"
+    assert command(*arguments, "--instructions", instructions, "--out", out) == 3
+    result = json.loads(out.read_text())
+    assert len(result["signals"]) == 1 + 4 * (1 + 3)
+    assert {s["groups"]["all"]["items"] for s in result["signals"]} == {7}
+    assert [row["id"] for row in result["rejected"]] == ["noise/3"]
+    printed, err = capsys.readouterr()
+    assert "z_neg text_only" in printed and "gender n/f/a/i" in printed and result["verdict"]["lines"][-1] in printed
+    assert "7/7" in err
+
+
+def test_user_mistakes(model_folder, benchmark, instructions, tmp_path):
+    arguments = ["--model", model_folder, "--benchmark", benchmark, "--device", "cpu", "--instructions"]
+    with pytest.raises(UserError, match="--alphas 0: give"):
+        command(*arguments, instructions, "--alphas", 0)
+    Path(instructions).write_text(INSTRUCTIONS.replace("  noise:", "  pitch:"))
+    with pytest.raises(UserError, match="has no attribute noise"):
+        command(*arguments, instructions)
