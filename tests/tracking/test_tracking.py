@@ -1,0 +1,216 @@
+"""MLflow tracking against real SQLite stores, and against stores that do not answer."""
+
+import logging
+import shutil
+import socket
+import sqlite3
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from caad_ds import tracking
+from caad_ds.errors import UserError
+from caad_ds.tracking import Tracker
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A SQLite file with MLflow's tables, which take it seconds to make."""
+    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def uri(tables, tmp_path):
+    """A SQLite store without runs."""
+    (tmp_path / "store").mkdir()
+    shutil.copy(tables, tmp_path / "store/mlflow.db")
+    return f"sqlite:///{tmp_path}/store/mlflow.db"
+
+
+def start(uri: str, params: dict | None = None, run_id: str | None = None) -> Tracker:
+    return Tracker(uri, "exp", "name", params or {}, enabled=True, run_id=run_id)
+
+
+def points(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
+    """(step, value) of every logged point, duplicates included."""
+    return sorted((m.step, m.value) for m in MlflowClient(uri).get_metric_history(run_id, key))
+
+
+def run_of(uri: str, run_id: str):
+    return MlflowClient(uri).get_run(run_id)
+
+
+def test_a_run_is_read_back(uri, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("a: 1\n")
+    tracker = start(uri, {"objective.alpha": 1.0, "run.name": "x"})
+    for step in range(3):
+        tracker.log({"train/kd": 1.0 / (step + 1), "train/ce": float("nan")}, step)
+    tracker.artifact(file)
+    assert tracker.finish() == 0
+    run = run_of(uri, tracker.run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "name")
+    assert run.data.params == {"objective.alpha": "1.0", "run.name": "x"}
+    assert points(uri, tracker.run_id, "train/kd") == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    assert len(points(uri, tracker.run_id, "train/ce")) == 3
+    assert [f.path for f in MlflowClient(uri).list_artifacts(tracker.run_id)] == ["config.yaml"]
+
+
+def test_points_arrive_while_the_run_goes_on(uri):
+    tracker = start(uri)
+    tracker.log({"loss": 1.0}, 1)
+    deadline = time.monotonic() + 10
+    while not points(uri, tracker.run_id, "loss") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert points(uri, tracker.run_id, "loss") == [(1, 1.0)]
+    assert run_of(uri, tracker.run_id).info.status == "RUNNING"
+    tracker.finish()
+
+
+def test_resume_sends_only_the_missing_steps(uri, caplog):
+    first = start(uri, {"a": 1, "b": 2})
+    for step in range(1, 6):  # the checkpoint was at step 3; steps 4 and 5 are logged already
+        first.log({"loss": float(step)}, step)
+    first.finish("KILLED")
+    second = start(uri, {"a": 1, "b": 3, "c": 4}, first.run_id)
+    assert run_of(uri, first.run_id).info.status == "RUNNING"
+    for step in range(4, 8):
+        second.log({"loss": float(step), "new": 0.0}, step)
+    second.finish()
+    assert second.run_id == first.run_id
+    assert points(uri, first.run_id, "loss") == [(step, float(step)) for step in range(1, 8)]
+    assert [step for step, _ in points(uri, first.run_id, "new")] == [4, 5, 6, 7]
+    run = run_of(uri, first.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"a": "1", "b": "2", "c": "4"}
+    assert [r.getMessage() for r in caplog.records] == ["MLflow keeps the run's first value of changed parameters: b"]
+
+
+def test_a_run_that_the_store_lost_is_replaced(uri, caplog):
+    tracker = start(uri, run_id="0" * 32)
+    tracker.finish()
+    assert tracker.run_id != "0" * 32
+    assert run_of(uri, tracker.run_id).info.status == "FINISHED"
+    assert "no longer has run" in caplog.text
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_finish_sets_the_status_and_an_end(uri, status):
+    tracker = start(uri)
+    tracker.finish(status)
+    tracker.finish("FINISHED")  # the first call decides
+    info = run_of(uri, tracker.run_id).info
+    assert info.status == status and info.end_time is not None
+
+
+def test_a_dead_server_is_said_once_and_costs_seconds(caplog):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        began = time.monotonic()
+        tracker = start(f"http://user:hunter2@127.0.0.1:{port}")
+        for step in range(3):
+            tracker.log({"a": 1.0, "b": 2.0}, step)
+        assert tracker.finish() == 6
+    assert time.monotonic() - began < 20
+    assert tracker.run_id is None
+    said = [r.getMessage() for r in caplog.records if r.name == "caad_ds.tracking"]
+    assert len(said) == 2
+    assert "does not answer, training goes on without it" in said[0] and "refused" in said[0]
+    assert said[1].endswith("6 points were lost")
+    assert "hunter2" not in caplog.text
+
+
+def test_a_server_that_accepts_and_stays_silent_costs_seconds(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        tracker = start(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        tracker.log({"a": 1.0}, 0)
+        assert tracker.finish() == 1
+    assert time.monotonic() - began < 10
+
+
+def test_points_held_during_an_outage_arrive_once(uri, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "RETRY_EVERY", 0.2)
+    tracker = start(uri)
+    tracker.log({"loss": 0.0}, 0)
+    database = tmp_path / "store/mlflow.db"
+    with sqlite3.connect(database, timeout=30) as other:
+        other.execute("ALTER TABLE metrics RENAME TO away")
+        other.commit()
+        tracker.log({"loss": 1.0}, 1)
+        deadline = time.monotonic() + 15
+        while "does not answer" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.1)
+        other.execute("ALTER TABLE away RENAME TO metrics")
+        other.commit()
+    tracker.log({"loss": 2.0}, 2)
+    assert tracker.finish() == 0
+    assert points(uri, tracker.run_id, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert run_of(uri, tracker.run_id).info.status == "FINISHED"
+
+
+def test_more_points_than_can_be_held_are_counted(monkeypatch):
+    monkeypatch.setattr(tracking, "MAX_HELD", 2)
+    tracker = start("http://127.0.0.1:1")
+    for step in range(5):
+        tracker.log({"a": 1.0}, step)
+    assert tracker.finish() == 5
+
+
+def test_long_and_secret_parameters(uri):
+    params = {f"p.{i}": i for i in range(150)}
+    params |= {
+        "data.note": "x" * 10_000,
+        "k" * 300: 1,
+        "bad?key": 1,
+        "tracking.uri": "https://user:hunter2@host:5000",
+        "hub.token": "hunter2",
+        "db_password": "hunter2",
+        "data.url": "https://host/x?sig=hunter2&page=3",
+        "data.max_answer_tokens": 300,
+        "student.tokenizer": "folder",
+    }
+    tracker = start(uri, params)
+    tracker.finish()
+    logged = run_of(uri, tracker.run_id).data.params
+    assert len(logged) == len(params)
+    assert len(logged["data.note"]) == 6000 and logged["data.note"].endswith("...")
+    assert logged["bad_key"] == "1" and "k" * 250 in logged
+    assert logged["tracking.uri"] == "https://[hidden]@host:5000"
+    assert logged["data.url"] == "https://host/x?[hidden]&page=3"
+    assert logged["hub.token"] == logged["db_password"] == "[hidden]"
+    assert logged["data.max_answer_tokens"] == "300" and logged["student.tokenizer"] == "folder"
+    assert "hunter2" not in " ".join(logged.values())
+
+
+def test_other_ranks_do_nothing(tmp_path):
+    tracker = Tracker(f"sqlite:///{tmp_path}/store/mlflow.db", "exp", "name", {}, enabled=False)
+    tracker.log({"a": 1.0}, 0)
+    tracker.artifact(tmp_path / "absent")
+    assert tracker.finish() == 0 and tracker.run_id is None
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "htp://user:hunter2@host", ""])
+@pytest.mark.parametrize("enabled", [True, False], ids=["main rank", "other rank"])
+def test_a_uri_that_is_no_store_is_refused_on_every_rank(uri, enabled):
+    with pytest.raises(UserError, match=r"tracking\.uri .* is no MLflow store: give sqlite") as raised:
+        Tracker(uri, "exp", "name", {}, enabled)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_new_store_is_made_in_silence(tmp_path, capfd):
+    tracker = start(f"sqlite:///{tmp_path}/new/folder/mlflow.db")
+    tracker.finish()
+    assert (tmp_path / "new/folder/mlflow.db").exists()
+    logging.getLogger("urllib3.connectionpool").warning("Retrying after connection broken: /api/2.0/mlflow/runs/get")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
