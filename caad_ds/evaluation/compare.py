@@ -44,18 +44,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_runs(folders: list[Path]) -> dict[str, list[list[dict]]]:
-    """Predictions of each run by name; UserError if a run is unfinished or not on the same items as the first."""
+    """Predictions of each run by name.
+
+    UserError if a run is unfinished, was made on other items than the first, or decodes otherwise than its namesakes.
+    """
     systems: dict[str, list[list[dict]]] = {}
+    decoding: dict[str, dict] = {}
     first: set | None = None
     for path in folders:
         folder = RunFolder(path)
-        name, predictions = folder.read_scores()["name"], folder.complete()
+        setup, predictions = folder.read_scores()["setup"], folder.complete()
         items = {(p["id"], p["gt"]) for p in predictions}
         first = first or items
         if items != first:
             raise UserError(
                 f"{path}: evaluated on {len(items)} items, {len(items & first)} of them among the {len(first)} of "
                 f"{folders[0]}; compare runs on one benchmark with one --limit"
+            )
+        name = setup["name"]
+        ours = {key: value for key, value in setup.items() if key != "model_sha256"}
+        if decoding.setdefault(name, ours) != ours:
+            raise UserError(
+                f"{path}: named {name!r} like a run that decodes otherwise; evaluate it with a --name of its own"
             )
         systems.setdefault(name, []).append(predictions)
     return systems

@@ -142,6 +142,8 @@ def _gain(attributes: list[Attribute], signal: Signal) -> np.ndarray:
 
 
 def _advice(audible: list[Attribute], table: dict, best: Signal | None, any_fit: bool) -> str:
+    if not audible:
+        return "Do not distil from this teacher: it hears none of the attributes. Train it further."
     if not any_fit:
         return (
             "Take standard KD (alpha 0): no negative is fit for a contrast. Train the teacher with audio dropout, "

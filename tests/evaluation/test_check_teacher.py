@@ -154,3 +154,13 @@ def test_user_mistakes(model_folder, benchmark, instructions, tmp_path):
     Path(instructions).write_text(INSTRUCTIONS.replace("  noise:", "  pitch:"))
     with pytest.raises(UserError, match="has no attribute noise"):
         command(*arguments, instructions)
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_figures_of_the_cpu(model_folder, benchmark, instructions, tmp_path):
+    arguments = ["--model", model_folder, "--benchmark", benchmark, "--instructions", instructions]
+    for device in ("cpu", "cuda"):
+        assert command(*arguments, "--device", device, "--out", tmp_path / device) == 0
+    cpu, cuda = (json.loads((tmp_path / device).read_text()) for device in ("cpu", "cuda"))
+    assert cpu["verdict"] == cuda["verdict"]
+    assert command(*arguments, "--device", "cuda", "--dtype", "bfloat16") == 0

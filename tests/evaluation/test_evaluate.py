@@ -113,8 +113,9 @@ def test_user_mistakes(run, model_folder, benchmark, tmp_path):
 
 def test_compare_groups_seeds_and_saves_table_and_picture(run, tmp_path, capsys):
     run("--name", "greedy", out="a")
-    run("--name", "contrast", "--contrast-alpha", 1, out="b1")
-    run("--name", "contrast", "--contrast-alpha", 3, out="b2")
+    for out in ("b1", "b2"):
+        run("--name", "contrast", "--contrast-alpha", 1, out=out)
+    flip(tmp_path / "b2" / "predictions.jsonl")
     runs = [tmp_path / name for name in ("a", "b1", "b2")]
     assert command(compare, *runs, "--out", tmp_path / "table", "--title", "Demo") == 0
     saved = json.loads((tmp_path / "table" / "table.json").read_text())
@@ -122,9 +123,17 @@ def test_compare_groups_seeds_and_saves_table_and_picture(run, tmp_path, capsys)
     assert saved["systems"]["greedy"] == json.loads((tmp_path / "a" / "scores.json").read_text())["groups"]
     text = (tmp_path / "table" / "table.md").read_text()
     assert "| runs | neutral | faithful | adversarial | irrelevant | shift | tir_adv | gender adv | noise adv |" in text
-    assert "| contrast | 2 |" in text and "±" in text
+    assert "| contrast | 2 |" in text
+    assert saved["systems"]["contrast"]["all"]["accuracy_neutral"]["deviation"] == pytest.approx(2**-0.5 / 7)
     assert (tmp_path / "table" / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "contrast" in capsys.readouterr().out
+
+
+def flip(file):
+    """Another seed's answer to one item."""
+    first, *rest = file.read_text().splitlines(keepends=True)
+    prediction = json.loads(first)
+    file.write_text(json.dumps({**prediction, "right": not prediction["right"]}) + "\n" + "".join(rest))
 
 
 def test_compare_refuses_unlike_or_unfinished_runs(run, make_benchmark, tmp_path):
@@ -132,6 +141,20 @@ def test_compare_refuses_unlike_or_unfinished_runs(run, make_benchmark, tmp_path
     run(out="b", benchmark=make_benchmark("other", {"gender": 2}))
     with pytest.raises(UserError, match="evaluated on 2 items, 2 of them among the 7"):
         command(compare, tmp_path / "a", tmp_path / "b")
+    for alpha in (1, 2):
+        run("--contrast-alpha", alpha, "--name", "CD", out=f"cd{alpha}")
+    with pytest.raises(UserError, match="decodes otherwise"):
+        command(compare, tmp_path / "cd1", tmp_path / "cd2")
     (tmp_path / "b" / "scores.json").unlink()
     with pytest.raises(UserError, match="finish the run"):
         command(compare, tmp_path / "b")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("contrast", [[], ["--contrast-alpha", 1, "--negative", "silence"]])
+def test_cuda_gives_the_answers_of_the_cpu(run, tmp_path, contrast):
+    run(*contrast, out="cpu")
+    run(*contrast, "--device", "cuda", out="cuda")
+    cpu, cuda = ([p["prediction"] for p in lines(tmp_path / out)] for out in ("cpu", "cuda"))
+    assert cpu == cuda
+    assert run(*contrast, "--device", "cuda", "--dtype", "bfloat16", out="bfloat16") == 0
