@@ -63,8 +63,7 @@ def synthesize(
 
 
 def _render_all(render_one: Callable[[int], dict], size: int, workers: int, what: str) -> list[dict]:
-    # Spawned: the workers fork for every clip, which a process that has started threads must not do.
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")  # a fork would inherit threads of libraries in mid-step
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         return list(track(pool.map(render_one, range(size), chunksize=8), what, size))
 

@@ -84,6 +84,13 @@ def test_speech_depends_on_voice_and_rate_only_not_on_what_was_said_before():
     assert not np.array_equal(first, speak("the dog finds bread", "en-gb-scotland+f3", 160, 50))
 
 
+def test_every_voice_says_the_same_in_any_order():
+    voices = [variant for split in SPLITS.values() for variant in split.female + split.male]
+    said = {voice: speak("my dog finds a cake", f"en-us+{voice}", 200, 50).tobytes() for voice in voices}
+    again = {voice: speak("my dog finds a cake", f"en-us+{voice}", 200, 50).tobytes() for voice in reversed(voices)}
+    assert [voice for voice in voices if said[voice] != again[voice]] == []
+
+
 def test_unknown_voice_is_refused():
     with pytest.raises(RuntimeError, match="no-such-language"):
         speak("the dog", "no-such-language", 160, 50)
