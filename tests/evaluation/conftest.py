@@ -83,5 +83,5 @@ def make_benchmark(tmp_path):
 
 
 @pytest.fixture
-def benchmark(make_benchmark):
+def conflicts(make_benchmark):
     return make_benchmark("benchmark", {"gender": 4, "noise": 3})

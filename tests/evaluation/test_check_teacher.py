@@ -38,9 +38,9 @@ def instructions(tmp_path):
 
 
 @torch.no_grad()
-def test_likelihoods_equal_one_statement_at_a_time(model_folder, benchmark):
+def test_likelihoods_equal_one_statement_at_a_time(model_folder, conflicts):
     loaded = Loaded.load(model_folder, torch.device("cpu"))
-    items = [item for row in Benchmark.load(benchmark).rows[:2] for item in row.items()]
+    items = [item for row in Benchmark.load(conflicts).rows[:2] for item in row.items()]
     clips = Clips(loaded.encoder)
     items = clips.hear(items)
     negative = Negative.of("silence", loaded.encoder)
@@ -132,10 +132,10 @@ def command(*argv):
     return check_teacher.run(parser.parse_args([str(part) for part in argv]))
 
 
-def test_command(model_folder, benchmark, instructions, tmp_path, capsys):
-    rows = json.loads((benchmark / "noise" / "noise.json").read_text())
-    (benchmark / "noise" / "noise.json").write_text(json.dumps([*rows, {**rows[0], "gt": "deafening"}]))
-    arguments = ["--model", model_folder, "--benchmark", benchmark, "--device", "cpu", "--batch-size", 16]
+def test_command(model_folder, conflicts, instructions, tmp_path, capsys):
+    rows = json.loads((conflicts / "noise" / "noise.json").read_text())
+    (conflicts / "noise" / "noise.json").write_text(json.dumps([*rows, {**rows[0], "gt": "deafening"}]))
+    arguments = ["--model", model_folder, "--benchmark", conflicts, "--device", "cpu", "--batch-size", 16]
     out = tmp_path / "check.json"
     assert command(*arguments, "--instructions", instructions, "--out", out) == 3
     result = json.loads(out.read_text())
@@ -147,8 +147,8 @@ def test_command(model_folder, benchmark, instructions, tmp_path, capsys):
     assert "7/7" in err
 
 
-def test_user_mistakes(model_folder, benchmark, instructions, tmp_path):
-    arguments = ["--model", model_folder, "--benchmark", benchmark, "--device", "cpu", "--instructions"]
+def test_user_mistakes(model_folder, conflicts, instructions, tmp_path):
+    arguments = ["--model", model_folder, "--benchmark", conflicts, "--device", "cpu", "--instructions"]
     with pytest.raises(UserError, match="--alphas 0: give"):
         command(*arguments, instructions, "--alphas", 0)
     Path(instructions).write_text(INSTRUCTIONS.replace("  noise:", "  pitch:"))
@@ -157,8 +157,8 @@ def test_user_mistakes(model_folder, benchmark, instructions, tmp_path):
 
 
 @pytest.mark.gpu
-def test_cuda_gives_the_figures_of_the_cpu(model_folder, benchmark, instructions, tmp_path):
-    arguments = ["--model", model_folder, "--benchmark", benchmark, "--instructions", instructions]
+def test_cuda_gives_the_figures_of_the_cpu(model_folder, conflicts, instructions, tmp_path):
+    arguments = ["--model", model_folder, "--benchmark", conflicts, "--instructions", instructions]
     for device in ("cpu", "cuda"):
         assert command(*arguments, "--device", device, "--out", tmp_path / device) == 0
     cpu, cuda = (json.loads((tmp_path / device).read_text()) for device in ("cpu", "cuda"))

@@ -18,8 +18,8 @@ def loaded(model_folder):
 
 
 @pytest.fixture
-def items(benchmark):
-    return [item for row in Benchmark.load(benchmark).rows for item in row.items()]
+def items(conflicts):
+    return [item for row in Benchmark.load(conflicts).rows for item in row.items()]
 
 
 def answers(loaded, items, size, contrasted=None):

@@ -16,8 +16,8 @@ def command(module, *argv):
 
 
 @pytest.fixture
-def run(model_folder, benchmark, tmp_path):
-    def run(*argv, out="run", benchmark=benchmark):
+def run(model_folder, conflicts, tmp_path):
+    def run(*argv, out="run", benchmark=conflicts):
         return command(
             evaluate, "--model", model_folder, "--benchmark", benchmark, "--out", tmp_path / out,
             "--device", "cpu", "--batch-size", 6, *argv,
@@ -85,10 +85,10 @@ def test_contrastive_decoding_is_a_setup_of_its_own(run, tmp_path, model_folder)
     assert plain != contrasted
 
 
-def test_bad_rows_are_listed_and_the_rest_is_scored(run, benchmark, tmp_path, capsys):
-    (benchmark / "gender" / "audio" / "0.wav").write_bytes(b"not audio")
-    (benchmark / "noise" / "audio" / "1.wav").unlink()
-    soundfile.write(benchmark / "noise" / "audio" / "2.wav", [0.1] * 16000 * 2, 16000)
+def test_bad_rows_are_listed_and_the_rest_is_scored(run, conflicts, tmp_path, capsys):
+    (conflicts / "gender" / "audio" / "0.wav").write_bytes(b"not audio")
+    (conflicts / "noise" / "audio" / "1.wav").unlink()
+    soundfile.write(conflicts / "noise" / "audio" / "2.wav", [0.1] * 16000 * 2, 16000)
     assert run() == 3
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert {row["id"] for row in scores["rejected"]} == {"gender/0", "noise/1", "noise/2"}
@@ -98,14 +98,14 @@ def test_bad_rows_are_listed_and_the_rest_is_scored(run, benchmark, tmp_path, ca
     assert run() == 3
 
 
-def test_user_mistakes(run, model_folder, benchmark, tmp_path):
+def test_user_mistakes(run, model_folder, conflicts, tmp_path):
     with pytest.raises(UserError, match="--contrast-alpha -1"):
         run("--contrast-alpha", -1)
     with pytest.raises(UserError, match="--plausibility: belongs"):
         run("--plausibility", 0.1)
     with pytest.raises(UserError, match="--device tpu9"):
         run("--device", "tpu9")
-    for clip in benchmark.glob("*/audio/*.wav"):
+    for clip in conflicts.glob("*/audio/*.wav"):
         clip.write_bytes(b"")
     with pytest.raises(UserError, match="no item could be evaluated"):
         run()
