@@ -136,7 +136,6 @@ class Tracker:
                     for _ in batch:
                         self._held.popleft()
         except Exception as error:  # whatever fails in a store, training goes on
-            self._run = None  # a request that failed here may have arrived there
             self._warn(error)
             return False
         return True

@@ -83,7 +83,7 @@ class Cluster:
     def start(self) -> None:
         """Write the configuration, start the daemons and wait until both nodes are idle."""
         host = socket.gethostname().split(".")[0]
-        port, node1, node2 = _free_ports(3)
+        port, node1, node2 = free_ports(3)
         for folder in ("munge", "state", "log", "dev", "spool/node1", "spool/node2"):
             (self.base / folder).mkdir(parents=True)
         for folder in (self.base, self.base / "munge"):
@@ -108,11 +108,10 @@ class Cluster:
             self.run("scancel", "-u", "root")
             self.wait(lambda: not self.run("squeue", "-h"), 20, "the last jobs to end")
         pid_files = [*self.base.glob("slurmd.*.pid"), self.base / "slurmctld.pid", self.base / "munge/munged.pid"]
-        for pid in [int(path.read_text()) for path in pid_files if path.exists()]:
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
+        pid_files = [path for path in pid_files if path.exists()]
+        for path in pid_files:
+            os.kill(int(path.read_text()), signal.SIGTERM)
+        self.wait(lambda: not any(path.exists() for path in pid_files), 20, "the daemons to remove their pid files")
 
     def run(self, *command: str) -> str:
         """Standard output of a Slurm command."""
@@ -145,7 +144,8 @@ class Cluster:
             time.sleep(0.2)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

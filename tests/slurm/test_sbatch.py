@@ -5,9 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from cluster import free_ports
+from mlflow import MlflowClient
+
+from tests.training.conftest import config, world  # noqa: F401 (world is a fixture)
 
 pytestmark = pytest.mark.slurm
-SCRIPT = Path(__file__).parents[2] / "slurm/distill.sbatch"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "slurm/distill.sbatch"
 PROBE = Path(__file__).with_name("probe.py")
 
 
@@ -91,3 +96,22 @@ def test_a_missing_file_is_named_in_one_line(cluster, submit, tmp_path, variable
     assert cluster.finished(job)["ExitCode"] == "2:0"
     [line] = log(tmp_path, job).splitlines()
     assert line.startswith("error: no ") and "nowhere/absent" in line
+
+
+def test_training_is_preempted_and_finishes_as_one_mlflow_run(cluster, submit, tmp_path, world):  # noqa: F811
+    steps = 60
+    file = config(world, tmp_path / "out", optimizer={"steps": steps})
+    variables = {"CAAD_ENTRY": str(ROOT / "caad_ds/train.py"), "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
+    [port] = free_ports(1)  # job ids start at 1 in every test cluster, so their default ports would meet
+    job = submit(CONFIG=str(file), MASTER_PORT=str(port), **variables)
+    cluster.wait(lambda: "step 3/" in log(tmp_path, job), 240, "training to begin")  # may compile
+    cluster.run("scancel", "--batch", "--signal=USR1", str(job))
+    ended = cluster.finished(job, timeout=150)
+    text = log(tmp_path, job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), text
+    assert "resumed from" in text and (tmp_path / "out/model/model.safetensors").exists()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    [run] = client.search_runs([client.get_experiment_by_name("tests").experiment_id])
+    assert run.info.status == "FINISHED"
+    logged = [point.step for point in client.get_metric_history(run.info.run_id, "train/ce")]
+    assert sorted(logged) == list(range(1, steps + 1))
