@@ -82,8 +82,10 @@ class SpeechEncoder(nn.Module):
         return AudioStates(torch.stack([output.hidden_states[tap + 1] for tap in self.taps], dim=1))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the encoder as a Whisper checkpoint without decoder layers, loadable by `from_pretrained`."""
-        config = WhisperConfig(**{**self.whisper.config.to_dict(), "decoder_layers": 0})
+        """Write the encoder as a Whisper checkpoint without a decoder, loadable by `from_pretrained`."""
+        no_decoder = {"decoder_layers": 0, "vocab_size": 1, "max_target_positions": 1}
+        no_text = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+        config = WhisperConfig(**{**self.whisper.config.to_dict(), **no_decoder, **no_text})
         model = WhisperModel(config).to(self.whisper.conv1.weight.dtype)
         model.encoder.load_state_dict(self.whisper.state_dict())
         model.save_pretrained(folder)

@@ -19,7 +19,7 @@ TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Any:
-    """Train a unigram SentencePiece model on `texts`, save it with a chat template in `folder`, return it loaded.
+    """Train a BPE SentencePiece model on `texts`, save it with a chat template in `folder`, return it loaded.
 
     `vocab_size` is an upper bound: few texts give fewer pieces.
     """
@@ -28,6 +28,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
         sentence_iterator=iter(texts),
         model_writer=model,
         vocab_size=vocab_size,
+        model_type="bpe",
         hard_vocab_limit=False,
         character_coverage=1.0,
         user_defined_symbols=[USER, ASSISTANT, START_AUDIO, END_AUDIO, "\n"],

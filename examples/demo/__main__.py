@@ -1,0 +1,120 @@
+"""The laptop demo: `python -m examples.demo run | full | teacher` (make demo, demo-full, demo-teacher)."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from caad_ds.quiet import quiet
+from examples.demo import corpus
+from examples.demo.commands import ROOT, Job, caad_ds, run_all
+from examples.demo.rows import FULL, SHORT, Row
+from examples.demo.teacher import TWIN, make_teacher, shipped, teacher_jobs
+
+CONFIG = "configs/demo/caad.yaml"
+DATA = Path("data/demo")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(prog="examples.demo", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="standard KD and CAAD from the shipped teacher, on 2 ranks")
+    run.add_argument("--short", action="store_true", help="a few steps on a few clips: is all in order?")
+    full = commands.add_parser("full", help="every row, several teacher and student seeds")
+    full.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side (default: cores)")
+    full.add_argument("--teacher-seeds", type=int, default=3)
+    full.add_argument("--student-seeds", type=int, default=3)
+    full.add_argument("--benchmark", choices=("test", "validation"), default="test")
+    full.add_argument("--out", type=Path, default=Path("runs/demo-full"))
+    full.add_argument("--rows", nargs="+", help="only these rows")
+    full.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of every run")
+    teacher = commands.add_parser("teacher", help="make the shipped teacher and its twin anew")
+    teacher.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    os.chdir(ROOT)
+    quiet()
+    if args.command == "teacher":
+        make_teacher(DATA, Path("runs/demo-teacher"), args.seed)
+    elif args.command == "full":
+        run_full(args)
+    else:
+        run_demo(args.short)
+    return 0
+
+
+def run_demo(short: bool) -> None:
+    """Teacher, standard KD and CAAD: corpus, two students, table, picture."""
+    root, runs = (Path("data/demo-short"), Path("runs/demo-short")) if short else (DATA, Path("runs/demo"))
+    sizes = corpus.SHORT if short else {k: v for k, v in corpus.SIZES.items() if k != "teacher"}
+    corpus.synthesize(root, sizes)
+    train, validation = corpus.shards(root, "distill", corpus.QUESTIONS), corpus.shards(root, "validation")
+    benchmark = corpus.benchmark(root, "test")
+    data = (f"data.train={train}", f"data.validation={validation}")
+    brief = ("optimizer.steps=8", "optimizer.batch_size=16", "run.log_every=4") if short else ()
+    outputs = []
+    for row in SHORT:
+        evaluation = evaluate(row, shipped(row.teacher), runs / row.name, benchmark, runs / row.name)
+        outputs.append(runs / row.name / "evaluation")
+        if row.trains:
+            job(row, shipped(row.teacher), runs / row.name, 0, (*data, *brief), (evaluation,)).run()
+        else:
+            caad_ds("evaluate", *evaluation)
+    title = "demo, a few steps: not a result" if short else "caad-ds demo: conflict benchmark, 1 seed"
+    caad_ds("compare", *outputs, "--out", runs / "table", "--title", title)
+    print(f"table and picture: {runs}/table\ncurves: make dashboard, then open http://127.0.0.1:5000")
+
+
+def run_full(args: argparse.Namespace) -> None:
+    """Every row for every teacher and student seed, in one process each, `--jobs` side by side."""
+    corpus.synthesize(DATA, corpus.SIZES)
+    for split in ("teacher", "distill"):
+        corpus.shards(DATA, split, corpus.QUESTIONS)
+    benchmark = corpus.benchmark(DATA, args.benchmark)
+    rows = [row for row in FULL if not args.rows or row.name in args.rows]
+    extra = (f"data.train={DATA}/shards/distill", "data.validation=null", *args.set)
+    seeds = range(args.teacher_seeds)
+    teachers = [teacher_jobs(DATA, args.out / f"teacher-{t}", t, tuple(args.set)) for t in seeds]
+    run_all([job for jobs in teachers for job in jobs.values()], args.jobs, "teachers")
+    students, outputs = [], []
+    for t in seeds:
+        model_of = {kind: args.out / f"teacher-{t}" / kind / "model" for kind in ("teacher", TWIN)}
+        for row in (row for row in rows if row.model == "teacher"):
+            out = args.out / f"teacher-{t}" / row.name.replace(" ", "_")
+            caad_ds("evaluate", *evaluate(row, model_of[row.teacher], out, benchmark, out))
+            outputs.append(out / "evaluation")
+        for s in range(args.student_seeds):
+            for row in (row for row in rows if row.trains):
+                run = args.out / f"teacher-{t}" / f"seed-{s}" / row.name.replace(" ", "_").replace(":", "")
+                decoded = [row, *(other for other in rows if other.model == row.name)]
+                places = [run if d is row else run.with_name(run.name + "_cd") for d in decoded]
+                evaluations = tuple(
+                    evaluate(d, model_of[d.teacher], run, benchmark, place)
+                    for d, place in zip(decoded, places, strict=True)
+                )
+                outputs += [place / "evaluation" for place in places]
+                students.append(job(row, model_of[row.teacher], run, 1 + s, extra, evaluations))
+    run_all(students, args.jobs, "students")
+    title = f"conflict benchmark ({args.benchmark}), {args.teacher_seeds} teacher x {args.student_seeds} student seeds"
+    caad_ds("compare", *outputs, "--out", args.out / "table", "--title", title)
+
+
+def job(row: Row, teacher: Path, out: Path, seed: int, overrides: tuple, evaluations: tuple) -> Job:
+    """The training of a row's student."""
+    settings = (f"run.name={row.name}", f"run.output_dir={out}", f"run.seed={seed}", f"teacher.path={teacher}")
+    encoder = Path(teacher) / "encoder"
+    settings += (f"student.encoder={encoder if encoder.exists() else shipped('teacher') / 'encoder'}",)
+    return Job(CONFIG, (*settings, *row.overrides, *overrides), out, evaluations)
+
+
+def evaluate(row: Row, teacher: Path, run: Path, benchmark: Path, out: Path) -> tuple[str, ...]:
+    """Arguments that evaluate a row's model; an earlier evaluation of the same model is kept."""
+    model = teacher if row.model == "teacher" else run / "model"
+    arguments = ["--model", model, "--benchmark", benchmark, "--out", out / "evaluation", "--name", row.name]
+    if row.decode_alpha is not None:
+        arguments += ["--contrast-alpha", row.decode_alpha]
+    return tuple(str(a) for a in [*arguments, "--batch-size", 128, "--max-new-tokens", 8])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

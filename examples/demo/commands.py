@@ -1,0 +1,87 @@
+"""The demo runs the same commands as a user does, and shows them."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CAAD_DS = [sys.executable, "-u", "-m", "caad_ds.cli"]
+
+
+def caad_ds(*arguments: object) -> None:
+    """Run `caad-ds ARGUMENTS`; the demo ends with its status if it fails."""
+    texts = [str(a) for a in arguments]
+    _shown("caad-ds", [*CAAD_DS, *texts], texts)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run and the evaluations of its model."""
+
+    config: str
+    overrides: tuple[str, ...]
+    output_dir: Path
+    evaluations: tuple[tuple[str, ...], ...] = field(default=())
+
+    @property
+    def sets(self) -> list[str]:
+        """The overrides as arguments."""
+        return [part for override in self.overrides for part in ("--set", override)]
+
+    def run(self, ranks: int = 2) -> None:
+        """Train under DeepSpeed's launcher on `ranks` local processes, then evaluate; all is shown."""
+        # The launcher's own INFO lines say nothing that the command shown here does not.
+        launcher = [sys.executable, "-u", "-m", "deepspeed.launcher.runner", "--log_level", "error"]
+        arguments = ["--num_accelerators", str(ranks), "caad_ds/train.py", "--config", self.config, *self.sets]
+        _shown("deepspeed", [*launcher, *arguments], arguments)
+        for evaluation in self.evaluations:
+            caad_ds("evaluate", *evaluation)
+
+    def run_quietly(self) -> Path:
+        """The same in one process, its output in a log file; for many jobs side by side."""
+        log = self.output_dir.with_suffix(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "w") as out:
+            for arguments in (
+                ["train", "--config", self.config, *self.sets],
+                *(["evaluate", *e] for e in self.evaluations),
+            ):
+                status = subprocess.run(
+                    [*CAAD_DS, *arguments], cwd=ROOT, env=environment(), stdout=out, stderr=out, check=False
+                ).returncode
+                if status:
+                    raise RuntimeError(f"caad-ds {shlex.join(arguments)} ended with status {status}; see {log}")
+        return log
+
+
+def run_all(jobs: list[Job], side_by_side: int, what: str) -> None:
+    """Run many jobs, some at a time, with a line for each that ends."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(side_by_side) as pool:
+        waiting = [pool.submit(job.run_quietly) for job in jobs]
+        for done, future in enumerate(as_completed(waiting), 1):
+            try:
+                log = future.result()
+            except RuntimeError as error:
+                pool.shutdown(cancel_futures=True)
+                sys.exit(f"demo: {error}")
+            print(f"{what}: {done}/{len(jobs)} done after {time.monotonic() - began:.0f} s ({log})", flush=True)
+
+
+def environment() -> dict[str, str]:
+    """What the commands run in: the checkout importable, one thread a process unless the user says otherwise."""
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": paths, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def _shown(name: str, command: list[str], arguments: list[str]) -> None:
+    print(f"$ {shlex.join([name, *arguments])}", flush=True)
+    status = subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
+    if status:
+        sys.exit(status)

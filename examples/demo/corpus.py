@@ -1,0 +1,51 @@
+"""From nothing to shards and benchmarks, with the commands of data preparation."""
+
+from pathlib import Path
+
+from examples.demo.commands import caad_ds
+
+INSTRUCTIONS = "configs/demo/instructions.yaml"
+SIZES = {"teacher": 2400, "distill": 2400, "validation": 200, "test": 400}
+SHORT = {"distill": 48, "validation": 16, "test": 8}
+QUESTIONS = 2
+# A hint agrees with the audio in 95% of the teacher's hinted items; that is the text bias to remove. Distillation
+# prompts are 85% faithful, the rest conflicting or irrelevant; the pseudo ground truth is always right.
+HINTS = {
+    "teacher": "none=0.2,faithful=0.76,adversarial=0.04",
+    "distill": "none=0.2,faithful=0.68,adversarial=0.06,irrelevant=0.06",
+    "validation": "none=0.2,faithful=0.68,adversarial=0.06,irrelevant=0.06",
+}
+
+
+def synthesize(root: Path, sizes: dict[str, int]) -> None:
+    """Speak every split of `sizes` (name -> clips) below `root/audio`."""
+    caad_ds("prep", "synthesize", "--root", root / "audio", *[f"--{k}={v}" for k, v in sizes.items()])
+
+
+def ingest(root: Path, split: str) -> Path:
+    """The manifest of a synthesised split."""
+    manifest = root / f"{split}.jsonl"
+    caad_ds("prep", "ingest", "demo", "--root", root / "audio" / split, "--out", manifest)
+    return manifest
+
+
+def shards(root: Path, split: str, questions: int = 1) -> Path:
+    """Stage 1 and the shards of a split; returns their folder."""
+    manifest, out = ingest(root, split), root / "shards" / split
+    described, answered = root / f"{split}.described.jsonl", root / f"{split}.answered.jsonl"
+    caad_ds(
+        "prep", "describe", "--manifest", manifest, "--out", described, "--instructions", INSTRUCTIONS,
+        "--hints", HINTS[split], "--questions-per-audio", questions,
+    )  # fmt: skip
+    caad_ds("prep", "pseudo-gt", "--manifest", described, "--out", answered, "--engine", "template")
+    caad_ds("prep", "pack", "--manifest", answered, "--out", out)
+    return out
+
+
+def benchmark(root: Path, split: str) -> Path:
+    """The conflict benchmark of a split, in MCR-BENCH's format; returns its folder."""
+    out = root / "benchmark" / split
+    caad_ds(
+        "prep", "conflict-benchmark", "--manifest", ingest(root, split), "--instructions", INSTRUCTIONS, "--out", out
+    )
+    return out

@@ -1,0 +1,85 @@
+"""The demo's teacher and its twin: corpus, tokenizer, encoder, CE training with train.py, scores."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from caad_ds.models.speech_lm import load, save
+from examples.demo import corpus
+from examples.demo.commands import Job, caad_ds
+from examples.demo.encoder import train_encoder
+from examples.demo.tokenizer import make_tokenizer
+
+CONFIG = "configs/demo/teacher.yaml"
+SHIPPED = Path("examples/demo/teacher_model")
+TWIN = "twin"
+ENCODER_STEPS = 600
+
+
+def shipped(kind: str) -> Path:
+    """The folder of the shipped teacher, or of its twin."""
+    return SHIPPED / TWIN if kind == TWIN else SHIPPED
+
+
+def make_parts(root: Path, seed: int) -> tuple[Path, Path]:
+    """Tokenizer and encoder of one teacher seed, below `root`; kept if they are there."""
+    tokenizer, encoder = root / "tokenizer", root / f"encoder-{seed}"
+    if not (tokenizer / "tokenizer.json").exists():
+        make_tokenizer(tokenizer)
+    if not encoder.exists():
+        partial = encoder.with_suffix(".partial")
+        train_encoder(root / "audio", ENCODER_STEPS, seed).save_pretrained(partial)
+        partial.rename(encoder)
+    return tokenizer, encoder
+
+
+def teacher_jobs(root: Path, runs: Path, seed: int, extra: tuple[str, ...] = ()) -> dict[str, Job]:
+    """Training jobs of the teacher and its twin, which differ in audio dropout alone; models in `<runs>/<kind>/model`."""
+    tokenizer, encoder = make_parts(root, seed)
+    jobs = {}
+    for kind, dropout in (("teacher", None), (TWIN, 0.0)):
+        overrides = [
+            f"run.name={kind}-{seed}", f"run.output_dir={runs / kind}", f"run.seed={seed}",
+            f"data.train={root}/shards/teacher", f"student.encoder={encoder}", f"student.tokenizer={tokenizer}", *extra,
+        ]  # fmt: skip
+        overrides += [] if dropout is None else [f"objective.audio_dropout={dropout}"]
+        jobs[kind] = Job(CONFIG, tuple(overrides), runs / kind)
+    return jobs
+
+
+def make_teacher(root: Path, runs: Path, seed: int = 0) -> None:
+    """Make the shipped teacher and its twin anew and write what was done and found to `card.json`."""
+    corpus.synthesize(root, {"teacher": corpus.SIZES["teacher"], "validation": corpus.SIZES["validation"]})
+    corpus.shards(root, "teacher", corpus.QUESTIONS)
+    benchmark = corpus.benchmark(root, "validation")
+    for job in teacher_jobs(root, runs, seed).values():
+        job.run()
+    partial = SHIPPED.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    _store(runs / "teacher" / "model", partial, keep_encoder=True)
+    _store(runs / TWIN / "model", partial / TWIN, keep_encoder=False)
+    card = {"recipe": f"python -m examples.demo teacher --seed {seed}", "config": CONFIG, "scores": {}, "sha256": {}}
+    for kind, folder in (("teacher", partial), (TWIN, partial / TWIN)):
+        out = runs / kind / "evaluation"
+        shutil.rmtree(out, ignore_errors=True)
+        caad_ds("evaluate", "--model", folder, "--benchmark", benchmark, "--out", out, "--name", kind)
+        card["scores"][kind] = json.loads((out / "scores.json").read_text())["groups"]["all"]
+    for path in sorted(partial.rglob("*.safetensors")):
+        card["sha256"][str(path.relative_to(partial))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (partial / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    shutil.rmtree(SHIPPED, ignore_errors=True)
+    partial.rename(SHIPPED)
+    size = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
+    print(f"{SHIPPED}: {size / 1e6:.1f} MB, scores on unseen voices and hashes in card.json")
+
+
+def _store(trained: Path, folder: Path, keep_encoder: bool) -> None:
+    """A trained model in half precision; the twin's config points to the teacher's encoder, which is its own too."""
+    model, encoder, tokenizer = load(trained)
+    if not keep_encoder:
+        model.config.encoder = str(SHIPPED / "encoder")
+    encoder.whisper.to(torch.float16)
+    save(folder, model.to(torch.float16), encoder, tokenizer)

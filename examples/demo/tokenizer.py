@@ -1,0 +1,22 @@
+"""The demo's tokenizer: SentencePiece on all that the demo says."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from caad_ds.models.tokenizer import train_tokenizer
+from data_prep.sentences import SLOTS
+from examples.demo.corpus import INSTRUCTIONS
+
+VOCABULARY = 512
+
+
+def make_tokenizer(folder: Path) -> Any:
+    """Train it on the instructions' texts and the sentences' words, so that every word is one piece or a few."""
+    content = yaml.safe_load(Path(INSTRUCTIONS).read_text())
+    texts = list(content["irrelevant"])
+    for attribute in content["attributes"].values():
+        texts += [*attribute["questions"], *attribute["options"].values()]
+    words = [f" {word}" for words in SLOTS.values() for word in words.split()]
+    return train_tokenizer((texts + words) * 20, VOCABULARY, folder)
