@@ -17,11 +17,13 @@ def main() -> int:
     parser.add_argument("--statuses", type=int, nargs="+", default=[0], help="exit status of each rank")
     parser.add_argument("--delays", type=float, nargs="+", default=[0.0], help="seconds each rank takes")
     parser.add_argument("--until-usr1", action="store_true", help="run until USR1, then exit 75 and, requeued, 0")
+    parser.add_argument("--deaf", action="store_true", help="on the first start, do not hold USR1")
     args = parser.parse_args()
     rank = int(os.environ["RANK"])
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     told = []
-    signal.signal(signal.SIGUSR1, lambda *_: told.append(time.monotonic()))
+    if not (args.deaf and restarts == 0):
+        signal.signal(signal.SIGUSR1, lambda *_: told.append(time.monotonic()))
     fields = [f"{name}={os.environ.get(name)}" for name in NAMES]
     print("probe", *fields, f"host={socket.gethostname()}", f"restarts={restarts}", f"config={args.config}")
     if args.until_usr1 and restarts == 0:

@@ -81,10 +81,18 @@ def test_usr1_checkpoints_requeues_and_goes_on(cluster, submit, tmp_path):
     assert not list(tmp_path.glob(".caad-ds-*"))
 
 
+def test_usr1_before_the_ranks_can_hold_it_starts_over(cluster, submit, tmp_path):
+    job = submit("--until-usr1", "--deaf")
+    cluster.wait(lambda: "RANK=1" in log(tmp_path, job), 20, "both ranks to start")
+    cluster.run("scancel", "--batch", "--signal=USR1", str(job))
+    ended = cluster.finished(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log(tmp_path, job)
+
+
 def test_preemption_by_a_higher_partition_requeues(cluster, submit, tmp_path):
     job = submit("--until-usr1")
     cluster.wait(lambda: "RANK=1" in log(tmp_path, job), 20, "both ranks to start")
-    urgent = submit(sbatch=("--partition=high", "--ntasks-per-node=2"))
+    urgent = submit(sbatch=("--partition=high", "--ntasks-per-node=2", "--gpus-per-node=0"))
     assert cluster.finished(urgent)["JobState"] == "COMPLETED"
     assert cluster.finished(job)["JobState"] == "COMPLETED", log(tmp_path, job)
     assert log(tmp_path, job).count("checkpointed rank=") == 2
