@@ -9,7 +9,7 @@ from caad_ds.train import guarded
 COMMANDS = {
     "prep synthesize": ("data_prep.synthesize", "synthesise the demo's corpus with eSpeak NG"),
     "prep ingest": ("data_prep.ingest", "read a corpus into a manifest, probing its audio"),
-    "prep add-noise": ("data_prep.noise", "give half of a manifest's clips added noise"),
+    "prep add-noise": ("data_prep.add_noise", "give half of a manifest's clips added noise"),
     "prep split": ("data_prep.split", "split a manifest by its metadata"),
     "prep describe": ("data_prep.describe", "write seed descriptions and draw instructions"),
     "prep pseudo-gt": ("data_prep.pseudo_gt", "Stage 1: answer the instructions from the seed descriptions"),
