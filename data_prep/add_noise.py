@@ -13,10 +13,10 @@ import numpy as np
 
 from caad_ds.data import audio
 from caad_ds.errors import UserError
-from data_prep.files import write_atomic
+from caad_ds.files import write_atomic
+from caad_ds.progress import track
 from data_prep.hashing import digest, fraction
 from data_prep.manifest import read_manifest, write_manifest
-from data_prep.progress import track
 
 KINDS = ("white", "pink", "babble")
 BABBLE_VOICES = 4

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from random import Random
 
+from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
-from data_prep.files import disk_errors
-from data_prep.instructions import Instructions, ask, hint
+from caad_ds.files import disk_errors
 from data_prep.manifest import read_manifest, write_json
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from caad_ds.data.audio import SAMPLE_RATE, AudioError, load
 from caad_ds.errors import UserError
+from caad_ds.progress import track
 from data_prep import sources
 from data_prep.manifest import rejected_path, write_manifest, write_rejected
-from data_prep.progress import track
 
 MAX_SECONDS = 30.0
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from caad_ds.errors import UserError
+from caad_ds.files import write_atomic
 from caad_ds.models.prompt import AUDIO
-from data_prep.files import write_atomic
 
 FIELDS: dict[str, type] = {
     "id": str,

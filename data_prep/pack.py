@@ -14,9 +14,9 @@ from pathlib import Path
 
 from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, ShardIndex
 from caad_ds.errors import UserError
-from data_prep.files import disk_errors, write_atomic
+from caad_ds.files import disk_errors, write_atomic
+from caad_ds.progress import track
 from data_prep.manifest import read_manifest, write_jsonl
-from data_prep.progress import track
 from data_prep.shards import Block, Rejected, ShardWriter, encode
 
 SHARD_BYTES = 256 << 20

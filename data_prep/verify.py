@@ -7,7 +7,7 @@ from pathlib import Path
 from caad_ds.data import audio
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex
 from caad_ds.data.reader import BrokenSample, parse
-from data_prep.progress import track
+from caad_ds.progress import track
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from caad_ds.data.instructions import Instructions
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.evaluate import ROWS_REJECTED, model_hash
@@ -16,11 +17,10 @@ from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments, pic
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row
 from caad_ds.evaluation.options import Signal, log_likelihoods
 from caad_ds.evaluation.predictions import write_json
-from caad_ds.evaluation.progress import progress
 from caad_ds.evaluation.scores import POOLED
 from caad_ds.evaluation.tables import MAIN, percent, show, show_rejected, terminal
 from caad_ds.evaluation.verdict import Attribute, figures, judge
-from data_prep.instructions import Instructions
+from caad_ds.progress import progress
 
 ALPHAS = (0.5, 1.0, 2.0)
 

@@ -13,9 +13,9 @@ from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments, pic
 from caad_ds.evaluation.matching import matches, matches_strictly
 from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.progress import progress
 from caad_ds.evaluation.scores import score_groups
 from caad_ds.evaluation.tables import scores_table, show, show_rejected
+from caad_ds.progress import progress
 
 ROWS_REJECTED = 3
 MODEL_FILES = (

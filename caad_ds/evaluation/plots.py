@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from caad_ds.evaluation.scores import POOLED
 from caad_ds.evaluation.tables import MAIN
-from data_prep.files import write_atomic
+from caad_ds.files import write_atomic
 
 # Okabe and Ito's palette, told apart with every kind of colour vision; black is left to the error bars.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")

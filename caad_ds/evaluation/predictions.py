@@ -7,7 +7,7 @@ from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.evaluation.mcr_bench import CONDITIONS
-from data_prep.files import disk_errors, write_atomic
+from caad_ds.files import disk_errors, write_atomic
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from caad_ds.errors import UserError
+from caad_ds.files import disk_errors, write_atomic
 from caad_ds.training.engines import full_weights
-from data_prep.files import disk_errors, write_atomic
 
 POINTER = "latest"
 

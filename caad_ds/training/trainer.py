@@ -19,6 +19,7 @@ from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep
 from caad_ds.errors import UserError
+from caad_ds.files import write_atomic
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load, save
 from caad_ds.tracking import Tracker
@@ -27,7 +28,6 @@ from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.distributed import agreed, is_main, raise_together, world
 from caad_ds.training.metrics import Sums
 from caad_ds.training.schedule import learning_rate
-from data_prep.files import write_atomic
 
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 QUIET_SECONDS = 8.0

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lines import read
 
+from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
 from data_prep import conflict_benchmark, describe
-from data_prep.instructions import Instructions, ask, hint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = [CONFIGS / "demo" / "instructions.yaml", CONFIGS / "recorded" / "instructions.yaml"]

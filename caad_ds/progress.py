@@ -1,0 +1,96 @@
+"""How far a long step has come, told even while one of its parts takes long."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TextIO, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+T = TypeVar("T")
+BEAT_SECONDS = 5.0
+
+
+class Heartbeat:
+    """A context that prints lines, and after every 5 s without one what is going on; silent unless `enabled`."""
+
+    def __init__(self, *, stream: TextIO | None = None, enabled: bool = True):
+        self.stream = stream or sys.stdout
+        self.enabled = enabled
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self.turn_to(lambda: "starting")
+
+    def turn_to(self, doing: Callable[[], str]) -> None:
+        """Let `doing` describe what is going on from now on."""
+        self._doing = doing
+        self._began = self._said = time.monotonic()
+
+    def begin(self, what: str) -> None:
+        """Say what is going on from now on."""
+        self.turn_to(lambda: what)
+        self.say(what)
+
+    def say(self, line: str) -> None:
+        """Print a line now; the next beat waits again."""
+        self._said = time.monotonic()
+        if self.enabled:
+            print(line, file=self.stream, flush=True)
+
+    def beat(self) -> None:
+        """Say what is going on, and for how long."""
+        self.say(f"{self._doing()} ({time.monotonic() - self._began:.0f} s)")
+
+    def __enter__(self) -> "Heartbeat":
+        if self.enabled:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self.enabled:
+            self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._over.wait(max(0.0, self._said + BEAT_SECONDS - time.monotonic())):
+            if time.monotonic() >= self._said + BEAT_SECONDS:
+                self.beat()
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Reports a step on stderr; the body calls what it is given with the number of parts that it has finished.
+
+    A live bar on a terminal, otherwise a line at the start, every 5 s and at the end. Without `total` only the time.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+
+    with Heartbeat(stream=sys.stderr) as heart:
+        heart.turn_to(lambda: f"{what}:" + ("" if total is None else f" {done}/{total}"))
+        heart.beat()
+        try:
+            yield advance
+        finally:
+            heart.beat()
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """The items as they come, their number reported by `progress`."""
+    with progress(what, total) as advance:
+        for item in items:
+            yield item
+            advance(1)
