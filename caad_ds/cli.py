@@ -4,7 +4,8 @@ import argparse
 import importlib
 import sys
 
-from caad_ds.train import guarded
+from caad_ds.command import guarded
+from caad_ds.quiet import quiet
 
 COMMANDS = {
     "prep synthesize": ("data_prep.synthesize", "synthesise the demo's corpus with eSpeak NG"),
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if name is None:
         return _usage(argv)
     module_name, summary = COMMANDS[name]
+    quiet()
     module = importlib.import_module(module_name)
     parser = argparse.ArgumentParser(prog=f"caad-ds {name}", description=summary)
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")

@@ -2,17 +2,32 @@
 
 import logging
 import os
+import sys
 import warnings
+
+SETTINGS = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # bars over single files; a long step has a progress line of its own
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 
 def quiet() -> None:
-    """Silence progress bars over single files, and the internals that DeepSpeed, torch and transformers report."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as transformers_logging
+    """Silence what DeepSpeed, torch and transformers report of their internals; call it before they are imported.
 
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    for name in ("DeepSpeed", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    Imports none of them. A user's own settings in the environment stay.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if already := sys.modules.get("transformers.utils.logging"):
+        already.disable_progress_bar()
+        already.set_verbosity_error()
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    # DeepSpeed sets its logger's level when it is imported; a filter stays.
+    logging.getLogger("DeepSpeed").addFilter(_is_error)
     # DeepSpeed calls collectives under the names that torch 2.13 renames.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

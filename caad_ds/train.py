@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-import traceback
 
+from caad_ds.command import guarded, is_main
 from caad_ds.config import load_config
-from caad_ds.errors import UserError
+from caad_ds.progress import Heartbeat
+from caad_ds.quiet import quiet
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -18,41 +19,27 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train as the config says; returns the exit status (75: checkpointed on SIGUSR1, run again)."""
     cfg = load_config(args.config, args.set)
-    # DeepSpeed takes seconds to import and may compile; a wrong config is told before.
-    from caad_ds.training import distributed
-    from caad_ds.training.trainer import Trainer
+    with Heartbeat(enabled=is_main()) as voice:
+        voice.begin(f"{cfg.run.name}: starting")
+        # DeepSpeed takes seconds to import and may compile; a wrong config is told before.
+        from caad_ds.training import distributed
+        from caad_ds.training.trainer import Trainer
 
-    device = distributed.start()
-    try:
-        trainer = Trainer(cfg, device)
-        status = trainer.run()
-        trainer.close()
-        return status
-    finally:
-        distributed.stop()
+        device = distributed.start(voice)
+        try:
+            with Trainer(cfg, device, voice) as trainer:
+                return trainer.run()
+        finally:
+            distributed.stop()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn a user's mistake into one line and exit status 2."""
+    quiet()
     parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     register(parser)
-    args = parser.parse_args(argv)
-    return guarded(run, args)
-
-
-def guarded(command, args: argparse.Namespace) -> int:
-    """Run a command; a UserError is printed once, by the main rank, and gives status 2."""
-    from os import environ
-
-    try:
-        return command(args)
-    except UserError as error:
-        if args.debug:
-            traceback.print_exc()
-        elif environ.get("RANK", "0") == "0":
-            print(f"caad-ds: error: {error}", file=sys.stderr, flush=True)
-        return 2
+    return guarded(run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 
 from caad_ds.data.instructions import CONDITIONS, Instructions, ask, hint
+from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
-from caad_ds.models.prompt import user_content
 from data_prep.ingest import summary
 from data_prep.manifest import read_manifest, write_manifest, write_rejected
 

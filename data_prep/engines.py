@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
 from caad_ds.errors import UserError
-from caad_ds.models.prompt import AUDIO, END_AUDIO, START_AUDIO
 
 
 @dataclass(frozen=True)

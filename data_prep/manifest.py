@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
 from caad_ds.files import write_atomic
-from caad_ds.models.prompt import AUDIO
 
 FIELDS: dict[str, type] = {
     "id": str,

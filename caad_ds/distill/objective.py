@@ -35,9 +35,12 @@ class StudentObjective(nn.Module):
         """
         cfg = self.objective
         hidden = self.student.backbone(self.student.embed(batch, states))
+        head = self.student.head()
+        # Families pad one vocabulary to several sizes; the rows beyond the smaller head's stand for no token.
+        vocabulary = None if teacher_head is None else min(len(head.weight), len(teacher_head.weight))
         out: LossOutput = contrastive_distillation_loss(
             hidden,
-            self.student.head(),
+            head,
             teacher_pos,
             teacher_neg,
             teacher_head,
@@ -50,5 +53,6 @@ class StudentObjective(nn.Module):
             reduction=cfg.reduction,
             sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
             normalizer=normalizer,
+            vocab_size=vocabulary,
         )
         return out.loss, out.kd, out.ce, out.diagnostics

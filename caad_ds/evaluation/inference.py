@@ -11,11 +11,12 @@ import torch
 
 from caad_ds.data import audio
 from caad_ds.data.batch import Batch, Sample
+from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
 from caad_ds.evaluation.mcr_bench import Item, Row
 from caad_ds.models import speech_lm
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.prompt import Prompter, user_content
+from caad_ds.models.prompt import Prompter
 from caad_ds.models.states import AudioStates
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

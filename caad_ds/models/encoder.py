@@ -9,6 +9,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from caad_ds.errors import UserError
+from caad_ds.models.pretrained import pretrained
 from caad_ds.models.states import AudioStates
 
 SAMPLE_RATE = 16_000
@@ -33,10 +34,11 @@ class SpeechEncoder(nn.Module):
     def from_pretrained(cls, name: str | Path, taps: list[int], window_seconds: int) -> "SpeechEncoder":
         """Load a Whisper encoder from a hub id or a folder, cut to `window_seconds` (whole seconds)."""
         try:
-            whisper = WhisperModel.from_pretrained(name, dtype=torch.float32).get_encoder()
+            whisper = pretrained(WhisperModel, name, "Whisper encoder", dtype=torch.float32).get_encoder()
             extractor = WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
         except OSError as error:
-            raise UserError(f"{name}: no Whisper encoder there ({_first_line(error)}); give a hub id or a folder")
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{name}: no feature extractor there ({reason}); give a hub id or a folder") from error
         layers = whisper.config.encoder_layers
         if any(not 0 <= tap < layers for tap in taps):
             raise UserError(f"{name}: taps {taps} do not fit an encoder of {layers} layers; use 0 to {layers - 1}")
@@ -99,7 +101,3 @@ def _cut_window(whisper: WhisperEncoder, positions: int) -> None:
         raise UserError(f"window of {positions // POSITIONS_PER_SECOND} s exceeds the encoder's {have} s; lower it")
     whisper.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].clone(), freeze=True)
     whisper.config.max_source_positions = whisper.max_source_positions = positions
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -1,4 +1,4 @@
-"""From a record to tokens: the user turn, the audio span inside it, and the answer after it."""
+"""From a record to tokens: the prompt with the audio's span in it, and the answer after it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,25 +6,15 @@ from typing import Any
 import torch
 
 from caad_ds.data.batch import IGNORE, Batch, Sample
+from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
-
-AUDIO = "<|AUDIO|>"
-START_AUDIO = "<start_audio>"
-END_AUDIO = "<end_audio>"
-
-
-def user_content(question: str, hint: str | None = None, audios: int = 1) -> str:
-    """The content of a user turn: one marked span per audio, then the hint (if any) and the question on one line."""
-    span = f"{START_AUDIO}{AUDIO}{END_AUDIO}\n"
-    text = question if hint is None else f"{hint} {question}"
-    return span * audios + text
 
 
 class Prompter:
     """Tokenises records for a model with K = `num_queries` connector outputs per audio.
 
-    `<|AUDIO|>` becomes K placeholder positions followed by the audio's transcription (DeSTA2, section 3). Answers longer
-    than `max_answer_tokens` are cut before their end token and counted in `truncated`.
+    `<|AUDIO|>` becomes K placeholder positions followed by the audio's transcription (DeSTA2, section 3). Answers
+    longer than `max_answer_tokens` are cut before their end token and counted in `truncated`.
     """
 
     def __init__(self, tokenizer: Any, num_queries: int, max_answer_tokens: int = 300):
@@ -43,7 +33,8 @@ class Prompter:
         pieces, audios = text.split(AUDIO), record["audios"]
         if len(pieces) != len(audios) + 1:
             raise UserError(
-                f"record {record['id']}: {len(pieces) - 1} {AUDIO} in its messages but {len(audios)} audios; make them equal"
+                f"record {record['id']}: {len(pieces) - 1} {AUDIO} in its messages but {len(audios)} audios; "
+                "make them equal"
             )
         ids = self._ids(pieces[0])
         is_audio = [False] * len(ids)

@@ -1,7 +1,7 @@
 """The speech language model: connector and causal LM; one class from the demo's size to the paper's."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
 from caad_ds.loss.head import LMHead
 from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.pretrained import pretrained
 from caad_ds.models.qformer import QFormerConnector
 from caad_ds.models.states import AudioStates, Embedded, positions
 
@@ -22,7 +23,7 @@ class SpeechLMConfig(PreTrainedConfig):
     """
 
     model_type = "caad_speech_lm"
-    sub_configs = {"llm_config": AutoConfig}
+    sub_configs: ClassVar = {"llm_config": AutoConfig}
 
     llm_config: Any = None
     encoder: str | None = None
@@ -159,10 +160,10 @@ def load_llm(name: str, keep_layers: int | None) -> PreTrainedModel:
             config.num_hidden_layers = keep_layers
             if getattr(config, "layer_types", None):
                 config.layer_types = config.layer_types[:keep_layers]
-        return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no causal LM there ({reason}); give a hub id or a folder") from error
+    return pretrained(AutoModelForCausalLM, name, "causal LM", config=config, dtype=torch.float32)
 
 
 def load(folder: str | Path) -> tuple[SpeechLM, SpeechEncoder, Any]:
@@ -170,10 +171,19 @@ def load(folder: str | Path) -> tuple[SpeechLM, SpeechEncoder, Any]:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model there (config.json is missing); give the folder of a trained SpeechLM")
-    model = SpeechLM.from_pretrained(folder, dtype=torch.float32)
+    model = pretrained(SpeechLM, folder, "SpeechLM", dtype=torch.float32)
     config = model.config
     encoder = SpeechEncoder.from_pretrained(config.encoder or folder / "encoder", config.taps, config.window_seconds)
-    return model, encoder, AutoTokenizer.from_pretrained(folder)
+    return model, encoder, load_tokenizer(folder)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a hub id or folder."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
 
 
 def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:

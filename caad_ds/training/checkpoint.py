@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, write_atomic
+from caad_ds.training.distributed import agreed
 from caad_ds.training.engines import full_weights
 
 POINTER = "latest"
+BYTES_PER_WEIGHT = 20  # at most: AdamW's two moments and the fp32 master, DeepSpeed's copy and ours
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,30 @@ class Checkpoints:
         pointer = self.root / POINTER
         if not pointer.is_file():
             return None
-        folder = self.root / pointer.read_text().strip()
+        folder = self.root / pointer.read_text(errors="replace").strip()
         if not (folder / "state.json").is_file():
             raise UserError(
-                f"{pointer} names {folder.name}, which is not whole; point it to another step-N or remove it"
+                f"{pointer} names {folder.name!r}, which is not whole; name another step-N in it, or remove it"
             )
         return folder
 
     def save(self, engine: Any, state: RunState) -> Path:
-        """Write a checkpoint; every rank calls it; a full disk raises UserError and leaves the older ones as they are."""
+        """Write a checkpoint; every rank calls it. A full disk raises UserError and leaves the older ones alone."""
+        agreed(lambda: self._require_space(engine))
         with disk_errors(self.root):
             return self._save(engine, state)
+
+    def _require_space(self, engine: Any) -> None:
+        """Asked before any rank writes: in the middle, a rank that fails would leave the others at a barrier."""
+        trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters() if p.requires_grad)
+        need = trainable * BYTES_PER_WEIGHT
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(self.root).free) < need:
+            raise UserError(
+                f"{self.root}: no space for a checkpoint, {need / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free; "
+                "free some or use another run.output_dir"
+            )
 
     def _save(self, engine: Any, state: RunState) -> Path:
         rank = dist.get_rank()
@@ -80,20 +95,26 @@ class Checkpoints:
 
     def verify(self, folder: Path, config_hash: str) -> RunState:
         """What `folder` says of the run; a checkpoint of another run or a damaged one is refused by a UserError."""
-        recorded = json.loads((folder / "state.json").read_text())
-        state = RunState(**recorded["state"])
+        instead = f"name an older checkpoint in {self.root / POINTER}, or remove {self.root} to start over"
+        try:
+            recorded = json.loads((folder / "state.json").read_text())
+            state, hashes = RunState(**recorded["state"]), sorted(recorded["sha256"].items())
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / 'state.json'}: damaged ({error}); {instead}") from error
         if state.config_hash != config_hash:
             raise UserError(
                 f"{folder}: made by another config; use another run.output_dir, or remove the folder to start over"
             )
         if state.world_size != dist.get_world_size():
             raise UserError(
-                f"{folder}: made by {state.world_size} ranks, resumed by {dist.get_world_size()}; use {state.world_size}"
+                f"{folder}: made by {state.world_size} ranks, resumed by {dist.get_world_size()}; "
+                f"start {state.world_size} ranks"
             )
-        for name, digest in recorded["sha256"].items():
+        # Each rank hashes its share; `verify` is called by all, none goes on unless all agree.
+        for name, digest in hashes[dist.get_rank() :: dist.get_world_size()]:
             path = folder / name
             if not path.is_file() or _sha256(path) != digest:
-                raise UserError(f"{path}: damaged or missing; name an older checkpoint in {self.root / POINTER}")
+                raise UserError(f"{path}: damaged or missing; {instead}")
         return state
 
     def load(self, folder: Path, engine: Any) -> None:

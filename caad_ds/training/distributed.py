@@ -5,41 +5,46 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TypeVar
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from torch.utils.cpp_extension import get_default_build_root
 
 from caad_ds.errors import UserError
-from caad_ds.quiet import quiet
+from caad_ds.progress import Heartbeat
 
 T = TypeVar("T")
+CPU_OP = "deepspeed_shm_comm"
+STALE_SECONDS = 600  # no build of the op takes so long
 
 
-def is_main() -> bool:
-    """Whether this process is the one that prints, tracks and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
+def start(voice: Heartbeat) -> torch.device:
+    """Join the process group (alone if no launcher set one up) and return this rank's device.
 
-
-def start() -> torch.device:
-    """Join the process group (alone if no launcher set one up) and return this rank's device."""
+    UserError where DeepSpeed's CPU op cannot be compiled, or would wait for a build that was killed.
+    """
     if "RANK" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    quiet()
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
-        _require_compiler()
+        _check_cpu_op()
+        voice.begin("joining the ranks (the first run on a machine compiles DeepSpeed's CPU op, up to 2 minutes)")
         # DeepSpeed's launcher sets LOCAL_SIZE; the CPU communication op reads LOCAL_WORLD_SIZE's twin from it too.
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     else:
         accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    deepspeed.init_distributed(verbose=False)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it prints that the op was built
+        deepspeed.init_distributed(verbose=False)
     return torch.device(accelerator.current_device_name())
 
 
@@ -75,9 +80,15 @@ def raise_together(failure: str | None) -> None:
             raise UserError(message if len(failures) == 1 else f"{message} (rank {rank})")
 
 
-def _require_compiler() -> None:
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None and shutil.which("g++") is None:
-        raise UserError(f"no C++ compiler ({compiler}) for DeepSpeed's CPU op; install g++ or set CXX")
+def _check_cpu_op() -> None:
+    compiler = os.environ.get("CXX") or "c++"
+    if shutil.which(compiler.split()[0]) is None:
+        raise UserError(f"no C++ compiler ({compiler}) for DeepSpeed's CPU op; install g++, or set CXX to a compiler")
     # Ninja stands beside the interpreter in a virtual environment that was not activated.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
+    # torch waits, silently and for ever, for a lock that a killed build has left.
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    for lock in [root / CPU_OP / "lock", *root.glob(f"{python}_*/{CPU_OP}/lock")]:
+        if lock.exists() and (minutes := (time.time() - lock.stat().st_mtime) / 60) > STALE_SECONDS / 60:
+            raise UserError(f"{lock}: left {minutes:.0f} minutes ago by a build that was killed; remove that file")

@@ -9,8 +9,9 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from pydantic import ValidationError
 from torch import nn
-from transformers import AutoTokenizer
 
 from caad_ds.config import Config
 from caad_ds.distill.negatives import Negative
@@ -18,7 +19,7 @@ from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.speech_lm import SpeechLM, build, load
+from caad_ds.models.speech_lm import SpeechLM, build, load, load_tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS = (  # keys whose one place is the YAML
@@ -57,9 +58,28 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected an object of DeepSpeed settings but found {type(values).__name__}")
     if doubled := sorted(set(values) & set(OURS)):
         raise UserError(f"{path}: {', '.join(doubled)} belongs in the YAML (optimizer: or run:); remove it here")
+    try:
+        DeepSpeedZeroConfig(**values.get("zero_optimization", {}))
+    except (ValidationError, TypeError) as error:
+        first = " ".join(str(error).split("[type=")[0].splitlines()[1:]) or str(error)
+        raise UserError(f"{path}: zero_optimization: {' '.join(first.split())}; mend that key") from None
     return values | ours | {"steps_per_print": 10**12, "zero_allow_untested_optimizer": True}
+
+
+def check_deepspeed(cfg: Config) -> None:
+    """Refuse DeepSpeed files that an engine would refuse later and less kindly."""
+    deepspeed_config(cfg.student.deepspeed)
+    if cfg.teacher is not None:
+        stage = deepspeed_config(cfg.teacher.deepspeed).get("zero_optimization", {}).get("stage", 0)
+        if stage in (1, 2):
+            raise UserError(
+                f"teacher.deepspeed {cfg.teacher.deepspeed}: stage {stage} needs an optimizer, a teacher has none; "
+                "use stage 3 or 0"
+            )
 
 
 def load_student(cfg: Config) -> Student:
@@ -99,12 +119,7 @@ def _tokenizer(cfg: Config) -> Any:
         if isinstance(section.llm, dict):
             raise UserError("student.tokenizer is missing: an architecture has no tokenizer of its own")
         source = section.llm
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{source}: no tokenizer there ({str(error).splitlines()[0]}); give a hub id or a folder"
-        ) from None
+    return load_tokenizer(source)
 
 
 def check_same_text(teacher: SpeechLM, teacher_tokenizer: Any, student: Student) -> None:
@@ -116,8 +131,8 @@ def check_same_text(teacher: SpeechLM, teacher_tokenizer: Any, student: Student)
         )
     if teacher.config.num_queries != student.model.config.num_queries:
         raise UserError(
-            f"teacher.num_queries is {teacher.config.num_queries}, student.num_queries {student.model.config.num_queries}; "
-            "make them equal"
+            f"student.num_queries is {student.model.config.num_queries}, the teacher's {teacher.config.num_queries}: "
+            "make it equal, both read one token sequence"
         )
 
 

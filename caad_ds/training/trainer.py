@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
+from caad_ds.command import is_main
 from caad_ds.config import Config
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.data.loader import Loader, once
@@ -19,29 +20,30 @@ from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep
 from caad_ds.errors import UserError
-from caad_ds.files import write_atomic
+from caad_ds.files import disk_errors, write_atomic
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load, save
+from caad_ds.progress import Heartbeat
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
 from caad_ds.training.checkpoint import Checkpoints, RunState
-from caad_ds.training.distributed import agreed, is_main, raise_together, world
+from caad_ds.training.distributed import agreed, raise_together, world
 from caad_ds.training.metrics import Sums
 from caad_ds.training.schedule import learning_rate
 
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
-QUIET_SECONDS = 8.0
 
 
 class Trainer:
-    """One run of Stage 2 (or of CE training) on this rank.
+    """One run of Stage 2 (or of CE training) on this rank; a context, which releases the engines at its end.
 
     `run()` returns the exit status: 0 when all steps are done, 75 when SIGUSR1 made it checkpoint and stop early.
     """
 
-    def __init__(self, cfg: Config, device: torch.device):
+    def __init__(self, cfg: Config, device: torch.device, voice: Heartbeat):
         self.cfg = cfg
         self.device = device
+        self.voice = voice
         self.rank, self.world_size = world()
         self.stopping = False
         signal.signal(signal.SIGUSR1, self._stop)
@@ -55,12 +57,13 @@ class Trainer:
     def _load(self) -> None:
         """Everything that a user's mistake can break, before any engine exists."""
         cfg = self.cfg
-        self._say(f"{cfg.run.name}: loading models and data")
+        self.voice.begin("loading models and data")
         self.reader = IndexedReader(cfg.data.train)
         self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
         self.order = GlobalOrder(len(self.reader), cfg.optimizer.batch_size, cfg.run.seed)
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
+        engines.check_deepspeed(cfg)
         self.student = engines.load_student(cfg)
         self.encoder = self.student.encoder.to(self.device)
         self.teacher_model = self.teacher_encoder = None
@@ -77,9 +80,9 @@ class Trainer:
         cfg = self.cfg
         teacher = None
         if self.teacher_model is not None:
-            self._say("building the teacher's engine")
+            self.voice.begin("building the teacher's engine")
             teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder)
-        self._say("building the student's engine (the first run on a machine compiles an op, up to 2 minutes)")
+        self.voice.begin("building the student's engine")
         self.engine = engines.student_engine(cfg, self.student.model, self.micro_batch, self.accumulation)
         self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder)
         self.dropped = (
@@ -92,7 +95,7 @@ class Trainer:
         """Train to the end, from the newest checkpoint if there is one."""
         state = self._resume()
         if state.step >= self.total_steps and (self.cfg.run.output_dir / "model").is_dir():
-            self._say(
+            self.voice.say(
                 f"{self.cfg.run.name}: already finished at step {state.step}; remove {self.cfg.run.output_dir} to redo"
             )
             return 0
@@ -119,34 +122,38 @@ class Trainer:
         fresh = RunState(0, self.world_size, self._config_hash(), None)
         folder = agreed(self.checkpoints.newest)
         if folder is None:
-            if is_main():
-                write_atomic(self.cfg.run.output_dir / "config.yaml", self.cfg.to_yaml().encode())
+            agreed(self._write_config)
             return fresh
+        self.voice.begin(f"resuming from {folder}")
         state = agreed(lambda: self.checkpoints.verify(folder, fresh.config_hash))
         self.checkpoints.load(folder, self.engine)
-        self._say(f"resumed from {folder} at step {state.step}")
+        self.voice.say(f"resumed from {folder} at step {state.step}")
         return state
+
+    def _write_config(self) -> None:
+        if is_main():
+            write_atomic(self.cfg.run.output_dir / "config.yaml", self.cfg.to_yaml().encode())
 
     def _train(self, start: int) -> bool:
         """Steps from `start`; False if asked to stop before the end."""
         cfg = self.cfg
         loader = Loader(self.reader, self.order, self._collate, self.rank, self.world_size, self.accumulation)
         self._began, self._first = time.monotonic(), start
-        self._reported = self._began
         for step, read in enumerate(loader.steps(start, self.total_steps), start):
+            self.voice.turn_to(lambda at=step + 1: f"step {at}/{self.total_steps}")
             stop_now = self._step(step, read)
             done = step + 1
-            if done % cfg.run.log_every == 0 or done in (start + 1, self.total_steps):
+            last = done == self.total_steps
+            saves = done % cfg.checkpoint.every == 0 or last or stop_now
+            # A report empties the sums; one at each checkpoint lets a resumed run go on with the same curve.
+            if done % cfg.run.log_every == 0 or done == 1 or saves:
                 self._report(done)
-            elif time.monotonic() - self._reported > QUIET_SECONDS:
-                self._say(f"step {done}/{self.total_steps}")
-                self._reported = time.monotonic()
-            if self.validation_reader and (done % cfg.validation.every == 0 or done == self.total_steps):
+            if self.validation_reader and (done % cfg.validation.every == 0 or last):
                 self.tracker.log({f"validation/{k}": v for k, v in self._validate().items()}, done)
-            if done % cfg.checkpoint.every == 0 or done == self.total_steps or stop_now:
+            if saves:
                 self._checkpoint(done)
-            if stop_now and done < self.total_steps:
-                self._say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
+            if stop_now and not last:
+                self.voice.say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
                 return False
         self._finish()
         return True
@@ -178,6 +185,7 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         sums = Sums(self.device)
+        self.voice.turn_to(lambda: "validating")
         self.engine.eval()
         size = self.cfg.validation.batch_size
         for batch in once(self.validation_reader, self._collate, self.rank, self.world_size, size):
@@ -185,33 +193,40 @@ class Trainer:
             sums.add_output(kd, ce, diagnostics, weight)
         self.engine.train()
         values = sums.means()
-        self._say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
+        self.voice.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
         return values
 
     def _checkpoint(self, done: int) -> None:
+        self.voice.turn_to(lambda: "writing a checkpoint")
         tracking_id = self.tracker.run_id
         self.checkpoints.save(self.engine, RunState(done, self.world_size, self._config_hash(), tracking_id))
 
     def _finish(self) -> None:
         """Write the trained model's folder, whole or not at all."""
+        self.voice.turn_to(lambda: "writing the model")
         weights = engines.full_weights(self.engine, prefix="student.")
-        if not is_main():
-            return
+        agreed(lambda: self._write_model(weights) if is_main() else None)
+
+    def _write_model(self, weights: dict[str, torch.Tensor]) -> None:
         final = self.cfg.run.output_dir / "model"
         partial = final.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         model = type(self.student.model)(self.student.model.config).to(engines.DTYPES[self.cfg.run.precision])
         model.load_state_dict(weights, strict=False)
         model.tie_weights()
-        save(partial, model, self.encoder, self.student.tokenizer)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        with disk_errors(final):
+            save(partial, model, self.encoder, self.student.tokenizer)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
         if self.prompter.truncated:
-            self._say(f"answers cut at data.max_answer_tokens, over all reads: {self.prompter.truncated}")
-        self._say(f"finished: {final}")
+            self.voice.say(f"answers cut at data.max_answer_tokens, over all reads: {self.prompter.truncated}")
+        self.voice.say(f"finished: {final}")
 
-    def close(self) -> None:
-        """Release the engines; a process group must not outlive them."""
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A process group must not outlive its engines.
         self.engine.destroy()
         if self.step.teacher is not None:
             self.step.teacher.engine.destroy()
@@ -238,14 +253,13 @@ class Trainer:
         values = self.sums.means()
         now = time.monotonic()
         per_step = (now - self._began) / (done - self._first)
-        self._reported = now
         norm = self.engine.get_global_grad_norm()
         lr = self.engine.optimizer.param_groups[0]["lr"]
         values |= {"lr": lr, "grad_norm": float(norm or 0.0), "seconds_per_step": per_step}
         values["samples_per_second"] = self.cfg.optimizer.batch_size / per_step
         self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
         left = int(per_step * (self.total_steps - done))
-        self._say(
+        self.voice.say(
             f"step {done}/{self.total_steps}  kd {values['kd']:.4f}  ce {values['ce']:.4f}  "
             f"accuracy {values['token_accuracy']:.3f}  {values['samples_per_second']:.1f} samples/s  "
             f"{left // 60}:{left % 60:02d} left"
@@ -259,10 +273,6 @@ class Trainer:
 
     def _stop(self, *_: object) -> None:
         self.stopping = True
-
-    def _say(self, line: str) -> None:
-        if is_main():
-            print(line, flush=True)
 
 
 def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:

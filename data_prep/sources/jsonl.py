@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
 from caad_ds.errors import UserError
-from caad_ds.models.prompt import AUDIO, END_AUDIO, START_AUDIO
 from data_prep.manifest import FIELDS, check_types, read_jsonl, validate
 
 BARE_AUDIO = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(AUDIO)}(?:{re.escape(END_AUDIO)})?")

@@ -14,8 +14,8 @@ import torch
 import yaml
 from transformers import WhisperConfig
 
+from caad_ds.data.markers import user_content
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.prompt import user_content
 from caad_ds.models.speech_lm import build, save
 from caad_ds.models.tokenizer import train_tokenizer
 from data_prep import pack
@@ -93,7 +93,11 @@ def config(world: Path, out: Path, **changes) -> Path:
 
 def launch(config_file: Path, ranks: int, *arguments: str, **kwargs) -> subprocess.Popen:
     """Start `train.py` under DeepSpeed's launcher as a user does."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
     env = {k: v for k, v in env.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     port = str(29_500 + os.getpid() % 1000)
     command = [

@@ -1,0 +1,33 @@
+"""How a command ends: its exit status, and a user's mistake told in one line."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from caad_ds.errors import UserError
+
+INTERRUPTED = 130
+
+
+def is_main() -> bool:
+    """Whether this process is the one of its launch that prints, tracks and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run a command and return its status; a UserError is printed by the main rank and gives 2 on every rank.
+
+    The traceback is shown with `args.debug` alone.
+    """
+    try:
+        return command(args)
+    except UserError as error:
+        if args.debug:
+            traceback.print_exc()
+        elif is_main():
+            print(f"caad-ds: error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED

@@ -1,0 +1,24 @@
+"""Loading weights of others: what is missing or broken is told, never filled in at random."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from caad_ds.errors import UserError
+
+
+def pretrained(cls: Any, name: str | Path, what: str, **kwargs: Any) -> PreTrainedModel:
+    """`cls.from_pretrained(name, **kwargs)`; UserError if it does not load or lacks weights of the model.
+
+    `what` names the kind of model in the message.
+    """
+    try:
+        model, report = cls.from_pretrained(name, output_loading_info=True, **kwargs)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name}: no {what} that loads ({reason}); give a hub id or a folder that holds one") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{name}: it lacks {len(missing)} weights of the {what} ({missing[0]}, ...); give a whole one")
+    return model
