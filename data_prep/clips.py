@@ -22,8 +22,8 @@ class Difficulty:
     voice's own. It is what an unseen voice's gender is told by, so the ranges overlap in part only.
     """
 
-    slow: tuple[float, float] = (120, 170)
-    fast: tuple[float, float] = (160, 215)
+    slow: tuple[float, float] = (115, 155)
+    fast: tuple[float, float] = (165, 210)
     clean: tuple[float, float] = (15, 35)
     noisy: tuple[float, float] = (2, 18)
     female: tuple[float, float] = (45, 80)

@@ -85,7 +85,7 @@ def run_full(args: argparse.Namespace) -> None:
             outputs.append(out / "evaluation")
         for s in range(args.student_seeds):
             for row in (row for row in rows if row.trains):
-                run = args.out / f"teacher-{t}" / f"seed-{s}" / row.name.replace(" ", "_").replace(":", "")
+                run = args.out / f"teacher-{t}" / f"seed-{s}" / row.name.replace(" ", "_")
                 decoded = [row, *(other for other in rows if other.model == row.name)]
                 places = [run if d is row else run.with_name(run.name + "_cd") for d in decoded]
                 evaluations = tuple(

@@ -45,8 +45,8 @@ FULL = [
     caad("caad 0.5", 0.5),
     caad("caad 1", 1.0),
     caad("caad 2", 2.0),
-    Row("twin: std_kd", ("objective.alpha=0",), "twin"),
-    caad("twin: caad zero_mel", ALPHA, "zero_mel", "twin"),
-    caad("twin: caad silence", ALPHA, "silence", "twin"),
-    caad("twin: caad text_only", ALPHA, "text_only", "twin"),
+    Row("twin std_kd", ("objective.alpha=0",), "twin"),
+    caad("twin caad zero_mel", ALPHA, "zero_mel", "twin"),
+    caad("twin caad silence", ALPHA, "silence", "twin"),
+    caad("twin caad text_only", ALPHA, "text_only", "twin"),
 ]
