@@ -1,6 +1,6 @@
 """What one micro-step sees: samples as the reader gives them, and the batch made of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class Batch:
 
     `input_ids`, `attention_mask`, `labels` are int64 [B, S]; `labels[b, t]` is the token that stands at t if it
     belongs to the answer, else -100. `audio_mask` is bool [B, S]: the K positions per audio that hold connector
-    outputs. `features` is float32 [A, mel, frames], None where audio is not needed.
+    outputs. `features` is float32 [A, mel, frames], empty where audio is not needed.
     """
 
     keys: list[str]
@@ -35,7 +35,7 @@ class Batch:
     attention_mask: Tensor
     audio_mask: Tensor
     labels: Tensor
-    features: Tensor | None = None
+    features: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def answer_rows(self) -> Tensor:
@@ -58,5 +58,5 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        values = (getattr(self, part.name) for part in fields(self))
+        return Batch(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in values))

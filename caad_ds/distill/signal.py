@@ -43,7 +43,8 @@ class TeacherForward(nn.Module):
         if self.negative is None:
             return self.model.backbone(self.model.embed(batch, states)), None
         hidden = self.model.backbone(embed_both(self.model, batch, states, self.negative))
-        return hidden.chunk(2)
+        positive, negative = hidden.chunk(2)
+        return positive, negative
 
 
 class OnlineTeacher:

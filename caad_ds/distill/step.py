@@ -40,7 +40,7 @@ class DistillStep:
 
     def _forward(self, batch: Batch, normalizer: float) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         states = self.encoder.perceive(batch.features)
-        if self.teacher is None:
+        if self.teacher is None or self.teacher_encoder is None:
             return self.engine(batch, states, normalizer=normalizer)
         shared = self.teacher_encoder is self.encoder
         heard = states if shared else self.teacher_encoder.perceive(batch.features)
