@@ -51,16 +51,23 @@ class TransformersEngine:
     window = 16
 
     def __init__(
-        self, model: str, *, system: str | None = None, max_new_tokens: int = 128, batch_size: int = 8, device: str = ""
+        self,
+        model: str,
+        *,
+        system: str | None = None,
+        max_new_tokens: int = 128,
+        batch_size: int = 8,
+        device: str = "",
+        dtype: str = "",
     ):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
+        dtype = dtype or ("float32" if self.device == "cpu" else "bfloat16")
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
-            language_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+            language_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
             raise UserError(f"--model {model}: it cannot be loaded: {str(error).splitlines()[0]}") from error
         self.model = language_model.to(self.device).eval()

@@ -24,6 +24,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="", help="default: cuda where there is one, else cpu")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="", help="default: float32 on a cpu, else bfloat16"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,6 +93,7 @@ def _settings(args: argparse.Namespace) -> dict:
     settings = {"manifest_sha256": manifest, "engine": args.engine}
     if args.engine == "transformers":
         settings |= {"model": args.model, "system": args.system, "max_new_tokens": args.max_new_tokens}
+        settings |= {"dtype": args.dtype} if args.dtype else {}
     return settings
 
 
@@ -104,6 +108,7 @@ def _engine(args: argparse.Namespace) -> Engine:
         max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
         device=args.device,
+        dtype=args.dtype,
     )
 
 

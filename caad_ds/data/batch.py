@@ -1,6 +1,6 @@
 """What one micro-step sees: samples as the reader gives them, and the batch made of them."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -58,5 +58,5 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-        values = (getattr(self, part.name) for part in fields(self))
-        return Batch(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in values))
+        tensors = (self.input_ids, self.attention_mask, self.audio_mask, self.labels, self.features)
+        return Batch(self.keys, *(tensor.to(device, non_blocking=True) for tensor in tensors))

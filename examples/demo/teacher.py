@@ -37,7 +37,7 @@ def make_parts(root: Path, seed: int) -> tuple[Path, Path]:
 
 
 def teacher_jobs(root: Path, runs: Path, seed: int, extra: tuple[str, ...] = ()) -> dict[str, Job]:
-    """Training jobs of the teacher and its twin, which differ in audio dropout alone; models in `<runs>/<kind>/model`."""
+    """Training of the teacher and of its twin, which differ in audio dropout alone, into `<runs>/<kind>/model`."""
     tokenizer, encoder = make_parts(root, seed)
     jobs = {}
     for kind, dropout in (("teacher", None), (TWIN, 0.0)):
