@@ -73,7 +73,7 @@ class Tracker:
         self._params = printable(params)
         self._held: deque[tuple[str, float, int, int]] = deque()  # key, value, time in ms, step
         self._refused = 0
-        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._lock, self._opening, self._sending = threading.Lock(), threading.Lock(), threading.Lock()
         self._done = threading.Event()
         self._warned = False
         self._run: OpenRun | None = None
@@ -91,6 +91,14 @@ class Tracker:
                 self._refused += len(metrics)
                 return
             self._held.extend((_key(key), float(value), now, step) for key, value in metrics.items())
+
+    def flush(self) -> None:
+        """Send what is held, unless the store has not been answering; what a checkpoint covers must be in the store.
+
+        A killed run goes on after its checkpoint and never logs the steps before it again.
+        """
+        if self._enabled and self._reached:
+            self._reached = self._send()
 
     def artifact(self, path: str | Path) -> None:
         """Store a file with the run; a store that does not answer is said, not raised."""
@@ -125,20 +133,21 @@ class Tracker:
 
     def _send(self) -> bool:
         """Send the held points in order; whether the store took them all."""
-        try:
-            run = self._open()
-            from mlflow.entities import Metric
+        with self._sending:
+            try:
+                run = self._open()
+                from mlflow.entities import Metric
 
-            while batch := self._oldest():
-                missing = [Metric(*point) for point in batch if point[3] not in run.logged.get(point[0], ())]
-                run.client.log_batch(run.id, metrics=missing)
-                with self._lock:
-                    for _ in batch:
-                        self._held.popleft()
-        except Exception as error:  # whatever fails in a store, training goes on
-            self._warn(error)
-            return False
-        return True
+                while batch := self._oldest():
+                    missing = [Metric(*point) for point in batch if point[3] not in run.logged.get(point[0], ())]
+                    run.client.log_batch(run.id, metrics=missing)
+                    with self._lock:
+                        for _ in batch:
+                            self._held.popleft()
+            except Exception as error:  # whatever fails in a store, training goes on
+                self._warn(error)
+                return False
+            return True
 
     def _oldest(self) -> list[tuple[str, float, int, int]]:
         with self._lock:

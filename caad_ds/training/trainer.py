@@ -198,6 +198,7 @@ class Trainer:
 
     def _checkpoint(self, done: int) -> None:
         self.voice.turn_to(lambda: "writing a checkpoint")
+        self.tracker.flush()
         tracking_id = self.tracker.run_id
         self.checkpoints.save(self.engine, RunState(done, self.world_size, self._config_hash(), tracking_id))
 

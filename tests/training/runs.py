@@ -1,0 +1,119 @@
+"""Starting training as users do, and reading back what it left."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# Ranks are forked from one process that holds the imports, which would cost each of them seconds.
+_ranks = multiprocessing.get_context("forkserver")
+_ranks.set_forkserver_preload(["caad_ds.training.trainer", "mlflow.store.tracking.sqlalchemy_store"])
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Run:
+    """`train.py` on some ranks, started as Slurm does: one process per rank, its place in the environment."""
+
+    def __init__(self, config_file: Path, ranks: int = 1, *arguments: str, env: dict[str, str] | None = None):
+        shared = {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+        shared |= {"MASTER_PORT": str(free_port())} | (env or {})
+        self.logs = [config_file.with_suffix(f".{time.monotonic_ns()}.{rank}.log") for rank in range(ranks)]
+        argv = ["--config", str(config_file), *arguments]
+        self.processes = []
+        for rank, log in enumerate(self.logs):
+            place = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            self.processes.append(_ranks.Process(target=_rank, args=(argv, place, str(log)), daemon=True))
+        for process in self.processes:
+            process.start()
+
+    def output(self, rank: int = 0) -> str:
+        """What a rank has printed so far, both streams."""
+        return self.logs[rank].read_text() if self.logs[rank].exists() else ""
+
+    def wait_for(self, text: str, timeout: float = 60) -> None:
+        """Until rank 0 has printed `text`."""
+        end = time.monotonic() + timeout
+        while text not in self.output():
+            assert self.processes[0].is_alive() and time.monotonic() < end, self.output()
+            time.sleep(0.005)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every rank."""
+        for process in self.processes:
+            os.kill(process.pid, number)
+
+    def wait(self, timeout: float = 120) -> list[int]:
+        """The exit statuses; a rank that hangs is killed and fails the test."""
+        end = time.monotonic() + timeout
+        for process in self.processes:
+            process.join(max(0.0, end - time.monotonic()))
+        hung = [process for process in self.processes if process.is_alive()]
+        for process in hung:
+            process.kill()
+        assert not hung, f"{len(hung)} ranks hang:\n{self.output()}"
+        return [process.exitcode for process in self.processes]
+
+
+def _rank(argv: list[str], place: dict[str, str], log: str) -> None:
+    for name in LAUNCH:
+        os.environ.pop(name, None)
+    os.environ.update(place)
+    file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    from caad_ds import train
+
+    sys.exit(train.main(argv))
+
+
+def train(config_file: Path, ranks: int = 1, *arguments: str) -> str:
+    """Train to the end; what rank 0 printed."""
+    run = Run(config_file, ranks, *arguments)
+    assert run.wait() == [0] * ranks, "\n".join(run.output(rank) for rank in range(ranks))
+    return run.output()
+
+
+def deepspeed(config_file: Path, ranks: int, *arguments: str) -> subprocess.CompletedProcess:
+    """`deepspeed --num_accelerators N caad_ds/train.py --config FILE` to its end."""
+    env = {k: v for k, v in os.environ.items() if k not in LAUNCH}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [
+        sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks),
+        "--master_port", str(free_port()), str(ROOT / "caad_ds/train.py"), "--config", str(config_file), *arguments,
+    ]  # fmt: skip
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
+
+
+def tracked(output_dir: Path):
+    """The one MLflow run of an output folder and its client."""
+    client = MlflowClient(f"sqlite:///{output_dir.parent}/mlflow.db")
+    experiment = client.get_experiment_by_name("tests").experiment_id
+    [run] = client.search_runs([experiment], filter_string=f"params.`run.output_dir` = '{output_dir}'")
+    return client, run
+
+
+def curve(output_dir: Path, metric: str) -> list[tuple[int, float]]:
+    """All points of a metric as they stand in the store, by step."""
+    client, run = tracked(output_dir)
+    return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
+
+
+def weights(output_dir: Path) -> dict:
+    """The final model's weights."""
+    return load_file(output_dir / "model/model.safetensors")

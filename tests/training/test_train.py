@@ -1,0 +1,70 @@
+"""A whole run on two ranks under DeepSpeed's launcher, as the README starts it."""
+
+import pytest
+import torch
+import yaml
+from runs import curve, deepspeed, tracked, weights
+from tiny import config
+
+from caad_ds.config import load_config
+from caad_ds.models.speech_lm import load
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """The run's output folder and what it printed."""
+    out = tmp_path_factory.mktemp("train") / "out"
+    file = config(
+        world, out, optimizer={"steps": STEPS}, data={"validation": str(world / "shards")}, validation={"every": 6}
+    )
+    ended = deepspeed(file, 2)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return out, ended
+
+
+def test_the_model_folder_loads_and_has_learned(finished, world):
+    out, _ = finished
+    student, encoder, tokenizer = load(out / "model")
+    assert student.config.llm_config.num_hidden_layers == 1 and encoder.taps == [0, 1]
+    assert len(tokenizer) == student.config.llm_config.vocab_size
+    assert student.llm.lm_head.weight is student.llm.model.embed_tokens.weight
+    losses = [value for _, value in curve(out, "train/ce")]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_mlflow_store_holds_the_whole_curve(finished):
+    out, _ = finished
+    client, run = tracked(out)
+    assert run.info.status == "FINISHED" and run.info.run_name == "tiny"
+    assert run.data.params["objective.alpha"] == "1.0"
+    for metric in ("kd", "ce", "agreement", "teacher_entropy", "lr", "grad_norm", "samples_per_second"):
+        assert [step for step, _ in curve(out, f"train/{metric}")] == list(range(1, STEPS + 1)), metric
+    assert [step for step, _ in curve(out, "validation/kd")] == [6, 12]
+
+
+def test_the_resolved_config_is_kept_and_reads_back(finished):
+    out, _ = finished
+    kept = load_config(out / "config.yaml")
+    assert kept == load_config(out.with_suffix(".yaml"))
+    assert yaml.safe_load((out / "config.yaml").read_text())["objective"]["temperature"] == 2.0
+
+
+def test_the_last_checkpoint_holds_the_final_weights(finished):
+    from safetensors.torch import load_file
+
+    out, _ = finished
+    trained = load_file(out / "checkpoints" / f"step-{STEPS:08d}" / "trainable.safetensors")
+    final = weights(out)
+    shared = set(trained) & set(final)
+    assert shared == set(final)
+    assert all(torch.equal(trained[name], final[name]) for name in shared)
+
+
+def test_nothing_but_the_run_speaks(finished):
+    _, ended = finished
+    ours = [line for line in ended.stdout.splitlines() if "[INFO] [launch.py" not in line and "runner.py" not in line]
+    assert all(line.startswith(("tiny: ", "joining ", "loading ", "building ", "step ", "validat", "writing ", "finished: "))
+               for line in ours), ours  # fmt: skip
+    assert ended.stderr == ""
