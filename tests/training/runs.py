@@ -17,7 +17,11 @@ LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MAST
 
 # Ranks are forked from one process that holds the imports, which would cost each of them seconds.
 _ranks = multiprocessing.get_context("forkserver")
-_ranks.set_forkserver_preload(["caad_ds.training.trainer", "mlflow.store.tracking.sqlalchemy_store"])
+_ranks.set_forkserver_preload([
+    "caad_ds.training.trainer",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # imported by every engine, and torch's compiler with it
+    "mlflow.store.tracking.sqlalchemy_store",
+])  # fmt: skip
 
 
 def free_port() -> int:

@@ -37,8 +37,8 @@ def assert_equal_runs(first, second) -> None:
     assert [step for step, _ in curve(second, "train/kd")] == list(range(1, STEPS + 1))
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(world, undisturbed, tmp_path):
-    out = tmp_path / "out"
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(world, undisturbed):
+    out = undisturbed.with_name("killed")  # one store for all
     file = config(world, out, **changes(world))
     run = Run(file, 2)
     run.wait_for("step 8/")  # two steps after the checkpoint of step 6: they are run, and may be logged, twice
@@ -51,8 +51,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(world, undisturbed, tmp
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["latest", "step-00000012", "step-00000014"]
 
 
-def test_usr1_checkpoints_leaves_75_and_the_same_command_completes(world, undisturbed, tmp_path):
-    out = tmp_path / "out"
+def test_usr1_checkpoints_leaves_75_and_the_same_command_completes(world, undisturbed):
+    out = undisturbed.with_name("preempted")
     file = config(world, out, **changes(world))
     run = Run(file, 2)
     run.wait_for("step 4/")
