@@ -50,7 +50,7 @@ SPLITS = {
     "teacher": Split(2400, range(40), ("f2", "f3", "f4", "linda", "steph"), ("m1", "m3", "m4", "m7", "Gene", "Hugo")),
     "distill": Split(2400, range(40, 80), ("f5", "belinda", "Annie"), ("m8", "Denis", "ed", "travis")),
     "validation": Split(200, range(80, 88), ("grandma",), ("boris",)),
-    "test": Split(400, range(88, 100), ("f1", "shelby"), ("Andy", "pablo")),
+    "test": Split(300, range(88, 100), ("f1", "shelby"), ("Andy", "pablo")),
 }
 ACCENTS = {"american": "en-us", "british": "en-gb-x-rp", "scottish": "en-gb-scotland"}
 

@@ -3,13 +3,15 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from caad_ds.quiet import quiet
 from examples.demo import corpus
 from examples.demo.commands import ROOT, Job, caad_ds, run_all
 from examples.demo.rows import FULL, SHORT, Row
-from examples.demo.teacher import TWIN, make_teacher, shipped, teacher_jobs
+from examples.demo.teacher import make_teacher, shipped, teacher_jobs
 
 CONFIG = "configs/demo/caad.yaml"
 DATA = Path("data/demo")
@@ -74,26 +76,29 @@ def run_full(args: argparse.Namespace) -> None:
     rows = [row for row in FULL if not args.rows or row.name in args.rows]
     extra = (f"data.train={DATA}/shards/distill", "data.validation=null", *args.set)
     seeds = range(args.teacher_seeds)
-    teachers = [teacher_jobs(DATA, args.out / f"teacher-{t}", t, tuple(args.set)) for t in seeds]
-    run_all([job for jobs in teachers for job in jobs.values()], args.jobs, "teachers")
-    students, outputs = [], []
+    teachers, outputs = [], []
     for t in seeds:
-        model_of = {kind: args.out / f"teacher-{t}" / kind / "model" for kind in ("teacher", TWIN)}
-        for row in (row for row in rows if row.model == "teacher"):
-            out = args.out / f"teacher-{t}" / row.name.replace(" ", "_")
-            caad_ds("evaluate", *evaluate(row, model_of[row.teacher], out, benchmark, out))
-            outputs.append(out / "evaluation")
-        for s in range(args.student_seeds):
-            for row in (row for row in rows if row.trains):
-                run = args.out / f"teacher-{t}" / f"seed-{s}" / row.name.replace(" ", "_")
-                decoded = [row, *(other for other in rows if other.model == row.name)]
-                places = [run if d is row else run.with_name(run.name + "_cd") for d in decoded]
-                evaluations = tuple(
-                    evaluate(d, model_of[d.teacher], run, benchmark, place)
-                    for d, place in zip(decoded, places, strict=True)
-                )
-                outputs += [place / "evaluation" for place in places]
-                students.append(job(row, model_of[row.teacher], run, 1 + s, extra, evaluations))
+        folder = args.out / f"teacher-{t}"
+        for kind, training in teacher_jobs(DATA, folder, t, tuple(args.set)).items():
+            places = {
+                row: folder / row.name.replace(" ", "_")
+                for row in rows
+                if (row.model, row.teacher) == ("teacher", kind)
+            }
+            outputs += [out / "evaluation" for out in places.values()]
+            model = folder / kind / "model"
+            evaluations = tuple(evaluate(row, model, out, benchmark, out) for row, out in places.items())
+            teachers.append(replace(training, evaluations=evaluations))
+    run_all(teachers, args.jobs, "teachers")
+    students = []
+    for s, t in product(range(args.student_seeds), seeds):
+        folder = args.out / f"teacher-{t}"
+        for row in (row for row in rows if row.trains):
+            teacher, run = folder / row.teacher / "model", folder / f"seed-{s}" / row.name.replace(" ", "_")
+            places = {other: run.with_name(run.name + "_cd") for other in rows if other.model == row.name} | {row: run}
+            evaluations = tuple(evaluate(decoded, teacher, run, benchmark, out) for decoded, out in places.items())
+            outputs += [out / "evaluation" for out in places.values()]
+            students.append(job(row, teacher, run, 1 + s, extra, evaluations))
     run_all(students, args.jobs, "students")
     title = f"conflict benchmark ({args.benchmark}), {args.teacher_seeds} teacher x {args.student_seeds} student seeds"
     caad_ds("compare", *outputs, "--out", args.out / "table", "--title", title)

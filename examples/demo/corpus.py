@@ -5,7 +5,7 @@ from pathlib import Path
 from examples.demo.commands import caad_ds
 
 INSTRUCTIONS = "configs/demo/instructions.yaml"
-SIZES = {"teacher": 2400, "distill": 2400, "validation": 200, "test": 400}
+SIZES = {"teacher": 2400, "distill": 2400, "validation": 200, "test": 300}
 SHORT = {"distill": 48, "validation": 16, "test": 8}
 QUESTIONS = 2
 # A hint agrees with the audio in 95% of the teacher's hinted items; that is the text bias to remove. Distillation

@@ -24,7 +24,7 @@ ATTRIBUTES = {
 }
 WINDOW_SECONDS = 3
 CONFIG = dict(
-    d_model=64, encoder_layers=4, decoder_layers=0, encoder_attention_heads=4, encoder_ffn_dim=256,
+    d_model=96, encoder_layers=4, decoder_layers=0, encoder_attention_heads=4, encoder_ffn_dim=384,
     num_mel_bins=80, max_source_positions=50 * WINDOW_SECONDS, dropout=0.0,
 )  # fmt: skip
 

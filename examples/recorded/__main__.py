@@ -106,7 +106,8 @@ def table(args: argparse.Namespace, test: str) -> None:
             "evaluate", "--model", runs / model / "model", "--benchmark", DATA / args.protocol / "benchmark" / test,
             "--out", outputs[-1], "--name", name, "--limit", args.limit, "--dtype", "bfloat16", *decoding.get(name, ()),
         )  # fmt: skip
-    caad_ds("compare", *outputs, "--out", runs / f"table-{test}", "--title", f"recorded speech, {args.protocol}: {test}")
+    title = f"recorded speech, {args.protocol}: {test}"
+    caad_ds("compare", *outputs, "--out", runs / f"table-{test}", "--title", title)
 
 
 if __name__ == "__main__":
