@@ -1,0 +1,36 @@
+"""How often Stage 1 was right: `python -m examples.recorded.stage1 ANSWERED.jsonl ...`, by the rules of evaluation."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from caad_ds.data.instructions import Instructions
+from caad_ds.evaluation.matching import matches, matches_strictly
+from data_prep.manifest import read_jsonl, read_manifest, rejected_path
+
+INSTRUCTIONS = Path("configs/recorded/instructions.yaml")
+
+
+def main(paths: list[str]) -> int:
+    """Print, per manifest and attribute, how many answers name the right label, and how many name no other."""
+    options = {key: attribute.options for key, attribute in Instructions.load(INSTRUCTIONS).attributes.items()}
+    for path in map(Path, paths):
+        counts: Counter = Counter()
+        for record in read_manifest(path):
+            told, answer = record["metadata"], record["response"]
+            key, label = told["attribute"], told["label"]
+            right, strict = matches(answer, label), matches_strictly(answer, label, options[key])
+            counts.update({(key, "answers"): 1, (key, "right"): right, (key, "strict"): strict})
+        print(f"{path}: {_rejected(path)} without a usable answer")
+        for key in options:
+            answers, right, strict = (counts[key, column] for column in ("answers", "right", "strict"))
+            print(f"  {key}: {answers} answers, right {right / answers:.1%}, strict {strict / answers:.1%}")
+    return 0
+
+
+def _rejected(path: Path) -> int:
+    return sum(1 for _ in read_jsonl(rejected_path(path))) if rejected_path(path).exists() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
