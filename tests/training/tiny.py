@@ -46,7 +46,17 @@ def encoder(layers: int = 2) -> SpeechEncoder:
         d_model=32, encoder_layers=layers, decoder_layers=0, encoder_attention_heads=2, encoder_ffn_dim=64,
         num_mel_bins=80, max_source_positions=50,
     )  # fmt: skip
-    return SpeechEncoder.from_config(whisper, taps=[0, 1])
+    made = SpeechEncoder.from_config(whisper, taps=[0, 1])
+    amplify(made.whisper)
+    return made
+
+
+@torch.no_grad()
+def amplify(module: torch.nn.Module, factor: float = 6.0) -> None:
+    """Make fresh weights so large that different audio gives different states; untrained ones hardly hear it."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(factor)
 
 
 def records(root: Path, count: int = CLIPS) -> list[dict]:
@@ -81,6 +91,8 @@ def make_world(root: Path) -> None:
     tokenizer = train_tokenizer(texts, 60, root / "tokenizer")
     ears = encoder()
     teacher = build(llama(2, len(tokenizer)), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    amplify(teacher.connector)
+    amplify(teacher.llm.model.layers)
     save(root / "teacher", teacher, ears, tokenizer)
     for name, values in DEEPSPEED.items():
         (root / name).write_text(json.dumps(values))

@@ -1,0 +1,143 @@
+"""Both ZeRO-3 engines in this process: one forward per engine and step, the encoder once, heads on answer rows only."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import config, encoder
+
+from caad_ds.config import load_config
+from caad_ds.data.batch import Batch
+from caad_ds.data.reader import IndexedReader
+from caad_ds.distill import objective
+from caad_ds.distill.step import DistillStep
+from caad_ds.models.prompt import Prompter
+from caad_ds.models.speech_lm import load
+from caad_ds.progress import Heartbeat
+from caad_ds.training import distributed, engines
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone():
+    """A process group of this process alone."""
+    before = dict(os.environ)
+    distributed.start(Heartbeat(enabled=False))
+    yield
+    distributed.stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(params=["zero_mel", "text_only", None], ids=["zero_mel", "text_only", "standard KD"])
+def parts(request, world, tmp_path):
+    """Step, engines, encoder and batches of a run with that negative."""
+    alpha = 0.0 if request.param is None else 1.0
+    file = config(
+        world, tmp_path / "out", teacher={"negative": request.param or "zero_mel"}, objective={"alpha": alpha}
+    )
+    cfg = load_config(file)
+    student = engines.load_student(cfg)
+    teacher_model, teacher_encoder, _ = load(cfg.teacher.path)
+    assert engines.same_encoder(teacher_encoder, student.encoder)
+    teacher = engines.teacher_signal(cfg, teacher_model, student.encoder)
+    engine = engines.student_engine(cfg, student.model, 4, 1)
+    reader, prompter = IndexedReader(cfg.data.train), Prompter(student.tokenizer, 4)
+
+    def batch(*numbers: int) -> Batch:
+        samples = [reader[n] for n in numbers]
+        made = prompter.batch(samples)
+        return Batch(**vars(made) | {"features": student.encoder.features([w for s in samples for w in s.waveforms])})
+
+    step = DistillStep(engine, student.encoder, teacher, student.encoder)
+    yield SimpleNamespace(step=step, engine=engine, teacher=teacher, student=student, batch=batch)
+    engine.destroy()
+    teacher.engine.destroy()
+
+
+def counted(monkeypatch, owner, name: str) -> list:
+    """The arguments of every call of `owner.name` from now on."""
+    calls, original = [], getattr(owner, name)
+
+    def call(*args, **kwargs):
+        calls.append((args, kwargs))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+def test_the_traces_stay_complete_and_the_weights_partitioned(parts):
+    student, teacher = parts.engine.optimizer.parameter_offload, parts.teacher.engine.optimizer
+    coordinators = [part.get_param_coordinator() for part in (student, teacher)]
+    for n in range(5):
+        batch = parts.batch(*range(n, n + 4))
+        parts.step.train(batch, len(batch.targets))
+        if n == 3:
+            parts.engine.eval()
+            parts.step.evaluate(batch, len(batch.targets))
+            parts.engine.train()
+        if n > 0:  # the first step records
+            assert [c.is_complete_trace() for c in coordinators] == [True, True], n
+    for module in (parts.engine.module, parts.teacher.engine.module):
+        assert all(p.numel() == 0 and p.ds_numel > 0 for p in module.parameters())
+
+
+def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, monkeypatch):
+    perceived = counted(monkeypatch, parts.student.encoder, "perceive")
+    scored = counted(monkeypatch, objective, "contrastive_distillation_loss")
+    batch = parts.batch(0, 1, 2, 3)
+    widths = []
+    models = (parts.student.model, parts.teacher.engine.module.model)
+    hooks = [m.get_output_embeddings().register_forward_hook(lambda *_: widths.append(1)) for m in models]
+    parts.step.train(batch, len(batch.targets))
+    for hook in hooks:
+        hook.remove()
+    assert len(perceived) == 1
+    [(args, _)] = scored
+    student, _, positive, negative = args[:4]
+    rows = len(batch.answer_rows)
+    assert 0 < rows < batch.input_ids.numel() / 2
+    assert len(student) == len(positive) == rows
+    assert negative is None if parts.teacher.engine.module.negative is None else len(negative) == rows
+    assert widths == []  # the LM heads' own forward, over all positions, never runs
+
+
+def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
+    other = encoder(layers=3)
+    step = DistillStep(parts.engine, parts.student.encoder, parts.teacher, other)
+    ours, theirs = (counted(monkeypatch, e, "perceive") for e in (parts.student.encoder, other))
+    batch = parts.batch(0, 1)
+    step.train(batch, len(batch.targets))
+    assert (len(ours), len(theirs)) == (1, 1)
+
+
+def test_the_teachers_states_are_those_of_the_plain_model(parts, world):
+    batch = parts.batch(3, 4, 5)
+    states = parts.student.encoder.perceive(batch.features)
+    positive, negative = parts.teacher.signal(batch, states)
+    plain, _, _ = load(world / "teacher")
+    with torch.no_grad():
+        torch.testing.assert_close(positive, plain.eval().backbone(plain.embed(batch, states)), atol=1e-5, rtol=0)
+    if negative is not None:
+        assert (negative - positive).abs().max() > 0.1
+    with parts.teacher.head() as head:
+        assert torch.equal(head.weight, plain.head().weight)
+
+
+def test_a_batch_without_answers_costs_nothing_and_breaks_nothing(parts):
+    batch = parts.batch(0, 1)
+    batch.labels.fill_(-100)
+    parts.engine.eval()
+    kd, ce, diagnostics = parts.step.evaluate(batch, 1.0)
+    assert (float(kd), float(ce), float(diagnostics["rows"])) == (0, 0, 0)
+
+
+def test_heads_padded_to_different_sizes_share_one_vocabulary(parts):
+    batch = parts.batch(0, 1)
+    states = parts.student.encoder.perceive(batch.features)
+    positive, negative = parts.teacher.signal(batch, states)
+    with parts.teacher.head() as head, torch.no_grad():
+        padded = type(head)(torch.cat([head.weight, torch.ones(8, head.weight.shape[1])]), head.bias, head.softcap)
+        plain, wide = (parts.engine(batch, states, positive, negative, h, 4.0)[0] for h in (head, padded))
+    assert torch.equal(plain, wide)
