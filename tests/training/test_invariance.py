@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from runs import curve, train, weights
 from tiny import ce, config
+
+from runs import curve, train, weights
 
 STEPS = 6
 DEALT = {"world 2, micro 4": (2, 4), "world 1, micro 2, accumulation 4": (1, 2)}

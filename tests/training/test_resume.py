@@ -5,8 +5,9 @@ import signal
 
 import pytest
 import torch
-from runs import Run, curve, tracked, train, weights
 from tiny import config
+
+from runs import Run, curve, tracked, train, weights
 
 STEPS = 14
 METRICS = ("kd", "ce", "agreement", "student_entropy", "grad_norm", "lr")

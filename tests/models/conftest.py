@@ -1,0 +1,50 @@
+"""A small model with batches, all in this process."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small import QUERIES, make_model, sample
+
+from caad_ds.data.batch import Batch, Sample
+from caad_ds.models.prompt import Prompter
+from caad_ds.models.tokenizer import train_tokenizer
+from tests.training.tiny import encoder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """A tokenizer that knows the tests' words."""
+    texts = ["The tone is high.", "It is low.", "beep Is the tone high or low?"] * 3
+    return train_tokenizer(texts, 60, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def ears():
+    """The encoder."""
+    return encoder()
+
+
+@pytest.fixture
+def parts(tokenizer, ears):
+    """Model, encoder, prompter, and `batch(samples, pad=...)` with features."""
+    prompter = Prompter(tokenizer, QUERIES)
+
+    def batch(samples: list[Sample], **kwargs) -> Batch:
+        made = prompter.batch(samples, **kwargs)
+        return Batch(**vars(made) | {"features": ears.features([w for s in samples for w in s.waveforms])})
+
+    return SimpleNamespace(model=make_model(tokenizer, ears), encoder=ears, prompter=prompter, batch=batch)
+
+
+@pytest.fixture
+def samples() -> list[Sample]:
+    """Three samples of unequal length; the second has two audios."""
+    return [sample("a"), sample("b", audios=2, text="beep beep"), sample("c", text="", response="The tone is high.")]
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    """Nothing here trains."""
+    with torch.no_grad():
+        yield

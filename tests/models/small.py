@@ -1,0 +1,31 @@
+"""A small random model and records for it."""
+
+import numpy as np
+
+from caad_ds.data.batch import Sample
+from caad_ds.data.markers import user_content
+from caad_ds.models.speech_lm import SpeechLM, build
+from tests.training.tiny import amplify, llama
+
+QUERIES = 4
+
+
+def make_model(tokenizer, ears, tied: bool = True) -> SpeechLM:
+    """A random model that hears well."""
+    model = build(
+        llama(2, len(tokenizer), tied=tied), ears, None, num_queries=QUERIES, qformer_layers=1, qformer_heads=2
+    )
+    amplify(model.connector)
+    amplify(model.llm.model.layers)
+    return model.eval()
+
+
+def sample(key: str, audios: int = 1, text: str = "beep", response: str = "It is low.") -> Sample:
+    """A record with noise as its audio."""
+    rng = np.random.default_rng(list(key.encode()))
+    waveforms = [rng.standard_normal(8000).astype(np.float32) for _ in range(audios)]
+    record = {
+        "id": key, "audios": [{"path": "", "text": text}] * audios, "response": response,
+        "messages": [{"role": "user", "content": user_content("Is the tone high or low?", audios=audios)}],
+    }  # fmt: skip
+    return Sample(key, record, waveforms)

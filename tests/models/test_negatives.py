@@ -1,0 +1,85 @@
+"""The paths with and without audio (method.md, negatives)."""
+
+import pytest
+import torch
+
+from caad_ds.data.batch import IGNORE, Batch
+from caad_ds.distill.negatives import NEGATIVES, Negative, drop_audio, embed_both, embed_without_audio
+from caad_ds.models.states import AudioStates
+
+
+def without_span(batch: Batch) -> Batch:
+    """The batch as tokens in which no audio position ever was, right-padded."""
+    rows = []
+    for ids, mask, audio, labels in zip(batch.input_ids, batch.attention_mask, batch.audio_mask, batch.labels):
+        kept = mask.bool() & ~audio
+        rows.append((ids[kept], labels[kept]))
+    length = max(len(ids) for ids, _ in rows)
+
+    def pad(values: torch.Tensor, value: int) -> torch.Tensor:
+        return torch.nn.functional.pad(values, (0, length - len(values)), value=value)
+
+    ids = torch.stack([pad(ids, 0) for ids, _ in rows])
+    mask = torch.stack([pad(torch.ones_like(ids), 0) for ids, _ in rows])
+    labels = torch.stack([pad(labels, IGNORE) for _, labels in rows])
+    return Batch(batch.keys, ids, mask, torch.zeros_like(ids, dtype=torch.bool), labels)
+
+
+@pytest.mark.parametrize("pad", ["right", "left"])
+def test_text_only_equals_removing_the_span(parts, samples, pad):
+    batch = parts.batch(samples, pad=pad)
+    states = parts.encoder.perceive(batch.features)
+    text_only = Negative.of("text_only", parts.encoder)
+    both = parts.model.backbone(embed_both(parts.model, batch, states, text_only))
+    heard, unheard = both.chunk(2)
+    removed = without_span(batch)
+    plain = parts.model.backbone(parts.model.place(removed, torch.zeros(0, 4, 32)))
+    torch.testing.assert_close(unheard, plain, atol=1e-5, rtol=0)
+    assert (heard - unheard).abs().max() > 0.1
+    alone = parts.model.backbone(embed_without_audio(parts.model, batch, text_only))
+    torch.testing.assert_close(alone, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_both_paths_in_one_forward_equal_each_alone(parts, samples, name):
+    batch = parts.batch(samples)
+    states = parts.encoder.perceive(batch.features)
+    negative = Negative.of(name, parts.encoder)
+    heard, unheard = parts.model.backbone(embed_both(parts.model, batch, states, negative)).chunk(2)
+    torch.testing.assert_close(heard, parts.model.backbone(parts.model.embed(batch, states)), atol=1e-5, rtol=0)
+    alone = parts.model.backbone(embed_without_audio(parts.model, batch, negative))
+    torch.testing.assert_close(unheard, alone, atol=1e-5, rtol=0)
+
+
+def test_zero_mel_silence_and_noise_are_different_constants(parts):
+    negatives = {name: Negative.of(name, parts.encoder) for name in ("zero_mel", "silence", "noise")}
+    again = {name: Negative.of(name, parts.encoder) for name in negatives}
+    hidden = {name: negative.states.hidden for name, negative in negatives.items()}
+    assert {tuple(h.shape) for h in hidden.values()} == {(1, 2, 50, 32)}
+    assert all(torch.equal(hidden[name], again[name].states.hidden) for name in hidden)
+    assert (negatives["zero_mel"].features == 0).all()
+    assert negatives["silence"].features.max() == pytest.approx(-1.5, abs=0.01)
+    for first, second in (("zero_mel", "silence"), ("zero_mel", "noise"), ("silence", "noise")):
+        assert (hidden[first] - hidden[second]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_dropped_audio_is_the_negative_path_of_that_sample_alone(parts, samples, name):
+    batch = parts.batch(samples)
+    negative = Negative.of(name, parts.encoder)
+    dropped = drop_audio(batch, torch.tensor([False, True, False]), negative)
+    states = parts.encoder.perceive(dropped.features)
+    mixed = parts.model.backbone(parts.model.embed(dropped, states))
+    heard = parts.model.backbone(parts.model.embed(batch, parts.encoder.perceive(batch.features)))
+    unheard = parts.model.backbone(embed_without_audio(parts.model, batch, negative))
+    second = batch.sample_of_row == 1
+    torch.testing.assert_close(mixed[second], unheard[second], atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed[~second], heard[~second], atol=1e-5, rtol=0)
+
+
+def test_states_expand_and_join():
+    one, two = AudioStates(torch.rand(1, 2, 3, 4)), AudioStates(torch.rand(2, 2, 3, 4))
+    many = one.expand(5)
+    assert many.hidden.shape == (5, 2, 3, 4) and many.hidden.data_ptr() == one.hidden.data_ptr()
+    joined = AudioStates.cat([one, two]).hidden
+    assert torch.equal(joined[:1], one.hidden) and torch.equal(joined[1:], two.hidden)

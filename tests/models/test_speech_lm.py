@@ -1,0 +1,151 @@
+"""SpeechLM: padding, answer rows, saving and loading."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small import make_model, sample
+from transformers import AutoModelForCausalLM
+
+from caad_ds.data.markers import AUDIO
+from caad_ds.errors import UserError
+from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.speech_lm import build, load, save
+from caad_ds.models.states import Embedded, positions
+from tests.training.tiny import llama
+
+
+def logits(parts, batch):
+    hidden = parts.model.backbone(parts.model.embed(batch, parts.encoder.perceive(batch.features)))
+    return hidden @ parts.model.head().weight.T
+
+
+def test_right_and_left_padding_give_the_same_answers(parts, samples):
+    right, left = parts.batch(samples), parts.batch(samples, pad="left")
+    assert not torch.equal(right.input_ids, left.input_ids)
+    assert torch.equal(right.targets, left.targets) and torch.equal(right.sample_of_row, left.sample_of_row)
+    torch.testing.assert_close(logits(parts, right), logits(parts, left), atol=1e-5, rtol=0)
+
+
+def test_a_sample_answers_alike_alone_and_in_a_batch(parts, samples):
+    together = parts.batch(samples)
+    rows = logits(parts, together)
+    for n, one in enumerate(samples):
+        alone = logits(parts, parts.batch([one]))
+        torch.testing.assert_close(rows[together.sample_of_row == n], alone, atol=1e-5, rtol=0)
+
+
+def test_answer_rows_predict_the_answer_and_its_end(parts, samples, tokenizer):
+    batch = parts.batch(samples)
+    for n, one in enumerate(samples):
+        answer = batch.targets[batch.sample_of_row == n]
+        assert tokenizer.decode(answer[:-1]).strip() == one.record["response"]
+        assert answer[-1] == tokenizer.eos_token_id
+    at = batch.answer_rows
+    assert torch.equal(batch.input_ids.flatten()[at + 1], batch.targets)
+
+
+def test_hidden_states_are_those_before_the_head(parts, samples):
+    batch = parts.batch(samples)
+    embedded = parts.model.embed(batch, parts.encoder.perceive(batch.features))
+    full = parts.model.llm(
+        inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
+    ).logits
+    torch.testing.assert_close(logits(parts, batch), full.flatten(0, 1)[batch.answer_rows], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_model_loads_bit_equal(tokenizer, ears, parts, samples, tmp_path, tied):
+    model = make_model(tokenizer, ears, tied)
+    save(tmp_path, model, ears, tokenizer)
+    again, encoder, words = load(tmp_path)
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (again.llm.lm_head.weight is again.llm.model.embed_tokens.weight) is tied
+    assert ("llm.lm_head.weight" in load_file(tmp_path / "model.safetensors")) is not tied
+    batch = parts.batch(samples)
+    assert torch.equal(ears.perceive(batch.features).hidden, encoder.perceive(batch.features).hidden)
+    assert torch.equal(ears.features(samples[0].waveforms), encoder.features(samples[0].waveforms))
+    assert words.get_vocab() == tokenizer.get_vocab() and words.chat_template == tokenizer.chat_template
+
+
+def test_the_llms_first_layers_are_kept(tmp_path, ears, tokenizer):
+    whole = AutoModelForCausalLM.from_config(make_model(tokenizer, ears).config.llm_config)
+    whole.save_pretrained(tmp_path)
+    cut = build(str(tmp_path), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2, keep_layers=1).llm
+    assert cut.config.num_hidden_layers == 1
+    ours = whole.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in cut.state_dict().items())
+    with pytest.raises(UserError, match="keep_layers 3 exceeds its 2 layers"):
+        build(str(tmp_path), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2, keep_layers=3)
+
+
+def test_a_shorter_window_is_the_start_of_the_long_one(ears, tmp_path, samples):
+    ears.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="window of 2 s exceeds the encoder's 1 s"):
+        SpeechEncoder.from_pretrained(tmp_path, [0], 2)
+    with pytest.raises(UserError, match=r"taps \[2\] do not fit an encoder of 2 layers"):
+        SpeechEncoder.from_pretrained(tmp_path, [2], 1)
+    with pytest.raises(UserError, match=r"1\.2 s exceeds the encoder's window of 1 s"):
+        ears.features([samples[0].waveforms[0].repeat(3)[:19_200]])
+
+
+@pytest.mark.parametrize("damage", ["no config", "no weights", "cut weights", "a weight is missing", "no tokenizer"])
+def test_a_damaged_model_folder_is_named(tokenizer, ears, tmp_path, damage):
+    save(tmp_path, make_model(tokenizer, ears), ears, tokenizer)
+    file = tmp_path / "model.safetensors"
+    if damage == "no config":
+        (tmp_path / "config.json").unlink()
+    elif damage == "no weights":
+        file.unlink()
+    elif damage == "cut weights":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "a weight is missing":
+        weights = load_file(file)
+        del weights["connector.queries"]
+        save_file(weights, file, metadata={"format": "pt"})
+    else:
+        for path in tmp_path.glob("tokenizer*"):
+            path.unlink()
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    message = str(caught.value)
+    assert str(tmp_path) in message and "\n" not in message and "give" in message
+    assert damage != "a weight is missing" or "connector.queries" in message
+
+
+def test_as_many_audios_as_markers(parts):
+    one = sample("a")
+    one.record["messages"][0]["content"] += AUDIO
+    with pytest.raises(UserError, match=r"record a: 2 .* in its messages but 1 audios"):
+        parts.batch([one])
+    batch = parts.batch([sample("a")])
+    with pytest.raises(UserError, match="4 audio positions in the text but 8 connector outputs"):
+        parts.model.place(batch, torch.zeros(2, 4, 32))
+
+
+def test_answers_are_cut_and_counted(parts, tokenizer):
+    parts.prompter.max_answer_tokens = 2
+    batch = parts.prompter.batch([sample("a"), sample("b")])
+    assert len(batch.targets) == 4 and parts.prompter.truncated == 2
+
+
+def test_positions_count_what_is_attended():
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+    assert positions(mask)[0, 2:].tolist() == [0, 1, 2] and positions(mask)[1, :3].tolist() == [0, 1, 2]
+    embedded = Embedded(torch.zeros(2, 5, 1), mask, positions(mask), torch.tensor([3, 6]))
+    hidden = embedded.without(torch.tensor([[False] * 3 + [True, False], [True] + [False] * 4]))
+    assert hidden.attention_mask.tolist() == [[0, 0, 1, 0, 1], [0, 1, 1, 0, 0]]
+    assert hidden.position_ids[0, 4] == 1 and hidden.position_ids[1, 1:3].tolist() == [0, 1]
+    both = Embedded.cat(embedded, hidden)
+    assert both.answer_rows.tolist() == [3, 6, 13, 16] and both.inputs_embeds.shape == (4, 5, 1)
+
+
+def test_a_model_reads_its_own_config(tokenizer, ears, tmp_path):
+    model = build(
+        llama(1, len(tokenizer)), ears, "openai/whisper-tiny.en", num_queries=4, qformer_layers=1, qformer_heads=2
+    )
+    save(tmp_path, model, ears, tokenizer)
+    assert not (tmp_path / "encoder").exists()  # the hub has it
+    assert json.loads((tmp_path / "config.json").read_text())["encoder"] == "openai/whisper-tiny.en"
