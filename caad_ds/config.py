@@ -2,26 +2,27 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from caad_ds.errors import UserError
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only"]
 
 
 class Section(BaseModel):
     """A section of the configuration; keys that nothing reads are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunSection(Section):
     name: str = Field("caad", description="name of the run, in MLflow and in tables")
     output_dir: Path = Field(..., description="checkpoints, the resolved config and the final model go here")
-    seed: int = Field(0, description="seeds weights and data order")
+    seed: int = Field(0, ge=0, description="seeds weights and data order")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="dtype of teacher and student in the engines")
     log_every: int = Field(10, ge=1, description="steps between two progress lines and metric points")
 
@@ -43,7 +44,7 @@ class StudentSection(Section):
     llm: str | dict[str, Any] | None = Field(None, description="hub id or folder, or an architecture (random weights)")
     keep_layers: int | None = Field(None, ge=1, description="keep only the LLM's first layers")
     encoder: str | None = Field(None, description="Whisper encoder: hub id or folder")
-    taps: list[int] = Field([0, 1, 2, 3], description="tapped encoder layers")
+    taps: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2, 3], min_length=1, description="tapped encoder layers")
     window_seconds: int = Field(30, ge=1, le=30, description="the encoder's input window")
     num_queries: int = Field(64, ge=1, description="connector outputs per audio (K)")
     qformer_layers: int = Field(2, ge=1)
@@ -59,6 +60,8 @@ class StudentSection(Section):
             raise ValueError("give either path (a model folder) or llm (with encoder)")
         if self.llm is not None and self.encoder is None:
             raise ValueError("llm needs encoder: a Whisper hub id or folder")
+        if isinstance(self.llm, dict) and "model_type" not in self.llm:
+            raise ValueError("llm as an architecture needs model_type, such as llama")
         return self
 
 
@@ -84,7 +87,7 @@ class ObjectiveSection(Section):
 
 class OptimizerSection(Section):
     lr: float = Field(1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(2000, ge=0)
     steps: int | None = Field(None, ge=1, description="optimizer steps; or give epochs")
@@ -150,7 +153,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {'; '.join(_explain(item) for item in error.errors())}") from error
+        mistakes = dict.fromkeys(_explain(item) for item in error.errors())
+        raise UserError(f"{path}: {'; '.join(mistakes)}") from error
 
 
 def _read(path: Path) -> dict:
@@ -158,10 +162,12 @@ def _read(path: Path) -> dict:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; see configs/ for examples") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{path}{where}: not valid YAML ({problem}); mend that line") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected sections (run:, data:, ...) but found {type(values).__name__}")
@@ -186,7 +192,8 @@ def _apply(values: dict, override: str) -> None:
 
 
 def _explain(error: Any) -> str:
-    location = ".".join(str(part) for part in error["loc"])
+    # In a union pydantic adds the branch that it tried, such as "dict[str,any]".
+    location = ".".join(str(part) for part in error["loc"] if part not in ("str", "dict[str,any]"))
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(error["loc"][-1]), _keys_at(error["loc"][:-1]), n=1, cutoff=0.4)
         return f"unknown key {location}" + (f"; did you mean {near[0]}?" if near else "")

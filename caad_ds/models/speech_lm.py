@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
@@ -133,18 +134,22 @@ def build(
     only the LLM's first layers. `encoder_name` is recorded so that the model finds its encoder again.
     """
     weights = None if isinstance(llm, dict) else load_llm(llm, keep_layers)
-    llm_config = weights.config if weights is not None else AutoConfig.for_model(**llm)
-    config = SpeechLMConfig(
-        llm_config=llm_config.to_dict(),
-        encoder=encoder_name,
-        encoder_dim=encoder.dim,
-        taps=encoder.taps,
-        window_seconds=encoder.window_seconds,
-        num_queries=num_queries,
-        qformer_layers=qformer_layers,
-        qformer_heads=qformer_heads,
-    )
-    model = SpeechLM(config)
+    try:
+        llm_config = weights.config if weights is not None else AutoConfig.for_model(**llm)
+        config = SpeechLMConfig(
+            llm_config=llm_config.to_dict(),
+            encoder=encoder_name,
+            encoder_dim=encoder.dim,
+            taps=encoder.taps,
+            window_seconds=encoder.window_seconds,
+            num_queries=num_queries,
+            qformer_layers=qformer_layers,
+            qformer_heads=qformer_heads,
+        )
+        model = SpeechLM(config)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"no model can be built of the student's llm and qformer_heads: {reason}; mend them") from error
     if weights is not None:
         model.llm.load_state_dict(weights.state_dict())
     return model

@@ -1,0 +1,137 @@
+"""One YAML, typed: what it takes, what it refuses and how it says so."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caad_ds.config import Config, load_config
+from caad_ds.errors import UserError
+
+LEAST = {
+    "run": {"output_dir": "out"},
+    "data": {"train": "shards"},
+    "teacher": {"path": "teacher"},
+    "student": {"path": "student"},
+    "optimizer": {"steps": 3},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a YAML of the least configuration with changed sections, or of a text."""
+
+    def to_file(text: str | None = None, **changes):
+        values = {k: LEAST.get(k, {}) | v if isinstance(v, dict) else v for k, v in (LEAST | changes).items()}
+        path = tmp_path / "run.yaml"
+        path.write_text(text if text is not None else yaml.safe_dump({k: v for k, v in values.items() if v != {}}))
+        return path
+
+    return to_file
+
+
+def refusal(path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(path, list(overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_are_the_papers(write):
+    cfg = load_config(write())
+    assert (cfg.objective.kd_weight, cfg.objective.temperature, cfg.objective.reduction) == (0.7, 2.0, "token")
+    assert (cfg.optimizer.lr, cfg.optimizer.betas, cfg.optimizer.warmup_steps) == (1e-4, (0.9, 0.98), 2000)
+    assert cfg.student.train == "connector" and cfg.teacher.negative == "zero_mel"
+
+
+def test_overrides_are_yaml_values(write):
+    overrides = ["objective.alpha=2", "run.name=a b", "student.taps=[0, 3]", "teacher.negative=text_only"]
+    cfg = load_config(write(), [*overrides, "validation.every=7"])
+    assert (cfg.objective.alpha, cfg.run.name, cfg.student.taps, cfg.validation.every) == (2.0, "a b", [0, 3], 7)
+    assert cfg.teacher.negative == "text_only"
+    assert load_config(write(), ["teacher=null", "objective.name=ce"]).teacher is None
+
+
+@given(
+    alpha=st.floats(0, 10), beta=st.none() | st.floats(0.01, 1), steps=st.integers(1, 10**9), name=st.text(min_size=1),
+    dropout=st.floats(0, 0.99), taps=st.lists(st.integers(0, 40), min_size=1),
+)  # fmt: skip
+def test_what_is_saved_reads_back_equal(tmp_path_factory, alpha, beta, steps, name, dropout, taps):
+    values = LEAST | {
+        "run": {"output_dir": "out", "name": name},
+        "objective": {"alpha": alpha, "plausibility": beta},
+        "optimizer": {"steps": steps},
+        "student": {"llm": {"model_type": "llama", "vocab_size": 60}, "encoder": "ears", "taps": taps},
+    }
+    cfg = Config.model_validate(values)
+    path = tmp_path_factory.mktemp("kept") / "config.yaml"
+    path.write_text(cfg.to_yaml(), encoding="utf-8")
+    assert load_config(path) == cfg
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"objective": {"alfa": 1}}, "unknown key objective.alfa; did you mean alpha?"),
+        ({"objectve": {"alpha": 1}}, "unknown key objectve; did you mean objective?"),
+        ({"teacher": {"pth": "x"}}, "unknown key teacher.pth; did you mean path?"),
+        ({"student": {"keep_layer": 1}}, "unknown key student.keep_layer; did you mean keep_layers?"),
+        ({"run": {"zzz": 1}}, "unknown key run.zzz"),
+        ({"objective": {"alpha": "much"}}, "objective.alpha: Input should be a valid number"),
+        ({"optimizer": {"steps": 0}}, "optimizer.steps: Input should be greater than or equal to 1 (got 0)"),
+        ({"optimizer": {"betas": [0.9, 2]}}, "optimizer.betas"),
+        ({"objective": {"temperature": float("nan")}}, "objective.temperature"),
+        ({"objective": {"alpha": float("inf")}}, "objective.alpha"),
+        ({"run": {"seed": -1}}, "run.seed"),
+        ({"student": {"taps": []}}, "student.taps"),
+        ({"student": {"taps": [-1]}}, "student.taps"),
+        ({"student": {"path": None, "llm": 5, "encoder": "e"}}, "student.llm: Input should be a valid"),
+        ({"student": {"path": None, "llm": {"vocab_size": 5}, "encoder": "e"}}, "student: llm as an architecture needs model_type"),
+        ({"student": {"path": None, "llm": "gpt"}}, "student: llm needs encoder"),
+        ({"student": {"llm": "gpt"}}, "student: give either path"),
+        ({"optimizer": {"epochs": 2}}, "optimizer: give either steps or epochs"),
+        ({"teacher": None}, "objective distill needs a teacher section"),
+        ({"objective": {"name": "ce"}}, "objective ce uses no teacher"),
+        ({"objective": {"audio_dropout": 0.1}}, "objective: audio_dropout belongs to objective ce"),
+        ({"objective": {"sharpen": 1}}, "objective: sharpen is a control without contrast"),
+        ({"data": None}, "data"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_by_its_key(write, changes, expected):
+    message = refusal(write(**changes))
+    assert "run.yaml: " in message and expected in message, message
+
+
+def test_a_missing_key_is_named(write):
+    assert "run.output_dir is missing" in refusal(write("run: {name: a}\ndata: {train: b}\n"))
+
+
+def test_a_broken_yaml_names_the_line(write):
+    message = refusal(write("run:\n  name: a\n data: [\n"))
+    assert "run.yaml, line 3" in message and "not valid YAML" in message
+    assert "not valid YAML" in refusal(write("a: \x00"))
+    assert "expected sections" in refusal(write("- a\n"))
+    assert "expected sections" in refusal(write(""))
+
+
+def test_a_file_that_is_none(tmp_path):
+    assert "no such config file" in refusal(tmp_path / "absent.yaml")
+    assert str(tmp_path) in refusal(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"run: \xff\xfe")
+    assert "not valid YAML" in refusal(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("objective.alpha", "expected section.key=value"),
+        ("=1", "expected section.key=value"),
+        ("run.name.first=1", "run.name"),
+        ("objective.alpha=[", "is not a YAML value"),
+        ("objective.alhpa=1", "did you mean alpha?"),
+        ("=", "expected section.key=value"),
+    ],
+)
+def test_a_wrong_override_is_named(write, override, expected):
+    assert expected in refusal(write(run={"name": "a"}), override)
