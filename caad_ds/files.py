@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from caad_ds.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -16,8 +18,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """Turn a full disk, or a folder that cannot be written, into a UserError."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if _is_full(error):
             raise UserError(
                 f"no space left for {folder}: free some or write elsewhere; no partial file was kept"
             ) from error
@@ -41,3 +43,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+def _is_full(error: Exception) -> bool:
+    # safetensors and torch write by themselves and raise errors of their own, told apart by their text alone.
+    told = ("No space left", "PytorchStreamWriter failed writing")
+    return getattr(error, "errno", None) in _FULL or any(text in str(error) for text in told)

@@ -21,6 +21,7 @@ from caad_ds.training.engines import full_weights
 
 POINTER = "latest"
 BYTES_PER_WEIGHT = 20  # at most: AdamW's two moments and the fp32 master, DeepSpeed's copy and ours
+BYTES_BESIDE = 256_000  # headers, random states
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Checkpoints:
     def _require_space(self, engine: Any) -> None:
         """Asked before any rank writes: in the middle, a rank that fails would leave the others at a barrier."""
         trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters() if p.requires_grad)
-        need = trainable * BYTES_PER_WEIGHT
+        need = trainable * BYTES_PER_WEIGHT + BYTES_BESIDE
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(self.root).free) < need:
@@ -84,14 +85,14 @@ class Checkpoints:
             partial.mkdir(parents=True)
         dist.barrier()
         engine.save_checkpoint(str(partial), tag="deepspeed", save_latest=False, exclude_frozen_parameters=True)
-        torch.save(_random_state(), partial / f"random-{rank}.pt")
         trainable = full_weights(engine, prefix="student.", trainable_only=True)
-        dist.barrier()
-        if rank == 0:
-            save_file(trainable, partial / "trainable.safetensors")
-            self._seal(partial, final, state)
-        dist.barrier()
+        agreed(lambda: self._write_random(partial))
+        agreed(lambda: self._seal(partial, final, state, trainable) if rank == 0 else None)
         return final
+
+    def _write_random(self, partial: Path) -> None:
+        with disk_errors(self.root):
+            torch.save(_random_state(), partial / f"random-{dist.get_rank()}.pt")
 
     def verify(self, folder: Path, config_hash: str) -> RunState:
         """What `folder` says of the run; a checkpoint of another run or a damaged one is refused by a UserError."""
@@ -122,19 +123,23 @@ class Checkpoints:
         engine.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
         _restore_random_state(torch.load(folder / f"random-{dist.get_rank()}.pt", weights_only=True))
 
-    def _seal(self, partial: Path, final: Path, state: RunState) -> None:
-        files = sorted(p for p in partial.rglob("*") if p.is_file())
-        hashes = {str(p.relative_to(partial)): _sha256(p) for p in files}
-        write_atomic(partial / "state.json", json.dumps({"state": asdict(state), "sha256": hashes}, indent=1).encode())
-        for path in files:
-            _sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _sync(self.root)
-        write_atomic(self.root / POINTER, final.name.encode())
-        for old in sorted(self.root.glob("step-*[0-9]"))[: -self.keep]:
-            if old != final:
-                shutil.rmtree(old)
+    def _seal(self, partial: Path, final: Path, state: RunState, trainable: dict[str, torch.Tensor]) -> None:
+        """Write the rest, hash and sync all, then give the folder its name and the pointer its value."""
+        with disk_errors(self.root):
+            save_file(trainable, partial / "trainable.safetensors")
+            files = sorted(p for p in partial.rglob("*") if p.is_file())
+            hashes = {str(p.relative_to(partial)): _sha256(p) for p in files}
+            text = json.dumps({"state": asdict(state), "sha256": hashes}, indent=1)
+            write_atomic(partial / "state.json", text.encode())
+            for path in files:
+                _sync(path)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            _sync(self.root)
+            write_atomic(self.root / POINTER, final.name.encode())
+            for old in sorted(self.root.glob("step-*[0-9]"))[: -self.keep]:
+                if old != final:
+                    shutil.rmtree(old)
 
 
 def _sync(path: Path) -> None:

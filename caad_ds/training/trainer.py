@@ -64,11 +64,12 @@ class Trainer:
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
         engines.check_deepspeed(cfg)
-        self.student = engines.load_student(cfg)
-        self.encoder = self.student.encoder.to(self.device)
         self.teacher_model = self.teacher_encoder = None
         if cfg.teacher is not None:
             self.teacher_model, teacher_encoder, tokenizer = load(cfg.teacher.path)
+        self.student = engines.load_student(cfg)
+        self.encoder = self.student.encoder.to(self.device)
+        if self.teacher_model is not None:
             engines.check_same_text(self.teacher_model, tokenizer, self.student)
             shared = engines.same_encoder(teacher_encoder, self.encoder)
             self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
@@ -215,10 +216,13 @@ class Trainer:
         model = type(self.student.model)(self.student.model.config).to(engines.DTYPES[self.cfg.run.precision])
         model.load_state_dict(weights, strict=False)
         model.tie_weights()
-        with disk_errors(final):
-            save(partial, model, self.encoder, self.student.tokenizer)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
+        try:
+            with disk_errors(final):
+                save(partial, model, self.encoder, self.student.tokenizer)
+                shutil.rmtree(final, ignore_errors=True)
+                partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         if self.prompter.truncated:
             self.voice.say(f"answers cut at data.max_answer_tokens, over all reads: {self.prompter.truncated}")
         self.voice.say(f"finished: {final}")

@@ -1,0 +1,236 @@
+"""A user's mistake: one line that says what, where and what to do; status 2 on every rank; no hang."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+import yaml
+from tiny import ce, config, llama
+
+from caad_ds.models.tokenizer import train_tokenizer
+from runs import Run, train
+
+OFF = {"tracking": {"enabled": False}}
+
+
+@pytest.fixture
+def made(world, tmp_path):
+    """`config` of the tiny world in a folder of this test, without tracking."""
+    return lambda **changes: config(world, tmp_path / "out", **(OFF | changes))
+
+
+@pytest.fixture
+def copied(world, tmp_path):
+    """A copy of the shards that may be spoiled."""
+    return shutil.copytree(world / "shards", tmp_path / "shards")
+
+
+def refusal(file, *arguments: str, ranks: int = 1, env: dict | None = None) -> str:
+    """The one line that the main rank prints as it refuses, beside the lines of progress."""
+    run = Run(file, ranks, *arguments, env=env)
+    assert run.wait(60) == [2] * ranks, run.output()
+    told = [line for rank in range(ranks) for line in run.output(rank).splitlines() if "error" in line.lower()]
+    assert "Traceback" not in run.output() and len(told) == 1, run.output()
+    assert told[0].startswith("caad-ds: error: ") and run.output().splitlines()[-1] == told[0]
+    return told[0]
+
+
+def test_a_wrong_config_and_its_traceback(made):
+    line = refusal(made(objective={"alfa": 1}), ranks=2)
+    assert "out.yaml: unknown key objective.alfa; did you mean alpha?" in line
+    run = Run(made(objective={"alfa": 1}), 1, "--debug")
+    assert run.wait() == [2] and "Traceback" in run.output() and "UserError" in run.output()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data": {"train": "nowhere"}}, "nowhere/index.json does not exist: name a folder that `caad-ds prep pack`"),
+        ({"teacher": {"path": "nowhere"}}, "nowhere: no model there (config.json is missing); give the folder"),
+        ({"student": {"encoder": "nowhere/here"}}, "nowhere/here: no Whisper encoder that loads"),
+        ({"student": {"tokenizer": "nowhere/here"}}, "nowhere/here: no tokenizer there"),
+        ({"student": {"taps": [0, 7]}}, "taps [0, 7] do not fit an encoder of 2 layers; use 0 to 1"),
+        ({"student": {"window_seconds": 2}}, "window of 2 s exceeds the encoder's 1 s"),
+        ({"student": {"qformer_heads": 5}}, "is not a multiple of the number of attention heads (5)"),
+        ({"student": {"num_queries": 5}}, "student.num_queries is 5, the teacher's 4: make it equal"),
+        ({"student": {"llm": llama(1, 5)}}, "student.llm: vocab_size 5 is below the tokenizer's"),
+        ({"student": {"deepspeed": "zero9.json"}}, "zero9.json: no such DeepSpeed config; give a path or one of "),
+        ({"teacher": {"deepspeed": "student_zero2.json"}}, "stage 2 needs an optimizer, a teacher has none"),
+        ({"optimizer": {"batch_size": 7, "micro_batch": 2}}, "optimizer.batch_size 7 is not a multiple of 1 ranks"),
+        ({"tracking": {"enabled": True, "uri": "mlruns"}}, "tracking.uri 'mlruns' is no MLflow store"),
+    ],
+    ids=lambda value: next(iter(value)) + "." + next(iter(value[next(iter(value))])) if isinstance(value, dict) else "",
+)
+def test_what_does_not_exist_or_fit_is_named(made, changes, expected):
+    assert expected in refusal(made(**changes))
+
+
+def test_a_batch_that_does_not_divide_by_the_ranks(made):
+    assert "optimizer.batch_size 7 is not a multiple of 2 ranks" in refusal(made(optimizer={"batch_size": 7}), ranks=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"gradient_clipping": 1.0}', "gradient_clipping belongs in the YAML"),
+        ('{"zero_optimization": {"stage": 3,}}', "line 1: not valid JSON"),
+        ('{"zero_optimization": {"stge": 3}}', "zero_optimization: stge Extra inputs are not permitted"),
+        ("[]", "expected an object of DeepSpeed settings but found list"),
+    ],
+)
+def test_a_deepspeed_file_that_cannot_be_used(made, tmp_path, text, expected):
+    path = tmp_path / "ours.json"
+    path.write_text(text)
+    line = refusal(made(student={"deepspeed": str(path)}))
+    assert str(path) in line and expected in line
+
+
+def test_different_tokenizers(made, tmp_path):
+    train_tokenizer(["other words, otherwise cut"] * 9, 50, tmp_path / "words")
+    line = refusal(made(student={"tokenizer": str(tmp_path / "words")}))
+    assert "teacher and student have different tokenizers" in line and str(tmp_path / "words") in line
+
+
+def spoil(folder, sample: int) -> str:
+    """Overwrite a sample's audio in its shard without changing any length; returns its key."""
+    index = json.loads((folder / "index.json").read_text())
+    entry = index["shards"][0]["samples"][sample]
+    shard = folder / index["shards"][0]["name"]
+    data = bytearray(shard.read_bytes())
+    at = data.index(b"fLaC", entry["offset"])
+    data[at : at + 400] = b"x" * 400
+    shard.write_bytes(data)
+    return entry["key"]
+
+
+def test_an_audio_that_does_not_decode_stops_both_ranks(made, copied):
+    key = spoil(copied, 5)
+    line = refusal(made(data={"train": str(copied)}), ranks=2)
+    assert str(copied) in line and key in line and "caad-ds prep verify" in line
+    assert "(rank " in line
+
+
+def test_a_shard_that_is_cut_while_training_reads_it(made, copied):
+    run = Run(made(data={"train": str(copied)}, optimizer={"steps": 3000}), 2)
+    run.wait_for("step 3/")
+    os.truncate(next(copied.glob("*.tar")), 20_000)
+    assert run.wait(60) == [2, 2], run.output()
+    last = run.output().splitlines()[-1]
+    assert last.startswith("caad-ds: error: ") and "bytes too early" in last and "caad-ds prep verify" in last
+    assert "error" not in run.output(1)
+
+
+def test_a_shard_that_was_cut_before(made, copied):
+    os.truncate(next(copied.glob("*.tar")), 20_000)
+    assert "has 20000 bytes where index.json says" in refusal(made(data={"train": str(copied)}))
+
+
+def test_no_compiler(made):
+    line = refusal(made(), env={"CXX": "/nonexistent/g++"})
+    assert "no C++ compiler (/nonexistent/g++) for DeepSpeed's CPU op; install g++" in line
+    assert "no C++ compiler (c++)" in refusal(made(), ranks=2, env={"CXX": "", "PATH": "/nonexistent"})
+
+
+def test_a_lock_that_a_killed_build_left(made, tmp_path):
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    os.utime(lock, (time.time() - 3600,) * 2)
+    line = refusal(made(), env={"TORCH_EXTENSIONS_DIR": str(tmp_path)})
+    assert f"{lock}: left 60 minutes ago by a build that was killed; remove that file" in line
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mount a file system of so many kB."""
+    folder = tmp_path / "disk"
+
+    def mount(kilobytes: int):
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            folder.rmdir()
+            pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.strip()}")
+        return folder
+
+    yield mount
+    if folder.exists():
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_no_space_for_a_checkpoint(world, disk, tmp_path):
+    out = disk(200) / "out"
+    line = refusal(config(world, tmp_path / "out", run={"output_dir": str(out)}, **OFF), ranks=2)
+    assert f"{out / 'checkpoints'}: no space for a checkpoint" in line and "free some" in line
+
+
+def test_no_space_for_the_model_leaves_no_half_of_it(world, disk, tmp_path):
+    out = disk(620) / "out"
+    file = ce(world, tmp_path / "out", run={"output_dir": str(out)}, student={"train": "connector"}, **OFF)
+    line = refusal(file, ranks=2)
+    assert f"no space left for {out / 'model'}" in line and not (out / "model").exists()
+    assert (out / "checkpoints/latest").exists()  # with space, the same command goes on from there
+
+
+def test_an_output_folder_that_cannot_be_made(made, tmp_path):
+    (tmp_path / "file").touch()
+    line = refusal(made(run={"output_dir": str(tmp_path / "file/out")}), ranks=2)
+    assert "cannot be written" in line and str(tmp_path / "file") in line
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpointed(world, tmp_path_factory):
+    """The config of a run that has checkpoints of steps 2 and 4 and no model yet."""
+    out = tmp_path_factory.mktemp("checkpointed") / "out"
+    file = config(world, out, optimizer={"steps": 4}, checkpoint={"every": 2}, **OFF)
+    train(file)
+    shutil.rmtree(out / "model")
+    return file
+
+
+@pytest.fixture
+def resumable(checkpointed, tmp_path):
+    """A copy of that run, to spoil."""
+    shutil.copytree(checkpointed.with_suffix(""), tmp_path / "out")
+    values = yaml.safe_load(checkpointed.read_text())
+    values["run"]["output_dir"] = str(tmp_path / "out")
+    file = tmp_path / "out.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def test_a_checkpoint_of_another_config(resumable):
+    line = refusal(resumable, "--set", "objective.alpha=0.5")
+    assert "step-00000004: made by another config; use another run.output_dir" in line
+
+
+def test_a_checkpoint_of_another_world_size(resumable):
+    line = refusal(resumable, ranks=2)
+    assert "step-00000004: made by 1 ranks, resumed by 2; start 1 ranks" in line
+
+
+@pytest.mark.parametrize("name", ["trainable.safetensors", "random-0.pt", "deepspeed", "state.json"])
+def test_a_damaged_checkpoint_is_not_unpickled(resumable, name):
+    folder = resumable.with_suffix("") / "checkpoints/step-00000004"
+    path = folder / name if name != "deepspeed" else next((folder / name).glob("*optim*"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data[:-1] if name == "state.json" else data)
+    line = refusal(resumable)
+    assert str(path) in line and "damaged" in line and "name an older checkpoint in" in line
+    (folder.parent / "latest").write_text("step-00000002")
+    assert "at step 2" in train(resumable)
+
+
+def test_a_pointer_to_nothing(resumable):
+    pointer = resumable.with_suffix("") / "checkpoints/latest"
+    pointer.write_text("step-00000003")
+    line = refusal(resumable)
+    assert str(pointer) in line and "'step-00000003', which is not whole" in line
