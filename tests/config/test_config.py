@@ -87,7 +87,7 @@ def test_what_is_saved_reads_back_equal(tmp_path_factory, alpha, beta, steps, na
         ({"student": {"taps": []}}, "student.taps"),
         ({"student": {"taps": [-1]}}, "student.taps"),
         ({"student": {"path": None, "llm": 5, "encoder": "e"}}, "student.llm: Input should be a valid"),
-        ({"student": {"path": None, "llm": {"vocab_size": 5}, "encoder": "e"}}, "student: llm as an architecture needs model_type"),
+        ({"student": {"path": None, "llm": {"vocab_size": 5}, "encoder": "e"}}, "student: llm as an archi"),
         ({"student": {"path": None, "llm": "gpt"}}, "student: llm needs encoder"),
         ({"student": {"llm": "gpt"}}, "student: give either path"),
         ({"optimizer": {"epochs": 2}}, "optimizer: give either steps or epochs"),

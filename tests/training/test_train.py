@@ -52,8 +52,6 @@ def test_the_resolved_config_is_kept_and_reads_back(finished):
 
 
 def test_the_last_checkpoint_holds_the_final_weights(finished):
-    from safetensors.torch import load_file
-
     out, _ = finished
     trained = load_file(out / "checkpoints" / f"step-{STEPS:08d}" / "trainable.safetensors")
     final = weights(out)

@@ -1,0 +1,96 @@
+"""The console script: light, quiet, and with every command in its place."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from caad_ds import cli
+from caad_ds.errors import UserError
+
+# What evaluates a model imports torch and transformers; the others need neither to say what they take.
+LIGHT = [name for name in cli.COMMANDS if name not in ("check-teacher", "evaluate", "compare", "prep verify")]
+
+
+def caad_ds(*arguments: str) -> subprocess.CompletedProcess:
+    """Run the console script."""
+    command = [sys.executable, "-X", "importtime", "-m", "caad_ds.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def imported(ended: subprocess.CompletedProcess) -> set[str]:
+    return {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_is_where_the_table_says(name, capsys):
+    module = importlib.import_module(cli.COMMANDS[name][0])
+    assert callable(module.register) and callable(module.run)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*name.split(), "--help"])
+    assert ended.value.code == 0 and f"usage: caad-ds {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_commands_import_no_torch(name):
+    ended = caad_ds(*name.split(), "--help")
+    assert ended.returncode == 0
+    assert not imported(ended) & {"torch", "deepspeed", "transformers", "mlflow"}
+
+
+def test_the_list_of_commands(capsys):
+    assert cli.main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in cli.COMMANDS)
+    assert cli.main(["prep", "nothing"]) == 2
+    assert "unknown command 'prep nothing'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A command whose `run` raises a UserError."""
+
+    class Module:
+        @staticmethod
+        def register(parser):
+            parser.add_argument("--x")
+
+        @staticmethod
+        def run(args):
+            raise UserError("file.yaml: broken; mend it")
+
+    monkeypatch.setitem(cli.COMMANDS, "train", ("failing", "fails"))
+    monkeypatch.setitem(sys.modules, "failing", Module)
+
+
+def test_a_users_mistake_is_one_line_and_status_2(failing, capsys):
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err == "caad-ds: error: file.yaml: broken; mend it\n"
+    assert cli.main(["train", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_only_the_main_rank_tells(failing, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_libraries_are_silent(tmp_path):
+    """Loading and saving weights, and DeepSpeed's import, print nothing once `quiet` was called."""
+    script = f"""
+from caad_ds.quiet import quiet
+quiet()
+import deepspeed
+from deepspeed.accelerator import get_accelerator
+get_accelerator()
+from transformers import AutoModelForCausalLM, LlamaConfig
+small = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+AutoModelForCausalLM.from_config(small).save_pretrained({str(tmp_path)!r})
+AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})
+"""
+    env = {k: v for k, v in os.environ.items() if k != "DS_ACCELERATOR"}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

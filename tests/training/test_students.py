@@ -1,0 +1,60 @@
+"""Which weights train, and the other DeepSpeed stage."""
+
+import pytest
+import torch
+from tiny import config
+
+from caad_ds.config import load_config
+from caad_ds.models.speech_lm import load
+from caad_ds.training.engines import load_student
+from runs import curve, train, weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where all runs go, with one MLflow store."""
+    return tmp_path_factory.mktemp("students")
+
+
+@pytest.fixture(scope="module")
+def zero3(world, folder):
+    """The output of the usual run on two ranks."""
+    train(config(world, folder / "zero3"), 2)
+    return folder / "zero3"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "gradient checkpointing"])
+def test_only_the_connector_changes(world, folder, checkpointing):
+    out = folder / f"connector-{checkpointing}"
+    file = config(world, out, student={"train": "connector", "gradient_checkpointing": checkpointing})
+    train(file, 2)
+    before, after = load_student(load_config(file)).model.state_dict(), load(out / "model")[0].state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("connector.") for name in changed)
+    assert {name for name in before if name.startswith("connector.qformer")} & changed
+    if checkpointing:
+        plain = weights(folder / "connector-False")
+        assert all(torch.allclose(plain[name], value, atol=1e-6) for name, value in weights(out).items())
+
+
+def test_zero2_trains_as_zero3_does(world, folder, zero3):
+    train(config(world, folder / "zero2", student={"deepspeed": "student_zero2.json"}), 2)
+    for metric in ("train/kd", "train/ce"):
+        a, b = curve(zero3, metric), curve(folder / "zero2", metric)
+        assert [v for _, v in b] == pytest.approx([v for _, v in a], abs=1e-5, rel=0)
+
+
+def test_a_trained_student_is_a_start_and_a_teacher(world, folder, zero3):
+    first = zero3 / "model"
+    student = {key: None for key in ("llm", "encoder")} | {"path": str(first)}
+    out = folder / "second"
+    train(config(world, out, student=student, teacher={"path": str(first)}, optimizer={"steps": 2, "lr": 1e-9}))
+    # Its own teacher, before any step has moved it: nothing but the contrast is left to learn.
+    assert curve(out, "train/agreement")[0][1] > 0.9
+
+
+def test_bf16_trains(world, folder):
+    train(config(world, folder / "bf16", run={"precision": "bf16"}), 1)
+    kd = curve(folder / "bf16", "train/ce")
+    assert kd[-1][1] < kd[0][1]
+    assert {value.dtype for value in weights(folder / "bf16").values()} == {torch.bfloat16}
