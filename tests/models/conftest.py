@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small import QUERIES, make_model, sample
 
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.tokenizer import train_tokenizer
+from tests.models.small import QUERIES, make_model, sample
 from tests.training.tiny import encoder
 
 

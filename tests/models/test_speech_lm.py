@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import make_model, sample
 from transformers import AutoModelForCausalLM
 
 from caad_ds.data.markers import AUDIO
@@ -13,6 +12,7 @@ from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.speech_lm import build, load, save
 from caad_ds.models.states import Embedded, positions
+from tests.models.small import make_model, sample
 from tests.training.tiny import llama
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tiny import config, make_world
+
+from tests.training.tiny import config, make_world
 
 __all__ = ["config", "world"]
 

@@ -8,10 +8,10 @@ import time
 
 import pytest
 import yaml
-from tiny import ce, config, llama
 
 from caad_ds.models.tokenizer import train_tokenizer
-from runs import Run, train
+from tests.training.launching import Run, train
+from tests.training.tiny import ce, config, llama
 
 OFF = {"tracking": {"enabled": False}}
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import config, encoder
 
 from caad_ds.config import load_config
 from caad_ds.data.batch import Batch
@@ -16,6 +15,7 @@ from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.training import distributed, engines
+from tests.training.tiny import config, encoder
 
 
 @pytest.fixture(scope="module", autouse=True)

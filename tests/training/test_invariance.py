@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import ce, config
 
-from runs import curve, train, weights
+from tests.training.launching import curve, train, weights
+from tests.training.tiny import ce, config
 
 STEPS = 6
 DEALT = {"world 2, micro 4": (2, 4), "world 1, micro 2, accumulation 4": (1, 2)}

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 import torch
-from tiny import config
 
-from runs import Run, curve, tracked, train, weights
+from tests.training.launching import Run, curve, tracked, train, weights
+from tests.training.tiny import config
 
 STEPS = 14
 METRICS = ("kd", "ce", "agreement", "student_entropy", "grad_norm", "lr")

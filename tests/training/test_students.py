@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import config
 
 from caad_ds.config import load_config
 from caad_ds.models.speech_lm import load
 from caad_ds.training.engines import load_student
-from runs import curve, train, weights
+from tests.training.launching import curve, train, weights
+from tests.training.tiny import config
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,12 @@
 import pytest
 import torch
 import yaml
-from tiny import config
+from safetensors.torch import load_file
 
 from caad_ds.config import load_config
 from caad_ds.models.speech_lm import load
-from runs import curve, deepspeed, tracked, weights
+from tests.training.launching import curve, deepspeed, tracked, weights
+from tests.training.tiny import config
 
 STEPS = 12
 
