@@ -49,6 +49,7 @@ class StudentSection(Section):
     num_queries: int = Field(64, ge=1, description="connector outputs per audio (K)")
     qformer_layers: int = Field(2, ge=1)
     qformer_heads: int = Field(8, ge=1)
+    normalize_states: bool = Field(False, description="LayerNorm on the encoder's states before the connector")
     tokenizer: str | None = Field(None, description="hub id or folder; default: the teacher's, else the LLM's")
     train: Literal["connector", "all"] = Field("connector", description="which weights train (paper: connector)")
     gradient_checkpointing: bool = False

@@ -34,6 +34,7 @@ class SpeechLMConfig(PreTrainedConfig):
     num_queries: int = 64
     qformer_layers: int = 2
     qformer_heads: int = 8
+    normalize_states: bool = False
 
     def __post_init__(self, **kwargs):
         if isinstance(self.llm_config, dict):
@@ -63,6 +64,7 @@ class SpeechLM(PreTrainedModel):
             queries=config.num_queries,
             layers=config.qformer_layers,
             heads=config.qformer_heads,
+            normalize=config.normalize_states,
         )
         self.post_init()
 
@@ -126,6 +128,7 @@ def build(
     num_queries: int,
     qformer_layers: int,
     qformer_heads: int,
+    normalize_states: bool = False,
     keep_layers: int | None = None,
 ) -> SpeechLM:
     """A SpeechLM with a fresh connector on `encoder`, around an LLM.
@@ -145,6 +148,7 @@ def build(
             num_queries=num_queries,
             qformer_layers=qformer_layers,
             qformer_heads=qformer_heads,
+            normalize_states=normalize_states,
         )
         model = SpeechLM(config)
     except (ValueError, TypeError, StrictDataclassError) as error:

@@ -100,6 +100,7 @@ def load_student(cfg: Config) -> Student:
             num_queries=section.num_queries,
             qformer_layers=section.qformer_layers,
             qformer_heads=section.qformer_heads,
+            normalize_states=section.normalize_states,
         )
         tokenizer = _tokenizer(cfg)
         vocabulary = model.config.llm_config.vocab_size

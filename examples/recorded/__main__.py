@@ -21,10 +21,10 @@ SYSTEM = (
     "Dutch, Recording quality: clean) gives: The speaker is male. The spoken language is Dutch. The recording quality "
     "is clean."
 )
-# Half of the teacher's prompts carry no hint, since only those need the audio and few steps are affordable. A hint of
+# Most of the teacher's prompts carry no hint, since only those need the audio and few steps are affordable. A hint of
 # the teacher's agrees with the audio in 95%.
 HINTS = {
-    "teacher": "none=0.5,faithful=0.475,adversarial=0.025",
+    "teacher": "none=0.7,faithful=0.285,adversarial=0.015",
     "distill": "none=0.2,faithful=0.68,adversarial=0.06,irrelevant=0.06",
 }
 QUESTIONS = {"teacher": 2, "distill": 1}

@@ -1,0 +1,18 @@
+"""The connector by itself."""
+
+import torch
+
+from caad_ds.models.qformer import QFormerConnector
+from caad_ds.models.states import AudioStates
+
+
+def connector(normalize: bool) -> QFormerConnector:
+    torch.manual_seed(0)
+    return QFormerConnector(encoder_dim=8, llm_dim=6, taps=2, queries=3, layers=1, heads=2, normalize=normalize).eval()
+
+
+def test_normalised_states_are_heard_without_their_scale_and_offset():
+    states = torch.randn(2, 2, 5, 8)
+    changed = AudioStates(3 * states + 2)
+    assert torch.allclose(connector(True)(AudioStates(states)), connector(True)(changed), atol=1e-4)
+    assert not torch.allclose(connector(False)(AudioStates(states)), connector(False)(changed), atol=1e-2)
