@@ -11,6 +11,7 @@ from caad_ds.quiet import quiet
 from examples.demo import corpus
 from examples.demo.commands import ROOT, Job, caad_ds, run_all
 from examples.demo.rows import FULL, SHORT, Row
+from examples.demo.summary import ordering
 from examples.demo.teacher import make_teacher, shipped, teacher_jobs
 
 CONFIG = "configs/demo/caad.yaml"
@@ -50,7 +51,7 @@ def run_demo(short: bool) -> None:
     root, runs = (Path("data/demo-short"), Path("runs/demo-short")) if short else (DATA, Path("runs/demo"))
     sizes = corpus.SHORT if short else {k: v for k, v in corpus.SIZES.items() if k != "teacher"}
     corpus.synthesize(root, sizes)
-    train, validation = corpus.shards(root, "distill", corpus.QUESTIONS), corpus.shards(root, "validation")
+    train, validation = corpus.shards(root, "distill"), corpus.shards(root, "validation")
     benchmark = corpus.benchmark(root, "test")
     data = (f"data.train={train}", f"data.validation={validation}")
     brief = ("optimizer.steps=8", "optimizer.batch_size=16", "run.log_every=4") if short else ()
@@ -64,6 +65,7 @@ def run_demo(short: bool) -> None:
             caad_ds("evaluate", *evaluation)
     title = "demo, a few steps: not a result" if short else "caad-ds demo: conflict benchmark, 1 seed"
     caad_ds("compare", *outputs, "--out", runs / "table", "--title", title)
+    print(ordering(outputs))
     print(f"table and picture: {runs}/table\ncurves: make dashboard, then open http://127.0.0.1:5000")
 
 
@@ -71,7 +73,7 @@ def run_full(args: argparse.Namespace) -> None:
     """Every row for every teacher and student seed, in one process each, `--jobs` side by side."""
     corpus.synthesize(DATA, corpus.SIZES)
     for split in ("teacher", "distill"):
-        corpus.shards(DATA, split, corpus.QUESTIONS)
+        corpus.shards(DATA, split)
     benchmark = corpus.benchmark(DATA, args.benchmark)
     rows = [row for row in FULL if not args.rows or row.name in args.rows]
     extra = (f"data.train={DATA}/shards/distill", "data.validation=null", *args.set)

@@ -5,13 +5,13 @@ from pathlib import Path
 from examples.demo.commands import caad_ds
 
 INSTRUCTIONS = "configs/demo/instructions.yaml"
-SIZES = {"teacher": 2400, "distill": 2400, "validation": 200, "test": 300}
+SIZES = {"teacher": 4800, "distill": 2400, "validation": 200, "test": 300}
 SHORT = {"distill": 48, "validation": 16, "test": 8}
-QUESTIONS = 2
+QUESTIONS = {"teacher": 1, "distill": 2, "validation": 1}
 # A hint agrees with the audio in 95% of the teacher's hinted items; that is the text bias to remove. Distillation
 # prompts are 85% faithful, the rest conflicting or irrelevant; the pseudo ground truth is always right.
 HINTS = {
-    "teacher": "none=0.2,faithful=0.76,adversarial=0.04",
+    "teacher": "none=0.3,faithful=0.665,adversarial=0.035",
     "distill": "none=0.2,faithful=0.68,adversarial=0.06,irrelevant=0.06",
     "validation": "none=0.2,faithful=0.68,adversarial=0.06,irrelevant=0.06",
 }
@@ -29,13 +29,13 @@ def ingest(root: Path, split: str) -> Path:
     return manifest
 
 
-def shards(root: Path, split: str, questions: int = 1) -> Path:
+def shards(root: Path, split: str) -> Path:
     """Stage 1 and the shards of a split; returns their folder."""
     manifest, out = ingest(root, split), root / "shards" / split
     described, answered = root / f"{split}.described.jsonl", root / f"{split}.answered.jsonl"
     caad_ds(
         "prep", "describe", "--manifest", manifest, "--out", described, "--instructions", INSTRUCTIONS,
-        "--hints", HINTS[split], "--questions-per-audio", questions,
+        "--hints", HINTS[split], "--questions-per-audio", QUESTIONS[split],
     )  # fmt: skip
     caad_ds("prep", "pseudo-gt", "--manifest", described, "--out", answered, "--engine", "template")
     caad_ds("prep", "pack", "--manifest", answered, "--out", out)

@@ -41,6 +41,9 @@ def test_the_curve_does_not_depend_on_how_a_batch_is_dealt(world, folder, whole,
         a, b = curve(expected, metric), curve(out, metric)
         assert [step for step, _ in a] == [step for step, _ in b] == list(range(1, STEPS + 1))
         assert [value for _, value in b] == pytest.approx([value for _, value in a], abs=1e-5, rel=0)
+    # AdamW forgives a wrong scale of the gradient, its norm does not.
+    norms = [[value for _, value in curve(o, "train/grad_norm")] for o in (expected, out)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
     a, b = weights(expected), weights(out)
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-3, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
