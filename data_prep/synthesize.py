@@ -27,6 +27,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder that gets one folder per split")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes; the corpus does not depend on it")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="which (default: all)")
     for name, split in SPLITS.items():
         parser.add_argument(
             f"--{name}", type=int, default=split.size, metavar="N", help=f"clips (default {split.size})"
@@ -34,8 +35,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make every split that is not there yet."""
-    for name in SPLITS:
+    """Make every wanted split that is not there yet."""
+    for name in args.splits:
         synthesize(args.root, name, getattr(args, name), seed=args.seed, workers=args.workers)
     return 0
 

@@ -19,7 +19,8 @@ HINTS = {
 
 def synthesize(root: Path, sizes: dict[str, int]) -> None:
     """Speak every split of `sizes` (name -> clips) below `root/audio`."""
-    caad_ds("prep", "synthesize", "--root", root / "audio", *[f"--{k}={v}" for k, v in sizes.items()])
+    numbers = [f"--{split}={size}" for split, size in sizes.items()]
+    caad_ds("prep", "synthesize", "--root", root / "audio", "--splits", *sizes, *numbers)
 
 
 def ingest(root: Path, split: str) -> Path:
