@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     counts = {}
     for key in instructions.attributes:
         asked = [record for record in records if key in instructions.known(record)]
+        # A corpus comes sorted; so that the first rows (--limit) stand for all, they come in no order here.
+        Random(f"{args.seed}/{key}").shuffle(asked)
         if asked:
             write_task(args.out / key, asked, instructions, key, args.seed)
             counts[key] = len(asked)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from caad_ds.quiet import quiet
 from examples.demo.commands import ROOT, Job, caad_ds
+from examples.recorded.cut import cut
 
 DATA, RUNS, CONFIGS = Path("data/recorded"), Path("runs/recorded"), Path("configs/recorded")
 INSTRUCTIONS = CONFIGS / "instructions.yaml"
@@ -21,12 +22,13 @@ SYSTEM = (
     "Dutch, Recording quality: clean) gives: The speaker is male. The spoken language is Dutch. The recording quality "
     "is clean."
 )
-# Most of the teacher's prompts carry no hint, since only those need the audio and few steps are affordable. A hint of
-# the teacher's agrees with the audio in 95%.
+# Many prompts carry no hint, since those teach the model to hear and few steps are affordable. A hint of the teacher's
+# agrees with the audio in 95%.
 HINTS = {
     "teacher": "none=0.7,faithful=0.285,adversarial=0.015",
-    "distill": "none=0.2,faithful=0.68,adversarial=0.06,irrelevant=0.06",
+    "distill": "none=0.5,faithful=0.4,adversarial=0.05,irrelevant=0.05",
 }
+LAYERS = 10
 QUESTIONS = {"teacher": 2, "distill": 1}
 TESTS = {"both": ("test_known",), "czech": ("test_known", "test_other")}
 
@@ -52,9 +54,10 @@ def main(argv: list[str] | None = None) -> int:
         "check-teacher", "--model", runs / "teacher/model", "--benchmark", data / "benchmark/validation",
         "--instructions", INSTRUCTIONS, "--limit", args.limit, "--dtype", "bfloat16", "--out", runs / "check.json",
     )  # fmt: skip
+    start = cut(runs / "teacher/model", runs / "start", LAYERS)
     for name, alpha in (("caad", args.alpha), ("std_kd", 0.0)):
         train(args, name, f"data.train={data}/shards/distill", f"teacher.path={runs}/teacher/model",
-              f"objective.alpha={alpha}")  # fmt: skip
+              f"student.path={start}", f"objective.alpha={alpha}")  # fmt: skip
     for test in tests:
         table(args, test)
     return 0
