@@ -43,16 +43,28 @@ def start(voice: Heartbeat) -> torch.device:
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     else:
         accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it prints that the op was built
-        deepspeed.init_distributed(verbose=False)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it prints that the op was built
+            deepspeed.init_distributed(verbose=False)
+    except dist.DistNetworkError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"ranks cannot meet at {where} ({reason}); if another run holds it, use --master_port"
+        ) from error
     return torch.device(accelerator.current_device_name())
 
 
 def stop() -> None:
-    """Leave the process group; without it a finished CPU run can end in SIGABRT."""
+    """Leave the process group, and no shared memory; without it a finished CPU run can end in SIGABRT."""
     gc.collect()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        return
+    rank = dist.get_rank()
+    dist.destroy_process_group()
+    # DeepSpeed's CPU op leaves 66 MiB of shared memory behind, for every port that was ever used.
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
 
 
 def world() -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -37,7 +38,9 @@ class Job:
         """Train under DeepSpeed's launcher on `ranks` local processes, then evaluate; all is shown."""
         # The launcher's own INFO lines say nothing that the command shown here does not.
         launcher = [sys.executable, "-u", "-m", "deepspeed.launcher.runner", "--log_level", "error"]
-        arguments = ["--num_accelerators", str(ranks), "caad_ds/train.py", "--config", self.config, *self.sets]
+        # A port of its own, so that two demos on one machine do not meet.
+        ranks_and_port = ["--num_accelerators", str(ranks), "--master_port", str(free_port())]
+        arguments = [*ranks_and_port, "caad_ds/train.py", "--config", self.config, *self.sets]
         _shown("deepspeed", [*launcher, *arguments], arguments)
         for evaluation in self.evaluations:
             caad_ds("evaluate", *evaluation)
@@ -71,6 +74,13 @@ def run_all(jobs: list[Job], side_by_side: int, what: str) -> None:
                 pool.shutdown(cancel_futures=True)
                 sys.exit(f"demo: {error}")
             print(f"{what}: {done}/{len(jobs)} done after {time.monotonic() - began:.0f} s ({log})", flush=True)
+
+
+def free_port() -> int:
+    """A port that no one listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def environment() -> dict[str, str]:

@@ -37,6 +37,7 @@ class Run:
     def __init__(self, config_file: Path, ranks: int = 1, *arguments: str, env: dict[str, str] | None = None):
         shared = {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
         shared |= {"MASTER_PORT": str(free_port())} | (env or {})
+        self.port = shared["MASTER_PORT"]
         self.logs = [config_file.with_suffix(f".{time.monotonic_ns()}.{rank}.log") for rank in range(ranks)]
         argv = ["--config", str(config_file), *arguments]
         self.processes = []
@@ -71,6 +72,9 @@ class Run:
         for process in hung:
             process.kill()
         assert not hung, f"{len(hung)} ranks hang:\n{self.output()}"
+        self.left_in_memory = list(Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_{self.port}_*"))
+        for buffer in self.left_in_memory:  # of ranks that a test has killed
+            buffer.unlink()
         return [process.exitcode for process in self.processes]
 
 

@@ -74,6 +74,7 @@ def test_one_signalled_rank_stops_all(world, tmp_path):
 
     os.kill(run.processes[1].pid, signal.SIGUSR1)
     assert run.wait() == [75, 75], run.output()
+    assert run.left_in_memory == []
 
 
 def test_a_finished_run_is_not_repeated(world, undisturbed):
