@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="examples.recorded", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="where the packages were unpacked")
     parser.add_argument("--protocol", choices=TESTS, default="both", help="both: default; czech: Dutch speakers unseen")
-    parser.add_argument("--alpha", type=float, default=1.0, help="of CAAD; take what check-teacher says (1)")
+    parser.add_argument("--alpha", type=float, default=2.0, help="of CAAD; take what check-teacher says (2)")
     parser.add_argument("--limit", type=int, default=100, help="test rows per attribute, of four prompts each (100)")
     parser.add_argument("--ranks", type=int, default=1, help="processes of a training run (1)")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of every run")
@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     train(args, "teacher", f"data.train={data}/shards/teacher")
     caad_ds(
         "check-teacher", "--model", runs / "teacher/model", "--benchmark", data / "benchmark/validation",
-        "--instructions", INSTRUCTIONS, "--limit", args.limit, "--dtype", "bfloat16", "--out", runs / "check.json",
+        "--instructions", INSTRUCTIONS, "--negatives", "zero_mel", "--limit", args.limit, "--dtype", "bfloat16",
+        "--out", runs / "check.json",
     )  # fmt: skip
     start = cut(runs / "teacher/model", runs / "start", LAYERS)
     for name, alpha in (("caad", args.alpha), ("std_kd", 0.0)):
