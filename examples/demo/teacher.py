@@ -3,10 +3,12 @@
 import hashlib
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from caad_ds.files import write_atomic
 from caad_ds.models.speech_lm import load, save
 from examples.demo import corpus
 from examples.demo.commands import Job, caad_ds
@@ -17,6 +19,7 @@ CONFIG = "configs/demo/teacher.yaml"
 SHIPPED = Path("examples/demo/teacher_model")
 TWIN = "twin"
 ENCODER_STEPS = 600
+SCORES = ("accuracy_neutral", "accuracy_faithful", "accuracy_adversarial", "accuracy_irrelevant", "shift")
 
 
 def shipped(kind: str) -> Path:
@@ -61,19 +64,32 @@ def make_teacher(root: Path, runs: Path, seed: int = 0) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     _store(runs / "teacher" / "model", partial, keep_encoder=True)
     _store(runs / TWIN / "model", partial / TWIN, keep_encoder=False)
-    card = {"recipe": f"python -m examples.demo teacher --seed {seed}", "config": CONFIG, "scores": {}, "sha256": {}}
-    for kind, folder in (("teacher", partial), (TWIN, partial / TWIN)):
-        out = runs / kind / "evaluation"
-        shutil.rmtree(out, ignore_errors=True)
-        caad_ds("evaluate", "--model", folder, "--benchmark", benchmark, "--out", out, "--name", kind)
-        card["scores"][kind] = json.loads((out / "scores.json").read_text())["groups"]["all"]
-    for path in sorted(partial.rglob("*.safetensors")):
-        card["sha256"][str(path.relative_to(partial))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (partial / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     shutil.rmtree(SHIPPED, ignore_errors=True)
     partial.rename(SHIPPED)
+    _write_card(runs, benchmark, seed)
     size = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
     print(f"{SHIPPED}: {size / 1e6:.1f} MB, scores on unseen voices and hashes in card.json")
+
+
+def _write_card(runs: Path, benchmark: Path, seed: int) -> None:
+    """What was done, how far each model follows the audio on unseen voices, and the hash of every weight file."""
+    scores = {}
+    for kind in ("teacher", TWIN):
+        out = runs / kind / "evaluation"
+        shutil.rmtree(out, ignore_errors=True)
+        caad_ds("evaluate", "--model", shipped(kind), "--benchmark", benchmark, "--out", out, "--name", kind)
+        groups = json.loads((out / "scores.json").read_text())["groups"]
+        scores[kind] = {
+            subset: {name: round(100 * group[name]["value"], 1) for name in SCORES} for subset, group in groups.items()
+        }
+    hashes = {
+        str(path.relative_to(SHIPPED)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(SHIPPED.rglob("*.safetensors"))
+    }
+    made = f"python -m examples.demo teacher --seed {seed}"
+    versions = {package: version(package) for package in ("torch", "transformers", "deepspeed")}
+    card = {"made_by": made, "config": CONFIG, "versions": versions, "scores_percent": scores, "sha256": hashes}
+    write_atomic(SHIPPED / "card.json", (json.dumps(card, indent=1) + "\n").encode())
 
 
 def _store(trained: Path, folder: Path, keep_encoder: bool) -> None:
