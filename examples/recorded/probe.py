@@ -1,0 +1,61 @@
+"""What the frozen encoder knows: `python -m examples.recorded.probe TRAIN.jsonl TEST.jsonl`, a ridge probe per layer.
+
+A connector that hears less than the probe of any layer has not learned yet; an attribute that no layer holds cannot be
+distilled.
+"""
+
+import sys
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor
+
+from caad_ds.data import audio
+from caad_ds.data.instructions import Instructions
+from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.progress import track
+from data_prep.manifest import read_manifest
+
+ENCODER, TAPS, WINDOW_SECONDS = "openai/whisper-tiny.en", [0, 1, 2, 3], 8
+INSTRUCTIONS = Path("configs/recorded/instructions.yaml")
+CLIPS = {"train": 480, "test": 120}
+RIDGE = 30.0
+
+
+def main(paths: list[str]) -> int:
+    """Print, per layer and attribute of two options, the share of test clips that the probe gets right."""
+    attributes = {key: list(a.options) for key, a in Instructions.load(INSTRUCTIONS).attributes.items()}
+    encoder = SpeechEncoder.from_pretrained(ENCODER, TAPS, WINDOW_SECONDS)
+    sets = []
+    for path, count in zip(paths, CLIPS.values(), strict=True):
+        records = read_manifest(Path(path))
+        Random(0).shuffle(records)
+        sets.append(examples(encoder, records[:count], attributes))
+    (train, train_labels), (test, test_labels) = sets
+    for tap in TAPS:
+        right = (predict(train[:, tap], train_labels, test[:, tap]) > 0) == (test_labels > 0)
+        told = ", ".join(f"{key} {share:.1%}" for key, share in zip(attributes, right.double().mean(0), strict=True))
+        print(f"layer {tap}: {told}")
+    return 0
+
+
+def examples(encoder: SpeechEncoder, records: list[dict], attributes: dict[str, list[str]]) -> tuple[Tensor, Tensor]:
+    """States averaged over time [clips, taps, D], and labels +-1 [clips, attributes]."""
+    states = []
+    for record in track(records, "encoding", len(records)):
+        waveform = audio.load(Path(record["audios"][0]["path"]))
+        states.append(encoder.perceive(encoder.features([waveform])).hidden[0].mean(1))
+    labels = [[2.0 * o.index(r["metadata"][key]) - 1 for key, o in attributes.items()] for r in records]
+    return torch.stack(states), torch.tensor(labels)
+
+
+def predict(train: Tensor, labels: Tensor, test: Tensor) -> Tensor:
+    """Ridge regression on standardised features: its values [tests, attributes] for `test`."""
+    mean, deviation = train.mean(0), train.std(0)
+    x, y = (torch.nn.functional.pad((t - mean) / deviation, (0, 1), value=1.0) for t in (train, test))
+    return y @ torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ labels)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
