@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, required=True, help="where the packages were unpacked")
     parser.add_argument("--protocol", choices=TESTS, default="both", help="both: default; czech: Dutch speakers unseen")
     parser.add_argument("--alpha", type=float, default=2.0, help="of CAAD; take what check-teacher says (2)")
-    parser.add_argument("--limit", type=int, default=100, help="test rows per attribute, of four prompts each (100)")
+    parser.add_argument("--limit", type=int, default=60, help="test rows per attribute, of four prompts each (60)")
     parser.add_argument("--ranks", type=int, default=1, help="processes of a training run (1)")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of every run")
     args = parser.parse_args(argv)
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     train(args, "teacher", f"data.train={data}/shards/teacher")
     caad_ds(
         "check-teacher", "--model", runs / "teacher/model", "--benchmark", data / "benchmark/validation",
-        "--instructions", INSTRUCTIONS, "--negatives", "zero_mel", "--limit", args.limit, "--dtype", "bfloat16",
+        "--instructions", INSTRUCTIONS, "--negatives", "zero_mel", "--limit", 24, "--dtype", "bfloat16",
         "--out", runs / "check.json",
     )  # fmt: skip
     start = cut(runs / "teacher/model", runs / "start", LAYERS)
@@ -108,7 +108,8 @@ def table(args: argparse.Namespace, test: str) -> None:
         outputs.append(runs / "evaluation" / test / name.replace(" ", "_"))
         caad_ds(
             "evaluate", "--model", runs / model / "model", "--benchmark", DATA / args.protocol / "benchmark" / test,
-            "--out", outputs[-1], "--name", name, "--limit", args.limit, "--dtype", "bfloat16", *decoding.get(name, ()),
+            "--out", outputs[-1], "--name", name, "--limit", args.limit, "--max-new-tokens", 12,
+            "--dtype", "bfloat16", *decoding.get(name, ()),
         )  # fmt: skip
     title = f"recorded speech, {args.protocol}: {test}"
     caad_ds("compare", *outputs, "--out", runs / f"table-{test}", "--title", title)
