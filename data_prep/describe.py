@@ -21,7 +21,6 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instructions", type=Path, required=True, help="YAML with questions, options, statements")
     parser.add_argument(
         "--hints",
-        type=parse_hints,
         default="none=1",
         metavar="CONDITION=SHARE,...",
         help=f"how often a hint goes with the question; conditions {', '.join(CONDITIONS)} (default %(default)s)",
@@ -34,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
     """Write the described manifest, and beside it the records that hold no attribute to ask about."""
     if args.questions_per_audio < 1:
         raise UserError(f"--questions-per-audio {args.questions_per_audio}: at least one question is needed")
+    hints = parse_hints(args.hints)
     instructions = Instructions.load(args.instructions)
     described, rejected = [], []
     for record in read_manifest(args.manifest):
-        rows = describe(record, instructions, args.hints, args.questions_per_audio, args.seed)
+        rows = describe(record, instructions, hints, args.questions_per_audio, args.seed)
         described += rows
         if not rows:
             rejected.append({"id": record["id"], "reason": "its metadata holds none of the attributes"})

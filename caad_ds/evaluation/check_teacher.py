@@ -1,23 +1,27 @@
 """`caad-ds check-teacher`: is a teacher fit for contrastive distillation, before anyone spends GPU days on it?
 
 Each option's statement is scored by its teacher-forced likelihood under z_pos, z_neg and z_c, so the answer is the
-option that the distillation target itself prefers.
+option that the distillation target itself prefers. Beside it stand the teacher's greedy answers, without a contrast and
+by contrastive decoding with the negative and alpha that the verdict recommends.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
+from rich.table import Table
 
 from caad_ds.data.instructions import Instructions
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
+from caad_ds.evaluation.decoding import Contrast, decode
 from caad_ds.evaluation.evaluate import ROWS_REJECTED, model_hash
-from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments, pick_device
+from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments, pick_device, positive
+from caad_ds.evaluation.matching import matches
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row
 from caad_ds.evaluation.options import Signal, log_likelihoods
 from caad_ds.evaluation.predictions import write_json
-from caad_ds.evaluation.scores import POOLED
+from caad_ds.evaluation.scores import POOLED, score
 from caad_ds.evaluation.tables import MAIN, percent, show, show_rejected, terminal
 from caad_ds.evaluation.verdict import Attribute, figures, judge
 from caad_ds.progress import progress
@@ -33,6 +37,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--negatives", nargs="+", choices=NEGATIVES, default=NEGATIVES, help="which (default: all)")
     parser.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, metavar="A", help="default 0.5 1 2")
+    parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="writes figures and verdict there as JSON")
 
 
@@ -56,9 +61,12 @@ def run(args: argparse.Namespace) -> int:
         attributes = _attributes(rows, likelihoods, instructions)
         table = {signal: figures(attributes, signal) for signal in attributes[0].likelihoods}
         verdict = judge(attributes, table)
-    _print(args.model.name, table, verdict)
+    signals = [Signal()] + [s for s in table if (s.negative, s.alpha) == (verdict["negative"], verdict["alpha"])]
+    heard = [row for row in rows if row.id in likelihoods]
+    decoded = decoded_figures(loaded, clips, heard, signals, args.batch_size, args.max_new_tokens)
+    _print(args.model.name, table, decoded, verdict)
     if args.out:
-        write_json(args.out, _result(args, table, verdict, rejected))
+        write_json(args.out, _result(args, table, decoded, verdict, rejected))
     show_rejected(rejected, args.out)
     return ROWS_REJECTED if rejected else 0
 
@@ -112,25 +120,73 @@ def _attributes(rows: list[Row], found: dict[str, dict], instructions: Instructi
     return attributes
 
 
-def _print(name: str, table: dict[Signal, dict], verdict: dict) -> None:
+def decoded_figures(
+    loaded: Loaded, clips: Clips, rows: list[Row], signals: list[Signal], batch_size: int, max_new_tokens: int
+) -> dict[Signal, dict]:
+    """Every metric of the greedy answers under z_pos or z_c, per attribute and pooled, by the matching rule."""
+    subsets = dict.fromkeys(row.subset for row in rows)
+    right: dict[Signal, dict[str, list[bool]]] = {signal: {subset: [] for subset in subsets} for signal in signals}
+    contrasts = {signal: _contrast(signal, loaded) for signal in signals}
+    size = max(1, batch_size // len(CONDITIONS))
+    with progress("decoding", len(rows)) as advance:
+        for start in range(0, len(rows), size):
+            asked = rows[start : start + size]
+            items = clips.hear([item for row in asked for item in row.items()])
+            prompts, states = loaded.prompts(items), clips.states(items)
+            for signal, contrasted in contrasts.items():
+                texts = decode(
+                    loaded.model, loaded.tokenizer, prompts, states,
+                    max_new_tokens=max_new_tokens, contrasted=contrasted,
+                )  # fmt: skip
+                for item, text in zip(items, texts, strict=True):
+                    right[signal][item.subset].append(matches(text, item.gt))
+            advance(len(asked))
+    return {signal: _scored(by_subset) for signal, by_subset in right.items()}
+
+
+def _contrast(signal: Signal, loaded: Loaded) -> Contrast | None:
+    if signal.negative is None or signal.alpha is None:
+        return None
+    return Contrast(signal.alpha, Negative.of(signal.negative, loaded.encoder))
+
+
+def _scored(right: dict[str, list[bool]]) -> dict[str, dict]:
+    """Scores per subset and pooled, from whether each item is right, a row's conditions one after the other."""
+    groups = {POOLED: [one for each in right.values() for one in each], **right}
+    return {name: score(np.array(each).reshape(-1, len(CONDITIONS)).T[None]) for name, each in groups.items()}
+
+
+def _print(name: str, table: dict[Signal, dict], decoded: dict[Signal, dict], verdict: dict) -> None:
+    title = f"{name}: likeliest option, %; entropy over the labels' when neutral; n/f/a/i: per condition"
+    show(_table(title, table), _table("greedy answers, right by the matching rule, %", decoded), *verdict["lines"])
+
+
+def _table(title: str, table: dict[Signal, dict]) -> Table:
     subsets = [subset for subset in next(iter(table.values())) if subset != POOLED]
-    header = ["signal", *MAIN, "entropy", *(f"{subset} n/f/a/i" for subset in subsets)]
+    entropies = ["entropy"] if "entropy_share" in table[Signal()][POOLED] else []
+    header = ["signal", *MAIN, *entropies, *(f"{subset} n/f/a/i" for subset in subsets)]
     rows = []
     for signal, groups in table.items():
-        share = groups[POOLED]["entropy_share"]
+        shares = [groups[POOLED]["entropy_share"] for _ in entropies]
         each = ["/".join(f"{100 * groups[s][f'accuracy_{c}']['value']:.0f}" for c in CONDITIONS) for s in subsets]
         pooled = [percent(groups[POOLED][key]["value"]) for key in MAIN.values()]
-        rows.append([signal.name, *pooled, "-" if share is None else f"{share:.2f}", *each])
-    title = f"{name}: likeliest option, %; entropy over the labels' when neutral; n/f/a/i: per condition"
-    show(terminal(title, header, rows), *verdict["lines"])
+        rows.append([signal.name, *pooled, *("-" if share is None else f"{share:.2f}" for share in shares), *each])
+    return terminal(title, header, rows)
 
 
-def _result(args: argparse.Namespace, table: dict[Signal, dict], verdict: dict, rejected: list[dict]) -> dict:
-    signals = [{**vars(signal), "name": signal.name, "groups": groups} for signal, groups in table.items()]
+def _listed(table: dict[Signal, dict]) -> list[dict]:
+    return [{**vars(signal), "name": signal.name, "groups": groups} for signal, groups in table.items()]
+
+
+def _result(
+    args: argparse.Namespace, table: dict[Signal, dict], decoded: dict[Signal, dict], verdict: dict,
+    rejected: list[dict],
+) -> dict:  # fmt: skip
     return {
         "model": args.model.name,
         "model_sha256": model_hash(args.model),
         "verdict": verdict,
-        "signals": signals,
+        "signals": _listed(table),
+        "decoded": _listed(decoded),
         "rejected": rejected,
     }

@@ -15,6 +15,10 @@ NOTE = (
     "Percentages; ± is the sample deviation over runs of one name (seeds). "
     "Read neutral, faithful, adversarial and shift together: none of them decides alone."
 )
+INTERVALS = (
+    "95% intervals over items. Items that share a clip, or one of few voices, are not independent: for new voices the "
+    "uncertainty is larger than these intervals say."
+)
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     show(terminal(args.title, header, rows), NOTE)
     if args.out:
         intervals = markdown(*interval_rows(systems))
-        text = [f"# {args.title}", markdown(header, rows), NOTE, "95% intervals over items:", intervals]
+        text = [f"# {args.title}", markdown(header, rows), NOTE, INTERVALS, intervals]
         write_atomic(args.out / "table.md", ("\n\n".join(text) + "\n").encode())
         write_json(args.out / "table.json", {"title": args.title, "systems": systems})
         bars(systems, args.title, args.out / "table.png")

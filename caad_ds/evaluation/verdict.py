@@ -8,7 +8,8 @@ from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.options import Signal, entropy
 from caad_ds.evaluation.scores import POOLED, score
 
-# Below this share of the labels' entropy a negative favours one option for no reason that the text gives.
+# Below this share of the labels' entropy a negative favours one option for no reason that the text gives. Above it,
+# the negative may still be foreign to the teacher: an even guess is a necessary sign, not a proof.
 ENTROPY_SHARE = 0.7
 # A contrast may cost this much neutral accuracy, the distance at which systems still compare.
 NEUTRAL_TOLERANCE = 0.02
@@ -66,20 +67,21 @@ def _entropy_share(attributes: list[Attribute], signal: Signal) -> float | None:
 
 def judge(attributes: list[Attribute], table: dict[Signal, dict]) -> dict:
     """The verdict: `lines` of words, `negative` and `alpha` to take (None and 0: standard KD), and its grounds."""
-    lines = [_hearing(attributes), _bias(table[Signal()])]
     audible = [attribute for attribute in attributes if attribute.audible]
+    inaudible = [attribute.name for attribute in attributes if not attribute.audible]
+    lines = [_hearing(attributes), *([_bias(audible, inaudible)] if audible else [])]
     fit = []
     for signal in table:
         if signal.negative is not None and signal.alpha is None:
-            usable, line = _negative(attributes, table, signal)
+            usable, line = _negative(audible or attributes, table, signal)
             lines.append(line)
             fit += usable
     best = _best(audible, fit)
-    lines.append(_advice(audible, table, best, bool(fit)))
+    lines.append(_advice(audible, best, bool(fit)))
     return {
         "negative": best.negative if best else None,
         "alpha": best.alpha if best else 0.0,
-        "inaudible": [attribute.name for attribute in attributes if not attribute.audible],
+        "inaudible": inaudible,
         "lines": lines,
     }
 
@@ -94,29 +96,43 @@ def _hearing(attributes: list[Attribute]) -> str:
     )
 
 
-def _bias(pos: dict) -> str:
-    faithful, adversarial = (_value(pos, c) for c in ("faithful", "adversarial"))
-    gap = f"faithful {_points(faithful)}, adversarial {_points(adversarial)}"
-    if faithful - adversarial >= BIAS:
-        return f"There is a text bias to remove: {gap}."
-    return f"There is little text bias to remove ({gap}): a contrast has nothing to correct."
+def _bias(audible: list[Attribute], inaudible: list[str]) -> str:
+    faithful, adversarial = (_accuracy(audible, Signal(), c) for c in ("faithful", "adversarial"))
+    gap = f"faithful {_points(faithful)}, adversarial {_points(adversarial)} on {_names(audible)}"
+    floor = f"; not counted, as a floor that no contrast lifts: {', '.join(inaudible)}" if inaudible else ""
+    if _biased(audible):
+        return f"There is a text bias to remove: {gap}{floor}."
+    return f"There is little text bias to remove: {gap}{floor}."
+
+
+def _biased(audible: list[Attribute]) -> bool:
+    return _accuracy(audible, Signal(), "faithful") - _accuracy(audible, Signal(), "adversarial") >= BIAS
 
 
 def _negative(attributes: list[Attribute], table: dict, neg: Signal) -> tuple[list[Signal], str]:
-    """The contrasts with this negative that keep neutral accuracy, and what to know about it."""
-    share = table[neg][POOLED]["entropy_share"]
+    """The contrasts with this negative that keep neutral accuracy on the attributes, and what to know about it."""
     contrasts = [s for s in table if s.negative == neg.negative and s.alpha is not None]
-    kept = [
-        s for s in contrasts if _value(table[s], "neutral") >= _value(table[Signal()], "neutral") - NEUTRAL_TOLERANCE
-    ]
-    spread = share is not None and share >= ENTROPY_SHARE
-    where = "in the teacher's distribution" if spread else "outside the teacher's distribution"
-    how = "-" if share is None else f"{share:.2f}"
-    line = f"{neg.negative}: {where} (entropy without audio {how} of the labels'"
-    line += f", neutral accuracy {_points(_value(table[neg], 'neutral'))}{_leak(attributes, neg)}); "
+    floor = _accuracy(attributes, Signal(), "neutral") - NEUTRAL_TOLERANCE
+    kept = [s for s in contrasts if _accuracy(attributes, s, "neutral") >= floor]
+    spread, where = _distribution({a.name: table[neg][a.name]["entropy_share"] for a in attributes})
+    neutral = _points(_accuracy(attributes, neg, "neutral"))
     lost = [f"{s.alpha:g}" for s in contrasts if s not in kept]
-    line += f"neutral accuracy falls at alpha {', '.join(lost)}." if lost else "no alpha lowers neutral accuracy."
+    cost = f"neutral accuracy falls at alpha {', '.join(lost)}" if lost else "no alpha lowers neutral accuracy"
+    line = f"{neg.negative}: {where}; neutral accuracy without audio {neutral}{_leak(attributes, neg)}; {cost}."
     return (kept if spread else []), line
+
+
+def _distribution(shares: dict[str, float | None]) -> tuple[bool, str]:
+    """Whether without audio the teacher guesses evenly about every attribute, and that in words."""
+    known = {name: share or 0.0 for name, share in shares.items()}
+    poor = ", ".join(f"{name} {share:.2f}" for name, share in known.items() if share < ENTROPY_SHARE)
+    if poor:
+        return False, f"outside the teacher's distribution (entropy without audio over the labels': {poor})"
+    share, name = min((share, name) for name, share in known.items())
+    return True, (
+        f"in the teacher's distribution as far as entropy tells (without audio at least {share:.2f} of the labels', "
+        f"the least for {name}: a necessary sign, not a proof)"
+    )
 
 
 def _leak(attributes: list[Attribute], neg: Signal) -> str:
@@ -127,8 +143,11 @@ def _leak(attributes: list[Attribute], neg: Signal) -> str:
 
 
 def _best(audible: list[Attribute], fit: list[Signal]) -> Signal | None:
-    """The contrast with the highest adversarial accuracy on audible attributes, if it beats z_pos; ties: low alpha."""
-    if not audible:
+    """The contrast with the highest adversarial accuracy on audible attributes, if it beats z_pos; ties: low alpha.
+
+    None where there is little text bias: what a contrast gains there is noise.
+    """
+    if not audible or not _biased(audible):
         return None
     gains = {signal: _gain(audible, signal).mean() for signal in fit}
     best = max(fit, key=lambda s: (gains[s], -(s.alpha or 0)), default=None)
@@ -141,9 +160,14 @@ def _gain(attributes: list[Attribute], signal: Signal) -> np.ndarray:
     return np.concatenate([new.astype(float) - old for new, old in both])
 
 
-def _advice(audible: list[Attribute], table: dict, best: Signal | None, any_fit: bool) -> str:
+def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool) -> str:
     if not audible:
         return "Do not distil from this teacher: it hears none of the attributes. Train it further."
+    if not _biased(audible):
+        return (
+            "Take standard KD (alpha 0): there is little text bias to remove, so a contrast has nothing to correct "
+            "and is not recommended."
+        )
     if not any_fit:
         return (
             "Take standard KD (alpha 0): no negative is fit for a contrast. Train the teacher with audio dropout, "
@@ -154,14 +178,20 @@ def _advice(audible: list[Attribute], table: dict, best: Signal | None, any_fit:
     gain = _gain(audible, best)
     sure = gain.mean() > 1.96 * gain.std() / np.sqrt(len(gain))
     changes = ", ".join(
-        f"{c} {_points(_value(table[Signal()], c))} -> {_points(_value(table[best], c))}" for c in CONDITIONS[:3]
+        f"{c} {_points(_accuracy(audible, Signal(), c))} -> {_points(_accuracy(audible, best, c))}"
+        for c in CONDITIONS[:3]
     )
     noise = "" if sure else f" The gain is within the noise of {len(gain)} items."
-    return f"Take negative {best.negative} with alpha {best.alpha:g}: {changes}.{noise}"
+    return f"Take negative {best.negative} with alpha {best.alpha:g}: on {_names(audible)} {changes}.{noise}"
 
 
-def _value(groups: dict, condition: str) -> float:
-    return groups[POOLED][f"accuracy_{condition}"]["value"]
+def _accuracy(attributes: list[Attribute], signal: Signal, condition: str) -> float:
+    """Over the pooled rows of the attributes."""
+    return np.concatenate([a.right(signal)[CONDITIONS.index(condition)] for a in attributes]).mean()
+
+
+def _names(attributes: list[Attribute]) -> str:
+    return ", ".join(attribute.name for attribute in attributes)
 
 
 def _points(share: float) -> str:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lines import read
 
+from caad_ds.cli import main
 from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
 from data_prep import conflict_benchmark, describe
@@ -108,6 +109,14 @@ def test_messages_of_a_corpus_are_kept():
 def test_wrong_shares_are_refused(text, message):
     with pytest.raises(UserError, match=message):
         describe.parse_hints(text)
+
+
+def test_command_ends_in_one_line_on_wrong_shares(tmp_path, instructions, capsys):
+    arguments = ["--manifest", tmp_path / "m.jsonl", "--out", tmp_path / "o.jsonl", "--instructions", instructions]
+    assert main(["prep", "describe", *map(str, arguments), "--hints", "foo=1"]) == 2
+    printed, err = capsys.readouterr()
+    assert printed == "" and len(err.splitlines()) == 1
+    assert "--hints foo=1: there is no condition 'foo'" in err
 
 
 def test_a_value_that_is_no_option_is_refused():

@@ -93,7 +93,7 @@ def test_takes_a_negative_that_is_in_distribution_and_helps():
     assert (found["negative"], found["alpha"]) == ("silence", 1.0)
     words = " ".join(found["lines"])
     assert "a text bias to remove: faithful 100.0, adversarial 0.0" in words
-    assert "silence: in the teacher's distribution" in words
+    assert "silence: in the teacher's distribution" in words and "a necessary sign, not a proof" in words
     assert "adversarial 0.0 -> 100.0" in words
 
 
@@ -114,7 +114,47 @@ def test_without_bias_there_is_nothing_to_take():
     found = verdict(attribute(FREED, 0.1, FREED))
     assert found["negative"] is None
     assert any("little text bias" in line for line in found["lines"])
+    assert "little text bias" in found["lines"][-1] and "not recommended" in found["lines"][-1]
+
+
+def test_a_gain_where_there_is_little_bias_recommends_nothing():
+    wrong = np.where(np.arange(200) < 6, -1.0, 1.0)[:, None]
+    nearly_free = np.concatenate([np.ones((200, 2)), wrong, np.ones((200, 1))], axis=1)
+    found = verdict(attribute(nearly_free, 0.1, FREED))
+    assert (found["negative"], found["alpha"]) == (None, 0.0)
+    assert "faithful 100.0, adversarial 97.0" in " ".join(found["lines"])
+
+
+def test_a_contrast_must_raise_adversarial_accuracy():
+    found = verdict(attribute(BIASED, 0.1, BIASED))
+    assert found["negative"] is None
     assert "no contrast raises adversarial accuracy" in found["lines"][-1]
+
+
+def test_every_audible_attribute_must_be_in_distribution():
+    found = verdict(attribute(BIASED, 0.1, FREED, rows=800), attribute(BIASED, 6.0, FREED, rows=20, name="noise"))
+    assert found["negative"] is None
+    assert "silence: outside the teacher's distribution (entropy without audio over the labels': noise 0.0" in " ".join(
+        found["lines"]
+    )
+
+
+def test_an_attribute_that_the_teacher_cannot_hear_is_no_bias():
+    coin = np.random.default_rng(0).choice([-1.0, 1.0], (200, 1))
+    follows_the_text = np.concatenate([coin, np.full((200, 1), 1.0), np.full((200, 1), -1.0), coin], axis=1)
+    found = verdict(attribute(FREED, 0.1, FREED), attribute(follows_the_text, 6.0, FREED, name="accent"))
+    bias, silence = found["lines"][1:3]
+    assert bias.startswith("There is little text bias to remove: faithful 100.0, adversarial 100.0 on gender;")
+    assert bias.endswith("a floor that no contrast lifts: accent.")
+    assert silence.startswith("silence: in the teacher's distribution")
+
+
+def test_a_teacher_that_hears_nothing_is_to_be_trained():
+    coin = np.random.default_rng(0).choice([-1.0, 1.0], (200, 1)) * np.ones(4)
+    found = verdict(attribute(coin, 0.1, coin))
+    assert found["negative"] is None
+    assert not any("text bias" in line for line in found["lines"])
+    assert found["lines"][-1].startswith("Do not distil from this teacher")
 
 
 def test_an_attribute_that_the_teacher_cannot_hear_is_named_and_does_not_choose():
@@ -124,6 +164,35 @@ def test_an_attribute_that_the_teacher_cannot_hear_is_named_and_does_not_choose(
     assert found["inaudible"] == ["accent"]
     assert "does not hear accent" in found["lines"][0]
     assert found["negative"] is None
+
+
+def test_decoding_counts_what_the_contrastive_decoder_answers(model_folder, conflicts, monkeypatch):
+    """Stands in for the answers: right but for adversarial text without a contrast."""
+    asked = []
+
+    def answers(model, tokenizer, batch, states, *, max_new_tokens, contrasted):
+        asked.append((len(batch.keys), contrasted and (contrasted.alpha, contrasted.negative.name)))
+        rows = [key.split(":") for key in batch.keys]
+        return [labels[row] if contrasted or condition != "adversarial" else "neither" for row, condition in rows]
+
+    rows = Benchmark.load(conflicts).rows
+    labels = {row.id: row.gt for row in rows}
+    monkeypatch.setattr(check_teacher, "decode", answers)
+    loaded = Loaded.load(model_folder, torch.device("cpu"))
+    table = check_teacher.decoded_figures(loaded, Clips(loaded.encoder), rows, [POS, CONTRAST], 16, 4)
+    assert asked == [(16, None), (16, (1.0, "silence")), (12, None), (12, (1.0, "silence"))]
+    for group, items in (("all", 7), ("gender", 4), ("noise", 3)):
+        assert {table[s][group]["items"] for s in (POS, CONTRAST)} == {items}
+        found = [table[s][group]["accuracy_adversarial"]["value"] for s in (POS, CONTRAST)]
+        assert found == [0, 1]
+        assert table[POS][group]["accuracy_irrelevant"]["value"] == 1
+
+
+def test_decoding_runs_the_real_decoder(model_folder, conflicts):
+    loaded = Loaded.load(model_folder, torch.device("cpu"))
+    rows = Benchmark.load(conflicts).rows[:2]
+    table = check_teacher.decoded_figures(loaded, Clips(loaded.encoder), rows, [POS, CONTRAST], 8, 3)
+    assert list(table) == [POS, CONTRAST] and list(table[POS]) == ["all", "gender"]
 
 
 def command(*argv):
@@ -143,6 +212,7 @@ def test_command(model_folder, conflicts, instructions, tmp_path, capsys):
     assert {s["groups"]["all"]["items"] for s in result["signals"]} == {7}
     assert [row["id"] for row in result["rejected"]] == ["noise/3"]
     printed, err = capsys.readouterr()
+    assert {s["name"] for s in result["decoded"]} >= {"z_pos"} and "greedy answers" in printed
     assert "z_neg text_only" in printed and "gender n/f/a/i" in printed and result["verdict"]["lines"][-1] in printed
     assert "7/7" in err
 
