@@ -99,7 +99,7 @@ def _hearing(attributes: list[Attribute]) -> str:
 def _bias(audible: list[Attribute], inaudible: list[str]) -> str:
     faithful, adversarial = (_accuracy(audible, Signal(), c) for c in ("faithful", "adversarial"))
     gap = f"faithful {_points(faithful)}, adversarial {_points(adversarial)} on {_names(audible)}"
-    floor = f"; not counted, as a floor that no contrast lifts: {', '.join(inaudible)}" if inaudible else ""
+    floor = f"; a floor, not counted: {', '.join(inaudible)}" if inaudible else ""
     if _biased(audible):
         return f"There is a text bias to remove: {gap}{floor}."
     return f"There is little text bias to remove: {gap}{floor}."
