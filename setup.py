@@ -45,11 +45,10 @@ setup(
         "soxr>=0.5",
         "torch>=2.6",
         "transformers>=5",
-        "webdataset>=0.2.100",
     ],
     extras_require={
         "demo": ["espeakng-loader>=0.2.4"],
-        "test": ["hypothesis>=6.100", "pytest>=8"],
+        "test": ["hypothesis>=6.100", "pytest>=8", "webdataset>=0.2.100"],
         "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
         "vllm": ["vllm"],
     },

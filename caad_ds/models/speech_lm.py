@@ -20,7 +20,7 @@ from caad_ds.models.states import AudioStates, Embedded, positions
 class SpeechLMConfig(PreTrainedConfig):
     """Shape of a `SpeechLM` and where its frozen encoder is.
 
-    `encoder` is a hub id, or None for the `encoder/` folder inside the model's own.
+    `encoder` is a hub id, or a folder relative to the model's own; None is its `encoder/`.
     """
 
     model_type = "caad_speech_lm"
@@ -182,7 +182,9 @@ def load(folder: str | Path) -> tuple[SpeechLM, SpeechEncoder, Any]:
         raise UserError(f"{folder}: no model there (config.json is missing); give the folder of a trained SpeechLM")
     model = pretrained(SpeechLM, folder, "SpeechLM", dtype=torch.float32)
     config = model.config
-    encoder = SpeechEncoder.from_pretrained(config.encoder or folder / "encoder", config.taps, config.window_seconds)
+    beside = folder / (config.encoder or "encoder")
+    encoder_name = beside if config.encoder is None or beside.is_dir() else config.encoder
+    encoder = SpeechEncoder.from_pretrained(encoder_name, config.taps, config.window_seconds)
     return model, encoder, load_tokenizer(folder)
 
 

@@ -12,10 +12,6 @@ class AudioStates:
 
     hidden: Tensor
 
-    def expand(self, count: int) -> "AudioStates":
-        """The states of one audio (a constant negative), repeated for `count` audios without a copy."""
-        return AudioStates(self.hidden.expand(count, *self.hidden.shape[1:]))
-
     @staticmethod
     def cat(parts: list["AudioStates"]) -> "AudioStates":
         """The audios of several states, one after another."""

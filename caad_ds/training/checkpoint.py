@@ -30,7 +30,7 @@ class RunState:
 
     step: int
     world_size: int
-    config_hash: str
+    identity: str
     tracking_id: str | None
 
 
@@ -94,7 +94,7 @@ class Checkpoints:
         with disk_errors(self.root):
             torch.save(_random_state(), partial / f"random-{dist.get_rank()}.pt")
 
-    def verify(self, folder: Path, config_hash: str) -> RunState:
+    def verify(self, folder: Path, identity: str) -> RunState:
         """What `folder` says of the run; a checkpoint of another run or a damaged one is refused by a UserError."""
         instead = f"name an older checkpoint in {self.root / POINTER}, or remove {self.root} to start over"
         try:
@@ -102,9 +102,10 @@ class Checkpoints:
             state, hashes = RunState(**recorded["state"]), sorted(recorded["sha256"].items())
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder / 'state.json'}: damaged ({error}); {instead}") from error
-        if state.config_hash != config_hash:
+        if state.identity != identity:
             raise UserError(
-                f"{folder}: made by another config; use another run.output_dir, or remove the folder to start over"
+                f"{folder}: made by another config, teacher, start or data; use another run.output_dir, "
+                "or remove the folder to start over"
             )
         if state.world_size != dist.get_world_size():
             raise UserError(

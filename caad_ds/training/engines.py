@@ -130,10 +130,26 @@ def check_same_text(teacher: SpeechLM, teacher_tokenizer: Any, student: Student)
             f"teacher and student have different tokenizers ({teacher_tokenizer.name_or_path}, "
             f"{student.tokenizer.name_or_path}); distillation compares logits over one vocabulary"
         )
+    texts = [(t.chat_template, t.eos_token) for t in (teacher_tokenizer, student.tokenizer)]
+    if texts[0] != texts[1]:
+        raise UserError(
+            f"teacher and student write a prompt differently: chat template or end token of "
+            f"{teacher_tokenizer.name_or_path} and {student.tokenizer.name_or_path}; set student.tokenizer"
+        )
     if teacher.config.num_queries != student.model.config.num_queries:
         raise UserError(
             f"student.num_queries is {student.model.config.num_queries}, the teacher's {teacher.config.num_queries}: "
             "make it equal, both read one token sequence"
+        )
+
+
+def check_same_features(teacher: SpeechEncoder, student: SpeechEncoder) -> None:
+    """Refuse two encoders that need different features: those of a batch are extracted once, for both."""
+    shapes = [(e.extractor.feature_size, e.window_seconds) for e in (teacher, student)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"the teacher's encoder takes (mel bins, window in s) {shapes[0]}, the student's {shapes[1]}; "
+            "choose an encoder of the same kind and the teacher's student.window_seconds"
         )
 
 

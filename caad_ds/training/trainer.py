@@ -71,8 +71,10 @@ class Trainer:
         self.encoder = self.student.encoder.to(self.device)
         if self.teacher_model is not None:
             engines.check_same_text(self.teacher_model, tokenizer, self.student)
+            engines.check_same_features(teacher_encoder, self.encoder)
             shared = engines.same_encoder(teacher_encoder, self.encoder)
             self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
+        self.identity = self._identity()
         self.prompter = Prompter(
             self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
         )
@@ -120,13 +122,13 @@ class Trainer:
         return 0 if finished else PREEMPTED
 
     def _resume(self) -> RunState:
-        fresh = RunState(0, self.world_size, self._config_hash(), None)
+        fresh = RunState(0, self.world_size, self.identity, None)
         folder = agreed(self.checkpoints.newest)
         if folder is None:
             agreed(self._write_config)
             return fresh
         self.voice.begin(f"resuming from {folder}")
-        state = agreed(lambda: self.checkpoints.verify(folder, fresh.config_hash))
+        state = agreed(lambda: self.checkpoints.verify(folder, fresh.identity))
         self.checkpoints.load(folder, self.engine)
         self.voice.say(f"resumed from {folder} at step {state.step}")
         return state
@@ -190,7 +192,9 @@ class Trainer:
         self.engine.eval()
         size = self.cfg.validation.batch_size
         for batch in once(self.validation_reader, self._collate, self.rank, self.world_size, size):
-            kd, ce, diagnostics = self.step.evaluate(batch.to(self.device), weight := max(1.0, self._weight(batch)))
+            # A round may hold nothing but repeats for this rank; the sums must not count it, nor the loss divide by 0.
+            weight = self._weight(batch)
+            kd, ce, diagnostics = self.step.evaluate(batch.to(self.device), max(1.0, weight))
             sums.add_output(kd, ce, diagnostics, weight)
         self.engine.train()
         values = sums.means()
@@ -201,7 +205,7 @@ class Trainer:
         self.voice.turn_to(lambda: "writing a checkpoint")
         self.tracker.flush()
         tracking_id = self.tracker.run_id
-        self.checkpoints.save(self.engine, RunState(done, self.world_size, self._config_hash(), tracking_id))
+        self.checkpoints.save(self.engine, RunState(done, self.world_size, self.identity, tracking_id))
 
     def _finish(self) -> None:
         """Write the trained model's folder, whole or not at all."""
@@ -270,10 +274,15 @@ class Trainer:
             f"{left // 60}:{left % 60:02d} left"
         )
 
-    def _config_hash(self) -> str:
-        """Of what decides the course of training; where it logs and how often it saves may change on resume."""
-        parts = self.cfg.model_dump(mode="json", include={"data", "teacher", "student", "objective", "optimizer"})
-        text = repr((parts, self.cfg.run.seed, self.cfg.run.precision))
+    def _identity(self) -> str:
+        """A hash of what decides the course of training: the settings, the weights it starts from, and the data.
+
+        Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not.
+        """
+        settings = self.cfg.model_dump(mode="json", include={"data", "teacher", "student", "objective", "optimizer"})
+        models = (self.student.model, self.encoder, self.teacher_model, self.teacher_encoder)
+        weights = [engines.weights_hash(model) for model in models if model is not None]
+        text = repr((settings, self.cfg.run.seed, self.cfg.run.precision, weights, self.reader.index.file.manifest))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _stop(self, *_: object) -> None:

@@ -5,10 +5,11 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from caad_ds.progress import Heartbeat
 
 ROOT = Path(__file__).parents[2]
 CAAD_DS = [sys.executable, "-u", "-m", "caad_ds.cli"]
@@ -49,11 +50,11 @@ class Job:
         """The same in one process, its output in a log file; for many jobs side by side."""
         log = self.output_dir.with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
+        # A store of its own: SQLite takes one writer at a time.
+        sets = [*self.sets, "--set", f"tracking.uri=sqlite:///{self.output_dir}.db"]
+        commands = (["train", "--config", self.config, *sets], *(["evaluate", *e] for e in self.evaluations))
         with open(log, "w") as out:
-            for arguments in (
-                ["train", "--config", self.config, *self.sets],
-                *(["evaluate", *e] for e in self.evaluations),
-            ):
+            for arguments in commands:
                 status = subprocess.run(
                     [*CAAD_DS, *arguments], cwd=ROOT, env=environment(), stdout=out, stderr=out, check=False
                 ).returncode
@@ -64,16 +65,15 @@ class Job:
 
 def run_all(jobs: list[Job], side_by_side: int, what: str) -> None:
     """Run many jobs, some at a time, with a line for each that ends."""
-    began = time.monotonic()
-    with ThreadPoolExecutor(side_by_side) as pool:
+    with ThreadPoolExecutor(side_by_side) as pool, Heartbeat() as voice:
+        voice.begin(f"{what}: {len(jobs)} runs, {side_by_side} at a time")
         waiting = [pool.submit(job.run_quietly) for job in jobs]
         for done, future in enumerate(as_completed(waiting), 1):
             try:
-                log = future.result()
+                voice.say(f"{what}: {done}/{len(jobs)} done ({future.result()})")
             except RuntimeError as error:
                 pool.shutdown(cancel_futures=True)
                 sys.exit(f"demo: {error}")
-            print(f"{what}: {done}/{len(jobs)} done after {time.monotonic() - began:.0f} s ({log})", flush=True)
 
 
 def free_port() -> int:

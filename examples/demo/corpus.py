@@ -8,12 +8,13 @@ INSTRUCTIONS = "configs/demo/instructions.yaml"
 SIZES = {"teacher": 4800, "distill": 2400, "validation": 200, "test": 300}
 SHORT = {"distill": 48, "validation": 16, "test": 8}
 QUESTIONS = {"teacher": 1, "distill": 2, "validation": 1}
-# A hint agrees with the audio in 95% of the teacher's hinted items; that is the text bias to remove. Distillation
-# prompts are 85% faithful, the rest conflicting or irrelevant; the pseudo ground truth is always right.
+# A hint agrees with the audio in 95% of the teacher's hinted items; that is the text bias to remove. Of the hinted
+# distillation prompts 85% are faithful, the rest conflicting or irrelevant; half carry no hint, since those are what a
+# student learns to hear from. The pseudo ground truth is always right.
 HINTS = {
     "teacher": "none=0.3,faithful=0.665,adversarial=0.035",
-    "distill": "none=0.2,faithful=0.68,adversarial=0.06,irrelevant=0.06",
-    "validation": "none=0.2,faithful=0.68,adversarial=0.06,irrelevant=0.06",
+    "distill": "none=0.5,faithful=0.425,adversarial=0.0375,irrelevant=0.0375",
+    "validation": "none=0.5,faithful=0.425,adversarial=0.0375,irrelevant=0.0375",
 }
 
 

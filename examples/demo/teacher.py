@@ -96,6 +96,6 @@ def _store(trained: Path, folder: Path, keep_encoder: bool) -> None:
     """A trained model in half precision; the twin's config points to the teacher's encoder, which is its own too."""
     model, encoder, tokenizer = load(trained)
     if not keep_encoder:
-        model.config.encoder = str(SHIPPED / "encoder")
+        model.config.encoder = "../encoder"
     encoder.whisper.to(torch.float16)
     save(folder, model.to(torch.float16), encoder, tokenizer)

@@ -77,9 +77,7 @@ def test_dropped_audio_is_the_negative_path_of_that_sample_alone(parts, samples,
     torch.testing.assert_close(mixed[~second], heard[~second], atol=1e-5, rtol=0)
 
 
-def test_states_expand_and_join():
+def test_states_join():
     one, two = AudioStates(torch.rand(1, 2, 3, 4)), AudioStates(torch.rand(2, 2, 3, 4))
-    many = one.expand(5)
-    assert many.hidden.shape == (5, 2, 3, 4) and many.hidden.data_ptr() == one.hidden.data_ptr()
     joined = AudioStates.cat([one, two]).hidden
     assert torch.equal(joined[:1], one.hidden) and torch.equal(joined[1:], two.hidden)

@@ -208,7 +208,7 @@ def resumable(checkpointed, tmp_path):
 
 def test_a_checkpoint_of_another_config(resumable):
     line = refusal(resumable, "--set", "objective.alpha=0.5")
-    assert "step-00000004: made by another config; use another run.output_dir" in line
+    assert "step-00000004: made by another config, teacher, start or data; use another run.output_dir" in line
 
 
 def test_a_checkpoint_of_another_world_size(resumable):
