@@ -183,8 +183,9 @@ def load(folder: str | Path) -> tuple[SpeechLM, SpeechEncoder, Any]:
     model = pretrained(SpeechLM, folder, "SpeechLM", dtype=torch.float32)
     config = model.config
     beside = folder / (config.encoder or "encoder")
-    encoder_name = beside if config.encoder is None or beside.is_dir() else config.encoder
-    encoder = SpeechEncoder.from_pretrained(encoder_name, config.taps, config.window_seconds)
+    if config.encoder is not None and beside.is_dir():
+        config.encoder = None  # a relative path means nothing to a copy of this model: it gets the weights
+    encoder = SpeechEncoder.from_pretrained(config.encoder or beside, config.taps, config.window_seconds)
     return model, encoder, load_tokenizer(folder)
 
 
@@ -195,6 +196,22 @@ def load_tokenizer(name: str | Path) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
+
+
+def first_layers(model: SpeechLM, layers: int) -> SpeechLM:
+    """The model with only its LLM's first `layers` layers, and its connector.
+
+    A student that starts here keeps the teacher's embedding space: it must learn to speak again, but not to hear.
+    """
+    have = model.config.llm_config.num_hidden_layers
+    if layers > have:
+        raise UserError(f"student.keep_layers {layers} exceeds the {have} layers of student.path; lower it")
+    settings = model.config.to_dict()
+    settings["llm_config"] |= {"num_hidden_layers": layers}
+    settings["llm_config"].pop("layer_types", None)
+    cut = SpeechLM(SpeechLMConfig(**settings))
+    cut.load_state_dict(model.state_dict(), strict=False)
+    return cut
 
 
 def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:

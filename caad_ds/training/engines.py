@@ -19,7 +19,7 @@ from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.speech_lm import SpeechLM, build, load, load_tokenizer
+from caad_ds.models.speech_lm import SpeechLM, build, first_layers, load, load_tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS = (  # keys whose one place is the YAML
@@ -88,6 +88,8 @@ def load_student(cfg: Config) -> Student:
     torch.manual_seed(cfg.run.seed)
     if section.path is not None:
         model, encoder, tokenizer = load(section.path)
+        if section.keep_layers is not None:
+            model = first_layers(model, section.keep_layers)
     else:
         encoder = SpeechEncoder.from_pretrained(section.encoder, section.taps, section.window_seconds)
         # A local encoder is copied into the model's folder when saved; a hub id is recorded.

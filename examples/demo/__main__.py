@@ -12,7 +12,7 @@ from examples.demo import corpus
 from examples.demo.commands import ROOT, Job, caad_ds, run_all
 from examples.demo.rows import FULL, SHORT, Row
 from examples.demo.summary import ordering
-from examples.demo.teacher import make_teacher, shipped, teacher_jobs
+from examples.demo.teacher import TWIN, make_teacher, shipped, teacher_jobs
 
 CONFIG = "configs/demo/caad.yaml"
 DATA = Path("data/demo")
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("--short", action="store_true", help="a few steps on a few clips: is all in order?")
     full = commands.add_parser("full", help="every row, several teacher and student seeds")
     full.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side (default: cores)")
-    full.add_argument("--teacher-seeds", type=int, default=3)
+    full.add_argument("--teacher-seeds", type=int, default=3, help="0: the shipped teacher and twin (default 3)")
     full.add_argument("--student-seeds", type=int, default=3)
     full.add_argument("--benchmark", choices=("test", "validation"), default="test")
     full.add_argument("--out", type=Path, default=Path("runs/demo-full"))
@@ -71,46 +71,63 @@ def run_demo(short: bool) -> None:
 
 def run_full(args: argparse.Namespace) -> None:
     """Every row for every teacher and student seed, in one process each, `--jobs` side by side."""
-    corpus.synthesize(DATA, corpus.SIZES)
-    for split in ("teacher", "distill"):
+    splits = ("teacher", "distill", "validation") if args.teacher_seeds else ("distill",)
+    corpus.synthesize(DATA, {split: corpus.SIZES[split] for split in (*splits, args.benchmark)})
+    for split in set(splits) - {"validation"}:
         corpus.shards(DATA, split)
     benchmark = corpus.benchmark(DATA, args.benchmark)
     rows = [row for row in FULL if not args.rows or row.name in args.rows]
     extra = (f"data.train={DATA}/shards/distill", "data.validation=null", *args.set)
-    seeds = range(args.teacher_seeds)
-    teachers, outputs = [], []
-    for t in seeds:
-        folder = args.out / f"teacher-{t}"
-        for kind, training in teacher_jobs(DATA, folder, t, tuple(args.set)).items():
-            places = {
-                row: folder / row.name.replace(" ", "_")
-                for row in rows
-                if (row.model, row.teacher) == ("teacher", kind)
-            }
-            outputs += [out / "evaluation" for out in places.values()]
-            model = folder / kind / "model"
-            evaluations = tuple(evaluate(row, model, out, benchmark, out) for row, out in places.items())
-            teachers.append(replace(training, evaluations=evaluations))
-    run_all(teachers, args.jobs, "teachers")
+    teachers, outputs = make_teachers(args, rows, benchmark)
     students = []
-    for s, t in product(range(args.student_seeds), seeds):
-        folder = args.out / f"teacher-{t}"
+    for s, (folder, models) in product(range(args.student_seeds), teachers.items()):
         for row in (row for row in rows if row.trains):
-            teacher, run = folder / row.teacher / "model", folder / f"seed-{s}" / row.name.replace(" ", "_")
+            teacher, run = models[row.teacher], folder / f"seed-{s}" / row.name.replace(" ", "_")
             places = {other: run.with_name(run.name + "_cd") for other in rows if other.model == row.name} | {row: run}
             evaluations = tuple(evaluate(decoded, teacher, run, benchmark, out) for decoded, out in places.items())
             outputs += [out / "evaluation" for out in places.values()]
             students.append(job(row, teacher, run, 1 + s, extra, evaluations))
     run_all(students, args.jobs, "students")
-    title = f"conflict benchmark ({args.benchmark}), {args.teacher_seeds} teacher x {args.student_seeds} student seeds"
+    title = f"conflict benchmark ({args.benchmark}), {len(teachers)} teacher x {args.student_seeds} student seeds"
     caad_ds("compare", *outputs, "--out", args.out / "table", "--title", title)
+
+
+def make_teachers(
+    args: argparse.Namespace, rows: list[Row], benchmark: Path
+) -> tuple[dict[Path, dict[str, Path]], list[Path]]:
+    """Teacher and twin of every seed, trained and evaluated: per folder their models, and the evaluations.
+
+    With `--teacher-seeds 0` they are the shipped ones.
+    """
+    kinds = ("teacher", TWIN)
+    if args.teacher_seeds:
+        folders = [args.out / f"teacher-{t}" for t in range(args.teacher_seeds)]
+        teachers = {folder: {kind: folder / kind / "model" for kind in kinds} for folder in folders}
+        trainings = [teacher_jobs(DATA, folder, t, tuple(args.set)) for t, folder in enumerate(folders)]
+    else:
+        teachers = {args.out / "shipped": {kind: shipped(kind) for kind in kinds}}
+        trainings = [{}]
+    outputs, jobs = [], []
+    for (folder, models), training in zip(teachers.items(), trainings, strict=True):
+        for kind, model in models.items():
+            mine = [row for row in rows if (row.model, row.teacher) == ("teacher", kind)]
+            places = [folder / row.name.replace(" ", "_") for row in mine]
+            outputs += [place / "evaluation" for place in places]
+            evaluations = [evaluate(row, model, p, benchmark, p) for row, p in zip(mine, places, strict=True)]
+            if training:
+                jobs.append(replace(training[kind], evaluations=tuple(evaluations)))
+            else:
+                for arguments in evaluations:
+                    caad_ds("evaluate", *arguments)
+    if jobs:
+        run_all(jobs, args.jobs, "teachers")
+    return teachers, outputs
 
 
 def job(row: Row, teacher: Path, out: Path, seed: int, overrides: tuple, evaluations: tuple) -> Job:
     """The training of a row's student."""
-    settings = (f"run.name={row.name}", f"run.output_dir={out}", f"run.seed={seed}", f"teacher.path={teacher}")
-    encoder = Path(teacher) / "encoder"
-    settings += (f"student.encoder={encoder if encoder.exists() else shipped('teacher') / 'encoder'}",)
+    models = (f"teacher.path={teacher}", f"student.path={teacher}")
+    settings = (f"run.name={row.name}", f"run.output_dir={out}", f"run.seed={seed}", *models)
     return Job(CONFIG, (*settings, *row.overrides, *overrides), out, evaluations)
 
 

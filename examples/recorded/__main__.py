@@ -11,7 +11,6 @@ from pathlib import Path
 
 from caad_ds.quiet import quiet
 from examples.demo.commands import ROOT, Job, caad_ds
-from examples.recorded.cut import cut
 
 DATA, RUNS, CONFIGS = Path("data/recorded"), Path("runs/recorded"), Path("configs/recorded")
 INSTRUCTIONS = CONFIGS / "instructions.yaml"
@@ -28,7 +27,6 @@ HINTS = {
     "teacher": "none=0.7,faithful=0.285,adversarial=0.015",
     "distill": "none=0.5,faithful=0.4,adversarial=0.05,irrelevant=0.05",
 }
-LAYERS = 10
 QUESTIONS = {"teacher": 2, "distill": 1}
 TESTS = {"both": ("test_known",), "czech": ("test_known", "test_other")}
 
@@ -55,10 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         "--instructions", INSTRUCTIONS, "--negatives", "zero_mel", "--limit", 24, "--dtype", "bfloat16",
         "--out", runs / "check.json",
     )  # fmt: skip
-    start = cut(runs / "teacher/model", runs / "start", LAYERS)
     for name, alpha in (("caad", args.alpha), ("std_kd", 0.0)):
         train(args, name, f"data.train={data}/shards/distill", f"teacher.path={runs}/teacher/model",
-              f"student.path={start}", f"objective.alpha={alpha}")  # fmt: skip
+              f"student.path={runs}/teacher/model", f"objective.alpha={alpha}")  # fmt: skip
     for test in tests:
         table(args, test)
     return 0
