@@ -59,11 +59,6 @@ class StudentSection(Section):
     def _one_origin(self) -> "StudentSection":
         if (self.path is None) == (self.llm is None):
             raise ValueError("give either path (a model folder) or llm (with encoder)")
-        unread = self.model_fields_set - {"path", "keep_layers", "train", "gradient_checkpointing", "deepspeed"}
-        if self.path is not None and unread:
-            raise ValueError(
-                f"path holds the whole model, so that nothing reads {', '.join(sorted(unread))}; remove it"
-            )
         if self.llm is not None and self.encoder is None:
             raise ValueError("llm needs encoder: a Whisper hub id or folder")
         if isinstance(self.llm, dict) and "model_type" not in self.llm:
