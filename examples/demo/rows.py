@@ -49,4 +49,5 @@ FULL = [
     caad("twin caad zero_mel", ALPHA, "zero_mel", "twin"),
     caad("twin caad silence", ALPHA, "silence", "twin"),
     caad("twin caad text_only", ALPHA, "text_only", "twin"),
+    caad("twin caad noise", ALPHA, "noise", "twin"),
 ]
