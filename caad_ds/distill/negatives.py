@@ -1,17 +1,19 @@
 """The teacher's second path: what stands in the audio's place (method.md, "other negatives")."""
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from caad_ds.config import NegativeName
 from caad_ds.data.batch import Batch
 from caad_ds.models.encoder import SAMPLE_RATE, SpeechEncoder
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates, Embedded
 
-NEGATIVES = ("zero_mel", "silence", "noise", "text_only")
+NEGATIVES = get_args(NegativeName)
 NOISE_AMPLITUDE = 0.1
 
 
