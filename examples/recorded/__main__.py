@@ -27,7 +27,7 @@ HINTS = {
     "teacher": "none=0.7,faithful=0.285,adversarial=0.015",
     "distill": "none=0.5,faithful=0.4,adversarial=0.05,irrelevant=0.05",
 }
-QUESTIONS = {"teacher": 2, "distill": 1}
+QUESTIONS = {"teacher": 2, "distill": 2}
 TESTS = {"both": ("test_known",), "czech": ("test_known", "test_other")}
 
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     train(args, "teacher", f"data.train={data}/shards/teacher")
     caad_ds(
         "check-teacher", "--model", runs / "teacher/model", "--benchmark", data / "benchmark/validation",
-        "--instructions", INSTRUCTIONS, "--negatives", "zero_mel", "--limit", 24, "--dtype", "bfloat16",
+        "--instructions", INSTRUCTIONS, "--negatives", "zero_mel", "--limit", 40, "--dtype", "bfloat16",
         "--out", runs / "check.json",
     )  # fmt: skip
     for name, alpha in (("caad", args.alpha), ("std_kd", 0.0)):
