@@ -30,6 +30,7 @@ class RunSection(Section):
 class DataSection(Section):
     train: Path = Field(..., description="folder of shards with index.json")
     validation: Path | None = Field(None, description="folder of shards for the validation pass")
+    group_by_audio: bool = Field(False, description="keep prompts about one audio in one batch, which encodes it once")
     max_answer_tokens: int = Field(300, ge=1, description="longer answers are cut and counted")
 
 

@@ -1,6 +1,7 @@
 """What one micro-step sees: samples as the reader gives them, and the batch made of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ class Batch:
 
     `input_ids`, `attention_mask`, `labels` are int64 [B, S]; `labels[b, t]` is the token that stands at t if it
     belongs to the answer, else -100. `audio_mask` is bool [B, S]: the K positions per audio that hold connector
-    outputs. `features` is float32 [A, mel, frames], empty where audio is not needed.
+    outputs. `features` is float32 [U, mel, frames], one row per different audio, and `audio_index` int64 [A] tells
+    which row each audio is; prompts about one audio share a row. Both are empty where audio is not needed.
     """
 
     keys: list[str]
@@ -36,6 +38,7 @@ class Batch:
     audio_mask: Tensor
     labels: Tensor
     features: Tensor = field(default_factory=lambda: torch.empty(0))
+    audio_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     @property
     def answer_rows(self) -> Tensor:
@@ -58,5 +61,5 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-        tensors = (self.input_ids, self.attention_mask, self.audio_mask, self.labels, self.features)
-        return Batch(self.keys, *(tensor.to(device, non_blocking=True) for tensor in tensors))
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})

@@ -1,5 +1,7 @@
 """Which samples a step sees: a pure function of seed and step, the same at any world size."""
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 
 from caad_ds.errors import UserError
@@ -11,9 +13,11 @@ class GlobalOrder:
     Position p of the stream belongs to epoch p // size and is that epoch's permutation at p % size; step s takes the
     positions [s * batch_size, (s + 1) * batch_size). No sample is dropped, a batch may span two epochs, and the
     position of a run is its step. The permutation of an epoch is numpy's PCG64 seeded with (seed, epoch).
+
+    With `groups`, one label per sample, the groups are permuted and the samples of a group stay together.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int, groups: Sequence[Hashable] | None = None) -> None:
         least = {"number of samples": (size, 1), "global batch size": (batch_size, 1), "seed": (seed, 0)}
         for name, (value, bound) in least.items():
             if value < bound:
@@ -21,6 +25,9 @@ class GlobalOrder:
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
+        numbers: dict[Hashable, int] = {}
+        labels = range(size) if groups is None else groups
+        self._group = np.array([numbers.setdefault(label, len(numbers)) for label in labels])
         self._permutations: dict[int, np.ndarray] = {}
 
     @property
@@ -38,7 +45,8 @@ class GlobalOrder:
         if epoch not in self._permutations:
             while len(self._permutations) >= 2:  # a batch spans at most two epochs, unless it exceeds the data
                 self._permutations.pop(next(iter(self._permutations)))
-            self._permutations[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            places = np.random.default_rng([self.seed, epoch]).permutation(self._group.max() + 1)
+            self._permutations[epoch] = places[self._group].argsort(kind="stable")
         return self._permutations[epoch]
 
 

@@ -58,13 +58,13 @@ def embed_without_audio(model: SpeechLM, batch: Batch, negative: Negative) -> Em
 
 
 def embed_both(model: SpeechLM, batch: Batch, states: AudioStates, negative: Negative) -> Embedded:
-    """Both paths as one batch of 2B: with audio, then without; the connector runs once over A + 1 audios."""
+    """Both paths as one batch of 2B: with audio, then without; the connector runs once over U + 1 audios."""
     if negative.states is None:
         positive = model.embed(batch, states)
         return Embedded.cat(positive, positive.without(batch.audio_mask))
     audio = model.connect(AudioStates.cat([states, negative.states]))
-    heard, unheard = audio[:-1], audio[-1:]
-    return Embedded.cat(model.place(batch, heard), model.place(batch, unheard.expand_as(heard)))
+    heard = audio[batch.audio_index]
+    return Embedded.cat(model.place(batch, heard), model.place(batch, audio[-1:].expand_as(heard)))
 
 
 def drop_audio(batch: Batch, dropped: Tensor, negative: Negative) -> Batch:
@@ -73,6 +73,7 @@ def drop_audio(batch: Batch, dropped: Tensor, negative: Negative) -> Batch:
         hidden = batch.audio_mask & dropped[:, None]
         return replace(batch, attention_mask=batch.attention_mask * ~hidden)
     # Audios lie in the order of their samples: count each sample's to find whose is whose.
-    queries = int(batch.audio_mask.sum()) // len(batch.features)
+    queries = int(batch.audio_mask.sum()) // len(batch.audio_index)
     of_audio = dropped.repeat_interleave(batch.audio_mask.sum(1) // queries)
-    return replace(batch, features=torch.where(of_audio[:, None, None], negative.features.cpu(), batch.features))
+    index = batch.audio_index.masked_fill(of_audio, len(batch.features))
+    return replace(batch, features=torch.cat([batch.features, negative.features.cpu()]), audio_index=index)

@@ -2,7 +2,7 @@
 
 Each option's statement is scored by its teacher-forced likelihood under z_pos, z_neg and z_c, so the answer is the
 option that the distillation target itself prefers. Beside it stand the teacher's greedy answers, without a contrast and
-by contrastive decoding with the negative and alpha that the verdict recommends.
+by contrastive decoding with each negative, at the alpha that the verdict recommends (or the highest, if none).
 """
 
 import argparse
@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         attributes = _attributes(rows, likelihoods, instructions)
         table = {signal: figures(attributes, signal) for signal in attributes[0].likelihoods}
         verdict = judge(attributes, table)
-    signals = [Signal()] + [s for s in table if (s.negative, s.alpha) == (verdict["negative"], verdict["alpha"])]
+    alpha = verdict["alpha"] or max(args.alphas)
+    signals = [Signal()] + [signal for signal in table if signal.alpha == alpha]
     heard = [row for row in rows if row.id in likelihoods]
     decoded = decoded_figures(loaded, clips, heard, signals, args.batch_size, args.max_new_tokens)
     _print(args.model.name, table, decoded, verdict)

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,18 @@ class Loaded:
     def prompts(self, items: Sequence[Item]) -> Batch:
         """The left-padded prompts of items."""
         samples = [as_sample(item) for item in items]
-        return self.prompter.batch(samples, pad="left", with_answer=False).to(self.device)
+        return self._placed(self.prompter.batch(samples, pad="left", with_answer=False), items)
 
     def answered(self, items: Sequence[Item], answers: Sequence[str]) -> Batch:
         """Each item's prompt with a given answer after it."""
         samples = [as_sample(item, answer) for item, answer in zip(items, answers, strict=True)]
-        return self.prompter.batch(samples).to(self.device)
+        return self._placed(self.prompter.batch(samples), items)
+
+    def _placed(self, batch: Batch, items: Sequence[Item]) -> Batch:
+        """The batch with the index of each item's clip among the different ones, in the order of `Clips.states`."""
+        clips = list(dict.fromkeys(item.audio for item in items))
+        number = {clip: place for place, clip in enumerate(clips)}
+        return replace(batch, audio_index=torch.tensor([number[item.audio] for item in items])).to(self.device)
 
 
 class Clips:
@@ -80,8 +86,8 @@ class Clips:
         return [item for item in items if item.audio not in self.failed]
 
     def states(self, items: Sequence[Item]) -> AudioStates:
-        """The states of the clips of items that `hear` returned, one per item."""
-        return AudioStates(torch.stack([self._kept[item.audio] for item in items]))
+        """The states of the different clips of items that `hear` returned, in order of appearance."""
+        return AudioStates(torch.stack([self._kept[clip] for clip in dict.fromkeys(item.audio for item in items)]))
 
     def rejected(self, rows: Sequence[Row]) -> list[dict]:
         """The rows whose clip could not be heard, with the reason."""

@@ -41,14 +41,13 @@ def log_likelihoods(
 ) -> dict[Signal, np.ndarray]:
     """log p(statement | prompt), float64 [items, options], under every signal.
 
-    `states` holds one audio per item. The likelihood of a statement is that of its tokens and its end, each under
-    log_softmax(z) at its position.
+    `states` holds the different audios of the items. The likelihood of a statement is that of its tokens and its end,
+    each under log_softmax(z) at its position.
     """
     batch = loaded.answered([item for item in items for _ in statements], [*statements] * len(items))
     model = loaded.model
-    heard = model.connect(states).repeat_interleave(len(statements), dim=0)
     head = model.head()
-    z_pos = head.logits(model.backbone(model.place(batch, heard)))
+    z_pos = head.logits(model.backbone(model.embed(batch, states)))
     found = {Signal(): _of_answers(z_pos, batch)}
     for negative in negatives:
         z_neg = head.logits(model.backbone(embed_without_audio(model, batch, negative)))

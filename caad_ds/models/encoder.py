@@ -1,5 +1,7 @@
 """The frozen Whisper-architecture encoder; it lives outside both DeepSpeed engines and runs once a batch."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from caad_ds.data.batch import Batch, Sample
 from caad_ds.errors import UserError
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.states import AudioStates
@@ -92,6 +95,15 @@ class SpeechEncoder(nn.Module):
         model.encoder.load_state_dict(self.whisper.state_dict())
         model.save_pretrained(folder)
         self.extractor.save_pretrained(folder)
+
+
+def with_features(batch: Batch, samples: Sequence[Sample], encoder: SpeechEncoder) -> Batch:
+    """The batch of these samples with the features of their audios; an audio that several share is there once."""
+    waveforms = [waveform for sample in samples for waveform in sample.waveforms]
+    different: dict[bytes, int] = {}
+    index = [different.setdefault(waveform.tobytes(), len(different)) for waveform in waveforms]
+    features = encoder.features([np.frombuffer(waveform, np.float32) for waveform in different])
+    return replace(batch, features=features.cpu(), audio_index=torch.tensor(index))
 
 
 def _cut_window(whisper: WhisperEncoder, positions: int) -> None:

@@ -76,6 +76,7 @@ class Prompter:
             input_ids=padded(0, self.filler),
             attention_mask=attended.long(),
             audio_mask=padded(1, False).bool(),
+            audio_index=torch.arange(sum(len(sample.record["audios"]) for sample in samples)),
             labels=padded(2, IGNORE),
         )
 

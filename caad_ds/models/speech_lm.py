@@ -100,8 +100,8 @@ class SpeechLM(PreTrainedModel):
         return Embedded(mixed, batch.attention_mask, positions(batch.attention_mask), batch.answer_rows)
 
     def embed(self, batch: Batch, states: AudioStates) -> Embedded:
-        """The batch as the causal LM takes it, with the audio in its place."""
-        return self.place(batch, self.connect(states))
+        """The batch as the causal LM takes it, with the audio in its place; `states` holds its U different audios."""
+        return self.place(batch, self.connect(states)[batch.audio_index])
 
     def backbone(self, embedded: Embedded) -> Tensor:
         """Final hidden states [N, H] at the answer rows, after the last norm, before the head."""

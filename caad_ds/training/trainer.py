@@ -6,7 +6,6 @@ import signal
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -21,6 +20,7 @@ from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, write_atomic
+from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load, save
 from caad_ds.progress import Heartbeat
@@ -60,7 +60,9 @@ class Trainer:
         self.voice.begin("loading models and data")
         self.reader = IndexedReader(cfg.data.train)
         self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
-        self.order = GlobalOrder(len(self.reader), cfg.optimizer.batch_size, cfg.run.seed)
+        # Prompts about one audio are known by its decoded samples: the records' names of it may differ.
+        groups = [sample.pcm for sample in self.reader.index.samples] if cfg.data.group_by_audio else None
+        self.order = GlobalOrder(len(self.reader), cfg.optimizer.batch_size, cfg.run.seed, groups)
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
         engines.check_deepspeed(cfg)
@@ -243,8 +245,7 @@ class Trainer:
     # -- parts ------------------------------------------------------------------------------------------------------
 
     def _collate(self, samples: list[Sample]) -> Batch:
-        batch = self.prompter.batch(samples)
-        return replace(batch, features=self.encoder.features([w for s in samples for w in s.waveforms]).cpu())
+        return with_features(self.prompter.batch(samples), samples, self.encoder)
 
     def _maybe_drop(self, step: int, batch: Batch) -> Batch:
         """Audio dropout: the draw depends on seed, step and sample alone, not on who holds the sample."""

@@ -7,7 +7,8 @@ from examples.demo.commands import caad_ds
 INSTRUCTIONS = "configs/demo/instructions.yaml"
 SIZES = {"teacher": 4800, "distill": 2400, "validation": 200, "test": 300}
 SHORT = {"distill": 48, "validation": 16, "test": 8}
-QUESTIONS = {"teacher": 1, "distill": 2, "validation": 1}
+# Several questions about a clip stand together in a batch, which encodes it once (data.group_by_audio).
+QUESTIONS = {"teacher": 4, "distill": 4, "validation": 1}
 # A hint agrees with the audio in 95% of the teacher's hinted items; that is the text bias to remove. Of the hinted
 # distillation prompts 85% are faithful, the rest conflicting or irrelevant; half carry no hint, since those are what a
 # student learns to hear from. The pseudo ground truth is always right.

@@ -56,7 +56,7 @@ class Probe(nn.Module):
         ]
 
 
-def train_encoder(corpus: Path, steps: int, seed: int = 0, batch: int = 64, peak_lr: float = 1e-3) -> SpeechEncoder:
+def train_encoder(corpus: Path, steps: int, seed: int = 0, batch: int = 32, peak_lr: float = 1e-3) -> SpeechEncoder:
     """Train on `<corpus>/teacher`, on a GPU if there is one; every tap is asked for every attribute.
 
     Prints the accuracy on `<corpus>/validation`, whose voices it never heard.

@@ -18,7 +18,7 @@ from examples.demo.tokenizer import make_tokenizer
 CONFIG = "configs/demo/teacher.yaml"
 SHIPPED = Path("examples/demo/teacher_model")
 TWIN = "twin"
-ENCODER_STEPS = 600
+ENCODER_STEPS = 400
 SCORES = ("accuracy_neutral", "accuracy_faithful", "accuracy_adversarial", "accuracy_irrelevant", "shift")
 
 
@@ -88,7 +88,8 @@ def _write_card(runs: Path, benchmark: Path, seed: int) -> None:
     }
     made = f"python -m examples.demo teacher --seed {seed}"
     versions = {package: version(package) for package in ("torch", "transformers", "deepspeed")}
-    card = {"made_by": made, "config": CONFIG, "versions": versions, "scores_percent": scores, "sha256": hashes}
+    recipe = {"made_by": made, "config": CONFIG, "hints": corpus.HINTS["teacher"], "encoder_steps": ENCODER_STEPS}
+    card = {**recipe, "versions": versions, "scores_percent": scores, "sha256": hashes}
     write_atomic(SHIPPED / "card.json", (json.dumps(card, indent=1) + "\n").encode())
 
 

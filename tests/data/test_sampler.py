@@ -1,5 +1,7 @@
 """The data order: every epoch a permutation, the same at any world size, a pure function of the step."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,6 +46,22 @@ def test_ranks_share_the_global_batch_whatever_the_world_size(world, accumulatio
     assert all(len(rank) == accumulation and {len(m) for m in rank} == {micro} for rank in dealt)
     in_order = [dealt[rank][step] for step in range(accumulation) for rank in range(world)]
     assert (np.concatenate(in_order) == indices).all()
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=40), seeds)
+def test_samples_of_a_group_stay_together_and_none_is_lost(groups, seed):
+    order = GlobalOrder(len(groups), len(groups), seed, groups)
+    for epoch in range(2):
+        drawn = order.batch(epoch)
+        assert sorted(drawn) == list(range(len(groups)))
+        met = [groups[number] for number in drawn]
+        changes = sum(a != b for a, b in pairwise(met))
+        assert changes == len(set(groups)) - 1
+
+
+def test_groups_are_shuffled_anew_each_epoch():
+    order = GlobalOrder(60, 60, 0, [number // 3 for number in range(60)])
+    assert order.batch(0).tolist() != order.batch(1).tolist() != list(range(60))
 
 
 def test_epochs_and_seeds_shuffle_differently():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from caad_ds.distill.negatives import Negative, embed_without_audio
+from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
 from caad_ds.errors import UserError
 from caad_ds.evaluation import check_teacher
 from caad_ds.evaluation.inference import Clips, Loaded
@@ -212,7 +212,9 @@ def test_command(model_folder, conflicts, instructions, tmp_path, capsys):
     assert {s["groups"]["all"]["items"] for s in result["signals"]} == {7}
     assert [row["id"] for row in result["rejected"]] == ["noise/3"]
     printed, err = capsys.readouterr()
-    assert {s["name"] for s in result["decoded"]} >= {"z_pos"} and "greedy answers" in printed
+    decoded = [(s["negative"], s["alpha"]) for s in result["decoded"]]
+    alpha = result["verdict"]["alpha"] or 2.0
+    assert decoded == [(None, None), *((negative, alpha) for negative in NEGATIVES)] and "greedy answers" in printed
     assert "z_neg text_only" in printed and "gender n/f/a/i" in printed and result["verdict"]["lines"][-1] in printed
     assert "7/7" in err
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from caad_ds.data.batch import Batch, Sample
+from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.tokenizer import train_tokenizer
 from tests.models.small import QUERIES, make_model, sample
@@ -31,8 +32,7 @@ def parts(tokenizer, ears):
     prompter = Prompter(tokenizer, QUERIES)
 
     def batch(samples: list[Sample], **kwargs) -> Batch:
-        made = prompter.batch(samples, **kwargs)
-        return Batch(**vars(made) | {"features": ears.features([w for s in samples for w in s.waveforms])})
+        return with_features(prompter.batch(samples, **kwargs), samples, ears)
 
     return SimpleNamespace(model=make_model(tokenizer, ears), encoder=ears, prompter=prompter, batch=batch)
 

@@ -77,6 +77,23 @@ def test_dropped_audio_is_the_negative_path_of_that_sample_alone(parts, samples,
     torch.testing.assert_close(mixed[~second], heard[~second], atol=1e-5, rtol=0)
 
 
+def test_a_shared_audio_is_dropped_for_one_sample_and_heard_by_the_others(parts, samples):
+    asked = [samples[0], samples[0], samples[2]]
+    batch, negative = parts.batch(asked), Negative.of("zero_mel", parts.encoder)
+    assert batch.audio_index.tolist() == [0, 0, 1]
+    dropped = drop_audio(batch, torch.tensor([True, False, False]), negative)
+
+    def hidden(made: Batch) -> torch.Tensor:
+        return parts.model.backbone(parts.model.embed(made, parts.encoder.perceive(made.features)))
+
+    apart = torch.cat([hidden(parts.batch([one])) for one in asked])
+    torch.testing.assert_close(hidden(batch), apart, atol=1e-5, rtol=0)
+    first = batch.sample_of_row == 0
+    unheard = parts.model.backbone(embed_without_audio(parts.model, batch, negative))
+    torch.testing.assert_close(hidden(dropped)[first], unheard[first], atol=1e-5, rtol=0)
+    torch.testing.assert_close(hidden(dropped)[~first], apart[~first], atol=1e-5, rtol=0)
+
+
 def test_states_join():
     one, two = AudioStates(torch.rand(1, 2, 3, 4)), AudioStates(torch.rand(2, 2, 3, 4))
     joined = AudioStates.cat([one, two]).hidden

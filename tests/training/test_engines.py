@@ -11,6 +11,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill import objective
 from caad_ds.distill.step import DistillStep
+from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
@@ -46,8 +47,7 @@ def parts(request, world, tmp_path):
 
     def batch(*numbers: int) -> Batch:
         samples = [reader[n] for n in numbers]
-        made = prompter.batch(samples)
-        return Batch(**vars(made) | {"features": student.encoder.features([w for s in samples for w in s.waveforms])})
+        return with_features(prompter.batch(samples), samples, student.encoder)
 
     step = DistillStep(engine, student.encoder, teacher, student.encoder)
     yield SimpleNamespace(step=step, engine=engine, teacher=teacher, student=student, batch=batch)
@@ -101,6 +101,14 @@ def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, mon
     assert len(student) == len(positive) == rows
     assert negative is None if parts.teacher.engine.module.negative is None else len(negative) == rows
     assert widths == []  # the LM heads' own forward, over all positions, never runs
+
+
+def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypatch):
+    perceived = counted(monkeypatch, parts.student.encoder, "perceive")
+    batch = parts.batch(0, 1, 0, 0)
+    parts.step.train(batch, len(batch.targets))
+    [((features,), _)] = perceived
+    assert len(features) == 2 and batch.audio_index.tolist() == [0, 1, 0, 0]
 
 
 def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
