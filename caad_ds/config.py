@@ -40,6 +40,18 @@ class TeacherSection(Section):
     deepspeed: str = Field("teacher_zero3_cpu.json", description="DeepSpeed JSON: a path, or a name in ds_configs/")
 
 
+def _changed(section: Section, keys: tuple[str, ...]) -> list[str]:
+    """Those of the keys whose value is not the default; a default is no mistake, a saved config holds them all."""
+    return [key for key in keys if getattr(section, key) != type(section).model_fields[key].default]
+
+
+FRESH_ONLY = (
+    "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads", "normalize_states",
+    "tokenizer",
+)  # fmt: skip
+DISTILL_ONLY = ("alpha", "temperature", "kd_weight", "plausibility", "sharpen")
+
+
 class StudentSection(Section):
     path: str | None = Field(None, description="model folder to start from; else a new model is built from the rest")
     llm: str | dict[str, Any] | None = Field(None, description="hub id or folder, or an architecture (random weights)")
@@ -62,6 +74,8 @@ class StudentSection(Section):
             raise ValueError("give either path (a model folder) or llm (with encoder)")
         if self.llm is not None and self.encoder is None:
             raise ValueError("llm needs encoder: a Whisper hub id or folder")
+        if self.path is not None and (unread := _changed(self, FRESH_ONLY)):
+            raise ValueError(f"{', '.join(unread)}: path brings its own; remove it, or build a student from llm")
         if isinstance(self.llm, dict) and "model_type" not in self.llm:
             raise ValueError("llm as an architecture needs model_type, such as llama")
         return self
@@ -82,6 +96,8 @@ class ObjectiveSection(Section):
     def _consistent(self) -> "ObjectiveSection":
         if self.name == "distill" and self.audio_dropout:
             raise ValueError("audio_dropout belongs to objective ce")
+        if self.name == "ce" and (unread := _changed(self, DISTILL_ONLY)):
+            raise ValueError(f"{', '.join(unread)}: belongs to objective distill; objective ce reads no teacher")
         if self.sharpen and self.alpha:
             raise ValueError("sharpen is a control without contrast; set alpha to 0")
         return self

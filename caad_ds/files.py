@@ -1,11 +1,15 @@
 """Files that are either whole or absent, also when the disk is full."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import yaml
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from caad_ds.errors import UserError
@@ -43,6 +47,25 @@ def write_atomic(path: Path, data: bytes) -> None:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """An indented JSON file, replaced as a whole; NaN, which is no JSON, is refused."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_yaml(path: Path, kind: Any) -> Any:
+    """The content of a YAML file as the type `kind`, validated by pydantic; UserError names the first mistake."""
+    try:
+        return TypeAdapter(kind).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: it is not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{path}: {where}: {first['msg'].lower()} ({error.error_count()} such mistakes)") from error
 
 
 def _is_full(error: Exception) -> bool:

@@ -11,8 +11,8 @@ from random import Random
 
 from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
-from caad_ds.files import disk_errors
-from data_prep.manifest import read_manifest, write_json
+from caad_ds.files import disk_errors, write_json
+from data_prep.manifest import read_manifest
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
@@ -24,11 +23,6 @@ KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
 def to_line(value: dict) -> str:
     """A dictionary as one line of JSONL."""
     return json.dumps(value, ensure_ascii=False) + "\n"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """An indented JSON file, replaced as a whole."""
-    write_atomic(path, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:

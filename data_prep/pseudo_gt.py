@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 from caad_ds.errors import UserError
+from caad_ds.files import write_json
 from caad_ds.progress import track
 from data_prep.engines import Answer, Engine, TemplateEngine, TransformersEngine
 from data_prep.ingest import summary
-from data_prep.manifest import read_manifest, to_line, write_json, write_jsonl, write_manifest, write_rejected
+from data_prep.manifest import read_manifest, to_line, write_jsonl, write_manifest, write_rejected
 
 
 def register(parser: argparse.ArgumentParser) -> None:

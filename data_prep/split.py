@@ -13,10 +13,10 @@ import argparse
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from caad_ds.errors import UserError
+from caad_ds.files import read_yaml
 from data_prep.hashing import fraction
 from data_prep.manifest import read_manifest, write_manifest
 
@@ -65,16 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_rules(path: Path) -> list[Rule]:
     """The rules of a YAML file; UserError names the first thing wrong in it."""
-    try:
-        return TypeAdapter(list[Rule]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}; mend the YAML") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ", ".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}, rule {where}: {first['msg']}") from error
+    return read_yaml(path, list[Rule])
 
 
 def split(records: list[dict], rules: list[Rule]) -> dict[str, list[dict]]:

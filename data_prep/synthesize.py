@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from caad_ds.errors import UserError
-from caad_ds.files import disk_errors
+from caad_ds.files import disk_errors, write_json
 from caad_ds.progress import track
 from data_prep.clips import DEFAULT, SPLITS, Difficulty, render
-from data_prep.manifest import write_json, write_jsonl
+from data_prep.manifest import write_jsonl
 
 SETTINGS, METADATA = "settings.json", "metadata.jsonl"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from random import Random
 from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from caad_ds.errors import UserError
+from caad_ds.files import read_yaml
 
 CONDITIONS = ("none", "faithful", "adversarial", "irrelevant")
 
@@ -38,16 +38,7 @@ class Instructions(_Strict):
     @classmethod
     def load(cls, path: Path) -> "Instructions":
         """Read a YAML file; UserError names the key that is wrong."""
-        try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); check --instructions") from error
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: it is not YAML: {' '.join(str(error).split())}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise UserError(f"{path}: {where}: {first['msg'].lower()} ({error.error_count()} such mistakes)") from error
+        return read_yaml(path, cls)
 
     def known(self, record: dict) -> list[str]:
         """The attributes that the record's metadata holds, in the file's order; UserError if a value is no option."""

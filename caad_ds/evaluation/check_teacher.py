@@ -20,10 +20,10 @@ from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments, pic
 from caad_ds.evaluation.matching import matches
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row
 from caad_ds.evaluation.options import Signal, log_likelihoods
-from caad_ds.evaluation.predictions import write_json
 from caad_ds.evaluation.scores import POOLED, score
 from caad_ds.evaluation.tables import MAIN, percent, show, show_rejected, terminal
 from caad_ds.evaluation.verdict import Attribute, figures, judge
+from caad_ds.files import write_json
 from caad_ds.progress import progress
 
 ALPHAS = (0.5, 1.0, 2.0)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.evaluation.plots import bars
-from caad_ds.evaluation.predictions import RunFolder, write_json
+from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
 from caad_ds.evaluation.tables import comparison_rows, interval_rows, markdown, show, terminal
-from caad_ds.files import write_atomic
+from caad_ds.files import write_atomic, write_json
 from caad_ds.progress import progress
 
 NOTE = (

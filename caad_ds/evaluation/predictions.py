@@ -7,7 +7,7 @@ from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.files import disk_errors, write_atomic
+from caad_ds.files import disk_errors, write_json
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,6 @@ class RunFolder:
             data = self._predictions.read_bytes()
             with open(self._predictions, "r+b") as file:
                 file.truncate(data.rfind(b"\n") + 1)
-
-
-def write_json(path: Path, value: dict) -> None:
-    """A JSON file, whole or not at all."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict:

@@ -46,9 +46,9 @@ def test_defaults_are_the_papers(write):
 
 
 def test_overrides_are_yaml_values(write):
-    overrides = ["objective.alpha=2", "run.name=a b", "student.taps=[0, 3]", "teacher.negative=text_only"]
+    overrides = ["objective.alpha=2", "run.name=a b", "optimizer.betas=[0, 0.3]", "teacher.negative=text_only"]
     cfg = load_config(write(), [*overrides, "validation.every=7"])
-    assert (cfg.objective.alpha, cfg.run.name, cfg.student.taps, cfg.validation.every) == (2.0, "a b", [0, 3], 7)
+    assert (cfg.objective.alpha, cfg.run.name, cfg.optimizer.betas, cfg.validation.every) == (2.0, "a b", (0, 0.3), 7)
     assert cfg.teacher.negative == "text_only"
     assert load_config(write(), ["teacher=null", "objective.name=ce"]).teacher is None
 
@@ -90,6 +90,8 @@ def test_what_is_saved_reads_back_equal(tmp_path_factory, alpha, beta, steps, na
         ({"student": {"path": None, "llm": {"vocab_size": 5}, "encoder": "e"}}, "student: llm as an archi"),
         ({"student": {"path": None, "llm": "gpt"}}, "student: llm needs encoder"),
         ({"student": {"llm": "gpt"}}, "student: give either path"),
+        ({"student": {"taps": [1], "tokenizer": "t"}}, "student: taps, tokenizer: path brings its own"),
+        ({"teacher": None, "objective": {"name": "ce", "alpha": 2}}, "objective: alpha: belongs to objective distill"),
         ({"optimizer": {"epochs": 2}}, "optimizer: give either steps or epochs"),
         ({"teacher": None}, "objective distill needs a teacher section"),
         ({"objective": {"name": "ce"}}, "objective ce uses no teacher"),

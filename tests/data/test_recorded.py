@@ -143,11 +143,11 @@ def test_the_share_of_a_name_never_changes():
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("- {name: a, hash_of: level, form: 0.1}", "rule 0, form"),
-        ("- {name: ../a, hash_of: level}", "rule 0, name"),
-        ("- {name: a, hash_of: level, to: 2}", "rule 0, to"),
-        ("- {name: a", "mend the YAML"),
-        ("name: a", "rule"),
+        ("- {name: a, hash_of: level, form: 0.1}", "0.form: extra"),
+        ("- {name: ../a, hash_of: level}", "0.name: string should match"),
+        ("- {name: a, hash_of: level, to: 2}", "0.to: input should be less"),
+        ("- {name: a", "it is not YAML"),
+        ("name: a", "valid list"),
     ],
 )
 def test_rules_that_do_not_hold_are_refused(tmp_path, text, complaint):

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from safetensors.torch import load_file
+
+from examples.demo.commands import free_port
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -22,13 +23,6 @@ _ranks.set_forkserver_preload([
     "deepspeed.runtime.zero.muon.muon_optimizer",  # imported by every engine, and torch's compiler with it
     "mlflow.store.tracking.sqlalchemy_store",
 ])  # fmt: skip
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Run:

@@ -46,7 +46,8 @@ def test_zero2_trains_as_zero3_does(world, folder, zero3):
 
 def test_a_trained_student_is_a_start_and_a_teacher(world, folder, zero3):
     first = zero3 / "model"
-    student = {key: None for key in ("llm", "encoder")} | {"path": str(first)}
+    fresh = ("llm", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads")
+    student = dict.fromkeys(fresh) | {"path": str(first)}
     out = folder / "second"
     train(config(world, out, student=student, teacher={"path": str(first)}, optimizer={"steps": 2, "lr": 1e-9}))
     # Its own teacher, before any step has moved it: nothing but the contrast is left to learn.

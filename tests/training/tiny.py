@@ -101,7 +101,7 @@ def make_world(root: Path) -> None:
 def config(world: Path, out: Path, **changes: dict | None) -> Path:
     """Write a distillation config on the tiny world; `changes` replace keys of sections, `section={key: value}`.
 
-    A section given as None is left out. The store of all runs is `mlflow.db` beside `out`.
+    A section or key given as None is left out. The store of all runs is `mlflow.db` beside `out`.
     """
     vocabulary = json.loads((world / "teacher/config.json").read_text())["llm_config"]["vocab_size"]
     values: dict = {
@@ -120,7 +120,8 @@ def config(world: Path, out: Path, **changes: dict | None) -> Path:
         "tracking": {"uri": f"sqlite:///{out.parent}/mlflow.db", "experiment": "tests"},
     }  # fmt: skip
     for section, keys in changes.items():
-        values[section] = None if keys is None else values.get(section, {}) | keys
+        merged = values.get(section, {}) | (keys or {})
+        values[section] = None if keys is None else {k: v for k, v in merged.items() if v is not None}
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
     return path
