@@ -44,7 +44,7 @@ setup(
         "soundfile>=0.12.1",
         "soxr>=0.5",
         "torch>=2.6",
-        "transformers>=5",
+        "transformers>=5.23",
     ],
     extras_require={
         "demo": ["espeakng-loader>=0.2.4"],

@@ -111,7 +111,7 @@ def load_student(cfg: Config) -> Student:
     if section.train == "connector":
         model.llm.requires_grad_(False)
     if section.gradient_checkpointing:
-        model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.llm.activation_checkpointing_enable()
     return Student(model, encoder, tokenizer)
 
 
