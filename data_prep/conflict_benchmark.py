@@ -19,13 +19,14 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--manifest", type=Path, required=True, help="what `prep ingest` wrote")
     parser.add_argument("--instructions", type=Path, required=True, help="YAML with questions, options, statements")
+    parser.add_argument("--attributes", nargs="+", metavar="NAME", help="ask only about these (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets one folder per attribute")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write a task per attribute that at least one record holds."""
-    instructions = Instructions.load(args.instructions)
+    instructions = Instructions.load(args.instructions, args.attributes)
     records = read_manifest(args.manifest)
     counts = {}
     for key in instructions.attributes:

@@ -19,6 +19,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", type=Path, required=True, help="what `prep ingest` wrote")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     parser.add_argument("--instructions", type=Path, required=True, help="YAML with questions, options, statements")
+    parser.add_argument("--attributes", nargs="+", metavar="NAME", help="ask only about these (default: all)")
     parser.add_argument(
         "--hints",
         default="none=1",
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.questions_per_audio < 1:
         raise UserError(f"--questions-per-audio {args.questions_per_audio}: at least one question is needed")
     hints = parse_hints(args.hints)
-    instructions = Instructions.load(args.instructions)
+    instructions = Instructions.load(args.instructions, args.attributes)
     described, rejected = [], []
     for record in read_manifest(args.manifest):
         rows = describe(record, instructions, hints, args.questions_per_audio, args.seed)

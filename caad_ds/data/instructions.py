@@ -1,5 +1,6 @@
 """What is asked about an audio: the instruction file, and what can be drawn from it for one record."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -36,9 +37,12 @@ class Instructions(_Strict):
     irrelevant: Annotated[list[str], Field(min_length=1)]
 
     @classmethod
-    def load(cls, path: Path) -> "Instructions":
-        """Read a YAML file; UserError names the key that is wrong."""
-        return read_yaml(path, cls)
+    def load(cls, path: Path, only: Sequence[str] | None = None) -> "Instructions":
+        """Read a YAML file, with `only` those attributes if given; UserError names the key that is wrong."""
+        whole = read_yaml(path, cls)
+        if unknown := [key for key in only or () if key not in whole.attributes]:
+            raise UserError(f"{path}: has no attribute {unknown[0]} (it has {', '.join(whole.attributes)})")
+        return whole.model_copy(update={"attributes": {k: whole.attributes[k] for k in only or whole.attributes}})
 
     def known(self, record: dict) -> list[str]:
         """The attributes that the record's metadata holds, in the file's order; UserError if a value is no option."""

@@ -5,6 +5,7 @@ step is a command that is shown; what a run before has finished is left alone, s
 """
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ HINTS = {
 }
 QUESTIONS = {"teacher": 2, "distill": 2}
 TESTS = {"both": ("test_known",), "czech": ("test_known", "test_other")}
+# Where all training speech is Czech, nothing is to be heard about the language.
+ATTRIBUTES = {"both": ("gender", "language", "noise"), "czech": ("gender", "noise")}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="examples.recorded", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="where the packages were unpacked")
     parser.add_argument("--protocol", choices=TESTS, default="both", help="both: default; czech: Dutch speakers unseen")
-    parser.add_argument("--alpha", type=float, default=2.0, help="of CAAD; take what check-teacher says (2)")
+    parser.add_argument("--alpha", type=float, help="of CAAD and of CD (default: what check-teacher takes)")
     parser.add_argument("--limit", type=int, default=60, help="test rows per attribute, of four prompts each (60)")
     parser.add_argument("--ranks", type=int, default=1, help="processes of a training run (1)")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of every run")
@@ -53,12 +56,21 @@ def main(argv: list[str] | None = None) -> int:
         "--instructions", INSTRUCTIONS, "--negatives", "zero_mel", "--limit", 40, "--dtype", "bfloat16",
         "--out", runs / "check.json",
     )  # fmt: skip
+    if args.alpha is None:
+        args.alpha = recommended(runs / "check.json")
     for name, alpha in (("caad", args.alpha), ("std_kd", 0.0)):
         train(args, name, f"data.train={data}/shards/distill", f"teacher.path={runs}/teacher/model",
               f"student.path={runs}/teacher/model", f"objective.alpha={alpha}")  # fmt: skip
     for test in tests:
         table(args, test)
     return 0
+
+
+def recommended(check: Path) -> float:
+    """The alpha that check-teacher takes; 1, to have a contrast to look at, where it takes none."""
+    alpha = json.loads(check.read_text())["verdict"]["alpha"] or 1.0
+    print(f"alpha of CAAD and of contrastive decoding: {alpha:g}")
+    return alpha
 
 
 def prepare(root: Path, data: Path, splits: tuple[str, ...]) -> None:
@@ -73,7 +85,8 @@ def prepare(root: Path, data: Path, splits: tuple[str, ...]) -> None:
             shards(data, split)
         else:
             out = data / "benchmark" / split
-            caad_ds("prep", "conflict-benchmark", "--manifest", noisy, "--instructions", INSTRUCTIONS, "--out", out)
+            caad_ds("prep", "conflict-benchmark", "--manifest", noisy, "--instructions", INSTRUCTIONS, "--out", out,
+                    "--attributes", *ATTRIBUTES[data.name])  # fmt: skip
 
 
 def shards(data: Path, split: str) -> None:
@@ -81,7 +94,7 @@ def shards(data: Path, split: str) -> None:
     described, answered = data / f"{split}.described.jsonl", data / f"{split}.answered.jsonl"
     caad_ds(
         "prep", "describe", "--manifest", data / f"{split}.jsonl", "--out", described, "--instructions", INSTRUCTIONS,
-        "--hints", HINTS[split], "--questions-per-audio", QUESTIONS[split],
+        "--hints", HINTS[split], "--questions-per-audio", QUESTIONS[split], "--attributes", *ATTRIBUTES[data.name],
     )  # fmt: skip
     caad_ds(
         "prep", "pseudo-gt", "--manifest", described, "--out", answered, "--engine", "transformers", "--model", LLM,

@@ -37,6 +37,14 @@ def test_seed_description_of_two_audios_without_attributes():
     assert text == "[00:00-00:02] one\n[00:00-01:02] two"
 
 
+def test_only_the_named_attributes_are_asked_about():
+    some = Instructions.load(FILES[0], ["speaking_rate"])
+    assert describe.seed_description(RECORD, some) == "[00:00-00:02] the dog finds bread (Speaking rate: fast)"
+    assert {row["metadata"]["attribute"] for row in describe.describe(RECORD, some, MIXED, 3, 0)} == {"speaking_rate"}
+    with pytest.raises(UserError, match="has no attribute rate "):
+        Instructions.load(FILES[0], ["rate"])
+
+
 @pytest.mark.parametrize("path", FILES, ids=["demo", "recorded"])
 def test_every_statement_names_its_option_and_the_demos_questions_name_them_all(path):
     instructions = Instructions.load(path)
