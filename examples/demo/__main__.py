@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("--short", action="store_true", help="a few steps on a few clips: is all in order?")
     full = commands.add_parser("full", help="every row, several teacher and student seeds")
     full.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side (default: cores)")
-    full.add_argument("--teacher-seeds", type=int, default=3, help="0: the shipped teacher and twin (default 3)")
+    full.add_argument("--teacher-seeds", type=int, default=3, help="seed 0 is the shipped teacher (default 3)")
     full.add_argument("--student-seeds", type=int, default=3)
     full.add_argument("--benchmark", choices=("test", "validation"), default="test")
     full.add_argument("--out", type=Path, default=Path("runs/demo-full"))
@@ -71,7 +71,7 @@ def run_demo(short: bool) -> None:
 
 def run_full(args: argparse.Namespace) -> None:
     """Every row for every teacher and student seed, in one process each, `--jobs` side by side."""
-    splits = ("teacher", "distill", "validation") if args.teacher_seeds else ("distill",)
+    splits = ("teacher", "distill", "validation") if args.teacher_seeds > 1 else ("distill",)
     corpus.synthesize(DATA, {split: corpus.SIZES[split] for split in (*splits, args.benchmark)})
     for split in set(splits) - {"validation"}:
         corpus.shards(DATA, split)
@@ -95,18 +95,16 @@ def run_full(args: argparse.Namespace) -> None:
 def make_teachers(
     args: argparse.Namespace, rows: list[Row], benchmark: Path
 ) -> tuple[dict[Path, dict[str, Path]], list[Path]]:
-    """Teacher and twin of every seed, trained and evaluated: per folder their models, and the evaluations.
+    """Teacher and twin of every seed, evaluated: per folder their models, and the evaluations.
 
-    With `--teacher-seeds 0` they are the shipped ones.
+    Those of seed 0 are the shipped ones; the others are trained first.
     """
-    kinds = ("teacher", TWIN)
-    if args.teacher_seeds:
-        folders = [args.out / f"teacher-{t}" for t in range(args.teacher_seeds)]
-        teachers = {folder: {kind: folder / kind / "model" for kind in kinds} for folder in folders}
-        trainings = [teacher_jobs(DATA, folder, t, tuple(args.set)) for t, folder in enumerate(folders)]
-    else:
-        teachers = {args.out / "shipped": {kind: shipped(kind) for kind in kinds}}
-        trainings = [{}]
+    teachers = {args.out / "teacher-0": {kind: shipped(kind) for kind in ("teacher", TWIN)}}
+    trainings: list[dict[str, Job]] = [{}]
+    for seed in range(1, args.teacher_seeds):
+        folder = args.out / f"teacher-{seed}"
+        trainings.append(teacher_jobs(DATA, folder, seed, tuple(args.set)))
+        teachers[folder] = {kind: folder / kind / "model" for kind in trainings[-1]}
     outputs, jobs = [], []
     for (folder, models), training in zip(teachers.items(), trainings, strict=True):
         for kind, model in models.items():

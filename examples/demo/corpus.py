@@ -13,7 +13,7 @@ QUESTIONS = {"teacher": 4, "distill": 4, "validation": 1}
 # distillation prompts 85% are faithful, the rest conflicting or irrelevant; half carry no hint, since those are what a
 # student learns to hear from. The pseudo ground truth is always right.
 HINTS = {
-    "teacher": "none=0.3,faithful=0.665,adversarial=0.035",
+    "teacher": "none=0.45,faithful=0.49,adversarial=0.03,irrelevant=0.03",
     "distill": "none=0.5,faithful=0.425,adversarial=0.0375,irrelevant=0.0375",
     "validation": "none=0.5,faithful=0.425,adversarial=0.0375,irrelevant=0.0375",
 }
