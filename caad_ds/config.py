@@ -49,7 +49,7 @@ FRESH_ONLY = (
     "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads", "normalize_states",
     "tokenizer",
 )  # fmt: skip
-DISTILL_ONLY = ("alpha", "temperature", "kd_weight", "plausibility", "sharpen")
+DISTILL_ONLY = ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix")
 
 
 class StudentSection(Section):
@@ -87,6 +87,10 @@ class ObjectiveSection(Section):
     temperature: float = Field(2.0, gt=0, description="tau")
     kd_weight: float = Field(0.7, ge=0, le=1, description="lambda")
     plausibility: float | None = Field(None, gt=0, le=1, description="beta of the adaptive plausibility mask")
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl"] = Field(
+        "forward_kl", description="between target and student; the paper's is forward_kl"
+    )
+    mix: float = Field(0.5, gt=0, lt=1, description="the target's share in the mixture of jsd and skewed_kl")
     sharpen: float = Field(0.0, ge=0, description="with alpha 0: scale the target's logits by 1 + sharpen (a control)")
     reduction: Literal["token", "sample"] = "token"
     audio_dropout: float = Field(0.0, ge=0, lt=1, description="share of samples that hear the negative instead (ce)")
@@ -98,6 +102,8 @@ class ObjectiveSection(Section):
             raise ValueError("audio_dropout belongs to objective ce")
         if self.name == "ce" and (unread := _changed(self, DISTILL_ONLY)):
             raise ValueError(f"{', '.join(unread)}: belongs to objective distill; objective ce reads no teacher")
+        if self.divergence == "reverse_kl" and self.plausibility is not None:
+            raise ValueError("plausibility makes reverse_kl infinite; choose another divergence or remove it")
         if self.sharpen and self.alpha:
             raise ValueError("sharpen is a control without contrast; set alpha to 0")
         return self

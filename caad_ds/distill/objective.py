@@ -50,6 +50,8 @@ class StudentObjective(nn.Module):
             kd_weight=cfg.kd_weight if cfg.name == "distill" else 0.0,
             plausibility=cfg.plausibility,
             sharpen=cfg.sharpen,
+            divergence=cfg.divergence,
+            mix=cfg.mix,
             reduction=cfg.reduction,
             sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
             normalizer=normalizer,

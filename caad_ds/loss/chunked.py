@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from caad_ds.loss.divergence import divergence_and_gradient
 from caad_ds.loss.head import LMHead, matmul, wide_dtype
 from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast
 
@@ -107,7 +108,8 @@ class _Target:
         if negative is not None:
             z_c = contrast(z_pos, head.logits(negative), objective.alpha)
         self.log_q = _log_softmax_of_plausible(z_c * scale, z_pos, objective.plausibility)
-        self.shift = _kl(self.log_q.exp(), self.log_q, torch.log_softmax(z_pos / objective.temperature, dim=-1))
+        log_p_pos = torch.log_softmax(z_pos / objective.temperature, dim=-1)
+        self.shift = (self.log_q - log_p_pos).mul_(self.log_q.exp()).sum(-1)
 
 
 def _log_softmax_of_plausible(z: Tensor, z_pos: Tensor, plausibility: float | None) -> Tensor:
@@ -120,41 +122,44 @@ def _log_softmax_of_plausible(z: Tensor, z_pos: Tensor, plausibility: float | No
     return log_q.masked_fill_(implausible, torch.finfo(z.dtype).min)
 
 
-def _kl(q: Tensor, log_q: Tensor, log_p: Tensor) -> Tensor:
-    return (log_q - log_p).mul_(q).sum(-1)
-
-
 def _chunk_terms(
     z_s: Tensor, target: _Target | None, chunk: Rows, objective: Objective, with_gradient: bool
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Terms and diagnostics of each row, and with w the row's share of the loss
 
-    dL/dz_s = w * [lambda * tau * (p^tau - q) + (1 - lambda) * (p - onehot(y))].
+    dL/dz_s = w * [lambda * tau * dD/du + (1 - lambda) * (p - onehot(y))],  u = z_s / tau;
+
+    for the forward KL dD/du = p^tau - q.
     """
     tau, kd_weight = objective.temperature, objective.kd_weight
     counts, label = chunk.valid.to(z_s.dtype), chunk.labels.unsqueeze(-1)
     best, normaliser = z_s.argmax(-1), z_s.logsumexp(-1, keepdim=True)
     log_p = torch.log_softmax(z_s / tau, dim=-1)
-    p = log_p.exp()
     terms = {"rows": counts, "token_accuracy": (best == chunk.labels) * counts}
     if objective.uses_labels:
         terms["ce"] = (normaliser - z_s.gather(-1, label)).squeeze(-1) * chunk.weight
-    q = None
+    grad = None
     if target is not None:
-        log_q, q = target.log_q, target.log_q.exp()
-        terms["kd"] = tau**2 * _kl(q, log_q, log_p) * chunk.weight
+        log_q = target.log_q
+        value, grad = divergence_and_gradient(objective.divergence, objective.mix, log_q, log_p)
+        terms["kd"] = tau**2 * value * chunk.weight
         terms["agreement"] = (best == log_q.argmax(-1)) * counts
-        terms["teacher_entropy"] = -log_q.mul_(q).sum(-1) * counts
+        terms["teacher_entropy"] = _entropy(log_q) * counts
         if target.shift is not None:
             terms["contrast_shift"] = target.shift * counts
-    terms["student_entropy"] = -log_p.mul_(p).sum(-1) * counts
+    terms["student_entropy"] = _entropy(log_p) * counts
     if not with_gradient:
         return terms, None
-    grad = p.zero_() if q is None else p.sub_(q).mul_(kd_weight * tau)
+    grad = torch.zeros_like(z_s) if grad is None else grad.mul_(kd_weight * tau)
     if objective.uses_labels:
         grad.add_((z_s - normaliser).exp_(), alpha=1 - kd_weight)
         grad.scatter_add_(-1, label, torch.full_like(label, kd_weight - 1, dtype=grad.dtype))
     return terms, grad.mul_(chunk.weight.unsqueeze(-1))
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    """Entropy of each row in nats; `log_p` is used up."""
+    return -log_p.mul_(log_p.exp()).sum(-1)
 
 
 def _through_softcap(grad: Tensor, z: Tensor, softcap: float | None) -> Tensor:

@@ -25,6 +25,7 @@ def contrastive_distillation_loss(
     kd_weight: float,
     plausibility: float | None = None,
     divergence: str = "forward_kl",
+    mix: float = 0.5,
     sharpen: float = 0.0,
     normalizer: float | Tensor | None = None,
     reduction: str = "token",
@@ -44,6 +45,8 @@ def contrastive_distillation_loss(
         labels: int64 [N]; rows equal to `ignore_index` count for nothing.
         alpha, temperature, kd_weight: the paper's alpha, tau and lambda.
         plausibility: beta; tokens with p_pos < beta * max p_pos get zero target probability.
+        divergence, mix: forward_kl (the paper's), reverse_kl, jsd or skewed_kl, each times tau^2; the last two compare
+            with mix * target + (1 - mix) * student.
         sharpen: without `teacher_neg`, the target is softmax((1 + sharpen) * z_pos / tau).
         normalizer: what the summed rows are divided by: tokens, or samples under `reduction="sample"`;
             None takes those of this call.
@@ -63,8 +66,7 @@ def contrastive_distillation_loss(
 
     Source: CAAD (arXiv 2606.23052), Stage 2; plausibility: Li et al. 2023, contrastive decoding.
     """
-    objective = Objective(alpha, temperature, kd_weight, plausibility, sharpen)
-    checks.choice("divergence", divergence, ("forward_kl",))
+    objective = Objective(alpha, temperature, kd_weight, plausibility, sharpen, divergence, mix)
     checks.choice("reduction", reduction, ("token", "sample"))
     checks.choice("implementation", implementation, tuple(IMPLEMENTATIONS))
     checks.check_normalizer(normalizer)

@@ -5,16 +5,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from caad_ds.loss.divergence import DIVERGENCES
+
 
 @dataclass(frozen=True)
 class Objective:
-    """The scalars of L = kd_weight * L_CD + (1 - kd_weight) * L_GT (the paper's lambda, tau, alpha)."""
+    """The scalars of L = kd_weight * L_CD + (1 - kd_weight) * L_GT (the paper's lambda, tau, alpha).
+
+    `divergence` is that of L_CD, and `mix` the target's share in the mixture of jsd and skewed_kl.
+    """
 
     alpha: float
     temperature: float
     kd_weight: float
     plausibility: float | None = None
     sharpen: float = 0.0
+    divergence: str = "forward_kl"
+    mix: float = 0.5
 
     def __post_init__(self):
         self._require("alpha", 0 <= self.alpha < float("inf"), "a finite number >= 0")
@@ -22,6 +29,10 @@ class Objective:
         self._require("kd_weight", 0 <= self.kd_weight <= 1, "a number in [0, 1]")
         self._require("plausibility", self.plausibility is None or 0 < self.plausibility <= 1, "None or in (0, 1]")
         self._require("sharpen", 0 <= self.sharpen < float("inf"), "a finite number >= 0")
+        self._require("divergence", self.divergence in DIVERGENCES, f"one of {', '.join(DIVERGENCES)}")
+        self._require("mix", 0 < self.mix < 1, "a number between 0 and 1")
+        infinite = self.divergence == "reverse_kl" and self.plausibility is not None
+        self._require("plausibility", not infinite, "None with reverse_kl, which would be infinite")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -5,12 +5,13 @@ import math
 import torch
 from torch import Tensor
 
+from caad_ds.loss.divergence import divergence
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast
 
 
 def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:
-    """L = lambda * tau^2 * KL(softmax(z_c / tau) || softmax(z_s / tau)) + (1 - lambda) * CE(z_s, y).
+    """L = lambda * tau^2 * D(softmax(z_c / tau), softmax(z_s / tau)) + (1 - lambda) * CE(z_s, y).
 
     Holds several [N, V] tensors; float64 inputs are computed in float64. Source: CAAD, Stage 2.
     """
@@ -24,11 +25,12 @@ def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None
         "student_entropy": torch.special.entr(log_p.exp()).sum(-1),
     }
     if teacher_head is not None and rows.positive is not None:
-        z_pos, q = _target(rows.positive, rows.negative, teacher_head, objective)
-        kd = tau**2 * _kl(q, log_p)
-        diagnostics["agreement"] = z_s.argmax(-1) == q.argmax(-1)
-        diagnostics["teacher_entropy"] = torch.special.entr(q).sum(-1)
-        diagnostics["contrast_shift"] = _kl(q, torch.log_softmax(z_pos / tau, dim=-1))
+        z_pos, log_q = _target(rows.positive, rows.negative, teacher_head, objective)
+        kd = tau**2 * divergence(objective.divergence, objective.mix, log_q, log_p)
+        diagnostics["agreement"] = z_s.argmax(-1) == log_q.argmax(-1)
+        diagnostics["teacher_entropy"] = torch.special.entr(log_q.exp()).sum(-1)
+        log_p_pos = torch.log_softmax(z_pos / tau, dim=-1)
+        diagnostics["contrast_shift"] = divergence("forward_kl", objective.mix, log_q, log_p_pos)
     if objective.uses_labels:
         ce = torch.nn.functional.cross_entropy(z_s, rows.labels, reduction="none")
     kd, ce = (rows.weight * kd).sum(), (rows.weight * ce).sum()
@@ -40,7 +42,7 @@ def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None
 
 @torch.no_grad()
 def _target(positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective) -> tuple[Tensor, Tensor]:
-    """z_pos [N, V] and the target distribution q [N, V]."""
+    """z_pos [N, V] and the target distribution, log q [N, V]."""
     z_pos = z_c = head.logits(positive)
     if negative is not None:
         z_c = contrast(z_pos, head.logits(negative), objective.alpha)
@@ -49,9 +51,4 @@ def _target(positive: Tensor, negative: Tensor | None, head: LMHead, objective: 
         p_pos = torch.softmax(z_pos, dim=-1)
         plausible = p_pos >= objective.plausibility * p_pos.amax(-1, keepdim=True)
         z_c = z_c.masked_fill(~plausible, -math.inf)
-    return z_pos, torch.softmax(z_c / objective.temperature, dim=-1)
-
-
-def _kl(q: Tensor, log_p: Tensor) -> Tensor:
-    """KL(q || p) per row, with 0 * log 0 = 0."""
-    return (torch.xlogy(q, q) - q * log_p).sum(-1)
+    return z_pos, torch.log_softmax(z_c / objective.temperature, dim=-1)

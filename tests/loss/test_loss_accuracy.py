@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from caad_ds.loss import chunked
+from caad_ds.loss.divergence import DIVERGENCES
 
 # The worst of some thousand random cases is about a third of this.
 MULTIPLE = 4
@@ -32,6 +33,8 @@ scalars = st.fixed_dictionaries(
         "temperature": st.sampled_from([0.5, 1.0, 2.0, 10.0]),
         "kd_weight": st.sampled_from([0.0, 0.3, 0.7, 1.0]),
         "plausibility": st.sampled_from([None, None, 0.1, 1.0]),
+        "divergence": st.sampled_from(DIVERGENCES),
+        "mix": st.sampled_from([0.1, 0.5, 0.9]),
     }
 )
 
@@ -62,7 +65,8 @@ def assert_close(p, options, found, exact, gradient_eps=0.0):
     """Loss, terms and gradients within MULTIPLE * EPS * (1 + max|z| / tau) of the exact ones, by first-order analysis.
 
     A relative error d in a distribution moves KL by d * (1 + KL) and the gradient's row, whose magnitudes add up to
-    2 lambda tau + 2 (1 - lambda), by d times that; `gradient_eps` is the final rounding of gradients.
+    2 lambda tau + 2 (1 - lambda), by d times that; `gradient_eps` is the final rounding of gradients. In the reverse KL
+    the magnitudes add up to as much more as the divergence itself is above 1.
     """
     (out, gradients), (out64, gradients64) = found, exact
     tau, share = options["temperature"], options["kd_weight"]
@@ -74,7 +78,8 @@ def assert_close(p, options, found, exact, gradient_eps=0.0):
     assert out.kd.item() == pytest.approx(out64.kd.item(), abs=error_kd)
     assert out.ce.item() == pytest.approx(out64.ce.item(), abs=error_ce)
     assert out.loss.item() == pytest.approx(out64.loss.item(), abs=error_kd + error_ce)
-    row = MULTIPLE * 2 * (share * tau * d_kd + (1 - share) * d_ce)
+    large = out64.kd.item() / tau if options.get("divergence") == "reverse_kl" else 0.0
+    row = MULTIPLE * 2 * (share * (tau + large) * d_kd + (1 - share) * d_ce)
     factors = [p.student_head.weight.abs().max().item(), p.student.abs().max().item() if p.student.numel() else 0, 1]
     for gradient, exact_gradient, factor in zip(gradients, gradients64, factors):
         allowed = row * factor + gradient_eps * exact_gradient.abs()
@@ -95,6 +100,7 @@ def test_matches_the_reference_in_float64(problem, shape, options, chunk, sharpe
     p = problem(**shape)
     if sharpen is not None:
         p.negative, options["alpha"], options["sharpen"] = None, 0.0, sharpen
+    assume(options["divergence"] != "reverse_kl" or options["plausibility"] is None)
     if shape["padding"] != (0, 0):
         options["vocab_size"] = shape["vocab"]
     assume(clear_of_the_plausibility_bound(p, options["plausibility"]))
@@ -114,7 +120,12 @@ def test_bfloat16_inputs_lose_nothing_but_the_gradients_last_rounding(problem, s
     assert_close(p.to(torch.float32), options, found, exact, gradient_eps=torch.finfo(torch.bfloat16).eps)
 
 
-@pytest.mark.parametrize("extra", [{}, {"plausibility": 0.2}, {"kd_weight": 1.0}, {"kd_weight": 0.0}])
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"plausibility": 0.2}, {"kd_weight": 1.0}, {"kd_weight": 0.0}]
+    + [{"divergence": name, "mix": 0.3} for name in DIVERGENCES[1:]]
+    + [{"divergence": "jsd", "plausibility": 0.2}],
+)
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_gradcheck(problem, extra, softcap):
     p = problem(rows=4, vocab=7, bias=True, softcap=softcap, masked=0.3, dtype=torch.float64)

@@ -11,7 +11,8 @@ SCALARS = {
     "kd_weight": (-0.1, 1.1),
     "plausibility": (0, 1.5),
     "sharpen": (-1, 0.5),
-    "divergence": ("reverse_kl",),
+    "divergence": ("total_variation",),
+    "mix": (0, 1, float("nan")),
     "reduction": ("mean",),
     "implementation": ("triton",),
     "normalizer": (0, -3, torch.tensor(0.0), torch.ones(2)),
@@ -23,6 +24,11 @@ SCALARS = {
 def test_scalars(problem, name, value):
     with pytest.raises(ValueError, match=name):
         problem().loss(**{name: value})
+
+
+def test_the_reverse_divergence_of_a_masked_target_is_refused(problem):
+    with pytest.raises(ValueError, match=r"plausibility is 0\.1, expected None with reverse_kl"):
+        problem().loss(plausibility=0.1, divergence="reverse_kl")
 
 
 def swap(p, **changes):

@@ -51,6 +51,28 @@ def test_sharpened_distillation(problem, implementation):
 
 
 @IMPLEMENTATIONS
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jsd", "skewed_kl"])
+@pytest.mark.parametrize("mix", [0.2, 0.5])
+def test_divergences_between_the_same_two_distributions(problem, implementation, name, mix):
+    p = problem(rows=8, dtype=torch.float64)
+    student = (p.student_head.logits(p.student) / 2).softmax(-1)
+    target = (contrast(p.teacher_head.logits(p.positive), p.teacher_head.logits(p.negative), 1.0) / 2).softmax(-1)
+    mixture = mix * target + (1 - mix) * student
+
+    def kl(a, b):
+        return (a * (a / b).log()).sum(-1).mean()
+
+    expected = {
+        "forward_kl": kl(target, student),
+        "reverse_kl": kl(student, target),
+        "jsd": mix * kl(target, mixture) + (1 - mix) * kl(student, mixture),
+        "skewed_kl": kl(target, mixture),
+    }
+    out = p.loss(kd_weight=1.0, divergence=name, mix=mix, implementation=implementation)
+    torch.testing.assert_close(out.loss, 4 * expected[name])
+
+
+@IMPLEMENTATIONS
 def test_plausibility_keeps_tokens_by_the_teachers_own_probability(problem, implementation):
     p = problem(rows=8, dtype=torch.float64)
     z_pos, z_neg = p.teacher_head.logits(p.positive), p.teacher_head.logits(p.negative)
