@@ -1,6 +1,7 @@
 """The objective without an [N, V] tensor: a chunk of rows at a time, the gradient found in the forward."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,18 +15,30 @@ from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 
 
-def chunked_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:
+# Rows of a chunk, student's head, teacher's head, objective, whether the gradient is wanted ->
+# terms and diagnostics of each row [m], and dL/du [m, V] of the student's logits u before bias and softcap.
+ChunkTerms = Callable[[Rows, LMHead, LMHead | None, Objective, bool], tuple[dict[str, Tensor], Tensor | None]]
+
+
+def chunked_loss(
+    rows: Rows,
+    student_head: LMHead,
+    teacher_head: LMHead | None,
+    objective: Objective,
+    chunk_terms: ChunkTerms | None = None,
+) -> LossOutput:
     """The loss of `reference_loss` for any N, in memory for a few [chunk, V] tensors.
 
     Logits and softmax are float32, float64 for float64 inputs. The teacher's contrast is formed in hidden space
     (one product, exact for a linear head) unless a softcap or the plausibility mask needs z_pos itself.
     Gradients reach `rows.student`, `student_head.weight` and `.bias`; only those that require one are computed.
+    `chunk_terms` does the arithmetic of a chunk: PyTorch's by default, or that of the Triton kernel.
     """
     inputs = (rows.student, student_head.weight, student_head.bias)
     wanted = [x if torch.is_grad_enabled() and x is not None and x.requires_grad else None for x in inputs]
     with torch.no_grad():
         gradients = _Gradients(wanted, wide_dtype(rows.student, student_head.weight))
-        terms = _sweep(rows, student_head, teacher_head, objective, gradients)
+        terms = _sweep(rows, student_head, teacher_head, objective, gradients, chunk_terms or torch_terms)
         sums = {name: values.sum() for name, values in terms.items()}
         zero = rows.weight.new_zeros(())
         kd, ce = sums.pop("kd", zero), sums.pop("ce", zero)
@@ -55,7 +68,12 @@ class _KnownGradient(torch.autograd.Function):
 
 
 def _sweep(
-    rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective, gradients: "_Gradients"
+    rows: Rows,
+    student_head: LMHead,
+    teacher_head: LMHead | None,
+    objective: Objective,
+    gradients: "_Gradients",
+    chunk_terms: ChunkTerms,
 ) -> dict[str, Tensor]:
     """Terms and diagnostics per row, [N] each; adds to the gradients on the way."""
     student, teacher = student_head.prepared(rows.student), None
@@ -65,16 +83,12 @@ def _sweep(
     parts = []
     for start in range(0, max(len(rows.labels), 1), step):
         chunk = _blank_ignored(rows.take(slice(start, start + step)))
-        z_s = student.logits(chunk.student)
-        target = None
-        if teacher is not None and chunk.positive is not None:
-            target = _Target(chunk.positive, chunk.negative, teacher, objective)
-        terms, grad = _chunk_terms(z_s, target, chunk, objective, gradients.needed)
+        terms, grad = chunk_terms(chunk, student, teacher, objective, gradients.needed)
         parts.append(terms)
         if grad is not None:
-            gradients.add(start, _through_softcap(grad, z_s, student.softcap), chunk.student, student.weight)
+            gradients.add(start, grad, chunk.student, student.weight)
         # Freed before the next chunk's logits are made: otherwise two chunks are alive at once.
-        del z_s, target, grad
+        del grad
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -122,15 +136,18 @@ def _log_softmax_of_plausible(z: Tensor, z_pos: Tensor, plausibility: float | No
     return log_q.masked_fill_(implausible, torch.finfo(z.dtype).min)
 
 
-def _chunk_terms(
-    z_s: Tensor, target: _Target | None, chunk: Rows, objective: Objective, with_gradient: bool
+def torch_terms(
+    chunk: Rows, student: LMHead, teacher: LMHead | None, objective: Objective, with_gradient: bool
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Terms and diagnostics of each row, and with w the row's share of the loss
+    """Terms and diagnostics of each row, [m] each, and with w the row's share of the loss
 
     dL/dz_s = w * [lambda * tau * dD/du + (1 - lambda) * (p - onehot(y))],  u = z_s / tau;
 
     for the forward KL dD/du = p^tau - q.
     """
+    z_s, target = student.logits(chunk.student), None
+    if teacher is not None and chunk.positive is not None:
+        target = _Target(chunk.positive, chunk.negative, teacher, objective)
     tau, kd_weight = objective.temperature, objective.kd_weight
     counts, label = chunk.valid.to(z_s.dtype), chunk.labels.unsqueeze(-1)
     best, normaliser = z_s.argmax(-1), z_s.logsumexp(-1, keepdim=True)
@@ -154,7 +171,7 @@ def _chunk_terms(
     if objective.uses_labels:
         grad.add_((z_s - normaliser).exp_(), alpha=1 - kd_weight)
         grad.scatter_add_(-1, label, torch.full_like(label, kd_weight - 1, dtype=grad.dtype))
-    return terms, grad.mul_(chunk.weight.unsqueeze(-1))
+    return terms, _through_softcap(grad.mul_(chunk.weight.unsqueeze(-1)), z_s, student.softcap)
 
 
 def _entropy(log_p: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """The public loss: arguments checked, rows weighted, one of the implementations run."""
 
+import os
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,8 @@ from caad_ds.loss.head import LMHead, wide_dtype
 from caad_ds.loss.objective import LossOutput, Objective, Rows
 from caad_ds.loss.reference import reference_loss
 
-IMPLEMENTATIONS = {"auto": chunked_loss, "chunked": chunked_loss, "reference": reference_loss}
+IMPLEMENTATIONS = ("auto", "chunked", "triton", "reference")
+LOGITS = ("float32", "bfloat16")
 
 
 def contrastive_distillation_loss(
@@ -33,6 +37,7 @@ def contrastive_distillation_loss(
     vocab_size: int | None = None,
     ignore_index: int = -100,
     implementation: str = "auto",
+    logits: str = "float32",
     check_finite: bool = False,
 ) -> LossOutput:
     """Contrastive distillation plus cross-entropy over N answer rows, from hidden states and LM heads.
@@ -52,7 +57,9 @@ def contrastive_distillation_loss(
             None takes those of this call.
         reduction: "token", or "sample": the mean over a sample's rows (`sample_of_row` int64 [N]), then over samples.
         vocab_size: both terms are taken over the first so many tokens; needed where the heads differ in V.
-        implementation: "chunked" ("auto" too) or "reference", the dense yardstick.
+        implementation: "chunked" (PyTorch; "auto" too), "triton", or "reference", the dense yardstick. Triton takes no
+            float64, and runs on a CPU only under TRITON_INTERPRET=1.
+        logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone).
         check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary (both wait
             for the device).
 
@@ -68,7 +75,8 @@ def contrastive_distillation_loss(
     """
     objective = Objective(alpha, temperature, kd_weight, plausibility, sharpen, divergence, mix)
     checks.choice("reduction", reduction, ("token", "sample"))
-    checks.choice("implementation", implementation, tuple(IMPLEMENTATIONS))
+    checks.choice("implementation", implementation, IMPLEMENTATIONS)
+    checks.choice("logits", logits, LOGITS)
     checks.check_normalizer(normalizer)
     checks.check_rows("labels", labels, student_hidden)
     checks.check_head("student_head", student_head, "student_hidden", student_hidden, len(labels), vocab_size)
@@ -90,7 +98,32 @@ def contrastive_distillation_loss(
     negative = teacher_neg if objective.alpha > 0 else None
     rows = Rows(student_hidden, teacher_pos, negative, labels, valid, weight)
     teacher_head = None if teacher_head is None else teacher_head.first(vocab)
-    return IMPLEMENTATIONS[implementation](rows, student_head.first(vocab), teacher_head, objective)
+    arguments = (rows, student_head.first(vocab), teacher_head, objective)
+    if implementation == "reference":
+        return reference_loss(*arguments)
+    if implementation == "triton":
+        return _triton_loss(*arguments, logits)
+    return chunked_loss(*arguments)
+
+
+def _triton_loss(
+    rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective, logits: str
+) -> LossOutput:
+    try:
+        # Not everywhere installed, and slow to import.
+        from caad_ds.loss.kernels import chunk_terms
+    except ImportError as error:
+        raise ValueError(f"implementation is 'triton', expected another: Triton is not installed ({error})") from None
+    bfloat16 = logits == "bfloat16"
+    half = rows.student.dtype == student_head.weight.dtype == torch.bfloat16 and rows.student.is_cuda
+    checks.require(not bfloat16 or half, "logits", logits, "float32 unless hidden states and head are bfloat16 on CUDA")
+    wide = wide_dtype(rows.student, student_head.weight)
+    checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for triton")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    place = rows.student.device.type
+    checks.require(place == "cuda" or interpreted, "student_hidden.device", place, "cuda, or TRITON_INTERPRET=1")
+    terms = partial(chunk_terms, logits_dtype=torch.bfloat16 if bfloat16 else torch.float32)
+    return chunked_loss(rows, student_head, teacher_head, objective, terms)
 
 
 @torch.no_grad()

@@ -27,6 +27,10 @@ class LMHead:
             z = self.softcap * torch.tanh(z / self.softcap)
         return z.view(*hidden.shape[:-1], len(self.weight))
 
+    def products(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+        """The matrix product alone, W h without bias and softcap: [m, V] in `dtype` for `hidden` [m, H]."""
+        return matmul(hidden.to(self.weight.dtype), self.weight.t(), dtype)
+
     def first(self, vocab_size: int) -> "LMHead":
         """The head of the first `vocab_size` tokens; the rest of a padded vocabulary is cut off."""
         if vocab_size == self.weight.shape[0]:
@@ -48,7 +52,7 @@ def wide_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def matmul(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """`a @ b` returned in `dtype` without a rounding to bfloat16 on the way, and untouched by autocast."""
+    """`a @ b` returned in `dtype`, without a rounding to bfloat16 on the way to a wider one, untouched by autocast."""
     with torch.autocast(a.device.type, enabled=False):
         if _bf16_product(a, b) and not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
             return torch.mm(a, b, out_dtype=dtype)

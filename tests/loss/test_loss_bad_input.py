@@ -14,7 +14,8 @@ SCALARS = {
     "divergence": ("total_variation",),
     "mix": (0, 1, float("nan")),
     "reduction": ("mean",),
-    "implementation": ("triton",),
+    "implementation": ("cuda",),
+    "logits": ("float16",),
     "normalizer": (0, -3, torch.tensor(0.0), torch.ones(2)),
     "vocab_size": (0, 12),
 }
