@@ -91,6 +91,14 @@ def check_rows(name: str, index: Tensor | None, hidden: Tensor) -> None:
     require(index.device == hidden.device, f"{name}.device", index.device, f"{hidden.device} as student_hidden")
 
 
+def check_token_weights(weights: Tensor | None, hidden: Tensor) -> None:
+    """A factor per row, or none."""
+    if weights is not None:
+        expected = f"[N] as student_hidden of shape {tuple(hidden.shape)}"
+        require(weights.shape == hidden.shape[:1], "token_weights.shape", tuple(weights.shape), expected)
+        check_kind("token_weights", weights, hidden.device)
+
+
 def check_labels(labels: Tensor, valid: Tensor, vocab: int) -> None:
     """Labels of rows that count lie inside the vocabulary; waits for the device."""
     outside = labels[valid & ((labels < 0) | (labels >= vocab))]
@@ -112,5 +120,7 @@ def check_finite_values(
             named |= {f"{name}.weight": head.weight, f"{name}.bias": head.bias}
     for name, tensor in named.items():
         if tensor is not None:
-            bad = int((~torch.isfinite(tensor)).sum())
-            require(bad == 0, name, f"not finite in {bad} of {tensor.numel()} values", "finite values")
+            bad = (~torch.isfinite(tensor)).nonzero()
+            if len(bad):
+                count = f"not finite in {len(bad)} of {tensor.numel()} values, first in row {int(bad[0, 0])}"
+                require(False, name, count, "finite values")

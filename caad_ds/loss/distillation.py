@@ -34,6 +34,7 @@ def contrastive_distillation_loss(
     normalizer: float | Tensor | None = None,
     reduction: str = "token",
     sample_of_row: Tensor | None = None,
+    token_weights: Tensor | None = None,
     vocab_size: int | None = None,
     ignore_index: int = -100,
     implementation: str = "auto",
@@ -56,6 +57,7 @@ def contrastive_distillation_loss(
         normalizer: what the summed rows are divided by: tokens, or samples under `reduction="sample"`;
             None takes those of this call.
         reduction: "token", or "sample": the mean over a sample's rows (`sample_of_row` int64 [N]), then over samples.
+        token_weights: [N], a factor for each row's loss; diagnostics and the normalizer of None do not know it.
         vocab_size: both terms are taken over the first so many tokens; needed where the heads differ in V.
         implementation: "chunked" (PyTorch; "auto" too), "triton", or "reference", the dense yardstick. Triton takes no
             float64, and runs on a CPU only under TRITON_INTERPRET=1.
@@ -80,6 +82,7 @@ def contrastive_distillation_loss(
     checks.check_normalizer(normalizer)
     checks.check_rows("labels", labels, student_hidden)
     checks.check_head("student_head", student_head, "student_hidden", student_hidden, len(labels), vocab_size)
+    checks.check_token_weights(token_weights, student_hidden)
     if reduction == "sample":
         checks.check_rows("sample_of_row", sample_of_row, student_hidden)
     if objective.uses_teacher:
@@ -95,6 +98,8 @@ def contrastive_distillation_loss(
         checks.check_labels(labels, valid, vocab)
     dtype = wide_dtype(student_hidden, student_head.weight)
     weight = _row_weights(valid, sample_of_row if reduction == "sample" else None, normalizer, dtype)
+    if token_weights is not None:
+        weight = weight * token_weights.detach().to(dtype).masked_fill(~valid, 0)
     negative = teacher_neg if objective.alpha > 0 else None
     rows = Rows(student_hidden, teacher_pos, negative, labels, valid, weight)
     teacher_head = None if teacher_head is None else teacher_head.first(vocab)

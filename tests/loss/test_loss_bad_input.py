@@ -1,6 +1,7 @@
 """A bad argument is refused by name before anything is computed."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -70,6 +71,8 @@ TENSORS = {
     "teacher_neg.dtype": lambda p: swap(p, negative=p.negative.half()),
     "teacher_head.weight.shape": lambda p: swap(p, teacher_head=p.student_head),
     "vocab_size is None.*11.*12": lambda p: swap(p, teacher_head=with_weight(p.teacher_head, torch.zeros(12, 7))),
+    "token_weights.shape": lambda p: swap(p, loss=partial(p.loss, token_weights=torch.ones(5))),
+    "token_weights.dtype": lambda p: swap(p, loss=partial(p.loss, token_weights=torch.ones(6, dtype=torch.int64))),
     "alpha is 1": lambda p: swap(p, negative=None),
 }
 
@@ -94,5 +97,5 @@ def test_check_finite_names_the_tensor(problem, name):
         "inf"
     )
     p.loss()
-    with pytest.raises(ValueError, match=f"^{name} is not finite in 1 of"):
+    with pytest.raises(ValueError, match=rf"^{name} is not finite in 1 of \d+ values, first in row 0"):
         p.loss(check_finite=True)

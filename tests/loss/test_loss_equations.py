@@ -105,6 +105,24 @@ def test_sample_reduction_is_a_mean_of_means(problem, implementation, normalizer
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("reduction", ["token", "sample"])
+def test_token_weights_scale_each_rows_share(problem, implementation, reduction):
+    """Weights of 0 and 2 on two halves give twice the second half's share, whatever an ignored row's weight is."""
+    options = {"implementation": implementation, "reduction": reduction, "sample_of_row": torch.arange(8) // 2}
+    p, half = problem(rows=8, dtype=torch.float64), problem(rows=8, dtype=torch.float64)
+    p.labels[7] = half.labels[7] = -100
+    half.labels[:4] = -100
+    weights = torch.tensor([0.0, 0, 0, 0, 2, 2, 2, float("nan")])
+    normalizer = {"token": 7, "sample": 4}[reduction]
+    expected, gradient = half.with_gradients(normalizer=normalizer / 2, **options)
+    found, found_gradient = p.with_gradients(token_weights=weights, **options)
+    for name in ("loss", "kd", "ce"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    torch.testing.assert_close(found_gradient[0], gradient[0])
+    assert found.diagnostics["rows"] == 7
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("reduction", ["token", "sample"])
 def test_micro_batches_under_one_normalizer_add_up(problem, implementation, reduction):
     """Loss, terms, gradients and diagnostics of two parts are those of the whole."""
     whole = problem(rows=10, masked=0.2, dtype=torch.float64)
