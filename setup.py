@@ -50,6 +50,7 @@ setup(
         "demo": ["espeakng-loader>=0.2.4"],
         # A CUDA build of PyTorch brings its own Triton; elsewhere its kernels are tested under the interpreter.
         "test": ["hypothesis>=6.100", "pytest>=8", "triton>=3.4; platform_system == 'Linux'", "webdataset>=0.2.100"],
+        "peers": ["accelerate", "datasets", "liger-kernel", "trl"],
         "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
         "vllm": ["vllm"],
     },

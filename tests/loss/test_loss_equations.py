@@ -87,6 +87,25 @@ def test_plausibility_keeps_tokens_by_the_teachers_own_probability(problem, impl
 
 
 @IMPLEMENTATIONS
+def test_the_authors_formula(problem, implementation):
+    """Their reduction: each sample's answer tokens are averaged, then the samples of the batch (method.md)."""
+    p = problem(rows=9, dtype=torch.float64)
+    alpha, tau, share = 1.5, 2.0, 0.7
+    samples = [range(0, 2), range(2, 6), range(6, 9)]
+    total = 0.0
+    for rows in samples:
+        h = p.positive[rows], p.negative[rows]
+        z_c = (1 + alpha) * p.teacher_head.logits(h[0]) - alpha * p.teacher_head.logits(h[1])
+        z_s = p.student_head.logits(p.student[rows])
+        kl = F.kl_div(F.log_softmax(z_s / tau, -1), F.softmax(z_c / tau, -1), reduction="batchmean")
+        total += (share * tau**2 * kl + (1 - share) * F.cross_entropy(z_s, p.labels[rows])) / len(samples)
+    sample_of_row = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
+    options = {"alpha": alpha, "temperature": tau, "kd_weight": share, "reduction": "sample"}
+    out = p.loss(sample_of_row=sample_of_row, implementation=implementation, **options)
+    torch.testing.assert_close(out.loss, total)
+
+
+@IMPLEMENTATIONS
 @pytest.mark.parametrize("normalizer", [None, 7, torch.tensor(7.0)])
 def test_sample_reduction_is_a_mean_of_means(problem, implementation, normalizer):
     p = problem(rows=9, dtype=torch.float64)
