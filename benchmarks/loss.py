@@ -1,10 +1,12 @@
 """Time and memory of the loss, forward and backward to the student's hidden states (frozen heads, the paper's setting).
 
-    python benchmarks/loss.py
+    python benchmarks/loss.py [--only NAME ...]
 
 The floor is the three matrix products that no implementation can do without (student logits, teacher logits, the
-gradient), timed in the same run on the same device over the same row chunks. Peak extra memory is above the inputs:
-allocated bytes on CUDA, resident bytes on Linux CPUs. Needs PyTorch and `caad_ds.loss` alone.
+gradient), timed in the same run on the same device, over the chunks of ours and into buffers made before. Peak extra
+memory is above the inputs: allocated bytes on CUDA, resident bytes on Linux CPUs. Needs PyTorch and `caad_ds.loss`
+alone; Triton, Liger and TRL have rows where they are installed. Liger always computes the gradient of the student's
+head as well, a fourth product; both peers get the contrast as one hidden state, which is our idea and not theirs.
 """
 
 import argparse
@@ -14,15 +16,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from caad_ds.loss import LMHead, contrastive_distillation_loss
-from caad_ds.loss.head import matmul, wide_dtype
+from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
+from caad_ds.loss.chunked import chunk_rows
 
 MIB = 2**20
 
@@ -43,8 +46,18 @@ class Shape:
         return f"{self.name} {str(self.dtype).removeprefix('torch.')} {sizes}"
 
 
-CPU = [Shape("toy", 512, 96, 128, 512), Shape("SmolLM2-135M", 256, 576, 576, 49152)]
-CUDA = [Shape("Llama-3 3B from 8B", 1024, 3072, 4096, 128256, torch.bfloat16)]
+CPU = [
+    Shape("toy", 512, 96, 128, 512),
+    Shape("SmolLM2-135M, few rows", 256, 576, 576, 49152),
+    Shape("scaled down", 4096, 512, 1024, 32000),
+]
+CUDA = [
+    Shape("SmolLM2-135M", 4096, 576, 576, 49152, torch.bfloat16),
+    Shape("Llama-3 3B from 8B", 1024, 3072, 4096, 128256, torch.bfloat16),
+    Shape("Llama-3 3B from 8B", 8192, 3072, 4096, 128256, torch.bfloat16),
+    Shape("Qwen2.5 1.5B from 7B", 4096, 1536, 3584, 151936, torch.bfloat16),
+]
+ALPHA, TAU, SHARE = 1.0, 2.0, 0.7
 
 
 class Case:
@@ -62,23 +75,92 @@ class Case:
         self.teacher_head = LMHead(normal(shape.vocab, shape.teacher) / shape.teacher**0.5)
         self.labels = torch.randint(0, shape.vocab, (shape.rows,), generator=generator, device=device)
 
-    def step(self, implementation: str) -> None:
+    def ours(self, **options: str) -> None:
         """Loss forward and backward with the paper's scalars."""
         teacher = (self.positive, self.negative, self.teacher_head)
-        options = {"alpha": 1.0, "temperature": 2.0, "kd_weight": 0.7, "implementation": implementation}
-        out = contrastive_distillation_loss(self.student, self.student_head, *teacher, self.labels, **options)
+        scalars = {"alpha": ALPHA, "temperature": TAU, "kd_weight": SHARE}
+        arguments = (self.student, self.student_head, *teacher, self.labels)
+        out = contrastive_distillation_loss(*arguments, **scalars, **options)
         torch.autograd.grad(out.loss, self.student)
 
+    def compiled(self) -> None:
+        """The dense equations through torch.compile."""
+        heads = self.student_head.weight, self.teacher_head.weight
+        loss = _compiled()(self.student, self.positive, self.negative, *heads, self.labels)
+        torch.autograd.grad(loss, self.student)
+
+    def liger(self) -> None:
+        """Liger's fused linear JSD at beta 0, which is the forward KL."""
+        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+        loss = LigerFusedLinearJSDLoss(
+            weight_hard_loss=1 - SHARE, weight_soft_loss=SHARE * TAU**2, beta=0.0, temperature=TAU,
+            compiled=self.student.is_cuda,
+        )  # fmt: skip
+        student = self.student_head.weight, self._contrasted(), self.teacher_head.weight
+        torch.autograd.grad(loss(self.student, *student, self.labels), self.student)
+
+    def trl(self) -> None:
+        """TRL's generalized JSD at beta 0 over dense logits, and the cross-entropy."""
+        from trl.experimental.gkd import GKDTrainer
+
+        z_s = self.student @ self.student_head.weight.t()
+        with torch.no_grad():
+            z_c = self._contrasted() @ self.teacher_head.weight.t()
+        kl = GKDTrainer.generalized_jsd_loss(z_s, z_c, beta=0.0, temperature=TAU)
+        loss = SHARE * TAU**2 * kl + (1 - SHARE) * torch.nn.functional.cross_entropy(z_s, self.labels)
+        torch.autograd.grad(loss, self.student)
+
+    def _contrasted(self) -> torch.Tensor:
+        return contrast(self.positive, self.negative, ALPHA).to(self.positive.dtype)
+
     @torch.no_grad()
-    def products(self, rows: int = 256) -> None:
-        """The three products alone."""
+    def products(self) -> Callable[[], None]:
+        """The three products alone, as a step over buffers that are there already."""
         student, teacher = self.student_head.weight, self.teacher_head.weight
-        wide = wide_dtype(student)
-        for start in range(0, len(self.student), rows):
-            chunk = slice(start, start + rows)
-            z = matmul(self.student[chunk], student.t(), wide)
-            matmul(self.positive[chunk], teacher.t(), wide)
-            matmul(z.to(student.dtype), student, wide)
+        rows = min(len(self.student), chunk_rows(student, torch.float32))
+        z = torch.empty(rows, len(student), dtype=student.dtype, device=student.device)
+        gradient = torch.empty(rows, student.shape[1], dtype=student.dtype, device=student.device)
+
+        def step() -> None:
+            with torch.no_grad():
+                for start in range(0, len(self.student), rows):
+                    chunk = slice(start, start + rows)
+                    count = len(self.student[chunk])
+                    torch.mm(self.positive[chunk], teacher.t(), out=z[:count])
+                    torch.mm(self.student[chunk], student.t(), out=z[:count])
+                    torch.mm(z[:count], student, out=gradient[:count])
+
+        return step
+
+
+@cache
+def _compiled() -> Callable[..., torch.Tensor]:
+    def dense(
+        student: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, student_head: torch.Tensor,
+        teacher_head: torch.Tensor, labels: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        z_s = (student @ student_head.t()).float()
+        z_c = (1 + ALPHA) * (positive @ teacher_head.t()).float() - ALPHA * (negative @ teacher_head.t()).float()
+        log_q, log_p = torch.log_softmax(z_c / TAU, -1), torch.log_softmax(z_s / TAU, -1)
+        kl = torch.nn.functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+        return SHARE * TAU**2 * kl + (1 - SHARE) * torch.nn.functional.cross_entropy(z_s, labels)
+
+    return torch.compile(dense)
+
+
+def implementations(device: str) -> dict[str, Callable[[Case], None]]:
+    """What can run here, by its name in the table."""
+    found: dict[str, Callable[[Case], None]] = {"chunked": partial(Case.ours, implementation="chunked")}
+    if device == "cuda" and find_spec("triton"):
+        found["triton, fp32 logits"] = partial(Case.ours, implementation="triton")
+        found["triton, bf16 logits"] = partial(Case.ours, implementation="triton", logits="bfloat16")
+    found |= {"dense": partial(Case.ours, implementation="reference"), "dense, torch.compile": Case.compiled}
+    if find_spec("liger_kernel"):
+        found["Liger fused linear JSD"] = Case.liger
+    if find_spec("trl"):
+        found["TRL generalized JSD, dense"] = Case.trl
+    return found
 
 
 def milliseconds(work: Callable[[], None], device: str, repeats: int) -> float:
@@ -127,7 +209,9 @@ def main() -> None:
     """Prints the versions and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows whose name begins so")
+    parser.add_argument("--shapes", nargs="+", metavar="NAME", help="shapes whose name begins so")
+    args = parser.parse_args()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {cpu}, {gpu}\n")
@@ -137,15 +221,25 @@ def main() -> None:
     if torch.cuda.is_available():
         cases += [("cuda", shape) for shape in CUDA]
     for device, shape in cases:
+        if not shape.name.startswith(tuple(args.shapes or [""])):
+            continue
         case = Case(shape, device)
-        floor = milliseconds(case.products, device, repeats)
+        floor = milliseconds(case.products(), device, args.repeats)
         print(f"| products alone | {device} | {shape} | {floor:.1f} | 1.00 | |", flush=True)
-        for implementation in ("chunked", "reference"):
-            step = partial(case.step, implementation)
-            took, peak = milliseconds(step, device, repeats), peak_mib(step, device)
-            memory = "unknown" if peak is None else f"{peak:.0f}"
-            row = [implementation, device, shape, f"{took:.1f}", f"{took / floor:.2f}", memory]
-            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+        for name, implementation in implementations(device).items():
+            if name.startswith(tuple(args.only or [""])):
+                print(row(name, partial(implementation, case), device, shape, floor, args.repeats), flush=True)
+
+
+def row(name: str, step: Callable[[], None], device: str, shape: Shape, floor: float, repeats: int) -> str:
+    """A line of the table; what does not fit into memory says so."""
+    try:
+        took, peak = milliseconds(step, device, repeats), peak_mib(step, device)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return f"| {name} | {device} | {shape} | out of memory | | |"
+    memory = "unknown" if peak is None else f"{peak:.0f}"
+    return f"| {name} | {device} | {shape} | {took:.1f} | {took / floor:.2f} | {memory} |"
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def _sweep(
     student, teacher = student_head.prepared(rows.student), None
     if teacher_head is not None and rows.positive is not None:
         teacher = teacher_head.prepared(rows.positive)
-    step = _chunk_rows(student.weight, gradients.wide)
+    step = chunk_rows(student.weight, gradients.wide)
     parts = []
     for start in range(0, max(len(rows.labels), 1), step):
         chunk = _blank_ignored(rows.take(slice(start, start + step)))
@@ -92,7 +92,8 @@ def _sweep(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _chunk_rows(weight: Tensor, dtype: torch.dtype) -> int:
+def chunk_rows(weight: Tensor, dtype: torch.dtype) -> int:
+    """How many rows of logits in `dtype`, for a head's weight [V, H], the budget of its device holds."""
     budget = LOGITS_BYTES.get(weight.device.type, LOGITS_BYTES["cuda"])
     return max(1, budget // (weight.shape[0] * dtype.itemsize))
 
