@@ -12,6 +12,7 @@ import torch
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, by whichever library
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

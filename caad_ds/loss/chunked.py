@@ -13,6 +13,7 @@ from caad_ds.loss.head import LMHead, matmul, wide_dtype
 from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
+TILE = 2**17  # logits whose arithmetic stays in a core's cache
 
 
 # Rows of a chunk, student's head, teacher's head, objective, whether the gradient is wanted ->
@@ -36,7 +37,7 @@ def chunked_loss(
     """
     inputs = (rows.student, student_head.weight, student_head.bias)
     wanted = [x if torch.is_grad_enabled() and x is not None and x.requires_grad else None for x in inputs]
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(rows.student.device.type, enabled=False):
         gradients = _Gradients(wanted, wide_dtype(rows.student, student_head.weight))
         terms = _sweep(rows, student_head, teacher_head, objective, gradients, chunk_terms or torch_terms)
         sums = {name: values.sum() for name, values in terms.items()}
@@ -107,36 +108,6 @@ def _blank_ignored(chunk: Rows) -> Rows:
     return Rows(chunk.student.masked_fill(ignored, 0), positive, negative, labels, chunk.valid, chunk.weight)
 
 
-class _Target:
-    """The teacher's distribution over m rows: `log_q` [m, V]; `shift` [m] = KL(q || softmax(z_pos / tau)) or None."""
-
-    def __init__(self, positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective):
-        scale = (1 + objective.sharpen) / objective.temperature
-        self.shift: Tensor | None = None
-        if objective.plausibility is None and (negative is None or head.softcap is None):
-            hidden = positive
-            if negative is not None:
-                hidden = contrast(positive, negative, objective.alpha).to(head.weight.dtype)
-            self.log_q = torch.log_softmax(head.logits(hidden).mul_(scale), dim=-1)
-            return
-        z_pos = z_c = head.logits(positive)
-        if negative is not None:
-            z_c = contrast(z_pos, head.logits(negative), objective.alpha)
-        self.log_q = _log_softmax_of_plausible(z_c * scale, z_pos, objective.plausibility)
-        log_p_pos = torch.log_softmax(z_pos / objective.temperature, dim=-1)
-        self.shift = (self.log_q - log_p_pos).mul_(self.log_q.exp()).sum(-1)
-
-
-def _log_softmax_of_plausible(z: Tensor, z_pos: Tensor, plausibility: float | None) -> Tensor:
-    """log_softmax(z) over the tokens with p_pos >= plausibility * max p_pos, the most negative number elsewhere."""
-    if plausibility is None:
-        return torch.log_softmax(z, dim=-1)
-    implausible = z_pos < z_pos.amax(-1, keepdim=True) + math.log(plausibility)
-    log_q = torch.log_softmax(z.masked_fill_(implausible, -math.inf), dim=-1)
-    # Finite, so that 0 * log 0 is 0 in the sums to come.
-    return log_q.masked_fill_(implausible, torch.finfo(z.dtype).min)
-
-
 def torch_terms(
     chunk: Rows, student: LMHead, teacher: LMHead | None, objective: Objective, with_gradient: bool
 ) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -144,45 +115,113 @@ def torch_terms(
 
     dL/dz_s = w * [lambda * tau * dD/du + (1 - lambda) * (p - onehot(y))],  u = z_s / tau;
 
-    for the forward KL dD/du = p^tau - q.
+    for the forward KL dD/du = p^tau - q. The products are made for the whole chunk; what follows goes over the logits a
+    dozen times, so on a CPU it is done in tiles of rows that stay in the cache.
     """
     z_s, target = student.logits(chunk.student), None
     if teacher is not None and chunk.positive is not None:
-        target = _Target(chunk.positive, chunk.negative, teacher, objective)
+        target = _target_logits(chunk.positive, chunk.negative, teacher, objective)
+    step = max(1, TILE // z_s.shape[1]) if z_s.device.type == "cpu" else max(1, len(z_s))
+    parts = []
+    for start in range(0, max(1, len(z_s)), step):
+        tile = slice(start, start + step)
+        logits = None
+        if target is not None:
+            z_t, z_pos = target
+            logits = z_t[tile], None if z_pos is None else z_pos[tile]
+        parts.append(_tile_terms(z_s[tile], logits, chunk.take(tile), student.softcap, objective, with_gradient))
+    terms = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return terms, z_s if with_gradient else None
+
+
+def _target_logits(
+    positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective
+) -> tuple[Tensor, Tensor | None]:
+    """The target's logits [m, V], and z_pos [m, V] where it is made beside them."""
+    if objective.plausibility is None and (negative is None or head.softcap is None):
+        if negative is not None:
+            positive = contrast(positive, negative, objective.alpha).to(head.weight.dtype)
+        return head.logits(positive), None
+    z_pos = head.logits(positive)
+    if negative is None:
+        return z_pos.clone(), z_pos
+    return contrast(z_pos, head.logits(negative), objective.alpha), z_pos
+
+
+def _tile_terms(
+    z_s: Tensor,
+    target: tuple[Tensor, Tensor | None] | None,
+    rows: Rows,
+    softcap: float | None,
+    objective: Objective,
+    with_gradient: bool,
+) -> dict[str, Tensor]:
+    """Terms and diagnostics of some rows; with a gradient, it is written over `z_s` (before the softcap)."""
     tau, kd_weight = objective.temperature, objective.kd_weight
-    counts, label = chunk.valid.to(z_s.dtype), chunk.labels.unsqueeze(-1)
-    best, normaliser = z_s.argmax(-1), z_s.logsumexp(-1, keepdim=True)
-    log_p = torch.log_softmax(z_s / tau, dim=-1)
-    terms = {"rows": counts, "token_accuracy": (best == chunk.labels) * counts}
-    if objective.uses_labels:
-        terms["ce"] = (normaliser - z_s.gather(-1, label)).squeeze(-1) * chunk.weight
-    grad = None
+    counts, label = rows.valid.to(z_s.dtype), rows.labels.unsqueeze(-1)
+    slope = 1 - (z_s / softcap).square_() if with_gradient and softcap is not None else None
+    largest, best = z_s.max(-1, keepdim=True)
+    best = best.squeeze(-1)
+    at_label = (z_s.gather(-1, label) - largest).squeeze(-1)
+    below = z_s.sub_(largest)
+    log_p, p = _softmax(below / tau)
+    terms = {"rows": counts, "token_accuracy": (best == rows.labels) * counts}
+    terms["student_entropy"] = -torch.linalg.vecdot(p, log_p) * counts
+    step = None
     if target is not None:
-        log_q = target.log_q
-        value, grad = divergence_and_gradient(objective.divergence, objective.mix, log_q, log_p)
-        terms["kd"] = tau**2 * value * chunk.weight
-        terms["agreement"] = (best == log_q.argmax(-1)) * counts
-        terms["teacher_entropy"] = _entropy(log_q) * counts
-        if target.shift is not None:
-            terms["contrast_shift"] = target.shift * counts
-    terms["student_entropy"] = _entropy(log_p) * counts
-    if not with_gradient:
-        return terms, None
-    grad = torch.zeros_like(z_s) if grad is None else grad.mul_(kd_weight * tau)
+        distilled, step = _distillation(target, log_p, p, objective)
+        terms["kd"] = tau**2 * distilled["kd"] * rows.weight
+        terms["agreement"] = (best == distilled["best"]) * counts
+        terms |= {name: distilled[name] * counts for name in ("teacher_entropy", "contrast_shift") if name in distilled}
     if objective.uses_labels:
-        grad.add_((z_s - normaliser).exp_(), alpha=1 - kd_weight)
-        grad.scatter_add_(-1, label, torch.full_like(label, kd_weight - 1, dtype=grad.dtype))
-    return terms, _through_softcap(grad.mul_(chunk.weight.unsqueeze(-1)), z_s, student.softcap)
+        anchor = below.exp_()
+        total = anchor.sum(-1, keepdim=True)
+        terms["ce"] = (total.log().squeeze(-1) - at_label) * rows.weight
+    if with_gradient:
+        weight = rows.weight.unsqueeze(-1)
+        grad = below
+        if objective.uses_labels:
+            grad.mul_((1 - kd_weight) * weight / total)
+            grad.scatter_add_(-1, label, (kd_weight - 1) * weight)
+        else:
+            grad.zero_()
+        if step is not None:
+            grad.addcmul_(step, kd_weight * tau * weight)
+        if slope is not None:
+            grad.mul_(slope)
+    return terms
 
 
-def _entropy(log_p: Tensor) -> Tensor:
-    """Entropy of each row in nats; `log_p` is used up."""
-    return -log_p.mul_(log_p.exp()).sum(-1)
+def _distillation(
+    target: tuple[Tensor, Tensor | None], log_p: Tensor, p: Tensor, objective: Objective
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Divergence, top token and entropy of the target, the contrast's shift where z_pos is there; and dD/du [m, V]."""
+    z_t, z_pos = target
+    if objective.plausibility is not None and z_pos is not None:
+        bound = z_pos.amax(-1, keepdim=True) + math.log(objective.plausibility)
+        z_t.masked_fill_(z_pos < bound, -math.inf)
+    largest, best = z_t.max(-1, keepdim=True)
+    log_q, q = _softmax(z_t.sub_(largest).mul_((1 + objective.sharpen) / objective.temperature))
+    found = {"best": best.squeeze(-1), "teacher_entropy": -torch.linalg.vecdot(q, log_q)}
+    if z_pos is not None:
+        log_p_pos = torch.log_softmax(z_pos / objective.temperature, dim=-1)
+        found["contrast_shift"] = torch.linalg.vecdot(q, log_q - log_p_pos)
+    if objective.divergence == "forward_kl":
+        found["kd"] = torch.linalg.vecdot(q, log_q.sub_(log_p))
+        return found, p.sub_(q)
+    found["kd"], step = divergence_and_gradient(objective.divergence, objective.mix, log_q, log_p)
+    return found, step
 
 
-def _through_softcap(grad: Tensor, z: Tensor, softcap: float | None) -> Tensor:
-    """The gradient before the softcap, from that after it: d(c tanh(u / c)) / du = 1 - (z / c)^2."""
-    return grad if softcap is None else grad.mul_(1 - (z / softcap).square_())
+def _softmax(u: Tensor) -> tuple[Tensor, Tensor]:
+    """log softmax (written over `u`) and softmax of logits whose largest is 0.
+
+    A token of probability 0 gets the most negative number, not -inf, so that 0 * log 0 is 0 in the sums to come.
+    """
+    p = u.exp()
+    total = p.sum(-1, keepdim=True)
+    log_p = u.sub_(total.log()).clamp_min_(torch.finfo(u.dtype).min)
+    return log_p, p.div_(total)
 
 
 class _Gradients:

@@ -1,15 +1,11 @@
 """Random problems for the loss, and the error that rounding may cause in them."""
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
 
