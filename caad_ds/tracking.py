@@ -8,8 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -167,6 +169,8 @@ class Tracker:
         if not self._warned:
             where = hide_secrets(self._uri)
             logger.warning("MLflow at %s does not answer, training goes on without it: %s", where, reason(error))
+            if "_alembic_tmp" in str(error):
+                logger.warning("MLflow at %s: its tables are half made; move the file away and run again", where)
         self._warned = True
 
 
@@ -188,9 +192,21 @@ def connect(uri: str) -> "MlflowClient":
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tables made on the first use of SQLite
     logging.getLogger("urllib3.connectionpool").addFilter(_not_mlflow_retry)
-    if path := sqlite_path(uri):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if (path := sqlite_path(uri)) and not path.exists():
+        make_store(path)
     return MlflowClient(uri)
+
+
+def make_store(path: Path) -> None:
+    """Make a SQLite store, whole or not at all: one whose tables are half made can never be used again."""
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        MlflowClient(f"sqlite:///{partial}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # another run was first
+            os.link(partial, path)
 
 
 def existing_run(client: "MlflowClient", run_id: str | None) -> "Run | None":

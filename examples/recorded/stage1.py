@@ -24,7 +24,8 @@ def main(paths: list[str]) -> int:
         print(f"{path}: {_rejected(path)} without a usable answer")
         for key in options:
             answers, right, strict = (counts[key, column] for column in ("answers", "right", "strict"))
-            print(f"  {key}: {answers} answers, right {right / answers:.1%}, strict {strict / answers:.1%}")
+            if answers:  # a protocol may leave an attribute out
+                print(f"  {key}: {answers} answers, right {right / answers:.1%}, strict {strict / answers:.1%}")
     return 0
 
 

@@ -232,3 +232,33 @@ def test_a_new_store_is_made_in_silence(tmp_path, capfd):
     assert (tmp_path / "new/folder/mlflow.db").exists()
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+def test_a_store_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "new" / "mlflow.db"
+
+    class Killed(MlflowClient):
+        def search_experiments(self, **kwargs):
+            super().search_experiments(**kwargs)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.connect(f"sqlite:///{file}")
+    assert list(file.parent.iterdir()) == []
+    tracking.connect(f"sqlite:///{file}")
+    assert list(file.parent.iterdir()) == [file]
+    assert MlflowClient(f"sqlite:///{file}").search_experiments()
+
+
+def test_half_made_tables_are_told_with_what_to_do(uri, caplog):
+    with sqlite3.connect(uri.removeprefix("sqlite:///")) as store:
+        # As a process leaves them that was killed in MLflow's migration a8c4a736bde6 of a new file.
+        store.execute("CREATE TABLE _alembic_tmp_latest_metrics (key TEXT)")
+        store.execute("UPDATE alembic_version SET version_num = 'a8c4a736bde6'")
+        store.execute("DROP TABLE input_tags")
+    tracker = start(uri)
+    tracker.log({"train/kd": 1.0}, 0)
+    assert tracker.finish() == 1
+    assert "its tables are half made; move the file away" in caplog.text
