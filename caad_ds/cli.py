@@ -1,6 +1,7 @@
 """The console script: `caad-ds <command>`."""
 
 import argparse
+import difflib
 import importlib
 import sys
 
@@ -43,10 +44,13 @@ def _usage(argv: list[str]) -> int:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
     text = "usage: caad-ds <command> [--help]\n\n" + "\n".join(lines)
-    if argv in ([], ["-h"], ["--help"]):
+    if argv in ([], ["-h"], ["--help"], ["prep"], ["prep", "-h"], ["prep", "--help"]):
         print(text)
         return 0
-    print(f"caad-ds: error: unknown command {' '.join(argv[:2])!r}\n{text}", file=sys.stderr)
+    asked = " ".join(argv[: 2 if argv[0] == "prep" else 1])
+    near = difflib.get_close_matches(asked, COMMANDS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    print(f"caad-ds: error: unknown command {asked!r}{hint}\n{text}", file=sys.stderr)
     return 2
 
 

@@ -68,6 +68,8 @@ def write_manifest(path: Path, records: list[dict]) -> None:
     Audio below the manifest's folder is named relative to it, so that the folder can be moved; other audio by its
     absolute path.
     """
+    if path.suffix != ".jsonl":
+        raise UserError(f"--out {path}: a manifest is written over what is there; name a file that ends in .jsonl")
     folder = path.parent.absolute()
 
     def relative(audio: str) -> Path:

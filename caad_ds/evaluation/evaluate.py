@@ -28,7 +28,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_model_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; an interrupted run goes on")
-    parser.add_argument("--name", help="the system's name in tables (default: the model folder's); seeds share one")
+    parser.add_argument("--name", help="the system's name in tables (default: the run folder's); seeds share one")
     parser.add_argument("--contrast-alpha", type=float, metavar="A", help="contrastive decoding with this alpha")
     parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
     parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
@@ -71,7 +71,7 @@ def _setup(args: argparse.Namespace, benchmark: Benchmark) -> dict:
     contrasted = args.contrast_alpha is not None
     suffix = f" + CD {args.contrast_alpha:g} {args.negative}" if contrasted else ""
     return {
-        "name": args.name or args.model.resolve().name + suffix,
+        "name": args.name or _run_name(args.model.resolve()) + suffix,
         "model_sha256": model_hash(args.model),
         "benchmark_sha256": _benchmark_hash(benchmark),
         "contrast_alpha": args.contrast_alpha,
@@ -80,6 +80,11 @@ def _setup(args: argparse.Namespace, benchmark: Benchmark) -> dict:
         "max_new_tokens": args.max_new_tokens,
         "dtype": args.dtype,
     }
+
+
+def _run_name(folder: Path) -> str:
+    """What tables call a model: its folder's name; of `RUN/model`, which is where `train` writes it, the run's."""
+    return folder.parent.name if folder.name == "model" else folder.name
 
 
 def model_hash(folder: Path) -> str:

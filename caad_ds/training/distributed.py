@@ -36,6 +36,8 @@ def start(voice: Heartbeat) -> torch.device:
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     accelerator = get_accelerator()
+    if accelerator.device_name() == "cuda" and not torch.cuda.is_available():
+        raise UserError("DS_ACCELERATOR=cuda, but PyTorch finds no CUDA device here; unset it, or set it to cpu")
     if accelerator.device_name() == "cpu":
         _check_cpu_op()
         voice.begin("joining the ranks (the first run on a machine compiles DeepSpeed's CPU op, up to 2 minutes)")

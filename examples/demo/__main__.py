@@ -53,6 +53,7 @@ def run_demo(short: bool) -> None:
     corpus.synthesize(root, sizes)
     train, validation = corpus.shards(root, "distill"), corpus.shards(root, "validation")
     benchmark = corpus.benchmark(root, "test")
+    corpus.benchmark(root, "validation")  # for check-teacher, which must not see the test
     data = (f"data.train={train}", f"data.validation={validation}")
     brief = ("optimizer.steps=8", "optimizer.batch_size=16", "run.log_every=4") if short else ()
     outputs = []

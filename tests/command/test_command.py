@@ -94,3 +94,12 @@ AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})
     env = {k: v for k, v in os.environ.items() if k != "DS_ACCELERATOR"}
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_usage_and_the_nearest_command(capsys):
+    assert cli.main(["prep", "--help"]) == 0
+    assert "prep describe" in capsys.readouterr().out
+    assert cli.main(["trian", "--config", "x"]) == 2
+    assert "unknown command 'trian'; did you mean train?" in capsys.readouterr().err
+    assert cli.main(["prep", "descrbe"]) == 2
+    assert "unknown command 'prep descrbe'; did you mean prep describe?" in capsys.readouterr().err

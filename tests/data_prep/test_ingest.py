@@ -130,3 +130,11 @@ def test_a_double_id_names_both_lines(write_lines):
     row = {"id": "a", "audios": [{"path": "a.wav"}]}
     with pytest.raises(UserError, match="line 2: id 'a' is already on line 1"):
         read_manifest(write_lines("twice.jsonl", [row, row]))
+
+
+def test_a_manifest_is_not_written_over_another_kind_of_file(tmp_path, manifest):
+    other = tmp_path / "README.md"
+    other.write_text("mine")
+    with pytest.raises(UserError, match=r"name a file that ends in \.jsonl"):
+        write_manifest(other, read_manifest(manifest))
+    assert other.read_text() == "mine"

@@ -1,5 +1,6 @@
 import argparse
 import json
+import shutil
 
 import pytest
 import soundfile
@@ -83,6 +84,12 @@ def test_contrastive_decoding_is_a_setup_of_its_own(run, tmp_path, model_folder)
     assert setup["name"] == f"{model_folder.name} + CD 2 text_only"
     plain, contrasted = ([p["prediction"] for p in lines(tmp_path / out)] for out in ("run", "cd"))
     assert plain != contrasted
+
+
+def test_a_run_is_called_by_its_folder_not_by_the_model_within(tmp_path, model_folder, run):
+    shutil.copytree(model_folder, tmp_path / "my_run" / "model")
+    assert run("--model", tmp_path / "my_run" / "model") == 0
+    assert json.loads((tmp_path / "run" / "setup.json").read_text())["name"] == "my_run"
 
 
 def test_bad_rows_are_listed_and_the_rest_is_scored(run, conflicts, tmp_path, capsys):

@@ -149,3 +149,9 @@ def test_a_model_reads_its_own_config(tokenizer, ears, tmp_path):
     save(tmp_path, model, ears, tokenizer)
     assert not (tmp_path / "encoder").exists()  # the hub has it
     assert json.loads((tmp_path / "config.json").read_text())["encoder"] == "openai/whisper-tiny.en"
+
+
+@pytest.mark.parametrize("name", ["data/demo/encoder-7", "./encoder", "/nowhere/encoder"])
+def test_a_folder_that_is_not_there_is_told_as_such(name):
+    with pytest.raises(UserError, match="no such folder, but a Whisper encoder is wanted there"):
+        SpeechEncoder.from_pretrained(name, [0], 1)
