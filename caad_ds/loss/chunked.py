@@ -138,7 +138,7 @@ def _target_logits(
     positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective
 ) -> tuple[Tensor, Tensor | None]:
     """The target's logits [m, V], and z_pos [m, V] where it is made beside them."""
-    if objective.plausibility is None and (negative is None or head.softcap is None):
+    if not objective.needs_z_pos(negative is not None, head.softcap):
         if negative is not None:
             positive = contrast(positive, negative, objective.alpha).to(head.weight.dtype)
         return head.logits(positive), None

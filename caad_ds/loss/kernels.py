@@ -36,7 +36,7 @@ class TargetLogits:
     def of(cls, chunk: Rows, head: LMHead, objective: Objective, dtype: torch.dtype) -> "TargetLogits":
         """One product wherever the contrast may be formed in hidden space (method.md, identity 1), else two."""
         assert chunk.positive is not None
-        separate = objective.plausibility is not None or (chunk.negative is not None and head.softcap is not None)
+        separate = objective.needs_z_pos(chunk.negative is not None, head.softcap)
         if separate or chunk.negative is None:
             negative = None if chunk.negative is None else head.products(chunk.negative, dtype)
             return cls(head.products(chunk.positive, dtype), negative, separate)

@@ -48,6 +48,11 @@ class Objective:
         """Whether the cross-entropy term counts at all."""
         return self.kd_weight < 1
 
+    def needs_z_pos(self, contrasted: bool, softcap: float | None) -> bool:
+        """Whether z_pos must be made beside z_c: else one product of the contrasted hidden states is exact
+        (method.md, identity 1)."""
+        return self.plausibility is not None or (contrasted and softcap is not None)
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -14,10 +14,10 @@ def pretrained(cls: Any, name: str | Path, what: str, **kwargs: Any) -> PreTrain
 
     `what` names the kind of model in the message.
     """
-    if (str(name).count("/") != 1 or str(name).startswith((".", "/"))) and not Path(name).exists():
-        # No hub id has such a form, except the few of old models without a slash.
-        if "/" in str(name):
-            raise UserError(f"{name}: no such folder, but a {what} is wanted there; make it first, or mend the path")
+    # A hub id has one slash at most, and never begins with one or with a dot.
+    only_a_path = str(name).count("/") > 1 or str(name).startswith(("./", "../", "/"))
+    if only_a_path and not Path(name).exists():
+        raise UserError(f"{name}: no such folder, but a {what} is wanted there; make it first, or mend the path")
     try:
         model, report = cls.from_pretrained(name, output_loading_info=True, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -92,11 +92,8 @@ def small_chunks(p, rows):
     return patch.dict(chunked.LOGITS_BYTES, cpu=rows * 4 * len(p.student_head.weight))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(
-    shape=tensors, options=scalars, chunk=st.sampled_from([1, 3, 64, 1000]), sharpen=st.sampled_from([None, 0.0, 1.5])
-)
-def test_matches_the_reference_in_float64(problem, shape, options, chunk, sharpen):
+def drawn(problem, shape, options, sharpen):
+    """A drawn problem and its exact answer; `options` are completed, and what the loss refuses is drawn anew."""
     p = problem(**shape)
     if sharpen is not None:
         p.negative, options["alpha"], options["sharpen"] = None, 0.0, sharpen
@@ -105,6 +102,15 @@ def test_matches_the_reference_in_float64(problem, shape, options, chunk, sharpe
         options["vocab_size"] = shape["vocab"]
     assume(clear_of_the_plausibility_bound(p, options["plausibility"]))
     exact = p.to(torch.float64).with_gradients(implementation="reference", **options)
+    return p, exact
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    shape=tensors, options=scalars, chunk=st.sampled_from([1, 3, 64, 1000]), sharpen=st.sampled_from([None, 0.0, 1.5])
+)
+def test_matches_the_reference_in_float64(problem, shape, options, chunk, sharpen):
+    p, exact = drawn(problem, shape, options, sharpen)
     with small_chunks(p, chunk):
         assert_close(p, options, p.with_gradients(implementation="chunked", **options), exact)
     assert_close(p, options, p.with_gradients(implementation="reference", **options), exact)

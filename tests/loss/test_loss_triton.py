@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -16,7 +16,7 @@ from caad_ds.loss import kernels
 from caad_ds.loss.divergence import DIVERGENCES
 from tests.loss.test_loss_accuracy import (
     assert_close,
-    clear_of_the_plausibility_bound,
+    drawn,
     scalars,
     small_chunks,
     tensors,
@@ -35,14 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
     block=st.sampled_from([16, 64, 4096]),
 )
 def test_matches_the_reference_in_float64(problem, shape, options, sharpen, block):
-    p = problem(**shape)
-    if sharpen is not None:
-        p.negative, options["alpha"], options["sharpen"] = None, 0.0, sharpen
-    assume(options["divergence"] != "reverse_kl" or options["plausibility"] is None)
-    if shape["padding"] != (0, 0):
-        options["vocab_size"] = shape["vocab"]
-    assume(clear_of_the_plausibility_bound(p, options["plausibility"]))
-    exact = p.to(torch.float64).with_gradients(implementation="reference", **options)
+    p, exact = drawn(problem, shape, options, sharpen)
     with small_chunks(p, 3), patch.object(kernels, "BLOCK", block):
         found = p.to(DEVICE).with_gradients(implementation="triton", **options)
     assert_close(p, options, (found[0], [gradient.cpu() for gradient in found[1]]), exact)
