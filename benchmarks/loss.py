@@ -208,7 +208,7 @@ def resident_kib(field: str) -> int:
 def main() -> None:
     """Prints the versions and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="rows whose name begins so")
     parser.add_argument("--shapes", nargs="+", metavar="NAME", help="shapes whose name begins so")
     args = parser.parse_args()

@@ -10,9 +10,10 @@ from torch.autograd.function import once_differentiable
 
 from caad_ds.loss.divergence import divergence_and_gradient
 from caad_ds.loss.head import LMHead, matmul, wide_dtype
-from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast
+from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast, hidden_contrast
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
+ROW_TILE = 128  # rows that a tile of a matrix product takes on a GPU
 TILE = 2**17  # logits whose arithmetic stays in a core's cache
 
 
@@ -83,20 +84,24 @@ def _sweep(
     step = chunk_rows(student.weight, gradients.wide)
     parts = []
     for start in range(0, max(len(rows.labels), 1), step):
-        chunk = _blank_ignored(rows.take(slice(start, start + step)))
+        chunk = rows.take(slice(start, start + step))
         terms, grad = chunk_terms(chunk, student, teacher, objective, gradients.needed)
         parts.append(terms)
         if grad is not None:
-            gradients.add(start, grad, chunk.student, student.weight)
+            gradients.add(start, grad, chunk, student.weight)
         # Freed before the next chunk's logits are made: otherwise two chunks are alive at once.
         del grad
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def chunk_rows(weight: Tensor, dtype: torch.dtype) -> int:
-    """How many rows of logits in `dtype`, for a head's weight [V, H], the budget of its device holds."""
+    """How many rows of logits in `dtype`, for a head's weight [V, H], the budget of its device holds.
+
+    Whole multiples of ROW_TILE from one up: a product's last tile costs as much where it is half empty.
+    """
     budget = LOGITS_BYTES.get(weight.device.type, LOGITS_BYTES["cuda"])
-    return max(1, budget // (weight.shape[0] * dtype.itemsize))
+    rows = max(1, budget // (weight.shape[0] * dtype.itemsize))
+    return max(rows // ROW_TILE * ROW_TILE, min(rows, ROW_TILE))
 
 
 def _blank_ignored(chunk: Rows) -> Rows:
@@ -118,6 +123,7 @@ def torch_terms(
     for the forward KL dD/du = p^tau - q. The products are made for the whole chunk; what follows goes over the logits a
     dozen times, so on a CPU it is done in tiles of rows that stay in the cache.
     """
+    chunk = _blank_ignored(chunk)
     z_s, target = student.logits(chunk.student), None
     if teacher is not None and chunk.positive is not None:
         target = _target_logits(chunk.positive, chunk.negative, teacher, objective)
@@ -140,7 +146,7 @@ def _target_logits(
     """The target's logits [m, V], and z_pos [m, V] where it is made beside them."""
     if not objective.needs_z_pos(negative is not None, head.softcap):
         if negative is not None:
-            positive = contrast(positive, negative, objective.alpha).to(head.weight.dtype)
+            positive = hidden_contrast(positive, negative, objective.alpha, head)
         return head.logits(positive), None
     z_pos = head.logits(positive)
     if negative is None:
@@ -240,14 +246,15 @@ class _Gradients:
         """Whether there is a gradient to compute at all."""
         return any(dtype is not None for dtype in self._dtypes)
 
-    def add(self, start: int, grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Adds the share of one chunk: `grad` is dL/dz [m, V] of the rows that begin at `start`."""
+    def add(self, start: int, grad: Tensor, chunk: Rows, weight: Tensor) -> None:
+        """Adds the share of one chunk: `grad` is dL/dz [m, V] of the rows that begin at `start`, 0 in ignored ones."""
         if self.bias is not None:
             self.bias += grad.sum(0)
         grad = grad.to(weight.dtype)
         if self.hidden is not None:
             self.hidden[start : start + len(grad)] = matmul(grad, weight, self.wide)
         if self.weight is not None:
+            hidden = chunk.student.masked_fill(~chunk.valid.unsqueeze(-1), 0)
             self.weight += matmul(grad.t(), hidden.to(weight.dtype), self.wide)
 
     def finished(self) -> list[Tensor | None]:

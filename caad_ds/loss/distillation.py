@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -59,8 +60,8 @@ def contrastive_distillation_loss(
         reduction: "token", or "sample": the mean over a sample's rows (`sample_of_row` int64 [N]), then over samples.
         token_weights: [N], a factor for each row's loss; diagnostics and the normalizer of None do not know it.
         vocab_size: both terms are taken over the first so many tokens; needed where the heads differ in V.
-        implementation: "chunked" (PyTorch; "auto" too), "triton", or "reference", the dense yardstick. Triton takes no
-            float64, and runs on a CPU only under TRITON_INTERPRET=1.
+        implementation: "triton", "chunked" (PyTorch), "reference", the dense yardstick, or "auto": triton on CUDA if
+            it is installed, else chunked. Triton takes no float64, and runs on a CPU only under TRITON_INTERPRET=1.
         logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone).
         check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary (both wait
             for the device).
@@ -104,6 +105,9 @@ def contrastive_distillation_loss(
     rows = Rows(student_hidden, teacher_pos, negative, labels, valid, weight)
     teacher_head = None if teacher_head is None else teacher_head.first(vocab)
     arguments = (rows, student_head.first(vocab), teacher_head, objective)
+    if implementation == "auto":
+        fast = student_hidden.is_cuda and dtype == torch.float32 and find_spec("triton") is not None
+        implementation = "triton" if fast else "chunked"
     if implementation == "reference":
         return reference_loss(*arguments)
     if implementation == "triton":

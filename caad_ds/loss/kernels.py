@@ -2,9 +2,12 @@
 
 A program takes one row and streams its logits in blocks of the vocabulary: a first sweep finds the maxima and
 normalisers (online, Milakov and Gimelshein 2018), a second the sums, and, for the forward KL, writes the gradient over
-the student's logits; the gradients of the other divergences need those sums first, so they take a third sweep.
+the student's logits; the gradients of the other divergences need those sums first, so they take a third sweep. Every
+lane of a block keeps maxima and sums of its own until a sweep ends: a reduction over the block would make its threads
+wait for each other. Logarithms are to base 2, the base of the hardware's exponential.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +17,17 @@ from torch import Tensor
 
 from caad_ds.loss.divergence import DIVERGENCES
 from caad_ds.loss.head import LMHead
-from caad_ds.loss.objective import Objective, Rows, contrast
+from caad_ds.loss.objective import Objective, Rows, hidden_contrast
 
-BLOCK = 4096
+BLOCK = 1024
 WARPS = 8
-TERMS = ("kd", "ce", "token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
+TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
 
 FORWARD_KL, REVERSE_KL, JSD, SKEWED_KL = (tl.constexpr(number) for number in range(len(DIVERGENCES)))
+LOG2_E = tl.constexpr(math.log2(math.e))
+LN_2 = tl.constexpr(math.log(2))
+# The logit of a token that cannot be: its probability is 0, and unlike -inf, 0 times its logarithm is 0.
+NEVER = tl.constexpr(-1e30)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class TargetLogits:
         if separate or chunk.negative is None:
             negative = None if chunk.negative is None else head.products(chunk.negative, dtype)
             return cls(head.products(chunk.positive, dtype), negative, separate)
-        hidden = contrast(chunk.positive, chunk.negative, objective.alpha).to(head.weight.dtype)
+        hidden = hidden_contrast(chunk.positive, chunk.negative, objective.alpha, head)
         return cls(head.products(hidden, dtype), None, separate)
 
 
@@ -62,14 +69,13 @@ def chunk_terms(
     if with_gradient and z_s.dtype != student.weight.dtype:
         gradient = torch.empty_like(z_s, dtype=student.weight.dtype)
     rows, vocab = z_s.shape
-    found = torch.empty(len(TERMS), rows, dtype=torch.float32, device=z_s.device)
+    found = torch.zeros(len(TERMS), rows, dtype=torch.float32, device=z_s.device)
     nothing = found  # stands for a pointer that the kernel does not follow
 
     def pointer(tensor: Tensor | None) -> Tensor:
         return nothing if tensor is None else tensor
 
     if rows:
-        # A NaN passes through all of it: 0 * log 0 is told from it by `== 0`.
         _rows[(rows,)](
             z_s,
             pointer(target.first if target else None),
@@ -110,7 +116,7 @@ def chunk_terms(
     unused += [] if target is not None else ["kd", "agreement", "teacher_entropy"]
     unused += [] if target is not None and target.separate else ["contrast_shift"]
     terms = {name: values for name, values in terms.items() if name not in unused}
-    return terms | {"rows": chunk.valid.to(torch.float32)}, gradient if with_gradient else None
+    return terms, gradient if with_gradient else None
 
 
 @triton.jit
@@ -126,14 +132,14 @@ def _capped(z, cap):
 
 @triton.jit
 def _logits(z, bias, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.constexpr):
-    """A block of a row's logits in float32, with bias and softcap; -inf beyond the vocabulary."""
+    """A block of a row's logits in float32, with bias and softcap."""
     inside = cols < vocab
-    value = tl.load(z + row * vocab + cols, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(z + row * vocab + cols, mask=inside, other=NEVER).to(tl.float32)
     if BIAS:
         value += tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
     if CAP:
-        value = _capped(value, cap)
-    return tl.where(inside, value, -float("inf"))
+        value = tl.where(inside, _capped(value, cap), NEVER)
+    return value
 
 
 @triton.jit
@@ -141,32 +147,46 @@ def _target(
     z_t, z_n, bias, cap, row, vocab, cols, alpha, sharpness, floor,
     BIAS: tl.constexpr, CAP: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
 ):  # fmt: skip
-    """A block of the target's logits, -inf where implausible or beyond the vocabulary, and the block of z_pos."""
+    """A block of the target's logits and the block of z_pos."""
     first = _logits(z_t, bias, cap, row, vocab, cols, BIAS, CAP)
     value = first
     if NEGATIVE:
-        negative = _logits(z_n, bias, cap, row, vocab, cols, BIAS, CAP)
-        value = tl.where(cols < vocab, first * (1 + alpha) - negative * alpha, -float("inf"))
+        value = first * (1 + alpha) - _logits(z_n, bias, cap, row, vocab, cols, BIAS, CAP) * alpha
     value *= sharpness
     if PLAUSIBILITY:
-        value = tl.where(first < floor, -float("inf"), value)
+        value = tl.where(first < floor, NEVER, value)
     return value, first
 
 
 @triton.jit
-def _grow(largest, total, z, inverse):
-    """The running maximum of z and the sum of exp((z - maximum) * inverse), with another block."""
-    peak = tl.maximum(largest, tl.max(z, 0))
-    # Before anything finite was seen both are -inf, and their difference is no number.
-    kept = tl.where(peak == -float("inf"), 0.0, peak)
-    return peak, total * tl.exp((largest - kept) * inverse) + tl.sum(tl.exp((z - kept) * inverse), 0)
+def _grow(peak, total, z, scale):
+    """Each lane's sum of exp2((z - maximum) * scale) with another block; the maximum becomes max(peak, z).
+
+    One of the two factors that bring the old sum and the new term to the new maximum is always 1.
+    """
+    above = z - peak
+    factor = tl.exp2(-tl.abs(above) * scale)
+    return tl.where(above > 0, total * factor + 1, total + factor)
+
+
+@triton.jit
+def _join(peak, total, scale):
+    """The maximum of the lanes, and the logarithm of their sums brought to it."""
+    top = tl.max(peak, 0)
+    return top, tl.log2(tl.sum(total * tl.exp2((peak - top) * scale), 0))
+
+
+@triton.jit
+def _first(peak, top, at, vocab):
+    """The smallest column whose logit is the maximum."""
+    return tl.min(tl.where(peak == top, at, vocab), 0)
 
 
 @triton.jit
 def _log_mixture(log_q, log_p, mix):
-    a, b = log_q + tl.log(mix), log_p + tl.log(1 - mix)
+    a, b = log_q + tl.log2(mix), log_p + tl.log2(1 - mix)
     peak = tl.maximum(a, b)
-    return peak + tl.log(tl.exp(a - peak) + tl.exp(b - peak))
+    return peak + tl.log2(tl.exp2(a - peak) + tl.exp2(b - peak))
 
 
 @triton.jit
@@ -179,139 +199,154 @@ def _rows(
 ):  # fmt: skip
     """One row of the objective; `inverse` is 1 / tau."""
     row = tl.program_id(0).to(tl.int64)
-    counts = tl.load(valid + row).to(tl.float32)
     weight = tl.load(weights + row).to(tl.float32)
     label = tl.load(labels + row)
     tau = 1 / inverse
-    offsets = tl.arange(0, BLOCK)
-    lowest = -float("inf")
+    scale = inverse * LOG2_E
+    lanes = tl.arange(0, BLOCK)
+    zeros = tl.zeros([BLOCK], tl.float32)
+    if not tl.load(valid + row):  # whatever the row holds
+        if GRADIENT:
+            for start in range(0, vocab, BLOCK):
+                cols = start + lanes
+                tl.store(gradient + row * vocab + cols, zeros.to(gradient.dtype.element_ty), mask=cols < vocab)
+        return
+    # Below every logit: a lane's first one becomes its maximum.
+    lowest = zeros - 3e38
 
     # z_pos by itself: its maximum bounds what is plausible, its normaliser gives the contrast's shift.
-    peak_pos, total_pos, floor = lowest, 0.0, lowest
+    peak_pos, log_pos, floor = 0.0, 0.0, 0.0
     if SEPARATE:
+        peaks, totals = lowest, zeros
         for start in range(0, vocab, BLOCK):
-            z = _logits(z_t, bias_t, cap_t, row, vocab, start + offsets, TEACHER_BIAS, TEACHER_CAP)
-            peak_pos, total_pos = _grow(peak_pos, total_pos, z, inverse)
+            z = _logits(z_t, bias_t, cap_t, row, vocab, start + lanes, TEACHER_BIAS, TEACHER_CAP)
+            totals = _grow(peaks, totals, z, scale)
+            peaks = tl.maximum(peaks, z)
+        peak_pos, log_pos = _join(peaks, totals, scale)
         if PLAUSIBILITY:
             floor = peak_pos + tl.log(plausibility)
 
-    peak_s, total_s, peak_1, total_1, best_s, at_s = lowest, 0.0, lowest, 0.0, lowest, 0
-    peak_t, total_t, best_t, at_t = lowest, 0.0, lowest, 0
-    for start in range(0, vocab, BLOCK):
-        cols = start + offsets
-        z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
-        top = tl.max(z, 0)
-        at_s = tl.where(top > best_s, tl.min(tl.where(z == top, cols, vocab), 0), at_s)
-        best_s = tl.maximum(best_s, top)
-        peak_s, total_s = _grow(peak_s, total_s, z, inverse)
-        if LABELS:
-            peak_1, total_1 = _grow(peak_1, total_1, z, 1.0)
-        if TEACHER:
-            t, _ = _target(
-                z_t, z_n, bias_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
-                TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
-            )  # fmt: skip
-            top = tl.max(t, 0)
-            at_t = tl.where(top > best_t, tl.min(tl.where(t == top, cols, vocab), 0), at_t)
-            best_t = tl.maximum(best_t, top)
-            peak_t, total_t = _grow(peak_t, total_t, t, inverse)
-    log_s, log_t, log_pos = tl.log(total_s), tl.log(total_t), tl.log(total_pos)
-    log_1 = peak_1 + tl.log(total_1)
-
-    cross_entropy = 0.0
+    # Read here, a sweep before the gradient may be written over it.
+    at_label = 0.0
     if LABELS:
         at_label = tl.load(z_s + row * vocab + label).to(tl.float32)
         if STUDENT_BIAS:
             at_label += tl.load(bias_s + label).to(tl.float32)
         if STUDENT_CAP:
             at_label = _capped(at_label, cap_s)
-        cross_entropy = log_1 - at_label
 
-    forward, backward, posterior, entropy_s, entropy_t, shift = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    peaks_s, totals_s, totals_1, best_s = lowest, zeros, zeros, lanes
+    peaks_t, totals_t, best_t = lowest, zeros, lanes
     for start in range(0, vocab, BLOCK):
-        cols = start + offsets
-        inside = cols < vocab
+        cols = start + lanes
         z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
-        log_p = (z - peak_s) * inverse - log_s
-        p = tl.exp(log_p)
-        entropy_s -= tl.sum(tl.where(p == 0, 0.0, p * log_p), 0)
-        step = tl.zeros_like(p)
+        totals_s = _grow(peaks_s, totals_s, z, scale)
+        if LABELS:
+            totals_1 = _grow(peaks_s, totals_1, z, LOG2_E)
+        best_s = tl.where(z > peaks_s, cols, best_s)
+        peaks_s = tl.maximum(peaks_s, z)
+        if TEACHER:
+            t, _ = _target(
+                z_t, z_n, bias_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
+                TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
+            )  # fmt: skip
+            totals_t = _grow(peaks_t, totals_t, t, scale)
+            best_t = tl.where(t > peaks_t, cols, best_t)
+            peaks_t = tl.maximum(peaks_t, t)
+    peak_s, log_s = _join(peaks_s, totals_s, scale)
+    log_1 = _join(peaks_s, totals_1, LOG2_E)[1]
+    peak_t, log_t = _join(peaks_t, totals_t, scale)
+    at_s, at_t = _first(peaks_s, peak_s, best_s, vocab), _first(peaks_t, peak_t, best_t, vocab)
+
+    forward, backward, posterior, entropy_s, entropy_t, shift = zeros, zeros, zeros, zeros, zeros, zeros
+    kd_share, ce_share = kd_weight * tau * weight, (1 - kd_weight) * weight
+    # Backwards: what the first sweep read last is still in the cache.
+    blocks = tl.cdiv(vocab, BLOCK)
+    for done in range(blocks):
+        cols = (blocks - 1 - done) * BLOCK + lanes
+        z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
+        log_p = (z - peak_s) * scale - log_s
+        p = tl.exp2(log_p)
+        entropy_s -= p * log_p
+        step = zeros
         if TEACHER:
             t, pos = _target(
                 z_t, z_n, bias_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
                 TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
             )  # fmt: skip
-            log_q = (t - peak_t) * inverse - log_t
-            q = tl.exp(log_q)
-            entropy_t -= tl.sum(tl.where(q == 0, 0.0, q * log_q), 0)
+            log_q = (t - peak_t) * scale - log_t
+            q = tl.exp2(log_q)
+            entropy_t -= q * log_q
             if SEPARATE:
-                log_pos_q = (pos - peak_pos) * inverse - log_pos
-                shift += tl.sum(tl.where(q == 0, 0.0, q * (log_q - log_pos_q)), 0)
+                shift += q * (log_q - ((pos - peak_pos) * scale - log_pos))
             if DIVERGENCE == FORWARD_KL:
-                forward += tl.sum(tl.where(q == 0, 0.0, q * (log_q - log_p)), 0)
+                forward += q * (log_q - log_p)
                 step = p - q
             elif DIVERGENCE == REVERSE_KL:
-                backward += tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), 0)
+                backward += p * (log_p - log_q)
             else:
                 log_m = _log_mixture(log_q, log_p, mix)
-                forward += tl.sum(tl.where(q == 0, 0.0, q * (log_q - log_m)), 0)
-                backward += tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_m)), 0)
-                posterior += tl.sum(tl.where(q == 0, 0.0, q * tl.exp(log_p - log_m)), 0)
+                forward += q * (log_q - log_m)
+                backward += p * (log_p - log_m)
+                posterior += q * tl.exp2(log_p - log_m)
         if GRADIENT and (DIVERGENCE == FORWARD_KL or not TEACHER):
             _store(
-                gradient, z, step, log_1, cols, inside, row, vocab, label, weight, kd_weight * tau, kd_weight, cap_s,
+                gradient, z, step, peak_s, log_1, cols, row, vocab, label, kd_share, ce_share, cap_s,
                 LABELS, STUDENT_CAP,
             )  # fmt: skip
 
     if GRADIENT and TEACHER and DIVERGENCE != FORWARD_KL:
+        mean_backward, mean_posterior = tl.sum(backward, 0), tl.sum(posterior, 0)
         for start in range(0, vocab, BLOCK):
-            cols = start + offsets
+            cols = start + lanes
             z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
             t, _ = _target(
                 z_t, z_n, bias_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
                 TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
             )  # fmt: skip
-            log_p = (z - peak_s) * inverse - log_s
-            log_q = (t - peak_t) * inverse - log_t
-            p, q = tl.exp(log_p), tl.exp(log_q)
+            log_p = (z - peak_s) * scale - log_s
+            log_q = (t - peak_t) * scale - log_t
+            p, q = tl.exp2(log_p), tl.exp2(log_q)
             if DIVERGENCE == REVERSE_KL:
-                step = p * (log_p - log_q - backward)
+                step = p * (log_p - log_q - mean_backward) * LN_2
             else:
                 log_m = _log_mixture(log_q, log_p, mix)
                 if DIVERGENCE == JSD:
-                    step = (1 - mix) * p * (log_p - log_m - backward)
+                    step = (1 - mix) * p * (log_p - log_m - mean_backward) * LN_2
                 else:
-                    step = (1 - mix) * (p * posterior - tl.where(q == 0, 0.0, q * tl.exp(log_p - log_m)))
-            step = tl.where((p == 0) & (q == 0), 0.0, step)
+                    step = (1 - mix) * (p * mean_posterior - q * tl.exp2(log_p - log_m))
             _store(
-                gradient, z, step, log_1, cols, cols < vocab, row, vocab, label, weight, kd_weight * tau, kd_weight,
-                cap_s, LABELS, STUDENT_CAP,
+                gradient, z, step, peak_s, log_1, cols, row, vocab, label, kd_share, ce_share, cap_s,
+                LABELS, STUDENT_CAP,
             )  # fmt: skip
 
     if DIVERGENCE == REVERSE_KL:
-        kd = backward
+        kd = tl.sum(backward, 0)
     elif DIVERGENCE == JSD:
-        kd = mix * forward + (1 - mix) * backward
+        kd = mix * tl.sum(forward, 0) + (1 - mix) * tl.sum(backward, 0)
     else:
-        kd = forward
-    tl.store(found + row, kd * tau * tau * weight)
+        kd = tl.sum(forward, 0)
+    cross_entropy = log_1 * LN_2 - (at_label - peak_s)
+    tl.store(found + row, kd * LN_2 * tau * tau * weight)
     tl.store(found + rows + row, cross_entropy * weight)
-    tl.store(found + 2 * rows + row, tl.where(at_s == label, counts, 0.0))
-    tl.store(found + 3 * rows + row, tl.where(at_s == at_t, counts, 0.0))
-    tl.store(found + 4 * rows + row, entropy_s * counts)
-    tl.store(found + 5 * rows + row, entropy_t * counts)
-    tl.store(found + 6 * rows + row, shift * counts)
+    tl.store(found + 2 * rows + row, 1.0)
+    tl.store(found + 3 * rows + row, tl.where(at_s == label, 1.0, 0.0))
+    tl.store(found + 4 * rows + row, tl.where(at_s == at_t, 1.0, 0.0))
+    tl.store(found + 5 * rows + row, tl.sum(entropy_s, 0) * LN_2)
+    tl.store(found + 6 * rows + row, tl.sum(entropy_t, 0) * LN_2)
+    tl.store(found + 7 * rows + row, tl.sum(shift, 0) * LN_2)
 
 
 @triton.jit
 def _store(
-    gradient, z, step, log_1, cols, inside, row, vocab, label, weight, kd_share, kd_weight, cap,
+    gradient, z, step, peak, log_1, cols, row, vocab, label, kd_share, ce_share, cap,
     LABELS: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """dL/du = w * [lambda * tau * dD/d(z / tau) + (1 - lambda) * (p - onehot(y))] * dz/du, written in place."""
     value = step * kd_share
     if LABELS:
-        value += (1 - kd_weight) * (tl.exp(z - log_1) - tl.where(cols == label, 1.0, 0.0))
+        value += tl.exp2((z - peak) * LOG2_E - log_1) * ce_share
+        value = tl.where(cols == label, value - ce_share, value)
     if CAP:
         value *= 1 - (z / cap) * (z / cap)
-    tl.store(gradient + row * vocab + cols, (value * weight).to(gradient.dtype.element_ty), mask=inside)
+    tl.store(gradient + row * vocab + cols, value.to(gradient.dtype.element_ty), mask=cols < vocab)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from caad_ds.loss.divergence import DIVERGENCES
+from caad_ds.loss.head import LMHead
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,12 @@ class LossOutput:
 def contrast(positive: Tensor, negative: Tensor, alpha: float) -> Tensor:
     """`(1 + alpha) * positive - alpha * negative`, of logits or, the head being linear, of hidden states.
 
-    float32 at least. Source: CAAD, the contrastive teacher logits z_c.
+    Computed in float32 at least, as positive + alpha * (positive - negative), and rounded once to the inputs' dtype.
+    Source: CAAD, the contrastive teacher logits z_c.
     """
-    dtype = torch.promote_types(positive.dtype, torch.float32)
-    return positive.to(dtype) * (1 + alpha) - negative.to(dtype) * alpha
+    return torch.lerp(negative, positive, 1 + alpha)
+
+
+def hidden_contrast(positive: Tensor, negative: Tensor, alpha: float, head: LMHead) -> Tensor:
+    """The hidden states whose product with a linear head is z_c, in the dtype of that product (method.md, identity 1)."""
+    return contrast(positive.to(head.weight.dtype), negative.to(head.weight.dtype), alpha)
