@@ -3,7 +3,9 @@
     python benchmarks/loss.py [--only NAME ...]
 
 The floor is the three matrix products that no implementation can do without (student logits, teacher logits, the
-gradient), timed in the same run on the same device, over the chunks of ours and into buffers made before. Peak extra
+gradient), over the chunks of ours and into buffers made before. It is timed again for every row, in turns with the
+row's own, since a device under load slows down; times are medians, on CUDA of calls queued back to back, as in a
+training step, where the host is ahead of the device. Peak extra
 memory is above the inputs: allocated bytes on CUDA, resident bytes on Linux CPUs. Needs PyTorch and `caad_ds.loss`
 alone; Triton, Liger and TRL have rows where they are installed. Liger always computes the gradient of the student's
 head as well, a fourth product; both peers get the contrast as one hidden state, which is our idea and not theirs.
@@ -28,6 +30,7 @@ from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
 from caad_ds.loss.chunked import chunk_rows
 
 MIB = 2**20
+QUEUED = 4
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,10 @@ class Case:
         return contrast(self.positive, self.negative, ALPHA).to(self.positive.dtype)
 
     @torch.no_grad()
-    def products(self) -> Callable[[], None]:
-        """The three products alone, as a step over buffers that are there already."""
+    def products(self, logits: torch.dtype) -> Callable[[], None]:
+        """The three products in the chunks of ours for `logits`, as a step over buffers that are there already."""
         student, teacher = self.student_head.weight, self.teacher_head.weight
-        rows = min(len(self.student), chunk_rows(student, torch.float32))
+        rows = min(len(self.student), chunk_rows(student, logits))
         z = torch.empty(rows, len(student), dtype=student.dtype, device=student.device)
         gradient = torch.empty(rows, student.shape[1], dtype=student.dtype, device=student.device)
 
@@ -163,16 +166,20 @@ def implementations(device: str) -> dict[str, Callable[[Case], None]]:
     return found
 
 
-def milliseconds(work: Callable[[], None], device: str, repeats: int) -> float:
-    """The median of some timed runs after one that warms up."""
-    times = []
+def milliseconds(steps: list[Callable[[], None]], device: str, repeats: int) -> list[float]:
+    """Median time of a call of each step; they take turns, after a turn that warms up."""
+    times: list[list[float]] = []
+    calls = QUEUED if device == "cuda" else 1
     for _ in range(repeats + 1):
-        synchronize(device)
-        start = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(1e3 * (time.perf_counter() - start))
-    return sorted(times[1:])[repeats // 2]
+        times.append([])
+        for step in steps:
+            synchronize(device)
+            start = time.perf_counter()
+            for _ in range(calls):
+                step()
+            synchronize(device)
+            times[-1].append(1e3 * (time.perf_counter() - start) / calls)
+    return [sorted(column)[repeats // 2] for column in zip(*times[1:], strict=True)]
 
 
 def synchronize(device: str) -> None:
@@ -215,8 +222,8 @@ def main() -> None:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {cpu}, {gpu}\n")
-    print("| implementation | device | shape | ms fwd+bwd | ratio to the products | peak extra MiB |")
-    print("|---|---|---|---|---|---|")
+    print("| implementation | device | shape | ms fwd+bwd | products alone, ms | ratio | peak extra MiB |")
+    print("|---|---|---|---|---|---|---|")
     cases = [("cpu", shape) for shape in CPU]
     if torch.cuda.is_available():
         cases += [("cuda", shape) for shape in CUDA]
@@ -224,22 +231,21 @@ def main() -> None:
         if not shape.name.startswith(tuple(args.shapes or [""])):
             continue
         case = Case(shape, device)
-        floor = milliseconds(case.products(), device, args.repeats)
-        print(f"| products alone | {device} | {shape} | {floor:.1f} | 1.00 | |", flush=True)
         for name, implementation in implementations(device).items():
             if name.startswith(tuple(args.only or [""])):
-                print(row(name, partial(implementation, case), device, shape, floor, args.repeats), flush=True)
+                floor = case.products(torch.bfloat16 if "bf16 logits" in name else torch.float32)
+                print(row(name, partial(implementation, case), floor, device, shape, args.repeats), flush=True)
 
 
-def row(name: str, step: Callable[[], None], device: str, shape: Shape, floor: float, repeats: int) -> str:
+def row(name: str, step: Callable[[], None], floor: Callable[[], None], device: str, shape: Shape, repeats: int) -> str:
     """A line of the table; what does not fit into memory says so."""
     try:
-        took, peak = milliseconds(step, device, repeats), peak_mib(step, device)
+        (took, least), peak = milliseconds([step, floor], device, repeats), peak_mib(step, device)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        return f"| {name} | {device} | {shape} | out of memory | | |"
+        return f"| {name} | {device} | {shape} | out of memory | | | |"
     memory = "unknown" if peak is None else f"{peak:.0f}"
-    return f"| {name} | {device} | {shape} | {took:.1f} | {took / floor:.2f} | {memory} |"
+    return f"| {name} | {device} | {shape} | {took:.1f} | {least:.1f} | {took / least:.2f} | {memory} |"
 
 
 if __name__ == "__main__":

@@ -28,19 +28,22 @@ def chunked_loss(
     teacher_head: LMHead | None,
     objective: Objective,
     chunk_terms: ChunkTerms | None = None,
+    logits_dtype: torch.dtype | None = None,
 ) -> LossOutput:
     """The loss of `reference_loss` for any N, in memory for a few [chunk, V] tensors.
 
     Logits and softmax are float32, float64 for float64 inputs. The teacher's contrast is formed in hidden space
     (one product, exact for a linear head) unless a softcap or the plausibility mask needs z_pos itself.
     Gradients reach `rows.student`, `student_head.weight` and `.bias`; only those that require one are computed.
-    `chunk_terms` does the arithmetic of a chunk: PyTorch's by default, or that of the Triton kernel.
+    `chunk_terms` does the arithmetic of a chunk, PyTorch's by default or that of the Triton kernel; `logits_dtype` is
+    that of the logits it holds, and tells how many rows a chunk has.
     """
     inputs = (rows.student, student_head.weight, student_head.bias)
     wanted = [x if torch.is_grad_enabled() and x is not None and x.requires_grad else None for x in inputs]
     with torch.no_grad(), torch.autocast(rows.student.device.type, enabled=False):
         gradients = _Gradients(wanted, wide_dtype(rows.student, student_head.weight))
-        terms = _sweep(rows, student_head, teacher_head, objective, gradients, chunk_terms or torch_terms)
+        step = chunk_rows(student_head.weight, logits_dtype or gradients.wide)
+        terms = _sweep(rows, student_head, teacher_head, objective, gradients, chunk_terms or torch_terms, step)
         sums = {name: values.sum() for name, values in terms.items()}
         zero = rows.weight.new_zeros(())
         kd, ce = sums.pop("kd", zero), sums.pop("ce", zero)
@@ -76,12 +79,12 @@ def _sweep(
     objective: Objective,
     gradients: "_Gradients",
     chunk_terms: ChunkTerms,
+    step: int,
 ) -> dict[str, Tensor]:
-    """Terms and diagnostics per row, [N] each; adds to the gradients on the way."""
+    """Terms and diagnostics per row, [N] each, in chunks of `step` rows; adds to the gradients on the way."""
     student, teacher = student_head.prepared(rows.student), None
     if teacher_head is not None and rows.positive is not None:
         teacher = teacher_head.prepared(rows.positive)
-    step = chunk_rows(student.weight, gradients.wide)
     parts = []
     for start in range(0, max(len(rows.labels), 1), step):
         chunk = rows.take(slice(start, start + step))

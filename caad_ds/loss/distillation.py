@@ -131,8 +131,8 @@ def _triton_loss(
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     place = rows.student.device.type
     checks.require(place == "cuda" or interpreted, "student_hidden.device", place, "cuda, or TRITON_INTERPRET=1")
-    terms = partial(chunk_terms, logits_dtype=torch.bfloat16 if bfloat16 else torch.float32)
-    return chunked_loss(rows, student_head, teacher_head, objective, terms)
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    return chunked_loss(rows, student_head, teacher_head, objective, partial(chunk_terms, logits_dtype=dtype), dtype)
 
 
 @torch.no_grad()

@@ -19,8 +19,9 @@ from caad_ds.loss.divergence import DIVERGENCES
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import Objective, Rows, hidden_contrast
 
-BLOCK = 1024
+BLOCK = 2048
 WARPS = 8
+STAGES = tl.constexpr(3)  # blocks on their way from memory while one is worked on
 TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
 
 FORWARD_KL, REVERSE_KL, JSD, SKEWED_KL = (tl.constexpr(number) for number in range(len(DIVERGENCES)))
@@ -218,7 +219,7 @@ def _rows(
     peak_pos, log_pos, floor = 0.0, 0.0, 0.0
     if SEPARATE:
         peaks, totals = lowest, zeros
-        for start in range(0, vocab, BLOCK):
+        for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
             z = _logits(z_t, bias_t, cap_t, row, vocab, start + lanes, TEACHER_BIAS, TEACHER_CAP)
             totals = _grow(peaks, totals, z, scale)
             peaks = tl.maximum(peaks, z)
@@ -237,7 +238,7 @@ def _rows(
 
     peaks_s, totals_s, totals_1, best_s = lowest, zeros, zeros, lanes
     peaks_t, totals_t, best_t = lowest, zeros, lanes
-    for start in range(0, vocab, BLOCK):
+    for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
         cols = start + lanes
         z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
         totals_s = _grow(peaks_s, totals_s, z, scale)
@@ -262,7 +263,7 @@ def _rows(
     kd_share, ce_share = kd_weight * tau * weight, (1 - kd_weight) * weight
     # Backwards: what the first sweep read last is still in the cache.
     blocks = tl.cdiv(vocab, BLOCK)
-    for done in range(blocks):
+    for done in tl.range(0, blocks, num_stages=STAGES):
         cols = (blocks - 1 - done) * BLOCK + lanes
         z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
         log_p = (z - peak_s) * scale - log_s
@@ -297,7 +298,7 @@ def _rows(
 
     if GRADIENT and TEACHER and DIVERGENCE != FORWARD_KL:
         mean_backward, mean_posterior = tl.sum(backward, 0), tl.sum(posterior, 0)
-        for start in range(0, vocab, BLOCK):
+        for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
             cols = start + lanes
             z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
             t, _ = _target(

@@ -102,5 +102,5 @@ def contrast(positive: Tensor, negative: Tensor, alpha: float) -> Tensor:
 
 
 def hidden_contrast(positive: Tensor, negative: Tensor, alpha: float, head: LMHead) -> Tensor:
-    """The hidden states whose product with a linear head is z_c, in the dtype of that product (method.md, identity 1)."""
+    """Hidden states whose product with a linear head is z_c, in the dtype of that product (method.md, identity 1)."""
     return contrast(positive.to(head.weight.dtype), negative.to(head.weight.dtype), alpha)
