@@ -155,6 +155,8 @@ def _compiled() -> Callable[..., torch.Tensor]:
 def implementations(device: str) -> dict[str, Callable[[Case], None]]:
     """What can run here, by its name in the table."""
     found: dict[str, Callable[[Case], None]] = {"chunked": partial(Case.ours, implementation="chunked")}
+    if device == "cpu":
+        found["native"] = partial(Case.ours, implementation="native")
     if device == "cuda" and find_spec("triton"):
         found["triton, fp32 logits"] = partial(Case.ours, implementation="triton")
         found["triton, bf16 logits"] = partial(Case.ours, implementation="triton", logits="bfloat16")

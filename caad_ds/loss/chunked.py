@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from caad_ds.loss.divergence import divergence_and_gradient
-from caad_ds.loss.head import LMHead, matmul, wide_dtype
+from caad_ds.loss.head import LMHead, LogitsMemory, matmul, wide_dtype
 from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast, hidden_contrast
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
@@ -17,9 +17,11 @@ ROW_TILE = 128  # rows that a tile of a matrix product takes on a GPU
 TILE = 2**17  # logits whose arithmetic stays in a core's cache
 
 
-# Rows of a chunk, student's head, teacher's head, objective, whether the gradient is wanted ->
+# Rows of a chunk, student's head, teacher's head, objective, whether the gradient is wanted, memory ->
 # terms and diagnostics of each row [m], and dL/du [m, V] of the student's logits u before bias and softcap.
-ChunkTerms = Callable[[Rows, LMHead, LMHead | None, Objective, bool], tuple[dict[str, Tensor], Tensor | None]]
+ChunkTerms = Callable[
+    [Rows, LMHead, LMHead | None, Objective, bool, LogitsMemory], tuple[dict[str, Tensor], Tensor | None]
+]
 
 
 def chunked_loss(
@@ -85,10 +87,10 @@ def _sweep(
     student, teacher = student_head.prepared(rows.student), None
     if teacher_head is not None and rows.positive is not None:
         teacher = teacher_head.prepared(rows.positive)
-    parts = []
+    memory, parts = LogitsMemory(), []
     for start in range(0, max(len(rows.labels), 1), step):
         chunk = rows.take(slice(start, start + step))
-        terms, grad = chunk_terms(chunk, student, teacher, objective, gradients.needed)
+        terms, grad = chunk_terms(chunk, student, teacher, objective, gradients.needed, memory)
         parts.append(terms)
         if grad is not None:
             gradients.add(start, grad, chunk, student.weight)
@@ -117,7 +119,12 @@ def _blank_ignored(chunk: Rows) -> Rows:
 
 
 def torch_terms(
-    chunk: Rows, student: LMHead, teacher: LMHead | None, objective: Objective, with_gradient: bool
+    chunk: Rows,
+    student: LMHead,
+    teacher: LMHead | None,
+    objective: Objective,
+    with_gradient: bool,
+    memory: LogitsMemory,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Terms and diagnostics of each row, [m] each, and with w the row's share of the loss
 
@@ -127,9 +134,9 @@ def torch_terms(
     dozen times, so on a CPU it is done in tiles of rows that stay in the cache.
     """
     chunk = _blank_ignored(chunk)
-    z_s, target = student.logits(chunk.student), None
+    z_s, target = memory.logits("student", student, chunk.student), None
     if teacher is not None and chunk.positive is not None:
-        target = _target_logits(chunk.positive, chunk.negative, teacher, objective)
+        target = _target_logits(chunk.positive, chunk.negative, teacher, objective, memory)
     step = max(1, TILE // z_s.shape[1]) if z_s.device.type == "cpu" else max(1, len(z_s))
     parts = []
     for start in range(0, max(1, len(z_s)), step):
@@ -144,17 +151,17 @@ def torch_terms(
 
 
 def _target_logits(
-    positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective
+    positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective, memory: LogitsMemory
 ) -> tuple[Tensor, Tensor | None]:
     """The target's logits [m, V], and z_pos [m, V] where it is made beside them."""
     if not objective.needs_z_pos(negative is not None, head.softcap):
         if negative is not None:
             positive = hidden_contrast(positive, negative, objective.alpha, head)
-        return head.logits(positive), None
-    z_pos = head.logits(positive)
+        return memory.logits("target", head, positive), None
+    z_pos = memory.logits("positive", head, positive)
     if negative is None:
         return z_pos.clone(), z_pos
-    return contrast(z_pos, head.logits(negative), objective.alpha), z_pos
+    return contrast(z_pos, memory.logits("negative", head, negative), objective.alpha), z_pos
 
 
 def _tile_terms(

@@ -1,19 +1,19 @@
 """The public loss: arguments checked, rows weighted, one of the implementations run."""
 
 import os
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from caad_ds.loss import checks
+from caad_ds.loss import checks, native
 from caad_ds.loss.chunked import chunked_loss
 from caad_ds.loss.head import LMHead, wide_dtype
 from caad_ds.loss.objective import LossOutput, Objective, Rows
 from caad_ds.loss.reference import reference_loss
 
-IMPLEMENTATIONS = ("auto", "chunked", "triton", "reference")
+IMPLEMENTATIONS = ("auto", "chunked", "native", "triton", "reference")
 LOGITS = ("float32", "bfloat16")
 
 
@@ -60,8 +60,9 @@ def contrastive_distillation_loss(
         reduction: "token", or "sample": the mean over a sample's rows (`sample_of_row` int64 [N]), then over samples.
         token_weights: [N], a factor for each row's loss; diagnostics and the normalizer of None do not know it.
         vocab_size: both terms are taken over the first so many tokens; needed where the heads differ in V.
-        implementation: "triton", "chunked" (PyTorch), "reference", the dense yardstick, or "auto": triton on CUDA if
-            it is installed, else chunked. Triton takes no float64, and runs on a CPU only under TRITON_INTERPRET=1.
+        implementation: "chunked" (PyTorch), "triton" (CUDA; on a CPU only under TRITON_INTERPRET=1), "native" (C on a
+            CPU, the forward KL without softcap and plausibility), "reference", the dense yardstick, or "auto": triton
+            or native where they can run, else chunked. float64 is for chunked and reference.
         logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone).
         check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary (both wait
             for the device).
@@ -106,13 +107,39 @@ def contrastive_distillation_loss(
     teacher_head = None if teacher_head is None else teacher_head.first(vocab)
     arguments = (rows, student_head.first(vocab), teacher_head, objective)
     if implementation == "auto":
-        fast = student_hidden.is_cuda and dtype == torch.float32 and find_spec("triton") is not None
-        implementation = "triton" if fast else "chunked"
+        implementation = _fastest(*arguments)
     if implementation == "reference":
         return reference_loss(*arguments)
     if implementation == "triton":
         return _triton_loss(*arguments, logits)
+    if implementation == "native":
+        return _native_loss(*arguments)
     return chunked_loss(*arguments)
+
+
+def _fastest(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> str:
+    if wide_dtype(rows.student, student_head.weight) == torch.float64:
+        return "chunked"
+    if rows.student.is_cuda:
+        return "triton" if _has_triton() else "chunked"
+    lacking = native.missing(objective, student_head, teacher_head) or native.unavailable()
+    return "chunked" if rows.student.device.type != "cpu" or lacking else "native"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _native_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:
+    place, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
+    checks.require(place == "cpu", "student_hidden.device", place, "cpu for native")
+    checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for native")
+    lacking = native.missing(objective, student_head, teacher_head)
+    checks.require(lacking is None, "implementation", "native", f"another: native has no {lacking}")
+    reason = native.unavailable()
+    checks.require(reason is None, "implementation", "native", f"another: {reason}")
+    return chunked_loss(rows, student_head, teacher_head, objective, native.chunk_terms)
 
 
 def _triton_loss(

@@ -17,12 +17,13 @@ class LMHead:
     bias: Tensor | None = None
     softcap: float | None = None
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., H], float32, or float64 where an input is."""
+    def logits(self, hidden: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Logits [..., V] of hidden states [..., H], float32, or float64 where an input is; made in `memory` if it may
+        be."""
         dtype = wide_dtype(hidden, self.weight)
-        z = matmul(hidden.reshape(-1, hidden.shape[-1]), self.weight.t(), dtype)
+        z = matmul(hidden.reshape(-1, hidden.shape[-1]), self.weight.t(), dtype, memory)
         if self.bias is not None:
-            z = z + self.bias.to(dtype)
+            z = z.add_(self.bias.to(dtype))
         if self.softcap is not None:
             z = self.softcap * torch.tanh(z / self.softcap)
         return z.view(*hidden.shape[:-1], len(self.weight))
@@ -51,12 +52,26 @@ def wide_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def matmul(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+class LogitsMemory:
+    """What the chunks of a call share: fresh memory of that size is zeroed page by page each time on a CPU."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def logits(self, name: str, head: LMHead, hidden: Tensor) -> Tensor:
+        """`head.logits` of [m, H], over the earlier ones of that name, which had as many rows or more."""
+        held = self._held.get(name)
+        z = head.logits(hidden, None if held is None else held[: len(hidden)])
+        self._held.setdefault(name, z)
+        return z
+
+
+def matmul(a: Tensor, b: Tensor, dtype: torch.dtype, memory: Tensor | None = None) -> Tensor:
     """`a @ b` returned in `dtype`, without a rounding to bfloat16 on the way to a wider one, untouched by autocast."""
     with torch.autocast(a.device.type, enabled=False):
         if _bf16_product(a, b) and not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
             return torch.mm(a, b, out_dtype=dtype)
-        return a.to(dtype) @ b.to(dtype)
+        return torch.mm(a.to(dtype), b.to(dtype), out=memory)
 
 
 def _bf16_product(a: Tensor, b: Tensor) -> bool:

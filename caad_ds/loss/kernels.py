@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from caad_ds.loss.divergence import DIVERGENCES
-from caad_ds.loss.head import LMHead
+from caad_ds.loss.head import LMHead, LogitsMemory
 from caad_ds.loss.objective import Objective, Rows, hidden_contrast
 
 BLOCK = 2048
@@ -58,11 +58,13 @@ def chunk_terms(
     teacher: LMHead | None,
     objective: Objective,
     with_gradient: bool,
+    memory: LogitsMemory,
     logits_dtype: torch.dtype,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Terms and diagnostics of each row, [m] each in float32, and dL/du [m, V] before bias and softcap.
 
-    The gradient has the dtype that its product with the head's weight takes. Nothing here waits for the device.
+    The gradient has the dtype that its product with the head's weight takes. Nothing here waits for the device, whose
+    allocator keeps memory at hand, so that `memory` is not needed.
     """
     z_s = student.products(chunk.student, logits_dtype)
     target = None if teacher is None else TargetLogits.of(chunk, teacher, objective, logits_dtype)

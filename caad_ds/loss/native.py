@@ -1,0 +1,105 @@
+"""The objective's arithmetic over a chunk of logits on a CPU, in C (`rows.c`), for the paper's setting.
+
+It is compiled when first used: some tenths of a second, for the machine at hand, so that nothing has to be cached.
+"""
+
+import ctypes
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from caad_ds.loss.head import LMHead, LogitsMemory
+from caad_ds.loss.objective import Objective, Rows, hidden_contrast
+
+SOURCE = Path(__file__).with_name("rows.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "teacher_entropy")
+SMALL = 2**16  # logits that are done sooner than another thread is woken
+
+
+def missing(objective: Objective, *heads: LMHead | None) -> str | None:
+    """What this implementation lacks for an objective and its heads, or None."""
+    if objective.divergence != "forward_kl":
+        return f"divergence {objective.divergence}"
+    if objective.plausibility is not None:
+        return "plausibility"
+    return "softcap" if any(head is not None and head.softcap is not None for head in heads) else None
+
+
+def chunk_terms(
+    chunk: Rows,
+    student: LMHead,
+    teacher: LMHead | None,
+    objective: Objective,
+    with_gradient: bool,
+    memory: LogitsMemory,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Terms and diagnostics of each row, [m] each in float32, and dL/dz [m, V], written over the student's logits."""
+    z_s, z_t = memory.logits("student", student, chunk.student), None
+    if teacher is not None and chunk.positive is not None:
+        hidden = chunk.positive
+        if chunk.negative is not None:
+            hidden = hidden_contrast(hidden, chunk.negative, objective.alpha, teacher)
+        z_t = memory.logits("target", teacher, hidden)
+    count, vocab = z_s.shape
+    found = torch.empty(len(TERMS), count)
+    labels, valid, weight = (x.contiguous() for x in (chunk.labels, chunk.valid, chunk.weight))
+
+    def work(start: int, end: int) -> None:
+        pointers = [None if x is None else x[start:].data_ptr() for x in (z_s, z_t, labels, valid, weight)]
+        place = found.data_ptr() + start * found.element_size()
+        scalars = (objective.temperature, 1 + objective.sharpen, objective.kd_weight, with_gradient)
+        library().caad_rows(end - start, vocab, count, *pointers, place, *scalars)
+
+    threads = 1 if z_s.numel() <= SMALL else min(torch.get_num_threads(), count)
+    bounds = [count * part // threads for part in range(threads + 1)]
+    if threads == 1:
+        work(0, count)
+    else:
+        list(_pool(threads).map(work, bounds[:-1], bounds[1:]))
+    terms = dict(zip(TERMS, found, strict=True))
+    unused = [] if objective.uses_labels else ["ce"]
+    unused += [] if z_t is not None else ["kd", "agreement", "teacher_entropy"]
+    return {name: values for name, values in terms.items() if name not in unused}, z_s if with_gradient else None
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """`rows.c` compiled and loaded.
+
+    Raises:
+        OSError: there is no C compiler ($CC, or `cc`), or it fails.
+    """
+    with TemporaryDirectory(prefix="caad-ds-") as folder:
+        target = Path(folder) / "rows.so"
+        command = [os.environ.get("CC", "cc"), *FLAGS, str(SOURCE), "-o", str(target), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"{command[0]} could not compile {SOURCE.name}: {done.stderr.strip()[-300:]}")
+        loaded = ctypes.CDLL(str(target))
+    size, pointer, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+    loaded.caad_rows.argtypes = [size] * 3 + [pointer] * 6 + [number] * 3 + [ctypes.c_int32]
+    loaded.caad_rows.restype = None
+    return loaded
+
+
+@cache
+def unavailable() -> str | None:
+    """Why `rows.c` cannot be used on this machine, or None."""
+    try:
+        library()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    # Not OpenMP: a second runtime beside PyTorch's would keep threads of its own spinning.
+    return ThreadPoolExecutor(threads, thread_name_prefix="caad-rows")
