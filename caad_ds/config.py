@@ -93,6 +93,9 @@ class ObjectiveSection(Section):
     mix: float = Field(0.5, gt=0, lt=1, description="the target's share in the mixture of jsd and skewed_kl")
     sharpen: float = Field(0.0, ge=0, description="with alpha 0: scale the target's logits by 1 + sharpen (a control)")
     reduction: Literal["token", "sample"] = "token"
+    logits: Literal["float32", "bfloat16"] = Field(
+        "float32", description="held by the loss; bfloat16 is faster and rounded, for run.precision bf16 on CUDA"
+    )
     audio_dropout: float = Field(0.0, ge=0, lt=1, description="share of samples that hear the negative instead (ce)")
     dropout_negative: NegativeName = Field("zero_mel", description="the negative that audio_dropout uses")
 
@@ -162,6 +165,8 @@ class Config(Section):
             raise ValueError("objective distill needs a teacher section")
         if self.objective.name == "ce" and self.teacher is not None:
             raise ValueError("objective ce uses no teacher; remove the section or choose distill")
+        if self.objective.logits == "bfloat16" and self.run.precision != "bf16":
+            raise ValueError("objective.logits bfloat16 needs run.precision bf16; set that, or choose float32")
         return self
 
     def to_yaml(self) -> str:

@@ -56,5 +56,6 @@ class StudentObjective(nn.Module):
             sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
             normalizer=normalizer,
             vocab_size=vocabulary,
+            logits=cfg.logits,
         )
         return out.loss, out.kd, out.ce, out.diagnostics

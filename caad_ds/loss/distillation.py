@@ -63,7 +63,8 @@ def contrastive_distillation_loss(
         implementation: "chunked" (PyTorch), "triton" (CUDA; on a CPU only under TRITON_INTERPRET=1), "native" (C on a
             CPU, the forward KL without softcap and plausibility), "reference", the dense yardstick, or "auto": triton
             or native where they can run, else chunked. float64 is for chunked and reference.
-        logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone).
+        logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone; others
+            refuse it).
         check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary (both wait
             for the device).
 
@@ -108,10 +109,13 @@ def contrastive_distillation_loss(
     arguments = (rows, student_head.first(vocab), teacher_head, objective)
     if implementation == "auto":
         implementation = _fastest(*arguments)
+    half = student_hidden.is_cuda and student_hidden.dtype == student_head.weight.dtype == torch.bfloat16
+    expected = "float32 unless triton runs on CUDA with hidden states and head in bfloat16"
+    checks.require(logits == "float32" or (implementation == "triton" and half), "logits", logits, expected)
     if implementation == "reference":
         return reference_loss(*arguments)
     if implementation == "triton":
-        return _triton_loss(*arguments, logits)
+        return _triton_loss(*arguments, getattr(torch, logits))
     if implementation == "native":
         return _native_loss(*arguments)
     return chunked_loss(*arguments)
@@ -143,23 +147,18 @@ def _native_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, 
 
 
 def _triton_loss(
-    rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective, logits: str
+    rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective, logits: torch.dtype
 ) -> LossOutput:
     try:
         # Not everywhere installed, and slow to import.
         from caad_ds.loss.kernels import chunk_terms
     except ImportError as error:
         raise ValueError(f"implementation is 'triton', expected another: Triton is not installed ({error})") from None
-    bfloat16 = logits == "bfloat16"
-    half = rows.student.dtype == student_head.weight.dtype == torch.bfloat16 and rows.student.is_cuda
-    checks.require(not bfloat16 or half, "logits", logits, "float32 unless hidden states and head are bfloat16 on CUDA")
-    wide = wide_dtype(rows.student, student_head.weight)
-    checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for triton")
+    place, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    place = rows.student.device.type
+    checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for triton")
     checks.require(place == "cuda" or interpreted, "student_hidden.device", place, "cuda, or TRITON_INTERPRET=1")
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
-    return chunked_loss(rows, student_head, teacher_head, objective, partial(chunk_terms, logits_dtype=dtype), dtype)
+    return chunked_loss(rows, student_head, teacher_head, objective, partial(chunk_terms, logits_dtype=logits), logits)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ def check_deepspeed(cfg: Config) -> None:
                 f"teacher.deepspeed {cfg.teacher.deepspeed}: stage {stage} needs an optimizer, a teacher has none; "
                 "use stage 3 or 0"
             )
+
+
+def check_logits(cfg: Config) -> None:
+    """Refuse logits in bfloat16 where no Triton kernel can hold them."""
+    if cfg.objective.logits == "bfloat16" and not (torch.cuda.is_available() and find_spec("triton")):
+        raise UserError("objective.logits: bfloat16 needs an NVIDIA GPU and Triton; set it to float32")
 
 
 def load_student(cfg: Config) -> Student:

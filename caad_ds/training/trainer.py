@@ -66,6 +66,7 @@ class Trainer:
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
         engines.check_deepspeed(cfg)
+        engines.check_logits(cfg)
         self.teacher_model = self.teacher_encoder = None
         if cfg.teacher is not None:
             self.teacher_model, teacher_encoder, tokenizer = load(cfg.teacher.path)

@@ -77,6 +77,8 @@ def test_bad_input(problem):
         p.to(torch.float64).loss(implementation="triton")
     with pytest.raises(ValueError, match="logits is bfloat16, expected float32 unless"):
         p.loss(implementation="triton", logits="bfloat16")
+    with pytest.raises(ValueError, match="logits is bfloat16, expected float32 unless"):
+        p.loss(logits="bfloat16")
     if DEVICE == "cpu":
         with patch.dict(os.environ, TRITON_INTERPRET="0"), pytest.raises(ValueError, match="TRITON_INTERPRET"):
             p.loss(implementation="triton")

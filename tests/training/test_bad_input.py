@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+import torch
 import yaml
 
 from caad_ds.models.tokenizer import train_tokenizer
@@ -86,6 +87,12 @@ def test_a_deepspeed_file_that_cannot_be_used(made, tmp_path, text, expected):
     path.write_text(text)
     line = refusal(made(student={"deepspeed": str(path)}))
     assert str(path) in line and expected in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there, which bfloat16 logits need")
+def test_logits_that_only_a_gpu_can_hold_rounded(made):
+    file = made(objective={"logits": "bfloat16"}, run={"precision": "bf16"})
+    assert "objective.logits: bfloat16 needs an NVIDIA GPU and Triton; set it to float32" in refusal(file)
 
 
 def test_different_tokenizers(made, tmp_path):

@@ -7,7 +7,7 @@ from caad_ds.config import load_config
 from caad_ds.models.speech_lm import load
 from caad_ds.training.engines import load_student
 from tests.training.launching import curve, train, weights
-from tests.training.tiny import config
+from tests.training.tiny import config, llama
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,22 @@ def test_only_the_connector_changes(world, folder, checkpointing):
     if checkpointing:
         plain = weights(folder / "connector-False")
         assert all(torch.allclose(plain[name], value, atol=1e-6) for name, value in weights(out).items())
+
+
+def test_a_head_of_its_own_trains_on_two_ranks_as_in_one_process(world, folder):
+    """ZeRO-3 partitions the head's weight between the forward, which finds its gradient, and the backward."""
+    vocabulary = load(world / "teacher")[0].config.llm_config.vocab_size
+    heads, norms = [], []
+    for ranks in (1, 2):
+        out = folder / f"head-{ranks}"
+        file = config(world, out, student={"llm": llama(1, vocabulary, 16, tied=False)})
+        before = load_student(load_config(file)).model.state_dict()["llm.lm_head.weight"]
+        train(file, ranks)
+        heads.append(weights(out)["llm.lm_head.weight"])
+        norms.append([value for _, value in curve(out, "train/grad_norm")])
+        assert (heads[-1] - before).abs().min() > 0  # every token's row has moved
+    torch.testing.assert_close(heads[0], heads[1], atol=1e-3, rtol=0)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
 
 
 def test_zero2_trains_as_zero3_does(world, folder, zero3):
