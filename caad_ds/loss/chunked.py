@@ -43,8 +43,9 @@ def chunked_loss(
     inputs = (rows.student, student_head.weight, student_head.bias)
     wanted = [x if torch.is_grad_enabled() and x is not None and x.requires_grad else None for x in inputs]
     with torch.no_grad(), torch.autocast(rows.student.device.type, enabled=False):
-        gradients = _Gradients(wanted, wide_dtype(rows.student, student_head.weight))
-        step = chunk_rows(student_head.weight, logits_dtype or gradients.wide)
+        wide = wide_dtype(rows.student, student_head.weight)
+        gradients = _Gradients(wanted, wide, logits_dtype or wide)
+        step = chunk_rows(student_head.weight, gradients.logits)
         terms = _sweep(rows, student_head, teacher_head, objective, gradients, chunk_terms or torch_terms, step)
         sums = {name: values.sum() for name, values in terms.items()}
         zero = rows.weight.new_zeros(())
@@ -241,11 +242,14 @@ def _softmax(u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Gradients:
-    """Gradients of the inputs that want one, those of the head summed over the chunks in the `wide` dtype."""
+    """Gradients of the inputs that want one, those of the head summed over the chunks in the `wide` dtype.
 
-    def __init__(self, wanted: list[Tensor | None], wide: torch.dtype):
+    Products are made in `wide` and rounded once, unless the `logits` are no wider than the inputs.
+    """
+
+    def __init__(self, wanted: list[Tensor | None], wide: torch.dtype, logits: torch.dtype):
         hidden, weight, bias = wanted
-        self.wide = wide
+        self.wide, self.logits = wide, logits
         self._dtypes = [None if x is None else x.dtype for x in wanted]
         self.hidden = None if hidden is None else torch.zeros_like(hidden)
         self.weight = None if weight is None else torch.zeros_like(weight, dtype=wide)
@@ -262,7 +266,11 @@ class _Gradients:
             self.bias += grad.sum(0)
         grad = grad.to(weight.dtype)
         if self.hidden is not None:
-            self.hidden[start : start + len(grad)] = matmul(grad, weight, self.wide)
+            place = self.hidden[start : start + len(grad)]
+            if place.dtype == weight.dtype == self.logits:
+                torch.mm(grad, weight, out=place)
+            else:
+                place.copy_(matmul(grad, weight, self.wide))
         if self.weight is not None:
             hidden = chunk.student.masked_fill(~chunk.valid.unsqueeze(-1), 0)
             self.weight += matmul(grad.t(), hidden.to(weight.dtype), self.wide)

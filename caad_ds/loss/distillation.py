@@ -63,8 +63,7 @@ def contrastive_distillation_loss(
         implementation: "chunked" (PyTorch), "triton" (CUDA; on a CPU only under TRITON_INTERPRET=1), "native" (C on a
             CPU, the forward KL without softcap and plausibility), "reference", the dense yardstick, or "auto": triton
             or native where they can run, else chunked. float64 is for chunked and reference.
-        logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone; others
-            refuse it).
+        logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone).
         check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary (both wait
             for the device).
 

@@ -21,7 +21,7 @@ from caad_ds.loss.objective import Objective, Rows, hidden_contrast
 
 BLOCK = 2048
 WARPS = 8
-STAGES = tl.constexpr(3)  # blocks on their way from memory while one is worked on
+STAGES = {4: 3, 2: 4}  # by bytes of a logit: blocks on their way from memory, and the one that is worked on
 TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
 
 FORWARD_KL, REVERSE_KL, JSD, SKEWED_KL = (tl.constexpr(number) for number in range(len(DIVERGENCES)))
@@ -112,6 +112,7 @@ def chunk_terms(
             DIVERGENCE=DIVERGENCES.index(objective.divergence),
             GRADIENT=with_gradient,
             BLOCK=min(BLOCK, triton.next_power_of_2(vocab)),
+            STAGES=STAGES[z_s.element_size()],
             num_warps=WARPS,
         )
     terms = dict(zip(TERMS, found, strict=True))
@@ -199,6 +200,7 @@ def _rows(
     TEACHER: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
     LABELS: tl.constexpr, STUDENT_BIAS: tl.constexpr, TEACHER_BIAS: tl.constexpr, STUDENT_CAP: tl.constexpr,
     TEACHER_CAP: tl.constexpr, DIVERGENCE: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """One row of the objective; `inverse` is 1 / tau."""
     row = tl.program_id(0).to(tl.int64)

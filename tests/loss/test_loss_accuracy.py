@@ -153,16 +153,20 @@ def test_autocast_does_not_lower_the_precision(problem):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 @pytest.mark.parametrize("softcap", [None, 20.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu(problem, dtype, softcap):
+@pytest.mark.parametrize(
+    "dtype, logits", [(torch.float32, "float32"), (torch.bfloat16, "float32"), (torch.bfloat16, "bfloat16")]
+)
+def test_on_a_gpu(problem, dtype, logits, softcap):
     options = {"alpha": 2.0, "temperature": 2.0, "kd_weight": 0.7}
     p = problem(rows=70, vocab=1001, widths=(64, 96), scale=5.0, bias=True, softcap=softcap, dtype=dtype)
-    found = p.to("cuda").with_gradients(**options)
+    found = p.to("cuda").with_gradients(logits=logits, **options)
     exact = p.to(torch.float64).with_gradients(implementation="reference", **options)
     found = found[0], [g.cpu() for g in found[1]]
     if dtype == torch.float32:
         assert_close(p, options, found, exact)
     else:
-        # The hidden-space contrast and dL/dz are rounded to bfloat16 once, before their products.
-        assert found[0].loss.item() == pytest.approx(exact[0].loss.item(), rel=1e-3)
-        assert all((a - b).norm() <= 1e-2 * b.norm() for a, b in zip(found[1], exact[1]))
+        # The hidden-space contrast and dL/dz are rounded to bfloat16 once, before their products; logits of up to some
+        # tens then carry errors of up to a tenth.
+        loss, gradient = (1e-3, 1e-2) if logits == "float32" else (1e-2, 5e-2)
+        assert found[0].loss.item() == pytest.approx(exact[0].loss.item(), rel=loss)
+        assert all((a - b).norm() <= gradient * b.norm() for a, b in zip(found[1], exact[1]))

@@ -90,7 +90,7 @@ warnings.simplefilter("ignore")
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from caad_ds.loss.kernels import _rows
+from caad_ds.loss.kernels import BLOCK, STAGES, _rows
 
 POINTERS = {name: "*fp32" for name in ("bias_s", "bias_t", "weights", "found")}
 POINTERS |= {"labels": "*i64", "valid": "*i1", "rows": "i32", "vocab": "i32"}
@@ -99,7 +99,8 @@ FLAGS = ("TEACHER", "SEPARATE", "NEGATIVE", "PLAUSIBILITY", "LABELS", "STUDENT_B
 
 def compiled(logits, gradient, divergence, on):
     types = POINTERS | {name: f"*{logits}" for name in ("z_s", "z_t", "z_n")} | {"gradient": f"*{gradient}"}
-    constants = {name: name in on for name in FLAGS} | {"DIVERGENCE": divergence, "BLOCK": 4096}
+    constants = {name: name in on for name in FLAGS} | {"DIVERGENCE": divergence, "BLOCK": BLOCK}
+    constants |= {"STAGES": STAGES[4 if logits == "fp32" else 2]}
     signature = {name: "constexpr" if name in constants else types.get(name, "fp32") for name in _rows.arg_names}
     source = ASTSource(_rows, signature, constants)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8}).asm["cubin"]
