@@ -169,6 +169,19 @@ class Config(Section):
             raise ValueError("objective.logits bfloat16 needs run.precision bf16; set that, or choose float32")
         return self
 
+    def read_keys(self) -> dict:
+        """The sections without the keys that this run does not read, for its record."""
+        values = self.model_dump(mode="json")
+        unread = {
+            "student": FRESH_ONLY if self.student.path else (),
+            "objective": DISTILL_ONLY if self.objective.name == "ce" else (),
+        }
+        return {
+            name: {key: value for key, value in section.items() if key not in unread.get(name, ())}
+            for name, section in values.items()
+            if section is not None
+        }
+
     def to_yaml(self) -> str:
         """The resolved configuration, readable by `load_config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -224,14 +237,20 @@ def _explain(error: Any) -> str:
     # In a union pydantic adds the branch that it tried, such as "dict[str,any]".
     location = ".".join(str(part) for part in error["loc"] if part not in ("str", "dict[str,any]"))
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _keys_at(error["loc"][:-1]), n=1, cutoff=0.4)
-        return f"unknown key {location}" + (f"; did you mean {near[0]}?" if near else "")
+        name = str(error["loc"][-1])
+        near = [] if error["loc"][:-1] else [f"{section}.{name}" for section in _sections_with(name)]
+        near = near or difflib.get_close_matches(name, _keys_at(error["loc"][:-1]), n=1, cutoff=0.4)
+        return f"unknown key {location}" + (f"; did you mean {' or '.join(near)}?" if near else "")
     if error["type"] == "missing":
         return f"{location} is missing"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{location}: {message}" if location else message
     return f"{location}: {message} (got {error['input']!r})"
+
+
+def _sections_with(key: str) -> list[str]:
+    return [section for section in Config.model_fields if key in _keys_at((section,))]
 
 
 def _keys_at(location: tuple) -> list[str]:

@@ -22,12 +22,13 @@ class Heartbeat:
         self.enabled = enabled
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._said = time.monotonic()
         self.turn_to(lambda: "starting")
 
     def turn_to(self, doing: Callable[[], str]) -> None:
-        """Let `doing` describe what is going on from now on."""
+        """Let `doing` describe what is going on from now on; nothing is said, and the next beat comes no later."""
         self._doing = doing
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
 
     def begin(self, what: str) -> None:
         """Say what is going on from now on."""
@@ -64,7 +65,8 @@ class Heartbeat:
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Reports a step on stderr; the body calls what it is given with the number of parts that it has finished.
 
-    A live bar on a terminal, otherwise a line at the start, every 5 s and at the end. Without `total` only the time.
+    A live bar on a terminal, otherwise a line at the start, every 5 s and at the end; without `total` only the time,
+    and no line at the end of what took less.
     """
     console = Console(stderr=True)
     if console.is_terminal:
@@ -79,13 +81,15 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
         nonlocal done
         done += count
 
+    began = time.monotonic()
     with Heartbeat(stream=sys.stderr) as heart:
-        heart.turn_to(lambda: f"{what}:" + ("" if total is None else f" {done}/{total}"))
+        heart.turn_to(lambda: what if total is None else f"{what}: {done}/{total}")
         heart.beat()
         try:
             yield advance
         finally:
-            heart.beat()
+            if total is not None or time.monotonic() - began >= BEAT_SECONDS:
+                heart.beat()
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:

@@ -9,6 +9,7 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # bars over single files; a long step has a progress line of its own
     "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",  # each retry of each file of a hub that does not answer
 }
 
 

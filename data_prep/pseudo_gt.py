@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     records = read_manifest(args.manifest)
     settings = _settings(args)
     partial, stamp = args.out.with_suffix(".partial.jsonl"), args.out.with_suffix(".settings.json")
-    if args.out.exists() and stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == settings:
+    if args.out.exists() and stamp.exists():
+        _same(json.loads(stamp.read_text(encoding="utf-8")), settings, args.out)
         print(f"{args.out}: finished before, left alone")
         return 0
     answers = resume(partial, settings)
@@ -56,13 +57,12 @@ def run(args: argparse.Namespace) -> int:
 def resume(partial: Path, settings: dict) -> dict[str, Answer]:
     """The answers by id that a run with the same settings left in `partial`, which is made ready for more.
 
-    Its first line holds the settings. A last line that was cut short is dropped; other settings begin it anew.
+    Its first line holds the settings. A last line that was cut short is dropped; other settings raise UserError.
     """
     rows = _whole_lines(partial) if partial.exists() else []
-    if rows and rows[0] != settings:
-        print(f"{partial}: it was begun from other input or settings, so all is answered anew")
-        rows = []
-    write_jsonl(partial, rows or [settings])
+    if len(rows) > 1:
+        _same(rows[0], settings, partial)
+    write_jsonl(partial, rows if len(rows) > 1 else [settings])
     if len(rows) > 1:
         print(f"{partial}: going on after {len(rows) - 1} answers")
     return {row["id"]: Answer(**row) for row in rows[1:]}
@@ -86,6 +86,12 @@ def _join(records: list[dict], answers: dict[str, Answer]) -> tuple[list[dict], 
         else:
             answered.append({**record, "response": answer.response})
     return answered, rejected
+
+
+def _same(made: dict, settings: dict, path: Path) -> None:
+    """Answers may have cost GPU hours: those of another input or engine are not replaced unasked."""
+    if changed := [key for key in made | settings if made.get(key) != settings.get(key)]:
+        raise UserError(f"{path}: its answers are of another {', '.join(changed)}; choose another --out, or remove it")
 
 
 def _settings(args: argparse.Namespace) -> dict:

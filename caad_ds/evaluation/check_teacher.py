@@ -21,12 +21,16 @@ from caad_ds.evaluation.matching import matches
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row
 from caad_ds.evaluation.options import Signal, log_likelihoods
 from caad_ds.evaluation.scores import POOLED, score
-from caad_ds.evaluation.tables import MAIN, percent, show, show_rejected, terminal
+from caad_ds.evaluation.tables import LEGEND, MAIN, percent, show, show_rejected, terminal
 from caad_ds.evaluation.verdict import Attribute, figures, judge
 from caad_ds.files import write_json
 from caad_ds.progress import progress
 
 ALPHAS = (0.5, 1.0, 2.0)
+SIGNALS = (
+    "z_pos: logits with the audio; z_neg: with the negative in its place; z_c: their contrast. n/f/a/i: neutral, "
+    "faithful, adversarial, irrelevant."
+)
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -158,8 +162,9 @@ def _scored(right: dict[str, list[bool]]) -> dict[str, dict]:
 
 
 def _print(name: str, table: dict[Signal, dict], decoded: dict[Signal, dict], verdict: dict) -> None:
-    title = f"{name}: likeliest option, %; entropy over the labels' when neutral; n/f/a/i: per condition"
-    show(_table(title, table), _table("greedy answers, right by the matching rule, %", decoded), *verdict["lines"])
+    title = f"{name}: likeliest option, %; entropy over the labels' when neutral"
+    tables = _table(title, table), _table("greedy answers, right by the matching rule, %", decoded)
+    show(*tables, LEGEND, SIGNALS, *verdict["lines"])
 
 
 def _table(title: str, table: dict[Signal, dict]) -> Table:

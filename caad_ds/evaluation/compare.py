@@ -7,7 +7,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.plots import bars
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
-from caad_ds.evaluation.tables import comparison_rows, interval_rows, markdown, show, terminal
+from caad_ds.evaluation.tables import LEGEND, comparison_rows, interval_rows, markdown, show, terminal
 from caad_ds.files import write_atomic, write_json
 from caad_ds.progress import progress
 
@@ -36,10 +36,10 @@ def run(args: argparse.Namespace) -> int:
             systems[name] = score_groups(runs)
             advance(len(runs))
     header, rows = comparison_rows(systems)
-    show(terminal(args.title, header, rows), NOTE)
+    show(terminal(args.title, header, rows), LEGEND, NOTE)
     if args.out:
         intervals = markdown(*interval_rows(systems))
-        text = [f"# {args.title}", markdown(header, rows), NOTE, INTERVALS, intervals]
+        text = [f"# {args.title}", markdown(header, rows), LEGEND, NOTE, INTERVALS, intervals]
         write_atomic(args.out / "table.md", ("\n\n".join(text) + "\n").encode())
         write_json(args.out / "table.json", {"title": args.title, "systems": systems})
         bars(systems, args.title, args.out / "table.png")

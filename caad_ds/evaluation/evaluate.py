@@ -14,7 +14,7 @@ from caad_ds.evaluation.matching import matches, matches_strictly
 from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
-from caad_ds.evaluation.tables import scores_table, show, show_rejected
+from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, scores_table, show, show_rejected
 from caad_ds.progress import progress
 
 ROWS_REJECTED = 3
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.benchmark}: no item could be evaluated ({rejected[0]['reason']}); mend the clips")
     groups = score_groups([predictions])
     folder.write_scores({"name": setup["name"], "setup": setup, "rejected": rejected, "groups": groups})
-    show(scores_table(setup["name"], groups))
+    show(scores_table(setup["name"], groups), LEGEND, SUBSET_LEGEND)
     show_rejected(rejected, folder.path / "scores.json")
     return ROWS_REJECTED if rejected else 0
 

@@ -12,6 +12,14 @@ from caad_ds.evaluation.scores import POOLED
 
 UNWRAPPED = 240
 LISTED = 10
+LEGEND = (
+    "Conditions: no hint (neutral), a true one, a false one, one about something else. shift: right answers lost to "
+    "the false hint, of those right without it; tir_adv: of all items."
+)
+SUBSET_LEGEND = (
+    "MRS: 0.8 adversarial / neutral + 0.2 irrelevant / neutral (MCR-BENCH); "
+    "strict: neutral, answers that name one option alone."
+)
 MAIN = {**{c: f"accuracy_{c}" for c in CONDITIONS}, "shift": "shift", "tir_adv": "tir_adversarial"}
 
 

@@ -104,7 +104,7 @@ class Checkpoints:
             raise UserError(f"{folder / 'state.json'}: damaged ({error}); {instead}") from error
         if state.identity != identity:
             raise UserError(
-                f"{folder}: made by another config, teacher, start or data; use another run.output_dir, "
+                f"{folder}: made from another teacher, start or data; use another run.output_dir, "
                 "or remove the folder to start over"
             )
         if state.world_size != dist.get_world_size():

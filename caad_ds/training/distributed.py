@@ -39,8 +39,8 @@ def start(voice: Heartbeat) -> torch.device:
     if accelerator.device_name() == "cuda" and not torch.cuda.is_available():
         raise UserError("DS_ACCELERATOR=cuda, but PyTorch finds no CUDA device here; unset it, or set it to cpu")
     if accelerator.device_name() == "cpu":
-        _check_cpu_op()
-        voice.begin("joining the ranks (the first run on a machine compiles DeepSpeed's CPU op, up to 2 minutes)")
+        built = _check_cpu_op()
+        voice.begin("joining the ranks" + ("" if built else ", compiling DeepSpeed's CPU op once: up to 2 minutes"))
         # DeepSpeed's launcher sets LOCAL_SIZE; the CPU communication op reads LOCAL_WORLD_SIZE's twin from it too.
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     else:
@@ -94,7 +94,8 @@ def raise_together(failure: str | None) -> None:
             raise UserError(message if len(failures) == 1 else f"{message} (rank {rank})")
 
 
-def _check_cpu_op() -> None:
+def _check_cpu_op() -> bool:
+    """Whether the op is built already; UserError where it cannot be."""
     compiler = os.environ.get("CXX") or "c++"
     if shutil.which(compiler.split()[0]) is None:
         raise UserError(f"no C++ compiler ({compiler}) for DeepSpeed's CPU op; install g++, or set CXX to a compiler")
@@ -103,6 +104,8 @@ def _check_cpu_op() -> None:
     # torch waits, silently and for ever, for a lock that a killed build has left.
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    for lock in [root / CPU_OP / "lock", *root.glob(f"{python}_*/{CPU_OP}/lock")]:
+    folders = [root / CPU_OP, *root.glob(f"{python}_*/{CPU_OP}")]
+    for lock in (folder / "lock" for folder in folders):
         if lock.exists() and (minutes := (time.time() - lock.stat().st_mtime) / 60) > STALE_SECONDS / 60:
             raise UserError(f"{lock}: left {minutes:.0f} minutes ago by a build that was killed; remove that file")
+    return any(library.is_file() for folder in folders for library in folder.glob("*.so"))

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from caad_ds.command import is_main
-from caad_ds.config import Config
+from caad_ds.config import Config, load_config
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.data.loader import Loader, once
 from caad_ds.data.reader import IndexedReader
@@ -31,6 +31,7 @@ from caad_ds.training.distributed import agreed, raise_together, world
 from caad_ds.training.metrics import Sums
 from caad_ds.training.schedule import learning_rate
 
+COURSE = {"data", "teacher", "student", "objective", "optimizer"}  # sections that decide the course of training
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 
 
@@ -49,7 +50,6 @@ class Trainer:
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
         self._build_engines()
-        self.checkpoints = Checkpoints(cfg.run.output_dir, cfg.checkpoint.keep)
         self.sums = Sums(device)
 
     # -- building ---------------------------------------------------------------------------------------------------
@@ -57,6 +57,9 @@ class Trainer:
     def _load(self) -> None:
         """Everything that a user's mistake can break, before any engine exists."""
         cfg = self.cfg
+        self.checkpoints = Checkpoints(cfg.run.output_dir, cfg.checkpoint.keep)
+        if self.checkpoints.newest() is not None:
+            check_same_config(cfg)
         self.voice.begin("loading models and data")
         self.reader = IndexedReader(cfg.data.train)
         self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
@@ -109,16 +112,20 @@ class Trainer:
             uri=self.cfg.tracking.uri,
             experiment=self.cfg.tracking.experiment,
             run_name=self.cfg.run.name,
-            params=flatten(self.cfg.model_dump(mode="json")),
+            params=flatten(self.cfg.read_keys()),
             enabled=self.cfg.tracking.enabled and is_main(),
             run_id=state.tracking_id,
         )
+        self.tracker.artifact(self.cfg.run.output_dir / "config.yaml")
         status = "FAILED"
         try:
             finished = self._train(state.step)
             status = "FINISHED" if finished else "KILLED"
         except KeyboardInterrupt:
             status = "KILLED"
+            kept = self.checkpoints.newest()
+            what = f"run the same command to go on from {kept.name}" if kept else "no checkpoint was written yet"
+            self.voice.say(f"interrupted: {what}")
             raise
         finally:
             self.tracker.finish(status)
@@ -270,10 +277,10 @@ class Trainer:
         values["samples_per_second"] = self.cfg.optimizer.batch_size / per_step
         self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
         left = int(per_step * (self.total_steps - done))
+        kd = "" if self.step.teacher is None else f"kd {values['kd']:.4f}  "
         self.voice.say(
-            f"step {done}/{self.total_steps}  kd {values['kd']:.4f}  ce {values['ce']:.4f}  "
-            f"accuracy {values['token_accuracy']:.3f}  {values['samples_per_second']:.1f} samples/s  "
-            f"{left // 60}:{left % 60:02d} left"
+            f"step {done}/{self.total_steps}  {kd}ce {values['ce']:.4f}  accuracy {values['token_accuracy']:.3f}  "
+            f"{values['samples_per_second']:.1f} samples/s  {left // 60}:{left % 60:02d} left"
         )
 
     def _identity(self) -> str:
@@ -281,7 +288,7 @@ class Trainer:
 
         Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not.
         """
-        settings = self.cfg.model_dump(mode="json", include={"data", "teacher", "student", "objective", "optimizer"})
+        settings = self.cfg.model_dump(mode="json", include=COURSE)
         models = (self.student.model, self.encoder, self.teacher_model, self.teacher_encoder)
         weights = [engines.weights_hash(model) for model in models if model is not None]
         text = repr((settings, self.cfg.run.seed, self.cfg.run.precision, weights, self.reader.index.file.manifest))
@@ -302,6 +309,23 @@ def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
             f"{opt.micro_batch or 'batch_size / ranks'}; change one of them"
         )
     return micro, accumulation
+
+
+def check_same_config(cfg: Config) -> None:
+    """Refuse to go on with other settings than the run began with, by name, before anything is loaded."""
+    path = cfg.run.output_dir / "config.yaml"
+    if not path.is_file():
+        return
+    began, now = (
+        flatten(each.model_dump(mode="json", include=COURSE)) | {"run.seed": each.run.seed}
+        for each in (load_config(path), cfg)
+    )
+    changed = [f"{key} {began.get(key)} -> {now.get(key)}" for key in began | now if began.get(key) != now.get(key)]
+    if changed:
+        raise UserError(
+            f"{cfg.run.output_dir} was begun with another config ({', '.join(changed)}); use another run.output_dir, "
+            "or remove that folder to start over"
+        )
 
 
 def flatten(values: dict, prefix: str = "") -> dict:

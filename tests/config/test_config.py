@@ -135,6 +135,7 @@ def test_a_file_that_is_none(tmp_path):
         ("run.name.first=1", "run.name"),
         ("objective.alpha=[", "is not a YAML value"),
         ("objective.alhpa=1", "did you mean alpha?"),
+        ("alpha=1", "unknown key alpha; did you mean objective.alpha?"),
         ("=", "expected section.key=value"),
     ],
 )

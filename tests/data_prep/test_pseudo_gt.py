@@ -135,9 +135,21 @@ def test_answers_of_other_settings_are_not_mixed_in(tmp_path, described, prep):
     partial = tmp_path / "answered.partial.jsonl"
     stale = {"id": "clip0", "response": "stale", "reason": ""}
     partial.write_text(json.dumps({"engine": "other"}) + "\n" + json.dumps(stale) + "\n")
+    arguments = ("--manifest", described, "--out", tmp_path / "answered.jsonl", "--engine", "template")
+    with pytest.raises(UserError, match=r"partial\.jsonl: its answers are of another engine, manifest_sha256; choose"):
+        prep(pseudo_gt, *arguments)
+    assert "stale" in partial.read_text()
+    partial.unlink()
+    prep(pseudo_gt, *arguments)
+
+
+def test_answers_of_another_input_are_not_replaced(tmp_path, described, prep, write_lines):
     out = tmp_path / "answered.jsonl"
     prep(pseudo_gt, "--manifest", described, "--out", out, "--engine", "template")
-    assert "stale" not in {row["response"] for row in read(out)}
+    before, other = out.read_bytes(), write_lines("other.jsonl", read(described)[:3])
+    with pytest.raises(UserError, match=r"answered\.jsonl: its answers are of another manifest_sha256; choose another"):
+        prep(pseudo_gt, "--manifest", other, "--out", out, "--engine", "template")
+    assert out.read_bytes() == before
 
 
 def test_rejected_answers_are_listed_and_given_responses_kept(tmp_path, described, prep, write_lines, monkeypatch):

@@ -213,9 +213,18 @@ def resumable(checkpointed, tmp_path):
     return file
 
 
-def test_a_checkpoint_of_another_config(resumable):
-    line = refusal(resumable, "--set", "objective.alpha=0.5")
-    assert "step-00000004: made by another config, teacher, start or data; use another run.output_dir" in line
+def test_a_run_begun_with_another_config_names_what_changed(resumable):
+    line = refusal(resumable, "--set", "objective.alpha=0.5", "--set", "run.seed=3")
+    assert "was begun with another config (objective.alpha 1.0 -> 0.5, run.seed 0 -> 3); use another" in line
+
+
+def test_a_checkpoint_of_other_weights_or_data(resumable):
+    state = resumable.with_suffix("") / "checkpoints/step-00000004/state.json"
+    recorded = json.loads(state.read_text())
+    recorded["state"]["identity"] = "that of a teacher which was since replaced"
+    state.write_text(json.dumps(recorded))
+    line = refusal(resumable)
+    assert "step-00000004: made from another teacher, start or data; use another run.output_dir" in line
 
 
 def test_a_checkpoint_of_another_world_size(resumable):

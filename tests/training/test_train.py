@@ -37,9 +37,10 @@ def test_the_model_folder_loads_and_has_learned(finished, world):
 
 def test_the_mlflow_store_holds_the_whole_curve(finished):
     out, _ = finished
-    _, run = tracked(out)
+    client, run = tracked(out)
     assert run.info.status == "FINISHED" and run.info.run_name == "tiny"
     assert run.data.params["objective.alpha"] == "1.0"
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
     for metric in ("kd", "ce", "agreement", "teacher_entropy", "lr", "grad_norm", "samples_per_second"):
         assert [step for step, _ in curve(out, f"train/{metric}")] == list(range(1, STEPS + 1)), metric
     assert [step for step, _ in curve(out, "validation/kd")] == [6, 12]
