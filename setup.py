@@ -43,7 +43,7 @@ setup(
         "sentencepiece>=0.2",
         "soundfile>=0.12.1",
         "soxr>=0.5",
-        "torch>=2.6",
+        "torch>=2.8",
         "transformers>=5.23",
     ],
     extras_require={

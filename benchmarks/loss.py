@@ -51,8 +51,8 @@ class Shape:
 
 CPU = [
     Shape("toy", 512, 96, 128, 512),
-    Shape("SmolLM2-135M, few rows", 256, 576, 576, 49152),
-    Shape("scaled down", 4096, 512, 1024, 32000),
+    Shape("SmolLM2-135M, scaled down", 256, 576, 576, 49152),
+    Shape("Llama-3, scaled down", 4096, 512, 1024, 32000),
 ]
 CUDA = [
     Shape("SmolLM2-135M", 4096, 576, 576, 49152, torch.bfloat16),

@@ -52,6 +52,16 @@ def check_kind(name: str, tensor: Tensor, device: torch.device) -> None:
     require(tensor.device == device, f"{name}.device", tensor.device, f"{device} as the other arguments")
 
 
+def check_precision(named: dict[str, Tensor | None]) -> None:
+    """float64 in all of the tensors or in none, the first of them telling which."""
+    (first, leader), *others = named.items()
+    assert leader is not None
+    for name, tensor in others:
+        if tensor is not None:
+            alike = (tensor.dtype == torch.float64) == (leader.dtype == torch.float64)
+            require(alike, f"{name}.dtype", tensor.dtype, f"float64 where {first} is, and nowhere else")
+
+
 def check_teacher(
     objective: Objective,
     positive: Tensor | None,
@@ -106,21 +116,14 @@ def check_labels(labels: Tensor, valid: Tensor, vocab: int) -> None:
         raise ValueError(f"labels holds {int(outside[0])}, expected 0 to {vocab - 1} or ignore_index")
 
 
-def check_finite_values(
-    student_hidden: Tensor,
-    student_head: LMHead,
-    positive: Tensor | None,
-    negative: Tensor | None,
-    teacher_head: LMHead | None,
-) -> None:
-    """Refuses NaN and infinity by the tensor's name; waits for the device."""
-    named = {"student_hidden": student_hidden, "teacher_pos": positive, "teacher_neg": negative}
-    for name, head in {"student_head": student_head, "teacher_head": teacher_head}.items():
-        if head is not None:
-            named |= {f"{name}.weight": head.weight, f"{name}.bias": head.bias}
-    for name, tensor in named.items():
+def check_finite_values(of_rows: dict[str, Tensor | None], of_heads: dict[str, Tensor | None], valid: Tensor) -> None:
+    """Refuses NaN and infinity by the tensor's name, in rows that count; waits for the device."""
+    for name, tensor in (of_rows | of_heads).items():
         if tensor is not None:
-            bad = (~torch.isfinite(tensor)).nonzero()
+            infinite = ~torch.isfinite(tensor)
+            if name in of_rows:
+                infinite[~valid] = False
+            bad = infinite.nonzero()
             if len(bad):
                 count = f"not finite in {len(bad)} of {tensor.numel()} values, first in row {int(bad[0, 0])}"
                 require(False, name, count, "finite values")

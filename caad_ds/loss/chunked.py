@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from caad_ds.loss.divergence import divergence_and_gradient
 from caad_ds.loss.head import LMHead, LogitsMemory, matmul, wide_dtype
-from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast, hidden_contrast
+from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, contrast, hidden_contrast
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 ROW_TILE = 128  # rows that a tile of a matrix product takes on a GPU
@@ -45,7 +45,7 @@ def chunked_loss(
     with torch.no_grad(), torch.autocast(rows.student.device.type, enabled=False):
         wide = wide_dtype(rows.student, student_head.weight)
         gradients = _Gradients(wanted, wide, logits_dtype or wide)
-        step = chunk_rows(student_head.weight, gradients.logits)
+        step = chunk_rows(student_head.weight, gradients.logits_dtype)
         terms = _sweep(rows, student_head, teacher_head, objective, gradients, chunk_terms or torch_terms, step)
         sums = {name: values.sum() for name, values in terms.items()}
         zero = rows.weight.new_zeros(())
@@ -95,7 +95,7 @@ def _sweep(
         parts.append(terms)
         if grad is not None:
             gradients.add(start, grad, chunk, student.weight)
-        # Freed before the next chunk's logits are made: otherwise two chunks are alive at once.
+        # On a GPU freed before the next chunk's logits are made: otherwise two chunks are alive at once.
         del grad
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -187,13 +187,15 @@ def _tile_terms(
     step = None
     if target is not None:
         distilled, step = _distillation(target, log_p, p, objective)
-        terms["kd"] = tau**2 * distilled["kd"] * rows.weight
+        # An infinite logit makes an entropy NaN; a term by itself may hide it.
+        nothing = 0 * (terms["student_entropy"] + distilled["teacher_entropy"])
+        terms["kd"] = (tau**2 * distilled["kd"] + nothing) * rows.weight
         terms["agreement"] = (best == distilled["best"]) * counts
         terms |= {name: distilled[name] * counts for name in ("teacher_entropy", "contrast_shift") if name in distilled}
     if objective.uses_labels:
         anchor = below.exp_()
         total = anchor.sum(-1, keepdim=True)
-        terms["ce"] = (total.log().squeeze(-1) - at_label) * rows.weight
+        terms["ce"] = (total.log().squeeze(-1) - at_label + 0 * terms["student_entropy"]) * rows.weight
     if with_gradient:
         weight = rows.weight.unsqueeze(-1)
         grad = below
@@ -216,7 +218,7 @@ def _distillation(
     z_t, z_pos = target
     if objective.plausibility is not None and z_pos is not None:
         bound = z_pos.amax(-1, keepdim=True) + math.log(objective.plausibility)
-        z_t.masked_fill_(z_pos < bound, -math.inf)
+        z_t.masked_fill_((z_pos < bound) & z_pos.isfinite(), NEVER)
     largest, best = z_t.max(-1, keepdim=True)
     log_q, q = _softmax(z_t.sub_(largest).mul_((1 + objective.sharpen) / objective.temperature))
     found = {"best": best.squeeze(-1), "teacher_entropy": -torch.linalg.vecdot(q, log_q)}
@@ -233,12 +235,11 @@ def _distillation(
 def _softmax(u: Tensor) -> tuple[Tensor, Tensor]:
     """log softmax (written over `u`) and softmax of logits whose largest is 0.
 
-    A token of probability 0 gets the most negative number, not -inf, so that 0 * log 0 is 0 in the sums to come.
+    A logit of -inf makes 0 * log 0 a NaN in the sums to come.
     """
     p = u.exp()
     total = p.sum(-1, keepdim=True)
-    log_p = u.sub_(total.log()).clamp_min_(torch.finfo(u.dtype).min)
-    return log_p, p.div_(total)
+    return u.sub_(total.log()), p.div_(total)
 
 
 class _Gradients:
@@ -247,9 +248,9 @@ class _Gradients:
     Products are made in `wide` and rounded once, unless the `logits` are no wider than the inputs.
     """
 
-    def __init__(self, wanted: list[Tensor | None], wide: torch.dtype, logits: torch.dtype):
+    def __init__(self, wanted: list[Tensor | None], wide: torch.dtype, logits_dtype: torch.dtype):
         hidden, weight, bias = wanted
-        self.wide, self.logits = wide, logits
+        self.wide, self.logits_dtype = wide, logits_dtype
         self._dtypes = [None if x is None else x.dtype for x in wanted]
         self.hidden = None if hidden is None else torch.zeros_like(hidden)
         self.weight = None if weight is None else torch.zeros_like(weight, dtype=wide)
@@ -267,7 +268,7 @@ class _Gradients:
         grad = grad.to(weight.dtype)
         if self.hidden is not None:
             place = self.hidden[start : start + len(grad)]
-            if place.dtype == weight.dtype == self.logits:
+            if place.dtype == weight.dtype == self.logits_dtype:
                 torch.mm(grad, weight, out=place)
             else:
                 place.copy_(matmul(grad, weight, self.wide))

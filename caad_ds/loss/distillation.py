@@ -92,10 +92,15 @@ def contrastive_distillation_loss(
         checks.check_teacher(objective, *teacher, student_hidden, student_head, vocab_size)
     else:
         teacher_pos = teacher_neg = teacher_head = None
-    if check_finite:
-        checks.check_finite_values(student_hidden, student_head, teacher_pos, teacher_neg, teacher_head)
+    of_rows = {"student_hidden": student_hidden, "teacher_pos": teacher_pos, "teacher_neg": teacher_neg}
+    of_heads = {"student_head.weight": student_head.weight, "student_head.bias": student_head.bias}
+    if teacher_head is not None:
+        of_heads |= {"teacher_head.weight": teacher_head.weight, "teacher_head.bias": teacher_head.bias}
+    checks.check_precision(of_rows | of_heads)
     vocab = vocab_size or len(student_head.weight)
     valid = labels != ignore_index
+    if check_finite:
+        checks.check_finite_values(of_rows | {"token_weights": token_weights}, of_heads, valid)
     if check_finite or labels.device.type == "cpu":
         checks.check_labels(labels, valid, vocab)
     dtype = wide_dtype(student_hidden, student_head.weight)
@@ -173,4 +178,4 @@ def _row_weights(
         weight = weight / sizes.clamp_min(1)[sample]
         counted = (sizes > 0).sum()
     # Nothing to count gives a loss of 0, not 0 / 0.
-    return weight / (counted.clamp_min(1) if normalizer is None else normalizer)
+    return weight / (counted.clamp_min(1) if normalizer is None else torch.as_tensor(normalizer).to(weight).reshape(()))

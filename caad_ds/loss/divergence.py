@@ -17,7 +17,7 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd", "skewed_kl")
 
 
 def divergence(name: str, mix: float, log_q: Tensor, log_p: Tensor) -> Tensor:
-    """The divergence of each row, [N], from log-probabilities [N, V]; differentiable. -inf in `log_q` counts for 0."""
+    """The divergence of each row, [N], from log-probabilities [N, V], which must be finite; differentiable."""
     q, p = log_q.exp(), log_p.exp()
     if name == "reverse_kl":
         return _kl(p, log_p, log_q)
@@ -31,12 +31,10 @@ def divergence(name: str, mix: float, log_q: Tensor, log_p: Tensor) -> Tensor:
 def divergence_and_gradient(name: str, mix: float, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     """The divergence of each row, [m], and its gradient in the student's logits over tau, [m, V].
 
-    For a divergence D(p) with p = softmax(u): dD/du = p * (dD/dp - sum(p * dD/dp)). `log_q` must be finite.
+    For a divergence D(p) with p = softmax(u): dD/du = p * (dD/dp - sum(p * dD/dp)). Not for the forward KL, whose
+    gradient is p - q.
     """
     p, q = log_p.exp(), log_q.exp()
-    if name == "forward_kl":
-        value = (log_q - log_p).mul_(q).sum(-1)
-        return value, p.sub_(q)
     if name == "reverse_kl":
         ratio = log_p - log_q
         value = (p * ratio).sum(-1)
@@ -57,5 +55,4 @@ def _log_mixture(mix: float, log_q: Tensor, log_p: Tensor) -> Tensor:
 
 
 def _kl(a: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
-    """KL(a || b) per row, with 0 * log 0 = 0."""
-    return torch.where(a > 0, a * (log_a - log_b), 0).sum(-1)
+    return (a * (log_a - log_b)).sum(-1)

@@ -18,14 +18,18 @@ class LMHead:
     softcap: float | None = None
 
     def logits(self, hidden: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Logits [..., V] of hidden states [..., H], float32, or float64 where an input is; made in `memory` if it may
-        be."""
+        """Logits [..., V] of hidden states [..., H], float32, or float64 where an input is.
+
+        `memory` [m, V] may be given for hidden states [m, H] where no gradient is asked for: the product is made in it,
+        but on CUDA from bfloat16.
+        """
         dtype = wide_dtype(hidden, self.weight)
         z = matmul(hidden.reshape(-1, hidden.shape[-1]), self.weight.t(), dtype, memory)
         if self.bias is not None:
             z = z.add_(self.bias.to(dtype))
         if self.softcap is not None:
-            z = self.softcap * torch.tanh(z / self.softcap)
+            # The difference is 0, or NaN where z is infinite, which the tangent would hide.
+            z = self.softcap * torch.tanh(z / self.softcap) + (z - z)
         return z.view(*hidden.shape[:-1], len(self.weight))
 
     def products(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -53,7 +57,8 @@ def wide_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 class LogitsMemory:
-    """What the chunks of a call share: fresh memory of that size is zeroed page by page each time on a CPU."""
+    """Holds the logits of one chunk for the next to be made in, on a CPU, where fresh memory of that size costs more
+    than the arithmetic: its pages are zeroed one by one. A GPU's allocator keeps memory at hand by itself."""
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
@@ -62,7 +67,8 @@ class LogitsMemory:
         """`head.logits` of [m, H], over the earlier ones of that name, which had as many rows or more."""
         held = self._held.get(name)
         z = head.logits(hidden, None if held is None else held[: len(hidden)])
-        self._held.setdefault(name, z)
+        if z.device.type == "cpu":
+            self._held.setdefault(name, z)
         return z
 
 

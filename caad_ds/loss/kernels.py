@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from caad_ds.loss import objective as objective_module
 from caad_ds.loss.divergence import DIVERGENCES
 from caad_ds.loss.head import LMHead, LogitsMemory
 from caad_ds.loss.objective import Objective, Rows, hidden_contrast
@@ -27,8 +28,7 @@ TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "
 FORWARD_KL, REVERSE_KL, JSD, SKEWED_KL = (tl.constexpr(number) for number in range(len(DIVERGENCES)))
 LOG2_E = tl.constexpr(math.log2(math.e))
 LN_2 = tl.constexpr(math.log(2))
-# The logit of a token that cannot be: its probability is 0, and unlike -inf, 0 times its logarithm is 0.
-NEVER = tl.constexpr(-1e30)
+NEVER = tl.constexpr(objective_module.NEVER)
 
 
 @dataclass(frozen=True)
@@ -76,45 +76,46 @@ def chunk_terms(
     nothing = found  # stands for a pointer that the kernel does not follow
 
     def pointer(tensor: Tensor | None) -> Tensor:
-        return nothing if tensor is None else tensor
+        return nothing if tensor is None else tensor.contiguous()
 
     if rows:
-        _rows[(rows,)](
-            z_s,
-            pointer(target.first if target else None),
-            pointer(target.negative if target else None),
-            pointer(student.bias),
-            pointer(teacher.bias if teacher else None),
-            chunk.labels,
-            chunk.valid,
-            chunk.weight,
-            found,
-            gradient,
-            rows,
-            vocab,
-            objective.alpha,
-            1 / objective.temperature,
-            1 + objective.sharpen,
-            objective.kd_weight,
-            objective.plausibility or 1.0,
-            objective.mix,
-            student.softcap or 1.0,
-            (teacher and teacher.softcap) or 1.0,
-            TEACHER=target is not None,
-            SEPARATE=target is not None and target.separate,
-            NEGATIVE=target is not None and target.negative is not None,
-            PLAUSIBILITY=objective.plausibility is not None,
-            LABELS=objective.uses_labels,
-            STUDENT_BIAS=student.bias is not None,
-            TEACHER_BIAS=teacher is not None and teacher.bias is not None,
-            STUDENT_CAP=student.softcap is not None,
-            TEACHER_CAP=teacher is not None and teacher.softcap is not None,
-            DIVERGENCE=DIVERGENCES.index(objective.divergence),
-            GRADIENT=with_gradient,
-            BLOCK=min(BLOCK, triton.next_power_of_2(vocab)),
-            STAGES=STAGES[z_s.element_size()],
-            num_warps=WARPS,
-        )
+        with torch.cuda.device_of(z_s):  # where Triton launches
+            _rows[(rows,)](
+                z_s,
+                pointer(target.first if target else None),
+                pointer(target.negative if target else None),
+                pointer(student.bias),
+                pointer(teacher.bias if teacher else None),
+                pointer(chunk.labels),
+                pointer(chunk.valid),
+                pointer(chunk.weight),
+                found,
+                gradient,
+                rows,
+                vocab,
+                float(objective.alpha),
+                1 / float(objective.temperature),
+                1 + float(objective.sharpen),
+                float(objective.kd_weight),
+                float(objective.plausibility or 1),
+                float(objective.mix),
+                float(student.softcap or 1),
+                float((teacher and teacher.softcap) or 1),
+                TEACHER=target is not None,
+                SEPARATE=target is not None and target.separate,
+                NEGATIVE=target is not None and target.negative is not None,
+                PLAUSIBILITY=objective.plausibility is not None,
+                LABELS=objective.uses_labels,
+                STUDENT_BIAS=student.bias is not None,
+                TEACHER_BIAS=teacher is not None and teacher.bias is not None,
+                STUDENT_CAP=student.softcap is not None,
+                TEACHER_CAP=teacher is not None and teacher.softcap is not None,
+                DIVERGENCE=DIVERGENCES.index(objective.divergence),
+                GRADIENT=with_gradient,
+                BLOCK=min(BLOCK, triton.next_power_of_2(vocab)),
+                STAGES=STAGES[z_s.element_size()],
+                num_warps=WARPS,
+            )
     terms = dict(zip(TERMS, found, strict=True))
     unused = [] if objective.uses_labels else ["ce"]
     unused += [] if target is not None else ["kd", "agreement", "teacher_entropy"]
@@ -142,7 +143,8 @@ def _logits(z, bias, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.constexp
     if BIAS:
         value += tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
     if CAP:
-        value = tl.where(inside, _capped(value, cap), NEVER)
+        # The difference is 0, or NaN where the value is infinite, which the tangent would hide.
+        value = tl.where(inside, _capped(value, cap) + (value - value), NEVER)
     return value
 
 
@@ -158,7 +160,7 @@ def _target(
         value = first * (1 + alpha) - _logits(z_n, bias, cap, row, vocab, cols, BIAS, CAP) * alpha
     value *= sharpness
     if PLAUSIBILITY:
-        value = tl.where(first < floor, NEVER, value)
+        value = tl.where((first < floor) & (first > -float("inf")), NEVER, value)
     return value, first
 
 
@@ -234,9 +236,10 @@ def _rows(
     # Read here, a sweep before the gradient may be written over it.
     at_label = 0.0
     if LABELS:
-        at_label = tl.load(z_s + row * vocab + label).to(tl.float32)
+        known = (label >= 0) & (label < vocab)  # unchecked on a GPU, where that would wait for it
+        at_label = tl.load(z_s + row * vocab + label, mask=known, other=float("nan")).to(tl.float32)
         if STUDENT_BIAS:
-            at_label += tl.load(bias_s + label).to(tl.float32)
+            at_label += tl.load(bias_s + label, mask=known, other=0.0).to(tl.float32)
         if STUDENT_CAP:
             at_label = _capped(at_label, cap_s)
 
@@ -332,13 +335,15 @@ def _rows(
     else:
         kd = tl.sum(forward, 0)
     cross_entropy = log_1 * LN_2 - (at_label - peak_s)
-    tl.store(found + row, kd * LN_2 * tau * tau * weight)
-    tl.store(found + rows + row, cross_entropy * weight)
+    # An infinite logit makes an entropy NaN; 0 times it tells so where a term by itself might not.
+    disorder_s, disorder_t = tl.sum(entropy_s, 0) * LN_2, tl.sum(entropy_t, 0) * LN_2
+    tl.store(found + row, (kd * LN_2 * tau * tau + 0 * (disorder_s + disorder_t)) * weight)
+    tl.store(found + rows + row, (cross_entropy + 0 * disorder_s) * weight)
     tl.store(found + 2 * rows + row, 1.0)
     tl.store(found + 3 * rows + row, tl.where(at_s == label, 1.0, 0.0))
     tl.store(found + 4 * rows + row, tl.where(at_s == at_t, 1.0, 0.0))
-    tl.store(found + 5 * rows + row, tl.sum(entropy_s, 0) * LN_2)
-    tl.store(found + 6 * rows + row, tl.sum(entropy_t, 0) * LN_2)
+    tl.store(found + 5 * rows + row, disorder_s)
+    tl.store(found + 6 * rows + row, disorder_t)
     tl.store(found + 7 * rows + row, tl.sum(shift, 0) * LN_2)
 
 

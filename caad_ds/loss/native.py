@@ -5,6 +5,7 @@ It is compiled when first used: some tenths of a second, for the machine at hand
 
 import ctypes
 import os
+import shlex
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -20,6 +21,7 @@ from caad_ds.loss.objective import Objective, Rows, hidden_contrast
 SOURCE = Path(__file__).with_name("rows.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "teacher_entropy")
+COMPILE_SECONDS = 60
 SMALL = 2**16  # logits that are done sooner than another thread is woken
 
 
@@ -48,7 +50,7 @@ def chunk_terms(
             hidden = hidden_contrast(hidden, chunk.negative, objective.alpha, teacher)
         z_t = memory.logits("target", teacher, hidden)
     count, vocab = z_s.shape
-    found = torch.empty(len(TERMS), count)
+    found = torch.empty(len(TERMS), count, dtype=torch.float32, device=z_s.device)
     labels, valid, weight = (x.contiguous() for x in (chunk.labels, chunk.valid, chunk.weight))
 
     def work(start: int, end: int) -> None:
@@ -78,10 +80,15 @@ def library() -> ctypes.CDLL:
     """
     with TemporaryDirectory(prefix="caad-ds-") as folder:
         target = Path(folder) / "rows.so"
-        command = [os.environ.get("CC", "cc"), *FLAGS, str(SOURCE), "-o", str(target), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        compiler = shlex.split(os.environ.get("CC") or "cc")
+        command = [*compiler, *FLAGS, str(SOURCE), "-o", str(target), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=COMPILE_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise OSError(f"{compiler[0]} took over {COMPILE_SECONDS} s for {SOURCE.name}") from None
         if done.returncode:
-            raise OSError(f"{command[0]} could not compile {SOURCE.name}: {done.stderr.strip()[-300:]}")
+            told = done.stderr.decode(errors="replace").strip()[-300:]
+            raise OSError(f"{compiler[0]} could not compile {SOURCE.name}: {told}")
         loaded = ctypes.CDLL(str(target))
     size, pointer, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
     loaded.caad_rows.argtypes = [size] * 3 + [pointer] * 6 + [number] * 3 + [ctypes.c_int32]

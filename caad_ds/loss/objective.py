@@ -8,6 +8,11 @@ from torch import Tensor
 from caad_ds.loss.divergence import DIVERGENCES
 from caad_ds.loss.head import LMHead
 
+# The logit of a token that cannot be: its probability is 0 and, unlike with -inf, 0 times its logarithm is 0. So an
+# infinity or a NaN among the inputs makes every sum over its row a NaN.
+NEVER = -1e30
+LARGEST = 1e6
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -25,11 +30,12 @@ class Objective:
     mix: float = 0.5
 
     def __post_init__(self):
-        self._require("alpha", 0 <= self.alpha < float("inf"), "a finite number >= 0")
-        self._require("temperature", 0 < self.temperature < float("inf"), "a finite number > 0")
+        self._require("alpha", 0 <= self.alpha <= LARGEST, f"a number in [0, {LARGEST:g}]")
+        temperatures = 1 / LARGEST <= self.temperature <= LARGEST
+        self._require("temperature", temperatures, f"a number > 0, in [{1 / LARGEST:g}, {LARGEST:g}]")
         self._require("kd_weight", 0 <= self.kd_weight <= 1, "a number in [0, 1]")
         self._require("plausibility", self.plausibility is None or 0 < self.plausibility <= 1, "None or in (0, 1]")
-        self._require("sharpen", 0 <= self.sharpen < float("inf"), "a finite number >= 0")
+        self._require("sharpen", 0 <= self.sharpen <= LARGEST, f"a number in [0, {LARGEST:g}]")
         self._require("divergence", self.divergence in DIVERGENCES, f"one of {', '.join(DIVERGENCES)}")
         self._require("mix", 0 < self.mix < 1, "a number between 0 and 1")
         infinite = self.divergence == "reverse_kl" and self.plausibility is not None

@@ -1,13 +1,11 @@
 """The objective as the paper writes it: dense, differentiated by autograd, the yardstick of the tests."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from caad_ds.loss.divergence import divergence
 from caad_ds.loss.head import LMHead
-from caad_ds.loss.objective import LossOutput, Objective, Rows, contrast
+from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, contrast
 
 
 def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:
@@ -20,19 +18,18 @@ def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None
     z_s = student_head.logits(rows.student)
     log_p = torch.log_softmax(z_s / tau, dim=-1)
     kd = ce = z_s.new_zeros(len(z_s))
-    diagnostics = {
-        "token_accuracy": z_s.argmax(-1) == rows.labels,
-        "student_entropy": torch.special.entr(log_p.exp()).sum(-1),
-    }
+    diagnostics = {"token_accuracy": z_s.argmax(-1) == rows.labels, "student_entropy": _entropy(log_p)}
     if teacher_head is not None and rows.positive is not None:
         z_pos, log_q = _target(rows.positive, rows.negative, teacher_head, objective)
-        kd = tau**2 * divergence(objective.divergence, objective.mix, log_q, log_p)
         diagnostics["agreement"] = z_s.argmax(-1) == log_q.argmax(-1)
-        diagnostics["teacher_entropy"] = torch.special.entr(log_q.exp()).sum(-1)
+        diagnostics["teacher_entropy"] = _entropy(log_q)
+        kd = tau**2 * divergence(objective.divergence, objective.mix, log_q, log_p)
+        kd = kd + 0 * (diagnostics["student_entropy"] + diagnostics["teacher_entropy"]).detach()
         log_p_pos = torch.log_softmax(z_pos / tau, dim=-1)
         diagnostics["contrast_shift"] = divergence("forward_kl", objective.mix, log_q, log_p_pos)
     if objective.uses_labels:
         ce = torch.nn.functional.cross_entropy(z_s, rows.labels, reduction="none")
+        ce = ce + 0 * diagnostics["student_entropy"].detach()
     kd, ce = (rows.weight * kd).sum(), (rows.weight * ce).sum()
     loss = objective.kd_weight * kd + (1 - objective.kd_weight) * ce
     sums = {name: values.detach().sum(dtype=loss.dtype) for name, values in diagnostics.items()}
@@ -50,5 +47,10 @@ def _target(positive: Tensor, negative: Tensor | None, head: LMHead, objective: 
     if objective.plausibility is not None:
         p_pos = torch.softmax(z_pos, dim=-1)
         plausible = p_pos >= objective.plausibility * p_pos.amax(-1, keepdim=True)
-        z_c = z_c.masked_fill(~plausible, -math.inf)
+        z_c = z_c.masked_fill(~plausible & z_pos.isfinite(), NEVER)
     return z_pos, torch.log_softmax(z_c / objective.temperature, dim=-1)
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    """NaN where a logit is infinite; 0 times it, added to a term, tells so where the term itself might not."""
+    return -(log_p.exp() * log_p).sum(-1)

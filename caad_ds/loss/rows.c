@@ -40,8 +40,8 @@ static float largest(const float *z, int64_t vocab, int64_t *at) {
     return top;
 }
 
-/* Rows [0, count) of logits [count, vocab], student's `z` and target's `t` (null without a teacher).
-   `z` receives dL/dz where `gradient` is set. `found` has seven columns of stride `stride`, one place per row. */
+/* Rows [0, count) of logits [count, vocab], student's `z_s` and target's `z_t` (null without a teacher).
+   `z_s` receives dL/dz where `gradient` is set, zeros in rows that are not `valid`. `found` has seven columns of stride `stride`, one place per row. */
 void caad_rows(int64_t count, int64_t vocab, int64_t stride, float *z_s, const float *z_t, const int64_t *labels,
                const uint8_t *valid, const float *weights, float *found, float tau, float sharpness, float kd_weight,
                int32_t gradient) {
@@ -88,8 +88,10 @@ void caad_rows(int64_t count, int64_t vocab, int64_t stride, float *z_s, const f
             kd += part_kd, entropy_s += part_s, entropy_t += part_t;
         }
         if (gradient) s[labels[row]] -= ce_share;
-        found[row] = (float)kd * LN_2 * tau * tau * weights[row];
-        found[stride + row] = (log_1 * LN_2 - at_label) * weights[row];
+        /* An infinite logit makes an entropy NaN; a term by itself may hide it. */
+        const float nothing_s = 0.0f * (float)entropy_s, nothing_t = 0.0f * (float)entropy_t;
+        found[row] = ((float)kd * LN_2 * tau * tau + nothing_s + nothing_t) * weights[row];
+        found[stride + row] = (log_1 * LN_2 - at_label + nothing_s) * weights[row];
         found[2 * stride + row] = 1.0f;
         found[3 * stride + row] = best_s == labels[row];
         found[4 * stride + row] = best_s == best_t;

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 SCALARS = {
-    "alpha": (-1, float("nan"), float("inf")),
-    "temperature": (0, -2.0, float("nan")),
+    "alpha": (-1, float("nan"), float("inf"), 1e39),
+    "temperature": (0, -2.0, float("nan"), 1e-46),
     "kd_weight": (-0.1, 1.1),
     "plausibility": (0, 1.5),
     "sharpen": (-1, 0.5),
@@ -69,6 +69,10 @@ TENSORS = {
     ),
     "teacher_neg.shape": lambda p: swap(p, negative=p.negative[:, :-1]),
     "teacher_neg.dtype": lambda p: swap(p, negative=p.negative.half()),
+    "teacher_head.weight.dtype is torch.float64": lambda p: swap(
+        p, teacher_head=with_weight(p.teacher_head, p.teacher_head.weight.double())
+    ),
+    "teacher_neg.dtype is torch.float64": lambda p: swap(p, negative=p.negative.double()),
     "teacher_head.weight.shape": lambda p: swap(p, teacher_head=p.student_head),
     "vocab_size is None.*11.*12": lambda p: swap(p, teacher_head=with_weight(p.teacher_head, torch.zeros(12, 7))),
     "token_weights.shape": lambda p: swap(p, loss=partial(p.loss, token_weights=torch.ones(5))),
@@ -89,13 +93,20 @@ def test_sample_reduction_needs_a_sample_for_every_row(problem, rows):
         problem().loss(reduction="sample", sample_of_row=rows)
 
 
-@pytest.mark.parametrize("name", ["student_hidden", "teacher_pos", "teacher_neg", "teacher_head.weight"])
-def test_check_finite_names_the_tensor(problem, name):
+NAMED = ("student_hidden", "teacher_pos", "teacher_neg", "teacher_head.weight", "token_weights")
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_check_finite_names_the_tensor_and_the_row(problem, name):
+    p, token_weights = problem(), torch.ones(6)
+    tensors = (p.student, p.positive, p.negative, p.teacher_head.weight, token_weights)
+    dict(zip(NAMED, tensors, strict=True))[name][2] = float("inf")
+    p.loss(token_weights=token_weights)
+    with pytest.raises(ValueError, match=rf"^{name} is not finite in \d of \d+ values, first in row 2"):
+        p.loss(check_finite=True, token_weights=token_weights)
+
+
+def test_check_finite_leaves_ignored_rows_alone(problem):
     p = problem()
-    tensors = (p.student, p.positive, p.negative, p.teacher_head.weight)
-    dict(zip(("student_hidden", "teacher_pos", "teacher_neg", "teacher_head.weight"), tensors))[name][0, 0] = float(
-        "inf"
-    )
-    p.loss()
-    with pytest.raises(ValueError, match=rf"^{name} is not finite in 1 of \d+ values, first in row 0"):
-        p.loss(check_finite=True)
+    p.labels[2], p.student[2] = -100, float("nan")
+    assert p.loss(check_finite=True).loss.isfinite()

@@ -82,6 +82,16 @@ def test_a_softcap_and_float64_are_named(problem):
         problem(dtype=torch.float64).loss(implementation="native")
 
 
+def test_a_compiler_of_several_words(problem, monkeypatch):
+    expected = problem().loss(implementation="native").loss
+    monkeypatch.setenv("CC", "env LANG=C cc")
+    native.library.cache_clear()
+    try:
+        assert problem().loss(implementation="native").loss == expected
+    finally:
+        native.library.cache_clear()
+
+
 def test_without_a_compiler_auto_is_the_chunked_version(problem, monkeypatch):
     p = problem(rows=40)
     assert p.loss().loss == p.loss(implementation="native").loss

@@ -9,7 +9,7 @@ import torch
 from caad_ds.config import load_config
 from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
-from caad_ds.distill import objective
+from caad_ds.distill import objective, signal
 from caad_ds.distill.step import DistillStep
 from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
@@ -101,6 +101,17 @@ def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, mon
     assert len(student) == len(positive) == rows
     assert negative is None if parts.teacher.engine.module.negative is None else len(negative) == rows
     assert widths == []  # the LM heads' own forward, over all positions, never runs
+
+
+def test_the_teachers_head_is_gathered_once_a_forward_and_is_one_weight(parts, monkeypatch):
+    """Also where no gradient is asked for; the tiny teacher's head is tied to its embedding."""
+    gathered = counted(monkeypatch, signal.deepspeed.zero, "GatheredParameters")
+    batch = parts.batch(0, 1)
+    parts.step.train(batch, len(batch.targets))
+    parts.step.evaluate(batch, len(batch.targets))
+    heads = [args[0] for args, _ in gathered if args and len(args[0]) == 1]
+    weight = parts.teacher.engine.module.model.get_output_embeddings().weight
+    assert len(heads) == len(gathered) == 2 and all(head[0] is weight for head in heads)
 
 
 def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypatch):
