@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 T = TypeVar("T")
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 8.0
 
 
 class Heartbeat:
-    """A context that prints lines, and after every 5 s without one what is going on; silent unless `enabled`."""
+    """A context that prints lines, and after every 8 s without one what is going on; silent unless `enabled`."""
 
     def __init__(self, *, stream: TextIO | None = None, enabled: bool = True):
         self.stream = stream or sys.stdout
@@ -65,7 +65,7 @@ class Heartbeat:
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Reports a step on stderr; the body calls what it is given with the number of parts that it has finished.
 
-    A live bar on a terminal, otherwise a line at the start, every 5 s and at the end; without `total` only the time,
+    A live bar on a terminal, otherwise a line at the start, every 8 s and at the end; without `total` only the time,
     and no line at the end of what took less.
     """
     console = Console(stderr=True)
