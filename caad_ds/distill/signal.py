@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import deepspeed
@@ -60,7 +61,16 @@ class OnlineTeacher:
 
     @contextmanager
     def head(self) -> Iterator[LMHead]:
-        """The teacher's head gathered from all ranks for the duration of the context."""
-        layer = self.engine.module.model.get_output_embeddings()
-        with deepspeed.zero.GatheredParameters(list(layer.parameters()), modifier_rank=None):
-            yield self.engine.module.model.head()
+        """The teacher's head gathered from all ranks for the duration of the context.
+
+        A copy where ZeRO-3 partitions it: the teacher's own forward, to whose embedding the head may be tied, gathers
+        and partitions that weight again.
+        """
+        model = self.engine.module.model
+        partitioned = [p for p in model.get_output_embeddings().parameters() if hasattr(p, "ds_id")]
+        with torch.no_grad(), deepspeed.zero.GatheredParameters(partitioned, modifier_rank=None):
+            head = model.head()
+            if partitioned:
+                bias = None if head.bias is None else head.bias.clone()
+                head = replace(head, weight=head.weight.clone(), bias=bias)
+        yield head

@@ -1,5 +1,7 @@
 """One micro-step of Stage 2: encoder once, teacher, student with its loss."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from caad_ds.data.batch import Batch
 from caad_ds.distill.signal import TeacherSignal
+from caad_ds.loss.head import LMHead
 from caad_ds.models.encoder import SpeechEncoder
 
 Terms = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -25,9 +28,21 @@ class DistillStep:
         self.encoder = encoder
         self.teacher = teacher
         self.teacher_encoder = teacher_encoder
+        self._head: LMHead | None = None
+
+    @contextmanager
+    def teacher_head(self) -> Iterator[None]:
+        """Holds the teacher's head for the micro-steps inside: an optimizer step's, or a validation pass's."""
+        if self.teacher is None:
+            yield
+            return
+        with self.teacher.head() as self._head:
+            yield
+        self._head = None
 
     def train(self, batch: Batch, normalizer: float) -> Terms:
-        """Forward, backward and the engine's step; returns kd, ce and the diagnostics of this micro-batch."""
+        """Forward, backward and the engine's step, inside `teacher_head`; returns kd, ce and the diagnostics of this
+        micro-batch."""
         loss, kd, ce, diagnostics = self._forward(batch, normalizer)
         self.engine.backward(loss)
         self.engine.step()
@@ -35,7 +50,7 @@ class DistillStep:
 
     @torch.no_grad()
     def evaluate(self, batch: Batch, normalizer: float) -> Terms:
-        """The same terms without a gradient."""
+        """The same terms without a gradient, inside `teacher_head`."""
         return self._forward(batch, normalizer)[1:]
 
     def _forward(self, batch: Batch, normalizer: float) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
@@ -45,5 +60,5 @@ class DistillStep:
         shared = self.teacher_encoder is self.encoder
         heard = states if shared else self.teacher_encoder.perceive(batch.features)
         teacher_pos, teacher_neg = self.teacher.signal(batch, heard)
-        with self.teacher.head() as head:
-            return self.engine(batch, states, teacher_pos, teacher_neg, head, normalizer)
+        assert self._head is not None, "no head: call it inside teacher_head()"
+        return self.engine(batch, states, teacher_pos, teacher_neg, self._head, normalizer)

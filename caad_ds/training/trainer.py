@@ -191,9 +191,10 @@ class Trainer:
         )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        for batch in batches:
-            kd, ce, diagnostics = self.step.train(batch.to(self.device), normalizer)
-            self.sums.add_output(kd, ce, diagnostics, normalizer)
+        with self.step.teacher_head():
+            for batch in batches:
+                kd, ce, diagnostics = self.step.train(batch.to(self.device), normalizer)
+                self.sums.add_output(kd, ce, diagnostics, normalizer)
         return bool(stops)
 
     def _validate(self) -> dict[str, float]:
@@ -201,11 +202,13 @@ class Trainer:
         self.voice.turn_to(lambda: "validating")
         self.engine.eval()
         size = self.cfg.validation.batch_size
-        for batch in once(self.validation_reader, self._collate, self.rank, self.world_size, size):
-            # A round may hold nothing but repeats for this rank; the sums must not count it, nor the loss divide by 0.
-            weight = self._weight(batch)
-            kd, ce, diagnostics = self.step.evaluate(batch.to(self.device), max(1.0, weight))
-            sums.add_output(kd, ce, diagnostics, weight)
+        with self.step.teacher_head():
+            for batch in once(self.validation_reader, self._collate, self.rank, self.world_size, size):
+                # A round may hold nothing but repeats for this rank; the sums must not count it, nor the loss divide
+                # by 0.
+                weight = self._weight(batch)
+                kd, ce, diagnostics = self.step.evaluate(batch.to(self.device), max(1.0, weight))
+                sums.add_output(kd, ce, diagnostics, weight)
         self.engine.train()
         values = sums.means()
         self.voice.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))

@@ -72,10 +72,12 @@ def test_the_traces_stay_complete_and_the_weights_partitioned(parts):
     coordinators = [part.get_param_coordinator() for part in (student, teacher)]
     for n in range(5):
         batch = parts.batch(*range(n, n + 4))
-        parts.step.train(batch, len(batch.targets))
+        with parts.step.teacher_head():
+            parts.step.train(batch, len(batch.targets))
         if n == 3:
             parts.engine.eval()
-            parts.step.evaluate(batch, len(batch.targets))
+            with parts.step.teacher_head():
+                parts.step.evaluate(batch, len(batch.targets))
             parts.engine.train()
         if n > 0:  # the first step records
             assert [c.is_complete_trace() for c in coordinators] == [True, True], n
@@ -90,7 +92,8 @@ def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, mon
     widths = []
     models = (parts.student.model, parts.teacher.engine.module.model)
     hooks = [m.get_output_embeddings().register_forward_hook(lambda *_: widths.append(1)) for m in models]
-    parts.step.train(batch, len(batch.targets))
+    with parts.step.teacher_head():
+        parts.step.train(batch, len(batch.targets))
     for hook in hooks:
         hook.remove()
     assert len(perceived) == 1
@@ -103,21 +106,28 @@ def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, mon
     assert widths == []  # the LM heads' own forward, over all positions, never runs
 
 
-def test_the_teachers_head_is_gathered_once_a_forward_and_is_one_weight(parts, monkeypatch):
-    """Also where no gradient is asked for; the tiny teacher's head is tied to its embedding."""
+def test_the_teachers_head_is_gathered_once_a_step_and_is_one_weight(parts, monkeypatch):
+    """For all micro-steps and for a validation pass; the tiny teacher's head is tied to its embedding."""
     gathered = counted(monkeypatch, signal.deepspeed.zero, "GatheredParameters")
-    batch = parts.batch(0, 1)
-    parts.step.train(batch, len(batch.targets))
-    parts.step.evaluate(batch, len(batch.targets))
-    heads = [args[0] for args, _ in gathered if args and len(args[0]) == 1]
+    first, second = parts.batch(0, 1), parts.batch(2, 3)
+    with parts.step.teacher_head():
+        parts.step.train(first, 8)
+        parts.step.train(second, 8)
+    with parts.step.teacher_head():
+        parts.step.evaluate(first, 8)
+        parts.step.evaluate(second, 8)
     weight = parts.teacher.engine.module.model.get_output_embeddings().weight
-    assert len(heads) == len(gathered) == 2 and all(head[0] is weight for head in heads)
+    assert len(gathered) == 2
+    for (weights,), _ in gathered:
+        assert len(weights) == 1 and weights[0] is weight
+    assert weight.numel() == 0  # partitioned again
 
 
 def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypatch):
     perceived = counted(monkeypatch, parts.student.encoder, "perceive")
     batch = parts.batch(0, 1, 0, 0)
-    parts.step.train(batch, len(batch.targets))
+    with parts.step.teacher_head():
+        parts.step.train(batch, len(batch.targets))
     [((features,), _)] = perceived
     assert len(features) == 2 and batch.audio_index.tolist() == [0, 1, 0, 0]
 
@@ -127,7 +137,8 @@ def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
     step = DistillStep(parts.engine, parts.student.encoder, parts.teacher, other)
     ours, theirs = (counted(monkeypatch, e, "perceive") for e in (parts.student.encoder, other))
     batch = parts.batch(0, 1)
-    step.train(batch, len(batch.targets))
+    with step.teacher_head():
+        step.train(batch, len(batch.targets))
     assert (len(ours), len(theirs)) == (1, 1)
 
 
@@ -148,7 +159,8 @@ def test_a_batch_without_answers_costs_nothing_and_breaks_nothing(parts):
     batch = parts.batch(0, 1)
     batch.labels.fill_(-100)
     parts.engine.eval()
-    kd, ce, diagnostics = parts.step.evaluate(batch, 1.0)
+    with parts.step.teacher_head():
+        kd, ce, diagnostics = parts.step.evaluate(batch, 1.0)
     assert (float(kd), float(ce), float(diagnostics["rows"])) == (0, 0, 0)
 
 
