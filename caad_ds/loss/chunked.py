@@ -37,7 +37,7 @@ def chunked_loss(
     Logits and softmax are float32, float64 for float64 inputs. The teacher's contrast is formed in hidden space
     (one product, exact for a linear head) unless a softcap or the plausibility mask needs z_pos itself.
     Gradients reach `rows.student`, `student_head.weight` and `.bias`; only those that require one are computed.
-    `chunk_terms` does the arithmetic of a chunk, PyTorch's by default or that of the Triton kernel; `logits_dtype` is
+    `chunk_terms` does the arithmetic of a chunk, in PyTorch by default, in Triton or in C; `logits_dtype` is
     that of the logits it holds, and tells how many rows a chunk has.
     """
     inputs = (rows.student, student_head.weight, student_head.bias)
