@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,6 +61,7 @@ CUDA = [
     Shape("Llama-3 3B from 8B", 8192, 3072, 4096, 128256, torch.bfloat16),
     Shape("Qwen2.5 1.5B from 7B", 4096, 1536, 3584, 151936, torch.bfloat16),
 ]
+SHAPES = {"cpu": CPU, "cuda": CUDA}
 ALPHA, TAU, SHARE = 1.0, 2.0, 0.7
 
 
@@ -217,19 +219,26 @@ def resident_kib(field: str) -> int:
 def main() -> None:
     """Prints the versions and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows whose name begins so")
-    parser.add_argument("--shapes", nargs="+", metavar="NAME", help="shapes whose name begins so")
+    parser.add_argument("--repeats", type=int, default=11, help="timed turns (default 11)")
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    names = list(dict.fromkeys(name for device in devices for name in implementations(device)))
+    shapes = list(dict.fromkeys(shape.name for device in devices for shape in SHAPES[device]))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"rows whose name begins so, of: {', '.join(names)}")
+    parser.add_argument("--shapes", nargs="+", metavar="NAME", help=f"the same of: {', '.join(shapes)}")
     args = parser.parse_args()
+    for option, given, known in (("--only", args.only, names), ("--shapes", args.shapes, shapes)):
+        if given and not any(name.startswith(tuple(given)) for name in known):
+            parser.error(f"{option} {' '.join(given)}: no name begins so; there are {', '.join(known)}")
+    if args.repeats < 1:
+        parser.error(f"--repeats {args.repeats}: give at least 1")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {cpu}, {gpu}\n")
+    packages = [name for name in ("triton", "liger_kernel", "trl") if find_spec(name)]
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    print(f"torch {torch.__version__}, {versions}, Python {platform.python_version()}, {cpu}, {gpu}\n")
     print("| implementation | device | shape | ms fwd+bwd | products alone, ms | ratio | peak extra MiB |")
     print("|---|---|---|---|---|---|---|")
-    cases = [("cpu", shape) for shape in CPU]
-    if torch.cuda.is_available():
-        cases += [("cuda", shape) for shape in CUDA]
-    for device, shape in cases:
+    for device, shape in [(place, shape) for place in devices for shape in SHAPES[place]]:
         if not shape.name.startswith(tuple(args.shapes or [""])):
             continue
         case = Case(shape, device)

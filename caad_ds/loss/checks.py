@@ -29,10 +29,13 @@ def check_normalizer(normalizer: float | Tensor | None) -> None:
         require(0 < float(normalizer) < float("inf"), "normalizer", float(normalizer), "a finite number > 0")
 
 
-def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: int, vocab: int | None) -> None:
-    """A head and the hidden states [N, H] that go through it: shapes, dtypes, enough vocabulary."""
-    expected = f"[N, H] with N = {rows}"
-    require(hidden.dim() == 2 and len(hidden) == rows, f"{hidden_name}.shape", tuple(hidden.shape), expected)
+def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: int | None, vocab: int | None) -> None:
+    """A head and the hidden states [N, H] that go through it: types, shapes, dtypes, enough vocabulary."""
+    require(isinstance(hidden, Tensor), hidden_name, type(hidden).__name__, "a tensor [N, H]")
+    require(isinstance(head, LMHead), name, type(head).__name__, "an LMHead: LMHead(layer.weight, layer.bias)")
+    expected = "[N, H]" if rows is None else f"[N, H] with N = {rows}"
+    fits = hidden.dim() == 2 and rows in (None, len(hidden))
+    require(fits, f"{hidden_name}.shape", tuple(hidden.shape), expected)
     shape, width = tuple(head.weight.shape), hidden.shape[1]
     expected = f"[V, {width}], V > 0, for {hidden_name} (under ZeRO-3 the weight must be gathered)"
     require(len(shape) == 2 and shape[0] > 0 and shape[1] == width, f"{name}.weight.shape", shape, expected)
@@ -40,7 +43,8 @@ def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: 
         require(tuple(head.bias.shape) == shape[:1], f"{name}.bias.shape", tuple(head.bias.shape), f"[{shape[0]}]")
     require(head.softcap is None or head.softcap > 0, f"{name}.softcap", head.softcap, "None or > 0")
     if vocab is not None:
-        require(0 < vocab <= shape[0], "vocab_size", vocab, f"between 1 and the {shape[0]} rows of {name}.weight")
+        whole = isinstance(vocab, int) and 0 < vocab <= shape[0]
+        require(whole, "vocab_size", vocab, f"a whole number between 1 and the {shape[0]} rows of {name}.weight")
     for tensor_name, tensor in {hidden_name: hidden, f"{name}.weight": head.weight, f"{name}.bias": head.bias}.items():
         if tensor is not None:
             check_kind(tensor_name, tensor, hidden.device)
@@ -48,7 +52,8 @@ def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: 
 
 def check_kind(name: str, tensor: Tensor, device: torch.device) -> None:
     """A floating-point tensor of a dtype that the loss takes, on the device of the others."""
-    require(tensor.dtype in DTYPES, f"{name}.dtype", tensor.dtype, "float32, bfloat16 or float64")
+    expected = "float32, bfloat16 or float64 (gradients over a token count underflow in float16)"
+    require(tensor.dtype in DTYPES, f"{name}.dtype", tensor.dtype, expected)
     require(tensor.device == device, f"{name}.device", tensor.device, f"{device} as the other arguments")
 
 
@@ -80,7 +85,10 @@ def check_teacher(
     check_head("teacher_head", head, "teacher_pos", positive, len(student_hidden), vocab)
     check_kind("teacher_pos", positive, student_hidden.device)
     if negative is None:
-        require(objective.alpha == 0, "alpha", objective.alpha, "0 without teacher_neg (standard KD has no contrast)")
+        expected = (
+            f"hidden states as teacher_pos, since alpha is {objective.alpha} (0 is standard KD, without contrast)"
+        )
+        require(objective.alpha == 0, "teacher_neg", None, expected)
     else:
         shape = tuple(positive.shape)
         require(negative.shape == positive.shape, "teacher_neg.shape", tuple(negative.shape), f"{shape} as teacher_pos")
@@ -93,9 +101,9 @@ def check_teacher(
 
 def check_rows(name: str, index: Tensor | None, hidden: Tensor) -> None:
     """A row index beside the student's hidden states."""
-    if index is None:
-        raise ValueError(f"{name} is None, expected int64 [N]")
-    require(index.dtype == torch.int64, f"{name}.dtype", index.dtype, "int64")
+    require(isinstance(index, Tensor), name, type(index).__name__, "int64 [N]")
+    assert index is not None
+    require(index.dtype == torch.int64, f"{name}.dtype", index.dtype, "int64 (.long())")
     expected = f"[N] as student_hidden of shape {tuple(hidden.shape)}"
     require(index.shape == hidden.shape[:1], f"{name}.shape", tuple(index.shape), expected)
     require(index.device == hidden.device, f"{name}.device", index.device, f"{hidden.device} as student_hidden")

@@ -44,6 +44,12 @@ def contrastive_distillation_loss(
 ) -> LossOutput:
     """Contrastive distillation plus cross-entropy over N answer rows, from hidden states and LM heads.
 
+        L = sum_n w_n [ lambda tau^2 D(softmax(z_c / tau), softmax(z_s / tau)) + (1 - lambda) CE(z_s, y_n) ]
+        z_c = (1 + alpha) z_pos - alpha z_neg
+
+    z are the heads' logits, w_n = token_weights / normalizer. Row n is a position whose state predicts `labels[n]`:
+    shift and flatten before.
+
     Args:
         student_hidden: [N, Hs], float32, bfloat16 or float64; receives the gradient, as `student_head` does if it
             requires one. Logits are float32 at least; no [N, V] tensor is made except by `reference`.
@@ -51,9 +57,9 @@ def contrastive_distillation_loss(
             The teacher's arguments may be None, and are not looked at, where `kd_weight` is 0.
         labels: int64 [N]; rows equal to `ignore_index` count for nothing.
         alpha, temperature, kd_weight: the paper's alpha, tau and lambda.
-        plausibility: beta; tokens with p_pos < beta * max p_pos get zero target probability.
-        divergence, mix: forward_kl (the paper's), reverse_kl, jsd or skewed_kl, each times tau^2; the last two compare
-            with mix * target + (1 - mix) * student.
+        plausibility: beta; tokens with p_pos < beta * max p_pos, p_pos = softmax(z_pos), get zero target probability.
+        divergence, mix: D, one of forward_kl (the paper's), reverse_kl, jsd, skewed_kl. With q the target, p the
+            student, m = mix * q + (1 - mix) * p: jsd is mix * KL(q, m) + (1 - mix) * KL(p, m), skewed_kl KL(q, m).
         sharpen: without `teacher_neg`, the target is softmax((1 + sharpen) * z_pos / tau).
         normalizer: what the summed rows are divided by: tokens, or samples under `reduction="sample"`;
             None takes those of this call.
@@ -68,9 +74,10 @@ def contrastive_distillation_loss(
             for the device).
 
     Returns:
-        LossOutput. Diagnostics, as sums: `rows`, `token_accuracy`, `student_entropy` (nats, at tau); with a teacher
-        `agreement` (top-1, student against target) and `teacher_entropy`; where z_pos is computed beside the target
-        `contrast_shift`, KL(q || softmax(z_pos / tau)).
+        LossOutput: `loss`, its terms `kd` and `ce`, and `diagnostics`, as sums: `rows`, `token_accuracy`,
+        `student_entropy` (nats, at tau); with a teacher `agreement` (top-1, student against target) and
+        `teacher_entropy`; with a softcap or plausibility, which need z_pos itself, `contrast_shift`,
+        KL(q || softmax(z_pos / tau)).
 
     Raises:
         ValueError: naming the argument, its value and what was expected.
@@ -82,8 +89,8 @@ def contrastive_distillation_loss(
     checks.choice("implementation", implementation, IMPLEMENTATIONS)
     checks.choice("logits", logits, LOGITS)
     checks.check_normalizer(normalizer)
+    checks.check_head("student_head", student_head, "student_hidden", student_hidden, None, vocab_size)
     checks.check_rows("labels", labels, student_hidden)
-    checks.check_head("student_head", student_head, "student_hidden", student_hidden, len(labels), vocab_size)
     checks.check_token_weights(token_weights, student_hidden)
     if reduction == "sample":
         checks.check_rows("sample_of_row", sample_of_row, student_hidden)

@@ -18,7 +18,7 @@ SCALARS = {
     "implementation": ("cuda",),
     "logits": ("float16",),
     "normalizer": (0, -3, torch.tensor(0.0), torch.ones(2)),
-    "vocab_size": (0, 12),
+    "vocab_size": (0, 12, 11.0),
 }
 
 
@@ -77,7 +77,11 @@ TENSORS = {
     "vocab_size is None.*11.*12": lambda p: swap(p, teacher_head=with_weight(p.teacher_head, torch.zeros(12, 7))),
     "token_weights.shape": lambda p: swap(p, loss=partial(p.loss, token_weights=torch.ones(5))),
     "token_weights.dtype": lambda p: swap(p, loss=partial(p.loss, token_weights=torch.ones(6, dtype=torch.int64))),
-    "alpha is 1": lambda p: swap(p, negative=None),
+    "teacher_neg is None.*since alpha is 1": lambda p: swap(p, negative=None),
+    "student_head is Linear, expected an LMHead": lambda p: swap(p, student_head=torch.nn.Linear(5, 11)),
+    "teacher_head is Parameter, expected an LMHead": lambda p: swap(p, teacher_head=torch.nn.Linear(7, 11).weight),
+    "student_hidden is list": lambda p: swap(p, student=p.student.tolist()),
+    "labels is list": lambda p: swap(p, labels=p.labels.tolist()),
 }
 
 
