@@ -103,8 +103,11 @@ class Tracker:
             self._reached = self._send()
 
     def artifact(self, path: str | Path) -> None:
-        """Store a file with the run; a store that does not answer is said, not raised."""
+        """Store a file with the run; a store that does not answer is said, not raised, nor waited for again."""
         if not self._enabled:
+            return
+        if not self._reached:
+            logger.warning("MLflow did not take %s: its store has not answered yet", path)
             return
         try:
             run = self._open()

@@ -320,7 +320,8 @@ def check_same_config(cfg: Config) -> None:
     if not path.is_file():
         return
     began, now = (
-        flatten(each.model_dump(mode="json", include=COURSE)) | {"run.seed": each.run.seed}
+        flatten(each.model_dump(mode="json", include=COURSE))
+        | {"run.seed": each.run.seed, "run.precision": each.run.precision}
         for each in (load_config(path), cfg)
     )
     changed = [f"{key} {began.get(key)} -> {now.get(key)}" for key in began | now if began.get(key) != now.get(key)]
