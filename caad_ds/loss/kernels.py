@@ -18,7 +18,7 @@ from torch import Tensor
 from caad_ds.loss import objective as objective_module
 from caad_ds.loss.divergence import DIVERGENCES
 from caad_ds.loss.head import LMHead, LogitsMemory
-from caad_ds.loss.objective import Objective, Rows, hidden_contrast
+from caad_ds.loss.objective import Objective, Rows, computed, hidden_contrast
 
 BLOCK = 2048
 WARPS = 8
@@ -117,11 +117,8 @@ def chunk_terms(
                 num_warps=WARPS,
             )
     terms = dict(zip(TERMS, found, strict=True))
-    unused = [] if objective.uses_labels else ["ce"]
-    unused += [] if target is not None else ["kd", "agreement", "teacher_entropy"]
-    unused += [] if target is not None and target.separate else ["contrast_shift"]
-    terms = {name: values for name, values in terms.items() if name not in unused}
-    return terms, gradient if with_gradient else None
+    separate = target is not None and target.separate
+    return computed(terms, objective, target is not None, separate), gradient if with_gradient else None
 
 
 @triton.jit

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from caad_ds.loss.head import LMHead, LogitsMemory
-from caad_ds.loss.objective import Objective, Rows, hidden_contrast
+from caad_ds.loss.objective import Objective, Rows, computed, hidden_contrast
 
 SOURCE = Path(__file__).with_name("rows.c")
 FLAGS = (
@@ -71,9 +71,7 @@ def chunk_terms(
     else:
         list(_pool(threads).map(work, bounds[:-1], bounds[1:]))
     terms = dict(zip(TERMS, found, strict=True))
-    unused = [] if objective.uses_labels else ["ce"]
-    unused += [] if z_t is not None else ["kd", "agreement", "teacher_entropy"]
-    return {name: values for name, values in terms.items() if name not in unused}, z_s if with_gradient else None
+    return computed(terms, objective, distilled=z_t is not None, z_pos=False), z_s if with_gradient else None
 
 
 @cache

@@ -98,6 +98,15 @@ class LossOutput:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
 
+def computed(terms: dict[str, Tensor], objective: Objective, distilled: bool, z_pos: bool) -> dict[str, Tensor]:
+    """Those of the terms that a call computes: without labels no ce, without a teacher nothing of it, and the
+    contrast's shift only where z_pos is made by itself."""
+    unused = set() if objective.uses_labels else {"ce"}
+    unused |= set() if distilled else {"kd", "agreement", "teacher_entropy"}
+    unused |= set() if z_pos else {"contrast_shift"}
+    return {name: values for name, values in terms.items() if name not in unused}
+
+
 def contrast(positive: Tensor, negative: Tensor, alpha: float) -> Tensor:
     """`(1 + alpha) * positive - alpha * negative`, of logits or, the head being linear, of hidden states.
 
