@@ -137,7 +137,7 @@ def torch_terms(
     chunk = _blank_ignored(chunk)
     z_s, target = memory.logits("student", student, chunk.student), None
     if teacher is not None and chunk.positive is not None:
-        target = _target_logits(chunk.positive, chunk.negative, teacher, objective, memory)
+        target = target_logits(chunk.positive, chunk.negative, teacher, objective, memory)
     step = max(1, TILE // z_s.shape[1]) if z_s.device.type == "cpu" else max(1, len(z_s))
     parts = []
     for start in range(0, max(1, len(z_s)), step):
@@ -151,7 +151,7 @@ def torch_terms(
     return terms, z_s if with_gradient else None
 
 
-def _target_logits(
+def target_logits(
     positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective, memory: LogitsMemory
 ) -> tuple[Tensor, Tensor | None]:
     """The target's logits [m, V], and z_pos [m, V] where it is made beside them."""

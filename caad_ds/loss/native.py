@@ -16,8 +16,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from caad_ds.loss.chunked import target_logits
 from caad_ds.loss.head import LMHead, LogitsMemory
-from caad_ds.loss.objective import Objective, Rows, computed, hidden_contrast
+from caad_ds.loss.objective import Objective, Rows, computed
 
 SOURCE = Path(__file__).with_name("rows.c")
 FLAGS = (
@@ -50,10 +51,7 @@ def chunk_terms(
     """Terms and diagnostics of each row, [m] each in float32, and dL/dz [m, V], written over the student's logits."""
     z_s, z_t = memory.logits("student", student, chunk.student), None
     if teacher is not None and chunk.positive is not None:
-        hidden = chunk.positive
-        if chunk.negative is not None:
-            hidden = hidden_contrast(hidden, chunk.negative, objective.alpha, teacher)
-        z_t = memory.logits("target", teacher, hidden)
+        z_t, _ = target_logits(chunk.positive, chunk.negative, teacher, objective, memory)
     count, vocab = z_s.shape
     found = torch.empty(len(TERMS), count, dtype=torch.float32, device=z_s.device)
     labels, valid, weight = (x.contiguous() for x in (chunk.labels, chunk.valid, chunk.weight))
