@@ -35,6 +35,7 @@ setup(
         "matplotlib>=3.8",
         "mlflow>=3",
         "numpy>=1.26",
+        "peft>=0.17",
         "protobuf>=4.25",  # transformers reads SentencePiece models with it
         "pydantic>=2.7",
         "pyyaml>=6",

@@ -19,11 +19,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _changed(section: Section, keys: tuple[str, ...]) -> list[str]:
+    """Those of the keys whose value is not the default; a default is no mistake, a saved config holds them all."""
+    return [key for key in keys if getattr(section, key) != type(section).model_fields[key].default]
+
+
 class RunSection(Section):
     name: str = Field("caad", description="name of the run, in MLflow and in tables")
     output_dir: Path = Field(..., description="checkpoints, the resolved config and the final model go here")
     seed: int = Field(0, ge=0, description="seeds weights and data order")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="dtype of teacher and student in the engines")
+    attention: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = Field(
+        "sdpa", description="attention of both language models; flash_attention_2 where it is installed"
+    )
     log_every: int = Field(10, ge=1, description="steps between two progress lines and metric points")
 
 
@@ -37,12 +45,24 @@ class DataSection(Section):
 class TeacherSection(Section):
     path: str = Field(..., description="model folder of the trained teacher")
     negative: NegativeName = Field("zero_mel", description="what stands in the audio's place on the second path")
-    deepspeed: str = Field("teacher_zero3_cpu.json", description="DeepSpeed JSON: a path, or a name in ds_configs/")
+    placement: Literal["auto", "resident", "cpu", "nvme"] = Field(
+        "auto", description="where its weights lie; auto takes the fastest that fits"
+    )
+    nvme_path: Path | None = Field(None, description="folder on a local disk for placement nvme")
+    batch: int | None = Field(
+        None, ge=1, description="micro-batches per forward; default: all of a step where it is offloaded, else 1"
+    )
+    deepspeed: str | None = Field(None, description="a DeepSpeed JSON of your own in place of placement's")
 
-
-def _changed(section: Section, keys: tuple[str, ...]) -> list[str]:
-    """Those of the keys whose value is not the default; a default is no mistake, a saved config holds them all."""
-    return [key for key in keys if getattr(section, key) != type(section).model_fields[key].default]
+    @model_validator(mode="after")
+    def _one_place(self) -> "TeacherSection":
+        if self.deepspeed is not None and self.placement != "auto":
+            raise ValueError(f"placement {self.placement}: the deepspeed file says where it lies; remove one of them")
+        if self.placement == "nvme" and self.nvme_path is None:
+            raise ValueError("placement nvme needs nvme_path, a folder on a local disk")
+        if self.nvme_path is not None and self.placement not in ("auto", "nvme"):
+            raise ValueError(f"nvme_path is not read with placement {self.placement}; remove it")
+        return self
 
 
 FRESH_ONLY = (
@@ -50,6 +70,15 @@ FRESH_ONLY = (
     "tokenizer",
 )  # fmt: skip
 DISTILL_ONLY = ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix")
+
+
+class LoraSection(Section):
+    """Low-rank adapters on the LLM's linear layers (PEFT's LoRA), trained beside the connector."""
+
+    rank: int = Field(16, ge=1, description="r")
+    alpha: float = Field(32.0, gt=0, description="the adapters' output is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input; above 0 a run depends on its ranks")
+    targets: str | list[str] = Field("all-linear", description="names of the layers; all-linear leaves out the head")
 
 
 class StudentSection(Section):
@@ -64,7 +93,10 @@ class StudentSection(Section):
     qformer_heads: int = Field(8, ge=1)
     normalize_states: bool = Field(False, description="LayerNorm on the encoder's states before the connector")
     tokenizer: str | None = Field(None, description="hub id or folder; default: the teacher's, else the LLM's")
-    train: Literal["connector", "all"] = Field("connector", description="which weights train (paper: connector)")
+    train: Literal["connector", "lora", "all"] = Field(
+        "connector", description="which weights train (paper: connector); lora trains the connector too"
+    )
+    lora: LoraSection | None = Field(None, description="the adapters of train: lora")
     gradient_checkpointing: bool = False
     deepspeed: str = Field("student_zero3.json", description="DeepSpeed JSON: a path, or a name in ds_configs/")
 
@@ -76,6 +108,8 @@ class StudentSection(Section):
             raise ValueError("llm needs encoder: a Whisper hub id or folder")
         if self.path is not None and (unread := _changed(self, FRESH_ONLY)):
             raise ValueError(f"{', '.join(unread)}: path brings its own; remove it, or build a student from llm")
+        if self.lora is not None and self.train != "lora":
+            raise ValueError(f"lora is not read with train: {self.train}; set train to lora, or remove it")
         if isinstance(self.llm, dict) and "model_type" not in self.llm:
             raise ValueError("llm as an architecture needs model_type, such as llama")
         return self

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100
@@ -39,6 +40,28 @@ class Batch:
     labels: Tensor
     features: Tensor = field(default_factory=lambda: torch.empty(0))
     audio_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+
+    @staticmethod
+    def cat(batches: list["Batch"]) -> "Batch":
+        """Several batches as one, padded on the right to the longest; answer rows and audios keep their order."""
+        if len(batches) == 1:
+            return batches[0]
+        length = max(batch.input_ids.shape[1] for batch in batches)
+        offsets = np.cumsum([0, *(len(batch.features) for batch in batches[:-1])])
+
+        def column(name: str, value: int) -> Tensor:
+            parts = [getattr(batch, name) for batch in batches]
+            return torch.cat([F.pad(part, (0, length - part.shape[1]), value=value) for part in parts])
+
+        return Batch(
+            keys=[key for batch in batches for key in batch.keys],
+            input_ids=column("input_ids", 0),
+            attention_mask=column("attention_mask", 0),
+            audio_mask=column("audio_mask", False),
+            labels=column("labels", IGNORE),
+            features=torch.cat([batch.features for batch in batches]),
+            audio_index=torch.cat([b.audio_index + int(o) for b, o in zip(batches, offsets, strict=True)]),
+        )
 
     @property
     def answer_rows(self) -> Tensor:

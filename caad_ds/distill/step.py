@@ -1,4 +1,4 @@
-"""One micro-step of Stage 2: encoder once, teacher, student with its loss."""
+"""A window of micro-steps of Stage 2: encoder once a batch, teacher once a window or a batch, student with its loss."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,23 +11,33 @@ from caad_ds.data.batch import Batch
 from caad_ds.distill.signal import TeacherSignal
 from caad_ds.loss.head import LMHead
 from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.states import AudioStates
 
 Terms = tuple[Tensor, Tensor, dict[str, Tensor]]
+Heard = tuple[Batch, AudioStates, tuple[Tensor | None, Tensor | None]]
 
 
 class DistillStep:
-    """Runs a batch through encoder, teacher and student; without a teacher it is CE training.
+    """Runs batches through encoder, teacher and student; without a teacher it is CE training.
 
-    The encoder runs once a batch; where the teacher's has other weights, each runs once.
+    The encoder runs once a batch; where the teacher's has other weights, each runs once. One forward of the teacher
+    takes `teacher_batch` micro-batches: where its weights come from the host, each layer then crosses the bus once for
+    all of them.
     """
 
     def __init__(
-        self, engine: Any, encoder: SpeechEncoder, teacher: TeacherSignal | None, teacher_encoder: SpeechEncoder | None
+        self,
+        engine: Any,
+        encoder: SpeechEncoder,
+        teacher: TeacherSignal | None,
+        teacher_encoder: SpeechEncoder | None,
+        teacher_batch: int = 1,
     ):
         self.engine = engine
         self.encoder = encoder
         self.teacher = teacher
         self.teacher_encoder = teacher_encoder
+        self.teacher_batch = teacher_batch
         self._head: LMHead | None = None
 
     @contextmanager
@@ -40,25 +50,41 @@ class DistillStep:
             yield
         self._head = None
 
-    def train(self, batch: Batch, normalizer: float) -> Terms:
-        """Forward, backward and the engine's step, inside `teacher_head`; returns kd, ce and the diagnostics of this
-        micro-batch."""
-        loss, kd, ce, diagnostics = self._forward(batch, normalizer)
-        self.engine.backward(loss)
-        self.engine.step()
-        return kd, ce, diagnostics
+    def train(self, batches: list[Batch], normalizer: float) -> list[Terms]:
+        """Forward, backward and the engine's step for each micro-batch of a window, inside `teacher_head`.
+
+        Returns kd, ce and the diagnostics of each.
+        """
+        terms = []
+        for first in range(0, len(batches), self.teacher_batch):
+            for heard in self._hear(batches[first : first + self.teacher_batch]):
+                loss, kd, ce, diagnostics = self._student(heard, normalizer)
+                self.engine.backward(loss)
+                self.engine.step()
+                terms.append((kd, ce, diagnostics))
+        return terms
 
     @torch.no_grad()
     def evaluate(self, batch: Batch, normalizer: float) -> Terms:
         """The same terms without a gradient, inside `teacher_head`."""
-        return self._forward(batch, normalizer)[1:]
+        [heard] = self._hear([batch])
+        return self._student(heard, normalizer)[1:]
 
-    def _forward(self, batch: Batch, normalizer: float) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        states = self.encoder.perceive(batch.features)
+    def _hear(self, batches: list[Batch]) -> list[Heard]:
+        """Each batch with the encoder's states and the teacher's hidden states, of one forward for all."""
+        states = [self.encoder.perceive(batch.features) for batch in batches]
         if self.teacher is None or self.teacher_encoder is None:
-            return self.engine(batch, states, normalizer=normalizer)
+            return [(batch, state, (None, None)) for batch, state in zip(batches, states, strict=True)]
         shared = self.teacher_encoder is self.encoder
-        heard = states if shared else self.teacher_encoder.perceive(batch.features)
-        teacher_pos, teacher_neg = self.teacher.signal(batch, heard)
+        heard = states if shared else [self.teacher_encoder.perceive(batch.features) for batch in batches]
+        positive, negative = self.teacher.signal(Batch.cat(batches), AudioStates.cat(heard))
+        rows = [len(batch.targets) for batch in batches]
+        parts = positive.split(rows), negative.split(rows) if negative is not None else [None] * len(rows)
+        return list(zip(batches, states, zip(*parts, strict=True), strict=True))
+
+    def _student(self, heard: Heard, normalizer: float) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        batch, states, (positive, negative) = heard
+        if self.teacher is None:
+            return self.engine(batch, states, normalizer=normalizer)
         assert self._head is not None, "no head: call it inside teacher_head()"
-        return self.engine(batch, states, teacher_pos, teacher_neg, self._head, normalizer)
+        return self.engine(batch, states, positive, negative, self._head, normalizer)

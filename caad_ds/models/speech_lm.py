@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
 from caad_ds.loss.head import LMHead
+from caad_ds.models import lora
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.qformer import QFormerConnector
@@ -20,7 +21,8 @@ from caad_ds.models.states import AudioStates, Embedded, positions
 class SpeechLMConfig(PreTrainedConfig):
     """Shape of a `SpeechLM` and where its frozen encoder is.
 
-    `encoder` is a hub id, or a folder relative to the model's own; None is its `encoder/`.
+    `encoder` is a hub id, or a folder relative to the model's own; None is its `encoder/`. `lora` holds the settings of
+    the adapters on the LLM (config.py, LoraSection), if it has any.
     """
 
     model_type = "caad_speech_lm"
@@ -35,6 +37,7 @@ class SpeechLMConfig(PreTrainedConfig):
     qformer_layers: int = 2
     qformer_heads: int = 8
     normalize_states: bool = False
+    lora: dict | None = None
 
     def __post_init__(self, **kwargs):
         if isinstance(self.llm_config, dict):
@@ -57,6 +60,8 @@ class SpeechLM(PreTrainedModel):
     def __init__(self, config: SpeechLMConfig):
         super().__init__(config)
         self.llm = AutoModelForCausalLM.from_config(config.llm_config)
+        if config.lora is not None:
+            lora.inject(self.llm, config.lora)
         self.connector = QFormerConnector(
             encoder_dim=config.encoder_dim,
             llm_dim=config.llm_config.hidden_size,
@@ -112,6 +117,17 @@ class SpeechLM(PreTrainedModel):
             use_cache=False,
         )
         return output.last_hidden_state.flatten(0, 1)[embedded.answer_rows]
+
+    def add_adapters(self, settings: dict[str, Any]) -> None:
+        """Put fresh adapters on the LLM, `settings` as in config.py's LoraSection."""
+        lora.inject(self.llm, settings)
+        self.config.lora = settings
+
+    def merge_adapters(self) -> None:
+        """Make the adapters, if there are any, part of the weights that they stand beside."""
+        if self.config.lora is not None:
+            lora.merge(self.llm)
+            self.config.lora = None
 
     def head(self) -> LMHead:
         """The LM head's weight [V, H], bias and soft cap; under ZeRO-3 read it inside a gathering scope only."""

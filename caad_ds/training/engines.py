@@ -1,38 +1,26 @@
 """Models and their DeepSpeed engines: the frozen teacher's and the student's."""
 
 import hashlib
-import json
 from dataclasses import dataclass
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-from pydantic import ValidationError
 from torch import nn
+from transformers.utils import is_flash_attn_2_available
 
-from caad_ds.config import Config
+from caad_ds.config import Config, LoraSection, StudentSection
 from caad_ds.distill.negatives import Negative
 from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.speech_lm import SpeechLM, build, first_layers, load, load_tokenizer
+from caad_ds.training.deepspeed_files import deepspeed_config, teacher_settings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-OURS = (  # keys whose one place is the YAML
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-    "fp16",
-    "bf16",
-)
 
 
 @dataclass
@@ -44,49 +32,20 @@ class Student:
     tokenizer: Any
 
 
-def deepspeed_config(name: str, **ours: Any) -> dict:
-    """A DeepSpeed JSON (a path, or a file of ds_configs/) completed by the values that the YAML holds."""
-    path = Path(name)
-    if not path.is_file():
-        shipped = resources.files("ds_configs") / name
-        if not shipped.is_file():
-            known = ", ".join(
-                sorted(p.name for p in resources.files("ds_configs").iterdir() if p.name.endswith(".json"))
-            )
-            raise UserError(f"{name}: no such DeepSpeed config; give a path or one of {known}")
-        path = Path(str(shipped))
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected an object of DeepSpeed settings but found {type(values).__name__}")
-    if doubled := sorted(set(values) & set(OURS)):
-        raise UserError(f"{path}: {', '.join(doubled)} belongs in the YAML (optimizer: or run:); remove it here")
-    try:
-        DeepSpeedZeroConfig(**values.get("zero_optimization", {}))
-    except (ValidationError, TypeError) as error:
-        first = " ".join(str(error).split("[type=")[0].splitlines()[1:]) or str(error)
-        raise UserError(f"{path}: zero_optimization: {' '.join(first.split())}; mend that key") from None
-    return values | ours | {"steps_per_print": 10**12, "zero_allow_untested_optimizer": True}
-
-
-def check_deepspeed(cfg: Config) -> None:
-    """Refuse DeepSpeed files that an engine would refuse later and less kindly."""
-    deepspeed_config(cfg.student.deepspeed)
-    if cfg.teacher is not None:
-        stage = deepspeed_config(cfg.teacher.deepspeed).get("zero_optimization", {}).get("stage", 0)
-        if stage in (1, 2):
-            raise UserError(
-                f"teacher.deepspeed {cfg.teacher.deepspeed}: stage {stage} needs an optimizer, a teacher has none; "
-                "use stage 3 or 0"
-            )
-
-
 def check_logits(cfg: Config) -> None:
     """Refuse logits in bfloat16 where no Triton kernel can hold them."""
     if cfg.objective.logits == "bfloat16" and not (torch.cuda.is_available() and find_spec("triton")):
         raise UserError("objective.logits: bfloat16 needs an NVIDIA GPU and Triton; set it to float32")
+
+
+def check_attention(cfg: Config) -> None:
+    """Refuse an attention that is not installed or does not take the run's precision."""
+    if cfg.run.attention != "flash_attention_2":
+        return
+    if not is_flash_attn_2_available():
+        raise UserError("run.attention: flash_attention_2 is not installed here; install flash-attn, or set it to sdpa")
+    if cfg.run.precision != "bf16":
+        raise UserError("run.attention: flash_attention_2 takes no fp32; set run.precision to bf16, or it to sdpa")
 
 
 def load_student(cfg: Config) -> Student:
@@ -115,11 +74,25 @@ def load_student(cfg: Config) -> Student:
         vocabulary = model.config.llm_config.vocab_size
         if len(tokenizer) > vocabulary:
             raise UserError(f"student.llm: vocab_size {vocabulary} is below the tokenizer's {len(tokenizer)}; raise it")
-    if section.train == "connector":
-        model.llm.requires_grad_(False)
+    choose_weights(model, section)
+    model.llm.set_attn_implementation(cfg.run.attention)
     if section.gradient_checkpointing:
         model.llm.activation_checkpointing_enable()
     return Student(model, encoder, tokenizer)
+
+
+def choose_weights(model: SpeechLM, section: StudentSection) -> None:
+    """Let those weights train that `student.train` names; adapters are put on where they are asked for."""
+    if section.train == "lora":
+        asked = None if section.lora is None else section.lora.model_dump()
+        if model.config.lora is None:
+            model.add_adapters(asked or LoraSection().model_dump())
+        elif asked not in (None, model.config.lora):
+            raise UserError(
+                f"student.lora: {section.path} has adapters of its own, {model.config.lora}; remove the key"
+            )
+    for name, parameter in model.llm.named_parameters():
+        parameter.requires_grad_(section.train == "all" or (section.train == "lora" and "lora_" in name))
 
 
 def _tokenizer(cfg: Config) -> Any:
@@ -177,13 +150,19 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def teacher_signal(cfg: Config, model: SpeechLM, encoder: SpeechEncoder) -> OnlineTeacher:
-    """The teacher in a ZeRO engine without optimizer; standard KD (alpha 0) runs no negative path."""
+def teacher_signal(
+    cfg: Config, model: SpeechLM, encoder: SpeechEncoder, placed: str = "resident", folder: Path | None = None
+) -> OnlineTeacher:
+    """The teacher in a ZeRO engine without optimizer, its weights at `placed`; `folder` holds them for nvme.
+
+    Standard KD (alpha 0) runs no negative path.
+    """
     assert cfg.teacher is not None
     negative = Negative.of(cfg.teacher.negative, encoder) if cfg.objective.alpha else None
     module = TeacherForward(model.requires_grad_(False).eval(), negative).to(DTYPES[cfg.run.precision])
-    settings = deepspeed_config(cfg.teacher.deepspeed, train_micro_batch_size_per_gpu=1, **_precision(cfg))
-    engine, *_ = deepspeed.initialize(model=module, config=settings)
+    largest = max(p.numel() for p in module.parameters())
+    ours = {"train_micro_batch_size_per_gpu": 1, **_precision(cfg)}
+    engine, *_ = deepspeed.initialize(model=module, config=teacher_settings(cfg, placed, folder, largest, **ours))
     engine.eval()
     return OnlineTeacher(engine)
 

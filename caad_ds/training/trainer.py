@@ -6,6 +6,7 @@ import signal
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -27,11 +28,14 @@ from caad_ds.progress import Heartbeat
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
 from caad_ds.training.checkpoint import Checkpoints, RunState
+from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.distributed import agreed, raise_together, world
 from caad_ds.training.metrics import Sums
+from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
 
 COURSE = {"data", "teacher", "student", "objective", "optimizer"}  # sections that decide the course of training
+NOT_COURSE = {"teacher": {"placement", "nvme_path", "batch", "deepspeed"}}  # of these, what decides the speed alone
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 
 
@@ -47,6 +51,7 @@ class Trainer:
         self.voice = voice
         self.rank, self.world_size = world()
         self.stopping = False
+        self.swap_folder: Path | None = None
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
         self._build_engines()
@@ -68,11 +73,13 @@ class Trainer:
         self.order = GlobalOrder(len(self.reader), cfg.optimizer.batch_size, cfg.run.seed, groups)
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
-        engines.check_deepspeed(cfg)
+        check_deepspeed(cfg)
         engines.check_logits(cfg)
+        engines.check_attention(cfg)
         self.teacher_model = self.teacher_encoder = None
         if cfg.teacher is not None:
             self.teacher_model, teacher_encoder, tokenizer = load(cfg.teacher.path)
+            self.teacher_model.llm.set_attn_implementation(cfg.run.attention)
         self.student = engines.load_student(cfg)
         self.encoder = self.student.encoder.to(self.device)
         if self.teacher_model is not None:
@@ -87,16 +94,27 @@ class Trainer:
 
     def _build_engines(self) -> None:
         cfg = self.cfg
-        teacher = None
+        teacher, teacher_batch = None, 1
         if self.teacher_model is not None:
             self.voice.begin("building the teacher's engine")
-            teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder)
+            placed, reason = agreed(self._place_teacher)
+            self.voice.say(f"teacher: {placed} ({reason})")
+            teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder, placed, self.swap_folder)
+            teacher_batch = cfg.teacher.batch or (1 if placed == "resident" else self.accumulation)
         self.voice.begin("building the student's engine")
         self.engine = engines.student_engine(cfg, self.student.model, self.micro_batch, self.accumulation)
-        self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder)
+        self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder, teacher_batch)
         self.dropped = (
             Negative.of(cfg.objective.dropout_negative, self.encoder) if cfg.objective.audio_dropout else None
         )
+
+    def _place_teacher(self) -> tuple[str, str]:
+        """Where the teacher lies and why; on NVMe it gets a folder of this rank's own, removed at the end."""
+        width = engines.DTYPES[self.cfg.run.precision].itemsize
+        placed, reason = placement(self.cfg, self.teacher_model, self.student.model, width)
+        if placed == "nvme":
+            self.swap_folder = swap_folder(self.cfg.teacher.nvme_path)
+        return placed, reason
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -192,8 +210,8 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         with self.step.teacher_head():
-            for batch in batches:
-                kd, ce, diagnostics = self.step.train(batch.to(self.device), normalizer)
+            window = [batch.to(self.device) for batch in batches]
+            for kd, ce, diagnostics in self.step.train(window, normalizer):
                 self.sums.add_output(kd, ce, diagnostics, normalizer)
         return bool(stops)
 
@@ -233,6 +251,7 @@ class Trainer:
         model = type(self.student.model)(self.student.model.config).to(engines.DTYPES[self.cfg.run.precision])
         model.load_state_dict(weights, strict=False)
         model.tie_weights()
+        model.merge_adapters()
         try:
             with disk_errors(final):
                 save(partial, model, self.encoder, self.student.tokenizer)
@@ -252,6 +271,8 @@ class Trainer:
         self.engine.destroy()
         if self.step.teacher is not None:
             self.step.teacher.engine.destroy()
+        if self.swap_folder is not None:
+            shutil.rmtree(self.swap_folder)
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
@@ -291,7 +312,7 @@ class Trainer:
 
         Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not.
         """
-        settings = self.cfg.model_dump(mode="json", include=COURSE)
+        settings = self.cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE)
         models = (self.student.model, self.encoder, self.teacher_model, self.teacher_encoder)
         weights = [engines.weights_hash(model) for model in models if model is not None]
         text = repr((settings, self.cfg.run.seed, self.cfg.run.precision, weights, self.reader.index.file.manifest))
@@ -320,7 +341,7 @@ def check_same_config(cfg: Config) -> None:
     if not path.is_file():
         return
     began, now = (
-        flatten(each.model_dump(mode="json", include=COURSE))
+        flatten(each.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE))
         | {"run.seed": each.run.seed, "run.precision": each.run.precision}
         for each in (load_config(path), cfg)
     )

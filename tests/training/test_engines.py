@@ -73,7 +73,7 @@ def test_the_traces_stay_complete_and_the_weights_partitioned(parts):
     for n in range(5):
         batch = parts.batch(*range(n, n + 4))
         with parts.step.teacher_head():
-            parts.step.train(batch, len(batch.targets))
+            parts.step.train([batch], len(batch.targets))
         if n == 3:
             parts.engine.eval()
             with parts.step.teacher_head():
@@ -93,7 +93,7 @@ def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, mon
     models = (parts.student.model, parts.teacher.engine.module.model)
     hooks = [m.get_output_embeddings().register_forward_hook(lambda *_: widths.append(1)) for m in models]
     with parts.step.teacher_head():
-        parts.step.train(batch, len(batch.targets))
+        parts.step.train([batch], len(batch.targets))
     for hook in hooks:
         hook.remove()
     assert len(perceived) == 1
@@ -111,8 +111,8 @@ def test_the_teachers_head_is_gathered_once_a_step_and_is_one_weight(parts, monk
     gathered = counted(monkeypatch, signal.deepspeed.zero, "GatheredParameters")
     first, second = parts.batch(0, 1), parts.batch(2, 3)
     with parts.step.teacher_head():
-        parts.step.train(first, 8)
-        parts.step.train(second, 8)
+        parts.step.train([first], 8)
+        parts.step.train([second], 8)
     with parts.step.teacher_head():
         parts.step.evaluate(first, 8)
         parts.step.evaluate(second, 8)
@@ -127,7 +127,7 @@ def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypa
     perceived = counted(monkeypatch, parts.student.encoder, "perceive")
     batch = parts.batch(0, 1, 0, 0)
     with parts.step.teacher_head():
-        parts.step.train(batch, len(batch.targets))
+        parts.step.train([batch], len(batch.targets))
     [((features,), _)] = perceived
     assert len(features) == 2 and batch.audio_index.tolist() == [0, 1, 0, 0]
 
@@ -138,7 +138,7 @@ def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
     ours, theirs = (counted(monkeypatch, e, "perceive") for e in (parts.student.encoder, other))
     batch = parts.batch(0, 1)
     with step.teacher_head():
-        step.train(batch, len(batch.targets))
+        step.train([batch], len(batch.targets))
     assert (len(ours), len(theirs)) == (1, 1)
 
 

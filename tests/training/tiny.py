@@ -27,6 +27,8 @@ ZERO3 = {
 DEEPSPEED = {
     "student.json": {"zero_optimization": ZERO3},
     "teacher.json": {"zero_optimization": ZERO3 | {"offload_param": {"device": "cpu", "pin_memory": True}}},
+    "resident.json": {"zero_optimization": ZERO3},
+    "nvme.json": {"zero_optimization": ZERO3 | {"offload_param": {"device": "nvme", "buffer_count": 5}}},
 }
 
 

@@ -1,0 +1,42 @@
+"""Low-rank adapters on the language model's linear layers: PEFT's, put in place so that the model keeps its interface.
+
+PEFT takes 2 s to import, so it is imported where a model has adapters.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from caad_ds.errors import UserError
+
+
+def inject(llm: nn.Module, settings: dict[str, Any]) -> None:
+    """Put fresh adapters on `llm` in place; their output is 0 until they are trained.
+
+    `settings` as in config.py's LoraSection. UserError where no layer has one of the names of `targets`.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        target_modules=settings["targets"],
+    )
+    try:
+        inject_adapter_in_model(config, llm)
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"student.lora.targets {settings['targets']}: {reason}; name linear layers of the LLM"
+        ) from error
+
+
+def merge(llm: nn.Module) -> None:
+    """Add every adapter to the weight that it stands beside, in place; no adapter is left."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in list(llm.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge(safe_merge=True)
+            llm.set_submodule(name, layer.get_base_layer())

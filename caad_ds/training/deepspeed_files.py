@@ -1,0 +1,93 @@
+"""DeepSpeed's JSON files: read, checked, and completed by what the YAML and the model hold."""
+
+import json
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from pydantic import ValidationError
+
+from caad_ds.config import Config, TeacherSection
+from caad_ds.errors import UserError
+
+OURS = (  # keys whose one place is the YAML
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "fp16",
+    "bf16",
+)
+
+
+def deepspeed_config(name: str, **ours: Any) -> dict:
+    """A DeepSpeed JSON (a path, or a file of ds_configs/) completed by the values that the YAML holds."""
+    path = Path(name)
+    if not path.is_file():
+        shipped = resources.files("ds_configs") / name
+        if not shipped.is_file():
+            known = ", ".join(
+                sorted(p.name for p in resources.files("ds_configs").iterdir() if p.name.endswith(".json"))
+            )
+            raise UserError(f"{name}: no such DeepSpeed config; give a path or one of {known}")
+        path = Path(str(shipped))
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected an object of DeepSpeed settings but found {type(values).__name__}")
+    if doubled := sorted(set(values) & set(OURS)):
+        raise UserError(f"{path}: {', '.join(doubled)} belongs in the YAML (optimizer: or run:); remove it here")
+    if unresolved := sorted(_autos(values)):
+        raise UserError(f'{path}: {", ".join(unresolved)} is "auto", which nothing resolves here; give a value')
+    try:
+        DeepSpeedZeroConfig(**values.get("zero_optimization", {}))
+    except (ValidationError, TypeError) as error:
+        first = " ".join(str(error).split("[type=")[0].splitlines()[1:]) or str(error)
+        raise UserError(f"{path}: zero_optimization: {' '.join(first.split())}; mend that key") from None
+    return values | ours | {"steps_per_print": 10**12, "zero_allow_untested_optimizer": True}
+
+
+def teacher_file(teacher: TeacherSection, placed: str) -> str:
+    """The DeepSpeed JSON of a teacher that lies at `placed`: resident, cpu or nvme."""
+    return teacher.deepspeed or f"teacher_{placed}.json"
+
+
+def teacher_settings(cfg: Config, placed: str, folder: Path | None, largest: int, **ours: Any) -> dict:
+    """The teacher's DeepSpeed settings; `folder` holds its weights on NVMe, `largest` is its largest weight in values.
+
+    A buffer must take the largest weight's share of a rank, so its size is the model's and not the file's.
+    """
+    assert cfg.teacher is not None
+    settings = deepspeed_config(teacher_file(cfg.teacher, placed), **ours)
+    if folder is not None:
+        offload = settings["zero_optimization"]["offload_param"]
+        settings["zero_optimization"]["offload_param"] = offload | {"nvme_path": str(folder), "buffer_size": largest}
+    return settings
+
+
+def check_deepspeed(cfg: Config) -> None:
+    """Refuse DeepSpeed files that an engine would refuse later and less kindly."""
+    deepspeed_config(cfg.student.deepspeed)
+    if cfg.teacher is None:
+        return
+    for placed in ("resident", "cpu", "nvme"):
+        file = teacher_file(cfg.teacher, placed)
+        zero = deepspeed_config(file).get("zero_optimization", {})
+        if (stage := zero.get("stage", 0)) in (1, 2):
+            raise UserError(
+                f"teacher.deepspeed {file}: stage {stage} needs an optimizer, a teacher has none; use stage 3 or 0"
+            )
+
+
+def _autos(values: dict, prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _autos(value, f"{prefix}{key}.")
+        elif value == "auto":
+            yield f"{prefix}{key}"

@@ -1,0 +1,108 @@
+"""Where the frozen teacher's weights lie: on the devices, in the hosts' memory, or on NVMe."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+
+from caad_ds.config import Config
+from caad_ds.errors import UserError
+from caad_ds.files import disk_errors
+from caad_ds.models.speech_lm import SpeechLM
+from caad_ds.training.deepspeed_files import deepspeed_config
+
+GATHERED = 1_000_000_000  # weights that ZeRO-3 holds whole at a time, stage3_max_live_parameters of ds_configs/
+OPTIMIZER_BYTES = 16  # per trained weight: fp32 master, gradient and AdamW's two moments
+FOR_ACTIVATIONS = 0.25  # share of the free memory that is left to activations, the loss's logits and fragmentation
+FOR_THE_HOST = 0.2  # share of the free host memory that is left to the data and the rest of the machine
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the choice is made from, in bytes per rank; of what is free, the least over all ranks.
+
+    `teacher`: this rank's share of the weights. `gathered`: what ZeRO-3 holds of them whole at a time. `student`: its
+    weights, gradients and optimizer. `host_free`: the rank's share of its node's.
+    """
+
+    teacher: int
+    gathered: int
+    student: int
+    device_free: int
+    host_free: int
+
+
+def choose(memory: Memory, nvme: bool) -> tuple[str, str]:
+    """The fastest placement that fits, and the reason in words; UserError where none does.
+
+    `nvme`: whether a folder for it was given.
+    """
+    usable = memory.device_free * (1 - FOR_ACTIVATIONS)
+    need = memory.teacher + memory.gathered + memory.student
+    room = f"{_gb(memory.device_free)} GB are free on the fullest device, of which a quarter is left to activations"
+    if need <= usable:
+        return "resident", f"teacher and student take {_gb(need)} GB per rank; {room}"
+    if memory.gathered + memory.student > usable:
+        need = memory.gathered + memory.student
+        raise UserError(
+            f"even without the teacher's weights a rank needs {_gb(need)} GB, but {room}; use more ranks, "
+            "student.deepspeed student_24gb.json, or a smaller student"
+        )
+    why = f"teacher and student would take {_gb(need)} GB per rank and {room}"
+    if memory.teacher <= memory.host_free * (1 - FOR_THE_HOST):
+        return "cpu", why
+    why += f"; its share of {_gb(memory.teacher)} GB does not fit into {_gb(memory.host_free)} GB of the host either"
+    if nvme:
+        return "nvme", why
+    raise UserError(f"no place for the teacher: {why}; set teacher.nvme_path, or use more ranks")
+
+
+def placement(cfg: Config, teacher: SpeechLM, student: SpeechLM, width: int) -> tuple[str, str]:
+    """The placement of this run and its reason, the same on every rank; `width`: bytes of a weight in the engines."""
+    assert cfg.teacher is not None
+    if cfg.teacher.deepspeed is not None:
+        device = deepspeed_config(cfg.teacher.deepspeed).get("zero_optimization", {}).get("offload_param", {})
+        return {"cpu": "cpu", "nvme": "nvme"}.get(device.get("device"), "resident"), f"as {cfg.teacher.deepspeed} says"
+    if cfg.teacher.placement != "auto":
+        return cfg.teacher.placement, "as teacher.placement says"
+    if get_accelerator().device_name() == "cpu":
+        return "resident", "the device's memory is the host's"
+    return choose(_measure(teacher, student, width, cfg), cfg.teacher.nvme_path is not None)
+
+
+def swap_folder(root: Path | None) -> Path:
+    """A fresh folder of this rank below `root` for weights on NVMe; UserError where it cannot be used."""
+    if root is None:
+        raise UserError("the teacher lies on nvme, but teacher.nvme_path is missing; give a folder on a local disk")
+    operator = get_accelerator().create_op_builder("AsyncIOBuilder")
+    if operator is None or not operator.is_compatible(verbose=False):
+        raise UserError("placement nvme needs libaio (Debian: libaio-dev) to compile DeepSpeed's operator; install it")
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="caad-ds-", dir=root))
+
+
+def _measure(teacher: SpeechLM, student: SpeechLM, width: int, cfg: Config) -> Memory:
+    ranks, local = dist.get_world_size(), torch.cuda.device_count()
+    zero = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
+    weights = _count(student) * width // (ranks if zero.get("stage") == 3 else 1)
+    offloaded = "offload_optimizer" in zero
+    trained = 0 if offloaded else _count(student, trained=True) * OPTIMIZER_BYTES // ranks
+    free = torch.tensor([torch.cuda.mem_get_info()[0], psutil.virtual_memory().available // min(ranks, local)])
+    free = free.to(get_accelerator().current_device_name())
+    dist.all_reduce(free, op=dist.ReduceOp.MIN)
+    device_free, host_free = free.tolist()
+    gathered = min(GATHERED, _count(teacher)) * width
+    return Memory(_count(teacher) * width // ranks, gathered, weights + trained, device_free, host_free)
+
+
+def _count(model: SpeechLM, trained: bool = False) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained)
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f}"

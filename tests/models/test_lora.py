@@ -1,0 +1,60 @@
+"""Adapters: silent at first, saved beside their weights or merged into them."""
+
+import pytest
+import torch
+
+from caad_ds.config import LoraSection
+from caad_ds.errors import UserError
+from caad_ds.models.speech_lm import load, save
+from tests.models.small import make_model
+
+
+@pytest.fixture
+def adapted(tokenizer, ears):
+    """A model with adapters that are trained, in a manner of speaking."""
+    model = make_model(tokenizer, ears)
+    model.add_adapters(LoraSection(rank=2, alpha=4.0).model_dump())
+    return model
+
+
+def hidden(model, parts, samples):
+    batch = parts.batch(samples)
+    with torch.no_grad():
+        return model.backbone(model.embed(batch, parts.encoder.perceive(batch.features)))
+
+
+def move(model):
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+
+
+def test_fresh_adapters_change_nothing_trained_ones_do(adapted, tokenizer, ears, parts, samples):
+    plain = hidden(adapted, parts, samples)
+    move(adapted)
+    assert (hidden(adapted, parts, samples) - plain).abs().max() > 1e-2
+    assert not any("lora_" in name for name, _ in adapted.get_output_embeddings().named_parameters())
+
+
+def test_merged_is_the_same_function_without_adapters(adapted, parts, samples):
+    move(adapted)
+    before = hidden(adapted, parts, samples)
+    adapted.merge_adapters()
+    assert not any("lora" in name or "base_layer" in name for name in adapted.state_dict())
+    torch.testing.assert_close(hidden(adapted, parts, samples), before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_saved_model_loads_with_its_adapters_or_merged(adapted, tokenizer, ears, parts, samples, tmp_path, merged):
+    move(adapted)
+    if merged:
+        adapted.merge_adapters()
+    save(tmp_path, adapted, ears, tokenizer)
+    again = load(tmp_path)[0]
+    assert torch.equal(hidden(again, parts, samples), hidden(adapted, parts, samples))
+    assert any("lora_A" in name for name in again.state_dict()) is not merged
+
+
+def test_a_layer_that_is_not_there_is_named(tokenizer, ears):
+    with pytest.raises(UserError, match=r"student\.lora\.targets .*query_proj"):
+        make_model(tokenizer, ears).add_adapters(LoraSection(targets=["query_proj"]).model_dump())

@@ -1,0 +1,87 @@
+"""Where the teacher lies: the choice, and that it changes nothing but where."""
+
+from dataclasses import replace
+
+import pytest
+from deepspeed.accelerator import get_accelerator
+
+from caad_ds.errors import UserError
+from caad_ds.training.placement import Memory, choose
+from tests.training.launching import Run, curve, train
+from tests.training.tiny import config
+
+GB = 10**9
+PAPER = Memory(  # 8B teacher, 3B student with its connector trained, bf16, one rank
+    teacher=16 * GB, gathered=2 * GB, student=7 * GB, device_free=79 * GB, host_free=200 * GB
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "nvme", "placed"),
+    [
+        ({}, False, "resident"),
+        ({"device_free": 40 * GB}, True, "resident"),
+        ({"device_free": 24 * GB}, True, "cpu"),  # 25 GB of weights
+        ({"device_free": 33 * GB}, False, "cpu"),  # they fit, but no activations beside them
+        ({"device_free": 24 * GB, "host_free": 18 * GB}, True, "nvme"),
+        ({"device_free": 24 * GB, "teacher": 2 * GB}, False, "resident"),  # a rank's share of eight
+    ],
+)
+def test_the_fastest_placement_that_fits_and_why(changes, nvme, placed):
+    memory = replace(PAPER, **changes)
+    chosen, reason = choose(memory, nvme)
+    assert chosen == placed
+    assert f"{memory.device_free / 1e9:.1f} GB are free on the fullest device" in reason
+
+
+def test_no_place_is_told_with_the_way_out():
+    with pytest.raises(UserError, match=r"18\.0 GB of the host either; set teacher\.nvme_path, or use more ranks"):
+        choose(replace(PAPER, device_free=24 * GB, host_free=18 * GB), nvme=False)
+    with pytest.raises(UserError, match=r"even without the teacher's weights a rank needs 9\.0 GB"):
+        choose(replace(PAPER, device_free=10 * GB), nvme=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where all runs go, with one MLflow store."""
+    return tmp_path_factory.mktemp("placement")
+
+
+@pytest.fixture(scope="module")
+def resident(world, folder):
+    """The loss curve of a resident teacher that runs for every micro-batch."""
+    settings = str(world / "resident.json")
+    file = config(world, folder / "resident", teacher={"deepspeed": settings}, optimizer=HALVES)
+    assert f"teacher: resident (as {settings} says)" in train(file, 2)
+    return curve(folder / "resident", "train/kd")
+
+
+HALVES = {"micro_batch": 1}  # four micro-steps on two ranks
+
+
+@pytest.mark.parametrize("batch", [1, 3, None], ids=["each micro-batch", "three at a time", "a whole window"])
+def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, batch):
+    out = folder / f"cpu-{batch}"
+    assert "teacher: cpu (" in train(config(world, out, teacher={"batch": batch}, optimizer=HALVES), 2)
+    assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
+
+
+@pytest.mark.skipif(
+    not get_accelerator().create_op_builder("AsyncIOBuilder").is_compatible(verbose=False),
+    reason="libaio-dev is not installed, which DeepSpeed's NVMe operator is compiled with",
+)
+def test_offloaded_to_a_folder_the_losses_are_the_same_and_it_is_left_empty(world, folder, resident, tmp_path):
+    out = folder / "nvme"
+    swap = tmp_path / "a disk" / "swap"
+    teacher = {"deepspeed": str(world / "nvme.json"), "nvme_path": str(swap)}
+    run = Run(config(world, out, teacher=teacher, optimizer=HALVES), 2)
+    assert run.wait(400) == [0, 0], run.output()  # its operator may have to be compiled
+    assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
+    assert list(swap.iterdir()) == []
+
+
+def test_the_shipped_files_are_what_placement_says(world, folder):
+    said = train(config(world, folder / "shipped", teacher={"placement": "cpu", "deepspeed": None}), 2)
+    assert "teacher: cpu (as teacher.placement says)" in said
+    said = train(config(world, folder / "auto", teacher={"deepspeed": None}), 1)
+    assert "teacher: resident (the device's memory is the host's)" in said
