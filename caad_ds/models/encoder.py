@@ -24,29 +24,30 @@ class SpeechEncoder(nn.Module):
 
     `taps` are layer indices (0 is the first transformer layer). `window_seconds` is the fixed input window; shorter
     audio is padded with silence, longer audio is refused. A window below the checkpoint's cuts the positional
-    embeddings, which is cheaper and nearly the same (Whisper's positions are absolute sinusoids).
+    embeddings, which is cheaper and nearly the same (Whisper's positions are absolute sinusoids). `final_norm` says
+    whether a tap on the last layer is read after the encoder's final LayerNorm (DeSTA's are read before it).
     """
 
-    def __init__(self, whisper: WhisperEncoder, extractor: WhisperFeatureExtractor, taps: list[int]):
+    def __init__(
+        self, whisper: WhisperEncoder, extractor: WhisperFeatureExtractor, taps: list[int], final_norm: bool = True
+    ):
         super().__init__()
         self.whisper = whisper.requires_grad_(False).eval()
         self.extractor = extractor
         self.taps = taps
+        self.final_norm = final_norm
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, taps: list[int], window_seconds: int) -> "SpeechEncoder":
+    def from_pretrained(
+        cls, name: str | Path, taps: list[int], window_seconds: int, final_norm: bool = True
+    ) -> "SpeechEncoder":
         """Load a Whisper encoder from a hub id or a folder, cut to `window_seconds` (whole seconds)."""
-        try:
-            whisper = pretrained(WhisperModel, name, "Whisper encoder", dtype=torch.float32).get_encoder()
-            extractor = WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
-        except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{name}: no feature extractor there ({reason}); give a hub id or a folder") from error
+        whisper, extractor = _pretrained_whisper(name, window_seconds)
         layers = whisper.config.encoder_layers
         if any(not 0 <= tap < layers for tap in taps):
             raise UserError(f"{name}: taps {taps} do not fit an encoder of {layers} layers; use 0 to {layers - 1}")
         _cut_window(whisper, window_seconds * POSITIONS_PER_SECOND)
-        return cls(whisper, extractor, taps)
+        return cls(whisper, extractor, taps, final_norm)
 
     @classmethod
     def from_config(cls, config: WhisperConfig, taps: list[int]) -> "SpeechEncoder":
@@ -83,8 +84,14 @@ class SpeechEncoder(nn.Module):
     def perceive(self, features: Tensor) -> AudioStates:
         """Encode features [A, mel, frames] into the tapped states [A, taps, frames / 2, D]."""
         weight = self.whisper.conv1.weight
-        output = self.whisper(features.to(weight.device, weight.dtype), output_hidden_states=True)
-        return AudioStates(torch.stack([output.hidden_states[tap + 1] for tap in self.taps], dim=1))
+        unnormed: list[Tensor] = []
+        hook = self.whisper.layer_norm.register_forward_pre_hook(lambda _, inputs: unnormed.extend(inputs))
+        with hook:
+            output = self.whisper(features.to(weight.device, weight.dtype), output_hidden_states=True)
+        states = list(output.hidden_states)
+        if not self.final_norm:
+            states[-1] = unnormed[0]
+        return AudioStates(torch.stack([states[tap + 1] for tap in self.taps], dim=1))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the encoder as a Whisper checkpoint without a decoder, loadable by `from_pretrained`."""
@@ -104,6 +111,15 @@ def with_features(batch: Batch, samples: Sequence[Sample], encoder: SpeechEncode
     index = [different.setdefault(waveform.tobytes(), len(different)) for waveform in waveforms]
     features = encoder.features([np.frombuffer(waveform, np.float32) for waveform in different])
     return replace(batch, features=features.cpu(), audio_index=torch.tensor(index))
+
+
+def _pretrained_whisper(name: str | Path, window_seconds: int) -> tuple[WhisperEncoder, WhisperFeatureExtractor]:
+    whisper = pretrained(WhisperModel, name, "Whisper encoder", dtype=torch.float32).get_encoder()
+    try:
+        return whisper, WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no feature extractor there ({reason}); give a hub id or a folder") from error
 
 
 def _cut_window(whisper: WhisperEncoder, positions: int) -> None:

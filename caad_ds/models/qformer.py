@@ -1,11 +1,16 @@
 """The connector: learned queries read the tapped encoder layers (DeSTA2, section 3)."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from caad_ds.models.states import AudioStates
+
+ConnectorForm = Literal["blip2", "desta"]
+DESTA_FEED_FORWARD = 3072  # BERT base's, which DeSTA keeps whatever the width
 
 
 class QFormerConnector(nn.Module):
@@ -14,6 +19,8 @@ class QFormerConnector(nn.Module):
     The mix is a softmax over layer weights [taps, K], followed by LayerNorm and a Linear to the LLM's width.
     `normalize` brings every frame of the states to mean 0 and variance 1 first: a few dimensions of Whisper's states
     outweigh all others, and a connector that starts from random weights learns to look past them only slowly.
+    `form` is "blip2" (BLIP-2's Q-Former: LayerNorm on the queries, feed-forward of four times the width) or "desta" (as
+    the published DeSTA connectors have it: queries enter as they are, feed-forward of 3072 at any width).
     """
 
     def __init__(
@@ -26,10 +33,12 @@ class QFormerConnector(nn.Module):
         layers: int,
         heads: int,
         normalize: bool = False,
+        form: ConnectorForm = "blip2",
     ):
         super().__init__()
         self.normalize = normalize
-        self.queries = nn.Parameter(torch.randn(taps, queries, encoder_dim) * 0.02)
+        std = 1.0 if form == "desta" else 0.02  # what is normalised first may start at any scale
+        self.queries = nn.Parameter(torch.randn(taps, queries, encoder_dim) * std)
         self.layer_weights = nn.Parameter(torch.zeros(taps, queries))
         self.qformer = Blip2QFormerModel(
             Blip2QFormerConfig(
@@ -37,13 +46,15 @@ class QFormerConnector(nn.Module):
                 encoder_hidden_size=encoder_dim,
                 num_hidden_layers=layers,
                 num_attention_heads=heads,
-                intermediate_size=4 * encoder_dim,
+                intermediate_size=DESTA_FEED_FORWARD if form == "desta" else 4 * encoder_dim,
                 cross_attention_frequency=1,
                 # The loss must not depend on how a batch is dealt to ranks, so nothing random happens in the forward.
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
             )
         )
+        if form == "desta":
+            self.qformer.layernorm = None  # a weight that nothing reads would never get a gradient
         self.norm = nn.LayerNorm(encoder_dim)
         self.project = nn.Linear(encoder_dim, llm_dim)
 
@@ -54,7 +65,10 @@ class QFormerConnector(nn.Module):
         queries = self.queries.expand(audios, -1, -1, -1).flatten(0, 1)
         hidden = F.layer_norm(states.hidden, (dim,)) if self.normalize else states.hidden
         memory = hidden.reshape(audios * taps, frames, dim).to(dtype)
-        read = self.qformer(query_embeds=queries, encoder_hidden_states=memory).last_hidden_state
+        if self.qformer.layernorm is None:
+            read = self.qformer.encoder(queries, encoder_hidden_states=memory, query_length=queries.shape[1])
+        else:
+            read = self.qformer(query_embeds=queries, encoder_hidden_states=memory)
         mix = self.layer_weights.softmax(0)
-        mixed = (read.unflatten(0, (audios, taps)) * mix[None, :, :, None]).sum(1)
+        mixed = (read.last_hidden_state.unflatten(0, (audios, taps)) * mix[None, :, :, None]).sum(1)
         return self.project(self.norm(mixed.to(dtype)))

@@ -14,7 +14,7 @@ from caad_ds.loss.head import LMHead
 from caad_ds.models import lora
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.pretrained import pretrained
-from caad_ds.models.qformer import QFormerConnector
+from caad_ds.models.qformer import ConnectorForm, QFormerConnector
 from caad_ds.models.states import AudioStates, Embedded, positions
 
 
@@ -37,6 +37,7 @@ class SpeechLMConfig(PreTrainedConfig):
     qformer_layers: int = 2
     qformer_heads: int = 8
     normalize_states: bool = False
+    connector: ConnectorForm = "blip2"
     lora: dict | None = None
 
     def __post_init__(self, **kwargs):
@@ -70,6 +71,7 @@ class SpeechLM(PreTrainedModel):
             layers=config.qformer_layers,
             heads=config.qformer_heads,
             normalize=config.normalize_states,
+            form=config.connector,
         )
         self.post_init()
 
@@ -145,6 +147,7 @@ def build(
     qformer_layers: int,
     qformer_heads: int,
     normalize_states: bool = False,
+    connector: ConnectorForm = "blip2",
     keep_layers: int | None = None,
 ) -> SpeechLM:
     """A SpeechLM with a fresh connector on `encoder`, around an LLM.
@@ -165,6 +168,7 @@ def build(
             qformer_layers=qformer_layers,
             qformer_heads=qformer_heads,
             normalize_states=normalize_states,
+            connector=connector,
         )
         model = SpeechLM(config)
     except (ValueError, TypeError, StrictDataclassError) as error:
@@ -201,7 +205,9 @@ def load(folder: str | Path) -> tuple[SpeechLM, SpeechEncoder, Any]:
     beside = folder / (config.encoder or "encoder")
     if config.encoder is not None and beside.is_dir():
         config.encoder = None  # a relative path means nothing to a copy of this model: it gets the weights
-    encoder = SpeechEncoder.from_pretrained(config.encoder or beside, config.taps, config.window_seconds)
+    encoder = SpeechEncoder.from_pretrained(
+        config.encoder or beside, config.taps, config.window_seconds, final_norm=config.connector != "desta"
+    )
     return model, encoder, load_tokenizer(folder)
 
 

@@ -137,7 +137,7 @@ def check_same_features(teacher: SpeechEncoder, student: SpeechEncoder) -> None:
 
 def same_encoder(first: SpeechEncoder, second: SpeechEncoder) -> bool:
     """Whether two encoders give the same states, so that one run serves both models."""
-    alike = (first.taps, first.window_seconds) == (second.taps, second.window_seconds)
+    alike = all(getattr(first, key) == getattr(second, key) for key in ("taps", "window_seconds", "final_norm"))
     return alike and weights_hash(first.whisper) == weights_hash(second.whisper)
 
 

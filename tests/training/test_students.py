@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from caad_ds.config import load_config
-from caad_ds.models.speech_lm import load
+from caad_ds.models.speech_lm import build, load, save
 from caad_ds.training.engines import load_student
 from tests.training.launching import curve, train, weights
 from tests.training.tiny import config, llama
@@ -69,6 +69,27 @@ def test_a_trained_student_is_a_start_and_a_teacher(world, folder, zero3):
     train(config(world, out, student=student, teacher={"path": str(first)}, optimizer={"steps": 2, "lr": 1e-9}))
     # Its own teacher, before any step has moved it: nothing but the contrast is left to learn.
     assert curve(out, "train/agreement")[0][1] > 0.9
+
+
+def test_a_published_connectors_form_trains_under_zero3_as_in_one_process(world, folder):
+    whole, ears, tokenizer = load(world / "teacher")
+    ears.final_norm = False
+    shape = {"num_queries": 4, "qformer_layers": 1, "qformer_heads": 2, "connector": "desta"}
+    torch.manual_seed(0)
+    model = build(whole.config.llm_config.to_dict(), ears, None, **shape)
+    model.llm.load_state_dict(whole.llm.state_dict())
+    save(folder / "desta", model, ears, tokenizer)
+    fresh = ("llm", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads")
+    path = {"path": str(folder / "desta")}
+    losses = []
+    for ranks in (1, 2):
+        out = folder / f"desta-{ranks}"
+        student = dict.fromkeys(fresh) | path | {"train": "connector"}
+        train(config(world, out, student=student, teacher=path), ranks)
+        losses.append([value for _, value in curve(out, "train/ce")])
+        assert load(out / "model")[0].config.connector == "desta"
+    assert losses[0][-1] < losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
 def test_bf16_trains(world, folder):

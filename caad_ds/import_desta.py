@@ -1,0 +1,45 @@
+"""A teacher from a published DeSTA connector: a model folder that `teacher.path` and `student.path` can name."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from caad_ds.errors import UserError
+from caad_ds.files import disk_errors
+from caad_ds.progress import Heartbeat
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `import-desta`."""
+    parser.add_argument("checkpoint", type=Path, help="qformer_connector.pth or model.safetensors, or its folder")
+    parser.add_argument("--llm", required=True, metavar="ID", help="hub id or folder of the LLM that it was trained on")
+    parser.add_argument("--encoder", required=True, metavar="ID", help="hub id or folder of its Whisper")
+    parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the model folder; returns the exit status."""
+    if args.out.exists():
+        raise UserError(f"{args.out}: it is there already; remove it, or give another --out")
+    with Heartbeat() as voice:
+        voice.begin(f"import-desta: {args.checkpoint}")
+        # torch and transformers take seconds to import; a wrong path is told before.
+        from caad_ds.models import desta
+        from caad_ds.models.speech_lm import load_tokenizer, save
+
+        connector = desta.read_connector(args.checkpoint)
+        encoder = desta.load_encoder(args.encoder, connector)
+        tokenizer = load_tokenizer(args.llm)
+        # A local encoder is copied into the model's folder; a hub id is recorded.
+        recorded = None if Path(args.encoder).exists() else args.encoder
+        model = desta.assemble(connector, args.llm, encoder, recorded)
+        partial = args.out.with_name(f".{args.out.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        with disk_errors(partial):
+            save(partial, model, encoder, tokenizer)
+            partial.rename(args.out)
+        voice.say(
+            f"{args.out}: taps on layers {', '.join(map(str, encoder.taps))} of {args.encoder} (the first is 0), "
+            f"{connector.num_queries} queries, {connector.layers} Q-Former layers"
+        )
+    return 0

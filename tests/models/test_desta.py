@@ -1,0 +1,176 @@
+"""A published DeSTA connector in our model: read under its own names, and equal to its own formula."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BertConfig, WhisperConfig
+from transformers.models.bert.modeling_bert import BertEncoder
+
+from caad_ds import cli
+from caad_ds.errors import UserError
+from caad_ds.models.desta import read_connector, tapped_layers
+from caad_ds.models.encoder import SpeechEncoder, with_features
+from caad_ds.models.prompt import Prompter
+from caad_ds.models.speech_lm import load
+from tests.models.small import make_model, sample
+from tests.training.tiny import amplify, encoder
+
+WIDTH, HEADS, QUERIES, TAPS, LAYERS, LLM_WIDTH = 32, 2, 5, 2, 2, 32
+
+
+class Theirs(nn.Module):
+    """DeSTA's connector as its authors describe it, on transformers' BERT as they run it; ours is not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer_prompts = nn.ParameterList(nn.Parameter(torch.randn(1, QUERIES, WIDTH)) for _ in range(TAPS))
+        self.layer_weights = nn.Parameter(torch.randn(QUERIES, TAPS))
+        shape = BertConfig(
+            hidden_size=WIDTH, num_attention_heads=HEADS, num_hidden_layers=LAYERS, add_cross_attention=True,
+            is_decoder=True,
+        )  # fmt: skip
+        self.qformer = BertEncoder(shape)
+        self.proj = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, LLM_WIDTH))
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.3)
+
+    def forward(self, states: list[Tensor]) -> Tensor:
+        """[A, QUERIES, LLM_WIDTH] for the states [A, frames, WIDTH] of each tap."""
+        total = torch.zeros(())
+        for tap, memory in enumerate(states):
+            prompts = self.layer_prompts[tap].repeat(len(memory), 1, 1)
+            read = self.qformer(prompts, encoder_hidden_states=memory).last_hidden_state
+            share = self.layer_weights.exp() / self.layer_weights.exp().sum(1, keepdim=True)
+            total = total + share[:, tap, None] * read
+        return self.proj(total)
+
+
+@pytest.fixture
+def theirs() -> Theirs:
+    """Their connector with random weights."""
+    torch.manual_seed(0)
+    return Theirs().eval()
+
+
+@pytest.fixture
+def bases(tokenizer, tmp_path):
+    """Folders `llm` and `whisper` with the models around the connector; the Whisper has a final norm that is felt."""
+    torch.manual_seed(1)
+    llm = AutoModelForCausalLM.from_config(make_model(tokenizer, encoder()).config.llm_config)
+    llm.to(torch.bfloat16).save_pretrained(tmp_path / "llm")
+    tokenizer.save_pretrained(tmp_path / "llm")
+    shape = WhisperConfig(
+        d_model=WIDTH, encoder_layers=4, decoder_layers=0, encoder_attention_heads=HEADS, encoder_ffn_dim=64,
+        num_mel_bins=80, max_source_positions=1500,
+    )  # fmt: skip
+    ears = SpeechEncoder.from_config(shape, taps=[0])
+    amplify(ears.whisper)
+    nn.init.normal_(ears.whisper.layer_norm.weight, 2.0)
+    ears.save_pretrained(tmp_path / "whisper")
+    return tmp_path
+
+
+def layer_outputs(whisper: nn.Module, features: Tensor, taps: list[int]) -> list[Tensor]:
+    """What the encoder's layers themselves give, before any final norm."""
+    seen: dict[int, Tensor] = {}
+    for tap in taps:
+        whisper.layers[tap].register_forward_hook(lambda _, inputs, out, tap=tap: seen.__setitem__(tap, out))
+    whisper(features)
+    return [seen[tap] for tap in taps]
+
+
+def import_desta(checkpoint, bases) -> int:
+    arguments = ["--llm", str(bases / "llm"), "--encoder", str(bases / "whisper"), "--out", str(bases / "out")]
+    return cli.main(["import-desta", str(checkpoint), *arguments])
+
+
+@pytest.mark.parametrize("kind", ["DeSTA2", "DeSTA2.5"])
+def test_an_imported_connector_gives_the_published_ones_output(theirs, bases, kind):
+    if kind == "DeSTA2":  # a file with the connector alone
+        checkpoint = bases / "qformer_connector.pth"
+        torch.save(theirs.state_dict(), checkpoint)
+    else:  # a folder with all that trained
+        checkpoint = bases / "published"
+        checkpoint.mkdir()
+        named = {f"perception.connector.{name}": value for name, value in theirs.state_dict().items()}
+        save_file(named, checkpoint / "model.safetensors")
+    assert import_desta(checkpoint, bases) == 0
+    model, ears, tokenizer = load(bases / "out")
+    assert (ears.taps, ears.window_seconds, model.config.qformer_layers) == ([1, 3], 30, LAYERS)
+    samples = [sample("a"), sample("b")]
+    batch = with_features(Prompter(tokenizer, QUERIES).batch(samples), samples, ears)
+    ours = model.connect(ears.perceive(batch.features))
+    expected = theirs(layer_outputs(ears.whisper, batch.features, [1, 3]))
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-4)
+    model.place(batch, ours)  # as many positions as it has queries
+    llm = AutoModelForCausalLM.from_pretrained(bases / "llm", dtype=torch.float32).state_dict()
+    assert all(torch.equal(llm[name], value) for name, value in model.llm.state_dict().items())
+
+
+def test_taps_are_those_of_the_published_models():
+    assert tapped_layers(24, 4) == [5, 11, 17, 23]  # whisper-medium
+    assert tapped_layers(12, 4) == [2, 5, 8, 11]  # whisper-small, DeSTA2-8B-beta
+    assert tapped_layers(32, 4) == [7, 15, 23, 31]  # whisper-large-v3, DeSTA2.5
+    assert tapped_layers(4, 4) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("absent", "no such checkpoint"),
+        ("cut", "no checkpoint that loads"),
+        ("pickled code", "no checkpoint that loads"),
+        ("no layer_weights", "0 tensors named layer_weights"),
+        ("no prompt", "not a whole DeSTA connector .*layer_prompts.1"),
+        ("no projection", "not a whole DeSTA connector .*project.weight"),
+        ("narrow", "its feed-forward is 64 wide, not 3072"),
+        ("another part", "conv.weight is no part of a DeSTA connector"),
+        ("LoRA", "holds LoRA weights of the LLM"),
+        ("a list", "not a state dict"),
+    ],
+)
+def test_a_checkpoint_that_is_none_is_named(theirs, tmp_path, damage, told):
+    file = tmp_path / "qformer_connector.pth"
+    values = theirs.state_dict()
+    if damage == "no layer_weights":
+        del values["layer_weights"]
+    elif damage == "no prompt":
+        del values["layer_prompts.1"]
+    elif damage == "no projection":
+        del values["proj.1.weight"]
+    elif damage == "narrow":
+        values["qformer.layer.0.intermediate.dense.weight"] = torch.zeros(64, WIDTH)
+    elif damage == "another part":
+        values["conv.weight"] = torch.zeros(1)
+    elif damage == "LoRA":
+        values["llm_model.q_proj.lora_A.weight"] = torch.zeros(1)
+    elif damage == "a list":
+        values = [torch.zeros(1)]
+    elif damage == "pickled code":
+        values = {"layer_weights": pytest.approx}
+    if damage != "absent":
+        torch.save(values, file)
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=told) as caught:
+        read_connector(file)
+    assert "\n" not in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_bases_that_do_not_fit_are_named(theirs, bases, tokenizer, capsys):
+    file = bases / "qformer_connector.pth"
+    values = theirs.state_dict()
+    torch.save(values | {"proj.1.weight": torch.zeros(48, WIDTH), "proj.1.bias": torch.zeros(48)}, file)
+    assert import_desta(file, bases) == 2
+    assert "it is 32 wide, the checkpoint's connector writes 48" in capsys.readouterr().err
+    torch.save({k: v for k, v in values.items() if "layer.1.output.LayerNorm" not in k}, file)
+    assert import_desta(file, bases) == 2
+    assert "no whole DeSTA connector" in capsys.readouterr().err
+    prompts = {f"layer_prompts.{n}": torch.zeros(1, QUERIES, 48) for n in range(TAPS)}
+    torch.save(values | prompts, file)
+    assert import_desta(file, bases) == 2
+    assert "its states are 32 wide, the checkpoint's connector reads 48" in capsys.readouterr().err
+    (bases / "out").mkdir()
+    assert import_desta(file, bases) == 2
+    assert "it is there already" in capsys.readouterr().err
