@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.errors import UserError
+from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.states import AudioStates
 
@@ -41,8 +43,14 @@ class SpeechEncoder(nn.Module):
     def from_pretrained(
         cls, name: str | Path, taps: list[int], window_seconds: int, final_norm: bool = True
     ) -> "SpeechEncoder":
-        """Load a Whisper encoder from a hub id or a folder, cut to `window_seconds` (whole seconds)."""
-        whisper, extractor = _pretrained_whisper(name, window_seconds)
+        """Load a Whisper encoder cut to `window_seconds` (whole seconds).
+
+        `name` is a hub id or a folder, or an architecture file (.json) for one with random weights.
+        """
+        if is_architecture(name):
+            whisper, extractor = _random_whisper(name, window_seconds)
+        else:
+            whisper, extractor = _pretrained_whisper(name, window_seconds)
         layers = whisper.config.encoder_layers
         if any(not 0 <= tap < layers for tap in taps):
             raise UserError(f"{name}: taps {taps} do not fit an encoder of {layers} layers; use 0 to {layers - 1}")
@@ -120,6 +128,18 @@ def _pretrained_whisper(name: str | Path, window_seconds: int) -> tuple[WhisperE
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no feature extractor there ({reason}); give a hub id or a folder") from error
+
+
+def _random_whisper(path: str | Path, window_seconds: int) -> tuple[WhisperEncoder, WhisperFeatureExtractor]:
+    values = read_architecture(path)
+    if values["model_type"] != "whisper":
+        raise UserError(f"{path}: its model_type is {values['model_type']}; an encoder's must be whisper")
+    try:
+        config = WhisperConfig(**values)
+        whisper = WhisperEncoder(config)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"{path}: no encoder can be built of it: {' '.join(str(error).split())[:200]}") from error
+    return whisper, WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=window_seconds)
 
 
 def _cut_window(whisper: WhisperEncoder, positions: int) -> None:

@@ -12,6 +12,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
 from caad_ds.loss.head import LMHead
 from caad_ds.models import lora
+from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.qformer import ConnectorForm, QFormerConnector
@@ -150,14 +151,17 @@ def build(
     connector: ConnectorForm = "blip2",
     keep_layers: int | None = None,
 ) -> SpeechLM:
-    """A SpeechLM with a fresh connector on `encoder`, around an LLM.
+    """A SpeechLM in fp32 with a fresh connector on `encoder`, around an LLM.
 
-    `llm` is a hub id or folder (its weights are loaded) or an architecture dict (random weights). `keep_layers` keeps
-    only the LLM's first layers. `encoder_name` is recorded so that the model finds its encoder again.
+    `llm` is a hub id or folder (its weights are loaded), or an architecture: a dict or a .json file (random weights).
+    `keep_layers` keeps only the LLM's first layers. `encoder_name` is recorded so that the model finds its encoder
+    again.
     """
+    if isinstance(llm, str) and is_architecture(llm):
+        llm = read_architecture(llm)
     weights = None if isinstance(llm, dict) else load_llm(llm, keep_layers)
     try:
-        llm_config = weights.config if weights is not None else AutoConfig.for_model(**llm)
+        llm_config = weights.config if weights is not None else _architecture_config(llm, keep_layers)
         config = SpeechLMConfig(
             llm_config=llm_config.to_dict(),
             encoder=encoder_name,
@@ -183,16 +187,28 @@ def load_llm(name: str, keep_layers: int | None) -> PreTrainedModel:
     """A causal LM in fp32 from a hub id or folder, cut to its first `keep_layers` layers if given."""
     try:
         config = AutoConfig.from_pretrained(name)
-        if keep_layers is not None:
-            if keep_layers > config.num_hidden_layers:
-                raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {config.num_hidden_layers} layers")
-            config.num_hidden_layers = keep_layers
-            if getattr(config, "layer_types", None):
-                config.layer_types = config.layer_types[:keep_layers]
+        _cut_layers(config, keep_layers, name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no causal LM there ({reason}); give a hub id or a folder") from error
     return pretrained(AutoModelForCausalLM, name, "causal LM", config=config, dtype=torch.float32)
+
+
+def _architecture_config(values: dict, keep_layers: int | None) -> PreTrainedConfig:
+    config = AutoConfig.for_model(**values)
+    config.dtype = None  # a published config names its weights' dtype; random ones are made in fp32, as loaded ones are
+    _cut_layers(config, keep_layers, "student.llm")
+    return config
+
+
+def _cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) -> None:
+    if keep_layers is None:
+        return
+    if keep_layers > config.num_hidden_layers:
+        raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {config.num_hidden_layers} layers")
+    config.num_hidden_layers = keep_layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:keep_layers]
 
 
 def load(folder: str | Path) -> tuple[SpeechLM, SpeechEncoder, Any]:

@@ -16,6 +16,7 @@ from caad_ds.distill.negatives import Negative
 from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.errors import UserError
+from caad_ds.models.architecture import is_architecture
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.speech_lm import SpeechLM, build, first_layers, load, load_tokenizer
 from caad_ds.training.deepspeed_files import deepspeed_config, teacher_settings
@@ -99,7 +100,7 @@ def _tokenizer(cfg: Config) -> Any:
     section = cfg.student
     source = section.tokenizer or (cfg.teacher and cfg.teacher.path)
     if source is None:
-        if isinstance(section.llm, dict):
+        if isinstance(section.llm, dict) or is_architecture(section.llm):
             raise UserError("student.tokenizer is missing: an architecture has no tokenizer of its own")
         source = section.llm
     return load_tokenizer(source)
