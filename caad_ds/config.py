@@ -67,7 +67,7 @@ class TeacherSection(Section):
 
 FRESH_ONLY = (
     "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads", "normalize_states",
-    "tokenizer",
+    "connector", "tokenizer",
 )  # fmt: skip
 DISTILL_ONLY = ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix")
 
@@ -92,6 +92,7 @@ class StudentSection(Section):
     qformer_layers: int = Field(2, ge=1)
     qformer_heads: int = Field(8, ge=1)
     normalize_states: bool = Field(False, description="LayerNorm on the encoder's states before the connector")
+    connector: Literal["blip2", "desta"] = Field("blip2", description="the Q-Former's form; the authors' is desta")
     tokenizer: str | None = Field(None, description="hub id or folder; default: the teacher's, else the LLM's")
     train: Literal["connector", "lora", "all"] = Field(
         "connector", description="which weights train (paper: connector); lora trains the connector too"

@@ -58,7 +58,9 @@ def load_student(cfg: Config) -> Student:
         if section.keep_layers is not None:
             model = first_layers(model, section.keep_layers)
     else:
-        encoder = SpeechEncoder.from_pretrained(section.encoder, section.taps, section.window_seconds)
+        encoder = SpeechEncoder.from_pretrained(
+            section.encoder, section.taps, section.window_seconds, final_norm=section.connector != "desta"
+        )
         # A local encoder is copied into the model's folder when saved; a hub id is recorded.
         recorded = None if Path(section.encoder).exists() else section.encoder
         model = build(
@@ -70,6 +72,7 @@ def load_student(cfg: Config) -> Student:
             qformer_layers=section.qformer_layers,
             qformer_heads=section.qformer_heads,
             normalize_states=section.normalize_states,
+            connector=section.connector,
         )
         tokenizer = _tokenizer(cfg)
         vocabulary = model.config.llm_config.vocab_size

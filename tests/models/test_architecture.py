@@ -57,6 +57,12 @@ def test_a_student_of_two_files_is_random_seeded_and_saved_whole(files):
     assert torch.equal(ears.perceive(features).hidden, made.encoder.perceive(features).hidden)
 
 
+def test_a_student_has_the_form_that_was_asked_for(files):
+    made = {form: load_student(student(files, connector=form)) for form in ("blip2", "desta")}
+    assert {form: part.model.config.connector for form, part in made.items()} == {"blip2": "blip2", "desta": "desta"}
+    assert made["blip2"].encoder.final_norm and not made["desta"].encoder.final_norm
+
+
 def test_an_architecture_can_be_cut(files):
     assert len(load_student(student(files, keep_layers=1)).model.llm.model.layers) == 1
     with pytest.raises(UserError, match="keep_layers 3 exceeds its 2 layers"):
@@ -97,7 +103,8 @@ def test_an_architecture_has_no_tokenizer(files):
 def test_the_papers_configs_load(file):
     cfg = load_config(file)
     assert cfg.run.name == file.stem and cfg.run.output_dir.name == file.stem
-    assert cfg.student.train == "connector" and cfg.run.precision == "bf16" and cfg.optimizer.epochs == 10
+    assert (cfg.student.train, cfg.student.connector) == ("connector", "desta")
+    assert cfg.run.precision == "bf16" and cfg.optimizer.epochs == 10
 
 
 def test_standard_kd_differs_in_its_alpha_alone():
