@@ -69,6 +69,7 @@ FRESH_ONLY = (
     "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads", "normalize_states",
     "connector", "tokenizer",
 )  # fmt: skip
+HIGHER_IS_BETTER = ("token_accuracy", "agreement")  # of the validation metrics; of the others lower is
 DISTILL_ONLY = ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix")
 
 
@@ -168,6 +169,19 @@ class OptimizerSection(Section):
 class CheckpointSection(Section):
     every: int = Field(500, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="how many of the newest are kept")
+    keep_best: int = Field(0, ge=0, description="how many of the best by best_metric are kept beside them")
+    best_metric: Literal["kd", "ce", "token_accuracy", "agreement"] = Field(
+        "ce", description="of the validation pass at the checkpoint's step; one without such a pass does not compete"
+    )
+    milestone_every: int | None = Field(None, ge=1, description="checkpoints of every so many steps are kept for ever")
+
+    @model_validator(mode="after")
+    def _milestones_are_checkpoints(self) -> "CheckpointSection":
+        if self.milestone_every and self.milestone_every % self.every:
+            raise ValueError(
+                f"milestone_every {self.milestone_every} is not a multiple of every {self.every}; make it one"
+            )
+        return self
 
 
 class ValidationSection(Section):
@@ -202,6 +216,22 @@ class Config(Section):
             raise ValueError("objective ce uses no teacher; remove the section or choose distill")
         if self.objective.logits == "bfloat16" and self.run.precision != "bf16":
             raise ValueError("objective.logits bfloat16 needs run.precision bf16; set that, or choose float32")
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> "Config":
+        saves, validates = self.checkpoint.every, self.validation.every
+        if not self.checkpoint.keep_best:
+            return self
+        if self.data.validation is None:
+            raise ValueError("checkpoint.keep_best compares validation passes; give data.validation, or set it to 0")
+        if saves % validates and validates % saves:
+            raise ValueError(
+                f"checkpoint.keep_best needs validation passes at checkpoints: make validation.every ({validates}) "
+                f"a divisor or a multiple of checkpoint.every ({saves})"
+            )
+        if self.objective.name == "ce" and self.checkpoint.best_metric in ("kd", "agreement"):
+            raise ValueError(f"checkpoint.best_metric {self.checkpoint.best_metric} needs a teacher; use ce")
         return self
 
     def read_keys(self) -> dict:

@@ -1,37 +1,53 @@
-"""Checkpoints: written beside, named last; a pointer says which is whole."""
+"""Checkpoints: written beside, named last; a pointer says which is the newest, hashes say which is whole."""
 
 import hashlib
 import json
 import os
-import random
+import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from caad_ds.config import CheckpointSection
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, write_atomic
-from caad_ds.training.distributed import agreed
+from caad_ds.progress import Heartbeat
+from caad_ds.training import random_state, universal
+from caad_ds.training.distributed import agreed, from_main, world
 from caad_ds.training.engines import full_weights
+from caad_ds.training.retention import kept
 
 POINTER = "latest"
+STATE = "state.json"
+WEIGHTS = "trainable.safetensors"
+NAME = re.compile(r"step-(\d{8,})")
 BYTES_PER_WEIGHT = 20  # at most: AdamW's two moments and the fp32 master, DeepSpeed's copy and ours
 BYTES_BESIDE = 256_000  # headers, random states
 
 
+class Damaged(UserError):
+    """A checkpoint that is not as it was written; another may be used."""
+
+
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint says of the run: `step` optimizer steps are done, and that is also the data position."""
+    """What a checkpoint says of the run: `step` optimizer steps are done, and that is also the data position.
+
+    `frozen` is the hash of the weights that it does not hold; `validation` the means of a pass at this very step.
+    """
 
     step: int
     world_size: int
     identity: str
     tracking_id: str | None
+    frozen: str
+    validation: Mapping[str, float] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -42,32 +58,52 @@ class Checkpoints:
     ranks are done; then the pointer is replaced. Hashes are checked before DeepSpeed unpickles anything.
     """
 
-    def __init__(self, output_dir: Path, keep: int):
+    def __init__(self, output_dir: Path, section: CheckpointSection, voice: Heartbeat):
         self.root = output_dir / "checkpoints"
-        self.keep = keep
+        self.section = section
+        self.voice = voice
 
     def newest(self) -> Path | None:
-        """The checkpoint that the pointer names, None if the run has none."""
+        """The checkpoint that the run would go on from if it is whole, None if there is none."""
+        return next(iter(self._candidates()), None)
+
+    def find(self, identity: str | None = None) -> tuple[Path, RunState] | None:
+        """The newest whole checkpoint, None if the run has none; every rank calls it.
+
+        A damaged one is named and passed over; UserError if none is whole, or if one was made by another run than
+        `identity`.
+        """
+        damage: list[Damaged] = []
+        for folder in from_main(self._candidates):
+            if damage:
+                self.voice.say(f"{damage[-1]}; trying {folder.name}")
+            try:
+                return folder, agreed(lambda folder=folder: verify(folder, identity))
+            except Damaged as error:
+                damage.append(error)
+        if damage:
+            raise UserError(f"{damage[0]}; no older checkpoint is whole: remove {self.root} to start over")
+        return None
+
+    def _candidates(self) -> list[Path]:
+        """Newest first. Those after the one that the pointer names are left out: a user may have gone back."""
+        folders = sorted((p for p in self.root.glob("step-*") if NAME.fullmatch(p.name)), key=step_of, reverse=True)
         pointer = self.root / POINTER
-        if not pointer.is_file():
-            return None
-        folder = self.root / pointer.read_text(errors="replace").strip()
-        if not (folder / "state.json").is_file():
-            raise UserError(
-                f"{pointer} names {folder.name!r}, which is not whole; name another step-N in it, or remove it"
-            )
-        return folder
+        named = self.root / pointer.read_text(errors="replace").strip() if pointer.is_file() else self.root
+        if not NAME.fullmatch(named.name):
+            return folders
+        return [named, *(folder for folder in folders if step_of(folder) < step_of(named))]
 
     def save(self, engine: Any, state: RunState) -> Path:
         """Write a checkpoint; every rank calls it. A full disk raises UserError and leaves the older ones alone."""
-        agreed(lambda: self._require_space(engine))
+        agreed(lambda: self._require_space(engine, BYTES_PER_WEIGHT))
         with disk_errors(self.root):
             return self._save(engine, state)
 
-    def _require_space(self, engine: Any) -> None:
+    def _require_space(self, engine: Any, bytes_per_weight: int) -> None:
         """Asked before any rank writes: in the middle, a rank that fails would leave the others at a barrier."""
         trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters() if p.requires_grad)
-        need = trainable * BYTES_PER_WEIGHT + BYTES_BESIDE
+        need = trainable * bytes_per_weight + BYTES_BESIDE
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(self.root).free) < need:
@@ -77,70 +113,127 @@ class Checkpoints:
             )
 
     def _save(self, engine: Any, state: RunState) -> Path:
-        rank = dist.get_rank()
         final = self.root / f"step-{state.step:08d}"
         partial = final.with_suffix(".partial")
-        if rank == 0:
+        if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         dist.barrier()
-        engine.save_checkpoint(str(partial), tag="deepspeed", save_latest=False, exclude_frozen_parameters=True)
+        engine.save_checkpoint(str(partial), tag=universal.TAG, save_latest=False, exclude_frozen_parameters=True)
         trainable = full_weights(engine, prefix="student.", trainable_only=True)
         agreed(lambda: self._write_random(partial))
-        agreed(lambda: self._seal(partial, final, state, trainable) if rank == 0 else None)
+        agreed(lambda: self._seal(partial, final, state, trainable) if dist.get_rank() == 0 else None)
         return final
 
     def _write_random(self, partial: Path) -> None:
         with disk_errors(self.root):
-            torch.save(_random_state(), partial / f"random-{dist.get_rank()}.pt")
-
-    def verify(self, folder: Path, identity: str) -> RunState:
-        """What `folder` says of the run; a checkpoint of another run or a damaged one is refused by a UserError."""
-        instead = f"name an older checkpoint in {self.root / POINTER}, or remove {self.root} to start over"
-        try:
-            recorded = json.loads((folder / "state.json").read_text())
-            state, hashes = RunState(**recorded["state"]), sorted(recorded["sha256"].items())
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / 'state.json'}: damaged ({error}); {instead}") from error
-        if state.identity != identity:
-            raise UserError(
-                f"{folder}: made from another teacher, start or data; use another run.output_dir, "
-                "or remove the folder to start over"
-            )
-        if state.world_size != dist.get_world_size():
-            raise UserError(
-                f"{folder}: made by {state.world_size} ranks, resumed by {dist.get_world_size()}; "
-                f"start {state.world_size} ranks"
-            )
-        # Each rank hashes its share; `verify` is called by all, none goes on unless all agree.
-        for name, digest in hashes[dist.get_rank() :: dist.get_world_size()]:
-            path = folder / name
-            if not path.is_file() or _sha256(path) != digest:
-                raise UserError(f"{path}: damaged or missing; {instead}")
-        return state
-
-    def load(self, folder: Path, engine: Any) -> None:
-        """Bring engine and random state back from a verified checkpoint; every rank calls it."""
-        engine.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
-        _restore_random_state(torch.load(folder / f"random-{dist.get_rank()}.pt", weights_only=True))
+            torch.save(random_state.random_state(), partial / f"random-{dist.get_rank()}.pt")
 
     def _seal(self, partial: Path, final: Path, state: RunState, trainable: dict[str, torch.Tensor]) -> None:
         """Write the rest, hash and sync all, then give the folder its name and the pointer its value."""
         with disk_errors(self.root):
-            save_file(trainable, partial / "trainable.safetensors")
+            save_file(trainable, partial / WEIGHTS)
             files = sorted(p for p in partial.rglob("*") if p.is_file())
             hashes = {str(p.relative_to(partial)): _sha256(p) for p in files}
             text = json.dumps({"state": asdict(state), "sha256": hashes}, indent=1)
-            write_atomic(partial / "state.json", text.encode())
-            for path in files:
+            write_atomic(partial / STATE, text.encode())
+            for path in [*files, partial / universal.TAG, partial]:
                 _sync(path)
-            shutil.rmtree(final, ignore_errors=True)
+            if final.exists():  # damaged, or of steps that are done again
+                self._remove(final)
             partial.rename(final)
             _sync(self.root)
             write_atomic(self.root / POINTER, final.name.encode())
-            for old in sorted(self.root.glob("step-*[0-9]"))[: -self.keep]:
-                if old != final:
-                    shutil.rmtree(old)
+            self._prune(state.step)
+
+    def _prune(self, newest: int) -> None:
+        """Remove the checkpoints up to `newest` that are not to be kept, and what killed ranks have left."""
+        folders = {step_of(path): path for path in self.root.glob("step-*") if NAME.fullmatch(path.name)}
+        steps = {step: _validation(folder) for step, folder in folders.items() if step <= newest}
+        for step in steps.keys() - kept(self.section, steps):
+            self._remove(folders[step])
+        for left in self.root.glob("*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _remove(self, folder: Path) -> None:
+        """Under another name first: half of a checkpoint must not pass for one."""
+        away = folder.with_suffix(".old.partial")
+        shutil.rmtree(away, ignore_errors=True)
+        folder.rename(away)
+        shutil.rmtree(away)
+
+    def load(self, folder: Path, state: RunState, engine: Any, seed: int) -> None:
+        """Bring engine and random state back from a verified checkpoint; every rank calls it."""
+        rank, world_size = world()
+        if state.world_size == world_size or not engine.zero_optimization():
+            universal.load_shards(folder, engine)
+        else:
+            self._load_universal(folder, state, engine)
+        if state.world_size == world_size:
+            random_state.restore(torch.load(folder / f"random-{rank}.pt", weights_only=True))
+        else:  # a rank that was not there has no state: all take new ones, the same whenever this is done again
+            random_state.seed_rank(seed, state.step, rank)
+
+    def _load_universal(self, folder: Path, state: RunState, engine: Any) -> None:
+        """Convert, load, remove: hashes do not cover the converted files, so none is ever loaded a second time."""
+        rank, world_size = world()
+        if engine.zero_nvme_offload_optimizer():
+            raise UserError(
+                f"{folder}: made by {state.world_size} ranks, resumed by {world_size}, which an optimizer on NVMe "
+                f"cannot; start {state.world_size} ranks"
+            )
+        self.voice.begin(f"converting {folder.name} of {state.world_size} ranks for {world_size}")
+        agreed(lambda: self._require_space(engine, universal.BYTES_PER_WEIGHT))
+        converted = self.root / "universal.partial"
+        agreed(lambda: universal.convert(folder, converted) if rank == 0 else None)
+        universal.load(converted, engine)
+        dist.barrier()
+        if rank == 0:
+            shutil.rmtree(converted)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a folder `step-N`."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def verify(folder: Path, identity: str | None = None) -> RunState:
+    """What a checkpoint says of its run, after this rank has hashed its share of the files.
+
+    Damaged names the file that is missing or is not as it was written; UserError if another run than `identity` (where
+    given) made the checkpoint.
+    """
+    path = folder / STATE
+    try:
+        recorded = json.loads(path.read_text())
+        state, hashes = RunState(**recorded["state"]), sorted(recorded["sha256"].items())
+    except OSError as error:
+        raise Damaged(f"{path}: damaged or missing ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path}: damaged ({error})") from error
+    if identity is not None and state.identity != identity:
+        raise UserError(
+            f"{folder}: made from another teacher, start or data; use another run.output_dir, "
+            "or remove the folder to start over"
+        )
+    rank, world_size = world()
+    for name, digest in hashes[rank::world_size]:
+        path = folder / name
+        try:
+            whole = _sha256(path) == digest
+        except OSError:
+            whole = False
+        if not whole:
+            raise Damaged(f"{path}: damaged or missing")
+    return state
+
+
+def _validation(folder: Path) -> dict[str, float]:
+    """The validation means that a checkpoint recorded; of a damaged one none, so that it competes with no other."""
+    try:
+        return json.loads((folder / STATE).read_text())["state"]["validation"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _sync(path: Path) -> None:
@@ -154,26 +247,3 @@ def _sync(path: Path) -> None:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _random_state() -> dict:
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    version, words, gauss_next = random.getstate()
-    state = {
-        "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
-        "python": [version, list(words), gauss_next],
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _restore_random_state(state: dict) -> None:
-    torch.set_rng_state(state["torch"])
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    version, words, gauss_next = state["python"]
-    random.setstate((version, tuple(words), gauss_next))
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"])

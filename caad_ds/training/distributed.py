@@ -70,8 +70,17 @@ def stop() -> None:
 
 
 def world() -> tuple[int, int]:
-    """(rank, world size)."""
-    return dist.get_rank(), dist.get_world_size()
+    """(rank, world size); (0, 1) in a process that has joined no other."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def from_main(action: Callable[[], T]) -> T:
+    """What `action` gives on rank 0, for all ranks; where it raises UserError, all raise it."""
+    rank, world_size = world()
+    result = [agreed(lambda: action() if rank == 0 else None)]
+    if world_size > 1:
+        dist.broadcast_object_list(result, src=0)
+    return result[0]  # type: ignore[return-value]
 
 
 def agreed(action: Callable[[], T]) -> T:
@@ -80,18 +89,19 @@ def agreed(action: Callable[[], T]) -> T:
     try:
         result = action()
     except UserError as error:
-        failure = str(error)
+        failure = error
     raise_together(failure)
     return result  # type: ignore[return-value]
 
 
-def raise_together(failure: str | None) -> None:
-    """Raise the first rank's failure on all ranks, if there is one."""
-    failures: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    for rank, message in enumerate(failures):
-        if message is not None:
-            raise UserError(message if len(failures) == 1 else f"{message} (rank {rank})")
+def raise_together(failure: UserError | None) -> None:
+    """Raise the first rank's failure, of its type, on all ranks, if there is one."""
+    failures = [failure] * world()[1]
+    if dist.is_initialized():
+        dist.all_gather_object(failures, failure)
+    for rank, error in enumerate(failures):
+        if error is not None:
+            raise type(error)(str(error) if len(failures) == 1 else f"{error} (rank {rank})") from failure
 
 
 def _check_cpu_op() -> bool:

@@ -154,6 +154,16 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def frozen_hash(student: Student) -> str:
+    """sha256 over the weights that a checkpoint of this student does not hold: its encoder's and its frozen ones."""
+    digest = hashlib.sha256(weights_hash(student.encoder.whisper).encode())
+    for name, parameter in student.model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def teacher_signal(
     cfg: Config, model: SpeechLM, encoder: SpeechEncoder, placed: str = "resident", folder: Path | None = None
 ) -> OnlineTeacher:

@@ -20,10 +20,10 @@ from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep
 from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, write_atomic
+from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
-from caad_ds.models.speech_lm import load, save
+from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
@@ -31,6 +31,7 @@ from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.distributed import agreed, raise_together, world
 from caad_ds.training.metrics import Sums
+from caad_ds.training.model_folder import write_model
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
 
@@ -62,7 +63,7 @@ class Trainer:
     def _load(self) -> None:
         """Everything that a user's mistake can break, before any engine exists."""
         cfg = self.cfg
-        self.checkpoints = Checkpoints(cfg.run.output_dir, cfg.checkpoint.keep)
+        self.checkpoints = Checkpoints(cfg.run.output_dir, cfg.checkpoint, self.voice)
         if self.checkpoints.newest() is not None:
             check_same_config(cfg)
         self.voice.begin("loading models and data")
@@ -88,6 +89,7 @@ class Trainer:
             shared = engines.same_encoder(teacher_encoder, self.encoder)
             self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
         self.identity = self._identity()
+        self.frozen = engines.frozen_hash(self.student)
         self.prompter = Prompter(
             self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
         )
@@ -150,14 +152,14 @@ class Trainer:
         return 0 if finished else PREEMPTED
 
     def _resume(self) -> RunState:
-        fresh = RunState(0, self.world_size, self.identity, None)
-        folder = agreed(self.checkpoints.newest)
-        if folder is None:
+        self.voice.turn_to(lambda: "looking for a checkpoint")
+        found = self.checkpoints.find(self.identity)
+        if found is None:
             agreed(self._write_config)
-            return fresh
+            return RunState(0, self.world_size, self.identity, None, self.frozen)
+        folder, state = found
         self.voice.begin(f"resuming from {folder}")
-        state = agreed(lambda: self.checkpoints.verify(folder, fresh.identity))
-        self.checkpoints.load(folder, self.engine)
+        self.checkpoints.load(folder, state, self.engine, self.cfg.run.seed)
         self.voice.say(f"resumed from {folder} at step {state.step}")
         return state
 
@@ -179,10 +181,12 @@ class Trainer:
             # A report empties the sums; one at each checkpoint lets a resumed run go on with the same curve.
             if done % cfg.run.log_every == 0 or done == 1 or saves:
                 self._report(done)
+            means = {}
             if self.validation_reader and (done % cfg.validation.every == 0 or last):
-                self.tracker.log({f"validation/{k}": v for k, v in self._validate().items()}, done)
+                means = self._validate()
+                self.tracker.log({f"validation/{k}": v for k, v in means.items()}, done)
             if saves:
-                self._checkpoint(done)
+                self._checkpoint(done, means)
             if stop_now and not last:
                 self.voice.say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
                 return False
@@ -195,7 +199,7 @@ class Trainer:
         try:
             batches = [self._maybe_drop(step, batch) for batch in read()]
         except UserError as error:
-            failure = str(error)
+            failure = error
         mine = sum(self._weight(batch) for batch in batches)
         counts = torch.tensor([mine, failure is not None, self.stopping], dtype=torch.float64, device=self.device)
         dist.all_reduce(counts)
@@ -232,11 +236,11 @@ class Trainer:
         self.voice.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
         return values
 
-    def _checkpoint(self, done: int) -> None:
+    def _checkpoint(self, done: int, validation: dict[str, float]) -> None:
         self.voice.turn_to(lambda: "writing a checkpoint")
         self.tracker.flush()
-        tracking_id = self.tracker.run_id
-        self.checkpoints.save(self.engine, RunState(done, self.world_size, self.identity, tracking_id))
+        state = RunState(done, self.world_size, self.identity, self.tracker.run_id, self.frozen, validation)
+        self.checkpoints.save(self.engine, state)
 
     def _finish(self) -> None:
         """Write the trained model's folder, whole or not at all."""
@@ -246,19 +250,7 @@ class Trainer:
 
     def _write_model(self, weights: dict[str, torch.Tensor]) -> None:
         final = self.cfg.run.output_dir / "model"
-        partial = final.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        model = type(self.student.model)(self.student.model.config).to(engines.DTYPES[self.cfg.run.precision])
-        model.load_state_dict(weights, strict=False)
-        model.tie_weights()
-        model.merge_adapters()
-        try:
-            with disk_errors(final):
-                save(partial, model, self.encoder, self.student.tokenizer)
-                shutil.rmtree(final, ignore_errors=True)
-                partial.rename(final)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        write_model(final, self.student, weights, engines.DTYPES[self.cfg.run.precision])
         if self.prompter.truncated:
             self.voice.say(f"answers cut at data.max_answer_tokens, over all reads: {self.prompter.truncated}")
         self.voice.say(f"finished: {final}")

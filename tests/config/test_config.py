@@ -101,11 +101,26 @@ def test_what_is_saved_reads_back_equal(tmp_path_factory, alpha, beta, steps, na
         ({"objective": {"logits": "bfloat16"}}, "objective.logits bfloat16 needs run.precision bf16"),
         ({"objective": {"sharpen": 1}}, "objective: sharpen is a control without contrast"),
         ({"data": None}, "data"),
+        ({"checkpoint": {"keep_best": 1}}, "checkpoint.keep_best compares validation passes; give data.validation"),
+        ({"checkpoint": {"every": 6, "milestone_every": 4}}, "milestone_every 4 is not a multiple of every 6"),
+        ({"checkpoint": {"best_metric": "loss"}}, "checkpoint.best_metric: Input should be 'kd', 'ce'"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_by_its_key(write, changes, expected):
     message = refusal(write(**changes))
     assert "run.yaml: " in message and expected in message, message
+
+
+def test_the_best_checkpoint_needs_a_validation_pass_at_checkpoints(write):
+    data = {"train": "shards", "validation": "held_out"}
+    best = {"keep_best": 2, "every": 6}
+    for every in (3, 6, 12):
+        load_config(write(data=data, checkpoint=best, validation={"every": every}))
+    message = refusal(write(data=data, checkpoint=best, validation={"every": 4}))
+    assert "make validation.every (4) a divisor or a multiple of checkpoint.every (6)" in message
+    ce = {"teacher": None, "objective": {"name": "ce"}}
+    message = refusal(write(data=data, checkpoint=best | {"best_metric": "kd", "every": 500}, **ce))
+    assert "checkpoint.best_metric kd needs a teacher" in message
 
 
 def test_a_missing_key_is_named(write):

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.training.checkpoint import verify
 from tests.training.launching import Run, train
 from tests.training.tiny import ce, config, llama
 
@@ -227,26 +228,57 @@ def test_a_checkpoint_of_other_weights_or_data(resumable):
     assert "step-00000004: made from another teacher, start or data; use another run.output_dir" in line
 
 
-def test_a_checkpoint_of_another_world_size(resumable):
-    line = refusal(resumable, ranks=2)
-    assert "step-00000004: made by 1 ranks, resumed by 2; start 1 ranks" in line
-
-
-@pytest.mark.parametrize("name", ["trainable.safetensors", "random-0.pt", "deepspeed", "state.json"])
-def test_a_damaged_checkpoint_is_not_unpickled(resumable, name):
-    folder = resumable.with_suffix("") / "checkpoints/step-00000004"
-    path = folder / name if name != "deepspeed" else next((folder / name).glob("*optim*"))
+def damage(path) -> None:
+    """Change one bit in the middle of a file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data[:-1] if name == "state.json" else data)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["trainable.safetensors", "random-0.pt", "deepspeed/*optim*", "state.json", "missing"])
+def test_a_damaged_checkpoint_is_passed_over_and_replaced(resumable, name):
+    checkpoints = resumable.with_suffix("") / "checkpoints"
+    newest, before = checkpoints / "step-00000004", checkpoints / "step-00000002"
+    path = newest / "random-0.pt" if name == "missing" else next(newest.glob(name))
+    if name == "missing":
+        path.unlink()
+    elif name == "state.json":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        damage(path)
+    said = train(resumable)
+    [line] = [line for line in said.splitlines() if line.endswith("; trying step-00000002")]
+    assert line.startswith(f"{path}: damaged")
+    assert f"resumed from {before} at step 2" in said and "step 3/4" in said
+    assert verify(newest).step == 4  # written anew
+
+
+def test_a_damaged_file_that_one_of_two_ranks_finds(world, tmp_path):
+    file = config(world, tmp_path / "out", optimizer={"steps": 4}, checkpoint={"every": 2}, **OFF)
+    train(file, 2)
+    damage(tmp_path / "out/checkpoints/step-00000004/random-1.pt")
+    said = train(file, 2)
+    assert "random-1.pt: damaged or missing (rank " in said and "at step 2" in said
+
+
+def test_no_checkpoint_is_whole(resumable):
+    checkpoints = resumable.with_suffix("") / "checkpoints"
+    for folder in checkpoints.glob("step-*"):
+        damage(folder / "trainable.safetensors")
     line = refusal(resumable)
-    assert str(path) in line and "damaged" in line and "name an older checkpoint in" in line
-    (folder.parent / "latest").write_text("step-00000002")
-    assert "at step 2" in train(resumable)
+    assert f"{checkpoints / 'step-00000004/trainable.safetensors'}: damaged" in line
+    assert f"no older checkpoint is whole: remove {checkpoints} to start over" in line
 
 
-def test_a_pointer_to_nothing(resumable):
+def test_a_pointer_to_nothing_and_none(resumable):
     pointer = resumable.with_suffix("") / "checkpoints/latest"
     pointer.write_text("step-00000003")
-    line = refusal(resumable)
-    assert str(pointer) in line and "'step-00000003', which is not whole" in line
+    said = train(resumable)
+    assert "step-00000003/state.json: damaged or missing" in said and "at step 2" in said
+    pointer.unlink()
+    assert "already finished at step 4" in train(resumable)
+
+
+def test_a_user_goes_back_to_an_older_checkpoint(resumable):
+    (resumable.with_suffix("") / "checkpoints/latest").write_text("step-00000002\n")
+    assert "at step 2" in train(resumable)

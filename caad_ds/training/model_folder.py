@@ -1,0 +1,72 @@
+"""The folder of a trained model: what a run leaves at its end, and what `caad-ds export` writes."""
+
+import shutil
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from caad_ds.errors import UserError
+from caad_ds.files import disk_errors, write_json
+from caad_ds.models.speech_lm import SpeechLM, save
+from caad_ds.training.engines import Student, frozen_hash
+
+
+def all_weights(student: Student, trainable: Mapping[str, Tensor], frozen: str, config: Path) -> dict[str, Tensor]:
+    """A checkpoint's trainable weights, and the frozen ones of the student as `config` builds it.
+
+    UserError where that is not the student of the run: other trainable weights, or a frozen hash other than `frozen`.
+    """
+    own = dict(student.model.named_parameters())
+    expected = {name: parameter.shape for name, parameter in own.items() if parameter.requires_grad}
+    if expected != {name: tensor.shape for name, tensor in trainable.items()}:
+        raise UserError(f"{config}: its student has other trainable weights than the checkpoint; was the file changed?")
+    if frozen_hash(student) != frozen:
+        raise UserError(
+            f"{config}: the frozen weights of its student (encoder, LLM) are not those that the run began with; "
+            "bring back the ones that student: names"
+        )
+    return own | dict(trainable)
+
+
+def trained(student: Student, weights: Mapping[str, Tensor], dtype: torch.dtype, merge: bool) -> SpeechLM:
+    """The student's model with `weights` (all of them, under its own names; a tied head may be left out), in `dtype`.
+
+    It is built anew: in training the student's own parameters are partitioned. `merge` makes its adapters, if it has
+    any, part of the weights beside them.
+    """
+    model = SpeechLM(deepcopy(student.model.config)).to(dtype)
+    model.load_state_dict(weights, strict=False)
+    model.tie_weights()
+    if merge:
+        model.merge_adapters()
+    return model
+
+
+def write_model(
+    folder: Path,
+    student: Student,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    merge: bool = True,
+    origin: dict | None = None,
+) -> None:
+    """Write a model folder that `speech_lm.load` reads, whole or not at all; it replaces what was there.
+
+    Adapters are merged unless `merge` is false. `origin` is kept in it as `export.json`.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model = trained(student, weights, dtype, merge)
+    try:
+        with disk_errors(folder):
+            save(partial, model, student.encoder, student.tokenizer)
+            if origin is not None:
+                write_json(partial / "export.json", origin)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

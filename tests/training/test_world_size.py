@@ -1,0 +1,73 @@
+"""A run that goes on with another number of ranks: the same batches, the same curve to fp32 rounding."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from tests.training.launching import curve, train, weights
+from tests.training.tiny import ZERO3, config
+
+STEPS, AT = 9, 4
+# Sub-groups as a large model has them: each counts AdamW's steps by itself.
+STAGES = {2: {"stage": 2}, 3: ZERO3 | {"sub_group_size": 3000}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where all runs go, with one MLflow store; a name that DeepSpeed's conversion would read as a pattern."""
+    made = tmp_path_factory.mktemp("lr=1e+2[a](b)")
+    for stage, settings in STAGES.items():
+        (made / f"{stage}.json").write_text(json.dumps({"zero_optimization": settings}))
+    return made
+
+
+def undisturbed(world, folder, name: str, ranks: int, **student):
+    """The output of a run to its end, with checkpoints of steps 4, 8 and 9."""
+    out = folder / name
+    train(
+        config(world, out, student=student, optimizer={"steps": STEPS}, checkpoint={"every": AT, "keep": 3}),
+        ranks,
+    )
+    return out
+
+
+def go_on(out, ranks: int):
+    """Continue a copy of a run from its first checkpoint; the copy's output and what was said."""
+    copy = out.with_name(f"{out.name}-resumed")
+    shutil.copytree(out / "checkpoints", copy / "checkpoints")
+    shutil.copy(out / "config.yaml", copy)
+    first = copy / f"checkpoints/step-{AT:08d}"
+    (copy / "checkpoints/latest").write_text(first.name)
+    recorded = json.loads((first / "state.json").read_text())
+    recorded["state"]["tracking_id"] = None  # curves of its own
+    (first / "state.json").write_text(json.dumps(recorded))
+    values = yaml.safe_load(out.with_suffix(".yaml").read_text())
+    values["run"]["output_dir"] = str(copy)
+    file = copy.with_name(f"{copy.name}.yaml")
+    file.write_text(yaml.safe_dump(values))
+    return copy, train(file, ranks)
+
+
+@pytest.mark.parametrize(
+    ("stage", "which", "before", "after"),
+    [(3, "all", 2, 1), (3, "connector", 1, 2), (2, "all", 1, 2), (2, "connector", 2, 1)],
+)
+def test_the_curve_goes_on_with_another_number_of_ranks(world, folder, stage, which, before, after):
+    student = {"deepspeed": str(folder / f"{stage}.json"), "train": which}
+    whole = undisturbed(world, folder, f"zero{stage}-{which}", before, **student)
+    resumed, said = go_on(whole, after)
+    assert f"converting step-{AT:08d} of {before} ranks for {after}" in said and f"at step {AT}" in said
+    for metric in ("train/kd", "train/ce"):
+        expected, got = curve(whole, metric)[AT:], curve(resumed, metric)
+        assert [step for step, _ in got] == list(range(AT + 1, STEPS + 1))
+        assert [value for _, value in got] == pytest.approx([value for _, value in expected], abs=1e-5, rel=0)
+    a, b = weights(whole), weights(resumed)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-3, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+    kept = sorted(path.name for path in (resumed / "checkpoints").iterdir())
+    assert kept == ["latest", *(f"step-{step:08d}" for step in (AT, 2 * AT, STEPS))]  # nothing of the conversion
+    state = json.loads((resumed / f"checkpoints/step-{STEPS:08d}/state.json").read_text())["state"]
+    assert state["world_size"] == after
