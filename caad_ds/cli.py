@@ -20,6 +20,7 @@ COMMANDS = {
     "prep conflict-benchmark": ("data_prep.conflict_benchmark", "write a benchmark in MCR-BENCH's format"),
     "train": ("caad_ds.train", "train: Stage 2 distillation, or CE"),
     "import-desta": ("caad_ds.import_desta", "make a teacher of a published DeSTA connector and its LLM"),
+    "export": ("caad_ds.export", "write a checkpoint as a model folder"),
     "check-teacher": ("caad_ds.evaluation.check_teacher", "is the teacher fit for contrastive distillation?"),
     "evaluate": ("caad_ds.evaluation.evaluate", "answer a benchmark and score the answers"),
     "compare": ("caad_ds.evaluation.compare", "one table and picture of several evaluations"),

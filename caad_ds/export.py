@@ -1,0 +1,64 @@
+"""Write a run's checkpoint as a model folder, the one that the run would leave if it ended there."""
+
+import argparse
+from pathlib import Path
+
+from caad_ds.config import Config, load_config
+from caad_ds.errors import UserError
+from caad_ds.progress import Heartbeat
+
+ORIGIN = "export.json"
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
+    parser.add_argument(
+        "source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run's folder (its newest), or a step-N"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify the checkpoint, put its weights into the config's student, write the folder."""
+    with Heartbeat() as voice:
+        voice.begin(f"reading {args.source}")
+        check_ours(args.out)
+        cfg, output_dir = resolved_config(args.source)
+        # DeepSpeed takes seconds to import; a wrong path is told before.
+        from safetensors.torch import load_file
+
+        from caad_ds.training import engines
+        from caad_ds.training.checkpoint import WEIGHTS, Checkpoints, verify
+        from caad_ds.training.model_folder import all_weights, write_model
+
+        if args.source == output_dir:
+            found = Checkpoints(output_dir, cfg.checkpoint, voice).find()
+            if found is None:
+                raise UserError(f"{output_dir}: no checkpoint there yet; train it first")
+            folder, state = found
+        else:
+            folder, state = args.source, verify(args.source)
+        voice.begin(f"loading the student of {output_dir / 'config.yaml'}")
+        student = engines.load_student(cfg)
+        weights = all_weights(student, load_file(folder / WEIGHTS), state.frozen, output_dir / "config.yaml")
+        voice.begin(f"writing {args.out}")
+        origin = {"run": cfg.run.name, "step": state.step, "identity": state.identity}
+        write_model(args.out, student, weights, engines.DTYPES[cfg.run.precision], origin)
+        voice.say(f"exported {folder} to {args.out}")
+    return 0
+
+
+def check_ours(out: Path) -> None:
+    """Refuse to replace what is not an export."""
+    if out.exists() and not (out / ORIGIN).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out}: exists, and is not an export of caad-ds; name another folder, or remove it")
+    if out.is_symlink():
+        raise UserError(f"--out {out}: a link; name the folder itself")
+
+
+def resolved_config(source: Path) -> tuple[Config, Path]:
+    """The config that the run of a source was begun with, and the run's folder."""
+    for output_dir in (source, source.resolve().parent.parent):
+        if (output_dir / "config.yaml").is_file() and (output_dir / "checkpoints").is_dir():
+            return load_config(output_dir / "config.yaml"), output_dir
+    raise UserError(f"{source}: neither a run's folder (config.yaml, checkpoints/) nor one of its checkpoints/step-N")

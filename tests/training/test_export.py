@@ -1,0 +1,104 @@
+"""`caad-ds export`: the model folder of a checkpoint is the one that the run leaves."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from caad_ds import cli
+from caad_ds.models.speech_lm import SpeechLM, load
+from tests.training.launching import train, weights
+from tests.training.tiny import config
+
+
+def files(folder) -> dict:
+    """The bytes of all files below a folder, but for what only an export holds."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "export.json"
+    }
+
+
+@pytest.fixture(scope="module", params=["connector", "all", "bf16"])
+def finished(world, tmp_path_factory, request):
+    """The output of a run that trains these weights; its config is beside it."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    train(
+        config(
+            world,
+            out,
+            student={"train": "connector" if request.param == "bf16" else request.param},
+            run={"precision": "bf16" if request.param == "bf16" else "fp32"},
+            optimizer={"steps": 4},
+            checkpoint={"every": 2},
+            tracking={"enabled": False},
+        )
+    )
+    return out
+
+
+def test_a_run_exports_what_it_leaves_at_its_end(finished, tmp_path, capsys):
+    out = tmp_path / "a.b" / "model"
+    assert cli.main(["export", str(finished), "--out", str(out)]) == 0
+    assert f"exported {finished / 'checkpoints/step-00000004'} to {out}" in capsys.readouterr().out
+    assert files(out) == files(finished / "model")
+    assert json.loads((out / "export.json").read_text()).items() >= {"run": "tiny", "step": 4}.items()
+    assert sorted(path.name for path in out.parent.iterdir()) == ["model"]
+    assert cli.main(["export", str(finished), "--out", str(out)]) == 0  # its own is replaced
+
+
+def test_one_checkpoint_is_exported_and_loads(finished, tmp_path):
+    folder = finished / "checkpoints/step-00000002"
+    assert cli.main(["export", str(folder), "--out", str(tmp_path / "model")]) == 0
+    trained, got = load_file(folder / "trainable.safetensors"), weights(tmp_path)
+    assert trained and all(torch.equal(got[name], tensor) for name, tensor in trained.items() if name in got)
+    last = weights(finished)
+    assert any(not torch.equal(got[name], last[name]) for name in got)
+    model, encoder, tokenizer = load(tmp_path / "model")
+    assert encoder.taps == [0, 1] and len(tokenizer) == model.config.llm_config.vocab_size
+    again = SpeechLM.from_pretrained(tmp_path / "model", dtype="auto").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in got.items())
+
+
+def refusal(capsys, *arguments) -> str:
+    assert cli.main(["export", *map(str, arguments)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_what_it_refuses(finished, world, tmp_path, capsys):
+    out = tmp_path / "out"
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").touch()
+    assert f"{foreign}: exists, and is not an export" in refusal(capsys, finished, "--out", foreign)
+    assert (foreign / "thesis.tex").exists()
+    assert "nowhere: neither a run's folder" in refusal(capsys, tmp_path / "nowhere", "--out", out)
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    newest = copy / "checkpoints/step-00000004"
+    (newest / "trainable.safetensors").write_bytes(b"x")
+    assert f"{newest / 'trainable.safetensors'}: damaged or missing" in refusal(capsys, newest, "--out", out)
+    assert cli.main(["export", str(copy), "--out", str(out)]) == 0  # a run's folder goes back to what is whole
+    assert "; trying step-00000002" in capsys.readouterr().out
+    changed = copy / "config.yaml"
+    changed.write_text(changed.read_text().replace("num_queries: 4", "num_queries: 3"))
+    assert f"{changed}: its student has other trainable weights" in refusal(capsys, copy, "--out", out)
+
+
+def test_other_bases_than_the_runs_are_refused(finished, tmp_path, capsys):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    changed = copy / "config.yaml"
+    values = changed.read_text()
+    ears = next(line.split(": ")[1] for line in values.splitlines() if line.strip().startswith("encoder:"))
+    other = shutil.copytree(ears, tmp_path / "ears")
+    [file] = other.glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1  # the last weight's exponent
+    file.write_bytes(data)
+    changed.write_text(values.replace(ears, str(other)))
+    line = refusal(capsys, copy, "--out", tmp_path / "out")
+    assert f"{changed}: the frozen weights of its student (encoder, LLM) are not those" in line
+    assert not (tmp_path / "out").exists()
