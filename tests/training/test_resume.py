@@ -1,11 +1,13 @@
 """A run that is killed or preempted ends as one that was not: bit-equal weights, the same curve, no point twice."""
 
 import os
+import random
 import signal
 
 import pytest
 import torch
 
+from benchmarks.soak import disturbed
 from tests.training.launching import Run, curve, tracked, train, weights
 from tests.training.tiny import config
 
@@ -50,6 +52,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(world, undisturbed):
     assert_equal_runs(undisturbed, out)
     assert tracked(out)[1].info.status == "FINISHED"
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["latest", "step-00000012", "step-00000014"]
+
+
+def test_single_ranks_killed_at_random_moments_change_nothing(world, undisturbed):
+    out = undisturbed.with_name("disturbed")
+    file = config(world, out, **changes(world), tracking={"enabled": False})
+    seed = random.randrange(10**6)
+    hits = disturbed(file, out, 5, random.Random(seed))
+    a, b = weights(undisturbed), weights(out)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a), (seed, hits)
+    assert hits.total() >= 3, (seed, hits)  # a run may end before the last of them
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"latest", "step-00000012", "step-00000014"}
 
 
 def test_usr1_checkpoints_leaves_75_and_the_same_command_completes(world, undisturbed):

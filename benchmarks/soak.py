@@ -1,0 +1,165 @@
+"""Ranks killed at random moments: does the run that is started again and again end as one that nobody disturbed?
+
+    python benchmarks/soak.py [--kills 50] [--seed 0]
+
+A tiny student is distilled on two CPU ranks, real DeepSpeed ZeRO-3 for both models, with a checkpoint every other step.
+SIGKILL takes one rank, drawn at random; the other is ended as a launcher would, and the run is started again, until it
+finishes. Moments are drawn in turns from loading, training and the writing of a checkpoint; the table counts where they
+did hit. Final weights are compared bit for bit with those of an undisturbed run. Every five kills are a run of its own.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.training.launching import Run, train, weights
+from tests.training.tiny import config, make_world
+
+STEPS, EVERY, RANKS = 16, 2, 2
+KILLS_A_RUN = 5
+PLACES = ("checkpoint", "loading", "step")
+POLL_SECONDS = 0.005
+
+
+class Disturber:
+    """Kills a rank of one run after another, where it draws."""
+
+    def __init__(self, file: Path, out: Path, drawn: random.Random):
+        self.file = file
+        self.out = out
+        self.drawn = drawn
+        self.loading_seconds = 3.0  # until a run has told it better
+        self.writing_seconds: float | None = None
+
+    def kill(self, aim: str) -> str | None:
+        """Start the run, kill a random rank at a random moment near `aim`; where it was, None if the run has ended."""
+        self.began = time.time()
+        run = Run(self.file, RANKS)
+        if not self._wait(run, aim):
+            assert run.wait() == [0] * RANKS, run.output()
+            return None
+        hit = self.place(run)
+        run.processes[self.drawn.randrange(RANKS)].kill()
+        # What a launcher does to the other ranks, which may wait for ever for the one that is gone.
+        time.sleep(self.drawn.uniform(0, 0.05))
+        for process in run.processes:
+            process.kill()
+        run.wait()
+        return hit
+
+    def _wait(self, run: Run, aim: str) -> bool:
+        """Until the moment has come; False if the run ends before."""
+        alive = run.processes[0].is_alive
+        if aim == "loading":
+            return self._sleep(run, self.drawn.uniform(0, self.loading_seconds))
+        while alive() and "samples/s" not in run.output():
+            time.sleep(POLL_SECONDS)
+        self.loading_seconds = time.time() - self.began
+        told = run.output().count("samples/s") + self.drawn.randrange(2 * EVERY)
+        while alive() and run.output().count("samples/s") < told:
+            time.sleep(POLL_SECONDS)
+        if aim == "step":
+            return self._sleep(run, self.drawn.uniform(0, 0.1))
+        if self.writing_seconds is None:
+            self._until(run, True)
+            began = time.time()
+            self._until(run, False)
+            self.writing_seconds = time.time() - began
+        self._until(run, True)
+        return self._sleep(run, self.drawn.uniform(0, self.writing_seconds))
+
+    def _until(self, run: Run, writing: bool) -> None:
+        while run.processes[0].is_alive() and self._writing() != writing:
+            time.sleep(POLL_SECONDS)
+
+    def _sleep(self, run: Run, seconds: float) -> bool:
+        time.sleep(seconds)
+        return all(process.is_alive() for process in run.processes)
+
+    def place(self, run: Run) -> str:
+        """Where the run is now."""
+        if self._writing():
+            return "checkpoint"
+        return "step" if "samples/s" in run.output() else "loading"
+
+    def _writing(self) -> bool:
+        for partial in (self.out / "checkpoints").glob("*.partial"):
+            with suppress(FileNotFoundError):  # renamed meanwhile
+                if partial.stat().st_mtime > self.began:  # else a rank that was killed before has left it
+                    return True
+        return False
+
+
+def disturbed(file: Path, out: Path, kills: int, drawn: random.Random) -> Counter:
+    """Run `file` to its end with up to `kills` of them between; where they hit."""
+    disturber = Disturber(file, out, drawn)
+    hits: Counter = Counter()
+    for number in range(kills):
+        hit = disturber.kill(PLACES[number % len(PLACES)])
+        if hit is None:
+            return hits
+        hits[hit] += 1
+    train(file, RANKS)
+    return hits
+
+
+def equal(first: Path, second: Path) -> bool:
+    """Whether two runs ended with the same weights, bit for bit."""
+    a, b = weights(first), weights(second)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def soak_config(world: Path, out: Path) -> Path:
+    """The configuration of every run here."""
+    return config(
+        world, out, optimizer={"steps": STEPS}, checkpoint={"every": EVERY, "keep": 3}, tracking={"enabled": False}
+    )
+
+
+def main() -> int:
+    """Print the table; 1 if any run ended otherwise than the undisturbed one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, metavar="N", help="how many in all (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and ranks (default 0)")
+    args = parser.parse_args()
+    drawn = random.Random(args.seed)
+    total: Counter = Counter()
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        world = root / "world"
+        world.mkdir()
+        make_world(world)
+        print("running undisturbed", flush=True)
+        whole = root / "whole"
+        train(soak_config(world, whole), RANKS)
+        print(f"\n| run | kills | {' | '.join(PLACES)} | weights equal |\n|---|---|---|---|---|---|")
+        number = 0
+        while (left := args.kills - total.total()) > 0:
+            number += 1
+            out = root / f"run-{number}"
+            hits = disturbed(soak_config(world, out), out, min(left, KILLS_A_RUN), drawn)
+            same = equal(whole, out)
+            failed += not same
+            total += hits
+            print(row(str(number), hits, "yes" if same else "NO"), flush=True)
+        print(row("all", total, "yes" if not failed else f"NO, {failed} runs of {number}"))
+    return int(failed > 0)
+
+
+def row(name: str, hits: Counter, verdict: str) -> str:
+    """A line of the table."""
+    return f"| {name} | {hits.total()} | {' | '.join(str(hits[place]) for place in PLACES)} | {verdict} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
