@@ -21,13 +21,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.training.launching import Run, train, weights
+from tests.training.launching import Run, weights
 from tests.training.tiny import config, make_world
 
 STEPS, EVERY, RANKS = 16, 2, 2
 KILLS_A_RUN = 5
 PLACES = ("checkpoint", "loading", "step")
 POLL_SECONDS = 0.005
+PATIENCE_SECONDS = 600
 
 
 class Disturber:
@@ -45,7 +46,7 @@ class Disturber:
         self.began = time.time()
         run = Run(self.file, RANKS)
         if not self._wait(run, aim):
-            assert run.wait() == [0] * RANKS, run.output()
+            finish(run)
             return None
         hit = self.place(run)
         run.processes[self.drawn.randrange(RANKS)].kill()
@@ -108,8 +109,13 @@ def disturbed(file: Path, out: Path, kills: int, drawn: random.Random) -> Counte
         if hit is None:
             return hits
         hits[hit] += 1
-    train(file, RANKS)
+    finish(Run(file, RANKS))
     return hits
+
+
+def finish(run: Run) -> None:
+    """Let a run end, also where other work has the processors."""
+    assert run.wait(PATIENCE_SECONDS) == [0] * RANKS, "\n".join(run.output(rank) for rank in range(RANKS))
 
 
 def equal(first: Path, second: Path) -> bool:
@@ -141,7 +147,7 @@ def main() -> int:
         make_world(world)
         print("running undisturbed", flush=True)
         whole = root / "whole"
-        train(soak_config(world, whole), RANKS)
+        finish(Run(soak_config(world, whole), RANKS))
         print(f"\n| run | kills | {' | '.join(PLACES)} | weights equal |\n|---|---|---|---|---|---|")
         number = 0
         while (left := args.kills - total.total()) > 0:
