@@ -29,8 +29,12 @@ class RunSection(Section):
     output_dir: Path = Field(..., description="checkpoints, the resolved config and the final model go here")
     seed: int = Field(0, ge=0, description="seeds weights and data order")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="dtype of teacher and student in the engines")
+    encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="dtype of the encoder's matrix products")
     attention: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = Field(
         "sdpa", description="attention of both language models; flash_attention_2 where it is installed"
+    )
+    peak_tflops: float | None = Field(
+        None, gt=0, description="peak of the device, for MFU; default: in bf16, that of its name if it is known"
     )
     log_every: int = Field(10, ge=1, description="steps between two progress lines and metric points")
 
@@ -157,12 +161,31 @@ class OptimizerSection(Section):
     epochs: float | None = Field(None, gt=0)
     batch_size: int = Field(8, ge=1, description="samples per optimizer step, over all ranks")
     micro_batch: int | None = Field(None, ge=1, description="samples per rank and forward; default batch_size / ranks")
+    batch_tokens: int | None = Field(None, ge=1, description="tokens per step instead of batch_size, padding included")
+    micro_tokens: int | None = Field(None, ge=1, description="tokens per rank and forward, with batch_tokens")
+    bucket_window: int = Field(32, ge=1, description="steps whose samples are sorted by length, with batch_tokens")
     max_grad_norm: float = Field(1.0, gt=0)
 
     @model_validator(mode="after")
     def _one_length(self) -> "OptimizerSection":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _one_batch(self) -> "OptimizerSection":
+        if self.batch_tokens is None:
+            if unread := _changed(self, ("micro_tokens", "bucket_window")):
+                raise ValueError(f"{', '.join(unread)}: belongs to batch_tokens; give that, or remove it")
+            return self
+        if unread := _changed(self, ("batch_size", "micro_batch")):
+            raise ValueError(f"{', '.join(unread)}: not read with batch_tokens; remove one of them")
+        if self.micro_tokens is None:
+            raise ValueError("batch_tokens needs micro_tokens, the tokens of one forward")
+        if self.batch_tokens % self.micro_tokens:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is not a multiple of micro_tokens {self.micro_tokens}; make it one"
+            )
         return self
 
 
@@ -214,6 +237,8 @@ class Config(Section):
             raise ValueError("objective distill needs a teacher section")
         if self.objective.name == "ce" and self.teacher is not None:
             raise ValueError("objective ce uses no teacher; remove the section or choose distill")
+        if self.data.group_by_audio and self.optimizer.batch_tokens:
+            raise ValueError("data.group_by_audio and optimizer.batch_tokens order the data each in its way; keep one")
         if self.objective.logits == "bfloat16" and self.run.precision != "bf16":
             raise ValueError("objective.logits bfloat16 needs run.precision bf16; set that, or choose float32")
         return self

@@ -15,6 +15,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run's folder (its newest), or a step-N"
     )
+    parser.add_argument("--keep-adapters", action="store_true", help="LoRA beside its weights, not merged into them")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
 
 
@@ -43,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
         weights = all_weights(student, load_file(folder / WEIGHTS), state.frozen, output_dir / "config.yaml")
         voice.begin(f"writing {args.out}")
         origin = {"run": cfg.run.name, "step": state.step, "identity": state.identity}
-        write_model(args.out, student, weights, engines.DTYPES[cfg.run.precision], origin)
+        write_model(
+            args.out, student, weights, engines.DTYPES[cfg.run.precision], merge=not args.keep_adapters, origin=origin
+        )
         voice.say(f"exported {folder} to {args.out}")
     return 0
 

@@ -8,10 +8,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # no test depends on the machine's speed
+settings.load_profile("untimed")
 
 HAS_GPU = torch.cuda.is_available()
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # training is tested on two ranks, a machine may have one GPU
 if not HAS_GPU:
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, by whichever library
 
 

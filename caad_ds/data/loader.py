@@ -7,7 +7,7 @@ import numpy as np
 
 from caad_ds.data.batch import IGNORE, Batch, Sample
 from caad_ds.data.reader import IndexedReader
-from caad_ds.data.sampler import GlobalOrder, deal
+from caad_ds.data.sampler import Order
 
 Collate = Callable[[list[Sample]], Batch]
 
@@ -19,7 +19,7 @@ class Loader:
     """
 
     def __init__(
-        self, reader: IndexedReader, order: GlobalOrder, collate: Collate, rank: int, world_size: int, accumulation: int
+        self, reader: IndexedReader, order: Order, collate: Collate, rank: int, world_size: int, accumulation: int
     ):
         self.reader = reader
         self.order = order
@@ -38,8 +38,7 @@ class Loader:
 
     def read(self, step: int) -> list[Batch]:
         """The micro-batches of one step."""
-        micro_batches = deal(self.order.batch(step), *self.share)
-        return [self.collate([self.reader[int(i)] for i in indices]) for indices in micro_batches]
+        return [self.collate([self.reader[int(i)] for i in numbers]) for numbers in self.order.deal(step, *self.share)]
 
 
 def once(reader: IndexedReader, collate: Collate, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:

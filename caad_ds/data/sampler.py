@@ -1,10 +1,25 @@
 """Which samples a step sees: a pure function of seed and step, the same at any world size."""
 
+from bisect import bisect_right
 from collections.abc import Hashable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from caad_ds.errors import UserError
+
+
+class Order(Protocol):
+    """An endless order of samples, cut into steps."""
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps an epoch, a fraction where an epoch ends within one."""
+        ...
+
+    def deal(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
+        """A rank's micro-batches of a step, one per accumulation step; over all ranks they are the step's samples."""
+        ...
 
 
 class GlobalOrder:
@@ -41,6 +56,20 @@ class GlobalOrder:
         epochs, places = np.divmod(positions, self.size)
         return np.concatenate([self._permutation(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
 
+    def deal(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
+        """A rank's micro-batches of a step, of equal size: micro-step a of rank r takes slice a * world_size + r.
+
+        UserError if the batch does not divide by `world_size * accumulation`.
+        """
+        micro, rest = divmod(self.batch_size, world_size * accumulation)
+        if rest:
+            raise UserError(
+                f"a global batch of {self.batch_size} does not divide over {world_size} ranks x {accumulation} "
+                f"accumulation steps: make it a multiple of {world_size * accumulation}"
+            )
+        batch = self.batch(step)
+        return [batch[(a * world_size + rank) * micro :][:micro] for a in range(accumulation)]
+
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._permutations:
             while len(self._permutations) >= 2:  # a batch spans at most two epochs, unless it exceeds the data
@@ -50,16 +79,60 @@ class GlobalOrder:
         return self._permutations[epoch]
 
 
-def deal(indices: np.ndarray, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
-    """A rank's micro-batches of a global batch, one per accumulation step, all of the same size.
+class TokenBudgetOrder:
+    """An endless stream of micro-batches of at most `micro_tokens` tokens each by `lengths`, padding included.
 
-    Over all ranks they are the global batch, whatever the world size: micro-step a of rank r takes the slice
-    a * world_size + r. Raises UserError if the batch does not divide by `world_size * accumulation`.
+    An epoch is a permutation (numpy's PCG64 seeded with (seed, epoch)) cut into windows; within a window the samples
+    are sorted by length and cut into micro-batches, which are shuffled. Step s takes the micro-batches
+    [s * per_step, (s + 1) * per_step): any world size that divides `per_step` sees the same samples in the same step,
+    and every rank the same number of micro-batches. `lengths` in tokens, int [size], none above `micro_tokens`;
+    `window` in steps.
     """
-    micro, rest = divmod(len(indices), world_size * accumulation)
-    if rest:
-        raise UserError(
-            f"a global batch of {len(indices)} does not divide over {world_size} ranks x {accumulation} accumulation"
-            f" steps: make it a multiple of {world_size * accumulation}"
-        )
-    return [indices[(a * world_size + rank) * micro :][:micro] for a in range(accumulation)]
+
+    def __init__(self, lengths: Sequence[int], micro_tokens: int, per_step: int, window: int, seed: int) -> None:
+        self.lengths = np.asarray(lengths)
+        self.micro_tokens = micro_tokens
+        self.per_step = per_step
+        self.window = max(1, int(window * per_step * micro_tokens / self.lengths.mean()))
+        self.seed = seed
+        self._starts = [0]  # of the epochs in the stream, as far as they were asked for
+        self._plans: dict[int, list[np.ndarray]] = {}
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps of the first epoch, a fraction where it ends within one; others differ by little."""
+        return len(self._plan(0)) / self.per_step
+
+    def deal(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
+        """A rank's micro-batches of a step: micro-step a of rank r takes number a * world_size + r of them."""
+        first = step * self.per_step
+        return [self._micro_batch(first + a * world_size + rank) for a in range(accumulation)]
+
+    def _micro_batch(self, position: int) -> np.ndarray:
+        while position >= self._starts[-1]:
+            self._starts.append(self._starts[-1] + len(self._plan(len(self._starts) - 1)))
+        epoch = bisect_right(self._starts, position) - 1
+        return self._plan(epoch)[position - self._starts[epoch]]
+
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        """All micro-batches of an epoch in their order."""
+        if epoch not in self._plans:
+            while len(self._plans) >= 2:
+                self._plans.pop(next(iter(self._plans)))
+            draw = np.random.default_rng([self.seed, epoch])
+            samples = draw.permutation(len(self.lengths))
+            plan = []
+            for start in range(0, len(samples), self.window):
+                cut = self._cut(samples[start : start + self.window])
+                plan += [cut[n] for n in draw.permutation(len(cut))]
+            self._plans[epoch] = plan
+        return self._plans[epoch]
+
+    def _cut(self, samples: np.ndarray) -> list[np.ndarray]:
+        """The samples by length, cut where one more would exceed the budget once all are padded to its length."""
+        samples = samples[self.lengths[samples].argsort(kind="stable")]
+        starts = [0]
+        for n, length in enumerate(self.lengths[samples].tolist()):
+            if (n - starts[-1] + 1) * length > self.micro_tokens:
+                starts.append(n)
+        return np.split(samples, starts[1:])

@@ -1,5 +1,8 @@
 """The student with its loss: the one module of the student's engine."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 from torch import Tensor, nn
 
 from caad_ds.config import ObjectiveSection
@@ -8,15 +11,19 @@ from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates
 
+Timed = Callable[[str], AbstractContextManager]  # wraps a named part of the step
+
 
 class StudentObjective(nn.Module):
     """Student and Stage 2 objective in one forward (method.md, L = lambda * L_CD + (1 - lambda) * L_GT).
 
     A trainable LM head that ZeRO-3 partitions can only be read inside the engine's forward, so the loss is in here.
+    `part("loss")` wraps what the loss takes, its gradient included.
     """
 
-    def __init__(self, student: SpeechLM, objective: ObjectiveSection):
+    def __init__(self, student: SpeechLM, objective: ObjectiveSection, part: Timed = nullcontext):
         super().__init__()
+        self.part = part
         self.student = student
         self.objective = objective
 
@@ -38,24 +45,25 @@ class StudentObjective(nn.Module):
         head = self.student.head()
         # Families pad one vocabulary to several sizes; the rows beyond the smaller head's stand for no token.
         vocabulary = None if teacher_head is None else min(len(head.weight), len(teacher_head.weight))
-        out: LossOutput = contrastive_distillation_loss(
-            hidden,
-            head,
-            teacher_pos,
-            teacher_neg,
-            teacher_head,
-            batch.targets,
-            alpha=0.0 if teacher_neg is None else cfg.alpha,
-            temperature=cfg.temperature,
-            kd_weight=cfg.kd_weight if cfg.name == "distill" else 0.0,
-            plausibility=cfg.plausibility,
-            sharpen=cfg.sharpen,
-            divergence=cfg.divergence,
-            mix=cfg.mix,
-            reduction=cfg.reduction,
-            sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
-            normalizer=normalizer,
-            vocab_size=vocabulary,
-            logits=cfg.logits,
-        )
+        with self.part("loss"):
+            out: LossOutput = contrastive_distillation_loss(
+                hidden,
+                head,
+                teacher_pos,
+                teacher_neg,
+                teacher_head,
+                batch.targets,
+                alpha=0.0 if teacher_neg is None else cfg.alpha,
+                temperature=cfg.temperature,
+                kd_weight=cfg.kd_weight if cfg.name == "distill" else 0.0,
+                plausibility=cfg.plausibility,
+                sharpen=cfg.sharpen,
+                divergence=cfg.divergence,
+                mix=cfg.mix,
+                reduction=cfg.reduction,
+                sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
+                normalizer=normalizer,
+                vocab_size=vocabulary,
+                logits=cfg.logits,
+            )
         return out.loss, out.kd, out.ce, out.diagnostics

@@ -1,13 +1,14 @@
 """A window of micro-steps of Stage 2: encoder once a batch, teacher once a window or a batch, student with its loss."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from caad_ds.data.batch import Batch
+from caad_ds.distill.objective import Timed
 from caad_ds.distill.signal import TeacherSignal
 from caad_ds.loss.head import LMHead
 from caad_ds.models.encoder import SpeechEncoder
@@ -22,7 +23,7 @@ class DistillStep:
 
     The encoder runs once a batch; where the teacher's has other weights, each runs once. One forward of the teacher
     takes `teacher_batch` micro-batches: where its weights come from the host, each layer then crosses the bus once for
-    all of them.
+    all of them. `part` wraps what the parts encoder, teacher and student take.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class DistillStep:
         teacher: TeacherSignal | None,
         teacher_encoder: SpeechEncoder | None,
         teacher_batch: int = 1,
+        part: Timed = nullcontext,
     ):
         self.engine = engine
         self.encoder = encoder
         self.teacher = teacher
         self.teacher_encoder = teacher_encoder
         self.teacher_batch = teacher_batch
+        self.part = part
         self._head: LMHead | None = None
 
     @contextmanager
@@ -58,9 +61,10 @@ class DistillStep:
         terms = []
         for first in range(0, len(batches), self.teacher_batch):
             for heard in self._hear(batches[first : first + self.teacher_batch]):
-                loss, kd, ce, diagnostics = self._student(heard, normalizer)
-                self.engine.backward(loss)
-                self.engine.step()
+                with self.part("student"):
+                    loss, kd, ce, diagnostics = self._student(heard, normalizer)
+                    self.engine.backward(loss)
+                    self.engine.step()
                 terms.append((kd, ce, diagnostics))
         return terms
 
@@ -72,12 +76,15 @@ class DistillStep:
 
     def _hear(self, batches: list[Batch]) -> list[Heard]:
         """Each batch with the encoder's states and the teacher's hidden states, of one forward for all."""
-        states = [self.encoder.perceive(batch.features) for batch in batches]
+        with self.part("encoder"):
+            states = [self.encoder.perceive(batch.features) for batch in batches]
         if self.teacher is None or self.teacher_encoder is None:
             return [(batch, state, (None, None)) for batch, state in zip(batches, states, strict=True)]
         shared = self.teacher_encoder is self.encoder
-        heard = states if shared else [self.teacher_encoder.perceive(batch.features) for batch in batches]
-        positive, negative = self.teacher.signal(Batch.cat(batches), AudioStates.cat(heard))
+        with self.part("encoder"):
+            heard = states if shared else [self.teacher_encoder.perceive(batch.features) for batch in batches]
+        with self.part("teacher"):
+            positive, negative = self.teacher.signal(Batch.cat(batches), AudioStates.cat(heard))
         rows = [len(batch.targets) for batch in batches]
         parts = positive.split(rows), negative.split(rows) if negative is not None else [None] * len(rows)
         return list(zip(batches, states, zip(*parts, strict=True), strict=True))

@@ -28,6 +28,7 @@ class SpeechEncoder(nn.Module):
     audio is padded with silence, longer audio is refused. A window below the checkpoint's cuts the positional
     embeddings, which is cheaper and nearly the same (Whisper's positions are absolute sinusoids). `final_norm` says
     whether a tap on the last layer is read after the encoder's final LayerNorm (DeSTA's are read before it).
+    `autocast` is the dtype of its matrix products, None for that of its weights.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class SpeechEncoder(nn.Module):
         self.extractor = extractor
         self.taps = taps
         self.final_norm = final_norm
+        self.autocast: torch.dtype | None = None
 
     @classmethod
     def from_pretrained(
@@ -94,7 +96,7 @@ class SpeechEncoder(nn.Module):
         weight = self.whisper.conv1.weight
         unnormed: list[Tensor] = []
         hook = self.whisper.layer_norm.register_forward_pre_hook(lambda _, inputs: unnormed.extend(inputs))
-        with hook:
+        with hook, torch.autocast(weight.device.type, self.autocast, enabled=self.autocast is not None):
             output = self.whisper(features.to(weight.device, weight.dtype), output_hidden_states=True)
         states = list(output.hidden_states)
         if not self.final_norm:

@@ -211,12 +211,12 @@ def _cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) ->
         config.layer_types = config.layer_types[:keep_layers]
 
 
-def load(folder: str | Path) -> tuple[SpeechLM, SpeechEncoder, Any]:
-    """The SpeechLM of a model folder with its encoder and tokenizer, in fp32."""
+def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[SpeechLM, SpeechEncoder, Any]:
+    """The SpeechLM of a model folder in `dtype`, with its encoder in fp32 and its tokenizer."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model there (config.json is missing); give the folder of a trained SpeechLM")
-    model = pretrained(SpeechLM, folder, "SpeechLM", dtype=torch.float32)
+    model = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
     config = model.config
     beside = folder / (config.encoder or "encoder")
     if config.encoder is not None and beside.is_dir():

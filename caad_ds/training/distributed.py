@@ -44,7 +44,13 @@ def start(voice: Heartbeat) -> torch.device:
         # DeepSpeed's launcher sets LOCAL_SIZE; the CPU communication op reads LOCAL_WORLD_SIZE's twin from it too.
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     else:
-        accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local, devices = int(os.environ.get("LOCAL_RANK", "0")), accelerator.device_count()
+        if local >= devices:
+            raise UserError(
+                f"local rank {local} has no device of its own, there are {devices}; start one rank per device, "
+                "or set DS_ACCELERATOR=cpu"
+            )
+        accelerator.set_device(local)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it prints that the op was built
             deepspeed.init_distributed(verbose=False)

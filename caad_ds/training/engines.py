@@ -1,6 +1,7 @@
 """Models and their DeepSpeed engines: the frozen teacher's and the student's."""
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from caad_ds.config import Config, LoraSection, StudentSection
 from caad_ds.distill.negatives import Negative
-from caad_ds.distill.objective import StudentObjective
+from caad_ds.distill.objective import StudentObjective, Timed
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.errors import UserError
 from caad_ds.models.architecture import is_architecture
@@ -54,7 +55,7 @@ def load_student(cfg: Config) -> Student:
     section = cfg.student
     torch.manual_seed(cfg.run.seed)
     if section.path is not None:
-        model, encoder, tokenizer = load(section.path)
+        model, encoder, tokenizer = load(section.path, DTYPES[cfg.run.precision])
         if section.keep_layers is not None:
             model = first_layers(model, section.keep_layers)
     else:
@@ -181,9 +182,11 @@ def teacher_signal(
     return OnlineTeacher(engine)
 
 
-def student_engine(cfg: Config, student: SpeechLM, micro_batch: int, accumulation: int) -> Any:
+def student_engine(
+    cfg: Config, student: SpeechLM, micro_batch: int, accumulation: int, part: Timed = nullcontext
+) -> Any:
     """The student and its objective in a ZeRO engine with AdamW over the trainable weights."""
-    module = StudentObjective(student, cfg.objective).to(DTYPES[cfg.run.precision])
+    module = StudentObjective(student, cfg.objective, part).to(DTYPES[cfg.run.precision])
     trainable = [p for p in module.parameters() if p.requires_grad]
     opt = cfg.optimizer
     optimizer = torch.optim.AdamW(trainable, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)

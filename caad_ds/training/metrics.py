@@ -4,7 +4,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from caad_ds.data.batch import Batch
+
 # diagnostics of the loss that are sums over rows, reported as means under these names
+TOTALS = ("rows", "samples", "tokens", "positions")  # sums that are reported as they are
 MEANS = ("token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
 
 
@@ -28,6 +31,12 @@ class Sums:
         for name, value in diagnostics.items():
             self.add(name, value)
 
+    def add_batch(self, batch: Batch) -> None:
+        """Add how many samples, tokens and positions (padding included) a batch has."""
+        self.add("samples", len(batch.keys))
+        self.add("tokens", float(batch.attention_mask.sum()))
+        self.add("positions", batch.attention_mask.numel())
+
     def means(self) -> dict[str, float]:
         """kd, ce and the diagnostics as means over all ranks' rows since the last call; then all sums are zero."""
         names = sorted(self.values)
@@ -37,4 +46,5 @@ class Sums:
         self.values = {}
         rows, weight = max(sums["rows"], 1.0), max(sums["weight"], 1e-12)
         out = {name: sums[name] / rows for name in MEANS if name in sums}
-        return {"kd": sums["kd"] / weight, "ce": sums["ce"] / weight, "rows": sums["rows"]} | out
+        totals = {name: sums[name] for name in TOTALS if name in sums}
+        return {"kd": sums["kd"] / weight, "ce": sums["ce"] / weight} | totals | out

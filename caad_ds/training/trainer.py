@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import signal
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from caad_ds.config import Config, load_config
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.data.loader import Loader, once
 from caad_ds.data.reader import IndexedReader
-from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep
 from caad_ds.errors import UserError
@@ -27,16 +25,22 @@ from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
+from caad_ds.training.batches import batch_shape, data_order
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.distributed import agreed, raise_together, world
+from caad_ds.training.meters import Meter
 from caad_ds.training.metrics import Sums
 from caad_ds.training.model_folder import write_model
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
 
 COURSE = {"data", "teacher", "student", "objective", "optimizer"}  # sections that decide the course of training
-NOT_COURSE = {"teacher": {"placement", "nvme_path", "batch", "deepspeed"}}  # of these, what decides the speed alone
+COURSE_OF_RUN = ("seed", "precision", "encoder_precision")
+NOT_COURSE = {  # of these, what decides the speed alone
+    "teacher": {"placement", "nvme_path", "batch", "deepspeed"},
+    "optimizer": {"micro_batch"},
+}
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 
 
@@ -69,17 +73,13 @@ class Trainer:
         self.voice.begin("loading models and data")
         self.reader = IndexedReader(cfg.data.train)
         self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
-        # Prompts about one audio are known by its decoded samples: the records' names of it may differ.
-        groups = [sample.pcm for sample in self.reader.index.samples] if cfg.data.group_by_audio else None
-        self.order = GlobalOrder(len(self.reader), cfg.optimizer.batch_size, cfg.run.seed, groups)
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
-        self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
         check_deepspeed(cfg)
         engines.check_logits(cfg)
         engines.check_attention(cfg)
         self.teacher_model = self.teacher_encoder = None
         if cfg.teacher is not None:
-            self.teacher_model, teacher_encoder, tokenizer = load(cfg.teacher.path)
+            self.teacher_model, teacher_encoder, tokenizer = load(cfg.teacher.path, engines.DTYPES[cfg.run.precision])
             self.teacher_model.llm.set_attn_implementation(cfg.run.attention)
         self.student = engines.load_student(cfg)
         self.encoder = self.student.encoder.to(self.device)
@@ -88,11 +88,15 @@ class Trainer:
             engines.check_same_features(teacher_encoder, self.encoder)
             shared = engines.same_encoder(teacher_encoder, self.encoder)
             self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
+        for each in {self.encoder, self.teacher_encoder} - {None}:
+            each.autocast = torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None
         self.identity = self._identity()
         self.frozen = engines.frozen_hash(self.student)
         self.prompter = Prompter(
             self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
         )
+        self.order = data_order(cfg, self.reader, self.prompter)
+        self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
 
     def _build_engines(self) -> None:
         cfg = self.cfg
@@ -104,8 +108,10 @@ class Trainer:
             teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder, placed, self.swap_folder)
             teacher_batch = cfg.teacher.batch or (1 if placed == "resident" else self.accumulation)
         self.voice.begin("building the student's engine")
-        self.engine = engines.student_engine(cfg, self.student.model, self.micro_batch, self.accumulation)
-        self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder, teacher_batch)
+        self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops)
+        part = self.meter.clock.part
+        self.engine = engines.student_engine(cfg, self.student.model, self.micro_batch, self.accumulation, part)
+        self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder, teacher_batch, part)
         self.dropped = (
             Negative.of(cfg.objective.dropout_negative, self.encoder) if cfg.objective.audio_dropout else None
         )
@@ -171,22 +177,25 @@ class Trainer:
         """Steps from `start`; False if asked to stop before the end."""
         cfg = self.cfg
         loader = Loader(self.reader, self.order, self._collate, self.rank, self.world_size, self.accumulation)
-        self._began, self._first = time.monotonic(), start
+        self.meter.restart()
         for step, read in enumerate(loader.steps(start, self.total_steps), start):
             self.voice.turn_to(lambda at=step + 1: f"step {at}/{self.total_steps}")
             stop_now = self._step(step, read)
             done = step + 1
             last = done == self.total_steps
             saves = done % cfg.checkpoint.every == 0 or last or stop_now
+            validates = self.validation_reader is not None and (done % cfg.validation.every == 0 or last)
             # A report empties the sums; one at each checkpoint lets a resumed run go on with the same curve.
-            if done % cfg.run.log_every == 0 or done == 1 or saves:
+            if done % cfg.run.log_every == 0 or done == 1 or saves or validates:
                 self._report(done)
             means = {}
-            if self.validation_reader and (done % cfg.validation.every == 0 or last):
+            if validates:
                 means = self._validate()
                 self.tracker.log({f"validation/{k}": v for k, v in means.items()}, done)
             if saves:
                 self._checkpoint(done, means)
+            if saves or validates:
+                self.meter.restart()
             if stop_now and not last:
                 self.voice.say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
                 return False
@@ -197,7 +206,8 @@ class Trainer:
         """One optimizer step; returns whether any rank was asked to stop."""
         batches, failure = [], None
         try:
-            batches = [self._maybe_drop(step, batch) for batch in read()]
+            with self.meter.clock.part("data"):
+                batches = [self._maybe_drop(step, batch) for batch in read()]
         except UserError as error:
             failure = error
         mine = sum(self._weight(batch) for batch in batches)
@@ -213,7 +223,9 @@ class Trainer:
         )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        with self.step.teacher_head():
+        for batch in batches:
+            self.sums.add_batch(batch)
+        with self.meter.step(batches), self.step.teacher_head():
             window = [batch.to(self.device) for batch in batches]
             for kd, ce, diagnostics in self.step.train(window, normalizer):
                 self.sums.add_output(kd, ce, diagnostics, normalizer)
@@ -225,7 +237,8 @@ class Trainer:
         self.engine.eval()
         size = self.cfg.validation.batch_size
         with self.step.teacher_head():
-            for batch in once(self.validation_reader, self._collate, self.rank, self.world_size, size):
+            rounds = once(self.validation_reader, self._collate, self.rank, self.world_size, size)
+            while (batch := agreed(lambda: next(rounds, None))) is not None:
                 # A round may hold nothing but repeats for this rank; the sums must not count it, nor the loss divide
                 # by 0.
                 weight = self._weight(batch)
@@ -285,14 +298,11 @@ class Trainer:
 
     def _report(self, done: int) -> None:
         values = self.sums.means()
-        now = time.monotonic()
-        per_step = (now - self._began) / (done - self._first)
+        values |= self.meter.read(*(values.pop(name) for name in ("samples", "tokens", "positions")))
         norm = self.engine.get_global_grad_norm()
-        lr = self.engine.optimizer.param_groups[0]["lr"]
-        values |= {"lr": lr, "grad_norm": float(norm or 0.0), "seconds_per_step": per_step}
-        values["samples_per_second"] = self.cfg.optimizer.batch_size / per_step
+        values |= {"lr": self.engine.optimizer.param_groups[0]["lr"], "grad_norm": float(norm or 0.0)}
         self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
-        left = int(per_step * (self.total_steps - done))
+        left = int(values["seconds_per_step"] * (self.total_steps - done))
         kd = "" if self.step.teacher is None else f"kd {values['kd']:.4f}  "
         self.voice.say(
             f"step {done}/{self.total_steps}  {kd}ce {values['ce']:.4f}  accuracy {values['token_accuracy']:.3f}  "
@@ -307,24 +317,12 @@ class Trainer:
         settings = self.cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE)
         models = (self.student.model, self.encoder, self.teacher_model, self.teacher_encoder)
         weights = [engines.weights_hash(model) for model in models if model is not None]
-        text = repr((settings, self.cfg.run.seed, self.cfg.run.precision, weights, self.reader.index.file.manifest))
+        run = [getattr(self.cfg.run, key) for key in COURSE_OF_RUN]
+        text = repr((settings, run, weights, self.reader.index.file.manifest))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _stop(self, *_: object) -> None:
         self.stopping = True
-
-
-def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
-    """(micro-batch per rank, accumulation steps) that make the global batch exactly `optimizer.batch_size`."""
-    opt = cfg.optimizer
-    micro = opt.micro_batch or opt.batch_size // world_size
-    accumulation, rest = divmod(opt.batch_size, max(1, micro * world_size))
-    if micro == 0 or rest or accumulation == 0:
-        raise UserError(
-            f"optimizer.batch_size {opt.batch_size} is not a multiple of {world_size} ranks x micro_batch "
-            f"{opt.micro_batch or 'batch_size / ranks'}; change one of them"
-        )
-    return micro, accumulation
 
 
 def check_same_config(cfg: Config) -> None:
@@ -334,7 +332,7 @@ def check_same_config(cfg: Config) -> None:
         return
     began, now = (
         flatten(each.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE))
-        | {"run.seed": each.run.seed, "run.precision": each.run.precision}
+        | {f"run.{key}": getattr(each.run, key) for key in COURSE_OF_RUN}
         for each in (load_config(path), cfg)
     )
     changed = [f"{key} {began.get(key)} -> {now.get(key)}" for key in began | now if began.get(key) != now.get(key)]

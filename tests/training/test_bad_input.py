@@ -121,6 +121,13 @@ def test_an_audio_that_does_not_decode_stops_both_ranks(made, copied):
     assert "(rank " in line
 
 
+def test_an_audio_of_the_validation_data_that_does_not_decode_stops_both_ranks(made, copied):
+    key = spoil(copied, 20)  # beside others that decode, so one rank alone meets it
+    file = made(data={"validation": str(copied)}, validation={"every": 2, "batch_size": 2})
+    line = refusal(file, ranks=2)
+    assert str(copied) in line and key in line and "(rank " in line
+
+
 def test_a_shard_that_is_cut_while_training_reads_it(made, copied):
     run = Run(made(data={"train": str(copied)}, optimizer={"steps": 3000}), 2)
     run.wait_for("step 3/")

@@ -22,7 +22,7 @@ def files(folder) -> dict:
     }
 
 
-@pytest.fixture(scope="module", params=["connector", "all", "bf16"])
+@pytest.fixture(scope="module", params=["connector", "lora", "all", "bf16"])
 def finished(world, tmp_path_factory, request):
     """The output of a run that trains these weights; its config is beside it."""
     out = tmp_path_factory.mktemp("exported") / "out"
@@ -61,6 +61,18 @@ def test_one_checkpoint_is_exported_and_loads(finished, tmp_path):
     assert encoder.taps == [0, 1] and len(tokenizer) == model.config.llm_config.vocab_size
     again = SpeechLM.from_pretrained(tmp_path / "model", dtype="auto").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in got.items())
+
+
+def test_adapters_are_merged_or_kept(world, tmp_path):
+    out = tmp_path / "out"
+    train(config(world, out, student={"train": "lora"}, optimizer={"steps": 2}, tracking={"enabled": False}))
+    assert cli.main(["export", str(out), "--keep-adapters", "--out", str(tmp_path / "model")]) == 0
+    kept, merged = load(tmp_path / "model")[0], load(out / "model")[0]
+    assert kept.config.lora["rank"] == 16 and merged.config.lora is None
+    assert any("lora_B" in name for name in kept.state_dict())
+    kept.merge_adapters()
+    assert kept.state_dict().keys() == merged.state_dict().keys()
+    assert all(torch.equal(value, merged.state_dict()[name]) for name, value in kept.state_dict().items())
 
 
 def refusal(capsys, *arguments) -> str:

@@ -37,6 +37,27 @@ def test_only_the_connector_changes(world, folder, checkpointing):
         assert all(torch.allclose(plain[name], value, atol=1e-6) for name, value in weights(out).items())
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_adapters_and_connector_train_under_gradient_checkpointing(world, folder, stage):
+    """On two ranks as in one process without it, and the finished model has the adapters in its weights."""
+    settings = str(world / "student.json") if stage == 3 else "student_zero2.json"
+    student = {"train": "lora", "lora": {"rank": 2, "alpha": 8}}
+    curves, ends = [], []
+    for ranks, more in ((1, {}), (2, {"gradient_checkpointing": True, "deepspeed": settings})):
+        out = folder / f"lora-{stage}-{ranks}"
+        train(config(world, out, student=student | more), ranks)
+        curves.append([value for _, value in curve(out, "train/kd")])
+        ends.append(weights(out))
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5, rel=0)
+    before = load_student(load_config(config(world, folder / "unused", student={"train": "connector"}))).model
+    changed = {
+        name for name, value in before.state_dict().items() if (value - ends[1].get(name, value)).abs().max() > 0
+    }
+    assert {"connector.project.weight", "llm.model.layers.0.self_attn.q_proj.weight"} <= changed
+    assert not any("norm" in name or "embed" in name for name in changed if name.startswith("llm."))
+    assert not any("lora" in name for name in ends[1])
+
+
 def test_a_head_of_its_own_trains_on_two_ranks_as_in_one_process(world, folder):
     """ZeRO-3 partitions the head's weight between the forward, which finds its gradient, and the backward."""
     vocabulary = load(world / "teacher")[0].config.llm_config.vocab_size

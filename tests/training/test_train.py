@@ -46,6 +46,19 @@ def test_the_mlflow_store_holds_the_whole_curve(finished):
     assert [step for step, _ in curve(out, "validation/kd")] == [6, 12]
 
 
+def test_what_the_run_costs_is_on_record(finished):
+    out, _ = finished
+    parts = [f"share/{part}" for part in ("data", "encoder", "teacher", "student", "loss")]
+    numbers = {name: [value for _, value in curve(out, f"train/{name}")] for name in [*parts, "padding", "memory_gb"]}
+    for name in parts:
+        assert len(numbers[name]) == STEPS and all(0 <= value < 1 for value in numbers[name]), name
+    assert all(0.2 < sum(shares) <= 1 for shares in zip(*(numbers[name] for name in parts), strict=True))
+    assert all(0 < value < 0.5 for value in numbers["padding"])
+    assert all(0.1 < value < 24 for value in numbers["memory_gb"])
+    rates = [[value for _, value in curve(out, f"train/{unit}_per_second")] for unit in ("tokens", "samples")]
+    assert all(20 < tokens / samples < 60 for tokens, samples in zip(*rates, strict=True))
+
+
 def test_the_resolved_config_is_kept_and_reads_back(finished):
     out, _ = finished
     kept = load_config(out / "config.yaml")
@@ -64,7 +77,7 @@ def test_the_last_checkpoint_holds_the_final_weights(finished):
 
 def test_nothing_but_the_run_speaks(finished):
     _, ended = finished
-    told = ("tiny: ", "joining ", "loading ", "building ", "step ", "validat", "writing ", "finished: ")
+    told = ("tiny: ", "teacher: ", "joining ", "loading ", "building ", "step ", "validat", "writing ", "finished: ")
     others = [line for line in ended.stdout.splitlines() if not line.startswith(told)]
     assert all("[launch.py:" in line or "[runner.py:" in line for line in others), others
     assert ended.stderr == ""

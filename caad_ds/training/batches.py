@@ -1,0 +1,48 @@
+"""How a run's data is cut into global batches, and these into micro-batches."""
+
+from caad_ds.config import Config
+from caad_ds.data.reader import IndexedReader
+from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
+from caad_ds.errors import UserError
+from caad_ds.models.prompt import Prompter
+
+
+def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
+    """(samples per rank and micro-step, accumulation steps) of the global batch; (1, steps) of a token budget."""
+    opt = cfg.optimizer
+    if opt.batch_tokens is not None and opt.micro_tokens is not None:
+        accumulation, rest = divmod(opt.batch_tokens, opt.micro_tokens * world_size)
+        if rest or accumulation == 0:
+            raise UserError(
+                f"optimizer.batch_tokens {opt.batch_tokens} is not a multiple of {world_size} ranks x micro_tokens "
+                f"{opt.micro_tokens}; change one of them"
+            )
+        return 1, accumulation
+    micro = opt.micro_batch or opt.batch_size // world_size
+    accumulation, rest = divmod(opt.batch_size, max(1, micro * world_size))
+    if micro == 0 or rest or accumulation == 0:
+        raise UserError(
+            f"optimizer.batch_size {opt.batch_size} is not a multiple of {world_size} ranks x micro_batch "
+            f"{opt.micro_batch or 'batch_size / ranks'}; change one of them"
+        )
+    return micro, accumulation
+
+
+def data_order(cfg: Config, reader: IndexedReader, prompter: Prompter) -> Order:
+    """The order that the config asks for: by number of samples, grouped or not, or by a budget of tokens."""
+    opt, entries = cfg.optimizer, reader.index.samples
+    if opt.batch_tokens is not None and opt.micro_tokens is not None:
+        # The index estimates the text; what the chat template and the audio add is seen on some samples.
+        some = range(0, len(reader), max(1, len(reader) // 16))
+        added = max(prompter.batch([reader[n]]).input_ids.shape[1] - entries[n].tokens for n in some)
+        lengths = [entry.tokens + added for entry in entries]
+        if over := [entry.key for entry, length in zip(entries, lengths, strict=True) if length > opt.micro_tokens]:
+            raise UserError(
+                f"{cfg.data.train}: {len(over)} samples have more than optimizer.micro_tokens {opt.micro_tokens} "
+                f"({over[0]}, ...; the longest about {max(lengths)}); raise it"
+            )
+        per_step = opt.batch_tokens // opt.micro_tokens
+        return TokenBudgetOrder(lengths, opt.micro_tokens, per_step, opt.bucket_window, cfg.run.seed)
+    # Prompts about one audio are known by its decoded samples: the records' names of it may differ.
+    groups = [entry.pcm for entry in entries] if cfg.data.group_by_audio else None
+    return GlobalOrder(len(reader), opt.batch_size, cfg.run.seed, groups)

@@ -1,0 +1,123 @@
+"""What a run costs while it runs: time by part, throughput, padding, memory, use of the device's arithmetic."""
+
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from deepspeed.accelerator import get_accelerator
+from torch.utils.flop_counter import FlopCounterMode
+
+from caad_ds.data.batch import Batch
+
+# Dense bf16 peak in TFLOP/s by a part of the device's name, the more specific first; from the makers' data sheets.
+PEAKS = {
+    "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "H200": 989.4, "GH200": 989.4, "B200": 2250.0,
+    "A100": 312.0, "A800": 312.0, "A40": 149.7, "A6000": 154.8, "A10": 125.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0,
+    "RTX 4090": 165.2, "RTX 3090": 71.0,
+}  # fmt: skip
+
+
+class Stopwatch:
+    """Seconds by part. On CUDA events mark begin and end, so that nothing waits for the device until it is read."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Times what is done inside."""
+        begin = _mark()
+        yield
+        self._spans.append((name, begin, _mark()))
+
+    def read(self) -> dict[str, float]:
+        """The seconds of each part since it was last read."""
+        if _cuda():
+            torch.cuda.synchronize()
+        seconds: dict[str, float] = defaultdict(float)
+        for name, begin, end in self._spans:
+            seconds[name] += begin.elapsed_time(end) / 1000 if _cuda() else end - begin
+        self._spans = []
+        return dict(seconds)
+
+
+class Meter:
+    """Turns what a rank's steps took into numbers to log.
+
+    `peak` in TFLOP/s is the device's for MFU; None: that of the device's name, or no MFU. The FLOPs per position are
+    counted in the first step (matrix products and attention as PyTorch counts them, recomputation included).
+    """
+
+    def __init__(self, precision: str, peak: float | None):
+        self.clock = Stopwatch()
+        self.peak = peak or (_known_peak() if precision == "bf16" else None)
+        self.flops_per_position: float | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew, after something that is no step."""
+        self.clock.read()
+        self._began, self._steps, self._positions = time.monotonic(), 0, 0
+
+    @contextmanager
+    def step(self, batches: list[Batch]) -> Iterator[None]:
+        """Wraps this rank's part of an optimizer step over `batches`."""
+        positions = sum(batch.input_ids.numel() for batch in batches)
+        if self.peak is not None and self.flops_per_position is None:
+            with FlopCounterMode(display=False) as counter:
+                yield
+            self.flops_per_position = counter.get_total_flops() / positions
+        else:
+            yield
+        self._steps += 1
+        self._positions += positions
+
+    def read(self, samples: float, tokens: float, positions: float) -> dict[str, float]:
+        """The numbers since `restart` or the last reading; the arguments are sums over all ranks in that time.
+
+        Shares are of this rank's time; what is in none of them is optimizer, communication and logging.
+        """
+        parts = self.clock.read()
+        elapsed = max(1e-9, time.monotonic() - self._began)
+        # The loss is computed inside the student's forward, and the data is waited for by none of the models.
+        parts["student"] = parts.get("student", 0.0) - parts.get("loss", 0.0)
+        values = {f"share/{name}": seconds / elapsed for name, seconds in sorted(parts.items())}
+        values |= {
+            "seconds_per_step": elapsed / max(1, self._steps),
+            "samples_per_second": samples / elapsed,
+            "tokens_per_second": tokens / elapsed,
+            "padding": 1 - tokens / max(1.0, positions),
+            "memory_gb": _memory() / 1e9,
+        }
+        if self.peak is not None and self.flops_per_position is not None:
+            values["mfu"] = self.flops_per_position * self._positions / elapsed / (self.peak * 1e12)
+        self._began, self._steps, self._positions = time.monotonic(), 0, 0
+        return values
+
+
+def _cuda() -> bool:
+    """Whether the engines run on CUDA; a GPU may be there and not be used."""
+    return get_accelerator().device_name() == "cuda"
+
+
+def _mark() -> torch.cuda.Event | float:
+    if not _cuda():
+        return time.monotonic()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _known_peak() -> float | None:
+    name = torch.cuda.get_device_name() if _cuda() else ""
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
+def _memory() -> int:
+    """The most that was held so far, in bytes: of the device where there is one, else of this process."""
+    if _cuda():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
