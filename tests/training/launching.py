@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -26,9 +27,19 @@ _ranks.set_forkserver_preload([
 
 
 class Run:
-    """`train.py` on some ranks, started as Slurm does: one process per rank, its place in the environment."""
+    """`train.py` on some ranks, started as Slurm does: one process per rank, its place in the environment.
 
-    def __init__(self, config_file: Path, ranks: int = 1, *arguments: str, env: dict[str, str] | None = None):
+    `prepare`, a function of a module, is called in each rank before it trains.
+    """
+
+    def __init__(
+        self,
+        config_file: Path,
+        ranks: int = 1,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ):
         shared = {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
         shared |= {"MASTER_PORT": str(free_port())} | (env or {})
         self.port = shared["MASTER_PORT"]
@@ -37,7 +48,7 @@ class Run:
         self.processes = []
         for rank, log in enumerate(self.logs):
             place = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            self.processes.append(_ranks.Process(target=_rank, args=(argv, place, str(log)), daemon=True))
+            self.processes.append(_ranks.Process(target=_rank, args=(argv, place, str(log), prepare), daemon=True))
         for process in self.processes:
             process.start()
 
@@ -72,7 +83,7 @@ class Run:
         return [process.exitcode for process in self.processes]
 
 
-def _rank(argv: list[str], place: dict[str, str], log: str) -> None:
+def _rank(argv: list[str], place: dict[str, str], log: str, prepare: Callable[[], None] | None) -> None:
     for name in LAUNCH:
         os.environ.pop(name, None)
     os.environ.update(place)
@@ -81,6 +92,8 @@ def _rank(argv: list[str], place: dict[str, str], log: str) -> None:
         os.dup2(file, stream)
     from caad_ds import train
 
+    if prepare is not None:
+        prepare()
     sys.exit(train.main(argv))
 
 

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from deepspeed.accelerator import get_accelerator
 
 from caad_ds.errors import UserError
 from caad_ds.training.placement import Memory, choose
 from tests.training.launching import Run, curve, train
+from tests.training.nvme import needs_nvme
 from tests.training.tiny import config
 
 GB = 10**9
@@ -66,10 +66,7 @@ def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, 
     assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
 
 
-@pytest.mark.skipif(
-    not get_accelerator().create_op_builder("AsyncIOBuilder").is_compatible(verbose=False),
-    reason="libaio-dev is not installed, which DeepSpeed's NVMe operator is compiled with",
-)
+@needs_nvme
 def test_offloaded_to_a_folder_the_losses_are_the_same_and_it_is_left_empty(world, folder, resident, tmp_path):
     out = folder / "nvme"
     swap = tmp_path / "a disk" / "swap"

@@ -1,0 +1,9 @@
+"""Whether DeepSpeed's operator for NVMe can be compiled here."""
+
+import pytest
+from deepspeed.accelerator import get_accelerator
+
+needs_nvme = pytest.mark.skipif(
+    not get_accelerator().create_op_builder("AsyncIOBuilder").is_compatible(verbose=False),
+    reason="libaio-dev is not installed, which DeepSpeed's NVMe operator is compiled with",
+)

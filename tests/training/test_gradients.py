@@ -1,0 +1,86 @@
+"""Two ranks with both engines give the gradients of plain PyTorch, whatever trains and wherever the teacher lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from deepspeed.utils import safe_get_full_grad
+from safetensors.torch import load_file, save_file
+
+from caad_ds.config import Config, load_config
+from caad_ds.data.reader import IndexedReader
+from caad_ds.data.sampler import GlobalOrder
+from caad_ds.distill.negatives import Negative
+from caad_ds.distill.objective import StudentObjective
+from caad_ds.distill.signal import TeacherForward
+from caad_ds.models.encoder import with_features
+from caad_ds.models.prompt import Prompter
+from caad_ds.models.speech_lm import load
+from caad_ds.training.engines import load_student
+from tests.training.launching import Run, curve
+from tests.training.nvme import needs_nvme
+from tests.training.tiny import config
+
+STEPS = 20
+FILE = "GRADIENTS_FILE"
+MODES = {"connector": {}, "lora": {"lora": {"rank": 4, "alpha": 8}}, "all": {}}
+
+
+def record_gradients() -> None:
+    """In a rank: keep the gradients of the first optimizer step, as the engine would apply them, unclipped."""
+    from caad_ds.training import trainer
+
+    class Recording(trainer.Trainer):
+        def _build_engines(self) -> None:
+            super()._build_engines()
+            step = self.engine.step
+
+            def recorded() -> None:
+                if self.engine.is_gradient_accumulation_boundary() and not Path(os.environ[FILE]).exists():
+                    parameters = dict(self.engine.module.named_parameters())
+                    gradients = {n: safe_get_full_grad(p) for n, p in parameters.items() if p.requires_grad}
+                    torch.distributed.barrier()
+                    if self.rank == 0:
+                        save_file(gradients, os.environ[FILE])
+                step()
+
+            self.engine.step = recorded
+
+    trainer.Trainer = Recording
+
+
+def plain_gradients(cfg: Config) -> dict[str, torch.Tensor]:
+    """The gradients of the first global batch, by PyTorch alone."""
+    student = load_student(cfg)
+    reader, prompter = IndexedReader(cfg.data.train), Prompter(student.tokenizer, student.model.config.num_queries)
+    samples = [reader[int(n)] for n in GlobalOrder(len(reader), cfg.optimizer.batch_size, cfg.run.seed).batch(0)]
+    batch = with_features(prompter.batch(samples), samples, student.encoder)
+    states = student.encoder.perceive(batch.features)
+    model = load(cfg.teacher.path)[0].eval()
+    teacher = TeacherForward(model, Negative.of(cfg.teacher.negative, student.encoder))
+    with torch.no_grad():
+        positive, negative = teacher(batch, states)
+    module = StudentObjective(student.model, cfg.objective)
+    module(batch, states, positive, negative, model.head(), len(batch.targets))[0].backward()
+    return {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("placed", ["cpu", pytest.param("nvme", marks=needs_nvme)])
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_are_those_of_plain_pytorch_and_the_loss_falls(world, tmp_path, monkeypatch, mode, placed):
+    where = {"cpu": {}, "nvme": {"deepspeed": str(world / "nvme.json"), "nvme_path": str(tmp_path / "swap")}}[placed]
+    student = {"train": mode, "gradient_checkpointing": True} | MODES[mode]
+    optimizer = {"steps": STEPS, "micro_batch": 2, "lr": 5e-3}
+    file = config(world, tmp_path / "out", student=student, teacher=where, optimizer=optimizer)
+    monkeypatch.setenv(FILE, str(tmp_path / "gradients.safetensors"))
+    run = Run(file, 2, prepare=record_gradients, env={FILE: os.environ[FILE]})
+    assert run.wait(400) == [0, 0], run.output()  # the operator for NVMe may have to be compiled
+    assert f"teacher: {placed} (" in run.output()
+    expected, got = plain_gradients(load_config(file)), load_file(os.environ[FILE])
+    assert got.keys() == expected.keys() and any(gradient.abs().max() > 1e-3 for gradient in expected.values())
+    for name, gradient in expected.items():
+        difference = (got[name] - gradient).abs().max()
+        assert difference < 1e-4, (name, difference)
+    losses = [value for _, value in curve(tmp_path / "out", "train/ce")]
+    assert len(losses) == STEPS and sum(losses[-3:]) < sum(losses[:3])
