@@ -1,6 +1,8 @@
-"""All benchmarks with their tables: `make bench`."""
+"""The benchmarks that need nothing but a device: `make bench`. `soak.py` beside them kills ranks, for minutes."""
 
-from benchmarks import loss
+from benchmarks import loss, step
 
 if __name__ == "__main__":
     loss.main()
+    print()
+    step.main([])

@@ -12,10 +12,8 @@ head as well, a fourth product; both peers get the contrast as one hidden state,
 """
 
 import argparse
-import ctypes
 import platform
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -27,11 +25,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measure import milliseconds, peak_mib
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
 from caad_ds.loss.chunked import chunk_rows
-
-MIB = 2**20
-QUEUED = 4
 
 
 @dataclass(frozen=True)
@@ -168,52 +164,6 @@ def implementations(device: str) -> dict[str, Callable[[Case], None]]:
     if find_spec("trl"):
         found["TRL generalized JSD, dense"] = Case.trl
     return found
-
-
-def milliseconds(steps: list[Callable[[], None]], device: str, repeats: int) -> list[float]:
-    """Median time of a call of each step; they take turns, after a turn that warms up."""
-    times: list[list[float]] = []
-    calls = QUEUED if device == "cuda" else 1
-    for _ in range(repeats + 1):
-        times.append([])
-        for step in steps:
-            synchronize(device)
-            start = time.perf_counter()
-            for _ in range(calls):
-                step()
-            synchronize(device)
-            times[-1].append(1e3 * (time.perf_counter() - start) / calls)
-    return [sorted(column)[repeats // 2] for column in zip(*times[1:], strict=True)]
-
-
-def synchronize(device: str) -> None:
-    """Waits for the device's queue."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def peak_mib(work: Callable[[], None], device: str) -> float | None:
-    """Peak memory during the work above that before it; None where the platform does not tell."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return (torch.cuda.max_memory_allocated() - before) / MIB
-    try:
-        # What the allocator kept from earlier steps would hide what this one needs.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak of the resident set
-        before = resident_kib("VmRSS")
-        work()
-        return max(0, resident_kib("VmHWM") - before) / 1024
-    except (OSError, AttributeError):
-        return None
-
-
-def resident_kib(field: str) -> int:
-    """A line of /proc/self/status, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def main() -> None:

@@ -1,0 +1,57 @@
+"""How the benchmarks take time and memory."""
+
+import ctypes
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+QUEUED = 4
+
+
+def milliseconds(steps: list[Callable[[], None]], device: str, repeats: int) -> list[float]:
+    """Median time of a call of each step; they take turns, after a turn that warms up."""
+    times: list[list[float]] = []
+    calls = QUEUED if device == "cuda" else 1
+    for _ in range(repeats + 1):
+        times.append([])
+        for step in steps:
+            synchronize(device)
+            start = time.perf_counter()
+            for _ in range(calls):
+                step()
+            synchronize(device)
+            times[-1].append(1e3 * (time.perf_counter() - start) / calls)
+    return [sorted(column)[repeats // 2] for column in zip(*times[1:], strict=True)]
+
+
+def synchronize(device: str) -> None:
+    """Waits for the device's queue."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_mib(work: Callable[[], None], device: str) -> float | None:
+    """Peak memory during the work above that before it; None where the platform does not tell."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / MIB
+    try:
+        # What the allocator kept from earlier steps would hide what this one needs.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak of the resident set
+        before = resident_kib("VmRSS")
+        work()
+        return max(0, resident_kib("VmHWM") - before) / 1024
+    except (OSError, AttributeError):
+        return None
+
+
+def resident_kib(field: str) -> int:
+    """A line of /proc/self/status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))

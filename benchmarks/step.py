@@ -1,0 +1,322 @@
+"""Time and memory of a training step: ours beside the authors' compute graph, same models, same batch, same run.
+
+    python benchmarks/step.py [--repeats N] [--placement resident cpu] [--scale paper [--cap-gb 24]]
+
+The authors' graph runs the encoder three times (teacher with audio, teacher without, student), the teacher twice, makes
+logits of all positions three times, and loops over the samples for the loss. Ours runs the encoder once and the teacher
+once over both paths, and makes logits of answer rows in chunks. Models have random weights; the connector trains. `cpu`
+is scaled down so that encoder, teacher, student and the share of the vocabulary stand to each other as in the paper's
+setting (both are printed, counted by PyTorch over one forward); `paper` is that setting, for a GPU. FLOPs are matrix
+products, convolutions and attention as PyTorch counts them. With --placement the same step also runs in the DeepSpeed
+engines that training uses. Peak memory is above the models' weights.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import WhisperConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measure import milliseconds, peak_mib
+from caad_ds.config import Config
+from caad_ds.data.batch import IGNORE, Batch
+from caad_ds.distill.negatives import Negative
+from caad_ds.distill.objective import StudentObjective
+from caad_ds.distill.signal import OnlineTeacher, TeacherForward
+from caad_ds.distill.step import DistillStep
+from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.speech_lm import SpeechLM, build
+
+QUERIES, PROMPT, ANSWER = 64, 40, 96  # tokens of a sample: audio, text before the answer, answer
+ARCHITECTURES = Path(__file__).resolve().parents[1] / "configs/paper/architectures"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The architectures of one setting, the encoder's window in seconds, samples of a batch."""
+
+    encoder: dict
+    teacher: dict
+    student: dict
+    taps: list[int]
+    window: int
+    samples: int
+    dtype: torch.dtype
+
+
+def llama(layers: int, hidden: int, intermediate: int, tied: bool) -> dict:
+    """A small Llama with grouped queries and heads of 64."""
+    return {
+        "model_type": "llama", "vocab_size": 6000, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 128,
+        "tie_word_embeddings": tied,
+    }  # fmt: skip
+
+
+def published(name: str) -> dict:
+    """An architecture of configs/paper."""
+    return json.loads((ARCHITECTURES / f"{name}.json").read_text())
+
+
+SCALES = {
+    "cpu": Scale(
+        {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536},
+        llama(9, 768, 2048, tied=False),
+        llama(8, 512, 1408, tied=True),
+        taps=[0, 1, 2, 3],
+        window=11,
+        samples=4,
+        dtype=torch.float32,
+    ),
+    "paper": Scale(
+        published("whisper-medium"),
+        published("Llama-3.1-8B-Instruct"),
+        published("Llama-3.2-3B-Instruct"),
+        taps=[5, 11, 17, 23],
+        window=30,
+        samples=8,
+        dtype=torch.bfloat16,
+    ),
+}
+
+
+class Setting:
+    """Encoder, teacher, student and a batch of one scale on a device."""
+
+    def __init__(self, scale: Scale, device: str):
+        torch.manual_seed(0)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(scale.dtype)
+        try:
+            with torch.device(device):
+                whisper = WhisperConfig(
+                    **scale.encoder | {"decoder_layers": 0, "max_source_positions": 50 * scale.window}
+                )
+                self.encoder = SpeechEncoder.from_config(whisper, scale.taps)
+                self.teacher, self.student = (self._model(llm) for llm in (scale.teacher, scale.student))
+        finally:
+            torch.set_default_dtype(before)
+        self.teacher.requires_grad_(False).eval()
+        self.student.llm.requires_grad_(False)
+        self.batch = batch(scale, self.encoder).to(device)
+        self.optimizer = torch.optim.AdamW([p for p in self.student.parameters() if p.requires_grad], lr=1e-4)
+
+    def _model(self, llm: dict) -> SpeechLM:
+        heads = self.encoder.whisper.config.encoder_attention_heads
+        return build(llm, self.encoder, None, num_queries=QUERIES, qformer_layers=2, qformer_heads=heads)
+
+
+def batch(scale: Scale, encoder: SpeechEncoder) -> Batch:
+    """Samples of equal length: a word, the audio, the rest of the prompt, the answer."""
+    length = QUERIES + PROMPT + ANSWER
+    ids = torch.randint(0, scale.student["vocab_size"], (scale.samples, length))
+    audio, labels = torch.zeros_like(ids, dtype=torch.bool), torch.full_like(ids, IGNORE)
+    audio[:, 1 : 1 + QUERIES] = True
+    labels[:, -ANSWER:] = ids[:, -ANSWER:]
+    features = torch.randn(scale.samples, encoder.whisper.config.num_mel_bins, 100 * scale.window)
+    keys = [str(n) for n in range(scale.samples)]
+    return Batch(keys, ids, torch.ones_like(ids), audio, labels, features, torch.arange(scale.samples))
+
+
+def authors(setting: Setting, objective: Config) -> Callable[[], None]:
+    """The step with the authors' graph."""
+    batch, section = setting.batch, objective.objective
+
+    def logits(model: SpeechLM, features: Tensor) -> Tensor:
+        embedded = model.embed(batch, setting.encoder.perceive(features))
+        return model.llm(
+            inputs_embeds=embedded.inputs_embeds, attention_mask=embedded.attention_mask,
+            position_ids=embedded.position_ids, use_cache=False,
+        ).logits  # fmt: skip
+
+    def step() -> None:
+        with torch.no_grad():
+            z_pos = logits(setting.teacher, batch.features)
+            z_neg = logits(setting.teacher, torch.zeros_like(batch.features))
+        z_s = logits(setting.student, batch.features)
+        losses = []
+        for sample, labels in enumerate(batch.labels):
+            rows = (labels[1:] != IGNORE).nonzero().squeeze(-1)
+            z_c = (1 + section.alpha) * z_pos[sample, rows] - section.alpha * z_neg[sample, rows]
+            q = torch.softmax(z_c.float() / section.temperature, -1)
+            log_p = torch.log_softmax(z_s[sample, rows].float() / section.temperature, -1)
+            kd = F.kl_div(log_p, q, reduction="batchmean") * section.temperature**2
+            ce = F.cross_entropy(z_s[sample, rows].float(), labels[1:][rows])
+            losses.append(section.kd_weight * kd + (1 - section.kd_weight) * ce)
+        torch.stack(losses).mean().backward()
+        setting.optimizer.step()
+        setting.optimizer.zero_grad()
+
+    return step
+
+
+def ours(setting: Setting, cfg: Config) -> Callable[[], None]:
+    """The step as training computes it, without engines around the models."""
+    teacher = TeacherForward(setting.teacher, Negative.of("zero_mel", setting.encoder))
+    module = StudentObjective(setting.student, cfg.objective)
+    count = len(setting.batch.targets)
+
+    def step() -> None:
+        states = setting.encoder.perceive(setting.batch.features)
+        with torch.no_grad():
+            positive, negative = teacher(setting.batch, states)
+        module(setting.batch, states, positive, negative, setting.teacher.head(), count)[0].backward()
+        setting.optimizer.step()
+        setting.optimizer.zero_grad()
+
+    return step
+
+
+@contextmanager
+def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[Callable[[], None]]:
+    """The step in the engines of training, the teacher at `placed`."""
+    from caad_ds.training import engines
+
+    folder = Path(tempfile.mkdtemp(dir=swap)) if placed == "nvme" else None
+    teacher: OnlineTeacher = engines.teacher_signal(cfg, setting.teacher, setting.encoder, placed, folder)
+    engine = engines.student_engine(cfg, setting.student, len(setting.batch.keys), 1)
+    work = DistillStep(engine, setting.encoder, teacher, setting.encoder)
+
+    def step() -> None:
+        with work.teacher_head():
+            work.train([setting.batch], len(setting.batch.targets))
+
+    yield step
+    engine.destroy()
+    teacher.engine.destroy()
+    if folder is not None:
+        shutil.rmtree(folder)
+
+
+def gigaflops(work: Callable[[], object]) -> float:
+    """What a call computes; attention on the CPU is an operator that PyTorch's counter does not know."""
+    aten = torch.ops.aten
+
+    def forward(query: tuple, key: tuple, value: tuple, *_: object, **__: object) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    def backward(grad: tuple, query: tuple, key: tuple, value: tuple, *_: object, **__: object) -> int:
+        return sdpa_backward_flop_count(grad, query, key, value)
+
+    on_cpu = {
+        aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        work()
+    return counter.get_total_flops() / 1e9
+
+
+def proportions(scale: Scale) -> str:
+    """FLOPs of one forward per sample, encoder : teacher : student, and the vocabulary's share of each model."""
+    one = Setting(Scale(**{**vars(scale), "samples": 1}), "meta")
+    with torch.no_grad():
+        encoder = gigaflops(lambda: one.encoder.whisper(one.batch.features.to(scale.dtype)))
+        embeds = [torch.empty(1, QUERIES + PROMPT + ANSWER, m["hidden_size"], device="meta", dtype=scale.dtype)
+                  for m in (scale.teacher, scale.student)]  # fmt: skip
+        models = (one.teacher.llm, one.student.llm)
+        flops = [gigaflops(lambda m=m, e=e: m(inputs_embeds=e)) for m, e in zip(models, embeds, strict=True)]
+    heads = [m.get_output_embeddings().weight.numel() / sum(p.numel() for p in m.parameters()) for m in models]
+    relative = " : ".join(f"{value / flops[1]:.2f}" for value in (encoder, *flops))
+    return f"{relative}, vocabulary {heads[0]:.1%} of the teacher and {heads[1]:.1%} of the student"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints versions, proportions and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="timed turns (default 5)")
+    parser.add_argument("--scale", choices=SCALES, default="cpu", help="paper needs a GPU with 48 GB")
+    parser.add_argument("--placement", nargs="*", choices=("resident", "cpu", "nvme"), default=[], help="engine rows")
+    parser.add_argument("--swap", type=Path, default=Path(tempfile.gettempdir()), help="folder for placement nvme")
+    parser.add_argument("--cap-gb", type=float, help="of the GPU's memory, no more than this may be taken")
+    parser.add_argument("--only", choices=("authors", "ours", "engines"), nargs="*", help="rows of these alone")
+    args = parser.parse_args(argv)
+    device, scale = "cuda" if torch.cuda.is_available() else "cpu", SCALES[args.scale]
+    if args.cap_gb is not None:
+        torch.cuda.set_per_process_memory_fraction(args.cap_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {where}")
+    shape = f"{scale.samples} samples of {QUERIES} + {PROMPT} + {ANSWER} tokens, {str(scale.dtype).split('.')[1]}"
+    print(f"{args.scale}: {shape}\nforward, encoder : teacher : student\n- here {proportions(scale)}")
+    print(f"- paper {proportions(SCALES['paper'])}\n")
+    print("| step | GFLOP | s | ratio to the authors' | predicted by FLOPs | peak MiB |\n|---|---|---|---|---|---|")
+    wanted = args.only or ["authors", "ours", "engines"]
+    rows: dict[str, Callable] = {}
+    if "authors" in wanted:
+        rows["authors' graph"] = authors
+    if "ours" in wanted:
+        rows["ours"] = ours
+    if "engines" in wanted:
+        rows |= {f"ours in engines, teacher {p}": partial(engines, placed=p, swap=args.swap) for p in args.placement}
+    table(rows, scale, device, args.repeats)
+
+
+def table(rows: dict[str, Callable], scale: Scale, device: str, repeats: int) -> None:
+    """A line per row; those without engines take turns on the same models."""
+    cfg = config("bf16" if scale.dtype == torch.bfloat16 else "fp32")
+    plain = {name: make for name, make in rows.items() if make in (authors, ours)}
+    base = None
+    if plain:
+        setting = Setting(scale, device)
+        steps = {name: make(setting, cfg) for name, make in plain.items()}
+        flops = {name: gigaflops(step) for name, step in steps.items()}
+        times = dict(zip(steps, milliseconds(list(steps.values()), device, repeats), strict=True))
+        base = next(iter(steps))
+        for name, step in steps.items():
+            against = (times[name] / times[base], flops[name] / flops[base])
+            print(line(name, flops[name], times[name], against, peak_mib(step, device)), flush=True)
+        first = (times[base], flops[base])
+        del setting, steps
+    with process_group() if len(plain) < len(rows) else nullcontext():
+        for name, make in rows.items():
+            if name in plain:
+                continue
+            with make(Setting(scale, device), cfg) as step:
+                count = gigaflops(step)
+                [took] = milliseconds([step], device, repeats)
+                against = (took / first[0], count / first[1]) if base else None
+                print(line(name, count, took, against, peak_mib(step, device)), flush=True)
+
+
+def line(name: str, flops: float, took: float, against: tuple[float, float] | None, peak: float | None) -> str:
+    """A line of the table; `against` the authors' graph, in time and in FLOPs."""
+    ratios = " | ".join(f"{ratio:.2f}" for ratio in against) if against else " | "
+    memory = "unknown" if peak is None else f"{peak:.0f}"
+    return f"| {name} | {flops:.0f} | {took / 1000:.2f} | {ratios} | {memory} |"
+
+
+def config(precision: str) -> Config:
+    """A config whose paths are not read."""
+    return Config.model_validate({
+        "run": {"output_dir": "unused", "precision": precision}, "data": {"train": "unused"},
+        "teacher": {"path": "unused"}, "student": {"path": "unused"}, "optimizer": {"steps": 1},
+    })  # fmt: skip
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Of this process alone, for engines; DeepSpeed can leave one, but not join a second."""
+    from caad_ds.progress import Heartbeat
+    from caad_ds.training import distributed
+
+    distributed.start(Heartbeat(enabled=False))
+    yield
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main()
