@@ -84,10 +84,11 @@ def free_port() -> int:
 
 
 def environment() -> dict[str, str]:
-    """What the commands run in: the checkout importable, one thread a process unless the user says otherwise."""
-    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    """What the commands run in: the checkout importable, on the CPU and with one thread a process unless the user says
+    otherwise. Two ranks need two devices, and a machine with a GPU may have but one."""
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": paths, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    defaults = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return defaults | os.environ | {"PYTHONPATH": paths, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def _shown(name: str, command: list[str], arguments: list[str]) -> None:

@@ -153,8 +153,8 @@ def test_the_documented_commands_are_right(words):
     overrides = [value for flag, value in pairwise(words) if flag == "--set"]
     cfg = load_config(ROOT / file, overrides)
     assert not overrides or cfg != load_config(ROOT / file)
-    for section in (cfg.student, cfg.teacher):
-        assert section is None or section.deepspeed in {path.name for path in (ROOT / "ds_configs").iterdir()}
+    assert cfg.student.deepspeed in {path.name for path in (ROOT / "ds_configs").iterdir()}
+    assert cfg.teacher is None or cfg.teacher.deepspeed is None
     if cfg.student.llm.endswith(".json"):
         assert (ROOT / cfg.student.llm).is_file() and (ROOT / cfg.student.encoder).is_file()
 
