@@ -9,6 +9,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import nn
 from transformers.utils import is_flash_attn_2_available
 
@@ -189,7 +190,6 @@ def student_engine(
     module = StudentObjective(student, cfg.objective, part).to(DTYPES[cfg.run.precision])
     trainable = [p for p in module.parameters() if p.requires_grad]
     opt = cfg.optimizer
-    optimizer = torch.optim.AdamW(trainable, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)
     settings = deepspeed_config(
         cfg.student.deepspeed,
         train_micro_batch_size_per_gpu=micro_batch,
@@ -197,6 +197,10 @@ def student_engine(
         gradient_clipping=opt.max_grad_norm,
         **_precision(cfg),
     )
+    # Where the optimizer's states lie in host memory, its step runs there too; DeepSpeed's does so vectorised.
+    offloaded = "offload_optimizer" in settings.get("zero_optimization", {})
+    adamw = DeepSpeedCPUAdam if offloaded else torch.optim.AdamW
+    optimizer = adamw(trainable, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)
     engine, *_ = deepspeed.initialize(model=module, model_parameters=trainable, optimizer=optimizer, config=settings)
     return engine
 

@@ -14,6 +14,7 @@ from caad_ds.distill.step import DistillStep
 from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load
+from caad_ds.models.states import AudioStates
 from caad_ds.progress import Heartbeat
 from caad_ds.training import distributed, engines
 from tests.training.tiny import config, encoder
@@ -121,6 +122,42 @@ def test_the_teachers_head_is_gathered_once_a_step_and_is_one_weight(parts, monk
     for (weights,), _ in gathered:
         assert len(weights) == 1 and weights[0] is weight
     assert weight.numel() == 0  # partitioned again
+
+
+def test_offloaded_layers_are_gathered_once_for_a_window(parts):
+    """One forward of the teacher takes all micro-batches, of unequal length; its trace stays complete."""
+    window = [parts.batch(0, 1), parts.batch(5, 6, 7), parts.batch(20)]
+    assert len({batch.input_ids.shape[1] for batch in window}) > 1
+    together = DistillStep(parts.engine, parts.student.encoder, parts.teacher, parts.student.encoder, teacher_batch=3)
+    layers = parts.teacher.engine.module.model.llm.model.layers
+    gathered: list[int] = []  # a layer that is about to run has its weights
+
+    def run(layer: torch.nn.Module, number: int) -> None:
+        assert layer.weight.numel() > 0
+        gathered.append(number)
+
+    projections = [layer.self_attn.q_proj for layer in layers]
+    hooks = [p.register_forward_pre_hook(lambda m, _, n=n: run(m, n)) for n, p in enumerate(projections)]
+    coordinator = parts.teacher.engine.optimizer.get_param_coordinator()
+    for turn in range(3):
+        gathered.clear()
+        with together.teacher_head():
+            terms = together.train(window, 40)
+        assert len(terms) == 3 and gathered == [0, 1]
+        assert turn == 0 or coordinator.is_complete_trace()
+    for hook in hooks:
+        hook.remove()
+
+
+def test_a_window_gives_each_batch_what_it_gets_alone(parts):
+    window = [parts.batch(0, 1), parts.batch(5, 6, 7), parts.batch(20)]
+    states = [parts.student.encoder.perceive(batch.features) for batch in window]
+    alone = [parts.teacher.signal(batch, state) for batch, state in zip(window, states, strict=True)]
+    together = parts.teacher.signal(Batch.cat(window), AudioStates.cat(states))
+    for path in (0, 1):
+        if together[path] is not None:
+            expected = torch.cat([signals[path] for signals in alone])
+            torch.testing.assert_close(together[path], expected, atol=1e-5, rtol=0)
 
 
 def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypatch):

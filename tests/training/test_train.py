@@ -18,8 +18,9 @@ def finished(world, tmp_path_factory):
     """The run's output folder and what it printed."""
     out = tmp_path_factory.mktemp("train") / "out"
     file = config(
-        world, out, optimizer={"steps": STEPS}, data={"validation": str(world / "shards")}, validation={"every": 6}
-    )
+        world, out, optimizer={"steps": STEPS}, data={"validation": str(world / "shards")}, validation={"every": 6},
+        run={"peak_tflops": 0.1},
+    )  # fmt: skip
     ended = deepspeed(file, 2)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return out, ended
@@ -55,6 +56,8 @@ def test_what_the_run_costs_is_on_record(finished):
     assert all(0.2 < sum(shares) <= 1 for shares in zip(*(numbers[name] for name in parts), strict=True))
     assert all(0 < value < 0.5 for value in numbers["padding"])
     assert all(0.1 < value < 24 for value in numbers["memory_gb"])
+    used = [value for _, value in curve(out, "train/mfu")]
+    assert len(used) == STEPS and all(1e-4 < value < 1 for value in used)
     rates = [[value for _, value in curve(out, f"train/{unit}_per_second")] for unit in ("tokens", "samples")]
     assert all(20 < tokens / samples < 60 for tokens, samples in zip(*rates, strict=True))
 
