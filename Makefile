@@ -12,7 +12,7 @@ export DS_ACCELERATOR ?= cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-full demo-teacher test test-gpu lint bench dashboard
+.PHONY: help venv demo demo-full demo-teacher test test-slow test-gpu lint bench dashboard
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -36,6 +36,9 @@ demo-teacher: venv ## make the shipped teacher anew
 
 test: venv ## the test suite
 	$(RUN) -m pytest
+
+test-slow: venv ## what takes longer: NVMe and CPU-optimizer offload, more resumes
+	$(RUN) -m pytest -m slow
 
 test-gpu: venv ## what a GPU computes: the loss, its Triton kernel natively, evaluation
 	$(RUN) -m pytest tests/loss tests/evaluation

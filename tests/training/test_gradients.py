@@ -66,7 +66,7 @@ def plain_gradients(cfg: Config) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("placed", ["cpu", pytest.param("nvme", marks=needs_nvme)])
+@pytest.mark.parametrize("placed", ["cpu", pytest.param("nvme", marks=[needs_nvme, pytest.mark.slow])])
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_are_those_of_plain_pytorch_and_the_loss_falls(world, tmp_path, monkeypatch, mode, placed):
     where = {"cpu": {}, "nvme": {"deepspeed": str(world / "nvme.json"), "nvme_path": str(tmp_path / "swap")}}[placed]

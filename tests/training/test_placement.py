@@ -66,6 +66,7 @@ def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, 
     assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
 
 
+@pytest.mark.slow
 @needs_nvme
 def test_offloaded_to_a_folder_the_losses_are_the_same_and_it_is_left_empty(world, folder, resident, tmp_path):
     out = folder / "nvme"

@@ -76,7 +76,13 @@ def test_a_head_of_its_own_trains_on_two_ranks_as_in_one_process(world, folder):
 
 
 @pytest.mark.parametrize(
-    "file", ["student_zero2.json", "student_zero3_cpu_optimizer.json", "student_24gb.json", "student_cpu.json"]
+    "file",
+    [
+        "student_zero2.json",
+        "student_cpu.json",
+        pytest.param("student_zero3_cpu_optimizer.json", marks=pytest.mark.slow),
+        pytest.param("student_24gb.json", marks=pytest.mark.slow),
+    ],
 )
 def test_the_shipped_files_train_as_zero3_does(world, folder, zero3, file):
     """An optimizer in host memory is DeepSpeed's own, whose operator may have to be compiled first."""

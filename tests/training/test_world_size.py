@@ -53,7 +53,12 @@ def go_on(out, ranks: int):
 
 @pytest.mark.parametrize(
     ("stage", "which", "before", "after"),
-    [(3, "all", 2, 1), (3, "connector", 1, 2), (2, "all", 1, 2), (2, "connector", 2, 1)],
+    [
+        (3, "all", 2, 1),
+        (2, "connector", 1, 2),
+        pytest.param(3, "connector", 1, 2, marks=pytest.mark.slow),
+        pytest.param(2, "all", 2, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_the_curve_goes_on_with_another_number_of_ranks(world, folder, stage, which, before, after):
     student = {"deepspeed": str(folder / f"{stage}.json"), "train": which}
