@@ -1,6 +1,7 @@
 """Models and their DeepSpeed engines: the frozen teacher's and the student's."""
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -149,20 +150,21 @@ def same_encoder(first: SpeechEncoder, second: SpeechEncoder) -> bool:
 
 def weights_hash(module: nn.Module) -> str:
     """sha256 over a module's weights, names included."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return _hash(sorted(module.state_dict().items()))
 
 
 def frozen_hash(student: Student) -> str:
     """sha256 over the weights that a checkpoint of this student does not hold: its encoder's and its frozen ones."""
-    digest = hashlib.sha256(weights_hash(student.encoder.whisper).encode())
-    for name, parameter in student.model.named_parameters():
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    frozen = [(name, p) for name, p in student.model.named_parameters() if not p.requires_grad]
+    return _hash([*sorted(student.encoder.whisper.state_dict().items()), *frozen])
+
+
+def _hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype}".encode())
+        # As bytes: numpy has no bfloat16, and float32 would double what is hashed of a large model.
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
