@@ -188,7 +188,8 @@ def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[
 
     folder = Path(tempfile.mkdtemp(dir=swap)) if placed == "nvme" else None
     teacher: OnlineTeacher = engines.teacher_signal(cfg, setting.teacher, setting.encoder, placed, folder)
-    engine = engines.student_engine(cfg, setting.student, len(setting.batch.keys), 1)
+    student = engines.Student(setting.student, setting.encoder, None)
+    engine = engines.student_engine(cfg, student, len(setting.batch.keys), 1)
     work = DistillStep(engine, setting.encoder, teacher, setting.encoder)
 
     def step() -> None:

@@ -84,6 +84,7 @@ class LoraSection(Section):
     alpha: float = Field(32.0, gt=0, description="the adapters' output is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input; above 0 a run depends on its ranks")
     targets: str | list[str] = Field("all-linear", description="names of the layers; all-linear leaves out the head")
+    encoder: bool = Field(False, description="adapters on all linear layers of the student's encoder as well")
 
 
 class StudentSection(Section):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from caad_ds.config import ObjectiveSection
 from caad_ds.data.batch import Batch
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
+from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates
 
@@ -18,19 +19,27 @@ class StudentObjective(nn.Module):
     """Student and Stage 2 objective in one forward (method.md, L = lambda * L_CD + (1 - lambda) * L_GT).
 
     A trainable LM head that ZeRO-3 partitions can only be read inside the engine's forward, so the loss is in here.
-    `part("loss")` wraps what the loss takes, its gradient included.
+    `part("loss")` wraps what the loss takes, its gradient included. `encoder` is given if its adapters train: then it
+    runs in here, and no states are passed.
     """
 
-    def __init__(self, student: SpeechLM, objective: ObjectiveSection, part: Timed = nullcontext):
+    def __init__(
+        self,
+        student: SpeechLM,
+        objective: ObjectiveSection,
+        part: Timed = nullcontext,
+        encoder: SpeechEncoder | None = None,
+    ):
         super().__init__()
         self.part = part
+        self.encoder = encoder
         self.student = student
         self.objective = objective
 
     def forward(
         self,
         batch: Batch,
-        states: AudioStates,
+        states: AudioStates | None,
         teacher_pos: Tensor | None = None,
         teacher_neg: Tensor | None = None,
         teacher_head: LMHead | None = None,
@@ -41,6 +50,10 @@ class StudentObjective(nn.Module):
         The teacher's states [N, Ht] and head are None for objective `ce`. A plain tuple, as ZeRO's hooks expect.
         """
         cfg = self.objective
+        if self.encoder is not None:
+            with self.part("encoder"):
+                states = self.encoder.perceive(batch.features)
+        assert states is not None, "states of an encoder that is not in here"
         hidden = self.student.backbone(self.student.embed(batch, states))
         head = self.student.head()
         # Families pad one vocabulary to several sizes; the rows beyond the smaller head's stand for no token.

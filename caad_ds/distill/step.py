@@ -15,7 +15,7 @@ from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.states import AudioStates
 
 Terms = tuple[Tensor, Tensor, dict[str, Tensor]]
-Heard = tuple[Batch, AudioStates, tuple[Tensor | None, Tensor | None]]
+Heard = tuple[Batch, AudioStates | None, tuple[Tensor | None, Tensor | None]]
 
 
 class DistillStep:
@@ -76,18 +76,22 @@ class DistillStep:
 
     def _hear(self, batches: list[Batch]) -> list[Heard]:
         """Each batch with the encoder's states and the teacher's hidden states, of one forward for all."""
-        with self.part("encoder"):
-            states = [self.encoder.perceive(batch.features) for batch in batches]
+        states: list[AudioStates | None] = [None] * len(batches)
+        if self.encoder.adapters is None:  # one that trains runs in the student's engine
+            states = self._perceive(self.encoder, batches)
         if self.teacher is None or self.teacher_encoder is None:
             return [(batch, state, (None, None)) for batch, state in zip(batches, states, strict=True)]
         shared = self.teacher_encoder is self.encoder
-        with self.part("encoder"):
-            heard = states if shared else [self.teacher_encoder.perceive(batch.features) for batch in batches]
+        heard: list = states if shared else self._perceive(self.teacher_encoder, batches)
         with self.part("teacher"):
             positive, negative = self.teacher.signal(Batch.cat(batches), AudioStates.cat(heard))
         rows = [len(batch.targets) for batch in batches]
         parts = positive.split(rows), negative.split(rows) if negative is not None else [None] * len(rows)
         return list(zip(batches, states, zip(*parts, strict=True), strict=True))
+
+    def _perceive(self, encoder: SpeechEncoder, batches: list[Batch]) -> list:
+        with self.part("encoder"):
+            return [encoder.perceive(batch.features) for batch in batches]
 
     def _student(self, heard: Heard, normalizer: float) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         batch, states, (positive, negative) = heard

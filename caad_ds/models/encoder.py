@@ -1,6 +1,6 @@
 """The frozen Whisper-architecture encoder; it lives outside both DeepSpeed engines and runs once a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.errors import UserError
+from caad_ds.models import lora
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.states import AudioStates
@@ -22,13 +23,14 @@ POSITIONS_PER_SECOND = 50
 
 
 class SpeechEncoder(nn.Module):
-    """A frozen Whisper encoder with its feature extractor, giving the states of the tapped layers.
+    """A Whisper encoder, frozen but for adapters, with its feature extractor, giving the states of the tapped layers.
 
     `taps` are layer indices (0 is the first transformer layer). `window_seconds` is the fixed input window; shorter
     audio is padded with silence, longer audio is refused. A window below the checkpoint's cuts the positional
     embeddings, which is cheaper and nearly the same (Whisper's positions are absolute sinusoids). `final_norm` says
     whether a tap on the last layer is read after the encoder's final LayerNorm (DeSTA's are read before it).
-    `autocast` is the dtype of its matrix products, None for that of its weights.
+    `autocast` is the dtype of its matrix products, None for that of its weights; `adapters` the settings of those that
+    train, if there are any.
     """
 
     def __init__(
@@ -40,6 +42,21 @@ class SpeechEncoder(nn.Module):
         self.taps = taps
         self.final_norm = final_norm
         self.autocast: torch.dtype | None = None
+        self.adapters: dict | None = None
+
+    def add_adapters(self, settings: dict) -> None:
+        """Put fresh adapters on all linear layers, `settings` as in config.py's LoraSection; they alone train."""
+        self.adapters = settings | {"targets": "all-linear"}
+        lora.inject(self.whisper, self.adapters)
+
+    def rebuilt(self, weights: Mapping[str, Tensor]) -> "SpeechEncoder":
+        """This encoder made anew of `weights`, under its own names, with its adapters merged."""
+        made = SpeechEncoder(WhisperEncoder(self.whisper.config), self.extractor, self.taps, self.final_norm)
+        if self.adapters is not None:
+            made.add_adapters(self.adapters)
+        made.load_state_dict(weights)
+        lora.merge(made.whisper)
+        return made
 
     @classmethod
     def from_pretrained(
@@ -90,9 +107,15 @@ class SpeechEncoder(nn.Module):
         extracted = self.extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt", device=device)
         return extracted.input_features.float()
 
-    @torch.no_grad()
     def perceive(self, features: Tensor) -> AudioStates:
-        """Encode features [A, mel, frames] into the tapped states [A, taps, frames / 2, D]."""
+        """Encode features [A, mel, frames] into the tapped states [A, taps, frames / 2, D].
+
+        With a gradient only where adapters train; then it belongs into an engine's forward.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.adapters is not None):
+            return self._perceive(features)
+
+    def _perceive(self, features: Tensor) -> AudioStates:
         weight = self.whisper.conv1.weight
         unnormed: list[Tensor] = []
         hook = self.whisper.layer_norm.register_forward_pre_hook(lambda _, inputs: unnormed.extend(inputs))

@@ -120,7 +120,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
         dist.barrier()
         engine.save_checkpoint(str(partial), tag=universal.TAG, save_latest=False, exclude_frozen_parameters=True)
-        trainable = full_weights(engine, prefix="student.", trainable_only=True)
+        trainable = full_weights(engine, trainable_only=True)
         agreed(lambda: self._write_random(partial))
         agreed(lambda: self._seal(partial, final, state, trainable) if dist.get_rank() == 0 else None)
         return final

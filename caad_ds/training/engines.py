@@ -82,6 +82,9 @@ def load_student(cfg: Config) -> Student:
         if len(tokenizer) > vocabulary:
             raise UserError(f"student.llm: vocab_size {vocabulary} is below the tokenizer's {len(tokenizer)}; raise it")
     choose_weights(model, section)
+    if section.lora is not None and section.lora.encoder:
+        encoder.add_adapters(section.lora.model_dump())
+        model.config.encoder = None  # no hub id holds what this one becomes
     model.llm.set_attn_implementation(cfg.run.attention)
     if section.gradient_checkpointing:
         model.llm.activation_checkpointing_enable()
@@ -186,10 +189,11 @@ def teacher_signal(
 
 
 def student_engine(
-    cfg: Config, student: SpeechLM, micro_batch: int, accumulation: int, part: Timed = nullcontext
+    cfg: Config, student: Student, micro_batch: int, accumulation: int, part: Timed = nullcontext
 ) -> Any:
     """The student and its objective in a ZeRO engine with AdamW over the trainable weights."""
-    module = StudentObjective(student, cfg.objective, part).to(DTYPES[cfg.run.precision])
+    encoder = student.encoder if student.encoder.adapters is not None else None
+    module = StudentObjective(student.model, cfg.objective, part, encoder).to(DTYPES[cfg.run.precision])
     trainable = [p for p in module.parameters() if p.requires_grad]
     opt = cfg.optimizer
     settings = deepspeed_config(
@@ -211,14 +215,17 @@ def _precision(cfg: Config) -> dict:
     return {"bf16": {"enabled": cfg.run.precision == "bf16"}}
 
 
-def full_weights(engine: Any, prefix: str, trainable_only: bool = False) -> dict[str, torch.Tensor]:
-    """The engine's weights below `prefix`, gathered to rank 0's memory (empty elsewhere); every rank must call it."""
+def full_weights(engine: Any, trainable_only: bool = False) -> dict[str, torch.Tensor]:
+    """The weights of the student's engine, gathered to rank 0's memory (empty elsewhere); every rank must call it.
+
+    Under the names of the student's model; those of an encoder that trains begin with `encoder.`.
+    """
     main = torch.distributed.get_rank() == 0
     gathered = {}
     for name, parameter in engine.module.named_parameters():
-        if not name.startswith(prefix) or (trainable_only and not parameter.requires_grad):
+        if trainable_only and not parameter.requires_grad:
             continue
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=None):
             if main:
-                gathered[name.removeprefix(prefix)] = parameter.detach().cpu().clone()
+                gathered[name.removeprefix("student.")] = parameter.detach().cpu().clone()
     return gathered

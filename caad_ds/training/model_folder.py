@@ -20,6 +20,8 @@ def all_weights(student: Student, trainable: Mapping[str, Tensor], frozen: str, 
     UserError where that is not the student of the run: other trainable weights, or a frozen hash other than `frozen`.
     """
     own = dict(student.model.named_parameters())
+    if student.encoder.adapters is not None:
+        own |= {f"encoder.{name}": parameter for name, parameter in student.encoder.named_parameters()}
     expected = {name: parameter.shape for name, parameter in own.items() if parameter.requires_grad}
     if expected != {name: tensor.shape for name, tensor in trainable.items()}:
         raise UserError(f"{config}: its student has other trainable weights than the checkpoint; was the file changed?")
@@ -56,14 +58,18 @@ def write_model(
 ) -> None:
     """Write a model folder that `speech_lm.load` reads, whole or not at all; it replaces what was there.
 
-    Adapters are merged unless `merge` is false. `origin` is kept in it as `export.json`.
+    Adapters are merged unless `merge` is false, an encoder's always. `origin` is kept in it as `export.json`.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model = trained(student, weights, dtype, merge)
+    encoder = student.encoder
+    if encoder.adapters is not None:
+        part = {name: weight for name, weight in weights.items() if name.startswith("encoder.")}
+        encoder = encoder.rebuilt({name.removeprefix("encoder."): weight for name, weight in part.items()})
     try:
         with disk_errors(folder):
-            save(partial, model, student.encoder, student.tokenizer)
+            save(partial, model, encoder, student.tokenizer)
             if origin is not None:
                 write_json(partial / "export.json", origin)
             shutil.rmtree(folder, ignore_errors=True)

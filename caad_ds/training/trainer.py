@@ -100,6 +100,10 @@ class Trainer:
 
     def _build_engines(self) -> None:
         cfg = self.cfg
+        # Before the student's engine may take the encoder's weights apart.
+        self.dropped = (
+            Negative.of(cfg.objective.dropout_negative, self.encoder) if cfg.objective.audio_dropout else None
+        )
         teacher, teacher_batch = None, 1
         if self.teacher_model is not None:
             self.voice.begin("building the teacher's engine")
@@ -110,11 +114,8 @@ class Trainer:
         self.voice.begin("building the student's engine")
         self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops)
         part = self.meter.clock.part
-        self.engine = engines.student_engine(cfg, self.student.model, self.micro_batch, self.accumulation, part)
+        self.engine = engines.student_engine(cfg, self.student, self.micro_batch, self.accumulation, part)
         self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder, teacher_batch, part)
-        self.dropped = (
-            Negative.of(cfg.objective.dropout_negative, self.encoder) if cfg.objective.audio_dropout else None
-        )
 
     def _place_teacher(self) -> tuple[str, str]:
         """Where the teacher lies and why; on NVMe it gets a folder of this rank's own, removed at the end."""
@@ -258,7 +259,7 @@ class Trainer:
     def _finish(self) -> None:
         """Write the trained model's folder, whole or not at all."""
         self.voice.turn_to(lambda: "writing the model")
-        weights = engines.full_weights(self.engine, prefix="student.")
+        weights = engines.full_weights(self.engine)
         agreed(lambda: self._write_model(weights) if is_main() else None)
 
     def _write_model(self, weights: dict[str, torch.Tensor]) -> None:

@@ -43,7 +43,7 @@ def parts(request, world, tmp_path):
     teacher_model, teacher_encoder, _ = load(cfg.teacher.path)
     assert engines.same_encoder(teacher_encoder, student.encoder)
     teacher = engines.teacher_signal(cfg, teacher_model, student.encoder)
-    engine = engines.student_engine(cfg, student.model, 4, 1)
+    engine = engines.student_engine(cfg, student, 4, 1)
     reader, prompter = IndexedReader(cfg.data.train), Prompter(student.tokenizer, 4)
 
     def batch(*numbers: int) -> Batch:

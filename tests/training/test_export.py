@@ -65,11 +65,21 @@ def test_one_checkpoint_is_exported_and_loads(finished, tmp_path):
 
 def test_adapters_are_merged_or_kept(world, tmp_path):
     out = tmp_path / "out"
-    train(config(world, out, student={"train": "lora"}, optimizer={"steps": 2}, tracking={"enabled": False}))
+    train(
+        config(
+            world,
+            out,
+            student={"train": "lora", "lora": {"encoder": True}},
+            optimizer={"steps": 2},
+            tracking={"enabled": False},
+        )
+    )
     assert cli.main(["export", str(out), "--keep-adapters", "--out", str(tmp_path / "model")]) == 0
     kept, merged = load(tmp_path / "model")[0], load(out / "model")[0]
     assert kept.config.lora["rank"] == 16 and merged.config.lora is None
     assert any("lora_B" in name for name in kept.state_dict())
+    ears = [load(folder)[1].state_dict() for folder in (tmp_path / "model", out / "model")]
+    assert all(torch.equal(value, ears[1][name]) for name, value in ears[0].items())
     kept.merge_adapters()
     assert kept.state_dict().keys() == merged.state_dict().keys()
     assert all(torch.equal(value, merged.state_dict()[name]) for name, value in kept.state_dict().items())

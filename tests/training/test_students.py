@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from caad_ds.config import load_config
 from caad_ds.models.speech_lm import build, load, save
@@ -35,6 +36,23 @@ def test_only_the_connector_changes(world, folder, checkpointing):
     if checkpointing:
         plain = weights(folder / "connector-False")
         assert all(torch.allclose(plain[name], value, atol=1e-6) for name, value in weights(out).items())
+
+
+def test_adapters_of_the_encoder_train_inside_the_engine(world, folder):
+    """On two ranks as in one process; the teacher's encoder stays as it was, the student's is saved merged."""
+    student = {"train": "lora", "lora": {"rank": 2, "alpha": 8, "encoder": True}}
+    curves = []
+    for ranks in (1, 2):
+        out = folder / f"ears-{ranks}"
+        train(config(world, out, student=student), ranks)
+        curves.append([value for _, value in curve(out, "train/kd")])
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5, rel=0)
+    before, after = load(world / "teacher")[1].state_dict(), load(out / "model")[1].state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert "whisper.layers.0.self_attn.q_proj.weight" in changed and not any("norm" in name for name in changed)
+    kept = load_file(out / "checkpoints/step-00000006/trainable.safetensors")
+    assert any(name.startswith("encoder.whisper.layers.1.") and "lora_B" in name for name in kept)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
