@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from caad_ds.errors import UserError
+from caad_ds.files import parse_yaml
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only"]
@@ -292,7 +293,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 def _read(path: Path) -> dict:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; see configs/ for examples") from None
     except OSError as error:
@@ -319,7 +320,7 @@ def _apply(values: dict, override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"--set {override}: {section} is a value, not a section")
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = parse_yaml(text)
     except yaml.YAMLError:
         raise UserError(f"--set {override}: {text!r} is not a YAML value") from None
 

@@ -17,6 +17,20 @@ from caad_ds.errors import UserError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose mappings hold every key once; of a double one PyYAML takes the last and says nothing."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"key {key.value!r} comes twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """Turn a full disk, or a folder that cannot be written, into a UserError."""
@@ -54,10 +68,15 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; yaml.YAMLError where it is none, or has a key twice in one mapping."""
+    return yaml.load(text, _Loader)
+
+
 def read_yaml(path: Path, kind: Any) -> Any:
     """The content of a YAML file as the type `kind`, validated by pydantic; UserError names the first mistake."""
     try:
-        return TypeAdapter(kind).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return TypeAdapter(kind).validate_python(parse_yaml(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from caad_ds.files import parse_yaml
 from caad_ds.models.tokenizer import train_tokenizer
 from data_prep.sentences import SLOTS
 from examples.demo.corpus import INSTRUCTIONS
@@ -14,7 +13,7 @@ VOCABULARY = 512
 
 def make_tokenizer(folder: Path) -> Any:
     """Train it on the instructions' texts and the sentences' words, so that every word is one piece or a few."""
-    content = yaml.safe_load(Path(INSTRUCTIONS).read_text())
+    content = parse_yaml(Path(INSTRUCTIONS).read_text(encoding="utf-8"))
     texts = list(content["irrelevant"])
     for attribute in content["attributes"].values():
         texts += [*attribute["questions"], *attribute["options"].values()]

@@ -131,6 +131,8 @@ def test_a_broken_yaml_names_the_line(write):
     message = refusal(write("run:\n  name: a\n data: [\n"))
     assert "run.yaml, line 3" in message and "not valid YAML" in message
     assert "not valid YAML" in refusal(write("a: \x00"))
+    twice = "run:\n  name: a\noptimizer:\n  lr: 0.1\n  steps: 3\n  lr: 0.2\n"
+    assert "run.yaml, line 6: not valid YAML (key 'lr' comes twice)" in refusal(write(twice))
     assert "expected sections" in refusal(write("- a\n"))
     assert "expected sections" in refusal(write(""))
 

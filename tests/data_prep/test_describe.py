@@ -139,6 +139,7 @@ def test_a_value_that_is_no_option_is_refused():
         ("attributes: [", "not YAML"),
         ("attributes: {}", "attributes: .*at least 1"),
         ("irrelevent: [x]", "such mistakes"),
+        ("irrelevant: [x]\nirrelevant: [y]", "key 'irrelevant' comes twice.* line 2"),
     ],
 )
 def test_a_broken_instruction_file_is_named(text, message, tmp_path):
