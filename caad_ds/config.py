@@ -329,9 +329,10 @@ def _explain(error: Any) -> str:
     # In a union pydantic adds the branch that it tried, such as "dict[str,any]".
     location = ".".join(str(part) for part in error["loc"] if part not in ("str", "dict[str,any]"))
     if error["type"] == "extra_forbidden":
-        name = str(error["loc"][-1])
-        near = [] if error["loc"][:-1] else [f"{section}.{name}" for section in _sections_with(name)]
-        near = near or difflib.get_close_matches(name, _keys_at(error["loc"][:-1]), n=1, cutoff=0.4)
+        name, within = str(error["loc"][-1]), error["loc"][:-1]
+        near = [f"{section}.{name}" for section in _sections_with(name)]
+        if within or not near:
+            near += difflib.get_close_matches(name, _keys_at(within), n=1, cutoff=0.4)
         return f"unknown key {location}" + (f"; did you mean {' or '.join(near)}?" if near else "")
     if error["type"] == "missing":
         return f"{location} is missing"

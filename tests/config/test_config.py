@@ -78,6 +78,8 @@ def test_what_is_saved_reads_back_equal(tmp_path_factory, alpha, beta, steps, na
         ({"teacher": {"pth": "x"}}, "unknown key teacher.pth; did you mean path?"),
         ({"student": {"keep_layer": 1}}, "unknown key student.keep_layer; did you mean keep_layers?"),
         ({"run": {"zzz": 1}}, "unknown key run.zzz"),
+        ({"run": {"lr": 1}}, "unknown key run.lr; did you mean optimizer.lr?"),
+        ({"run": {"every": 1}}, "did you mean checkpoint.every or validation.every or log_every?"),
         ({"objective": {"alpha": "much"}}, "objective.alpha: Input should be a valid number"),
         ({"optimizer": {"steps": 0}}, "optimizer.steps: Input should be greater than or equal to 1 (got 0)"),
         ({"optimizer": {"betas": [0.9, 2]}}, "optimizer.betas"),
