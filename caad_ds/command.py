@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and a user's mistake told in one line."""
+"""What commands share: how they end, and how a user's mistake is told in one line."""
 
 import argparse
 import os
@@ -14,6 +14,14 @@ INTERRUPTED = 130
 def is_main() -> bool:
     """Whether this process is the one of its launch that prints, tracks and writes."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
 
 
 def guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

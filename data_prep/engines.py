@@ -63,13 +63,16 @@ class TransformersEngine:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or ("float32" if self.device == "cpu" else "bfloat16")
+        from caad_ds.device import pick_device
+        from caad_ds.models.pretrained import pretrained
+
+        self.device = pick_device(device)
+        dtype = dtype or ("float32" if self.device.type == "cpu" else "bfloat16")
+        language_model: Any = pretrained(AutoModelForCausalLM, model, "causal LM", dtype=getattr(torch, dtype))
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
-            language_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
-            raise UserError(f"--model {model}: it cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise UserError(f"--model {model}: no tokenizer there that loads: {str(error).splitlines()[0]}") from error
         self.model = language_model.to(self.device).eval()
         if not self.tokenizer.chat_template:
             raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")

@@ -5,9 +5,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from caad_ds.command import positive
 from caad_ds.errors import UserError
 from caad_ds.files import write_json
-from caad_ds.progress import track
+from caad_ds.progress import progress, track
 from data_prep.engines import Answer, Engine, TemplateEngine, TransformersEngine
 from data_prep.ingest import summary
 from data_prep.manifest import read_manifest, to_line, write_jsonl, write_manifest, write_rejected
@@ -21,9 +22,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="ID", help="hub id or folder of an instruct model (transformers)")
     parser.add_argument("--system", metavar="TEXT", help="system prompt (transformers)")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=128, help="longer answers are rejected (default %(default)s)"
+        "--max-new-tokens", type=positive, default=128, help="longer answers are rejected (default %(default)s)"
     )
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=positive, default=8)
     parser.add_argument("--device", default="", help="default: cuda where there is one, else cpu")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="", help="default: float32 on a cpu, else bfloat16"
@@ -109,14 +110,15 @@ def _engine(args: argparse.Namespace) -> Engine:
         return TemplateEngine()
     if not args.model:
         raise UserError("--engine transformers: it needs --model, the hub id or folder of an instruct model")
-    return TransformersEngine(
-        args.model,
-        system=args.system,
-        max_new_tokens=args.max_new_tokens,
-        batch_size=args.batch_size,
-        device=args.device,
-        dtype=args.dtype,
-    )
+    with progress(f"loading {args.model}"):
+        return TransformersEngine(
+            args.model,
+            system=args.system,
+            max_new_tokens=args.max_new_tokens,
+            batch_size=args.batch_size,
+            device=args.device,
+            dtype=args.dtype,
+        )
 
 
 def _whole_lines(path: Path) -> list[dict]:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from caad_ds.command import positive
+from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, decode
-from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments, pick_device, positive
+from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
 from caad_ds.evaluation.matching import matches, matches_strictly
 from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
 from caad_ds.evaluation.predictions import RunFolder

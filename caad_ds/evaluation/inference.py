@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from caad_ds.command import positive
 from caad_ds.data import audio
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.data.markers import user_content
-from caad_ds.errors import UserError
 from caad_ds.evaluation.mcr_bench import Item, Row
 from caad_ds.models import speech_lm
 from caad_ds.models.encoder import SpeechEncoder
@@ -122,21 +122,3 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each subset")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the model's (default float32)")
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name, by default CUDA if there is one; UserError if it is not here."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
-
-
-def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value

@@ -1,13 +1,16 @@
 """Stage 1: template and LLM answers, rejection, and going on after a kill."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from lines import read
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from caad_ds import cli
 from caad_ds.errors import UserError
 from data_prep import describe, engines, pseudo_gt
 from data_prep.engines import TransformersEngine, textual_messages
@@ -166,11 +169,58 @@ def test_rejected_answers_are_listed_and_given_responses_kept(tmp_path, describe
     assert len(read(tmp_path / "answered.rejected.jsonl")) == 7
 
 
+@pytest.mark.parametrize("damage", ["no weights", "cut weights", "a weight is missing", "no tokenizer"])
+def test_a_damaged_llm_is_named(tmp_path, tiny_llm, damage):
+    folder = shutil.copytree(tiny_llm, tmp_path / "llm")
+    file = folder / "model.safetensors"
+    if damage == "no weights":
+        file.unlink()
+    elif damage == "cut weights":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "a weight is missing":
+        weights = load_file(file)
+        del weights["model.norm.weight"]
+        save_file(weights, file, metadata={"format": "pt"})
+    else:
+        for path in folder.glob("tokenizer*"):
+            path.unlink()
+    with pytest.raises(UserError) as caught:
+        TransformersEngine(str(folder), device="cpu")
+    message = str(caught.value)
+    assert str(folder) in message and "\n" not in message
+    assert ("model.norm.weight" in message) == (damage == "a weight is missing")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (("--device", "cuda:99"), "error: --device cuda:99: not usable here"),
+        (("--batch-size", "0"), "argument --batch-size: 0 is below 1"),
+        (("--max-new-tokens", "0"), "argument --max-new-tokens: 0 is below 1"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(tmp_path, described, tiny_llm, capsys, wrong, expected):
+    arguments = ["--manifest", described, "--out", tmp_path / "o.jsonl", "--engine", "transformers"]
+    try:
+        status = cli.main(["prep", "pseudo-gt", *map(str, arguments), "--model", str(tiny_llm), *wrong])
+    except SystemExit as ended:  # argparse
+        status = ended.code
+    err = capsys.readouterr().err
+    assert status == 2 and expected in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_what_loads_is_said_before_it_does(tmp_path, described, prep, capsys):
+    arguments = ("--manifest", described, "--out", tmp_path / "o.jsonl", "--engine", "transformers")
+    with pytest.raises(UserError):
+        prep(pseudo_gt, *arguments, "--model", tmp_path / "absent/llm")
+    assert capsys.readouterr().err.startswith(f"loading {tmp_path / 'absent/llm'} (0 s)\n")
+
+
 def test_mistakes_of_the_user_are_named(tmp_path, manifest, described, prep):
     out = ("--out", tmp_path / "answered.jsonl")
     with pytest.raises(UserError, match="needs --model"):
         prep(pseudo_gt, "--manifest", described, *out, "--engine", "transformers")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="no causal LM that loads"):
         prep(pseudo_gt, "--manifest", described, *out, "--engine", "transformers", "--model", tmp_path)
     with pytest.raises(UserError, match="record clip0: its metadata has no statement"):
         prep(pseudo_gt, "--manifest", manifest, *out, "--engine", "template")

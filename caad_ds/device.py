@@ -1,0 +1,15 @@
+"""The device that a command runs a model on."""
+
+import torch
+
+from caad_ds.errors import UserError
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name, by default CUDA if there is one; UserError if it is not here."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
