@@ -38,9 +38,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         if _is_full(error):
-            raise UserError(
-                f"no space left for {folder}: free some or write elsewhere; no partial file was kept"
-            ) from error
+            raise UserError(f"no space left for {folder}: free some or write elsewhere, then run it again") from error
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
             raise UserError(f"{folder} cannot be written ({error.strerror}): write elsewhere") from error
         raise
@@ -66,6 +64,24 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """An indented JSON file, replaced as a whole; NaN, which is no JSON, is refused."""
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """The object in a JSON file; UserError, which ends with `remedy`, if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: no JSON object; {remedy}")
+    return value
+
+
+def drop_cut_line(path: Path) -> None:
+    """Cut a file that lines are appended to after its last line break; what follows was cut short by a kill."""
+    data = path.read_bytes()
+    with disk_errors(path.parent), open(path, "r+b") as file:
+        file.truncate(data.rfind(b"\n") + 1)
 
 
 def parse_yaml(text: str) -> Any:

@@ -2,16 +2,17 @@
 
 import argparse
 import hashlib
-import json
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from caad_ds.command import positive
 from caad_ds.errors import UserError
-from caad_ds.files import write_json
+from caad_ds.files import disk_errors, drop_cut_line, read_json, write_json
 from caad_ds.progress import progress, track
 from data_prep.engines import Answer, Engine, TemplateEngine, TransformersEngine
 from data_prep.ingest import summary
-from data_prep.manifest import read_manifest, to_line, write_jsonl, write_manifest, write_rejected
+from data_prep.manifest import read_jsonl, read_manifest, to_line, write_jsonl, write_manifest, write_rejected
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     partial, stamp = args.out.with_suffix(".partial.jsonl"), args.out.with_suffix(".settings.json")
     if args.out.exists() and stamp.exists():
-        _same(json.loads(stamp.read_text(encoding="utf-8")), settings, args.out)
+        _same(read_json(stamp, f"remove it and {args.out} to answer anew"), settings, args.out)
         print(f"{args.out}: finished before, left alone")
         return 0
     answers = resume(partial, settings)
@@ -58,20 +59,24 @@ def run(args: argparse.Namespace) -> int:
 def resume(partial: Path, settings: dict) -> dict[str, Answer]:
     """The answers by id that a run with the same settings left in `partial`, which is made ready for more.
 
-    Its first line holds the settings. A last line that was cut short is dropped; other settings raise UserError.
+    Its first line holds the settings. A last line that was cut short is dropped; other settings and any other broken
+    line raise UserError.
     """
-    rows = _whole_lines(partial) if partial.exists() else []
-    if len(rows) > 1:
-        _same(rows[0], settings, partial)
-    write_jsonl(partial, rows if len(rows) > 1 else [settings])
-    if len(rows) > 1:
-        print(f"{partial}: going on after {len(rows) - 1} answers")
-    return {row["id"]: Answer(**row) for row in rows[1:]}
+    if partial.exists():
+        drop_cut_line(partial)
+    rows = list(read_jsonl(partial)) if partial.exists() else []
+    if len(rows) < 2:
+        write_jsonl(partial, [settings])
+        return {}
+    _same(rows[0][1], settings, partial)
+    answers = [_answer(row, f"{partial} line {number}") for number, row in rows[1:]]
+    print(f"{partial}: going on after {len(answers)} answers")
+    return {answer.id: answer for answer in answers}
 
 
 def answer_all(engine: Engine, records: list[dict], partial: Path, answers: dict[str, Answer]) -> None:
     """Answer the records, appending each answer to `partial` as it comes and adding it to `answers`."""
-    with open(partial, "a", encoding="utf-8") as out:
+    with disk_errors(partial.parent), open(partial, "a", encoding="utf-8") as out:
         for answer in track(engine.answers(records), "pseudo ground truth", len(records)):
             out.write(to_line(vars(answer)))
             out.flush()
@@ -121,6 +126,8 @@ def _engine(args: argparse.Namespace) -> Engine:
         )
 
 
-def _whole_lines(path: Path) -> list[dict]:
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]  # what follows the last line break was cut short
+def _answer(row: dict, where: str) -> Answer:
+    try:
+        return TypeAdapter(Answer).validate_python(row)
+    except ValidationError as error:
+        raise UserError(f"{where}: no answer of Stage 1; remove that line, and its record is answered anew") from error

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, write_json
+from caad_ds.files import disk_errors, read_json, write_json
 from caad_ds.progress import track
 from data_prep.clips import DEFAULT, SPLITS, Difficulty, render
 from data_prep.manifest import write_jsonl
@@ -72,7 +72,7 @@ def _render_all(render_one: Callable[[int], dict], size: int, workers: int, what
 def _finished(folder: Path, settings: dict) -> bool:
     if not (folder / METADATA).exists() or not (folder / SETTINGS).exists():
         return False
-    written = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    written = read_json(folder / SETTINGS, f"remove {folder} to make the split again")
     return written == json.loads(json.dumps(settings))
 
 

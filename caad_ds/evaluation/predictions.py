@@ -7,7 +7,9 @@ from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.files import disk_errors, write_json
+from caad_ds.files import disk_errors, drop_cut_line, read_json, write_json
+
+REMEDY = "delete its folder and run again"
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,13 @@ class RunFolder:
             write_json(file, setup)
             self._predictions.unlink(missing_ok=True)
             return []
-        before = read_json(file)
+        before = read_json(file, REMEDY)
         changed = [key for key in setup if before.get(key) != setup[key]]
         if changed:
             was = ", ".join(f"{key} was {_short(before.get(key))}, is {_short(setup[key])}" for key in changed)
             raise UserError(f"{self.path}: holds another evaluation ({was}); use another --out, or delete the folder")
-        self._drop_cut_line()
+        if self._predictions.is_file():
+            drop_cut_line(self._predictions)
         return self.read()
 
     def append(self, predictions: list[dict]) -> None:
@@ -64,25 +67,11 @@ class RunFolder:
         file = self.path / "scores.json"
         if not file.is_file():
             raise UserError(f"{file}: missing; finish the run with `caad-ds evaluate --out {self.path} ...`")
-        return read_json(file)
+        return read_json(file, REMEDY)
 
     @property
     def _predictions(self) -> Path:
         return self.path / "predictions.jsonl"
-
-    def _drop_cut_line(self) -> None:
-        if self._predictions.is_file():
-            data = self._predictions.read_bytes()
-            with open(self._predictions, "r+b") as file:
-                file.truncate(data.rfind(b"\n") + 1)
-
-
-def read_json(path: Path) -> dict:
-    """A JSON file; UserError if it is broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); delete its folder and run again") from error
 
 
 def _short(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from caad_ds.errors import UserError
 from data_prep import describe, engines, pseudo_gt
 from data_prep.engines import TransformersEngine, textual_messages
 
+FULL = Path("/dev/full")
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant:{% endif %}"
@@ -132,6 +134,39 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, described, prep, monkey
     assert asked == [f"clip{number}" for number in range(8)] == [row["id"] for row in read(out)]
     prep(pseudo_gt, *arguments)
     assert len(asked) == 8
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"id": "clip0", "resp', "line 3: it is not JSON"),
+        ('{"id": 7, "response": "x", "reason": ""}', "line 3: no answer of Stage 1; remove that line"),
+        ('{"response": "x"}', "line 3: no answer of Stage 1"),
+    ],
+)
+def test_a_broken_line_among_the_answers_is_named(tmp_path, line, expected):
+    partial = tmp_path / "answered.partial.jsonl"
+    whole = '{"id": "clip1", "response": "x", "reason": ""}\n'
+    partial.write_text(f'{{"engine": "template"}}\n{whole}{line}\n{whole}')
+    before = partial.read_bytes()
+    with pytest.raises(UserError, match=f"{partial} {expected}"):
+        pseudo_gt.resume(partial, {"engine": "template"})
+    assert partial.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_broken_settings_are_named(tmp_path, described, prep, text):
+    arguments = ("--manifest", described, "--out", tmp_path / "answered.jsonl", "--engine", "template")
+    prep(pseudo_gt, *arguments)
+    (tmp_path / "answered.settings.json").write_text(text)
+    with pytest.raises(UserError, match=r"answered\.settings\.json: .*JSON.*; remove it and .* to answer anew"):
+        prep(pseudo_gt, *arguments)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full, which is always full, on this system")
+def test_a_full_disk_is_told_in_one_line():
+    with pytest.raises(UserError, match="no space left for /dev: free some or write elsewhere"):
+        pseudo_gt.answer_all(engines.TemplateEngine(), [{"id": "a", "metadata": {"statement": "b"}}], FULL, {})
 
 
 def test_answers_of_other_settings_are_not_mixed_in(tmp_path, described, prep):

@@ -68,6 +68,14 @@ def test_finished_split_is_left_alone_and_one_with_other_settings_is_made_again(
     assert [path.name for path in (tmp_path / "test").glob("*.wav")] == ["test-00000.wav"]
 
 
+def test_broken_settings_are_named(tmp_path):
+    for name, text in (("metadata.jsonl", ""), ("settings.json", "{")):
+        (tmp_path / "test").mkdir(exist_ok=True)
+        (tmp_path / "test" / name).write_text(text)
+    with pytest.raises(UserError, match=r"test/settings\.json: cannot be read as JSON .* remove .*/test to make"):
+        command.synthesize(tmp_path, "test", 1)
+
+
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "mine.txt").write_text("keep me")
