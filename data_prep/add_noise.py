@@ -76,7 +76,7 @@ def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tu
         path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.flac"
         write_atomic(path, data)
         audios.append({**entry, "path": path.as_posix(), "duration": waveform.size / audio.SAMPLE_RATE})
-    metadata = {**record.get("metadata", {}), "noise": "noisy" if snr else "clean"}
+    metadata = {**(record.get("metadata") or {}), "noise": "noisy" if snr else "clean"}
     return {**record, "audios": audios, "metadata": metadata}
 
 

@@ -32,7 +32,7 @@ class TemplateEngine:
 
     def answers(self, records: list[dict]) -> Iterator[Answer]:
         for record in records:
-            statement = record.get("metadata", {}).get("statement")
+            statement = (record.get("metadata") or {}).get("statement")
             if not statement:
                 raise UserError(
                     f"record {record['id']}: its metadata has no statement for the template engine to answer with; "
@@ -131,7 +131,7 @@ def textual_messages(record: dict) -> list[dict]:
     description = record.get("seed_description")
     if not description or not record.get("messages"):
         raise UserError(f"record {record['id']}: no seed description or messages; run `caad-ds prep describe` first")
-    question = record.get("metadata", {}).get("question")
+    question = (record.get("metadata") or {}).get("question")
     if question:
         return [{"role": "user", "content": f"{description}\n{question}"}]
     lines = description.split("\n") if len(record["audios"]) > 1 else [description]

@@ -104,6 +104,8 @@ def validate(record: dict, where: str) -> None:
     for audio in record["audios"]:
         if not isinstance(audio, dict) or not isinstance(audio.get("path"), str):
             raise UserError(f"{where}: each of 'audios' must be an object with a 'path', not {audio!r:.60}")
+        if not isinstance(audio.get("text") or "", str):
+            raise UserError(f"{where}: 'text' of an audio must be a text, not {audio['text']!r:.60}")
     _validate_messages(record, where)
 
 

@@ -36,7 +36,7 @@ class Rule(BaseModel):
 
     def takes(self, record: dict) -> bool:
         """Whether a record belongs here; UserError if its metadata lacks what `hash_of` names."""
-        metadata = record.get("metadata", {})
+        metadata = record.get("metadata") or {}
         if any(metadata.get(key) not in values for key, values in self.where.items()):
             return False
         if self.hash_of not in metadata:

@@ -49,7 +49,7 @@ class Instructions(_Strict):
         metadata = record.get("metadata") or {}
         known = [key for key in self.attributes if metadata.get(key) is not None]
         for key in known:
-            if metadata[key] not in self.attributes[key].options:
+            if metadata[key] not in list(self.attributes[key].options):  # a list, since not every value has a hash
                 options = ", ".join(self.attributes[key].options)
                 raise UserError(
                     f"record {record['id']}: {key} is {metadata[key]!r}, which the instruction file does not know; "

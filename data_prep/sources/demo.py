@@ -12,10 +12,14 @@ def records(root: Path) -> Iterator[dict]:
     listing = root / "metadata.jsonl"
     if not listing.exists():
         raise UserError(f"{root}: it holds no finished split (no metadata.jsonl); run `caad-ds prep synthesize` first")
-    for _, row in read_jsonl(listing):
+    for number, row in read_jsonl(listing):
+        if missing := [name for name in ("id", "audio", "text") if not isinstance(row.get(name), str)]:
+            raise UserError(
+                f"{listing} line {number}: no {missing[0]!r} in text; remove {root} and run `caad-ds prep synthesize`"
+            )
         columns = dict(row)
         identity, audio, text = (columns.pop(name) for name in ("id", "audio", "text"))
-        columns.pop("duration")
+        columns.pop("duration", None)
         yield {
             "id": identity,
             "audios": [{"path": str(root / audio), "text": text}],

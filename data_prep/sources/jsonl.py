@@ -48,7 +48,7 @@ def _convert(row: dict, where: str) -> dict:
     record["audios"] = [_audio(audio, where) for audio in audios]
     record["metadata"] = {
         **{name: value for name, value in row.items() if name not in known},
-        **row.get("metadata", {}),
+        **(row.get("metadata") or {}),
     }
     response = _first(row, RESPONSE_NAMES)
     if response is not None:
@@ -68,6 +68,8 @@ def _audio(audio: object, where: str) -> dict:
 def _message(message: object, where: str) -> dict:
     if not isinstance(message, dict) or not isinstance(message.get("content"), str):
         raise UserError(f"{where}: a message must be an object with a 'content' in text, not {message!r:.60}")
+    if not isinstance(message.get("audios") or [], list):
+        raise UserError(f"{where}: 'audios' of a message must be a list, not {message['audios']!r:.60}")
     return {**message, "content": BARE_AUDIO.sub(f"{START_AUDIO}{AUDIO}{END_AUDIO}", message["content"])}
 
 

@@ -1,6 +1,7 @@
 """Seed descriptions, instructions and hints; the conflict benchmark."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -128,9 +129,10 @@ def test_command_ends_in_one_line_on_wrong_shares(tmp_path, instructions, capsys
     assert "--hints foo=1: there is no condition 'foo'" in err
 
 
-def test_a_value_that_is_no_option_is_refused():
-    with pytest.raises(UserError, match=r"record a: gender is 'Femal'.*female, male"):
-        describe.describe({**RECORD, "metadata": {"gender": "Femal"}}, DEMO, MIXED, 1, 0)
+@pytest.mark.parametrize("value", ["Femal", ["female"], 3])
+def test_a_value_that_is_no_option_is_refused(value):
+    with pytest.raises(UserError, match=rf"record a: gender is {re.escape(repr(value))}.*female, male"):
+        describe.describe({**RECORD, "metadata": {"gender": value}}, DEMO, MIXED, 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ DESTA2 = {
     ("row", "expected"),
     [
         (PLAIN, {"id": "7", "metadata": {"gender": "female"}}),
+        ({**PLAIN, "metadata": None}, {"id": "7", "metadata": {"gender": "female"}}),
         (
             DESTA25,
             {
@@ -61,7 +62,7 @@ DESTA2 = {
             {"id": "r", "metadata": {"noise": "clean"}, "source": "mine"},
         ),
     ],
-    ids=["plain", "desta2.5", "desta2", "record"],
+    ids=["plain", "plain, no metadata", "desta2.5", "desta2", "record"],
 )
 def test_each_form_of_jsonl_becomes_the_same_record(row, expected, tmp_path, tone, write_lines, prep):
     tone("a.wav")
@@ -101,6 +102,11 @@ def test_nothing_usable_is_an_error_with_the_first_reason(tmp_path, write_lines,
         ('{"audio": "a.wav", "messages": "hi"}', "line 2: field 'messages' must be a list"),
         ('{"audio": "a.wav", "messages": [{"role": "user", "content": "hi"}]}', "hold 0 .* but 'audios' has 1"),
         ('{"audio": "a.wav", "metadata": 3}', "line 2: field 'metadata' must be an object"),
+        ('{"audio": "a.wav", "text": 3}', "line 2: 'text' of an audio must be a text"),
+        (
+            '{"messages": [{"role": "user", "content": "hi", "audios": 3}]}',
+            "line 2: 'audios' of a message must be a list",
+        ),
     ],
 )
 def test_a_bad_line_is_named(row, message, tmp_path, tone, write_lines, prep):
@@ -108,6 +114,14 @@ def test_a_bad_line_is_named(row, message, tmp_path, tone, write_lines, prep):
     listing = write_lines("own.jsonl", [{"audio": "a.wav"}, row])
     with pytest.raises(UserError, match=message):
         prep(ingest, "jsonl", "--root", listing, "--out", tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize("name", ["id", "audio", "text"])
+def test_a_line_of_the_demos_corpus_that_lacks_something_is_named(name, tmp_path, write_lines):
+    row = {"id": "a", "audio": "a.wav", "text": "hello", "duration": 1.0}
+    write_lines("split/metadata.jsonl", [row, {key: value for key, value in row.items() if key != name}])
+    with pytest.raises(UserError, match=f"metadata.jsonl line 2: no '{name}' in text; remove"):
+        ingest.ingest("demo", tmp_path / "split")
 
 
 def test_unknown_source_and_missing_root_are_refused(tmp_path):

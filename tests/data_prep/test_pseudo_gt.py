@@ -259,5 +259,7 @@ def test_mistakes_of_the_user_are_named(tmp_path, manifest, described, prep):
         prep(pseudo_gt, "--manifest", described, *out, "--engine", "transformers", "--model", tmp_path)
     with pytest.raises(UserError, match="record clip0: its metadata has no statement"):
         prep(pseudo_gt, "--manifest", manifest, *out, "--engine", "template")
+    with pytest.raises(UserError, match="record a: its metadata has no statement"):
+        list(engines.TemplateEngine().answers([{"id": "a", "metadata": None}]))
     with pytest.raises(UserError, match="absent"):
         prep(pseudo_gt, "--manifest", tmp_path / "absent.jsonl", *out, "--engine", "template")
