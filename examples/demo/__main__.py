@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from caad_ds.command import guarded, positive
 from caad_ds.quiet import quiet
 from examples.demo import corpus
 from examples.demo.commands import ROOT, Job, caad_ds, run_all
@@ -21,22 +22,29 @@ DATA = Path("data/demo")
 def main(argv: list[str] | None = None) -> int:
     """Parse and run."""
     parser = argparse.ArgumentParser(prog="examples.demo", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="standard KD and CAAD from the shipped teacher, on 2 ranks")
     run.add_argument("--short", action="store_true", help="a few steps on a few clips: is all in order?")
     full = commands.add_parser("full", help="every row, several teacher and student seeds")
-    full.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side (default: cores)")
-    full.add_argument("--teacher-seeds", type=int, default=3, help="seed 0 is the shipped teacher (default 3)")
-    full.add_argument("--student-seeds", type=int, default=3)
+    full.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs side by side (default: cores)")
+    full.add_argument("--teacher-seeds", type=positive, default=3, help="seed 0 is the shipped teacher (default 3)")
+    full.add_argument("--student-seeds", type=positive, default=3)
     full.add_argument("--benchmark", choices=("test", "validation"), default="test")
     full.add_argument("--out", type=Path, default=Path("runs/demo-full"))
-    full.add_argument("--rows", nargs="+", help="only these rows")
+    names = [row.name for row in FULL]
+    full.add_argument("--rows", nargs="+", choices=names, metavar="ROW", help=f"only these of {', '.join(names)}")
     full.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of every run")
     teacher = commands.add_parser("teacher", help="make the shipped teacher and its twin anew")
     teacher.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     os.chdir(ROOT)
     quiet()
+    return guarded(demo, args)
+
+
+def demo(args: argparse.Namespace) -> int:
+    """What was asked for."""
     if args.command == "teacher":
         make_teacher(DATA, Path("runs/demo-teacher"), args.seed)
     elif args.command == "full":

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from caad_ds.errors import UserError
 from caad_ds.progress import Heartbeat
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ class Job:
                     [*CAAD_DS, *arguments], cwd=ROOT, env=environment(), stdout=out, stderr=out, check=False
                 ).returncode
                 if status:
-                    raise RuntimeError(f"caad-ds {shlex.join(arguments)} ended with status {status}; see {log}")
+                    raise UserError(f"caad-ds {shlex.join(arguments)} ended with status {status}; see {log}")
         return log
 
 
@@ -68,12 +69,12 @@ def run_all(jobs: list[Job], side_by_side: int, what: str) -> None:
     with ThreadPoolExecutor(side_by_side) as pool, Heartbeat() as voice:
         voice.begin(f"{what}: {len(jobs)} runs, {side_by_side} at a time")
         waiting = [pool.submit(job.run_quietly) for job in jobs]
-        for done, future in enumerate(as_completed(waiting), 1):
-            try:
+        try:
+            for done, future in enumerate(as_completed(waiting), 1):
                 voice.say(f"{what}: {done}/{len(jobs)} done ({future.result()})")
-            except RuntimeError as error:
-                pool.shutdown(cancel_futures=True)
-                sys.exit(f"demo: {error}")
+        except (UserError, KeyboardInterrupt):
+            pool.shutdown(cancel_futures=True)  # what has begun ends first
+            raise
 
 
 def free_port() -> int:

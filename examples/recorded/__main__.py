@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from caad_ds.command import guarded, positive
 from caad_ds.quiet import quiet
 from examples.demo.commands import ROOT, Job, caad_ds
 
@@ -40,16 +41,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, required=True, help="where the packages were unpacked")
     parser.add_argument("--protocol", choices=TESTS, default="both", help="both: default; czech: Dutch speakers unseen")
     parser.add_argument("--alpha", type=float, help="of CAAD and of CD (default: what check-teacher takes)")
-    parser.add_argument("--limit", type=int, default=60, help="test rows per attribute, of four prompts each (60)")
-    parser.add_argument("--ranks", type=int, default=1, help="processes of a training run (1)")
+    parser.add_argument("--limit", type=positive, default=60, help="test rows per attribute, of four prompts each (60)")
+    parser.add_argument("--ranks", type=positive, default=1, help="processes of a training run (1)")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of every run")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     args = parser.parse_args(argv)
-    root = args.root.resolve()
+    args.root = args.root.resolve()
     os.chdir(ROOT)
     quiet()
+    return guarded(run, args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The whole path: data, teacher, its check, two students, tables."""
     data, runs = DATA / args.protocol, RUNS / args.protocol
     tests = TESTS[args.protocol]
-    prepare(root, data, ("teacher", "distill", "validation", *tests))
+    prepare(args.root, data, ("teacher", "distill", "validation", *tests))
     train(args, "teacher", f"data.train={data}/shards/teacher")
     caad_ds(
         "check-teacher", "--model", runs / "teacher/model", "--benchmark", data / "benchmark/validation",

@@ -4,6 +4,7 @@ A connector that hears less than the probe of any layer has not learned yet; an 
 distilled.
 """
 
+import argparse
 import sys
 from pathlib import Path
 from random import Random
@@ -11,10 +12,13 @@ from random import Random
 import torch
 from torch import Tensor
 
+from caad_ds.command import guarded
 from caad_ds.data import audio
 from caad_ds.data.instructions import Instructions
+from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.progress import track
+from caad_ds.progress import progress, track
+from caad_ds.quiet import quiet
 from data_prep.manifest import read_manifest
 
 ENCODER, TAPS, WINDOW_SECONDS = "openai/whisper-tiny.en", [0, 1, 2, 3], 8
@@ -23,13 +27,24 @@ CLIPS = {"train": 480, "test": 120}
 RIDGE = 30.0
 
 
-def main(paths: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(prog="examples.recorded.probe", description=__doc__)
+    parser.add_argument("manifests", type=Path, nargs=len(CLIPS), metavar="MANIFEST", help="to train on, to test on")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    args = parser.parse_args(argv)
+    quiet()
+    return guarded(run, args)
+
+
+def run(args: argparse.Namespace) -> int:
     """Print, per layer and attribute of two options, the share of test clips that the probe gets right."""
     attributes = {key: list(a.options) for key, a in Instructions.load(INSTRUCTIONS).attributes.items()}
-    encoder = SpeechEncoder.from_pretrained(ENCODER, TAPS, WINDOW_SECONDS)
+    with progress(f"loading {ENCODER}"):
+        encoder = SpeechEncoder.from_pretrained(ENCODER, TAPS, WINDOW_SECONDS)
     sets = []
-    for path, count in zip(paths, CLIPS.values(), strict=True):
-        records = read_manifest(Path(path))
+    for path, count in zip(args.manifests, CLIPS.values(), strict=True):
+        records = read_manifest(path)
         Random(0).shuffle(records)
         sets.append(examples(encoder, records[:count], attributes))
     (train, train_labels), (test, test_labels) = sets
@@ -44,7 +59,13 @@ def examples(encoder: SpeechEncoder, records: list[dict], attributes: dict[str, 
     """States averaged over time [clips, taps, D], and labels +-1 [clips, attributes]."""
     states = []
     for record in track(records, "encoding", len(records)):
-        waveform = audio.load(Path(record["audios"][0]["path"]))
+        path = Path(record["audios"][0]["path"])
+        try:
+            waveform = audio.load(path)
+        except audio.AudioError as error:
+            raise UserError(
+                f"record {record['id']}: {path} does not decode ({error}); ingest the corpus again"
+            ) from error
         states.append(encoder.perceive(encoder.features([waveform])).hidden[0].mean(1))
     labels = [[2.0 * o.index(r["metadata"][key]) - 1 for key, o in attributes.items()] for r in records]
     return torch.stack(states), torch.tensor(labels)
@@ -58,4 +79,4 @@ def predict(train: Tensor, labels: Tensor, test: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,23 +1,38 @@
 """How often Stage 1 was right: `python -m examples.recorded.stage1 ANSWERED.jsonl ...`, by the rules of evaluation."""
 
+import argparse
 import sys
 from collections import Counter
 from pathlib import Path
 
+from caad_ds.command import guarded
 from caad_ds.data.instructions import Instructions
+from caad_ds.errors import UserError
 from caad_ds.evaluation.matching import matches, matches_strictly
 from data_prep.manifest import read_jsonl, read_manifest, rejected_path
 
 INSTRUCTIONS = Path("configs/recorded/instructions.yaml")
 
 
-def main(paths: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(prog="examples.recorded.stage1", description=__doc__)
+    parser.add_argument("manifests", type=Path, nargs="+", metavar="ANSWERED", help="what `prep pseudo-gt` wrote")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    return guarded(run, parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
     """Print, per manifest and attribute, how many answers name the right label, and how many name no other."""
     options = {key: attribute.options for key, attribute in Instructions.load(INSTRUCTIONS).attributes.items()}
-    for path in map(Path, paths):
+    for path in args.manifests:
         counts: Counter = Counter()
         for record in read_manifest(path):
-            told, answer = record["metadata"], record["response"]
+            told, answer = record.get("metadata") or {}, record.get("response")
+            if answer is None or not {"attribute", "label"} <= told.keys():
+                raise UserError(
+                    f"{path}, record {record['id']}: not answered by `caad-ds prep pseudo-gt`; run it first"
+                )
             key, label = told["attribute"], told["label"]
             right, strict = matches(answer, label), matches_strictly(answer, label, options[key])
             counts.update({(key, "answers"): 1, (key, "right"): right, (key, "strict"): strict})
@@ -34,4 +49,4 @@ def _rejected(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

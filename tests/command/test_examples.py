@@ -1,0 +1,46 @@
+"""The examples end as the console script does: one line for a mistake, no traceback on Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from caad_ds.errors import UserError
+from examples.demo import __main__ as demo
+from examples.demo.commands import Job, run_all
+from examples.recorded import stage1
+
+
+def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys):
+    assert stage1.main([str(tmp_path / "absent.jsonl")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("caad-ds: error: ") and "absent.jsonl: cannot be read" in line
+
+
+def test_an_interrupt_ends_without_a_traceback(tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    os.mkfifo(manifest)
+    command = [sys.executable, "-m", "examples.recorded.stage1", str(manifest)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        with open(manifest, "w"):  # returns when the other end is open too
+            running.send_signal(signal.SIGINT)
+            _, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (130, "")
+
+
+def test_rows_that_there_are(capsys):
+    with pytest.raises(SystemExit) as ended:
+        demo.main(["full", "--rows", "std kd"])
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "'std kd'" in last and "'std_kd'" in last and "'twin caad noise'" in last
+
+
+def test_a_run_that_fails_ends_the_demo_and_names_its_log(tmp_path):
+    jobs = [Job(str(tmp_path / "absent.yaml"), (), tmp_path / f"out-{n}") for n in range(3)]
+    with pytest.raises(UserError, match=r"ended with status 2; see .*out-0\.log"):
+        run_all(jobs, 1, "students")
+    assert not (tmp_path / "out-2.log").exists()
+    assert "no such config file" in (tmp_path / "out-0.log").read_text()
