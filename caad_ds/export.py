@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
         voice.begin(f"reading {args.source}")
         check_ours(args.out)
         cfg, output_dir = resolved_config(args.source)
+        check_there(args.source, output_dir)
         # DeepSpeed takes seconds to import; a wrong path is told before.
         from safetensors.torch import load_file
 
@@ -57,6 +58,14 @@ def check_ours(out: Path) -> None:
         raise UserError(f"--out {out}: exists, and is not an export of caad-ds; name another folder, or remove it")
     if out.is_symlink():
         raise UserError(f"--out {out}: a link; name the folder itself")
+
+
+def check_there(source: Path, output_dir: Path) -> None:
+    """Refuse a checkpoint that the run does not have, and name those that it has."""
+    if not source.is_dir():
+        there = sorted(path.name for path in (output_dir / "checkpoints").glob("step-*") if path.suffix != ".partial")
+        have = f"there are {', '.join(there)}" if there else "the run has none yet, train it first"
+        raise UserError(f"{source}: no such checkpoint; {have}")
 
 
 def resolved_config(source: Path) -> tuple[Config, Path]:

@@ -99,6 +99,9 @@ def test_what_it_refuses(finished, world, tmp_path, capsys):
     assert f"{foreign}: exists, and is not an export" in refusal(capsys, finished, "--out", foreign)
     assert (foreign / "thesis.tex").exists()
     assert "nowhere: neither a run's folder" in refusal(capsys, tmp_path / "nowhere", "--out", out)
+    absent = finished / "checkpoints/step-00000009"
+    expected = f"{absent}: no such checkpoint; there are step-00000002, step-00000004"
+    assert refusal(capsys, absent, "--out", out) == f"caad-ds: error: {expected}"
     copy = shutil.copytree(finished, tmp_path / "copy")
     newest = copy / "checkpoints/step-00000004"
     (newest / "trainable.safetensors").write_bytes(b"x")
