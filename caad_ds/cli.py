@@ -27,6 +27,10 @@ COMMANDS = {
 }
 
 
+# These import torch and transformers before they can say anything, which takes seconds, and more from a slow disk.
+HEAVY = ("check-teacher", "evaluate")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Dispatch to a command's module; only that module is imported."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -35,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(argv)
     module_name, summary = COMMANDS[name]
     quiet()
+    if name in HEAVY:
+        print(f"caad-ds {name}: starting", file=sys.stderr, flush=True)
     module = importlib.import_module(module_name)
     parser = argparse.ArgumentParser(prog=f"caad-ds {name}", description=summary)
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")

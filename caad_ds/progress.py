@@ -92,6 +92,14 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
                 heart.beat()
 
 
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says on stderr every 8 s what goes on; for a step that is short but for large input, where it says nothing."""
+    with Heartbeat(stream=sys.stderr) as heart:
+        heart.turn_to(lambda: what)
+        yield
+
+
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """The items as they come, their number reported by `progress`."""
     with progress(what, total) as advance:

@@ -12,6 +12,7 @@ from random import Random
 from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, write_json
+from caad_ds.progress import track
 from data_prep.manifest import read_manifest
 
 
@@ -50,7 +51,7 @@ def write_task(folder: Path, records: list[dict], instructions: Instructions, ke
     can, otherwise copied.
     """
     rows = []
-    for record in records:
+    for record in track(records, f"benchmark {key}", len(records)):
         if len(record["audios"]) != 1:
             raise UserError(f"record {record['id']}: it has {len(record['audios'])} audios; MCR-BENCH asks about one")
         audio = record["audios"][0]

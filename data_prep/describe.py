@@ -10,6 +10,7 @@ from random import Random
 from caad_ds.data.instructions import CONDITIONS, Instructions, ask, hint
 from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
+from caad_ds.progress import track
 from data_prep.ingest import summary
 from data_prep.manifest import read_manifest, write_manifest, write_rejected
 
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     hints = parse_hints(args.hints)
     instructions = Instructions.load(args.instructions, args.attributes)
     described, rejected = [], []
-    for record in read_manifest(args.manifest):
+    records = read_manifest(args.manifest)
+    for record in track(records, "describe", len(records)):
         rows = describe(record, instructions, hints, args.questions_per_audio, args.seed)
         described += rows
         if not rows:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from caad_ds.data.audio import SAMPLE_RATE, AudioError, load
 from caad_ds.errors import UserError
-from caad_ds.progress import track
+from caad_ds.progress import track, waiting
 from data_prep import sources
 from data_prep.manifest import rejected_path, write_manifest, write_rejected
 
@@ -44,7 +44,8 @@ def ingest(source: str, root: Path, max_seconds: float = MAX_SECONDS) -> tuple[l
     """
     if not root.exists():
         raise UserError(f"{root}: there is no such folder or file; check --root")
-    records = list(sources.get(source)(root))
+    with waiting(f"reading {root}"):
+        records = list(sources.get(source)(root))
     doubles = [identity for identity, times in Counter(record["id"] for record in records).items() if times > 1]
     if doubles:
         raise UserError(f"{root}: id {doubles[0]!r} comes twice ({len(doubles)} such ids); ids must be unique")

@@ -7,6 +7,7 @@ from pathlib import Path
 from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
 from caad_ds.files import write_atomic
+from caad_ds.progress import waiting
 
 FIELDS: dict[str, type] = {
     "id": str,
@@ -50,13 +51,14 @@ def read_manifest(path: Path) -> list[dict]:
     """
     records: list[dict] = []
     lines: dict[str, int] = {}
-    for number, record in read_jsonl(path):
-        where = f"{path} line {number}"
-        validate(record, where)
-        first = lines.setdefault(record["id"], number)
-        if first != number:
-            raise UserError(f"{where}: id {record['id']!r} is already on line {first}; ids must be unique")
-        records.append(_with_paths(record, lambda audio: (path.parent / audio).absolute()))
+    with waiting(f"reading {path}"):
+        for number, record in read_jsonl(path):
+            where = f"{path} line {number}"
+            validate(record, where)
+            first = lines.setdefault(record["id"], number)
+            if first != number:
+                raise UserError(f"{where}: id {record['id']!r} is already on line {first}; ids must be unique")
+            records.append(_with_paths(record, lambda audio: (path.parent / audio).absolute()))
     if not records:
         raise UserError(f"{path}: it holds no record; look at the step that wrote it")
     return records
@@ -76,9 +78,10 @@ def write_manifest(path: Path, records: list[dict]) -> None:
         absolute = Path(audio).absolute()
         return absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute
 
-    for record in records:
-        validate(record, f"record {record.get('id')!r}")
-    write_jsonl(path, (_with_paths(record, relative) for record in records))
+    with waiting(f"writing {path}"):
+        for record in records:
+            validate(record, f"record {record.get('id')!r}")
+        write_jsonl(path, (_with_paths(record, relative) for record in records))
 
 
 def rejected_path(out: Path) -> Path:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
+from caad_ds.progress import track
 from data_prep.hashing import fraction
 from data_prep.manifest import read_manifest, write_manifest
 
@@ -72,7 +73,7 @@ def split(records: list[dict], rules: list[Rule]) -> dict[str, list[dict]]:
     """Split name -> records. UserError for an empty split, and for a record in two splits of one run."""
     splits: dict[str, list[dict]] = {rule.name: [] for rule in rules}
     taken: dict[tuple[str, str], str] = {}
-    for record in records:
+    for record in track(records, "split", len(records)):
         for rule in rules:
             if not rule.takes(record):
                 continue

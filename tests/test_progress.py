@@ -6,7 +6,7 @@ import time
 import pytest
 
 from caad_ds import progress
-from caad_ds.progress import Heartbeat, track
+from caad_ds.progress import Heartbeat, track, waiting
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,15 @@ def test_a_slow_item_does_not_silence_the_report(capfd):
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("a step: 0/2") and lines[-1].startswith("a step: 2/2")
     assert sum(line.startswith("a step: 1/2") for line in lines) > 1
+
+
+def test_what_is_mostly_short_speaks_only_where_it_is_long(capfd):
+    with waiting("reading"):
+        pass
+    assert capfd.readouterr().err == ""
+    with waiting("reading"):
+        time.sleep(0.3)
+    assert set(capfd.readouterr().err.splitlines()) == {"reading (0 s)"}
 
 
 def test_a_heartbeat_speaks_only_where_nothing_else_did():

@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     decoded = decoded_figures(loaded, clips, heard, signals, args.batch_size, args.max_new_tokens)
     _print(args.model.name, table, decoded, verdict)
     if args.out:
-        write_json(args.out, _result(args, table, decoded, verdict, rejected))
+        with progress(f"writing {args.out}"):  # with the hash of a model that may be large
+            write_json(args.out, _result(args, table, decoded, verdict, rejected))
     show_rejected(rejected, args.out)
     return ROWS_REJECTED if rejected else 0
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import WhisperConfig
 
 from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.progress import progress
 
 ATTRIBUTES = {
     "gender": ["female", "male"],
@@ -32,10 +33,14 @@ CONFIG = dict(
 def read_split(folder: Path, encoder: SpeechEncoder) -> tuple[Tensor, Tensor]:
     """Features float32 [n, mel, frames] and attribute classes int64 [n, 4] of a synthesised split."""
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-    waveforms = [soundfile.read(folder / row["audio"], dtype="float32")[0] for row in rows]
-    features = torch.cat([encoder.features(waveforms[i : i + 100]).cpu() for i in range(0, len(rows), 100)])
+    features = []
+    with progress(f"reading {folder}", len(rows)) as advance:
+        for start in range(0, len(rows), 100):
+            waveforms = [soundfile.read(folder / row["audio"], dtype="float32")[0] for row in rows[start : start + 100]]
+            features.append(encoder.features(waveforms).cpu())
+            advance(len(waveforms))
     classes = [[names.index(row[attribute]) for attribute, names in ATTRIBUTES.items()] for row in rows]
-    return features, torch.tensor(classes)
+    return torch.cat(features), torch.tensor(classes)
 
 
 class Probe(nn.Module):

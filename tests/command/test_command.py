@@ -40,6 +40,13 @@ def test_light_commands_import_no_torch(name):
     assert not imported(ended) & {"torch", "deepspeed", "transformers", "mlflow"}
 
 
+@pytest.mark.parametrize("name", cli.HEAVY)
+def test_heavy_commands_speak_before_they_import(name):
+    lines = caad_ds(name, "--help").stderr.splitlines()
+    torch = next(number for number, line in enumerate(lines) if line.rpartition("|")[2].strip() == "torch._C")
+    assert f"caad-ds {name}: starting" in lines[:torch]
+
+
 def test_the_list_of_commands(capsys):
     assert cli.main([]) == 0
     listed = capsys.readouterr().out

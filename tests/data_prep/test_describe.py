@@ -14,7 +14,7 @@ from lines import read
 from caad_ds.cli import main
 from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
-from data_prep import conflict_benchmark, describe
+from data_prep import conflict_benchmark, describe, split
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = [CONFIGS / "demo" / "instructions.yaml", CONFIGS / "recorded" / "instructions.yaml"]
@@ -172,6 +172,16 @@ def test_conflict_benchmark_has_mcr_benchs_layout(tmp_path, manifest, instructio
         assert row["faithful"] == f"The speaker is {right}." and row["adversarial"] == f"The speaker is {wrong}."
         assert row["irrelevant"] in DEMO.irrelevant and row["neutral"] in DEMO.attributes["gender"].questions
         assert (out / "gender" / row["audio"]).read_bytes() == (tmp_path / "clips" / f"{number}.wav").read_bytes()
+
+
+def test_steps_over_a_corpus_say_how_far_they_are(tmp_path, manifest, instructions, prep, capsys):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("[{name: all, hash_of: voice}]")
+    prep(describe, "--manifest", manifest, "--out", tmp_path / "described.jsonl", "--instructions", instructions)
+    prep(split, "--manifest", manifest, "--out", tmp_path / "splits", "--rules", rules)
+    prep(conflict_benchmark, "--manifest", manifest, "--instructions", instructions, "--out", tmp_path / "benchmark")
+    said = capsys.readouterr().err
+    assert all(f"{step}: 8/8 (" in said for step in ("describe", "split", "benchmark gender", "benchmark accent"))
 
 
 def test_conflict_benchmark_names_missing_audio(tmp_path, manifest, instructions, prep):
