@@ -94,15 +94,18 @@ class SpeechEncoder(nn.Module):
         """Length of the input window in seconds."""
         return self.extractor.chunk_length
 
+    def check_window(self, waveforms: Sequence[np.ndarray], where: str = "") -> None:
+        """Raise UserError, beginning with `where`, for a mono 16 kHz waveform that is longer than the window."""
+        seconds = max(map(len, waveforms), default=0) / SAMPLE_RATE
+        if seconds > self.window_seconds:
+            raise UserError(
+                f"{where}an audio of {seconds:.2f} s exceeds the encoder's window of {self.window_seconds} s; "
+                f"reject or split such clips at ingest (--max-seconds {self.window_seconds})"
+            )
+
     def features(self, waveforms: list[np.ndarray]) -> Tensor:
         """Log-mel features float32 [A, mel, frames] of A mono 16 kHz waveforms, each padded to the window."""
-        for waveform in waveforms:
-            if len(waveform) > self.window_seconds * SAMPLE_RATE:
-                seconds = len(waveform) / SAMPLE_RATE
-                raise UserError(
-                    f"an audio of {seconds:.1f} s exceeds the encoder's window of {self.window_seconds} s; "
-                    "reject or split such clips at ingest (--max-seconds)"
-                )
+        self.check_window(waveforms)
         device = str(self.whisper.conv1.weight.device)
         extracted = self.extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt", device=device)
         return extracted.input_features.float()
@@ -139,6 +142,8 @@ class SpeechEncoder(nn.Module):
 
 def with_features(batch: Batch, samples: Sequence[Sample], encoder: SpeechEncoder) -> Batch:
     """The batch of these samples with the features of their audios; an audio that several share is there once."""
+    for sample in samples:
+        encoder.check_window(sample.waveforms, f"sample {sample.key}: ")
     waveforms = [waveform for sample in samples for waveform in sample.waveforms]
     different: dict[bytes, int] = {}
     index = [different.setdefault(waveform.tobytes(), len(different)) for waveform in waveforms]

@@ -4,7 +4,10 @@ from caad_ds.config import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.errors import UserError
+from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.prompt import Prompter
+
+SOME = 16  # samples that are looked at where the index does not tell
 
 
 def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
@@ -28,12 +31,25 @@ def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
     return micro, accumulation
 
 
+def check_window(reader: IndexedReader, encoder: SpeechEncoder) -> None:
+    """Refuse data with an audio that is longer than the encoder's window, before a step is done.
+
+    The index knows a sample's seconds over all its audios; of the samples beyond the window some are looked at.
+    """
+    index = reader.index
+    long = [number for number, entry in enumerate(index.samples) if entry.seconds > encoder.window_seconds]
+    for number in long[:: max(1, len(long) // SOME)]:
+        shard, entry = index.locate(number)
+        count = f"{len(long)} of {len(index)} samples have more than {encoder.window_seconds} s"
+        encoder.check_window(reader[number].waveforms, f"{index.folder / shard.name}, sample {entry.key} ({count}): ")
+
+
 def data_order(cfg: Config, reader: IndexedReader, prompter: Prompter) -> Order:
     """The order that the config asks for: by number of samples, grouped or not, or by a budget of tokens."""
     opt, entries = cfg.optimizer, reader.index.samples
     if opt.batch_tokens is not None and opt.micro_tokens is not None:
         # The index estimates the text; what the chat template and the audio add is seen on some samples.
-        some = range(0, len(reader), max(1, len(reader) // 16))
+        some = range(0, len(reader), max(1, len(reader) // SOME))
         added = max(prompter.batch([reader[n]]).input_ids.shape[1] - entries[n].tokens for n in some)
         lengths = [entry.tokens + added for entry in entries]
         if over := [entry.key for entry, length in zip(entries, lengths, strict=True) if length > opt.micro_tokens]:

@@ -25,7 +25,7 @@ from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, data_order
+from caad_ds.training.batches import batch_shape, check_window, data_order
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.distributed import agreed, raise_together, world
@@ -90,6 +90,8 @@ class Trainer:
             self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
         for each in {self.encoder, self.teacher_encoder} - {None}:
             each.autocast = torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None
+        for reader in filter(None, (self.reader, self.validation_reader)):
+            check_window(reader, self.encoder)
         self.identity = self._identity()
         self.frozen = engines.frozen_hash(self.student)
         self.prompter = Prompter(

@@ -1,6 +1,7 @@
 """SpeechLM: padding, answer rows, saving and loading."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,8 +88,15 @@ def test_a_shorter_window_is_the_start_of_the_long_one(ears, tmp_path, samples):
         SpeechEncoder.from_pretrained(tmp_path, [0], 2)
     with pytest.raises(UserError, match=r"taps \[2\] do not fit an encoder of 2 layers"):
         SpeechEncoder.from_pretrained(tmp_path, [2], 1)
-    with pytest.raises(UserError, match=r"1\.2 s exceeds the encoder's window of 1 s"):
-        ears.features([samples[0].waveforms[0].repeat(3)[:19_200]])
+
+
+def test_an_audio_longer_than_the_window_is_refused_by_its_sample(ears, parts, samples):
+    long = samples[0].waveforms[0].repeat(3)[:19_200]
+    with pytest.raises(UserError, match=r"^an audio of 1\.20 s exceeds the encoder's window of 1 s; .*--max-seconds 1"):
+        ears.features([long])
+    some = [samples[0], replace(samples[2], waveforms=[long])]
+    with pytest.raises(UserError, match=rf"^sample {some[1].key}: an audio of 1\.20 s exceeds"):
+        parts.batch(some)
 
 
 @pytest.mark.parametrize("damage", ["no config", "no weights", "cut weights", "a weight is missing", "no tokenizer"])

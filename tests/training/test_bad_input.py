@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import time
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
 from caad_ds.models.tokenizer import train_tokenizer
 from caad_ds.training.checkpoint import verify
+from data_prep.pack import pack
 from tests.training.launching import Run, train
-from tests.training.tiny import ce, config, llama
+from tests.training.tiny import ce, config, llama, records
 
 OFF = {"tracking": {"enabled": False}}
 
@@ -126,6 +129,19 @@ def test_an_audio_of_the_validation_data_that_does_not_decode_stops_both_ranks(m
     file = made(data={"validation": str(copied)}, validation={"every": 2, "batch_size": 2})
     line = refusal(file, ranks=2)
     assert str(copied) in line and key in line and "(rank " in line
+
+
+@pytest.mark.parametrize("section", ["train", "validation"])
+def test_an_audio_longer_than_the_window_is_refused_before_training(made, world, tmp_path, section):
+    rows = records(tmp_path)
+    for long in (3, 5):
+        soundfile.write(tmp_path / f"{long}.wav", np.full(17_600, 0.1), 16_000)
+    manifest = tmp_path / "answered.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pack(manifest, tmp_path / "long")
+    line = refusal(made(data={section: str(tmp_path / "long")}), ranks=2)
+    where = f"{tmp_path / 'long/train-000000.tar'}, sample clip-03 (2 of 24 samples have more than 1 s): "
+    assert f"{where}an audio of 1.10 s exceeds the encoder's window of 1 s; reject or split" in line
 
 
 def test_a_shard_that_is_cut_while_training_reads_it(made, copied):
