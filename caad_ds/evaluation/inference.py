@@ -35,8 +35,8 @@ class Loaded:
     @staticmethod
     def load(folder: Path, device: torch.device, dtype: str = "float32") -> "Loaded":
         """The model of a folder; the encoder stays in float32."""
-        model, encoder, tokenizer = speech_lm.load(folder)
-        model.eval().to(DTYPES[dtype])
+        model, encoder, tokenizer = speech_lm.load(folder, DTYPES[dtype])
+        model.eval()
         for module in (model, encoder):
             torch.nn.Module.to(module, device)
         return Loaded(model, encoder, tokenizer, Prompter(tokenizer, model.config.num_queries), device)

@@ -115,15 +115,17 @@ class Checkpoints:
     def _save(self, engine: Any, state: RunState) -> Path:
         final = self.root / f"step-{state.step:08d}"
         partial = final.with_suffix(".partial")
-        if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        dist.barrier()
+        agreed(lambda: self._make(partial) if dist.get_rank() == 0 else None)
         engine.save_checkpoint(str(partial), tag=universal.TAG, save_latest=False, exclude_frozen_parameters=True)
         trainable = full_weights(engine, trainable_only=True)
         agreed(lambda: self._write_random(partial))
         agreed(lambda: self._seal(partial, final, state, trainable) if dist.get_rank() == 0 else None)
         return final
+
+    def _make(self, partial: Path) -> None:
+        with disk_errors(self.root):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
 
     def _write_random(self, partial: Path) -> None:
         with disk_errors(self.root):
@@ -213,7 +215,7 @@ def verify(folder: Path, identity: str | None = None) -> RunState:
         raise Damaged(f"{path}: damaged ({error})") from error
     if identity is not None and state.identity != identity:
         raise UserError(
-            f"{folder}: made from another teacher, start or data; use another run.output_dir, "
+            f"{folder}: made from another teacher, start, data or DeepSpeed file; use another run.output_dir, "
             "or remove the folder to start over"
         )
     rank, world_size = world()

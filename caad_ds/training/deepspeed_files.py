@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import ValidationError
 
@@ -61,13 +62,13 @@ def teacher_file(teacher: TeacherSection, placed: str) -> str:
 def teacher_settings(cfg: Config, placed: str, folder: Path | None, largest: int, **ours: Any) -> dict:
     """The teacher's DeepSpeed settings; `folder` holds its weights on NVMe, `largest` is its largest weight in values.
 
-    A buffer must take the largest weight's share of a rank, so its size is the model's and not the file's.
+    A buffer must take a rank's share of the largest weight, so its size is the model's and not the file's.
     """
     assert cfg.teacher is not None
     settings = deepspeed_config(teacher_file(cfg.teacher, placed), **ours)
     if folder is not None:
-        offload = settings["zero_optimization"]["offload_param"]
-        settings["zero_optimization"]["offload_param"] = offload | {"nvme_path": str(folder), "buffer_size": largest}
+        share = -(-largest // dist.get_world_size())
+        settings["zero_optimization"]["offload_param"] |= {"nvme_path": str(folder), "buffer_size": share}
     return settings
 
 

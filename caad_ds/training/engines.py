@@ -10,6 +10,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import nn
 from transformers.utils import is_flash_attn_2_available
@@ -180,10 +181,12 @@ def teacher_signal(
     """
     assert cfg.teacher is not None
     negative = Negative.of(cfg.teacher.negative, encoder) if cfg.objective.alpha else None
-    module = TeacherForward(model.requires_grad_(False).eval(), negative).to(DTYPES[cfg.run.precision])
+    module = TeacherForward(model.requires_grad_(False).eval(), negative)
     largest = max(p.numel() for p in module.parameters())
     ours = {"train_micro_batch_size_per_gpu": 1, **_precision(cfg)}
-    engine, *_ = deepspeed.initialize(model=module, config=teacher_settings(cfg, placed, folder, largest, **ours))
+    settings = teacher_settings(cfg, placed, folder, largest, **ours)
+    prepare(module, settings, DTYPES[cfg.run.precision])
+    engine, *_ = deepspeed.initialize(model=module, config=settings)
     engine.eval()
     return OnlineTeacher(engine)
 
@@ -193,7 +196,7 @@ def student_engine(
 ) -> Any:
     """The student and its objective in a ZeRO engine with AdamW over the trainable weights."""
     encoder = student.encoder if student.encoder.adapters is not None else None
-    module = StudentObjective(student.model, cfg.objective, part, encoder).to(DTYPES[cfg.run.precision])
+    module = StudentObjective(student.model, cfg.objective, part, encoder)
     trainable = [p for p in module.parameters() if p.requires_grad]
     opt = cfg.optimizer
     settings = deepspeed_config(
@@ -203,12 +206,33 @@ def student_engine(
         gradient_clipping=opt.max_grad_norm,
         **_precision(cfg),
     )
+    prepare(module, settings, DTYPES[cfg.run.precision])
     # Where the optimizer's states lie in host memory, its step runs there too; DeepSpeed's does so vectorised.
     offloaded = "offload_optimizer" in settings.get("zero_optimization", {})
     adamw = DeepSpeedCPUAdam if offloaded else torch.optim.AdamW
     optimizer = adamw(trainable, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)
     engine, *_ = deepspeed.initialize(model=module, model_parameters=trainable, optimizer=optimizer, config=settings)
+    engine.train()  # a model that was loaded is in evaluation, where nothing is checkpointed
     return engine
+
+
+def prepare(module: nn.Module, settings: dict, dtype: torch.dtype) -> None:
+    """Cast a module's weights, and take it apart weight by weight if ZeRO-3 will.
+
+    Buffers stay as they are: rotary frequencies in bfloat16 are wrong by a radian at position 600. Left to its engine,
+    ZeRO-3 puts the whole module on the device first, wherever the weights are to lie.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+    zero = settings.get("zero_optimization", {})
+    if zero.get("stage") != 3:
+        return
+    offload = zero.get("offload_param") or {}
+    device, pin = offload.get("device"), offload.get("pin_memory", False)
+    deepspeed.zero.Init(module=module, config_dict_or_path=settings, dtype=dtype, remote_device=device, pin_memory=pin)
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(get_accelerator().current_device_name()))
 
 
 def _precision(cfg: Config) -> dict:

@@ -1,5 +1,6 @@
 """What a run costs while it runs: time by part, throughput, padding, memory, use of the device's arithmetic."""
 
+import re
 import resource
 import time
 from collections import defaultdict
@@ -25,21 +26,28 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._spans: list[tuple] = []
+        self._within: list[str] = []
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Times what is done inside."""
+        """Times what is done inside; what a part within takes is not the outer one's."""
+        outer = self._within[-1] if self._within else None
+        self._within.append(name)
         begin = _mark()
         yield
-        self._spans.append((name, begin, _mark()))
+        self._spans.append((name, outer, begin, _mark()))
+        self._within.pop()
 
     def read(self) -> dict[str, float]:
         """The seconds of each part since it was last read."""
         if _cuda():
             torch.cuda.synchronize()
         seconds: dict[str, float] = defaultdict(float)
-        for name, begin, end in self._spans:
-            seconds[name] += begin.elapsed_time(end) / 1000 if _cuda() else end - begin
+        for name, outer, begin, end in self._spans:
+            took = begin.elapsed_time(end) / 1000 if _cuda() else end - begin
+            seconds[name] += took
+            if outer is not None:
+                seconds[outer] -= took
         self._spans = []
         return dict(seconds)
 
@@ -82,8 +90,6 @@ class Meter:
         """
         parts = self.clock.read()
         elapsed = max(1e-9, time.monotonic() - self._began)
-        # The loss is computed inside the student's forward, and the data is waited for by none of the models.
-        parts["student"] = parts.get("student", 0.0) - parts.get("loss", 0.0)
         values = {f"share/{name}": seconds / elapsed for name, seconds in sorted(parts.items())}
         values |= {
             "seconds_per_step": elapsed / max(1, self._steps),
@@ -113,7 +119,7 @@ def _mark() -> torch.cuda.Event | float:
 
 def _known_peak() -> float | None:
     name = torch.cuda.get_device_name() if _cuda() else ""
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    return next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 def _memory() -> int:

@@ -66,7 +66,7 @@ def write_model(
     encoder = student.encoder
     if encoder.adapters is not None:
         part = {name: weight for name, weight in weights.items() if name.startswith("encoder.")}
-        encoder = encoder.rebuilt({name.removeprefix("encoder."): weight for name, weight in part.items()})
+        encoder = encoder.rebuilt({name.removeprefix("encoder."): weight.to(dtype) for name, weight in part.items()})
     try:
         with disk_errors(folder):
             save(partial, model, encoder, student.tokenizer)

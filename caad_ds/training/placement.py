@@ -1,6 +1,8 @@
 """Where the frozen teacher's weights lie: on the devices, in the hosts' memory, or on NVMe."""
 
-import tempfile
+import hashlib
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +67,10 @@ def placement(cfg: Config, teacher: SpeechLM, student: SpeechLM, width: int) -> 
     """The placement of this run and its reason, the same on every rank; `width`: bytes of a weight in the engines."""
     assert cfg.teacher is not None
     if cfg.teacher.deepspeed is not None:
-        device = deepspeed_config(cfg.teacher.deepspeed).get("zero_optimization", {}).get("offload_param", {})
-        return {"cpu": "cpu", "nvme": "nvme"}.get(device.get("device"), "resident"), f"as {cfg.teacher.deepspeed} says"
+        offload = deepspeed_config(cfg.teacher.deepspeed).get("zero_optimization", {}).get("offload_param") or {}
+        return {"cpu": "cpu", "nvme": "nvme"}.get(
+            offload.get("device", ""), "resident"
+        ), f"as {cfg.teacher.deepspeed} says"
     if cfg.teacher.placement != "auto":
         return cfg.teacher.placement, "as teacher.placement says"
     if get_accelerator().device_name() == "cpu":
@@ -74,20 +78,27 @@ def placement(cfg: Config, teacher: SpeechLM, student: SpeechLM, width: int) -> 
     return choose(_measure(teacher, student, width, cfg), cfg.teacher.nvme_path is not None)
 
 
-def swap_folder(root: Path | None) -> Path:
-    """A fresh folder of this rank below `root` for weights on NVMe; UserError where it cannot be used."""
+def swap_folder(root: Path | None, output_dir: Path) -> Path:
+    """An empty folder of this run and rank below `root` for weights on NVMe; UserError where it cannot be used.
+
+    Its name is the same whenever the run starts again, so that what a killed rank has left is removed.
+    """
     if root is None:
         raise UserError("the teacher lies on nvme, but teacher.nvme_path is missing; give a folder on a local disk")
     operator = get_accelerator().create_op_builder("AsyncIOBuilder")
     if operator is None or not operator.is_compatible(verbose=False):
         raise UserError("placement nvme needs libaio (Debian: libaio-dev) to compile DeepSpeed's operator; install it")
     with disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="caad-ds-", dir=root))
+        run = hashlib.sha256(str(output_dir.resolve()).encode()).hexdigest()[:12]
+        folder = root / f"caad-ds-{run}-{dist.get_rank()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
 
 
 def _measure(teacher: SpeechLM, student: SpeechLM, width: int, cfg: Config) -> Memory:
-    ranks, local = dist.get_world_size(), torch.cuda.device_count()
+    ranks = dist.get_world_size()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or torch.cuda.device_count())
     zero = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
     weights = _count(student) * width // (ranks if zero.get("stage") == 3 else 1)
     offloaded = "offload_optimizer" in zero

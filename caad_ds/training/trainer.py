@@ -27,7 +27,7 @@ from caad_ds.tracking import Tracker
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order
 from caad_ds.training.checkpoint import Checkpoints, RunState
-from caad_ds.training.deepspeed_files import check_deepspeed
+from caad_ds.training.deepspeed_files import check_deepspeed, deepspeed_config
 from caad_ds.training.distributed import agreed, raise_together, world
 from caad_ds.training.meters import Meter
 from caad_ds.training.metrics import Sums
@@ -36,10 +36,12 @@ from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
 
 COURSE = {"data", "teacher", "student", "objective", "optimizer"}  # sections that decide the course of training
-COURSE_OF_RUN = ("seed", "precision", "encoder_precision")
+COURSE_OF_RUN = ("seed", "precision", "encoder_precision", "attention")
 NOT_COURSE = {  # of these, what decides the speed alone
     "teacher": {"placement", "nvme_path", "batch", "deepspeed"},
     "optimizer": {"micro_batch"},
+    "student": {"gradient_checkpointing"},
+    "data": {"validation"},
 }
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 
@@ -124,7 +126,7 @@ class Trainer:
         width = engines.DTYPES[self.cfg.run.precision].itemsize
         placed, reason = placement(self.cfg, self.teacher_model, self.student.model, width)
         if placed == "nvme":
-            self.swap_folder = swap_folder(self.cfg.teacher.nvme_path)
+            self.swap_folder = swap_folder(self.cfg.teacher.nvme_path, self.cfg.run.output_dir)
         return placed, reason
 
     # -- running ----------------------------------------------------------------------------------------------------
@@ -321,6 +323,7 @@ class Trainer:
         models = (self.student.model, self.encoder, self.teacher_model, self.teacher_encoder)
         weights = [engines.weights_hash(model) for model in models if model is not None]
         run = [getattr(self.cfg.run, key) for key in COURSE_OF_RUN]
+        run += [deepspeed_config(self.cfg.student.deepspeed).get("zero_optimization")]  # how checkpoints are cut
         text = repr((settings, run, weights, self.reader.index.file.manifest))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -248,7 +248,7 @@ def test_a_checkpoint_of_other_weights_or_data(resumable):
     recorded["state"]["identity"] = "that of a teacher which was since replaced"
     state.write_text(json.dumps(recorded))
     line = refusal(resumable)
-    assert "step-00000004: made from another teacher, start or data; use another run.output_dir" in line
+    assert "step-00000004: made from another teacher, start, data or DeepSpeed file; use another run.output_dir" in line
 
 
 def damage(path) -> None:

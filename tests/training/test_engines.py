@@ -209,3 +209,23 @@ def test_heads_padded_to_different_sizes_share_one_vocabulary(parts):
         padded = type(head)(torch.cat([head.weight, torch.ones(8, head.weight.shape[1])]), head.bias, head.softcap)
         plain, wide = (parts.engine(batch, states, positive, negative, h, 4.0)[0] for h in (head, padded))
     assert torch.equal(plain, wide)
+
+
+@pytest.mark.parametrize("origin", ["llm", "path"])
+def test_in_bf16_weights_are_cast_and_rotary_frequencies_are_not(world, tmp_path, origin):
+    """And the student trains, so that a loaded one too is checkpointed."""
+    fresh = ("llm", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads")
+    loaded = dict.fromkeys(fresh) | {"path": str(world / "teacher")}
+    student = {"gradient_checkpointing": True} | (loaded if origin == "path" else {})
+    cfg = load_config(config(world, tmp_path / "out", student=student, run={"precision": "bf16"}))
+    made = engines.load_student(cfg)
+    model, encoder, _ = load(cfg.teacher.path, torch.bfloat16)
+    teacher = engines.teacher_signal(cfg, model, encoder)
+    engine = engines.student_engine(cfg, made, 4, 1)
+    for whole, lm in ((engine, engine.module.student.llm), (teacher.engine, teacher.engine.module.model.llm)):
+        assert {p.dtype for p in whole.module.parameters()} == {torch.bfloat16}
+        assert lm.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert all(layer.training and layer.gradient_checkpointing for layer in engine.module.student.llm.model.layers)
+    assert not teacher.engine.module.training
+    engine.destroy()
+    teacher.engine.destroy()
