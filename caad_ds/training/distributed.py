@@ -90,21 +90,28 @@ def from_main(action: Callable[[], T]) -> T:
 
 
 def agreed(action: Callable[[], T]) -> T:
-    """Run `action` on every rank; if any raises UserError, all raise it (the first rank's), so that none hangs."""
+    """Run `action` on every rank; if any fails, all do (as `raise_together` says), so that none waits for ever."""
     result, failure = None, None
     try:
         result = action()
-    except UserError as error:
+    except Exception as error:
         failure = error
     raise_together(failure)
     return result  # type: ignore[return-value]
 
 
-def raise_together(failure: UserError | None) -> None:
-    """Raise the first rank's failure, of its type, on all ranks, if there is one."""
-    failures = [failure] * world()[1]
+def raise_together(failure: Exception | None) -> None:
+    """Raise the first rank's failure on all ranks, if there is one.
+
+    A UserError keeps its type. Of anything else the rank that met it raises it as it is, and the others its name.
+    """
+    unforeseen = failure is not None and not isinstance(failure, UserError)
+    told = UserError(f"{type(failure).__name__}: {failure}") if unforeseen else failure
+    failures = [told] * world()[1]
     if dist.is_initialized():
-        dist.all_gather_object(failures, failure)
+        dist.all_gather_object(failures, told)
+    if unforeseen:
+        raise failure
     for rank, error in enumerate(failures):
         if error is not None:
             raise type(error)(str(error) if len(failures) == 1 else f"{error} (rank {rank})") from failure

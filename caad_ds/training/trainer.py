@@ -58,6 +58,7 @@ class Trainer:
         self.voice = voice
         self.rank, self.world_size = world()
         self.stopping = False
+        self.largest = 0
         self.swap_folder: Path | None = None
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
@@ -213,7 +214,7 @@ class Trainer:
         try:
             with self.meter.clock.part("data"):
                 batches = [self._maybe_drop(step, batch) for batch in read()]
-        except UserError as error:
+        except Exception as error:
             failure = error
         mine = sum(self._weight(batch) for batch in batches)
         counts = torch.tensor([mine, failure is not None, self.stopping], dtype=torch.float64, device=self.device)
@@ -230,6 +231,7 @@ class Trainer:
             group["lr"] = rate
         for batch in batches:
             self.sums.add_batch(batch)
+            self._check_budget(batch)
         with self.meter.step(batches), self.step.teacher_head():
             window = [batch.to(self.device) for batch in batches]
             for kd, ce, diagnostics in self.step.train(window, normalizer):
@@ -296,6 +298,16 @@ class Trainer:
         share = [zlib.crc32(f"{self.cfg.run.seed}:{step}:{key}".encode()) / 2**32 for key in batch.keys]
         dropped = torch.tensor(share) < self.cfg.objective.audio_dropout
         return drop_audio(batch, dropped, self.dropped)
+
+    def _check_budget(self, batch: Batch) -> None:
+        """Lengths in the index are estimates: tell the largest micro-batch whenever it exceeds the budget by more."""
+        positions, budget = batch.input_ids.numel(), self.cfg.optimizer.micro_tokens
+        if budget is not None and positions > max(budget, self.largest):
+            self.largest = positions
+            self.voice.say(
+                f"a micro-batch has {positions} tokens, optimizer.micro_tokens is {budget}: texts are longer than the "
+                "index's estimate; lower it if memory is short"
+            )
 
     def _weight(self, batch: Batch) -> float:
         rows = batch.sample_of_row

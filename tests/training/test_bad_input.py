@@ -144,6 +144,27 @@ def test_an_audio_longer_than_the_window_is_refused_before_training(made, world,
     assert f"{where}an audio of 1.10 s exceeds the encoder's window of 1 s; reject or split" in line
 
 
+def run_out_of_memory() -> None:
+    """In a rank: what reads the data fails on the second one, as nobody foresaw."""
+    from caad_ds.data.reader import IndexedReader
+
+    read = IndexedReader.__getitem__
+
+    def fails(self: IndexedReader, number: int):
+        if os.environ["RANK"] == "1" and number == 7:
+            raise MemoryError("no memory for a sample")
+        return read(self, number)
+
+    IndexedReader.__getitem__ = fails  # type: ignore[method-assign]
+
+
+def test_a_rank_that_fails_alone_in_its_own_way_ends_all(made):
+    run = Run(made(optimizer={"steps": 50}), 2, prepare=run_out_of_memory)
+    assert run.wait(60) == [2, 1], run.output()
+    assert run.output().splitlines()[-1] == "caad-ds: error: MemoryError: no memory for a sample (rank 1)"
+    assert "Traceback" in run.output(1) and "no memory for a sample" in run.output(1)
+
+
 def test_a_shard_that_is_cut_while_training_reads_it(made, copied):
     run = Run(made(data={"train": str(copied)}, optimizer={"steps": 3000}), 2)
     run.wait_for("step 3/")

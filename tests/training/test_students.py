@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from caad_ds.config import load_config
 from caad_ds.models.speech_lm import build, load, save
+from caad_ds.training.deepspeed_files import deepspeed_config
 from caad_ds.training.engines import load_student
 from tests.training.launching import Run, curve, train, weights
 from tests.training.tiny import config, llama
@@ -143,8 +144,17 @@ def test_a_published_connectors_form_trains_under_zero3_as_in_one_process(world,
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
-def test_bf16_trains(world, folder):
-    train(config(world, folder / "bf16", run={"precision": "bf16"}), 1)
-    kd = curve(folder / "bf16", "train/ce")
-    assert kd[-1][1] < kd[0][1]
-    assert {value.dtype for value in weights(folder / "bf16").values()} == {torch.bfloat16}
+@pytest.mark.parametrize("file", ["student_zero2.json", "student_zero3.json", "student_cpu.json"])
+def test_bf16_trains_and_accumulates_in_fp32(world, folder, file):
+    """Gradients of many micro-steps, summed with the 8 bits of bf16, would lose the small ones."""
+    ends = []
+    for micro in (8, 1):
+        out = folder / f"bf16-{micro}-{file}"
+        student = {"deepspeed": file}
+        train(config(world, out, run={"precision": "bf16"}, student=student, optimizer={"micro_batch": micro}))
+        losses = [value for _, value in curve(out, "train/ce")]
+        assert losses[-1] < losses[0]
+        assert {value.dtype for value in weights(out).values()} == {torch.bfloat16}
+        ends.append(losses)
+    assert ends[1] == pytest.approx(ends[0], abs=0.02, rel=0)
+    assert deepspeed_config(file)["data_types"] == {"grad_accum_dtype": "fp32"}
