@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -23,7 +24,10 @@ def test_an_interrupt_ends_without_a_traceback(tmp_path):
     manifest = tmp_path / "manifest.jsonl"
     os.mkfifo(manifest)
     command = [sys.executable, "-m", "examples.recorded.stage1", str(manifest)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and what they start inherits that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=heard, **pipes) as running:
         with open(manifest, "w"):  # returns when the other end is open too
             running.send_signal(signal.SIGINT)
             _, err = running.communicate(timeout=60)

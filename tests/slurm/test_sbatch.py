@@ -71,7 +71,7 @@ def test_the_job_ends_with_the_ranks_status(cluster, submit, tmp_path, statuses,
 
 def test_usr1_checkpoints_requeues_and_goes_on(cluster, submit, tmp_path):
     job = submit("--until-usr1")
-    cluster.wait(lambda: "RANK=1" in log(tmp_path, job), 20, "both ranks to start")
+    cluster.wait(lambda: len(ranks(log(tmp_path, job))) == 2, 20, "both ranks to start")
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
     ended = cluster.finished(job)
     text = log(tmp_path, job)
@@ -83,7 +83,7 @@ def test_usr1_checkpoints_requeues_and_goes_on(cluster, submit, tmp_path):
 
 def test_usr1_before_the_ranks_can_hold_it_starts_over(cluster, submit, tmp_path):
     job = submit("--until-usr1", "--deaf")
-    cluster.wait(lambda: "RANK=1" in log(tmp_path, job), 20, "both ranks to start")
+    cluster.wait(lambda: len(ranks(log(tmp_path, job))) == 2, 20, "both ranks to start")
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
     ended = cluster.finished(job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log(tmp_path, job)
@@ -91,7 +91,7 @@ def test_usr1_before_the_ranks_can_hold_it_starts_over(cluster, submit, tmp_path
 
 def test_preemption_by_a_higher_partition_requeues(cluster, submit, tmp_path):
     job = submit("--until-usr1")
-    cluster.wait(lambda: "RANK=1" in log(tmp_path, job), 20, "both ranks to start")
+    cluster.wait(lambda: len(ranks(log(tmp_path, job))) == 2, 20, "both ranks to start")
     urgent = submit(sbatch=("--partition=high", "--ntasks-per-node=2", "--gpus-per-node=0"))
     assert cluster.finished(urgent)["JobState"] == "COMPLETED"
     assert cluster.finished(job)["JobState"] == "COMPLETED", log(tmp_path, job)
