@@ -59,9 +59,10 @@ class SpeechLM(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
-    def __init__(self, config: SpeechLMConfig):
+    def __init__(self, config: SpeechLMConfig, llm: PreTrainedModel | None = None):
         super().__init__(config)
-        self.llm = AutoModelForCausalLM.from_config(config.llm_config)
+        # One that is there already is not made at random first: large models would take their memory twice.
+        self.llm = AutoModelForCausalLM.from_config(config.llm_config) if llm is None else llm
         if config.lora is not None:
             lora.inject(self.llm, config.lora)
         self.connector = QFormerConnector(
@@ -174,13 +175,10 @@ def build(
             normalize_states=normalize_states,
             connector=connector,
         )
-        model = SpeechLM(config)
+        return SpeechLM(config, weights)
     except (ValueError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"no model can be built of the student's llm and qformer_heads: {reason}; mend them") from error
-    if weights is not None:
-        model.llm.load_state_dict(weights.state_dict())
-    return model
 
 
 def load_llm(name: str, keep_layers: int | None) -> PreTrainedModel:
