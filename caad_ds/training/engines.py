@@ -163,6 +163,11 @@ def frozen_hash(student: Student) -> str:
     return _hash([*sorted(student.encoder.whisper.state_dict().items()), *frozen])
 
 
+def start_hash(student: Student) -> str:
+    """sha256 over the weights that train, as they are before the first step."""
+    return _hash((name, p) for name, p in student.model.named_parameters() if p.requires_grad)
+
+
 def _hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors:

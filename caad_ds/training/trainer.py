@@ -95,8 +95,8 @@ class Trainer:
             each.autocast = torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None
         for reader in filter(None, (self.reader, self.validation_reader)):
             check_window(reader, self.encoder)
-        self.identity = self._identity()
         self.frozen = engines.frozen_hash(self.student)
+        self.identity = self._identity()
         self.prompter = Prompter(
             self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
         )
@@ -332,8 +332,12 @@ class Trainer:
         Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not.
         """
         settings = self.cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE)
-        models = (self.student.model, self.encoder, self.teacher_model, self.teacher_encoder)
-        weights = [engines.weights_hash(model) for model in models if model is not None]
+        # Not hashed a second time, which takes most of the start of a large run; a shared encoder is in the first.
+        weights = [self.frozen, engines.start_hash(self.student)]
+        if self.teacher_model is not None:
+            weights.append(engines.weights_hash(self.teacher_model))
+            if self.teacher_encoder is not self.encoder:
+                weights.append(engines.weights_hash(self.teacher_encoder))
         run = [getattr(self.cfg.run, key) for key in COURSE_OF_RUN]
         run += [deepspeed_config(self.cfg.student.deepspeed).get("zero_optimization")]  # how checkpoints are cut
         text = repr((settings, run, weights, self.reader.index.file.manifest))
