@@ -8,7 +8,7 @@ from caad_ds.data.audio import SAMPLE_RATE, AudioError, load
 from caad_ds.errors import UserError
 from caad_ds.progress import track, waiting
 from data_prep import sources
-from data_prep.manifest import rejected_path, write_manifest, write_rejected
+from data_prep.manifest import Rejected, rejected_path, write_manifest, write_rejected
 
 MAX_SECONDS = 30.0
 
@@ -45,11 +45,12 @@ def ingest(source: str, root: Path, max_seconds: float = MAX_SECONDS) -> tuple[l
     if not root.exists():
         raise UserError(f"{root}: there is no such folder or file; check --root")
     with waiting(f"reading {root}"):
-        records = list(sources.get(source)(root))
+        found = list(sources.get(source)(root))
+    records = [record for record in found if isinstance(record, dict)]
     doubles = [identity for identity, times in Counter(record["id"] for record in records).items() if times > 1]
     if doubles:
         raise UserError(f"{root}: id {doubles[0]!r} comes twice ({len(doubles)} such ids); ids must be unique")
-    kept, rejected = [], []
+    kept, rejected = [], [vars(record) for record in found if isinstance(record, Rejected)]
     for record in track(records, f"ingest {source}", len(records)):
         try:
             kept.append({**record, "audios": [_probe(audio, max_seconds) for audio in record["audios"]]})

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from caad_ds.data.markers import AUDIO
@@ -19,6 +20,14 @@ FIELDS: dict[str, type] = {
     "source": str,
 }
 KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record that a step leaves out and lists beside its output, and why."""
+
+    id: str
+    reason: str
 
 
 def to_line(value: dict) -> str:
