@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -44,14 +44,18 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync it, rename it; UserError if the disk is full."""
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that is open under a temporary name, and synced and renamed when the body ends; absent if it fails.
+
+    UserError if the disk is full.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(partial, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
@@ -59,6 +63,12 @@ def write_atomic(path: Path, data: bytes) -> None:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync it, rename it; UserError if the disk is full."""
+    with writing(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -65,8 +65,8 @@ class Heartbeat:
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Reports a step on stderr; the body calls what it is given with the number of parts that it has finished.
 
-    A live bar on a terminal, otherwise a line at the start, every 8 s and at the end; without `total` only the time,
-    and no line at the end of what took less.
+    A live bar on a terminal, otherwise a line at the start, every 8 s and at the end; without `total` only the
+    number so far and the time, and no line at the end of what took less.
     """
     console = Console(stderr=True)
     if console.is_terminal:
@@ -83,7 +83,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 
     began = time.monotonic()
     with Heartbeat(stream=sys.stderr) as heart:
-        heart.turn_to(lambda: what if total is None else f"{what}: {done}/{total}")
+        heart.turn_to(lambda: f"{what}: {done}/{total}" if total is not None else f"{what}: {done}" if done else what)
         heart.beat()
         try:
             yield advance
@@ -100,7 +100,7 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
-def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """The items as they come, their number reported by `progress`."""
     with progress(what, total) as advance:
         for item in items:

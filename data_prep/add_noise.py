@@ -15,8 +15,9 @@ from caad_ds.data import audio
 from caad_ds.errors import UserError
 from caad_ds.files import write_atomic
 from caad_ds.progress import track
+from data_prep.entry import cut_out, waveform
 from data_prep.hashing import digest, fraction
-from data_prep.manifest import read_manifest, write_manifest
+from data_prep.manifest import load_manifest, write_manifest
 
 KINDS = ("white", "pink", "babble")
 BABBLE_VOICES = 4
@@ -33,7 +34,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the audio, then the manifest."""
-    done = add_noise(read_manifest(args.manifest), args.audio_dir, args.seed, args.snr)
+    done = add_noise(load_manifest(args.manifest), args.audio_dir, args.seed, args.snr)
     write_manifest(args.out, done)
     noisy = sum(record["metadata"]["noise"] == "noisy" for record in done)
     print(f"{args.out}: {noisy} noisy and {len(done) - noisy} clean records")
@@ -69,13 +70,14 @@ def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tu
     rng = np.random.default_rng(list(digest(f"noise:{seed}:{record['id']}")))
     audios = []
     for entry in record["audios"]:
-        waveform = _load(record, entry)
+        speech = _load(record, entry)
         if snr:
-            waveform = mix(waveform, _noise(record, records, waveform.size, rng), rng.uniform(*snr))
-        data = audio.encode(audio.to_pcm16(waveform))
+            speech = mix(speech, _noise(record, records, speech.size, rng), rng.uniform(*snr))
+        data = audio.encode(audio.to_pcm16(speech))
         path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.flac"
         write_atomic(path, data)
-        audios.append({**entry, "path": path.as_posix(), "duration": waveform.size / audio.SAMPLE_RATE})
+        seconds = speech.size / audio.SAMPLE_RATE
+        audios.append({**cut_out(entry), "path": path.as_posix(), "duration": seconds})
     metadata = {**(record.get("metadata") or {}), "noise": "noisy" if snr else "clean"}
     return {**record, "audios": audios, "metadata": metadata}
 
@@ -105,11 +107,9 @@ def _babble(record: dict, records: list[dict], length: int, rng: np.random.Gener
 
 def _load(record: dict, entry: dict) -> np.ndarray:
     try:
-        return audio.load(Path(entry["path"]))
+        return waveform(entry)
     except audio.AudioError as error:
-        raise UserError(
-            f"record {record['id']!r}, {entry['path']}: {error}; run `caad-ds prep ingest` first"
-        ) from error
+        raise UserError(f"record {record['id']!r}, {error}; run `caad-ds prep ingest` first") from error
 
 
 def _range(text: str) -> tuple[float, float]:

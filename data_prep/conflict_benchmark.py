@@ -9,11 +9,13 @@ import shutil
 from pathlib import Path
 from random import Random
 
+from caad_ds.data.audio import encode, to_pcm16
 from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, write_json
+from caad_ds.files import disk_errors, write_atomic, write_json
 from caad_ds.progress import track
-from data_prep.manifest import read_manifest
+from data_prep.entry import is_part, waveform
+from data_prep.manifest import load_manifest
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +30,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write a task per attribute that at least one record holds."""
     instructions = Instructions.load(args.instructions, args.attributes)
-    records = read_manifest(args.manifest)
+    records = load_manifest(args.manifest)
     counts = {}
     for key in instructions.attributes:
         asked = [record for record in records if key in instructions.known(record)]
@@ -58,15 +60,19 @@ def write_task(folder: Path, records: list[dict], instructions: Instructions, ke
         rng = Random(f"{seed}/{record['id']}/{key}")
         asked = ask(instructions, record, key, rng)
         hints = {name: hint(instructions, asked, name, rng) for name in ("faithful", "adversarial", "irrelevant")}
-        name = _place(Path(audio["path"]), folder / "audio", record["id"])
+        name = _place(audio, folder / "audio", record["id"])
         rows.append(
             {"audio": name, "gt": asked.label, **hints, "neutral": asked.question, "text": audio.get("text", "")}
         )
     write_json(folder / f"{folder.name}.json", rows)
 
 
-def _place(audio: Path, folder: Path, identity: str) -> str:
-    target = folder / f"{identity.replace('/', '_')}{audio.suffix}"
+def _place(entry: dict, folder: Path, identity: str) -> str:
+    audio = Path(entry["path"])
+    target = folder / f"{identity.replace('/', '_')}{'.flac' if is_part(entry) else audio.suffix}"
+    if is_part(entry):
+        write_atomic(target, encode(to_pcm16(waveform(entry))))
+        return f"{folder.name}/{target.name}"
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)

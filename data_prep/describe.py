@@ -3,16 +3,16 @@
 import argparse
 import math
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
 from caad_ds.data.instructions import CONDITIONS, Instructions, ask, hint
 from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
-from caad_ds.progress import track
-from data_prep.ingest import summary
-from data_prep.manifest import read_manifest, write_manifest, write_rejected
+from data_prep.jsonl import Rejected
+from data_prep.manifest import read_manifest, write_manifest
+from data_prep.rejects import Rejects
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -37,20 +37,25 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--questions-per-audio {args.questions_per_audio}: at least one question is needed")
     hints = parse_hints(args.hints)
     instructions = Instructions.load(args.instructions, args.attributes)
-    described, rejected = [], []
-    records = read_manifest(args.manifest)
-    for record in track(records, "describe", len(records)):
-        rows = describe(record, instructions, hints, args.questions_per_audio, args.seed)
-        described += rows
-        if not rows:
-            rejected.append({"id": record["id"], "reason": "its metadata holds none of the attributes"})
-    write_rejected(args.out, rejected)
-    if not described:
+    with Rejects(args.out) as rejects:
+        records = rejects.sift(read_manifest(args.manifest, "describe"))
+        prompts = (_prompts(record, instructions, hints, args) for record in records)
+        count = write_manifest(args.out, rejects.sift(chain.from_iterable(prompts)))
+    if not count:
         names = ", ".join(instructions.attributes)
-        raise UserError(f"{args.manifest}: no record has an attribute of {args.instructions} ({names})")
-    write_manifest(args.out, described)
-    print(f"{args.out}: {len(described)} prompts{summary(args.out, rejected)}")
+        raise UserError(f"{args.manifest}: nothing to ask with {args.instructions} ({names}){rejects.why}")
+    print(f"{args.out}: {count} prompts{rejects.summary}")
     return 0
+
+
+def _prompts(
+    record: dict, instructions: Instructions, hints: dict[str, float], args: argparse.Namespace
+) -> list[dict] | list[Rejected]:
+    try:
+        rows = describe(record, instructions, hints, args.questions_per_audio, args.seed)
+    except UserError as error:
+        return [Rejected(record["id"], str(error))]
+    return rows or [Rejected(record["id"], "its metadata holds none of the attributes")]
 
 
 def describe(

@@ -1,16 +1,48 @@
-"""`prep ingest`: a corpus becomes a manifest, every audio of it opened once."""
+"""`prep ingest`: a corpus becomes a manifest, every audio of it decoded once."""
 
 import argparse
+import os
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
-from caad_ds.data.audio import SAMPLE_RATE, AudioError, load
+from caad_ds.command import positive
+from caad_ds.data.audio import AudioError, probe
 from caad_ds.errors import UserError
 from caad_ds.progress import track, waiting
 from data_prep import sources
-from data_prep.manifest import Rejected, rejected_path, write_manifest, write_rejected
+from data_prep.journal import Journal
+from data_prep.jsonl import Rejected
+from data_prep.manifest import record_fault, write_manifest
+from data_prep.parallel import ordered
+from data_prep.rejects import Rejects
+from data_prep.too_long import POLICIES
 
 MAX_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is taken: audio of at most `max_seconds`, what becomes of longer one (`too_long.POLICIES`), and whether
+    links out of the folder `root` are followed."""
+
+    root: Path
+    max_seconds: float = MAX_SECONDS
+    too_long: str = "reject"
+    follow_links: bool = False
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of one record of a source: the records `kept` of it, or why there is none."""
+
+    id: str
+    kept: list[dict] = field(default_factory=list)
+    reason: str = ""
+    cut: bool = False
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -19,57 +51,128 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="the corpus: the folder or file that the source reads")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     parser.add_argument(
-        "--max-seconds", type=float, default=MAX_SECONDS, help="reject longer audio (default %(default)s)"
+        "--max-seconds", type=float, default=MAX_SECONDS, help="the encoder's window (default %(default)s)"
     )
+    parser.add_argument(
+        "--too-long", choices=POLICIES, default="reject", help="what becomes of longer audio (default %(default)s)"
+    )
+    parser.add_argument("--follow-links", action="store_true", help="take audio that a link in the root leads out to")
+    parser.add_argument("--workers", type=positive, default=1, help="processes that decode (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the manifest and, beside it, the list of rejected records; print how many of each."""
-    kept, rejected = ingest(args.source, args.root, args.max_seconds)
-    write_rejected(args.out, rejected)
-    if not kept:
-        first = f", the first: {rejected[0]['reason']}" if rejected else ""
-        raise UserError(f"{args.root}: source {args.source} gave {len(rejected)} records and none is usable{first}")
-    write_manifest(args.out, kept)
-    hours = sum(audio["duration"] for record in kept for audio in record["audios"]) / 3600
-    print(f"{args.out}: {len(kept)} records, {hours:.2f} hours{summary(args.out, rejected)}")
+    """Write the manifest and, beside it, the list of rejected records; print how many of each.
+
+    A run that was killed goes on after the last record that it settled.
+    """
+    if args.max_seconds <= 0:
+        raise UserError(f"--max-seconds {args.max_seconds:g}: it must be above 0")
+    rules = Rules(args.root, args.max_seconds, args.too_long, args.follow_links)
+    found = unique(read_source(args.source, args.root))
+    settings = {"source": args.source, **{name: str(value) for name, value in vars(rules).items()}}
+    with Journal(args.out, settings) as journal:
+        with waiting(f"{args.root}: skipping what was settled before"):
+            pending = chain(islice(left := _without(found, journal), 1), left)
+        for settled in track(settle(pending, rules, args.workers), f"ingest {args.source}"):
+            journal.append(vars(settled))
+        totals: Counter[str] = Counter()
+        with Rejects(args.out) as rejects, waiting(f"writing {args.out}"):
+            count = write_manifest(args.out, rejects.sift(_outcomes(journal, totals)))
+    journal.remove()
+    if not count:
+        raise UserError(f"{args.root}: source {args.source} gave no usable record{rejects.why}")
+    cut = f", {totals['cut']} too long and cut ({args.too_long})" if totals["cut"] else ""
+    print(f"{args.out}: {count} records, {totals['seconds'] / 3600:.2f} hours{cut}{rejects.summary}")
     return 0
 
 
-def ingest(source: str, root: Path, max_seconds: float = MAX_SECONDS) -> tuple[list[dict], list[dict]]:
-    """The records of a source with the durations (seconds) of their audios, and those rejected as `{id, reason}`.
-
-    Rejected are records with an audio that does not decode or lasts longer than `max_seconds`: cutting it would leave
-    a transcription and answers that speak of more than the audio holds.
-    """
-    if not root.exists():
-        raise UserError(f"{root}: there is no such folder or file; check --root")
-    with waiting(f"reading {root}"):
-        found = list(sources.get(source)(root))
-    records = [record for record in found if isinstance(record, dict)]
-    doubles = [identity for identity, times in Counter(record["id"] for record in records).items() if times > 1]
-    if doubles:
-        raise UserError(f"{root}: id {doubles[0]!r} comes twice ({len(doubles)} such ids); ids must be unique")
-    kept, rejected = [], [vars(record) for record in found if isinstance(record, Rejected)]
-    for record in track(records, f"ingest {source}", len(records)):
-        try:
-            kept.append({**record, "audios": [_probe(audio, max_seconds) for audio in record["audios"]]})
-        except AudioError as error:
-            rejected.append({"id": record["id"], "reason": str(error)})
+def ingest(source: str, root: Path, max_seconds: float = MAX_SECONDS) -> tuple[list[dict], list[Rejected]]:
+    """The records of a source with the durations (seconds) of their audios, and those rejected, all in memory."""
+    kept, rejected = [], []
+    for settled in settle(unique(read_source(source, root)), Rules(root, max_seconds)):
+        kept += settled.kept
+        if settled.reason:
+            rejected.append(Rejected(settled.id, settled.reason))
     return kept, rejected
 
 
-def summary(out: Path, rejected: list[dict]) -> str:
-    """What to add to a step's last line about the records that it rejected."""
-    return f"; {len(rejected)} rejected, see {rejected_path(out)}" if rejected else ""
+def read_source(source: str, root: Path) -> Iterator[dict | Rejected]:
+    """What a source yields; UserError for no such source or root."""
+    records = sources.get(source)
+    if not root.exists():
+        raise UserError(f"{root}: there is no such folder or file; check --root")
+    return records(root)
 
 
-def _probe(audio: dict, max_seconds: float) -> dict:
-    path = Path(audio["path"])
+def unique(records: Iterable[dict | Rejected]) -> Iterator[dict | Rejected]:
+    """The records, a `Rejected` in place of each whose id has been there."""
+    seen: set[str] = set()
+    for record in records:
+        if isinstance(record, dict) and record["id"] in seen:
+            record = Rejected(record["id"], "an earlier record has this id as well; ids must be unique")
+        elif isinstance(record, dict):
+            seen.add(record["id"])
+        yield record
+
+
+def settle(records: Iterable[dict | Rejected], rules: Rules, workers: int = 1) -> Iterator[Settled]:
+    """What becomes of each record, in their order."""
+    return ordered(partial(_settle, rules=rules), records, workers)
+
+
+def _without(records: Iterator[dict | Rejected], journal: Journal) -> Iterator[dict | Rejected]:
+    """The records after those of the journal; UserError if the source does not give these any more."""
+    for settled in journal:
+        record = next(records, None)
+        found = record.id if isinstance(record, Rejected) else record and record["id"]
+        if found != settled["id"]:
+            raise UserError(
+                f"{journal.path}: the corpus has changed since: {found!r} comes where {settled['id']!r} came; remove "
+                "this file to ingest anew"
+            )
+    yield from records
+
+
+def _outcomes(journal: Journal, totals: Counter[str]) -> Iterator[dict | Rejected]:
+    """The journal's records and rejects, their `seconds` and how many were `cut` added up in `totals`."""
+    for settled in journal:
+        if settled["reason"]:
+            yield Rejected(settled["id"], settled["reason"])
+        totals["cut"] += settled["cut"]
+        for record in settled["kept"]:
+            totals["seconds"] += sum(audio["duration"] for audio in record["audios"])
+            yield record
+
+
+def _settle(record: dict | Rejected, rules: Rules) -> Settled:
+    if isinstance(record, Rejected):
+        return Settled(record.id, reason=record.reason)
+    if fault := record_fault(record):
+        return Settled(record["id"], reason=fault)
     try:
-        seconds = len(load(path)) / SAMPLE_RATE
+        probed = {**record, "audios": [_probe(audio, rules) for audio in record["audios"]]}
+    except (AudioError, OSError) as error:  # such as a name that is too long for the file system
+        return Settled(record["id"], reason=str(error))
+    if max(audio["duration"] for audio in probed["audios"]) <= rules.max_seconds:
+        return Settled(record["id"], [probed])
+    parts = POLICIES[rules.too_long](probed, rules.max_seconds)
+    if isinstance(parts, Rejected):
+        return Settled(record["id"], reason=parts.reason)
+    return Settled(record["id"], parts, cut=True)
+
+
+def _probe(audio: dict, rules: Rules) -> dict:
+    path = Path(audio["path"])
+    if not rules.follow_links and _leads_out(path, rules.root if rules.root.is_dir() else rules.root.parent):
+        raise AudioError(f"{path} is a link that leads out of the root; --follow-links takes it")
+    try:
+        seconds = probe(path)
     except AudioError as error:
         raise AudioError(f"{path} does not decode: {error}") from error
-    if seconds > max_seconds:
-        raise AudioError(f"{path} lasts {seconds:.2f} s, more than {max_seconds:g} s")
     return {**audio, "duration": round(seconds, 4)}
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    """Whether a path that is below the root by its name lies elsewhere by its links."""
+    named, named_root = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    return named.is_relative_to(named_root) and not path.resolve().is_relative_to(root.resolve())

@@ -1,14 +1,14 @@
-"""Manifest files: one JSON record per line, checked when read and written all or not at all."""
+"""Manifest files: one JSON record per line, streamed; checked when read, and written all or not at all."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
-from caad_ds.files import write_atomic
-from caad_ds.progress import waiting
+from caad_ds.files import writing
+from caad_ds.progress import track, waiting
+from data_prep.jsonl import Rejected, count_lines, read_rows, to_line
 
 FIELDS: dict[str, type] = {
     "id": str,
@@ -22,138 +22,126 @@ FIELDS: dict[str, type] = {
 KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """A record that a step leaves out and lists beside its output, and why."""
+def read_manifest(path: Path, what: str | None = None) -> Iterator[dict | Rejected]:
+    """The records of a manifest as they are read, with the paths of their audios made absolute.
 
-    id: str
-    reason: str
-
-
-def to_line(value: dict) -> str:
-    """A dictionary as one line of JSONL."""
-    return json.dumps(value, ensure_ascii=False) + "\n"
-
-
-def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """A JSONL file, replaced as a whole."""
-    write_atomic(path, "".join(map(to_line, rows)).encode())
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line number (from 1) and object of each line that is not blank; UserError names a line that is no JSON object."""
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, _object(line, f"{path} line {number}")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: it is not UTF-8 text ({error.reason}); is it a JSONL file?") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
-def read_manifest(path: Path) -> list[dict]:
-    """All records of a manifest, with the paths of their audios made absolute.
-
-    Raises UserError, with file, line and field, for a line that is no record and for an id that comes twice.
+    In place of a line that is no record, or whose id has been there, comes the `Rejected` that says so. With `what`
+    the progress is reported under that name.
     """
-    records: list[dict] = []
-    lines: dict[str, int] = {}
+    rows = read_rows(path)
+    seen: set[str] = set()
+    for number, row in track(rows, what, count_lines(path)) if what else rows:
+        yield row if isinstance(row, Rejected) else _checked(row, f"{path} line {number}", path.parent, seen)
+
+
+def load_manifest(path: Path) -> list[dict]:
+    """All records of a manifest; UserError, with file, line and field, for the first that is unusable, or if none is
+    there."""
+    records = []
     with waiting(f"reading {path}"):
-        for number, record in read_jsonl(path):
-            where = f"{path} line {number}"
-            validate(record, where)
-            first = lines.setdefault(record["id"], number)
-            if first != number:
-                raise UserError(f"{where}: id {record['id']!r} is already on line {first}; ids must be unique")
-            records.append(_with_paths(record, lambda audio: (path.parent / audio).absolute()))
+        for record in read_manifest(path):
+            if isinstance(record, Rejected):
+                raise UserError(f"{record.id}: {record.reason}")
+            records.append(record)
     if not records:
         raise UserError(f"{path}: it holds no record; look at the step that wrote it")
     return records
 
 
-def write_manifest(path: Path, records: list[dict]) -> None:
-    """Write records as a manifest, replaced as a whole.
+class ManifestWriter:
+    """A context that writes records as they come; the manifest is there when it ends, and none if no record came.
 
     Audio below the manifest's folder is named relative to it, so that the folder can be moved; other audio by its
     absolute path.
     """
-    if path.suffix != ".jsonl":
-        raise UserError(f"--out {path}: a manifest is written over what is there; name a file that ends in .jsonl")
-    folder = path.parent.absolute()
 
-    def relative(audio: str) -> Path:
+    def __init__(self, path: Path) -> None:
+        if path.suffix != ".jsonl":
+            raise UserError(f"--out {path}: a manifest is written over what is there; name a file that ends in .jsonl")
+        self.path = path
+        self.count = 0
+        self._folder = path.parent.absolute()
+        self._files = ExitStack()
+
+    def write(self, record: dict) -> None:
+        """Append a record; UserError if it is none."""
+        validate(record, f"record {record.get('id')!r}")
+        if not self.count:
+            self._file = self._files.enter_context(writing(self.path))
+        self._file.write(to_line(_with_paths(record, self._relative)).encode())
+        self.count += 1
+
+    def _relative(self, audio: str) -> Path:
         absolute = Path(audio).absolute()
-        return absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute
+        return absolute.relative_to(self._folder) if absolute.is_relative_to(self._folder) else absolute
 
-    with waiting(f"writing {path}"):
+    def __enter__(self) -> "ManifestWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.__exit__(*error)
+
+
+def write_manifest(path: Path, records: Iterable[dict]) -> int:
+    """Write records as a manifest, replaced as a whole; returns their number, and writes nothing where it is 0."""
+    with ManifestWriter(path) as manifest:
         for record in records:
-            validate(record, f"record {record.get('id')!r}")
-        write_jsonl(path, (_with_paths(record, relative) for record in records))
-
-
-def rejected_path(out: Path) -> Path:
-    """Where a step lists what it left out of `out`: `manifest.jsonl` has `manifest.rejected.jsonl` beside it."""
-    return out.with_name(f"{out.stem}.rejected.jsonl")
-
-
-def write_rejected(out: Path, rejected: list[dict]) -> None:
-    """The list `{id, reason}` of what was left out of `out`; an empty one removes the file."""
-    path = rejected_path(out)
-    if rejected:
-        write_jsonl(path, rejected)
-    else:
-        path.unlink(missing_ok=True)
+            manifest.write(record)
+    return manifest.count
 
 
 def validate(record: dict, where: str) -> None:
     """Raise UserError, beginning with `where`, unless the value is a manifest record (docs/architecture.md)."""
-    check_types(record, where)
+    if fault := record_fault(record):
+        raise UserError(f"{where}: {fault}")
+
+
+def record_fault(record: dict) -> str | None:
+    """Why a JSON object is no manifest record, or None."""
+    if fault := type_fault(record):
+        return fault
     for name in ("id", "audios"):
         if not record.get(name):
-            raise UserError(f"{where}: field {name!r} is missing or empty")
+            return f"field {name!r} is missing or empty"
     for audio in record["audios"]:
-        if not isinstance(audio, dict) or not isinstance(audio.get("path"), str):
-            raise UserError(f"{where}: each of 'audios' must be an object with a 'path', not {audio!r:.60}")
+        if not isinstance(audio, dict) or not isinstance(audio.get("path"), str) or "\0" in audio["path"]:
+            return f"each of 'audios' must be an object with a 'path', not {audio!r:.60}"
         if not isinstance(audio.get("text") or "", str):
-            raise UserError(f"{where}: 'text' of an audio must be a text, not {audio['text']!r:.60}")
-    _validate_messages(record, where)
+            return f"'text' of an audio must be a text, not {audio['text']!r:.60}"
+        for name in ("offset", "duration"):
+            if not isinstance(audio.get(name) or 0, int | float):
+                return f"{name!r} of an audio must be a number of seconds, not {audio[name]!r:.60}"
+    return _message_fault(record)
 
 
-def check_types(record: dict, where: str) -> None:
-    """Raise UserError, beginning with `where`, if a manifest field is there and has another type than it should."""
+def type_fault(record: dict) -> str | None:
+    """Which manifest field is there and has another type than it should, or None."""
     for name, kind in FIELDS.items():
         if record.get(name) is not None and not isinstance(record[name], kind):
-            raise UserError(f"{where}: field {name!r} must be {KINDS[kind]}, not {record[name]!r:.60}")
+            return f"field {name!r} must be {KINDS[kind]}, not {record[name]!r:.60}"
+    return None
 
 
-def _validate_messages(record: dict, where: str) -> None:
+def _checked(row: dict, where: str, folder: Path, seen: set[str]) -> dict | Rejected:
+    if fault := record_fault(row):
+        return Rejected(where, fault)
+    if row["id"] in seen:
+        return Rejected(row["id"], f"{where}: this id is on an earlier line as well; ids must be unique")
+    seen.add(row["id"])
+    return _with_paths(row, lambda audio: (folder / audio).absolute())
+
+
+def _message_fault(record: dict) -> str | None:
     messages = record.get("messages") or []
     for message in messages:
         if not isinstance(message, dict) or not all(isinstance(message.get(name), str) for name in ("role", "content")):
-            raise UserError(
-                f"{where}: each of 'messages' must have a 'role' and a 'content' in text, not {message!r:.60}"
-            )
+            return f"each of 'messages' must have a 'role' and a 'content' in text, not {message!r:.60}"
     marks = sum(message["content"].count(AUDIO) for message in messages)
     if messages and marks != len(record["audios"]):
-        raise UserError(
-            f"{where}: 'messages' hold {marks} {AUDIO} but 'audios' has {len(record['audios'])}; make them equal"
-        )
+        return f"'messages' hold {marks} {AUDIO} but 'audios' has {len(record['audios'])}; make them equal"
+    return None
 
 
 def _with_paths(record: dict, change: Callable[[str], Path]) -> dict:
     audios = [{**audio, "path": change(audio["path"]).as_posix()} for audio in record["audios"]]
     return {**record, "audios": audios}
-
-
-def _object(line: str, where: str) -> dict:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: it is not JSON ({error.msg}, column {error.colno}); is the file cut short?"
-        ) from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: a record must be a JSON object, not {value!r:.60}")
-    return value

@@ -6,22 +6,19 @@ input gives equal bytes on equal library versions; any WebDataset reader takes t
 
 import argparse
 import hashlib
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, ShardIndex
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, write_atomic
 from caad_ds.progress import track
-from data_prep.manifest import read_manifest, write_jsonl
-from data_prep.shards import Block, Rejected, ShardWriter, encode
+from data_prep.jsonl import Rejected, write_jsonl
+from data_prep.manifest import load_manifest
+from data_prep.parallel import ordered
+from data_prep.shards import ShardWriter, encode
 
 SHARD_BYTES = 256 << 20
 REJECTED_NAME = "rejected.jsonl"
-_LOOKAHEAD = 8  # records in flight per worker
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -81,37 +78,19 @@ def pack(manifest: Path, folder: Path, shard_bytes: int = SHARD_BYTES, workers: 
 def _append(records: list[dict], manifest: Path, writer: ShardWriter, workers: int) -> list[Rejected]:
     """Encode all records and append them in order; returns those whose audio does not decode."""
     rejected = []
-    for result in track(_encode_all(records, workers), f"packing {manifest}", len(records)):
+    for result in track(ordered(encode, records, workers), f"packing {manifest}", len(records)):
         if isinstance(result, Rejected):
             rejected.append(result)
         else:
             writer.add(result)
     if len(rejected) == len(records):
-        raise UserError(f"{manifest}: no audio decodes, the first is {rejected[0].path}: {rejected[0].reason}")
+        raise UserError(f"{manifest}: no audio decodes, the first is {rejected[0].reason}")
     return rejected
-
-
-def _encode_all(records: list[dict], workers: int) -> Iterator[Block | Rejected]:
-    """The blocks in the order of the records, encoded ahead by `workers` processes."""
-    if workers <= 1:
-        yield from map(encode, records)
-        return
-    waiting: deque[Future] = deque()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            for record in records:
-                waiting.append(pool.submit(encode, record))
-                if len(waiting) >= workers * _LOOKAHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _answered(manifest: Path) -> list[dict]:
     """The records of a manifest; UserError unless each has what training needs."""
-    records = read_manifest(manifest)
+    records = load_manifest(manifest)
     for record in records:
         if not record.get("messages"):
             raise UserError(

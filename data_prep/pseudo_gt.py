@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,8 +12,10 @@ from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, drop_cut_line, read_json, write_json
 from caad_ds.progress import progress, track
 from data_prep.engines import Answer, Engine, TemplateEngine, TransformersEngine
-from data_prep.ingest import summary
-from data_prep.manifest import read_jsonl, read_manifest, to_line, write_jsonl, write_manifest, write_rejected
+from data_prep.journal import same_settings
+from data_prep.jsonl import Rejected, read_jsonl, to_line, write_jsonl
+from data_prep.manifest import load_manifest, write_manifest
+from data_prep.rejects import Rejects
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -34,25 +37,24 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer every record that has no response yet; a run that was cut off goes on where it stopped."""
-    records = read_manifest(args.manifest)
+    records = load_manifest(args.manifest)
     settings = _settings(args)
     partial, stamp = args.out.with_suffix(".partial.jsonl"), args.out.with_suffix(".settings.json")
     if args.out.exists() and stamp.exists():
-        _same(read_json(stamp, f"remove it and {args.out} to answer anew"), settings, args.out)
+        same_settings(read_json(stamp, f"remove it and {args.out} to answer anew"), settings, args.out)
         print(f"{args.out}: finished before, left alone")
         return 0
     answers = resume(partial, settings)
     missing = [record for record in records if not record.get("response") and record["id"] not in answers]
     if missing:
         answer_all(_engine(args), missing, partial, answers)
-    answered, rejected = _join(records, answers)
-    write_rejected(args.out, rejected)
-    if not answered:
-        raise UserError(f"{args.manifest}: no record was answered, the first because {rejected[0]['reason']}")
-    write_manifest(args.out, answered)
+    with Rejects(args.out) as rejects:
+        count = write_manifest(args.out, rejects.sift(_join(records, answers)))
+    if not count:
+        raise UserError(f"{args.manifest}: no record was answered{rejects.why}")
     write_json(stamp, settings)
     partial.unlink()
-    print(f"{args.out}: {len(answered)} answered{summary(args.out, rejected)}")
+    print(f"{args.out}: {count} answered{rejects.summary}")
     return 0
 
 
@@ -68,7 +70,7 @@ def resume(partial: Path, settings: dict) -> dict[str, Answer]:
     if len(rows) < 2:
         write_jsonl(partial, [settings])
         return {}
-    _same(rows[0][1], settings, partial)
+    same_settings(rows[0][1], settings, partial)
     answers = [_answer(row, f"{partial} line {number}") for number, row in rows[1:]]
     print(f"{partial}: going on after {len(answers)} answers")
     return {answer.id: answer for answer in answers}
@@ -83,21 +85,10 @@ def answer_all(engine: Engine, records: list[dict], partial: Path, answers: dict
             answers[answer.id] = answer
 
 
-def _join(records: list[dict], answers: dict[str, Answer]) -> tuple[list[dict], list[dict]]:
-    answered, rejected = [], []
+def _join(records: list[dict], answers: dict[str, Answer]) -> Iterator[dict | Rejected]:
     for record in records:
         answer = Answer(record["id"], record["response"]) if record.get("response") else answers[record["id"]]
-        if answer.reason:
-            rejected.append({"id": answer.id, "reason": answer.reason})
-        else:
-            answered.append({**record, "response": answer.response})
-    return answered, rejected
-
-
-def _same(made: dict, settings: dict, path: Path) -> None:
-    """Answers may have cost GPU hours: those of another input or engine are not replaced unasked."""
-    if changed := [key for key in made | settings if made.get(key) != settings.get(key)]:
-        raise UserError(f"{path}: its answers are of another {', '.join(changed)}; choose another --out, or remove it")
+        yield Rejected(answer.id, answer.reason) if answer.reason else {**record, "response": answer.response}
 
 
 def _settings(args: argparse.Namespace) -> dict:

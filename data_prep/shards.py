@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from caad_ds.data import audio
 from caad_ds.data.index import SampleEntry, Shard, audio_names
+from data_prep.entry import cut_out, waveform
+from data_prep.jsonl import Rejected
 
 _END = 2 * tarfile.BLOCKSIZE  # two empty blocks end a tar
 
@@ -28,15 +30,6 @@ class Block:
     pcm: str
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """A record with an audio that does not decode."""
-
-    id: str
-    path: str
-    reason: str
-
-
 def encode(record: dict) -> Block | Rejected:
     """Decode the audios of a record (absolute paths) and make its tar members.
 
@@ -46,12 +39,12 @@ def encode(record: dict) -> Block | Rejected:
     pcm = []
     for entry in record["audios"]:
         try:
-            pcm.append(audio.to_pcm16(audio.load(Path(entry["path"]))))
+            pcm.append(audio.to_pcm16(waveform(entry)))
         except audio.AudioError as error:
-            return Rejected(record["id"], entry["path"], str(error))
+            return Rejected(record["id"], str(error))
     key = quote(record["id"], safe="").replace(".", "%2E")
     names = [f"{key}.{name}" for name in audio_names(len(pcm))]
-    audios = [{**entry, "path": name} for entry, name in zip(record["audios"], names, strict=True)]
+    audios = [{**cut_out(entry), "path": name} for entry, name in zip(record["audios"], names, strict=True)]
     content = json.dumps({**record, "audios": audios}, ensure_ascii=False, sort_keys=True).encode()
     members = {f"{key}.json": content} | dict(zip(names, map(audio.encode, pcm), strict=True))
     seconds = sum(map(len, pcm)) / audio.SAMPLE_RATE

@@ -10,6 +10,8 @@ writes `czech/teacher.jsonl`. What comes before the slash is a run: within one r
 """
 
 import argparse
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -17,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
-from caad_ds.progress import track
 from data_prep.hashing import fraction
-from data_prep.manifest import read_manifest, write_manifest
+from data_prep.manifest import ManifestWriter, read_manifest
+from data_prep.rejects import Rejects
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -56,11 +58,19 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write one manifest per rule and print their sizes."""
-    splits = split(read_manifest(args.manifest), read_rules(args.rules))
-    for name, records in splits.items():
-        path = args.out / f"{name}.jsonl"
-        write_manifest(path, records)
-        print(f"{path}: {len(records)} records")
+    rules = read_rules(args.rules)
+    with ExitStack() as stack:
+        rejects = stack.enter_context(Rejects(args.out / "all.jsonl"))
+        splits = {rule.name: stack.enter_context(ManifestWriter(args.out / f"{rule.name}.jsonl")) for rule in rules}
+        for name, record in divide(rejects.sift(read_manifest(args.manifest, "split")), rules):
+            splits[name].write(record)
+        for name, split in splits.items():
+            if not split.count:
+                raise UserError(f"split {name!r} is empty: no record matches its rule{rejects.why}")
+    for split in splits.values():
+        print(f"{split.path}: {split.count} records")
+    if rejects.count:
+        print(f"{args.manifest}{rejects.summary}")
     return 0
 
 
@@ -69,21 +79,16 @@ def read_rules(path: Path) -> list[Rule]:
     return read_yaml(path, list[Rule])
 
 
-def split(records: list[dict], rules: list[Rule]) -> dict[str, list[dict]]:
-    """Split name -> records. UserError for an empty split, and for a record in two splits of one run."""
-    splits: dict[str, list[dict]] = {rule.name: [] for rule in rules}
-    taken: dict[tuple[str, str], str] = {}
-    for record in track(records, "split", len(records)):
+def divide(records: Iterable[dict], rules: list[Rule]) -> Iterator[tuple[str, dict]]:
+    """Each record with the name of a split that takes it; UserError for a record in two splits of one run."""
+    for record in records:
+        taken: dict[PurePosixPath, str] = {}
         for rule in rules:
             if not rule.takes(record):
                 continue
-            first = taken.setdefault((str(PurePosixPath(rule.name).parent), record["id"]), rule.name)
+            first = taken.setdefault(PurePosixPath(rule.name).parent, rule.name)
             if first != rule.name:
                 raise UserError(
                     f"record {record['id']!r} is in both {first!r} and {rule.name!r}: make their rules disjoint"
                 )
-            splits[rule.name].append(record)
-    for name, members in splits.items():
-        if not members:
-            raise UserError(f"split {name!r} is empty: no record matches its rule")
-    return splits
+            yield rule.name, record

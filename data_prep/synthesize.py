@@ -17,7 +17,7 @@ from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, read_json, write_json
 from caad_ds.progress import track
 from data_prep.clips import DEFAULT, SPLITS, Difficulty, render
-from data_prep.manifest import write_jsonl
+from data_prep.jsonl import write_jsonl
 
 SETTINGS, METADATA = "settings.json", "metadata.jsonl"
 

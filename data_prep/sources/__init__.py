@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from caad_ds.errors import UserError
-from data_prep.manifest import Rejected
+from data_prep.jsonl import Rejected
 
 
 def names() -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.errors import UserError
-from data_prep.manifest import read_jsonl
+from data_prep.jsonl import read_jsonl
 
 
 def records(root: Path) -> Iterator[dict]:

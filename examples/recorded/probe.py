@@ -19,7 +19,7 @@ from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.progress import progress, track
 from caad_ds.quiet import quiet
-from data_prep.manifest import read_manifest
+from data_prep.manifest import load_manifest
 
 ENCODER, TAPS, WINDOW_SECONDS = "openai/whisper-tiny.en", [0, 1, 2, 3], 8
 INSTRUCTIONS = Path("configs/recorded/instructions.yaml")
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         encoder = SpeechEncoder.from_pretrained(ENCODER, TAPS, WINDOW_SECONDS)
     sets = []
     for path, count in zip(args.manifests, CLIPS.values(), strict=True):
-        records = read_manifest(path)
+        records = load_manifest(path)
         Random(0).shuffle(records)
         sets.append(examples(encoder, records[:count], attributes))
     (train, train_labels), (test, test_labels) = sets

@@ -9,7 +9,9 @@ from caad_ds.command import guarded
 from caad_ds.data.instructions import Instructions
 from caad_ds.errors import UserError
 from caad_ds.evaluation.matching import matches, matches_strictly
-from data_prep.manifest import read_jsonl, read_manifest, rejected_path
+from data_prep.jsonl import read_jsonl
+from data_prep.manifest import load_manifest
+from data_prep.rejects import rejected_path
 
 INSTRUCTIONS = Path("configs/recorded/instructions.yaml")
 
@@ -27,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     options = {key: attribute.options for key, attribute in Instructions.load(INSTRUCTIONS).attributes.items()}
     for path in args.manifests:
         counts: Counter = Counter()
-        for record in read_manifest(path):
+        for record in load_manifest(path):
             told, answer = record.get("metadata") or {}, record.get("response")
             if answer is None or not {"attribute", "label"} <= told.keys():
                 raise UserError(

@@ -15,7 +15,7 @@ from tones import record
 from caad_ds.data.index import ShardIndex
 from caad_ds.data.reader import IndexedReader
 from caad_ds.errors import UserError
-from data_prep.manifest import read_manifest, write_manifest
+from data_prep.manifest import load_manifest, write_manifest
 from data_prep.pack import pack
 from data_prep.verify import faults
 
@@ -29,7 +29,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_samples_come_back_with_their_records_and_waveforms(manifest, tmp_path):
     index, fresh = pack(manifest, tmp_path / "out", SMALL)
     reader = IndexedReader(tmp_path / "out")
-    records = read_manifest(manifest)
+    records = load_manifest(manifest)
     assert fresh and len(reader) == len(index) == len(records) and len(index.file.shards) > 2
     for number, expected in enumerate(records):
         sample = reader[number]
@@ -48,7 +48,7 @@ def test_webdataset_reads_the_shards(manifest, tmp_path):
     urls = [str(tmp_path / "out" / shard.name) for shard in index.file.shards]
     found = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert [sample["__key__"] for sample in found] == [sample.key for sample in index.samples]
-    assert [json.loads(sample["json"])["id"] for sample in found] == [r["id"] for r in read_manifest(manifest)]
+    assert [json.loads(sample["json"])["id"] for sample in found] == [r["id"] for r in load_manifest(manifest)]
     assert {"flac"} <= found[0].keys() and {"0.flac", "1.flac"} <= found[-1].keys()
 
 
@@ -72,7 +72,7 @@ def test_a_finished_folder_is_left_alone_and_another_manifest_refused(manifest, 
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert not pack(manifest, out)[1]
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    write_manifest(manifest, read_manifest(manifest)[:5])
+    write_manifest(manifest, load_manifest(manifest)[:5])
     with pytest.raises(UserError, match="another manifest"):
         pack(manifest, out)
     (out / "index.json").unlink()
@@ -81,7 +81,7 @@ def test_a_finished_folder_is_left_alone_and_another_manifest_refused(manifest, 
 
 
 def test_audio_that_does_not_decode_is_rejected_listed_and_counted(manifest, tmp_path):
-    records = read_manifest(manifest)
+    records = load_manifest(manifest)
     Path(records[3]["audios"][0]["path"]).write_bytes(b"no audio at all")
     Path(records[7]["audios"][0]["path"]).unlink()
     index, _ = pack(manifest, tmp_path / "out")
@@ -100,7 +100,7 @@ def test_a_manifest_without_usable_audio_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize(("field", "command"), [("messages", "describe"), ("response", "pseudo-gt")])
 def test_an_unanswered_record_names_the_step_that_is_missing(manifest, tmp_path, field, command):
-    records = read_manifest(manifest)
+    records = load_manifest(manifest)
     del records[2][field]
     write_manifest(manifest, records)
     with pytest.raises(UserError, match=f"{records[2]['id']}.*prep {command}"):

@@ -1,6 +1,6 @@
 """Recorded speech: the corpus layout, noise on half of it, and splits by level."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +8,14 @@ import pytest
 import soundfile
 from tones import record, tone
 
+from caad_ds.cli import main
 from caad_ds.data.audio import load
 from caad_ds.errors import UserError
 from data_prep.add_noise import add_noise, mix
 from data_prep.hashing import fraction
+from data_prep.manifest import write_manifest
 from data_prep.sources.fillets_ng import GAME, records
-from data_prep.split import read_rules, split
+from data_prep.split import divide, read_rules
 
 SCRIPT = """
 dialogId("door-m-hello", "font_small", "He said \\"hello\\".")
@@ -119,7 +121,9 @@ def test_the_shipped_rules_keep_levels_apart_within_a_run():
         for code in ("Czech", "Dutch")
         for level in range(200)
     ]
-    splits = split(rows, read_rules(RULES))
+    splits: dict[str, list] = defaultdict(list)
+    for name, row in divide(rows, read_rules(RULES)):
+        splits[name].append(row)
     for run in ("both", "czech"):
         levels = [
             {row["metadata"]["level"] for row in splits[f"{run}/{name}"]}
@@ -156,12 +160,14 @@ def test_rules_that_do_not_hold_are_refused(tmp_path, text, complaint):
         read_rules(tmp_path / "rules.yaml")
 
 
-def test_overlapping_empty_and_unanswerable_rules_are_refused(clips, tmp_path):
+def test_overlapping_empty_and_unanswerable_rules_are_refused_and_nothing_is_written(clips, tmp_path, capsys):
+    manifest, rules, out = tmp_path / "m.jsonl", tmp_path / "rules.yaml", tmp_path / "out"
+    write_manifest(manifest, clips)
     for text, complaint in (
         ("- {name: r/a, hash_of: level}\n- {name: r/b, hash_of: level, from: 0.1}", "make their rules disjoint"),
-        ("- {name: a, where: {level: [none]}, hash_of: level}", "is empty"),
+        ("- {name: b, hash_of: level}\n- {name: r/a, where: {level: [none]}, hash_of: level}", "is empty"),
         ("- {name: a, hash_of: stage}", "has no metadata 'stage'"),
     ):
-        (tmp_path / "rules.yaml").write_text(text)
-        with pytest.raises(UserError, match=complaint):
-            split(clips, read_rules(tmp_path / "rules.yaml"))
+        rules.write_text(text)
+        assert main(["prep", "split", "--manifest", str(manifest), "--rules", str(rules), "--out", str(out)]) == 2
+        assert complaint in capsys.readouterr().err and not list(out.rglob("*.jsonl"))

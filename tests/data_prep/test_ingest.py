@@ -1,12 +1,18 @@
 """Sources become manifests; what cannot be used is listed with its reason."""
 
+import numpy as np
 import pytest
+import soundfile
 from lines import read
 
+from caad_ds.data.audio import probe
+from caad_ds.data.reader import IndexedReader
 from caad_ds.errors import UserError
 from data_prep import ingest, sources
 from data_prep import synthesize as synthesis
-from data_prep.manifest import read_manifest, write_manifest
+from data_prep.jsonl import Rejected
+from data_prep.manifest import load_manifest, read_manifest, write_manifest
+from data_prep.pack import pack
 
 USER = "<start_audio><|AUDIO|><end_audio>\nWho speaks?"
 
@@ -87,33 +93,148 @@ def test_long_and_broken_audio_is_rejected_counted_and_listed(tmp_path, tone, wr
 
 def test_nothing_usable_is_an_error_with_the_first_reason(tmp_path, write_lines, prep):
     rows = write_lines("own.jsonl", [{"audio": "absent.wav"}])
-    with pytest.raises(UserError, match=r"none is usable.*absent\.wav"):
+    with pytest.raises(UserError, match=r"gave no usable record, the first of 1: .*absent\.wav does not decode"):
         prep(ingest, "jsonl", "--root", rows, "--out", tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "reason"),
     [
-        ('{"audio": ', "own.jsonl line 2: it is not JSON"),
-        ("[1]", "line 2: a record must be a JSON object"),
-        ('{"text": "no audio"}', "line 2: it names no audio"),
-        ('{"audios": [{"text": "x"}]}', "line 2: an audio must be an object"),
-        ('{"audio": "a.wav", "messages": "hi"}', "line 2: field 'messages' must be a list"),
-        ('{"audio": "a.wav", "messages": [{"role": "user", "content": "hi"}]}', "hold 0 .* but 'audios' has 1"),
-        ('{"audio": "a.wav", "metadata": 3}', "line 2: field 'metadata' must be an object"),
-        ('{"audio": "a.wav", "text": 3}', "line 2: 'text' of an audio must be a text"),
-        (
-            '{"messages": [{"role": "user", "content": "hi", "audios": 3}]}',
-            "line 2: 'audios' of a message must be a list",
-        ),
+        ('{"audio": ', "it is not JSON"),
+        ("[1]", "a record must be a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"audio": "a.wav", "id": "\udcff"}'.encode("utf-8", "surrogateescape"), "it is not UTF-8 text"),
+        ('{"text": "no audio"}', "it names no audio"),
+        ('{"audios": [{"text": "x"}]}', "an audio must be an object"),
+        ('{"audio": "a.wav", "messages": "hi"}', "field 'messages' must be a list"),
+        ('{"audio": "a.wav", "messages": [{"role": "user", "content": "hi"}]}', "hold 0 <|AUDIO|> but 'audios' has 1"),
+        ('{"audio": "a.wav", "metadata": 3}', "field 'metadata' must be an object"),
+        ('{"audio": "a.wav", "text": 3}', "'text' of an audio must be a text"),
+        ('{"audio": "a\\u0000.wav"}', "each of 'audios' must be an object with a 'path'"),
+        ('{"messages": [{"role": "user", "content": "hi", "audios": 3}]}', "'audios' of a message must be a list"),
     ],
 )
-def test_a_bad_line_is_named(row, message, tmp_path, tone, write_lines, prep):
+def test_a_bad_line_is_named_and_stops_no_other(row, reason, tmp_path, tone, prep):
     tone("a.wav")
-    listing = write_lines("own.jsonl", [{"audio": "a.wav"}, row])
-    with pytest.raises(UserError, match=message):
-        prep(ingest, "jsonl", "--root", listing, "--out", tmp_path / "out.jsonl")
+    listing, out = tmp_path / "own.jsonl", tmp_path / "out.jsonl"
+    good = [b'{"audio": "a.wav", "id": "%d"}' % number for number in range(3)]
+    listing.write_bytes(b"\n".join([*good[:2], row if isinstance(row, bytes) else row.encode(), good[2]]))
+    prep(ingest, "jsonl", "--root", listing, "--out", out)
+    assert [record["id"] for record in read(out)] == ["0", "1", "2"]
+    (rejected,) = read(tmp_path / "out.rejected.jsonl")
+    assert rejected["id"] == f"{listing} line 3" and reason in rejected["reason"]
+
+
+def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_lines, capsys):
+    """One of each kind of trouble between two good clips."""
+    tone("corpus/good.wav"), tone("corpus/straße und Ä.wav"), tone("outside.wav")
+    tone("corpus/stereo.ogg", 1.0, 44_100), tone("corpus/empty.wav", 0)
+    soundfile.write(tmp_path / "corpus/stereo.mp3", 0.1 * np.ones((44_100, 2)), 44_100)
+    soundfile.write(tmp_path / "corpus/hours.flac", np.zeros(3 * 3600 * 8000, "int16"), 8000)
+    soundfile.write(tmp_path / "corpus/nan.wav", np.full(800, np.nan), 16_000, subtype="FLOAT")
+    (tmp_path / "corpus/no_bytes.wav").touch()
+    (tmp_path / "corpus/text.wav").write_text("no audio")
+    (tmp_path / "corpus/link.wav").symlink_to(tmp_path / "outside.wav")
+    (tmp_path / "corpus/inside.wav").symlink_to("good.wav")
+    whole = (tmp_path / "corpus/good.wav").read_bytes()
+    (tmp_path / "corpus/broken.wav").write_bytes(whole[:20])
+    names = ["good.wav", "straße und Ä.wav", "stereo.ogg", "stereo.mp3", "inside.wav", "../outside.wav"]
+    bad = ["empty.wav", "hours.flac", "nan.wav", "no_bytes.wav", "text.wav", "link.wav", "broken.wav", "x" * 300]
+    rows = [{"id": name, "audio": name} for name in [*names[:3], *bad, *names[3:]]]
+    listing, out = write_lines("corpus/own.jsonl", [*rows, rows[0]]), tmp_path / "out/all.jsonl"
+    assert prep(ingest, "jsonl", "--root", listing, "--out", out) == 0
+    assert {record["id"] for record in read(out)} == set(names)
+    rejected = {row["id"]: row["reason"] for row in read(tmp_path / "out/all.rejected.jsonl")}
+    assert set(rejected) == {*bad, "good.wav"}
+    for name, reason in {
+        "empty.wav": "the audio is empty",
+        "hours.flac": "lasts 10800.00 s, more than 30 s",
+        "nan.wav": "not finite",
+        "link.wav": "a link that leads out of the root",
+        "x" * 300: "File name too long",
+        "good.wav": "an earlier record has this id",
+    }.items():
+        assert reason in rejected[name]
+    assert "6 records" in (said := capsys.readouterr().out) and "9 rejected" in said
+    prep(ingest, "jsonl", "--root", listing, "--out", out, "--follow-links")
+    assert "link.wav" in {record["id"] for record in read(out)}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["all.jsonl", "all.rejected.jsonl"]
+
+
+@pytest.mark.parametrize("policy", ["truncate", "split"])
+def test_long_audio_is_cut_where_asked_and_packed_as_cut(policy, tmp_path, write_lines, prep, capsys):
+    wave = np.linspace(-0.5, 0.5, 40_000)
+    soundfile.write(tmp_path / "ramp.wav", wave, 16_000, subtype="PCM_16")
+    rows = [
+        {"id": "long", "audio": "ramp.wav", "text": "all of it", "speaker": "a"},
+        {"id": "answered", "audio": "ramp.wav", "response": "An answer."},
+    ]
+    out = tmp_path / "cut.jsonl"
+    arguments = ("--root", write_lines("own.jsonl", rows), "--out", out, "--max-seconds", 1, "--too-long", policy)
+    prep(ingest, "jsonl", *arguments)
+    assert f"1 too long and cut ({policy}); 1 rejected" in capsys.readouterr().out
+    assert "'response' speaks of the whole audio" in read(tmp_path / "cut.rejected.jsonl")[0]["reason"]
+    records = read(out)
+    spans = [(record["audios"][0]["offset"], record["audios"][0]["duration"]) for record in records]
+    expected = {"truncate": [(0.0, 1.0)], "split": [(0.0, 0.8333), (0.8333, 0.8333), (1.6667, 0.8333)]}
+    assert spans == expected[policy]
+    assert all(record["audios"][0]["text"] == "" and record["metadata"] == {"speaker": "a"} for record in records)
+    assert len({record["id"] for record in records}) == len(records)
+    turn = [{"role": "user", "content": USER}]
+    write_manifest(out, [{**record, "messages": turn, "response": "x"} for record in load_manifest(out)])
+    pack(out, tmp_path / "shards")
+    samples = list(IndexedReader(tmp_path / "shards"))
+    for sample, (start, seconds) in zip(samples, spans, strict=True):
+        cut = wave[round(start * 16_000) :][: round(seconds * 16_000)]
+        np.testing.assert_allclose(sample.waveforms[0], cut, atol=2 / 32768)
+        assert "offset" not in sample.record["audios"][0]
+
+
+def test_a_killed_ingest_goes_on_and_ends_as_if_it_had_not_been(tmp_path, write_lines, prep, monkeypatch, tone):
+    tone("a.wav")
+    rows = [{"id": str(number), "audio": "absent.wav" if number % 5 == 0 else "a.wav"} for number in range(30)]
+    listing = write_lines("own.jsonl", [*rows, rows[3], "{"])
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    prep(ingest, "jsonl", "--root", listing, "--out", whole)
+    probed = []
+
+    def dying(path):
+        probed.append(path)
+        if len(probed) == 12:
+            raise KeyboardInterrupt
+        return probe(path)
+
+    monkeypatch.setattr(ingest, "probe", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prep(ingest, "jsonl", "--root", listing, "--out", out)
+    with open(tmp_path / "killed.partial.jsonl", "a") as journal:
+        journal.write('{"id": "cut sh')
+    prep(ingest, "jsonl", "--root", listing, "--out", out)
+    assert out.read_bytes() == whole.read_bytes() and len(probed) == 30 + 1 and len(read(out)) == 24
+    assert (tmp_path / "killed.rejected.jsonl").read_bytes() == (tmp_path / "whole.rejected.jsonl").read_bytes()
+    assert not (tmp_path / "killed.partial.jsonl").exists()
+
+
+def test_what_was_settled_under_other_rules_or_of_another_corpus_is_not_mixed_in(tmp_path, write_lines, tone, prep):
+    tone("a.wav")
+    listing, out = write_lines("own.jsonl", [{"id": "a", "audio": "a.wav"}]), tmp_path / "out.jsonl"
+    settings = {"source": "jsonl", "root": str(listing), "max_seconds": "30.0", "too_long": "reject"}
+    journal = [{**settings, "follow_links": "False"}, {"id": "b", "kept": [], "reason": "x", "cut": False}]
+    write_lines("out.partial.jsonl", journal)
+    with pytest.raises(UserError, match="the corpus has changed since: 'a' comes where 'b' came"):
+        prep(ingest, "jsonl", "--root", listing, "--out", out)
+    with pytest.raises(UserError, match="made with another max_seconds; choose another --out"):
+        prep(ingest, "jsonl", "--root", listing, "--out", out, "--max-seconds", 3)
+
+
+def test_workers_change_nothing(tmp_path, write_lines, tone, prep):
+    for number in range(6):
+        tone(f"{number}.wav", 0.5 + number / 10)
+    listing = write_lines("own.jsonl", [{"id": str(number), "audio": f"{number % 7}.wav"} for number in range(30)])
+    for workers in (1, 2):
+        prep(ingest, "jsonl", "--root", listing, "--out", tmp_path / f"{workers}.jsonl", "--workers", workers)
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["id", "audio", "text"])
@@ -132,23 +253,28 @@ def test_unknown_source_and_missing_root_are_refused(tmp_path):
 
 
 def test_manifest_paths_survive_a_move_of_the_folder(tmp_path, manifest):
-    records = read_manifest(manifest)
+    records = load_manifest(manifest)
     assert all(record["audios"][0]["path"].startswith(str(tmp_path)) for record in records)
     write_manifest(tmp_path / "again.jsonl", records)
     assert read(tmp_path / "again.jsonl") == read(manifest)
     write_manifest(tmp_path / "elsewhere" / "again.jsonl", records)
-    assert read_manifest(tmp_path / "elsewhere" / "again.jsonl") == records
+    assert load_manifest(tmp_path / "elsewhere" / "again.jsonl") == records
 
 
-def test_a_double_id_names_both_lines(write_lines):
+def test_a_double_id_and_a_bad_line_are_rejected_from_a_manifest(write_lines):
     row = {"id": "a", "audios": [{"path": "a.wav"}]}
-    with pytest.raises(UserError, match="line 2: id 'a' is already on line 1"):
-        read_manifest(write_lines("twice.jsonl", [row, row]))
+    path = write_lines("twice.jsonl", [row, row, "{", {**row, "id": "b"}])
+    first, double, broken, last = read_manifest(path)
+    assert (first["id"], last["id"]) == ("a", "b")
+    assert double == Rejected("a", f"{path} line 2: this id is on an earlier line as well; ids must be unique")
+    assert broken.id == f"{path} line 3" and "it is not JSON" in broken.reason
+    with pytest.raises(UserError, match="line 2: this id is on an earlier line"):
+        load_manifest(path)
 
 
 def test_a_manifest_is_not_written_over_another_kind_of_file(tmp_path, manifest):
     other = tmp_path / "README.md"
     other.write_text("mine")
     with pytest.raises(UserError, match=r"name a file that ends in \.jsonl"):
-        write_manifest(other, read_manifest(manifest))
+        write_manifest(other, load_manifest(manifest))
     assert other.read_text() == "mine"

@@ -174,7 +174,7 @@ def test_answers_of_other_settings_are_not_mixed_in(tmp_path, described, prep):
     stale = {"id": "clip0", "response": "stale", "reason": ""}
     partial.write_text(json.dumps({"engine": "other"}) + "\n" + json.dumps(stale) + "\n")
     arguments = ("--manifest", described, "--out", tmp_path / "answered.jsonl", "--engine", "template")
-    with pytest.raises(UserError, match=r"partial\.jsonl: its answers are of another engine, manifest_sha256; choose"):
+    with pytest.raises(UserError, match=r"partial\.jsonl: it was made with another engine, manifest_sha256; choose"):
         prep(pseudo_gt, *arguments)
     assert "stale" in partial.read_text()
     partial.unlink()
@@ -185,7 +185,7 @@ def test_answers_of_another_input_are_not_replaced(tmp_path, described, prep, wr
     out = tmp_path / "answered.jsonl"
     prep(pseudo_gt, "--manifest", described, "--out", out, "--engine", "template")
     before, other = out.read_bytes(), write_lines("other.jsonl", read(described)[:3])
-    with pytest.raises(UserError, match=r"answered\.jsonl: its answers are of another manifest_sha256; choose another"):
+    with pytest.raises(UserError, match=r"answered\.jsonl: it was made with another manifest_sha256; choose another"):
         prep(pseudo_gt, "--manifest", other, "--out", out, "--engine", "template")
     assert out.read_bytes() == before
 

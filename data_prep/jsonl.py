@@ -1,0 +1,73 @@
+"""JSONL files: an object per line, read line by line so that one bad line does not hide the others."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from caad_ds.errors import UserError
+from caad_ds.files import writing
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """What a step leaves out and lists beside its output: the record's id, or the line where there is none; and why."""
+
+    id: str
+    reason: str
+
+
+def to_line(value: dict) -> str:
+    """A dictionary as one line of JSONL."""
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """A JSONL file, replaced as a whole."""
+    with writing(path) as file:
+        file.writelines(to_line(row).encode() for row in rows)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:
+    """Line number (from 1) and object of each line that is not blank, or why it is none; UserError for no such file."""
+    with _open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, _object(line, f"{path} line {number}")
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+    """As `read_rows`, where a line that is no JSON object is a UserError: for files that this project has written."""
+    for number, row in read_rows(path):
+        if isinstance(row, Rejected):
+            raise UserError(f"{row.id}: {row.reason}")
+        yield number, row
+
+
+def count_lines(path: Path) -> int:
+    """The number of lines of a file, blank ones included: a total for the progress of reading it."""
+    with _open(path) as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _object(line: bytes, where: str) -> dict | Rejected:
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return Rejected(where, f"it is not UTF-8 text ({error.reason}); is it a JSONL file?")
+    except json.JSONDecodeError as error:
+        return Rejected(where, f"it is not JSON ({error.msg}, column {error.colno}); is the file cut short?")
+    except RecursionError:
+        return Rejected(where, "it is JSON nested too deeply")
+    return value if isinstance(value, dict) else Rejected(where, f"a record must be a JSON object, not {value!r:.60}")
