@@ -7,7 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
-from caad_ds.data.instructions import CONDITIONS, Instructions, ask, hint
+from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
 from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
 from data_prep.jsonl import Rejected
@@ -55,7 +55,9 @@ def _prompts(
         rows = describe(record, instructions, hints, args.questions_per_audio, args.seed)
     except UserError as error:
         return [Rejected(record["id"], str(error))]
-    return rows or [Rejected(record["id"], "its metadata holds none of the attributes")]
+    return rows or [
+        Rejected(record["id"], "there is nothing to ask: its metadata holds none of the attributes, and no prompt fits")
+    ]
 
 
 def describe(
@@ -63,21 +65,21 @@ def describe(
 ) -> list[dict]:
     """The record with its seed description, once per question asked about it; [] if nothing can be asked.
 
-    A pure function of (record, seed). The metadata gains `attribute`, `condition`, `label`, `question` (without the
-    hint) and `statement` (the right answer). A record that comes with messages of its own keeps them.
+    A pure function of (record, seed). The metadata gains `kind`, `condition` and `question` (without the hint); where
+    that is about an attribute also `attribute`, `label` and `statement` (the right answer). A record that comes with
+    messages of its own keeps them.
     """
     described = {**record, "seed_description": record.get("seed_description") or seed_description(record, instructions)}
     if record.get("messages"):
         return [described]
     rng = Random(f"{seed}/{record['id']}")
-    known = instructions.known(record)
     rows = []
-    for number, key in enumerate(islice(_rounds(known, rng), questions)):
-        asked = ask(instructions, record, key, rng)
-        condition = rng.choices(list(hints), list(hints.values()))[0]
-        content = user_content(asked.question, hint(instructions, asked, condition, rng), len(record["audios"]))
-        row = {**described, "messages": [{"role": "user", "content": content}]}
-        row["metadata"] = {**record["metadata"], **vars(asked), "condition": condition}
+    for number, asked in enumerate(islice(_questions(record, instructions, rng), questions)):
+        about_attribute = isinstance(asked, Ask)
+        condition = rng.choices(list(hints), list(hints.values()))[0] if about_attribute else "none"
+        claim = hint(instructions, asked, condition, rng) if about_attribute else None
+        row = {**described, "messages": [_turn(user_content(asked.question, claim, len(record["audios"])))]}
+        row["metadata"] = {**(record.get("metadata") or {}), **vars(asked), "condition": condition}
         if questions > 1:
             row["id"] = f"{record['id']}-q{number}"
         rows.append(row)
@@ -85,9 +87,8 @@ def describe(
 
 
 def seed_description(record: dict, instructions: Instructions) -> str:
-    """A line per audio: `[00:00-00:02] text (Gender: female, Speaking rate: fast)`, with the known attributes."""
-    known = instructions.known(record)
-    values = ", ".join(f"{instructions.attributes[key].name}: {record['metadata'][key]}" for key in known)
+    """A line per audio: `[00:00-00:02] text (Gender: female, Speaking rate: fast)`, with what is known."""
+    values = ", ".join(f"{name}: {value}" for name, value in instructions.named(record))
     attributes = f" ({values})" if values else ""
     return "\n".join(
         f"{_span(audio, record)} {audio.get('text') or ''}".rstrip() + attributes for audio in record["audios"]
@@ -108,10 +109,33 @@ def parse_hints(text: str) -> dict[str, float]:
     return shares
 
 
+def _questions(record: dict, instructions: Instructions, rng: Random) -> Iterator[Ask | Prompt]:
+    """Questions of the kinds' shares: the known attributes in a random order, and again in another when they are used
+    up; each other prompt once."""
+    shares = instructions.shares(record)
+    attributes = _rounds(instructions.known(record), rng)
+    texts = {
+        kind: rng.sample(instructions.prompts[kind].texts, len(instructions.prompts[kind].texts))
+        for kind in shares
+        if kind != ATTRIBUTE
+    }
+    while shares:
+        kind = rng.choices(list(shares), list(shares.values()))[0] if instructions.prompts else ATTRIBUTE
+        if kind == ATTRIBUTE:
+            yield ask(instructions, record, next(attributes), rng)
+        else:
+            yield Prompt(kind, texts[kind].pop())
+            if not texts[kind]:
+                del shares[kind]
+
+
 def _rounds(known: list[str], rng: Random) -> Iterator[str]:
-    """The known attributes in a random order, and again in another when they are used up."""
     while known:
         yield from rng.sample(known, len(known))
+
+
+def _turn(content: str) -> dict:
+    return {"role": "user", "content": content}
 
 
 def _span(audio: dict, record: dict) -> str:

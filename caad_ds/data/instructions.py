@@ -6,11 +6,12 @@ from pathlib import Path
 from random import Random
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
 
+ATTRIBUTE = "attribute"
 CONDITIONS = ("none", "faithful", "adversarial", "irrelevant")
 
 
@@ -30,11 +31,52 @@ class Attribute(_Strict):
     options: Annotated[dict[str, str], Field(min_length=2)]
 
 
+class Prompts(_Strict):
+    """Prompts about the audio as a whole: "describe what you hear", "repeat it", "go on".
+
+    `share` of all prompts are of this kind; with `needs_text`, only audios whose words are known get one.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    texts: Annotated[list[str], Field(min_length=1)]
+    needs_text: bool = False
+
+
 class Instructions(_Strict):
-    """An instruction file: attributes by their key in the metadata, and hints that have to do with none of them."""
+    """An instruction file: what is asked about, by the key in the metadata, and how.
+
+    `attributes` have questions and options; `facts` (key to name) stand in the seed description only, with whatever
+    value there is; `prompts` are by their kind, and what they leave of the shares goes to questions about attributes;
+    `irrelevant` hints have to do with none of it.
+    """
 
     attributes: Annotated[dict[str, Attribute], Field(min_length=1)]
     irrelevant: Annotated[list[str], Field(min_length=1)]
+    facts: dict[str, str] = {}
+    prompts: dict[str, Prompts] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Instructions":
+        if (total := sum(kind.share for kind in self.prompts.values())) > 1 + 1e-9:
+            raise ValueError(f"the shares of prompts add up to {total:g}, more than 1")
+        if ATTRIBUTE in self.prompts:
+            raise ValueError(f"prompts: {ATTRIBUTE!r} is the kind of the questions about attributes; name it otherwise")
+        if doubles := self.facts.keys() & self.attributes.keys():
+            raise ValueError(f"{min(doubles)!r} is both an attribute and a fact")
+        return self
+
+    def shares(self, record: dict) -> dict[str, float]:
+        """How often each kind of prompt is drawn for a record, of those that it has something for; not normalised."""
+        told = bool(record.get("audios")) and all(audio.get("text") for audio in record["audios"])
+        shares = {kind: prompts.share for kind, prompts in self.prompts.items() if told or not prompts.needs_text}
+        rest = 1 - sum(prompts.share for prompts in self.prompts.values())
+        return shares | ({ATTRIBUTE: rest} if rest > 1e-9 and self.known(record) else {})
+
+    def named(self, record: dict) -> list[tuple[str, str]]:
+        """Names and values for the seed description: the attributes and facts that the record's metadata holds."""
+        metadata = record.get("metadata") or {}
+        known = [(self.attributes[key].name, metadata[key]) for key in self.known(record)]
+        return known + [(name, str(metadata[key])) for key, name in self.facts.items() if metadata.get(key) is not None]
 
     @classmethod
     def load(cls, path: Path, only: Sequence[str] | None = None) -> "Instructions":
@@ -66,6 +108,15 @@ class Ask:
     question: str
     label: str
     statement: str
+    kind: str = ATTRIBUTE
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of a `kind` of the instruction file that is about no single attribute."""
+
+    kind: str
+    question: str
 
 
 def ask(instructions: Instructions, record: dict, key: str, rng: Random) -> Ask:

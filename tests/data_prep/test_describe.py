@@ -129,6 +129,73 @@ def test_command_ends_in_one_line_on_wrong_shares(tmp_path, instructions, capsys
     assert "--hints foo=1: there is no condition 'foo'" in err
 
 
+POOL = """
+attributes:
+  gender: {name: Gender, questions: ['Female or male?'], options: {female: She is female., male: He is male.}}
+facts: {age: Age}
+prompts:
+  describe: {share: 0.3, texts: [Describe it., 'What do you hear?']}
+  repeat: {share: 0.2, needs_text: true, texts: [Repeat it.]}
+irrelevant: [It rains.]
+"""
+
+
+@pytest.fixture
+def pool(tmp_path):
+    (tmp_path / "pool.yaml").write_text(POOL)
+    return Instructions.load(tmp_path / "pool.yaml")
+
+
+def test_kinds_of_prompts_come_as_often_as_the_file_says(pool):
+    kinds, asked = Counter(), {}
+    for number in range(4000):
+        record = {**RECORD, "id": str(number), "metadata": {"gender": "female", "age": 7}}
+        (row,) = describe.describe(record, pool, {"adversarial": 1.0}, 1, 0)
+        metadata = row["metadata"]
+        kinds[metadata["kind"]] += 1
+        asked.setdefault(metadata["kind"], set()).add(row["messages"][0]["content"].split("\n")[1])
+        assert (metadata["condition"] == "adversarial") == (metadata["kind"] == "attribute") == ("label" in metadata)
+        assert row["seed_description"] == "[00:00-00:02] the dog finds bread (Gender: female, Age: 7)"
+    shares = {kind: kinds[kind] / 4000 for kind in kinds}
+    assert shares == pytest.approx({"attribute": 0.5, "describe": 0.3, "repeat": 0.2}, abs=0.03)
+    assert asked["describe"] == {"Describe it.", "What do you hear?"} and asked["repeat"] == {"Repeat it."}
+    assert asked["attribute"] == {"He is male. Female or male?"}
+
+
+def test_a_record_gets_no_prompt_that_it_has_nothing_for(pool):
+    silent = {"id": "a", "audios": [{"path": "a.wav", "text": "", "duration": 1.0}], "metadata": {"age": 7}}
+    rows = describe.describe(silent, pool, MIXED, 9, 0)
+    assert {row["metadata"]["kind"] for row in rows} == {"describe"}
+    assert len({row["messages"][0]["content"] for row in rows}) == len(rows) == 2  # none is asked twice
+    assert rows[0]["seed_description"] == "[00:00-00:01] (Age: 7)"
+    heard = describe.describe({**RECORD, "metadata": {}}, pool, MIXED, 9, 0)
+    assert Counter(row["metadata"]["kind"] for row in heard) == {"describe": 2, "repeat": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("share: 0.3", "share: 0.9"), "shares of prompts add up to 1.1"),
+        (("  describe:", "  attribute:"), "'attribute' is the kind of the questions about attributes"),
+        (("age: Age", "gender: Sex"), "'gender' is both an attribute and a fact"),
+        (("needs_text", "need_text"), "prompts.repeat.need_text: extra"),
+    ],
+)
+def test_a_pool_that_contradicts_itself_is_refused(tmp_path, change, message):
+    (tmp_path / "pool.yaml").write_text(POOL.replace(*change))
+    with pytest.raises(UserError, match=message):
+        Instructions.load(tmp_path / "pool.yaml")
+
+
+def test_a_value_that_is_no_option_rejects_its_record_alone(tmp_path, manifest, instructions, prep, write_lines):
+    rows = read(manifest)
+    rows[2]["metadata"]["gender"] = "robot"
+    out = tmp_path / "described.jsonl"
+    prep(describe, "--manifest", write_lines("odd.jsonl", rows), "--out", out, "--instructions", instructions)
+    (rejected,) = read(tmp_path / "described.rejected.jsonl")
+    assert len(read(out)) == 7 and rejected["id"] == "clip2" and "gender is 'robot'" in rejected["reason"]
+
+
 @pytest.mark.parametrize("value", ["Femal", ["female"], 3])
 def test_a_value_that_is_no_option_is_refused(value):
     with pytest.raises(UserError, match=rf"record a: gender is {re.escape(repr(value))}.*female, male"):
