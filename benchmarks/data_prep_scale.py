@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         generate(Path(folder), args.records)
-        print(f"{args.records:,} records, {CLIPS} clips of {SECONDS:g} s, {args.workers} workers, {os.cpu_count()} cores")
+        print(
+            f"{args.records:,} records, {CLIPS} clips of {SECONDS:g} s, {args.workers} workers, {os.cpu_count()} cores"
+        )
         print("\n| step | seconds | records a second | peak memory MiB |\n|---|---:|---:|---:|")
         for name, arguments in steps(Path(folder), args.workers):
             seconds, peak = measured(arguments)

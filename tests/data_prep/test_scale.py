@@ -7,7 +7,7 @@ import pytest
 from data_prep import describe, ingest, split
 
 PER_RECORD = 500  # bytes; a record as a dictionary takes thousands
-SMALL, LARGE = 200, 1700
+SMALL, LARGE = 1200, 2700  # both beyond the block size in which files are read
 
 
 @pytest.fixture
