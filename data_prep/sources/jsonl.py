@@ -4,6 +4,9 @@
 - a manifest record of this project (docs/architecture.md)
 - DeSTA 2.5: `{"messages": [{"role", "content", "audios": [{"audio", "text"}]}], "response", "id"?, ...}`
 - DeSTA 2: `{"audios": [{"audio_filepath", "transcription"}], "messages", "target", "id"?, ...}`
+
+No field is lost: further fields of a line become metadata, those of a message or an audio stay where they are, the
+path as it is written (`audio`, `audio_filepath`) among them. What could be read in two ways is rejected.
 """
 
 import re
@@ -56,29 +59,41 @@ def _convert(row: dict) -> dict:
         raise _Fault(reason)
     messages = [_message(message) for message in row.get("messages") or []]
     inside = [audio for message in messages for audio in message.pop("audios", None) or []]
-    audios = row.get("audios") or inside or ([row] if "audio" in row else [])
+    plain = {} if row.get("audios") or inside else {name: row[name] for name in row if name in PATH_NAMES + TEXT_NAMES}
+    audios = row.get("audios") or inside or ([plain] if "audio" in plain else [])
     if not audios:
         raise _Fault("it names no audio; give 'audio', 'audios' or 'messages' with 'audios'")
-    known = {*FIELDS, *RESPONSE_NAMES, *(PATH_NAMES + TEXT_NAMES if audios == [row] else ())}
+    if inside and audios != inside:
+        raise _Fault("'audios' and the 'audios' of its messages differ; leave out one of them")
     record = {name: row[name] for name in FIELDS if row.get(name) is not None}
     record["audios"] = [_audio(audio) for audio in audios]
-    record["metadata"] = {
-        **{name: value for name, value in row.items() if name not in known},
-        **(row.get("metadata") or {}),
-    }
-    response = _first(row, RESPONSE_NAMES)
-    if response is not None:
-        record["response"] = response
+    answer = _first(row, RESPONSE_NAMES)
+    if answer:
+        record["response"] = row[answer]
+    used = {*FIELDS, *plain, answer or "target"}
+    record["metadata"] = _merged({name: row[name] for name in row if name not in used}, row.get("metadata") or {})
     if messages:
         record["messages"] = messages
     return record
 
 
+def _merged(fields: dict, metadata: dict) -> dict:
+    """The metadata of a line and its further fields as one."""
+    for name in fields.keys() & metadata.keys():
+        if fields[name] != metadata[name]:
+            raise _Fault(f"{name!r} is {fields[name]!r:.40} in the line and {metadata[name]!r:.40} in its 'metadata'")
+    return {**fields, **metadata}
+
+
 def _audio(audio: object) -> dict:
-    path = _first(audio, PATH_NAMES) if isinstance(audio, dict) else None
-    if not isinstance(audio, dict) or not isinstance(path, str):
+    name = _first(audio, PATH_NAMES) if isinstance(audio, dict) else None
+    if not isinstance(audio, dict) or name is None or not isinstance(audio[name], str):
         raise _Fault(f"an audio must be an object with one of {', '.join(PATH_NAMES)}, not {audio!r:.60}")
-    return {"path": path, "text": _first(audio, TEXT_NAMES) or ""}
+    if audio.get("offset") is not None:
+        raise _Fault("an audio with an 'offset' is part of a file; cut it out, and name the file with the part alone")
+    text = _first(audio, TEXT_NAMES)
+    others = {field: value for field, value in audio.items() if field != text}
+    return {**others, "path": audio[name], "text": audio[text] if text else ""}
 
 
 def _message(message: object) -> dict:
@@ -89,5 +104,6 @@ def _message(message: object) -> dict:
     return {**message, "content": BARE_AUDIO.sub(f"{START_AUDIO}{AUDIO}{END_AUDIO}", message["content"])}
 
 
-def _first(row: dict, names: tuple[str, ...]) -> object:
-    return next((row[name] for name in names if row.get(name) is not None), None)
+def _first(row: dict, names: tuple[str, ...]) -> str | None:
+    """The first of the names under which the row has a value."""
+    return next((name for name in names if row.get(name) is not None), None)
