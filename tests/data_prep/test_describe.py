@@ -14,10 +14,11 @@ from lines import read
 from caad_ds.cli import main
 from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
+from caad_ds.evaluation.matching import matches_strictly
 from data_prep import conflict_benchmark, describe, split
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = [CONFIGS / "demo" / "instructions.yaml", CONFIGS / "recorded" / "instructions.yaml"]
+FILES = [CONFIGS / name / "instructions.yaml" for name in ("demo", "recorded", "paper")]
 DEMO = Instructions.load(FILES[0])
 RECORD = {
     "id": "a",
@@ -46,7 +47,7 @@ def test_only_the_named_attributes_are_asked_about():
         Instructions.load(FILES[0], ["rate"])
 
 
-@pytest.mark.parametrize("path", FILES, ids=["demo", "recorded"])
+@pytest.mark.parametrize("path", FILES, ids=["demo", "recorded", "paper"])
 def test_every_statement_names_its_option_and_the_demos_questions_name_them_all(path):
     instructions = Instructions.load(path)
     for attribute in instructions.attributes.values():
@@ -54,7 +55,7 @@ def test_every_statement_names_its_option_and_the_demos_questions_name_them_all(
             words = question.replace("?", "").replace(",", "").split()
             assert instructions != DEMO or set(attribute.options) <= set(words)
         for label, statement in attribute.options.items():
-            assert label in statement.rstrip(".").split()
+            assert matches_strictly(statement, label, attribute.options)
 
 
 @given(st.text(min_size=1, max_size=8), st.integers(0, 9), st.integers(1, 5))

@@ -8,6 +8,8 @@ import pytest
 
 from caad_ds.cli import main
 
+INSTRUCTIONS = Path(__file__).parents[3] / "configs" / "paper" / "instructions.yaml"
+
 
 @dataclass
 class Ingested:
@@ -49,6 +51,11 @@ def ingest(tmp_path):
             assert all(Path(audio["path"]).parts[0] == "corpus" for audio in record["audios"])
             assert record["audios"][0]["duration"] == 0.3 and record["source"] == source
         assert len({record["id"] for record in records}) == len(records)
+        if records:  # the paper's instructions know every value that a source gives
+            described = tmp_path / f"{source}.described.jsonl"
+            arguments = ["--manifest", str(out), "--instructions", str(INSTRUCTIONS), "--out", str(described)]
+            assert main(["prep", "describe", *arguments]) == 0
+            assert not described.with_name(f"{source}.described.rejected.jsonl").exists()
         return Ingested({row["id"]: row for row in records}, {row["id"]: row["reason"] for row in rejected})
 
     return run
