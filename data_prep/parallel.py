@@ -1,10 +1,15 @@
 """A function over many items in several processes, with the results in the items' order."""
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
+
+from caad_ds.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -12,12 +17,15 @@ LOOKAHEAD = 8  # items in flight per worker
 
 
 def ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """What `map` gives, computed ahead by `workers` processes; no more than a few items per worker are held."""
+    """What `map` gives, computed ahead by `workers` processes; no more than a few items per worker are held.
+
+    UserError if a worker is killed.
+    """
     if workers <= 1:
         yield from map(function, items)
         return
     waiting: deque[Future[R]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
@@ -25,5 +33,20 @@ def ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Ite
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed, perhaps because memory ran out: give fewer --workers, and run it again"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is killed; it would wait for more work for ever."""
+    parent = parent_process()
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch parent", daemon=True).start()
