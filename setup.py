@@ -19,6 +19,8 @@ def description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+ANNOTATE = ["librosa>=0.11", "pyloudnorm>=0.2"]
+
 setup(
     name="caad-ds",
     version=version(),
@@ -49,8 +51,18 @@ setup(
     ],
     extras_require={
         "demo": ["espeakng-loader>=0.2.4"],
+        "annotate": ANNOTATE,
+        "emotion": ["funasr>=1.1", "modelscope", "torchaudio"],
+        "brouhaha": ["brouhaha @ git+https://github.com/marianne-m/brouhaha-vad", "pyannote.audio>=3.1"],
         # A CUDA build of PyTorch brings its own Triton; elsewhere its kernels are tested under the interpreter.
-        "test": ["hypothesis>=6.100", "pytest>=8", "triton>=3.4; platform_system == 'Linux'", "webdataset>=0.2.100"],
+        "test": [
+            *ANNOTATE,
+            "hypothesis>=6.100",
+            "psutil>=5.9",
+            "pytest>=8",
+            "triton>=3.4; platform_system == 'Linux'",
+            "webdataset>=0.2.100",
+        ],
         "peers": ["accelerate", "datasets", "liger-kernel", "trl"],
         "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
         "vllm": ["vllm"],

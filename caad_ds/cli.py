@@ -13,6 +13,7 @@ COMMANDS = {
     "prep ingest": ("data_prep.ingest", "read a corpus into a manifest, probing its audio"),
     "prep add-noise": ("data_prep.add_noise", "give half of a manifest's clips added noise"),
     "prep split": ("data_prep.split", "split a manifest by its metadata"),
+    "prep annotate": ("data_prep.annotate", "measure pitch, speaking rate, noise, ... of the audio into the metadata"),
     "prep describe": ("data_prep.describe", "write seed descriptions and draw instructions"),
     "prep pseudo-gt": ("data_prep.pseudo_gt", "Stage 1: answer the instructions from the seed descriptions"),
     "prep pack": ("data_prep.pack", "pack an answered manifest into WebDataset shards"),

@@ -1,0 +1,93 @@
+"""Classes of numbers: from `pitch_hz: 118.3` to `pitch: low`, which a question can be asked about.
+
+A YAML file maps the metadata key of a class to the number that it is made of, to its labels from low to high, and to
+where they part: at `thresholds`, or at `quantiles` of the manifest's own numbers.
+
+    pitch: {of: pitch_hz, labels: [low, medium, high], thresholds: [140, 180]}
+    speaking_rate: {of: syllables_per_second, labels: [slow, fast], quantiles: [0.5]}
+"""
+
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from caad_ds.errors import UserError
+from caad_ds.files import read_yaml
+
+
+class Scale(BaseModel):
+    """How one class is made of a number; a number at a threshold belongs to the label above it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: str
+    labels: Annotated[list[str], Field(min_length=2)]
+    thresholds: list[FiniteFloat] = []
+    quantiles: list[Annotated[float, Field(gt=0, lt=1)]] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Scale":
+        if bool(self.thresholds) == bool(self.quantiles):
+            raise ValueError("give either thresholds or quantiles")
+        limits = self.thresholds or self.quantiles
+        if len(limits) != len(self.labels) - 1:
+            raise ValueError(f"{len(self.labels)} labels need {len(self.labels) - 1} limits, not {len(limits)}")
+        if any(low >= high for low, high in pairwise(limits)):
+            raise ValueError("the limits must rise")
+        return self
+
+    def at(self, limits: list[float]) -> "Scale":
+        """This scale with the thresholds that its quantiles came to."""
+        return self.model_copy(update={"thresholds": limits, "quantiles": []})
+
+    def label(self, value: object) -> str | None:
+        """The label of a number; None of anything else."""
+        return self.labels[bisect_right(self.thresholds, value)] if is_number(value) else None
+
+    def told(self, labels: Counter[str]) -> str:
+        """The thresholds, and how many records have each label: `low (12) < 140 <= medium (30) < 180 <= high (9)`."""
+        text = f"{self.labels[0]} ({labels[self.labels[0]]})"
+        for limit, label in zip(self.thresholds, self.labels[1:], strict=True):
+            text += f" < {limit:g} <= {label} ({labels[label]})"
+        others = labels.total() - sum(labels[label] for label in self.labels)
+        return text + (f"; {others} without" if others else "")
+
+
+def read_scales(path: Path) -> dict[str, Scale]:
+    """The classes of a YAML file by their metadata key; UserError names the first mistake."""
+    scales = read_yaml(path, dict[str, Scale])
+    for key, scale in scales.items():
+        if scale.of in scales:
+            raise UserError(f"{path}: {key}: {scale.of!r} is itself a class; give the key of a number")
+    return scales
+
+
+def settle(scales: dict[str, Scale], records: Iterable[dict]) -> dict[str, Scale]:
+    """The scales with thresholds in place of quantiles, which are those of the records' numbers (8 bytes for each)."""
+    values = {scale.of: array("d") for scale in scales.values() if scale.quantiles}
+    if not values:
+        return scales
+    for record in records:
+        for key, known in values.items():
+            if is_number(value := (record.get("metadata") or {}).get(key)):
+                known.append(value)
+    return {key: _settled(scale, values.get(scale.of)) for key, scale in scales.items()}
+
+
+def is_number(value: object) -> bool:
+    """Whether a metadata value is a number: neither a text nor true or false."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _settled(scale: Scale, values: array | None) -> Scale:
+    if not scale.quantiles or values is None:
+        return scale
+    limits = np.quantile(np.frombuffer(values), scale.quantiles) if values else np.zeros(len(scale.quantiles))
+    return scale.at(limits.tolist())

@@ -1,0 +1,378 @@
+"""Measures of synthesised signals, classes of them, and a run that is killed, refused or has nothing to measure."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+from lines import read
+
+from caad_ds.cli import main
+from caad_ds.data.audio import SAMPLE_RATE, AudioError
+from caad_ds.data.instructions import Instructions
+from data_prep import annotate as annotate_module
+from data_prep import annotators
+from data_prep.annotators import brouhaha, emotion2vec
+from data_prep.classes import read_scales
+from data_prep.espeak import speak
+from data_prep.noise import background, scaled_to
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+CLASSES = CONFIGS / "annotate" / "classes.yaml"
+SIGNAL = ("duration", "loudness", "pitch", "snr", "speaking_rate")
+QUICK = ("duration", "loudness", "speaking_rate")
+VOICES = ("en-us+f3", "en-us+m3", "en-gb-scotland+m7", "en-us+Annie")
+TEXT, SYLLABLES = "the big dog finds my old table today and the teacher likes bread and water", 19
+
+
+def value(name: str, waveform: np.ndarray) -> float | str:
+    """The first value that an annotator gives."""
+    return next(iter(annotators.measure_of(name)(waveform.astype(np.float32)).values()))
+
+
+def voiced(hertz: float, seconds: float = 1.0, level: float = 0.1) -> np.ndarray:
+    """A tone with harmonics that fall off as those of a voice do."""
+    times = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    harmonics = range(1, int(4000 / hertz))
+    return level * sum(np.sin(2 * np.pi * hertz * number * times) / number for number in harmonics)
+
+
+def pulses(per_second: float, seconds: float = 4.0) -> np.ndarray:
+    """Vowel-like bursts at an even rate."""
+    phase = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE * per_second % 1
+    return voiced(120, seconds) * (0.1 + np.sin(np.pi * phase) ** 2)
+
+
+def hiss(seconds: float) -> np.ndarray:
+    """Noise above 4 kHz, louder than the vowels, as of an s."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(int(seconds * SAMPLE_RATE)))
+    spectrum[: spectrum.size // 2] = 0
+    return np.fft.irfft(spectrum)
+
+
+def with_noise(speech: np.ndarray, snr_db: float, seed: int = 0) -> np.ndarray:
+    padded = np.pad(speech, 800)
+    return padded + scaled_to(background(np.random.default_rng(seed), padded.size), speech, snr_db)
+
+
+@pytest.fixture
+def annotate(capsys):
+    """Runs the command; returns its status, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(["prep", "annotate", *map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def clips(tmp_path, write_lines):
+    """Writes a manifest of waveforms, given by record; those given as None have no audio file."""
+
+    def write(waveforms: dict[str, np.ndarray | None], **metadata: object) -> Path:
+        rows = []
+        for name, waveform in waveforms.items():
+            if waveform is not None:
+                soundfile.write(tmp_path / f"{name}.wav", waveform, SAMPLE_RATE, subtype="FLOAT")
+            rows.append({"id": name, "audios": [{"path": f"{name}.wav", "text": ""}], "metadata": metadata})
+        return write_lines("manifest.jsonl", rows)
+
+    return write
+
+
+def test_duration_is_that_of_the_samples():
+    assert value("duration", np.zeros(24_000)) == 1.5
+
+
+@pytest.mark.parametrize("gain_db", [0.0, -20.0, -40.0])
+def test_loudness_of_a_sine_is_what_bs_1770_says(gain_db):
+    sine = 10 ** (gain_db / 20) * np.sin(2 * np.pi * 997 * np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE)
+    assert value("loudness", sine) == pytest.approx(gain_db - 3.01, abs=0.1)
+
+
+@pytest.mark.parametrize("hertz", [75.0, 118.0, 210.0, 440.0])
+def test_pitch_is_the_fundamental(hertz):
+    assert value("pitch", voiced(hertz)) == pytest.approx(hertz, rel=0.015)
+    assert value("pitch", np.pad(voiced(hertz, level=0.01), 8000)) == pytest.approx(hertz, rel=0.015)
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 0.0, 10.0, 20.0])
+def test_snr_is_right_where_its_assumption_is(snr_db):
+    rng = np.random.default_rng(0)
+    speech = rng.gamma(0.4, size=10 * SAMPLE_RATE) * rng.choice([-1, 1], 10 * SAMPLE_RATE)
+    noise = rng.standard_normal(speech.size)
+    mixed = speech + scaled_to(noise, speech, snr_db)
+    assert value("snr", 0.01 * mixed) == pytest.approx(snr_db, abs=0.5)
+    assert value("snr", 0.01 * mixed + 0.02) == pytest.approx(snr_db, abs=0.5)  # an offset is no speech
+
+
+def test_snr_of_speech_follows_the_noise_that_was_added():
+    speeches = [0.1 * speak(TEXT, voice, 150, 50) for voice in VOICES]
+    levels = (0.0, 5.0, 10.0, 15.0, 20.0)
+    found = np.array([[value("snr", with_noise(speech, level)) for level in levels] for speech in speeches])
+    assert (np.diff(found, axis=1) > 2.5).all()
+    assert np.abs(found.mean(axis=0) - levels).max() < 2.0
+
+
+@pytest.mark.parametrize("per_second", [2.0, 3.0, 4.0, 5.0, 6.5, 8.0])
+def test_speaking_rate_counts_pulses(per_second):
+    expected = pytest.approx(per_second, rel=0.02)
+    assert value("speaking_rate", pulses(per_second)) == expected
+    quiet = np.pad(0.02 * pulses(per_second), (4000, 20_000))  # neither the level nor silence around it counts
+    assert value("speaking_rate", quiet) == expected
+    between = 1 - np.abs(np.sin(np.pi * np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE * per_second))
+    assert value("speaking_rate", pulses(per_second) + between**4 * hiss(4.0)) == expected
+
+
+@pytest.mark.parametrize("snr_db", [None, 10.0])
+@pytest.mark.parametrize("voice", VOICES[:2])
+def test_speaking_rate_rises_with_the_words_per_minute(voice, snr_db):
+    found, true = [], []
+    for words_per_minute in (100, 135, 170, 205):
+        speech = 0.1 * speak(TEXT, voice, words_per_minute, 50)
+        true.append(SYLLABLES * SAMPLE_RATE / speech.size)
+        found.append(value("speaking_rate", speech if snr_db is None else with_noise(speech, snr_db)))
+    assert all(slower < faster for slower, faster in pairwise(found))
+    assert found == pytest.approx(true, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "waveform", "reason"),
+    [
+        ("loudness", 0.1 * np.ones(6_000), "0.38 s are too short for loudness, which needs 0.4 s"),
+        ("loudness", np.zeros(16_000), "it is silent"),
+        ("pitch", voiced(120, 0.05), "too short for pitch"),
+        ("pitch", 0.1 * np.random.default_rng(0).standard_normal(16_000), "s are voiced, and pitch needs 0.1 s"),
+        ("pitch", np.zeros(16_000), "0.00 s are voiced"),
+        ("snr", np.ones(4_000), "0.25 s are too short for the signal-to-noise ratio"),
+        ("snr", np.full(16_000, 0.5), "it is silent"),
+        ("speaking_rate", pulses(2, 1.0), "2 syllables are heard, and a speaking rate needs 3"),
+        ("speaking_rate", np.zeros(16_000), "0 syllables"),
+        ("speaking_rate", np.zeros(10), "0 syllables"),
+    ],
+)
+def test_what_cannot_be_measured_says_why(name, waveform, reason):
+    with pytest.raises(AudioError, match=reason):
+        value(name, waveform)
+
+
+def test_numbers_and_classes_go_into_the_metadata_and_what_is_there_stays(tmp_path, clips, annotate):
+    waveforms = {"man": voiced(110) + pulses(3, 1.0), "woman": voiced(220, 1.5)}
+    manifest, out = clips(waveforms, snr_db="unknown", speaker="s1"), tmp_path / "out.jsonl"
+    arguments = ("--manifest", manifest, "--out", out, "--annotators", "duration", "pitch", "snr")
+    classes = tmp_path / "classes.yaml"
+    classes.write_text("pitch: {of: pitch_hz, labels: [low, medium, high], thresholds: [140, 180]}\n")
+    status, printed, _ = annotate(*arguments, "--classes", classes)
+    assert status == 0 and "2 records" in printed
+    assert "pitch: low (1) < 140 <= medium (0) < 180 <= high (1)" in printed
+    man, woman = (row["metadata"] for row in read(out))
+    assert woman == {
+        "snr_db": "unknown",
+        "speaker": "s1",
+        "seconds": 1.5,
+        "pitch_hz": woman["pitch_hz"],
+        "pitch": "high",
+    }
+    assert man["pitch"] == "low" and man["seconds"] == 1.0
+    assert not (tmp_path / "out.missing.jsonl").exists() and not (tmp_path / "out.partial.jsonl").exists()
+    over = tmp_path / "over.jsonl"
+    annotate(*arguments[:2], "--out", over, *arguments[4:], "--overwrite")
+    assert all(isinstance(row["metadata"]["snr_db"], float) for row in read(over))
+
+
+def test_what_the_corpus_says_is_not_mixed_with_what_is_measured():
+    happy = annotate_module.measure({"id": "a", "audios": [], "metadata": {"emotion": "happy"}}, ["emotion2vec"])
+    assert happy == annotate_module.Measured("a", {}, {})
+    unknown = annotate_module.measure({"id": "a", "audios": [], "metadata": {"emotion": None}}, ["emotion2vec"])
+    assert "0 audios" in unknown.missing["emotion2vec"]
+
+
+def test_what_is_not_measured_is_listed_and_its_record_kept(tmp_path, clips, annotate):
+    manifest = clips({"good": pulses(4, 2.0), "short": voiced(120, 0.2), "silent": np.zeros(16_000), "absent": None})
+    (tmp_path / "broken.wav").write_bytes(b"RIFF....")
+    two = {"id": "two", "audios": [{"path": "good.wav"}, {"path": "short.wav"}], "metadata": {"a": 1}}
+    broken = {"id": "broken", "audios": [{"path": "broken.wav"}]}
+    part = {"id": "part", "audios": [{"path": "good.wav", "offset": 0.5, "duration": 1.25}]}
+    with open(manifest, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in (two, broken, part)) + "{no json\n")
+    out = tmp_path / "out.jsonl"
+    status, printed, _ = annotate("--manifest", manifest, "--out", out, "--annotators", "duration", "loudness")
+    rows = {row["id"]: row for row in read(out)}
+    assert status == 0 and list(rows) == ["good", "short", "silent", "absent", "two", "broken", "part"]
+    assert rows["good"]["metadata"].keys() == {"seconds", "loudness_lufs"}
+    assert rows["short"]["metadata"] == {"seconds": 0.2} and rows["two"]["metadata"] == {"a": 1}
+    assert rows["part"]["metadata"]["seconds"] == 1.25
+    listed = {(row["id"], row["annotator"]): row["reason"] for row in read(tmp_path / "out.missing.jsonl")}
+    assert {name for name, annotator in listed if annotator == "duration"} == {"absent", "two", "broken"}
+    assert {name for name, annotator in listed if annotator == "loudness"} == {
+        "short",
+        "silent",
+        "absent",
+        "two",
+        "broken",
+    }
+    assert "too short" in listed["short", "loudness"] and "2 audios" in listed["two", "loudness"]
+    assert "broken.wav does not decode" in listed["broken", "duration"]
+    assert "7 records; 1 rejected" in printed and "not measured: duration in 3, loudness in 5" in printed
+    assert [row["reason"][:14] for row in read(tmp_path / "out.rejected.jsonl")] == ["it is not JSON"]
+
+
+def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path, clips, annotate):
+    manifest = clips({f"clip{number}": pulses(2 + number % 5, 2 + number % 3) for number in range(150)})
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    arguments = ("--manifest", manifest, "--annotators", *QUICK, "--classes", classes_of_rate(tmp_path))
+    assert annotate(*arguments, "--out", whole)[0] == 0
+    command = [sys.executable, "-m", "caad_ds.cli", "prep", "annotate", *map(str, arguments), "--out", str(out)]
+    process = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial = tmp_path / "out.partial.jsonl"
+    while process.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") < 4):
+        time.sleep(0.005)
+    workers = psutil.Process(process.pid).children()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists() and 4 <= partial.read_bytes().count(b"\n") < 150
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=20)[1]
+    with open(partial, "a", encoding="utf-8") as file:
+        file.write('{"id": "clip')  # the line that the kill cut short
+    status, printed, _ = annotate(*arguments, "--out", out)
+    assert status == 0 and f"{partial}: going on after" in printed
+    assert out.read_bytes() == whole.read_bytes()
+    before = out.stat().st_mtime_ns
+    assert "finished before" in annotate(*arguments, "--out", out)[1] and out.stat().st_mtime_ns == before
+
+
+def classes_of_rate(folder: Path) -> Path:
+    path = folder / "classes.yaml"
+    path.write_text("rate: {of: syllables_per_second, labels: [slow, medium, fast], quantiles: [0.25, 0.75]}\n")
+    return path
+
+
+def test_quantiles_are_those_of_the_manifest(tmp_path, write_lines, annotate):
+    values = [*range(20), None, "fast", True]
+    rows = [{"id": str(n), "audios": [{"path": "a.wav"}], "metadata": {"wpm": wpm}} for n, wpm in enumerate(values)]
+    rows[3]["metadata"]["rate"] = "fast"  # the corpus knows better
+    classes = tmp_path / "classes.yaml"
+    classes.write_text(
+        "rate: {of: wpm, labels: [slow, medium, fast], quantiles: [0.25, 0.75]}\n"
+        "four: {of: wpm, labels: [below, above], thresholds: [4]}\n"
+    )
+    out = tmp_path / "out.jsonl"
+    status, printed, _ = annotate("--manifest", write_lines("m.jsonl", rows), "--out", out, "--classes", classes)
+    rates = [row["metadata"].get("rate") for row in read(out)]
+    assert status == 0 and rates == ["slow"] * 3 + ["fast", "slow"] + ["medium"] * 10 + ["fast"] * 5 + [None] * 3
+    assert [row["metadata"].get("four") for row in read(out)] == ["below"] * 4 + ["above"] * 16 + [None] * 3
+    assert "rate: slow (4) < 4.75 <= medium (10) < 14.25 <= fast (6); 3 without" in printed
+
+
+def test_a_class_can_be_asked_about(tmp_path, clips, annotate):
+    manifest, out = clips({"a": voiced(110), "b": voiced(220)}), tmp_path / "annotated.jsonl"
+    annotate("--manifest", manifest, "--out", out, "--annotators", *SIGNAL, "--classes", CLASSES)
+    for row, pitch in zip(read(out), ("low", "high")):
+        assert row["metadata"]["pitch"] == pitch and row["metadata"]["length"] == "short"
+    classes, instructions = read_scales(CLASSES), Instructions.load(CONFIGS / "paper" / "instructions.yaml")
+    shared = classes.keys() & instructions.attributes.keys()
+    assert shared == {"pitch", "speaking_rate", "energy"}
+    assert all(set(classes[key].labels) <= instructions.attributes[key].options.keys() for key in shared)
+    named = [("Pitch", "low"), ("Pitch", "high")]
+    assert [pitch for row, pitch in zip(read(out), named) if pitch in instructions.named(row)] == named
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {of: b, labels: [x, y]}", "give either thresholds or quantiles"),
+        ("a: {of: b, labels: [x, y], thresholds: [1], quantiles: [0.5]}", "give either thresholds or quantiles"),
+        ("a: {of: b, labels: [x, y, z], thresholds: [1]}", "3 labels need 2 limits, not 1"),
+        ("a: {of: b, labels: [x, y, z], thresholds: [2, 1]}", "the limits must rise"),
+        ("a: {of: b, labels: [x, y], thresholds: [.nan]}", "a.thresholds.0"),
+        ("a: {of: b, labels: [x, y], quantiles: [1.0]}", "a.quantiles.0"),
+        ("a: {of: b, labels: [x], thresholds: []}", "a.labels"),
+        (
+            "a: {of: seconds, labels: [x, y], thresholds: [1]}\nb: {of: a, labels: [x, y], thresholds: [1]}",
+            "itself a class",
+        ),
+        ("a: {of: pitch_hz, labels: [x, y], thresholds: [1]}", "'pitch_hz', which neither .* nor an annotator gives"),
+    ],
+)
+def test_mistakes_in_the_classes_are_named_before_anything_is_measured(tmp_path, manifest, annotate, text, message):
+    classes = tmp_path / "classes.yaml"
+    classes.write_text(text)
+    arguments = ("--manifest", manifest, "--out", tmp_path / "out.jsonl", "--annotators", "duration")
+    status, printed, err = annotate(*arguments, "--classes", classes)
+    assert status == 2 and printed == ""
+    assert len(err.splitlines()) == 1 and str(classes) in err and re.search(message, err)
+    assert not (tmp_path / "out.partial.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--out", "{}/out.jsonl"), "nothing to do: give --annotators, --classes, or both"),
+        (
+            ("--out", "{}/out.jsonl", "--annotators", "pich"),
+            "'pich': there is none of that name; take one of brouhaha, ",
+        ),
+        (("--out", "{}/out.jsonl", "--annotators", "snr", "snr"), "--annotators: snr is named twice"),
+        (("--out", "{}/manifest.jsonl", "--annotators", "snr"), "is not the manifest that is read"),
+        (("--out", "{}/out.txt", "--annotators", "snr"), "name a file that ends in .jsonl"),
+        (
+            ("--out", "{}/out.jsonl", "--annotators", "snr", "--manifest", "{}/absent.jsonl"),
+            "absent.jsonl: cannot be read",
+        ),
+    ],
+)
+def test_mistakes_of_the_user_are_told_in_one_line(tmp_path, manifest, annotate, arguments, message):
+    status, printed, err = annotate("--manifest", manifest, *(argument.format(tmp_path) for argument in arguments))
+    assert status == 2 and printed == "" and len(err.splitlines()) == 1 and message in err
+
+
+def test_measures_of_another_input_are_not_replaced(tmp_path, clips, annotate):
+    arguments = ("--out", tmp_path / "out.jsonl", "--annotators", "duration")
+    annotate("--manifest", clips({"a": voiced(110)}), *arguments)
+    before = (tmp_path / "out.jsonl").read_bytes()
+    manifest = clips({"b": voiced(110)})
+    for changed, extra in (("manifest_sha256", ()), ("manifest_sha256, overwrite", ("--overwrite",))):
+        status, _, err = annotate("--manifest", manifest, *arguments, *extra)
+        assert status == 2 and f"it was made with another {changed}; choose another --out" in err
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "extra"), [("emotion2vec", "emotion"), ("brouhaha", "brouhaha")])
+def test_an_annotator_that_is_not_installed_names_its_extra(tmp_path, manifest, annotate, name, extra):
+    try:
+        annotators.measure_of(name)
+    except ImportError:
+        pass
+    else:
+        pytest.skip(f"{name} is installed")
+    status, _, err = annotate("--manifest", manifest, "--out", tmp_path / "out.jsonl", "--annotators", "snr", name)
+    assert status == 2 and len(err.splitlines()) == 1
+    assert f"annotator {name} needs" in err and f"pip install -e '.[{extra}]'" in err
+
+
+def test_emotion2vecs_output_becomes_an_emotion():
+    labels = ["生气/angry", "开心/happy", "中立/neutral", "其他/other", "<unk>"]
+    row = {"key": "a", "labels": labels, "scores": [0.01, 0.9506, 0.02, 0.01, 0.0094]}
+    assert emotion2vec.from_output(row) == {"emotion": "happy", "emotion_score": 0.951}
+    for number in (3, 4):
+        row["scores"] = [float(index == number) for index in range(5)]
+        with pytest.raises(AudioError, match="is no emotion"):
+            emotion2vec.from_output(row)
+
+
+def test_brouhahas_frames_are_averaged_over_speech():
+    frames = np.array([[0.9, 10.0, 30.0], [0.8, 20.0, 40.0], [0.1, -5.0, 60.0]], np.float32)
+    assert brouhaha.from_frames(frames) == {"brouhaha_snr_db": 15.0, "c50_db": 35.0}
+    with pytest.raises(AudioError, match="no speech"):
+        brouhaha.from_frames(frames[2:])
