@@ -1,69 +1,195 @@
-"""`prep verify`: does a folder of shards still hold what its index says."""
+"""`prep verify`: is a folder of shards whole, without doubles, and apart from the audio that is held out."""
 
 import argparse
 import hashlib
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from caad_ds.data import audio
-from caad_ds.data.index import SampleEntry, Shard, ShardIndex
-from caad_ds.data.reader import BrokenSample, parse
-from caad_ds.progress import track
+import numpy as np
+
+from caad_ds.command import positive
+from caad_ds.data.index import FILE_NAME, Shard, ShardIndex
+from caad_ds.progress import progress, waiting
+from data_prep.accounting import unaccounted
+from data_prep.contents import Contents, Tally, shown
+from data_prep.duplicates import Duplicates, find_duplicates
+from data_prep.held_out import HeldOut
+from data_prep.jsonl import Rejected, read_rows
+from data_prep.parallel import ordered
+from data_prep.rejects import rejected_path
+from data_prep.shard_check import DIGEST, ShardReport, check_shard
+
+FAULT_CHARACTERS = 600
+
+
+@dataclass
+class Findings:
+    """What was found in a folder: its `faults`, one line each, and what the overview shows."""
+
+    index: ShardIndex
+    held_out: HeldOut
+    faults: list[str] = field(default_factory=list)
+    contents: Contents = field(default_factory=Contents)
+    reasons: Tally = field(default_factory=Tally)
+    duplicates: Duplicates = field(default_factory=lambda: find_duplicates(np.empty(0, np.int64), b""))
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `prep verify`."""
     parser.add_argument("folder", type=Path, help="folder with index.json")
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="what was packed: each record must be accounted")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="shards, benchmarks (MCR-BENCH's format) or manifests whose audio must not be in the folder",
+    )
+    parser.add_argument("--overview", type=Path, metavar="FILE", help="write a page (.html) about what the shards hold")
+    parser.add_argument("--workers", type=positive, default=1, help="processes that decode (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check all shards; print each fault, exit status 1 if there is any."""
-    index = ShardIndex.load(args.folder, check_files=False)
-    found = faults(index)
-    for fault in found:
+    """Check everything; print each fault and the statistics, exit status 1 if there is a fault."""
+    if args.overview:
+        from data_prep.overview import check_name, write_overview  # takes a second to import
+
+        check_name(args.overview)
+    found = verify(args.folder, args.manifest, args.against, args.workers)
+    for fault in found.faults:
         print(fault)
-    print(f"{args.folder}: {len(index)} samples in {len(index.file.shards)} shards, {len(found)} faults")
-    return 1 if found else 0
+    for line in told(found):
+        print(line)
+    if args.overview:
+        write_overview(args.overview, found)
+        print(f"overview: {args.overview}")
+    shards = found.index.file.shards
+    print(f"{args.folder}: {len(found.index)} samples in {len(shards)} shards, {len(found.faults)} faults")
+    return 1 if found.faults else 0
 
 
-def faults(index: ShardIndex) -> list[str]:
-    """Every fault, one line each: lengths, hashes, bytes outside any sample, members, audio broken or changed."""
-    found = []
-    shards = index.file.shards
-    work = ((shard, entry) for shard in shards for entry in (*shard.samples, None))
-    for shard, entry in track(work, f"verifying {index.folder}", len(index) + len(shards)):
-        path = index.folder / shard.name
-        try:
-            fault = _shard(path, shard) if entry is None else _sample(path, entry)
-        except OSError as error:
-            fault = f"cannot be read ({error.strerror})"
-        if fault:
-            found.append(f"{path}: {fault}" if entry is None else f"{path}, sample {entry.key}: {fault}")
+def verify(folder: Path, manifest: Path | None = None, against: list[Path] | None = None, workers: int = 1) -> Findings:
+    """Check a folder of shards, its records against `manifest`, its audio against what is held out.
+
+    Raises UserError for an index that cannot be read and for a manifest or `against` that is none.
+    """
+    held_out = HeldOut()
+    found = Findings(ShardIndex.load(folder, check_files=False), held_out)
+    for path in against or []:
+        held_out.add(path, workers)
+    found.faults += held_out.faults
+    _check_listing(found)
+    _check_shards(found, workers)
+    _check_accounts(found, manifest)
+    found.faults = [shown(fault, FAULT_CHARACTERS) for fault in found.faults]
     return found
 
 
-def _sample(path: Path, entry: SampleEntry) -> str | None:
-    with open(path, "rb") as file:
-        file.seek(entry.offset)
-        block = file.read(entry.size)
-    try:
-        _, audios = parse(block, entry.key)
-        pcm = [audio.decode(data, "int16") for data in audios]
-    except (BrokenSample, audio.AudioError) as error:
-        return str(error)
-    return None if audio.pcm_hash(pcm) == entry.pcm else "its audio is not what was packed (pcm hash differs)"
+def told(found: Findings) -> list[str]:
+    """The statistics, a line each."""
+    lines = []
+    seconds = np.array([entry.seconds for entry in found.index.samples])
+    if len(seconds):
+        p95 = np.percentile(seconds, 95)
+        lines.append(
+            f"durations in seconds: min {seconds.min():.2f}, median {np.median(seconds):.2f}, mean "
+            f"{seconds.mean():.2f}, p95 {p95:.2f}, max {seconds.max():.2f}; {seconds.sum() / 3600:.2f} hours"
+        )
+    copies = len(found.duplicates.copies)
+    lines.append(
+        f"{found.duplicates.audios} different audios, {found.duplicates.shared} of them with several prompts"
+        + (f"; {copies} samples are copies" if copies else "")
+    )
+    lines += [f"compared with {count} audios of {path}" for path, count in found.held_out.sizes.items()]
+    return lines
 
 
-def _shard(path: Path, shard: Shard) -> str | None:
-    found = path.stat().st_size
-    if found != shard.bytes:
-        return f"{found} bytes where the index says {shard.bytes}"
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != shard.sha256:
-        return "its sha256 is not the index's"
-    ends = [0, *(entry.offset + entry.size for entry in shard.samples)]
-    if [entry.offset for entry in shard.samples] != ends[:-1]:
-        return "the index's samples do not lie one after another"
-    return None
+def _check_listing(found: Findings) -> None:
+    """The index by itself, and against the names in the folder."""
+    folder, shards = found.index.folder, found.index.file.shards
+    if not len(found.index):
+        found.faults.append(f"{folder}: its index lists no sample")
+    listed = {shard.name for shard in shards}
+    found.faults += [
+        f"{path}: it is not in the index, a reader of all tars would take it too"
+        for path in sorted(folder.glob("*.tar"))
+        if path.name not in listed
+    ]
+    keys: set[str] = set()
+    for shard in shards:
+        for entry in shard.samples:
+            if entry.key in keys:
+                found.faults.append(f"{folder / shard.name}, sample {entry.key}: the index lists this key before")
+            keys.add(entry.key)
+
+
+def _check_shards(found: Findings, workers: int) -> None:
+    """Every shard, in parallel; then what only all samples together tell."""
+    index = found.index
+    shards = index.file.shards
+    numbers, digests, start = array("q"), bytearray(), 0
+    reports = ordered(partial(check_shard, folder=index.folder), shards, workers)
+    with progress(f"verifying {index.folder}", len(index)) as advance:
+        for shard, report in zip(shards, reports, strict=True):
+            found.faults += report.faults + _leaks(found, shard, report)
+            found.contents.merge(report.contents)
+            for sample in report.samples:
+                numbers.append(start + sample.number)
+                digests += _whole(sample.audios) + sample.prompt
+            start += len(shard.samples)
+            advance(len(shard.samples))
+    with waiting("looking for duplicates"):
+        found.duplicates = find_duplicates(np.frombuffer(numbers, dtype=np.int64), digests)
+        for copy, original in found.duplicates.copies:
+            shard, entry = index.locate(copy)
+            same = index.locate(original)[1].key
+            found.faults.append(
+                f"{index.folder / shard.name}, sample {entry.key}: the same audio and prompt as sample {same}"
+            )
+
+
+def _leaks(found: Findings, shard: Shard, report: ShardReport) -> list[str]:
+    names = found.held_out.names
+    return [
+        f"{found.index.folder / shard.name}, sample {shard.samples[sample.number].key}: its audio is held out, it is "
+        + names[digest]
+        for sample in report.samples
+        for digest in dict.fromkeys(sample.audios)
+        if digest in names
+    ]
+
+
+def _whole(audios: list[bytes]) -> bytes:
+    """The digest of all audios of a sample."""
+    return audios[0] if len(audios) == 1 else hashlib.sha256(b"".join(audios)).digest()[:DIGEST]
+
+
+def _check_accounts(found: Findings, manifest: Path | None) -> None:
+    """The number of rejected records against their list, and the manifest against both."""
+    index, path = found.index, rejected_path(found.index.folder / FILE_NAME)
+    if not path.is_file() and (earlier := path.with_name("rejected.jsonl")).is_file():  # its name in folders packed before
+        path = earlier
+    rejected: Counter[str] = Counter()
+    if path.is_file():
+        for number, row in read_rows(path):
+            if isinstance(row, Rejected) or not isinstance(row.get("id"), str):
+                found.faults.append(f"{path} line {number}: it is not a rejected record")
+                continue
+            rejected[row["id"]] += 1
+            found.reasons.add(kind_of_reason(row.get("reason")))
+    listed = path.is_file() or manifest is not None
+    if listed and rejected.total() != index.file.rejected:
+        found.faults.append(f"{path}: it lists {rejected.total()} records, the index counts {index.file.rejected}")
+    if manifest:
+        found.faults += unaccounted(index, manifest, rejected)
+
+
+def kind_of_reason(reason: object) -> str:
+    """A reason without the paths and numbers that make each one differ."""
+    words = ("…" if "/" in word else "#" if any(map(str.isdigit, word)) else word for word in str(reason).split())
+    return shown(" ".join(words), 100)
