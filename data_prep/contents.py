@@ -3,7 +3,7 @@
 import json
 import math
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 MAX_VALUES = 1000
@@ -48,8 +48,8 @@ class Contents:
     """Tallies over records: `answers` by source, kind, condition and asked attribute, `attributes` by their name in the
     metadata, `words` per answer, and how many values there were of attributes beyond `MAX_ATTRIBUTES`."""
 
-    answers: dict[str, Tally] = field(default_factory=dict)
-    attributes: dict[str, Tally] = field(default_factory=dict)
+    answers: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    attributes: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     words: array = field(default_factory=lambda: array("Q"))
     uncounted: int = 0
 
@@ -59,32 +59,37 @@ class Contents:
         metadata = record.get("metadata") or {}
         for name, value in {"source": record.get("source"), **{key: metadata.get(key) for key in PROMPT}}.items():
             if value is not None:
-                self.answers.setdefault(name, Tally()).add(shown(value))
+                self.answers[name].add(shown(value))
         for name, value in metadata.items():
-            if value is not None and name not in (*PROMPT, *WORDING):
-                self._attribute(shown(name), (tally := Tally()).add(_value(value)) or tally)
+            if value is None or name in PROMPT or name in WORDING:
+                continue
+            if self._counted(name := shown(name)):
+                self.attributes[name].add(_value(value))
+            else:
+                self.uncounted += 1
 
     def merge(self, contents: "Contents") -> None:
         """Add what others hold."""
         self.words.extend(contents.words)
         self.uncounted += contents.uncounted
         for name, tally in contents.answers.items():
-            self.answers.setdefault(name, Tally()).merge(tally)
+            self.answers[name].merge(tally)
         for name, tally in contents.attributes.items():
-            self._attribute(name, tally)
+            if self._counted(name):
+                self.attributes[name].merge(tally)
+            else:
+                self.uncounted += tally.total
 
-    def _attribute(self, name: str, tally: Tally) -> None:
-        if name in self.attributes or len(self.attributes) < MAX_ATTRIBUTES:
-            self.attributes.setdefault(name, Tally()).merge(tally)
-        else:
-            self.uncounted += tally.total
+    def _counted(self, name: str) -> bool:
+        return name in self.attributes or len(self.attributes) < MAX_ATTRIBUTES
 
 
 def shown(value: object, characters: int = MAX_CHARACTERS) -> str:
     """A value as one line of valid Unicode, cut after so many characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = text[: 4 * characters].encode(errors="replace").decode()  # a lone surrogate cannot be written
-    text = "".join(letter if letter.isprintable() or letter in JOINERS else " " for letter in text)
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() or letter in JOINERS else " " for letter in text)
     text = " ".join(text.split())
     return text if len(text) <= characters else text[: characters - 1] + "…"
 

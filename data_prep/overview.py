@@ -46,11 +46,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Panel:
-    """Counts under a title, and what was left out of them."""
+    """Counts under a title."""
 
     title: str
     bars: list[Bar]
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ def page(found: "Findings") -> str:
         pictures=_pictures(found),
         answers=answers,
         attributes=attributes[:PANELS],
-        attributes_left=len(attributes) - min(len(attributes), PANELS),
+        attributes_left=max(0, len(attributes) - PANELS),
+        uncounted=contents.uncounted,
         reasons=panel("Rejected, by reason", found.reasons) if found.reasons.total else None,
         rejected=found.index.file.rejected,
         held_out=[(shown(path), count) for path, count in list(held_out.items())[:BARS]],
@@ -118,7 +118,7 @@ def panel(title: str, tally: Tally) -> Panel:
         bars.append((f"others ({left:,}{' and more' * (tally.others > 0)})" if left > 0 else "others", others))
     longest = max((count for _, count in bars), default=1)
     lines = [Bar(label, count, 100 * count / tally.total, 100 * count / longest) for label, count in bars]
-    return Panel(title, lines, f"{tally.total:,} values")
+    return Panel(title, lines)
 
 
 def histogram(title: str, unit: str, values: np.ndarray) -> Picture:

@@ -79,7 +79,8 @@ def verify(folder: Path, manifest: Path | None = None, against: list[Path] | Non
     Raises UserError for an index that cannot be read and for a manifest or `against` that is none.
     """
     held_out = HeldOut()
-    found = Findings(ShardIndex.load(folder, check_files=False), held_out)
+    with waiting(f"reading {folder / FILE_NAME}"):
+        found = Findings(ShardIndex.load(folder, check_files=False), held_out)
     for path in against or []:
         held_out.add(path, workers)
     found.faults += held_out.faults
@@ -172,7 +173,8 @@ def _whole(audios: list[bytes]) -> bytes:
 def _check_accounts(found: Findings, manifest: Path | None) -> None:
     """The number of rejected records against their list, and the manifest against both."""
     index, path = found.index, rejected_path(found.index.folder / FILE_NAME)
-    if not path.is_file() and (earlier := path.with_name("rejected.jsonl")).is_file():  # its name in folders packed before
+    earlier = path.with_name("rejected.jsonl")  # its name in folders packed before
+    if earlier.is_file() and not path.is_file():
         path = earlier
     rejected: Counter[str] = Counter()
     if path.is_file():
