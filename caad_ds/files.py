@@ -110,7 +110,8 @@ def read_yaml(path: Path, kind: Any) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"{path}: {where}: {first['msg'].lower()} ({error.error_count()} such mistakes)") from error
+        count = "" if error.error_count() == 1 else f" ({error.error_count()} such mistakes)"
+        raise UserError(f"{path}: {where}: {first['msg'].lower()}{count}") from error
 
 
 def _is_full(error: Exception) -> bool:

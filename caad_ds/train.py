@@ -12,7 +12,9 @@ from caad_ds.quiet import quiet
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `train`."""
     parser.add_argument("--config", required=True, help="the run's YAML; see configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of the YAML")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="override keys of the YAML"
+    )
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # given by DeepSpeed's launcher
 
 

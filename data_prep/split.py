@@ -66,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
             splits[name].write(record)
         for name, split in splits.items():
             if not split.count:
-                raise UserError(f"split {name!r} is empty: no record matches its rule{rejects.why}")
+                raise UserError(
+                    f"{args.rules}: split {name!r} is empty, no record matches its rule: widen its 'from' and 'to' "
+                    f"(a few values may all be hashed elsewhere), or its 'where'{rejects.why}"
+                )
     for split in splits.values():
         print(f"{split.path}: {split.count} records")
     if rejects.count:

@@ -12,6 +12,13 @@ from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
 
 ATTRIBUTE = "attribute"
+IRRELEVANT = (
+    "The window is open.",
+    "It rained on Tuesday.",
+    "The train leaves in the morning.",
+    "There are three apples on the table.",
+    "The shop closes at six.",
+)
 CONDITIONS = ("none", "faithful", "adversarial", "irrelevant")
 
 
@@ -47,11 +54,11 @@ class Instructions(_Strict):
 
     `attributes` have questions and options; `facts` (key to name) stand in the seed description only, with whatever
     value there is; `prompts` are by their kind, and what they leave of the shares goes to questions about attributes;
-    `irrelevant` hints have to do with none of it.
+    `irrelevant` hints have to do with none of it (there are some by default).
     """
 
     attributes: Annotated[dict[str, Attribute], Field(min_length=1)]
-    irrelevant: Annotated[list[str], Field(min_length=1)]
+    irrelevant: Annotated[list[str], Field(min_length=1)] = list(IRRELEVANT)
     facts: dict[str, str] = {}
     prompts: dict[str, Prompts] = {}
 

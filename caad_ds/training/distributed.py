@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def start(voice: Heartbeat) -> torch.device:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    accelerator = get_accelerator()
+    accelerator, built = get_accelerator(), True
     if accelerator.device_name() == "cuda" and not torch.cuda.is_available():
         raise UserError("DS_ACCELERATOR=cuda, but PyTorch finds no CUDA device here; unset it, or set it to cpu")
     if accelerator.device_name() == "cpu":
@@ -59,6 +60,13 @@ def start(voice: Heartbeat) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"ranks cannot meet at {where} ({reason}); if another run holds it, use --master_port"
+        ) from error
+    except (subprocess.CalledProcessError, RuntimeError, ImportError, OSError) as error:
+        if built:
+            raise
+        raise UserError(
+            f"DeepSpeed's CPU op cannot be compiled with {_compiler()} ({_why(error)}); mend that compiler, or set CXX "
+            "to another, then run it again"
         ) from error
     return torch.device(accelerator.current_device_name())
 
@@ -117,11 +125,22 @@ def raise_together(failure: Exception | None) -> None:
             raise type(error)(str(error) if len(failures) == 1 else f"{error} (rank {rank})") from failure
 
 
+def _compiler() -> str:
+    return os.environ.get("CXX") or "c++"
+
+
+def _why(error: Exception) -> str:
+    """The compiler's first complaint, or what else there is in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if "error" in line.lower() and "Error building" not in line), lines[0])
+
+
 def _check_cpu_op() -> bool:
     """Whether the op is built already; UserError where it cannot be."""
-    compiler = os.environ.get("CXX") or "c++"
-    if shutil.which(compiler.split()[0]) is None:
-        raise UserError(f"no C++ compiler ({compiler}) for DeepSpeed's CPU op; install g++, or set CXX to a compiler")
+    if shutil.which(_compiler().split()[0]) is None:
+        raise UserError(
+            f"no C++ compiler ({_compiler()}) for DeepSpeed's CPU op; install g++, or set CXX to a compiler"
+        )
     # Ninja stands beside the interpreter in a virtual environment that was not activated.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
     # torch waits, silently and for ever, for a lock that a killed build has left.

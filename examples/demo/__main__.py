@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     full.add_argument("--out", type=Path, default=Path("runs/demo-full"))
     names = [row.name for row in FULL]
     full.add_argument("--rows", nargs="+", choices=names, metavar="ROW", help=f"only these of {', '.join(names)}")
-    full.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of every run")
+    full.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="override keys of every run"
+    )
     teacher = commands.add_parser("teacher", help="make the shipped teacher and its twin anew")
     teacher.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, help="of CAAD and of CD (default: what check-teacher takes)")
     parser.add_argument("--limit", type=positive, default=60, help="test rows per attribute, of four prompts each (60)")
     parser.add_argument("--ranks", type=positive, default=1, help="processes of a training run (1)")
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of every run")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="override keys of every run"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     args = parser.parse_args(argv)
     args.root = args.root.resolve()

@@ -186,6 +186,20 @@ def test_no_compiler(made):
     assert "no C++ compiler (c++)" in refusal(made(), ranks=2, env={"CXX": "", "PATH": "/nonexistent"})
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_compiler_that_fails(made, tmp_path, ranks):
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        '#!/bin/sh\ncase "$*" in *-c*) echo "x.cpp:1: error: no such thing" >&2; exit 1;; esac\nexec g++ "$@"'
+    )
+    compiler.chmod(0o755)
+    environment = {"CXX": str(compiler), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    line = refusal(made(), ranks=ranks, env=environment)
+    assert f"CPU op cannot be compiled with {compiler} (x.cpp:1: error: no such thing); mend that compiler" in line
+    line = refusal(made(), ranks=ranks, env={**environment, "CXX": "/bin/false"})
+    assert "cannot be compiled with /bin/false (" in line
+
+
 def test_a_lock_that_a_killed_build_left(made, tmp_path):
     lock = tmp_path / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir()
