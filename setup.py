@@ -44,6 +44,7 @@ setup(
         "pyyaml>=6",
         "rich>=13",
         "safetensors>=0.4.3",
+        "scipy>=1.11",
         "sentencepiece>=0.2",
         "soundfile>=0.12.1",
         "soxr>=0.5",

@@ -1,50 +1,80 @@
-"""`caad-ds compare`: several evaluations side by side, as a table and as a picture."""
+"""`caad-ds compare`: several evaluations side by side, as tables and as pictures."""
 
 import argparse
 from pathlib import Path
 
 from caad_ds.errors import UserError
-from caad_ds.evaluation.plots import bars
+from caad_ds.evaluation.plots import bars, flip_matrices
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
-from caad_ds.evaluation.tables import LEGEND, comparison_rows, interval_rows, markdown, show, terminal
+from caad_ds.evaluation.significance import differences
+from caad_ds.evaluation.tables import (
+    LEGEND,
+    comparison_rows,
+    difference_rows,
+    interval_rows,
+    markdown,
+    show,
+    significance_legend,
+    terminal,
+)
 from caad_ds.files import write_atomic, write_json
 from caad_ds.progress import progress
 
+FILES = ("table.json", "table.md", "table.png", "flips.png")
 NOTE = (
     "Percentages; ± is the sample deviation over runs of one name (seeds). "
     "Read neutral, faithful, adversarial and shift together: none of them decides alone."
 )
 INTERVALS = (
     "95% intervals over items. Items that share a clip, or one of few voices, are not independent: for new voices the "
-    "uncertainty is larger than these intervals say."
+    "uncertainty is larger than these intervals say, and differences are less certain than their p values."
 )
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder of `caad-ds evaluate`")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="writes table.md, table.json and table.png there")
+    parser.add_argument("--baseline", metavar="NAME", help="tests the others against it (default: the first)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"writes {', '.join(FILES)} there")
     parser.add_argument("--title", default="Accuracy when audio and text disagree", help="of the table and the picture")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table, a row per name in order of appearance; saves it and its picture with --out."""
+    """Prints the table, a row per name in order of appearance; saves it and its pictures with --out."""
     with progress("comparing", len(args.runs)) as advance:
+        runs = read_runs(args.runs)
+        baseline = _baseline(args.baseline, list(runs))
         systems = {}
-        for name, runs in read_runs(args.runs).items():
-            systems[name] = score_groups(runs)
-            advance(len(runs))
-    header, rows = comparison_rows(systems)
-    show(terminal(args.title, header, rows), LEGEND, NOTE)
+        for name, predictions in runs.items():
+            systems[name] = score_groups(predictions)
+            advance(len(predictions))
+    with progress(f"differences from {baseline}"):
+        found = differences(runs, baseline)
+    table = comparison_rows(systems, found)
+    legends = [LEGEND, NOTE, *([significance_legend(baseline, len(found))] if found else [])]
+    show(terminal(args.title, *table), *legends)
     if args.out:
-        intervals = markdown(*interval_rows(systems))
-        text = [f"# {args.title}", markdown(header, rows), LEGEND, NOTE, INTERVALS, intervals]
-        write_atomic(args.out / "table.md", ("\n\n".join(text) + "\n").encode())
-        write_json(args.out / "table.json", {"title": args.title, "systems": systems})
-        bars(systems, args.title, args.out / "table.png")
-        show(f"saved {args.out}/table.md, table.json, table.png")
+        _save(args.out, args.title, baseline, systems, found, [markdown(*table), *legends])
+        show(f"saved {args.out}/{', '.join(FILES)}")
     return 0
+
+
+def _baseline(asked: str | None, names: list[str]) -> str:
+    if asked is not None and asked not in names:
+        raise UserError(f"--baseline {asked}: no run has this name; give one of {', '.join(names)}")
+    return asked if asked is not None else names[0]
+
+
+def _save(folder: Path, title: str, baseline: str, systems: dict, found: dict, parts: list[str]) -> None:
+    """The files of FILES."""
+    text = [f"# {title}", *parts, INTERVALS, markdown(*interval_rows(systems))]
+    if found:
+        text += [f"Differences from {baseline}, in points:", markdown(*difference_rows(found))]
+    write_json(folder / "table.json", {"title": title, "systems": systems, "baseline": baseline, "differences": found})
+    write_atomic(folder / "table.md", ("\n\n".join(text) + "\n").encode())
+    bars(systems, title, folder / "table.png")
+    flip_matrices(systems, title, folder / "flips.png")
 
 
 def read_runs(folders: list[Path]) -> dict[str, list[list[dict]]]:

@@ -1,9 +1,13 @@
-"""The picture of a comparison."""
+"""The pictures of a comparison."""
 
 import io
+import textwrap
+from itertools import product
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from caad_ds.evaluation.scores import POOLED
 from caad_ds.evaluation.tables import MAIN
@@ -11,6 +15,7 @@ from caad_ds.files import write_atomic
 
 # Okabe and Ito's palette, told apart with every kind of colour vision; black is left to the error bars.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+PANELS = 4  # matrices side by side
 SHOWN = {name: key for name, key in MAIN.items() if name != "tir_adv"}
 
 
@@ -43,6 +48,57 @@ def bars(systems: dict[str, dict], title: str, path: Path) -> None:
     axis.set_axisbelow(True)
     axis.set_title(title, loc="left")
     figure.legend(loc="outside lower center", ncols=min(4, len(systems)), frameon=False)
+    _save(figure, path)
+
+
+def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
+    """What a false hint does to right and wrong answers, a matrix for each system, as a PNG.
+
+    Rows: right or wrong without a hint; columns: with the false one; cells: % of all items, mean over runs.
+    """
+    columns = min(PANELS, len(systems))
+    rows = -(-len(systems) // columns)
+    figure = Figure(figsize=(0.8 + 2.3 * columns, 1.1 + 2.35 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel in panels.flat[len(systems) :]:
+        panel.set_visible(False)
+    shares = {name: flips(groups[POOLED]) for name, groups in systems.items()}
+    darkest = max(share for matrix in shares.values() for row in matrix for share in row)
+    for k, (name, matrix) in enumerate(shares.items()):
+        _flip_matrix(panels.flat[k], matrix, darkest)
+        panels.flat[k].set_title("\n".join(textwrap.wrap(name, 24)), fontsize=10)
+        panels.flat[k].tick_params(labelleft=k % columns == 0)
+    figure.supylabel("without a hint", fontsize=10)
+    figure.supxlabel("with the false hint", fontsize=10)
+    text = f"{title}: % of items; outlined: right answers that the false hint turns wrong"
+    figure.suptitle("\n".join(textwrap.wrap(text, 12 + 24 * columns)), x=0.01, ha="left", fontsize=11)
+    _save(figure, path)
+
+
+def flips(scores: dict) -> list[list[float]]:
+    """Shares of all items [neutral right, wrong][adversarial right, wrong], from one group's scores."""
+    lost, neutral = scores["tir_adversarial"]["value"], scores["accuracy_neutral"]["value"]
+    won = scores["accuracy_adversarial"]["value"] - (neutral - lost)
+    shares = [[neutral - lost, lost], [won, 1 - neutral - won]]
+    return [[max(0.0, share) for share in row] for row in shares]  # a difference of equal shares may be -1e-17
+
+
+def _flip_matrix(panel: Axes, shares: list[list[float]], darkest: float) -> None:
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=darkest)
+    for row, column in product(range(2), range(2)):
+        share = shares[row][column]
+        colour = "white" if share > 0.6 * darkest else "black"
+        panel.text(column, row, f"{100 * share:.1f}", ha="center", va="center", color=colour, fontsize=12)
+    panel.axhline(0.5, color="white", linewidth=3)
+    panel.axvline(0.5, color="white", linewidth=3)
+    panel.add_patch(Rectangle((0.54, -0.46), 0.92, 0.92, fill=False, edgecolor="#D55E00", linewidth=2.5))
+    panel.set_xticks([0, 1], ["right", "wrong"])
+    panel.set_yticks([0, 1], ["right", "wrong"])
+    panel.spines[:].set_visible(False)
+    panel.tick_params(length=0)
+
+
+def _save(figure: Figure, path: Path) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150, metadata={"Software": None})
     write_atomic(path, image.getvalue())

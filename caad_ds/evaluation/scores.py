@@ -16,8 +16,12 @@ import numpy as np
 
 from caad_ds.evaluation.mcr_bench import CONDITIONS, HINTS
 
+# The metrics that are shares of items; the others are ratios of them.
+SHARES = (*(f"accuracy_{c}" for c in CONDITIONS), *(f"tir_{c}" for c in HINTS))
 POOLED = "all"
+RULES = ("right", "strict")
 DRAWS = 1000
+BLOCK = 500  # draws at a time: their weights take BLOCK x items x 8 bytes
 LEVEL = 0.95
 
 
@@ -32,11 +36,21 @@ def score(right: np.ndarray, draws: int = DRAWS, seed: int = 0) -> dict:
     runs, conditions, items = right.shape
     if conditions != len(CONDITIONS) or not items:
         raise ValueError(f"expected right [runs, {len(CONDITIONS)}, items > 0], got {list(right.shape)}")
-    shares = _outcomes(right)
-    weights = np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), size=draws) / items
-    point = _metrics(shares.mean(-1))
-    drawn = _metrics(np.einsum("rki,di->drk", shares, weights, optimize=True))
+    point, drawn = resample(right, draws, seed)
     return {"items": items, "runs": runs, **{name: _summary(point[name], drawn[name]) for name in point}}
+
+
+def resample(right: np.ndarray, draws: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Every metric of each run [runs] and the same of bootstrap draws of its items [draws, runs]; undefined is nan.
+
+    `right`: bool [runs, 4, items]. A draw takes the same items for every run and condition.
+    """
+    shares, items = outcomes(right), right.shape[-1]
+    random, parts = np.random.default_rng(seed), []
+    for size in (min(BLOCK, draws - done) for done in range(0, draws, BLOCK)):
+        weights = random.multinomial(items, np.full(items, 1 / items), size=size) / items
+        parts.append(np.einsum("rki,di->drk", shares, weights, optimize=True))
+    return _metrics(shares.mean(-1)), _metrics(np.concatenate(parts))
 
 
 def score_groups(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict[str, dict]:
@@ -44,17 +58,21 @@ def score_groups(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> d
 
     `runs`: for each run its predictions, `{id, condition, subset, right, strict}`, complete over the same items.
     """
-    members = _items_by_subset(runs[0])
-    tables = [{(p["id"], p["condition"]): p for p in run} for run in runs]
-
-    def of(ids: list[str], rule: str) -> dict:
-        right = np.array([[[table[i, c][rule] for i in ids] for c in CONDITIONS] for table in tables], dtype=bool)
-        return score(right, draws, seed)
-
-    return {name: {**of(ids, "right"), "strict": of(ids, "strict")} for name, ids in members.items()}
+    found = {}
+    for name, ids in items_by_subset(runs[0]).items():
+        right, strict = (score(answers(runs, ids, rule), draws, seed) for rule in RULES)
+        found[name] = {**right, "strict": strict}
+    return found
 
 
-def _items_by_subset(predictions: Iterable[dict]) -> dict[str, list[str]]:
+def answers(runs: list[list[dict]], ids: list[str], rule: str) -> np.ndarray:
+    """bool [runs, 4, items]: what each run got right by a rule, items in the order of `ids`."""
+    tables = [{(p["id"], p["condition"]): p[rule] for p in run} for run in runs]
+    return np.array([[[table[i, c] for i in ids] for c in CONDITIONS] for table in tables], dtype=bool)
+
+
+def items_by_subset(predictions: Iterable[dict]) -> dict[str, list[str]]:
+    """The sorted ids of each subset, and first, as `all`, those of all subsets."""
     members: dict[str, dict[str, None]] = defaultdict(dict)
     for prediction in predictions:
         members[prediction["subset"]][prediction["id"]] = None
@@ -62,8 +80,8 @@ def _items_by_subset(predictions: Iterable[dict]) -> dict[str, list[str]]:
     return {POOLED: [i for ids in subsets.values() for i in ids], **subsets}
 
 
-def _outcomes(right: np.ndarray) -> np.ndarray:
-    """float64 [runs, 7, items]: right per condition, then three kinds of flips; every metric is made of their means."""
+def outcomes(right: np.ndarray) -> np.ndarray:
+    """float64 [runs, 7, items], in the order of SHARES; every metric is made of their means."""
     neutral, faithful, adversarial, irrelevant = (right[:, k] for k in range(4))
     flips = (~neutral & faithful, neutral & ~adversarial, neutral ^ irrelevant)
     return np.stack([neutral, faithful, adversarial, irrelevant, *flips], axis=1).astype(np.float64)
@@ -89,7 +107,13 @@ def _summary(point: np.ndarray, drawn: np.ndarray) -> dict[str, float | None]:
     value = point.mean()
     if np.isnan(value):
         return {"value": None, "low": None, "high": None, "deviation": None}
-    tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(drawn.mean(-1), [tail, 1 - tail])
+    low, high = interval(drawn.mean(-1))
     deviation = float(point.std(ddof=1)) if len(point) > 1 else None
-    return {"value": float(value), "low": float(low), "high": float(high), "deviation": deviation}
+    return {"value": float(value), "low": low, "high": high, "deviation": deviation}
+
+
+def interval(drawn: np.ndarray) -> tuple[float, float]:
+    """The middle 95% of draws; undefined ones are left out."""
+    tail = (1 - LEVEL) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.evaluation.scores import POOLED
+from caad_ds.evaluation.scores import LEVEL, POOLED
 
 UNWRAPPED = 240
 LISTED = 10
@@ -20,6 +20,7 @@ SUBSET_LEGEND = (
     "MRS: 0.8 adversarial / neutral + 0.2 irrelevant / neutral (MCR-BENCH); "
     "strict: neutral, answers that name one option alone."
 )
+SIGNIFICANT = "*"
 MAIN = {**{c: f"accuracy_{c}" for c in CONDITIONS}, "shift": "shift", "tir_adv": "tir_adversarial"}
 
 
@@ -39,36 +40,71 @@ def with_interval(metric: dict) -> str:
     return f"{percent(metric['value'])} [{percent(metric['low'])}, {percent(metric['high'])}]"
 
 
-def scores_table(name: str, groups: dict) -> Table:
-    """One system: a line per subset, then all subsets together with the interval of each figure below it."""
-    table = _empty(f"{name}: percentages; 95% intervals over items", ["subset", "items", *MAIN, "MRS", "strict"])
-    metrics = [*MAIN.values(), "mrs"]
+def p_value(p: float | None) -> str:
+    """With three decimals, which is what 2000 draws tell; `-` where there is none."""
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def scores_rows(groups: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of one system: a row per subset, then all together with the interval of each figure below it."""
+    metrics, rows = [*MAIN.values(), "mrs"], []
     for subset in [*(name for name in groups if name != POOLED), POOLED]:
         scores = groups[subset]
         cells = [scores[key] for key in metrics] + [scores["strict"]["accuracy_neutral"]]
-        table.add_row(subset, str(scores["items"]), *(percent(cell["value"]) for cell in cells))
-    table.add_row("", "low", *(percent(cell["low"]) for cell in cells))
-    table.add_row("", "high", *(percent(cell["high"]) for cell in cells))
-    return table
+        rows.append([subset, str(scores["items"]), *(percent(cell["value"]) for cell in cells)])
+    rows += [["", bound, *(percent(cell[bound]) for cell in cells)] for bound in ("low", "high")]
+    return ["subset", "items", *MAIN, "MRS", "strict"], rows
 
 
-def comparison_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows `system | runs | conditions | shift | tir_adv | adversarial per subset`, from score groups."""
+def scores_table(name: str, groups: dict) -> Table:
+    """One system's `scores_rows` for the terminal."""
+    return terminal(f"{name}: percentages; 95% intervals over items", *scores_rows(groups))
+
+
+def comparison_rows(systems: dict[str, dict], differences: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows `system | runs | conditions | shift | tir_adv | adversarial per subset`, from score groups.
+
+    A figure is marked where it differs significantly from the baseline's, which `differences` lacks.
+    """
     subsets = [name for name in next(iter(systems.values())) if name != POOLED]
     header = ["system", "runs", *MAIN, *(f"{name} adv" for name in subsets)]
     rows = []
+    shown = [(POOLED, key) for key in MAIN.values()] + [(name, "accuracy_adversarial") for name in subsets]
     for system, groups in systems.items():
-        pooled = [groups[POOLED][key] for key in MAIN.values()]
-        adversarial = [groups[name]["accuracy_adversarial"] for name in subsets]
-        cells = [with_deviation(metric) for metric in pooled + adversarial]
+        marks = [_mark(differences.get(system), group, key) for group, key in shown]
+        cells = [with_deviation(groups[group][key]) + mark for (group, key), mark in zip(shown, marks, strict=True)]
         rows.append([system, str(groups[POOLED]["runs"]), *cells])
     return header, rows
+
+
+def difference_rows(differences: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what the systems differ by from the baseline, in points, over all subsets."""
+    rows = []
+    for system, groups in differences.items():
+        for name, key in {**MAIN, "MRS": "mrs"}.items():
+            found = groups[POOLED][key]
+            points = _points(found["value"]) + (SIGNIFICANT if found["significant"] else "")
+            bounds = f"[{_points(found['low'])}, {_points(found['high'])}]"
+            items = f"{found['higher']} / {found['lower']}" if found["test"] == "exact" else "-"
+            rows.append([system, name, points, bounds, items, p_value(found["p"]), p_value(found["p_holm"])])
+    return ["system", "figure", "difference", "95% interval", "items above / below", "p", "p (Holm)"], rows
 
 
 def interval_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the main figures with their intervals over items."""
     rows = [[s, *(with_interval(groups[POOLED][key]) for key in MAIN.values())] for s, groups in systems.items()]
     return ["system", *MAIN], rows
+
+
+def significance_legend(baseline: str, others: int) -> str:
+    """What the mark in a comparison means."""
+    over = f"after Holm's correction over the {others} systems of its column" if others > 1 else ""
+    return (
+        f"Marked {SIGNIFICANT}: differs from {baseline}, p < {1 - LEVEL:g} {over}".rstrip()
+        + "; exact test on the items that "
+        "differ (McNemar's with one run each), for shift and MRS a paired bootstrap. It speaks of these models "
+        "and of items like these, not of other seeds."
+    )
 
 
 def terminal(title: str, header: list[str], rows: list[list[str]]) -> Table:
@@ -101,6 +137,14 @@ def show_rejected(rejected: list[dict], place: Path | None) -> None:
         lines = [f"{len(rejected)} rows were left out{where}:"]
         lines += [f"  {row['id']}: {row['reason']}" for row in rejected[: LISTED if place else None]]
         print("\n".join(lines), file=sys.stderr)
+
+
+def _mark(groups: dict | None, group: str, key: str) -> str:
+    return SIGNIFICANT if groups and groups[group][key]["significant"] else ""
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"
 
 
 def _empty(title: str, header: list[str]) -> Table:

@@ -79,6 +79,34 @@ def test_bootstrap_is_paired_over_conditions():
 bools = st.lists(st.booleans(), min_size=1, max_size=30)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=20))
+def test_every_metric_is_its_definition(answers):
+    """The definitions of the paper and of MCR-BENCH, counted item by item."""
+    items, right = len(answers), [sum(column) for column in zip(*answers)]
+    flips = [
+        sum(not neutral and faithful for neutral, faithful, _, _ in answers),
+        sum(neutral and not adversarial for neutral, _, adversarial, _ in answers),
+        sum(neutral != irrelevant for neutral, _, _, irrelevant in answers),
+    ]
+    expected = {f"accuracy_{c}": count / items for c, count in zip(CONDITIONS, right)}
+    expected |= {f"tir_{c}": count / items for c, count in zip(CONDITIONS[1:], flips)}
+    norm = {c: count / right[0] if right[0] else None for c, count in zip(CONDITIONS, right)}
+    expected |= {f"norm_accuracy_{c}": norm[c] for c in CONDITIONS[1:]}
+    expected["shift"] = flips[1] / right[0] if right[0] else None
+    expected["mrs"] = 0.8 * norm["adversarial"] + 0.2 * norm["irrelevant"] if right[0] else None
+    found = values(score(np.array([answers]).swapaxes(1, 2), draws=5))
+    assert found == {name: None if value is None else pytest.approx(value) for name, value in expected.items()}
+
+
+def test_draws_come_in_blocks_without_changing_them():
+    right = np.random.default_rng(2).random((1, 4, 30)) < 0.6
+    whole = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=1000) / 30
+    low, high = np.quantile(whole @ right[0, 0], [0.025, 0.975])
+    accuracy = score(right)["accuracy_neutral"]
+    assert (accuracy["low"], accuracy["high"]) == pytest.approx((low, high))
+
+
 @settings(max_examples=30, deadline=None)
 @given(bools)
 def test_ignoring_the_text(neutral):

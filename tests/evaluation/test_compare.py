@@ -1,0 +1,98 @@
+"""`caad-ds compare` over run folders whose answers are known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from caad_ds import cli
+from caad_ds.evaluation.mcr_bench import CONDITIONS
+from caad_ds.evaluation.plots import flips
+from caad_ds.evaluation.scores import score
+
+ITEMS = 40
+NEUTRAL = np.arange(ITEMS) < 30
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Writes a run folder of a system that loses `lost` of its 30 right answers to the false hint."""
+
+    def make(folder, name, lost):
+        adversarial = NEUTRAL & (np.arange(ITEMS) >= lost)
+        right = dict(zip(CONDITIONS, (NEUTRAL, NEUTRAL, adversarial, NEUTRAL), strict=True))
+        lines = [
+            {"id": f"s/{i:02}", "condition": c, "subset": "s", "gt": "x", "prediction": "y", "right": bool(right[c][i]),
+             "strict": False}
+            for i in range(ITEMS) for c in CONDITIONS
+        ]  # fmt: skip
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (tmp_path / folder / "scores.json").write_text(json.dumps({"name": name, "setup": {"name": name}}))
+        return str(tmp_path / folder)
+
+    return make
+
+
+@pytest.fixture
+def runs(make_run):
+    systems = {"teacher": 20, "Std KD": 19, "CAAD": 3}
+    return [make_run(f"{k}", name, lost) for k, (name, lost) in enumerate(systems.items())]
+
+
+def rows(table):
+    """The rows of the first table in a Markdown file, by their first cell."""
+    lines = [line.strip("| ").split(" | ") for line in table.split("\n\n")[1].splitlines()]
+    return {line[0]: dict(zip(lines[0], line)) for line in lines[2:]}
+
+
+def test_significant_differences_are_marked_and_listed(runs, tmp_path, capsys):
+    assert cli.main(["compare", *runs, "--baseline", "Std KD", "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "Marked *: differs from Std KD, p < 0.05 after Holm's correction over the 2 systems" in out
+    text = (tmp_path / "out" / "table.md").read_text()
+    shown = rows(text)
+    assert list(shown) == ["teacher", "Std KD", "CAAD"]
+    assert [shown[name]["adversarial"] for name in shown] == ["25.0", "27.5", "67.5*"]
+    assert [shown[name]["shift"] for name in shown] == ["66.7", "63.3", "10.0*"]
+    assert [shown[name]["neutral"] for name in shown] == ["75.0", "75.0", "75.0"]
+    assert "| CAAD | adversarial | +40.0* | [" in text and "| 16 / 0 | < 0.001 | < 0.001 |" in text
+    assert "| teacher | adversarial | -2.5 | [" in text and "| 0 / 1 | 1.000 | 1.000 |" in text
+    saved = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert saved["baseline"] == "Std KD" and list(saved["differences"]) == ["teacher", "CAAD"]
+    found = saved["differences"]["CAAD"]["all"]["accuracy_adversarial"]
+    assert found["p"] == pytest.approx(2 / 2**16) and found["p_holm"] == pytest.approx(4 / 2**16)
+    for picture in ("table.png", "flips.png"):
+        assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_first_system_is_the_baseline_unless_another_is_named(runs, capsys):
+    assert cli.main(["compare", *runs]) == 0
+    assert "differs from teacher" in capsys.readouterr().out
+    assert cli.main(["compare", *runs, "--baseline", "caad"]) == 2
+    assert "--baseline caad: no run has this name; give one of teacher, Std KD, CAAD" in capsys.readouterr().err
+
+
+def test_one_system_alone_has_nothing_to_differ_from(runs, tmp_path, capsys):
+    assert cli.main(["compare", runs[0], "--out", str(tmp_path / "out")]) == 0
+    assert "Marked" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "table.json").read_text())["differences"] == {}
+
+
+def test_seeds_are_one_system(make_run, tmp_path, capsys):
+    runs = [make_run(f"{name}{k}", name, lost) for name, losts in (("a", [20]), ("b", [2, 6])) for k, lost in
+            enumerate(losts)]  # fmt: skip
+    assert cli.main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "table.json").read_text())["differences"]["b"]["all"]["shift"]
+    assert found["value"] == pytest.approx((2 + 6) / 2 / 30 - 20 / 30) and found["significant"]
+    assert "p < 0.05; exact test" in capsys.readouterr().out
+
+
+def test_flip_matrix_counts_items():
+    right = np.random.default_rng(0).random((1, 4, 50)) < 0.6
+    neutral, _, adversarial, _ = right[0]
+    expected = [
+        [(neutral & adversarial).mean(), (neutral & ~adversarial).mean()],
+        [(~neutral & adversarial).mean(), (~neutral & ~adversarial).mean()],
+    ]
+    assert flips(score(right)) == [pytest.approx(row) for row in expected]
