@@ -92,7 +92,7 @@ class Tracker:
             if len(self._held) + len(metrics) > MAX_HELD:
                 self._refused += len(metrics)
                 return
-            self._held.extend((_key(key), float(value), now, step) for key, value in metrics.items())
+            self._held.extend((legal_key(key), float(value), now, step) for key, value in metrics.items())
 
     def flush(self) -> None:
         """Send what is held, unless the store has not been answering; what a checkpoint covers must be in the store.
@@ -177,11 +177,11 @@ class Tracker:
         self._warned = True
 
 
-def check_uri(uri: str) -> None:
+def check_uri(uri: str, name: str = "tracking.uri") -> None:
     """Raise UserError for what MLflow cannot use as a store, folders included."""
     if urlsplit(uri).scheme.split("+")[0] not in SCHEMES:
         hint = "sqlite:///mlflow.db or a server such as http://host:5000"
-        raise UserError(f"tracking.uri {hide_secrets(uri)!r} is no MLflow store: give {hint}")
+        raise UserError(f"{name} {hide_secrets(uri)!r} is no MLflow store: give {hint}")
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -270,7 +270,7 @@ def artifact_location(uri: str) -> str | None:
 
 def printable(params: Mapping[str, Any]) -> dict[str, str]:
     """Parameters as MLflow takes them: legal keys, values within its limits, secrets hidden."""
-    return {_key(key): _value(key, value) for key, value in params.items()}
+    return {legal_key(key): _value(key, value) for key, value in params.items()}
 
 
 def hide_secrets(text: str) -> str:
@@ -284,7 +284,8 @@ def reason(error: Exception) -> str:
     return hide_secrets(text)[:200] or type(error).__name__
 
 
-def _key(key: str) -> str:
+def legal_key(key: str) -> str:
+    """A key with what MLflow does not take replaced."""
     return re.sub(r"[^\w./ :-]", "_", key)[:MAX_KEY]
 
 

@@ -1,9 +1,12 @@
 """`caad-ds compare`: several evaluations side by side, as tables and as pictures."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from caad_ds.errors import UserError
+from caad_ds.evaluation.mlflow_log import Record, add_mlflow_arguments, check_mlflow, log_record
 from caad_ds.evaluation.plots import bars, flip_matrices
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
@@ -38,10 +41,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="NAME", help="tests the others against it (default: the first)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"writes {', '.join(FILES)} there")
     parser.add_argument("--title", default="Accuracy when audio and text disagree", help="of the table and the picture")
+    add_mlflow_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table, a row per name in order of appearance; saves it and its pictures with --out."""
+    check_mlflow(args)
     with progress("comparing", len(args.runs)) as advance:
         runs = read_runs(args.runs)
         baseline = _baseline(args.baseline, list(runs))
@@ -54,9 +59,15 @@ def run(args: argparse.Namespace) -> int:
     table = comparison_rows(systems, found)
     legends = [LEGEND, NOTE, *([significance_legend(baseline, len(found))] if found else [])]
     show(terminal(args.title, *table), *legends)
-    if args.out:
-        _save(args.out, args.title, baseline, systems, found, [markdown(*table), *legends])
-        show(f"saved {args.out}/{', '.join(FILES)}")
+    with nullcontext(args.out) if args.out else TemporaryDirectory() as place:
+        folder = Path(place)
+        if args.out or args.mlflow:
+            _save(folder, args.title, baseline, systems, found, [markdown(*table), *legends])
+        if args.out:
+            show(f"saved {args.out}/{', '.join(FILES)}")
+        if args.mlflow:
+            params = {"title": args.title, "baseline": baseline, "systems": ", ".join(systems)}
+            log_record(args, folder, Record(args.title, params, {}, table, [folder / name for name in FILES]))
     return 0
 
 

@@ -14,9 +14,10 @@ from caad_ds.evaluation.decoding import Contrast, decode
 from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
 from caad_ds.evaluation.matching import matches, matches_strictly
 from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
+from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow, log_evaluation
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
-from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, scores_table, show, show_rejected
+from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, scores_rows, scores_table, show, show_rejected
 from caad_ds.progress import progress
 
 ROWS_REJECTED = 3
@@ -35,11 +36,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
     parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
     parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
+    add_mlflow_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints the table; 3 if rows of the benchmark could not be used, else 0."""
     _check(args)
+    check_mlflow(args)
     device = pick_device(args.device)
     benchmark = Benchmark.load(args.benchmark, args.limit)
     with progress(f"loading {args.model}"):
@@ -56,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     folder.write_scores({"name": setup["name"], "setup": setup, "rejected": rejected, "groups": groups})
     show(scores_table(setup["name"], groups), LEGEND, SUBSET_LEGEND)
     show_rejected(rejected, folder.path / "scores.json")
+    log_evaluation(args, folder.path, scores_rows(groups))
     return ROWS_REJECTED if rejected else 0
 
 

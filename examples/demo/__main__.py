@@ -75,7 +75,8 @@ def run_demo(short: bool) -> None:
         else:
             caad_ds("evaluate", *evaluation)
     title = "demo, a few steps: not a result" if short else "caad-ds demo: conflict benchmark, 1 seed"
-    caad_ds("compare", *outputs, "--out", runs / "table", "--title", title)
+    options = ("--baseline", "std_kd", "--out", runs / "table", "--title", title, "--mlflow")
+    caad_ds("compare", *outputs, *options)
     print(ordering(outputs))
     print(f"table and picture: {runs}/table\ncurves: make dashboard, then open http://127.0.0.1:5000")
 

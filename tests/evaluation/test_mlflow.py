@@ -1,0 +1,136 @@
+"""`--mlflow` of evaluate and compare: into real SQLite stores, and beside servers that are gone or silent."""
+
+import json
+import shutil
+import socket
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from caad_ds import cli
+from caad_ds.evaluation import mlflow_log
+
+EXPERIMENT = "caad-ds-evaluation"
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A SQLite file with MLflow's tables, which take it seconds to make."""
+    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def uri(tables, tmp_path):
+    (tmp_path / "store").mkdir()
+    shutil.copy(tables, tmp_path / "store" / "mlflow.db")
+    return f"sqlite:///{tmp_path}/store/mlflow.db"
+
+
+@pytest.fixture
+def evaluate(model_folder, conflicts, tmp_path):
+    def evaluate(*argv):
+        arguments = ["--model", model_folder, "--benchmark", conflicts, "--out", tmp_path / "run", "--device", "cpu"]
+        return cli.main(["evaluate", *map(str, arguments), "--name", "greedy", "--max-new-tokens", "4", *argv])
+
+    return evaluate
+
+
+def runs_of(uri, experiment=EXPERIMENT):
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    return client, client.search_runs([found.experiment_id]) if found else []
+
+
+def content(client, run, name):
+    return json.loads(open(client.download_artifacts(run.info.run_id, name)).read())
+
+
+def test_an_evaluation_is_in_the_store_once(evaluate, uri, tmp_path, capsys):
+    assert evaluate("--mlflow", uri) == 0
+    client, (run,) = runs_of(uri)
+    assert (run.info.run_name, run.info.status) == ("greedy", "FINISHED")
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert run.data.params == {key: str(value) for key, value in scores["setup"].items()}
+    for group in ("all", "gender", "noise"):
+        for metric in ("accuracy_neutral", "tir_irrelevant"):
+            found = scores["groups"][group][metric]
+            assert run.data.metrics[f"{group}/{metric}"] == found["value"]
+            assert run.data.metrics[f"{group}/{metric}_low"] == found["low"]
+    strict = scores["groups"]["all"]["strict"]["accuracy_neutral"]["value"]
+    assert run.data.metrics["all/strict/accuracy_neutral"] == strict
+    assert (run.data.metrics["all/items"], run.data.metrics["rejected"]) == (7, 0)
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files == {"scores.json", "predictions.jsonl", "table_shown.json"}
+    assert content(client, run, "scores.json") == scores
+    table = content(client, run, "table_shown.json")
+    assert table["columns"][:3] == ["subset", "items", "neutral"] and len(table["data"]) == 5
+    assert run.info.run_id in capsys.readouterr().err
+    assert evaluate("--mlflow", uri) == 0
+    assert "already there" in capsys.readouterr().err and len(runs_of(uri)[1]) == 1
+    client.delete_run(run.info.run_id)
+    assert evaluate("--mlflow", uri) == 0
+    assert [again.info.run_id != run.info.run_id for again in runs_of(uri)[1]] == [True]
+
+
+def test_a_comparison_is_in_the_store_with_its_pictures(evaluate, uri, tmp_path):
+    evaluate()
+    assert cli.main(["compare", str(tmp_path / "run"), "--title", "T", "--experiment", "mine", "--mlflow", uri]) == 0
+    client, (run,) = runs_of(uri, "mine")
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files == {"table.json", "table.md", "table.png", "flips.png", "table_shown.json"}
+    assert content(client, run, "table_shown.json")["columns"][:2] == ["system", "runs"]
+    assert run.data.params == {"title": "T", "baseline": "greedy", "systems": "greedy"}
+    assert not (tmp_path / "run" / "mlflow.json").exists()
+
+
+def test_numbers_at_any_depth_are_metrics():
+    share = {"value": 0.5, "low": 0.25, "high": 1.0, "deviation": None}
+    scores = {"items": 3, "name": "x", "seen": True, "all": {"accuracy": {**share, "items": 2, "strict": share}}}
+    scores |= {"shift": dict.fromkeys(share), "missing": ["y"]}
+    assert dict(mlflow_log.flat_metrics(scores)) == {
+        "items": 3, "all/accuracy": 0.5, "all/accuracy_low": 0.25, "all/accuracy_high": 1, "all/accuracy/items": 2,
+        "all/accuracy/strict": 0.5, "all/accuracy/strict_low": 0.25, "all/accuracy/strict_high": 1,
+    }  # fmt: skip
+
+
+def test_without_mlflow_no_store_is_made(evaluate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate() == 0
+    assert not (tmp_path / "mlflow.db").exists() and not (tmp_path / "run" / "mlflow.json").exists()
+
+
+def test_a_dead_server_loses_no_scores_and_costs_one_line(evaluate, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    began = time.monotonic()
+    assert evaluate("--mlflow", f"http://ann:hunter2@127.0.0.1:{port}") == 0
+    assert time.monotonic() - began < 60
+    told = [line for line in capsys.readouterr().err.splitlines() if "did not take greedy" in line]
+    assert len(told) == 1 and "refused" in told[0] and "hunter2" not in told[0]
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["groups"]["all"]["items"] == 7
+    assert not (tmp_path / "run" / "mlflow.json").exists()
+
+
+def test_a_store_that_hangs_is_not_waited_for(evaluate, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(mlflow_log, "PATIENCE", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        assert evaluate("--mlflow", f"http://127.0.0.1:{silent.getsockname()[1]}") == 0
+        assert "did not take greedy within 0.5 s" in capsys.readouterr().err
+    assert (tmp_path / "run" / "scores.json").is_file()
+
+
+def test_what_is_no_store_is_refused_before_the_work(evaluate, tmp_path, capsys):
+    assert evaluate("--mlflow", "mlruns") == 2
+    assert "--mlflow 'mlruns' is no MLflow store" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert cli.main(["compare", "--mlflow", str(tmp_path / "run"), str(tmp_path / "other")]) == 2
+    assert "is no MLflow store" in capsys.readouterr().err
+    assert evaluate("--experiment", "mine") == 2
+    assert "--experiment mine: belongs to an MLflow store" in capsys.readouterr().err
