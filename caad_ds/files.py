@@ -89,9 +89,16 @@ def read_json(path: Path, remedy: str) -> dict:
 
 def drop_cut_line(path: Path) -> None:
     """Cut a file that lines are appended to after its last line break; what follows was cut short by a kill."""
-    data = path.read_bytes()
     with disk_errors(path.parent), open(path, "r+b") as file:
-        file.truncate(data.rfind(b"\n") + 1)
+        end = file.seek(0, os.SEEK_END)
+        while end:  # from the end in blocks: what a long step has done may be larger than the memory
+            start = max(0, end - (1 << 20))
+            file.seek(start)
+            if newline := file.read(end - start).rfind(b"\n") + 1:
+                end = start + newline
+                break
+            end = start
+        file.truncate(end)
 
 
 def parse_yaml(text: str) -> Any:

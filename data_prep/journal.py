@@ -1,12 +1,13 @@
 """What a long step has done so far: an append-only file, so that a step that was killed goes on where it stopped."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, drop_cut_line
-from data_prep.jsonl import read_jsonl, to_line, write_jsonl
+from data_prep.jsonl import Rejected, read_placed, to_line, write_jsonl
 
 
 class Journal:
@@ -17,47 +18,67 @@ class Journal:
     """
 
     def __init__(self, out: Path, settings: dict) -> None:
-        self.path = out.with_suffix(".partial.jsonl")
+        self.path = journal_path(out)
         self._settings = settings
         self.count = 0
 
     def __enter__(self) -> "Journal":
         if self.path.exists():
             drop_cut_line(self.path)
-        self.count = sum(1 for _ in self._rows(self._settings)) if self.path.exists() else 0
+        self.count = sum(1 for _ in self.placed()) if self.path.exists() else 0
         if not self.count:
             write_jsonl(self.path, [self._settings])
         else:
             print(f"{self.path}: going on after {self.count} lines")
         with disk_errors(self.path.parent):
-            self._file = open(self.path, "a", encoding="utf-8")
+            self._file = open(self.path, "ab")
+            self._lines = open(self.path, "rb")
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self._lines.close()
         with disk_errors(self.path.parent):
             self._file.close()
 
-    def append(self, value: dict) -> None:
-        """Write a line and hand it to the system: a kill after that does not lose it."""
+    def append(self, value: dict) -> int:
+        """Write a line and hand it to the system: a kill after that does not lose it. Returns its place."""
         with disk_errors(self.path.parent):
-            self._file.write(to_line(value))
+            place = self._file.tell()
+            self._file.write(to_line(value).encode())
             self._file.flush()
         self.count += 1
+        return place
+
+    def read(self, place: int) -> dict:
+        """The line at a place that `append` or `placed` gave."""
+        self._lines.seek(place)
+        return json.loads(self._lines.readline())
+
+    def placed(self) -> Iterator[tuple[str, int, dict]]:
+        """Each line with its name for an error, and its place."""
+        made: dict | None = None
+        for number, place, row in read_placed(self.path):
+            if isinstance(row, Rejected):
+                raise UserError(f"{row.id}: {row.reason}")
+            if number == 1:
+                made = row
+                continue
+            if made is not None:  # compared when there is something to lose: a start that failed at once binds nothing
+                same_settings(made, self._settings, self.path)
+                made = None
+            yield f"{self.path} line {number}", place, row
 
     def __iter__(self) -> Iterator[dict]:
-        return self._rows(self._settings)
+        return (row for _, _, row in self.placed())
 
     def remove(self) -> None:
         """Remove the file, when what it was kept for is on disk."""
         self.path.unlink()
 
-    def _rows(self, settings: dict) -> Iterator[dict]:
-        rows = read_jsonl(self.path)
-        for _, made in rows:
-            same_settings(made, settings, self.path)
-            break
-        for _, row in rows:
-            yield row
+
+def journal_path(out: Path) -> Path:
+    """Where the journal of a step that writes `out` lies."""
+    return out.with_suffix(".partial.jsonl")
 
 
 def same_settings(made: dict, settings: dict, path: Path) -> None:

@@ -32,10 +32,18 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:
     """Line number (from 1) and object of each line that is not blank, or why it is none; UserError for no such file."""
+    for number, _, row in read_placed(path):
+        yield number, row
+
+
+def read_placed(path: Path) -> Iterator[tuple[int, int, dict | Rejected]]:
+    """As `read_rows`, with the byte offset of the line after its number."""
+    place = 0
     with _open(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield number, _object(line, f"{path} line {number}")
+                yield number, place, _object(line, f"{path} line {number}")
+            place += len(line)
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
