@@ -31,7 +31,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["caad_ds", "caad_ds.*", "data_prep", "data_prep.*", "ds_configs"]),
-    package_data={"ds_configs": ["*.json"], "caad_ds": ["loss/rows.c"], "data_prep": ["overview.html"]},
+    package_data={"ds_configs": ["*.json"], "caad_ds": ["loss/rows.c"], "data_prep": ["*.html", "*.yaml"]},
     install_requires=[
         "deepspeed>=0.19.3",  # earlier: ZeRO-3 with checkpointing and frozen weights fails with shape [0]
         "jinja2>=3.1",
@@ -62,11 +62,13 @@ setup(
             "hypothesis>=6.100",
             "psutil>=5.9",
             "pytest>=8",
+            "transformers[serving]",  # the real server that the OpenAI engine is tested against
             "triton>=3.4; platform_system == 'Linux'",
             "webdataset>=0.2.100",
         ],
         "peers": ["accelerate", "datasets", "liger-kernel", "trl"],
         "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
+        "openai": ["openai>=1.98"],
         "vllm": ["vllm"],
     },
     entry_points={"console_scripts": ["caad-ds = caad_ds.cli:main"]},

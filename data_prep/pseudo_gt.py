@@ -2,19 +2,27 @@
 
 import argparse
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from caad_ds.command import positive
 from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, drop_cut_line, read_json, write_json
-from caad_ds.progress import progress, track
-from data_prep.engines import Answer, Engine, TemplateEngine, TransformersEngine
-from data_prep.journal import same_settings
-from data_prep.jsonl import Rejected, read_jsonl, to_line, write_jsonl
-from data_prep.manifest import load_manifest, write_manifest
+from caad_ds.files import read_json, write_atomic, write_json
+from caad_ds.progress import progress, track, waiting
+from data_prep.answer_checks import DEFAULT, AnswerChecks, rule_of
+from data_prep.answers import Answers
+from data_prep.engines import Engine
+from data_prep.engines.asking import Asking
+from data_prep.engines.openai import KEY_VARIABLE, OpenAIEngine
+from data_prep.engines.template import TemplateEngine
+from data_prep.engines.transformers import WINDOW, TransformersEngine, default_dtype
+from data_prep.engines.vllm import BLOCK, VllmEngine
+from data_prep.journal import Journal, journal_path, same_settings
+from data_prep.jsonl import Rejected
+from data_prep.manifest import read_manifest, write_manifest
+from data_prep.part import Part
 from data_prep.rejects import Rejects
 
 
@@ -22,82 +30,157 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--manifest", type=Path, required=True, help="what `prep describe` wrote")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    parser.add_argument("--engine", choices=("template", "transformers"), required=True)
-    parser.add_argument("--model", metavar="ID", help="hub id or folder of an instruct model (transformers)")
-    parser.add_argument("--system", metavar="TEXT", help="system prompt (transformers)")
-    parser.add_argument(
+    parser.add_argument("--engine", choices=("template", "transformers", "vllm", "openai"), required=True)
+    parser.add_argument("--shard", type=Part.parse, metavar="I/N", help="answer part I of N; `prep merge` joins them")
+    llm = parser.add_argument_group("the LLM and its answers")
+    llm.add_argument("--model", metavar="ID", help="hub id or folder of an instruct model, or its name on the server")
+    llm.add_argument("--system", metavar="TEXT", help="system prompt")
+    llm.add_argument(
         "--max-new-tokens", type=positive, default=128, help="longer answers are rejected (default %(default)s)"
     )
-    parser.add_argument("--batch-size", type=positive, default=8)
-    parser.add_argument("--device", default="", help="default: cuda where there is one, else cpu")
-    parser.add_argument(
+    llm.add_argument("--temperature", type=_at_least_0, default=0.0, help="0, the default, is greedy")
+    llm.add_argument("--top-p", type=_share, default=1.0, help="draw from this share of the probability (default 1)")
+    llm.add_argument("--seed", type=int, default=0, help="each record draws from this and its id (default %(default)s)")
+    llm.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="", help="default: float32 on a cpu, else bfloat16"
     )
+    llm.add_argument("--batch-size", type=positive, default=8, help="transformers (default %(default)s)")
+    llm.add_argument("--device", default="", help="transformers; default: cuda where there is one, else cpu")
+    llm.add_argument("--tensor-parallel-size", type=positive, default=1, help="vllm: GPUs that share the model")
+    server = parser.add_argument_group("the server of --engine openai")
+    server.add_argument("--base-url", metavar="URL", help="such as http://127.0.0.1:8000/v1")
+    server.add_argument(
+        "--api-key-env", metavar="NAME", default=KEY_VARIABLE, help="variable that holds the key (default %(default)s)"
+    )
+    server.add_argument("--concurrency", type=positive, default=8, help="requests under way (default %(default)s)")
+    server.add_argument("--retries", type=int, default=8, help="of a request that failed (default %(default)s)")
+    server.add_argument("--timeout", type=float, default=120.0, help="seconds of a request (default %(default)s)")
+    checks = parser.add_argument_group("which answers are rejected")
+    checks.add_argument("--checks", type=Path, default=DEFAULT, metavar="FILE", help="YAML: rule -> patterns")
+    checks.add_argument("--max-words", type=positive, metavar="N", help="reject longer answers")
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer every record that has no response yet; a run that was cut off goes on where it stopped."""
-    records = load_manifest(args.manifest)
-    settings = _settings(args)
-    partial, stamp = args.out.with_suffix(".partial.jsonl"), args.out.with_suffix(".settings.json")
-    if args.out.exists() and stamp.exists():
-        same_settings(read_json(stamp, f"remove it and {args.out} to answer anew"), settings, args.out)
-        print(f"{args.out}: finished before, left alone")
+    checks = AnswerChecks(args.checks, args.max_words)
+    settings = _settings(args, checks)
+    out = args.shard.path(args.out) if args.shard else args.out
+    if finished(args.out, settings) or finished(out, settings):
+        journal_path(out).unlink(missing_ok=True)
+        print(f"{out}: finished before, left alone")
         return 0
-    answers = resume(partial, settings)
-    missing = [record for record in records if not record.get("response") and record["id"] not in answers]
-    if missing:
-        answer_all(_engine(args), missing, partial, answers)
-    with Rejects(args.out) as rejects:
-        count = write_manifest(args.out, rejects.sift(_join(records, answers)))
-    if not count:
+    part, block = args.shard or Part(0, 1), settings["block"]
+
+    def blocks() -> Iterator[list[dict | Rejected]]:
+        return part.take(in_blocks(read_manifest(args.manifest), block))
+
+    with Journal(out, settings) as journal:
+        with waiting(f"reading {args.manifest}"):
+            answers = Answers(journal)
+            missing = sum(record["id"] not in answers for record in chain.from_iterable(unanswered(blocks())))
+        if missing:
+            answer_all(_engine(args), unanswered(blocks()), answers, missing)
+        rules: Counter[str] = Counter()
+        with Rejects(out) as rejects, waiting(f"writing {out}"):
+            joined = join(chain.from_iterable(blocks()), answers, checks)
+            count = write_manifest(out, rejects.sift(counted(joined, rules)))
+    if not count and not args.shard:
         raise UserError(f"{args.manifest}: no record was answered{rejects.why}")
-    write_json(stamp, settings)
-    partial.unlink()
-    print(f"{args.out}: {count} answered{rejects.summary}")
+    if not count:
+        write_atomic(out, b"")  # other parts may hold answers
+    write_json(stamp_path(out), settings)
+    journal.remove()
+    print(f"{out}: {count} answered{summary(rejects, rules)}")
     return 0
 
 
-def resume(partial: Path, settings: dict) -> dict[str, Answer]:
-    """The answers by id that a run with the same settings left in `partial`, which is made ready for more.
-
-    Its first line holds the settings. A last line that was cut short is dropped; other settings and any other broken
-    line raise UserError.
-    """
-    if partial.exists():
-        drop_cut_line(partial)
-    rows = list(read_jsonl(partial)) if partial.exists() else []
-    if len(rows) < 2:
-        write_jsonl(partial, [settings])
-        return {}
-    same_settings(rows[0][1], settings, partial)
-    answers = [_answer(row, f"{partial} line {number}") for number, row in rows[1:]]
-    print(f"{partial}: going on after {len(answers)} answers")
-    return {answer.id: answer for answer in answers}
+def in_blocks(items: Iterable[dict | Rejected], size: int) -> Iterator[list[dict | Rejected]]:
+    """The items of a manifest, `size` neighbours at a time."""
+    items = iter(items)
+    while block := list(islice(items, size)):
+        yield block
 
 
-def answer_all(engine: Engine, records: list[dict], partial: Path, answers: dict[str, Answer]) -> None:
-    """Answer the records, appending each answer to `partial` as it comes and adding it to `answers`."""
-    with disk_errors(partial.parent), open(partial, "a", encoding="utf-8") as out:
-        for answer in track(engine.answers(records), "pseudo ground truth", len(records)):
-            out.write(to_line(vars(answer)))
-            out.flush()
-            answers[answer.id] = answer
+def unanswered(blocks: Iterable[list[dict | Rejected]]) -> Iterator[list[dict]]:
+    """The records of each block that come without a response."""
+    for block in blocks:
+        yield [item for item in block if isinstance(item, dict) and not item.get("response")]
 
 
-def _join(records: list[dict], answers: dict[str, Answer]) -> Iterator[dict | Rejected]:
-    for record in records:
-        answer = Answer(record["id"], record["response"]) if record.get("response") else answers[record["id"]]
-        yield Rejected(answer.id, answer.reason) if answer.reason else {**record, "response": answer.response}
+def answer_all(engine: Engine, blocks: Iterable[list[dict]], answers: Answers, missing: int) -> None:
+    """Add the answers that are missing, each as it comes."""
+    for answer in track(engine.answers(blocks, answers), "pseudo ground truth", missing):
+        answers.add(answer)
 
 
-def _settings(args: argparse.Namespace) -> dict:
-    """What the answers depend on."""
-    manifest = hashlib.sha256(args.manifest.read_bytes()).hexdigest()
-    settings = {"manifest_sha256": manifest, "engine": args.engine}
+def join(items: Iterable[dict | Rejected], answers: Answers, checks: AnswerChecks) -> Iterator[dict | Rejected]:
+    """The records with their responses, in the manifest's order; those without one that can be used as `Rejected`."""
+    for item in items:
+        if isinstance(item, Rejected):
+            yield Rejected(item.id, f"record: {item.reason}")
+        elif item.get("response"):
+            yield item
+        else:
+            answer = answers[item["id"]]
+            reason = answer.reason or checks.reason(answer.response)
+            yield Rejected(answer.id, reason) if reason else {**item, "response": answer.response}
+
+
+def counted(items: Iterable[dict | Rejected], rules: Counter[str]) -> Iterator[dict | Rejected]:
+    """The items; those rejected are counted by rule."""
+    for item in items:
+        if isinstance(item, Rejected):
+            rules[rule_of(item.reason)] += 1
+        yield item
+
+
+def summary(rejects: Rejects, rules: Counter[str]) -> str:
+    """What to add to the last line: how many were rejected by each rule."""
+    if not rules:
+        return ""
+    each = ", ".join(f"{count} {rule}" for rule, count in sorted(rules.items()))
+    return f"; {rejects.count} rejected ({each}), see {rejects.path}"
+
+
+def stamp_path(out: Path) -> Path:
+    """Where the settings of a finished output lie."""
+    return out.with_suffix(".settings.json")
+
+
+def finished(out: Path, settings: dict) -> bool:
+    """Whether `out` is there, whole; UserError if it was made under other settings."""
+    stamp = stamp_path(out)
+    if not (out.exists() and stamp.exists()):
+        return False
+    same_settings(read_json(stamp, f"remove it and {out} to answer anew"), settings, out)
+    return True
+
+
+def manifest_hash(path: Path) -> str:
+    """sha256 of a manifest; UserError if it cannot be read."""
+    try:
+        with waiting(f"reading {path}"), open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"--manifest {path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _settings(args: argparse.Namespace, checks: AnswerChecks) -> dict:
+    """What the answers depend on, as far as it is known; a server's address, a device and a number of processes are not
+    part of it, so that a run may go on elsewhere."""
+    settings = {"manifest_sha256": manifest_hash(args.manifest), "engine": args.engine, "block": 1, **checks.settings}
+    if args.engine == "template":
+        return settings
+    settings |= {"model": args.model, "system": args.system, "max_new_tokens": args.max_new_tokens}
+    settings["temperature"] = args.temperature
+    if args.temperature:
+        settings |= {"top_p": args.top_p, "seed": args.seed}
     if args.engine == "transformers":
-        settings |= {"model": args.model, "system": args.system, "max_new_tokens": args.max_new_tokens}
-        settings |= {"dtype": args.dtype} if args.dtype else {}
+        with waiting("starting PyTorch"):
+            settings["dtype"] = args.dtype or default_dtype(args.device)
+        settings |= {"batch_size": args.batch_size, "block": WINDOW * args.batch_size}
+    elif args.engine == "vllm":
+        settings |= {"dtype": args.dtype, "block": BLOCK}
     return settings
 
 
@@ -105,20 +188,31 @@ def _engine(args: argparse.Namespace) -> Engine:
     if args.engine == "template":
         return TemplateEngine()
     if not args.model:
-        raise UserError("--engine transformers: it needs --model, the hub id or folder of an instruct model")
-    with progress(f"loading {args.model}"):
-        return TransformersEngine(
+        raise UserError(f"--engine {args.engine}: it needs --model, the hub id, folder or name of an instruct model")
+    asking = Asking(args.system, args.max_new_tokens, args.temperature, args.top_p, args.seed)
+    if args.engine == "openai":
+        return OpenAIEngine(
             args.model,
-            system=args.system,
-            max_new_tokens=args.max_new_tokens,
-            batch_size=args.batch_size,
-            device=args.device,
-            dtype=args.dtype,
+            asking,
+            base_url=args.base_url or "",
+            key_variable=args.api_key_env,
+            concurrency=args.concurrency,
+            retries=args.retries,
+            timeout=args.timeout,
         )
+    with progress(f"loading {args.model}"):
+        if args.engine == "vllm":
+            return VllmEngine(args.model, asking, dtype=args.dtype, tensor_parallel_size=args.tensor_parallel_size)
+        return TransformersEngine(args.model, asking, batch_size=args.batch_size, device=args.device, dtype=args.dtype)
 
 
-def _answer(row: dict, where: str) -> Answer:
-    try:
-        return TypeAdapter(Answer).validate_python(row)
-    except ValidationError as error:
-        raise UserError(f"{where}: no answer of Stage 1; remove that line, and its record is answered anew") from error
+def _at_least_0(text: str) -> float:
+    if not 0 <= (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is below 0 or no number")
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 < (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value

@@ -8,6 +8,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+from llm import make_llm
+
+from data_prep import describe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -70,3 +73,17 @@ def manifest(tone, write_lines):
             }
         )
     return write_lines("manifest.jsonl", rows)
+
+
+@pytest.fixture
+def described(tmp_path, manifest, instructions, prep):
+    """The eight clips with a question each, and a false hint that Stage 1 must not see."""
+    out = tmp_path / "described.jsonl"
+    prep(describe, "--manifest", manifest, "--out", out, "--instructions", instructions, "--hints", "adversarial=1")
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory):
+    """The folder of a random Llama."""
+    return make_llm(tmp_path_factory.mktemp("llm"))

@@ -8,48 +8,19 @@ import pytest
 import torch
 from lines import read
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from caad_ds import cli
 from caad_ds.errors import UserError
-from data_prep import describe, engines, pseudo_gt
-from data_prep.engines import TransformersEngine, textual_messages
+from data_prep import pseudo_gt
+from data_prep.answer_checks import AnswerChecks
+from data_prep.answers import Answers
+from data_prep.engines import Answer
+from data_prep.engines.asking import Asking, textual_messages
+from data_prep.engines.template import TemplateEngine
+from data_prep.engines.transformers import TransformersEngine
+from data_prep.journal import Journal
 
 FULL = Path("/dev/full")
-TEMPLATE = (
-    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant:{% endif %}"
-)
-
-
-@pytest.fixture
-def described(tmp_path, manifest, instructions, prep):
-    out = tmp_path / "described.jsonl"
-    prep(describe, "--manifest", manifest, "--out", out, "--instructions", instructions, "--hints", "adversarial=1")
-    return out
-
-
-@pytest.fixture(scope="module")
-def tiny_llm(tmp_path_factory):
-    """A random Llama whose end token is likely enough that some answers end in time and others do not."""
-    folder = tmp_path_factory.mktemp("llm")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(["the speaker is female or male"], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        bos_token_id=0, eos_token_id=1, initializer_range=0.5,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def test_template_answers_with_the_truth_whatever_the_hint_says(tmp_path, described, prep):
@@ -79,43 +50,45 @@ def test_foreign_messages_get_one_description_line_per_audio():
         textual_messages({**record, "seed_description": "one"})
 
 
-def test_batched_answers_equal_those_one_by_one(tiny_llm, described):
+@pytest.mark.parametrize("asking", [Asking(max_new_tokens=24), Asking(max_new_tokens=24, temperature=0.7, top_p=0.9)])
+def test_batched_answers_equal_those_one_by_one(tiny_llm, described, asking):
     records = read(described)
     for number, record in enumerate(records):
         record["seed_description"] += " and so on" * number  # prompts of different lengths
     answers = []
     for batch_size in (1, 3):
-        engine = TransformersEngine(str(tiny_llm), max_new_tokens=24, batch_size=batch_size, device="cpu")
+        engine = TransformersEngine(str(tiny_llm), asking, batch_size=batch_size, device="cpu")
         engine.ends = set(range(1, 300, 6))  # a random model ends somewhere only if many tokens end it
-        answers.append({answer.id: answer for answer in engine.answers(records)})
+        answers.append({answer.id: answer for answer in engine.answers([records], ())})
     assert answers[0] == answers[1]
     assert len(answers[0]) == 8 and len({answer.response for answer in answers[0].values()}) > 3
 
 
 @pytest.mark.parametrize(
     ("ids", "response", "reason"),
-    [([5, 6, 1, 1], "kept", ""), ([5, 6, 7], "", "did not end within 6"), ([1, 1], "", "is empty")],
+    [([5, 6, 1, 1], "kept", ""), ([5, 6, 7], "", "did not end within 6"), ([1, 1], "", "empty: ")],
 )
 def test_empty_and_truncated_answers_are_rejected(tiny_llm, described, monkeypatch, ids, response, reason):
-    engine = TransformersEngine(str(tiny_llm), max_new_tokens=6, batch_size=8, device="cpu")
+    engine = TransformersEngine(str(tiny_llm), Asking(max_new_tokens=6), device="cpu")
 
     def generate(input_ids, **_options):
         return torch.cat([input_ids, torch.tensor([ids]).expand(len(input_ids), -1)], dim=1)
 
     monkeypatch.setattr(engine.model, "generate", generate)
-    (answer,) = engine.answers(read(described)[:1])
-    assert reason in answer.reason and bool(answer.reason) == bool(reason)
+    (answer,) = engine.answers([read(described)[:1]], ())
+    why = answer.reason or AnswerChecks().reason(answer.response)
+    assert reason in why and bool(why) == bool(reason)
     assert bool(answer.response) == bool(response)
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, described, prep, monkeypatch):
     out, asked = tmp_path / "answered.jsonl", []
 
-    class Dying(engines.TemplateEngine):
+    class Dying(TemplateEngine):
         limit = 3
 
-        def answers(self, records):
-            for answer in super().answers(records):
+        def answers(self, blocks, done):
+            for answer in super().answers(blocks, done):
                 if len(asked) == self.limit:
                     raise KeyboardInterrupt
                 asked.append(answer.id)
@@ -150,7 +123,8 @@ def test_a_broken_line_among_the_answers_is_named(tmp_path, line, expected):
     partial.write_text(f'{{"engine": "template"}}\n{whole}{line}\n{whole}')
     before = partial.read_bytes()
     with pytest.raises(UserError, match=f"{partial} {expected}"):
-        pseudo_gt.resume(partial, {"engine": "template"})
+        with Journal(tmp_path / "answered.jsonl", {"engine": "template"}) as journal:
+            Answers(journal)
     assert partial.read_bytes() == before
 
 
@@ -164,9 +138,11 @@ def test_broken_settings_are_named(tmp_path, described, prep, text):
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full, which is always full, on this system")
-def test_a_full_disk_is_told_in_one_line():
-    with pytest.raises(UserError, match="no space left for /dev: free some or write elsewhere"):
-        pseudo_gt.answer_all(engines.TemplateEngine(), [{"id": "a", "metadata": {"statement": "b"}}], FULL, {})
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=f"no space left for {tmp_path}: free some or write elsewhere"):
+        with Journal(tmp_path / "answered.jsonl", {}) as journal:
+            journal._file = open(FULL, "ab")
+            pseudo_gt.answer_all(TemplateEngine(), [[{"id": "a", "metadata": {"statement": "b"}}]], Answers(journal), 1)
 
 
 def test_answers_of_other_settings_are_not_mixed_in(tmp_path, described, prep):
@@ -174,7 +150,7 @@ def test_answers_of_other_settings_are_not_mixed_in(tmp_path, described, prep):
     stale = {"id": "clip0", "response": "stale", "reason": ""}
     partial.write_text(json.dumps({"engine": "other"}) + "\n" + json.dumps(stale) + "\n")
     arguments = ("--manifest", described, "--out", tmp_path / "answered.jsonl", "--engine", "template")
-    with pytest.raises(UserError, match=r"partial\.jsonl: it was made with another engine, manifest_sha256; choose"):
+    with pytest.raises(UserError, match=r"partial\.jsonl: it was made with another engine, manifest_sha256.*; choose"):
         prep(pseudo_gt, *arguments)
     assert "stale" in partial.read_text()
     partial.unlink()
@@ -191,9 +167,9 @@ def test_answers_of_another_input_are_not_replaced(tmp_path, described, prep, wr
 
 
 def test_rejected_answers_are_listed_and_given_responses_kept(tmp_path, described, prep, write_lines, monkeypatch):
-    class Refusing(engines.TemplateEngine):
-        def answers(self, records):
-            return (engines.Answer(record["id"], reason="the answer is empty") for record in records)
+    class Refusing(TemplateEngine):
+        def answers(self, blocks, done):
+            return (Answer(record["id"], "  ") for block in blocks for record in block)
 
     monkeypatch.setattr(pseudo_gt, "TemplateEngine", Refusing)
     rows = read(described)
@@ -257,9 +233,9 @@ def test_mistakes_of_the_user_are_named(tmp_path, manifest, described, prep):
         prep(pseudo_gt, "--manifest", described, *out, "--engine", "transformers")
     with pytest.raises(UserError, match="no causal LM that loads"):
         prep(pseudo_gt, "--manifest", described, *out, "--engine", "transformers", "--model", tmp_path)
-    with pytest.raises(UserError, match="record clip0: its metadata has no statement"):
+    with pytest.raises(UserError, match="the first of 8: clip0: record: its metadata has no statement"):
         prep(pseudo_gt, "--manifest", manifest, *out, "--engine", "template")
-    with pytest.raises(UserError, match="record a: its metadata has no statement"):
-        list(engines.TemplateEngine().answers([{"id": "a", "metadata": None}]))
+    [answer] = TemplateEngine().answers([[{"id": "a", "metadata": None}]], ())
+    assert answer.reason.startswith("record: its metadata has no statement")
     with pytest.raises(UserError, match="absent"):
         prep(pseudo_gt, "--manifest", tmp_path / "absent.jsonl", *out, "--engine", "template")

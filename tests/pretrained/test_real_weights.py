@@ -15,7 +15,8 @@ from caad_ds.distill.objective import StudentObjective
 from caad_ds.models.encoder import SpeechEncoder, with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import build, load_tokenizer
-from data_prep.engines import TransformersEngine
+from data_prep.engines.asking import Asking
+from data_prep.engines.transformers import TransformersEngine
 
 ENCODER, LLM = "openai/whisper-tiny.en", "HuggingFaceTB/SmolLM2-135M-Instruct"
 pytestmark = [
@@ -38,7 +39,7 @@ def record(number: int) -> dict:
 
 
 def test_a_real_llm_answers_the_seed_description():
-    [answer] = TransformersEngine(LLM, max_new_tokens=32).answers([record(0)])
+    [answer] = TransformersEngine(LLM, Asking(max_new_tokens=32)).answers([[record(0)]], ())
     assert "female" in answer.response.lower()
 
 

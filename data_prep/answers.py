@@ -1,0 +1,32 @@
+"""The answers of Stage 1 by id, kept on disk."""
+
+from pydantic import TypeAdapter, ValidationError
+
+from caad_ds.errors import UserError
+from data_prep.engines import Answer
+from data_prep.journal import Journal
+
+
+class Answers:
+    """Answers in a journal; memory holds an id and a file offset each."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._places = {_answer(row, where).id: place for where, place, row in journal.placed()}
+
+    def add(self, answer: Answer) -> None:
+        """Keep an answer, on disk when this returns."""
+        self._places[answer.id] = self._journal.append(vars(answer))
+
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._places
+
+    def __getitem__(self, identity: str) -> Answer:
+        return Answer(**self._journal.read(self._places[identity]))
+
+
+def _answer(row: dict, where: str) -> Answer:
+    try:
+        return TypeAdapter(Answer).validate_python(row)
+    except ValidationError as error:
+        raise UserError(f"{where}: no answer of Stage 1; remove that line, and its record is answered anew") from error

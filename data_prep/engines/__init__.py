@@ -1,0 +1,26 @@
+"""What answers a seed description: the toy template, or a text LLM."""
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one record, or the `reason` why there is none to use: a rule's name, a colon, what was found."""
+
+    id: str
+    response: str = ""
+    reason: str = ""
+
+
+class Engine(Protocol):
+    """Anything that answers records, block by block, each answer yielded as soon as it is there.
+
+    A block is a list of neighbouring records. Within it the order of the answers is free, but which records are
+    answered together depends on the block alone: a batch of which some are `done` is computed again as a whole, so that
+    a run that was cut off gives the texts of an undisturbed one. No record that is in `done` is yielded, and no
+    record stops the others: one that cannot be asked gets an answer with a reason.
+    """
+
+    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]: ...

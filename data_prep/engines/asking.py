@@ -1,0 +1,58 @@
+"""How a text LLM is asked: the seed description in place of the audio (CAAD, Stage 1), and how its answer is drawn."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
+from caad_ds.errors import UserError
+from data_prep.hashing import digest
+
+
+@dataclass(frozen=True)
+class Asking:
+    """System prompt, most tokens of an answer, and sampling: `temperature` 0 is greedy, `top_p` the share of the
+    probability that is drawn from."""
+
+    system: str | None = None
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def messages(self, record: dict) -> list[dict]:
+        """The chat that the LLM reads; UserError if the record cannot be asked about."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return system + textual_messages(record)
+
+    def seed_of(self, identity: str) -> int:
+        """A record's own seed, of 31 bits, which every engine takes: its answer is the same whatever came before."""
+        return int.from_bytes(digest(f"{self.seed}/{identity}")[:4], "big") >> 1
+
+    @property
+    def truncated(self) -> str:
+        """The reason to reject an answer that was cut off."""
+        return f"truncated: it did not end within {self.max_new_tokens} tokens"
+
+
+def textual_messages(record: dict) -> list[dict]:
+    """The record's messages with the seed description in place of the audio.
+
+    Where `prep describe` recorded the question, it is asked without the hint: a false hint would make false
+    pseudo ground truth. Several audios take one line of the seed description each.
+    """
+    description = record.get("seed_description")
+    if not description or not record.get("messages"):
+        raise UserError("it has no seed description or messages; run `caad-ds prep describe` first")
+    question = (record.get("metadata") or {}).get("question")
+    if question:
+        return [{"role": "user", "content": f"{description}\n{question}"}]
+    lines = description.split("\n") if len(record["audios"]) > 1 else [description]
+    if len(lines) != len(record["audios"]):
+        raise UserError(f"its seed description has {len(lines)} lines for {len(record['audios'])} audios")
+    rest = iter(lines)
+    return [{**message, "content": _described(message["content"], rest)} for message in record["messages"]]
+
+
+def _described(content: str, lines: Iterator[str]) -> str:
+    first, *others = content.replace(f"{START_AUDIO}{AUDIO}{END_AUDIO}", AUDIO).split(AUDIO)
+    return first + "".join(next(lines) + other for other in others)

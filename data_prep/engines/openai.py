@@ -1,0 +1,107 @@
+"""Any server with OpenAI's chat interface (extra `openai`), such as vLLM's, SGLang's or `transformers serve`."""
+
+import os
+from collections.abc import Container, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import chain
+from typing import Any
+
+from caad_ds.errors import UserError
+from data_prep.engines import Answer
+from data_prep.engines.asking import Asking
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+UNUSABLE = {400, 413, 422}  # what a server says of one request and not of itself
+
+
+class OpenAIEngine:
+    """Answers with at most `concurrency` requests under way.
+
+    Rate limits (with their Retry-After), timeouts, lost connections and statuses from 500 on are tried again `retries`
+    times, after 0.5 s, 1 s, 2 s, ... 8 s. UserError, once what is under way has been answered, if the server still does
+    not answer, or refuses everybody (401, 404, ...). Whether a seed gives the same text again is the server's matter.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        asking: Asking,
+        *,
+        base_url: str,
+        key_variable: str = KEY_VARIABLE,
+        concurrency: int = 8,
+        retries: int = 8,
+        timeout: float = 120.0,
+    ):
+        if not base_url.startswith(("http://", "https://")):
+            raise UserError(f"--base-url {base_url!r}: it must be a URL, such as http://127.0.0.1:8000/v1")
+        try:
+            import openai
+        except ImportError as error:
+            raise UserError("--engine openai: no package `openai` here; pip install 'caad-ds[openai]'") from error
+        self._openai, self.model, self.asking = openai, model, asking
+        self.base_url, self.concurrency = base_url, concurrency
+        self._key = os.environ.get(key_variable, "")
+        if not self._key and key_variable != KEY_VARIABLE:
+            raise UserError(f"--api-key-env {key_variable}: there is no such environment variable; export it")
+        # The package insists on a key; servers of one's own mostly do not.
+        self._client = openai.OpenAI(
+            base_url=base_url, api_key=self._key or "none", max_retries=retries, timeout=timeout
+        )
+
+    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
+        missing = (record for record in chain.from_iterable(blocks) if record["id"] not in done)
+        running: set[Future[Answer]] = set()
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            for record in missing:
+                running.add(pool.submit(self._answer, record))
+                if len(running) == self.concurrency:
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    if any(future.exception() for future in finished):
+                        running |= finished
+                        break
+                    yield from (future.result() for future in finished)
+            # Those that were answered come first: an error ends the run.
+            for future in sorted(wait(running).done, key=lambda future: future.exception() is not None):
+                yield future.result()
+
+    def _answer(self, record: dict) -> Answer:
+        try:
+            completion = self._client.chat.completions.create(**self._request(record))
+        except UserError as error:
+            return Answer(record["id"], reason=f"record: {error}")
+        except self._openai.APIStatusError as error:
+            if error.status_code in UNUSABLE:
+                return Answer(record["id"], reason=f"server: it refuses this record, {self._told(error)}")
+            raise UserError(f"{self._where(record)}: {self._told(error)}; mend that and run this again") from error
+        except self._openai.APIError as error:
+            raise UserError(f"{self._where(record)}: {self._told(error)} Run this again when it answers") from error
+        except ValueError as error:
+            raise UserError(f"{self._where(record)}: the server's answer is not JSON ({error}); is it one?") from error
+        return self._judged(record["id"], completion)
+
+    def _request(self, record: dict) -> dict[str, Any]:
+        # `max_tokens` is the older name of `max_completion_tokens`, and the one that all servers know.
+        request = {"model": self.model, "messages": self.asking.messages(record)}
+        request |= {"max_tokens": self.asking.max_new_tokens, "temperature": self.asking.temperature}
+        if self.asking.temperature:
+            request |= {"top_p": self.asking.top_p, "seed": self.asking.seed_of(record["id"])}
+        return request
+
+    def _judged(self, identity: str, completion: Any) -> Answer:
+        if not getattr(completion, "choices", None):
+            raise UserError(f"--base-url {self.base_url}: what came is no chat completion; does the path end in /v1?")
+        choice = completion.choices[0]
+        if choice.finish_reason == "length":
+            return Answer(identity, reason=self.asking.truncated)
+        if choice.finish_reason == "content_filter" or choice.message.refusal:
+            return Answer(identity, reason=f"refusal: {choice.message.refusal or 'the content filter of the server'}")
+        return Answer(identity, (choice.message.content or "").strip())
+
+    def _where(self, record: dict) -> str:
+        return f"{self.base_url}, model {self.model}, record {record['id']}"
+
+    def _told(self, error: Exception) -> str:
+        """The error in one line, without the key, which a server may repeat."""
+        line = " ".join(str(error).split())
+        return (line.replace(self._key, "***") if self._key else line)[:300]

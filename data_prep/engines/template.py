@@ -1,0 +1,25 @@
+"""The toy engine: the right answer is in the metadata already."""
+
+from collections.abc import Container, Iterable, Iterator
+from itertools import chain
+
+from data_prep.engines import Answer
+
+MISSING = (
+    "record: its metadata has no statement for the template engine to answer with; run `caad-ds prep describe`, or "
+    "take --engine transformers"
+)
+
+
+class TemplateEngine:
+    """Answers with the statement that `prep describe` put into the metadata.
+
+    For toy vocabularies such as the demo's only: its answers are as varied as the instruction file's statements, one
+    per option. It stands in for an LLM where a model learns these few sentences from scratch.
+    """
+
+    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
+        for record in chain.from_iterable(blocks):
+            if record["id"] not in done:
+                statement = (record.get("metadata") or {}).get("statement")
+                yield Answer(record["id"], statement) if statement else Answer(record["id"], reason=MISSING)

@@ -1,0 +1,92 @@
+"""Which answers are rejected, by which rule."""
+
+from collections import Counter
+
+import pytest
+from lines import read
+from questions import question
+
+from caad_ds.errors import UserError
+from data_prep import pseudo_gt
+from data_prep.answer_checks import AnswerChecks, rule_of
+
+BAD = {
+    "": "empty",
+    " \n": "empty",
+    "I'm sorry, but I can't listen to audio.": "refusal",
+    "I’m sorry, I cannot hear it.": "refusal",
+    "As an AI language model, I do not listen.": "refusal",
+    "Unfortunately I am unable to tell.": "refusal",
+    "I'm just a text-based assistant.": "refusal",
+    "The seed description says that she is calm.": "leak",
+    "From the metadata, the speaker is female.": "leak",
+    "In the transcript you provided, a dog barks.": "leak",
+    "According to the description, she is calm.": "leak",
+    "[00:00-00:02] hello": "leak",
+    "She is calm.<|eot_id|>": "markup",
+    "<think>hm</think> She is calm.": "markup",
+}
+GOOD = [
+    "She is calm.",
+    "I'm sorry to hear that your dog ran away! When did you see it last?",
+    "The speaker can't be older than thirty.",
+    "He describes a garden.",
+    "Her description of the garden is vivid.",
+    "It was recorded at 00:04 or so.",
+]
+
+
+@pytest.mark.parametrize(("response", "rule"), BAD.items())
+def test_what_is_no_answer_is_named_by_its_rule(response, rule):
+    assert rule_of(AnswerChecks().reason(response)) == rule
+
+
+@pytest.mark.parametrize("response", GOOD)
+def test_plain_answers_pass(response):
+    assert AnswerChecks().reason(response) == ""
+
+
+def answered(prep, tmp_path, write_lines, statements, *options):
+    """The command's rows, those rejected by id, and what it prints."""
+    rows = [question(number) | {"metadata": {"statement": text}} for number, text in enumerate(statements)]
+    out = tmp_path / "answered.jsonl"
+    source = write_lines("described.jsonl", rows)
+    prep(pseudo_gt, "--manifest", source, "--out", out, "--engine", "template", *options)
+    return read(out), {row["id"]: row["reason"] for row in read(tmp_path / "answered.rejected.jsonl")}
+
+
+def test_rejected_answers_are_listed_and_counted_by_rule(tmp_path, prep, write_lines, capsys):
+    statements = ["She is calm.", "From the metadata: calm.", "As an AI, no.", "one two three four", "I cannot tell."]
+    rows, rejected = answered(prep, tmp_path, write_lines, statements, "--max-words", 3)
+    assert [row["response"] for row in rows] == ["She is calm."]
+    assert Counter(map(rule_of, rejected.values())) == {"over_long": 3, "refusal": 1}
+    assert "4 words are more than 3" in rejected["clip1"]
+    assert "1 answered; 4 rejected (3 over_long, 1 refusal), see " in capsys.readouterr().out
+
+
+def test_the_rules_are_a_file_of_the_user(tmp_path, prep, write_lines):
+    checks = tmp_path / "checks.yaml"
+    checks.write_text("greeting:\n  - ^hello\\b\n")
+    statements = ["Hello there.", "From the metadata: calm."]
+    rows, rejected = answered(prep, tmp_path, write_lines, statements, "--checks", checks)
+    assert [row["id"] for row in rows] == ["clip1"]
+    assert rejected == {"clip0": "greeting: it says 'Hello'"}
+    checks.write_text("greeting:\n  - ^hi\\b\n")
+    with pytest.raises(UserError, match="made with another checks_sha256"):
+        answered(prep, tmp_path, write_lines, statements, "--checks", checks)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("refusal: ['(']", r"checks.yaml: refusal: '\(' is no regular expression"),
+        ("refusal: sorry", "checks.yaml: refusal: input should be a valid list"),
+        ("refusal: [", "checks.yaml: it is not YAML"),
+        (None, "checks.yaml: cannot be read"),
+    ],
+)
+def test_a_broken_file_of_rules_is_named(tmp_path, text, expected):
+    if text is not None:
+        (tmp_path / "checks.yaml").write_text(text)
+    with pytest.raises(UserError, match=expected):
+        AnswerChecks(tmp_path / "checks.yaml")
