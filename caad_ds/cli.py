@@ -16,6 +16,7 @@ COMMANDS = {
     "prep annotate": ("data_prep.annotate", "measure pitch, speaking rate, noise, ... of the audio into the metadata"),
     "prep describe": ("data_prep.describe", "write seed descriptions and draw instructions"),
     "prep pseudo-gt": ("data_prep.pseudo_gt", "Stage 1: answer the instructions from the seed descriptions"),
+    "prep merge": ("data_prep.merge", "join the parts of an array job over pseudo-gt --shard"),
     "prep pack": ("data_prep.pack", "pack an answered manifest into WebDataset shards"),
     "prep verify": ("data_prep.verify", "check shards against their index"),
     "prep conflict-benchmark": ("data_prep.conflict_benchmark", "write a benchmark in MCR-BENCH's format"),
