@@ -1,5 +1,7 @@
 """The parts of an array job give what one run gives; what is missing or damaged is named."""
 
+import tracemalloc
+
 import pytest
 from lines import read
 from llm import make_llm
@@ -142,3 +144,17 @@ def test_no_answer_at_all_is_an_error(prep, tmp_path, write_lines):
     with pytest.raises(UserError, match="no record was answered, the first of 1: clip0: record: its metadata"):
         prep(merge, "--manifest", source, "--out", out)
     assert not out.exists()
+
+
+def test_memory_holds_an_id_and_a_place_per_record(prep, tmp_path, write_lines):
+    def peak(count: int) -> int:
+        out = tmp_path / f"{count}.out.jsonl"
+        source = write_lines(f"{count}.jsonl", ({**question(number), "x": "y" * 900} for number in range(count)))
+        tracemalloc.start()
+        prep(pseudo_gt, "--manifest", source, "--out", out, "--engine", "template", "--shard", "0/1")
+        prep(merge, "--manifest", source, "--out", out)
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return highest
+
+    assert peak(2700) - peak(1200) < 500 * 1500  # bytes; a record as a dictionary takes thousands
