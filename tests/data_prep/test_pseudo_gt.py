@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lines import read
+from questions import question
 from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
@@ -239,3 +240,40 @@ def test_mistakes_of_the_user_are_named(tmp_path, manifest, described, prep):
     assert answer.reason.startswith("record: its metadata has no statement")
     with pytest.raises(UserError, match="absent"):
         prep(pseudo_gt, "--manifest", tmp_path / "absent.jsonl", *out, "--engine", "template")
+
+
+def test_a_resumed_run_forms_the_same_batches(tiny_llm):
+    class Watched(TransformersEngine):
+        def _generate(self, prompts):
+            batches.append([identity for identity, _ in prompts])
+            return super()._generate(prompts)
+
+    records = [question(number) for number in range(11)]
+    engine = Watched(str(tiny_llm), Asking(max_new_tokens=2), batch_size=3, device="cpu")
+    runs = []
+    for done in (set(), {"clip1", "clip4", "clip6"}):
+        batches = []
+        answered = [answer.id for answer in engine.answers([records[:8], records[8:]], done)]
+        assert sorted(answered) == sorted({record["id"] for record in records} - done)
+        runs.append(batches)
+    whole, resumed = runs
+    assert [len(batch) for batch in whole] == [3, 3, 2, 3]
+    assert all(batch in whole for batch in resumed)
+    batches = []
+    assert not list(engine.answers([records], {record["id"] for record in records})) and not batches
+
+
+def test_prompts_that_cannot_be_asked_are_rejected_alone(tiny_llm):
+    records = [question(number) for number in range(4)]
+    records[0]["seed_description"] = "word " * 4000
+    records[1]["seed_description"] = ""
+    engine = TransformersEngine(str(tiny_llm), Asking(max_new_tokens=2), device="cpu")
+    engine.tokenizer.chat_template = (
+        "{{ raise_exception('no such role') if 'clip 2' in messages[0].content else 'hi' }}"
+    )
+    answers = {answer.id: answer.reason for answer in engine.answers([records[1:]], ())}
+    assert answers["clip1"].startswith("record: it has no seed description")
+    assert answers["clip2"] == "record: no such role" and "record" not in answers["clip3"]
+    engine = TransformersEngine(str(tiny_llm), Asking(max_new_tokens=2), device="cpu")
+    [answer] = engine.answers([records[:1]], ())
+    assert answer.reason.startswith("record: its prompt of ") and answer.reason.endswith("leaves no room in 2048")
