@@ -72,6 +72,10 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 def _object(line: bytes, where: str) -> dict | Rejected:
     try:
         value = json.loads(line.decode())
+        if b"\\u" in line:  # an escape may be half of a character, which no file can be written with
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Rejected(where, "it holds half a surrogate pair, which is no text; is an emoji cut in two?")
     except UnicodeDecodeError as error:
         return Rejected(where, f"it is not UTF-8 text ({error.reason}); is it a JSONL file?")
     except json.JSONDecodeError as error:

@@ -12,6 +12,8 @@ import soxr
 
 SAMPLE_RATE = 16_000
 PROBE_FRAMES = 1 << 18
+READ_FRAMES = 1 << 20
+LONGEST_SECONDS = 3600.0  # of an audio in a shard: what its header claims is not believed beyond
 
 
 class AudioError(Exception):
@@ -25,15 +27,16 @@ def load(path: Path, start: float = 0.0, seconds: float | None = None) -> np.nda
     does not decode, is empty or not finite.
     """
     with _opened(path) as file:
-        file.seek(min(round(start * file.samplerate), file.frames))
-        frames = -1 if seconds is None else round(seconds * file.samplerate)
-        channels, rate = file.read(frames, dtype="float32", always_2d=True), file.samplerate
-    waveform = soxr.resample(channels.mean(axis=1), rate, SAMPLE_RATE)
-    if not waveform.size:
-        raise AudioError("the audio is empty")
-    if not np.isfinite(waveform).all():
-        raise AudioError("the audio holds values that are not finite")
-    return waveform.astype(np.float32, copy=False)
+        return _waveform(file, *_part(file, start, seconds))
+
+
+def load_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
+    """What `load` gives, rounded to int16 [samples]; 16-bit mono at 16 kHz is taken as it is."""
+    with _opened(path) as file:
+        part = _part(file, start, seconds)
+        if (file.samplerate, file.channels, file.subtype) != (SAMPLE_RATE, 1, "PCM_16"):
+            return to_pcm16(_waveform(file, *part))
+        return _not_empty(_read(file, *part, "int16"))
 
 
 def probe(path: Path) -> float:
@@ -47,6 +50,8 @@ def probe(path: Path) -> float:
             if not np.isfinite(block).all():
                 raise AudioError("the audio holds values that are not finite")
             frames += len(block)
+            if len(block) < PROBE_FRAMES:  # the end, whatever the header claims
+                break
         if not frames:
             raise AudioError("the audio is empty")
         return frames / file.samplerate
@@ -54,13 +59,47 @@ def probe(path: Path) -> float:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    if not path.is_file():
-        raise AudioError("there is no such file")
     try:
+        if not path.is_file():
+            raise AudioError("there is no such file")
         with soundfile.SoundFile(path) as file:
             yield file
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a file by the name of a headerless one
         raise AudioError(str(error)) from error
+
+
+def _part(file: soundfile.SoundFile, start: float, seconds: float | None) -> tuple[int, int]:
+    """First frame and number of frames of a part of a file."""
+    first = min(round(start * file.samplerate), file.frames)
+    rest = file.frames - first
+    return first, rest if seconds is None else min(round(seconds * file.samplerate), rest)
+
+
+def _waveform(file: soundfile.SoundFile, first: int, frames: int) -> np.ndarray:
+    channels = _read(file, first, frames, "float32")
+    # Column by column: numpy's mean over the last axis takes longer than decoding.
+    mono = channels if channels.ndim == 1 else sum(channels.T) / np.float32(file.channels)
+    if file.samplerate != SAMPLE_RATE:
+        mono = soxr.resample(mono, file.samplerate, SAMPLE_RATE)
+    if not np.isfinite(_not_empty(mono)).all():
+        raise AudioError("the audio holds values that are not finite")
+    return mono.astype(np.float32, copy=False)
+
+
+def _read(file: soundfile.SoundFile, first: int, frames: int, dtype: str) -> np.ndarray:
+    """A part's samples, [frames] or [frames, channels]; what is allocated follows what is there, not the header."""
+    if first:
+        file.seek(first)
+    blocks = [file.read(min(frames, READ_FRAMES), dtype=dtype)]
+    while len(blocks[-1]) == READ_FRAMES and (frames := frames - READ_FRAMES):
+        blocks.append(file.read(min(frames, READ_FRAMES), dtype=dtype))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _not_empty(samples: np.ndarray) -> np.ndarray:
+    if not samples.size:
+        raise AudioError("the audio is empty")
+    return samples
 
 
 def to_pcm16(waveform: np.ndarray) -> np.ndarray:
@@ -75,15 +114,21 @@ def encode(pcm: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes, dtype: str = "float32") -> np.ndarray:
-    """What `encode` wrote, as float32 in [-1, 1] or as its int16: [samples]."""
+def decode(data: bytes, dtype: str = "float32", longest: float = LONGEST_SECONDS) -> np.ndarray:
+    """What `encode` wrote, as float32 in [-1, 1] or as its int16: [samples].
+
+    AudioError if it does not decode, is anything else, or claims to last more than `longest` seconds.
+    """
     try:
-        waveform, rate = soundfile.read(io.BytesIO(data), dtype=dtype)
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.samplerate != SAMPLE_RATE or file.channels != 1:
+                raise AudioError(f"the audio is not {SAMPLE_RATE} Hz mono")
+            if file.frames > round(longest * SAMPLE_RATE):
+                seconds = file.frames / SAMPLE_RATE
+                raise AudioError(f"the audio claims to last {seconds:.1f} s, more than {longest:g} s")
+            return file.read(dtype=dtype)
     except soundfile.SoundFileError as error:
         raise AudioError(str(error)) from error
-    if rate != SAMPLE_RATE or waveform.ndim != 1:
-        raise AudioError(f"the audio is not {SAMPLE_RATE} Hz mono")
-    return waveform
 
 
 def pcm_hash(parts: list[np.ndarray]) -> str:
