@@ -18,6 +18,7 @@ COMMANDS = {
     "prep pseudo-gt": ("data_prep.pseudo_gt", "Stage 1: answer the instructions from the seed descriptions"),
     "prep merge": ("data_prep.merge", "join the parts of an array job over pseudo-gt --shard"),
     "prep pack": ("data_prep.pack", "pack an answered manifest into WebDataset shards"),
+    "prep join-shards": ("data_prep.join_shards", "join the parts that an array job packed"),
     "prep verify": ("data_prep.verify", "check shards against their index"),
     "prep conflict-benchmark": ("data_prep.conflict_benchmark", "write a benchmark in MCR-BENCH's format"),
     "train": ("caad_ds.train", "train: Stage 2 distillation, or CE"),

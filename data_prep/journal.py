@@ -68,6 +68,16 @@ class Journal:
                 made = None
             yield f"{self.path} line {number}", place, row
 
+    def rewind(self, count: int) -> None:
+        """Drop all but the first `count` lines: the work of the others is to be done again."""
+        with open(self.path, "rb") as file:
+            for _ in range(1 + count):  # the settings come first
+                file.readline()
+            end = file.tell()
+        with disk_errors(self.path.parent):
+            self._file.truncate(end)
+        self.count = count
+
     def __iter__(self) -> Iterator[dict]:
         return (row for _, _, row in self.placed())
 

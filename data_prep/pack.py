@@ -2,102 +2,170 @@
 
 Shards are plain tars of `<key>.json` and `<key>.flac` (16 kHz mono, 16 bit) with fixed times and owners, so equal
 input gives equal bytes on equal library versions; any WebDataset reader takes them. `index.json` comes last.
+
+A shard depends on nothing but the records since the last cut. So a run that was killed goes on after its last whole
+shard, which the journal `index.partial.jsonl` names, and ends with the bytes of an undisturbed run.
 """
 
 import argparse
 import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
-from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, ShardIndex
+from pydantic import TypeAdapter
+
+from caad_ds.command import positive
+from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
 from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, write_atomic
-from caad_ds.progress import track
-from data_prep.jsonl import Rejected, write_jsonl
-from data_prep.manifest import load_manifest
+from caad_ds.files import write_atomic
+from caad_ds.progress import waiting
+from data_prep.journal import Journal
+from data_prep.jsonl import Rejected
+from data_prep.manifest import read_manifest
 from data_prep.parallel import ordered
+from data_prep.part import Part
+from data_prep.rejects import Rejects, rejected_path
 from data_prep.shards import ShardWriter, encode
 
 SHARD_BYTES = 256 << 20
-REJECTED_NAME = "rejected.jsonl"
+PART_NAME = re.compile(r"train-\d{5}-\d{6}\.tar")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `prep pack`."""
     parser.add_argument("--manifest", type=Path, required=True, help="answered manifest (JSONL)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
-    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="cut shards at this size (%(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that encode ahead (%(default)s)")
+    parser.add_argument(
+        "--shard-bytes", type=positive, default=SHARD_BYTES, help="cut shards at this size (%(default)s)"
+    )
+    parser.add_argument("--workers", type=positive, default=1, help="processes that encode (%(default)s)")
+    parser.add_argument(
+        "--shard", type=Part.parse, metavar="I/N", help="pack part I of N alone; `prep join-shards` joins the parts"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Pack, and print what was packed, skipped and rejected."""
-    index, fresh = pack(args.manifest, args.out, args.shard_bytes, args.workers)
-    shards = index.file.shards
-    hours = sum(shard.seconds for shard in shards) / 3600
-    print(
-        f"{args.out}: {len(index)} samples, {hours:.2f} h in {len(shards)} shards"
-        + ("" if fresh else ", already packed")
-    )
-    if index.file.rejected:
-        print(f"{index.file.rejected} records rejected, listed in {args.out / REJECTED_NAME}")
+    index, fresh = pack(args.manifest, args.out, args.shard_bytes, args.workers, args.shard)
+    print(summary(index, args.out, args.shard) + ("" if fresh else ", already packed"))
     return 0
 
 
-def pack(manifest: Path, folder: Path, shard_bytes: int = SHARD_BYTES, workers: int = 1) -> tuple[ShardIndex, bool]:
-    """Write the shards of a manifest into `folder`; returns their index and whether anything was written.
+def summary(index: ShardIndex, folder: Path, part: Part | None = None) -> str:
+    """One line on what an index holds, and where the rejected are listed."""
+    shards, rejected = index.file.shards, index.file.rejected
+    hours = sum(shard.seconds for shard in shards) / 3600
+    listed = f"; {rejected} rejected, see {rejected_path(index_path(folder, part))}" if rejected else ""
+    return f"{folder}: {len(index)} samples, {hours:.2f} h in {len(shards)} shards{listed}"
+
+
+def pack(
+    manifest: Path, folder: Path, shard_bytes: int = SHARD_BYTES, workers: int = 1, part: Part | None = None
+) -> tuple[ShardIndex, bool]:
+    """Write the shards of a manifest, or of a part of it, into `folder`; returns their index and whether anything was
+    written.
 
     A folder that already holds this manifest, cut at this size, is left alone. Raises UserError for a folder that
-    holds other shards, a broken record, a manifest without usable audio, and a full disk; then no shard is left.
+    holds other shards, a manifest without a usable record, and a full disk; what is whole by then stays.
     """
-    if shard_bytes < 1:
-        raise UserError(f"--shard-bytes {shard_bytes}: it must be at least 1")
-    records = _answered(manifest)
-    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    if (folder / FILE_NAME).exists():
-        index = ShardIndex.load(folder)
-        if (index.file.manifest, index.file.shard_bytes) == (digest, shard_bytes):
-            return index, False
-        raise UserError(f"{folder} holds shards of another manifest or --shard-bytes: name another --out, or delete it")
-    if any(folder.glob("train-*.tar")):
-        raise UserError(f"{folder} holds shards without {FILE_NAME}: delete them, or name another --out")
-    writer = ShardWriter(folder, shard_bytes)
+    with waiting(f"reading {manifest}"):
+        made_of = {"manifest": _sha256(manifest), "shard_bytes": shard_bytes}
+    out, prefix = index_path(folder, part), "train" if part is None else f"train-{part.index:05d}"
+    if (packed := _packed(folder, out, made_of)) is not None:
+        clean(out, prefix)
+        return packed, False
+    journal = Journal(out, made_of)
+    if not journal.path.exists() and (found := _strangers(folder, part, prefix)):
+        raise UserError(f"{folder} holds shards without {out.name} ({found[0]}): delete them, or name another --out")
+    with journal:
+        records = read_manifest(manifest, f"packing {manifest}")
+        _append(part.take(records) if part else records, journal, folder, shard_bytes, prefix, workers)
+        with Rejects(out) as rejects, waiting(f"writing {out}"):
+            shards = list(rejects.sift(_outcomes(journal)))
+    if shards or part:
+        content = IndexFile(VERSION, **made_of, rejected=rejects.count, shards=shards)
+        with waiting(f"writing {out}"):
+            write_atomic(out, content.dump().encode())
+    clean(out, prefix)
+    if not shards and not part:
+        raise UserError(f"{manifest}: no record is usable{rejects.why}")
+    return ShardIndex.load(folder, name=out.name), True
+
+
+def index_path(folder: Path, part: Part | None = None) -> Path:
+    """Where the index of the whole lies, or of a part: `index.00003-of-00008.json`."""
+    return part.path(folder / FILE_NAME) if part else folder / FILE_NAME
+
+
+def clean(out: Path, prefix: str) -> None:
+    """Remove what was needed only until the index `out` was there, and what killed runs left."""
+    Journal(out, {}).path.unlink(missing_ok=True)
+    for pattern in (f".{prefix}-*.partial", f".{out.stem}.*.partial"):
+        for stale in out.parent.glob(pattern):
+            stale.unlink()
+
+
+def _packed(folder: Path, out: Path, made_of: dict) -> ShardIndex | None:
+    """The index of what is in the folder already: of the whole, or of this part."""
+    for name in dict.fromkeys((FILE_NAME, out.name)):
+        if (folder / name).exists():
+            index = ShardIndex.load(folder, name=name)
+            if {key: getattr(index.file, key) for key in made_of} == made_of:
+                return index
+            raise UserError(
+                f"{folder} holds shards of another manifest or --shard-bytes: name another --out, or delete it"
+            )
+    return None
+
+
+def _strangers(folder: Path, part: Part | None, prefix: str) -> list[str]:
+    """Shards in the folder that other parts of the manifest have not written."""
+    names = sorted(path.name for path in folder.glob("train-*.tar"))
+    return [name for name in names if part is None or name.startswith(prefix) or not PART_NAME.fullmatch(name)]
+
+
+def _append(
+    records: Iterator[dict | Rejected], journal: Journal, folder: Path, shard_bytes: int, prefix: str, workers: int
+) -> None:
+    """Encode the records that are not in a shard of the journal, and append shards and rejected ones to it."""
+    done, first = _resume(journal, folder)
+    at = done  # records that are settled once this one is
+    with ShardWriter(folder, shard_bytes, prefix, first) as writer:
+        for result in ordered(encode, islice(records, done, None), workers):
+            if isinstance(result, Rejected):
+                journal.append({"id": result.id, "reason": result.reason})
+            elif shard := writer.add(result):
+                journal.append({"records": at, "shard": asdict(shard)})
+            at += 1
+        if shard := writer.finish():
+            journal.append({"records": at, "shard": asdict(shard)})
+
+
+def _resume(journal: Journal, folder: Path) -> tuple[int, int]:
+    """(records, shards) that a run before this one has settled; what came after its last whole shard is forgotten."""
+    records, shards, kept = 0, 0, 0
+    for number, row in enumerate(journal, 1):
+        if "shard" in row:
+            path = folder / row["shard"]["name"]
+            if not path.is_file() or path.stat().st_size != row["shard"]["bytes"]:
+                break
+            records, shards, kept = row["records"], shards + 1, number
+    journal.rewind(kept)
+    return records, shards
+
+
+def _outcomes(journal: Journal) -> Iterator[Shard | Rejected]:
+    shard = TypeAdapter(Shard)
+    for row in journal:
+        yield shard.validate_python(row["shard"]) if "shard" in row else Rejected(row["id"], row["reason"])
+
+
+def _sha256(manifest: Path) -> str:
     try:
-        with disk_errors(folder):
-            rejected = _append(records, manifest, writer, workers)
-            content = IndexFile(VERSION, digest, shard_bytes, len(rejected), writer.finish())
-            writer.publish()
-        if rejected:
-            write_jsonl(folder / REJECTED_NAME, map(vars, rejected))
-        write_atomic(folder / FILE_NAME, content.dump().encode())
-    except BaseException:
-        writer.discard()
-        raise
-    return ShardIndex.load(folder), True
-
-
-def _append(records: list[dict], manifest: Path, writer: ShardWriter, workers: int) -> list[Rejected]:
-    """Encode all records and append them in order; returns those whose audio does not decode."""
-    rejected = []
-    for result in track(ordered(encode, records, workers), f"packing {manifest}", len(records)):
-        if isinstance(result, Rejected):
-            rejected.append(result)
-        else:
-            writer.add(result)
-    if len(rejected) == len(records):
-        raise UserError(f"{manifest}: no audio decodes, the first is {rejected[0].reason}")
-    return rejected
-
-
-def _answered(manifest: Path) -> list[dict]:
-    """The records of a manifest; UserError unless each has what training needs."""
-    records = load_manifest(manifest)
-    for record in records:
-        if not record.get("messages"):
-            raise UserError(
-                f"{manifest}, record {record['id']!r}: it has no messages; run `caad-ds prep describe` first"
-            )
-        if not record.get("response"):
-            raise UserError(
-                f"{manifest}, record {record['id']!r}: it has no response; run `caad-ds prep pseudo-gt` first"
-            )
-    return records
+        with open(manifest, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{manifest}: cannot be read ({error.strerror}); check the path") from error

@@ -3,17 +3,17 @@
 import hashlib
 import io
 import json
-import os
 import tarfile
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 from caad_ds.data import audio
 from caad_ds.data.index import SampleEntry, Shard, audio_names
-from data_prep.entry import cut_out, waveform
+from caad_ds.files import writing
+from data_prep.entry import cut_out, pcm16
 from data_prep.jsonl import Rejected
 
 _END = 2 * tarfile.BLOCKSIZE  # two empty blocks end a tar
@@ -30,18 +30,21 @@ class Block:
     pcm: str
 
 
-def encode(record: dict) -> Block | Rejected:
-    """Decode the audios of a record (absolute paths) and make its tar members.
+def encode(record: dict | Rejected) -> Block | Rejected:
+    """Decode the audios of a record (absolute paths) and make its tar members; what is rejected already stays so.
 
     The audio paths of the packed record are the member names. The key is the record's id, with what WebDataset or a
     file system would misread (dots, slashes) percent-encoded.
     """
-    pcm = []
-    for entry in record["audios"]:
-        try:
-            pcm.append(audio.to_pcm16(waveform(entry)))
-        except audio.AudioError as error:
-            return Rejected(record["id"], str(error))
+    if isinstance(record, Rejected):
+        return record
+    for field, command in (("messages", "describe"), ("response", "pseudo-gt")):
+        if not record.get(field):
+            return Rejected(record["id"], f"it has no {field}; run `caad-ds prep {command}` first")
+    try:
+        pcm = [pcm16(entry) for entry in record["audios"]]
+    except audio.AudioError as error:
+        return Rejected(record["id"], str(error))
     key = quote(record["id"], safe="").replace(".", "%2E")
     names = [f"{key}.{name}" for name in audio_names(len(pcm))]
     audios = [{**cut_out(entry), "path": name} for entry, name in zip(record["audios"], names, strict=True)]
@@ -71,57 +74,47 @@ def _estimate_tokens(record: dict) -> int:
 
 
 class ShardWriter:
-    """Appends blocks to shards of at most `shard_bytes`, all under temporary names until `publish`."""
+    """Appends blocks to shards of at most `shard_bytes`; a shard gets its name when it is whole and on disk.
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
+    A context. `first` is the number of the first shard to write, `prefix` what comes before it in the name.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int, prefix: str = "train", first: int = 0) -> None:
         self._folder = folder
         self._shard_bytes = shard_bytes
-        self._shards: list[Shard] = []
-        self._file: BinaryIO | None = None
+        self._prefix = prefix
+        self._number = first
+        self._open: ExitStack | None = None
 
-    def add(self, block: Block) -> None:
-        """Append a sample; OSError if the disk is full."""
-        if self._file and self._offset + len(block.members) + _END > self._shard_bytes:
-            self._close()
-        if self._file is None:
-            self._open()
+    def add(self, block: Block) -> Shard | None:
+        """Append a sample; returns the shard that was closed because it had no room. UserError if the disk is full."""
+        full = self._open is not None and self._offset + len(block.members) + _END > self._shard_bytes
+        closed = self.finish() if full else None
+        if self._open is None:
+            self._begin()
         entry = SampleEntry(block.key, self._offset, len(block.members), block.seconds, block.tokens, block.pcm)
         self._samples.append(entry)
         self._write(block.members)
+        return closed
 
-    def finish(self) -> list[Shard]:
-        """End the last shard; returns all of them."""
-        if self._file:
-            self._close()
-        return self._shards
-
-    def publish(self) -> None:
-        """Give the shards their names; they are complete and on disk by now."""
-        for shard in self._shards:
-            os.replace(self._partial(shard.name), self._folder / shard.name)
-        for stale in self._folder.glob(".train-*.tar.partial"):  # of a run that was killed
-            stale.unlink()
-
-    def discard(self) -> None:
-        """Remove whatever was written, published or not."""
-        if self._file:
-            with suppress(OSError):  # closing flushes, which a full disk refuses once more
-                self._file.close()
-        for name in [*(shard.name for shard in self._shards), self._name]:
-            for path in (self._partial(name), self._folder / name):
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    path.unlink()
+    def finish(self) -> Shard | None:
+        """End the shard that is open, if there is one."""
+        if self._open is None:
+            return None
+        self._write(bytes(_END + -(self._offset + _END) % tarfile.RECORDSIZE))
+        self._open.close()
+        self._open = None
+        name, seconds = self._name, sum(sample.seconds for sample in self._samples)
+        self._number += 1
+        return Shard(name, self._hash.hexdigest(), self._offset, seconds, self._samples)
 
     @property
     def _name(self) -> str:
-        return f"train-{len(self._shards):06d}.tar"
+        return f"{self._prefix}-{self._number:06d}.tar"
 
-    def _partial(self, name: str) -> Path:
-        return self._folder / f".{name}.partial"
-
-    def _open(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._partial(self._name), "wb")
+    def _begin(self) -> None:
+        self._open = ExitStack()
+        self._file = self._open.enter_context(writing(self._folder / self._name))
         self._hash = hashlib.sha256()
         self._offset = 0
         self._samples: list[SampleEntry] = []
@@ -131,11 +124,9 @@ class ShardWriter:
         self._hash.update(data)
         self._offset += len(data)
 
-    def _close(self) -> None:
-        self._write(bytes(_END + -(self._offset + _END) % tarfile.RECORDSIZE))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
-        seconds = sum(sample.seconds for sample in self._samples)
-        self._shards.append(Shard(self._name, self._hash.hexdigest(), self._offset, seconds, self._samples))
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._open is not None:
+            self._open.__exit__(*error)

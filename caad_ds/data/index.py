@@ -74,14 +74,14 @@ class ShardIndex:
         object.__setattr__(self, "_ends", list(accumulate(len(shard.samples) for shard in self.file.shards)))
 
     @classmethod
-    def load(cls, folder: Path | str, check_files: bool = True) -> "ShardIndex":
-        """Read and validate `folder/index.json`.
+    def load(cls, folder: Path | str, check_files: bool = True, name: str = FILE_NAME) -> "ShardIndex":
+        """Read and validate `folder/index.json`, or another index in the folder, of a part.
 
         `check_files=False` does not look at the shards. Raises UserError for a missing or broken index, an index of
         another version, and shards that are missing or not as long as the index says.
         """
         folder = Path(folder)
-        index = cls(folder, _parse(folder / FILE_NAME))
+        index = cls(folder, _parse(folder / name))
         if check_files:
             for fault in (f for shard in index.file.shards if (f := index.shard_fault(shard))):
                 raise UserError(f"{fault}: copy it again, or pack the folder anew")

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import soxr
 import webdataset
-from tones import record
+from tones import contents, read, record
 
 from caad_ds.data.reader import IndexedReader
 from caad_ds.errors import UserError
@@ -17,10 +17,6 @@ from data_prep.manifest import load_manifest, write_manifest
 from data_prep.pack import pack
 
 SMALL = 16_000  # bytes: several shards
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_samples_come_back_with_their_records_and_waveforms(manifest, tmp_path):
@@ -82,26 +78,28 @@ def test_audio_that_does_not_decode_is_rejected_listed_and_counted(manifest, tmp
     Path(records[3]["audios"][0]["path"]).write_bytes(b"no audio at all")
     Path(records[7]["audios"][0]["path"]).unlink()
     index, _ = pack(manifest, tmp_path / "out")
-    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    rejected = read(tmp_path / "out/index.rejected.jsonl")
     assert [row["id"] for row in rejected] == [records[3]["id"], records[7]["id"]]
     assert all(row["reason"] for row in rejected)
     assert index.file.rejected == 2 and len(index) == len(records) - 2
 
 
-def test_a_manifest_without_usable_audio_leaves_nothing(tmp_path):
-    write_manifest(tmp_path / "m.jsonl", [record("a", tmp_path / "absent.wav")])
-    with pytest.raises(UserError, match=r"no audio decodes.*absent\.wav"):
+def test_a_manifest_without_a_usable_record_is_an_error_that_names_the_first(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [record("a", tmp_path / "absent.wav"), record("b", tmp_path / "gone.wav")])
+    with pytest.raises(UserError, match=r"no record is usable, the first of 2: a: .*absent\.wav"):
         pack(tmp_path / "m.jsonl", tmp_path / "out")
-    assert not (tmp_path / "out").exists() or not contents(tmp_path / "out")
+    assert list(contents(tmp_path / "out")) == ["index.rejected.jsonl"]
 
 
 @pytest.mark.parametrize(("field", "command"), [("messages", "describe"), ("response", "pseudo-gt")])
-def test_an_unanswered_record_names_the_step_that_is_missing(manifest, tmp_path, field, command):
+def test_an_unanswered_record_is_rejected_and_names_the_step_that_is_missing(manifest, tmp_path, field, command):
     records = load_manifest(manifest)
     del records[2][field]
     write_manifest(manifest, records)
-    with pytest.raises(UserError, match=f"{records[2]['id']}.*prep {command}"):
-        pack(manifest, tmp_path / "out")
+    index, _ = pack(manifest, tmp_path / "out")
+    assert len(index) == len(records) - 1 and index.file.rejected == 1
+    (rejected,) = read(tmp_path / "out/index.rejected.jsonl")
+    assert rejected["id"] == records[2]["id"] and f"prep {command}" in rejected["reason"]
 
 
 @pytest.fixture
@@ -117,11 +115,16 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_shard(manifest, small_disk):
+def test_a_full_disk_is_one_line_and_packing_goes_on_when_there_is_room(manifest, small_disk, tmp_path):
+    out = small_disk / "out"
     with pytest.raises(UserError, match="no space left") as caught:
-        pack(manifest, small_disk / "out", SMALL)
+        pack(manifest, out, SMALL)
     assert "\n" not in str(caught.value)
-    assert not contents(small_disk / "out")
+    assert not list(out.glob(".*")) and not (out / "index.json").exists()
+    subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
+    pack(manifest, out, SMALL)
+    pack(manifest, tmp_path / "whole", SMALL)
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_an_output_that_is_a_file_is_refused(manifest, tmp_path):
@@ -129,11 +132,3 @@ def test_an_output_that_is_a_file_is_refused(manifest, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         pack(manifest, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
-
-
-def test_what_a_killed_run_left_is_cleared(manifest, tmp_path):
-    stale = tmp_path / "out" / ".train-000099.tar.partial"
-    stale.parent.mkdir()
-    stale.write_bytes(b"half a shard")
-    pack(manifest, tmp_path / "out")
-    assert not stale.exists()

@@ -1,5 +1,6 @@
 """Short tones and the records that name them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,3 +26,13 @@ def record(name: str, *paths: Path, **metadata: str) -> dict:
         "response": "A tone.",
         "source": "test",
     }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, hidden ones too, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read(path: Path) -> list[dict]:
+    """The rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
