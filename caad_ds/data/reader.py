@@ -4,12 +4,16 @@ import io
 import json
 import os
 import tarfile
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from caad_ds.data import audio
 from caad_ds.data.batch import Sample
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
 from caad_ds.errors import UserError
+
+LARGEST = 1 << 28  # bytes of a member, more than the hour that an audio may last
+OPEN_FILES = 256  # of a corpus of thousands of shards; a process may have 1,024 by default
 
 
 class BrokenSample(Exception):
@@ -19,13 +23,13 @@ class BrokenSample(Exception):
 class IndexedReader:
     """The samples of a folder of shards: `len(reader)`, `reader[i] -> Sample`.
 
-    Shards are opened when first read and stay open. Reads carry their own offset (pread), so threads and forked
-    workers may share a reader; a pickled copy opens its own files.
+    Shards are opened when first read; the `OPEN_FILES` read last stay open. Reads carry their own offset (pread), so
+    threads and forked workers may share a reader; a pickled copy opens its own files.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.index = ShardIndex.load(folder)
-        self._files: dict[str, int] = {}
+        self._open = lru_cache(OPEN_FILES)(_File)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -35,7 +39,7 @@ class IndexedReader:
         shard, entry = self.index.locate(number)
         try:
             record, audios = parse(self.read(number), entry.key)
-            return Sample(entry.key, record, [audio.decode(data) for data in audios])
+            return Sample(entry.key, record, [audio.decode(data, longest=entry.seconds) for data in audios])
         except (BrokenSample, audio.AudioError) as error:
             raise UserError(self._message(shard, entry, error)) from error
 
@@ -43,7 +47,8 @@ class IndexedReader:
         """The tar members of a sample as they lie in the shard."""
         shard, entry = self.index.locate(number)
         try:
-            block = os.pread(self._open(shard), entry.size, entry.offset)
+            file = self._open(self.index.folder / shard.name)
+            block = os.pread(file.descriptor, entry.size, entry.offset)
         except OSError as error:
             raise UserError(self._message(shard, entry, error)) from error
         if len(block) != entry.size:
@@ -54,38 +59,62 @@ class IndexedReader:
         path = self.index.folder / shard.name
         return f"{path}, sample {entry.key}: {reason}; run `caad-ds prep verify {self.index.folder}`, then pack it anew"
 
-    def _open(self, shard: Shard) -> int:
-        if shard.name not in self._files:
-            opened = os.open(self.index.folder / shard.name, os.O_RDONLY | os.O_CLOEXEC)
-            if self._files.setdefault(shard.name, opened) != opened:  # another thread was first
-                os.close(opened)
-        return self._files[shard.name]
-
     def close(self) -> None:
         """Close the shards; the next read opens them again."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        self._open.cache_clear()
 
     def __getstate__(self) -> dict:
-        return {**vars(self), "_files": {}}
+        return {name: value for name, value in vars(self).items() if name != "_open"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._open = lru_cache(OPEN_FILES)(_File)
+
+
+class _File:
+    """A file that is closed when the last of those who read it lets go: what falls out of the cache may be in use."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):  # it could be opened
+            os.close(self.descriptor)
+
+
+class Header(tarfile.TarInfo):
+    """A member's header, checked before tarfile acts upon it: pack writes plain files, with long names as a PAX header.
+
+    BrokenSample for links, devices, sparse files and what claims more than `LARGEST` bytes.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
+        header = super().frombuf(buf, encoding, errors)
+        if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE):
+            raise BrokenSample(f"the member {header.name!r} is no plain file")
+        if not 0 <= header.size <= LARGEST:
+            raise BrokenSample(f"the member {header.name!r} claims {header.size} bytes")
+        return header
 
 
 def parse(block: bytes, key: str) -> tuple[dict, list[bytes]]:
     """The record of a sample and its audio files, in the record's order, from the sample's tar members.
 
-    Raises BrokenSample for members that are missing, foreign or no plain files, and for a record that is no JSON.
+    Raises BrokenSample for members that are missing, foreign or no plain files, and for a record that is no JSON or
+    lacks what training reads.
     """
     members = _members(block, key)
     try:
         record = json.loads(members.pop("json"))
     except KeyError:
         raise BrokenSample(f"the member {key}.json is missing") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenSample(f"the member {key}.json is no JSON ({error})") from error
-    audios = record.get("audios") if isinstance(record, dict) else None
-    if not isinstance(audios, list):
-        raise BrokenSample("the record is not an object with a list `audios`")
-    names = audio_names(len(audios))
+    for field, kind in (("audios", list), ("messages", list), ("response", str)):
+        if not isinstance(record, dict) or not isinstance(record.get(field), kind):
+            raise BrokenSample(f"the record is not an object with a {kind.__name__} `{field}`")
+    names = audio_names(len(record["audios"]))
     if set(members) != set(names):
         raise BrokenSample(f"the audio members are {sorted(members)}, the record asks for {names}")
     return record, [members[name] for name in names]
@@ -93,15 +122,16 @@ def parse(block: bytes, key: str) -> tuple[dict, list[bytes]]:
 
 def _members(block: bytes, key: str) -> dict[str, bytes]:
     """Members by extension (`json`, `flac`, `0.flac`, ...), each checked before it is read."""
-    found = {}
+    found: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as tar:
+        with tarfile.open(fileobj=io.BytesIO(block), mode="r:", tarinfo=Header) as tar:
             for member in tar:
                 _check(member, key, len(block))
                 data = block[member.offset_data : member.offset_data + member.size]
-                found[member.name.removeprefix(f"{key}.")] = data
-    except tarfile.TarError as error:
-        raise BrokenSample(f"no tar members where the index says ({error})") from error
+                if found.setdefault(member.name.removeprefix(f"{key}."), data) is not data:
+                    raise BrokenSample(f"the member {member.name!r} comes twice")
+    except (tarfile.TarError, ValueError, RecursionError) as error:  # of PAX records, or headers upon headers
+        raise BrokenSample(f"no tar members in its bytes ({error})") from error
     return found
 
 
@@ -113,5 +143,5 @@ def _check(member: tarfile.TarInfo, key: str, limit: int) -> None:
         raise BrokenSample(f"the member {member.name!r} is no plain file")
     if not member.name.startswith(f"{key}."):
         raise BrokenSample(f"the member {member.name!r} belongs to another sample")
-    if member.offset_data + member.size > limit:
-        raise BrokenSample(f"the member {member.name!r} claims {member.size} bytes, the index {limit} in all")
+    if member.size < 0 or member.offset_data + member.size > limit:
+        raise BrokenSample(f"the member {member.name!r} claims {member.size} bytes, the sample has {limit} in all")

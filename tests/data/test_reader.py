@@ -6,22 +6,21 @@ import json
 import os
 import pickle
 import tarfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tones import record
+from hostile import FLAC, HOSTILE, RECORD
+from tones import record, tone
 
-from caad_ds.data.audio import encode
+from caad_ds.data import reader as reader_module
 from caad_ds.data.index import ShardIndex
 from caad_ds.data.reader import IndexedReader
 from caad_ds.errors import UserError
+from data_prep.manifest import write_manifest
 from data_prep.pack import pack
-
-FLAC = encode(np.zeros(1600, "<i2"))
-RECORD = json.dumps(record("a", Path("a.flac"))).encode()
 
 
 @pytest.fixture
@@ -39,7 +38,11 @@ def handmade(folder: Path, members: list[tuple[tarfile.TarInfo | str, bytes]]) -
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
         size = buffer.tell()
-    data = buffer.getvalue()
+    return indexed(folder, buffer.getvalue(), size)
+
+
+def indexed(folder: Path, data: bytes, size: int) -> Path:
+    """A shard whose first `size` bytes are the sample `a`."""
     folder.mkdir(exist_ok=True)
     (folder / "train-000000.tar").write_bytes(data)
     sample = {"key": "a", "offset": 0, "size": size, "seconds": 0.1, "tokens": 1, "pcm": ""}
@@ -81,6 +84,21 @@ def test_a_broken_sample_is_named(tmp_path, members, complaint):
     with pytest.raises(UserError, match=complaint) as caught:
         reader[0]
     assert "train-000000.tar, sample a" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_sample_is_named_and_costs_no_memory(tmp_path, name):
+    data, complaint = HOSTILE[name]
+    reader = IndexedReader(indexed(tmp_path / "h", data, len(data)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=complaint) as caught:
+            reader[0]
+        assert tracemalloc.get_traced_memory()[1] < len(data) * 4 + (1 << 21)
+    finally:
+        tracemalloc.stop()
+    assert "train-000000.tar, sample a" in str(caught.value) and "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["h", "index.json", "train-000000.tar"]
 
 
 def test_a_member_longer_than_its_sample_is_refused(tmp_path):
@@ -166,3 +184,24 @@ def test_the_index_survives_a_round_trip(folder):
     index = ShardIndex.load(folder)
     assert json.loads((folder / "index.json").read_text()) == asdict(index.file)
     assert [index.locate(number)[1] for number in range(len(index))] == index.samples
+
+
+def open_files(folder: Path) -> int:
+    links = Path("/proc/self/fd").iterdir()
+    return sum(os.path.realpath(link).startswith(str(folder)) for link in links)
+
+
+def test_a_corpus_of_many_shards_does_not_use_up_the_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader_module, "OPEN_FILES", 5)
+    tone(tmp_path / "a.wav", 300, 0.05)
+    write_manifest(tmp_path / "m.jsonl", [record(f"r{number}", tmp_path / "a.wav") for number in range(60)])
+    index, _ = pack(tmp_path / "m.jsonl", tmp_path / "out", 1)
+    assert len(index.file.shards) == 60
+    reader = IndexedReader(tmp_path / "out")
+    expected = [reader.read(number) for number in range(60)]
+    assert open_files(tmp_path) == 5
+    numbers = [(7 * number) % 60 for number in range(1200)]
+    with ThreadPoolExecutor(8) as pool:  # a file that is closed under a reader would give another shard's bytes
+        assert list(pool.map(reader.read, numbers)) == [expected[number] for number in numbers]
+    reader.close()
+    assert open_files(tmp_path) == 0
