@@ -69,6 +69,7 @@ setup(
         "peers": ["accelerate", "datasets", "liger-kernel", "trl"],
         "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
         "openai": ["openai>=1.98"],
+        "stream": ["webdataset>=0.2.100"],
         "vllm": ["vllm"],
     },
     entry_points={"console_scripts": ["caad-ds = caad_ds.cli:main"]},

@@ -1,8 +1,10 @@
 """The benchmarks that need nothing but a device: `make bench`. `soak.py` beside them kills ranks, for minutes."""
 
-from benchmarks import loss, step
+from benchmarks import data_prep, loss, step
 
 if __name__ == "__main__":
     loss.main()
     print()
     step.main([])
+    print()
+    data_prep.main([])

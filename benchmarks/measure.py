@@ -1,6 +1,8 @@
 """How the benchmarks take time and memory."""
 
 import ctypes
+import os
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +51,13 @@ def peak_mib(work: Callable[[], None], device: str) -> float | None:
         return max(0, resident_kib("VmHWM") - before) / 1024
     except (OSError, AttributeError):
         return None
+
+
+def cpu_name() -> str:
+    """The processor, and how many of them this process may use."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{name or platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def resident_kib(field: str) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from caad_ds.errors import UserError
 from caad_ds.files import parse_yaml
@@ -40,11 +40,37 @@ class RunSection(Section):
     log_every: int = Field(10, ge=1, description="steps between two progress lines and metric points")
 
 
+STREAM_ONLY = ("shuffle_buffer", "skip_broken")
+
+
 class DataSection(Section):
-    train: Path = Field(..., description="folder of shards with index.json")
+    train: str | list[str] = Field(..., description="folder of shards with index.json; addresses of tars for a stream")
+    reader: Literal["indexed", "stream"] = Field(
+        "indexed", description="stream reads tars from object stores and pipes, in an order of their own"
+    )
+    shuffle_buffer: int = Field(1000, ge=1, description="samples that a rank's stream is shuffled in")
+    skip_broken: bool = Field(False, description="leave out and count what is broken in a stream, instead of stopping")
     validation: Path | None = Field(None, description="folder of shards for the validation pass")
     group_by_audio: bool = Field(False, description="keep prompts about one audio in one batch, which encodes it once")
     max_answer_tokens: int = Field(300, ge=1, description="longer answers are cut and counted")
+
+    @field_validator("train")
+    @classmethod
+    def _plain(cls, train: str | list[str]) -> str | list[str]:
+        """One spelling of a folder, by which a run is known again."""
+        return train if isinstance(train, list) or ":" in train else Path(train).as_posix()
+
+    @model_validator(mode="after")
+    def _one_reader(self) -> "DataSection":
+        if self.reader == "stream":
+            if self.group_by_audio:
+                raise ValueError("group_by_audio orders the data, which reader stream cannot; remove one of them")
+            return self
+        if unread := _changed(self, STREAM_ONLY):
+            raise ValueError(f"{', '.join(unread)}: belongs to reader stream; choose that, or remove it")
+        if isinstance(self.train, list) or ":" in self.train or "{" in self.train:
+            raise ValueError(f"train {self.train} is no folder; set reader: stream to read tars by their addresses")
+        return self
 
 
 class TeacherSection(Section):
@@ -241,6 +267,10 @@ class Config(Section):
             raise ValueError("objective ce uses no teacher; remove the section or choose distill")
         if self.data.group_by_audio and self.optimizer.batch_tokens:
             raise ValueError("data.group_by_audio and optimizer.batch_tokens order the data each in its way; keep one")
+        if self.data.reader == "stream" and (self.optimizer.batch_tokens or self.optimizer.steps is None):
+            raise ValueError(
+                "data.reader stream knows no lengths and no number of samples: give optimizer.steps and batch_size"
+            )
         if self.objective.logits == "bfloat16" and self.run.precision != "bf16":
             raise ValueError("objective.logits bfloat16 needs run.precision bf16; set that, or choose float32")
         return self
@@ -265,6 +295,7 @@ class Config(Section):
         """The sections without the keys that this run does not read, for its record."""
         values = self.model_dump(mode="json")
         unread = {
+            "data": STREAM_ONLY if self.data.reader == "indexed" else (),
             "student": FRESH_ONLY if self.student.path else (),
             "objective": DISTILL_ONLY if self.objective.name == "ce" else (),
         }

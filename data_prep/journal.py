@@ -76,6 +76,7 @@ class Journal:
             end = file.tell()
         with disk_errors(self.path.parent):
             self._file.truncate(end)
+            self._file.seek(end)
         self.count = count
 
     def __iter__(self) -> Iterator[dict]:

@@ -1,13 +1,15 @@
 """Micro-batches of a step, read one step ahead."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 
 from caad_ds.data.batch import IGNORE, Batch, Sample
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import Order
+from caad_ds.data.stream import StreamReader
 
 Collate = Callable[[list[Sample]], Batch]
 
@@ -15,16 +17,12 @@ Collate = Callable[[list[Sample]], Batch]
 class Loader:
     """This rank's micro-batches of every step from `start` on; while a step runs, the next one is read.
 
-    An error in reading is raised where its step is asked for.
+    `samples` gives those of a step, a list per micro-batch. An error in reading is raised where its step is asked for.
     """
 
-    def __init__(
-        self, reader: IndexedReader, order: Order, collate: Collate, rank: int, world_size: int, accumulation: int
-    ):
-        self.reader = reader
-        self.order = order
+    def __init__(self, samples: Callable[[int], Iterable[list[Sample]]], collate: Collate):
+        self.samples = samples
         self.collate = collate
-        self.share = (world_size, rank, accumulation)
 
     def steps(self, start: int, stop: int) -> Iterator[Callable[[], list[Batch]]]:
         """For each step a callable that gives its micro-batches, or raises what reading them raised."""
@@ -38,7 +36,43 @@ class Loader:
 
     def read(self, step: int) -> list[Batch]:
         """The micro-batches of one step."""
-        return [self.collate([self.reader[int(i)] for i in numbers]) for numbers in self.order.deal(step, *self.share)]
+        return [self.collate(samples) for samples in self.samples(step)]
+
+
+class InOrder:
+    """A rank's samples of a step as an order deals them."""
+
+    def __init__(self, reader: IndexedReader, order: Order, rank: int, world_size: int, accumulation: int):
+        self.reader = reader
+        self.order = order
+        self.share = (world_size, rank, accumulation)
+
+    def __call__(self, step: int) -> Iterator[list[Sample]]:
+        return ([self.reader[int(i)] for i in numbers] for numbers in self.order.deal(step, *self.share))
+
+    def position(self, step: int) -> int:
+        """What a checkpoint must keep to go on after so many steps, beside their number: nothing."""
+        return 0
+
+
+class InTurn:
+    """A rank's samples of a step as `stream` gives them, which `reader` reads; steps come one after another."""
+
+    def __init__(self, reader: StreamReader, stream: Iterator[Sample], micro_batch: int, accumulation: int):
+        self.reader = reader
+        self.shape = (micro_batch, accumulation)
+        self._stream = stream
+        self._positions: dict[int, int] = {}
+
+    def __call__(self, step: int) -> Iterator[list[Sample]]:
+        micro_batch, accumulation = self.shape
+        for _ in range(accumulation):
+            yield list(islice(self._stream, micro_batch))
+        self._positions = {step: self._positions.get(step, 0), step + 1: self.reader.position}
+
+    def position(self, step: int) -> int:
+        """The shard that was being read when the samples of so many steps had been taken."""
+        return self._positions[step]
 
 
 def once(reader: IndexedReader, collate: Collate, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:

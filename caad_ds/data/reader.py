@@ -6,12 +6,15 @@ import os
 import tarfile
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from caad_ds.data import audio
 from caad_ds.data.batch import Sample
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
+from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
 
+PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
 LARGEST = 1 << 28  # bytes of a member, more than the hour that an audio may last
 OPEN_FILES = 256  # of a corpus of thousands of shards; a process may have 1,024 by default
 
@@ -33,6 +36,11 @@ class IndexedReader:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def identity(self) -> str:
+        """The hash of the manifest that was packed."""
+        return self.index.file.manifest
 
     def __getitem__(self, number: int) -> Sample:
         """Sample `number` with its audio decoded; UserError, with shard and key, where it is broken."""
@@ -83,7 +91,7 @@ class _File:
 
 
 class Header(tarfile.TarInfo):
-    """A member's header, checked before tarfile acts upon it: pack writes plain files, with long names as a PAX header.
+    """A member's header, checked before tarfile acts upon it: a plain file's, or its long name.
 
     BrokenSample for links, devices, sparse files and what claims more than `LARGEST` bytes.
     """
@@ -91,7 +99,7 @@ class Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
         header = super().frombuf(buf, encoding, errors)
-        if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE):
+        if header.type not in PLAIN:
             raise BrokenSample(f"the member {header.name!r} is no plain file")
         if not 0 <= header.size <= LARGEST:
             raise BrokenSample(f"the member {header.name!r} claims {header.size} bytes")
@@ -111,13 +119,25 @@ def parse(block: bytes, key: str) -> tuple[dict, list[bytes]]:
         raise BrokenSample(f"the member {key}.json is missing") from None
     except (ValueError, RecursionError) as error:
         raise BrokenSample(f"the member {key}.json is no JSON ({error})") from error
-    for field, kind in (("audios", list), ("messages", list), ("response", str)):
-        if not isinstance(record, dict) or not isinstance(record.get(field), kind):
-            raise BrokenSample(f"the record is not an object with a {kind.__name__} `{field}`")
+    _check_record(record)
     names = audio_names(len(record["audios"]))
     if set(members) != set(names):
         raise BrokenSample(f"the audio members are {sorted(members)}, the record asks for {names}")
     return record, [members[name] for name in names]
+
+
+def _check_record(record: Any) -> None:
+    """That a record has what a prompt is made of."""
+    for field, kind in (("audios", list), ("messages", list), ("response", str)):
+        if not isinstance(record, dict) or not isinstance(record.get(field), kind):
+            raise BrokenSample(f"the record is not an object with a {kind.__name__} `{field}`")
+    for field, texts in (("audios", ["text"]), ("messages", ["role", "content"])):
+        for each in record[field]:
+            if not isinstance(each, dict) or not all(isinstance(each.get(name) or "", str) for name in texts):
+                raise BrokenSample(f"each of `{field}` must be an object with {' and '.join(texts)} in text")
+    marks = sum((message.get("content") or "").count(AUDIO) for message in record["messages"])
+    if marks != len(record["audios"]):
+        raise BrokenSample(f"its messages hold {marks} {AUDIO}, its record {len(record['audios'])} audios")
 
 
 def _members(block: bytes, key: str) -> dict[str, bytes]:

@@ -1,8 +1,11 @@
 """How a run's data is cut into global batches, and these into micro-batches."""
 
+from collections.abc import Sequence
+
 from caad_ds.config import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
+from caad_ds.data.stream import StreamReader
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.prompt import Prompter
@@ -29,6 +32,23 @@ def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
             f"{opt.micro_batch or 'batch_size / ranks'}; change one of them"
         )
     return micro, accumulation
+
+
+def open_data(cfg: Config, rank: int, world_size: int) -> IndexedReader | StreamReader:
+    """The training data by `data.reader`; UserError for what is not there, of a stream only where it is read."""
+    data = cfg.data
+    if data.reader == "indexed":
+        return IndexedReader(data.train)
+    place = {"seed": cfg.run.seed, "rank": rank, "world_size": world_size}
+    return StreamReader(data.train, buffer=data.shuffle_buffer, skip=data.skip_broken, **place)
+
+
+def first_shard(shards: Sequence[int], rank: int, world_size: int) -> int:
+    """With which shard of the stream a rank begins, by where each was at the checkpoint.
+
+    Ranks drift apart; where their number is another, all begin where the slowest was.
+    """
+    return shards[rank] if len(shards) == world_size else min(shards, default=0)
 
 
 def check_window(reader: IndexedReader, encoder: SpeechEncoder) -> None:

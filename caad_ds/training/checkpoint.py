@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ class Damaged(UserError):
 class RunState:
     """What a checkpoint says of the run: `step` optimizer steps are done, and that is also the data position.
 
-    `frozen` is the hash of the weights that it does not hold; `validation` the means of a pass at this very step.
+    `frozen` is the hash of the weights that it does not hold; `validation` the means of a pass at this very step;
+    `shards` where each rank was in a stream, by the number of the shard that it was reading.
     """
 
     step: int
@@ -48,6 +49,7 @@ class RunState:
     tracking_id: str | None
     frozen: str
     validation: Mapping[str, float] = field(default_factory=dict)
+    shards: Sequence[int] = ()
 
 
 class Checkpoints:

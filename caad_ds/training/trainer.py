@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 
 from caad_ds.command import is_main
-from caad_ds.config import Config, load_config
+from caad_ds.config import STREAM_ONLY, Config, load_config
 from caad_ds.data.batch import Batch, Sample
-from caad_ds.data.loader import Loader, once
+from caad_ds.data.loader import InOrder, InTurn, Loader, once
 from caad_ds.data.reader import IndexedReader
+from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep
 from caad_ds.errors import UserError
@@ -25,7 +26,7 @@ from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, check_window, data_order
+from caad_ds.training.batches import batch_shape, check_window, data_order, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed, deepspeed_config
 from caad_ds.training.distributed import agreed, raise_together, world
@@ -74,7 +75,9 @@ class Trainer:
         if self.checkpoints.newest() is not None:
             check_same_config(cfg)
         self.voice.begin("loading models and data")
-        self.reader = IndexedReader(cfg.data.train)
+        self.reader = open_data(cfg, self.rank, self.world_size)
+        if isinstance(self.reader, StreamReader):
+            self.voice.say(LIMITS)
         self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         check_deepspeed(cfg)
@@ -93,14 +96,15 @@ class Trainer:
             self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
         for each in {self.encoder, self.teacher_encoder} - {None}:
             each.autocast = torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None
-        for reader in filter(None, (self.reader, self.validation_reader)):
-            check_window(reader, self.encoder)
+        for reader in (self.reader, self.validation_reader):
+            if isinstance(reader, IndexedReader):  # a stream's audio is checked as it comes
+                check_window(reader, self.encoder)
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
         self.prompter = Prompter(
             self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
         )
-        self.order = data_order(cfg, self.reader, self.prompter)
+        self.order = data_order(cfg, self.reader, self.prompter) if isinstance(self.reader, IndexedReader) else None
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
 
     def _build_engines(self) -> None:
@@ -151,7 +155,7 @@ class Trainer:
         self.tracker.artifact(self.cfg.run.output_dir / "config.yaml")
         status = "FAILED"
         try:
-            finished = self._train(state.step)
+            finished = self._train(state)
             status = "FINISHED" if finished else "KILLED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -179,12 +183,19 @@ class Trainer:
         if is_main():
             write_atomic(self.cfg.run.output_dir / "config.yaml", self.cfg.to_yaml().encode())
 
-    def _train(self, start: int) -> bool:
-        """Steps from `start`; False if asked to stop before the end."""
+    def _train(self, state: RunState) -> bool:
+        """Steps from those that are done; False if asked to stop before the end."""
         cfg = self.cfg
-        loader = Loader(self.reader, self.order, self._collate, self.rank, self.world_size, self.accumulation)
+        if self.order is not None:
+            self.samples = InOrder(self.reader, self.order, self.rank, self.world_size, self.accumulation)
+        else:
+            begin = first_shard(state.shards, self.rank, self.world_size)
+            self.voice.say(f"the stream begins with shard {begin}")
+            stream = self.reader.samples(self.encoder.window_seconds, begin)
+            self.samples = InTurn(self.reader, stream, self.micro_batch, self.accumulation)
+        loader = Loader(self.samples, self._collate)
         self.meter.restart()
-        for step, read in enumerate(loader.steps(start, self.total_steps), start):
+        for step, read in enumerate(loader.steps(state.step, self.total_steps), state.step):
             self.voice.turn_to(lambda at=step + 1: f"step {at}/{self.total_steps}")
             stop_now = self._step(step, read)
             done = step + 1
@@ -259,12 +270,18 @@ class Trainer:
     def _checkpoint(self, done: int, validation: dict[str, float]) -> None:
         self.voice.turn_to(lambda: "writing a checkpoint")
         self.tracker.flush()
-        state = RunState(done, self.world_size, self.identity, self.tracker.run_id, self.frozen, validation)
+        shards: list[int] = [0] * self.world_size
+        dist.all_gather_object(shards, self.samples.position(done))
+        state = RunState(done, self.world_size, self.identity, self.tracker.run_id, self.frozen, validation, shards)
         self.checkpoints.save(self.engine, state)
 
     def _finish(self) -> None:
         """Write the trained model's folder, whole or not at all."""
         self.voice.turn_to(lambda: "writing the model")
+        if isinstance(self.reader, StreamReader) and self.reader.skip:
+            skipped = torch.tensor(self.reader.skipped, device=self.device)
+            dist.all_reduce(skipped)
+            self.voice.say(f"broken shards and samples that were skipped, over all ranks: {skipped.item()}")
         weights = engines.full_weights(self.engine)
         agreed(lambda: self._write_model(weights) if is_main() else None)
 
@@ -332,6 +349,8 @@ class Trainer:
         Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not.
         """
         settings = self.cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE)
+        if self.cfg.data.reader == "indexed":  # a run that began before there was another goes on
+            settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("reader", *STREAM_ONLY)}
         # Not hashed a second time, which takes most of the start of a large run; a shared encoder is in the first.
         weights = [self.frozen, engines.start_hash(self.student)]
         if self.teacher_model is not None:
@@ -340,7 +359,7 @@ class Trainer:
                 weights.append(engines.weights_hash(self.teacher_encoder))
         run = [getattr(self.cfg.run, key) for key in COURSE_OF_RUN]
         run += [deepspeed_config(self.cfg.student.deepspeed).get("zero_optimization")]  # how checkpoints are cut
-        text = repr((settings, run, weights, self.reader.index.file.manifest))
+        text = repr((settings, run, weights, self.reader.identity))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _stop(self, *_: object) -> None:

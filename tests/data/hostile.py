@@ -96,6 +96,14 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "audio without end": (member("a.json", RECORD) + member("a.flac", BOMB), "claims to last 60.0 s"),
     "JSON nested without end": (member("a.json", b"[" * 100_000) + member("a.flac", FLAC), "no JSON"),
     "a record of another kind": (member("a.json", b'{"audios": [{}]}') + member("a.flac", FLAC), "a list `messages`"),
+    "a record with another number of audios": (
+        member("a.json", RECORD.replace(b"<|AUDIO|>", b"")) + member("a.flac", FLAC),
+        r"messages hold 0 <\|AUDIO\|>, its record 1 audios",
+    ),
+    "a message that is a number": (
+        member("a.json", b'{"audios": [{}], "messages": [1], "response": ""}') + member("a.flac", FLAC),
+        "each of `messages` must be an object with role and content",
+    ),
 }
 
 

@@ -23,6 +23,7 @@ _ranks.set_forkserver_preload([
     "caad_ds.training.trainer",
     "deepspeed.runtime.zero.muon.muon_optimizer",  # imported by every engine, and torch's compiler with it
     "mlflow.store.tracking.sqlalchemy_store",
+    "webdataset",
 ])  # fmt: skip
 
 

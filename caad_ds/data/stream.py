@@ -1,0 +1,224 @@
+"""`reader: stream`: samples of tars that come as streams, from an object store or a pipe, over WebDataset's pipeline.
+
+WebDataset expands and opens the addresses and shuffles in a buffer. The tars are taken apart here, because its own
+expander allocates what a header claims. What this reader cannot do, and `IndexedReader` can: every sample once an
+epoch, an order that does not depend on the number of ranks, a resume at the very sample.
+"""
+
+import os
+import random
+import re
+import shlex
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from caad_ds.data import audio
+from caad_ds.data.batch import Sample
+from caad_ds.data.reader import LARGEST, BrokenSample, parse
+from caad_ds.errors import UserError
+
+LIMITS = (
+    "data.reader stream: the order depends on the number of ranks, an epoch is not exact, and a run that goes on from "
+    "a checkpoint begins the shards anew that its ranks were reading, without what waited in their buffers"
+)
+IN_A_ROW = 100  # broken shards or samples, and none that is whole: the data, or the way to it, is at fault
+TOLD = 10  # skipped ones that a rank names
+CHUNK = 1 << 20
+LONGEST_NAME = 1 << 16  # bytes of headers before a member
+
+
+class StreamReader:
+    """An endless stream of one rank's samples; `position` is the shard, by its number in the stream, that is read.
+
+    The stream of shards is one permutation after another of all, seeded with (seed, epoch); shard k goes to rank
+    k % world_size. What is broken is a UserError, or with `skip` left out, named and counted in `skipped`.
+    """
+
+    def __init__(
+        self, train: str | list[str], *, seed: int, rank: int, world_size: int, buffer: int, skip: bool
+    ) -> None:
+        self.urls = expand(train)
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.buffer = buffer
+        self.skip = skip
+        self.position = 0
+        self.skipped = 0
+        self._in_a_row = 0
+
+    @property
+    def identity(self) -> str:
+        """A hash of the addresses; the shards themselves are not looked at."""
+        return sha256("\n".join(self.urls).encode()).hexdigest()
+
+    def samples(self, longest: float, position: int = 0) -> Iterator[Sample]:
+        """The samples from a shard of the stream on, for ever; audio of more than `longest` seconds is broken."""
+        wds = _webdataset()
+        pipeline = wds.DataPipeline(
+            partial(self._shards, position),
+            partial(wds.tariterators.url_opener, handler=self._unopened, bufsize=CHUNK),
+            self._blocks,
+            wds.shuffle(self.buffer, initial=self.buffer, rng=random.Random(f"{self.seed}:{position}:{self.rank}")),
+            partial(self._decoded, longest=longest),
+        )
+        return iter(pipeline)
+
+    def _shards(self, position: int) -> Iterator[dict[str, Any]]:
+        order, drawn = np.empty(0, int), -1
+        for number in count(position):
+            epoch, place = divmod(number, len(self.urls))
+            if epoch != drawn:
+                order, drawn = np.random.default_rng([self.seed, epoch]).permutation(len(self.urls)), epoch
+            if number % self.world_size == self.rank:
+                name = self.urls[order[place]]
+                yield {"url": _opened_as(name), "name": name, "number": number}
+
+    def _unopened(self, error: Exception) -> bool:
+        *reasons, url = error.args  # WebDataset has appended the address
+        self._broken(str(url), getattr(error, "strerror", None) or reasons[0])
+        return True
+
+    def _blocks(self, shards: Iterator[dict[str, Any]]) -> Iterator[tuple[str, str, bytes]]:
+        """(shard, key, tar members) of each sample; the rest of a shard that breaks off is left out."""
+        for shard in shards:
+            self.position = shard["number"]
+            stream, found = shard["stream"], False
+            try:
+                for key, block in blocks(stream):
+                    found = True
+                    yield shard["name"], key, block
+                stream.close()  # a command that failed says so here
+                if not found:
+                    raise BrokenSample("it holds no sample")
+            except (BrokenSample, OSError) as error:
+                self._broken(shard["name"], error)
+            finally:
+                _end(stream)
+
+    def _decoded(self, found: Iterator[tuple[str, str, bytes]], longest: float) -> Iterator[Sample]:
+        for shard, key, block in found:
+            try:
+                record, audios = parse(block, key)
+                sample = Sample(key, record, [audio.decode(data, longest=longest) for data in audios])
+            except (BrokenSample, audio.AudioError) as error:
+                self._broken(f"{shard}, sample {key}", error)
+                continue
+            self._in_a_row = 0
+            yield sample
+
+    def _broken(self, where: str, error: object) -> None:
+        if not self.skip:
+            raise UserError(f"{where}: {error}; pack or copy it anew, or set data.skip_broken")
+        self.skipped += 1
+        self._in_a_row += 1
+        if self._in_a_row >= IN_A_ROW:
+            raise UserError(f"{where}: {error}; this is number {IN_A_ROW} in a row that is broken: look at data.train")
+        if self.skipped <= TOLD:
+            rest = "; further ones are only counted" if self.skipped == TOLD else ""
+            print(f"rank {self.rank} skips {where}: {error}{rest}", file=sys.stderr, flush=True)
+
+
+def expand(train: str | list[str]) -> list[str]:
+    """The addresses of all shards: of a list, of braces (`train-{000000..000099}.tar`), or of a local folder's tars."""
+    wds = _webdataset()
+    urls: list[str] = []
+    for each in [train] if isinstance(train, str) else train:
+        if os.path.isdir(each):
+            urls += sorted(str(path) for path in Path(each).glob("*.tar"))
+            continue
+        try:
+            urls += wds.shardlists.expand_urls(each)
+        except (AssertionError, ValueError) as error:  # an unset variable, an open brace
+            raise UserError(f"data.train {each}: {error}; mend the address") from error
+    if not urls:
+        raise UserError(f"data.train {train}: it names no tar; give addresses, or a folder of tars")
+    return urls
+
+
+def blocks(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Key and tar members of each sample of a tar, as `parse` takes them; BrokenSample where the tar breaks off."""
+    key, block = None, bytearray()
+    try:
+        for name, member in _members(stream):
+            found = name.partition(".")[0]
+            if found != key and key is not None:
+                yield key, bytes(block)
+                block.clear()
+            key = found
+            block += member
+            if len(block) > LARGEST:
+                raise BrokenSample(f"sample {key} has more than {LARGEST} bytes")
+    except BrokenSample:
+        if key is not None:  # it may be whole; `parse` will tell
+            yield key, bytes(block)
+        raise
+    if key is not None:
+        yield key, bytes(block)
+
+
+def _members(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each member, with its headers; what they say is left to `parse`, but for their lengths."""
+    before, long_name = b"", b""  # headers that belong to the member after them
+    while (header := _exactly(stream, tarfile.BLOCKSIZE)).strip(b"\0"):
+        try:
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise BrokenSample(f"no tar header where one should be ({error})") from error
+        extends = info.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
+        if not 0 <= info.size <= (LONGEST_NAME - len(before) if extends else LARGEST):
+            raise BrokenSample(f"the member {info.name!r} claims {info.size} bytes")
+        padded = -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        data = _exactly(stream, padded) if extends or info.isreg() else b""
+        if extends:
+            before += header + data
+            named = re.search(rb"\d+ path=([^\n]*)\n", data) if info.type == tarfile.XHDTYPE else [b"", data]
+            long_name = named[1].rstrip(b"\0") if named else long_name
+            continue
+        yield long_name.decode(errors="replace") or info.name, before + header + data
+        before, long_name = b"", b""
+    for _ in range(2 + tarfile.RECORDSIZE // CHUNK):  # the padding, for a command that is not to die of a closed pipe
+        if not stream.read(CHUNK):
+            return
+    raise BrokenSample("it goes on after its end")
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    """So many bytes, in pieces: nothing is allocated for what is only claimed."""
+    data = bytearray()
+    while len(data) < size:
+        piece = stream.read(min(CHUNK, size - len(data)))
+        if not piece:
+            raise BrokenSample("it ends early")
+        data += piece
+    return bytes(data)
+
+
+def _opened_as(url: str) -> str:
+    """WebDataset has no way of its own to S3."""
+    return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
+
+
+def _end(stream: Any) -> None:
+    """Close a stream that may be a command, which need not have come to its end."""
+    if hasattr(stream, "proc"):
+        stream.proc.kill()
+    with suppress(OSError):
+        stream.close()
+
+
+def _webdataset() -> Any:
+    try:
+        import webdataset
+    except ImportError as error:
+        raise UserError("data.reader stream needs webdataset: pip install 'caad-ds[stream]'") from error
+    return webdataset
