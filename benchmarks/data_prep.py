@@ -4,7 +4,8 @@
 
 Core seconds are the process's CPU time, so that other work on the machine counts less; each figure is the best of
 the repeats. Beside each stands what cannot be left out, timed in turns with it: for packing, libsndfile's decoding,
-soxr where the rate is another, and libsndfile's FLAC encoding; for reading, libsndfile's decoding from memory. The
+soxr where the rate is another, and libsndfile's FLAC encoding; for reading, libsndfile's decoding from memory. Measures
+of `prep annotate` stand alone. The
 clips are noise with the spectrum and the pauses of speech, 2 to 12 s long, 16-bit, and lie in the page cache.
 """
 
@@ -30,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import cpu_name
 from caad_ds.data.reader import IndexedReader, parse
 from caad_ds.data.stream import StreamReader
+from data_prep import annotators
 from data_prep.manifest import write_manifest
 from data_prep.pack import pack
 
@@ -149,6 +151,17 @@ def read_rows(root: Path, minutes: float, repeats: int) -> None:
         print(row(name, seconds, took, least_), flush=True)
 
 
+def annotator_rows(repeats: int) -> None:
+    """Print the table of measuring."""
+    waves = [clip(np.random.default_rng(number), 5.0, RATE).astype(np.float32) for number in range(12)]
+    print("| annotator | of real time |\n|---|---|")
+    for name in ("duration", "loudness", "pitch", "snr", "speaking_rate"):
+        measure = annotators.measure_of(name)
+        measure(waves[0])  # compiles, or reads its table
+        (took,) = best([lambda measure=measure: [measure(wave) for wave in waves]], repeats)
+        print(f"| {name} | {60 / took:,.0f} |", flush=True)
+
+
 def flac(reader: IndexedReader, number: int) -> bytes:
     """The FLAC file of a sample."""
     _, (data,) = parse(reader.read(number), reader.index.locate(number)[1].key)
@@ -161,7 +174,7 @@ def row(name: str, seconds: float, took: float, floor: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints the versions and both tables."""
+    """Prints the versions and the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="of audio per row (default 30)")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns (default 5)")
@@ -172,6 +185,8 @@ def main(argv: list[str] | None = None) -> None:
         pack_rows(Path(folder), args.minutes, args.repeats)
         print()
         read_rows(Path(folder), args.minutes, args.repeats)
+        print()
+        annotator_rows(args.repeats)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,18 @@
 """Every record of a manifest is in the shards once, or in the list of rejected ones."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 from caad_ds.data.index import ShardIndex
-from caad_ds.errors import UserError
-from caad_ds.progress import waiting
 from data_prep.jsonl import Rejected
-from data_prep.manifest import read_manifest
+from data_prep.manifest import manifest_hash, read_manifest
 
 
 def unaccounted(index: ShardIndex, manifest: Path, rejected: Counter[str]) -> Iterator[str]:
     """What is lost, doubled or foreign, a line each; `rejected` counts the ids on that list."""
-    if (digest := _sha256(manifest)) != index.file.manifest:
+    if (digest := manifest_hash(manifest)) != index.file.manifest:
         yield f"{manifest}: it is not the manifest that was packed (sha256 {digest[:12]}, {index.file.manifest[:12]})"
     packed = {unquote(entry.key) for entry in index.samples}
     foreign, again, total = set(packed), Counter[str](), 0
@@ -41,11 +38,3 @@ def unaccounted(index: ShardIndex, manifest: Path, rejected: Counter[str]) -> It
             f"{manifest}: {total} records, but {len(index)} samples are packed and {rejected.total()} records are on "
             "the list of rejected ones"
         )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with waiting(f"hashing {path}"), open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"--manifest {path}: cannot be read ({error.strerror}); check the path") from error

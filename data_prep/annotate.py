@@ -1,7 +1,6 @@
 """`prep annotate`: measures of the audio become metadata, for attributes that a corpus has no labels of."""
 
 import argparse
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from data_prep.classes import Scale, read_scales, settle
 from data_prep.entry import waveform
 from data_prep.journal import Journal, same_settings
 from data_prep.jsonl import Rejected, count_lines, write_jsonl
-from data_prep.manifest import read_manifest, write_manifest
+from data_prep.manifest import manifest_hash, read_manifest, write_manifest
 from data_prep.parallel import ordered
 from data_prep.rejects import Rejects
 
@@ -47,7 +46,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Annotate every record; a run that was killed goes on after the last record that it measured."""
     scales = _check(args)
-    measuring = {"manifest_sha256": _sha256(args.manifest), "annotators": args.annotators, "overwrite": args.overwrite}
+    measuring = {
+        "manifest_sha256": manifest_hash(args.manifest),
+        "annotators": args.annotators,
+        "overwrite": args.overwrite,
+    }
     settings = measuring | {"classes": {key: scale.model_dump() for key, scale in scales.items()}}
     stamp = args.out.with_suffix(".settings.json")
     if args.out.exists() and stamp.exists():
@@ -189,11 +192,3 @@ def _list_missing(path: Path, journal: Journal) -> Counter[str]:
     else:
         path.unlink(missing_ok=True)
     return counts
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error

@@ -1,5 +1,6 @@
 """Manifest files: one JSON record per line, streamed; checked when read, and written all or not at all."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -88,6 +89,15 @@ def write_manifest(path: Path, records: Iterable[dict]) -> int:
         for record in records:
             manifest.write(record)
     return manifest.count
+
+
+def manifest_hash(path: Path) -> str:
+    """sha256 of a manifest; UserError if it cannot be read."""
+    try:
+        with waiting(f"reading {path}"), open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def validate(record: dict, where: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from caad_ds.errors import UserError
 from caad_ds.files import read_json, write_json, writing
 from data_prep.jsonl import Rejected, read_jsonl, to_line
-from data_prep.manifest import read_manifest
+from data_prep.manifest import manifest_hash, read_manifest
 from data_prep.part import Part
-from data_prep.pseudo_gt import counted, finished, manifest_hash, stamp_path, summary
+from data_prep.pseudo_gt import counted, finished, stamp_path, summary
 from data_prep.rejects import Rejects, rejected_path
 
 

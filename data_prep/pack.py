@@ -8,7 +8,6 @@ shard, which the journal `index.partial.jsonl` names, and ends with the bytes of
 """
 
 import argparse
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from caad_ds.files import write_atomic
 from caad_ds.progress import waiting
 from data_prep.journal import Journal
 from data_prep.jsonl import Rejected
-from data_prep.manifest import read_manifest
+from data_prep.manifest import manifest_hash, read_manifest
 from data_prep.parallel import ordered
 from data_prep.part import Part
 from data_prep.rejects import Rejects, rejected_path
@@ -72,7 +71,7 @@ def pack(
     holds other shards, a manifest without a usable record, and a full disk; what is whole by then stays.
     """
     with waiting(f"reading {manifest}"):
-        made_of = {"manifest": _sha256(manifest), "shard_bytes": shard_bytes}
+        made_of = {"manifest": manifest_hash(manifest), "shard_bytes": shard_bytes}
     out, prefix = index_path(folder, part), "train" if part is None else f"train-{part.index:05d}"
     if (packed := _packed(folder, out, made_of)) is not None:
         clean(out, prefix)
@@ -161,11 +160,3 @@ def _outcomes(journal: Journal) -> Iterator[Shard | Rejected]:
     shard = TypeAdapter(Shard)
     for row in journal:
         yield shard.validate_python(row["shard"]) if "shard" in row else Rejected(row["id"], row["reason"])
-
-
-def _sha256(manifest: Path) -> str:
-    try:
-        with open(manifest, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{manifest}: cannot be read ({error.strerror}); check the path") from error

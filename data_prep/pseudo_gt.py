@@ -1,7 +1,6 @@
 """`prep pseudo-gt`: Stage 1, the answers that anchor both teacher paths and the student (CAAD, pseudo ground truth)."""
 
 import argparse
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -21,7 +20,7 @@ from data_prep.engines.transformers import WINDOW, TransformersEngine, default_d
 from data_prep.engines.vllm import BLOCK, VllmEngine
 from data_prep.journal import Journal, journal_path, same_settings
 from data_prep.jsonl import Rejected
-from data_prep.manifest import read_manifest, write_manifest
+from data_prep.manifest import manifest_hash, read_manifest, write_manifest
 from data_prep.part import Part
 from data_prep.rejects import Rejects
 
@@ -154,15 +153,6 @@ def finished(out: Path, settings: dict) -> bool:
         return False
     same_settings(read_json(stamp, f"remove it and {out} to answer anew"), settings, out)
     return True
-
-
-def manifest_hash(path: Path) -> str:
-    """sha256 of a manifest; UserError if it cannot be read."""
-    try:
-        with waiting(f"reading {path}"), open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"--manifest {path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def _settings(args: argparse.Namespace, checks: AnswerChecks) -> dict:

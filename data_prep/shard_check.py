@@ -15,7 +15,7 @@ import soundfile
 
 from caad_ds.data import audio
 from caad_ds.data.index import SampleEntry, Shard
-from caad_ds.data.reader import BrokenSample, parse
+from caad_ds.data.reader import BrokenSample, Header, parse
 from data_prep.contents import Contents
 from data_prep.manifest import record_fault
 
@@ -81,11 +81,11 @@ def _sample(file: BinaryIO, entry: SampleEntry) -> tuple[dict, list[bytes]]:
         raise BrokenSample("the record has no messages or no response")
     if record["id"] != unquote(entry.key):
         raise BrokenSample(f"its record has the id {record['id']!r:.80}")
-    # The length is compared before anything is decoded: a few bytes of FLAC can claim days of silence.
-    seconds = sum(map(_frames, files)) / audio.SAMPLE_RATE
+    # Longer than the index says is not decoded: a few bytes of FLAC can claim days of silence.
+    pcm = [audio.decode(data, "int16", longest=entry.seconds) for data in files]
+    seconds = sum(map(len, pcm)) / audio.SAMPLE_RATE
     if abs(seconds - entry.seconds) > 1e-6:
         raise BrokenSample(f"it lasts {seconds:g} s where the index says {entry.seconds:g}")
-    pcm = [audio.decode(data, "int16") for data in files]
     if audio.pcm_hash(pcm) != entry.pcm:
         raise BrokenSample("its audio is not what was packed (pcm hash differs)")
     return record, [audio_digest(part) for part in pcm]
@@ -122,18 +122,13 @@ def _whole(file: BinaryIO, shard: Shard) -> list[str]:
 def _keys(file: BinaryIO) -> list[str]:
     """The samples as any reader of tars finds them: members one after another that share a key."""
     keys: list[str] = []
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=Header) as tar:
         while member := tar.next():
             tar.members.clear()  # it would keep them all
             key = member.name.partition(".")[0]
             if keys[-1:] != [key]:
                 keys.append(key)
     return keys
-
-
-def _frames(data: bytes) -> int:
-    with soundfile.SoundFile(io.BytesIO(data)) as file:
-        return file.frames
 
 
 def _prompt(record: dict) -> bytes:

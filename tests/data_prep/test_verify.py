@@ -193,7 +193,7 @@ HOSTILE = {
     "other_id": (lambda: member("bad.json", packed("b\nd")) + member("bad.flac", flac()), r"the id 'b\nd'"),
     "metadata": (lambda: member("bad.json", packed("bad", metadata=[1])) + member("bad.flac", flac()), "an object"),
     "no_answer": (lambda: member("bad.json", packed("bad", response="")) + member("bad.flac", flac()), "no response"),
-    "longer": (lambda: member("bad.json", packed("bad")) + member("bad.flac", flac(3200)), "0.2 s where the index"),
+    "longer": (lambda: member("bad.json", packed("bad")) + member("bad.flac", flac(3200)), "claims to last 0.2 s"),
     "zeros": (lambda: bytes(4096), "no tar members|is missing"),
     "garbage": (lambda: b"\xff" * 4096, "no tar members"),
 }
