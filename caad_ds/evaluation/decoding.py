@@ -1,12 +1,29 @@
-"""Greedy and contrastive decoding of a SpeechLM through transformers' own `generate`."""
+"""Greedy, sampled and contrastive decoding of a SpeechLM through transformers' own `generate`.
 
+What happens to the logits of a step is a list of logits processors: the contrast, the warpers of sampling, then a draw
+that leaves one token. `generate` itself searches greedily, so that nothing else draws: under contrast both halves of
+the batch [with audio; without] hold the same z_c and go on with the same token.
+"""
+
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
 from caad_ds.distill.negatives import Negative, embed_both
@@ -24,6 +41,52 @@ class Contrast:
     plausibility: float | None = None
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Drawing from softmax(z / temperature), of the `top_k` likeliest tokens and of the likeliest of mass `top_p`.
+
+    The number drawn for a step depends on (seed, item, step) alone: not on the batch, its size, the device or the rank.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int = 0
+
+    def processors(self, keys: Sequence[str], steps: int) -> list[LogitsProcessor]:
+        """The warpers in the order of transformers, then the draw for the items `keys`."""
+        warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(float(self.temperature))]
+        if self.top_k is not None:
+            warpers.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            warpers.append(TopPLogitsWarper(self.top_p))
+        return [*warpers, Draw(np.stack([self._uniform(key, steps) for key in keys]))]
+
+    def _uniform(self, key: str, steps: int) -> np.ndarray:
+        """Uniform numbers of [0, 1), float64 [steps]; fewer steps get the first ones of more."""
+        digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest)).random(steps)
+
+
+class Draw(LogitsProcessor):
+    """Leaves of each row the token at which its cumulative probability passes the step's number in `uniform` [B, T].
+
+    Rows beyond the first B are other paths of the same items, and take the token that was drawn for the first.
+    """
+
+    def __init__(self, uniform: np.ndarray):
+        self.uniform = torch.from_numpy(uniform)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits [paths * B, V] of 0 at the token drawn and -inf elsewhere."""
+        items = len(self.uniform)
+        # In float64 the rounding of a sum over the vocabulary moves no boundary that anyone could see.
+        cumulative = torch.softmax(scores[:items].double(), dim=-1).cumsum(-1)
+        share = self.uniform[:, input_ids.shape[1], None].to(scores.device)
+        token = torch.searchsorted(cumulative, share * cumulative[:, -1:], right=True)
+        return torch.full_like(scores, -math.inf).scatter(-1, token.repeat(len(scores) // items, 1), 0.0)
+
+
 class ContrastiveLogits(LogitsProcessor):
     """Puts z_c into both halves of a batch [with audio; without], so that both go on with the same token."""
 
@@ -31,16 +94,20 @@ class ContrastiveLogits(LogitsProcessor):
         self.alpha = alpha
         self.floor = None if plausibility is None else math.log(plausibility)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor | None, scores: Tensor) -> Tensor:
         """z_c twice, [2B, V], from [z_pos; z_neg]."""
-        z_pos, z_neg = scores.chunk(2)
-        z_c = contrast(z_pos, z_neg, self.alpha)
-        if self.floor is not None:
-            z_c = z_c.masked_fill(z_pos < z_pos.amax(-1, keepdim=True) + self.floor, -math.inf)
+        z_c = self.contrasted(*scores.chunk(2))
         return torch.cat([z_c, z_c])
 
+    def contrasted(self, z_pos: Tensor, z_neg: Tensor) -> Tensor:
+        """z_c [N, V] of the two paths' logits; -inf where a token is implausible or was ruled out before."""
+        z_c = contrast(z_pos, z_neg, self.alpha)
+        ruled_out = z_pos == -math.inf  # by what a checkpoint suppresses, on both paths: no difference can be taken
+        if self.floor is not None:
+            ruled_out = z_pos < z_pos.amax(-1, keepdim=True) + self.floor
+        return z_c.masked_fill(ruled_out, -math.inf)
 
-@torch.no_grad()
+
 def decode(
     model: SpeechLM,
     tokenizer: Any,
@@ -49,32 +116,66 @@ def decode(
     *,
     max_new_tokens: int,
     contrasted: Contrast | None = None,
+    sampling: Sampling | None = None,
+    streamer: BaseStreamer | None = None,
 ) -> list[str]:
-    """The greedy answers to a left-padded batch of B prompts, special tokens left out.
+    """The answers to a left-padded batch of B prompts as text, special tokens left out; see `generate`."""
+    tokens = generate(
+        model, tokenizer, batch, states,
+        max_new_tokens=max_new_tokens, contrasted=contrasted, sampling=sampling, streamer=streamer,
+    )  # fmt: skip
+    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
-    Under `contrasted` both paths run as one batch of 2B with a cache each (CAAD, contrastive decoding).
+
+@torch.no_grad()
+def generate(
+    model: SpeechLM,
+    tokenizer: Any,
+    batch: Batch,
+    states: AudioStates,
+    *,
+    max_new_tokens: int,
+    min_new_tokens: int = 0,
+    contrasted: Contrast | None = None,
+    sampling: Sampling | None = None,
+    streamer: BaseStreamer | None = None,
+) -> Tensor:
+    """The answers' tokens, int64 [B, T], to a left-padded batch of B prompts; after its end an answer is padded.
+
+    Greedy without `sampling`. Under `contrasted` both paths run as one batch of 2B with a cache each (CAAD, contrastive
+    decoding), which `streamer` sees; one token, the likeliest or the one drawn, serves both. T <= max_new_tokens.
     """
+    ends = end_tokens(model, tokenizer)
     processors = LogitsProcessorList()
     if contrasted is None:
         embedded = model.embed(batch, states)
     else:
         embedded = embed_both(model, batch, states, contrasted.negative)
         processors.append(ContrastiveLogits(contrasted.alpha, contrasted.plausibility))
+    if min_new_tokens:  # after the contrast, which needs finite logits
+        device = str(embedded.inputs_embeds.device)
+        processors.append(MinNewTokensLengthLogitsProcessor(0, min_new_tokens, ends, device))
+    if sampling is not None:
+        processors.extend(sampling.processors(batch.keys, max_new_tokens))
     tokens = model.llm.generate(
         inputs_embeds=embedded.inputs_embeds,
         attention_mask=embedded.attention_mask,
         position_ids=embedded.position_ids,
         logits_processor=processors,
-        generation_config=_greedy(model, tokenizer, max_new_tokens),
+        generation_config=_greedy(ends, tokenizer.eos_token_id, max_new_tokens),
+        streamer=streamer,
     )
-    texts = tokenizer.batch_decode(tokens[: len(batch.keys)], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    return tokens[: len(batch.keys)]
 
 
-def _greedy(model: SpeechLM, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
-    """Plain greedy search: what a checkpoint recommends for sampling or against repetition is overridden."""
+def end_tokens(model: SpeechLM, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, and what the LLM's generation config names."""
     own = model.llm.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+
+
+def _greedy(ends: list[int], pad: int, max_new_tokens: int) -> GenerationConfig:
+    """Plain greedy search: what a checkpoint recommends for sampling or against repetition is overridden."""
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -84,6 +185,6 @@ def _greedy(model: SpeechLM, tokenizer: Any, max_new_tokens: int) -> GenerationC
         top_k=50,
         top_p=1.0,
         max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(ends),
-        pad_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
+        pad_token_id=pad,
     )

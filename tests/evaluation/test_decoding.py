@@ -1,15 +1,18 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
-from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, decode
+from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, Sampling, decode, generate
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.mcr_bench import Benchmark
-from caad_ds.loss.objective import contrast
+from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
 
 LENGTH = 8
+SAMPLED = Sampling(temperature=1.5, top_p=0.95, seed=3)
 
 
 @pytest.fixture
@@ -22,13 +25,24 @@ def items(conflicts):
     return [item for row in Benchmark.load(conflicts).rows for item in row.items()]
 
 
-def answers(loaded, items, size, contrasted=None):
+def answers(loaded, items, size, contrasted=None, sampling=None):
     texts, clips = [], Clips(loaded.encoder)
     for start in range(0, len(items), size):
         part = clips.hear(items[start : start + size])
         batch, states = loaded.prompts(part), clips.states(part)
-        texts += decode(loaded.model, loaded.tokenizer, batch, states, max_new_tokens=LENGTH, contrasted=contrasted)
+        texts += decode(
+            loaded.model, loaded.tokenizer, batch, states,
+            max_new_tokens=LENGTH, contrasted=contrasted, sampling=sampling,
+        )  # fmt: skip
     return texts
+
+
+def tokens(loaded, items, keys=None, **how):
+    clips = Clips(loaded.encoder)
+    states = clips.states(clips.hear(items))
+    batch = loaded.prompts(items)
+    batch = replace(batch, keys=keys or batch.keys)
+    return generate(loaded.model, loaded.tokenizer, batch, states, **{"max_new_tokens": LENGTH, **how})
 
 
 def step_by_step(loaded, item, alpha, negative):
@@ -65,20 +79,24 @@ def logits(loaded, embedded):
     return loaded.model.head().logits(loaded.model.backbone(replace(embedded, answer_rows=last)))
 
 
+@pytest.mark.parametrize("sampling", [None, SAMPLED])
 @pytest.mark.parametrize("alpha", [None, 1.5])
-def test_same_answers_whatever_the_batch_size(loaded, items, alpha):
+def test_same_answers_whatever_the_batch_size(loaded, items, alpha, sampling):
     contrasted = alpha and Contrast(alpha, Negative.of("zero_mel", loaded.encoder))
     assert len({len(loaded.prompts([item]).input_ids[0]) for item in items}) > 2, "padding has to matter"
-    alone = answers(loaded, items, 1, contrasted)
+    alone = answers(loaded, items, 1, contrasted, sampling)
     assert len(set(alone)) > 3
-    assert answers(loaded, items, 5, contrasted) == alone == answers(loaded, items, len(items), contrasted)
+    assert answers(loaded, items, 8, contrasted, sampling) == alone
+    assert answers(loaded, items, len(items), contrasted, sampling) == alone
 
 
-def test_alpha_zero_is_greedy_and_alpha_counts(loaded, items):
-    negative = Negative.of("zero_mel", loaded.encoder)
-    greedy = answers(loaded, items, 7)
-    assert answers(loaded, items, 7, Contrast(0.0, negative)) == greedy
-    assert answers(loaded, items, 7, Contrast(2.0, negative)) != greedy
+@pytest.mark.parametrize("sampling", [None, SAMPLED])
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_alpha_zero_gives_the_tokens_of_plain_decoding(loaded, items, name, sampling):
+    negative = Negative.of(name, loaded.encoder)
+    plain = tokens(loaded, items, sampling=sampling)
+    assert torch.equal(tokens(loaded, items, sampling=sampling, contrasted=Contrast(0.0, negative)), plain)
+    assert not torch.equal(tokens(loaded, items, sampling=sampling, contrasted=Contrast(2.0, negative)), plain)
 
 
 @pytest.mark.parametrize("name", NEGATIVES)
@@ -97,3 +115,128 @@ def test_plausibility_keeps_only_what_the_positive_path_finds_likely():
     kept = ContrastiveLogits(2.0, plausibility=0.1)(None, both)
     assert kept[0].argmax() == kept[1].argmax() == 1 and kept[0, 2] == -torch.inf
     assert ContrastiveLogits(2.0, plausibility=1.0)(None, both)[0].argmax() == 0
+
+
+def test_what_both_paths_rule_out_stays_ruled_out():
+    both = torch.tensor([[1.0, -torch.inf, 0.0], [0.5, -torch.inf, 2.0]])
+    assert ContrastiveLogits(1.0)(None, both).tolist() == [[1.5, -torch.inf, -2.0]] * 2
+
+
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_a_step_is_the_teacher_forced_contrast_of_the_loss(loaded, items, name, monkeypatch):
+    """The distribution of every step, padded and with a cache, is the distillation target at that answer row."""
+    alpha, tau = 1.5, 2.0
+    negative, chosen, steps = Negative.of(name, loaded.encoder), items[:2] + items[-3:], []
+    call = ContrastiveLogits.__call__
+    monkeypatch.setattr(ContrastiveLogits, "__call__", lambda *given: steps.append(call(*given)) or steps[-1])
+    said = tokens(loaded, chosen, contrasted=Contrast(alpha, negative), min_new_tokens=LENGTH)
+    model, clips = loaded.model, Clips(loaded.encoder)
+    for k, item in enumerate(chosen):
+        batch = extended(loaded.prompts([item]), said[k].tolist())
+        batch.labels[0, -LENGTH:] = said[k]
+        with torch.no_grad():
+            h_pos = model.backbone(model.embed(batch, clips.states(clips.hear([item]))))
+            h_neg = model.backbone(embed_without_audio(model, batch, negative))
+        z_c = contrast(model.head().logits(h_pos), model.head().logits(h_neg), alpha)
+        decoded = torch.stack([z[k] for z in steps])
+        torch.testing.assert_close(decoded.log_softmax(-1), z_c.log_softmax(-1), atol=1e-4, rtol=0)
+        identity = LMHead(torch.eye(decoded.shape[1]))  # a student whose logits are those of the decoder
+
+        def distance(alpha, decoded=decoded, identity=identity, h_pos=h_pos, h_neg=h_neg, labels=said[k]):
+            return contrastive_distillation_loss(
+                decoded, identity, h_pos, h_neg, model.head(), labels, alpha=alpha, temperature=tau, kd_weight=1.0
+            ).loss.item()
+
+        assert distance(alpha) < 1e-6 < 1e-3 < distance(alpha - 0.5)
+
+
+@pytest.mark.parametrize("sampling", [None, SAMPLED])
+def test_both_paths_go_on_with_one_token(loaded, items, sampling):
+    seen = Seen()
+    contrasted = Contrast(1.0, Negative.of("silence", loaded.encoder))
+    said = tokens(loaded, items, contrasted=contrasted, sampling=sampling, streamer=seen)
+    heard, unheard = torch.stack(seen.steps, dim=1).chunk(2)
+    assert torch.equal(heard, said) and torch.equal(unheard, said)
+
+
+class Seen(BaseStreamer):
+    """Keeps what each step gave to every row of the batch."""
+
+    def __init__(self):
+        self.steps = []
+
+    def put(self, value):
+        if value.dim() == 1:  # the prompt comes first, as a matrix
+            self.steps.append(value)
+
+    def end(self):
+        pass
+
+
+@pytest.mark.parametrize("alpha", [None, 1.0])
+def test_tokens_are_drawn_as_often_as_they_are_likely(loaded, items, alpha):
+    item, count, temperature = items[0], 3000, 2.5
+    negative = Negative.of("zero_mel", loaded.encoder)
+    clips, batch = Clips(loaded.encoder), loaded.prompts([item])
+    z = logits(loaded, loaded.model.embed(batch, clips.states(clips.hear([item]))))[0]
+    if alpha is not None:
+        z = contrast(z, logits(loaded, embed_without_audio(loaded.model, batch, negative))[0], alpha)
+    expected = count * torch.softmax(z / temperature, dim=-1)
+    contrasted = None if alpha is None else Contrast(alpha, negative)
+    drawn = tokens(
+        loaded, [item] * count, [f"{k}" for k in range(count)],
+        sampling=Sampling(temperature), contrasted=contrasted, max_new_tokens=1,
+    )[:, 0]  # fmt: skip
+    often = expected >= 5
+    observed = torch.bincount(drawn, minlength=len(z)).double()
+    bins = [(observed[often], expected[often]), (observed[~often].sum()[None], expected[~often].sum()[None])]
+    chi_square = sum(((o - e) ** 2 / e).sum().item() for o, e in bins if e.sum() > 0)
+    degrees = int(often.sum())
+    assert degrees > 5
+    assert chi_square < degrees + 4 * np.sqrt(2 * degrees), "4 standard deviations of the statistic"
+
+
+def test_top_k_and_top_p_leave_the_likeliest():
+    z = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+    def drawn(sampling):
+        *warpers, draw = sampling.processors(["an item"], 500)
+        scores = z[None]
+        for warper in warpers:
+            scores = warper(None, scores)
+        steps = [torch.zeros(1, step) for step in range(500)]
+        return {int(draw(step, scores).argmax()) for step in steps}
+
+    assert drawn(Sampling()) == {0, 1, 2, 3}
+    assert drawn(Sampling(top_k=3)) == {0, 1, 2}
+    assert drawn(Sampling(top_p=0.7)) == {0, 1}
+    assert drawn(Sampling(temperature=0.05)) == {0}
+
+
+def test_a_draw_depends_on_seed_item_and_step_alone(loaded, items):
+    some = items[:4]
+    first = tokens(loaded, some, sampling=SAMPLED)
+    assert torch.equal(tokens(loaded, some[::-1], sampling=SAMPLED).flip(0), first)
+    assert not torch.equal(tokens(loaded, some, sampling=replace(SAMPLED, seed=4))[:, :2], first[:, :2])
+    same = tokens(loaded, [some[0]] * 6, [f"{k}" for k in range(6)], sampling=SAMPLED)
+    assert len(set(map(tuple, same.tolist()))) > 1, "other items draw other numbers"
+
+
+def test_after_its_end_an_answer_is_padded(loaded, items):
+    end = loaded.tokenizer.eos_token_id
+    said = tokens(loaded, items, contrasted=Contrast(1.0, Negative.of("zero_mel", loaded.encoder)), sampling=SAMPLED)
+    lengths = [row.index(end) if end in row else len(row) for row in said.tolist()]
+    assert len(set(lengths)) > 2
+    for row, length in zip(said.tolist(), lengths, strict=True):
+        assert set(row[length:]) <= {end}
+    assert (tokens(loaded, items, min_new_tokens=LENGTH, sampling=SAMPLED) != end).all()
+
+
+def test_a_second_end_token_of_the_checkpoint_ends_an_answer(loaded, items):
+    plain = tokens(loaded, items)
+    other = int(plain[plain != loaded.tokenizer.eos_token_id].mode().values)
+    loaded.model.llm.generation_config.eos_token_id = [other]
+    for before, after in zip(plain.tolist(), tokens(loaded, items).tolist(), strict=True):
+        stop = next((k for k, token in enumerate(before) if token in (other, loaded.tokenizer.eos_token_id)), LENGTH)
+        assert after[: stop + 1] == before[: stop + 1][: len(after)]
+        assert set(after[stop + 1 :]) <= {loaded.tokenizer.eos_token_id}
