@@ -107,7 +107,7 @@ def read_runs(folders: list[Path]) -> dict[str, list[list[dict]]]:
                 f"{folders[0]}; compare runs on one benchmark with one --limit"
             )
         name = setup["name"]
-        ours = {key: value for key, value in setup.items() if key != "model_sha256"}
+        ours = {key: value for key, value in setup.items() if key not in ("model_sha256", "seed")}
         if decoding.setdefault(name, ours) != ours:
             raise UserError(
                 f"{path}: named {name!r} like a run that decodes otherwise; evaluate it with a --name of its own"

@@ -10,7 +10,7 @@ from caad_ds.command import positive
 from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
-from caad_ds.evaluation.decoding import Contrast, decode
+from caad_ds.evaluation.decoding import Contrast, Sampling, decode
 from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
 from caad_ds.evaluation.matching import matches, matches_strictly
 from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
@@ -35,6 +35,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contrast-alpha", type=float, metavar="A", help="contrastive decoding with this alpha")
     parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
     parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
+    parser.add_argument("--temperature", type=float, metavar="T", help="draw from softmax(z / T); greedy without it")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw of the likeliest tokens of this mass")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="draw of the K likeliest tokens")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the draws (default 0)")
     parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
     add_mlflow_arguments(parser)
 
@@ -70,6 +74,13 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--plausibility {args.plausibility}: give a number in (0, 1]")
     if args.plausibility is not None and args.contrast_alpha is None:
         raise UserError("--plausibility: belongs to contrastive decoding; give --contrast-alpha as well")
+    if args.temperature is not None and not 0 < args.temperature < float("inf"):
+        raise UserError(f"--temperature {args.temperature}: give a finite number above 0; leave it out for greedy")
+    if args.top_p is not None and not 0 < args.top_p <= 1:
+        raise UserError(f"--top-p {args.top_p}: give a number in (0, 1]")
+    given = [flag for flag in ("top_p", "top_k", "seed") if getattr(args, flag) is not None]
+    if given and args.temperature is None:
+        raise UserError(f"--{given[0].replace('_', '-')}: belongs to sampling; give --temperature as well")
 
 
 def _setup(args: argparse.Namespace, benchmark: Benchmark) -> dict:
@@ -83,9 +94,20 @@ def _setup(args: argparse.Namespace, benchmark: Benchmark) -> dict:
         "contrast_alpha": args.contrast_alpha,
         "negative": args.negative if contrasted else None,
         "plausibility": args.plausibility,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "seed": args.seed,
         "max_new_tokens": args.max_new_tokens,
         "dtype": args.dtype,
     }
+
+
+def _sampling(args: argparse.Namespace) -> Sampling | None:
+    """How tokens are drawn, None for greedy search."""
+    if args.temperature is None:
+        return None
+    return Sampling(args.temperature, args.top_p or 1.0, args.top_k, args.seed or 0)
 
 
 def _run_name(folder: Path) -> str:
@@ -132,7 +154,7 @@ def _answer(
             if heard:
                 texts = decode(
                     loaded.model, loaded.tokenizer, loaded.prompts(heard), clips.states(heard),
-                    max_new_tokens=args.max_new_tokens, contrasted=contrasted,
+                    max_new_tokens=args.max_new_tokens, contrasted=contrasted, sampling=_sampling(args),
                 )  # fmt: skip
                 folder.append([_prediction(i, text, benchmark) for i, text in zip(heard, texts, strict=True)])
             advance(len(asked))

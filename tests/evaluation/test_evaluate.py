@@ -86,6 +86,19 @@ def test_contrastive_decoding_is_a_setup_of_its_own(run, tmp_path, model_folder)
     assert plain != contrasted
 
 
+def test_sampling_is_a_setup_of_its_own_and_its_seeds_share_a_name(run, tmp_path):
+    sampled = "--temperature", 1.5, "--top-p", 0.9, "--name", "drawn"
+    run()
+    for seed in (1, 2):
+        assert run(*sampled, "--seed", seed, out=f"seed{seed}") == 0
+    answers = [[p["prediction"] for p in lines(tmp_path / out)] for out in ("run", "seed1", "seed2")]
+    assert answers[0] != answers[1] != answers[2]
+    with pytest.raises(UserError, match="seed was 1, is 2"):
+        run(*sampled, "--seed", 2, out="seed1")
+    assert command(compare, tmp_path / "seed1", tmp_path / "seed2", "--out", tmp_path / "table") == 0
+    assert json.loads((tmp_path / "table" / "table.json").read_text())["systems"]["drawn"]["all"]["runs"] == 2
+
+
 def test_a_run_is_called_by_its_folder_not_by_the_model_within(tmp_path, model_folder, run):
     shutil.copytree(model_folder, tmp_path / "my_run" / "model")
     assert run("--model", tmp_path / "my_run" / "model") == 0
@@ -110,6 +123,12 @@ def test_user_mistakes(run, model_folder, conflicts, tmp_path):
         run("--contrast-alpha", -1)
     with pytest.raises(UserError, match="--plausibility: belongs"):
         run("--plausibility", 0.1)
+    with pytest.raises(UserError, match="leave it out for greedy"):
+        run("--temperature", 0)
+    with pytest.raises(UserError, match="--top-p: belongs to sampling"):
+        run("--top-p", 0.9)
+    with pytest.raises(UserError, match="--top-p 1"):
+        run("--temperature", 1, "--top-p", 1.5)
     with pytest.raises(UserError, match="--device tpu9"):
         run("--device", "tpu9")
     for clip in conflicts.glob("*/audio/*.wav"):
