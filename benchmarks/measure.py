@@ -1,6 +1,5 @@
 """How the benchmarks take time and memory."""
 
-import ctypes
 import os
 import platform
 import time
@@ -9,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-MIB = 2**20
+from caad_ds.memory import PeakMemory
+
 QUEUED = 4
 
 
@@ -37,20 +37,9 @@ def synchronize(device: str) -> None:
 
 def peak_mib(work: Callable[[], None], device: str) -> float | None:
     """Peak memory during the work above that before it; None where the platform does not tell."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return (torch.cuda.max_memory_allocated() - before) / MIB
-    try:
-        # What the allocator kept from earlier steps would hide what this one needs.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak of the resident set
-        before = resident_kib("VmRSS")
-        work()
-        return max(0, resident_kib("VmHWM") - before) / 1024
-    except (OSError, AttributeError):
-        return None
+    peak = PeakMemory(device)
+    work()
+    return peak.mib()
 
 
 def cpu_name() -> str:
@@ -58,9 +47,3 @@ def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return f"{name or platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def resident_kib(field: str) -> int:
-    """A line of /proc/self/status, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))

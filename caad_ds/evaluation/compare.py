@@ -11,6 +11,8 @@ from caad_ds.evaluation.plots import bars, flip_matrices
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
 from caad_ds.evaluation.significance import differences
+from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
+from caad_ds.evaluation.speed import speed_rows
 from caad_ds.evaluation.tables import (
     LEGEND,
     comparison_rows,
@@ -59,10 +61,13 @@ def run(args: argparse.Namespace) -> int:
     table = comparison_rows(systems, found)
     legends = [LEGEND, NOTE, *([significance_legend(baseline, len(found))] if found else [])]
     show(terminal(args.title, *table), *legends)
+    speeds = read_speeds(args.runs)
+    if speeds:
+        show(terminal("Size and speed", *speed_rows(speeds)), SPEED_LEGEND)
     with nullcontext(args.out) if args.out else TemporaryDirectory() as place:
         folder = Path(place)
         if args.out or args.mlflow:
-            _save(folder, args.title, baseline, systems, found, [markdown(*table), *legends])
+            _save(folder, args.title, baseline, systems, found, speeds, [markdown(*table), *legends])
         if args.out:
             show(f"saved {args.out}/{', '.join(FILES)}")
         if args.mlflow:
@@ -77,12 +82,14 @@ def _baseline(asked: str | None, names: list[str]) -> str:
     return asked if asked is not None else names[0]
 
 
-def _save(folder: Path, title: str, baseline: str, systems: dict, found: dict, parts: list[str]) -> None:
+def _save(folder: Path, title: str, baseline: str, systems: dict, found: dict, speeds: dict, parts: list[str]) -> None:
     """The files of FILES."""
     text = [f"# {title}", *parts, INTERVALS, markdown(*interval_rows(systems))]
     if found:
         text += [f"Differences from {baseline}, in points:", markdown(*difference_rows(found))]
-    write_json(folder / "table.json", {"title": title, "systems": systems, "baseline": baseline, "differences": found})
+    text += [markdown(*speed_rows(speeds)), SPEED_LEGEND] if speeds else []
+    figures = {"systems": systems, "baseline": baseline, "differences": found, "speed": speeds}
+    write_json(folder / "table.json", {"title": title, **figures})
     write_atomic(folder / "table.md", ("\n\n".join(text) + "\n").encode())
     bars(systems, title, folder / "table.png")
     flip_matrices(systems, title, folder / "flips.png")
@@ -114,3 +121,13 @@ def read_runs(folders: list[Path]) -> dict[str, list[list[dict]]]:
             )
         systems.setdefault(name, []).append(predictions)
     return systems
+
+
+def read_speeds(folders: list[Path]) -> dict[str, dict]:
+    """What the first run of each name measured of its speed, of those that measured any."""
+    found: dict[str, dict] = {}
+    for path in folders:
+        scores = RunFolder(path).read_scores()
+        if scores.get("speed"):
+            found.setdefault(scores["name"], scores["speed"])
+    return found

@@ -17,6 +17,7 @@ from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
 from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow, log_evaluation
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
+from caad_ds.evaluation.speed import Meter
 from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, scores_rows, scores_table, show, show_rejected
 from caad_ds.progress import progress
 
@@ -54,13 +55,15 @@ def run(args: argparse.Namespace) -> int:
         setup = _setup(args, benchmark)
     folder = RunFolder(args.out)
     done = {(p["id"], p["condition"]) for p in folder.open(setup)}
-    failed = _answer(loaded, benchmark, folder, done, args)
+    meter = Meter(loaded, args.batch_size)
+    failed = _answer(loaded, benchmark, folder, done, meter, args)
     rejected = benchmark.rejected + failed
     predictions = folder.complete()
     if not predictions:
         raise UserError(f"{args.benchmark}: no item could be evaluated ({rejected[0]['reason']}); mend the clips")
     groups = score_groups([predictions])
-    folder.write_scores({"name": setup["name"], "setup": setup, "rejected": rejected, "groups": groups})
+    scores = {"name": setup["name"], "setup": setup, "rejected": rejected, "groups": groups}
+    folder.write_scores({**scores, "speed": _speed(meter, folder)})
     show(scores_table(setup["name"], groups), LEGEND, SUBSET_LEGEND)
     show_rejected(rejected, folder.path / "scores.json")
     log_evaluation(args, folder.path, scores_rows(groups))
@@ -138,8 +141,9 @@ def _benchmark_hash(benchmark: Benchmark) -> str:
 
 
 def _answer(
-    loaded: Loaded, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str]], args: argparse.Namespace
-) -> list[dict]:
+    loaded: Loaded, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str]], meter: Meter,
+    args: argparse.Namespace,
+) -> list[dict]:  # fmt: skip
     """Predicts what is not done yet and returns the rows whose clip could not be heard."""
     items = [item for row in benchmark.rows for item in row.items()]
     left = [item for item in items if (item.id, item.condition) not in done]
@@ -152,13 +156,21 @@ def _answer(
         for asked in _batches(left, args.batch_size):
             heard = clips.hear(asked)
             if heard:
-                texts = decode(
-                    loaded.model, loaded.tokenizer, loaded.prompts(heard), clips.states(heard),
-                    max_new_tokens=args.max_new_tokens, contrasted=contrasted, sampling=_sampling(args),
-                )  # fmt: skip
+                prompts, states = loaded.prompts(heard), clips.states(heard)
+                with meter.batch(len(heard)) as clock:
+                    texts = decode(
+                        loaded.model, loaded.tokenizer, prompts, states, max_new_tokens=args.max_new_tokens,
+                        contrasted=contrasted, sampling=_sampling(args), streamer=clock,
+                    )  # fmt: skip
                 folder.append([_prediction(i, text, benchmark) for i, text in zip(heard, texts, strict=True)])
             advance(len(asked))
     return clips.rejected(benchmark.rows)
+
+
+def _speed(meter: Meter, folder: RunFolder) -> dict | None:
+    """As this call measured it; where it had too few batches left for that, as an earlier one did."""
+    finished_before = (folder.path / "scores.json").is_file()
+    return meter.summary() or (folder.read_scores().get("speed") if finished_before else None)
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -56,7 +56,12 @@ def test_a_killed_run_goes_on_where_it_was(run, tmp_path, monkeypatch):
     assert run() == 0
     assert sum(asked) == 28 - 9
     assert file.read_text().splitlines(keepends=True) == kept
-    assert (file.parent / "scores.json").read_text() == (tmp_path / "whole" / "scores.json").read_text()
+    assert scores(file.parent) == scores(tmp_path / "whole")
+
+
+def scores(folder):
+    """All but what the machine decides."""
+    return {**json.loads((folder / "scores.json").read_text()), "speed": None}
 
 
 def spy(function, sizes):

@@ -1,0 +1,148 @@
+"""`caad-ds speed`: size and speed of a teacher, of its students, and of each with contrastive decoding.
+
+Every system answers the same items with the same number of tokens, so that what differs is the system. The systems take
+turns in every round: a machine that slows down slows all of them.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from caad_ds.command import positive
+from caad_ds.device import pick_device
+from caad_ds.distill.negatives import NEGATIVES, Negative
+from caad_ds.errors import UserError
+from caad_ds.evaluation.decoding import Contrast, generate
+from caad_ds.evaluation.inference import DTYPES, Clips, Loaded
+from caad_ds.evaluation.mcr_bench import Benchmark, Item
+from caad_ds.evaluation.speed import LEGEND, Clock, Timing, description, speed_rows, spread, synchronize, timed
+from caad_ds.evaluation.tables import markdown, show, terminal
+from caad_ds.files import write_atomic, write_json
+from caad_ds.memory import PeakMemory
+from caad_ds.progress import progress
+
+TITLE = "Size and speed"
+
+
+@dataclass(frozen=True)
+class System:
+    """A model and how it decodes."""
+
+    loaded: Loaded
+    contrasted: Contrast | None
+
+    def answer(self, items: Sequence[Item], tokens: int) -> tuple[float, Timing]:
+        """Answers items with exactly `tokens` tokens each; the encoder's seconds, and the rest."""
+        loaded, clips = self.loaded, Clips(self.loaded.encoder)
+        synchronize(loaded.device)
+        began = time.perf_counter()
+        clips.hear(items)
+        synchronize(loaded.device)
+        encoder = time.perf_counter() - began
+        batch, states = loaded.prompts(items), clips.states(items)
+        clock = Clock(loaded, len(items))
+        generate(
+            loaded.model, loaded.tokenizer, batch, states,
+            max_new_tokens=tokens, min_new_tokens=tokens, contrasted=self.contrasted, streamer=clock,
+        )  # fmt: skip
+        return encoder, clock.timing
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=DIR", help="ratios are to the first one")
+    parser.add_argument("--benchmark", type=Path, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
+    parser.add_argument("--contrast-alpha", type=float, metavar="A", help="each model with contrastive decoding, too")
+    parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
+    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="beside batch 1 (default 8)")
+    parser.add_argument("--tokens", type=positive, default=32, metavar="N", help="of each answer (default 32)")
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="timed turns (default 5)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the models' (default float32)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="writes speed.md and speed.json there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table, two rows a model with --contrast-alpha; saves it with --out."""
+    if args.contrast_alpha is not None and not 0 < args.contrast_alpha < float("inf"):
+        raise UserError(f"--contrast-alpha {args.contrast_alpha}: give a finite number above 0")
+    folders = _folders(args.models)
+    items = _items(args.benchmark, args.batch_size)
+    systems: dict[str, System] = {}
+    device = pick_device(args.device)
+    for name, folder in folders.items():
+        with progress(f"loading {folder}"):
+            loaded = Loaded.load(folder, device, args.dtype)
+            systems[name] = System(loaded, None)
+            if args.contrast_alpha is not None:
+                contrasted = Contrast(args.contrast_alpha, Negative.of(args.negative, loaded.encoder))
+                systems[f"{name} + CD {args.contrast_alpha:g} {args.negative}"] = System(loaded, contrasted)
+        _check_clips(loaded, items)
+    measured = measure(systems, items, args.tokens, args.rounds)
+    setting = f"{args.rounds} rounds, {args.tokens} tokens an answer, {args.benchmark.resolve().name}"
+    table = speed_rows(measured)
+    show(terminal(f"{TITLE}: {setting}", *table), LEGEND)
+    if args.out:
+        text = [f"# {TITLE}", f"{setting}.", markdown(*table), LEGEND]
+        write_atomic(args.out / "speed.md", ("\n\n".join(text) + "\n").encode())
+        write_json(args.out / "speed.json", {"tokens": args.tokens, "rounds": args.rounds, "systems": measured})
+        show(f"saved {args.out}/speed.md, speed.json")
+    return 0
+
+
+def measure(systems: dict[str, System], items: Sequence[Item], tokens: int, rounds: int) -> dict[str, dict]:
+    """The `speed` of each system (speed.py), at batch 1 and with all items at once, after a turn that warms up."""
+    sizes = sorted({1, len(items)})
+    found: dict[tuple[str, int], list[tuple[float, Timing]]] = {(s, n): [] for s in systems for n in sizes}
+    working = {}
+    with progress("measuring", (rounds + 2) * len(systems)) as advance:
+        for turn in range(rounds + 1):
+            for name, system in systems.items():
+                for size in sizes:
+                    asked = items if size > 1 else [items[turn % len(items)]]
+                    took = system.answer(asked, tokens)
+                    if turn:
+                        found[name, size].append(took)
+                advance(1)
+        for name, system in systems.items():
+            peak = PeakMemory(system.loaded.device)
+            system.answer(items, tokens)
+            working[name] = peak.mib()
+            advance(1)
+    return {
+        name: description(system.loaded, working[name], [_run(found[name, size], size) for size in sizes])
+        for name, system in systems.items()
+    }
+
+
+def _run(found: list[tuple[float, Timing]], size: int) -> dict:
+    encoder = spread([1e3 * seconds for seconds, _ in found])
+    return {**timed([timing for _, timing in found], size), "encoder_ms": encoder}
+
+
+def _folders(models: Sequence[str]) -> dict[str, Path]:
+    folders = {}
+    for text in models:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder) or name in folders:
+            raise UserError(f"--models {text}: give NAME=DIR, each name once")
+        folders[name] = Path(folder)
+    return folders
+
+
+def _items(folder: Path, count: int) -> list[Item]:
+    """As many items of different rows as there are, then the rows under their next condition."""
+    by_row = [list(row.items()) for row in Benchmark.load(folder, count).rows]
+    items = [item for condition in zip(*by_row, strict=True) for item in condition]
+    if len(items) < count:
+        raise UserError(f"{folder}: has {len(items)} items; give --batch-size {len(items)} or a larger benchmark")
+    return items[:count]
+
+
+def _check_clips(loaded: Loaded, items: Sequence[Item]) -> None:
+    clips = Clips(loaded.encoder)
+    if len(clips.hear(items)) < len(items):
+        path, reason = next(iter(clips.failed.items()))
+        raise UserError(f"{path}: {reason}; mend the clip, or leave its row out of the benchmark")

@@ -1,0 +1,44 @@
+"""How much memory a piece of work takes."""
+
+import ctypes
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+
+
+class PeakMemory:
+    """The peak, from now on, above what is held now: allocated bytes on CUDA, resident bytes on Linux CPUs.
+
+    On a CPU it is the process's, so nothing else should go on in it meanwhile.
+    """
+
+    def __init__(self, device: torch.device | str):
+        self.cuda = torch.device(device).type == "cuda"
+        self._before = self._start()
+
+    def mib(self) -> float | None:
+        """MiB; None where the platform does not tell."""
+        if self._before is None:
+            return None
+        peak = torch.cuda.max_memory_allocated() if self.cuda else _resident("VmHWM")
+        return max(0, peak - self._before) / MIB
+
+    def _start(self) -> int | None:
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            return torch.cuda.memory_allocated()
+        try:
+            # What the allocator kept from earlier work would hide what this one needs.
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak of the resident set
+            return _resident("VmRSS")
+        except (OSError, AttributeError):
+            return None
+
+
+def _resident(field: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
