@@ -27,12 +27,13 @@ COMMANDS = {
     "check-teacher": ("caad_ds.evaluation.check_teacher", "is the teacher fit for contrastive distillation?"),
     "evaluate": ("caad_ds.evaluation.evaluate", "answer a benchmark and score the answers"),
     "speed": ("caad_ds.evaluation.measure_speed", "size and speed of a teacher and its students, with and without CD"),
+    "explain": ("caad_ds.evaluation.explain", "what audio, text and their contrast make of each token of an answer"),
     "compare": ("caad_ds.evaluation.compare", "one table and picture of several evaluations"),
 }
 
 
 # These import torch and transformers before they can say anything, which takes seconds, and more from a slow disk.
-HEAVY = ("check-teacher", "evaluate", "speed")
+HEAVY = ("check-teacher", "evaluate", "speed", "explain")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,240 @@
+"""`caad-ds explain`: token by token, what a teacher says with the audio, without it, and under their contrast.
+
+An answer is forced on all paths, as in distillation. At each of its positions stand p_pos, p_neg and the contrastive
+target softmax(z_c / tau), and with --teacher the distribution of the student beside its teacher's three.
+"""
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from caad_ds.command import positive
+from caad_ds.data.batch import Batch
+from caad_ds.data.instructions import Instructions
+from caad_ds.device import pick_device
+from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
+from caad_ds.errors import UserError
+from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, generate
+from caad_ds.evaluation.evaluate import ROWS_REJECTED
+from caad_ds.evaluation.inference import DTYPES, Clips, Loaded
+from caad_ds.evaluation.mcr_bench import Benchmark, Item
+from caad_ds.evaluation.tables import show_rejected
+from caad_ds.evaluation.token_picture import draw
+from caad_ds.files import write_json
+from caad_ds.models.states import Embedded
+from caad_ds.progress import progress
+
+ANSWERS = ("own", "contrast", "gt")
+FAULTY = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The models and the contrast between the teacher's paths; `student` is None where one model is all."""
+
+    teacher: Loaded
+    student: Loaded | None
+    contrasted: Contrast
+    temperature: float
+
+    @property
+    def answerer(self) -> Loaded:
+        """The model that is asked."""
+        return self.student or self.teacher
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained SpeechLM")
+    parser.add_argument("--teacher", type=Path, metavar="DIR", help="p_pos, p_neg and target are its; model's beside")
+    parser.add_argument("--benchmark", type=Path, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
+    parser.add_argument("--items", nargs="+", required=True, metavar="ID", help="gender/0, or gender/0:adversarial")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a PNG and a JSON file per item")
+    parser.add_argument(
+        "--answer", choices=ANSWERS, default="own", help="the model's own (default), its own under contrast, or the gt"
+    )
+    parser.add_argument("--instructions", type=Path, metavar="FILE", help="with --answer gt: the gt's statement there")
+    parser.add_argument("--contrast-alpha", type=float, default=1.0, metavar="A", help="of the target (default 1)")
+    parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="the path without audio")
+    parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of all distributions (default 1)")
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="tokens of each position (default 5)")
+    parser.add_argument("--max-new-tokens", type=positive, default=32, metavar="N", help="per answer (default 32)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the models' (default float32)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the files of each item; 3 if clips could not be heard, else 0."""
+    _check(args)
+    items = chosen(Benchmark.load(args.benchmark), args.items)
+    instructions = Instructions.load(args.instructions) if args.instructions else None
+    setting = _load(args)
+    rejected = []
+    with progress("explaining", len(items)) as advance:
+        for item in items:
+            clips = {id(loaded): Clips(loaded.encoder) for loaded in (setting.teacher, setting.answerer)}
+            failed = [reason for one in clips.values() if not one.hear([item]) for reason in one.failed.values()]
+            if failed:
+                rejected.append({"id": item.id, "reason": f"audio {item.audio}: {failed[0]}"})
+            else:
+                answer = _answer(setting, clips, item, instructions, args)
+                found = {**described(item, args), **explained(setting, clips, item, answer, args.top)}
+                stem = args.out / f"{quote(item.id, safe='')}.{item.condition}"
+                write_json(stem.with_name(f"{stem.name}.json"), found)
+                draw(found, stem)
+            advance(1)
+    show_rejected(rejected, None)
+    print(f"saved {len(items) - len(rejected)} pictures and their numbers in {args.out}")
+    return ROWS_REJECTED if rejected else 0
+
+
+def chosen(benchmark: Benchmark, names: Sequence[str]) -> list[Item]:
+    """The items `ID:condition`, or of `ID` all four; UserError names one that is not there."""
+    by_row = {row.id: list(row.items()) for row in benchmark.rows}
+    by_item = {f"{item.id}:{item.condition}": [item] for items in by_row.values() for item in items}
+    found = {}
+    for name in names:
+        items = by_row.get(name) or by_item.get(name)
+        if items is None:
+            near = difflib.get_close_matches(name, [*by_row, *by_item], n=1) or [next(iter(by_item))]
+            raise UserError(f"--items {name}: no such item in the benchmark; one is {near[0]}")
+        found.update({(item.id, item.condition): item for item in items})
+    return list(found.values())
+
+
+def explained(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[int], top: int) -> dict:
+    """The answer and, at each position, the likeliest tokens under every signal and the answer's own, if not there."""
+    signals = {
+        name: z.double().div(setting.temperature).softmax(-1) for name, z in _logits(setting, clips, item, answer)
+    }
+    told = Tokens(setting.teacher.tokenizer)
+    positions = []
+    for place, token in enumerate(answer):
+        here = {name: p[place] for name, p in signals.items()}
+        likeliest = torch.stack(list(here.values())).amax(0).topk(top).indices.tolist()
+        shown = sorted({*likeliest, token}, key=lambda one, p=here["target"]: (-float(p[one]), one))
+        listed = [{"id": t, "text": told(t), **{name: float(p[t]) for name, p in here.items()}} for t in shown]
+        positions.append({"id": token, "text": told(token), "tokens": listed})
+    return {"answer": setting.teacher.tokenizer.decode(answer), "signals": list(signals), "positions": positions}
+
+
+@torch.no_grad()
+def _logits(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[int]) -> list[tuple[str, Tensor]]:
+    """Logits [T, V] at the answer's positions: p_pos, p_neg and the target of the teacher, and the student's."""
+    teacher, student, contrasted = setting.teacher, setting.student, setting.contrasted
+    batch = _with_answer(teacher.prompts([item]), answer)
+
+    def forward(loaded: Loaded, embed: Callable[[], Embedded]) -> Tensor:
+        return loaded.model.head().logits(loaded.model.backbone(embed()))
+
+    def heard(loaded: Loaded) -> Tensor:
+        return forward(loaded, lambda: loaded.model.embed(batch, clips[id(loaded)].states([item])))
+
+    z_pos = heard(teacher)
+    z_neg = forward(teacher, lambda: embed_without_audio(teacher.model, batch, contrasted.negative))
+    z_c = ContrastiveLogits(contrasted.alpha, contrasted.plausibility).contrasted(z_pos, z_neg)
+    found = [("p_pos", z_pos), ("p_neg", z_neg), ("target", z_c)]
+    return found + ([("student", heard(student))] if student else [])
+
+
+def _with_answer(prompt: Batch, answer: list[int]) -> Batch:
+    """A batch of one prompt without padding, and an answer's tokens after it."""
+    more = torch.tensor([answer], device=prompt.input_ids.device)
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids, more], 1),
+        attention_mask=torch.cat([prompt.attention_mask, torch.ones_like(more)], 1),
+        audio_mask=torch.cat([prompt.audio_mask, torch.zeros_like(more, dtype=torch.bool)], 1),
+        labels=torch.cat([prompt.labels, more], 1),
+    )
+
+
+def _answer(
+    setting: Setting, clips: dict[int, Clips], item: Item, instructions: Instructions | None, args: argparse.Namespace
+) -> list[int]:
+    """The tokens of the answer that is looked at, its end included."""
+    loaded = setting.answerer
+    if args.answer == "gt":
+        return loaded.prompter.answer(_statement(item, instructions, args.instructions))
+    contrasted = None
+    if args.answer == "contrast":
+        negative = Negative.of(args.negative, loaded.encoder)
+        contrasted = Contrast(args.contrast_alpha, negative, args.plausibility)
+    [tokens] = generate(
+        loaded.model, loaded.tokenizer, loaded.prompts([item]), clips[id(loaded)].states([item]),
+        max_new_tokens=args.max_new_tokens, contrasted=contrasted,
+    )  # fmt: skip
+    return tokens.tolist()
+
+
+def _statement(item: Item, instructions: Instructions | None, file: Path) -> str:
+    if instructions is None:
+        return item.gt
+    attribute = instructions.attributes.get(item.subset)
+    if attribute is None or item.gt not in attribute.options:
+        raise UserError(f"{file}: has no statement for {item.gt!r} of {item.subset}; add it, or leave the file out")
+    return attribute.options[item.gt]
+
+
+class Tokens:
+    """Tokens as text that a reader knows: no alphabet of byte-level BPE, and the space before a word kept."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.special = set(tokenizer.all_special_ids)
+        self.bytes = {glyph: byte for byte, glyph in bytes_to_unicode().items()}
+
+    def __call__(self, token: int) -> str:
+        """The token's text; `<0xE2>` for each byte of one that is no whole character."""
+        piece = self.tokenizer.convert_ids_to_tokens(token)
+        if token in self.special or piece is None:  # a padded vocabulary has ids without a token
+            return piece or f"<{token}>"
+        # The second of two is decoded as in the middle of a text, where its space counts.
+        once, twice = (self.tokenizer.decode([token] * n, clean_up_tokenization_spaces=False) for n in (1, 2))
+        text = twice[len(once) :]
+        if FAULTY not in text:
+            return text
+        if all(glyph in self.bytes for glyph in piece):
+            return "".join(f"<0x{self.bytes[glyph]:02X}>" for glyph in piece)
+        return piece
+
+
+def described(item: Item, args: argparse.Namespace) -> dict:
+    """What was asked, and how."""
+    asked = {"id": item.id, "condition": item.condition, "question": item.question, "hint": item.hint, "gt": item.gt}
+    names = ("answer", "contrast_alpha", "negative", "plausibility", "temperature")
+    models = {"model": str(args.model), "teacher": args.teacher and str(args.teacher)}
+    return {**asked, **models, "setting": {name: getattr(args, name) for name in names}}
+
+
+def _load(args: argparse.Namespace) -> Setting:
+    device = pick_device(args.device)
+    with progress(f"loading {args.teacher or args.model}"):
+        teacher = Loaded.load(args.teacher or args.model, device, args.dtype)
+        student = Loaded.load(args.model, device, args.dtype) if args.teacher else None
+        if student and student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
+            raise UserError(f"{args.model} and {args.teacher} have different tokenizers; explain the student alone")
+        if student and student.model.config.num_queries != teacher.model.config.num_queries:
+            raise UserError(f"{args.model} and {args.teacher} give an audio different numbers of positions")
+        negative = Negative.of(args.negative, teacher.encoder)
+    return Setting(teacher, student, Contrast(args.contrast_alpha, negative, args.plausibility), args.temperature)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 0 <= args.contrast_alpha < float("inf"):
+        raise UserError(f"--contrast-alpha {args.contrast_alpha}: give a finite number of at least 0")
+    if args.plausibility is not None and not 0 < args.plausibility <= 1:
+        raise UserError(f"--plausibility {args.plausibility}: give a number in (0, 1]")
+    if not 0 < args.temperature < float("inf"):
+        raise UserError(f"--temperature {args.temperature}: give a finite number above 0")
+    if args.instructions and args.answer != "gt":
+        raise UserError("--instructions: has the right answers' statements; give --answer gt as well")

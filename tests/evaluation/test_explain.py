@@ -1,0 +1,159 @@
+import json
+import shutil
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from caad_ds import cli
+from caad_ds.distill.negatives import Negative
+from caad_ds.evaluation.explain import Tokens
+from caad_ds.evaluation.inference import Clips, Loaded
+from caad_ds.evaluation.mcr_bench import Benchmark
+from caad_ds.evaluation.options import Signal, log_likelihoods
+from caad_ds.evaluation.token_picture import A_PAGE, draw, visible
+from caad_ds.models import speech_lm
+
+INSTRUCTIONS = """
+attributes:
+  gender: {name: Gender, questions: ["who speaks ?"], options: {male: the speaker is male ., female: she}}
+irrelevant: [it rains]
+"""
+
+
+@pytest.fixture
+def explain(model_folder, conflicts, tmp_path):
+    def explain(*argv, out="out"):
+        given = ["--model", model_folder, "--benchmark", conflicts, "--out", tmp_path / out, "--device", "cpu", *argv]
+        return cli.main(["explain", *map(str, given)])
+
+    return explain
+
+
+def found(tmp_path, name, out="out"):
+    return json.loads((tmp_path / out / f"{name}.json").read_text())
+
+
+def test_a_picture_and_numbers_of_each_item(explain, tmp_path, capsys):
+    assert explain("--items", "gender/0", "noise/1:adversarial", "gender/0:neutral", "--max-new-tokens", 2) == 0
+    conditions = ("neutral", "faithful", "adversarial", "irrelevant")
+    names = {*(f"gender%2F0.{condition}" for condition in conditions), "noise%2F1.adversarial"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{n}.{end}" for n in names for end in ("png", "json")}
+    assert (tmp_path / "out" / "gender%2F0.neutral.png").read_bytes().startswith(b"\x89PNG")
+    told = found(tmp_path, "noise%2F1.adversarial")
+    assert (told["question"], told["hint"], told["gt"]) == ("how loud is it ?", "the speaker is loud .", "quiet")
+    assert told["signals"] == ["p_pos", "p_neg", "target"]
+    assert 1 <= len(told["positions"]) <= 2
+    for position in told["positions"]:
+        shown = position["tokens"]
+        assert position["id"] in [t["id"] for t in shown] and 5 <= len(shown) <= 6
+        assert [t["target"] for t in shown] == sorted((t["target"] for t in shown), reverse=True)
+        greedy = max(shown, key=lambda t: t["p_pos"])
+        assert greedy["id"] == position["id"], "the model's own greedy answer"
+    assert "saved 5 pictures" in capsys.readouterr().out
+
+
+def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_folder, tmp_path):
+    """Summed over the statement's positions, they are its log-likelihood under z_pos, z_neg and z_c."""
+    (tmp_path / "i.yaml").write_text(INSTRUCTIONS)
+    options = "--answer", "gt", "--instructions", tmp_path / "i.yaml", "--contrast-alpha", 1.5, "--negative", "silence"
+    assert explain("--items", "gender/2:faithful", *options) == 0
+    told = found(tmp_path, "gender%2F2.faithful")
+    assert told["answer"].startswith("the speaker is male") and len(told["positions"]) == 6
+    loaded = Loaded.load(model_folder, torch.device("cpu"))
+    [item] = [i for row in Benchmark.load(conflicts).rows for i in row.items() if i.id == "gender/2"][1:2]
+    clips = Clips(loaded.encoder)
+    states = clips.states(clips.hear([item]))
+    negative = Negative.of("silence", loaded.encoder)
+    expected = log_likelihoods(loaded, [item], states, ["the speaker is male ."], [negative], [1.5])
+    own = [next(t for t in position["tokens"] if t["id"] == position["id"]) for position in told["positions"]]
+    for name, signal in [("p_pos", Signal()), ("p_neg", Signal("silence")), ("target", Signal("silence", 1.5))]:
+        summed = torch.tensor([t[name] for t in own], dtype=torch.float64).log().sum().item()
+        assert summed == pytest.approx(expected[signal].item(), rel=1e-5)
+
+
+def test_plausibility_and_temperature_shape_the_target(explain, tmp_path):
+    given = "--items", "gender/1:neutral", "--answer", "contrast", "--max-new-tokens", 1, "--top", 40
+    explain(*given, out="plain")
+    explain(*given, "--plausibility", 0.5, "--temperature", 2, out="shaped")
+    plain, shaped = (
+        found(tmp_path, "gender%2F1.neutral", out)["positions"][0]["tokens"] for out in ("plain", "shaped")
+    )
+    assert all(t["target"] > 0 for t in plain)
+    most = max(t["p_pos"] for t in plain)
+    kept = {t["id"] for t in plain if t["p_pos"] >= 0.5 * most}
+    assert {t["id"] for t in shaped if t["target"] > 0} == kept
+    assert max(t["p_pos"] for t in shaped) < most, "a temperature of 2 flattens"
+
+
+def test_a_student_stands_beside_its_teacher(explain, model_folder, tmp_path):
+    student, encoder, tokenizer = speech_lm.load(model_folder)
+    with torch.no_grad():
+        student.llm.get_output_embeddings().weight.mul_(0.5)
+    speech_lm.save(tmp_path / "student", student, encoder, tokenizer)
+    given = "--items", "gender/0:neutral", "--max-new-tokens", 2
+    assert explain(*given, "--model", tmp_path / "student", "--teacher", model_folder, out="both") == 0
+    assert explain(*given, "--model", tmp_path / "student", out="alone") == 0
+    both, alone = (found(tmp_path, "gender%2F0.neutral", out) for out in ("both", "alone"))
+    assert both["answer"] == alone["answer"], "the student's own answer"
+    assert both["signals"] == ["p_pos", "p_neg", "target", "student"]
+    first, by_itself = ({t["id"]: t for t in e["positions"][0]["tokens"]} for e in (both, alone))
+    shared = first.keys() & by_itself.keys()
+    assert all(first[t]["student"] == pytest.approx(by_itself[t]["p_pos"], rel=1e-5) for t in shared)
+    assert any(first[t]["p_pos"] != pytest.approx(by_itself[t]["p_pos"], rel=1e-2) for t in shared)
+
+
+def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, capsys):
+    def refused(*argv):
+        assert explain(*argv) == 2
+        return capsys.readouterr().err
+
+    assert "--items gender/77: no such item in the benchmark; one is gender/" in refused("--items", "gender/77")
+    assert "--contrast-alpha -1" in refused("--items", "gender/0", "--contrast-alpha", -1)
+    assert "give --answer gt" in refused("--items", "gender/0", "--instructions", tmp_path / "i.yaml")
+    (tmp_path / "i.yaml").write_text(INSTRUCTIONS)
+    told = refused("--items", "noise/0:neutral", "--answer", "gt", "--instructions", tmp_path / "i.yaml")
+    assert "no statement for 'loud' of noise" in told
+    shutil.copytree(model_folder, tmp_path / "other")
+    words = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
+    words["model"]["vocab"]["snow"] = len(words["model"]["vocab"])
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(words))
+    assert "different tokenizers" in refused("--items", "gender/0", "--teacher", tmp_path / "other")
+    (conflicts / "gender" / "audio" / "0.wav").write_bytes(b"not audio")
+    assert explain("--items", "gender/0:neutral", "gender/1:neutral", "--max-new-tokens", 2, out="rest") == 3
+    assert {p.stem for p in (tmp_path / "rest").iterdir()} == {"gender%2F1.neutral"}
+    assert "gender/0: audio" in capsys.readouterr().err
+
+
+def test_tokens_of_byte_level_bpe_are_told_as_text():
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: i for i, symbol in enumerate([*symbols, "Ġm", "Ċ!"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("Ġ", "m"), ("Ċ", "!")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    told = Tokens(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>"))
+    ids = told.tokenizer(" mé", add_special_tokens=False)["input_ids"]
+    assert [told(i) for i in ids] == [" m", "<0xC3>", "<0xA9>"]
+    assert told(vocabulary["Ċ!"]) == "\n!" and told(told.tokenizer.eos_token_id) == "<eos>"
+    assert told(100000) == "<100000>", "a padded vocabulary has more ids than tokens"
+
+
+def test_text_in_the_picture_is_visible():
+    assert visible(" male") == "␣male" and visible("\n") == "⏎"
+    assert visible("你") == "\\u4f60", "no empty boxes for what the font lacks"
+    assert visible("extraordinarily long") == "extraordinari…"
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_answers_go_on_in_another_picture(tmp_path):
+    token = {"id": 7, "text": " $x^2_$", "p_pos": 0.5, "p_neg": 0.25, "target": 1.0}
+    setting = {"answer": "own", "contrast_alpha": 1, "negative": "silence", "plausibility": 0.1, "temperature": 2.0}
+    explained = {
+        "id": "a/1", "condition": "neutral", "question": "which $ ? " * 30, "hint": None, "gt": "x", "model": "m",
+        "teacher": None, "setting": setting, "answer": "$ " * 200, "signals": ["p_pos", "p_neg", "target"],
+        "positions": [{"id": 7, "text": token["text"], "tokens": [token]}] * (A_PAGE + 1),
+    }  # fmt: skip
+    paths = draw(explained, tmp_path / "a%2F1.neutral")
+    assert [p.name for p in paths] == ["a%2F1.neutral.png", "a%2F1.neutral.2.png"]
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
