@@ -17,8 +17,17 @@ from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
 from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow, log_evaluation
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
-from caad_ds.evaluation.speed import Meter
-from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, scores_rows, scores_table, show, show_rejected
+from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
+from caad_ds.evaluation.speed import Meter, speed_rows
+from caad_ds.evaluation.tables import (
+    LEGEND,
+    SUBSET_LEGEND,
+    scores_rows,
+    scores_table,
+    show,
+    show_rejected,
+    terminal,
+)
 from caad_ds.progress import progress
 
 ROWS_REJECTED = 3
@@ -63,8 +72,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.benchmark}: no item could be evaluated ({rejected[0]['reason']}); mend the clips")
     groups = score_groups([predictions])
     scores = {"name": setup["name"], "setup": setup, "rejected": rejected, "groups": groups}
-    folder.write_scores({**scores, "speed": _speed(meter, folder)})
+    speed = _speed(meter, folder)
+    folder.write_scores({**scores, "speed": speed})
     show(scores_table(setup["name"], groups), LEGEND, SUBSET_LEGEND)
+    if speed:
+        show(terminal("Size and speed", *speed_rows({setup["name"]: speed})), SPEED_LEGEND)
     show_rejected(rejected, folder.path / "scores.json")
     log_evaluation(args, folder.path, scores_rows(groups))
     return ROWS_REJECTED if rejected else 0

@@ -132,15 +132,16 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of size and speed, from the `speed` of each system; the first one is what ratios compare with.
+    """Header and rows of size and speed, from the `speed` of each system.
 
-    Tokens per second at each batch size, the first token at the smallest.
+    Tokens per second at each batch size, the first token at the smallest; of several systems, ratios to the first.
     """
     sizes = sorted({run["batch_size"] for speed in systems.values() for run in speed["runs"]})
     columns = [(f"tokens/s, batch {size}", size, "tokens_per_second") for size in sizes]
     columns.append((f"first token ms, batch {sizes[0]}", sizes[0], "first_token_ms"))
     with_encoder = any(_figure(speed, sizes[0], "encoder_ms") for speed in systems.values())
-    header = ["system", "parameters M", "memory MiB", *(name for title, *_ in columns for name in (title, "x"))]
+    ratio = ["x"] if len(systems) > 1 else []
+    header = ["system", "parameters M", "memory MiB", *(name for title, *_ in columns for name in (title, *ratio))]
     header += [f"encoder ms, batch {sizes[0]}"] * with_encoder + ["device"]
     first = next(iter(systems.values()))
     rows = []
@@ -148,7 +149,9 @@ def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
         cells = [f"{speed['parameters']['total'] / 1e6:.4g}", _memory(speed["memory_mib"])]
         for _, size, key in columns:
             ours, base = _figure(speed, size, key), _figure(first, size, key)
-            cells += [_cell(ours), f"{ours['median'] / base['median']:.2f}" if ours and base else "-"]
+            cells.append(_cell(ours))
+            if ratio:
+                cells.append(f"{ours['median'] / base['median']:.2f}" if ours and base else "-")
         cells += [_cell(_figure(speed, sizes[0], "encoder_ms"))] * with_encoder
         rows.append([name, *cells, _where(speed)])
     return header, rows

@@ -7,8 +7,8 @@ import torch
 
 from caad_ds import cli
 from caad_ds.distill.negatives import Negative
-from caad_ds.evaluation.decoding import Contrast
-from caad_ds.evaluation.inference import Loaded
+from caad_ds.evaluation.decoding import Contrast, generate
+from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.measure_speed import System
 from caad_ds.evaluation.speed import Clock, Meter, speed_rows
@@ -35,9 +35,10 @@ def parameters(folder):
     return sum(p.numel() for part in (model, encoder) for p in part.parameters())
 
 
-def test_evaluate_notes_the_speed_of_full_batches_after_the_first(run, model_folder, tmp_path):
+def test_evaluate_notes_the_speed_of_full_batches_after_the_first(run, model_folder, tmp_path, capsys):
     evaluated = "--model", model_folder, "--out", tmp_path / "run", "--batch-size", 6
     assert run("evaluate", *evaluated) == 0
+    assert "tokens/s, batch 6" in capsys.readouterr().out
     speed = json.loads((tmp_path / "run" / "scores.json").read_text())["speed"]
     assert speed["parameters"]["total"] == parameters(model_folder)
     assert speed["memory_mib"]["weights"] == pytest.approx(4 * parameters(model_folder) / MIB, rel=0.05)
@@ -88,6 +89,10 @@ def test_table_of_models_with_and_without_contrast(run, model_folder, tmp_path, 
 def test_every_system_says_as_many_tokens(model_folder, benchmark):
     loaded = Loaded.load(model_folder, torch.device("cpu"))
     items = [item for row in Benchmark.load(benchmark).rows for item in row.items()]
+    clips = Clips(loaded.encoder)
+    states = clips.states(clips.hear(items))
+    likeliest = generate(loaded.model, loaded.tokenizer, loaded.prompts(items), states, max_new_tokens=1)
+    loaded.model.llm.generation_config.eos_token_id = likeliest.flatten().tolist()  # every answer would end at once
     for contrasted in (None, Contrast(1.0, Negative.of("silence", loaded.encoder))):
         seconds, timing = System(loaded, contrasted).answer(items, 5)
         assert timing.tokens == 5 * len(items)
@@ -107,6 +112,7 @@ def test_ratios_are_to_the_first_system():
     assert rows[1][4] == "2.50" and rows[1][-1] == "a CPU, threads: 2, float32"
     header, rows = speed_rows({"teacher": speed(100.0), "other batch": speed(9.0, batch=2)})
     assert rows[0][3:7] == ["-", "-", "100 [100, 100]", "1.00"] and rows[1][4] == "-", "nothing to compare with"
+    assert speed_rows({"teacher": speed(100.0)})[0][3:5] == ["tokens/s, batch 8", "first token ms, batch 8"]
 
 
 def test_compare_prints_the_speed_that_evaluations_noted(run, model_folder, tmp_path):
