@@ -14,11 +14,12 @@ from caad_ds.evaluation.decoding import Contrast, Sampling, decode
 from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
 from caad_ds.evaluation.matching import matches, matches_strictly
 from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
+from caad_ds.evaluation.meter import Meter
 from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow, log_evaluation
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
 from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
-from caad_ds.evaluation.speed import Meter, speed_rows
+from caad_ds.evaluation.speed import speed_rows
 from caad_ds.evaluation.tables import (
     LEGEND,
     SUBSET_LEGEND,

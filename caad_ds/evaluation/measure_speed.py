@@ -17,7 +17,8 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, generate
 from caad_ds.evaluation.inference import DTYPES, Clips, Loaded
 from caad_ds.evaluation.mcr_bench import Benchmark, Item
-from caad_ds.evaluation.speed import LEGEND, Clock, Timing, description, speed_rows, spread, synchronize, timed
+from caad_ds.evaluation.meter import Clock, Timing, description, spread, synchronize, timed
+from caad_ds.evaluation.speed import LEGEND, speed_rows
 from caad_ds.evaluation.tables import markdown, show, terminal
 from caad_ds.files import write_atomic, write_json
 from caad_ds.memory import PeakMemory

@@ -8,127 +8,10 @@ memory_mib          `weights`: what the parameters take; `working`: the peak abo
 Times are `{median, low, high}` over batches, low and high the quartiles.
 """
 
-import platform
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-
-import numpy as np
-import torch
-from torch import Tensor, nn
-from transformers.generation.streamers import BaseStreamer
-
-from caad_ds.evaluation.decoding import end_tokens
-from caad_ds.evaluation.inference import Loaded
-from caad_ds.memory import MIB, PeakMemory
-
 LEGEND = (
     "Medians over batches; in brackets the quartiles; x: against the first system. tokens/s and first token: from the "
     "encoder's states on, the prompt included. memory: weights, encoder included, and the peak above them."
 )
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One batch: seconds to its first and to its last tokens, and the tokens of its answers."""
-
-    first: float
-    last: float
-    tokens: int
-
-
-class Clock(BaseStreamer):
-    """Notes when `generate` has each step's tokens of a batch of `rows` items; starts when it is made."""
-
-    def __init__(self, loaded: Loaded, rows: int):
-        self.rows = rows
-        self.ends = torch.tensor(end_tokens(loaded.model, loaded.tokenizer))
-        self.steps: list[Tensor] = []
-        self.times: list[float] = []
-        synchronize(loaded.device)
-        self.began = time.perf_counter()
-
-    def put(self, value: Tensor) -> None:
-        """Takes the tokens [paths * rows] of a step; the prompt, which comes first, is a matrix."""
-        if value.dim() == 1:
-            self.times.append(time.perf_counter())
-            self.steps.append(value[: self.rows])
-
-    def end(self) -> None:
-        """Nothing is held back."""
-
-    @property
-    def timing(self) -> Timing:
-        """The batch as measured; padding after an answer's end is not counted."""
-        ended = torch.isin(torch.stack(self.steps), self.ends).int()
-        tokens = int((ended.cumsum(0) - ended == 0).sum())
-        return Timing(self.times[0] - self.began, self.times[-1] - self.began, tokens)
-
-
-class Meter:
-    """Times an evaluation's batches of full size; the first one warms up and is left out."""
-
-    def __init__(self, loaded: Loaded, batch_size: int):
-        self.loaded = loaded
-        self.batch_size = batch_size
-        self.timings: list[Timing] = []
-        self._peak: PeakMemory | None = None
-        self._warm = False
-
-    @contextmanager
-    def batch(self, items: int) -> Iterator[Clock]:
-        """The clock to decode a batch of `items` with."""
-        if self._warm and self._peak is None:
-            self._peak = PeakMemory(self.loaded.device)
-        clock = Clock(self.loaded, items)
-        yield clock
-        if self._warm and items == self.batch_size:
-            self.timings.append(clock.timing)
-        self._warm = True
-
-    def summary(self) -> dict | None:
-        """What `scores.json` holds under `speed`; None where no batch is left after the first."""
-        if not self.timings:
-            return None
-        working = self._peak.mib() if self._peak else None
-        return description(self.loaded, working, [timed(self.timings, self.batch_size)])
-
-
-def description(loaded: Loaded, working: float | None, runs: list[dict]) -> dict:
-    """Size and speed of a system, and where they were measured."""
-    parts = {"encoder": loaded.encoder, "connector": loaded.model.connector, "llm": loaded.model.llm}
-    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    cuda = loaded.device.type == "cuda"
-    return {
-        "parameters": {**parameters, "total": sum(parameters.values())},
-        "memory_mib": {"weights": sum(map(weights_mib, parts.values())), "working": working},
-        "device": torch.cuda.get_device_name(loaded.device) if cuda else f"{platform.machine()} CPU",
-        "threads": torch.get_num_threads(),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "runs": runs,
-    }
-
-
-def weights_mib(module: nn.Module) -> float:
-    """MiB of a module's parameters and buffers, shared ones once."""
-    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()]) / MIB
-
-
-def timed(timings: Sequence[Timing], batch_size: int) -> dict:
-    """The figures of some batches of one size."""
-    return {
-        "batch_size": batch_size,
-        "batches": len(timings),
-        "tokens_per_second": spread([t.tokens / t.last for t in timings]),
-        "first_token_ms": spread([1e3 * t.first for t in timings]),
-    }
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return {"median": float(median), "low": float(low), "high": float(high)}
 
 
 def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
@@ -172,9 +55,3 @@ def _memory(mib: dict) -> str:
 def _where(speed: dict) -> str:
     threads = f", threads: {speed['threads']}" if "CPU" in speed["device"] else ""
     return f"{speed['device']}{threads}, {speed['dtype']}"
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits for the device's queue."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -11,7 +11,7 @@ from caad_ds import cli
 from caad_ds.errors import UserError
 
 # What evaluates a model imports torch and transformers; the others need neither to say what they take.
-LIGHT = [name for name in cli.COMMANDS if name not in ("check-teacher", "evaluate", "compare", "prep verify")]
+LIGHT = [name for name in cli.COMMANDS if name not in (*cli.HEAVY, "compare", "prep verify")]
 
 
 def caad_ds(*arguments: str) -> subprocess.CompletedProcess:
