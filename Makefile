@@ -43,7 +43,8 @@ test-slow: venv ## what takes longer: NVMe and CPU-optimizer offload, more resum
 test-gpu: venv ## what a GPU computes: the loss, its Triton kernel natively, evaluation
 	$(RUN) -m pytest tests/loss tests/evaluation
 
-lint: venv ## ruff and mypy
+lint: venv ## ruff, mypy, and no conflict of a merge left behind
+	! git grep -nE '^(<{7}|>{7}) '
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
