@@ -18,8 +18,8 @@ from caad_ds.config import CheckpointSection
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, write_atomic
 from caad_ds.progress import Heartbeat
+from caad_ds.ranks import agreed, from_main, world
 from caad_ds.training import random_state, universal
-from caad_ds.training.distributed import agreed, from_main, world
 from caad_ds.training.engines import full_weights
 from caad_ds.training.retention import kept
 

@@ -1,4 +1,4 @@
-"""Ranks: how they start, agree on a failure, and end."""
+"""Ranks of a training run: how they start and end."""
 
 import gc
 import os
@@ -7,10 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TypeVar
 
 import deepspeed
 import torch
@@ -21,7 +19,6 @@ from torch.utils.cpp_extension import get_default_build_root
 from caad_ds.errors import UserError
 from caad_ds.progress import Heartbeat
 
-T = TypeVar("T")
 CPU_OP = "deepspeed_shm_comm"
 STALE_SECONDS = 600  # no build of the op takes so long
 
@@ -81,48 +78,6 @@ def stop() -> None:
     # DeepSpeed's CPU op leaves 66 MiB of shared memory behind, for every port that was ever used.
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
-
-
-def world() -> tuple[int, int]:
-    """(rank, world size); (0, 1) in a process that has joined no other."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def from_main(action: Callable[[], T]) -> T:
-    """What `action` gives on rank 0, for all ranks; where it raises UserError, all raise it."""
-    rank, world_size = world()
-    result = [agreed(lambda: action() if rank == 0 else None)]
-    if world_size > 1:
-        dist.broadcast_object_list(result, src=0)
-    return result[0]  # type: ignore[return-value]
-
-
-def agreed(action: Callable[[], T]) -> T:
-    """Run `action` on every rank; if any fails, all do (as `raise_together` says), so that none waits for ever."""
-    result, failure = None, None
-    try:
-        result = action()
-    except Exception as error:
-        failure = error
-    raise_together(failure)
-    return result  # type: ignore[return-value]
-
-
-def raise_together(failure: Exception | None) -> None:
-    """Raise the first rank's failure on all ranks, if there is one.
-
-    A UserError keeps its type. Of anything else the rank that met it raises it as it is, and the others its name.
-    """
-    unforeseen = failure is not None and not isinstance(failure, UserError)
-    told = UserError(f"{type(failure).__name__}: {failure}") if unforeseen else failure
-    failures = [told] * world()[1]
-    if dist.is_initialized():
-        dist.all_gather_object(failures, told)
-    if unforeseen:
-        raise failure
-    for rank, error in enumerate(failures):
-        if error is not None:
-            raise type(error)(str(error) if len(failures) == 1 else f"{error} (rank {rank})") from failure
 
 
 def _compiler() -> str:

@@ -24,12 +24,12 @@ from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
+from caad_ds.ranks import agreed, raise_together, world
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed, deepspeed_config
-from caad_ds.training.distributed import agreed, raise_together, world
 from caad_ds.training.meters import Meter
 from caad_ds.training.metrics import Sums
 from caad_ds.training.model_folder import write_model

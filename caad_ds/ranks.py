@@ -1,0 +1,93 @@
+"""What the processes of one launch tell each other: who they are, and how they fail together."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from caad_ds.errors import UserError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # a rank that has ended is noticed at once; one that has more to do is waited for
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """The ranks of this launch as one gloo group, which needs no accelerator; nothing for a process alone.
+
+    For commands that run no DeepSpeed engine. UserError if the launcher's variables are incomplete, or the ranks
+    cannot meet.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; set them as well")
+    try:
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    except dist.DistNetworkError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"ranks cannot meet at {where} ({str(error).splitlines()[0]}); take another MASTER_PORT"
+        ) from error
+    try:
+        yield
+    except RuntimeError as error:
+        if "gloo" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].split("] ", 1)[-1]
+        raise UserError(f"another rank has ended ({reason}); see what it said, and start the command again") from error
+    finally:
+        dist.destroy_process_group()
+
+
+def world() -> tuple[int, int]:
+    """(rank, world size); (0, 1) in a process that has joined no other."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def from_main(action: Callable[[], T]) -> T:
+    """What `action` gives on rank 0, for all ranks; where it raises UserError, all raise it."""
+    rank, world_size = world()
+    result = [agreed(lambda: action() if rank == 0 else None)]
+    if world_size > 1:
+        dist.broadcast_object_list(result, src=0)
+    return result[0]  # type: ignore[return-value]
+
+
+def agreed(action: Callable[[], T]) -> T:
+    """Run `action` on every rank; if any fails, all do (as `raise_together` says), so that none waits for ever."""
+    result, failure = None, None
+    try:
+        result = action()
+    except Exception as error:
+        failure = error
+    raise_together(failure)
+    return result  # type: ignore[return-value]
+
+
+def raise_together(failure: Exception | None) -> None:
+    """Raise the first rank's failure on all ranks, if there is one.
+
+    A UserError keeps its type. Of anything else the rank that met it raises it as it is, and the others its name.
+    """
+    unforeseen = failure is not None and not isinstance(failure, UserError)
+    told = UserError(f"{type(failure).__name__}: {failure}") if unforeseen else failure
+    failures = gathered(told)
+    if unforeseen:
+        raise failure
+    for rank, error in enumerate(failures):
+        if error is not None:
+            raise type(error)(str(error) if len(failures) == 1 else f"{error} (rank {rank})") from failure
+
+
+def gathered(value: T) -> list[T]:
+    """What every rank gives, in the order of ranks, on all ranks."""
+    values = [value] * world()[1]
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
+    return values
