@@ -31,7 +31,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["caad_ds", "caad_ds.*", "data_prep", "data_prep.*", "ds_configs"]),
-    package_data={"ds_configs": ["*.json"], "caad_ds": ["loss/rows.c"], "data_prep": ["*.html", "*.yaml"]},
+    package_data={
+        "ds_configs": ["*.json"],
+        "caad_ds": ["loss/rows.c", "evaluation/dynamic_superb.tsv"],
+        "data_prep": ["*.html", "*.yaml"],
+    },
     install_requires=[
         "deepspeed>=0.19.3",  # earlier: ZeRO-3 with checkpointing and frozen weights fails with shape [0]
         "jinja2>=3.1",

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -20,8 +21,8 @@ class AudioError(Exception):
     """An audio that does not decode, or holds nothing usable; callers add which record it belongs to."""
 
 
-def load(path: Path, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
-    """Any file that libsndfile reads, mixed to mono and resampled to 16 kHz: float32 [samples] in [-1, 1].
+def load(path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
+    """Any file, by path or open, that libsndfile reads, as mono at 16 kHz: float32 [samples] in [-1, 1].
 
     With `start` and `seconds` only that part of it, cut at the file's own rate. Raises AudioError if it is missing,
     does not decode, is empty or not finite.
@@ -58,9 +59,9 @@ def probe(path: Path) -> float:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+def _opened(path: Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
     try:
-        if not path.is_file():
+        if isinstance(path, Path) and not path.is_file():
             raise AudioError("there is no such file")
         with soundfile.SoundFile(path) as file:
             yield file

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         negatives = [Negative.of(name, loaded.encoder) for name in dict.fromkeys(args.negatives)]
     clips = Clips(loaded.encoder)
     likelihoods = _ask(loaded, clips, rows, instructions, negatives, args)
-    rejected = benchmark.rejected + rejected + clips.rejected(rows)
+    rejected = benchmark.rejected + rejected + clips.rejected(item for row in rows for item in row.items())
     if not likelihoods:
         raise UserError(f"{args.benchmark}: no row could be used ({rejected[0]['reason']}); mend the benchmark")
     with progress("scoring"):

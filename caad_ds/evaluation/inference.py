@@ -1,7 +1,7 @@
 """What evaluation asks of a model folder: the model on a device, items as samples, clips as encoder states."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import torch
 from caad_ds.command import positive
 from caad_ds.data import audio
 from caad_ds.data.batch import Batch, Sample
-from caad_ds.data.markers import user_content
-from caad_ds.evaluation.mcr_bench import Item, Row
+from caad_ds.evaluation.items import Clip, Item
 from caad_ds.models import speech_lm
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.prompt import Prompter
@@ -52,10 +51,10 @@ class Loaded:
         return self._placed(self.prompter.batch(samples), items)
 
     def _placed(self, batch: Batch, items: Sequence[Item]) -> Batch:
-        """The batch with the index of each item's clip among the different ones, in the order of `Clips.states`."""
-        clips = list(dict.fromkeys(item.audio for item in items))
-        number = {clip: place for place, clip in enumerate(clips)}
-        return replace(batch, audio_index=torch.tensor([number[item.audio] for item in items])).to(self.device)
+        """The batch with the index of each clip among the different ones, in the order of `Clips.states`."""
+        number = {clip: place for place, clip in enumerate(_different(items))}
+        index = torch.tensor([number[clip] for item in items for clip in item.clips])
+        return replace(batch, audio_index=index).to(self.device)
 
 
 class Clips:
@@ -66,36 +65,36 @@ class Clips:
 
     def __init__(self, encoder: SpeechEncoder):
         self.encoder = encoder
-        self.failed: dict[Path, str] = {}
-        self._kept: dict[Path, torch.Tensor] = {}
+        self.failed: dict[Clip, str] = {}
+        self._kept: dict[Clip, torch.Tensor] = {}
 
     def hear(self, items: Sequence[Item]) -> list[Item]:
-        """Encodes the clips of a batch and returns the items whose clip could be heard."""
-        paths = dict.fromkeys(item.audio for item in items)
+        """Encodes the clips of a batch and returns the items whose clips could all be heard."""
+        clips = _different(items)
         waveforms = {}
-        for path in paths:
-            if path not in self._kept and path not in self.failed:
+        for clip in clips:
+            if clip not in self._kept and clip not in self.failed:
                 try:
-                    waveforms[path] = self._load(path)
+                    waveforms[clip] = self._load(clip)
                 except audio.AudioError as error:
-                    self.failed[path] = str(error)
-        self._kept = {path: states for path, states in self._kept.items() if path in paths}
+                    self.failed[clip] = str(error)
+        self._kept = {clip: states for clip, states in self._kept.items() if clip in clips}
         if waveforms:
             hidden = self.encoder.perceive(self.encoder.features(list(waveforms.values()))).hidden
             self._kept.update(zip(waveforms, hidden, strict=True))
-        return [item for item in items if item.audio not in self.failed]
+        return [item for item in items if self.failed.keys().isdisjoint(item.clips)]
 
     def states(self, items: Sequence[Item]) -> AudioStates:
         """The states of the different clips of items that `hear` returned, in order of appearance."""
-        return AudioStates(torch.stack([self._kept[clip] for clip in dict.fromkeys(item.audio for item in items)]))
+        return AudioStates(torch.stack([self._kept[clip] for clip in _different(items)]))
 
-    def rejected(self, rows: Sequence[Row]) -> list[dict]:
-        """The rows whose clip could not be heard, with the reason."""
-        unheard = [row for row in rows if row.audio in self.failed]
-        return [{"id": row.id, "reason": f"audio {row.audio}: {self.failed[row.audio]}"} for row in unheard]
+    def rejected(self, items: Iterable[Item]) -> list[dict]:
+        """The items, each once whatever its conditions, with a clip that could not be heard, and the reason."""
+        unheard = {item.id: clip for item in items for clip in item.clips if clip in self.failed}
+        return [{"id": name, "reason": f"audio {clip}: {self.failed[clip]}"} for name, clip in unheard.items()]
 
-    def _load(self, path: Path) -> np.ndarray:
-        waveform = audio.load(path)
+    def _load(self, clip: Clip) -> np.ndarray:
+        waveform = clip.load()
         seconds, window = len(waveform) / audio.SAMPLE_RATE, self.encoder.window_seconds
         if seconds > window:
             raise audio.AudioError(f"its {seconds:.1f} s exceed the encoder's window of {window} s")
@@ -107,17 +106,21 @@ def as_sample(item: Item, answer: str | None = None) -> Sample:
     key = f"{item.id}:{item.condition}"
     record = {
         "id": key,
-        "audios": [{"path": str(item.audio), "text": item.transcription}],
-        "messages": [{"role": "user", "content": user_content(item.question, item.hint)}],
+        "audios": [{"path": str(clip), "text": clip.text} for clip in item.clips],
+        "messages": list(item.messages),
         "response": answer,
     }
     return Sample(key, record, [])
 
 
+def _different(items: Sequence[Item]) -> list[Clip]:
+    return list(dict.fromkeys(clip for item in items for clip in item.clips))
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that runs a model on a benchmark takes."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained SpeechLM")
-    parser.add_argument("--benchmark", type=Path, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
+    parser.add_argument("--benchmark", type=Path, required=True, metavar="DIR", help="folder of a benchmark")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="items at once (default 32)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each subset")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")

@@ -10,26 +10,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
+from caad_ds.evaluation.items import Clip, Item
 from caad_ds.evaluation.matching import words
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One clip under one condition: `hint` is the description that precedes the question, None when neutral."""
-
-    id: str
-    subset: str
-    condition: str
-    audio: Path
-    question: str
-    hint: str | None
-    gt: str
-    transcription: str
+FIELDS = ("id", "audio", "gt", "text", "condition", "conditions", *CONDITIONS)
 
 
 @dataclass(frozen=True)
@@ -38,16 +28,16 @@ class Row:
 
     id: str
     subset: str
-    audio: Path
+    clip: Clip
     question: str
     hints: dict[str, str | None]
     gt: str
-    transcription: str
 
     def items(self) -> Iterator[Item]:
         """The row under each of the four conditions."""
         for condition, hint in self.hints.items():
-            yield Item(self.id, self.subset, condition, self.audio, self.question, hint, self.gt, self.transcription)
+            turn = {"role": "user", "content": user_content(self.question, hint)}
+            yield Item(self.id, self.subset, condition, (self.clip,), (turn,), self.question, self.gt)
 
 
 @dataclass(frozen=True)
@@ -58,45 +48,57 @@ class Benchmark:
     options: dict[str, list[str]]
     rejected: list[dict]
 
+    kind: ClassVar[str] = "mcr-bench"
+    conditions: ClassVar[tuple[str, ...]] = CONDITIONS
+
+    @property
+    def items(self) -> list[Item]:
+        """Every row under every condition."""
+        return [item for row in self.rows for item in row.items()]
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a folder looks like this benchmark."""
+        return bool(_subset_files(folder))
+
     @staticmethod
     def load(folder: str | Path, limit: int | None = None) -> "Benchmark":
         """Reads a folder; `limit` keeps the first usable rows of each subset.
 
-        `options` holds the distinct ground truths of a subset, before the limit. Raises UserError when the folder
-        holds no subset, a subset's file is not a JSON list, or no row can be used.
+        `options` holds the distinct ground truths of a subset, before the limit. A subset whose file cannot be read is
+        rejected as a whole. UserError when the folder holds no subset, or no row can be used.
         """
         rows, options, rejected = [], {}, []
-        for path in _subset_files(Path(folder)):
+        files = _subset_files(Path(folder))
+        if not files:
+            raise UserError(f"{folder}: no <NAME>/<NAME>.json in it; give the folder of an MCR-BENCH benchmark")
+        for path in files:
             found, bad = _read_subset(path)
             options[path.stem] = sorted({row.gt for row in found})
             rows += found[:limit]
             rejected += bad
         if not rows:
             reason = rejected[0]["reason"] if rejected else "every list is empty"
-            raise UserError(f"{folder}: none of its {len(rejected)} rows can be used ({reason}); mend the files")
+            raise UserError(f"{folder}: nothing in it can be used ({len(rejected)} rejected; {reason}); mend the files")
         return Benchmark(rows, options, rejected)
 
 
 def _subset_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the one that holds <NAME>/<NAME>.json")
-    files = sorted(path for path in folder.glob("*/*.json") if path.stem == path.parent.name)
-    if not files:
-        raise UserError(f"{folder}: no <NAME>/<NAME>.json in it; give the folder of an MCR-BENCH benchmark")
-    return files
+    return sorted(path for path in folder.glob("*/*.json") if path.stem == path.parent.name)
 
 
 def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); restore the file") from error
+        return [], [{"id": path.stem, "reason": f"{path}: cannot be read as JSON ({error})"}]
     if not isinstance(entries, list):
-        raise UserError(f"{path}: holds a {type(entries).__name__}, not a list of rows; restore the file")
+        return [], [{"id": path.stem, "reason": f"{path}: holds a {type(entries).__name__}, not a list of rows"}]
+    first: dict[str, int] = {}
     rows, rejected = [], []
     for index, entry in enumerate(entries):
         name = f"{path.stem}/{index}"
-        reason = _fault(entry)
+        reason = _fault(entry) or _double(entry, index, first)
         audio = None if reason else _audio_path(path.parent, entry["audio"])
         if audio is None:
             reason = reason or f"audio {entry['audio']} is not in {path.parent / 'audio'}"
@@ -109,6 +111,8 @@ def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
 def _fault(entry: object) -> str | None:
     if not isinstance(entry, dict):
         return f"is a {type(entry).__name__}, not an object"
+    if unknown := _unknown_conditions(entry):
+        return f"unknown condition {', '.join(unknown)}; the conditions are {', '.join(CONDITIONS)}"
     for field in ("audio", "gt", *CONDITIONS):
         value = entry.get(field)
         if not isinstance(value, str) or not value.strip():
@@ -120,6 +124,22 @@ def _fault(entry: object) -> str | None:
     return None
 
 
+def _unknown_conditions(entry: dict) -> list[str]:
+    """Keys that are neither a field nor a condition, and such names under `condition` or `conditions`."""
+    listed = [entry.get("condition") or [], entry.get("conditions") or []]
+    named = [name for value in listed for name in (value if isinstance(value, list) else [value])]
+    keys = [key for key in entry if key not in FIELDS]
+    return [repr(name) for name in keys + named if name not in CONDITIONS]
+
+
+def _double(entry: dict, index: int, first: dict[str, int]) -> str | None:
+    """Why a row with an `id` cannot be told from an earlier one."""
+    name = entry.get("id")
+    if name is None or first.setdefault(str(name), index) == index:
+        return None
+    return f"id {name!r} is that of row {first[str(name)]}"
+
+
 def _audio_path(folder: Path, audio: str) -> Path | None:
     """The clip relative to `<NAME>/audio`, `<NAME>` or the benchmark's folder, whichever holds it."""
     candidates = (base / audio for base in (folder / "audio", folder, folder.parent))
@@ -128,4 +148,5 @@ def _audio_path(folder: Path, audio: str) -> Path | None:
 
 def _row(name: str, subset: str, audio: Path, entry: dict) -> Row:
     hints = {"neutral": None, **{condition: entry[condition].strip() for condition in HINTS}}
-    return Row(name, subset, audio, entry["neutral"].strip(), hints, entry["gt"].strip(), entry.get("text") or "")
+    clip = Clip(audio, entry.get("text") or "")
+    return Row(name, subset, clip, entry["neutral"].strip(), hints, entry["gt"].strip())

@@ -10,7 +10,7 @@ from torch import Tensor
 from caad_ds.data.batch import Batch
 from caad_ds.distill.negatives import Negative, embed_without_audio
 from caad_ds.evaluation.inference import Loaded
-from caad_ds.evaluation.mcr_bench import Item
+from caad_ds.evaluation.items import Item
 from caad_ds.loss.objective import contrast
 from caad_ds.models.states import AudioStates
 

@@ -35,11 +35,23 @@ def test_every_row_stands_under_four_conditions(tmp_path):
     assert benchmark.options == {"SER": ["male"], "VSC": ["cough"]}
     items = list(benchmark.rows[0].items())
     assert [item.condition for item in items] == list(CONDITIONS)
-    assert [item.hint for item in items] == [None, "A man.", "A woman.", "It rains."]
+    span = "<start_audio><|AUDIO|><end_audio>\n"
+    asked = ["Who speaks?", "A man. Who speaks?", "A woman. Who speaks?", "It rains. Who speaks?"]
+    assert [item.messages[0]["content"] for item in items] == [span + text for text in asked]
     assert {item.question for item in items} == {"Who speaks?"}
-    assert {item.transcription for item in items} == {"hello there"}
-    assert benchmark.rows[1].transcription == ""
-    assert all(row.audio.is_file() for row in benchmark.rows)
+    assert {clip.text for item in items for clip in item.clips} == {"hello there"}
+    assert benchmark.rows[1].clip.text == ""
+    assert all(row.clip.path.is_file() for row in benchmark.rows)
+
+
+def test_two_questions_about_one_clip_are_two_pairs(tmp_path):
+    write(tmp_path, "AQA", [ROW, {**ROW, "neutral": "Is it loud?", "gt": "yes"}])
+    first, second = Benchmark.load(tmp_path).rows
+    assert first.clip == second.clip and first.id != second.id
+    assert {(item.id, item.gt) for row in (first, second) for item in row.items()} == {
+        ("AQA/0", "male"),
+        ("AQA/1", "yes"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -51,6 +63,8 @@ def test_every_row_stands_under_four_conditions(tmp_path):
         ({**ROW, "adversarial": ""}, "adversarial is missing"),
         ({**ROW, "irrelevant": 3}, "irrelevant is missing, empty or not a string"),
         ({**ROW, "text": ["a"]}, "text is not a string"),
+        ({**ROW, "misleading": "A child."}, "unknown condition 'misleading'"),
+        ({**ROW, "conditions": ["neutral", "noisy"]}, "unknown condition 'noisy'"),
         ("a.wav", "is a str"),
     ],
 )
@@ -62,6 +76,23 @@ def test_a_bad_row_is_listed_and_the_rest_goes_on(tmp_path, row, reason):
     assert rejected["id"] == "SER/0" and reason in rejected["reason"]
 
 
+def test_of_two_rows_with_one_id_the_second_is_listed(tmp_path):
+    write(tmp_path, "SER", [{**ROW, "id": 7}, {**ROW, "id": 7}, {**ROW, "id": 8, "conditions": list(CONDITIONS)}])
+    benchmark = Benchmark.load(tmp_path)
+    assert [row.id for row in benchmark.rows] == ["SER/0", "SER/2"]
+    assert benchmark.rejected == [{"id": "SER/1", "reason": "id 7 is that of row 0"}]
+
+
+def test_a_subset_whose_file_is_broken_is_listed_and_the_others_are_read(tmp_path):
+    write(tmp_path, "SER", [ROW])
+    write(tmp_path, "VSC", [ROW])
+    (tmp_path / "VSC" / "VSC.json").write_text("[{")
+    benchmark = Benchmark.load(tmp_path)
+    assert [row.id for row in benchmark.rows] == ["SER/0"]
+    [rejected] = benchmark.rejected
+    assert rejected["id"] == "VSC" and "VSC.json: cannot be read as JSON" in rejected["reason"]
+
+
 def test_limit_takes_rows_of_every_subset_and_keeps_all_options(tmp_path):
     for name in ("A", "B"):
         write(tmp_path, name, [ROW, {**ROW, "gt": "female"}])
@@ -71,8 +102,6 @@ def test_limit_takes_rows_of_every_subset_and_keeps_all_options(tmp_path):
 
 
 def test_unusable_folders_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
-        Benchmark.load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no <NAME>/<NAME>"):
         Benchmark.load(tmp_path)
     write(tmp_path, "SER", {"rows": [ROW]})
@@ -82,5 +111,5 @@ def test_unusable_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read as JSON"):
         Benchmark.load(tmp_path)
     (tmp_path / "SER" / "SER.json").write_text(json.dumps([without("gt")]))
-    with pytest.raises(UserError, match="none of its 1 rows"):
+    with pytest.raises(UserError, match="1 rejected; gt is missing"):
         Benchmark.load(tmp_path)

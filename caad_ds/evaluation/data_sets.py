@@ -1,0 +1,103 @@
+"""Data sets of the Hugging Face form, as far as evaluation needs them: Parquet, or Arrow as `save_to_disk` writes it.
+
+Texts are read once; the bytes of an audio only when it is heard, a row group at a time.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+KEPT = 4  # files, and row groups of a column, that stay open: the audios of one item and of its successor
+BATCH = 256  # rows
+FAULTS = (pa.ArrowException, OSError, ValueError)  # what reading a broken file raises
+TABLES = (".parquet", ".arrow")
+
+
+class Cell(NamedTuple):
+    """Where a value stands in a file; `place` is its index in the cell's list, None where the cell is the value."""
+
+    column: str
+    row: int
+    place: int | None = None
+
+
+def table_files(folder: Path) -> list[Path]:
+    """The files of one data set, in order; of several splits the one called `test`."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in TABLES and path.is_file())
+    test = [path for path in files if "test" in (path.name[:4], path.parent.name)]
+    return [path for path in test or files if _belongs(path)]
+
+
+def _belongs(path: Path) -> bool:
+    """Whether an Arrow file is one that the folder's `state.json` names, and no cache that was left beside it."""
+    state = path.parent / "state.json"
+    if path.suffix != ".arrow" or not state.is_file():
+        return True
+    named = json.loads(state.read_text(encoding="utf-8")).get("_data_files", [])
+    return path.name in [file["filename"] for file in named]
+
+
+def schema(path: Path) -> pa.Schema:
+    """Names and types of a file's columns."""
+    return _parquet(path).schema_arrow if path.suffix == ".parquet" else _arrow(path).schema
+
+
+def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Each row's values of these columns."""
+    for batch in _batches(path, columns):
+        yield from batch.to_pylist()
+
+
+def lengths(path: Path, column: str) -> Iterator[int]:
+    """How many values each row's list in this column has; the values themselves are passed over."""
+    for batch in _batches(path, [column]):
+        yield from (length or 0 for length in pc.list_value_length(batch.column(0)).to_pylist())
+
+
+def value(path: Path, cell: Cell) -> Any:
+    """What a cell holds."""
+    if path.suffix == ".parquet":
+        starts = _starts(path)
+        group = next(k for k in range(len(starts) - 1) if cell.row < starts[k + 1])
+        held = _group(path, group, cell.column)[cell.row - starts[group]].as_py()
+    else:
+        held = _arrow(path).column(cell.column)[cell.row].as_py()
+    return held if cell.place is None else held[cell.place]
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    if path.suffix == ".parquet":
+        return _parquet(path).iter_batches(BATCH, columns=columns)
+    return iter(_arrow(path).select(columns).to_batches(BATCH))
+
+
+@lru_cache(KEPT)
+def _parquet(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path)
+
+
+def _starts(path: Path) -> list[int]:
+    """The first row of each row group, and the number of rows."""
+    about = _parquet(path).metadata
+    return [0, *accumulate(about.row_group(k).num_rows for k in range(about.num_row_groups))]
+
+
+@lru_cache(KEPT)
+def _group(path: Path, group: int, column: str) -> pa.ChunkedArray:
+    return _parquet(path).read_row_group(group, columns=[column]).column(column)
+
+
+@lru_cache(KEPT)
+def _arrow(path: Path) -> pa.Table:
+    """The table, mapped and not read; the stream format, which `datasets` writes, or the file format."""
+    try:
+        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -1,0 +1,54 @@
+"""What a benchmark asks: items, each a prompt about one or several clips, and their right answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from caad_ds.data import audio
+from caad_ds.evaluation.data_sets import FAULTS, Cell, value
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One audio: a file, or a cell of a Parquet or Arrow file; `text` is its transcription, "" where none is known."""
+
+    path: Path
+    text: str = ""
+    cell: Cell | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.cell is None else f"{self.path} row {self.cell.row} {self.cell.column}"
+
+    def load(self) -> np.ndarray:
+        """float32 mono 16 kHz [samples]; raises AudioError if it is missing or does not decode."""
+        if self.cell is None:
+            return audio.load(self.path)
+        try:
+            held = value(self.path, self.cell)
+        except FAULTS as error:
+            raise audio.AudioError(str(error)) from error
+        if isinstance(held, dict) and held.get("bytes"):
+            return audio.load(BytesIO(held["bytes"]))
+        if isinstance(held, dict) and held.get("path"):
+            return audio.load(self.path.parent / held["path"])
+        raise audio.AudioError("the cell holds neither bytes nor a path")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt: `messages` as chat templates take them, with `<|AUDIO|>` once per clip, in the clips' order.
+
+    `condition` is None in benchmarks that know none; `question` is the text that a person would be asked, without hint
+    or marks of audio.
+    """
+
+    id: str
+    subset: str
+    condition: str | None
+    clips: tuple[Clip, ...]
+    messages: Sequence[dict]
+    question: str
+    gt: str

@@ -1,0 +1,261 @@
+import argparse
+import io
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from caad_ds.cli import main
+from caad_ds.errors import UserError
+from caad_ds.evaluation import evaluate
+from caad_ds.evaluation.benchmark import fingerprint, load
+from caad_ds.evaluation.dynamic_superb import DynamicSuperb, dimensions
+from caad_ds.evaluation.dynamic_superb_scores import score_instances
+
+COUNTING, MATCHING = "SpeakerCounting_LibriTTS-TestClean", "SpeakerVerification_VCTK-multiaudio"
+SOUND = "ChordClassification_AcousticGuitarAndPiano"
+SPAN = "<start_audio><|AUDIO|><end_audio>\n"
+
+
+def wave(k):
+    rng = np.random.default_rng(k)
+    return (rng.standard_normal(8000) * 0.2 * rng.random()).astype(np.float32)
+
+
+def wav_bytes(k):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave(k), 16000, format="WAV")
+    return buffer.getvalue()
+
+
+def row(instance, label="male", clips=("0.wav",), **fields):
+    turns = [{"role": "system", "content": "hello"}, {"role": "user", "content": SPAN * len(clips) + "who speaks ?"}]
+    audios = [{"path": clip, "text": "it rains"} for clip in clips]
+    return {"audios": audios, "messages": turns, "label": label, "category": f"DS@{instance}", **fields}
+
+
+def write_jsonl(folder, lines, name="test.jsonl"):
+    folder.mkdir(exist_ok=True)
+    for k in range(3):
+        soundfile.write(folder / f"{k}.wav", wave(k), 16000)
+    text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    (folder / name).write_text("\n".join(text) + "\n")
+    return folder
+
+
+def table(count, **columns):
+    labels = ["male" if k % 2 else "female" for k in range(count)]
+    audio = [{"bytes": wav_bytes(k), "path": f"{k}.wav"} for k in range(count)]
+    return pa.table({"audio": audio, "instruction": ["who speaks ?"] * count, "label": labels, **columns})
+
+
+def write_parquet(folder, instance, rows, **kwargs):
+    (folder / instance / "data").mkdir(parents=True)
+    pq.write_table(rows, folder / instance / "data" / "test-00000-of-00001.parquet", **kwargs)
+
+
+def write_saved(folder, instance, rows):
+    """What `datasets.save_to_disk` leaves: streams, and a state that names them."""
+    place = folder / instance
+    place.mkdir(parents=True)
+    for k, part in enumerate((rows.slice(0, 2), rows.slice(2))):
+        with pa.ipc.new_stream(place / f"data-{k:05d}-of-00002.arrow", part.schema) as stream:
+            stream.write_table(part)
+    shutil.copy(place / "data-00000-of-00002.arrow", place / "cache-0.arrow")
+    files = [{"filename": f"data-{k:05d}-of-00002.arrow"} for k in (0, 1)]
+    (place / "state.json").write_text(json.dumps({"_data_files": files, "_split": "test"}))
+    (place / "dataset_info.json").write_text("{}")
+
+
+def test_the_table_of_instances():
+    counts = {name: list(dimensions().values()).count(name) for name in ("CON", "SEM", "PAR", "DEG", "SPK", "AUDIO")}
+    assert counts == {"CON": 11, "SEM": 7, "PAR": 7, "DEG": 19, "SPK": 7, "AUDIO": 7}
+
+
+def test_jsonl_rows(tmp_path):
+    plain = {**row(COUNTING, label="two"), "audios": ["1.wav"], "messages": [{"role": "user", "content": "who ?"}]}
+    answered = row(COUNTING)
+    answered["messages"] = [*answered["messages"], {"role": "assistant", "content": "male"}]
+    folder = write_jsonl(tmp_path / "ds", [row(MATCHING, clips=("0.wav", "1.wav")), answered, "", plain])
+    benchmark = load(folder)
+    assert isinstance(benchmark, DynamicSuperb) and benchmark.rejected == []
+    assert benchmark.options == {COUNTING: ["male", "two"], MATCHING: ["male"]}
+    first, second, pair = benchmark.items
+    assert [item.id for item in benchmark.items] == [f"{COUNTING}/0", f"{COUNTING}/1", f"{MATCHING}/0"]
+    assert {item.condition for item in benchmark.items} == {None}
+    assert [turn["role"] for turn in first.messages] == ["system", "user"] and first.question == "who speaks ?"
+    assert second.messages[0]["content"] == SPAN + "who ?" and second.clips[0].text == ""
+    assert [clip.path.name for clip in pair.clips] == ["0.wav", "1.wav"] and pair.clips[0].text == "it rains"
+    assert load(folder / "test.jsonl").items == benchmark.items
+
+
+def test_bad_jsonl_rows_are_listed_and_the_rest_is_read(tmp_path):
+    bad = {
+        "not JSON": '{"audios": [',
+        "is a list": "[]",
+        "category 'SpeakerCounting'": {**row(COUNTING), "category": "SpeakerCounting"},
+        "label None is missing": {key: value for key, value in row(COUNTING).items() if key != "label"},
+        "audio 9.wav is not in": row(COUNTING, clips=("9.wav",)),
+        "audios is missing": {**row(COUNTING), "audios": []},
+        "1 <|AUDIO|> in its messages but 2 audios": {**row(COUNTING), "audios": ["0.wav", "1.wav"]},
+        "messages holds no turn of the user": {**row(COUNTING), "messages": [{"role": "system", "content": "x"}]},
+        "id 'a' is that of test.jsonl:1": row(COUNTING, id="a"),
+    }
+    benchmark = load(write_jsonl(tmp_path / "ds", [row(COUNTING, id="a"), *bad.values(), row(COUNTING, id="b")]))
+    assert [item.id for item in benchmark.items] == [f"{COUNTING}/0", f"{COUNTING}/7"]
+    assert len(benchmark.rejected) == len(bad)
+    for place, (reason, rejected) in enumerate(zip(bad, benchmark.rejected, strict=True), 2):
+        assert rejected["reason"].startswith(f"test.jsonl:{place}: {reason}")
+
+
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+def test_tables_of_the_hugging_face_form(tmp_path, form):
+    second = [{"bytes": wav_bytes(10 + k), "path": None} for k in range(5)]
+    if form == "parquet":
+        write_parquet(tmp_path, MATCHING, table(5, audio2=second, file=["x"] * 5), row_group_size=2)
+        write_parquet(tmp_path, COUNTING, table(2))
+    else:
+        write_saved(tmp_path, MATCHING, table(5, audio2=second, file=["x"] * 5))
+        write_saved(tmp_path, COUNTING, table(2))
+    benchmark = load(tmp_path)
+    assert [item.id for item in benchmark.items] == [f"{COUNTING}/0", f"{COUNTING}/1"] + [
+        f"{MATCHING}/{k}" for k in range(5)
+    ]
+    assert benchmark.options == {COUNTING: ["female", "male"], MATCHING: ["female", "male"]}
+    item = benchmark.items[5]
+    assert item.messages[0]["content"] == SPAN * 2 + "who speaks ?" and item.gt == "male"
+    for clip, k in zip(item.clips, (3, 13), strict=True):
+        assert np.abs(clip.load() - wave(k)).max() < 1e-4
+    assert load(tmp_path / COUNTING).items == benchmark.items[:2]
+    assert fingerprint(benchmark) != fingerprint(load(tmp_path, limit=1))
+
+
+def test_a_list_of_audios_and_one_that_is_a_path(tmp_path):
+    soundfile.write(tmp_path / "beside.wav", wave(5), 16000)
+    audios = [[{"bytes": wav_bytes(0), "path": None}, {"bytes": None, "path": "../../beside.wav"}], []]
+    rows = pa.table({"audios": audios, "instruction": ["who ?"] * 2, "label": ["male"] * 2})
+    write_parquet(tmp_path, MATCHING, rows)
+    [item] = (benchmark := load(tmp_path)).items
+    assert [np.abs(clip.load() - wave(k)).max() < 1e-4 for clip, k in zip(item.clips, (0, 5), strict=True)] == [
+        True
+    ] * 2
+    assert [rejected["id"] for rejected in benchmark.rejected] == [f"{MATCHING}/1"]
+
+
+def test_broken_tables_are_listed_and_the_others_are_read(tmp_path):
+    write_parquet(tmp_path, COUNTING, table(2, extra=[1, 2]))
+    write_parquet(tmp_path, MATCHING, table(2).drop_columns(["label"]))
+    write_parquet(tmp_path, SOUND, table(2))
+    (tmp_path / SOUND / "data" / "test-00000-of-00001.parquet").write_bytes(b"PAR1")
+    benchmark = load(tmp_path)
+    assert {item.subset for item in benchmark.items} == {COUNTING}
+    reasons = {rejected["id"]: rejected["reason"] for rejected in benchmark.rejected}
+    assert "has no column label" in reasons[MATCHING] and "cannot be read" in reasons[SOUND]
+
+
+def test_kinds_are_told_apart(tmp_path, conflicts):
+    with pytest.raises(UserError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no benchmark in it"):
+        load(tmp_path / "empty")
+    assert load(conflicts).kind == "mcr-bench"
+    write_jsonl(conflicts, [row(COUNTING)])
+    with pytest.raises(UserError, match="could be mcr-bench or dynamic-superb; say which by --kind"):
+        load(conflicts)
+    assert load(conflicts, "dynamic-superb").kind == "dynamic-superb"
+    with pytest.raises(UserError, match=r"no row of Dynamic-SUPERB .*category None"):
+        load(write_jsonl(tmp_path / "bad", ["{}"]))
+
+
+def predictions(shares, items=10):
+    """For each instance so many right answers; one fewer of them is strictly right."""
+    return [
+        {"id": f"{name}/{k}", "subset": name, "right": k < right, "strict": k < right - 1}
+        for name, right in shares.items()
+        for k in range(items)
+    ]
+
+
+def test_scores_by_hand():
+    every = {name: 4 if dimension == "AUDIO" else 5 for name, dimension in dimensions().items()}
+    every[COUNTING] = 10
+    scores = score_instances([predictions(every)])
+    assert scores["overall"]["name"] == "ALL"
+    assert scores["overall"]["value"] == pytest.approx((50 * 0.5 + 1.0) / 51)
+    assert scores["overall"]["strict"]["value"] == pytest.approx((50 * 0.4 + 0.9) / 51)
+    assert {name: d["value"] for name, d in scores["dimensions"].items()} == pytest.approx(
+        {"CON": 0.5, "SEM": 0.5, "PAR": 0.5, "DEG": 0.5, "SPK": (6 * 0.5 + 1) / 7, "AUDIO": 0.4}
+    )
+    certain = scores["instances"][COUNTING]
+    assert certain["low"] == certain["high"] == 1.0 and certain["dimension"] == "SPK" and certain["items"] == 10
+    even = scores["instances"]["SarcasmDetection_Mustard"]
+    assert 0.15 < even["low"] < 0.3 and 0.7 < even["high"] < 0.85
+    spread = (
+        scores["overall"]["high"] - scores["overall"]["low"]
+    )  # of 50 independent instances: sd sqrt(.025 * 50) / 51
+    assert spread == pytest.approx(2 * 1.96 * (0.025 * 50) ** 0.5 / 51, rel=0.15)
+    assert scores["missing"] == scores["unknown"] == []
+
+
+def test_a_partial_mean_is_never_called_all():
+    scores = score_instances([predictions({COUNTING: 10, MATCHING: 4, SOUND: 0, "New_Instance": 3})])
+    assert scores["overall"]["name"] == "mean of 2 of 51"
+    assert scores["overall"]["value"] == pytest.approx(0.7)
+    assert {name: d["value"] for name, d in scores["dimensions"].items()} == {
+        "SPK (2 of 7)": pytest.approx(0.7), "AUDIO (1 of 7)": 0.0,
+    }  # fmt: skip
+    assert len(scores["missing"]) == 55 and scores["unknown"] == ["New_Instance"]
+    only_sound = score_instances([predictions({SOUND: 5})])["overall"]
+    assert only_sound == {"name": "mean of 0 of 51"}
+
+
+def test_several_runs_share_their_draws():
+    one, other = predictions({COUNTING: 7}), predictions({COUNTING: 5})
+    both = score_instances([one, other])["instances"][COUNTING]
+    assert both["value"] == pytest.approx(0.6) and both["deviation"] == pytest.approx(0.02**0.5)
+    assert (
+        score_instances([one, one])["instances"][COUNTING]["low"]
+        == score_instances([one])["instances"][COUNTING]["low"]
+    )
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    second = [{"bytes": wav_bytes(10 + k), "path": None} for k in range(6)]
+    write_parquet(tmp_path / "ds", MATCHING, table(6, audio2=second))
+    write_parquet(tmp_path / "ds", COUNTING, table(4))
+    return tmp_path / "ds"
+
+
+def test_evaluated_whatever_the_batch_size(spoken, tmp_path, model_folder, capsys):
+    answers = []
+    for size in (1, 3, 8):
+        argv = ["--model", model_folder, "--benchmark", spoken, "--out", tmp_path / f"{size}", "--device", "cpu"]
+        assert main(["evaluate", *map(str, argv), "--batch-size", str(size)]) == 0
+        answers.append((tmp_path / f"{size}" / "predictions.jsonl").read_text())
+    assert answers[0] == answers[1] == answers[2] and answers[0].count("\n") == 10
+    assert len({json.loads(line)["prediction"] for line in answers[0].splitlines()}) > 2
+    scores = json.loads((tmp_path / "8" / "scores.json").read_text())
+    assert scores["setup"]["benchmark"] == "dynamic-superb" and scores["overall"]["name"] == "mean of 2 of 51"
+    assert scores["instances"][MATCHING]["items"] == 6
+    out = capsys.readouterr().out
+    assert "SPK (2 of 7)" in out and "56 of 58 instances are missing" in out and "ALL" not in out
+
+
+def test_under_contrast_and_with_clips_that_cannot_be_heard(spoken, tmp_path, model_folder):
+    second = [{"bytes": wav_bytes(k), "path": None} for k in range(3)] + [{"bytes": b"no audio", "path": None}, None]
+    write_parquet(
+        spoken, "SpeakerVerification_VCTK", table(5, audio2=pa.array(second, table(1).schema.field("audio").type))
+    )
+    parser = argparse.ArgumentParser()
+    evaluate.register(parser)
+    argv = ["--model", model_folder, "--benchmark", spoken, "--out", tmp_path / "run", "--contrast-alpha", 1]
+    assert evaluate.run(parser.parse_args([*map(str, argv), "--device", "cpu", "--batch-size", "4"])) == 3
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert [rejected["id"] for rejected in scores["rejected"]] == [f"SpeakerVerification_VCTK/{k}" for k in (3, 4)]
+    assert scores["instances"]["SpeakerVerification_VCTK"]["items"] == 3
