@@ -1,0 +1,106 @@
+"""Answers by option mark ("B", "(b)", "2.", "Option 2"), read through the options that the question enumerates.
+
+A question enumerates where it has consecutive marks from A, a or 1 on in one style ("A. happy B. sad", "(a) yes (b)
+no", "1) loud 2) quiet"), or a list after words that introduce one ("Choose from: happy, sad, angry"). Where it does
+neither, nothing is resolved.
+"""
+
+import re
+from string import ascii_lowercase, ascii_uppercase
+
+STYLES = (r"\({}\)", r"(?<![\w(]){}\)", r"(?<!\w){}\.(?=\s)", r"(?<!\w){}:(?=\s)")
+ALPHABETS = (ascii_uppercase, ascii_lowercase, [str(number) for number in range(1, 27)])
+END = re.compile(r"[.?!](?=\s|$)|\n|$")
+JOINT = re.compile(r"[\s,;.]*\b(?:or|and)\s*$|[\s,;.]+$", re.IGNORECASE)
+INTRODUCED = re.compile(
+    r"\b(?:(?:choose|select|pick)(?:\s+one)?\s+(?:from|between|among)|(?:options?|choices?)(?:\s+(?:are|include))?|"
+    r"answers?\s+(?:could|can|may|should|must)\s+be|one\s+of(?=\s*:|\s+(?:the|these)\s+(?:following|options|choices)\b))"
+    r"(?:\s+(?:the|these)?\s*(?:following|options?|choices?|answers?))*\s*:?\s*(?P<list>[^.?!\n]+)",
+    re.IGNORECASE,
+)
+SEPARATOR = re.compile(r"\s*[,;/|]\s*(?:(?:or|and)\s+)?|\s+(?:or|and)\s+", re.IGNORECASE)
+LONGEST = 6  # words of an option in a list without marks; more are a clause
+QUOTES = " \t[](){}'\"`*"
+
+MARK = r"(?P<mark>[A-Za-z]|\d{1,2})"
+ALONE = re.compile(rf"^[\W_]*{MARK}[\W_]*$")
+LEADING = re.compile(rf"^\s*(?:[(\[\"']{MARK}[)\]\"'][.:,]?|(?P<bare>[A-Za-z]|\d{{1,2}})(?:[.):](?!\d)|(?=\n)))(?=\s)")
+AFTER_WORD = re.compile(
+    rf"\b(?:(?:option|choice)\s*(?:is\s*)?:?\s*[(\[\"']?{MARK}[)\]\"']?(?!\w)"
+    r"|answer\s*(?:is|:)+\s*:?\s*(?:[(\[\"'](?P<quoted>[A-Za-z]|\d{1,2})[)\]\"']"
+    r"|(?P<ends>[A-Za-z]|\d{1,2})(?=[.,;:)]*(?:\s*$|[.,;:)]\s))))",  # not the article of "the answer is a man"
+    re.IGNORECASE,
+)
+
+
+def enumerated(question: str) -> dict[str, str]:
+    """The options that a question enumerates, by mark (A, b, 2; without marks 1, 2, ...), in order; or none."""
+    for style in STYLES:
+        for alphabet in ALPHABETS:
+            if options := _marked(question, style, alphabet):
+                return options
+    return _introduced(question)
+
+
+def spelled_out(answer: str, options: dict[str, str]) -> str:
+    """The answer with each mark of an option in it replaced by the option; unchanged where it has none.
+
+    A mark is the whole answer, begins it ("B. sad"), or follows "option", "choice" or "answer is".
+    """
+    if not options or _plain(answer) in map(_plain, options.values()):
+        return answer
+    for pattern in (ALONE, LEADING):
+        if found := pattern.search(answer):
+            option = _option(_mark(found), options)
+            return answer if option is None else f"{option} {answer[found.end() :]}".strip()
+    return AFTER_WORD.sub(lambda found: _option(_mark(found), options) or found.group(), answer)
+
+
+def _mark(found: re.Match) -> str:
+    return next(value for value in found.groupdict().values() if value)
+
+
+def _option(mark: str, options: dict[str, str]) -> str | None:
+    """The option with that mark in either case, or with that place (2 or B: the second) where marks are of the other
+    kind."""
+    by_mark = {name.lower(): option for name, option in options.items()}
+    if mark.lower() in by_mark:
+        return by_mark[mark.lower()]
+    numbered = next(iter(options)).isdigit()
+    if mark.isdigit() == numbered:
+        return None
+    place = ascii_lowercase.index(mark.lower()) if numbered else int(mark) - 1
+    return list(options.values())[place] if 0 <= place < len(options) else None
+
+
+def _marked(question: str, style: str, alphabet: str | list[str]) -> dict[str, str]:
+    """The options between consecutive marks of a style; none unless there are two, and each has a text."""
+    marks: list[tuple[str, re.Match]] = []
+    place = 0
+    for name in alphabet:
+        found = re.compile(style.format(name)).search(question, place)
+        if found is None:
+            break
+        marks.append((name, found))
+        place = found.end()
+    if len(marks) < 2:
+        return {}
+    ends = [found.start() for _, found in marks[1:]] + [len(question)]
+    texts = [question[found.end() : end] for (_, found), end in zip(marks, ends, strict=True)]
+    texts[-1] = texts[-1].lstrip()
+    texts[-1] = texts[-1][: END.search(texts[-1]).start()]
+    options = {name: JOINT.sub("", text.strip()).strip(QUOTES) for (name, _), text in zip(marks, texts, strict=True)}
+    return options if all(options.values()) else {}
+
+
+def _introduced(question: str) -> dict[str, str]:
+    """The entries of a list after words that introduce one, marked 1, 2, ..."""
+    for found in INTRODUCED.finditer(question):
+        entries = [entry.strip(QUOTES) for entry in SEPARATOR.split(found["list"])]
+        if len(entries) > 1 and all(entry and len(entry.split()) <= LONGEST for entry in entries):
+            return {str(number): entry for number, entry in enumerate(entries, 1)}
+    return {}
+
+
+def _plain(text: str) -> str:
+    return text.lower().strip(QUOTES + ".")
