@@ -1,0 +1,149 @@
+import json
+import shutil
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from caad_ds.cli import main
+
+pytest.importorskip("openai")
+KEY = "sk-not-to-be-seen"
+
+
+class Endpoint:
+    """A chat endpoint on loopback: yes for the answer that the test names, and a failure after `fails_after` calls."""
+
+    def __init__(self):
+        self.prompts, self.keys, self.at_once, self.most = [], [], 0, 0
+        self.fails_after, self.status, self.say, self.lock = None, 500, lambda prompt: "Yes.", threading.Lock()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.answer(self, body)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, handler, body):
+        with self.lock:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+            self.prompts.append(body["messages"][0]["content"])
+            self.keys.append(handler.headers["Authorization"])
+            fails = self.fails_after is not None and len(self.prompts) > self.fails_after
+        time.sleep(0.02)
+        message = {"role": "assistant", "content": self.say(body["messages"][0]["content"])}
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
+        reply["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
+        data = json.dumps({"error": {"message": f"out of service, key {KEY}"}} if fails else reply).encode()
+        handler.send_response(self.status if fails else 200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+        with self.lock:
+            self.at_once -= 1
+
+
+@pytest.fixture
+def endpoint():
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+
+
+@pytest.fixture
+def run(model_folder, conflicts, tmp_path, endpoint, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    judge = ["--judge-base-url", endpoint.url, "--judge-model", "big", "--judge-api-key-env", "JUDGE_KEY"]
+
+    def run(*argv, judge=judge):
+        argv = ["--model", model_folder, "--benchmark", conflicts, "--out", tmp_path / "run", *judge, *argv]
+        return main(["evaluate", "--device", "cpu", *map(str, argv)])
+
+    return run
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def different(folder):
+    return {(p["id"].split("/")[0], p["gt"], p["prediction"]) for p in lines(folder / "predictions.jsonl")}
+
+
+def test_verdicts_are_asked_once_and_scored_beside_the_rules(run, endpoint, tmp_path, capsys):
+    endpoint.say = lambda prompt: "**Yes**" if "Reference answer: male" in prompt else "No, it does not."
+    assert run("--judge-concurrency", 3) == 0
+    folder = tmp_path / "run"
+    assert len(endpoint.prompts) == len(set(endpoint.prompts)) == len(different(folder))
+    assert 1 < endpoint.most <= 3 and set(endpoint.keys) == {f"Bearer {KEY}"}
+    predictions = lines(folder / "predictions.jsonl")
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["rules"]["judge"] == sum(p["gt"] == "male" for p in predictions) == 8
+    assert scores["judge"]["groups"]["gender"]["accuracy_neutral"]["value"] == 0.5
+    assert scores["judge"]["model"] == "big" and scores["judge"]["unclear"] == 0
+    differing = [p for p in predictions if len({p["right"], p["strict"], p["option"], p["gt"] == "male"}) > 1]
+    assert lines(folder / "disagreements.jsonl") == [{**p, "judge": p["gt"] == "male"} for p in differing] != []
+    asked = len(endpoint.prompts)
+    assert run() == 0 and len(endpoint.prompts) == asked
+    assert json.loads((folder / "scores.json").read_text()) == scores
+    everything = "".join(file.read_text() for file in folder.iterdir()) + "".join(capsys.readouterr())
+    assert KEY not in everything
+    assert run("--judge-model", "bigger") == 0 and len(endpoint.prompts) == 2 * asked
+
+
+def test_an_endpoint_that_dies_keeps_what_was_judged(run, endpoint, tmp_path, capsys):
+    endpoint.fails_after, endpoint.status = 3, 401
+    assert run("--judge-concurrency", 1) == 2
+    folder = tmp_path / "run"
+    assert len(lines(folder / "judge.jsonl")) == 3 and not (folder / "scores.json").exists()
+    err = capsys.readouterr().err
+    [told] = [line for line in err.splitlines() if "error:" in line]
+    assert "out of service" in told and "kept, run it again" in told and KEY not in err
+    with open(folder / "judge.jsonl", "a") as file:
+        file.write('{"key": "cut by a ki')
+    endpoint.fails_after = None
+    assert run() == 0
+    assert len(set(endpoint.prompts)) == len(different(folder)) == len(lines(folder / "judge.jsonl"))
+    assert len(endpoint.prompts) == len(set(endpoint.prompts)) + 1
+
+
+def test_an_endpoint_that_is_not_there(run, endpoint, capsys):
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+    assert run() == 2
+    assert "Connection error" in capsys.readouterr().err
+
+
+def test_what_the_judge_leaves_open_or_refuses_is_counted(run, endpoint, tmp_path):
+    endpoint.say = lambda prompt: "Yes or no, who knows"
+    assert run() == 0
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["judge"]["unclear"] == 28 and scores["rules"]["judge"] == 0
+    shutil.rmtree(tmp_path / "run")
+    endpoint.prompts.clear()
+    endpoint.say, endpoint.fails_after, endpoint.status = lambda prompt: "Yes", 0, 400
+    assert run() == 0
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["judge"]["unclear"] == 28
+    endpoint.fails_after = None  # a refusal is no verdict: it is asked again
+    assert run() == 0
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["judge"]["unclear"] == 0
+
+
+def test_user_mistakes(run, endpoint, capsys, monkeypatch):
+    assert run(judge=["--judge-model", "big"]) == 2
+    assert "belong together" in capsys.readouterr().err
+    monkeypatch.delenv("JUDGE_KEY")
+    assert run() == 2
+    assert "--judge-api-key-env JUDGE_KEY: that variable is not set" in capsys.readouterr().err
+    assert endpoint.prompts == []
