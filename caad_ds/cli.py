@@ -5,7 +5,7 @@ import difflib
 import importlib
 import sys
 
-from caad_ds.command import guarded
+from caad_ds.command import guarded, is_main
 from caad_ds.quiet import quiet
 
 COMMANDS = {
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(argv)
     module_name, summary = COMMANDS[name]
     quiet()
-    if name in HEAVY:
+    if name in HEAVY and is_main():
         print(f"caad-ds {name}: starting", file=sys.stderr, flush=True)
     module = importlib.import_module(module_name)
     parser = argparse.ArgumentParser(prog=f"caad-ds {name}", description=summary)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from caad_ds.errors import UserError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # a rank that has ended is noticed at once; one that has more to do is waited for
+SILENT = nullcontext()
 
 
 @contextmanager
@@ -59,14 +60,18 @@ def from_main(action: Callable[[], T]) -> T:
     return result[0]  # type: ignore[return-value]
 
 
-def agreed(action: Callable[[], T]) -> T:
-    """Run `action` on every rank; if any fails, all do (as `raise_together` says), so that none waits for ever."""
+def agreed(action: Callable[[], T], waiting: AbstractContextManager = SILENT) -> T:
+    """Run `action` on every rank; if any fails, all do (as `raise_together` says), so that none waits for ever.
+
+    `waiting` is entered while the other ranks are not done.
+    """
     result, failure = None, None
     try:
         result = action()
     except Exception as error:
         failure = error
-    raise_together(failure)
+    with waiting:
+        raise_together(failure)
     return result  # type: ignore[return-value]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from caad_ds.errors import UserError
+from caad_ds.evaluation.compare_dimensions import compare_dimensions, is_dynamic_superb
 from caad_ds.evaluation.mlflow_log import Record, add_mlflow_arguments, check_mlflow, log_record
 from caad_ds.evaluation.plots import bars, flip_matrices
 from caad_ds.evaluation.predictions import RunFolder
@@ -27,6 +28,7 @@ from caad_ds.files import write_atomic, write_json
 from caad_ds.progress import progress
 
 FILES = ("table.json", "table.md", "table.png", "flips.png")
+TITLE = "Accuracy when audio and text disagree"
 NOTE = (
     "Percentages; ± is the sample deviation over runs of one name (seeds). "
     "Read neutral, faithful, adversarial and shift together: none of them decides alone."
@@ -42,13 +44,17 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder of `caad-ds evaluate`")
     parser.add_argument("--baseline", metavar="NAME", help="tests the others against it (default: the first)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"writes {', '.join(FILES)} there")
-    parser.add_argument("--title", default="Accuracy when audio and text disagree", help="of the table and the picture")
+    parser.add_argument("--title", default=TITLE, help="of the table and the picture")
     add_mlflow_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table, a row per name in order of appearance; saves it and its pictures with --out."""
     check_mlflow(args)
+    if is_dynamic_superb(args.runs[0]):
+        runs = read_runs(args.runs)
+        title = "Dynamic-SUPERB" if args.title == TITLE else args.title
+        return compare_dimensions(runs, _baseline(args.baseline, list(runs)), title, args)
     with progress("comparing", len(args.runs)) as advance:
         runs = read_runs(args.runs)
         baseline = _baseline(args.baseline, list(runs))

@@ -5,18 +5,17 @@ dimension    unweighted mean of its instances
 ALL          unweighted mean of the 51 instances outside AUDIO; over fewer it is called `mean of N of 51`
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from zlib import crc32
 
 import numpy as np
-from rich.table import Table
 
 from caad_ds.evaluation.dynamic_superb import dimensions
-from caad_ds.evaluation.scores import DRAWS, LEVEL
-from caad_ds.evaluation.tables import percent, terminal, with_interval
+from caad_ds.evaluation.scores import DRAWS, RULES, interval
+from caad_ds.evaluation.tables import percent, with_interval
 
 OUTSIDE = "AUDIO"
-RULES = ("right", "strict")
 
 
 def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict:
@@ -27,42 +26,93 @@ def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -
     over runs (None for one run); inside `strict` by the strict rule. A dimension without all of its instances is
     called `NAME (n of N)`. `missing` names the instances that no item is of, `unknown` those of no dimension.
     """
-    tables = [{p["id"]: p for p in run} for run in runs]
-    items: dict[str, dict[str, None]] = defaultdict(dict)
-    for p in runs[0]:
-        items[p["subset"]][p["id"]] = None
-    drawn = {name: [_drawn(tables, ids, rule, name, draws, seed) for rule in RULES] for name, ids in items.items()}
-    known = dimensions()
-
-    def mean(names: list[str]) -> dict:
-        columns = zip(*(drawn[name] for name in names), strict=True)
-        right, strict = (_summary(*(np.mean(part, axis=0) for part in zip(*column, strict=True))) for column in columns)
-        return {**right, "strict": strict}
-
-    groups = {name: [i for i, own in known.items() if own == name] for name in dict.fromkeys(known.values())}
-    counted = [instance for instance, dimension in known.items() if dimension != OUTSIDE]
-    have = [instance for instance in counted if instance in items]
+    drawn = _Drawn(runs, draws, seed)
+    known, items = dimensions(), drawn.items
+    dimension, overall = _groups(items)
+    [(name, counted)] = overall.items()
     return {
         "runs": len(runs),
         "instances": {
-            name: {"dimension": known.get(name), "items": len(items[name]), **mean([name])} for name in sorted(items)
+            instance: {"dimension": known.get(instance), "items": len(items[instance]), **drawn.scores([instance])}
+            for instance in sorted(items)
         },
-        "dimensions": {
-            _called(name, len(ours), len(all_)): {"instances": len(ours), "of": len(all_), **mean(ours)}
-            for name, all_ in groups.items()
-            if (ours := [instance for instance in all_ if instance in items])
-        },
-        "overall": {
-            "name": "ALL" if len(have) == len(counted) else f"mean of {len(have)} of {len(counted)}",
-            **(mean(have) if have else {}),
-        },
+        "dimensions": {own: {"instances": len(ours), **drawn.scores(ours)} for own, ours in dimension.items()},
+        "overall": {"name": name, **(drawn.scores(counted) if counted else {})},
         "missing": [instance for instance in known if instance not in items],
         "unknown": [instance for instance in sorted(items) if instance not in known],
     }
 
 
-def instances_table(name: str, scores: dict) -> tuple[Table, list[str]]:
-    """One system: a line per instance and per dimension, then all; and what to know beside it."""
+def difference(runs: list[list[dict]], baseline: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict:
+    """By dimension, and for ALL: mean over `runs` minus mean over `baseline`, runs on the same items.
+
+    `{value, low, high, significant}`: the 95% interval of a bootstrap with the same draw for both, and whether it
+    excludes 0.
+    """
+    drawn = _Drawn([*runs, *baseline], draws, seed)
+    dimension, overall = _groups(drawn.items)
+    found = {}
+    for name, ours in {**dimension, **overall}.items():
+        if not ours:
+            continue
+        point, spread = (mean[..., RULES.index("right"), :] for mean in drawn.mean(ours))
+        value, each = (part[..., : len(runs)].mean(-1) - part[..., len(runs) :].mean(-1) for part in (point, spread))
+        low, high = interval(each)
+        found[name] = {"value": float(value), "low": low, "high": high, "significant": low * high > 0}
+    return found
+
+
+class _Drawn:
+    """Accuracies [rules, runs] of instances, and under each draw [draws, rules, runs]; `items` holds their ids.
+
+    Items are drawn within their instance, each instance by itself. Those with the same outcomes are drawn together,
+    which gives the same distribution in a fraction of the time.
+    """
+
+    def __init__(self, runs: list[list[dict]], draws: int, seed: int):
+        tables = [{p["id"]: p for p in run} for run in runs]
+        self.items: dict[str, list[str]] = defaultdict(list)
+        for name, own in sorted((p["id"], p["subset"]) for p in tables[0].values()):
+            self.items[own].append(name)
+        self._means = {name: self._draw(name, tables, draws, seed) for name in self.items}
+
+    def mean(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Of several instances, unweighted."""
+        point, spread = zip(*(self._means[name] for name in names), strict=True)
+        return np.mean(point, axis=0), np.mean(spread, axis=0)
+
+    def scores(self, names: list[str]) -> dict:
+        """Of their mean, by every rule."""
+        point, spread = self.mean(names)
+        right, strict = (_summary(point[rule], spread[:, rule]) for rule in range(len(RULES)))
+        return {**right, "strict": strict}
+
+    def _draw(self, name: str, tables: list[dict], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        right = np.array([[[table[i][rule] for i in self.items[name]] for table in tables] for rule in RULES], float)
+        rules, runs, items = right.shape
+        outcomes, counts = np.unique(right.reshape(-1, items), axis=1, return_counts=True)
+        rng = np.random.default_rng([seed, crc32(name.encode())])
+        drawn = rng.multinomial(items, counts / items, size=draws) @ outcomes.T / items
+        return right.mean(-1), drawn.reshape(draws, rules, runs)
+
+
+def _groups(have: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The instances there are of each dimension, and of all that count, by the name that a mean of theirs may have."""
+    known = dimensions()
+    there = {name: [i for i, own in known.items() if own == name and i in have] for name in known.values()}
+    size = Counter(known.values())
+    by_dimension = {
+        name if len(ours) == size[name] else f"{name} ({len(ours)} of {size[name]})": ours
+        for name, ours in there.items()
+        if ours
+    }
+    counted = [instance for name, ours in there.items() if name != OUTSIDE for instance in ours]
+    all_ = len(known) - size[OUTSIDE]
+    return by_dimension, {"ALL" if len(counted) == all_ else f"mean of {len(counted)} of {all_}": counted}
+
+
+def instances_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of one system: a row per instance and per dimension, then all."""
     rows = []
     for dimension, mean in scores["dimensions"].items():
         ours = {i: s for i, s in scores["instances"].items() if s["dimension"] == dimension.split(" ")[0]}
@@ -71,37 +121,25 @@ def instances_table(name: str, scores: dict) -> tuple[Table, list[str]]:
     rows += [_line(f"  {i}", str(scores["instances"][i]["items"]), scores["instances"][i]) for i in scores["unknown"]]
     if "value" in scores["overall"]:
         rows.append(_line(scores["overall"]["name"], "", scores["overall"]))
-    notes = []
+    return ["instance or dimension", "items", "right", "strict"], rows
+
+
+def instances_notes(scores: dict) -> list[str]:
+    """What to know beside these rows."""
+    notes = [f"{OUTSIDE} is in no overall mean."]
     if scores["missing"]:
         notes.append(f"{len(scores['missing'])} of {len(dimensions())} instances are missing (all in scores.json).")
     if scores["unknown"]:
         notes.append(f"In no mean, because no dimension is known to hold them: {', '.join(scores['unknown'])}.")
-    title = f"{name}: percentages; 95% intervals over items; {OUTSIDE} is in no overall mean"
-    return terminal(title, ["instance or dimension", "items", "right", "strict"], rows), notes
+    return notes
 
 
 def _line(name: str, items: str, scores: dict) -> list[str]:
     return [name, items, with_interval(scores), percent(scores["strict"]["value"])]
 
 
-def _called(dimension: str, have: int, of: int) -> str:
-    return dimension if have == of else f"{dimension} ({have} of {of})"
-
-
-def _drawn(
-    tables: list[dict], ids: dict[str, None], rule: str, name: str, draws: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """An instance's accuracy [runs], and under each draw [draws, runs]; instances are drawn independently."""
-    right = np.array([[table[i][rule] for i in sorted(ids)] for table in tables], dtype=np.float64)
-    items = right.shape[1]
-    rng = np.random.default_rng([seed, crc32(name.encode())])
-    counts = rng.multinomial(items, np.full(items, 1 / items), size=draws)
-    return right.mean(-1), counts @ right.T / items
-
-
 def _summary(point: np.ndarray, drawn: np.ndarray) -> dict[str, float | None]:
     """`point` [runs], `drawn` [draws, runs]."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn.mean(-1), [tail, 1 - tail])
+    low, high = interval(drawn.mean(-1))
     deviation = float(point.std(ddof=1)) if len(point) > 1 else None
-    return {"value": float(point.mean()), "low": float(low), "high": float(high), "deviation": deviation}
+    return {"value": float(point.mean()), "low": low, "high": high, "deviation": deviation}

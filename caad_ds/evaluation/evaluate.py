@@ -2,34 +2,34 @@
 
 import argparse
 import hashlib
-import json
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from caad_ds.command import positive
+import torch
+
+from caad_ds.command import is_main, positive
 from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
+from caad_ds.evaluation.benchmark import KINDS, Benchmark, fingerprint, load
 from caad_ds.evaluation.decoding import Contrast, Sampling, decode
+from caad_ds.evaluation.dynamic_superb import DynamicSuperb
+from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
 from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
-from caad_ds.evaluation.matching import matches, matches_strictly
-from caad_ds.evaluation.mcr_bench import Benchmark, Item, Row
+from caad_ds.evaluation.items import Item
+from caad_ds.evaluation.judge import Judge, add_judge_arguments
+from caad_ds.evaluation.matching import RULES, disagreement_counts, disagreements, verdicts
 from caad_ds.evaluation.meter import Meter
 from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow, log_evaluation
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
 from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
 from caad_ds.evaluation.speed import speed_rows
-from caad_ds.evaluation.tables import (
-    LEGEND,
-    SUBSET_LEGEND,
-    scores_rows,
-    scores_table,
-    show,
-    show_rejected,
-    terminal,
-)
-from caad_ds.progress import progress
+from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, percent, scores_rows, show, show_rejected, terminal
+from caad_ds.progress import progress, waiting
+from caad_ds.ranks import agreed, from_main, gathered, joined, world
 
 ROWS_REJECTED = 3
 MODEL_FILES = (
@@ -41,6 +41,7 @@ MODEL_FILES = (
 def register(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_model_arguments(parser)
+    parser.add_argument("--kind", choices=KINDS, help="the benchmark's (default: found out)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; an interrupted run goes on")
     parser.add_argument("--name", help="the system's name in tables (default: the run folder's); seeds share one")
     parser.add_argument("--contrast-alpha", type=float, metavar="A", help="contrastive decoding with this alpha")
@@ -51,36 +52,108 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=positive, metavar="K", help="draw of the K likeliest tokens")
     parser.add_argument("--seed", type=int, metavar="N", help="of the draws (default 0)")
     parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
+    add_judge_arguments(parser)
     add_mlflow_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates and prints the table; 3 if rows of the benchmark could not be used, else 0."""
+    """Evaluates and prints the table; 3 if rows of the benchmark could not be used, else 0.
+
+    Started as several ranks, each answers its share of the batches, and rank 0 scores them all.
+    """
     _check(args)
     check_mlflow(args)
-    device = pick_device(args.device)
-    benchmark = Benchmark.load(args.benchmark, args.limit)
-    with progress(f"loading {args.model}"):
-        loaded = Loaded.load(args.model, device, args.dtype)
-        setup = _setup(args, benchmark)
-    folder = RunFolder(args.out)
-    done = {(p["id"], p["condition"]) for p in folder.open(setup)}
-    meter = Meter(loaded, args.batch_size)
-    failed = _answer(loaded, benchmark, folder, done, meter, args)
-    rejected = benchmark.rejected + failed
+    with joined():
+        folder = RunFolder(args.out)
+        judge = Judge.of(args, folder.path)
+        benchmark, loaded = agreed(lambda: _prepare(args))
+        with _aloud(waiting(f"hashing {args.model} and {args.benchmark}")):
+            setup = from_main(lambda: _setup(args, benchmark))
+        done = from_main(lambda: {(p["id"], p["condition"]) for p in folder.open(setup)})
+        meter = Meter(loaded, args.batch_size)
+        others = _aloud(waiting("waiting for the other ranks"))
+        failed = agreed(lambda: _answer(loaded, benchmark, folder, done, meter, args), others)
+        unheard = {row["id"]: row for rows in gathered(failed) for row in rows}  # ranks share a row's conditions
+        return from_main(lambda: _score(args, setup, benchmark, folder, unheard, judge, meter))
+
+
+def _prepare(args: argparse.Namespace) -> tuple[Benchmark, Loaded]:
+    with _aloud(progress(f"reading {args.benchmark}")):
+        benchmark = load(args.benchmark, args.kind, args.limit)
+    with _aloud(progress(f"loading {args.model}")):
+        return benchmark, Loaded.load(args.model, _device(args.device), args.dtype)
+
+
+def _aloud(told: AbstractContextManager) -> AbstractContextManager:
+    """What one rank tells for all."""
+    return told if is_main() else nullcontext(lambda count: None)
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name, by default the rank's own GPU."""
+    if name is None and torch.cuda.is_available():
+        name = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return pick_device(name)
+
+
+def _score(
+    args: argparse.Namespace, setup: dict, benchmark: Benchmark, folder: RunFolder, unheard: dict[str, dict],
+    judge: Judge | None, meter: Meter,
+) -> int:  # fmt: skip
+    """Writes and shows scores and disagreements of all predictions; the exit status."""
+    items = benchmark.items
+    folder.merge([(item.id, item.condition) for item in items])
+    names = dict.fromkeys(item.id for item in items)
+    rejected = benchmark.rejected + [unheard[name] for name in names if name in unheard]
     predictions = folder.complete()
     if not predictions:
-        raise UserError(f"{args.benchmark}: no item could be evaluated ({rejected[0]['reason']}); mend the clips")
-    groups = score_groups([predictions])
-    scores = {"name": setup["name"], "setup": setup, "rejected": rejected, "groups": groups}
+        raise UserError(f"no item could be evaluated ({rejected[0]['reason']}); mend the clips")
+    rules = RULES
+    if judge is not None:
+        question = {item.id: item.question for item in items}
+        verdicts = judge.verdicts((question[p["id"]], p["gt"], p["prediction"]) for p in predictions)
+        predictions = [{**p, "judge": bool(verdict)} for p, verdict in zip(predictions, verdicts, strict=True)]
+        rules = (*RULES, "judge")
+    differing = disagreements(predictions, rules)
+    folder.write_disagreements(differing)
+    with waiting("scoring"):
+        scores = {
+            "name": setup["name"],
+            "setup": setup,
+            "rejected": rejected,
+            **_scored(benchmark.kind, predictions),
+            "rules": {rule: sum(p[rule] for p in predictions) for rule in rules},
+            "disagreements": disagreement_counts(predictions, rules),
+            **{rule: _scored(benchmark.kind, [{**p, "right": p[rule]} for p in predictions]) for rule in rules[2:]},
+        }
+    if judge is not None:
+        scores["judge"] |= {"model": judge.model, "unclear": verdicts.count(None)}
     speed = _speed(meter, folder)
     folder.write_scores({**scores, "speed": speed})
-    show(scores_table(setup["name"], groups), LEGEND, SUBSET_LEGEND)
+    table, notes = _shown(scores)
+    title = f"{setup['name']}: percentages; 95% intervals over items"
+    show(terminal(title, *table), *notes, _by_rule(scores, len(predictions), len(differing)))
     if speed:
         show(terminal("Size and speed", *speed_rows({setup["name"]: speed})), SPEED_LEGEND)
     show_rejected(rejected, folder.path / "scores.json")
-    log_evaluation(args, folder.path, scores_rows(groups))
+    log_evaluation(args, folder.path, table)
     return ROWS_REJECTED if rejected else 0
+
+
+def _scored(kind: str, predictions: list[dict]) -> dict:
+    return score_instances([predictions]) if kind == DynamicSuperb.kind else {"groups": score_groups([predictions])}
+
+
+def _shown(scores: dict) -> tuple[tuple[list[str], list[list[str]]], list[str]]:
+    """Header and rows of the table, and what explains it."""
+    if scores["setup"]["benchmark"] == DynamicSuperb.kind:
+        return instances_rows(scores), instances_notes(scores)
+    return scores_rows(scores["groups"]), [LEGEND, SUBSET_LEGEND]
+
+
+def _by_rule(scores: dict, answers: int, differing: int) -> str:
+    each = ", ".join(f"{rule} {percent(count / answers)}" for rule, count in scores["rules"].items())
+    return f"{answers} answers by each rule, %: {each}; the rules differ on {differing} (disagreements.jsonl)"
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -106,7 +179,8 @@ def _setup(args: argparse.Namespace, benchmark: Benchmark) -> dict:
     return {
         "name": args.name or _run_name(args.model.resolve()) + suffix,
         "model_sha256": model_hash(args.model),
-        "benchmark_sha256": _benchmark_hash(benchmark),
+        "benchmark": benchmark.kind,
+        "benchmark_sha256": fingerprint(benchmark),
         "contrast_alpha": args.contrast_alpha,
         "negative": args.negative if contrasted else None,
         "plausibility": args.plausibility,
@@ -142,31 +216,23 @@ def model_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _benchmark_hash(benchmark: Benchmark) -> str:
-    """sha256 over all that the model is asked; of the clips, their names and sizes."""
-
-    def facts(row: Row) -> list:
-        clip = [row.audio.name, row.audio.stat().st_size]
-        return [row.id, row.question, row.hints, row.gt, row.transcription, clip]
-
-    asked = json.dumps([[facts(row) for row in benchmark.rows], benchmark.options], sort_keys=True)
-    return hashlib.sha256(asked.encode()).hexdigest()
-
-
 def _answer(
     loaded: Loaded, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str]], meter: Meter,
     args: argparse.Namespace,
 ) -> list[dict]:  # fmt: skip
-    """Predicts what is not done yet and returns the rows whose clip could not be heard."""
-    items = [item for row in benchmark.rows for item in row.items()]
-    left = [item for item in items if (item.id, item.condition) not in done]
+    """Predicts this rank's share of what is not done yet and returns the items whose clips could not be heard."""
+    rank, ranks = world()
+    left = [item for item in benchmark.items if (item.id, item.condition) not in done]
+    share = list(_batches(left, args.batch_size))[rank::ranks]
+    whole = sum(map(len, share)) + (len(done) if ranks == 1 else 0)
     clips = Clips(loaded.encoder)
     contrasted = None
     if args.contrast_alpha is not None:
         contrasted = Contrast(args.contrast_alpha, Negative.of(args.negative, loaded.encoder), args.plausibility)
-    with progress(f"evaluating {args.model.name}", len(items)) as advance:
-        advance(len(items) - len(left))
-        for asked in _batches(left, args.batch_size):
+    title = f"evaluating {args.model.name}" + (f", rank 0 of {ranks}" if ranks > 1 else "")
+    with _aloud(progress(title, whole)) as advance:
+        advance(whole - sum(map(len, share)))
+        for asked in share:
             heard = clips.hear(asked)
             if heard:
                 prompts, states = loaded.prompts(heard), clips.states(heard)
@@ -175,9 +241,10 @@ def _answer(
                         loaded.model, loaded.tokenizer, prompts, states, max_new_tokens=args.max_new_tokens,
                         contrasted=contrasted, sampling=_sampling(args), streamer=clock,
                     )  # fmt: skip
-                folder.append([_prediction(i, text, benchmark) for i, text in zip(heard, texts, strict=True)])
+                said = [_prediction(i, text, benchmark) for i, text in zip(heard, texts, strict=True)]
+                folder.append(said, rank if ranks > 1 else None)
             advance(len(asked))
-    return clips.rejected(benchmark.rows)
+    return clips.rejected(item for asked in share for item in asked)
 
 
 def _speed(meter: Meter, folder: RunFolder) -> dict | None:
@@ -198,6 +265,5 @@ def _prediction(item: Item, text: str, benchmark: Benchmark) -> dict:
         "subset": item.subset,
         "gt": item.gt,
         "prediction": text,
-        "right": matches(text, item.gt),
-        "strict": matches_strictly(text, item.gt, benchmark.options[item.subset]),
+        **verdicts(text, item.gt, benchmark.options[item.subset], item.question),
     }

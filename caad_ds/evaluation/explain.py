@@ -25,7 +25,8 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.evaluation.evaluate import ROWS_REJECTED
 from caad_ds.evaluation.inference import DTYPES, Clips, Loaded
-from caad_ds.evaluation.mcr_bench import Benchmark, Item
+from caad_ds.evaluation.items import Item
+from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.tables import show_rejected
 from caad_ds.evaluation.token_picture import draw
 from caad_ds.files import write_json
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             clips = {id(loaded): Clips(loaded.encoder) for loaded in (setting.teacher, setting.answerer)}
             failed = [reason for one in clips.values() if not one.hear([item]) for reason in one.failed.values()]
             if failed:
-                rejected.append({"id": item.id, "reason": f"audio {item.audio}: {failed[0]}"})
+                rejected.append({"id": item.id, "reason": f"audio {item.clips[0]}: {failed[0]}"})
             else:
                 answer = _answer(setting, clips, item, instructions, args)
                 found = {**described(item, args), **explained(setting, clips, item, answer, args.top)}

@@ -41,8 +41,8 @@ class Clip:
 class Item:
     """One prompt: `messages` as chat templates take them, with `<|AUDIO|>` once per clip, in the clips' order.
 
-    `condition` is None in benchmarks that know none; `question` is the text that a person would be asked, without hint
-    or marks of audio.
+    `condition` is None in benchmarks that know none; `question` is the text that a person would be asked, without
+    marks of audio and without the `hint` that precedes it under some conditions.
     """
 
     id: str
@@ -52,3 +52,4 @@ class Item:
     messages: Sequence[dict]
     question: str
     gt: str
+    hint: str | None = None

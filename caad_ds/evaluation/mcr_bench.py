@@ -37,7 +37,7 @@ class Row:
         """The row under each of the four conditions."""
         for condition, hint in self.hints.items():
             turn = {"role": "user", "content": user_content(self.question, hint)}
-            yield Item(self.id, self.subset, condition, (self.clip,), (turn,), self.question, self.gt)
+            yield Item(self.id, self.subset, condition, (self.clip,), (turn,), self.question, self.gt, hint)
 
 
 @dataclass(frozen=True)

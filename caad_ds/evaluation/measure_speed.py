@@ -16,7 +16,8 @@ from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, generate
 from caad_ds.evaluation.inference import DTYPES, Clips, Loaded
-from caad_ds.evaluation.mcr_bench import Benchmark, Item
+from caad_ds.evaluation.items import Item
+from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.meter import Clock, Timing, description, spread, synchronize, timed
 from caad_ds.evaluation.speed import LEGEND, speed_rows
 from caad_ds.evaluation.tables import markdown, show, terminal

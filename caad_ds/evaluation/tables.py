@@ -56,11 +56,6 @@ def scores_rows(groups: dict) -> tuple[list[str], list[list[str]]]:
     return ["subset", "items", *MAIN, "MRS", "strict"], rows
 
 
-def scores_table(name: str, groups: dict) -> Table:
-    """One system's `scores_rows` for the terminal."""
-    return terminal(f"{name}: percentages; 95% intervals over items", *scores_rows(groups))
-
-
 def comparison_rows(systems: dict[str, dict], differences: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
     """Header and rows `system | runs | conditions | shift | tir_adv | adversarial per subset`, from score groups.
 

@@ -14,7 +14,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation import evaluate
 from caad_ds.evaluation.benchmark import fingerprint, load
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb, dimensions
-from caad_ds.evaluation.dynamic_superb_scores import score_instances
+from caad_ds.evaluation.dynamic_superb_scores import difference, score_instances
 
 COUNTING, MATCHING = "SpeakerCounting_LibriTTS-TestClean", "SpeakerVerification_VCTK-multiaudio"
 SOUND = "ChordClassification_AcousticGuitarAndPiano"
@@ -224,6 +224,17 @@ def test_several_runs_share_their_draws():
     )
 
 
+def test_differences_are_paired_over_items():
+    better, worse = predictions({COUNTING: 60, MATCHING: 50}, 100), predictions({COUNTING: 52, MATCHING: 50}, 100)
+    found = difference([better], [worse])
+    assert set(found) == {"SPK (2 of 7)", "mean of 2 of 51"}
+    gain = found["mean of 2 of 51"]
+    assert gain["value"] == pytest.approx(0.04) and gain["significant"]
+    # 8 of 100 items differ in one of two instances: sd sqrt(.08 * .92 / 100) / 2; unpaired it would be 0.05.
+    assert gain["high"] - gain["low"] == pytest.approx(2 * 1.96 * 0.0136, rel=0.15)
+    assert not difference([better, worse], [worse, better])["mean of 2 of 51"]["significant"]
+
+
 @pytest.fixture
 def spoken(tmp_path):
     second = [{"bytes": wav_bytes(10 + k), "path": None} for k in range(6)]
@@ -243,6 +254,11 @@ def test_evaluated_whatever_the_batch_size(spoken, tmp_path, model_folder, capsy
     scores = json.loads((tmp_path / "8" / "scores.json").read_text())
     assert scores["setup"]["benchmark"] == "dynamic-superb" and scores["overall"]["name"] == "mean of 2 of 51"
     assert scores["instances"][MATCHING]["items"] == 6
+    assert main(["compare", str(tmp_path / "3"), str(tmp_path / "8"), "--out", str(tmp_path / "table")]) == 0
+    saved = json.loads((tmp_path / "table" / "table.json").read_text())
+    [system] = saved["systems"].values()
+    assert system["runs"] == 2 and system["overall"]["deviation"] == 0
+    assert "| system | runs | SPK (2 of 7) | mean of 2 of 51 |" in (tmp_path / "table" / "table.md").read_text()
     out = capsys.readouterr().out
     assert "SPK (2 of 7)" in out and "56 of 58 instances are missing" in out and "ALL" not in out
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from caad_ds.cli import main
 from caad_ds.errors import UserError
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark
 
@@ -38,6 +39,7 @@ def test_every_row_stands_under_four_conditions(tmp_path):
     span = "<start_audio><|AUDIO|><end_audio>\n"
     asked = ["Who speaks?", "A man. Who speaks?", "A woman. Who speaks?", "It rains. Who speaks?"]
     assert [item.messages[0]["content"] for item in items] == [span + text for text in asked]
+    assert [item.hint for item in items] == [None, "A man.", "A woman.", "It rains."]
     assert {item.question for item in items} == {"Who speaks?"}
     assert {clip.text for item in items for clip in item.clips} == {"hello there"}
     assert benchmark.rows[1].clip.text == ""
@@ -91,6 +93,24 @@ def test_a_subset_whose_file_is_broken_is_listed_and_the_others_are_read(tmp_pat
     assert [row.id for row in benchmark.rows] == ["SER/0"]
     [rejected] = benchmark.rejected
     assert rejected["id"] == "VSC" and "VSC.json: cannot be read as JSON" in rejected["reason"]
+
+
+def test_a_benchmark_with_every_fault_is_evaluated_without_the_bad_rows(model_folder, conflicts, tmp_path, capsys):
+    file = conflicts / "gender" / "gender.json"
+    rows = json.loads(file.read_text())
+    good = {**rows[1], "id": "x"}
+    del rows[0]["gt"]
+    rows += [{**rows[1], "noisy": "hello"}, good, good, {**good, "id": "y", "audio": "gone.wav"}]
+    file.write_text(json.dumps(rows))
+    (conflicts / "noise" / "noise.json").write_text('[{"audio": ')
+    argv = ["--model", model_folder, "--benchmark", conflicts, "--out", tmp_path / "run", "--device", "cpu"]
+    assert main(["evaluate", *map(str, argv)]) == 3
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    reasons = {rejected["id"]: rejected["reason"] for rejected in scores["rejected"]}
+    assert list(reasons) == ["gender/0", "gender/4", "gender/6", "gender/7", "noise"]
+    assert {name: group["items"] for name, group in scores["groups"].items()} == {"all": 4, "gender": 4}
+    err = capsys.readouterr().err
+    assert "5 rows were left out" in err and all(f"{name}: {reason}" in err for name, reason in reasons.items())
 
 
 def test_limit_takes_rows_of_every_subset_and_keeps_all_options(tmp_path):

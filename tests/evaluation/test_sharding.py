@@ -1,0 +1,106 @@
+"""`caad-ds evaluate` as several real processes, one of which is killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from caad_ds.cli import main
+
+RANKS = 2
+
+
+@pytest.fixture
+def asked(model_folder, make_benchmark):
+    benchmark = make_benchmark("benchmark", {"gender": 12, "noise": 9})
+    (benchmark / "gender" / "audio" / "3.wav").write_bytes(b"not audio")
+    return ["--model", str(model_folder), "--benchmark", str(benchmark), "--device", "cpu", "--batch-size", "3"]
+
+
+@pytest.fixture
+def alone(asked, tmp_path):
+    assert main(["evaluate", *asked, "--out", str(tmp_path / "alone")]) == 3
+    return tmp_path / "alone"
+
+
+def start(argv):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(RANKS)}
+    command = [sys.executable, "-m", "caad_ds.cli", "evaluate", *argv]
+    return [
+        subprocess.Popen(command, env={**os.environ, **meet, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(RANKS)
+    ]
+
+
+def finished(processes):
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    return [process.returncode for process in processes], errors
+
+
+def keys(folder):
+    files = sorted(folder.glob("predictions*.jsonl"))
+    whole = [line for file in files for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [(p["id"], p["condition"]) for p in map(json.loads, whole)]
+
+
+def same(folder, other):
+    setups = [(each / "setup.json").read_bytes() for each in (folder, other)]
+    scores = [json.loads((each / "scores.json").read_text()) | {"speed": None} for each in (folder, other)]
+    return setups[0] == setups[1] and scores[0] == scores[1]
+
+
+def test_ranks_share_the_work_and_score_as_one_process(asked, alone, tmp_path):
+    status, errors = finished(start([*asked, "--out", str(tmp_path / "run")]))
+    assert status == [3, 3]
+    assert "rank 0 of 2: 42/42" in errors[0] and "1 rows were left out" in errors[0]
+    assert errors[1] == "", "one rank speaks for all"
+    assert same(tmp_path / "run", alone)
+    assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == (alone / "predictions.jsonl").read_bytes()
+    assert [file.name for file in (tmp_path / "run").glob("predictions*")] == ["predictions.jsonl"]
+
+
+def test_after_a_kill_no_item_is_answered_twice_whatever_the_number_of_ranks(asked, alone, tmp_path):
+    folder = tmp_path / "run"
+    argv = [*asked, "--batch-size", "1", "--out", str(folder)]
+    processes = start(argv)
+    while not (folder / "predictions.1.jsonl").exists() or len(keys(folder)) < 6:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.005)
+    processes[1].send_signal(signal.SIGKILL)
+    status, errors = finished(processes)
+    assert status == [2, -signal.SIGKILL] and "another rank has ended" in errors[0]
+    before = keys(folder)
+    assert 6 <= len(before) < 80 and len(set(before)) == len(before) and not (folder / "scores.json").exists()
+    with open(folder / "predictions.1.jsonl", "a") as file:
+        file.write('{"id": "cut by the ki')
+    kept = {file.name: file.read_text() for file in folder.glob("predictions.*.jsonl")}
+    assert len(kept) == RANKS
+    assert main(["evaluate", *argv]) == 3
+    after = (folder / "predictions.jsonl").read_text().splitlines()
+    merged = [line for text in kept.values() for line in text.splitlines()[: text.count("\n")]]
+    assert sorted(after[: len(before)]) == sorted(merged), "what was answered stays as it was"
+    assert len(set(keys(folder))) == len(keys(folder)) == 80
+    assert same(folder, alone)
+
+
+def test_a_kill_while_ranks_files_are_put_together_doubles_nothing(asked, alone):
+    whole = (alone / "predictions.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (alone / "predictions.0.jsonl").write_bytes(b"".join(lines[::2]))
+    (alone / "predictions.1.jsonl").write_bytes(b"".join(lines[1::2]))
+    assert main(["evaluate", *asked, "--out", str(alone)]) == 3
+    assert sorted((alone / "predictions.jsonl").read_bytes().splitlines(keepends=True)) == sorted(lines)
+    assert len(list(alone.glob("predictions*"))) == 1
+
+
+def test_a_launcher_that_tells_only_half_is_a_users_mistake(asked, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["evaluate", *asked, "--out", str(tmp_path / "run")]) == 2
+    assert "RANK, MASTER_ADDR, MASTER_PORT not set" in capsys.readouterr().err
