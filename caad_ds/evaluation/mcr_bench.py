@@ -3,7 +3,8 @@
     <folder>/<NAME>/<NAME>.json    a list of rows: audio, gt, neutral, faithful, adversarial, irrelevant, text
     <folder>/<NAME>/audio/         the clips
 
-`neutral` is the question, the next three are descriptions that precede it; `text`, the transcription, is optional.
+`neutral` is the question, the next three are descriptions that precede it; `text`, the transcription, is optional. A
+further key that all rows have is a column and is not read; one that some have is taken for an unknown condition.
 """
 
 import json
@@ -94,11 +95,13 @@ def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
         return [], [{"id": path.stem, "reason": f"{path}: cannot be read as JSON ({error})"}]
     if not isinstance(entries, list):
         return [], [{"id": path.stem, "reason": f"{path}: holds a {type(entries).__name__}, not a list of rows"}]
+    keys = [set(entry) for entry in entries if isinstance(entry, dict)]
+    known = {*FIELDS, *(set.intersection(*keys) if len(keys) > 1 else ())}  # a further column, if all rows have it
     first: dict[str, int] = {}
     rows, rejected = [], []
     for index, entry in enumerate(entries):
         name = f"{path.stem}/{index}"
-        reason = _fault(entry) or _double(entry, index, first)
+        reason = _fault(entry, known) or _double(entry, index, first)
         audio = None if reason else _audio_path(path.parent, entry["audio"])
         if audio is None:
             reason = reason or f"audio {entry['audio']} is not in {path.parent / 'audio'}"
@@ -108,10 +111,10 @@ def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
     return rows, rejected
 
 
-def _fault(entry: object) -> str | None:
+def _fault(entry: object, known: set[str]) -> str | None:
     if not isinstance(entry, dict):
         return f"is a {type(entry).__name__}, not an object"
-    if unknown := _unknown_conditions(entry):
+    if unknown := _unknown_conditions(entry, known):
         return f"unknown condition {', '.join(unknown)}; the conditions are {', '.join(CONDITIONS)}"
     for field in ("audio", "gt", *CONDITIONS):
         value = entry.get(field)
@@ -124,11 +127,11 @@ def _fault(entry: object) -> str | None:
     return None
 
 
-def _unknown_conditions(entry: dict) -> list[str]:
-    """Keys that are neither a field nor a condition, and such names under `condition` or `conditions`."""
+def _unknown_conditions(entry: dict, known: set[str]) -> list[str]:
+    """Keys that are not known, and names under `condition` or `conditions` that are no condition."""
     listed = [entry.get("condition") or [], entry.get("conditions") or []]
     named = [name for value in listed for name in (value if isinstance(value, list) else [value])]
-    keys = [key for key in entry if key not in FIELDS]
+    keys = [key for key in entry if key not in known]
     return [repr(name) for name in keys + named if name not in CONDITIONS]
 
 

@@ -95,6 +95,11 @@ def test_a_subset_whose_file_is_broken_is_listed_and_the_others_are_read(tmp_pat
     assert rejected["id"] == "VSC" and "VSC.json: cannot be read as JSON" in rejected["reason"]
 
 
+def test_a_column_that_every_row_has_is_no_condition(tmp_path):
+    write(tmp_path, "SER", [{**ROW, "category": "speech"}, {**ROW, "category": "noise"}])
+    assert not Benchmark.load(tmp_path).rejected
+
+
 def test_a_benchmark_with_every_fault_is_evaluated_without_the_bad_rows(model_folder, conflicts, tmp_path, capsys):
     file = conflicts / "gender" / "gender.json"
     rows = json.loads(file.read_text())
