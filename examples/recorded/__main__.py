@@ -131,7 +131,7 @@ def table(args: argparse.Namespace, test: str) -> None:
             "--dtype", "bfloat16", *decoding.get(name, ()),
         )  # fmt: skip
     title = f"recorded speech, {args.protocol}: {test}"
-    caad_ds("compare", *outputs, "--out", runs / f"table-{test}", "--title", title)
+    caad_ds("compare", *outputs, "--baseline", "std_kd", "--out", runs / f"table-{test}", "--title", title)
 
 
 if __name__ == "__main__":
