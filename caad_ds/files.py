@@ -1,6 +1,8 @@
 """Files that are either whole or absent, also when the disk is full."""
 
 import errno
+import fcntl
+import glob
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from safetensors import SafetensorError
 from caad_ds.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # file systems without them
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,7 +42,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if _is_full(error):
             raise UserError(f"no space left for {folder}: free some or write elsewhere, then run it again") from error
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError):
             raise UserError(f"{folder} cannot be written ({error.strerror}): write elsewhere") from error
         raise
 
@@ -50,9 +53,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
     UserError if the disk is full.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_stale(path)
         try:
             with open(partial, "wb") as file:
                 yield file
@@ -63,6 +67,51 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+def _drop_stale(path: Path) -> None:
+    """Remove what processes of this host that were killed have left of a file."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(os.uname().nodename)}.*.partial"):
+        try:
+            os.kill(int(partial.name.split(".")[-2]), 0)
+        except ProcessLookupError:
+            partial.unlink(missing_ok=True)
+        except (ValueError, PermissionError):  # not ours to judge, or alive
+            continue
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Holds a lock beside `path` while the body runs; UserError if another process, on any host, holds it.
+
+    Two tasks on one output, such as a requeued job and its lost twin, would each take the other's lines for its own.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):  # its holder just left
+            raise BlockingIOError
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"another process is writing {path}: wait until it ends, or name another output") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()
+
+
+def check_output(out: Path, *inputs: Path) -> None:
+    """UserError where a step would write over what it reads."""
+    for path in inputs:
+        if out.exists() and path.exists() and os.path.samefile(out, path):
+            raise UserError(f"--out {out}: that is what is read; name another file")
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
     with Journal(args.out, measuring) as journal:
         measure_all(args, journal)
         told = finish(args, journal, scales)
-    write_json(stamp, settings)
-    journal.remove()
+        write_json(stamp, settings)
+        journal.remove()
     print(told)
     return 0
 

@@ -10,6 +10,7 @@ from random import Random
 from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
 from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
+from caad_ds.files import check_output
 from data_prep.jsonl import Rejected
 from data_prep.manifest import read_manifest, write_manifest
 from data_prep.rejects import Rejects
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the described manifest, and beside it the records that hold no attribute to ask about."""
     if args.questions_per_audio < 1:
         raise UserError(f"--questions-per-audio {args.questions_per_audio}: at least one question is needed")
+    check_output(args.out, args.manifest)
     hints = parse_hints(args.hints)
     instructions = Instructions.load(args.instructions, args.attributes)
     with Rejects(args.out) as rejects:

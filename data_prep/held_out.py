@@ -82,7 +82,7 @@ def _of_benchmark(path: Path) -> Iterator[Clip | Rejected]:
 
     benchmark = Benchmark.load(path)
     yield from (Rejected(row["id"], row["reason"]) for row in benchmark.rejected)
-    yield from ((row.id, {"path": str(row.audio)}) for row in benchmark.rows)
+    yield from ((row.id, {"path": str(row.clip.path)}) for row in benchmark.rows)
 
 
 def _different(clips: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:

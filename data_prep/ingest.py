@@ -1,6 +1,7 @@
 """`prep ingest`: a corpus becomes a manifest, every audio of it decoded once."""
 
 import argparse
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -8,14 +9,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from caad_ds.command import positive
 from caad_ds.data.audio import AudioError, probe
 from caad_ds.errors import UserError
+from caad_ds.files import check_output, read_json, write_json
 from caad_ds.progress import track, waiting
 from data_prep import sources
 from data_prep.journal import Journal
-from data_prep.jsonl import Rejected
+from data_prep.jsonl import Rejected, to_line
 from data_prep.manifest import record_fault, write_manifest
 from data_prep.parallel import ordered
 from data_prep.rejects import Rejects
@@ -37,9 +40,10 @@ class Rules:
 
 @dataclass(frozen=True)
 class Settled:
-    """What became of one record of a source: the records `kept` of it, or why there is none."""
+    """What became of one record of a source, known by its `hash`: the records `kept` of it, or why there is none."""
 
     id: str
+    hash: str
     kept: list[dict] = field(default_factory=list)
     reason: str = ""
     cut: bool = False
@@ -65,11 +69,21 @@ def run(args: argparse.Namespace) -> int:
 
     A run that was killed goes on after the last record that it settled.
     """
-    if args.max_seconds <= 0:
+    if not args.max_seconds > 0:
         raise UserError(f"--max-seconds {args.max_seconds:g}: it must be above 0")
+    check_output(args.out, args.root)
     rules = Rules(args.root, args.max_seconds, args.too_long, args.follow_links)
-    found = unique(read_source(args.source, args.root))
     settings = {"source": args.source, **{name: str(value) for name, value in vars(rules).items()}}
+    stamp = args.out.with_suffix(".settings.json")
+    if (
+        args.out.exists()
+        and stamp.exists()
+        and read_json(stamp, "remove it to ingest anew") == settings | {"records_sha256": _hash_source(args)}
+    ):
+        print(f"{args.out}: finished before, left alone")
+        return 0
+    labels = hashlib.sha256()
+    found = _hashed(unique(read_source(args.source, args.root)), labels)
     with Journal(args.out, settings) as journal:
         with waiting(f"{args.root}: skipping what was settled before"):
             pending = chain(islice(left := _without(found, journal), 1), left)
@@ -77,8 +91,10 @@ def run(args: argparse.Namespace) -> int:
             journal.append(vars(settled))
         totals: Counter[str] = Counter()
         with Rejects(args.out) as rejects, waiting(f"writing {args.out}"):
-            count = write_manifest(args.out, rejects.sift(_outcomes(journal, totals)))
-    journal.remove()
+            count = write_manifest(args.out, rejects.sift(unique(_outcomes(journal, totals))))
+        if count:
+            write_json(stamp, settings | {"records_sha256": labels.hexdigest()})
+        journal.remove()
     if not count:
         raise UserError(f"{args.root}: source {args.source} gave no usable record{rejects.why}")
     cut = f", {totals['cut']} too long and cut ({args.too_long})" if totals["cut"] else ""
@@ -120,15 +136,35 @@ def settle(records: Iterable[dict | Rejected], rules: Rules, workers: int = 1) -
     return ordered(partial(_settle, rules=rules), records, workers)
 
 
+def _hash(record: dict | Rejected) -> str:
+    """What a record of the source is recognised by when a run goes on."""
+    value = {"id": record.id, "reason": record.reason} if isinstance(record, Rejected) else record
+    return hashlib.sha256(to_line(value).encode()).hexdigest()[:32]
+
+
+def _hashed(records: Iterable[dict | Rejected], digest: Any) -> Iterator[dict | Rejected]:
+    """The records, each added to a digest of all."""
+    for record in records:
+        digest.update(_hash(record).encode())
+        yield record
+
+
+def _hash_source(args: argparse.Namespace) -> str:
+    """The digest of all that the source gives now; its audio is not opened."""
+    digest = hashlib.sha256()
+    for _ in track(_hashed(unique(read_source(args.source, args.root)), digest), f"comparing {args.root}"):
+        pass
+    return digest.hexdigest()
+
+
 def _without(records: Iterator[dict | Rejected], journal: Journal) -> Iterator[dict | Rejected]:
     """The records after those of the journal; UserError if the source does not give these any more."""
     for settled in journal:
         record = next(records, None)
-        found = record.id if isinstance(record, Rejected) else record and record["id"]
-        if found != settled["id"]:
+        if record is None or _hash(record) != settled["hash"]:
             raise UserError(
-                f"{journal.path}: the corpus has changed since: {found!r} comes where {settled['id']!r} came; remove "
-                "this file to ingest anew"
+                f"{journal.path}: the corpus has changed since {settled['id']!r} was ingested; remove this file to "
+                "ingest anew"
             )
     yield from records
 
@@ -146,19 +182,19 @@ def _outcomes(journal: Journal, totals: Counter[str]) -> Iterator[dict | Rejecte
 
 def _settle(record: dict | Rejected, rules: Rules) -> Settled:
     if isinstance(record, Rejected):
-        return Settled(record.id, reason=record.reason)
+        return Settled(record.id, _hash(record), reason=record.reason)
     if fault := record_fault(record):
-        return Settled(record["id"], reason=fault)
+        return Settled(record["id"], _hash(record), reason=fault)
     try:
         probed = {**record, "audios": [_probe(audio, rules) for audio in record["audios"]]}
     except (AudioError, OSError) as error:  # such as a name that is too long for the file system
-        return Settled(record["id"], reason=str(error))
+        return Settled(record["id"], _hash(record), reason=str(error))
     if max(audio["duration"] for audio in probed["audios"]) <= rules.max_seconds:
-        return Settled(record["id"], [probed])
+        return Settled(record["id"], _hash(record), [probed])
     parts = POLICIES[rules.too_long](probed, rules.max_seconds)
     if isinstance(parts, Rejected):
-        return Settled(record["id"], reason=parts.reason)
-    return Settled(record["id"], parts, cut=True)
+        return Settled(record["id"], _hash(record), reason=parts.reason)
+    return Settled(record["id"], _hash(record), parts, cut=True)
 
 
 def _probe(audio: dict, rules: Rules) -> dict:

@@ -2,19 +2,21 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, drop_cut_line
+from caad_ds.files import disk_errors, drop_cut_line, sole_writer
 from data_prep.jsonl import Rejected, read_placed, to_line, write_jsonl
 
 
 class Journal:
     """A line per finished piece of work in `<out stem>.partial.jsonl`, after a line with the settings it depends on.
 
-    A context: lines are appended while it is open. `count` is the number of lines. Opened again it goes on, without
-    a last line that a kill cut short; UserError if the settings are others.
+    A context: lines are appended while it is open, by this process alone. `count` is the number of lines. Opened again
+    it goes on, without a last line that a kill cut short; UserError if the settings are others, or another process
+    has it open.
     """
 
     def __init__(self, out: Path, settings: dict) -> None:
@@ -23,6 +25,13 @@ class Journal:
         self.count = 0
 
     def __enter__(self) -> "Journal":
+        with ExitStack() as stack:
+            stack.enter_context(sole_writer(self.path))
+            self._open()
+            self._held = stack.pop_all()
+        return self
+
+    def _open(self) -> None:
         if self.path.exists():
             drop_cut_line(self.path)
         self.count = sum(1 for _ in self.placed()) if self.path.exists() else 0
@@ -33,12 +42,12 @@ class Journal:
         with disk_errors(self.path.parent):
             self._file = open(self.path, "ab")
             self._lines = open(self.path, "rb")
-        return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, where: TracebackType | None) -> None:
-        self._lines.close()
-        with disk_errors(self.path.parent):
-            self._file.close()
+        with self._held:
+            self._lines.close()
+            with disk_errors(self.path.parent):
+                self._file.close()
 
     def append(self, value: dict) -> int:
         """Write a line and hand it to the system: a kill after that does not lose it. Returns its place."""
@@ -59,7 +68,7 @@ class Journal:
         made: dict | None = None
         for number, place, row in read_placed(self.path):
             if isinstance(row, Rejected):
-                raise UserError(f"{row.id}: {row.reason}")
+                raise UserError(f"{self.path} line {number}: {row.reason}")
             if number == 1:
                 made = row
                 continue
@@ -83,7 +92,7 @@ class Journal:
         return (row for _, _, row in self.placed())
 
     def remove(self) -> None:
-        """Remove the file, when what it was kept for is on disk."""
+        """Remove the file, when what it was kept for is on disk; to be called inside, so that no other takes it up."""
         self.path.unlink()
 
 

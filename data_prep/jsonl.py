@@ -10,10 +10,13 @@ from typing import BinaryIO
 from caad_ds.errors import UserError
 from caad_ds.files import writing
 
+BOM = b"\xef\xbb\xbf"  # which some editors put before UTF-8 text
+
 
 @dataclass(frozen=True)
 class Rejected:
-    """What a step leaves out and lists beside its output: the record's id, or the line where there is none; and why."""
+    """What a step leaves out and lists beside its output: the record's id (file name and line where there is none), and
+    why."""
 
     id: str
     reason: str
@@ -42,7 +45,11 @@ def read_placed(path: Path) -> Iterator[tuple[int, int, dict | Rejected]]:
     with _open(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield number, place, _object(line, f"{path} line {number}")
+                yield (
+                    number,
+                    place,
+                    _object(line.removeprefix(BOM) if number == 1 else line, f"{path.name} line {number}"),
+                )
             place += len(line)
 
 
@@ -50,7 +57,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     """As `read_rows`, where a line that is no JSON object is a UserError: for files that this project has written."""
     for number, row in read_rows(path):
         if isinstance(row, Rejected):
-            raise UserError(f"{row.id}: {row.reason}")
+            raise UserError(f"{path} line {number}: {row.reason}")
         yield number, row
 
 
@@ -71,7 +78,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 def _object(line: bytes, where: str) -> dict | Rejected:
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.decode(), parse_constant=_refuse)
         if b"\\u" in line:  # an escape may be half of a character, which no file can be written with
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -82,4 +89,10 @@ def _object(line: bytes, where: str) -> dict | Rejected:
         return Rejected(where, f"it is not JSON ({error.msg}, column {error.colno}); is the file cut short?")
     except RecursionError:
         return Rejected(where, "it is JSON nested too deeply")
+    except ValueError as error:  # NaN, or an integer of thousands of digits
+        return Rejected(where, f"it is not JSON ({error})")
     return value if isinstance(value, dict) else Rejected(where, f"a record must be a JSON object, not {value!r:.60}")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")

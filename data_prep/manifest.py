@@ -32,7 +32,7 @@ def read_manifest(path: Path, what: str | None = None) -> Iterator[dict | Reject
     rows = read_rows(path)
     seen: set[str] = set()
     for number, row in track(rows, what, count_lines(path)) if what else rows:
-        yield row if isinstance(row, Rejected) else _checked(row, f"{path} line {number}", path.parent, seen)
+        yield row if isinstance(row, Rejected) else _checked(row, f"{path.name} line {number}", path.parent, seen)
 
 
 def load_manifest(path: Path) -> list[dict]:
@@ -42,7 +42,7 @@ def load_manifest(path: Path) -> list[dict]:
     with waiting(f"reading {path}"):
         for record in read_manifest(path):
             if isinstance(record, Rejected):
-                raise UserError(f"{record.id}: {record.reason}")
+                raise UserError(f"{path}: {record.id}: {record.reason}")
             records.append(record)
     if not records:
         raise UserError(f"{path}: it holds no record; look at the step that wrote it")
@@ -119,8 +119,9 @@ def record_fault(record: dict) -> str | None:
         if not isinstance(audio.get("text") or "", str):
             return f"'text' of an audio must be a text, not {audio['text']!r:.60}"
         for name in ("offset", "duration"):
-            if not isinstance(audio.get(name) or 0, int | float):
-                return f"{name!r} of an audio must be a number of seconds, not {audio[name]!r:.60}"
+            value = audio.get(name) or 0
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                return f"{name!r} of an audio must be a number of seconds, not {value!r:.60}"
     return _message_fault(record)
 
 
@@ -134,7 +135,8 @@ def type_fault(record: dict) -> str | None:
 
 def _checked(row: dict, where: str, folder: Path, seen: set[str]) -> dict | Rejected:
     if fault := record_fault(row):
-        return Rejected(where, fault)
+        named = isinstance(row.get("id"), str) and row["id"]
+        return Rejected(row["id"], f"{where}: {fault}") if named else Rejected(where, fault)
     if row["id"] in seen:
         return Rejected(row["id"], f"{where}: this id is on an earlier line as well; ids must be unique")
     seen.add(row["id"])

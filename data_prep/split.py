@@ -10,7 +10,6 @@ writes `czech/teacher.jsonl`. What comes before the slash is a run: within one r
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
 from data_prep.hashing import fraction
+from data_prep.jsonl import Rejected
 from data_prep.manifest import ManifestWriter, read_manifest
 from data_prep.rejects import Rejects
 
@@ -37,16 +37,10 @@ class Rule(BaseModel):
     start: Share = Field(0.0, alias="from")
     end: Share = Field(1.0, alias="to")
 
-    def takes(self, record: dict) -> bool:
-        """Whether a record belongs here; UserError if its metadata lacks what `hash_of` names."""
+    def matches(self, record: dict) -> bool:
+        """Whether a record's metadata is what `where` asks for."""
         metadata = record.get("metadata") or {}
-        if any(metadata.get(key) not in values for key, values in self.where.items()):
-            return False
-        if self.hash_of not in metadata:
-            raise UserError(
-                f"record {record['id']!r} has no metadata {self.hash_of!r}, which split {self.name!r} asks for"
-            )
-        return self.start <= fraction(str(metadata[self.hash_of])) < self.end
+        return all(metadata.get(key) in values for key, values in self.where.items())
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +56,15 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         rejects = stack.enter_context(Rejects(args.out / "all.jsonl"))
         splits = {rule.name: stack.enter_context(ManifestWriter(args.out / f"{rule.name}.jsonl")) for rule in rules}
-        for name, record in divide(rejects.sift(read_manifest(args.manifest, "split")), rules):
-            splits[name].write(record)
+        unused = 0
+        for record in rejects.sift(read_manifest(args.manifest, "split")):
+            names = splits_of(record, rules)
+            if isinstance(names, Rejected):
+                rejects.add(names)
+                continue
+            unused += not names
+            for name in names:
+                splits[name].write(record)
         for name, split in splits.items():
             if not split.count:
                 raise UserError(
@@ -72,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
                 )
     for split in splits.values():
         print(f"{split.path}: {split.count} records")
-    if rejects.count:
-        print(f"{args.manifest}{rejects.summary}")
+    print(f"{args.manifest}: {unused} records in no split{rejects.summary}")
     return 0
 
 
@@ -82,16 +82,21 @@ def read_rules(path: Path) -> list[Rule]:
     return read_yaml(path, list[Rule])
 
 
-def divide(records: Iterable[dict], rules: list[Rule]) -> Iterator[tuple[str, dict]]:
-    """Each record with the name of a split that takes it; UserError for a record in two splits of one run."""
-    for record in records:
-        taken: dict[PurePosixPath, str] = {}
-        for rule in rules:
-            if not rule.takes(record):
-                continue
-            first = taken.setdefault(PurePosixPath(rule.name).parent, rule.name)
-            if first != rule.name:
-                raise UserError(
-                    f"record {record['id']!r} is in both {first!r} and {rule.name!r}: make their rules disjoint"
-                )
-            yield rule.name, record
+def splits_of(record: dict, rules: list[Rule]) -> list[str] | Rejected:
+    """The splits that take a record, a `Rejected` where it lacks what a rule hashes; UserError if two splits of one run
+    take it."""
+    taken: dict[PurePosixPath, str] = {}
+    for rule in rules:
+        if not rule.matches(record):
+            continue
+        if (value := (record.get("metadata") or {}).get(rule.hash_of)) is None:
+            return Rejected(record["id"], f"it has no metadata {rule.hash_of!r}, which split {rule.name!r} asks for")
+        if not rule.start <= fraction(str(value)) < rule.end:
+            continue
+        first = taken.setdefault(PurePosixPath(rule.name).parent, rule.name)
+        if first != rule.name:
+            raise UserError(
+                f"record {record['id']!r} is in both {first!r} and {rule.name!r}: make their rules disjoint"
+            )
+    # Runs may share a record; within one it is in one split.
+    return list(taken.values())

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import soxr
 
 SAMPLE_RATE = 16_000
 PROBE_FRAMES = 1 << 18
+CUT_WAV = re.compile(r"data : (\d+) \(should be (\d+)\)")  # in libsndfile's log of a file
 READ_FRAMES = 1 << 20
 LONGEST_SECONDS = 3600.0  # of an audio in a shard: what its header claims is not believed beyond
 
@@ -43,19 +45,25 @@ def load_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> 
 def probe(path: Path) -> float:
     """The length in seconds of a file that decodes from end to end, a block at a time however long it is.
 
-    Raises AudioError as `load` does.
+    Raises AudioError as `load` does, and where the file ends before its header says: cut short, its text would speak
+    of more than is heard. A cut Ogg file cannot be told from a whole one.
     """
     with _opened(path) as file:
+        if cut := CUT_WAV.search(file.extra_info):
+            claimed, found = map(int, cut.groups())
+            if found < claimed < 0xFFFFFFFF:  # which stands for a length that was not known
+                raise AudioError(f"the file is cut short: {found} of {claimed} bytes of samples are there")
         frames = 0
-        for block in file.blocks(PROBE_FRAMES, dtype="float32"):
+        while len(block := file.read(PROBE_FRAMES, dtype="float32")):
             if not np.isfinite(block).all():
                 raise AudioError("the audio holds values that are not finite")
             frames += len(block)
-            if len(block) < PROBE_FRAMES:  # the end, whatever the header claims
-                break
         if not frames:
             raise AudioError("the audio is empty")
-        return frames / file.samplerate
+        seconds, claims = frames / file.samplerate, file.frames / file.samplerate
+        if seconds < 0.98 * claims - 0.1:  # an MP3 without a table of contents claims what its size suggests
+            raise AudioError(f"the audio ends after {seconds:.2f} s of {claims:.2f} s")
+        return seconds
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def records(root: Path) -> Iterator[dict | Rejected]:
 
 def _record(row: dict, listing: Path, number: int) -> dict | Rejected:
     record = {"id": f"{listing.stem}-{number:07d}", "source": "jsonl"}
-    where = f"{listing} line {number}"
+    where = f"{listing.name} line {number}"
     try:
         record |= _convert(row)
     except _Fault as fault:

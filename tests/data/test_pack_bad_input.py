@@ -57,8 +57,8 @@ def test_each_bad_record_is_listed_and_the_others_are_packed(folder, capsys):
     said = capsys.readouterr().out
     assert f"2 samples, 0.00 h in 1 shards; 17 rejected, see {folder / 'out/index.rejected.jsonl'}" in said
     rejected = read(folder / "out/index.rejected.jsonl")
-    torn = [f"{manifest} line {number}" for number in (15, 16)]
-    short = ["no end", "backwards", "nan", "before", "beyond", "unasked", "mute"]
+    torn = [f"m.jsonl line {number}" for number in (15, 16)]
+    short = ["no end", "backwards", "m.jsonl line 10", "before", "beyond", "unasked", "mute"]
     assert [row["id"] for row in rejected] == [*names, *short, *torn, "good"]
     assert all("\n" not in row["reason"] and row["reason"] for row in rejected)
     reader = IndexedReader(folder / "out")

@@ -15,7 +15,7 @@ from data_prep.add_noise import add_noise, mix
 from data_prep.hashing import fraction
 from data_prep.manifest import write_manifest
 from data_prep.sources.fillets_ng import GAME, records
-from data_prep.split import divide, read_rules
+from data_prep.split import read_rules, splits_of
 
 SCRIPT = """
 dialogId("door-m-hello", "font_small", "He said \\"hello\\".")
@@ -122,8 +122,10 @@ def test_the_shipped_rules_keep_levels_apart_within_a_run():
         for level in range(200)
     ]
     splits: dict[str, list] = defaultdict(list)
-    for name, row in divide(rows, read_rules(RULES)):
-        splits[name].append(row)
+    rules = read_rules(RULES)
+    for row in rows:
+        for name in splits_of(row, rules):
+            splits[name].append(row)
     for run in ("both", "czech"):
         levels = [
             {row["metadata"]["level"] for row in splits[f"{run}/{name}"]}
@@ -166,8 +168,21 @@ def test_overlapping_empty_and_unanswerable_rules_are_refused_and_nothing_is_wri
     for text, complaint in (
         ("- {name: r/a, hash_of: level}\n- {name: r/b, hash_of: level, from: 0.1}", "make their rules disjoint"),
         ("- {name: b, hash_of: level}\n- {name: r/a, where: {level: [none]}, hash_of: level}", "is empty"),
-        ("- {name: a, hash_of: stage}", "has no metadata 'stage'"),
+        ("- {name: a, hash_of: stage}", "is empty, no record matches its rule"),
+        ("- {name: a, hash_of: stage}", "it has no metadata 'stage', which split 'a' asks for"),
     ):
         rules.write_text(text)
         assert main(["prep", "split", "--manifest", str(manifest), "--rules", str(rules), "--out", str(out)]) == 2
         assert complaint in capsys.readouterr().err and not list(out.rglob("*.jsonl"))
+
+
+def test_records_without_what_a_rule_hashes_and_those_in_no_split_are_counted(clips, tmp_path, capsys):
+    manifest, rules, out = tmp_path / "m.jsonl", tmp_path / "rules.yaml", tmp_path / "out"
+    del clips[3]["metadata"]["level"]
+    write_manifest(manifest, clips)
+    rules.write_text("[{name: a, hash_of: level, to: 0.5}]")
+    assert main(["prep", "split", "--manifest", str(manifest), "--rules", str(rules), "--out", str(out)]) == 0
+    kept = len((out / "a.jsonl").read_text().splitlines())
+    assert 0 < kept < len(clips) - 1
+    assert f"{len(clips) - 1 - kept} records in no split; 1 rejected" in capsys.readouterr().out
+    assert "clip-3" in (out / "all.rejected.jsonl").read_text()

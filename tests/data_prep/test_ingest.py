@@ -1,5 +1,8 @@
 """Sources become manifests; what cannot be used is listed with its reason."""
 
+import os
+import subprocess
+
 import numpy as np
 import pytest
 import soundfile
@@ -8,6 +11,7 @@ from lines import read
 from caad_ds.data.audio import probe
 from caad_ds.data.reader import IndexedReader
 from caad_ds.errors import UserError
+from caad_ds.files import sole_writer
 from data_prep import ingest, sources
 from data_prep import synthesize as synthesis
 from data_prep.jsonl import Rejected
@@ -106,6 +110,8 @@ def test_nothing_usable_is_an_error_with_the_first_reason(tmp_path, write_lines,
         ('{"audio": ', "it is not JSON"),
         ("[1]", "a record must be a JSON object"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"audio": "a.wav", "n": ' + "9" * 5000 + "}", "it is not JSON (Exceeds the limit"),
+        ('{"audio": "a.wav", "n": NaN}', "it is not JSON (NaN is no number)"),
         ('{"audio": "a.wav", "id": "\udcff"}'.encode("utf-8", "surrogateescape"), "it is not UTF-8 text"),
         ('{"text": "no audio"}', "it names no audio"),
         ('{"audios": [{"text": "x"}]}', "an audio must be an object"),
@@ -125,7 +131,7 @@ def test_a_bad_line_is_named_and_stops_no_other(row, reason, tmp_path, tone, pre
     prep(ingest, "jsonl", "--root", listing, "--out", out)
     assert [record["id"] for record in read(out)] == ["0", "1", "2"]
     (rejected,) = read(tmp_path / "out.rejected.jsonl")
-    assert rejected["id"] == f"{listing} line 3" and reason in rejected["reason"]
+    assert rejected["id"] == "own.jsonl line 3" and reason in rejected["reason"]
 
 
 def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_lines, capsys):
@@ -141,8 +147,13 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
     (tmp_path / "corpus/inside.wav").symlink_to("good.wav")
     whole = (tmp_path / "corpus/good.wav").read_bytes()
     (tmp_path / "corpus/broken.wav").write_bytes(whole[:20])
+    (tmp_path / "corpus/cut.wav").write_bytes(whole[: len(whole) // 3])
+    soundfile.write(tmp_path / "whole.mp3", 0.1 * np.sin(np.arange(441_000) * 0.05), 44_100)
+    mp3 = (tmp_path / "whole.mp3").read_bytes()
+    (tmp_path / "corpus/cut.mp3").write_bytes(mp3[: len(mp3) // 3])
     names = ["good.wav", "straße und Ä.wav", "stereo.ogg", "stereo.mp3", "inside.wav", "../outside.wav"]
     bad = ["empty.wav", "hours.flac", "nan.wav", "no_bytes.wav", "text.wav", "link.wav", "broken.wav", "x" * 300]
+    bad += ["cut.wav", "cut.mp3"]
     rows = [{"id": name, "audio": name} for name in [*names[:3], *bad, *names[3:]]]
     listing, out = write_lines("corpus/own.jsonl", [*rows, rows[0]]), tmp_path / "out/all.jsonl"
     assert prep(ingest, "jsonl", "--root", listing, "--out", out) == 0
@@ -155,13 +166,19 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
         "nan.wav": "not finite",
         "link.wav": "a link that leads out of the root",
         "x" * 300: "File name too long",
+        "cut.wav": "the file is cut short",
+        "cut.mp3": "of 10.00 s",
         "good.wav": "an earlier record has this id",
     }.items():
         assert reason in rejected[name]
-    assert "6 records" in (said := capsys.readouterr().out) and "9 rejected" in said
+    assert "6 records" in (said := capsys.readouterr().out) and "11 rejected" in said
     prep(ingest, "jsonl", "--root", listing, "--out", out, "--follow-links")
     assert "link.wav" in {record["id"] for record in read(out)}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["all.jsonl", "all.rejected.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "all.jsonl",
+        "all.rejected.jsonl",
+        "all.settings.json",
+    ]
 
 
 @pytest.mark.parametrize("policy", ["truncate", "split"])
@@ -221,13 +238,76 @@ def test_a_killed_ingest_goes_on_and_ends_as_if_it_had_not_been(tmp_path, write_
 def test_what_was_settled_under_other_rules_or_of_another_corpus_is_not_mixed_in(tmp_path, write_lines, tone, prep):
     tone("a.wav")
     listing, out = write_lines("own.jsonl", [{"id": "a", "audio": "a.wav"}]), tmp_path / "out.jsonl"
+    prep(ingest, "jsonl", "--root", listing, "--out", out)
+    write_lines("own.jsonl", [{"id": "a", "audio": "a.wav", "label": "another"}])
     settings = {"source": "jsonl", "root": str(listing), "max_seconds": "30.0", "too_long": "reject"}
-    journal = [{**settings, "follow_links": "False"}, {"id": "b", "kept": [], "reason": "x", "cut": False}]
-    write_lines("out.partial.jsonl", journal)
-    with pytest.raises(UserError, match="the corpus has changed since: 'a' comes where 'b' came"):
+    settled = {"id": "a", "hash": "of another label", "kept": [], "reason": "x", "cut": False}
+    write_lines("out.partial.jsonl", [{**settings, "follow_links": "False"}, settled])
+    with pytest.raises(UserError, match="the corpus has changed since 'a' was ingested; remove this file"):
         prep(ingest, "jsonl", "--root", listing, "--out", out)
     with pytest.raises(UserError, match="made with another max_seconds; choose another --out"):
         prep(ingest, "jsonl", "--root", listing, "--out", out, "--max-seconds", 3)
+
+
+def test_a_finished_ingest_is_left_alone_until_the_corpus_changes(tmp_path, write_lines, tone, prep, capsys):
+    path = tone("a.wav")
+    listing, out = write_lines("own.jsonl", [{"id": "a", "audio": "a.wav"}]), tmp_path / "out.jsonl"
+    prep(ingest, "jsonl", "--root", listing, "--out", out)
+    path.unlink()
+    prep(ingest, "jsonl", "--root", listing, "--out", out)
+    assert "finished before, left alone" in capsys.readouterr().out
+    tone("b.wav")
+    write_lines("own.jsonl", [{"id": "b", "audio": "b.wav"}])
+    prep(ingest, "jsonl", "--root", listing, "--out", out)
+    assert [record["id"] for record in read(out)] == ["b"]
+
+
+def test_two_processes_do_not_write_one_output(tmp_path, write_lines, tone, prep):
+    tone("a.wav")
+    listing, out = write_lines("own.jsonl", [{"id": "a", "audio": "a.wav"}]), tmp_path / "out.jsonl"
+    with sole_writer(tmp_path / "out.partial.jsonl"):
+        with pytest.raises(UserError, match=r"another process is writing .*out\.partial\.jsonl: wait until it ends"):
+            prep(ingest, "jsonl", "--root", listing, "--out", out)
+    prep(ingest, "jsonl", "--root", listing, "--out", out)
+    assert len(read(out)) == 1 and not list(tmp_path.glob(".*"))
+
+
+def test_the_source_is_not_written_over(tmp_path, write_lines, tone, prep):
+    tone("a.wav")
+    listing = write_lines("own.jsonl", [{"id": "a", "audio": "a.wav"}])
+    before = listing.read_bytes()
+    with pytest.raises(UserError, match="that is what is read; name another file"):
+        prep(ingest, "jsonl", "--root", listing, "--out", listing)
+    assert listing.read_bytes() == before
+
+
+def test_a_part_that_takes_the_id_of_another_record_is_told(tmp_path, write_lines, tone, prep):
+    tone("long.wav", 2.0), tone("a.wav")
+    listing = write_lines("own.jsonl", [{"id": "x", "audio": "long.wav"}, {"id": "x-s0", "audio": "a.wav"}])
+    out = tmp_path / "out.jsonl"
+    prep(ingest, "jsonl", "--root", listing, "--out", out, "--max-seconds", 1.5, "--too-long", "split")
+    assert [record["id"] for record in read(out)] == ["x-s0", "x-s1"]
+    (rejected,) = read(tmp_path / "out.rejected.jsonl")
+    assert rejected["id"] == "x-s0" and "an earlier record has this id" in rejected["reason"]
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path, tone, prep):
+    tone("a.wav")
+    (tmp_path / "own.jsonl").write_bytes(b'\xef\xbb\xbf{"id": "a", "audio": "a.wav"}\n')
+    prep(ingest, "jsonl", "--root", tmp_path / "own.jsonl", "--out", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.rejected.jsonl").exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, write_lines, tone, prep):
+    tone("a.wav")
+    listing, out = write_lines("own.jsonl", [{"id": "a", "audio": "a.wav"}]), tmp_path / "out.jsonl"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stale = [tmp_path / f".out.jsonl.{os.uname().nodename}.{pid}.partial" for pid in (ended.pid, os.getppid())]
+    for path in stale:
+        path.touch()
+    prep(ingest, "jsonl", "--root", listing, "--out", out)
+    assert not stale[0].exists() and stale[1].exists()
 
 
 def test_workers_change_nothing(tmp_path, write_lines, tone, prep):
@@ -268,8 +348,8 @@ def test_a_double_id_and_a_bad_line_are_rejected_from_a_manifest(write_lines):
     path = write_lines("twice.jsonl", [row, row, "{", {**row, "id": "b"}])
     first, double, broken, last = read_manifest(path)
     assert (first["id"], last["id"]) == ("a", "b")
-    assert double == Rejected("a", f"{path} line 2: this id is on an earlier line as well; ids must be unique")
-    assert broken.id == f"{path} line 3" and "it is not JSON" in broken.reason
+    assert double == Rejected("a", "twice.jsonl line 2: this id is on an earlier line as well; ids must be unique")
+    assert broken.id == "twice.jsonl line 3" and "it is not JSON" in broken.reason
     with pytest.raises(UserError, match="line 2: this id is on an earlier line"):
         load_manifest(path)
 
