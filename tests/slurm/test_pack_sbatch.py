@@ -26,19 +26,19 @@ def manifest(tmp_path) -> Path:
 
 
 @pytest.fixture
-def submit(cluster, tmp_path):
+def submit(cluster, manifest, tmp_path):
     """Submit from a folder of its own with this environment's interpreter."""
+    here = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "MANIFEST": str(manifest), "OUT": "out"}
 
     def run(*arguments: str, **variables: str) -> int:
-        return cluster.submit(*arguments, cwd=tmp_path, PYTHON=sys.executable, PYTHONPATH=str(ROOT), **variables)
+        return cluster.submit(*arguments, cwd=tmp_path, **here | variables)
 
     yield run
     cluster.run("scancel", "-u", "root")
 
 
 def test_an_array_job_packs_the_parts_and_the_next_job_joins_them(cluster, submit, manifest, tmp_path):
-    arguments = ("--manifest", str(manifest), "--out", "out", "--shard-bytes", "30000")
-    first = submit("--array=0-3", "--cpus-per-task=1", str(SCRIPT), *arguments)
+    first = submit("--array=0-3", "--cpus-per-task=1", str(SCRIPT), "--shard-bytes", "30000")
     command = f"{sys.executable} -m caad_ds.cli prep join-shards out"
     second = submit(f"--dependency=afterok:{first}", "--kill-on-invalid-dep=yes", "--wrap", command)
     logs = [tmp_path / f"caad-ds-pack-{first}_{task}.log" for task in range(4)]
@@ -52,17 +52,21 @@ def test_an_array_job_packs_the_parts_and_the_next_job_joins_them(cluster, submi
 
 
 @pytest.mark.parametrize(
-    ("array", "complaint"),
-    [((), "submit it with --array"), (("--array=1-2",), "the tasks are not 0 to 1: submit --array=0-1, or set PARTS")],
+    ("array", "changed", "complaint"),
+    [
+        ((), {}, "submit it with --array"),
+        (("--array=0",), {"OUT": ""}, "MANIFEST and OUT are not both set"),
+        (("--array=1-2",), {}, "the tasks are not 0 to 1: submit --array=0-1, or set PARTS"),
+    ],
 )
-def test_tasks_that_are_not_all_parts_are_refused(cluster, submit, manifest, tmp_path, array, complaint):
-    job = submit(*array, "--output=log", str(SCRIPT), "--manifest", str(manifest), "--out", "out")
+def test_what_is_no_array_over_all_parts_is_refused(cluster, submit, tmp_path, array, changed, complaint):
+    job = submit(*array, "--output=log", str(SCRIPT), **changed)
     assert cluster.finished(job)["ExitCode"] == "2:0"
     assert complaint in (tmp_path / "log").read_text()
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_part_is_submitted_again_by_its_number(cluster, submit, manifest, tmp_path):
-    job = submit("--array=2", "--output=log", str(SCRIPT), "--manifest", str(manifest), "--out", "out", PARTS="3")
+def test_a_missing_part_is_submitted_again_by_its_number(cluster, submit, tmp_path):
+    job = submit("--array=2", "--output=log", str(SCRIPT), PARTS="3")
     assert cluster.finished(job)["ExitCode"] == "0:0", (tmp_path / "log").read_text()
     assert (tmp_path / "out/index.00002-of-00003.json").exists()

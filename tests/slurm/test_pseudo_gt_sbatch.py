@@ -1,4 +1,4 @@
-"""slurm/pseudo_gt.sbatch on a real two-node Slurm: an array over shards, then the merge."""
+"""slurm/pseudo_gt.sbatch on a real two-node Slurm: an array over parts, then the merge."""
 
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ def submit(cluster, tmp_path):
         job = cluster.submit(*options, str(SCRIPT), *engine, cwd=tmp_path, **{**variables, **changed})
         cluster.wait(lambda: not cluster.run("squeue", "-h", "-j", str(job)).strip(), 120, f"job {job} to end")
         tasks = cluster.run("scontrol", "-o", "show", "job", str(job)).splitlines()
-        logs = sorted(tmp_path.glob(f"pseudo-gt-{job}*.log"))
+        logs = sorted(tmp_path.glob(f"caad-ds-pseudo-gt-{job}*.log"))
         return tasks, [path.read_text() for path in logs]
 
     yield run
@@ -46,7 +46,7 @@ def merged(tmp_path) -> bytes:
 
 
 def test_an_array_answers_what_one_run_answers(submit, tmp_path):
-    tasks, logs = submit("3-5")  # the first index need not be 0
+    tasks, logs = submit("0-2")
     assert len(tasks) == 3 and all("ExitCode=0:0" in task for task in tasks), logs
     one = [
         "--manifest",
@@ -60,12 +60,12 @@ def test_an_array_answers_what_one_run_answers(submit, tmp_path):
     assert merged(tmp_path) == (tmp_path / "one.jsonl").read_bytes()
 
 
-def test_shards_that_are_missing_are_answered_by_their_number(submit, tmp_path, capsys):
-    submit("0,3", SHARDS="4")
+def test_parts_that_are_missing_are_answered_by_their_number(submit, tmp_path, capsys):
+    submit("0,3", PARTS="4")
     files = ["--manifest", str(tmp_path / "described.jsonl"), "--out", str(tmp_path / "answered.jsonl")]
     assert cli.main(["prep", "merge", *files]) == 2
     assert "not finished: shard 1/4, 2/4; run" in capsys.readouterr().err.splitlines()[-1]
-    submit("1-2", SHARDS="4")
+    submit("1-2", PARTS="4")
     assert merged(tmp_path).count(b"\n") == 50
 
 
@@ -74,11 +74,12 @@ def test_shards_that_are_missing_are_answered_by_their_number(submit, tmp_path, 
     [
         ("0", {"OUT": ""}, "error: MANIFEST and OUT are not both set"),
         ("0", {"PYTHON": "nowhere/python"}, "error: no interpreter nowhere/python"),
-        ("4,9", {}, "error: task 9 of an array with gaps: set SHARDS"),
-        ("0", {"MANIFEST": "absent.jsonl"}, "caad-ds: error: --manifest absent.jsonl: cannot be read"),
+        ("0,2", {}, "error: the tasks are not 0 to 1: submit --array=0-1, or set PARTS"),
+        ("1-2", {}, "error: the tasks are not 0 to 1: submit --array=0-1, or set PARTS"),
+        ("0", {"MANIFEST": "absent.jsonl"}, "caad-ds: error: absent.jsonl: cannot be read"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(submit, array, changed, expected):
     tasks, logs = submit(array, **changed)
-    assert any("ExitCode=2:0" in task for task in tasks)
-    assert any(log.splitlines()[-1].startswith(expected) for log in logs if log), logs
+    assert all("ExitCode=2:0" in task for task in tasks)
+    assert logs and all(log.splitlines()[-1].startswith(expected) for log in logs), logs
