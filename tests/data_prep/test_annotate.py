@@ -21,7 +21,7 @@ from caad_ds.data.audio import SAMPLE_RATE, AudioError
 from caad_ds.data.instructions import Instructions
 from data_prep import annotate as annotate_module
 from data_prep import annotators
-from data_prep.annotators import brouhaha, emotion2vec
+from data_prep.annotators import brouhaha, emotion2vec, snr
 from data_prep.classes import read_scales
 from data_prep.espeak import speak
 from data_prep.noise import background, scaled_to
@@ -282,10 +282,22 @@ def test_a_class_can_be_asked_about(tmp_path, clips, annotate):
         assert row["metadata"]["pitch"] == pitch and row["metadata"]["length"] == "short"
     classes, instructions = read_scales(CLASSES), Instructions.load(CONFIGS / "paper" / "instructions.yaml")
     shared = classes.keys() & instructions.attributes.keys()
-    assert shared == {"pitch", "speaking_rate", "energy"}
+    assert shared == {"pitch", "speaking_rate", "energy", "noise"}
     assert all(set(classes[key].labels) <= instructions.attributes[key].options.keys() for key in shared)
     named = [("Pitch", "low"), ("Pitch", "high")]
     assert [pitch for row, pitch in zip(read(out), named) if pitch in instructions.named(row)] == named
+
+
+def test_the_seed_description_names_noise_and_reverberation():
+    instructions = Instructions.load(CONFIGS / "paper" / "instructions.yaml")
+    measured = {"snr_db": 12.5, "brouhaha_snr_db": 11.0, "c50_db": 31.0, "noise": "noisy"}
+    assert sorted(instructions.named({"id": "a", "metadata": measured})) == [
+        ("Clarity (C50) in dB", "31.0"),
+        ("Noise", "noisy"),
+        ("Signal-to-noise ratio in dB", "11.0"),
+        ("Signal-to-noise ratio in dB", "12.5"),
+    ]
+    assert {*snr.KEYS, *brouhaha.KEYS} <= measured.keys()
 
 
 @pytest.mark.parametrize(
