@@ -1,12 +1,12 @@
 """Packing and reading in multiples of real time per core: seconds of audio by seconds of one core.
 
-    python benchmarks/data_prep.py [--minutes 30] [--repeats 5]
+    python benchmarks/data_prep.py [--minutes 30] [--repeats 5] [--only pack read annotate]
 
 Core seconds are the process's CPU time, so that other work on the machine counts less; each figure is the best of
 the repeats. Beside each stands what cannot be left out, timed in turns with it: for packing, libsndfile's decoding,
-soxr where the rate is another, and libsndfile's FLAC encoding; for reading, libsndfile's decoding from memory. Measures
-of `prep annotate` stand alone. The
-clips are noise with the spectrum and the pauses of speech, 2 to 12 s long, 16-bit, and lie in the page cache.
+soxr where the rate is another, and libsndfile's FLAC encoding; for reading, libsndfile's decoding from memory. The
+clips are noise with the spectrum and the pauses of speech, 2 to 12 s long, 16-bit, and lie in the page cache. Those of
+`prep annotate`, whose measures stand alone, are eSpeak's speech in four voices, 5 s long.
 """
 
 import argparse
@@ -32,11 +32,15 @@ from benchmarks.measure import cpu_name
 from caad_ds.data.reader import IndexedReader, parse
 from caad_ds.data.stream import StreamReader
 from data_prep import annotators
+from data_prep.espeak import speak
 from data_prep.manifest import write_manifest
 from data_prep.pack import pack
 
 Step = Callable[[], object]
 FILES = 60  # that the records share
+TEXT = "the big dog finds my old table today and the teacher likes bread and water and my sister sings in the evening "
+VOICES = ("en-us+f3", "en-us+m3", "en-gb-scotland+m7", "en-us+Annie")
+SPOKEN_SECONDS = 5.0  # of each clip that is measured
 RATE = 16_000
 INPUTS = {
     "WAV 16 kHz": ("wav", 16_000, 1),
@@ -151,15 +155,21 @@ def read_rows(root: Path, minutes: float, repeats: int) -> None:
         print(row(name, seconds, took, least_), flush=True)
 
 
-def annotator_rows(repeats: int) -> None:
+def annotator_rows(minutes: float, repeats: int) -> None:
     """Print the table of measuring."""
-    waves = [clip(np.random.default_rng(number), 5.0, RATE).astype(np.float32) for number in range(12)]
+    waves = [spoken(number) for number in range(max(1, round(minutes * 60 / SPOKEN_SECONDS)))]
     print("| annotator | of real time |\n|---|---|")
     for name in ("duration", "loudness", "pitch", "snr", "speaking_rate"):
         measure = annotators.measure_of(name)
         measure(waves[0])  # compiles, or reads its table
         (took,) = best([lambda measure=measure: [measure(wave) for wave in waves]], repeats)
-        print(f"| {name} | {60 / took:,.0f} |", flush=True)
+        print(f"| {name} | {SPOKEN_SECONDS * len(waves) / took:,.0f} |", flush=True)
+
+
+def spoken(number: int) -> np.ndarray:
+    """Speech, float32; each number has another voice or rate, over and over."""
+    voice, rate = VOICES[number % len(VOICES)], 110 + 10 * (number // len(VOICES) % 6)
+    return speak(2 * TEXT, voice, rate, 50)[: int(SPOKEN_SECONDS * RATE)]
 
 
 def flac(reader: IndexedReader, number: int) -> bytes:
@@ -173,20 +183,28 @@ def row(name: str, seconds: float, took: float, floor: float) -> str:
     return f"| {name} | {seconds / took:,.0f} | {seconds / floor:,.0f} | {took / floor:.2f} |"
 
 
+TABLES = ("pack", "read", "annotate")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Prints the versions and the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="of audio per row (default 30)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of audio per row of pack and read (default 30)")
+    parser.add_argument("--spoken", type=float, default=1.5, help="minutes of audio per row of annotate (default 1.5)")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns (default 5)")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, help="tables to print (default all)")
     args = parser.parse_args(argv)
     libraries = f"{soundfile.__libsndfile_version__}, soxr {version('soxr')}, numpy {version('numpy')}"
-    print(f"libsndfile {libraries}, Python {platform.python_version()}, {cpu_name()}, {args.minutes:g} minutes\n")
-    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
-        pack_rows(Path(folder), args.minutes, args.repeats)
+    print(f"libsndfile {libraries}, Python {platform.python_version()}, {cpu_name()}")
+    for table in args.only:
         print()
-        read_rows(Path(folder), args.minutes, args.repeats)
-        print()
-        annotator_rows(args.repeats)
+        with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
+            if table == "pack":
+                pack_rows(Path(folder), args.minutes, args.repeats)
+            elif table == "read":
+                read_rows(Path(folder), args.minutes, args.repeats)
+            else:
+                annotator_rows(args.spoken, args.repeats)
 
 
 if __name__ == "__main__":
