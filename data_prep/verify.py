@@ -141,7 +141,7 @@ def _check_shards(found: Findings, workers: int) -> None:
             found.contents.merge(report.contents)
             for sample in report.samples:
                 numbers.append(start + sample.number)
-                digests += _whole(sample.audios) + sample.prompt
+                digests += _joined(sample.audios) + sample.prompt
             start += len(shard.samples)
             advance(len(shard.samples))
     with waiting("looking for duplicates"):
@@ -165,7 +165,7 @@ def _leaks(found: Findings, shard: Shard, report: ShardReport) -> list[str]:
     ]
 
 
-def _whole(audios: list[bytes]) -> bytes:
+def _joined(audios: list[bytes]) -> bytes:
     """The digest of all audios of a sample."""
     return audios[0] if len(audios) == 1 else hashlib.sha256(b"".join(audios)).digest()[:DIGEST]
 
@@ -173,9 +173,6 @@ def _whole(audios: list[bytes]) -> bytes:
 def _check_accounts(found: Findings, manifest: Path | None) -> None:
     """The number of rejected records against their list, and the manifest against both."""
     index, path = found.index, rejected_path(found.index.folder / FILE_NAME)
-    earlier = path.with_name("rejected.jsonl")  # its name in folders packed before
-    if earlier.is_file() and not path.is_file():
-        path = earlier
     rejected: Counter[str] = Counter()
     if path.is_file():
         for number, row in read_rows(path):
