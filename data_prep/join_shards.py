@@ -10,7 +10,6 @@ from pathlib import Path
 
 from caad_ds.data.index import VERSION, IndexFile, ShardIndex
 from caad_ds.errors import UserError
-from caad_ds.files import write_atomic
 from caad_ds.progress import track, waiting
 from data_prep.jsonl import Rejected, read_jsonl
 from data_prep.pack import clean, index_path, summary
@@ -53,7 +52,7 @@ def join(folder: Path) -> ShardIndex:
         raise UserError(f"{folder}: no record of any part is usable{rejects.why}")
     content = IndexFile(VERSION, *made_of.pop(), rejects.count, shards)
     with waiting(f"writing {out}"):
-        write_atomic(out, content.dump().encode())
+        content.write(out)
     clean(out, "train")
     return ShardIndex.load(folder)
 

@@ -10,7 +10,6 @@ shard, which the journal `index.partial.jsonl` names, and ends with the bytes of
 import argparse
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from pydantic import TypeAdapter
 from caad_ds.command import positive
 from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
 from caad_ds.errors import UserError
-from caad_ds.files import write_atomic
 from caad_ds.progress import waiting
 from data_prep.journal import Journal
 from data_prep.jsonl import Rejected
@@ -87,7 +85,7 @@ def pack(
     if shards or part:
         content = IndexFile(VERSION, **made_of, rejected=rejects.count, shards=shards)
         with waiting(f"writing {out}"):
-            write_atomic(out, content.dump().encode())
+            content.write(out)
     clean(out, prefix)
     if not shards and not part:
         raise UserError(f"{manifest}: no record is usable{rejects.why}")
@@ -137,10 +135,10 @@ def _append(
             if isinstance(result, Rejected):
                 journal.append({"id": result.id, "reason": result.reason})
             elif shard := writer.add(result):
-                journal.append({"records": at, "shard": asdict(shard)})
+                journal.append({"records": at, "shard": shard.content()})
             at += 1
         if shard := writer.finish():
-            journal.append({"records": at, "shard": asdict(shard)})
+            journal.append({"records": at, "shard": shard.content()})
 
 
 def _resume(journal: Journal, folder: Path) -> tuple[int, int]:

@@ -1,35 +1,23 @@
 """The index beside the shards: which sample lies where, so that any sample is one positioned read."""
 
 import json
-from bisect import bisect_right
-from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
+from caad_ds.data.samples import Chain, Count, SampleEntry, Table
 from caad_ds.errors import UserError
+from caad_ds.files import writing
 
 VERSION = 1
 FILE_NAME = "index.json"
 
 _STRICT = ConfigDict(extra="forbid")
-_Count = Annotated[int, Field(ge=0)]
-
-
-@validated(frozen=True, slots=True, config=_STRICT)
-class SampleEntry:
-    """One sample: `offset` and `size` in bytes of its members inside the tar, `seconds` of audio, `tokens` of text
-    (an estimate), `pcm` the sha256 of its decoded 16-bit samples."""
-
-    key: str
-    offset: _Count
-    size: Annotated[int, Field(gt=0)]
-    seconds: Annotated[float, Field(ge=0)]
-    tokens: _Count
-    pcm: str
+_COMPACT = (",", ":")
 
 
 @validated(frozen=True, slots=True, config=_STRICT)
@@ -38,9 +26,13 @@ class Shard:
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
     sha256: str
-    bytes: _Count
+    bytes: Count
     seconds: Annotated[float, Field(ge=0)]
-    samples: list[SampleEntry]
+    samples: Annotated[Sequence[SampleEntry], AfterValidator(Table)]
+
+    def content(self) -> dict[str, Any]:
+        """The shard as it stands in the index's JSON."""
+        return _fields(self) | {"samples": [_fields(entry) for entry in self.samples]}
 
 
 @validated(frozen=True, slots=True, config=_STRICT)
@@ -53,13 +45,22 @@ class IndexFile:
 
     version: int
     manifest: str
-    shard_bytes: _Count
-    rejected: _Count
+    shard_bytes: Count
+    rejected: Count
     shards: list[Shard]
 
-    def dump(self) -> str:
-        """The JSON text, equal for equal content."""
-        return json.dumps(asdict(self), separators=(",", ":")) + "\n"
+    def dump(self) -> Iterator[str]:
+        """The JSON text, equal for equal content, in pieces of a shard each."""
+        head = json.dumps(_fields(self) | {"shards": []}, separators=_COMPACT)
+        yield head.removesuffix("]}")
+        for number, shard in enumerate(self.shards):
+            yield ("," if number else "") + json.dumps(shard.content(), separators=_COMPACT)
+        yield "]}\n"
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file as a whole or not at all; UserError if the disk is full."""
+        with writing(path) as file:
+            file.writelines(piece.encode() for piece in self.dump())
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ class ShardIndex:
 
     folder: Path
     file: IndexFile
-    _ends: list[int] = field(init=False, repr=False)
+    samples: Chain = field(init=False, repr=False)
+    """All samples, in order; a sample's place is the number by which it is drawn and read."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_ends", list(accumulate(len(shard.samples) for shard in self.file.shards)))
+        object.__setattr__(self, "samples", Chain(shard.samples for shard in self.file.shards))
 
     @classmethod
     def load(cls, folder: Path | str, check_files: bool = True, name: str = FILE_NAME) -> "ShardIndex":
@@ -88,20 +90,15 @@ class ShardIndex:
         return index
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    @property
-    def samples(self) -> list[SampleEntry]:
-        """All samples, in order; a sample's place in this list is the number by which it is drawn and read."""
-        return [sample for shard in self.file.shards for sample in shard.samples]
+        return len(self.samples)
 
     def locate(self, number: int) -> tuple[Shard, SampleEntry]:
         """The shard that holds a sample, and the sample's entry; IndexError where there is none."""
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)} in {self.folder}")
-        at = bisect_right(self._ends, number)
+        at, place = self.samples.part_of(number)
         shard = self.file.shards[at]
-        return shard, shard.samples[number - self._ends[at]]
+        return shard, shard.samples[place]
 
     def shard_fault(self, shard: Shard) -> str | None:
         """What is wrong with a shard's file as far as its length tells, or None."""
@@ -117,9 +114,27 @@ def audio_names(count: int) -> list[str]:
     return ["flac"] if count == 1 else [f"{number}.flac" for number in range(count)]
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+_KINDS = {
+    frozenset(field.name for field in fields(kind)): TypeAdapter(kind).validate_python for kind in (SampleEntry, Shard)
+}
+
+
+def _compact(found: dict) -> Any:
+    """A sample's or shard's JSON object as what it stands for, at once, so that the objects of a whole corpus are never
+    in memory; what is not valid stays as it is, for the validation of the whole to say where it stands."""
+    try:
+        return _KINDS[frozenset(found)](found)
+    except (KeyError, ValidationError):
+        return found
+
+
 def _parse(path: Path) -> IndexFile:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes().decode(), object_hook=_compact)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name a folder that `caad-ds prep pack` wrote") from None
     except (OSError, ValueError) as error:

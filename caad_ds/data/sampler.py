@@ -41,8 +41,10 @@ class GlobalOrder:
         self.batch_size = batch_size
         self.seed = seed
         numbers: dict[Hashable, int] = {}
-        labels = range(size) if groups is None else groups
-        self._group = np.array([numbers.setdefault(label, len(numbers)) for label in labels])
+        if groups is None:
+            self._group = np.arange(size)
+        else:
+            self._group = np.array([numbers.setdefault(label, len(numbers)) for label in groups])
         self._permutations: dict[int, np.ndarray] = {}
 
     @property

@@ -132,7 +132,15 @@ def test_a_shard_that_shrinks_during_training_is_refused(folder):
 def test_index_errors_say_what_to_do(folder):
     index = folder / "index.json"
     whole = json.loads(index.read_text())
+
+    def with_second(**changed: object) -> dict:
+        first, second, *others = whole["shards"][0]["samples"]
+        return {**whole, "shards": [{**whole["shards"][0], "samples": [first, {**second, **changed}, *others]}]}
+
     for content, complaint in (
+        (with_second(offset=-1), r"at shards.0.samples.1.offset: Input should be greater"),
+        (with_second(size=1 << 70), r"at shards.0.samples.1.size: Input should be less"),
+        (with_second(kind="x"), r"at shards.0.samples.1.kind: Unexpected"),
         ({**whole, "version": 7}, "version 7"),
         ({**whole, "shards": [{"name": "x"}]}, "at shards.0.sha256"),
         ({**whole, "shards": [{**whole["shards"][0], "name": "../x.tar"}]}, "at shards.0.name"),
@@ -182,8 +190,13 @@ def test_threads_forks_and_pickles_read_the_same(folder):
 
 def test_the_index_survives_a_round_trip(folder):
     index = ShardIndex.load(folder)
-    assert json.loads((folder / "index.json").read_text()) == asdict(index.file)
-    assert [index.locate(number)[1] for number in range(len(index))] == index.samples
+    before = (folder / "index.json").read_bytes()
+    index.file.write(folder / "index.json")
+    assert (folder / "index.json").read_bytes() == before
+    entries = [index.locate(number)[1] for number in range(len(index))]
+    listed = [entry for shard in json.loads(before)["shards"] for entry in shard["samples"]]
+    assert list(map(asdict, entries)) == listed and entries == list(index.samples) == index.samples[:]
+    assert index.samples[-1] == entries[-1] and ShardIndex.load(folder) == index
 
 
 def open_files(folder: Path) -> int:

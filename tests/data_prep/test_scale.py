@@ -4,7 +4,8 @@ import tracemalloc
 
 import pytest
 
-from data_prep import describe, ingest, split
+from caad_ds.data.index import IndexFile, SampleEntry, Shard, ShardIndex
+from data_prep import describe, ingest, pack, split
 
 PER_RECORD = 500  # bytes; a record as a dictionary takes thousands
 SMALL, LARGE = 1200, 2700  # both beyond the block size in which files are read
@@ -46,3 +47,52 @@ def peak(tmp_path, write_lines, tone, prep, instructions):
 @pytest.mark.parametrize("step", ["ingest", "describe", "split"])
 def test_a_larger_corpus_takes_an_id_per_record_more(step, peak):
     assert peak(step, LARGE) - peak(step, SMALL) < PER_RECORD * (LARGE - SMALL)
+
+
+@pytest.fixture
+def peak_of_pack(tmp_path, write_lines, tone, prep):
+    """Peak of Python's allocations in bytes while so many records are packed into shards of some 60 each."""
+    tone("a.wav", 0.01)
+    answered = {"audios": [{"path": "a.wav"}], "messages": [{"role": "user", "content": "<|AUDIO|>" + "y" * 7200}]}
+
+    def measure(count: int) -> int:
+        rows = ({"id": f"{number:09d}", "response": "Yes.", **answered} for number in range(count))
+        manifest = write_lines(f"{count}.jsonl", rows)
+        tracemalloc.start()
+        prep(pack, "--manifest", manifest, "--out", tmp_path / f"{count}", "--shard-bytes", 700_000)
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return highest
+
+    return measure
+
+
+def test_packing_a_larger_corpus_takes_an_index_entry_per_record_more(peak_of_pack):
+    small, large = SMALL // 6, LARGE // 6
+    grown = (peak_of_pack(large) - peak_of_pack(small)) / (large - small)
+    assert grown < PER_RECORD, grown
+
+
+def shard(number: int, count: int) -> Shard:
+    """A shard of which there is no file."""
+    entries = [SampleEntry(f"{number:06d}-{n:06d}", n, 1, 7.5 + n / 7, 1000 + n, f"{n:064x}") for n in range(count)]
+    return Shard(f"train-{number:06d}.tar", "0" * 64, count, 0.0, entries)
+
+
+def test_an_index_takes_a_fraction_of_what_its_entries_take_as_objects(tmp_path):
+    shards, count = 40, 500
+    tracemalloc.start()
+    file = IndexFile(1, "", 1, 0, [shard(number, count) for number in range(shards)])
+    held, _ = tracemalloc.get_traced_memory()
+    assert held < 200 * shards * count
+    tracemalloc.reset_peak()
+    file.write(tmp_path / "index.json")
+    assert tracemalloc.get_traced_memory()[1] - held < 4000 * count  # a shard at a time, not the whole text
+    start, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    index = ShardIndex.load(tmp_path, check_files=False)
+    end, highest = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(index) == shards * count and index.file == file
+    assert end - start < 200 * len(index)
+    assert highest - start < 500 * len(index)  # the text, as bytes and as characters, and the entries

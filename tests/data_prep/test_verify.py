@@ -210,7 +210,7 @@ def shard_of(folder: Path, blocks: dict[str, bytes]) -> None:
     data += bytes(1024)
     (folder / "train-000000.tar").write_bytes(data)
     shard = Shard("train-000000.tar", hashlib.sha256(data).hexdigest(), len(data), 0.1 * len(entries), entries)
-    (folder / "index.json").write_text(IndexFile(1, "", 1, 0, [shard]).dump())
+    IndexFile(1, "", 1, 0, [shard]).write(folder / "index.json")
 
 
 @pytest.mark.parametrize("case", HOSTILE)
