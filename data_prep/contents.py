@@ -6,13 +6,14 @@ from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from caad_ds.errors import UserError
+from data_prep.prompt import PROMPT, prompt_of
+
 MAX_VALUES = 1000
 MAX_ATTRIBUTES = 100
 MAX_CHARACTERS = 60
 JOINERS = "\u200c\u200d"  # unprintable, and part of words and emoji
-# What `prep describe` notes of the prompt, beside what it found of the audio.
-PROMPT = ("kind", "condition", "attribute")
-WORDING = ("question", "label", "statement")
+ANSWERS = ("kind", "condition", "attribute")  # what is counted of a prompt
 
 Value = str | float
 
@@ -56,12 +57,18 @@ class Contents:
     def add(self, record: dict) -> None:
         """Count a record (docs/architecture.md)."""
         self.words.append(len(record["response"].split()))
-        metadata = record.get("metadata") or {}
-        for name, value in {"source": record.get("source"), **{key: metadata.get(key) for key in PROMPT}}.items():
+        metadata = dict(record.get("metadata") or {})
+        try:
+            prompt = prompt_of(record)
+        except UserError:  # shards of another tool may have an attribute of that name
+            prompt = {}
+        else:
+            metadata.pop(PROMPT, None)
+        for name, value in {"source": record.get("source"), **{key: prompt.get(key) for key in ANSWERS}}.items():
             if value is not None:
                 self.answers[name].add(shown(value))
         for name, value in metadata.items():
-            if value is None or name in PROMPT or name in WORDING:
+            if value is None:
                 continue
             if self._counted(name := shown(name)):
                 self.attributes[name].add(_value(value))

@@ -13,6 +13,7 @@ from caad_ds.errors import UserError
 from caad_ds.files import check_output
 from data_prep.jsonl import Rejected
 from data_prep.manifest import read_manifest, write_manifest
+from data_prep.prompt import PROMPT, prompt_of
 from data_prep.rejects import Rejects
 
 
@@ -67,10 +68,10 @@ def describe(
 ) -> list[dict]:
     """The record with its seed description, once per question asked about it; [] if nothing can be asked.
 
-    A pure function of (record, seed). The metadata gains `kind`, `condition` and `question` (without the hint); where
-    that is about an attribute also `attribute`, `label` and `statement` (the right answer). A record that comes with
-    messages of its own keeps them.
+    A pure function of (record, seed). The metadata gains `prompt` (data_prep/prompt.py); UserError if that key is the
+    user's. A record that comes with messages of its own keeps them.
     """
+    prompt_of(record)
     described = {**record, "seed_description": record.get("seed_description") or seed_description(record, instructions)}
     if record.get("messages"):
         return [described]
@@ -81,7 +82,7 @@ def describe(
         condition = rng.choices(list(hints), list(hints.values()))[0] if about_attribute else "none"
         claim = hint(instructions, asked, condition, rng) if about_attribute else None
         row = {**described, "messages": [_turn(user_content(asked.question, claim, len(record["audios"])))]}
-        row["metadata"] = {**(record.get("metadata") or {}), **vars(asked), "condition": condition}
+        row["metadata"] = {**(record.get("metadata") or {}), PROMPT: {**vars(asked), "condition": condition}}
         if questions > 1:
             row["id"] = f"{record['id']}-q{number}"
         rows.append(row)
@@ -89,12 +90,14 @@ def describe(
 
 
 def seed_description(record: dict, instructions: Instructions) -> str:
-    """A line per audio: `[00:00-00:02] text (Gender: female, Speaking rate: fast)`, with what is known."""
+    """A line per audio: `[00:00-00:02] text (Gender: female, Speaking rate: fast)`, with what is known.
+
+    Line breaks in a text or a value become spaces: Stage 1 takes the description apart by its lines.
+    """
     values = ", ".join(f"{name}: {value}" for name, value in instructions.named(record))
     attributes = f" ({values})" if values else ""
-    return "\n".join(
-        f"{_span(audio, record)} {audio.get('text') or ''}".rstrip() + attributes for audio in record["audios"]
-    )
+    lines = (f"{_span(audio, record)} {audio.get('text') or ''}{attributes}" for audio in record["audios"])
+    return "\n".join(" ".join(line.split()) for line in lines)
 
 
 def parse_hints(text: str) -> dict[str, float]:

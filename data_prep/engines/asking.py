@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
 from caad_ds.errors import UserError
 from data_prep.hashing import digest
+from data_prep.prompt import prompt_of
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ def textual_messages(record: dict) -> list[dict]:
     description = record.get("seed_description")
     if not description or not record.get("messages"):
         raise UserError("it has no seed description or messages; run `caad-ds prep describe` first")
-    question = (record.get("metadata") or {}).get("question")
-    if question:
+    if question := prompt_of(record).get("question"):
         return [{"role": "user", "content": f"{description}\n{question}"}]
     lines = description.split("\n") if len(record["audios"]) > 1 else [description]
     if len(lines) != len(record["audios"]):

@@ -3,16 +3,18 @@
 from collections.abc import Container, Iterable, Iterator
 from itertools import chain
 
+from caad_ds.errors import UserError
 from data_prep.engines import Answer
+from data_prep.prompt import prompt_of
 
 MISSING = (
-    "record: its metadata has no statement for the template engine to answer with; run `caad-ds prep describe`, or "
+    "record: its prompt has no statement for the template engine to answer with; run `caad-ds prep describe`, or "
     "take --engine transformers"
 )
 
 
 class TemplateEngine:
-    """Answers with the statement that `prep describe` put into the metadata.
+    """Answers with the statement that `prep describe` recorded with the prompt.
 
     For toy vocabularies such as the demo's only: its answers are as varied as the instruction file's statements, one
     per option. It stands in for an LLM where a model learns these few sentences from scratch.
@@ -21,5 +23,12 @@ class TemplateEngine:
     def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
         for record in chain.from_iterable(blocks):
             if record["id"] not in done:
-                statement = (record.get("metadata") or {}).get("statement")
-                yield Answer(record["id"], statement) if statement else Answer(record["id"], reason=MISSING)
+                yield _answer(record)
+
+
+def _answer(record: dict) -> Answer:
+    try:
+        statement = prompt_of(record).get("statement")
+    except UserError as error:
+        return Answer(record["id"], reason=f"record: {error}")
+    return Answer(record["id"], statement) if statement else Answer(record["id"], reason=MISSING)

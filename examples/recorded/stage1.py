@@ -11,6 +11,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.matching import matches, matches_strictly
 from data_prep.jsonl import read_jsonl
 from data_prep.manifest import load_manifest
+from data_prep.prompt import prompt_of
 from data_prep.rejects import rejected_path
 
 INSTRUCTIONS = Path("configs/recorded/instructions.yaml")
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     for path in args.manifests:
         counts: Counter = Counter()
         for record in load_manifest(path):
-            told, answer = record.get("metadata") or {}, record.get("response")
+            told, answer = prompt_of(record), record.get("response")
             if answer is None or not {"attribute", "label"} <= told.keys():
                 raise UserError(
                     f"{path}, record {record['id']}: not answered by `caad-ds prep pseudo-gt`; run it first"

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from lines import read
-from questions import question
+from questions import prompt, question
 
 from caad_ds.errors import UserError
 from data_prep import pseudo_gt
@@ -48,7 +48,7 @@ def test_plain_answers_pass(response):
 
 def answered(prep, tmp_path, write_lines, statements, *options):
     """The command's rows, those rejected by id, and what it prints."""
-    rows = [question(number) | {"metadata": {"statement": text}} for number, text in enumerate(statements)]
+    rows = [question(number) | {"metadata": prompt("Who?", text)} for number, text in enumerate(statements)]
     out = tmp_path / "answered.jsonl"
     source = write_lines("described.jsonl", rows)
     prep(pseudo_gt, "--manifest", source, "--out", out, "--engine", "template", *options)

@@ -16,6 +16,7 @@ from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
 from caad_ds.evaluation.matching import matches_strictly
 from data_prep import conflict_benchmark, describe, split
+from data_prep.engines.asking import textual_messages
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = [CONFIGS / name / "instructions.yaml" for name in ("demo", "recorded", "paper")]
@@ -39,10 +40,22 @@ def test_seed_description_of_two_audios_without_attributes():
     assert text == "[00:00-00:02] one\n[00:00-01:02] two"
 
 
+def test_a_line_break_in_a_text_or_a_value_makes_no_line(pool):
+    audios = [{"path": name, "text": text, "duration": 1.0} for name, text in (("a", "one\r\n two\n"), ("b", "three"))]
+    record = {"id": "a", "audios": audios, "metadata": {"age": "7\n or 8"}}
+    record["seed_description"] = describe.seed_description(record, pool)
+    assert record["seed_description"] == "[00:00-00:01] one two (Age: 7 or 8)\n[00:00-00:01] three (Age: 7 or 8)"
+    asked = {**record, "messages": [{"role": "user", "content": "<|AUDIO|>, then <|AUDIO|>?"}]}
+    (message,) = textual_messages(asked)
+    assert message["content"].count("\n") == 0 and message["content"].endswith("three (Age: 7 or 8)?")
+
+
 def test_only_the_named_attributes_are_asked_about():
     some = Instructions.load(FILES[0], ["speaking_rate"])
     assert describe.seed_description(RECORD, some) == "[00:00-00:02] the dog finds bread (Speaking rate: fast)"
-    assert {row["metadata"]["attribute"] for row in describe.describe(RECORD, some, MIXED, 3, 0)} == {"speaking_rate"}
+    assert {row["metadata"]["prompt"]["attribute"] for row in describe.describe(RECORD, some, MIXED, 3, 0)} == {
+        "speaking_rate"
+    }
     with pytest.raises(UserError, match="has no attribute rate "):
         Instructions.load(FILES[0], ["rate"])
 
@@ -65,28 +78,29 @@ def test_prompts_are_a_function_of_id_and_seed_and_agree_with_their_labels(ident
     assert rows == describe.describe(record, DEMO, MIXED, questions, seed)
     assert len(rows) == len({row["id"] for row in rows}) == questions
     for row in rows:
-        metadata, content = row["metadata"], row["messages"][0]["content"]
-        assert metadata["label"] == RECORD["metadata"][metadata["attribute"]]
-        assert content.startswith("<start_audio><|AUDIO|><end_audio>\n") and content.endswith(metadata["question"])
-        claim = content.removesuffix(metadata["question"]).split("\n")[1].strip()
-        options = DEMO.attributes[metadata["attribute"]].options
-        assert (claim == "") == (metadata["condition"] == "none")
-        assert (claim == metadata["statement"]) == (metadata["condition"] == "faithful")
-        assert (claim in options.values() and claim != metadata["statement"]) == (
-            metadata["condition"] == "adversarial"
-        )
-        assert (claim in DEMO.irrelevant) == (metadata["condition"] == "irrelevant")
+        prompt, content = row["metadata"]["prompt"], row["messages"][0]["content"]
+        assert prompt["label"] == RECORD["metadata"][prompt["attribute"]]
+        assert content.startswith("<start_audio><|AUDIO|><end_audio>\n") and content.endswith(prompt["question"])
+        claim = content.removesuffix(prompt["question"]).split("\n")[1].strip()
+        options = DEMO.attributes[prompt["attribute"]].options
+        assert (claim == "") == (prompt["condition"] == "none")
+        assert (claim == prompt["statement"]) == (prompt["condition"] == "faithful")
+        assert (claim in options.values() and claim != prompt["statement"]) == (prompt["condition"] == "adversarial")
+        assert (claim in DEMO.irrelevant) == (prompt["condition"] == "irrelevant")
 
 
 def test_two_questions_ask_about_two_attributes():
     first, second = describe.describe(RECORD, DEMO, MIXED, 2, 0)
-    assert {first["metadata"]["attribute"], second["metadata"]["attribute"]} == {"gender", "speaking_rate"}
+    assert {first["metadata"]["prompt"]["attribute"], second["metadata"]["prompt"]["attribute"]} == {
+        "gender",
+        "speaking_rate",
+    }
     assert (first["id"], second["id"]) == ("a-q0", "a-q1")
 
 
 def test_hints_come_as_often_as_asked_for():
     rows = [describe.describe({**RECORD, "id": str(n)}, DEMO, MIXED, 1, 0)[0] for n in range(4000)]
-    counts = Counter(row["metadata"]["condition"] for row in rows)
+    counts = Counter(row["metadata"]["prompt"]["condition"] for row in rows)
     assert {name: counts[name] / 4000 for name in MIXED} == pytest.approx(MIXED, abs=0.03)
 
 
@@ -106,6 +120,53 @@ def test_messages_of_a_corpus_are_kept():
     record = {**RECORD, "messages": [{"role": "user", "content": "<|AUDIO|> hm?"}]}
     (row,) = describe.describe(record, DEMO, MIXED, 3, 0)
     assert row["messages"] == record["messages"] and row["seed_description"].startswith("[00:00-00:02]")
+
+
+def test_what_is_recorded_of_a_prompt_leaves_the_users_metadata_alone():
+    own = {name: "mine" for name in ("kind", "condition", "question", "label", "attribute", "statement")}
+    (row,) = describe.describe({**RECORD, "metadata": {**RECORD["metadata"], **own}}, DEMO, MIXED, 1, 0)
+    recorded = row["metadata"].pop("prompt")
+    assert row["metadata"] == {**RECORD["metadata"], **own}
+    assert recorded == describe.describe(RECORD, DEMO, MIXED, 1, 0)[0]["metadata"]["prompt"]
+
+
+def test_a_further_field_of_a_corpus_is_not_asked():
+    turn = {"role": "user", "content": "Listen: <start_audio><|AUDIO|><end_audio> Who speaks?"}
+    (row,) = describe.describe({**RECORD, "messages": [turn], "metadata": {"question": "x"}}, DEMO, MIXED, 1, 0)
+    assert row["metadata"] == {"question": "x"}
+    assert textual_messages(row)[0]["content"] == "Listen: [00:00-00:02] the dog finds bread Who speaks?"
+
+
+PROMPT = {"kind": "attribute", "condition": "none", "question": "Who?", "statement": "A man."}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Who speaks?", "an object, not 'Who speaks?'"),
+        ({"question": "Who?"}, "'kind' is missing"),
+        ({**PROMPT, "mine": 1}, "there is no 'mine' in it"),
+        ({**PROMPT, "statement": 5}, "'statement' must be a text, not 5"),
+    ],
+)
+@pytest.mark.parametrize("messages", [None, [{"role": "user", "content": "<|AUDIO|>?"}]])
+def test_a_prompt_of_the_users_own_rejects_its_record_alone(
+    tmp_path, manifest, instructions, prep, write_lines, prompt, expected, messages
+):
+    rows, out = read(manifest), tmp_path / "described.jsonl"
+    rows[2]["metadata"]["prompt"], rows[2]["messages"] = prompt, messages
+    rows[2]["seed_description"] = "given"
+    source = write_lines("own.jsonl", rows)
+    prep(describe, "--manifest", source, "--out", out, "--instructions", instructions)
+    (rejected,) = read(tmp_path / "described.rejected.jsonl")
+    assert len(read(out)) == 7 and rejected["id"] == "clip2" and expected in rejected["reason"]
+    assert "'prompt' of its metadata is kept for what `caad-ds prep describe` writes" in rejected["reason"]
+
+
+def test_a_described_manifest_can_be_described_again(tmp_path, described, instructions, prep):
+    out = tmp_path / "again.jsonl"
+    prep(describe, "--manifest", described, "--out", out, "--instructions", instructions)
+    assert read(out) == read(described)
 
 
 @pytest.mark.parametrize(
@@ -152,10 +213,10 @@ def test_kinds_of_prompts_come_as_often_as_the_file_says(pool):
     for number in range(4000):
         record = {**RECORD, "id": str(number), "metadata": {"gender": "female", "age": 7}}
         (row,) = describe.describe(record, pool, {"adversarial": 1.0}, 1, 0)
-        metadata = row["metadata"]
-        kinds[metadata["kind"]] += 1
-        asked.setdefault(metadata["kind"], set()).add(row["messages"][0]["content"].split("\n")[1])
-        assert (metadata["condition"] == "adversarial") == (metadata["kind"] == "attribute") == ("label" in metadata)
+        prompt = row["metadata"]["prompt"]
+        kinds[prompt["kind"]] += 1
+        asked.setdefault(prompt["kind"], set()).add(row["messages"][0]["content"].split("\n")[1])
+        assert (prompt["condition"] == "adversarial") == (prompt["kind"] == "attribute") == ("label" in prompt)
         assert row["seed_description"] == "[00:00-00:02] the dog finds bread (Gender: female, Age: 7)"
     shares = {kind: kinds[kind] / 4000 for kind in kinds}
     assert shares == pytest.approx({"attribute": 0.5, "describe": 0.3, "repeat": 0.2}, abs=0.03)
@@ -166,11 +227,11 @@ def test_kinds_of_prompts_come_as_often_as_the_file_says(pool):
 def test_a_record_gets_no_prompt_that_it_has_nothing_for(pool):
     silent = {"id": "a", "audios": [{"path": "a.wav", "text": "", "duration": 1.0}], "metadata": {"age": 7}}
     rows = describe.describe(silent, pool, MIXED, 9, 0)
-    assert {row["metadata"]["kind"] for row in rows} == {"describe"}
+    assert {row["metadata"]["prompt"]["kind"] for row in rows} == {"describe"}
     assert len({row["messages"][0]["content"] for row in rows}) == len(rows) == 2  # none is asked twice
     assert rows[0]["seed_description"] == "[00:00-00:01] (Age: 7)"
     heard = describe.describe({**RECORD, "metadata": {}}, pool, MIXED, 9, 0)
-    assert Counter(row["metadata"]["kind"] for row in heard) == {"describe": 2, "repeat": 1}
+    assert Counter(row["metadata"]["prompt"]["kind"] for row in heard) == {"describe": 2, "repeat": 1}
 
 
 @pytest.mark.parametrize(

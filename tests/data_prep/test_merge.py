@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 from lines import read
 from llm import make_llm
-from questions import question
+from questions import prompt, question
 
 from caad_ds.errors import UserError
 from data_prep import merge, pseudo_gt
@@ -19,7 +19,7 @@ def source(write_lines):
     rows = [question(number) for number in range(40)]
     rows[3]["response"] = "given"
     rows[5]["metadata"] = {}  # the template engine cannot answer it
-    rows[9]["metadata"] = {"statement": "As an AI, I pass."}
+    rows[9]["metadata"] = prompt("Who?", "As an AI, I pass.")
     rows[11]["id"] = "clip5"  # the id of a rejected record
     rows[12]["id"] = "clip2"  # the id of an answered one
     return write_lines("described.jsonl", [*rows[:20], '{"id": "cut', {"id": "no audios"}, *rows[20:]])
@@ -141,7 +141,7 @@ def test_no_answer_at_all_is_an_error(prep, tmp_path, write_lines):
     source, out = write_lines("bad.jsonl", [question(0) | {"metadata": {}}]), tmp_path / "merged.jsonl"
     for index in range(2):
         prep(pseudo_gt, "--manifest", source, "--out", out, "--engine", "template", "--shard", f"{index}/2")
-    with pytest.raises(UserError, match="no record was answered, the first of 1: clip0: record: its metadata"):
+    with pytest.raises(UserError, match="no record was answered, the first of 1: clip0: record: its prompt"):
         prep(merge, "--manifest", source, "--out", out)
     assert not out.exists()
 

@@ -210,7 +210,7 @@ def test_what_is_asked_for(told, ask, tmp_path):
     assert ask(server.url, "--temperature", 0.5, "--top-p", 0.8, "--system", "Be brief.") == 0
     body = min(server.bodies, key=lambda body: int(asked_for(body)))
     record = question(0)
-    user = f"{record['seed_description']}\n{record['metadata']['question']}"
+    user = f"{record['seed_description']}\n{record['metadata']['prompt']['question']}"
     assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": user}]
     assert {name: body[name] for name in ("model", "max_tokens", "temperature", "top_p")} == {
         "model": "m", "max_tokens": 24, "temperature": 0.5, "top_p": 0.8,

@@ -58,10 +58,12 @@ def shards(tmp_path, tone) -> Path:
                     "language": ("Ελληνικά", "‮中文‬\ud800\x1b[31m")[number % 2],
                     "snr_db": float("nan") if number == 5 else 1.25 * number,
                     "gender": ("female", "male")[number % 2],
-                    "condition": "faithful",
-                    "attribute": ("gender", "snr")[number == 0],
-                    "question": "left out",
-                    "kind": "describe",
+                    "prompt": {
+                        "condition": "faithful",
+                        "attribute": ("gender", "snr")[number == 0],
+                        "question": "left out",
+                        "kind": "describe",
+                    },
                 },
             }
         )
@@ -130,6 +132,18 @@ def test_a_text_that_is_no_unicode_is_counted():
     assert list(contents.attributes) == ["?", "big", "flag"]
     assert list(contents.attributes["?"].counts) == ["?x"]
     assert "true" in contents.attributes["flag"].counts
+
+
+def test_a_prompt_that_describe_did_not_write_is_an_attribute():
+    contents = Contents()
+    recorded = {"kind": "describe", "condition": "none", "question": "What?"}
+    for metadata in ({"prompt": "mine"}, {"prompt": recorded, "kind": "mine"}):
+        contents.add({"response": "a", "metadata": metadata})
+    assert {name: list(tally.counts) for name, tally in contents.attributes.items()} == {
+        "prompt": ["mine"],
+        "kind": ["mine"],
+    }
+    assert list(contents.answers["kind"].counts) == ["describe"]
 
 
 def test_the_page_does_not_grow_with_the_corpus(shards):

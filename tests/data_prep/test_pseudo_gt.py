@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lines import read
-from questions import question
+from questions import prompt, question
 from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
@@ -28,15 +28,15 @@ def test_template_answers_with_the_truth_whatever_the_hint_says(tmp_path, descri
     out = tmp_path / "answered.jsonl"
     prep(pseudo_gt, "--manifest", described, "--out", out, "--engine", "template")
     rows = read(out)
-    assert len(rows) == 8 and {row["metadata"]["condition"] for row in rows} == {"adversarial"}
-    assert all(row["response"] == row["metadata"]["statement"] for row in rows)
+    assert len(rows) == 8 and {row["metadata"]["prompt"]["condition"] for row in rows} == {"adversarial"}
+    assert all(row["response"] == row["metadata"]["prompt"]["statement"] for row in rows)
     assert not list(tmp_path.glob("*.partial.jsonl"))
 
 
 def test_the_llm_reads_the_description_and_no_hint(described):
     record = read(described)[1]
     (message,) = textual_messages(record)
-    assert message["content"] == f"{record['seed_description']}\n{record['metadata']['question']}"
+    assert message["content"] == f"{record['seed_description']}\n{record['metadata']['prompt']['question']}"
 
 
 def test_foreign_messages_get_one_description_line_per_audio():
@@ -143,7 +143,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path):
     with pytest.raises(UserError, match=f"no space left for {tmp_path}: free some or write elsewhere"):
         with Journal(tmp_path / "answered.jsonl", {}) as journal:
             journal._file = open(FULL, "ab")
-            pseudo_gt.answer_all(TemplateEngine(), [[{"id": "a", "metadata": {"statement": "b"}}]], Answers(journal), 1)
+            pseudo_gt.answer_all(TemplateEngine(), [[{"id": "a", "metadata": prompt("a", "b")}]], Answers(journal), 1)
 
 
 def test_answers_of_other_settings_are_not_mixed_in(tmp_path, described, prep):
@@ -234,12 +234,29 @@ def test_mistakes_of_the_user_are_named(tmp_path, manifest, described, prep):
         prep(pseudo_gt, "--manifest", described, *out, "--engine", "transformers")
     with pytest.raises(UserError, match="no causal LM that loads"):
         prep(pseudo_gt, "--manifest", described, *out, "--engine", "transformers", "--model", tmp_path)
-    with pytest.raises(UserError, match="the first of 8: clip0: record: its metadata has no statement"):
+    with pytest.raises(UserError, match="the first of 8: clip0: record: its prompt has no statement"):
         prep(pseudo_gt, "--manifest", manifest, *out, "--engine", "template")
     [answer] = TemplateEngine().answers([[{"id": "a", "metadata": None}]], ())
-    assert answer.reason.startswith("record: its metadata has no statement")
+    assert answer.reason.startswith("record: its prompt has no statement")
     with pytest.raises(UserError, match="absent"):
         prep(pseudo_gt, "--manifest", tmp_path / "absent.jsonl", *out, "--engine", "template")
+
+
+@pytest.mark.parametrize("engine", ["template", "transformers"])
+def test_a_prompt_that_describe_did_not_write_rejects_its_record_alone(tmp_path, write_lines, prep, tiny_llm, engine):
+    rows = [question(number) for number in range(3)]
+    rows[0]["response"] = "given"
+    rows[1]["metadata"]["prompt"]["statement"] = 5
+    rows[2]["metadata"]["prompt"] = "Who speaks?"
+    source, out = write_lines("described.jsonl", rows), tmp_path / "answered.jsonl"
+    options = () if engine == "template" else ("--model", tiny_llm, "--device", "cpu")
+    for _ in range(2):  # the second run finds the first one's answers usable
+        prep(pseudo_gt, "--manifest", source, "--out", out, "--engine", engine, *options)
+    assert [row["id"] for row in read(out)] == ["clip0"]
+    rejected = {row["id"]: row["reason"] for row in read(tmp_path / "answered.rejected.jsonl")}
+    kept = "record: 'prompt' of its metadata is kept for what `caad-ds prep describe` writes "
+    assert all(reason.startswith(kept) for reason in rejected.values()) and len(rejected) == 2
+    assert "'statement' must be a text, not 5" in rejected["clip1"]
 
 
 def test_a_resumed_run_forms_the_same_batches(tiny_llm):

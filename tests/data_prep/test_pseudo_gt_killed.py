@@ -81,6 +81,6 @@ def test_a_killed_run_gives_the_same_bytes(tmp_path, write_lines, kills):
     PROCESSES.set_forkserver_preload(IMPORTS)
     rows = [question(number) for number in range(2000)]
     for row in rows[::50]:
-        row["metadata"]["statement"] = "I'm sorry, but I can't tell."
+        row["metadata"]["prompt"]["statement"] = "I'm sorry, but I can't tell."
     manifest = write_lines("described.jsonl", rows)
     kill_and_compare(["prep", "pseudo-gt", "--manifest", manifest, "--engine", "template"], tmp_path, 2000, kills)

@@ -1,0 +1,35 @@
+"""What `prep describe` records of the prompt that it writes: `metadata["prompt"]`, one key beside the user's own."""
+
+from caad_ds.errors import UserError
+
+PROMPT = "prompt"
+ALWAYS = ("kind", "condition", "question")
+OF_ATTRIBUTES = ("attribute", "label", "statement")
+
+
+def prompt_of(record: dict) -> dict[str, str]:
+    """What is recorded of the record's prompt: `kind`, `condition` and `question` (without the hint), and where that is
+    about an attribute `attribute`, `label` and `statement` (the right answer); {} if nothing is.
+
+    UserError if the key holds something else, which is the user's.
+    """
+    value = (record.get("metadata") or {}).get(PROMPT)
+    if value is None:
+        return {}
+    if fault := _fault(value):
+        raise UserError(
+            f"{PROMPT!r} of its metadata is kept for what `caad-ds prep describe` writes ({fault}); rename it"
+        )
+    return value
+
+
+def _fault(value: object) -> str:
+    """Why a value is not what `prep describe` records, or ""."""
+    if not isinstance(value, dict):
+        return f"an object, not {value!r:.60}"
+    if missing := [name for name in ALWAYS if name not in value]:
+        return f"{missing[0]!r} is missing"
+    if foreign := [name for name in value if name not in ALWAYS + OF_ATTRIBUTES]:
+        return f"there is no {foreign[0]!r:.60} in it"
+    wrong = [name for name in value if not isinstance(value[name], str)]
+    return f"{wrong[0]!r} must be a text, not {value[wrong[0]]!r:.60}" if wrong else ""
