@@ -7,6 +7,7 @@ from pathlib import Path
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
 
+CHECKS = ("checks_sha256", "max_words")  # the names of an output's settings that its answers do not depend on
 DEFAULT = Path(__file__).with_name("answer_checks.yaml")
 
 
@@ -16,7 +17,7 @@ class AnswerChecks:
     def __init__(self, path: Path = DEFAULT, max_words: int | None = None) -> None:
         self.max_words = max_words
         rules = read_yaml(path, dict[str, list[str]])
-        self.settings = {"checks_sha256": hashlib.sha256(repr(rules).encode()).hexdigest(), "max_words": max_words}
+        self.settings = dict(zip(CHECKS, (hashlib.sha256(repr(rules).encode()).hexdigest(), max_words), strict=True))
         self._patterns = [(rule, _compiled(text, rule, path)) for rule, texts in rules.items() for text in texts]
 
     def reason(self, response: str) -> str:

@@ -1,10 +1,20 @@
 """The answers of Stage 1 by id, kept on disk."""
 
+from dataclasses import dataclass
+
 from pydantic import TypeAdapter, ValidationError
 
 from caad_ds.errors import UserError
 from data_prep.engines import Answer
 from data_prep.journal import Journal
+from data_prep.jsonl import Rejected
+
+
+@dataclass(frozen=True)
+class RejectedAnswer(Rejected):
+    """An answer that a check rejects, with its text: a user may look at it, and other checks may pass it."""
+
+    response: str
 
 
 class Answers:

@@ -8,30 +8,12 @@ from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_json, write_json, writing
-from data_prep.jsonl import Rejected, read_jsonl, to_line
+from data_prep.jsonl import Rejected, to_line
 from data_prep.manifest import manifest_hash, read_manifest
+from data_prep.output import Output
 from data_prep.part import Part
 from data_prep.pseudo_gt import counted, finished, stamp_path, summary
 from data_prep.rejects import Rejects, rejected_path
-
-
-class Rows:
-    """The rows of a file in their order, each taken by its id; none where there is no file."""
-
-    def __init__(self, path: Path) -> None:
-        self._rows = read_jsonl(path) if path.exists() else iter(())
-        self._advance()
-
-    def take(self, identity: str) -> dict | None:
-        """The next row if it has that id."""
-        if self.head is None or self.head["id"] != identity:
-            return None
-        row = self.head
-        self._advance()
-        return row
-
-    def _advance(self) -> None:
-        self.head = next((row for _, row in self._rows), None)
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -104,23 +86,12 @@ def _merge(args: argparse.Namespace, parts: list[Part], settings: dict) -> None:
 
 def _walk(args: argparse.Namespace, parts: list[Part], block: int) -> Iterator[dict | Rejected]:
     """The rows of the parts in the manifest's order; UserError unless each of its records is there once."""
-    answered = [Rows(part.path(args.out)) for part in parts]
-    rejected = [Rows(rejected_path(part.path(args.out))) for part in parts]
+    outputs = [Output(part.path(args.out), _remedy(args.out, part)) for part in parts]
     for number, item in enumerate(read_manifest(args.manifest, "merge")):
-        index = number // block % len(parts)
-        identity = item.id if isinstance(item, Rejected) else item["id"]
-        row = None if isinstance(item, Rejected) else answered[index].take(identity)
-        if row is not None:
-            yield row
-        elif (row := rejected[index].take(identity)) is not None:
-            yield Rejected(row["id"], row["reason"])
-        else:
-            raise _damaged(args.out, parts[index], f"record {identity!r} is not in its place")
-    for part, rows in zip(parts * 2, answered + rejected):
-        if rows.head is not None:
-            raise _damaged(args.out, part, f"record {rows.head['id']!r} is there twice, or not of this part")
+        yield outputs[number // block % len(parts)].take(item)
+    for output in outputs:
+        output.end()
 
 
-def _damaged(out: Path, part: Part, what: str) -> UserError:
-    stamp = stamp_path(part.path(out))
-    return UserError(f"{part.path(out)}: {what}; remove {stamp} and answer --shard {part.index}/{part.count} again")
+def _remedy(out: Path, part: Part) -> str:
+    return f"remove {stamp_path(part.path(out))} and answer --shard {part.index}/{part.count} again"

@@ -10,9 +10,9 @@ from caad_ds.command import positive
 from caad_ds.errors import UserError
 from caad_ds.files import read_json, write_atomic, write_json
 from caad_ds.progress import progress, track, waiting
-from data_prep.answer_checks import DEFAULT, AnswerChecks, rule_of
-from data_prep.answers import Answers
-from data_prep.engines import Engine
+from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks, rule_of
+from data_prep.answers import Answers, RejectedAnswer
+from data_prep.engines import Answer, Engine
 from data_prep.engines.asking import Asking
 from data_prep.engines.openai import KEY_VARIABLE, OpenAIEngine
 from data_prep.engines.template import TemplateEngine
@@ -21,6 +21,7 @@ from data_prep.engines.vllm import BLOCK, VllmEngine
 from data_prep.journal import Journal, journal_path, same_settings
 from data_prep.jsonl import Rejected
 from data_prep.manifest import manifest_hash, read_manifest, write_manifest
+from data_prep.output import Output
 from data_prep.part import Part
 from data_prep.rejects import Rejects
 
@@ -60,14 +61,22 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer every record that has no response yet; a run that was cut off goes on where it stopped."""
+    """Answer every record that has no response yet; a run that was cut off goes on where it stopped.
+
+    An output that is finished is judged anew where only the checks are others; that asks no engine.
+    """
     checks = AnswerChecks(args.checks, args.max_words)
-    settings = _settings(args, checks)
+    settings = _settings(args)
     out = args.shard.path(args.out) if args.shard else args.out
-    if finished(args.out, settings) or finished(out, settings):
+    merged, before = args.shard and finished(args.out, settings), finished(out, settings)
+    if settings | checks.settings in (merged, before):
         journal_path(out).unlink(missing_ok=True)
         print(f"{out}: finished before, left alone")
         return 0
+    if merged:
+        raise UserError(
+            f"{args.out}: it is merged; leave out --shard to judge it by other checks, which asks no engine"
+        )
     part, block = args.shard or Part(0, 1), settings["block"]
 
     def blocks() -> Iterator[list[dict | Rejected]]:
@@ -76,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     with Journal(out, settings) as journal:
         with waiting(f"reading {args.manifest}"):
             answers = Answers(journal)
+            if before:
+                reopen(out, chain.from_iterable(blocks()), answers)
             missing = sum(record["id"] not in answers for record in chain.from_iterable(unanswered(blocks())))
         if missing:
             answer_all(_engine(args), unanswered(blocks()), answers, missing)
@@ -87,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.manifest}: no record was answered{rejects.why}")
     if not count:
         write_atomic(out, b"")  # other parts may hold answers
-    write_json(stamp_path(out), settings)
+    write_json(stamp_path(out), settings | checks.settings)
     journal.remove()
     print(f"{out}: {count} answered{summary(rejects, rules)}")
     return 0
@@ -121,8 +132,31 @@ def join(items: Iterable[dict | Rejected], answers: Answers, checks: AnswerCheck
             yield item
         else:
             answer = answers[item["id"]]
-            reason = answer.reason or checks.reason(answer.response)
-            yield Rejected(answer.id, reason) if reason else {**item, "response": answer.response}
+            if answer.reason:
+                yield Rejected(answer.id, answer.reason)
+            elif reason := checks.reason(answer.response):
+                yield RejectedAnswer(answer.id, reason, answer.response)
+            else:
+                yield {**item, "response": answer.response}
+
+
+def reopen(out: Path, items: Iterable[dict | Rejected], answers: Answers) -> None:
+    """Put the answers of a finished output back among `answers`, and take it for unfinished when all are there."""
+    print(f"{out}: finished before; its answers are judged anew by other checks")
+    stamp = stamp_path(out)
+    output = Output(out, f"remove {stamp} to answer anew")
+    for item in items:
+        row = output.take(item)
+        if isinstance(item, dict) and not item.get("response") and item["id"] not in answers:
+            answers.add(_answer(row))
+    output.end()
+    stamp.unlink()
+
+
+def _answer(row: dict | Rejected) -> Answer:
+    if isinstance(row, dict):
+        return Answer(row["id"], row["response"])
+    return Answer(row.id, row.response) if isinstance(row, RejectedAnswer) else Answer(row.id, reason=row.reason)
 
 
 def counted(items: Iterable[dict | Rejected], rules: Counter[str]) -> Iterator[dict | Rejected]:
@@ -146,19 +180,21 @@ def stamp_path(out: Path) -> Path:
     return out.with_suffix(".settings.json")
 
 
-def finished(out: Path, settings: dict) -> bool:
-    """Whether `out` is there, whole; UserError if it was made under other settings."""
+def finished(out: Path, settings: dict) -> dict | None:
+    """The settings of an output that is there, whole; UserError if they are others, among the checks where `settings`
+    names them."""
     stamp = stamp_path(out)
     if not (out.exists() and stamp.exists()):
-        return False
-    same_settings(read_json(stamp, f"remove it and {out} to answer anew"), settings, out)
-    return True
+        return None
+    made = read_json(stamp, f"remove it and {out} to answer anew")
+    same_settings({name: made[name] for name in made if name not in CHECKS or name in settings}, settings, out)
+    return made
 
 
-def _settings(args: argparse.Namespace, checks: AnswerChecks) -> dict:
+def _settings(args: argparse.Namespace) -> dict:
     """What the answers depend on, as far as it is known; a server's address, a device and a number of processes are not
     part of it, so that a run may go on elsewhere."""
-    settings = {"manifest_sha256": manifest_hash(args.manifest), "engine": args.engine, "block": 1, **checks.settings}
+    settings = {"manifest_sha256": manifest_hash(args.manifest), "engine": args.engine, "block": 1}
     if args.engine == "template":
         return settings
     settings |= {"model": args.model, "system": args.system, "max_new_tokens": args.max_new_tokens}

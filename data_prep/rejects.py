@@ -17,8 +17,8 @@ def rejected_path(out: Path) -> Path:
 
 
 class Rejects:
-    """A context that lists `{id, reason}` as they come; the list is there when it ends, and no file if nothing was left
-    out. `count` is their number and `first` the first one."""
+    """A context that lists `{id, reason}`, and what else a `Rejected` holds, as they come; the list is there when it
+    ends, and no file if nothing was left out. `count` is their number and `first` the first one."""
 
     def __init__(self, out: Path) -> None:
         self.path = rejected_path(out)
@@ -31,7 +31,7 @@ class Rejects:
         """List one."""
         if self._file is None:
             self._file = self._files.enter_context(writing(self.path))
-        self._file.write(to_line({"id": rejected.id, "reason": rejected.reason}).encode())
+        self._file.write(to_line(vars(rejected)).encode())
         self.count += 1
         self.first = self.first or rejected
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from llm import make_llm
+from questions import prompt, question
 
 from data_prep import describe
 
@@ -81,6 +82,18 @@ def described(tmp_path, manifest, instructions, prep):
     out = tmp_path / "described.jsonl"
     prep(describe, "--manifest", manifest, "--out", out, "--instructions", instructions, "--hints", "adversarial=1")
     return out
+
+
+@pytest.fixture
+def source(write_lines):
+    """A described manifest with all that a line can be."""
+    rows = [question(number) for number in range(40)]
+    rows[3]["response"] = "given"
+    rows[5]["metadata"] = {}  # the template engine cannot answer it
+    rows[9]["metadata"] = prompt("Who?", "As an AI, I pass.")
+    rows[11]["id"] = "clip5"  # the id of a rejected record
+    rows[12]["id"] = "clip2"  # the id of an answered one
+    return write_lines("described.jsonl", [*rows[:20], '{"id": "cut', {"id": "no audios"}, *rows[20:]])
 
 
 @pytest.fixture(scope="session")

@@ -5,24 +5,12 @@ import tracemalloc
 import pytest
 from lines import read
 from llm import make_llm
-from questions import prompt, question
+from questions import question
 
 from caad_ds.errors import UserError
 from data_prep import merge, pseudo_gt
 
 BLOCKED = ("--engine", "transformers", "--device", "cpu", "--max-new-tokens", 12, "--batch-size", 2)
-
-
-@pytest.fixture
-def source(write_lines):
-    """A manifest with all that a line can be."""
-    rows = [question(number) for number in range(40)]
-    rows[3]["response"] = "given"
-    rows[5]["metadata"] = {}  # the template engine cannot answer it
-    rows[9]["metadata"] = prompt("Who?", "As an AI, I pass.")
-    rows[11]["id"] = "clip5"  # the id of a rejected record
-    rows[12]["id"] = "clip2"  # the id of an answered one
-    return write_lines("described.jsonl", [*rows[:20], '{"id": "cut', {"id": "no audios"}, *rows[20:]])
 
 
 @pytest.fixture
