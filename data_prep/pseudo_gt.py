@@ -8,7 +8,7 @@ from pathlib import Path
 
 from caad_ds.command import positive
 from caad_ds.errors import UserError
-from caad_ds.files import read_json, write_atomic, write_json
+from caad_ds.files import check_output, read_json, write_atomic, write_json
 from caad_ds.progress import progress, track, waiting
 from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks, rule_of
 from data_prep.answers import Answers, RejectedAnswer
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     An output that is finished is judged anew where only the checks are others; that asks no engine.
     """
+    check_output(args.out, args.manifest)
     checks = AnswerChecks(args.checks, args.max_words)
     settings = _settings(args)
     out = args.shard.path(args.out) if args.shard else args.out

@@ -42,6 +42,18 @@ def test_merged_parts_equal_one_run(prep, source, parts, tmp_path, count):
     assert len(read(out)) == 36 and len(list(tmp_path.glob("merged.0*.settings.json"))) == count
 
 
+def test_a_manifest_may_be_named_in_several_ways(prep, source, tmp_path, monkeypatch):
+    """Its lines without an id are rejected under a name that says nothing of the folder."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "merged.jsonl"
+    for name, shard in ((source, "0/2"), (source.name, "1/2"), (source, None)):
+        options = ("--shard", shard) if shard else ()
+        prep(pseudo_gt, "--manifest", name, "--out", out if shard else "single.jsonl", "--engine", "template", *options)
+    prep(merge, "--manifest", source.name, "--out", out)
+    assert whole(out) == whole(tmp_path / "single.jsonl")
+    assert "described.jsonl line 21" in {row["id"] for row in read(tmp_path / "merged.rejected.jsonl")}
+
+
 def test_an_llm_forms_the_same_batches_in_parts(prep, source, parts, tmp_path):
     engine = (*BLOCKED, "--model", make_llm(tmp_path / "llm", eager=4), "--dtype", "bfloat16")
     prep(pseudo_gt, "--manifest", source, "--out", tmp_path / "single.jsonl", *engine)

@@ -238,6 +238,8 @@ def test_mistakes_of_the_user_are_named(tmp_path, manifest, described, prep):
         prep(pseudo_gt, "--manifest", manifest, *out, "--engine", "template")
     [answer] = TemplateEngine().answers([[{"id": "a", "metadata": None}]], ())
     assert answer.reason.startswith("record: its prompt has no statement")
+    with pytest.raises(UserError, match="that is what is read; name another file"):
+        prep(pseudo_gt, "--manifest", described, "--out", described, "--engine", "template")
     with pytest.raises(UserError, match="absent"):
         prep(pseudo_gt, "--manifest", tmp_path / "absent.jsonl", *out, "--engine", "template")
 
