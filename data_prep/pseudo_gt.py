@@ -53,8 +53,8 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--api-key-env", metavar="NAME", default=KEY_VARIABLE, help="variable that holds the key (default %(default)s)"
     )
     server.add_argument("--concurrency", type=positive, default=8, help="requests under way (default %(default)s)")
-    server.add_argument("--retries", type=int, default=8, help="of a request that failed (default %(default)s)")
-    server.add_argument("--timeout", type=float, default=120.0, help="seconds of a request (default %(default)s)")
+    server.add_argument("--retries", type=_count, default=8, help="of a request that failed (default %(default)s)")
+    server.add_argument("--timeout", type=_seconds, default=120.0, help="seconds of a request (default %(default)s)")
     checks = parser.add_argument_group("which answers are rejected")
     checks.add_argument("--checks", type=Path, default=DEFAULT, metavar="FILE", help="YAML: rule -> patterns")
     checks.add_argument("--max-words", type=positive, metavar="N", help="reject longer answers")
@@ -231,6 +231,18 @@ def _engine(args: argparse.Namespace) -> Engine:
         if args.engine == "vllm":
             return VllmEngine(args.model, asking, dtype=args.dtype, tensor_parallel_size=args.tensor_parallel_size)
         return TransformersEngine(args.model, asking, batch_size=args.batch_size, device=args.device, dtype=args.dtype)
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return value
 
 
 def _at_least_0(text: str) -> float:

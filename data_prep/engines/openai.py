@@ -1,8 +1,8 @@
 """Any server with OpenAI's chat interface (extra `openai`), such as vLLM's, SGLang's or `transformers serve`."""
 
+import asyncio
 import os
 from collections.abc import Container, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain
 from typing import Any
 
@@ -15,7 +15,7 @@ UNUSABLE = {400, 413, 422}  # what a server says of one request and not of itsel
 
 
 class OpenAIEngine:
-    """Answers with at most `concurrency` requests under way.
+    """Answers with at most `concurrency` requests under way, which an interrupt ends at once.
 
     Rate limits (with their Retry-After), timeouts, lost connections and statuses from 500 on are tried again `retries`
     times, after 0.5 s, 1 s, 2 s, ... 8 s. UserError, once what is under way has been answered, if the server still does
@@ -45,29 +45,41 @@ class OpenAIEngine:
         if not self._key and key_variable != KEY_VARIABLE:
             raise UserError(f"--api-key-env {key_variable}: there is no such environment variable; export it")
         # The package insists on a key; servers of one's own mostly do not.
-        self._client = openai.OpenAI(
+        self._client = openai.AsyncOpenAI(
             base_url=base_url, api_key=self._key or "none", max_retries=retries, timeout=timeout
         )
 
     def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
         missing = (record for record in chain.from_iterable(blocks) if record["id"] not in done)
-        running: set[Future[Answer]] = set()
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            for record in missing:
-                running.add(pool.submit(self._answer, record))
-                if len(running) == self.concurrency:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    if any(future.exception() for future in finished):
-                        running |= finished
-                        break
-                    yield from (future.result() for future in finished)
-            # Those that were answered come first: an error ends the run.
-            for future in sorted(wait(running).done, key=lambda future: future.exception() is not None):
-                yield future.result()
+        running: set[asyncio.Task[Answer]] = set()
+        # A loop and no threads: Python waits for its threads before it ends, and a request may take minutes.
+        with asyncio.Runner() as runner:
+            try:
+                for record in missing:
+                    running.add(runner.get_loop().create_task(self._answer(record)))
+                    if len(running) == self.concurrency:
+                        finished, running = runner.run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
+                        if any(task.exception() for task in finished):
+                            running |= finished
+                            break
+                        yield from (task.result() for task in finished)
+                if running:
+                    runner.run(asyncio.wait(running))
+                # Those that were answered come first: an error ends the run.
+                for task in sorted(running, key=lambda task: task.exception() is not None):
+                    yield task.result()
+            finally:
+                runner.run(self._end(running))
 
-    def _answer(self, record: dict) -> Answer:
+    async def _end(self, running: Iterable[asyncio.Task[Answer]]) -> None:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._client.close()
+
+    async def _answer(self, record: dict) -> Answer:
         try:
-            completion = self._client.chat.completions.create(**self._request(record))
+            completion = await self._client.chat.completions.create(**self._request(record))
         except UserError as error:
             return Answer(record["id"], reason=f"record: {error}")
         except self._openai.APIStatusError as error:

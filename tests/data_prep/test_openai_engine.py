@@ -1,6 +1,7 @@
 """The OpenAI engine against `transformers serve`, and against a small server that fails as it is told."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -296,6 +297,43 @@ def test_a_server_that_does_not_answer_in_time_is_given_up(told, ask, capsys):
 def test_mistakes_of_the_user_are_named(ask, capsys, options, expected):
     assert ask("http://127.0.0.1:9/v1", *options) == 2
     assert expected in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--retries", "-3", "-3 is below 0"),
+        ("--retries", "many", "invalid"),
+        ("--timeout", "nan", "nan is no number of seconds above 0"),
+        ("--timeout", "0", "0 is no number of seconds above 0"),
+        ("--timeout", "inf", "inf is no number"),
+    ],
+)
+def test_retries_and_timeout_are_checked_at_once(ask, capsys, option, value, expected):
+    with pytest.raises(SystemExit) as ended:
+        ask("http://127.0.0.1:9/v1", option, value)
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {option}: " in line and expected in line
+
+
+def test_an_interrupt_ends_at_once_and_keeps_the_answers(tmp_path, described, told):
+    """Of requests that take minutes none is waited for."""
+    released = threading.Event()
+    server = told(lambda number, _: chat("Yes.") if number <= 5 else released.wait(120) and None)
+    out, partial = tmp_path / "answered.jsonl", tmp_path / "answered.partial.jsonl"
+    asked = ["--manifest", described, "--out", out, *OPTIONS, "--model", "m", "--base-url", server.url]
+    command = [sys.executable, "-m", "caad_ds.cli", "prep", "pseudo-gt", *map(str, asked), "--concurrency", "3"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while server.busy < 3 or not partial.exists() or len(read(partial)) < 1 + 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    released.set()
+    assert process.returncode == 130 and time.monotonic() - began < 5
+    assert len(read(partial)) == 1 + 5 and "Traceback" not in err and "Task" not in err
 
 
 @pytest.mark.parametrize("engine", ["openai", "vllm"])
