@@ -56,7 +56,7 @@ def shards(tmp_path, tone) -> Path:
                     SCRIPT: '"><img src=http://127.0.0.1/x onerror=alert(1)>',
                     "name": LONG,
                     "language": ("Ελληνικά", "‮中文‬\ud800\x1b[31m")[number % 2],
-                    "snr_db": float("nan") if number == 5 else 1.25 * number,
+                    "snr_db": 1.25 * number,
                     "gender": ("female", "male")[number % 2],
                     "prompt": {
                         "condition": "faithful",
@@ -128,8 +128,10 @@ def write_packable(folder: Path) -> None:
 
 def test_a_text_that_is_no_unicode_is_counted():
     contents = Contents()
-    contents.add({"response": "a", "metadata": {"\ud800": "\ud800x", "big": 10**400, "flag": True}})
-    assert list(contents.attributes) == ["?", "big", "flag"]
+    contents.add(
+        {"response": "a", "metadata": {"\ud800": "\ud800x", "big": 10**400, "none": float("nan"), "flag": True}}
+    )
+    assert list(contents.attributes) == ["?", "big", "none", "flag"]
     assert list(contents.attributes["?"].counts) == ["?x"]
     assert "true" in contents.attributes["flag"].counts
 
