@@ -82,11 +82,11 @@ def pack(
         _append(part.take(records) if part else records, journal, folder, shard_bytes, prefix, workers)
         with Rejects(out) as rejects, waiting(f"writing {out}"):
             shards = list(rejects.sift(_outcomes(journal)))
-    if shards or part:
-        content = IndexFile(VERSION, **made_of, rejected=rejects.count, shards=shards)
-        with waiting(f"writing {out}"):
-            content.write(out)
-    clean(out, prefix)
+        if shards or part:
+            content = IndexFile(VERSION, **made_of, rejected=rejects.count, shards=shards)
+            with waiting(f"writing {out}"):
+                content.write(out)
+        clean(out, prefix)
     if not shards and not part:
         raise UserError(f"{manifest}: no record is usable{rejects.why}")
     return ShardIndex.load(folder, name=out.name), True

@@ -95,12 +95,12 @@ def run(args: argparse.Namespace) -> int:
         with Rejects(out) as rejects, waiting(f"writing {out}"):
             joined = join(chain.from_iterable(blocks()), answers, checks)
             count = write_manifest(out, rejects.sift(counted(joined, rules)))
-    if not count and not args.shard:
-        raise UserError(f"{args.manifest}: no record was answered{rejects.why}")
-    if not count:
-        write_atomic(out, b"")  # other parts may hold answers
-    write_json(stamp_path(out), settings | checks.settings)
-    journal.remove()
+        if not count and not args.shard:
+            raise UserError(f"{args.manifest}: no record was answered{rejects.why}")
+        if not count:
+            write_atomic(out, b"")  # other parts may hold answers
+        write_json(stamp_path(out), settings | checks.settings)
+        journal.remove()
     print(f"{out}: {count} answered{summary(rejects, rules)}")
     return 0
 

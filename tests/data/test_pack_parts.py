@@ -54,7 +54,7 @@ def test_rejected_records_of_all_parts_are_counted_and_listed(manifest, tmp_path
     index = join(packed(manifest, tmp_path / "out", 3))
     assert (len(index), index.file.rejected) == (len(records) - 3, 5)
     listed = [row["id"] for row in read(tmp_path / "out/index.rejected.jsonl")]
-    assert sorted(listed) == sorted([*(records[n]["id"] for n in (0, 1, 2, 7)), f"{manifest} line 15"])
+    assert sorted(listed) == sorted([*(records[n]["id"] for n in (0, 1, 2, 7)), f"{manifest.name} line 15"])
 
 
 def test_parts_that_do_not_make_a_whole_are_refused(manifest, tmp_path):

@@ -177,4 +177,4 @@ def test_what_could_be_read_in_two_ways_is_rejected(change, reason, speech, tmp_
         assert ("target" in metadata) == ("response" in change)
     else:
         (rejected,) = read(tmp_path / "manifest.rejected.jsonl")
-        assert rejected["id"] == f"{listing} line 2" and reason in rejected["reason"]
+        assert rejected["id"] == f"{listing.name} line 2" and reason in rejected["reason"]
