@@ -1,5 +1,6 @@
 """The OpenAI engine against `transformers serve`, and against a small server that fails as it is told."""
 
+import functools
 import json
 import signal
 import socket
@@ -324,7 +325,10 @@ def test_an_interrupt_ends_at_once_and_keeps_the_answers(tmp_path, described, to
     out, partial = tmp_path / "answered.jsonl", tmp_path / "answered.partial.jsonl"
     asked = ["--manifest", described, "--out", out, *OPTIONS, "--model", "m", "--base-url", server.url]
     command = [sys.executable, "-m", "caad_ds.cli", "prep", "pseudo-gt", *map(str, asked), "--concurrency", "3"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and what they start inherits that.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, preexec_fn=heard, **pipes)
     while server.busy < 3 or not partial.exists() or len(read(partial)) < 1 + 5:
         assert process.poll() is None
         time.sleep(0.01)
