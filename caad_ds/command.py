@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from caad_ds.errors import UserError
 
+ROWS_REJECTED = 3
 INTERRUPTED = 130
 
 

@@ -1,6 +1,7 @@
 """What the processes of one launch tell each other: who they are, and how they fail together."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -23,6 +24,7 @@ def joined() -> Iterator[None]:
     cannot meet.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _warn_of_tasks()
         yield
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -40,10 +42,18 @@ def joined() -> Iterator[None]:
     except RuntimeError as error:
         if "gloo" not in str(error):
             raise
-        reason = str(error).splitlines()[0].split("] ", 1)[-1]
+        # Its first sentence: advice follows, with a picture in it.
+        reason = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]
         raise UserError(f"another rank has ended ({reason}); see what it said, and start the command again") from error
     finally:
         dist.destroy_process_group()
+
+
+def _warn_of_tasks() -> None:
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if tasks != "1" and "WORLD_SIZE" not in os.environ:
+        said = f"caad-ds: SLURM_NTASKS is {tasks}, but WORLD_SIZE is not set: this process does all the work alone"
+        print(said, file=sys.stderr, flush=True)
 
 
 def world() -> tuple[int, int]:

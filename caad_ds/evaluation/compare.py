@@ -1,12 +1,15 @@
 """`caad-ds compare`: several evaluations side by side, as tables and as pictures."""
 
 import argparse
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from caad_ds.command import ROWS_REJECTED
 from caad_ds.errors import UserError
 from caad_ds.evaluation.compare_dimensions import compare_dimensions, is_dynamic_superb
+from caad_ds.evaluation.compared_runs import read_runs
 from caad_ds.evaluation.mlflow_log import Record, add_mlflow_arguments, check_mlflow, log_record
 from caad_ds.evaluation.plots import bars, flip_matrices
 from caad_ds.evaluation.predictions import RunFolder
@@ -49,15 +52,27 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table, a row per name in order of appearance; saves it and its pictures with --out."""
+    """Prints the table, a row per name in order of appearance; saves it and its pictures with --out.
+
+    3 if a run could not use rows of its benchmark, else 0.
+    """
     check_mlflow(args)
+    with progress(f"reading {len(args.runs)} runs"):
+        found = read_runs(args.runs)
+    baseline = _baseline(args.baseline, list(found.systems))
     if is_dynamic_superb(args.runs[0]):
-        runs = read_runs(args.runs)
         title = "Dynamic-SUPERB" if args.title == TITLE else args.title
-        return compare_dimensions(runs, _baseline(args.baseline, list(runs)), title, args)
+        compare_dimensions(found.systems, baseline, title, args, found.notes)
+    else:
+        _compare(found.systems, baseline, args, found.notes)
+    if found.rejected:
+        partial = ", ".join(f"{count} rows left out in {path}" for path, count in found.rejected.items())
+        print(f"caad-ds compare: not the whole benchmark: {partial}", file=sys.stderr)
+    return ROWS_REJECTED if found.rejected else 0
+
+
+def _compare(runs: dict[str, list[list[dict]]], baseline: str, args: argparse.Namespace, notes: list[str]) -> None:
     with progress("comparing", len(args.runs)) as advance:
-        runs = read_runs(args.runs)
-        baseline = _baseline(args.baseline, list(runs))
         systems = {}
         for name, predictions in runs.items():
             systems[name] = score_groups(predictions)
@@ -65,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     with progress(f"differences from {baseline}"):
         found = differences(runs, baseline)
     table = comparison_rows(systems, found)
-    legends = [LEGEND, NOTE, *([significance_legend(baseline, len(found))] if found else [])]
+    legends = [LEGEND, NOTE, *notes, *([significance_legend(baseline, len(found))] if found else [])]
     show(terminal(args.title, *table), *legends)
     speeds = read_speeds(args.runs)
     if speeds:
@@ -73,13 +88,13 @@ def run(args: argparse.Namespace) -> int:
     with nullcontext(args.out) if args.out else TemporaryDirectory() as place:
         folder = Path(place)
         if args.out or args.mlflow:
-            _save(folder, args.title, baseline, systems, found, speeds, [markdown(*table), *legends])
+            figures = {"systems": systems, "baseline": baseline, "differences": found, "speed": speeds, "notes": notes}
+            _save(folder, args.title, figures, [markdown(*table), *legends])
         if args.out:
             show(f"saved {args.out}/{', '.join(FILES)}")
         if args.mlflow:
             params = {"title": args.title, "baseline": baseline, "systems": ", ".join(systems)}
             log_record(args, folder, Record(args.title, params, {}, table, [folder / name for name in FILES]))
-    return 0
 
 
 def _baseline(asked: str | None, names: list[str]) -> str:
@@ -88,45 +103,17 @@ def _baseline(asked: str | None, names: list[str]) -> str:
     return asked if asked is not None else names[0]
 
 
-def _save(folder: Path, title: str, baseline: str, systems: dict, found: dict, speeds: dict, parts: list[str]) -> None:
+def _save(folder: Path, title: str, figures: dict, parts: list[str]) -> None:
     """The files of FILES."""
+    systems, baseline, found, speeds = (figures[key] for key in ("systems", "baseline", "differences", "speed"))
     text = [f"# {title}", *parts, INTERVALS, markdown(*interval_rows(systems))]
     if found:
         text += [f"Differences from {baseline}, in points:", markdown(*difference_rows(found))]
     text += [markdown(*speed_rows(speeds)), SPEED_LEGEND] if speeds else []
-    figures = {"systems": systems, "baseline": baseline, "differences": found, "speed": speeds}
     write_json(folder / "table.json", {"title": title, **figures})
     write_atomic(folder / "table.md", ("\n\n".join(text) + "\n").encode())
     bars(systems, title, folder / "table.png")
     flip_matrices(systems, title, folder / "flips.png")
-
-
-def read_runs(folders: list[Path]) -> dict[str, list[list[dict]]]:
-    """Predictions of each run by name.
-
-    UserError if a run is unfinished, was made on other items than the first, or decodes otherwise than its namesakes.
-    """
-    systems: dict[str, list[list[dict]]] = {}
-    decoding: dict[str, dict] = {}
-    first: set | None = None
-    for path in folders:
-        folder = RunFolder(path)
-        setup, predictions = folder.read_scores()["setup"], folder.complete()
-        items = {(p["id"], p["gt"]) for p in predictions}
-        first = first or items
-        if items != first:
-            raise UserError(
-                f"{path}: evaluated on {len(items)} items, {len(items & first)} of them among the {len(first)} of "
-                f"{folders[0]}; compare runs on one benchmark with one --limit"
-            )
-        name = setup["name"]
-        ours = {key: value for key, value in setup.items() if key not in ("model_sha256", "seed")}
-        if decoding.setdefault(name, ours) != ours:
-            raise UserError(
-                f"{path}: named {name!r} like a run that decodes otherwise; evaluate it with a --name of its own"
-            )
-        systems.setdefault(name, []).append(predictions)
-    return systems
 
 
 def read_speeds(folders: list[Path]) -> dict[str, dict]:

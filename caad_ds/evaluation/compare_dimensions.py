@@ -24,7 +24,10 @@ def is_dynamic_superb(run: Path) -> bool:
     return RunFolder(run).read_scores()["setup"].get("benchmark") == DynamicSuperb.kind
 
 
-def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: str, args: argparse.Namespace) -> int:
+def compare_dimensions(
+    runs: dict[str, list[list[dict]]], baseline: str, title: str, args: argparse.Namespace,
+    about: list[str],
+) -> None:  # fmt: skip
     """Prints the table of the runs of each name; saves it with `args.out` and logs it with `args.mlflow`."""
     systems, differences = {}, {}
     with progress("comparing", len(runs)) as advance:
@@ -35,14 +38,20 @@ def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: 
             advance(1)
     header = ["system", "runs", *_figures(systems[baseline])]
     table = header, [_row(name, scores, differences.get(name, {})) for name, scores in systems.items()]
-    notes = [NOTE.format(baseline)] if differences else []
+    notes = [*([NOTE.format(baseline)] if differences else []), *about]
     show(terminal(title, *table), *notes)
     with nullcontext(args.out) if args.out else TemporaryDirectory() as place:
         files = [Path(place) / "table.json", Path(place) / "table.md"]
         if args.out or args.mlflow:
             intervals = [[name, *map(with_interval, _figures(scores).values())] for name, scores in systems.items()]
             parts = [f"# {title}", markdown(*table), *notes, markdown([header[0], *header[2:]], intervals)]
-            saved = {"title": title, "baseline": baseline, "systems": systems, "differences": differences}
+            saved = {
+                "title": title,
+                "baseline": baseline,
+                "systems": systems,
+                "differences": differences,
+                "notes": about,
+            }
             write_json(files[0], saved)
             write_atomic(files[1], ("\n\n".join(parts) + "\n").encode())
         if args.out:
@@ -50,7 +59,6 @@ def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: 
         if args.mlflow:
             params = {"title": title, "baseline": baseline, "systems": ", ".join(systems)}
             log_record(args, Path(place), Record(title, params, {}, table, files))
-    return 0
 
 
 def _figures(scores: dict) -> dict[str, dict]:

@@ -4,12 +4,12 @@ import argparse
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import torch
 
-from caad_ds.command import is_main, positive
+from caad_ds.command import ROWS_REJECTED, is_main, positive
 from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
@@ -28,10 +28,10 @@ from caad_ds.evaluation.scores import score_groups
 from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
 from caad_ds.evaluation.speed import speed_rows
 from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, percent, scores_rows, show, show_rejected, terminal
+from caad_ds.files import sole_writer
 from caad_ds.progress import progress, waiting
 from caad_ds.ranks import agreed, from_main, gathered, joined, world
 
-ROWS_REJECTED = 3
 MODEL_FILES = (
     *("config.json", "*.safetensors", "encoder/*"),
     *("*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt"),
@@ -63,18 +63,22 @@ def run(args: argparse.Namespace) -> int:
     """
     _check(args)
     check_mlflow(args)
-    with joined():
+    with joined(), ExitStack() as held:
+        from_main(lambda: held.enter_context(sole_writer(args.out.resolve())))
         folder = RunFolder(args.out)
         judge = Judge.of(args, folder.path)
         benchmark, loaded = agreed(lambda: _prepare(args))
         with _aloud(waiting(f"hashing {args.model} and {args.benchmark}")):
             setup = from_main(lambda: _setup(args, benchmark))
-        done = from_main(lambda: {(p["id"], p["condition"]) for p in folder.open(setup)})
+        earlier_speed = from_main(folder.speed)
+        wanted = [(item.id, item.condition) for item in benchmark.items]
+        done = from_main(lambda: folder.open(setup, wanted))
         meter = Meter(loaded, args.batch_size)
         others = _aloud(waiting("waiting for the other ranks"))
         failed = agreed(lambda: _answer(loaded, benchmark, folder, done, meter, args), others)
         unheard = {row["id"]: row for rows in gathered(failed) for row in rows}  # ranks share a row's conditions
-        return from_main(lambda: _score(args, setup, benchmark, folder, unheard, judge, meter))
+        speed = meter.summary() or earlier_speed  # an earlier call's where this one had too few batches left
+        return from_main(lambda: _score(args, setup, benchmark, folder, unheard, judge, speed))
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Benchmark, Loaded]:
@@ -98,14 +102,18 @@ def _device(name: str | None) -> torch.device:
 
 def _score(
     args: argparse.Namespace, setup: dict, benchmark: Benchmark, folder: RunFolder, unheard: dict[str, dict],
-    judge: Judge | None, meter: Meter,
+    judge: Judge | None, speed: dict | None,
 ) -> int:  # fmt: skip
     """Writes and shows scores and disagreements of all predictions; the exit status."""
     items = benchmark.items
     folder.merge([(item.id, item.condition) for item in items])
     names = dict.fromkeys(item.id for item in items)
     rejected = benchmark.rejected + [unheard[name] for name in names if name in unheard]
-    predictions = folder.complete()
+    predictions = folder.complete(benchmark.conditions)
+    if lost := names.keys() - {p["id"] for p in predictions} - unheard.keys():
+        raise UserError(
+            f"{folder.path}: {len(lost)} of {len(names)} items have no answer; start the same command again"
+        )
     if not predictions:
         raise UserError(f"no item could be evaluated ({rejected[0]['reason']}); mend the clips")
     rules = RULES
@@ -128,7 +136,6 @@ def _score(
         }
     if judge is not None:
         scores["judge"] |= {"model": judge.model, "unclear": verdicts.count(None)}
-    speed = _speed(meter, folder)
     folder.write_scores({**scores, "speed": speed})
     table, notes = _shown(scores)
     title = f"{setup['name']}: percentages; 95% intervals over items"
@@ -245,12 +252,6 @@ def _answer(
                 folder.append(said, rank if ranks > 1 else None)
             advance(len(asked))
     return clips.rejected(item for asked in share for item in asked)
-
-
-def _speed(meter: Meter, folder: RunFolder) -> dict | None:
-    """As this call measured it; where it had too few batches left for that, as an earlier one did."""
-    finished_before = (folder.path / "scores.json").is_file()
-    return meter.summary() or (folder.read_scores().get("speed") if finished_before else None)
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

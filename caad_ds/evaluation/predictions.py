@@ -1,16 +1,17 @@
 """A run folder: `setup.json`, `predictions.jsonl` (append-only, one line per item and condition), `scores.json`."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from caad_ds.errors import UserError
-from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.files import disk_errors, drop_cut_line, read_json, write_atomic, write_json
 
 REMEDY = "delete its folder and run again"
+SCORES = {"name": str, "setup": dict, "rejected": list}
+Key = tuple[str, str | None]  # id and condition
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,17 @@ class RunFolder:
 
     path: Path
 
-    def open(self, setup: dict) -> list[dict]:
-        """The predictions made so far under this very setup; UserError if the folder holds another one's.
+    def open(self, setup: dict, wanted: Collection[Key]) -> set[Key]:
+        """Which of the `wanted` were predicted under this very setup; UserError if the folder holds another one's.
 
-        What ranks left is put into `predictions.jsonl` first, so any number of ranks goes on with it.
+        What ranks left is put into `predictions.jsonl` first, so any number of ranks goes on with it. Where something
+        is left to predict, scores of an earlier state go.
         """
         file = self.path / "setup.json"
         if not file.is_file():
             self._clear()
             write_json(file, setup)
-            return []
+            return set()
         before = read_json(file, REMEDY)
         changed = [key for key in setup if before.get(key) != setup[key]]
         if changed:
@@ -37,7 +39,10 @@ class RunFolder:
         for part in self._files():
             drop_cut_line(part)
         self.merge()
-        return self.read()
+        done = {_key(p) for p in self._read_if_any()}.intersection(wanted)
+        if len(done) < len(set(wanted)):
+            self._drop_scores()
+        return done
 
     def append(self, predictions: list[dict], rank: int | None = None) -> None:
         """Adds predictions, to a rank's own file where there are several.
@@ -48,7 +53,7 @@ class RunFolder:
         with disk_errors(self.path), open(file, "a", encoding="utf-8") as lines:
             lines.writelines(_line(p) for p in predictions)
 
-    def merge(self, order: Iterable[tuple[str, str | None]] = ()) -> None:
+    def merge(self, order: Iterable[Key] = ()) -> None:
         """Puts the ranks' predictions into `predictions.jsonl`, those of `order` (id, condition) in that order.
 
         Nothing is lost, and nothing doubled, by a kill on the way.
@@ -56,37 +61,49 @@ class RunFolder:
         parts = [file for file in self._files() if file != self._predictions]
         if not parts:
             return
-        found = {(p["id"], p["condition"]): p for file in self._files() for p in _read(file)}
+        found = {_key(p): p for file in self._files() for p in _read(file)}
         place = {key: k for k, key in enumerate(order)}
         ordered = sorted(found, key=lambda key: place.get(key, len(place)))
         write_atomic(self._predictions, "".join(_line(found[key]) for key in ordered).encode())
         for part in parts:
             part.unlink()
 
-    def read(self) -> list[dict]:
-        """All predictions; UserError with the line number where one is broken."""
-        return _read(self._predictions) if self._predictions.is_file() else []
+    def complete(self, conditions: Iterable[str | None]) -> list[dict]:
+        """The predictions of the items that were answered under every one of the benchmark's `conditions`, each once.
 
-    def complete(self) -> list[dict]:
-        """The predictions of the items that were answered under every condition, or have none."""
-        predictions = self.read()
-        answered = Counter(p["id"] for p in predictions)
-        return [p for p in predictions if p["condition"] is None or answered[p["id"]] == len(CONDITIONS)]
+        UserError with the line number where one is broken.
+        """
+        predictions = {_key(p): p for p in self._read_if_any()}
+        answered = defaultdict(set)
+        for name, condition in predictions:
+            answered[name].add(condition)
+        return [p for p in predictions.values() if answered[p["id"]].issuperset(conditions)]
 
     def write_scores(self, scores: dict) -> None:
         """Writes `scores.json` whole."""
-        write_json(self.path / "scores.json", scores)
+        write_json(self._scores, scores)
 
     def write_disagreements(self, predictions: list[dict]) -> None:
         """Writes `disagreements.jsonl` whole: what the rules of matching judge differently."""
         write_atomic(self.path / "disagreements.jsonl", "".join(map(_line, predictions)).encode())
 
+    def speed(self) -> dict | None:
+        """What a finished evaluation measured of its speed, if there is one and it did."""
+        return self.read_scores().get("speed") if self._scores.is_file() else None
+
     def read_scores(self) -> dict:
-        """`scores.json`; UserError if the evaluation has not come to its end."""
-        file = self.path / "scores.json"
+        """`scores.json`; UserError if the evaluation has not come to its end, or it holds no scores."""
+        file = self._scores
         if not file.is_file():
             raise UserError(f"{file}: missing; finish the run with `caad-ds evaluate --out {self.path} ...`")
-        return read_json(file, REMEDY)
+        scores = read_json(file, REMEDY)
+        if not all(isinstance(scores.get(key), kind) for key, kind in SCORES.items()):
+            raise UserError(f"{file}: not the scores of an evaluation; {REMEDY}")
+        return scores
+
+    @property
+    def _scores(self) -> Path:
+        return self.path / "scores.json"
 
     @property
     def _predictions(self) -> Path:
@@ -98,6 +115,14 @@ class RunFolder:
     def _clear(self) -> None:
         for file in self._files():
             file.unlink()
+        self._drop_scores()
+
+    def _drop_scores(self) -> None:
+        for file in (self._scores, self.path / "disagreements.jsonl"):
+            file.unlink(missing_ok=True)
+
+    def _read_if_any(self) -> list[dict]:
+        return _read(self._predictions) if self._predictions.is_file() else []
 
 
 def _read(file: Path) -> list[dict]:
@@ -105,10 +130,25 @@ def _read(file: Path) -> list[dict]:
     with open(file, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                predictions.append(json.loads(line))
-            except ValueError as error:
+                prediction = json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{file}:{number}: not JSON ({error}); delete that line") from error
+            if not _is_prediction(prediction):
+                raise UserError(f"{file}:{number}: no prediction; delete that line")
+            predictions.append(prediction)
     return predictions
+
+
+def _is_prediction(value: object) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("condition", 0), str | None):
+        return False
+    texts, verdicts = ("id", "subset", "gt", "prediction"), ("right", "strict")
+    kinds = {**dict.fromkeys(texts, str), **dict.fromkeys(verdicts, bool)}
+    return all(isinstance(value.get(key), kind) for key, kind in kinds.items())
+
+
+def _key(prediction: dict) -> Key:
+    return prediction["id"], prediction["condition"]
 
 
 def _line(prediction: dict) -> str:

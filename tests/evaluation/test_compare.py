@@ -1,6 +1,7 @@
 """`caad-ds compare` over run folders whose answers are known."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +29,10 @@ def make_run(tmp_path):
         ]  # fmt: skip
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (tmp_path / folder / "scores.json").write_text(json.dumps({"name": name, "setup": {"name": name}}))
+        (tmp_path / folder / "scores.json").write_text(json.dumps({
+            "name": name, "rejected": [], "groups": {"all": {"items": ITEMS}},
+            "setup": {"name": name, "benchmark": "mcr-bench", "benchmark_sha256": "b", "model_sha256": folder},
+        }))  # fmt: skip
         return str(tmp_path / folder)
 
     return make
@@ -96,3 +100,54 @@ def test_flip_matrix_counts_items():
         [(~neutral & adversarial).mean(), (~neutral & ~adversarial).mean()],
     ]
     assert flips(score(right)) == [pytest.approx(row) for row in expected]
+
+
+def edit(run, **fields):
+    file = Path(run) / "scores.json"
+    scores = json.loads(file.read_text())
+    file.write_text(json.dumps({**scores, "setup": scores["setup"] | fields}))
+
+
+@pytest.mark.parametrize(
+    ("field", "text"), [("benchmark", "different benchmarks"), ("benchmark_sha256", "different contents")]
+)
+def test_runs_of_two_benchmarks_are_refused(runs, capsys, field, text):
+    edit(runs[1], **{field: "dynamic-superb"})
+    assert cli.main(["compare", *runs[:2]]) == 2
+    assert f"{runs[1]} and {runs[0]}: evaluated on {text}" in capsys.readouterr().err
+
+
+def test_a_run_counts_once(runs, capsys):
+    assert cli.main(["compare", runs[0], runs[0] + "/."]) == 2
+    assert "given twice" in capsys.readouterr().err
+    edit(runs[1], model_sha256="0")
+    assert cli.main(["compare", *runs]) == 2
+    assert "one model, decoding and seed; a run counts once" in capsys.readouterr().err
+    edit(runs[1], dtype="bfloat16")
+    assert cli.main(["compare", *runs]) == 0
+
+
+def test_answers_that_were_cut_after_the_scores_are_not_taken_for_all(runs, capsys):
+    file = Path(runs[1]) / "predictions.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-6]))
+    assert cli.main(["compare", *runs]) == 2
+    assert "scores.json is of 40 items, predictions.jsonl has 38" in capsys.readouterr().err
+    file.unlink()
+    assert cli.main(["compare", *runs]) == 2
+    assert "predictions.jsonl has 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["[]", "3", '{"id": "s/00", "condition": "neutral"}', "[" * 100_000])
+def test_a_line_that_is_no_prediction_is_named(runs, capsys, line):
+    file = Path(runs[1]) / "predictions.jsonl"
+    file.write_text(file.read_text() + line + "\n")
+    assert cli.main(["compare", *runs]) == 2
+    assert f"{file}:161: no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scores", ["{}", '{"name": "a", "setup": {}, "rejected": []}'])
+def test_scores_that_are_none_are_named(runs, capsys, scores):
+    (Path(runs[0]) / "scores.json").write_text(scores)
+    assert cli.main(["compare", *runs]) == 2
+    assert "scores.json: not the scores of an evaluation" in capsys.readouterr().err

@@ -254,6 +254,8 @@ def test_evaluated_whatever_the_batch_size(spoken, tmp_path, model_folder, capsy
     scores = json.loads((tmp_path / "8" / "scores.json").read_text())
     assert scores["setup"]["benchmark"] == "dynamic-superb" and scores["overall"]["name"] == "mean of 2 of 51"
     assert scores["instances"][MATCHING]["items"] == 6
+    file = tmp_path / "3" / "scores.json"
+    file.write_text(file.read_text().replace(scores["setup"]["model_sha256"], "another"))
     assert main(["compare", str(tmp_path / "3"), str(tmp_path / "8"), "--out", str(tmp_path / "table")]) == 0
     saved = json.loads((tmp_path / "table" / "table.json").read_text())
     [system] = saved["systems"].values()

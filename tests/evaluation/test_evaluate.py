@@ -8,6 +8,7 @@ import soundfile
 from caad_ds.errors import UserError
 from caad_ds.evaluation import compare, evaluate
 from caad_ds.evaluation.matching import matches
+from caad_ds.files import sole_writer
 
 
 def command(module, *argv):
@@ -146,6 +147,7 @@ def test_compare_groups_seeds_and_saves_table_and_picture(run, tmp_path, capsys)
     run("--name", "greedy", out="a")
     for out in ("b1", "b2"):
         run("--name", "contrast", "--contrast-alpha", 1, out=out)
+    retrain(tmp_path / "b2")
     flip(tmp_path / "b2" / "predictions.jsonl")
     runs = [tmp_path / name for name in ("a", "b1", "b2")]
     assert command(compare, *runs, "--out", tmp_path / "table", "--title", "Demo") == 0
@@ -160,6 +162,13 @@ def test_compare_groups_seeds_and_saves_table_and_picture(run, tmp_path, capsys)
     assert "contrast" in capsys.readouterr().out
 
 
+def retrain(folder):
+    """As if another model had given these answers."""
+    scores = json.loads((folder / "scores.json").read_text())
+    scores["setup"]["model_sha256"] = "another"
+    (folder / "scores.json").write_text(json.dumps(scores))
+
+
 def flip(file):
     """Another seed's answer to one item."""
     first, *rest = file.read_text().splitlines(keepends=True)
@@ -170,8 +179,11 @@ def flip(file):
 def test_compare_refuses_unlike_or_unfinished_runs(run, make_benchmark, tmp_path):
     run(out="a")
     run(out="b", benchmark=make_benchmark("other", {"gender": 2}))
-    with pytest.raises(UserError, match="evaluated on 2 items, 2 of them among the 7"):
+    with pytest.raises(UserError, match=r"b and .*a: evaluated on different contents of the benchmark"):
         command(compare, tmp_path / "a", tmp_path / "b")
+    run("--name", "twin", out="c")
+    with pytest.raises(UserError, match=r"c and .*a: one model, decoding and seed"):
+        command(compare, tmp_path / "a", tmp_path / "c")
     for alpha in (1, 2):
         run("--contrast-alpha", alpha, "--name", "CD", out=f"cd{alpha}")
     with pytest.raises(UserError, match="decodes otherwise"):
@@ -179,6 +191,65 @@ def test_compare_refuses_unlike_or_unfinished_runs(run, make_benchmark, tmp_path
     (tmp_path / "b" / "scores.json").unlink()
     with pytest.raises(UserError, match="finish the run"):
         command(compare, tmp_path / "b")
+
+
+def test_what_must_be_known_of_compared_runs_is_noted(run, conflicts, tmp_path, capsys):
+    (conflicts / "noise" / "audio" / "1.wav").unlink()
+    run(out="a")
+    run("--max-new-tokens", 4, "--name", "short", out="b")
+    assert command(compare, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "table") == 3
+    assert f"1 rows left out in {tmp_path / 'a'}, 1 rows left out in {tmp_path / 'b'}" in capsys.readouterr().err
+    table, saved = ((tmp_path / "table" / name).read_text() for name in ("table.md", "table.json"))
+    for note in json.loads(saved)["notes"]:
+        assert note in table
+    assert "Over 6 items." in table and f"1 rows left out in {tmp_path / 'b'}." in table
+    assert f"--max-new-tokens differs: 16 in {tmp_path / 'a'}, 4 in {tmp_path / 'b'}." in table
+
+
+def test_lines_that_two_starts_doubled_are_scored_once(run, tmp_path):
+    run()
+    before, file = scores(tmp_path / "run"), tmp_path / "run" / "predictions.jsonl"
+    kept = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(kept + kept[:10]))
+    assert run() == 0
+    assert scores(tmp_path / "run") == before
+
+
+def test_a_run_folder_has_one_writer(run, tmp_path):
+    with sole_writer(tmp_path / "run"), pytest.raises(UserError, match=r"another process is writing .*run: wait"):
+        run()
+    assert run() == 0 and not list(tmp_path.glob(".*"))
+
+
+def test_answers_that_another_process_took_away_are_missed(run, tmp_path, monkeypatch):
+    def lose(*args, **kwargs):
+        (tmp_path / "run" / "predictions.jsonl").write_text("")
+        return decode(*args, **kwargs)
+
+    decode = evaluate.decode
+    monkeypatch.setattr(evaluate, "decode", lose)
+    with pytest.raises(UserError, match="of 7 items have no answer; start the same command again"):
+        run()
+
+
+def test_scores_go_as_soon_as_something_is_left_to_answer(run, tmp_path, monkeypatch):
+    run()
+    file = tmp_path / "run" / "predictions.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:9]))
+    monkeypatch.setattr(evaluate, "decode", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert sorted(path.name for path in file.parent.iterdir()) == ["predictions.jsonl", "setup.json"]
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_tasks_of_slurm_that_do_not_know_of_each_other_are_told(run, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    run()
+    assert "SLURM_NTASKS is 2, but WORLD_SIZE is not set" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

@@ -119,7 +119,7 @@ def test_ratios_are_to_the_first_system():
 def test_compare_prints_the_speed_that_evaluations_noted(run, model_folder, tmp_path):
     for name in ("a", "b"):
         options = "--out", tmp_path / name, "--name", name, "--batch-size", 5
-        assert run("evaluate", "--model", model_folder, *options) == 0
+        assert run("evaluate", "--model", model_folder, *options, "--temperature", 1, "--seed", ord(name)) == 0
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "table")]) == 0
     assert "tokens/s, batch 5" in (tmp_path / "table" / "table.md").read_text()
     assert set(json.loads((tmp_path / "table" / "table.json").read_text())["speed"]) == {"a", "b"}
