@@ -1,8 +1,5 @@
 """Benchmarks by their kind, and what identifies one."""
 
-import hashlib
-import json
-from functools import cache
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -47,20 +44,3 @@ def load(path: Path, kind: str | None = None, limit: int | None = None) -> Bench
     if len(found) > 1:
         raise UserError(f"{path}: could be {' or '.join(found)}; say which by --kind")
     return KINDS[found[0]].load(path, limit)
-
-
-def fingerprint(benchmark: Benchmark) -> str:
-    """sha256 over all that the model is asked and scored by; of the clips, the names and sizes of their files."""
-
-    @cache
-    def size(path: Path) -> int:
-        return path.stat().st_size
-
-    def facts(item: Item) -> list:
-        clips = [[clip.path.name, size(clip.path), clip.cell, clip.text] for clip in item.clips]
-        return [item.id, item.condition, list(item.messages), item.gt, clips]
-
-    digest = hashlib.sha256(json.dumps(benchmark.options, sort_keys=True).encode())
-    for item in benchmark.items:
-        digest.update(json.dumps(facts(item), sort_keys=True).encode())
-    return digest.hexdigest()

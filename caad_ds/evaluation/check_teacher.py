@@ -17,7 +17,7 @@ from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, decode
-from caad_ds.evaluation.evaluate import model_hash
+from caad_ds.evaluation.identity import model_hash
 from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
 from caad_ds.evaluation.matching import matches
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row

@@ -4,6 +4,7 @@ Texts are read once; the bytes of an audio only when it is heard, a row group at
 """
 
 import json
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
@@ -18,6 +19,11 @@ KEPT = 4  # files, and row groups of a column, that stay open: the audios of one
 BATCH = 256  # rows
 FAULTS = (pa.ArrowException, OSError, ValueError)  # what reading a broken file raises
 TABLES = (".parquet", ".arrow")
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}  # as file and folder names call them, after the `datasets` library
 
 
 class Cell(NamedTuple):
@@ -29,10 +35,25 @@ class Cell(NamedTuple):
 
 
 def table_files(folder: Path) -> list[Path]:
-    """The files of one data set, in order; of several splits the one called `test`."""
+    """The files of one data set, in order; of several splits `test`, ValueError where none is called that."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in TABLES and path.is_file())
-    test = [path for path in files if "test" in (path.name[:4], path.parent.name)]
-    return [path for path in test or files if _belongs(path)]
+    splits: dict[str | None, list[Path]] = {}
+    for path in files:
+        if _belongs(path):
+            splits.setdefault(_split(path, folder), []).append(path)
+    if len(splits) > 1 and "test" not in splits:
+        names = ", ".join(sorted(name or "one without a name" for name in splits))
+        raise ValueError(f"several splits ({names}), none of them test; leave there the one to evaluate")
+    return splits["test"] if "test" in splits else [path for paths in splits.values() for path in paths]
+
+
+def _split(path: Path, folder: Path) -> str | None:
+    """The split that a file is of by its name or by that of the nearest folder, None where they name none."""
+    parts = path.relative_to(folder).parts
+    if (folder / "dataset_dict.json").is_file() and len(parts) > 1:  # `save_to_disk` of several splits
+        return parts[0]
+    words = (re.match("[a-z]*", part.lower()) for part in reversed(parts))
+    return next((SPLITS[word.group()] for word in words if word and word.group() in SPLITS), None)
 
 
 def _belongs(path: Path) -> bool:
@@ -40,8 +61,10 @@ def _belongs(path: Path) -> bool:
     state = path.parent / "state.json"
     if path.suffix != ".arrow" or not state.is_file():
         return True
-    named = json.loads(state.read_text(encoding="utf-8")).get("_data_files", [])
-    return path.name in [file["filename"] for file in named]
+    try:
+        return path.name in [file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+    except (LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{state} names no files of the data set") from error
 
 
 def schema(path: Path) -> pa.Schema:

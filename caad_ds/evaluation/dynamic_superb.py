@@ -7,6 +7,7 @@ Hugging Face: a folder per instance, `<instance>/**/*.parquet` or what `save_to_
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import ClassVar
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.errors import UserError
 from caad_ds.evaluation.data_sets import FAULTS, Cell, lengths, rows, schema, table_files
-from caad_ds.evaluation.items import Clip, Item
+from caad_ds.evaluation.items import Clip, Item, is_text
 from caad_ds.evaluation.matching import words
 
 CATEGORY = "DS@"
@@ -49,6 +50,8 @@ class DynamicSuperb:
 
         `options` holds the distinct labels of an instance, before the limit. UserError when no row can be used.
         """
+        if _jsonl_files(path) and _instances(path):
+            raise UserError(f"{path}: has *.jsonl and instances with tables; give the JSONL file, or move one of them")
         kept: dict[str, list[Item]] = {}
         labels: dict[str, set[str]] = {}
         rejected = []
@@ -124,10 +127,12 @@ def _note_id(row: dict, where: str, first: dict[str, str]) -> None:
 def _object(line: str) -> dict:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Fault(f"not JSON ({error})") from error
     if not isinstance(row, dict):
         raise Fault(f"is a {type(row).__name__}, not an object")
+    if not is_text(row):
+        raise Fault("holds half of a surrogate pair, which is no character")
     return row
 
 
@@ -150,7 +155,7 @@ def _clip(audio: object, folder: Path) -> Clip:
     path, text = (next((held[name] for name in names if held.get(name)), "") for names in (PATHS, TEXTS))
     if not isinstance(path, str) or not path or not isinstance(text, str):
         raise Fault(f"an audio is {audio!r:.60}, not a path or {{path, text}}")
-    if not (folder / path).is_file():
+    if not os.path.isfile(folder / path):  # of a name that is too long, Path.is_file raises
         raise Fault(f"audio {path} is not in {folder}")
     return Clip(folder / path, text)
 

@@ -1,7 +1,6 @@
 """`caad-ds evaluate`: a model's answers to a benchmark, and their scores."""
 
 import argparse
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -13,10 +12,11 @@ from caad_ds.command import ROWS_REJECTED, is_main, positive
 from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
-from caad_ds.evaluation.benchmark import KINDS, Benchmark, fingerprint, load
+from caad_ds.evaluation.benchmark import KINDS, Benchmark, load
 from caad_ds.evaluation.decoding import Contrast, Sampling, decode
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
+from caad_ds.evaluation.identity import identity
 from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.judge import Judge, add_judge_arguments
@@ -31,11 +31,6 @@ from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, percent, scores_row
 from caad_ds.files import sole_writer
 from caad_ds.progress import progress, waiting
 from caad_ds.ranks import agreed, from_main, gathered, joined, world
-
-MODEL_FILES = (
-    *("config.json", "*.safetensors", "encoder/*"),
-    *("*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt"),
-)
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         judge = Judge.of(args, folder.path)
         benchmark, loaded = agreed(lambda: _prepare(args))
         with _aloud(waiting(f"hashing {args.model} and {args.benchmark}")):
-            setup = from_main(lambda: _setup(args, benchmark))
+            setup = from_main(lambda: identity(args, benchmark))
         earlier_speed = from_main(folder.speed)
         wanted = [(item.id, item.condition) for item in benchmark.items]
         done = from_main(lambda: folder.open(setup, wanted))
@@ -179,48 +174,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--{given[0].replace('_', '-')}: belongs to sampling; give --temperature as well")
 
 
-def _setup(args: argparse.Namespace, benchmark: Benchmark) -> dict:
-    """What decides the predictions; batch size and device do not."""
-    contrasted = args.contrast_alpha is not None
-    suffix = f" + CD {args.contrast_alpha:g} {args.negative}" if contrasted else ""
-    return {
-        "name": args.name or _run_name(args.model.resolve()) + suffix,
-        "model_sha256": model_hash(args.model),
-        "benchmark": benchmark.kind,
-        "benchmark_sha256": fingerprint(benchmark),
-        "contrast_alpha": args.contrast_alpha,
-        "negative": args.negative if contrasted else None,
-        "plausibility": args.plausibility,
-        "temperature": args.temperature,
-        "top_p": args.top_p,
-        "top_k": args.top_k,
-        "seed": args.seed,
-        "max_new_tokens": args.max_new_tokens,
-        "dtype": args.dtype,
-    }
-
-
 def _sampling(args: argparse.Namespace) -> Sampling | None:
     """How tokens are drawn, None for greedy search."""
     if args.temperature is None:
         return None
     return Sampling(args.temperature, args.top_p or 1.0, args.top_k, args.seed or 0)
-
-
-def _run_name(folder: Path) -> str:
-    """What tables call a model: its folder's name; of `RUN/model`, which is where `train` writes it, the run's."""
-    return folder.parent.name if folder.name == "model" else folder.name
-
-
-def model_hash(folder: Path) -> str:
-    """sha256 over the files that make a model folder's answers: configs, weights, tokenizer, encoder."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()}):
-        digest.update(f"{path.relative_to(folder)}:{path.stat().st_size};".encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _answer(

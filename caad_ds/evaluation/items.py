@@ -1,5 +1,7 @@
 """What a benchmark asks: items, each a prompt about one or several clips, and their right answers."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -9,6 +11,15 @@ import numpy as np
 
 from caad_ds.data import audio
 from caad_ds.evaluation.data_sets import FAULTS, Cell, value
+
+
+def is_text(row: object) -> bool:
+    """Whether all texts in what JSON gave can be written again; half of a surrogate pair, `"\\ud800"`, cannot."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -24,16 +35,28 @@ class Clip:
 
     def load(self) -> np.ndarray:
         """float32 mono 16 kHz [samples]; raises AudioError if it is missing or does not decode."""
+        return audio.load(self._source())
+
+    def sha256(self) -> str:
+        """Of the audio's bytes as they are kept; of what cannot be read, which no item will be asked about, ""."""
+        try:
+            source = self._source()
+            with source if isinstance(source, BytesIO) else open(source, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except (audio.AudioError, OSError):
+            return ""
+
+    def _source(self) -> Path | BytesIO:
         if self.cell is None:
-            return audio.load(self.path)
+            return self.path
         try:
             held = value(self.path, self.cell)
         except FAULTS as error:
             raise audio.AudioError(str(error)) from error
         if isinstance(held, dict) and held.get("bytes"):
-            return audio.load(BytesIO(held["bytes"]))
+            return BytesIO(held["bytes"])
         if isinstance(held, dict) and held.get("path"):
-            return audio.load(self.path.parent / held["path"])
+            return self.path.parent / held["path"]
         raise audio.AudioError("the cell holds neither bytes nor a path")
 
 

@@ -8,6 +8,7 @@ further key that all rows have is a column and is not read; one that some have i
 """
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import ClassVar
 
 from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
-from caad_ds.evaluation.items import Clip, Item
+from caad_ds.evaluation.items import Clip, Item, is_text
 from caad_ds.evaluation.matching import words
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
@@ -91,7 +92,7 @@ def _subset_files(folder: Path) -> list[Path]:
 def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return [], [{"id": path.stem, "reason": f"{path}: cannot be read as JSON ({error})"}]
     if not isinstance(entries, list):
         return [], [{"id": path.stem, "reason": f"{path}: holds a {type(entries).__name__}, not a list of rows"}]
@@ -114,6 +115,8 @@ def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
 def _fault(entry: object, known: set[str]) -> str | None:
     if not isinstance(entry, dict):
         return f"is a {type(entry).__name__}, not an object"
+    if not is_text(entry):
+        return "holds half of a surrogate pair, which is no character"
     if unknown := _unknown_conditions(entry, known):
         return f"unknown condition {', '.join(unknown)}; the conditions are {', '.join(CONDITIONS)}"
     for field in ("audio", "gt", *CONDITIONS):
@@ -146,7 +149,7 @@ def _double(entry: dict, index: int, first: dict[str, int]) -> str | None:
 def _audio_path(folder: Path, audio: str) -> Path | None:
     """The clip relative to `<NAME>/audio`, `<NAME>` or the benchmark's folder, whichever holds it."""
     candidates = (base / audio for base in (folder / "audio", folder, folder.parent))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)  # too long a name raises in Path
 
 
 def _row(name: str, subset: str, audio: Path, entry: dict) -> Row:

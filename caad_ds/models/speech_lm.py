@@ -216,13 +216,19 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Speech
         raise UserError(f"{folder}: no model there (config.json is missing); give the folder of a trained SpeechLM")
     model = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
     config = model.config
-    beside = folder / (config.encoder or "encoder")
-    if config.encoder is not None and beside.is_dir():
+    source = encoder_of(folder, config.encoder)
+    if isinstance(source, Path):
         config.encoder = None  # a relative path means nothing to a copy of this model: it gets the weights
     encoder = SpeechEncoder.from_pretrained(
-        config.encoder or beside, config.taps, config.window_seconds, final_norm=config.connector != "desta"
+        source, config.taps, config.window_seconds, final_norm=config.connector != "desta"
     )
     return model, encoder, load_tokenizer(folder)
+
+
+def encoder_of(folder: Path, encoder: str | None) -> str | Path:
+    """Where the encoder of a model folder is that its config calls `encoder`: a folder, or else a hub id."""
+    beside = folder / (encoder or "encoder")
+    return beside if encoder is None or beside.is_dir() else encoder
 
 
 def load_tokenizer(name: str | Path) -> Any:

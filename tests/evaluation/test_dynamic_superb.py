@@ -12,9 +12,10 @@ import soundfile
 from caad_ds.cli import main
 from caad_ds.errors import UserError
 from caad_ds.evaluation import evaluate
-from caad_ds.evaluation.benchmark import fingerprint, load
+from caad_ds.evaluation.benchmark import load
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb, dimensions
 from caad_ds.evaluation.dynamic_superb_scores import difference, score_instances
+from caad_ds.evaluation.identity import fingerprint
 
 COUNTING, MATCHING = "SpeakerCounting_LibriTTS-TestClean", "SpeakerVerification_VCTK-multiaudio"
 SOUND = "ChordClassification_AcousticGuitarAndPiano"
@@ -104,9 +105,12 @@ def test_bad_jsonl_rows_are_listed_and_the_rest_is_read(tmp_path):
         "1 <|AUDIO|> in its messages but 2 audios": {**row(COUNTING), "audios": ["0.wav", "1.wav"]},
         "messages holds no turn of the user": {**row(COUNTING), "messages": [{"role": "system", "content": "x"}]},
         "id 'a' is that of test.jsonl:1": row(COUNTING, id="a"),
+        f"audio {'x' * 300} is not in": row(COUNTING, clips=("x" * 300,)),
+        "holds half of a surrogate pair": row(COUNTING, label="male \ud800"),
+        "not JSON (maximum recursion": "[" * 100_000,
     }
     benchmark = load(write_jsonl(tmp_path / "ds", [row(COUNTING, id="a"), *bad.values(), row(COUNTING, id="b")]))
-    assert [item.id for item in benchmark.items] == [f"{COUNTING}/0", f"{COUNTING}/7"]
+    assert [item.id for item in benchmark.items] == [f"{COUNTING}/0", f"{COUNTING}/8"]
     assert len(benchmark.rejected) == len(bad)
     for place, (reason, rejected) in enumerate(zip(bad, benchmark.rejected, strict=True), 2):
         assert rejected["reason"].startswith(f"test.jsonl:{place}: {reason}")
@@ -155,6 +159,59 @@ def test_broken_tables_are_listed_and_the_others_are_read(tmp_path):
     assert {item.subset for item in benchmark.items} == {COUNTING}
     reasons = {rejected["id"]: rejected["reason"] for rejected in benchmark.rejected}
     assert "has no column label" in reasons[MATCHING] and "cannot be read" in reasons[SOUND]
+
+
+def copy_split(instance, name):
+    shutil.copy(instance / "data" / "test-00000-of-00001.parquet", instance / "data" / f"{name}-00000-of-00001.parquet")
+
+
+def test_of_several_splits_test_is_taken_and_without_it_none(tmp_path):
+    for instance in (COUNTING, MATCHING, SOUND):
+        write_parquet(tmp_path, instance, table(2))
+    copy_split(tmp_path / COUNTING, "train")
+    for name in ("train", "validation"):
+        copy_split(tmp_path / MATCHING, name)
+    (tmp_path / MATCHING / "data" / "test-00000-of-00001.parquet").unlink()
+    file = tmp_path / SOUND / "data" / "test-00000-of-00001.parquet"
+    file.rename(file.with_name("train-00000-of-00001.parquet"))
+    benchmark = load(tmp_path)
+    assert [item.id for item in benchmark.items] == [f"{name}/{k}" for name in (SOUND, COUNTING) for k in (0, 1)]
+    assert {clip.path.name[:5] for item in benchmark.items for clip in item.clips} == {"test-", "train"}
+    assert all(clip.path.name[:5] == "test-" for item in benchmark.items[2:] for clip in item.clips)
+    [rejected] = benchmark.rejected
+    assert rejected["id"] == MATCHING and "several splits (train, validation), none of them test" in rejected["reason"]
+
+
+def test_splits_that_save_to_disk_wrote(tmp_path):
+    for split in ("first", "test"):
+        write_saved(tmp_path / COUNTING, split, table(3))
+    (tmp_path / COUNTING / "dataset_dict.json").write_text('{"splits": ["first", "test"]}')
+    assert {clip.path.parent.name for item in load(tmp_path).items for clip in item.clips} == {"test"}
+
+
+@pytest.mark.parametrize("state", ['{"_data_files": [{"x": 1}]}', "[]", "{}", '{"_data_files": 3}', "{"])
+def test_a_broken_state_ends_its_instance_alone(tmp_path, state):
+    write_saved(tmp_path, MATCHING, table(3))
+    write_parquet(tmp_path, COUNTING, table(2))
+    (tmp_path / MATCHING / "state.json").write_text(state)
+    benchmark = load(tmp_path)
+    assert {item.subset for item in benchmark.items} == {COUNTING}
+    assert [rejected["id"] for rejected in benchmark.rejected] == [MATCHING]
+
+
+def test_the_fingerprint_has_the_bytes_of_cells_in_it(tmp_path):
+    for folder, k in (("a", 0), ("b", 1)):
+        audio = [{"bytes": wav_bytes(k), "path": "0.wav"}]
+        write_parquet(tmp_path / folder, COUNTING, pa.table({"audio": audio, "instruction": ["?"], "label": ["x"]}))
+    assert fingerprint(load(tmp_path / "a")) != fingerprint(load(tmp_path / "b"))
+
+
+def test_jsonl_beside_tables_is_ambiguous(tmp_path):
+    write_parquet(tmp_path, COUNTING, table(2))
+    write_jsonl(tmp_path, [row(COUNTING)])
+    with pytest.raises(UserError, match=r"has \*.jsonl and instances with tables; give the JSONL file"):
+        load(tmp_path)
+    assert len(load(tmp_path / "test.jsonl").items) == 1
 
 
 def test_kinds_are_told_apart(tmp_path, conflicts):

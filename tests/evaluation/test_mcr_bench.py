@@ -67,6 +67,8 @@ def test_two_questions_about_one_clip_are_two_pairs(tmp_path):
         ({**ROW, "text": ["a"]}, "text is not a string"),
         ({**ROW, "misleading": "A child."}, "unknown condition 'misleading'"),
         ({**ROW, "conditions": ["neutral", "noisy"]}, "unknown condition 'noisy'"),
+        ({**ROW, "audio": "x" * 300}, f"audio {'x' * 300} is not in"),
+        ({**ROW, "text": "\ud800"}, "holds half of a surrogate pair"),
         ("a.wav", "is a str"),
     ],
 )

@@ -1,0 +1,76 @@
+"""What an evaluation is one of: the model, the benchmark and the decoding that decide its answers."""
+
+import argparse
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from caad_ds.evaluation.benchmark import Benchmark
+from caad_ds.evaluation.items import Clip, Item
+from caad_ds.files import read_json
+from caad_ds.models.speech_lm import encoder_of
+
+MODEL_FILES = ("config.json", "*.safetensors", "*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt")
+
+
+def identity(args: argparse.Namespace, benchmark: Benchmark) -> dict:
+    """The setup that decides the predictions; batch size and device do not."""
+    contrasted = args.contrast_alpha is not None
+    suffix = f" + CD {args.contrast_alpha:g} {args.negative}" if contrasted else ""
+    return {
+        "name": args.name or _run_name(args.model.resolve()) + suffix,
+        "model_sha256": model_hash(args.model),
+        "benchmark": benchmark.kind,
+        "benchmark_sha256": fingerprint(benchmark),
+        "contrast_alpha": args.contrast_alpha,
+        "negative": args.negative if contrasted else None,
+        "plausibility": args.plausibility,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "seed": args.seed,
+        "max_new_tokens": args.max_new_tokens,
+        "dtype": args.dtype,
+    }
+
+
+def _run_name(folder: Path) -> str:
+    """What tables call a model: its folder's name; of `RUN/model`, which is where `train` writes it, the run's."""
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
+def model_hash(folder: Path) -> str:
+    """sha256 over the files that make a model's answers: its folder's config, weights and tokenizer, and its encoder.
+
+    Of an encoder that is no folder but a hub id, the name.
+    """
+    files = {path.relative_to(folder): path for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    config = read_json(folder / "config.json", "give the folder of a trained SpeechLM")
+    encoder = Path(encoder_of(folder, config.get("encoder")))
+    if encoder.is_dir():
+        files |= {Path("encoder", path.name): path for path in encoder.iterdir()}
+    elif encoder.is_file():
+        files[Path("encoder")] = encoder
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        if path.is_file():
+            digest.update(f"{name}:{path.stat().st_size};".encode())
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(benchmark: Benchmark) -> str:
+    """sha256 over all that the model is asked and scored by; of the clips, their bytes."""
+    sha256 = cache(Clip.sha256)  # several items ask about one clip
+
+    def facts(item: Item) -> list:
+        clips = [[sha256(clip), clip.text] for clip in item.clips]
+        return [item.id, item.condition, list(item.messages), item.gt, clips]
+
+    digest = hashlib.sha256(json.dumps(benchmark.options, sort_keys=True).encode())
+    for item in benchmark.items:
+        digest.update(json.dumps(facts(item), sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,39 @@
+"""What makes an evaluation another one: the bytes of the model, of its encoder and of the clips."""
+
+import json
+import shutil
+
+import soundfile
+
+from caad_ds.evaluation.benchmark import load
+from caad_ds.evaluation.identity import fingerprint, model_hash
+
+
+def change(file):
+    """One bit, and not the size."""
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def test_the_hash_of_a_model_has_its_encoder_in_it_wherever_it_stands(model_folder, tmp_path):
+    own = shutil.copytree(model_folder, tmp_path / "own")
+    assert model_hash(own) == model_hash(model_folder)
+    twin = tmp_path / "own" / "twin"
+    shutil.copytree(model_folder, twin, ignore=shutil.ignore_patterns("encoder"))
+    config = json.loads((twin / "config.json").read_text())
+    (twin / "config.json").write_text(json.dumps({**config, "encoder": "../encoder"}))
+    before = model_hash(own), model_hash(twin)
+    change(own / "encoder" / "model.safetensors")
+    after = model_hash(own), model_hash(twin)
+    assert before[0] != after[0] and before[1] != after[1]
+    (twin / "config.json").write_text(json.dumps({**config, "encoder": "openai/whisper-small"}))
+    assert model_hash(twin) not in (before[1], after[1])
+
+
+def test_the_fingerprint_of_a_benchmark_has_the_clips_bytes_in_it(conflicts):
+    before = fingerprint(load(conflicts))
+    assert fingerprint(load(conflicts)) == before
+    clip = conflicts / "gender" / "audio" / "1.wav"
+    change(clip)
+    assert soundfile.info(clip).frames == 8000 and fingerprint(load(conflicts)) != before
