@@ -76,6 +76,7 @@ def test_after_a_kill_no_item_is_answered_twice_whatever_the_number_of_ranks(ask
     processes[1].send_signal(signal.SIGKILL)
     status, errors = finished(processes)
     assert status == [2, -signal.SIGKILL] and "another rank has ended" in errors[0]
+    assert "GLHF" not in errors[0], "gloo's advice is not ours"
     before = keys(folder)
     assert 6 <= len(before) < 80 and len(set(before)) == len(before) and not (folder / "scores.json").exists()
     with open(folder / "predictions.1.jsonl", "a") as file:
