@@ -2,7 +2,7 @@
 
 A question enumerates where it has consecutive marks from A, a or 1 on in one style ("A. happy B. sad", "(a) yes (b)
 no", "1) loud 2) quiet"), or a list after words that introduce one ("Choose from: happy, sad, angry"). Where it does
-neither, nothing is resolved.
+neither, nothing is resolved. Marks joined by "or", "and" or a comma name several options.
 """
 
 import re
@@ -15,7 +15,7 @@ JOINT = re.compile(r"[\s,;.]*\b(?:or|and)\s*$|[\s,;.]+$", re.IGNORECASE)
 INTRODUCED = re.compile(
     r"\b(?:(?:choose|select|pick)(?:\s+one)?\s+(?:from|between|among)|(?:options?|choices?)(?:\s+(?:are|include))?|"
     r"answers?\s+(?:could|can|may|should|must)\s+be|one\s+of(?=\s*:|\s+(?:the|these)\s+(?:following|options|choices)\b))"
-    r"(?:\s+(?:the|these)?\s*(?:following|options?|choices?|answers?))*\s*:?\s*(?P<list>[^.?!\n]+)",
+    r"(?:\s+(?:the|these)?\s*(?:following|options?|choices?|answers?)|\s+one\s+of\b)*\s*:?\s*(?P<list>[^.?!\n]+)",
     re.IGNORECASE,
 )
 SEPARATOR = re.compile(r"\s*[,;/|]\s*(?:(?:or|and)\s+)?|\s+(?:or|and)\s+", re.IGNORECASE)
@@ -23,6 +23,18 @@ LONGEST = 6  # words of an option in a list without marks; more are a clause
 QUOTES = " \t[](){}'\"`*"
 
 MARK = r"(?P<mark>[A-Za-z]|\d{1,2})"
+SIGN = re.compile(r"(?<!\w)(?:[A-Za-z]|\d{1,2})(?!\w)")
+WORD = r"(?:options?|choices?)\s*(?:(?:is|are)\s*)?:?\s*"
+ONE = rf"(?:{WORD})?[(\[\"'*]*{SIGN.pattern}[)\]\"'*.:]*"
+LAST = (  # a bare "a", "I" or number before more words is an article, a pronoun or a count
+    rf"(?:{WORD})?[(\[\"'*]*(?:{SIGN.pattern}(?:[)\]\"'*.:,;]+(?!\w)|(?=\s*$))|(?<!\w)[b-hj-z](?!\w))"
+)
+BETWEEN = r"(?:\s*[,;/&]\s*(?:(?:or|and)\s+)?|\s+(?:or|and)\s+|(?<=[)\]])\s+(?=[(\[]|\w{1,2}\)))"
+SEVERAL = re.compile(
+    rf"(?:^[\s*]*(?:(?:both|either)\s+)?(?:{WORD})?|\b{WORD}|\banswers?\s*(?:is|are|:)+\s*:?\s*)"
+    rf"(?P<marks>{ONE}(?:{BETWEEN}{ONE})*{BETWEEN}{LAST})",
+    re.IGNORECASE,
+)
 ALONE = re.compile(rf"^[\W_]*{MARK}[\W_]*$")
 LEADING = re.compile(rf"^\s*(?:[(\[\"']{MARK}[)\]\"'][.:,]?|(?P<bare>[A-Za-z]|\d{{1,2}})(?:[.):](?!\d)|(?=\n)))(?=\s)")
 AFTER_WORD = re.compile(
@@ -34,7 +46,11 @@ AFTER_WORD = re.compile(
 
 
 def enumerated(question: str) -> dict[str, str]:
-    """The options that a question enumerates, by mark (A, b, 2; without marks 1, 2, ...), in order; or none."""
+    """The options that a question enumerates, by mark (A, b, 2), in order; or none.
+
+    Those of a list without marks are numbered, unless one of them is itself a number or a letter: then each is its own
+    mark.
+    """
     for style in STYLES:
         for alphabet in ALPHABETS:
             if options := _marked(question, style, alphabet):
@@ -45,10 +61,13 @@ def enumerated(question: str) -> dict[str, str]:
 def spelled_out(answer: str, options: dict[str, str]) -> str:
     """The answer with each mark of an option in it replaced by the option; unchanged where it has none.
 
-    A mark is the whole answer, begins it ("B. sad"), or follows "option", "choice" or "answer is".
+    A mark is the whole answer, begins it ("B. sad"), or follows "option", "choice" or "answer is"; so do several that
+    are joined ("B or C"). If one of these is no option's, the answer stays as it is.
     """
     if not options or _plain(answer) in map(_plain, options.values()):
         return answer
+    if SEVERAL.search(answer):
+        return SEVERAL.sub(lambda found: _options(found, options), answer).strip()
     for pattern in (ALONE, LEADING):
         if found := pattern.search(answer):
             option = _option(_mark(found), options)
@@ -56,17 +75,23 @@ def spelled_out(answer: str, options: dict[str, str]) -> str:
     return AFTER_WORD.sub(lambda found: _option(_mark(found), options) or found.group(), answer)
 
 
+def _options(found: re.Match, options: dict[str, str]) -> str:
+    """Joined marks as the options they name."""
+    named = [_option(sign, options) for sign in SIGN.findall(found["marks"])]
+    return found.group() if None in named else " or ".join(name for name in named if name)
+
+
 def _mark(found: re.Match) -> str:
     return next(value for value in found.groupdict().values() if value)
 
 
 def _option(mark: str, options: dict[str, str]) -> str | None:
-    """The option with that mark in either case, or with that place (2 or B: the second) where marks are of the other
-    kind."""
-    by_mark = {name.lower(): option for name, option in options.items()}
+    """The option with that mark in either case, the option that it is itself, or the one in that place (2 or B: the
+    second) where marks are of the other kind."""
+    by_mark = {**{_plain(option): option for option in options.values()}, **{m.lower(): o for m, o in options.items()}}
     if mark.lower() in by_mark:
         return by_mark[mark.lower()]
-    numbered = next(iter(options)).isdigit()
+    numbered = any(name.isdigit() for name in options)
     if mark.isdigit() == numbered:
         return None
     place = ascii_lowercase.index(mark.lower()) if numbered else int(mark) - 1
@@ -94,10 +119,12 @@ def _marked(question: str, style: str, alphabet: str | list[str]) -> dict[str, s
 
 
 def _introduced(question: str) -> dict[str, str]:
-    """The entries of a list after words that introduce one, marked 1, 2, ..."""
+    """The entries of a list after words that introduce one, marked 1, 2, ..., or by themselves."""
     for found in INTRODUCED.finditer(question):
         entries = [entry.strip(QUOTES) for entry in SEPARATOR.split(found["list"])]
         if len(entries) > 1 and all(entry and len(entry.split()) <= LONGEST for entry in entries):
+            if any(SIGN.fullmatch(entry) for entry in entries) and len(set(entries)) == len(entries):
+                return {entry: entry for entry in entries}
             return {str(number): entry for number, entry in enumerate(entries, 1)}
     return {}
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.matching import words
 from caad_ds.files import disk_errors, drop_cut_line
 from caad_ds.progress import progress
+from caad_ds.tracking import HIDDEN, hide_secrets
 
 TIMEOUT = 120.0  # seconds a reply may take
 PROMPT = """Question about an audio clip: {question}
@@ -38,7 +40,7 @@ class Judge:
 
     @staticmethod
     def of(args: argparse.Namespace, folder: Path) -> "Judge | None":
-        """The judge that the arguments name, if they name one; UserError where one of them is missing."""
+        """The judge that the arguments name, if they name one; UserError where one of them, or `openai`, is missing."""
         if args.judge_base_url is None and args.judge_model is None:
             return None
         if args.judge_base_url is None or args.judge_model is None:
@@ -47,6 +49,8 @@ class Judge:
         if name is not None and not os.environ.get(name):
             raise UserError(f"--judge-api-key-env {name}: that variable is not set; export the key in it")
         key = os.environ[name] if name else NO_KEY
+        if find_spec("openai") is None:
+            raise UserError("an LLM judge needs the package openai; pip install 'caad-ds[openai]'")
         return Judge(args.judge_model, args.judge_base_url, key, args.judge_concurrency, folder / "judge.jsonl")
 
     def verdicts(self, asked: Iterable[tuple[str, str, str]]) -> list[bool | None]:
@@ -85,10 +89,8 @@ class Judge:
 
     def _replies(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str | None]]:
         """Replies as they come, by hash; None for a prompt that the endpoint refuses."""
-        try:
-            import openai
-        except ImportError as error:
-            raise UserError("an LLM judge needs the package openai; pip install 'caad-ds[openai]'") from error
+        import openai
+
         with openai.OpenAI(base_url=self.base_url, api_key=self.key, timeout=TIMEOUT) as client:
 
             def ask(prompt: str) -> str | None:
@@ -97,15 +99,28 @@ class Judge:
                     said = client.chat.completions.create(model=self.model, messages=[turn], temperature=0)
                 except (openai.BadRequestError, openai.UnprocessableEntityError):
                     return None
-                return said.choices[0].message.content or ""
+                return self._content(said)
 
             try:
                 yield from _concurrently(ask, prompts, self.concurrency)
             except openai.OpenAIError as error:
-                reason = " ".join(str(error).split())[:200].replace(self.key, "***")
-                raise UserError(
-                    f"--judge-base-url {self.base_url}: {reason}; the verdicts so far are kept, run it again"
-                ) from error
+                raise self._failed(self._safe(error)) from None  # the client's own error holds the URL
+
+    def _content(self, said: object) -> str:
+        """The text of a reply; some servers answer 200 with a page, or with an error of their own."""
+        choices = getattr(said, "choices", None)
+        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+        if message is None:
+            raise self._failed("its reply is no chat completion; does the URL end in /v1?")
+        return message.content or ""
+
+    def _failed(self, reason: str) -> UserError:
+        place = hide_secrets(self.base_url)
+        return UserError(f"--judge-base-url {place}: {reason}; the verdicts so far are kept, run it again")
+
+    def _safe(self, error: Exception) -> str:
+        """An error in one short line, without the key or the credentials of a URL."""
+        return hide_secrets(" ".join(str(error).replace(self.key, HIDDEN).split()))[:200]
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:

@@ -101,11 +101,58 @@ def test_marks_in_answers(answer, meant):
     assert spelled_out(answer, enumerated(QUESTION)) == meant
 
 
-def test_a_number_that_is_itself_an_option_is_no_mark():
-    listed = enumerated("How many speakers? Choose from: 2, 3, 4")
-    assert (
-        spelled_out("2", listed) == "2" and spelled_out("3.", listed) == "3." and spelled_out("Option 2", listed) == "3"
-    )
+@pytest.mark.parametrize(
+    ("answer", "meant"),
+    [
+        ("2", "2"),
+        ("3.", "3."),
+        ("Option 2", "2"),
+        ("The answer is 2.", "The 2."),
+        ("2. There are two.", "2  There are two."),
+        ("B", "3"),
+        ("1", "1"),
+        ("2 or 3", "2 or 3"),
+    ],
+)
+def test_a_number_that_is_itself_an_option_is_no_place(answer, meant):
+    assert spelled_out(answer, enumerated("How many speakers? Choose from: 2, 3, 4.")) == meant
+    assert spelled_out("Option 2", enumerated("How many? 1) 2 2) 3 3) 4")) == "3", "a mark that is written counts first"
+
+
+@pytest.mark.parametrize("form", ["{}) or {})", "({}) ({})", "{}. or {}.", "option {} or {}", "The answer is {}, {}.",
+                                  "{}, {}", "Both {} and {}", "({}) and ({}), I think", "{} or option {} is right",
+                                  "Options: {}/{}"])  # fmt: skip
+def test_joined_marks_name_several_options(form):
+    said = form.format("B", "C")
+    assert "sad or very angry" in spelled_out(said, enumerated(QUESTION))
+    for label in ("sad", "very angry"):
+        assert not verdicts(said, label, ["happy", "sad", "very angry"], QUESTION)["option"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "meant"),
+    [
+        ("B, I think", "B, I think"),
+        ("B or a man", "B or a man"),
+        ("B. A man cries", "sad  A man cries"),
+        ("2 or 3 people", "2 or 3 people"),
+        ("B or Z.", "B or Z."),
+    ],
+)
+def test_what_only_looks_like_joined_marks(answer, meant):
+    assert spelled_out(answer, enumerated(QUESTION)) == meant
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "The answer should be one of: happy; sad; neutral",
+        "The answer must be one of the following: happy, sad or neutral.",
+        "The answer can be one of happy, sad, neutral.",
+    ],
+)
+def test_the_longest_introduction_counts(question):
+    assert list(enumerated(question).values()) == ["happy", "sad", "neutral"]
 
 
 @pytest.mark.parametrize(
