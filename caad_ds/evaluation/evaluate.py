@@ -155,7 +155,8 @@ def _shown(scores: dict) -> tuple[tuple[list[str], list[list[str]]], list[str]]:
 
 def _by_rule(scores: dict, answers: int, differing: int) -> str:
     each = ", ".join(f"{rule} {percent(count / answers)}" for rule, count in scores["rules"].items())
-    return f"{answers} answers by each rule, %: {each}; the rules differ on {differing} (disagreements.jsonl)"
+    unclear = f" ({scores['judge']['unclear']} replies neither yes nor no)" if "judge" in scores else ""
+    return f"{answers} answers by each rule, %: {each}{unclear}; the rules differ on {differing} (disagreements.jsonl)"
 
 
 def _check(args: argparse.Namespace) -> None:

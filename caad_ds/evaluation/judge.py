@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -49,8 +48,10 @@ class Judge:
         if name is not None and not os.environ.get(name):
             raise UserError(f"--judge-api-key-env {name}: that variable is not set; export the key in it")
         key = os.environ[name] if name else NO_KEY
-        if find_spec("openai") is None:
-            raise UserError("an LLM judge needs the package openai; pip install 'caad-ds[openai]'")
+        try:
+            import openai  # noqa: F401
+        except ImportError as error:
+            raise UserError("an LLM judge needs the package openai; pip install 'caad-ds[openai]'") from error
         return Judge(args.judge_model, args.judge_base_url, key, args.judge_concurrency, folder / "judge.jsonl")
 
     def verdicts(self, asked: Iterable[tuple[str, str, str]]) -> list[bool | None]:
@@ -99,6 +100,8 @@ class Judge:
                     said = client.chat.completions.create(model=self.model, messages=[turn], temperature=0)
                 except (openai.BadRequestError, openai.UnprocessableEntityError):
                     return None
+                except json.JSONDecodeError:  # what is declared as JSON and is none
+                    said = None
                 return self._content(said)
 
             try:
@@ -120,7 +123,8 @@ class Judge:
 
     def _safe(self, error: Exception) -> str:
         """An error in one short line, without the key or the credentials of a URL."""
-        return hide_secrets(" ".join(str(error).replace(self.key, HIDDEN).split()))[:200]
+        text = str(error) if self.key == NO_KEY else str(error).replace(self.key, HIDDEN)
+        return hide_secrets(" ".join(text.split()))[:200]
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from caad_ds.cli import main
+from caad_ds.errors import UserError
+from caad_ds.evaluation.judge import Judge
 
 pytest.importorskip("openai")
 KEY = "sk-not-to-be-seen"
@@ -18,6 +21,7 @@ class Endpoint:
     def __init__(self):
         self.prompts, self.keys, self.at_once, self.most = [], [], 0, 0
         self.fails_after, self.status, self.say, self.lock = None, 500, lambda prompt: "Yes.", threading.Lock()
+        self.error, self.body, self.type = f"out of service, key {KEY}", None, "application/json"
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,9 +47,10 @@ class Endpoint:
         message = {"role": "assistant", "content": self.say(body["messages"][0]["content"])}
         reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
         reply["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
-        data = json.dumps({"error": {"message": f"out of service, key {KEY}"}} if fails else reply).encode()
+        data = json.dumps({"error": {"message": self.error}} if fails else reply).encode()
+        data = data if self.body is None else self.body
         handler.send_response(self.status if fails else 200)
-        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Type", self.type)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)
@@ -118,6 +123,37 @@ def test_an_endpoint_that_dies_keeps_what_was_judged(run, endpoint, tmp_path, ca
     assert len(endpoint.prompts) == len(set(endpoint.prompts)) + 1
 
 
+def test_no_part_of_a_secret_is_told(run, endpoint, capsys):
+    endpoint.fails_after, endpoint.status, endpoint.error = 0, 401, "x" * 150 + KEY
+    url = endpoint.url.replace("//", "//me:SECRET@")
+    judge = ["--judge-base-url", url, "--judge-model", "big", "--judge-api-key-env", "JUDGE_KEY"]
+    assert run("--judge-concurrency", 1, judge=judge) == 2
+    err = capsys.readouterr().err
+    [told] = [line for line in err.splitlines() if "error:" in line]
+    assert "sk-" not in err and "SECRET" not in err and "x" * 150 in told
+
+
+@pytest.mark.parametrize(
+    ("body", "type"),
+    [
+        ("<html>Welcome</html>", "text/html"),
+        ("<html>Welcome</html>", "application/json"),
+        ('{"choices": []}', "application/json"),
+        ('{"choices": null}', "application/json"),
+        ('{"choices": [{}]}', "application/json"),
+        ('{"choices": 3}', "application/json"),
+        ("{}", "application/json"),
+        ("[]", "application/json"),
+        ("null", "application/json"),
+    ],
+)
+def test_what_is_no_chat_completion_is_told(tmp_path, endpoint, body, type):
+    endpoint.body, endpoint.type = body.encode(), type
+    judge = Judge("big", endpoint.url, KEY, 1, tmp_path / "judge.jsonl")
+    with pytest.raises(UserError, match="its reply is no chat completion; does the URL end in /v1"):
+        judge.verdicts([("How loud?", "loud", "Loud.")])
+
+
 def test_an_endpoint_that_is_not_there(run, endpoint, capsys):
     endpoint.server.shutdown()
     endpoint.server.server_close()
@@ -125,11 +161,12 @@ def test_an_endpoint_that_is_not_there(run, endpoint, capsys):
     assert "Connection error" in capsys.readouterr().err
 
 
-def test_what_the_judge_leaves_open_or_refuses_is_counted(run, endpoint, tmp_path):
+def test_what_the_judge_leaves_open_or_refuses_is_counted(run, endpoint, tmp_path, capsys):
     endpoint.say = lambda prompt: "Yes or no, who knows"
     assert run() == 0
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["judge"]["unclear"] == 28 and scores["rules"]["judge"] == 0
+    assert "judge 0.0 (28 replies neither yes nor no)" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "run")
     endpoint.prompts.clear()
     endpoint.say, endpoint.fails_after, endpoint.status = lambda prompt: "Yes", 0, 400
@@ -147,3 +184,10 @@ def test_user_mistakes(run, endpoint, capsys, monkeypatch):
     assert run() == 2
     assert "--judge-api-key-env JUDGE_KEY: that variable is not set" in capsys.readouterr().err
     assert endpoint.prompts == []
+
+
+def test_a_missing_client_is_told_before_the_first_answer(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)  # what an import of a missing package meets
+    assert run() == 2
+    assert "pip install 'caad-ds[openai]'" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "predictions.jsonl").exists()
