@@ -13,12 +13,13 @@ from caad_ds.evaluation.compared_runs import read_runs
 from caad_ds.evaluation.mlflow_log import Record, add_mlflow_arguments, check_mlflow, log_record
 from caad_ds.evaluation.plots import bars, flip_matrices
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.scores import score_groups
+from caad_ds.evaluation.scores import POOLED, score_groups
 from caad_ds.evaluation.significance import differences
 from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
 from caad_ds.evaluation.speed import speed_rows
 from caad_ds.evaluation.tables import (
     LEGEND,
+    MAIN,
     comparison_rows,
     difference_rows,
     interval_rows,
@@ -31,6 +32,7 @@ from caad_ds.files import write_atomic, write_json
 from caad_ds.progress import progress
 
 FILES = ("table.json", "table.md", "table.png", "flips.png")
+BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_adv"}
 TITLE = "Accuracy when audio and text disagree"
 NOTE = (
     "Percentages; ± is the sample deviation over runs of one name (seeds). "
@@ -112,7 +114,8 @@ def _save(folder: Path, title: str, figures: dict, parts: list[str]) -> None:
     text += [markdown(*speed_rows(speeds)), SPEED_LEGEND] if speeds else []
     write_json(folder / "table.json", {"title": title, **figures})
     write_atomic(folder / "table.md", ("\n\n".join(text) + "\n").encode())
-    bars(systems, title, folder / "table.png")
+    shown = {name: {label: groups[POOLED][key] for label, key in BARS.items()} for name, groups in systems.items()}
+    bars(shown, title, folder / "table.png")
     flip_matrices(systems, title, folder / "flips.png")
 
 

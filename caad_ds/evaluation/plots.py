@@ -5,32 +5,36 @@ import textwrap
 from itertools import product
 from pathlib import Path
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from caad_ds.evaluation.scores import POOLED
-from caad_ds.evaluation.tables import MAIN
 from caad_ds.files import write_atomic
 
 # Okabe and Ito's palette, told apart with every kind of colour vision; black is left to the error bars.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 PANELS = 4  # matrices side by side
-SHOWN = {name: key for name, key in MAIN.items() if name != "tir_adv"}
+LETTER = 0.095  # inches, a wide one of a legend or a title
 
 
-def bars(systems: dict[str, dict], title: str, path: Path) -> None:
-    """Grouped bars per condition and for shift, with 95% intervals over items, as a PNG."""
-    figure = Figure(figsize=(max(8.0, 1.5 + 0.95 * len(systems)), 4.8), layout="constrained")
+@matplotlib.rc_context({"text.parse_math": False})  # names may hold dollar signs, which would be read as mathematics
+def bars(systems: dict[str, dict[str, dict]], title: str, path: Path) -> None:
+    """Grouped bars with 95% intervals over items, as a PNG; `systems`: by name, `{value, low, high}` by label."""
+    labels = list(next(iter(systems.values())))
+    inches = max(8.0, 1.5 + len(labels) * max(0.6, 0.16 * len(systems)))
+    legend = _legend(list(systems), inches)
+    lines = sum(max(1 + name.count("\n") for name in row) for row in legend)
+    figure = Figure(figsize=(inches, 4.4 + 0.2 * lines), layout="constrained")
     axis = figure.subplots()
     width = 0.84 / len(systems)
-    for k, (name, groups) in enumerate(systems.items()):
-        metrics = [groups[POOLED][key] for key in SHOWN.values()]
-        values = [_percent(m["value"]) for m in metrics]
-        low = [value - _percent(m["low"]) for value, m in zip(values, metrics, strict=True)]
-        high = [_percent(m["high"]) - value for value, m in zip(values, metrics, strict=True)]
+    for k, (name, metrics) in enumerate(systems.items()):
+        values = [_percent(m["value"]) for m in metrics.values()]
+        low = [value - _percent(m["low"]) for value, m in zip(values, metrics.values(), strict=True)]
+        high = [_percent(m["high"]) - value for value, m in zip(values, metrics.values(), strict=True)]
         axis.bar(
-            [position + (k - (len(systems) - 1) / 2) * width for position in range(len(SHOWN))],
+            [position + (k - (len(systems) - 1) / 2) * width for position in range(len(labels))],
             values,
             0.92 * width,
             yerr=[[max(0.0, part) for part in low], [max(0.0, part) for part in high]],
@@ -38,19 +42,32 @@ def bars(systems: dict[str, dict], title: str, path: Path) -> None:
             hatch=("", "//", "..", "xx")[k // len(PALETTE) % 4],
             edgecolor="white",
             error_kw={"elinewidth": 0.9, "capsize": 2},
-            label=name,
+            label=_wrapped(name),
         )
-    axis.set_xticks(range(len(SHOWN)), [*list(SHOWN)[:-1], "shift (lower is better)"])
+    axis.set_xticks(range(len(labels)), [textwrap.fill(label, 12, break_long_words=False) for label in labels])
     axis.set_ylabel("%")
     axis.set_ylim(0, 105)
     axis.spines[["top", "right"]].set_visible(False)
     axis.yaxis.grid(True, color="0.9")
     axis.set_axisbelow(True)
-    axis.set_title(title, loc="left")
-    figure.legend(loc="outside lower center", ncols=min(4, len(systems)), frameon=False)
+    axis.set_title(textwrap.fill(title, int(inches / LETTER)), loc="left")
+    figure.legend(loc="outside lower center", ncols=len(legend[0]), frameon=False)
     _save(figure, path)
 
 
+def _legend(names: list[str], inches: float) -> list[list[str]]:
+    """The rows of a legend that is no wider than its figure."""
+    names = [_wrapped(name) for name in names]
+    widest = max(len(line) for name in names for line in name.split("\n"))
+    columns = max(1, min(PANELS, len(names), int(inches / (0.75 + LETTER * widest))))
+    return [names[start : start + columns] for start in range(0, len(names), columns)]
+
+
+def _wrapped(name: str) -> str:
+    return textwrap.fill(name, 72)
+
+
+@matplotlib.rc_context({"text.parse_math": False})
 def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
     """What a false hint does to right and wrong answers, a matrix for each system, as a PNG.
 
@@ -58,7 +75,10 @@ def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
     """
     columns = min(PANELS, len(systems))
     rows = -(-len(systems) // columns)
-    figure = Figure(figsize=(0.8 + 2.3 * columns, 1.1 + 2.35 * rows), layout="constrained")
+    names = {name: textwrap.wrap(name, 24) for name in systems}
+    inches = 2.3 + 0.17 * max(map(len, names.values()))
+    figure = Figure(figsize=(0.8 + 2.3 * columns, 1.1 + inches * rows), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.09)  # between a row's tick labels and the next one's names
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel in panels.flat[len(systems) :]:
         panel.set_visible(False)
@@ -66,7 +86,7 @@ def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
     darkest = max(share for matrix in shares.values() for row in matrix for share in row)
     for k, (name, matrix) in enumerate(shares.items()):
         _flip_matrix(panels.flat[k], matrix, darkest)
-        panels.flat[k].set_title("\n".join(textwrap.wrap(name, 24)), fontsize=10)
+        panels.flat[k].set_title("\n".join(names[name]), fontsize=10)
         panels.flat[k].tick_params(labelleft=k % columns == 0)
     figure.supylabel("without a hint", fontsize=10)
     figure.supxlabel("with the false hint", fontsize=10)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from caad_ds import cli
 from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.evaluation.plots import flips
+from caad_ds.evaluation.plots import bars, flip_matrices, flips
 from caad_ds.evaluation.scores import score
 
 ITEMS = 40
@@ -151,3 +152,38 @@ def test_scores_that_are_none_are_named(runs, capsys, scores):
     (Path(runs[0]) / "scores.json").write_text(scores)
     assert cli.main(["compare", *runs]) == 2
     assert "scores.json: not the scores of an evaluation" in capsys.readouterr().err
+
+
+NAMES = {
+    2: ["a$\\frac$b", "b"],
+    4: ["teacher", "teacher + CD 1 zero_mel", "student", "student + CD 1 zero_mel"],
+    5: ["teacher", "teacher + CD 1 zero_mel", "student of KD", "student + CD 1 zero_mel", "student of CAAD"],
+    11: [
+        f"a system whose name, number {k}, tells all of its settings: CD 1.5 silence, drawn at 0.7" for k in range(11)
+    ],
+}
+
+
+def ink(path):
+    """Where a picture is not white, bool [rows, columns]."""
+    return imread(path)[..., :3].min(-1) < 0.98
+
+
+@pytest.mark.parametrize("count", NAMES)
+def test_nothing_is_cut_off_in_the_pictures(count, tmp_path):
+    metric = {"value": 0.5, "low": 0.4, "high": 0.6}
+    bars({name: dict.fromkeys(CONDITIONS, metric) for name in NAMES[count]}, "T", tmp_path / "bars.png")
+    scores = score(np.ones((1, 4, 2), bool), 2)
+    flip_matrices({name: {"all": scores} for name in NAMES[count]}, "T", tmp_path / "flips.png")
+    for name in ("bars", "flips"):
+        found = ink(tmp_path / f"{name}.png")
+        assert not found[:, [0, 1, -2, -1]].any() and not found[[0, 1, -2, -1]].any()
+
+
+def test_names_do_not_overprint_the_row_above(tmp_path):
+    right = np.zeros((1, 4, 4), bool)
+    right[0, 0, :2] = right[0, 2, 1:3] = True  # a quarter of the items in every cell
+    flip_matrices({name: {"all": score(right, 2)} for name in "abcde"}, "T", tmp_path / "flips.png")
+    lines = ink(tmp_path / "flips.png")[:, 60:].any(1)  # right of the rotated label
+    bands = np.flatnonzero(np.diff(lines.astype(int), prepend=0) == 1)
+    assert len(bands) == 10, "title; twice names, two cells, ticks; label"
