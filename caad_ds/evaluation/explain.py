@@ -78,34 +78,39 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     items = chosen(Benchmark.load(args.benchmark), args.items)
     instructions = Instructions.load(args.instructions) if args.instructions else None
-    setting = _load(args)
-    rejected = []
+    setting, saved = _load(args), 0
+    rejected: dict[str, str] = {}  # a row once, whatever its conditions
     with progress("explaining", len(items)) as advance:
         for item in items:
             clips = {id(loaded): Clips(loaded.encoder) for loaded in (setting.teacher, setting.answerer)}
             failed = [reason for one in clips.values() if not one.hear([item]) for reason in one.failed.values()]
             if failed:
-                rejected.append({"id": item.id, "reason": f"audio {item.clips[0]}: {failed[0]}"})
+                rejected[item.id] = f"audio {item.clips[0]}: {failed[0]}"
             else:
                 answer = _answer(setting, clips, item, instructions, args)
                 found = {**described(item, args), **explained(setting, clips, item, answer, args.top)}
                 stem = args.out / f"{quote(item.id, safe='')}.{item.condition}"
                 write_json(stem.with_name(f"{stem.name}.json"), found)
                 draw(found, stem)
+                saved += 1
             advance(1)
-    show_rejected(rejected, None)
-    print(f"saved {len(items) - len(rejected)} pictures and their numbers in {args.out}")
+    show_rejected([{"id": name, "reason": reason} for name, reason in rejected.items()], None)
+    print(f"saved {saved} pictures and their numbers in {args.out}")
     return ROWS_REJECTED if rejected else 0
 
 
 def chosen(benchmark: Benchmark, names: Sequence[str]) -> list[Item]:
-    """The items `ID:condition`, or of `ID` all four; UserError names one that is not there."""
+    """The items `ID:condition`, or of `ID` all four; UserError names one that is not there or was rejected."""
     by_row = {row.id: list(row.items()) for row in benchmark.rows}
     by_item = {f"{item.id}:{item.condition}": [item] for items in by_row.values() for item in items}
+    reasons = {row["id"]: row["reason"] for row in benchmark.rejected}
     found = {}
     for name in names:
         items = by_row.get(name) or by_item.get(name)
         if items is None:
+            row = name if name in reasons else name.rpartition(":")[0]
+            if row in reasons:
+                raise UserError(f"--items {name}: the benchmark's row cannot be used ({reasons[row]}); mend it")
             near = difflib.get_close_matches(name, [*by_row, *by_item], n=1) or [next(iter(by_item))]
             raise UserError(f"--items {name}: no such item in the benchmark; one is {near[0]}")
         found.update({(item.id, item.condition): item for item in items})
@@ -121,7 +126,8 @@ def explained(setting: Setting, clips: dict[int, Clips], item: Item, answer: lis
     positions = []
     for place, token in enumerate(answer):
         here = {name: p[place] for name, p in signals.items()}
-        likeliest = torch.stack(list(here.values())).amax(0).topk(top).indices.tolist()
+        most = torch.stack(list(here.values())).amax(0)
+        likeliest = most.topk(min(top, len(most))).indices.tolist()
         shown = sorted({*likeliest, token}, key=lambda one, p=here["target"]: (-float(p[one]), one))
         listed = [{"id": t, "text": told(t), **{name: float(p[t]) for name, p in here.items()}} for t in shown]
         positions.append({"id": token, "text": told(token), "tokens": listed})

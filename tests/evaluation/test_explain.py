@@ -124,6 +124,26 @@ def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, caps
     assert explain("--items", "gender/0:neutral", "gender/1:neutral", "--max-new-tokens", 2, out="rest") == 3
     assert {p.stem for p in (tmp_path / "rest").iterdir()} == {"gender%2F1.neutral"}
     assert "gender/0: audio" in capsys.readouterr().err
+    assert explain("--items", "gender/0", "gender/1:neutral", "--max-new-tokens", 2, out="rest") == 3
+    said = capsys.readouterr()
+    assert said.err.count("gender/0: audio") == 1 and "1 rows were left out" in said.err, "one row, not its conditions"
+    assert "saved 1 pictures" in said.out
+
+
+def test_a_row_that_was_rejected_is_told_with_its_reason(explain, conflicts, capsys):
+    rows = json.loads((conflicts / "gender" / "gender.json").read_text())
+    del rows[2]["gt"]
+    (conflicts / "gender" / "gender.json").write_text(json.dumps(rows))
+    for name in ("gender/2", "gender/2:adversarial"):
+        assert explain("--items", name) == 2
+        told = capsys.readouterr().err
+        assert f"--items {name}: the benchmark's row cannot be used" in told and "gt" in told
+
+
+def test_more_tokens_than_there_are(explain, tmp_path):
+    assert explain("--items", "gender/0:neutral", "--max-new-tokens", 1, "--top", 100000) == 0
+    [position] = found(tmp_path, "gender%2F0.neutral")["positions"]
+    assert len(position["tokens"]) == 40, "the whole vocabulary"
 
 
 def test_tokens_of_byte_level_bpe_are_told_as_text():
