@@ -1,21 +1,26 @@
 """`caad-ds compare` of Dynamic-SUPERB runs: a row per system, a column per dimension and ALL."""
 
-import argparse
-from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from caad_ds.evaluation.comparison import Comparison
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.dynamic_superb_scores import difference, score_instances
-from caad_ds.evaluation.mlflow_log import Record, log_record
+from caad_ds.evaluation.dynamic_superb_scores import differences, score_instances
+from caad_ds.evaluation.plots import bars
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.tables import SIGNIFICANT, markdown, show, terminal, with_deviation, with_interval
-from caad_ds.files import write_atomic, write_json
+from caad_ds.evaluation.tables import (
+    SIGNIFICANT,
+    difference_rows,
+    interval_rows,
+    markdown,
+    significance_legend,
+    with_deviation,
+)
 from caad_ds.progress import progress
 
-NOTE = (
-    "Percentages; ± is the sample deviation over runs of one name (seeds). *: the 95% interval of the difference from "
-    "{} on the same items excludes 0 (paired bootstrap over items; not corrected for the number of comparisons)."
+NOTE = "Percentages; ± is the sample deviation over runs of one name (seeds)."
+TEST = (
+    "paired bootstrap over the items of each instance. It speaks of these models and instances and of items like "
+    "these, not of other seeds."
 )
 
 
@@ -24,41 +29,24 @@ def is_dynamic_superb(run: Path) -> bool:
     return RunFolder(run).read_scores()["setup"].get("benchmark") == DynamicSuperb.kind
 
 
-def compare_dimensions(
-    runs: dict[str, list[list[dict]]], baseline: str, title: str, args: argparse.Namespace,
-    about: list[str],
-) -> None:  # fmt: skip
-    """Prints the table of the runs of each name; saves it with `args.out` and logs it with `args.mlflow`."""
-    systems, differences = {}, {}
+def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: str) -> Comparison:
+    """Of the runs of each name: dimensions and ALL, each tested against the baseline's."""
+    systems = {}
     with progress("comparing", len(runs)) as advance:
         for name, predictions in runs.items():
             systems[name] = score_instances(predictions)
-            if name != baseline:
-                differences[name] = difference(predictions, runs[baseline])
             advance(1)
-    header = ["system", "runs", *_figures(systems[baseline])]
-    table = header, [_row(name, scores, differences.get(name, {})) for name, scores in systems.items()]
-    notes = [*([NOTE.format(baseline)] if differences else []), *about]
-    show(terminal(title, *table), *notes)
-    with nullcontext(args.out) if args.out else TemporaryDirectory() as place:
-        files = [Path(place) / "table.json", Path(place) / "table.md"]
-        if args.out or args.mlflow:
-            intervals = [[name, *map(with_interval, _figures(scores).values())] for name, scores in systems.items()]
-            parts = [f"# {title}", markdown(*table), *notes, markdown([header[0], *header[2:]], intervals)]
-            saved = {
-                "title": title,
-                "baseline": baseline,
-                "systems": systems,
-                "differences": differences,
-                "notes": about,
-            }
-            write_json(files[0], saved)
-            write_atomic(files[1], ("\n\n".join(parts) + "\n").encode())
-        if args.out:
-            show(f"saved {args.out}/table.json, table.md")
-        if args.mlflow:
-            params = {"title": title, "baseline": baseline, "systems": ", ".join(systems)}
-            log_record(args, Path(place), Record(title, params, {}, table, files))
+    with progress(f"differences from {baseline}"):
+        found = differences(runs, baseline)
+    figures = {name: _figures(scores) for name, scores in systems.items()}
+    rows = [_row(name, systems[name]["runs"], figures[name], found.get(name, {})) for name in systems]
+    details = [markdown(*interval_rows(figures))]
+    if found:
+        details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(found))]
+    legends = [NOTE, *([significance_legend(baseline, len(found), TEST)] if found else [])]
+    table = ["system", "runs", *figures[baseline]], rows
+    pictures = {"table.png": lambda file: bars(figures, title, file)}
+    return Comparison(title, baseline, systems, found, table, legends, details, pictures)
 
 
 def _figures(scores: dict) -> dict[str, dict]:
@@ -66,7 +54,7 @@ def _figures(scores: dict) -> dict[str, dict]:
     return scores["dimensions"] | ({overall["name"]: overall} if "value" in overall else {})
 
 
-def _row(name: str, scores: dict, differences: dict[str, dict]) -> list[str]:
-    marks = [SIGNIFICANT if differences.get(figure, {}).get("significant") else "" for figure in _figures(scores)]
-    figures = [with_deviation(figure) for figure in _figures(scores).values()]
-    return [name, str(scores["runs"]), *(figure + mark for figure, mark in zip(figures, marks, strict=True))]
+def _row(name: str, runs: int, figures: dict[str, dict], differences: dict[str, dict]) -> list[str]:
+    marks = [SIGNIFICANT if differences.get(figure, {}).get("significant") else "" for figure in figures]
+    cells = [with_deviation(figure) for figure in figures.values()]
+    return [name, str(runs), *(cell + mark for cell, mark in zip(cells, marks, strict=True))]

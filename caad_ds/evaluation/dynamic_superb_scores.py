@@ -13,6 +13,8 @@ import numpy as np
 
 from caad_ds.evaluation.dynamic_superb import dimensions
 from caad_ds.evaluation.scores import DRAWS, RULES, interval
+from caad_ds.evaluation.significance import DRAWS as PAIRED_DRAWS
+from caad_ds.evaluation.significance import adjust, difference_of
 from caad_ds.evaluation.tables import percent, with_interval
 
 OUTSIDE = "AUDIO"
@@ -43,22 +45,28 @@ def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -
     }
 
 
-def difference(runs: list[list[dict]], baseline: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict:
-    """By dimension, and for ALL: mean over `runs` minus mean over `baseline`, runs on the same items.
+def differences(systems: dict[str, list[list[dict]]], baseline: str, draws: int = PAIRED_DRAWS) -> dict[str, dict]:
+    """By system but the baseline, and by dimension and ALL: mean over its runs minus mean over the baseline's.
 
-    `{value, low, high, significant}`: the 95% interval of a bootstrap with the same draw for both, and whether it
-    excludes 0.
+    `systems`: runs on the same items. A difference is one of `significance.differences`, all by the bootstrap: means of
+    instances of different sizes are no sums over items, which an exact test would need. It draws within each instance,
+    the same items for both systems.
     """
-    drawn = _Drawn([*runs, *baseline], draws, seed)
+    found = {name: _difference(runs, systems[baseline], draws) for name, runs in systems.items() if name != baseline}
+    for figure in next(iter(found.values()), {}):
+        adjust([figures[figure] for figures in found.values()])
+    return found
+
+
+def _difference(runs: list[list[dict]], baseline: list[list[dict]], draws: int) -> dict[str, dict]:
+    drawn = _Drawn([*runs, *baseline], draws, seed=0)
     dimension, overall = _groups(drawn.items)
     found = {}
     for name, ours in {**dimension, **overall}.items():
-        if not ours:
-            continue
-        point, spread = (mean[..., RULES.index("right"), :] for mean in drawn.mean(ours))
-        value, each = (part[..., : len(runs)].mean(-1) - part[..., len(runs) :].mean(-1) for part in (point, spread))
-        low, high = interval(each)
-        found[name] = {"value": float(value), "low": low, "high": high, "significant": low * high > 0}
+        if ours:
+            means = (mean[..., RULES.index("right"), :] for mean in drawn.mean(ours))
+            value, each = (part[..., : len(runs)].mean(-1) - part[..., len(runs) :].mean(-1) for part in means)
+            found[name] = difference_of(float(value), each)
     return found
 
 

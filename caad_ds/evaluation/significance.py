@@ -77,9 +77,9 @@ def _of_items(
         for metric in point:
             value = point[metric][rows[name]].mean() - point[metric][rows[baseline]].mean()
             draw = drawn[metric][:, rows[name]].mean(-1) - drawn[metric][:, rows[baseline]].mean(-1)
-            found[name][metric] = _difference(value, draw, exact.get(metric))
+            found[name][metric] = difference_of(value, draw, exact.get(metric))
     for metric in point:
-        _adjust([metrics[metric] for metrics in found.values() if metrics[metric]["p"] is not None])
+        adjust([metrics[metric] for metrics in found.values() if metrics[metric]["p"] is not None])
     return found
 
 
@@ -92,7 +92,8 @@ def _exact_tests(ours: np.ndarray, theirs: np.ndarray) -> Iterator[dict]:
     return (sign_flip(mine, other) for mine, other in pairs)
 
 
-def _difference(value: float, drawn: np.ndarray, exact: dict | None) -> dict:
+def difference_of(value: float, drawn: np.ndarray, exact: dict | None = None) -> dict:
+    """A difference, from its bootstrap's draws [draws], as `{value, low, high, test, p}`; all None where undefined."""
     if np.isnan(value):
         return dict.fromkeys(("value", "low", "high", "test", "p", "p_holm", "significant"))
     low, high = interval(drawn)
@@ -107,7 +108,8 @@ def _bootstrap_p(drawn: np.ndarray) -> float:
     return min(1.0, float(2 * (1 + side) / (1 + len(known))))
 
 
-def _adjust(family: list[dict]) -> None:
+def adjust(family: list[dict]) -> None:
+    """Adds `p_holm` and `significant` to the differences of several systems in one figure."""
     for difference, p in zip(family, holm([difference["p"] for difference in family]), strict=True):
         difference.update(p_holm=p, significant=p < 1 - LEVEL)
 

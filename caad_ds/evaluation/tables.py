@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from caad_ds.evaluation.mcr_bench import CONDITIONS
+from caad_ds.evaluation.mcr_bench import CONDITIONS, HINTS
 from caad_ds.evaluation.scores import LEVEL, POOLED
 
 UNWRAPPED = 240
@@ -21,7 +21,12 @@ SUBSET_LEGEND = (
     "strict: neutral, answers that name one option alone."
 )
 SIGNIFICANT = "*"
+EXACT = (
+    "exact test on the items that differ (McNemar's with one run each), for shift and MRS a paired bootstrap. It "
+    "speaks of these models and of items like these, not of other seeds."
+)
 MAIN = {**{c: f"accuracy_{c}" for c in CONDITIONS}, "shift": "shift", "tir_adv": "tir_adversarial"}
+FIGURES = {**MAIN, **{f"NormAcc {c}": f"norm_accuracy_{c}" for c in HINTS}, "MRS": "mrs"}
 
 
 def percent(value: float | None) -> str:
@@ -72,12 +77,11 @@ def comparison_rows(systems: dict[str, dict], differences: dict[str, dict]) -> t
     return header, rows
 
 
-def difference_rows(differences: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what the systems differ by from the baseline, in points, over all subsets."""
+def difference_rows(differences: dict[str, dict[str, dict]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what the systems differ by from the baseline, in points, from differences by label."""
     rows = []
-    for system, groups in differences.items():
-        for name, key in {**MAIN, "MRS": "mrs"}.items():
-            found = groups[POOLED][key]
+    for system, figures in differences.items():
+        for name, found in figures.items():
             points = _points(found["value"]) + (SIGNIFICANT if found["significant"] else "")
             bounds = f"[{_points(found['low'])}, {_points(found['high'])}]"
             items = f"{found['higher']} / {found['lower']}" if found["test"] == "exact" else "-"
@@ -85,21 +89,16 @@ def difference_rows(differences: dict[str, dict]) -> tuple[list[str], list[list[
     return ["system", "figure", "difference", "95% interval", "items above / below", "p", "p (Holm)"], rows
 
 
-def interval_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the main figures with their intervals over items."""
-    rows = [[s, *(with_interval(groups[POOLED][key]) for key in MAIN.values())] for s, groups in systems.items()]
-    return ["system", *MAIN], rows
+def interval_rows(systems: dict[str, dict[str, dict]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of figures by label with their intervals over items."""
+    rows = [[system, *map(with_interval, figures.values())] for system, figures in systems.items()]
+    return ["system", *next(iter(systems.values()))], rows
 
 
-def significance_legend(baseline: str, others: int) -> str:
+def significance_legend(baseline: str, others: int, test: str) -> str:
     """What the mark in a comparison means."""
     over = f"after Holm's correction over the {others} systems of its column" if others > 1 else ""
-    return (
-        f"Marked {SIGNIFICANT}: differs from {baseline}, p < {1 - LEVEL:g} {over}".rstrip()
-        + "; exact test on the items that "
-        "differ (McNemar's with one run each), for shift and MRS a paired bootstrap. It speaks of these models "
-        "and of items like these, not of other seeds."
-    )
+    return f"Marked {SIGNIFICANT}: differs from {baseline}, p < {1 - LEVEL:g} {over}".rstrip() + f"; {test}"
 
 
 def terminal(title: str, header: list[str], rows: list[list[str]]) -> Table:

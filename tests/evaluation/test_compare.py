@@ -63,6 +63,10 @@ def test_significant_differences_are_marked_and_listed(runs, tmp_path, capsys):
     assert [shown[name]["neutral"] for name in shown] == ["75.0", "75.0", "75.0"]
     assert "| CAAD | adversarial | +40.0* | [" in text and "| 16 / 0 | < 0.001 | < 0.001 |" in text
     assert "| teacher | adversarial | -2.5 | [" in text and "| 0 / 1 | 1.000 | 1.000 |" in text
+    header = "| system | neutral | faithful | adversarial | irrelevant | shift | tir_adv | NormAcc faithful |"
+    assert f"{header} NormAcc adversarial | NormAcc irrelevant | MRS |" in text
+    [caad] = [line for line in text.split(header)[1].splitlines() if line.startswith("| CAAD |")][:1]
+    assert [cell.split(" [")[0].strip() for cell in caad.split(" | ")][7:] == ["100.0", "90.0", "100.0", "92.0"]
     saved = json.loads((tmp_path / "out" / "table.json").read_text())
     assert saved["baseline"] == "Std KD" and list(saved["differences"]) == ["teacher", "CAAD"]
     found = saved["differences"]["CAAD"]["all"]["accuracy_adversarial"]

@@ -14,7 +14,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation import evaluate
 from caad_ds.evaluation.benchmark import load
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb, dimensions
-from caad_ds.evaluation.dynamic_superb_scores import difference, score_instances
+from caad_ds.evaluation.dynamic_superb_scores import differences, score_instances
 from caad_ds.evaluation.identity import fingerprint
 
 COUNTING, MATCHING = "SpeakerCounting_LibriTTS-TestClean", "SpeakerVerification_VCTK-multiaudio"
@@ -283,13 +283,56 @@ def test_several_runs_share_their_draws():
 
 def test_differences_are_paired_over_items():
     better, worse = predictions({COUNTING: 60, MATCHING: 50}, 100), predictions({COUNTING: 52, MATCHING: 50}, 100)
-    found = difference([better], [worse])
+    found = differences({"worse": [worse], "better": [better]}, "worse")["better"]
     assert set(found) == {"SPK (2 of 7)", "mean of 2 of 51"}
     gain = found["mean of 2 of 51"]
     assert gain["value"] == pytest.approx(0.04) and gain["significant"]
     # 8 of 100 items differ in one of two instances: sd sqrt(.08 * .92 / 100) / 2; unpaired it would be 0.05.
     assert gain["high"] - gain["low"] == pytest.approx(2 * 1.96 * 0.0136, rel=0.15)
-    assert not difference([better, worse], [worse, better])["mean of 2 of 51"]["significant"]
+    same = differences({"a": [better, worse], "b": [worse, better]}, "a")["b"]["mean of 2 of 51"]
+    assert same["value"] == 0 and same["p"] == 1 and not same["significant"]
+
+
+def test_p_values_are_of_unweighted_means_and_corrected():
+    """Two items of a small instance outweigh ten of a large one, which a test over pooled items would not see."""
+
+    def system(small, large):
+        return [predictions({COUNTING: small}, 10) + predictions({MATCHING: large}, 200)]
+
+    systems = {"base": system(2, 100), "up": system(9, 97), "same": system(2, 100)}
+    found = differences(systems, "base")
+    up, same = (found[name]["mean of 2 of 51"] for name in ("up", "same"))
+    assert up["value"] == pytest.approx((0.7 - 3 / 200) / 2) and up["test"] == "bootstrap"
+    assert up["p"] < 0.01 and up["p_holm"] == pytest.approx(2 * up["p"]) and up["significant"]
+    assert same["p"] == same["p_holm"] == 1 and not same["significant"]
+    assert "p_holm" in found["up"]["SPK (2 of 7)"]
+
+
+def test_a_comparison_tests_dimensions_and_draws_them(tmp_path, capsys):
+    speed = {
+        "parameters": {"total": 2e6}, "memory_mib": {"weights": 8.0, "working": 1.0}, "device": "CPU", "threads": 1,
+        "dtype": "float32", "runs": [{"batch_size": 4, "tokens_per_second": {"median": 9, "low": 8, "high": 10}}],
+    }  # fmt: skip
+    for name, right in (("base", 20), ("up", 70), ("same", 20)):
+        (tmp_path / name).mkdir()
+        lines = [{**p, "condition": None, "gt": "x", "prediction": "y"} for p in predictions({COUNTING: right}, 100)]
+        (tmp_path / name / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        setup = {"name": name, "benchmark": "dynamic-superb", "benchmark_sha256": "b", "model_sha256": name}
+        scored = {"instances": {COUNTING: {"items": 100}}, "rejected": []}
+        text = json.dumps({"name": name, "setup": setup, "speed": speed, **scored})
+        (tmp_path / name / "scores.json").write_text(text)
+    runs = [str(tmp_path / name) for name in ("base", "up", "same")]
+    assert main(["compare", *runs, "--out", str(tmp_path / "table")]) == 0
+    out = capsys.readouterr().out
+    assert "Marked *: differs from base, p < 0.05 after Holm's correction over the 2 systems" in out
+    assert "Size and speed" in out and "table.png" in out and "flips.png" not in out
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "| up | 1 | 70.0* | 70.0* |" in text and "| same | 1 | 20.0 | 20.0 |" in text
+    assert "| up | mean of 1 of 51 | +50.0* | [" in text and "| - | < 0.001 | 0.002 |" in text
+    saved = json.loads((tmp_path / "table" / "table.json").read_text())
+    assert saved["differences"]["up"]["mean of 1 of 51"]["p"] == pytest.approx(2 / 2001)
+    assert saved["speed"]["base"] == speed
+    assert (tmp_path / "table" / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture

@@ -1,0 +1,58 @@
+"""What `compare` found, whatever the benchmark, and its way to the terminal, the files and MLflow."""
+
+import argparse
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from caad_ds.evaluation.mlflow_log import Record, log_record
+from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
+from caad_ds.evaluation.speed import speed_rows
+from caad_ds.evaluation.tables import markdown, show, terminal
+from caad_ds.files import write_atomic, write_json
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores by system, differences from the baseline, the table that is shown, and what the files hold beside it.
+
+    `details` are further parts of table.md; `pictures` draw themselves, by file name.
+    """
+
+    title: str
+    baseline: str
+    systems: dict[str, dict]
+    differences: dict[str, dict]
+    table: tuple[list[str], list[list[str]]]
+    legends: list[str]
+    details: list[str]
+    pictures: dict[str, Callable[[Path], None]]
+
+
+def publish(found: Comparison, speeds: dict[str, dict], notes: list[str], args: argparse.Namespace) -> None:
+    """Prints the tables, `notes` on the runs below; saves all with `args.out` and logs it with `args.mlflow`."""
+    show(terminal(found.title, *found.table), *found.legends, *notes)
+    if speeds:
+        show(terminal("Size and speed", *speed_rows(speeds)), SPEED_LEGEND)
+    files = ["table.json", "table.md", *found.pictures]
+    with nullcontext(args.out) if args.out else TemporaryDirectory() as place:
+        folder = Path(place)
+        if args.out or args.mlflow:
+            _save(found, speeds, notes, folder)
+        if args.out:
+            show(f"saved {args.out}/{', '.join(files)}")
+        if args.mlflow:
+            params = {"title": found.title, "baseline": found.baseline, "systems": ", ".join(found.systems)}
+            log_record(args, folder, Record(found.title, params, {}, found.table, [folder / name for name in files]))
+
+
+def _save(found: Comparison, speeds: dict[str, dict], notes: list[str], folder: Path) -> None:
+    text = [f"# {found.title}", markdown(*found.table), *found.legends, *notes, *found.details]
+    text += [markdown(*speed_rows(speeds)), SPEED_LEGEND] if speeds else []
+    figures = {"systems": found.systems, "baseline": found.baseline, "differences": found.differences}
+    write_json(folder / "table.json", {"title": found.title, **figures, "speed": speeds, "notes": notes})
+    write_atomic(folder / "table.md", ("\n\n".join(text) + "\n").encode())
+    for name, draw in found.pictures.items():
+        draw(folder / name)
