@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     if not count:
         raise UserError(f"{args.root}: source {args.source} gave no usable record{rejects.why}")
     cut = f", {totals['cut']} too long and cut ({args.too_long})" if totals["cut"] else ""
-    print(f"{args.out}: {count} records, {totals['seconds'] / 3600:.2f} hours{cut}{rejects.summary}")
+    untold = f", {totals['untold']} without text" if totals["untold"] else ""
+    print(f"{args.out}: {count} records, {totals['seconds'] / 3600:.2f} hours{untold}{cut}{rejects.summary}")
     return 0
 
 
@@ -170,12 +171,13 @@ def _without(records: Iterator[dict | Rejected], journal: Journal) -> Iterator[d
 
 
 def _outcomes(journal: Journal, totals: Counter[str]) -> Iterator[dict | Rejected]:
-    """The journal's records and rejects, their `seconds` and how many were `cut` added up in `totals`."""
+    """The journal's records and rejects; `totals` adds up `seconds`, how many were `cut`, how many have no text."""
     for settled in journal:
         if settled["reason"]:
             yield Rejected(settled["id"], settled["reason"])
         totals["cut"] += settled["cut"]
         for record in settled["kept"]:
+            totals["untold"] += not all(audio.get("text") for audio in record["audios"])
             totals["seconds"] += sum(audio["duration"] for audio in record["audios"])
             yield record
 

@@ -171,7 +171,7 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
         "good.wav": "an earlier record has this id",
     }.items():
         assert reason in rejected[name]
-    assert "6 records" in (said := capsys.readouterr().out) and "11 rejected" in said
+    assert "6 records, 0.00 hours, 6 without text" in (said := capsys.readouterr().out) and "11 rejected" in said
     prep(ingest, "jsonl", "--root", listing, "--out", out, "--follow-links")
     assert "link.wav" in {record["id"] for record in read(out)}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
