@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import signal
 import time
+from multiprocessing import forkserver
 
 import pytest
 from llm import make_llm
@@ -16,6 +17,16 @@ PROCESSES = multiprocessing.get_context("forkserver")
 IMPORTS = ["__main__", "data_prep.pseudo_gt"]
 LLM_IMPORTS = ["data_prep.engines.sampling", "caad_ds.models.pretrained", "transformers.models.llama.modeling_llama"]
 OUTPUTS = ("answered.jsonl", "answered.rejected.jsonl", "answered.settings.json")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_server():
+    """There is one fork server in a process: it ends here, since the tests of training want one with other imports."""
+    server = forkserver._forkserver
+    imports = server._preload_modules
+    yield
+    server._stop()
+    server.set_forkserver_preload(imports)
 
 
 def start(arguments, out):
