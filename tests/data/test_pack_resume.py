@@ -40,11 +40,11 @@ def kill_and_go_on(manifest: Path, folder: Path, kills: int, workers: int) -> No
     seen = set()
     for kill in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        if kill % 2:  # in the midst, after some of the work, not only in the start
+        if kill % 2 == 0:  # in the midst, after some of the work, not only in the start
             wanted = len(list(folder.glob("train-*.tar"))) + 1
             while process.poll() is None and len(list(folder.glob("train-*.tar"))) < wanted:
-                time.sleep(0.002)
-            time.sleep(draw.uniform(0, 0.05))
+                time.sleep(0.0005)
+            time.sleep(draw.uniform(0, 0.003))
         else:
             time.sleep(draw.uniform(0.1, 1.0))
         process.send_signal(signal.SIGKILL)
