@@ -42,7 +42,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:
 def read_placed(path: Path) -> Iterator[tuple[int, int, dict | Rejected]]:
     """As `read_rows`, with the byte offset of the line after its number."""
     place = 0
-    with _open(path) as lines:
+    with opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield (
@@ -63,12 +63,13 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
 
 def count_lines(path: Path) -> int:
     """The number of lines of a file, blank ones included: a total for the progress of reading it."""
-    with _open(path) as file:
+    with opened(path) as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read bytes from; UserError if it cannot be opened or read."""
     try:
         with open(path, "rb") as file:
             yield file

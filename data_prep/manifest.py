@@ -9,7 +9,7 @@ from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
 from caad_ds.files import writing
 from caad_ds.progress import track, waiting
-from data_prep.jsonl import Rejected, count_lines, read_rows, to_line
+from data_prep.jsonl import Rejected, count_lines, opened, read_rows, to_line
 
 FIELDS: dict[str, type] = {
     "id": str,
@@ -93,11 +93,8 @@ def write_manifest(path: Path, records: Iterable[dict]) -> int:
 
 def manifest_hash(path: Path) -> str:
     """sha256 of a manifest; UserError if it cannot be read."""
-    try:
-        with waiting(f"reading {path}"), open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    with waiting(f"reading {path}"), opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def validate(record: dict, where: str) -> None:

@@ -1,6 +1,8 @@
 """What holds for every test: one thread, no telemetry, no model hub, the CPU where there is no GPU."""
 
 import os
+import shutil
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -24,3 +26,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not HAS_GPU:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory) -> Path:
+    """A SQLite file with MLflow's tables, which take it seconds to make."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def mlflow_uri(mlflow_tables, tmp_path) -> str:
+    """A SQLite store without runs."""
+    (tmp_path / "store").mkdir()
+    shutil.copy(mlflow_tables, tmp_path / "store" / "mlflow.db")
+    return f"sqlite:///{tmp_path}/store/mlflow.db"

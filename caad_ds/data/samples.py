@@ -1,5 +1,6 @@
 """What an index says of each sample, held in columns: an entry as an object takes four times as much memory."""
 
+from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,9 +34,9 @@ class _Entries(Sequence[SampleEntry]):
 
     __slots__ = ()
 
+    @abstractmethod
     def at(self, number: int) -> SampleEntry:
         """The entry at a place from 0 to the length, which is not checked."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, place: int) -> SampleEntry: ...

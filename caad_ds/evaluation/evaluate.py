@@ -13,7 +13,7 @@ from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.benchmark import KINDS, Benchmark, load
-from caad_ds.evaluation.decoding import Contrast, Sampling, decode
+from caad_ds.evaluation.decoding import Contrast, Sampling, check_contrast, decode
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
 from caad_ds.evaluation.identity import identity
@@ -160,10 +160,7 @@ def _by_rule(scores: dict, answers: int, differing: int) -> str:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.contrast_alpha is not None and not 0 <= args.contrast_alpha < float("inf"):
-        raise UserError(f"--contrast-alpha {args.contrast_alpha}: give a finite number of at least 0")
-    if args.plausibility is not None and not 0 < args.plausibility <= 1:
-        raise UserError(f"--plausibility {args.plausibility}: give a number in (0, 1]")
+    check_contrast(args.contrast_alpha, args.plausibility)
     if args.plausibility is not None and args.contrast_alpha is None:
         raise UserError("--plausibility: belongs to contrastive decoding; give --contrast-alpha as well")
     if args.temperature is not None and not 0 < args.temperature < float("inf"):

@@ -22,9 +22,9 @@ from caad_ds.data.instructions import Instructions
 from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
 from caad_ds.errors import UserError
-from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, generate
+from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, check_contrast, generate
 from caad_ds.evaluation.evaluate import ROWS_REJECTED
-from caad_ds.evaluation.inference import DTYPES, Clips, Loaded
+from caad_ds.evaluation.inference import Clips, Loaded, add_device_arguments
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.tables import show_rejected
@@ -69,8 +69,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of all distributions (default 1)")
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="tokens of each position (default 5)")
     parser.add_argument("--max-new-tokens", type=positive, default=32, metavar="N", help="per answer (default 32)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the models' (default float32)")
+    add_device_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -237,10 +236,7 @@ def _load(args: argparse.Namespace) -> Setting:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not 0 <= args.contrast_alpha < float("inf"):
-        raise UserError(f"--contrast-alpha {args.contrast_alpha}: give a finite number of at least 0")
-    if args.plausibility is not None and not 0 < args.plausibility <= 1:
-        raise UserError(f"--plausibility {args.plausibility}: give a number in (0, 1]")
+    check_contrast(args.contrast_alpha, args.plausibility)
     if not 0 < args.temperature < float("inf"):
         raise UserError(f"--temperature {args.temperature}: give a finite number above 0")
     if args.instructions and args.answer != "gt":

@@ -123,5 +123,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmark", type=Path, required=True, metavar="DIR", help="folder of a benchmark")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="items at once (default 32)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each subset")
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where every command that runs models runs them, and in what."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the model's (default float32)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the models (default float32)")

@@ -15,7 +15,7 @@ from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, generate
-from caad_ds.evaluation.inference import DTYPES, Clips, Loaded
+from caad_ds.evaluation.inference import Clips, Loaded, add_device_arguments
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.meter import Clock, Timing, description, spread, synchronize, timed
@@ -61,8 +61,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="beside batch 1 (default 8)")
     parser.add_argument("--tokens", type=positive, default=32, metavar="N", help="of each answer (default 32)")
     parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="timed turns (default 5)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the models' (default float32)")
+    add_device_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="writes speed.md and speed.json there")
 
 

@@ -1,7 +1,6 @@
 """`--mlflow` of evaluate and compare: into real SQLite stores, and beside servers that are gone or silent."""
 
 import json
-import shutil
 import socket
 import time
 
@@ -14,19 +13,9 @@ from caad_ds.evaluation import mlflow_log
 EXPERIMENT = "caad-ds-evaluation"
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory):
-    """A SQLite file with MLflow's tables, which take it seconds to make."""
-    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
-def uri(tables, tmp_path):
-    (tmp_path / "store").mkdir()
-    shutil.copy(tables, tmp_path / "store" / "mlflow.db")
-    return f"sqlite:///{tmp_path}/store/mlflow.db"
+def uri(mlflow_uri):
+    return mlflow_uri
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """MLflow tracking against real SQLite stores, and against stores that do not answer."""
 
-import shutil
 import socket
 import sqlite3
 import time
@@ -13,20 +12,9 @@ from caad_ds.errors import UserError
 from caad_ds.tracking import Tracker
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory):
-    """A SQLite file with MLflow's tables, which take it seconds to make."""
-    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
-def uri(tables, tmp_path):
-    """A SQLite store without runs."""
-    (tmp_path / "store").mkdir()
-    shutil.copy(tables, tmp_path / "store/mlflow.db")
-    return f"sqlite:///{tmp_path}/store/mlflow.db"
+def uri(mlflow_uri):
+    return mlflow_uri
 
 
 def start(uri: str, params: dict | None = None, run_id: str | None = None) -> Tracker:
