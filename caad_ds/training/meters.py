@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import torch
 from deepspeed.accelerator import get_accelerator
-from torch.utils.flop_counter import FlopCounterMode
 
 from caad_ds.data.batch import Batch
+from caad_ds.flops import flop_counter
 
 # Dense bf16 peak in TFLOP/s by a part of the device's name, the more specific first; from the makers' data sheets.
 PEAKS = {
@@ -75,7 +75,7 @@ class Meter:
         """Wraps this rank's part of an optimizer step over `batches`."""
         positions = sum(batch.input_ids.numel() for batch in batches)
         if self.peak is not None and self.flops_per_position is None:
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 yield
             self.flops_per_position = counter.get_total_flops() / positions
         else:
