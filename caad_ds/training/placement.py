@@ -103,12 +103,19 @@ def _measure(teacher: SpeechLM, student: SpeechLM, width: int, cfg: Config) -> M
     weights = _count(student) * width // (ranks if zero.get("stage") == 3 else 1)
     offloaded = "offload_optimizer" in zero
     trained = 0 if offloaded else _count(student, trained=True) * OPTIMIZER_BYTES // ranks
-    free = torch.tensor([torch.cuda.mem_get_info()[0], psutil.virtual_memory().available // min(ranks, local)])
+    free = torch.tensor([_device_free(), psutil.virtual_memory().available // min(ranks, local)])
     free = free.to(get_accelerator().current_device_name())
     dist.all_reduce(free, op=dist.ReduceOp.MIN)
     device_free, host_free = free.tolist()
     gathered = min(GATHERED, _count(teacher)) * width
     return Memory(_count(teacher) * width // ranks, gathered, weights + trained, device_free, host_free)
+
+
+def _device_free() -> int:
+    """Bytes of the device that this process may take yet; PyTorch's per-process limit may be below what is free."""
+    free, total = torch.cuda.mem_get_info()
+    limit = int(total * torch.cuda.get_per_process_memory_fraction()) - torch.cuda.memory_reserved()
+    return min(free, limit)
 
 
 def _count(model: SpeechLM, trained: bool = False) -> int:
