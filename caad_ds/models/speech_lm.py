@@ -151,16 +151,18 @@ def build(
     normalize_states: bool = False,
     connector: ConnectorForm = "blip2",
     keep_layers: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> SpeechLM:
-    """A SpeechLM in fp32 with a fresh connector on `encoder`, around an LLM.
+    """A SpeechLM with a fresh connector in fp32 on `encoder`, around an LLM.
 
-    `llm` is a hub id or folder (its weights are loaded), or an architecture: a dict or a .json file (random weights).
+    `llm` is a hub id or folder (its weights are loaded in `dtype`), or an architecture: a dict or a .json file (random
+    weights in fp32).
     `keep_layers` keeps only the LLM's first layers. `encoder_name` is recorded so that the model finds its encoder
     again.
     """
     if isinstance(llm, str) and is_architecture(llm):
         llm = read_architecture(llm)
-    weights = None if isinstance(llm, dict) else load_llm(llm, keep_layers)
+    weights = None if isinstance(llm, dict) else load_llm(llm, keep_layers, dtype)
     try:
         llm_config = weights.config if weights is not None else _architecture_config(llm, keep_layers)
         config = SpeechLMConfig(
@@ -181,15 +183,15 @@ def build(
         raise UserError(f"no model can be built of the student's llm and qformer_heads: {reason}; mend them") from error
 
 
-def load_llm(name: str, keep_layers: int | None) -> PreTrainedModel:
-    """A causal LM in fp32 from a hub id or folder, cut to its first `keep_layers` layers if given."""
+def load_llm(name: str, keep_layers: int | None, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal LM in `dtype` from a hub id or folder, cut to its first `keep_layers` layers if given."""
     try:
         config = AutoConfig.from_pretrained(name)
         _cut_layers(config, keep_layers, name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no causal LM there ({reason}); give a hub id or a folder") from error
-    return pretrained(AutoModelForCausalLM, name, "causal LM", config=config, dtype=torch.float32)
+    return pretrained(AutoModelForCausalLM, name, "causal LM", config=config, dtype=dtype)
 
 
 def _architecture_config(values: dict, keep_layers: int | None) -> PreTrainedConfig:

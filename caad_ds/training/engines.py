@@ -77,6 +77,7 @@ def load_student(cfg: Config) -> Student:
             qformer_heads=section.qformer_heads,
             normalize_states=section.normalize_states,
             connector=section.connector,
+            dtype=DTYPES[cfg.run.precision],
         )
         tokenizer = _tokenizer(cfg)
         vocabulary = model.config.llm_config.vocab_size

@@ -36,11 +36,13 @@ def all_weights(student: Student, trainable: Mapping[str, Tensor], frozen: str, 
 def trained(student: Student, weights: Mapping[str, Tensor], dtype: torch.dtype, merge: bool) -> SpeechLM:
     """The student's model with `weights` (all of them, under its own names; a tied head may be left out), in `dtype`.
 
-    It is built anew: in training the student's own parameters are partitioned. `merge` makes its adapters, if it has
-    any, part of the weights beside them.
+    It is built anew around them: in training the student's own parameters are partitioned. `merge` makes its adapters,
+    if it has any, part of the weights beside them.
     """
-    model = SpeechLM(deepcopy(student.model.config)).to(dtype)
-    model.load_state_dict(weights, strict=False)
+    with torch.device("meta"):  # at random first, a large model would take minutes and its memory twice
+        model = SpeechLM(deepcopy(student.model.config))
+    whole = {name: weight.to(dtype) for name, weight in weights.items() if not name.startswith("encoder.")}
+    model.load_state_dict(whole, strict=False, assign=True)
     model.tie_weights()
     if merge:
         model.merge_adapters()
