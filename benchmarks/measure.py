@@ -13,10 +13,13 @@ from caad_ds.memory import PeakMemory
 QUEUED = 4
 
 
-def milliseconds(steps: list[Callable[[], None]], device: str, repeats: int) -> list[float]:
-    """Median time of a call of each step; they take turns, after a turn that warms up."""
+def milliseconds(steps: list[Callable[[], None]], device: str, repeats: int, queued: int = QUEUED) -> list[float]:
+    """Median time of a call of each step; they take turns, after a turn that warms up.
+
+    On CUDA a turn is `queued` calls one behind the other.
+    """
     times: list[list[float]] = []
-    calls = QUEUED if device == "cuda" else 1
+    calls = queued if device == "cuda" else 1
     for _ in range(repeats + 1):
         times.append([])
         for step in steps:

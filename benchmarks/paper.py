@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -193,6 +194,7 @@ def main() -> None:
     lines = []
     for row in args.rows:
         file = config(args.work, row, args.steps, args.tiny)
+        shutil.rmtree(args.work / "runs" / row, ignore_errors=True)  # a finished run would not be made again
         began = time.time()
         run = spawn.Process(target=train, args=(file, args.cap_gb))
         run.start()

@@ -76,8 +76,8 @@ class DataSection(Section):
 class TeacherSection(Section):
     path: str = Field(..., description="model folder of the trained teacher")
     negative: NegativeName = Field("zero_mel", description="what stands in the audio's place on the second path")
-    placement: Literal["auto", "resident", "cpu", "nvme"] = Field(
-        "auto", description="where its weights lie; auto takes the fastest that fits"
+    placement: Literal["auto", "replicated", "resident", "cpu", "nvme"] = Field(
+        "auto", description="whole on each device, shared among them, or not there; auto: the fastest that fits"
     )
     nvme_path: Path | None = Field(None, description="folder on a local disk for placement nvme")
     batch: int | None = Field(

@@ -28,6 +28,8 @@ def quiet() -> None:
     logging.getLogger("DeepSpeed").addFilter(_is_error)
     # DeepSpeed calls collectives under the names that torch 2.13 renames.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # Its engines wait for each other without naming the device, which is this rank's.
+    warnings.filterwarnings("ignore", message=r"barrier\(\): using the device", category=UserWarning)
 
 
 def _is_error(record: logging.LogRecord) -> bool:

@@ -55,7 +55,7 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
 
 
 def teacher_file(teacher: TeacherSection, placed: str) -> str:
-    """The DeepSpeed JSON of a teacher that lies at `placed`: resident, cpu or nvme."""
+    """The DeepSpeed JSON of a teacher that lies at `placed`: replicated, resident, cpu or nvme."""
     return teacher.deepspeed or f"teacher_{placed}.json"
 
 
@@ -77,7 +77,7 @@ def check_deepspeed(cfg: Config) -> None:
     deepspeed_config(cfg.student.deepspeed)
     if cfg.teacher is None:
         return
-    for placed in ("resident", "cpu", "nvme"):
+    for placed in ("replicated", "resident", "cpu", "nvme"):
         file = teacher_file(cfg.teacher, placed)
         zero = deepspeed_config(file).get("zero_optimization", {})
         if (stage := zero.get("stage", 0)) in (1, 2):

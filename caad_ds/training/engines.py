@@ -191,10 +191,20 @@ def teacher_signal(
     largest = max(p.numel() for p in module.parameters())
     ours = {"train_micro_batch_size_per_gpu": 1, **_precision(cfg)}
     settings = teacher_settings(cfg, placed, folder, largest, **ours)
+    if folder is None:  # the swapper of NVMe has a buffer for each of a few weights, not for a layer of them
+        _fetch_whole_layers(model)
     prepare(module, settings, DTYPES[cfg.run.precision])
     engine, *_ = deepspeed.initialize(model=module, config=settings)
     engine.eval()
     return OnlineTeacher(engine)
+
+
+def _fetch_whole_layers(model: SpeechLM) -> None:
+    """Let ZeRO-3 gather and free a decoder layer at once.
+
+    Around every linear layer its hooks take the host longer than a GPU takes to compute it.
+    """
+    deepspeed.utils.set_z3_leaf_modules(model.llm, list(model.llm._no_split_modules or []), raise_if_not_found=False)
 
 
 def student_engine(

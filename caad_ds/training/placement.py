@@ -1,4 +1,4 @@
-"""Where the frozen teacher's weights lie: on the devices, in the hosts' memory, or on NVMe."""
+"""Where the frozen teacher's weights lie: whole on each device, shared among them, in the hosts' memory, or on NVMe."""
 
 import hashlib
 import os
@@ -27,10 +27,11 @@ FOR_THE_HOST = 0.2  # share of the free host memory that is left to the data and
 class Memory:
     """What the choice is made from, in bytes per rank; of what is free, the least over all ranks.
 
-    `teacher`: this rank's share of the weights. `gathered`: what ZeRO-3 holds of them whole at a time. `student`: its
-    weights, gradients and optimizer. `host_free`: the rank's share of its node's.
+    `whole`: the teacher's weights. `teacher`: this rank's share of them. `gathered`: what ZeRO-3 holds of them whole at a
+    time. `student`: its weights, gradients and optimizer. `host_free`: the rank's share of its node's.
     """
 
+    whole: int
     teacher: int
     gathered: int
     student: int
@@ -44,10 +45,11 @@ def choose(memory: Memory, nvme: bool) -> tuple[str, str]:
     `nvme`: whether a folder for it was given.
     """
     usable = memory.device_free * (1 - FOR_ACTIVATIONS)
-    need = memory.teacher + memory.gathered + memory.student
     room = f"{_gb(memory.device_free)} GB are free on the fullest device, of which a quarter is left to activations"
-    if need <= usable:
-        return "resident", f"teacher and student take {_gb(need)} GB per rank; {room}"
+    for placed, teacher in (("replicated", memory.whole), ("resident", memory.teacher + memory.gathered)):
+        need = teacher + memory.student
+        if need <= usable:
+            return placed, f"teacher and student take {_gb(need)} GB per rank; {room}"
     if memory.gathered + memory.student > usable:
         need = memory.gathered + memory.student
         raise UserError(
@@ -108,7 +110,8 @@ def _measure(teacher: SpeechLM, student: SpeechLM, width: int, cfg: Config) -> M
     dist.all_reduce(free, op=dist.ReduceOp.MIN)
     device_free, host_free = free.tolist()
     gathered = min(GATHERED, _count(teacher)) * width
-    return Memory(_count(teacher) * width // ranks, gathered, weights + trained, device_free, host_free)
+    whole = _count(teacher) * width
+    return Memory(whole, whole // ranks, gathered, weights + trained, device_free, host_free)
 
 
 def _device_free() -> int:

@@ -119,7 +119,7 @@ class Trainer:
             placed, reason = agreed(self._place_teacher)
             self.voice.say(f"teacher: {placed} ({reason})")
             teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder, placed, self.swap_folder)
-            teacher_batch = cfg.teacher.batch or (1 if placed == "resident" else self.accumulation)
+            teacher_batch = cfg.teacher.batch or (self.accumulation if placed in ("cpu", "nvme") else 1)
         self.voice.begin("building the student's engine")
         self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops)
         part = self.meter.clock.part

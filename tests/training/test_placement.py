@@ -12,19 +12,20 @@ from tests.training.tiny import config
 
 GB = 10**9
 PAPER = Memory(  # 8B teacher, 3B student with its connector trained, bf16, one rank
-    teacher=16 * GB, gathered=2 * GB, student=7 * GB, device_free=79 * GB, host_free=200 * GB
+    whole=16 * GB, teacher=16 * GB, gathered=2 * GB, student=7 * GB, device_free=79 * GB, host_free=200 * GB
 )
 
 
 @pytest.mark.parametrize(
     ("changes", "nvme", "placed"),
     [
-        ({}, False, "resident"),
-        ({"device_free": 40 * GB}, True, "resident"),
-        ({"device_free": 24 * GB}, True, "cpu"),  # 25 GB of weights
-        ({"device_free": 33 * GB}, False, "cpu"),  # they fit, but no activations beside them
+        ({}, False, "replicated"),
+        ({"device_free": 40 * GB}, True, "replicated"),
+        ({"device_free": 24 * GB}, True, "cpu"),  # 23 GB of weights
+        ({"device_free": 30 * GB}, False, "cpu"),  # they fit, but no activations beside them
         ({"device_free": 24 * GB, "host_free": 18 * GB}, True, "nvme"),
         ({"device_free": 24 * GB, "teacher": 2 * GB}, False, "resident"),  # a rank's share of eight
+        ({"device_free": 79 * GB, "teacher": 2 * GB}, False, "replicated"),
     ],
 )
 def test_the_fastest_placement_that_fits_and_why(changes, nvme, placed):
@@ -63,6 +64,13 @@ HALVES = {"micro_batch": 1}  # four micro-steps on two ranks
 def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, batch):
     out = folder / f"cpu-{batch}"
     assert "teacher: cpu (" in train(config(world, out, teacher={"batch": batch}, optimizer=HALVES), 2)
+    assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
+
+
+def test_whole_on_each_rank_the_losses_are_the_same(world, folder, resident):
+    out = folder / "replicated"
+    teacher = {"placement": "replicated", "deepspeed": None}
+    assert "teacher: replicated (" in train(config(world, out, teacher=teacher, optimizer=HALVES), 2)
     assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
 
 
