@@ -27,8 +27,8 @@ FOR_THE_HOST = 0.2  # share of the free host memory that is left to the data and
 class Memory:
     """What the choice is made from, in bytes per rank; of what is free, the least over all ranks.
 
-    `whole`: the teacher's weights. `teacher`: this rank's share of them. `gathered`: what ZeRO-3 holds of them whole at a
-    time. `student`: its weights, gradients and optimizer. `host_free`: the rank's share of its node's.
+    `whole`: the teacher's weights. `teacher`: this rank's share of them. `gathered`: what ZeRO-3 holds of them whole at
+    a time. `student`: its weights, gradients and optimizer. `host_free`: the rank's share of its node's.
     """
 
     whole: int
