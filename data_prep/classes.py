@@ -7,6 +7,7 @@ where they part: at `thresholds`, or at `quantiles` of the manifest's own number
     speaking_rate: {of: syllables_per_second, labels: [slow, fast], quantiles: [0.5]}
 """
 
+import sys
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -82,8 +83,8 @@ def settle(scales: dict[str, Scale], records: Iterable[dict]) -> dict[str, Scale
 
 
 def is_number(value: object) -> bool:
-    """Whether a metadata value is a number: neither a text nor true or false."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a metadata value is a number: neither a text nor true or false, nor an integer beyond floating point."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _settled(scale: Scale, values: array | None) -> Scale:

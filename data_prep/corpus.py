@@ -37,6 +37,14 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
                 yield f"{path} line {number}", line.strip()
 
 
+def transcription(path: Path) -> str:
+    """What a text file says; "" where it is empty or, such as a link that leads nowhere, cannot be read."""
+    try:
+        return path.read_text("utf-8-sig", "replace").strip()
+    except OSError:
+        return ""
+
+
 def utterance(source: str, identity: str, audio: Path, text: str, **attributes: str | None) -> dict:
     """A record of one audio; attributes that are None or empty are left out, as only what is known is described."""
     return {

@@ -213,4 +213,5 @@ def _probe(audio: dict, rules: Rules) -> dict:
 def _leads_out(path: Path, root: Path) -> bool:
     """Whether a path that is below the root by its name lies elsewhere by its links."""
     named, named_root = Path(os.path.abspath(path)), Path(os.path.abspath(root))
-    return named.is_relative_to(named_root) and not path.resolve().is_relative_to(root.resolve())
+    # realpath, as Path.resolve raises at a link that leads to itself
+    return named.is_relative_to(named_root) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))

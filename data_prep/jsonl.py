@@ -1,6 +1,7 @@
 """JSONL files: an object per line, read line by line so that one bad line does not hide the others."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 def _object(line: bytes, where: str) -> dict | Rejected:
     try:
-        value = json.loads(line.decode(), parse_constant=_refuse)
+        value = json.loads(line.decode(), parse_constant=_refuse, parse_float=_finite)
         if b"\\u" in line:  # an escape may be half of a character, which no file can be written with
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -90,10 +91,17 @@ def _object(line: bytes, where: str) -> dict | Rejected:
         return Rejected(where, f"it is not JSON ({error.msg}, column {error.colno}); is the file cut short?")
     except RecursionError:
         return Rejected(where, "it is JSON nested too deeply")
-    except ValueError as error:  # NaN, or an integer of thousands of digits
+    except ValueError as error:  # NaN, 1e999, or an integer of thousands of digits
         return Rejected(where, f"it is not JSON ({error})")
     return value if isinstance(value, dict) else Rejected(where, f"a record must be a JSON object, not {value!r:.60}")
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
+
+
+def _finite(number: str) -> float:
+    """Python reads 1e999 as infinity, which no line can be written with."""
+    if math.isinf(value := float(number)):
+        raise ValueError(f"{number:.20} is beyond floating point")
+    return value

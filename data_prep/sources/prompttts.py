@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.errors import UserError
-from data_prep.corpus import GENDERS, files, folders, lines, part, utterance
+from data_prep.corpus import GENDERS, files, folders, lines, part, transcription, utterance
 from data_prep.jsonl import Rejected
 
 CORPUS = "a folder with Real_training.csv and LibriTTS"
@@ -72,14 +72,14 @@ def _record(row: dict[str, str], where: str, subsets: list[Path]) -> dict | Reje
     clip = next((subset / inside for subset in subsets if (subset / inside).is_file()), None)
     if clip is None:
         return Rejected(name, f"{where}: no part of LibriTTS has {inside}")
-    text = clip.with_suffix(".normalized.txt")
-    if not text.is_file():
-        return Rejected(name, f"{text} does not exist")
+    text = transcription(listed := clip.with_suffix(".normalized.txt"))
+    if not text:
+        return Rejected(name, f"{listed} holds no transcription of it")
     return utterance(
         "prompttts",
         name,
         clip,
-        text.read_text("utf-8", "replace").strip(),
+        text,
         speaker=found[1],
         gender=GENDERS[row["gender"].lower()],
         pitch=row["pitch"],

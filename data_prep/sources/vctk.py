@@ -25,7 +25,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.corpus import GENDERS, files, folders, lines, part, utterance
+from data_prep.corpus import GENDERS, files, folders, lines, part, transcription, utterance
 from data_prep.jsonl import Rejected
 
 CORPUS = "the folder that VCTK-Corpus-0.92.zip unpacks to, with wav48_silence_trimmed, txt and speaker-info.txt"
@@ -45,7 +45,7 @@ def records(root: Path) -> Iterator[dict | Rejected]:
         clips = {clip.name.removesuffix("_mic1.flac"): clip for clip in files(audio / speaker, "*_mic1.flac")}
         written = {text.stem: text for text in files(texts / speaker, "*.txt")}
         for name in sorted(clips.keys() | written.keys()):
-            text = written[name].read_text("utf-8", "replace").strip() if name in written else ""
+            text = transcription(written[name]) if name in written else ""
             if name not in clips:
                 yield Rejected(name, f"{audio / speaker} has no {name}_mic1.flac")
             elif not text:

@@ -113,6 +113,7 @@ def test_nothing_usable_is_an_error_with_the_first_reason(tmp_path, write_lines,
         ('{"audio": "a.wav", "n": ' + "9" * 5000 + "}", "it is not JSON (Exceeds the limit"),
         ('{"audio": "a.wav", "n": NaN}', "it is not JSON (NaN is no number)"),
         ('{"audio": "a.wav", "id": "\udcff"}'.encode("utf-8", "surrogateescape"), "it is not UTF-8 text"),
+        ('{"audio": "a.wav", "n": -1e999}', "it is not JSON (-1e999 is beyond floating point)"),
         ('{"text": "no audio"}', "it names no audio"),
         ('{"audios": [{"text": "x"}]}', "an audio must be an object"),
         ('{"audio": "a.wav", "messages": "hi"}', "field 'messages' must be a list"),
@@ -146,6 +147,7 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
     (tmp_path / "corpus/link.wav").symlink_to(tmp_path / "outside.wav")
     (tmp_path / "corpus/inside.wav").symlink_to("good.wav")
     whole = (tmp_path / "corpus/good.wav").read_bytes()
+    (tmp_path / "corpus/loop.wav").symlink_to("loop.wav")
     (tmp_path / "corpus/broken.wav").write_bytes(whole[:20])
     (tmp_path / "corpus/cut.wav").write_bytes(whole[: len(whole) // 3])
     soundfile.write(tmp_path / "whole.mp3", 0.1 * np.sin(np.arange(441_000) * 0.05), 44_100)
@@ -153,7 +155,7 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
     (tmp_path / "corpus/cut.mp3").write_bytes(mp3[: len(mp3) // 3])
     names = ["good.wav", "straße und Ä.wav", "stereo.ogg", "stereo.mp3", "inside.wav", "../outside.wav"]
     bad = ["empty.wav", "hours.flac", "nan.wav", "no_bytes.wav", "text.wav", "link.wav", "broken.wav", "x" * 300]
-    bad += ["cut.wav", "cut.mp3"]
+    bad += ["cut.wav", "cut.mp3", "loop.wav"]
     rows = [{"id": name, "audio": name} for name in [*names[:3], *bad, *names[3:]]]
     listing, out = write_lines("corpus/own.jsonl", [*rows, rows[0]]), tmp_path / "out/all.jsonl"
     assert prep(ingest, "jsonl", "--root", listing, "--out", out) == 0
@@ -169,9 +171,10 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
         "cut.wav": "the file is cut short",
         "cut.mp3": "of 10.00 s",
         "good.wav": "an earlier record has this id",
+        "loop.wav": "there is no such file",
     }.items():
         assert reason in rejected[name]
-    assert "6 records, 0.00 hours, 6 without text" in (said := capsys.readouterr().out) and "11 rejected" in said
+    assert "6 records, 0.00 hours, 6 without text" in (said := capsys.readouterr().out) and "12 rejected" in said
     prep(ingest, "jsonl", "--root", listing, "--out", out, "--follow-links")
     assert "link.wav" in {record["id"] for record in read(out)}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

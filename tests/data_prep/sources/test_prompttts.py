@@ -58,7 +58,7 @@ def test_a_broken_line_and_a_missing_clip_or_text_are_rejected(corpus, clip, ing
     assert "its item_name is none of LibriTTS" in found.reason("line 5")
     assert "its gender is none of M, F: None" in found.reason("line 7")
     assert "line 6: no part of LibriTTS has 1089/134686" in found.rejected["1089_134686_000005_000000"]
-    assert "normalized.txt does not exist" in found.rejected["1089_134686_000006_000000"]
+    assert "normalized.txt holds no transcription" in found.rejected["1089_134686_000006_000000"]
 
 
 def test_a_table_of_other_columns_is_refused(corpus, refused):

@@ -37,17 +37,20 @@ def test_every_utterance_has_its_speakers_attributes(vctk, ingest):
     assert audio["text"] == "Please call Stella." and audio["path"].endswith("p225_001_mic1.flac")
 
 
-def test_what_lacks_a_text_a_recording_or_a_speaker_is_rejected(vctk, ingest):
+def test_what_lacks_a_text_a_recording_or_a_speaker_is_rejected(tmp_path, vctk, ingest):
     vctk("wav48_silence_trimmed/p315/p315_001_mic1.flac")
     vctk("txt/p362/p362_002.txt", "It has no recording.")
     vctk("txt/p225/p225_002.txt", " \n")
     vctk("wav48_silence_trimmed/p225/p225_002_mic1.flac")
+    vctk("wav48_silence_trimmed/p225/p225_003_mic1.flac")
+    (tmp_path / "corpus/txt/p225/p225_003.txt").symlink_to("nowhere.txt")
     vctk("txt/p999/p999_001.txt", "Nobody knows me.")
     vctk("wav48_silence_trimmed/p999/p999_001_mic1.flac")
     found = ingest("vctk")
     assert len(found.records) == 5
-    assert set(found.rejected) == {"p315_001", "p362_002", "p225_002", "p999_001"}
+    assert set(found.rejected) == {"p315_001", "p362_002", "p225_002", "p225_003", "p999_001"}
     assert "no transcription" in found.rejected["p315_001"] and "no transcription" in found.rejected["p225_002"]
+    assert "no transcription" in found.rejected["p225_003"]
     assert "no p362_002_mic1.flac" in found.rejected["p362_002"]
     assert "no line for speaker p999" in found.rejected["p999_001"]
 
