@@ -14,7 +14,9 @@ import soxr
 
 SAMPLE_RATE = 16_000
 PROBE_FRAMES = 1 << 18
-CUT_WAV = re.compile(r"data : (\d+) \(should be (\d+)\)")  # in libsndfile's log of a file
+CUT = re.compile(r"(?:data|SSND|Data Size) +: (\d+) \(should be (\d+)\)")  # libsndfile's log of a WAV, AIFF, AU
+UNKNOWN_BYTES = 0x7FFF0000  # what a WAV header claims that was written before the length was known, or more
+FEW_FRAMES = 4 * 1441  # bytes of an MP3; its last frames may be padding, which is not read
 READ_FRAMES = 1 << 20
 LONGEST_SECONDS = 3600.0  # of an audio in a shard: what its header claims is not believed beyond
 
@@ -45,25 +47,41 @@ def load_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> 
 def probe(path: Path) -> float:
     """The length in seconds of a file that decodes from end to end, a block at a time however long it is.
 
-    Raises AudioError as `load` does, and where the file ends before its header says: cut short, its text would speak
-    of more than is heard. A cut Ogg file cannot be told from a whole one.
+    Raises AudioError as `load` does, and where the file ends before its header says (cut short, its text would speak
+    of more than is heard) or goes on after it, which is not read. A cut Ogg file cannot be told from a whole one.
     """
     with _opened(path) as file:
-        if cut := CUT_WAV.search(file.extra_info):
-            claimed, found = map(int, cut.groups())
-            if found < claimed < 0xFFFFFFFF:  # which stands for a length that was not known
-                raise AudioError(f"the file is cut short: {found} of {claimed} bytes of samples are there")
-        frames = 0
-        while len(block := file.read(PROBE_FRAMES, dtype="float32")):
-            if not np.isfinite(block).all():
-                raise AudioError("the audio holds values that are not finite")
-            frames += len(block)
-        if not frames:
-            raise AudioError("the audio is empty")
-        seconds, claims = frames / file.samplerate, file.frames / file.samplerate
-        if seconds < 0.98 * claims - 0.1:  # an MP3 without a table of contents claims what its size suggests
-            raise AudioError(f"the audio ends after {seconds:.2f} s of {claims:.2f} s")
+        if file.format != "MP3":
+            return _length(file)
+    with open(path, "rb") as data, _opened(data) as file:
+        seconds = _length(file, 0.02, " (or it is an MP3 that does not say its length: convert it)")
+        # libsndfile believes the length that such an MP3 has by the bit rate of its first frame.
+        rest = data.read(FEW_FRAMES)
+        if len(rest) == FEW_FRAMES and rest[0] == 0xFF and rest[1] >= 0xE0:  # the head of a frame
+            raise AudioError(f"an MP3 that does not say its length: it goes on after {seconds:.2f} s; convert it")
         return seconds
+
+
+def _length(file: soundfile.SoundFile, slack: float = 0.0, hint: str = "") -> float:
+    """The seconds that are there, read to the end.
+
+    AudioError, with `hint` at its end, where the header says more by 0.1 s and a share of `slack`, as it may be an
+    estimate.
+    """
+    frames = 0
+    while len(block := file.read(PROBE_FRAMES, dtype="float32")):
+        if not np.isfinite(block).all():
+            raise AudioError("the audio holds values that are not finite")
+        frames += len(block)
+    if not frames:
+        raise AudioError("the audio is empty")
+    seconds, claims = frames / file.samplerate, file.frames / file.samplerate
+    if cut := CUT.search(file.extra_info):  # libsndfile has made `frames` what is there
+        claimed, found = map(int, cut.groups())
+        claims *= claimed / found if claimed < UNKNOWN_BYTES else 1
+    if seconds < (1 - slack) * claims - 0.1:
+        raise AudioError(f"the file is cut short: {seconds:.2f} of {claims:.2f} s are there{hint}")
+    return seconds
 
 
 @contextmanager
