@@ -89,17 +89,9 @@ def sole_writer(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(lock, "wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):  # its holder just left
-            raise BlockingIOError
-    except BlockingIOError:
-        file.close()
-        raise UserError(f"another process is writing {path}: wait until it ends, or name another output") from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+        file = _locked(lock)
+    if file is None:
+        raise UserError(f"another process is writing {path}: wait until it ends, or name another output")
     try:
         yield
     finally:
@@ -107,11 +99,25 @@ def sole_writer(path: Path) -> Iterator[None]:
         file.close()
 
 
-def check_output(out: Path, *inputs: Path) -> None:
-    """UserError where a step would write over what it reads."""
-    for path in inputs:
-        if out.exists() and path.exists() and os.path.samefile(out, path):
-            raise UserError(f"--out {out}: that is what is read; name another file")
+def _locked(lock: Path) -> BinaryIO | None:
+    """The lock file, open and locked; None where another process has it. Without locks, as some file systems are, it
+    is only open."""
+    while True:
+        file = open(lock, "wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        except FileNotFoundError:
+            pass  # its holder ended after it was opened, and has removed it: the next one is another file
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return file
+            raise
+        file.close()
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Sources become manifests; what cannot be used is listed with its reason."""
 
+import fcntl
 import os
 import subprocess
 
@@ -313,6 +314,21 @@ def test_two_processes_do_not_write_one_output(tmp_path, write_lines, tone, prep
             prep(ingest, "jsonl", "--root", listing, "--out", out)
     prep(ingest, "jsonl", "--root", listing, "--out", out)
     assert len(read(out)) == 1 and not list(tmp_path.glob(".*"))
+
+
+def test_a_lock_whose_holder_just_ended_is_taken_anew(tmp_path, monkeypatch):
+    lock, path = fcntl.flock, tmp_path / "out.jsonl"
+
+    def late(*arguments):
+        monkeypatch.undo()
+        (tmp_path / ".out.jsonl.lock").unlink()  # as the holder does at its end
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with sole_writer(path):
+        with pytest.raises(UserError, match="another process is writing"), sole_writer(path):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_source_is_not_written_over(tmp_path, write_lines, tone, prep):
