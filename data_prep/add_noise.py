@@ -17,7 +17,7 @@ from caad_ds.files import write_atomic
 from caad_ds.progress import track
 from data_prep.entry import cut_out, waveform
 from data_prep.hashing import digest, fraction
-from data_prep.manifest import load_manifest, write_manifest
+from data_prep.manifest import check_output, load_manifest, write_manifest
 
 KINDS = ("white", "pink", "babble")
 BABBLE_VOICES = 4
@@ -34,6 +34,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the audio, then the manifest."""
+    check_output(args.out, args.manifest)
     done = add_noise(load_manifest(args.manifest), args.audio_dir, args.seed, args.snr)
     write_manifest(args.out, done)
     noisy = sum(record["metadata"]["noise"] == "noisy" for record in done)

@@ -18,7 +18,7 @@ from data_prep.classes import Scale, read_scales, settle
 from data_prep.entry import waveform
 from data_prep.journal import Journal, same_settings
 from data_prep.jsonl import Rejected, count_lines, write_jsonl
-from data_prep.manifest import manifest_hash, read_manifest, write_manifest
+from data_prep.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.parallel import ordered
 from data_prep.rejects import Rejects
 
@@ -130,8 +130,7 @@ def missing_path(out: Path) -> Path:
 
 def _check(args: argparse.Namespace) -> dict[str, Scale]:
     """The classes that are asked for; UserError for what would otherwise fail only when all is measured."""
-    if args.out.suffix != ".jsonl" or args.manifest.absolute() == args.out.absolute():
-        raise UserError(f"--out {args.out}: name a file that ends in .jsonl and is not the manifest that is read")
+    check_output(args.out, args.manifest)
     if not args.annotators and not args.classes:
         raise UserError("nothing to do: give --annotators, --classes, or both")
     if double := [name for name, times in Counter(args.annotators).items() if times > 1]:

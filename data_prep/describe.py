@@ -10,9 +10,8 @@ from random import Random
 from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
 from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
-from caad_ds.files import check_output
 from data_prep.jsonl import Rejected
-from data_prep.manifest import read_manifest, write_manifest
+from data_prep.manifest import check_output, read_manifest, write_manifest
 from data_prep.prompt import PROMPT, prompt_of
 from data_prep.rejects import Rejects
 

@@ -14,12 +14,12 @@ from typing import Any
 from caad_ds.command import positive
 from caad_ds.data.audio import AudioError, probe
 from caad_ds.errors import UserError
-from caad_ds.files import check_output, read_json, write_json
+from caad_ds.files import read_json, write_json
 from caad_ds.progress import track, waiting
 from data_prep import sources
 from data_prep.journal import Journal
 from data_prep.jsonl import Rejected, to_line
-from data_prep.manifest import record_fault, write_manifest
+from data_prep.manifest import check_output, record_fault, write_manifest
 from data_prep.parallel import ordered
 from data_prep.rejects import Rejects
 from data_prep.too_long import POLICIES

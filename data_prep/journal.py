@@ -92,8 +92,11 @@ class Journal:
         return (row for _, _, row in self.placed())
 
     def remove(self) -> None:
-        """Remove the file, when what it was kept for is on disk; to be called inside, so that no other takes it up."""
-        self.path.unlink()
+        """Remove the file, when what it was kept for is on disk; to be called inside, so that no other takes it up.
+
+        A process that found the output finished may have removed it already.
+        """
+        self.path.unlink(missing_ok=True)
 
 
 def journal_path(out: Path) -> Path:

@@ -1,6 +1,7 @@
 """Manifest files: one JSON record per line, streamed; checked when read, and written all or not at all."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,8 +58,7 @@ class ManifestWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix != ".jsonl":
-            raise UserError(f"--out {path}: a manifest is written over what is there; name a file that ends in .jsonl")
+        check_output(path)
         self.path = path
         self.count = 0
         self._folder = path.parent.absolute()
@@ -81,6 +81,18 @@ class ManifestWriter:
 
     def __exit__(self, *error: object) -> None:
         self._files.__exit__(*error)
+
+
+def check_output(out: Path, *inputs: Path) -> None:
+    """UserError where a manifest cannot be written: over what the step reads, or what is no manifest by its name.
+
+    To be called before a step begins; it may last for days.
+    """
+    if out.suffix != ".jsonl":
+        raise UserError(f"--out {out}: a manifest is written over what is there; name a file that ends in .jsonl")
+    for path in inputs:
+        if out.exists() and path.exists() and os.path.samefile(out, path):
+            raise UserError(f"--out {out}: that is what is read; name another file")
 
 
 def write_manifest(path: Path, records: Iterable[dict]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from caad_ds.command import positive
 from caad_ds.errors import UserError
-from caad_ds.files import check_output, read_json, write_atomic, write_json
+from caad_ds.files import read_json, write_atomic, write_json
 from caad_ds.progress import progress, track, waiting
 from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks, rule_of
 from data_prep.answers import Answers, RejectedAnswer
@@ -20,7 +20,7 @@ from data_prep.engines.transformers import WINDOW, TransformersEngine, default_d
 from data_prep.engines.vllm import BLOCK, VllmEngine
 from data_prep.journal import Journal, journal_path, same_settings
 from data_prep.jsonl import Rejected
-from data_prep.manifest import manifest_hash, read_manifest, write_manifest
+from data_prep.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.output import Output
 from data_prep.part import Part
 from data_prep.rejects import Rejects
@@ -65,10 +65,11 @@ def run(args: argparse.Namespace) -> int:
 
     An output that is finished is judged anew where only the checks are others; that asks no engine.
     """
-    check_output(args.out, args.manifest)
+    out = args.shard.path(args.out) if args.shard else args.out
+    for path in (args.out, out):
+        check_output(path, args.manifest)
     checks = AnswerChecks(args.checks, args.max_words)
     settings = _settings(args)
-    out = args.shard.path(args.out) if args.shard else args.out
     merged, before = args.shard and finished(args.out, settings), finished(out, settings)
     if settings | checks.settings in (merged, before):
         journal_path(out).unlink(missing_ok=True)

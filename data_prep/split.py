@@ -20,7 +20,7 @@ from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
 from data_prep.hashing import fraction
 from data_prep.jsonl import Rejected
-from data_prep.manifest import ManifestWriter, read_manifest
+from data_prep.manifest import ManifestWriter, check_output, read_manifest
 from data_prep.rejects import Rejects
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -51,11 +51,15 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write one manifest per rule and print their sizes."""
+    """Write one manifest per rule, and `<manifest>.split.rejected.jsonl`; print their sizes."""
     rules = read_rules(args.rules)
+    paths = {rule.name: args.out / f"{rule.name}.jsonl" for rule in rules}
+    for path in paths.values():
+        check_output(path, args.manifest)
+    # A name of its own: the step that wrote the manifest may have its list of rejected ones in this folder too.
     with ExitStack() as stack:
-        rejects = stack.enter_context(Rejects(args.out / "all.jsonl"))
-        splits = {rule.name: stack.enter_context(ManifestWriter(args.out / f"{rule.name}.jsonl")) for rule in rules}
+        rejects = stack.enter_context(Rejects(args.out / f"{args.manifest.stem}.split.jsonl"))
+        splits = {name: stack.enter_context(ManifestWriter(path)) for name, path in paths.items()}
         unused = 0
         for record in rejects.sift(read_manifest(args.manifest, "split")):
             names = splits_of(record, rules)

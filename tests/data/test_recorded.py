@@ -185,4 +185,22 @@ def test_records_without_what_a_rule_hashes_and_those_in_no_split_are_counted(cl
     kept = len((out / "a.jsonl").read_text().splitlines())
     assert 0 < kept < len(clips) - 1
     assert f"{len(clips) - 1 - kept} records in no split; 1 rejected" in capsys.readouterr().out
-    assert "clip-3" in (out / "all.rejected.jsonl").read_text()
+    assert "clip-3" in (out / "m.split.rejected.jsonl").read_text()
+
+
+def test_splits_beside_their_manifest_leave_it_and_its_list_of_rejected_ones_alone(clips, tmp_path, capsys):
+    manifest, rules = tmp_path / "all.jsonl", tmp_path / "rules.yaml"
+    listed = tmp_path / "all.rejected.jsonl"
+    write_manifest(manifest, clips)
+    listed.write_text("what ingest left out")
+    before = manifest.read_bytes()
+    for name, status in (("a", 0), ("all", 2)):
+        rules.write_text(f"[{{name: {name}, hash_of: level, to: 0.5}}]")
+        assert (
+            main(["prep", "split", "--manifest", str(manifest), "--rules", str(rules), "--out", str(tmp_path)])
+            == status
+        )
+    assert "that is what is read" in capsys.readouterr().err
+    assert manifest.read_bytes() == before and listed.read_text() == "what ingest left out"
+    noisy = ["prep", "add-noise", "--manifest", str(manifest), "--out", str(manifest)]
+    assert main([*noisy, "--audio-dir", str(tmp_path / "noisy")]) == 2 and not (tmp_path / "noisy").exists()

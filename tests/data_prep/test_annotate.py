@@ -336,7 +336,7 @@ def test_mistakes_in_the_classes_are_named_before_anything_is_measured(tmp_path,
             "'pich': there is none of that name; take one of brouhaha, ",
         ),
         (("--out", "{}/out.jsonl", "--annotators", "snr", "snr"), "--annotators: snr is named twice"),
-        (("--out", "{}/manifest.jsonl", "--annotators", "snr"), "is not the manifest that is read"),
+        (("--out", "{}/clips/../manifest.jsonl", "--annotators", "snr"), "that is what is read; name another"),
         (("--out", "{}/out.txt", "--annotators", "snr"), "name a file that ends in .jsonl"),
         (
             ("--out", "{}/out.jsonl", "--annotators", "snr", "--manifest", "{}/absent.jsonl"),

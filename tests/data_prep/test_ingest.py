@@ -113,8 +113,8 @@ def test_nothing_usable_is_an_error_with_the_first_reason(tmp_path, write_lines,
         ("[" * 100_000, "nested too deeply"),
         ('{"audio": "a.wav", "n": ' + "9" * 5000 + "}", "it is not JSON (Exceeds the limit"),
         ('{"audio": "a.wav", "n": NaN}', "it is not JSON (NaN is no number)"),
-        ('{"audio": "a.wav", "id": "\udcff"}'.encode("utf-8", "surrogateescape"), "it is not UTF-8 text"),
         ('{"audio": "a.wav", "n": -1e999}', "it is not JSON (-1e999 is beyond floating point)"),
+        ('{"audio": "a.wav", "id": "\udcff"}'.encode("utf-8", "surrogateescape"), "it is not UTF-8 text"),
         ('{"text": "no audio"}', "it names no audio"),
         ('{"audios": [{"text": "x"}]}', "an audio must be an object"),
         ('{"audio": "a.wav", "messages": "hi"}', "field 'messages' must be a list"),
@@ -147,8 +147,8 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
     (tmp_path / "corpus/text.wav").write_text("no audio")
     (tmp_path / "corpus/link.wav").symlink_to(tmp_path / "outside.wav")
     (tmp_path / "corpus/inside.wav").symlink_to("good.wav")
-    whole = (tmp_path / "corpus/good.wav").read_bytes()
     (tmp_path / "corpus/loop.wav").symlink_to("loop.wav")
+    whole = (tmp_path / "corpus/good.wav").read_bytes()
     (tmp_path / "corpus/broken.wav").write_bytes(whole[:20])
     (tmp_path / "corpus/cut.wav").write_bytes(whole[: len(whole) // 3])
     soundfile.write(tmp_path / "whole.mp3", 0.1 * np.sin(np.arange(441_000) * 0.05), 44_100)
@@ -171,8 +171,8 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
         "x" * 300: "File name too long",
         "cut.wav": "the file is cut short",
         "cut.mp3": "of 10.00 s",
-        "good.wav": "an earlier record has this id",
         "loop.wav": "there is no such file",
+        "good.wav": "an earlier record has this id",
     }.items():
         assert reason in rejected[name]
     assert "6 records, 0.00 hours, 6 without text" in (said := capsys.readouterr().out) and "12 rejected" in said
@@ -185,7 +185,6 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
     ]
 
 
-@pytest.mark.parametrize("policy", ["truncate", "split"])
 @pytest.mark.parametrize("subtype", ["WAV", "AIFF", "AU", "FLAC"])
 def test_a_file_that_is_cut_short_is_rejected_and_one_without_padding_is_not(tmp_path, subtype):
     path = tmp_path / "a"
@@ -226,6 +225,7 @@ def test_an_mp3_whose_length_is_a_guess_is_not_cut_silently(tmp_path, loud_first
         probe(path)
 
 
+@pytest.mark.parametrize("policy", ["truncate", "split"])
 def test_long_audio_is_cut_where_asked_and_packed_as_cut(policy, tmp_path, write_lines, prep, capsys):
     wave = np.linspace(-0.5, 0.5, 40_000)
     soundfile.write(tmp_path / "ramp.wav", wave, 16_000, subtype="PCM_16")

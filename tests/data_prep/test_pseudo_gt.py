@@ -240,6 +240,12 @@ def test_mistakes_of_the_user_are_named(tmp_path, manifest, described, prep):
     assert answer.reason.startswith("record: its prompt has no statement")
     with pytest.raises(UserError, match="that is what is read; name another file"):
         prep(pseudo_gt, "--manifest", described, "--out", described, "--engine", "template")
+    part = described.rename(tmp_path / "parts.00000-of-00001.jsonl")
+    with pytest.raises(UserError, match="that is what is read; name another file"):
+        prep(pseudo_gt, "--manifest", part, "--out", tmp_path / "parts.jsonl", "--shard", "0/1", "--engine", "template")
+    with pytest.raises(UserError, match=r"name a file that ends in \.jsonl"):  # before a model is loaded
+        prep(pseudo_gt, "--manifest", part, "--out", tmp_path / "a.json", "--engine", "template")
+    assert not (tmp_path / "a.partial.jsonl").exists()
     with pytest.raises(UserError, match="absent"):
         prep(pseudo_gt, "--manifest", tmp_path / "absent.jsonl", *out, "--engine", "template")
 
