@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         and stamp.exists()
         and read_json(stamp, "remove it to ingest anew") == settings | {"records_sha256": _hash_source(args)}
     ):
-        print(f"{args.out}: finished before, left alone")
+        print(f"{args.out}: finished before, left alone; its audio is not opened again, remove {stamp} for that")
         return 0
     labels = hashlib.sha256()
     found = _hashed(unique(read_source(args.source, args.root)), labels)

@@ -294,12 +294,15 @@ def test_what_was_settled_under_other_rules_or_of_another_corpus_is_not_mixed_in
 
 
 def test_a_finished_ingest_is_left_alone_until_the_corpus_changes(tmp_path, write_lines, tone, prep, capsys):
-    path = tone("a.wav")
+    path, stamp = tone("a.wav"), tmp_path / "out.settings.json"
     listing, out = write_lines("own.jsonl", [{"id": "a", "audio": "a.wav"}]), tmp_path / "out.jsonl"
     prep(ingest, "jsonl", "--root", listing, "--out", out)
     path.unlink()
     prep(ingest, "jsonl", "--root", listing, "--out", out)
-    assert "finished before, left alone" in capsys.readouterr().out
+    assert f"finished before, left alone; its audio is not opened again, remove {stamp} for" in capsys.readouterr().out
+    stamp.unlink()
+    with pytest.raises(UserError, match="gave no usable record"):
+        prep(ingest, "jsonl", "--root", listing, "--out", out)
     tone("b.wav")
     write_lines("own.jsonl", [{"id": "b", "audio": "b.wav"}])
     prep(ingest, "jsonl", "--root", listing, "--out", out)
