@@ -1,5 +1,6 @@
 """What Stage 1 wrote, read back in the manifest's order: the answered records and the list of those rejected."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from caad_ds.errors import UserError
@@ -23,14 +24,15 @@ class Output:
         if row is not None:
             return row
         if (row := self._rejected.take(identity)) is not None:
-            return RejectedAnswer(**row) if "response" in row else Rejected(**row)
+            with suppress(TypeError):  # another tool's row
+                return RejectedAnswer(**row) if "response" in row else Rejected(**row)
         raise self._damaged(f"record {identity!r} is not in its place")
 
     def end(self) -> None:
         """UserError if there is more than the manifest's items."""
         for rows in (self._answered, self._rejected):
             if rows.head is not None:
-                raise self._damaged(f"record {rows.head['id']!r} is there twice, or not of this part")
+                raise self._damaged(f"record {rows.head.get('id')!r} is there twice, or not of this part")
 
     def _damaged(self, what: str) -> UserError:
         return UserError(f"{self.out}: {what}; {self._remedy}")
@@ -45,7 +47,7 @@ class Rows:
 
     def take(self, identity: str) -> dict | None:
         """The next row if it has that id."""
-        if self.head is None or self.head["id"] != identity:
+        if self.head is None or self.head.get("id") != identity:
             return None
         row = self.head
         self._advance()
