@@ -41,7 +41,7 @@ def test_joined_parts_hold_every_record_once_in_the_parts_order(manifest, tmp_pa
     assert not pack(manifest, out, SMALL, part=Part(1, 3))[1] and contents(out) == before
 
 
-def test_rejected_records_of_all_parts_are_counted_and_listed(manifest, tmp_path):
+def test_rejected_records_of_all_parts_are_counted_and_listed(manifest, tmp_path, capsys):
     records = load_manifest(manifest)
     for number in (1, 2, 7):
         del records[number]["response"]
@@ -55,6 +55,20 @@ def test_rejected_records_of_all_parts_are_counted_and_listed(manifest, tmp_path
     assert (len(index), index.file.rejected) == (len(records) - 3, 5)
     listed = [row["id"] for row in read(tmp_path / "out/index.rejected.jsonl")]
     assert sorted(listed) == sorted([*(records[n]["id"] for n in (0, 1, 2, 7)), f"{manifest.name} line 15"])
+    again = [
+        "prep",
+        "pack",
+        "--manifest",
+        manifest,
+        "--out",
+        tmp_path / "out",
+        "--shard-bytes",
+        SMALL,
+        "--shard",
+        "0/3",
+    ]
+    assert main(list(map(str, again))) == 0
+    assert f"5 rejected, see {tmp_path / 'out/index.rejected.jsonl'}, already packed" in capsys.readouterr().out
 
 
 def test_parts_that_do_not_make_a_whole_are_refused(manifest, tmp_path):
