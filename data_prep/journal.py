@@ -8,6 +8,7 @@ from types import TracebackType
 
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, drop_cut_line, sole_writer
+from caad_ds.progress import waiting
 from data_prep.jsonl import Rejected, read_placed, to_line, write_jsonl
 
 
@@ -34,7 +35,8 @@ class Journal:
     def _open(self) -> None:
         if self.path.exists():
             drop_cut_line(self.path)
-        self.count = sum(1 for _ in self.placed()) if self.path.exists() else 0
+        with waiting(f"reading {self.path}"):
+            self.count = sum(1 for _ in self.placed()) if self.path.exists() else 0
         if not self.count:
             write_jsonl(self.path, [self._settings])
         else:
