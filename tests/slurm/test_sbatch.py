@@ -81,6 +81,7 @@ def test_usr1_checkpoints_requeues_and_goes_on(cluster, submit, tmp_path):
     assert not list(tmp_path.glob(".caad-ds-*"))
 
 
+@pytest.mark.slow
 def test_usr1_before_the_ranks_can_hold_it_starts_over(cluster, submit, tmp_path):
     job = submit("--until-usr1", "--deaf")
     cluster.wait(lambda: len(ranks(log(tmp_path, job))) == 2, 20, "both ranks to start")
@@ -89,6 +90,7 @@ def test_usr1_before_the_ranks_can_hold_it_starts_over(cluster, submit, tmp_path
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log(tmp_path, job)
 
 
+@pytest.mark.slow
 def test_preemption_by_a_higher_partition_requeues(cluster, submit, tmp_path):
     job = submit("--until-usr1")
     cluster.wait(lambda: len(ranks(log(tmp_path, job))) == 2, 20, "both ranks to start")
@@ -106,6 +108,7 @@ def test_a_missing_file_is_named_in_one_line(cluster, submit, tmp_path, variable
     assert line.startswith("error: no ") and "nowhere/absent" in line
 
 
+@pytest.mark.slow
 def test_training_is_preempted_and_finishes_as_one_mlflow_run(cluster, submit, tmp_path, world):  # noqa: F811
     steps = 60
     file = config(world, tmp_path / "out", optimizer={"steps": steps})
