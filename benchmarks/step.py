@@ -6,7 +6,8 @@ The authors' graph runs the encoder three times (teacher with audio, teacher wit
 logits of all positions three times, and loops over the samples for the loss. Ours runs the encoder once and the teacher
 once over both paths, and makes logits of answer rows in chunks. Models have random weights; the connector trains. `cpu`
 is scaled down so that encoder, teacher, student and the share of the vocabulary stand to each other as in the paper's
-setting (both are printed, counted by PyTorch over one forward); `paper` is that setting, for a GPU. FLOPs are matrix
+setting (both are printed, counted by PyTorch over one forward); `paper` is that setting, for a GPU; `narrow` has a
+teacher of as many layers that compute next to nothing, which leaves what engines cost the host. FLOPs are matrix
 products, convolutions and attention as PyTorch counts them. With --placement the same step also runs in the DeepSpeed
 engines that training uses. Peak memory is above the models' weights; of a GPU also in all.
 """
@@ -81,6 +82,15 @@ SCALES = {
         taps=[0, 1, 2, 3],
         window=11,
         samples=4,
+        dtype=torch.float32,
+    ),
+    "narrow": Scale(
+        {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 1, "encoder_ffn_dim": 64},
+        llama(32, 128, 64, tied=False),
+        llama(1, 128, 64, tied=True),
+        taps=[0, 1],
+        window=1,
+        samples=1,
         dtype=torch.float32,
     ),
     "paper": Scale(
@@ -292,7 +302,7 @@ def line(name: str, flops: float, took: float, against: tuple[float, float] | No
     memory = "unknown" if peak is None else f"{peak:.0f}"
     if torch.cuda.is_available():
         memory += f" ({torch.cuda.max_memory_allocated() / MIB:.0f})"
-    return f"| {name} | {flops:.0f} | {took / 1000:.2f} | {ratios} | {memory} |"
+    return f"| {name} | {flops:.0f} | {took / 1000:.3f} | {ratios} | {memory} |"
 
 
 def config(precision: str) -> Config:
