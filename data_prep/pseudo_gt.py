@@ -14,9 +14,10 @@ from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks, rule_of
 from data_prep.answers import Answers, RejectedAnswer
 from data_prep.engines import Answer, Engine
 from data_prep.engines.asking import Asking
+from data_prep.engines.local import WINDOW, default_dtype
 from data_prep.engines.openai import KEY_VARIABLE, OpenAIEngine
 from data_prep.engines.template import TemplateEngine
-from data_prep.engines.transformers import WINDOW, TransformersEngine, default_dtype
+from data_prep.engines.transformers import TransformersEngine
 from data_prep.engines.vllm import BLOCK, VllmEngine
 from data_prep.journal import Journal, journal_path, same_settings
 from data_prep.jsonl import Rejected

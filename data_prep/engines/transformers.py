@@ -1,23 +1,16 @@
 """A Hugging Face causal LM in this process, on a CPU or a GPU."""
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-from jinja2 import TemplateError
 
 from caad_ds.errors import UserError
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
+from data_prep.engines.local import LocalEngine, Prompt, default_dtype, positions
 
-WINDOW = 16  # batches per block
 
-
-class TransformersEngine:
-    """Answers in batches, the records of a block sorted by length so that little is padded.
-
-    In float32 an answer is the same in any batch; in bfloat16 another batch rounds differently, and may word it
-    differently.
-    """
+class TransformersEngine(LocalEngine):
+    """Answers from the seed descriptions."""
 
     def __init__(
         self, model: str, asking: Asking | None = None, *, batch_size: int = 8, device: str = "", dtype: str = ""
@@ -43,38 +36,15 @@ class TransformersEngine:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         ends = self.model.generation_config.eos_token_id
         self.ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        self.positions = positions(self.model.config)
 
-    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
-        for block in blocks:
-            if all(record["id"] in done for record in block):
-                continue
-            prompts = []
-            for record in block:
-                prompt = self._prompt(record)
-                if not isinstance(prompt, Answer):
-                    prompts.append(prompt)
-                elif prompt.id not in done:
-                    yield prompt
-            prompts.sort(key=lambda prompt: len(prompt[1]))
-            for first in range(0, len(prompts), self.batch_size):
-                batch = prompts[first : first + self.batch_size]
-                if any(identity not in done for identity, _ in batch):
-                    yield from (answer for answer in self._generate(batch) if answer.id not in done)
+    def _ids(self, record: dict) -> list[int]:
+        text = self.tokenizer.apply_chat_template(
+            self.asking.messages(record), tokenize=False, add_generation_prompt=True
+        )
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _prompt(self, record: dict) -> tuple[str, list[int]] | Answer:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                self.asking.messages(record), tokenize=False, add_generation_prompt=True
-            )
-        except (UserError, TemplateError) as error:
-            return Answer(record["id"], reason=f"record: {error}")
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if most and len(ids) + self.asking.max_new_tokens > most:
-            return Answer(record["id"], reason=f"record: its prompt of {len(ids)} tokens leaves no room in {most}")
-        return record["id"], ids
-
-    def _generate(self, prompts: list[tuple[str, list[int]]]) -> Iterator[Answer]:
+    def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         import torch
 
         batch = self.tokenizer.pad({"input_ids": [ids for _, ids in prompts]}, return_tensors="pt").to(self.device)
@@ -83,14 +53,14 @@ class TransformersEngine:
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 do_sample=False,
-                logits_processor=self._sampler([identity for identity, _ in prompts]),
+                logits_processor=self._sampler([record["id"] for record, _ in prompts]),
                 max_new_tokens=self.asking.max_new_tokens,
                 eos_token_id=sorted(self.ends),
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         new = output[:, batch["input_ids"].shape[1] :].tolist()
-        for (identity, _), ids in zip(prompts, new, strict=True):
-            yield self._answer(identity, ids)
+        for (record, _), ids in zip(prompts, new, strict=True):
+            yield self._answer(record, ids)
 
     def _sampler(self, identities: list[str]) -> Any:
         if not self.asking.temperature:
@@ -99,16 +69,3 @@ class TransformersEngine:
 
         seeds = [self.asking.seed_of(identity) for identity in identities]
         return sampler(self.asking.temperature, self.asking.top_p, seeds, self.device)
-
-    def _answer(self, identity: str, ids: list[int]) -> Answer:
-        end = next((position for position, token in enumerate(ids) if token in self.ends), None)
-        if end is None:
-            return Answer(identity, reason=self.asking.truncated)
-        return Answer(identity, self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip())
-
-
-def default_dtype(device: str) -> str:
-    """The weights' dtype where none is asked for: float32 on a CPU, else bfloat16; UserError for no such device."""
-    from caad_ds.device import pick_device
-
-    return "float32" if pick_device(device).type == "cpu" else "bfloat16"

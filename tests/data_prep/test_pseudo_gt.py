@@ -270,7 +270,7 @@ def test_a_prompt_that_describe_did_not_write_rejects_its_record_alone(tmp_path,
 def test_a_resumed_run_forms_the_same_batches(tiny_llm):
     class Watched(TransformersEngine):
         def _generate(self, prompts):
-            batches.append([identity for identity, _ in prompts])
+            batches.append([record["id"] for record, _ in prompts])
             return super()._generate(prompts)
 
     records = [question(number) for number in range(11)]
