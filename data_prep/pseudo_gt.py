@@ -31,10 +31,19 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--manifest", type=Path, required=True, help="what `prep describe` wrote")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    parser.add_argument("--engine", choices=("template", "transformers", "vllm", "openai"), required=True)
+    parser.add_argument(
+        "--engine",
+        choices=("template", "transformers", "vllm", "openai", "speech"),
+        required=True,
+        help="speech: a trained SpeechLM answers from the audio; others answer from the seed description",
+    )
     parser.add_argument("--shard", type=Part.parse, metavar="I/N", help="answer part I of N; `prep merge` joins them")
-    llm = parser.add_argument_group("the LLM and its answers")
-    llm.add_argument("--model", metavar="ID", help="hub id or folder of an instruct model, or its name on the server")
+    llm = parser.add_argument_group("the model and its answers")
+    llm.add_argument(
+        "--model",
+        metavar="ID",
+        help="hub id or folder of an instruct model, or its name on the server; for speech the SpeechLM's folder",
+    )
     llm.add_argument("--system", metavar="TEXT", help="system prompt")
     llm.add_argument(
         "--max-new-tokens", type=positive, default=128, help="longer answers are rejected (default %(default)s)"
@@ -45,8 +54,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     llm.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="", help="default: float32 on a cpu, else bfloat16"
     )
-    llm.add_argument("--batch-size", type=positive, default=8, help="transformers (default %(default)s)")
-    llm.add_argument("--device", default="", help="transformers; default: cuda where there is one, else cpu")
+    llm.add_argument("--batch-size", type=positive, default=8, help="transformers, speech (default %(default)s)")
+    llm.add_argument("--device", default="", help="transformers, speech; default: cuda where there is one, else cpu")
     llm.add_argument("--tensor-parallel-size", type=positive, default=1, help="vllm: GPUs that share the model")
     server = parser.add_argument_group("the server of --engine openai")
     server.add_argument("--base-url", metavar="URL", help="such as http://127.0.0.1:8000/v1")
@@ -200,11 +209,11 @@ def _settings(args: argparse.Namespace) -> dict:
     settings = {"manifest_sha256": manifest_hash(args.manifest), "engine": args.engine, "block": 1}
     if args.engine == "template":
         return settings
-    settings |= {"model": args.model, "system": args.system, "max_new_tokens": args.max_new_tokens}
+    settings |= _model(args) | {"system": args.system, "max_new_tokens": args.max_new_tokens}
     settings["temperature"] = args.temperature
     if args.temperature:
         settings |= {"top_p": args.top_p, "seed": args.seed}
-    if args.engine == "transformers":
+    if args.engine in ("transformers", "speech"):
         with waiting("starting PyTorch"):
             settings["dtype"] = args.dtype or default_dtype(args.device)
         settings |= {"batch_size": args.batch_size, "block": WINDOW * args.batch_size}
@@ -213,11 +222,22 @@ def _settings(args: argparse.Namespace) -> dict:
     return settings
 
 
+def _model(args: argparse.Namespace) -> dict:
+    """What is known of the model: its name, or the hash of a folder that training may have written anew."""
+    kind = "folder of a trained SpeechLM" if args.engine == "speech" else "hub id, folder or name of an instruct model"
+    if not args.model:
+        raise UserError(f"--engine {args.engine}: it needs --model, the {kind}")
+    if args.engine != "speech":
+        return {"model": args.model}
+    with waiting(f"hashing {args.model}"):
+        from caad_ds.evaluation.identity import model_hash  # it imports PyTorch
+
+        return {"model_sha256": model_hash(Path(args.model))}
+
+
 def _engine(args: argparse.Namespace) -> Engine:
     if args.engine == "template":
         return TemplateEngine()
-    if not args.model:
-        raise UserError(f"--engine {args.engine}: it needs --model, the hub id, folder or name of an instruct model")
     asking = Asking(args.system, args.max_new_tokens, args.temperature, args.top_p, args.seed)
     if args.engine == "openai":
         return OpenAIEngine(
@@ -232,7 +252,12 @@ def _engine(args: argparse.Namespace) -> Engine:
     with progress(f"loading {args.model}"):
         if args.engine == "vllm":
             return VllmEngine(args.model, asking, dtype=args.dtype, tensor_parallel_size=args.tensor_parallel_size)
-        return TransformersEngine(args.model, asking, batch_size=args.batch_size, device=args.device, dtype=args.dtype)
+        local = {"batch_size": args.batch_size, "device": args.device, "dtype": args.dtype}
+        if args.engine == "speech":
+            from data_prep.engines.speech import SpeechEngine  # it imports PyTorch
+
+            return SpeechEngine(Path(args.model), asking, **local)
+        return TransformersEngine(args.model, asking, **local)
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What answers a seed description: the toy template, or a text LLM."""
+"""What answers a record: the toy template, a text LLM from its seed description, or a SpeechLM from its audio."""
 
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass

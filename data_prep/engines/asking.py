@@ -1,4 +1,5 @@
-"""How a text LLM is asked: the seed description in place of the audio (CAAD, Stage 1), and how its answer is drawn."""
+"""How a model is asked: a text LLM with the seed description in place of the audio (CAAD, Stage 1), a SpeechLM with the
+audio itself; and how its answer is drawn."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +22,19 @@ class Asking:
     seed: int = 0
 
     def messages(self, record: dict) -> list[dict]:
-        """The chat that the LLM reads; UserError if the record cannot be asked about."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return system + textual_messages(record)
+        """The chat that a text LLM reads; UserError if the record cannot be asked about."""
+        return self._first + textual_messages(record)
+
+    def spoken(self, record: dict) -> list[dict]:
+        """The chat that a SpeechLM reads, the record's own; UserError if the record cannot be asked about."""
+        prompt_of(record)
+        if not record.get("messages"):
+            raise UserError("it has no messages; run `caad-ds prep describe` first")
+        return self._first + record["messages"]
+
+    @property
+    def _first(self) -> list[dict]:
+        return [] if self.system is None else [{"role": "system", "content": self.system}]
 
     def seed_of(self, identity: str) -> int:
         """A record's own seed, of 31 bits, which every engine takes: its answer is the same whatever came before."""
