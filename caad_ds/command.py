@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from caad_ds.errors import UserError
+from caad_ds.errors import RankError, UserError
 
 ROWS_REJECTED = 3
 INTERRUPTED = 130
@@ -26,16 +26,16 @@ def positive(text: str) -> int:
 
 
 def guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run a command and return its status; a UserError is printed by the main rank and gives 2 on every rank.
+    """Run a command and return its status; a UserError gives 2 on every rank, and is printed by the main one.
 
-    The traceback is shown with `args.debug` alone.
+    A RankError is printed by all. The traceback is shown with `args.debug` alone.
     """
     try:
         return command(args)
     except UserError as error:
         if args.debug:
             traceback.print_exc()
-        elif is_main():
+        elif is_main() or isinstance(error, RankError):
             print(f"caad-ds: error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The console script and `train.py` print it and exit with status 2; `--debug` shows the traceback.
     """
+
+
+class RankError(UserError):
+    """What every rank tells for itself: it has lost the others, and may be the only one that is left to speak."""

@@ -9,10 +9,14 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from caad_ds.errors import UserError
+from caad_ds.errors import RankError, UserError
+from caad_ds.progress import waiting
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # a rank that has ended is noticed at once; one that has more to do is waited for
+LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+MEETING = timedelta(minutes=15)  # a job's tasks start minutes apart; one that never does must not be waited for
+PATIENCE = timedelta(days=7)  # one that has more to do is waited for; one that has ended is then noticed at once
+LAST_PORT = 65535
 SILENT = nullcontext()
 
 
@@ -20,23 +24,14 @@ SILENT = nullcontext()
 def joined() -> Iterator[None]:
     """The ranks of this launch as one gloo group, which needs no accelerator; nothing for a process alone.
 
-    For commands that run no DeepSpeed engine. UserError if the launcher's variables are incomplete, or the ranks
-    cannot meet.
+    For commands that run no DeepSpeed engine. UserError if the launcher's variables are incomplete or no numbers;
+    RankError if the ranks do not meet, or one of them ends before the others.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         _warn_of_tasks()
         yield
         return
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; set them as well")
-    try:
-        dist.init_process_group("gloo", timeout=PATIENCE)
-    except dist.DistNetworkError as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(
-            f"ranks cannot meet at {where} ({str(error).splitlines()[0]}); take another MASTER_PORT"
-        ) from error
+    _meet()
     try:
         yield
     except RuntimeError as error:
@@ -44,9 +39,32 @@ def joined() -> Iterator[None]:
             raise
         # Its first sentence: advice follows, with a picture in it.
         reason = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]
-        raise UserError(f"another rank has ended ({reason}); see what it said, and start the command again") from error
+        raise RankError(
+            f"rank {dist.get_rank()}: another rank has ended ({reason}); see what it said, and start the command again"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _meet() -> None:
+    missing = [name for name in LAUNCHER if name not in os.environ]
+    if missing:
+        raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; set them as well")
+    rank, size, address, port = (os.environ[name] for name in LAUNCHER)
+    numbers = rank.isdecimal() and size.isdecimal() and port.isdecimal()
+    if not numbers or int(rank) >= int(size) or int(port) > LAST_PORT:
+        told = f"RANK {rank}, WORLD_SIZE {size}, MASTER_PORT {port}"
+        raise UserError(f"{told}: give whole numbers, RANK below WORLD_SIZE and a port of at most {LAST_PORT}")
+    where = f"{address}:{port}"
+    try:
+        with waiting(f"rank {rank}: waiting for {size} ranks to meet at {where}"):
+            store, *_ = next(dist.rendezvous("env://", timeout=MEETING))
+            dist.init_process_group("gloo", store=store, rank=int(rank), world_size=int(size), timeout=PATIENCE)
+    except dist.DistError as error:
+        raise RankError(
+            f"rank {rank}: the {size} ranks do not meet at {where} ({str(error).splitlines()[0]}); "
+            "start all of them, or take another MASTER_PORT"
+        ) from error
 
 
 def _warn_of_tasks() -> None:

@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 
+from caad_ds import ranks
 from caad_ds.cli import main
 
 RANKS = 2
@@ -28,10 +30,15 @@ def alone(asked, tmp_path):
     return tmp_path / "alone"
 
 
-def start(argv):
+def launch():
+    """What a launcher sets for every rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(RANKS)}
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(RANKS)}
+
+
+def start(argv):
+    meet = launch()
     command = [sys.executable, "-m", "caad_ds.cli", "evaluate", *argv]
     return [
         subprocess.Popen(command, env={**os.environ, **meet, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
@@ -73,10 +80,12 @@ def test_after_a_kill_no_item_is_answered_twice_whatever_the_number_of_ranks(ask
     while not (folder / "predictions.1.jsonl").exists() or len(keys(folder)) < 6:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.005)
-    processes[1].send_signal(signal.SIGKILL)
+    processes[0].send_signal(signal.SIGKILL)
     status, errors = finished(processes)
-    assert status == [2, -signal.SIGKILL] and "another rank has ended" in errors[0]
-    assert "GLHF" not in errors[0], "gloo's advice is not ours"
+    assert status == [-signal.SIGKILL, 2]
+    [told] = errors[1].splitlines()
+    assert "rank 1: another rank has ended" in told, "the one that speaks for all is gone"
+    assert "GLHF" not in told, "gloo's advice is not ours"
     before = keys(folder)
     assert 6 <= len(before) < 80 and len(set(before)) == len(before) and not (folder / "scores.json").exists()
     with open(folder / "predictions.1.jsonl", "a") as file:
@@ -99,6 +108,23 @@ def test_a_kill_while_ranks_files_are_put_together_doubles_nothing(asked, alone)
     assert main(["evaluate", *asked, "--out", str(alone)]) == 3
     assert sorted((alone / "predictions.jsonl").read_bytes().splitlines(keepends=True)) == sorted(lines)
     assert len(list(alone.glob("predictions*"))) == 1
+
+
+def test_ranks_that_never_start_are_not_waited_for_without_a_word(asked, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ranks, "MEETING", timedelta(seconds=1))
+    for name, value in {**launch(), "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["evaluate", *asked, "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "rank 1: the 2 ranks do not meet at 127.0.0.1:" in told and "timed out" in told
+
+
+@pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", "two"), ("RANK", "2"), ("MASTER_PORT", "http")])
+def test_a_launcher_that_tells_no_numbers(asked, tmp_path, monkeypatch, capsys, name, value):
+    for variable, number in {**launch(), "RANK": "0", name: value}.items():
+        monkeypatch.setenv(variable, number)
+    assert main(["evaluate", *asked, "--out", str(tmp_path / "run"), "--debug"]) == 2
+    assert f"{name} {value}" in capsys.readouterr().err
 
 
 def test_a_launcher_that_tells_only_half_is_a_users_mistake(asked, tmp_path, monkeypatch, capsys):
