@@ -21,14 +21,15 @@ class RunFolder:
     path: Path
 
     def open(self, setup: dict, wanted: Collection[Key]) -> set[Key]:
-        """Which of the `wanted` were predicted under this very setup; UserError if the folder holds another one's.
+        """Which of the `wanted` were predicted under this very setup; UserError if the folder holds another's, or whose
+        it holds cannot be told.
 
         What ranks left is put into `predictions.jsonl` first, so any number of ranks goes on with it. Where something
         is left to predict, scores of an earlier state go.
         """
         file = self.path / "setup.json"
         if not file.is_file():
-            self._clear()
+            self._refuse_strangers()
             write_json(file, setup)
             return set()
         before = read_json(file, REMEDY)
@@ -110,12 +111,15 @@ class RunFolder:
         return self.path / "predictions.jsonl"
 
     def _files(self) -> list[Path]:
-        return sorted(self.path.glob("predictions*.jsonl"))
+        """What holds predictions, those of ranks first; a copy that a user made is none of ours."""
+        parts = [f for f in self.path.glob("predictions.*.jsonl") if f.name.split(".")[1].isdecimal()]
+        return [*sorted(parts), *([self._predictions] if self._predictions.is_file() else [])]
 
-    def _clear(self) -> None:
-        for file in self._files():
-            file.unlink()
-        self._drop_scores()
+    def _refuse_strangers(self) -> None:
+        """UserError where there are answers or scores, and nothing says of which evaluation."""
+        found = [file.name for file in (*self._files(), self._scores) if file.is_file()]
+        if found:
+            raise UserError(f"{self.path}: holds {found[0]} but no setup.json; use another --out, or move it away")
 
     def _drop_scores(self) -> None:
         for file in (self._scores, self.path / "disagreements.jsonl"):

@@ -215,6 +215,21 @@ def test_lines_that_two_starts_doubled_are_scored_once(run, tmp_path):
     assert scores(tmp_path / "run") == before
 
 
+def test_files_that_are_not_the_evaluations_stay(run, tmp_path):
+    run()
+    copy = tmp_path / "run" / "predictions.before.jsonl"
+    copy.write_text('{"mine": 1}\n')
+    assert run() == 0 and copy.read_text() == '{"mine": 1}\n'
+    kept = {file.name: file.read_bytes() for file in copy.parent.iterdir() if file.name != "setup.json"}
+    (copy.parent / "setup.json").unlink()
+    with pytest.raises(UserError, match=r"run: holds predictions.jsonl but no setup.json; use another --out"):
+        run()
+    (copy.parent / "predictions.jsonl").unlink()
+    with pytest.raises(UserError, match=r"run: holds scores.json but no setup.json"):
+        run()
+    assert {file.name for file in copy.parent.iterdir()} == kept.keys() - {"predictions.jsonl"}
+
+
 def test_a_run_folder_has_one_writer(run, tmp_path):
     with sole_writer(tmp_path / "run"), pytest.raises(UserError, match=r"another process is writing .*run: wait"):
         run()
