@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from caad_ds.command import positive
 from caad_ds.errors import UserError
@@ -48,6 +49,9 @@ class Judge:
         if name is not None and not os.environ.get(name):
             raise UserError(f"--judge-api-key-env {name}: that variable is not set; export the key in it")
         key = os.environ[name] if name else NO_KEY
+        if not key.isascii() or not key.isprintable():
+            raise UserError(f"--judge-api-key-env {name}: holds what no key has, such as a line break; export it anew")
+        _check_url(args.judge_base_url)
         try:
             import openai  # noqa: F401
         except ImportError as error:
@@ -125,6 +129,17 @@ class Judge:
         """An error in one short line, without the key or the credentials of a URL."""
         text = str(error) if self.key == NO_KEY else str(error).replace(self.key, HIDDEN)
         return hide_secrets(" ".join(text.split()))[:200]
+
+
+def _check_url(url: str) -> None:
+    """UserError for what no client can ask; it is not repeated, since of a broken URL no one knows what is secret."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UserError("--judge-base-url: no URL; give one such as https://host/v1, a / in a password as %2F")
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:

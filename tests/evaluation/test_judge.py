@@ -134,6 +134,25 @@ def test_no_part_of_a_secret_is_told(run, endpoint, capsys):
 
 
 @pytest.mark.parametrize(
+    "url", ["", "host/v1", "localhost:1/v1", "http://[::1", "http://me:SECRET/@host/v1", "http://"]
+)
+def test_what_is_no_url_is_told_before_the_first_answer_and_not_shown(run, tmp_path, capsys, url):
+    assert run("--debug", judge=["--judge-base-url", url, "--judge-model", "big"]) == 2
+    err = capsys.readouterr().err
+    assert "--judge-base-url: no URL; give one such as https://host/v1" in err and "SECRET" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["sk-“quoted”", "sk-cut\n", "sk-\x7f"])
+def test_a_key_that_no_header_takes_is_told_and_not_shown(run, tmp_path, capsys, monkeypatch, key):
+    monkeypatch.setenv("JUDGE_KEY", key)
+    assert run() == 2
+    err = capsys.readouterr().err
+    assert "--judge-api-key-env JUDGE_KEY: holds what no key has" in err and "sk-" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("body", "type"),
     [
         ("<html>Welcome</html>", "text/html"),
