@@ -92,7 +92,8 @@ def _opened(path: Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
         with soundfile.SoundFile(path) as file:
             yield file
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a file by the name of a headerless one
-        raise AudioError(str(error)) from error
+        # libsndfile's own words alone: before them stands the file, of an open one its address in memory.
+        raise AudioError(getattr(error, "error_string", str(error))) from error
 
 
 def _part(file: soundfile.SoundFile, start: float, seconds: float | None) -> tuple[int, int]:

@@ -376,4 +376,5 @@ def test_under_contrast_and_with_clips_that_cannot_be_heard(spoken, tmp_path, mo
     assert evaluate.run(parser.parse_args([*map(str, argv), "--device", "cpu", "--batch-size", "4"])) == 3
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert [rejected["id"] for rejected in scores["rejected"]] == [f"SpeakerVerification_VCTK/{k}" for k in (3, 4)]
+    assert scores["rejected"][0]["reason"].endswith("row 3 audio2: Format not recognised."), "no address in memory"
     assert scores["instances"]["SpeakerVerification_VCTK"]["items"] == 3
