@@ -2,12 +2,10 @@
 
 import argparse
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from caad_ds.evaluation.mlflow_log import Record, log_record
+from caad_ds.evaluation.mlflow_log import Record, log_record, output_folder
 from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
 from caad_ds.evaluation.speed import speed_rows
 from caad_ds.evaluation.tables import markdown, show, terminal
@@ -37,15 +35,13 @@ def publish(found: Comparison, speeds: dict[str, dict], notes: list[str], args: 
     if speeds:
         show(terminal("Size and speed", *speed_rows(speeds)), SPEED_LEGEND)
     files = ["table.json", "table.md", *found.pictures]
-    with nullcontext(args.out) if args.out else TemporaryDirectory() as place:
-        folder = Path(place)
+    with output_folder(args.out) as folder:
         if args.out or args.mlflow:
             _save(found, speeds, notes, folder)
         if args.out:
             show(f"saved {args.out}/{', '.join(files)}")
-        if args.mlflow:
-            params = {"title": found.title, "baseline": found.baseline, "systems": ", ".join(found.systems)}
-            log_record(args, folder, Record(found.title, params, {}, found.table, [folder / name for name in files]))
+        params = {"title": found.title, "baseline": found.baseline, "systems": ", ".join(found.systems)}
+        log_record(args, folder, Record(found.title, params, {}, found.table, [folder / name for name in files]))
 
 
 def _save(found: Comparison, speeds: dict[str, dict], notes: list[str], folder: Path) -> None:

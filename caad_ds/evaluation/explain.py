@@ -9,12 +9,9 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import torch
 from torch import Tensor
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from caad_ds.command import positive
 from caad_ds.data.batch import Batch
@@ -24,17 +21,19 @@ from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, check_contrast, generate
 from caad_ds.evaluation.evaluate import ROWS_REJECTED
+from caad_ds.evaluation.identity import run_name
 from caad_ds.evaluation.inference import Clips, Loaded, add_device_arguments
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
+from caad_ds.evaluation.mlflow_log import Record, add_mlflow_arguments, check_mlflow, log_record
 from caad_ds.evaluation.tables import show_rejected
 from caad_ds.evaluation.token_picture import draw
+from caad_ds.evaluation.token_text import Tokens
 from caad_ds.files import write_json
 from caad_ds.models.states import Embedded
 from caad_ds.progress import progress
 
 ANSWERS = ("own", "contrast", "gt")
-FAULTY = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="tokens of each position (default 5)")
     parser.add_argument("--max-new-tokens", type=positive, default=32, metavar="N", help="per answer (default 32)")
     add_device_arguments(parser)
+    add_mlflow_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     items = chosen(Benchmark.load(args.benchmark), args.items)
     instructions = Instructions.load(args.instructions) if args.instructions else None
-    setting, saved = _load(args), 0
+    setting = _load(args)
+    saved: list[tuple[dict, list[Path]]] = []
     rejected: dict[str, str] = {}  # a row once, whatever its conditions
     with progress("explaining", len(items)) as advance:
         for item in items:
@@ -88,14 +89,28 @@ def run(args: argparse.Namespace) -> int:
             else:
                 answer = _answer(setting, clips, item, instructions, args)
                 found = {**described(item, args), **explained(setting, clips, item, answer, args.top)}
-                stem = args.out / f"{quote(item.id, safe='')}.{item.condition}"
-                write_json(stem.with_name(f"{stem.name}.json"), found)
-                draw(found, stem)
-                saved += 1
+                stem = args.out / f"{item.id.replace('/', '_')}.{item.condition}"
+                numbers = stem.with_name(f"{stem.name}.json")
+                write_json(numbers, found)
+                saved.append((found, [numbers, *draw(found, stem)]))
             advance(1)
     show_rejected([{"id": name, "reason": reason} for name, reason in rejected.items()], None)
-    print(f"saved {saved} pictures and their numbers in {args.out}")
+    print(f"saved the pictures and numbers of {len(saved)} items in {args.out}")
+    if saved:
+        log_record(args, args.out, _record(saved, args))
     return ROWS_REJECTED if rejected else 0
+
+
+def _record(saved: list[tuple[dict, list[Path]]], args: argparse.Namespace) -> Record:
+    """All items as one run: what each was asked and what was said, beside its files."""
+    header = ["item", "condition", "right answer", "answer", "files"]
+    rows = [
+        [told["id"], told["condition"], told["gt"], told["answer"], ", ".join(file.name for file in files)]
+        for told, files in saved
+    ]
+    params = {key: value for key, value in _models(args).items() if value} | _setting(args)
+    files = [file for _, files in saved for file in files]
+    return Record(f"{run_name(args.model.resolve())}, token by token", params, {}, (header, rows), files)
 
 
 def chosen(benchmark: Benchmark, names: Sequence[str]) -> list[Item]:
@@ -191,35 +206,19 @@ def _statement(item: Item, instructions: Instructions | None, file: Path) -> str
     return attribute.options[item.gt]
 
 
-class Tokens:
-    """Tokens as text that a reader knows: no alphabet of byte-level BPE, and the space before a word kept."""
-
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
-        self.special = set(tokenizer.all_special_ids)
-        self.bytes = {glyph: byte for byte, glyph in bytes_to_unicode().items()}
-
-    def __call__(self, token: int) -> str:
-        """The token's text; `<0xE2>` for each byte of one that is no whole character."""
-        piece = self.tokenizer.convert_ids_to_tokens(token)
-        if token in self.special or piece is None:  # a padded vocabulary has ids without a token
-            return piece or f"<{token}>"
-        # The second of two is decoded as in the middle of a text, where its space counts.
-        once, twice = (self.tokenizer.decode([token] * n, clean_up_tokenization_spaces=False) for n in (1, 2))
-        text = twice[len(once) :]
-        if FAULTY not in text:
-            return text
-        if all(glyph in self.bytes for glyph in piece):
-            return "".join(f"<0x{self.bytes[glyph]:02X}>" for glyph in piece)
-        return piece
-
-
 def described(item: Item, args: argparse.Namespace) -> dict:
     """What was asked, and how."""
     asked = {"id": item.id, "condition": item.condition, "question": item.question, "hint": item.hint, "gt": item.gt}
+    return {**asked, **_models(args), "setting": _setting(args)}
+
+
+def _models(args: argparse.Namespace) -> dict:
+    return {"model": str(args.model), "teacher": args.teacher and str(args.teacher)}
+
+
+def _setting(args: argparse.Namespace) -> dict:
     names = ("answer", "contrast_alpha", "negative", "plausibility", "temperature")
-    models = {"model": str(args.model), "teacher": args.teacher and str(args.teacher)}
-    return {**asked, **models, "setting": {name: getattr(args, name) for name in names}}
+    return {name: getattr(args, name) for name in names}
 
 
 def _load(args: argparse.Namespace) -> Setting:
@@ -236,6 +235,7 @@ def _load(args: argparse.Namespace) -> Setting:
 
 
 def _check(args: argparse.Namespace) -> None:
+    check_mlflow(args)
     check_contrast(args.contrast_alpha, args.plausibility)
     if not 0 < args.temperature < float("inf"):
         raise UserError(f"--temperature {args.temperature}: give a finite number above 0")

@@ -19,7 +19,7 @@ def identity(args: argparse.Namespace, benchmark: Benchmark) -> dict:
     contrasted = args.contrast_alpha is not None
     suffix = f" + CD {args.contrast_alpha:g} {args.negative}" if contrasted else ""
     return {
-        "name": args.name or _run_name(args.model.resolve()) + suffix,
+        "name": args.name or run_name(args.model.resolve()) + suffix,
         "model_sha256": model_hash(args.model),
         "benchmark": benchmark.kind,
         "benchmark_sha256": fingerprint(benchmark),
@@ -35,7 +35,7 @@ def identity(args: argparse.Namespace, benchmark: Benchmark) -> dict:
     }
 
 
-def _run_name(folder: Path) -> str:
+def run_name(folder: Path) -> str:
     """What tables call a model: its folder's name; of `RUN/model`, which is where `train` writes it, the run's."""
     return folder.parent.name if folder.name == "model" else folder.name
 

@@ -19,7 +19,15 @@ from caad_ds.evaluation.inference import Clips, Loaded, add_device_arguments
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.meter import Clock, Timing, description, spread, synchronize, timed
-from caad_ds.evaluation.speed import LEGEND, speed_rows
+from caad_ds.evaluation.mlflow_log import (
+    Record,
+    add_mlflow_arguments,
+    check_mlflow,
+    flat_metrics,
+    log_record,
+    output_folder,
+)
+from caad_ds.evaluation.speed import LEGEND, speed_metrics, speed_rows
 from caad_ds.evaluation.tables import markdown, show, terminal
 from caad_ds.files import write_atomic, write_json
 from caad_ds.memory import PeakMemory
@@ -63,12 +71,14 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="timed turns (default 5)")
     add_device_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="writes speed.md and speed.json there")
+    add_mlflow_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table, two rows a model with --contrast-alpha; saves it with --out."""
+    """Prints the table, two rows a model with --contrast-alpha; saves it with --out, logs it with --mlflow."""
     if args.contrast_alpha is not None and not 0 < args.contrast_alpha < float("inf"):
         raise UserError(f"--contrast-alpha {args.contrast_alpha}: give a finite number above 0")
+    check_mlflow(args)
     folders = _folders(args.models)
     items = _items(args.benchmark, args.batch_size)
     systems: dict[str, System] = {}
@@ -82,15 +92,26 @@ def run(args: argparse.Namespace) -> int:
                 systems[f"{name} + CD {args.contrast_alpha:g} {args.negative}"] = System(loaded, contrasted)
         _check_clips(loaded, items)
     measured = measure(systems, items, args.tokens, args.rounds)
+    publish(measured, args)
+    return 0
+
+
+def publish(measured: dict[str, dict], args: argparse.Namespace) -> None:
+    """Prints the table; saves it with `args.out` and logs it with `args.mlflow`."""
     setting = f"{args.rounds} rounds, {args.tokens} tokens an answer, {args.benchmark.resolve().name}"
     table = speed_rows(measured)
     show(terminal(f"{TITLE}: {setting}", *table), LEGEND)
-    if args.out:
-        text = [f"# {TITLE}", f"{setting}.", markdown(*table), LEGEND]
-        write_atomic(args.out / "speed.md", ("\n\n".join(text) + "\n").encode())
-        write_json(args.out / "speed.json", {"tokens": args.tokens, "rounds": args.rounds, "systems": measured})
-        show(f"saved {args.out}/speed.md, speed.json")
-    return 0
+    with output_folder(args.out) as folder:
+        files = [folder / "speed.md", folder / "speed.json"]
+        if args.out or args.mlflow:
+            text = [f"# {TITLE}", f"{setting}.", markdown(*table), LEGEND]
+            write_atomic(files[0], ("\n\n".join(text) + "\n").encode())
+            write_json(files[1], {"tokens": args.tokens, "rounds": args.rounds, "systems": measured})
+        if args.out:
+            show(f"saved {args.out}/speed.md, speed.json")
+        params = {"systems": ", ".join(measured), "setting": setting}
+        metrics = dict(flat_metrics({name: speed_metrics(speed) for name, speed in measured.items()}))
+        log_record(args, folder, Record(TITLE, params, metrics, table, files))
 
 
 def measure(systems: dict[str, System], items: Sequence[Item], tokens: int, rounds: int) -> dict[str, dict]:

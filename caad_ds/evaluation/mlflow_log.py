@@ -1,4 +1,4 @@
-"""`--mlflow`: finished scores, tables and pictures into an MLflow store, which may be dead without any harm.
+"""`--mlflow`: finished scores, tables, speeds and pictures into an MLflow store, which may be dead without any harm.
 
 Everything is on disk before, is sent once, and goes out from a thread that is waited for so long and no longer.
 """
@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from caad_ds.errors import UserError
+from caad_ds.evaluation.speed import speed_metrics
 from caad_ds.files import read_json, write_json
 from caad_ds.progress import progress
 from caad_ds.tracking import (
@@ -42,7 +44,7 @@ FIELDS = {"": "value", "_low": "low", "_high": "high", "_deviation": "deviation"
 
 @dataclass(frozen=True)
 class Record:
-    """What goes into one MLflow run; `files[0]` decides whether a folder has anything new to send."""
+    """What goes into one MLflow run; its files decide whether a folder has anything new to send."""
 
     name: str
     params: Mapping[str, Any]
@@ -77,13 +79,29 @@ def log_evaluation(args: argparse.Namespace, folder: Path, table: tuple[list[str
     if args.mlflow is not None:
         scores = read_json(folder / "scores.json", "run the evaluation again")
         known = {key: scores.pop(key) for key in ("name", "setup", "rejected")}
-        metrics = dict(flat_metrics({"rejected": len(known["rejected"]), **scores.pop("groups", {}), **scores}))
+        speed = {"speed": speed_metrics(scores.pop("speed", None) or {})}
+        metrics = dict(
+            flat_metrics({"rejected": len(known["rejected"]), **scores.pop("groups", {}), **scores, **speed})
+        )
         files = [folder / "scores.json", folder / "predictions.jsonl"]
         log_record(args, folder, Record(known["name"], known["setup"], metrics, table, files))
 
 
+@contextmanager
+def output_folder(out: Path | None) -> Iterator[Path]:
+    """The folder of `--out`; without it a temporary one, for what goes into a store alone."""
+    with nullcontext(out) if out else TemporaryDirectory() as place:
+        yield Path(place)
+
+
 def log_record(args: argparse.Namespace, folder: Path, record: Record) -> None:
-    """Sends a record whose files are in `folder`; what fails, or takes too long, is said in one line on stderr."""
+    """Sends a record whose files are in `folder`, if `--mlflow` is given.
+
+    What fails, or takes too long, is said in one line on stderr. What the folder has sent to this experiment is not
+    sent again.
+    """
+    if args.mlflow is None:
+        return
     where = hide_secrets(args.mlflow)
     told: list[str] = []
 
@@ -118,8 +136,7 @@ def flat_metrics(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 
 def _send_once(args: argparse.Namespace, folder: Path, record: Record) -> str:
     """What to say of it: a run that was made, or one that holds the same already."""
-    sha256 = hashlib.sha256(record.files[0].read_bytes()).hexdigest()
-    target = {"uri": hide_secrets(args.mlflow), "experiment": _experiment(args), "sha256": sha256}
+    target = {"uri": hide_secrets(args.mlflow), "experiment": _experiment(args), "sha256": _sha256(record.files)}
     note = read_json(folder / NOTE, "delete it") if (folder / NOTE).is_file() else {}
     client = connect(args.mlflow)
     known = {key: note.get(key) for key in target} == target and existing_run(client, note["run_id"]) is not None
@@ -127,6 +144,14 @@ def _send_once(args: argparse.Namespace, folder: Path, record: Record) -> str:
     client.set_terminated(run_id, "FINISHED")
     write_json(folder / NOTE, {**target, "run_id": run_id})
     return f"MLflow at {target['uri']}: {'already there as' if known else 'logged as'} run {run_id}"
+
+
+def _sha256(files: list[Path]) -> str:
+    """Over names and bytes."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{file.stat().st_size};".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _experiment(args: argparse.Namespace) -> str:

@@ -13,6 +13,20 @@ LEGEND = (
     "encoder's states on, the prompt included. memory: weights, encoder included, and the peak above them."
 )
 
+FIGURES = ("tokens_per_second", "first_token_ms", "encoder_ms")
+
+
+def speed_metrics(speed: dict) -> dict:
+    """The `speed` of a system as nested metrics, by batch size, a median as `value`; of no measurement, none."""
+    found = {key: speed[key] for key in ("parameters", "memory_mib") if key in speed}
+    for run in speed.get("runs", ()):
+        figures = {key: run[key] for key in FIGURES if key in run}
+        found[f"batch_{run['batch_size']}"] = {
+            key: {"value": figure["median"], "low": figure["low"], "high": figure["high"]}
+            for key, figure in figures.items()
+        }
+    return found
+
 
 def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of size and speed, from the `speed` of each system.

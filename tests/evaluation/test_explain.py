@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerFast
 
 from caad_ds import cli
 from caad_ds.distill.negatives import Negative
-from caad_ds.evaluation.explain import Tokens
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.options import Signal, log_likelihoods
 from caad_ds.evaluation.token_picture import A_PAGE, draw, visible
+from caad_ds.evaluation.token_text import Tokens
 from caad_ds.models import speech_lm
 
 INSTRUCTIONS = """
@@ -38,10 +38,10 @@ def found(tmp_path, name, out="out"):
 def test_a_picture_and_numbers_of_each_item(explain, tmp_path, capsys):
     assert explain("--items", "gender/0", "noise/1:adversarial", "gender/0:neutral", "--max-new-tokens", 2) == 0
     conditions = ("neutral", "faithful", "adversarial", "irrelevant")
-    names = {*(f"gender%2F0.{condition}" for condition in conditions), "noise%2F1.adversarial"}
+    names = {*(f"gender_0.{condition}" for condition in conditions), "noise_1.adversarial"}
     assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{n}.{end}" for n in names for end in ("png", "json")}
-    assert (tmp_path / "out" / "gender%2F0.neutral.png").read_bytes().startswith(b"\x89PNG")
-    told = found(tmp_path, "noise%2F1.adversarial")
+    assert (tmp_path / "out" / "gender_0.neutral.png").read_bytes().startswith(b"\x89PNG")
+    told = found(tmp_path, "noise_1.adversarial")
     assert (told["question"], told["hint"], told["gt"]) == ("how loud is it ?", "the speaker is loud .", "quiet")
     assert told["signals"] == ["p_pos", "p_neg", "target"]
     assert 1 <= len(told["positions"]) <= 2
@@ -51,7 +51,7 @@ def test_a_picture_and_numbers_of_each_item(explain, tmp_path, capsys):
         assert [t["target"] for t in shown] == sorted((t["target"] for t in shown), reverse=True)
         greedy = max(shown, key=lambda t: t["p_pos"])
         assert greedy["id"] == position["id"], "the model's own greedy answer"
-    assert "saved 5 pictures" in capsys.readouterr().out
+    assert "pictures and numbers of 5 items" in capsys.readouterr().out
 
 
 def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_folder, tmp_path):
@@ -59,7 +59,7 @@ def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_fo
     (tmp_path / "i.yaml").write_text(INSTRUCTIONS)
     options = "--answer", "gt", "--instructions", tmp_path / "i.yaml", "--contrast-alpha", 1.5, "--negative", "silence"
     assert explain("--items", "gender/2:faithful", *options) == 0
-    told = found(tmp_path, "gender%2F2.faithful")
+    told = found(tmp_path, "gender_2.faithful")
     assert told["answer"].startswith("the speaker is male") and len(told["positions"]) == 6
     loaded = Loaded.load(model_folder, torch.device("cpu"))
     [item] = [i for row in Benchmark.load(conflicts).rows for i in row.items() if i.id == "gender/2"][1:2]
@@ -77,9 +77,7 @@ def test_plausibility_and_temperature_shape_the_target(explain, tmp_path):
     given = "--items", "gender/1:neutral", "--answer", "contrast", "--max-new-tokens", 1, "--top", 40
     explain(*given, out="plain")
     explain(*given, "--plausibility", 0.5, "--temperature", 2, out="shaped")
-    plain, shaped = (
-        found(tmp_path, "gender%2F1.neutral", out)["positions"][0]["tokens"] for out in ("plain", "shaped")
-    )
+    plain, shaped = (found(tmp_path, "gender_1.neutral", out)["positions"][0]["tokens"] for out in ("plain", "shaped"))
     assert all(t["target"] > 0 for t in plain)
     most = max(t["p_pos"] for t in plain)
     kept = {t["id"] for t in plain if t["p_pos"] >= 0.5 * most}
@@ -95,7 +93,7 @@ def test_a_student_stands_beside_its_teacher(explain, model_folder, tmp_path):
     given = "--items", "gender/0:neutral", "--max-new-tokens", 2
     assert explain(*given, "--model", tmp_path / "student", "--teacher", model_folder, out="both") == 0
     assert explain(*given, "--model", tmp_path / "student", out="alone") == 0
-    both, alone = (found(tmp_path, "gender%2F0.neutral", out) for out in ("both", "alone"))
+    both, alone = (found(tmp_path, "gender_0.neutral", out) for out in ("both", "alone"))
     assert both["answer"] == alone["answer"], "the student's own answer"
     assert both["signals"] == ["p_pos", "p_neg", "target", "student"]
     first, by_itself = ({t["id"]: t for t in e["positions"][0]["tokens"]} for e in (both, alone))
@@ -122,12 +120,12 @@ def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, caps
     assert "different tokenizers" in refused("--items", "gender/0", "--teacher", tmp_path / "other")
     (conflicts / "gender" / "audio" / "0.wav").write_bytes(b"not audio")
     assert explain("--items", "gender/0:neutral", "gender/1:neutral", "--max-new-tokens", 2, out="rest") == 3
-    assert {p.stem for p in (tmp_path / "rest").iterdir()} == {"gender%2F1.neutral"}
+    assert {p.stem for p in (tmp_path / "rest").iterdir()} == {"gender_1.neutral"}
     assert "gender/0: audio" in capsys.readouterr().err
     assert explain("--items", "gender/0", "gender/1:neutral", "--max-new-tokens", 2, out="rest") == 3
     said = capsys.readouterr()
     assert said.err.count("gender/0: audio") == 1 and "1 rows were left out" in said.err, "one row, not its conditions"
-    assert "saved 1 pictures" in said.out
+    assert "pictures and numbers of 1 items" in said.out
 
 
 def test_a_row_that_was_rejected_is_told_with_its_reason(explain, conflicts, capsys):
@@ -142,7 +140,7 @@ def test_a_row_that_was_rejected_is_told_with_its_reason(explain, conflicts, cap
 
 def test_more_tokens_than_there_are(explain, tmp_path):
     assert explain("--items", "gender/0:neutral", "--max-new-tokens", 1, "--top", 100000) == 0
-    [position] = found(tmp_path, "gender%2F0.neutral")["positions"]
+    [position] = found(tmp_path, "gender_0.neutral")["positions"]
     assert len(position["tokens"]) == 40, "the whole vocabulary"
 
 
@@ -174,6 +172,6 @@ def test_long_answers_go_on_in_another_picture(tmp_path):
         "teacher": None, "setting": setting, "answer": "$ " * 200, "signals": ["p_pos", "p_neg", "target"],
         "positions": [{"id": 7, "text": token["text"], "tokens": [token]}] * (A_PAGE + 1),
     }  # fmt: skip
-    paths = draw(explained, tmp_path / "a%2F1.neutral")
-    assert [p.name for p in paths] == ["a%2F1.neutral.png", "a%2F1.neutral.2.png"]
+    paths = draw(explained, tmp_path / "a_1.neutral")
+    assert [p.name for p in paths] == ["a_1.neutral.png", "a_1.neutral.2.png"]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)

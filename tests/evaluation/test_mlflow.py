@@ -1,4 +1,4 @@
-"""`--mlflow` of evaluate and compare: into real SQLite stores, and beside servers that are gone or silent."""
+"""`--mlflow` of four commands: into real SQLite stores, and beside servers that are gone or silent."""
 
 import json
 import socket
@@ -22,7 +22,9 @@ def uri(mlflow_uri):
 def evaluate(model_folder, conflicts, tmp_path):
     def evaluate(*argv):
         arguments = ["--model", model_folder, "--benchmark", conflicts, "--out", tmp_path / "run", "--device", "cpu"]
-        return cli.main(["evaluate", *map(str, arguments), "--name", "greedy", "--max-new-tokens", "4", *argv])
+        return cli.main(
+            ["evaluate", *map(str, arguments), "--name", "greedy", "--max-new-tokens", "4", "--batch-size", "8", *argv]
+        )
 
     return evaluate
 
@@ -50,6 +52,9 @@ def test_an_evaluation_is_in_the_store_once(evaluate, uri, tmp_path, capsys):
             assert run.data.metrics[f"{group}/{metric}_low"] == found["low"]
     strict = scores["groups"]["all"]["strict"]["accuracy_neutral"]["value"]
     assert run.data.metrics["all/strict/accuracy_neutral"] == strict
+    assert run.data.metrics["speed/parameters/total"] == scores["speed"]["parameters"]["total"]
+    [timed] = scores["speed"]["runs"]
+    assert run.data.metrics["speed/batch_8/tokens_per_second"] == timed["tokens_per_second"]["median"]
     assert (run.data.metrics["all/items"], run.data.metrics["rejected"]) == (7, 0)
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert files == {"scores.json", "predictions.jsonl", "table_shown.json"}
@@ -73,6 +78,53 @@ def test_a_comparison_is_in_the_store_with_its_pictures(evaluate, uri, tmp_path)
     assert content(client, run, "table_shown.json")["columns"][:2] == ["system", "runs"]
     assert run.data.params == {"title": "T", "baseline": "greedy", "systems": "greedy"}
     assert not (tmp_path / "run" / "mlflow.json").exists()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_speeds_are_in_the_store(model_folder, conflicts, uri, tmp_path, capsys, saved):
+    argv = ["--models", f"student={model_folder}", "--benchmark", conflicts, "--contrast-alpha", 1, "--device", "cpu"]
+    argv += ["--batch-size", 2, "--tokens", 2, "--rounds", 1, *(["--out", tmp_path / "out"] if saved else [])]
+    assert cli.main(["speed", *map(str, argv), "--mlflow", uri]) == 0
+    client, (run,) = runs_of(uri)
+    assert (run.info.run_name, run.info.status) == ("Size and speed", "FINISHED")
+    assert run.data.params["systems"] == "student, student + CD 1 zero_mel"
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "speed.md", "speed.json", "table_shown.json",
+    }  # fmt: skip
+    measured = content(client, run, "speed.json")["systems"]
+    for name, key in {"student": "student", "student + CD 1 zero_mel": "student _ CD 1 zero_mel"}.items():
+        speed, metrics = measured[name], run.data.metrics
+        assert metrics[f"{key}/parameters/total"] == speed["parameters"]["total"]
+        assert metrics[f"{key}/memory_mib/weights"] == speed["memory_mib"]["weights"]
+        for timed in speed["runs"]:
+            for figure in ("tokens_per_second", "first_token_ms", "encoder_ms"):
+                path = f"{key}/batch_{timed['batch_size']}/{figure}"
+                found = [metrics[path + end] for end in ("", "_low", "_high")]
+                assert found == [timed[figure][bound] for bound in ("median", "low", "high")]
+    assert content(client, run, "table_shown.json")["columns"][0] == "system"
+    assert saved == (tmp_path / "out").exists() == ("saved" in capsys.readouterr().out)
+
+
+def test_token_pictures_are_in_the_store_once_and_further_items_are_news(
+    model_folder, conflicts, uri, tmp_path, capsys
+):
+    def explain(*items):
+        argv = ["--model", model_folder, "--benchmark", conflicts, "--out", tmp_path / "out", "--max-new-tokens", 1]
+        return cli.main(["explain", *map(str, argv), "--device", "cpu", "--items", *items, "--mlflow", uri])
+
+    for _ in range(2):
+        assert explain("gender/0:neutral", "noise/1:adversarial") == 0
+    assert "already there" in capsys.readouterr().err
+    client, (run,) = runs_of(uri)
+    stems = ("gender_0.neutral", "noise_1.adversarial")
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files == {"table_shown.json", *(f"{stem}.{end}" for stem in stems for end in ("json", "png"))}
+    assert content(client, run, "gender_0.neutral.json")["id"] == "gender/0"
+    assert (run.data.params["negative"], run.data.params["model"]) == ("zero_mel", str(model_folder))
+    rows = content(client, run, "table_shown.json")["data"]
+    assert [row[:3] for row in rows] == [["gender/0", "neutral", "male"], ["noise/1", "adversarial", "quiet"]]
+    assert explain("gender/0:neutral", "noise/0:adversarial") == 0
+    assert len(runs_of(uri)[1]) == 2
 
 
 def test_numbers_at_any_depth_are_metrics():
@@ -121,5 +173,8 @@ def test_what_is_no_store_is_refused_before_the_work(evaluate, tmp_path, capsys)
     assert not (tmp_path / "run").exists()
     assert cli.main(["compare", "--mlflow", str(tmp_path / "run"), str(tmp_path / "other")]) == 2
     assert "is no MLflow store" in capsys.readouterr().err
+    for command in (["speed", "--models", "a=b"], ["explain", "--model", "m", "--items", "i", "--out", "o"]):
+        assert cli.main([*command, "--benchmark", str(tmp_path), "--mlflow", "mlruns"]) == 2
+        assert "--mlflow 'mlruns' is no MLflow store" in capsys.readouterr().err
     assert evaluate("--experiment", "mine") == 2
     assert "--experiment mine: belongs to an MLflow store" in capsys.readouterr().err
