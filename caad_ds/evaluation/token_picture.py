@@ -3,6 +3,7 @@
 import io
 import textwrap
 from collections.abc import Sequence
+from itertools import count, takewhile
 from pathlib import Path
 
 import matplotlib
@@ -26,7 +27,7 @@ LINE = 140
 def draw(explained: dict, stem: Path) -> list[Path]:
     """Writes what `explain` found about an item as `<stem>.png`; an answer too long for one goes on in `<stem>.2.png`.
 
-    Returns the files.
+    Returns the files. Those that a longer answer left there before go.
     """
     positions = explained["positions"]
     pages = [positions[start : start + A_PAGE] for start in range(0, len(positions), A_PAGE)]
@@ -34,13 +35,19 @@ def draw(explained: dict, stem: Path) -> list[Path]:
     # Text from a model may hold dollar signs, which would be read as mathematics.
     with matplotlib.rc_context({"text.parse_math": False}):
         for number, page in enumerate(pages):
-            path = stem.with_name(f"{stem.name}{f'.{number + 1}' if number else ''}.png")
+            path = _page(stem, number)
             figure = _figure(explained, page, number * A_PAGE)
             image = io.BytesIO()
             figure.savefig(image, format="png", dpi=130, metadata={"Software": None})
             write_atomic(path, image.getvalue())
             paths.append(path)
+    for left in takewhile(Path.exists, (_page(stem, number) for number in count(len(pages)))):
+        left.unlink()
     return paths
+
+
+def _page(stem: Path, number: int) -> Path:
+    return stem.with_name(f"{stem.name}{f'.{number + 1}' if number else ''}.png")
 
 
 def _figure(explained: dict, page: Sequence[dict], first: int) -> Figure:

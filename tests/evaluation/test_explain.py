@@ -175,3 +175,5 @@ def test_long_answers_go_on_in_another_picture(tmp_path):
     paths = draw(explained, tmp_path / "a_1.neutral")
     assert [p.name for p in paths] == ["a_1.neutral.png", "a_1.neutral.2.png"]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
+    explained["positions"] = explained["positions"][:1]
+    assert draw(explained, tmp_path / "a_1.neutral") == paths[:1] and not paths[1].exists(), "no page of another answer"
