@@ -1,7 +1,6 @@
 """The pictures of a comparison."""
 
-import io
-import textwrap
+import math
 from itertools import product
 from pathlib import Path
 
@@ -10,13 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from caad_ds.evaluation.figures import save, width, wrapped
 from caad_ds.evaluation.scores import POOLED
-from caad_ds.files import write_atomic
 
 # Okabe and Ito's palette, told apart with every kind of colour vision; black is left to the error bars.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 PANELS = 4  # matrices side by side
-LETTER = 0.095  # inches, a wide one of a legend or a title
+PANEL = 2.3  # inches
+TITLE, NAME = 11, 10  # points
+LEGEND_INCHES = 6.5
 
 
 @matplotlib.rc_context({"text.parse_math": False})  # names may hold dollar signs, which would be read as mathematics
@@ -28,43 +29,43 @@ def bars(systems: dict[str, dict[str, dict]], title: str, path: Path) -> None:
     lines = sum(max(1 + name.count("\n") for name in row) for row in legend)
     figure = Figure(figsize=(inches, 4.4 + 0.2 * lines), layout="constrained")
     axis = figure.subplots()
-    width = 0.84 / len(systems)
+    thick = 0.84 / len(systems)
     for k, (name, metrics) in enumerate(systems.items()):
         values = [_percent(m["value"]) for m in metrics.values()]
         low = [value - _percent(m["low"]) for value, m in zip(values, metrics.values(), strict=True)]
         high = [_percent(m["high"]) - value for value, m in zip(values, metrics.values(), strict=True)]
         axis.bar(
-            [position + (k - (len(systems) - 1) / 2) * width for position in range(len(labels))],
+            [position + (k - (len(systems) - 1) / 2) * thick for position in range(len(labels))],
             values,
-            0.92 * width,
+            0.92 * thick,
             yerr=[[max(0.0, part) for part in low], [max(0.0, part) for part in high]],
             color=PALETTE[k % len(PALETTE)],
             hatch=("", "//", "..", "xx")[k // len(PALETTE) % 4],
             edgecolor="white",
             error_kw={"elinewidth": 0.9, "capsize": 2},
-            label=_wrapped(name),
+            label=_entry(name),
         )
-    axis.set_xticks(range(len(labels)), [textwrap.fill(label, 12, break_long_words=False) for label in labels])
+    axis.set_xticks(range(len(labels)), ["\n".join(wrapped(label, 1.1, NAME)) for label in labels])
     axis.set_ylabel("%")
     axis.set_ylim(0, 105)
     axis.spines[["top", "right"]].set_visible(False)
     axis.yaxis.grid(True, color="0.9")
     axis.set_axisbelow(True)
-    axis.set_title(textwrap.fill(title, int(inches / LETTER)), loc="left")
-    figure.legend(loc="outside lower center", ncols=len(legend[0]), frameon=False)
-    _save(figure, path)
+    axis.set_title("\n".join(wrapped(title, inches - 1, TITLE)), loc="left", fontsize=TITLE)
+    figure.legend(loc="outside lower center", ncols=len(legend[0]), frameon=False, fontsize=NAME)
+    save(figure, path)
 
 
 def _legend(names: list[str], inches: float) -> list[list[str]]:
     """The rows of a legend that is no wider than its figure."""
-    names = [_wrapped(name) for name in names]
-    widest = max(len(line) for name in names for line in name.split("\n"))
-    columns = max(1, min(PANELS, len(names), int(inches / (0.75 + LETTER * widest))))
+    names = [_entry(name) for name in names]
+    widest = max(width(line, NAME) for name in names for line in name.split("\n"))
+    columns = max(1, min(PANELS, len(names), int(inches / (0.75 + widest))))
     return [names[start : start + columns] for start in range(0, len(names), columns)]
 
 
-def _wrapped(name: str) -> str:
-    return textwrap.fill(name, 72)
+def _entry(name: str) -> str:
+    return "\n".join(wrapped(name, LEGEND_INCHES, NAME))
 
 
 @matplotlib.rc_context({"text.parse_math": False})
@@ -75,9 +76,11 @@ def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
     """
     columns = min(PANELS, len(systems))
     rows = -(-len(systems) // columns)
-    names = {name: textwrap.wrap(name, 24) for name in systems}
-    inches = 2.3 + 0.17 * max(map(len, names.values()))
-    figure = Figure(figsize=(0.8 + 2.3 * columns, 1.1 + inches * rows), layout="constrained")
+    across = 0.8 + PANEL * columns
+    names = {name: wrapped(name, PANEL - 0.2, NAME) for name in systems}
+    text = wrapped(f"{title}: % of items; outlined: right answers that the false hint turns wrong", across - 0.2, TITLE)
+    inches = PANEL + 0.17 * max(map(len, names.values()))
+    figure = Figure(figsize=(across, 0.7 + 0.2 * len(text) + inches * rows), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.09)  # between a row's tick labels and the next one's names
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel in panels.flat[len(systems) :]:
@@ -86,13 +89,12 @@ def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
     darkest = max(share for matrix in shares.values() for row in matrix for share in row)
     for k, (name, matrix) in enumerate(shares.items()):
         _flip_matrix(panels.flat[k], matrix, darkest)
-        panels.flat[k].set_title("\n".join(names[name]), fontsize=10)
+        panels.flat[k].set_title("\n".join(names[name]), fontsize=NAME)
         panels.flat[k].tick_params(labelleft=k % columns == 0)
     figure.supylabel("without a hint", fontsize=10)
     figure.supxlabel("with the false hint", fontsize=10)
-    text = f"{title}: % of items; outlined: right answers that the false hint turns wrong"
-    figure.suptitle("\n".join(textwrap.wrap(text, 12 + 24 * columns)), x=0.01, ha="left", fontsize=11)
-    _save(figure, path)
+    figure.suptitle("\n".join(text), x=0.01, ha="left", fontsize=TITLE)
+    save(figure, path)
 
 
 def flips(scores: dict) -> list[list[float]]:
@@ -118,11 +120,5 @@ def _flip_matrix(panel: Axes, shares: list[list[float]], darkest: float) -> None
     panel.tick_params(length=0)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150, metadata={"Software": None})
-    write_atomic(path, image.getvalue())
-
-
 def _percent(value: float | None) -> float:
-    return 0.0 if value is None else 100 * value
+    return math.nan if value is None else 100 * value  # no bar: at 0 a shift would look like the best one

@@ -1,19 +1,16 @@
 """The picture of one answer: at each of its positions, the likeliest tokens with audio, without, and in the target."""
 
-import io
-import textwrap
 from collections.abc import Sequence
 from itertools import count, takewhile
 from pathlib import Path
 
 import matplotlib
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from caad_ds.evaluation.figures import drawable, save, wrapped
 from caad_ds.evaluation.plots import PALETTE
-from caad_ds.files import write_atomic
 
 ACROSS = 4
 A_PAGE = 20
@@ -21,7 +18,8 @@ LONGEST = 14
 SMALLEST = 0.005
 VISIBLE = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
 INCHES = {"panel": 3.0, "bar": 0.1, "around": 0.55, "line": 0.17}
-LINE = 140
+HEAD = 9.5  # points
+LINE = INCHES["panel"] * ACROSS - 0.3
 
 
 def draw(explained: dict, stem: Path) -> list[Path]:
@@ -36,10 +34,7 @@ def draw(explained: dict, stem: Path) -> list[Path]:
     with matplotlib.rc_context({"text.parse_math": False}):
         for number, page in enumerate(pages):
             path = _page(stem, number)
-            figure = _figure(explained, page, number * A_PAGE)
-            image = io.BytesIO()
-            figure.savefig(image, format="png", dpi=130, metadata={"Software": None})
-            write_atomic(path, image.getvalue())
+            save(_figure(explained, page, number * A_PAGE), path)
             paths.append(path)
     for left in takewhile(Path.exists, (_page(stem, number) for number in count(len(pages)))):
         left.unlink()
@@ -59,7 +54,7 @@ def _figure(explained: dict, page: Sequence[dict], first: int) -> Figure:
     figure = Figure(
         figsize=(INCHES["panel"] * ACROSS, sum(heights) + (len(head) + 3) * INCHES["line"]), layout="constrained"
     )
-    figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=9.5)
+    figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=HEAD)
     colours = dict(zip(signals, PALETTE, strict=False))
     axes = figure.subplots(len(most), across, squeeze=False, height_ratios=heights).flatten()
     for k, position in enumerate(page):
@@ -111,7 +106,7 @@ def _head(explained: dict) -> list[str]:
         f"Hint: {explained['hint'] or 'none'}",
         f"Answer ({whose[setting['answer']]}): {explained['answer']}",
     ]
-    return [part for line in lines for part in textwrap.wrap(_drawable(line), LINE)]
+    return [part for line in lines for part in wrapped(line, LINE, HEAD)]
 
 
 def _names(explained: dict) -> dict[str, str]:
@@ -128,11 +123,5 @@ def _names(explained: dict) -> dict[str, str]:
 
 def visible(text: str) -> str:
     """A token's text with its spaces and line breaks visible, cut where it is long; `\\u4f60` for a missing glyph."""
-    text = _drawable("".join(VISIBLE.get(letter, letter) for letter in text))
+    text = drawable("".join(VISIBLE.get(letter, letter) for letter in text))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _drawable(text: str) -> str:
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    known = (letter if font.get_char_index(ord(letter)) else ascii(letter)[1:-1] for letter in text)
-    return "".join(known)

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from matplotlib.image import imread
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -168,12 +169,13 @@ def test_long_answers_go_on_in_another_picture(tmp_path):
     token = {"id": 7, "text": " $x^2_$", "p_pos": 0.5, "p_neg": 0.25, "target": 1.0}
     setting = {"answer": "own", "contrast_alpha": 1, "negative": "silence", "plausibility": 0.1, "temperature": 2.0}
     explained = {
-        "id": "a/1", "condition": "neutral", "question": "which $ ? " * 30, "hint": None, "gt": "x", "model": "m",
+        "id": "a/1", "condition": "neutral", "question": "WWWWWW $ " * 30, "hint": None, "gt": "x", "model": "m",
         "teacher": None, "setting": setting, "answer": "$ " * 200, "signals": ["p_pos", "p_neg", "target"],
         "positions": [{"id": 7, "text": token["text"], "tokens": [token]}] * (A_PAGE + 1),
     }  # fmt: skip
     paths = draw(explained, tmp_path / "a_1.neutral")
     assert [p.name for p in paths] == ["a_1.neutral.png", "a_1.neutral.2.png"]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
+    assert (imread(paths[1])[:, -1, :3] == 1).all(), "the question ends before the edge"
     explained["positions"] = explained["positions"][:1]
     assert draw(explained, tmp_path / "a_1.neutral") == paths[:1] and not paths[1].exists(), "no page of another answer"
