@@ -15,7 +15,7 @@ MODEL_FILES = ("config.json", "*.safetensors", "*.model", "*.jinja", "*token*.js
 
 
 def identity(args: argparse.Namespace, benchmark: Benchmark) -> dict:
-    """The setup that decides the predictions; batch size and device do not."""
+    """The setup that decides the predictions, alike for what decodes alike; batch size and device do not."""
     contrasted = args.contrast_alpha is not None
     suffix = f" + CD {args.contrast_alpha:g} {args.negative}" if contrasted else ""
     return {
@@ -27,9 +27,9 @@ def identity(args: argparse.Namespace, benchmark: Benchmark) -> dict:
         "negative": args.negative if contrasted else None,
         "plausibility": args.plausibility,
         "temperature": args.temperature,
-        "top_p": args.top_p,
+        "top_p": None if args.top_p == 1 else args.top_p,
         "top_k": args.top_k,
-        "seed": args.seed,
+        "seed": None if args.temperature is None else args.seed or 0,
         "max_new_tokens": args.max_new_tokens,
         "dtype": args.dtype,
     }

@@ -105,6 +105,13 @@ def test_sampling_is_a_setup_of_its_own_and_its_seeds_share_a_name(run, tmp_path
     assert json.loads((tmp_path / "table" / "table.json").read_text())["systems"]["drawn"]["all"]["runs"] == 2
 
 
+def test_a_default_that_is_given_makes_no_second_seed(run, tmp_path):
+    assert run("--temperature", 1, "--name", "drawn", out="a") == 0
+    assert run("--temperature", 1, "--name", "drawn", "--seed", 0, "--top-p", 1, out="b") == 0
+    with pytest.raises(UserError, match="one model, decoding and seed; a run counts once"):
+        command(compare, tmp_path / "a", tmp_path / "b")
+
+
 def test_a_run_is_called_by_its_folder_not_by_the_model_within(tmp_path, model_folder, run):
     shutil.copytree(model_folder, tmp_path / "my_run" / "model")
     assert run("--model", tmp_path / "my_run" / "model") == 0
