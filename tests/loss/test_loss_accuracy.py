@@ -40,12 +40,14 @@ scalars = st.fixed_dictionaries(
 
 
 def logit_sizes(p, options):
-    """Upper bounds of |z_s| and |z_c|: the sums of magnitudes, which is what rounding errors scale with."""
+    """Upper bounds of |z_s| and |z_c|: sums of magnitudes, which is what rounding errors scale with, or the cap."""
 
     def size(hidden, head):
         bias = 0 if head.bias is None else head.bias.detach().abs().max().item()
         product = hidden.detach().abs() @ head.weight.detach().abs().t()
-        return product.max().item() + bias if product.numel() else 0.0
+        largest = product.max().item() + bias if product.numel() else 0.0
+        # d(cap * tanh(z / cap)) = (1 - tanh^2) dz, which is never above cap / 2 times the relative error of z.
+        return largest if head.softcap is None else min(largest, head.softcap)
 
     alpha, teacher = options["alpha"], size(p.positive, p.teacher_head)
     contrasted = (1 + alpha) * teacher + (alpha * size(p.negative, p.teacher_head) if p.negative is not None else 0)

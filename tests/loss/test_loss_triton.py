@@ -41,6 +41,18 @@ def test_matches_the_reference_in_float64(problem, shape, options, sharpen, bloc
     assert_close(p, options, (found[0], [gradient.cpu() for gradient in found[1]]), exact)
 
 
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_gradients_of_every_divergence(problem, divergence, softcap):
+    """Away from the sweep's extremes, where a wrong factor is far beyond what rounding may do."""
+    options = {"alpha": 1.0, "temperature": 2.0, "kd_weight": 0.7, "divergence": divergence, "mix": 0.2}
+    p = problem(rows=5, vocab=37, scale=3.0, bias=True, softcap=softcap)
+    exact = p.to(torch.float64).with_gradients(implementation="reference", **options)
+    with patch.object(kernels, "BLOCK", 16):
+        out, gradients = p.to(DEVICE).with_gradients(implementation="triton", **options)
+    assert_close(p, options, (out, [gradient.cpu() for gradient in gradients]), exact)
+
+
 @pytest.mark.parametrize("options", [{}, {"plausibility": 0.1}, {"divergence": "jsd"}, {"kd_weight": 0.0}])
 def test_diagnostics_are_those_of_the_chunked_version(problem, options):
     p = problem(rows=12, vocab=101, masked=0.3, softcap=5.0, scale=3.0)
