@@ -1,5 +1,7 @@
 """Bad arguments of the loss, refused by name before anything is computed."""
 
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 
@@ -21,12 +23,21 @@ def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     require(value in allowed, name, repr(value), "one of " + ", ".join(allowed))
 
 
-def check_normalizer(normalizer: float | Tensor | None) -> None:
-    """A positive number or a scalar tensor, whose value is looked at only where that waits for no device."""
+def check_normalizer(normalizer: float | Tensor | None, wait: bool) -> None:
+    """A positive number or a scalar tensor; on a device its value is looked at only if the caller may wait for that."""
     if isinstance(normalizer, Tensor):
         require(normalizer.numel() == 1, "normalizer.shape", tuple(normalizer.shape), "one value")
-    if normalizer is not None and not (isinstance(normalizer, Tensor) and normalizer.device.type != "cpu"):
+        if normalizer.device.type != "cpu" and not wait:
+            return
+    elif normalizer is not None:
+        require(isinstance(normalizer, Real), "normalizer", repr(normalizer), "a number, a tensor of one value or None")
+    if normalizer is not None:
         require(0 < float(normalizer) < float("inf"), "normalizer", float(normalizer), "a finite number > 0")
+
+
+def check_ignore_index(ignore_index: int) -> None:
+    """A whole number."""
+    require(isinstance(ignore_index, Integral), "ignore_index", repr(ignore_index), "a whole number")
 
 
 def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: int | None, vocab: int | None) -> None:
@@ -36,12 +47,15 @@ def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: 
     expected = "[N, H]" if rows is None else f"[N, H] with N = {rows}"
     fits = hidden.dim() == 2 and rows in (None, len(hidden))
     require(fits, f"{hidden_name}.shape", tuple(hidden.shape), expected)
+    require(isinstance(head.weight, Tensor), f"{name}.weight", type(head.weight).__name__, "a tensor [V, H]")
     shape, width = tuple(head.weight.shape), hidden.shape[1]
     expected = f"[V, {width}], V > 0, for {hidden_name} (under ZeRO-3 the weight must be gathered)"
     require(len(shape) == 2 and shape[0] > 0 and shape[1] == width, f"{name}.weight.shape", shape, expected)
     if head.bias is not None:
+        require(isinstance(head.bias, Tensor), f"{name}.bias", type(head.bias).__name__, f"a tensor [{shape[0]}]")
         require(tuple(head.bias.shape) == shape[:1], f"{name}.bias.shape", tuple(head.bias.shape), f"[{shape[0]}]")
-    require(head.softcap is None or head.softcap > 0, f"{name}.softcap", head.softcap, "None or > 0")
+    positive = isinstance(head.softcap, Real) and 0 < head.softcap < float("inf")
+    require(head.softcap is None or positive, f"{name}.softcap", repr(head.softcap), "None or a finite number > 0")
     if vocab is not None:
         whole = isinstance(vocab, int) and 0 < vocab <= shape[0]
         require(whole, "vocab_size", vocab, f"a whole number between 1 and the {shape[0]} rows of {name}.weight")
@@ -90,6 +104,7 @@ def check_teacher(
         )
         require(objective.alpha == 0, "teacher_neg", None, expected)
     else:
+        require(isinstance(negative, Tensor), "teacher_neg", type(negative).__name__, "a tensor [N, Ht] as teacher_pos")
         shape = tuple(positive.shape)
         require(negative.shape == positive.shape, "teacher_neg.shape", tuple(negative.shape), f"{shape} as teacher_pos")
         require(objective.sharpen == 0, "sharpen", objective.sharpen, "0 with teacher_neg (it stands for KD without)")
@@ -112,6 +127,7 @@ def check_rows(name: str, index: Tensor | None, hidden: Tensor) -> None:
 def check_token_weights(weights: Tensor | None, hidden: Tensor) -> None:
     """A factor per row, or none."""
     if weights is not None:
+        require(isinstance(weights, Tensor), "token_weights", type(weights).__name__, "a tensor [N]")
         expected = f"[N] as student_hidden of shape {tuple(hidden.shape)}"
         require(weights.shape == hidden.shape[:1], "token_weights.shape", tuple(weights.shape), expected)
         check_kind("token_weights", weights, hidden.device)

@@ -70,8 +70,8 @@ def contrastive_distillation_loss(
             CPU, the forward KL without softcap and plausibility), "reference", the dense yardstick, or "auto": triton
             or native where they can run, else chunked. float64 is for chunked and reference.
         logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone).
-        check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary (both wait
-            for the device).
+        check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary and a normalizer
+            that is not above 0 (all wait for the device).
 
     Returns:
         LossOutput: `loss`, its terms `kd` and `ce`, and `diagnostics`, as sums: `rows`, `token_accuracy`,
@@ -88,7 +88,8 @@ def contrastive_distillation_loss(
     checks.choice("reduction", reduction, ("token", "sample"))
     checks.choice("implementation", implementation, IMPLEMENTATIONS)
     checks.choice("logits", logits, LOGITS)
-    checks.check_normalizer(normalizer)
+    checks.check_normalizer(normalizer, wait=check_finite)
+    checks.check_ignore_index(ignore_index)
     checks.check_head("student_head", student_head, "student_hidden", student_hidden, None, vocab_size)
     checks.check_rows("labels", labels, student_hidden)
     checks.check_token_weights(token_weights, student_hidden)
@@ -113,7 +114,7 @@ def contrastive_distillation_loss(
     dtype = wide_dtype(student_hidden, student_head.weight)
     weight = _row_weights(valid, sample_of_row if reduction == "sample" else None, normalizer, dtype)
     if token_weights is not None:
-        weight = weight * token_weights.detach().to(dtype).masked_fill(~valid, 0)
+        weight = weight * _nan_where_infinite(token_weights.detach().to(dtype).masked_fill(~valid, 0))
     negative = teacher_neg if objective.alpha > 0 else None
     rows = Rows(student_hidden, teacher_pos, negative, labels, valid, weight)
     teacher_head = None if teacher_head is None else teacher_head.first(vocab)
@@ -184,5 +185,11 @@ def _row_weights(
         sizes = weight.new_zeros(len(samples)).index_add_(0, sample, weight)
         weight = weight / sizes.clamp_min(1)[sample]
         counted = (sizes > 0).sum()
-    # Nothing to count gives a loss of 0, not 0 / 0.
-    return weight / (counted.clamp_min(1) if normalizer is None else torch.as_tensor(normalizer).to(weight).reshape(()))
+    if normalizer is None:
+        return weight / counted.clamp_min(1)  # nothing to count gives a loss of 0, not 0 / 0
+    return weight / _nan_where_infinite(torch.as_tensor(normalizer).to(weight).reshape(()))
+
+
+def _nan_where_infinite(x: Tensor) -> Tensor:
+    """An infinite factor of the loss must not look like a number: over an infinite normalizer it would be 0."""
+    return x + (x - x)

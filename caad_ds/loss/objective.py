@@ -1,6 +1,7 @@
 """What every implementation of the loss takes and gives."""
 
 from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -30,6 +31,10 @@ class Objective:
     mix: float = 0.5
 
     def __post_init__(self):
+        for name in ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", "mix"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) and not (name == "plausibility" and value is None):
+                raise ValueError(f"{name} is {value!r}, expected a number")
         self._require("alpha", 0 <= self.alpha <= LARGEST, f"a number in [0, {LARGEST:g}]")
         temperatures = 1 / LARGEST <= self.temperature <= LARGEST
         self._require("temperature", temperatures, f"a number > 0, in [{1 / LARGEST:g}, {LARGEST:g}]")

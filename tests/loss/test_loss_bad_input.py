@@ -7,24 +7,26 @@ import pytest
 import torch
 
 SCALARS = {
-    "alpha": (-1, float("nan"), float("inf"), 1e39),
-    "temperature": (0, -2.0, float("nan"), 1e-46),
-    "kd_weight": (-0.1, 1.1),
-    "plausibility": (0, 1.5),
-    "sharpen": (-1, 0.5),
+    "alpha": (-1, float("nan"), float("inf"), 1e39, None, "1"),
+    "temperature": (0, -2.0, float("nan"), 1e-46, None, "2"),
+    "kd_weight": (-0.1, 1.1, None, "0.7"),
+    "plausibility": (0, 1.5, "0.1"),
+    "sharpen": (-1, 0.5, None),
     "divergence": ("total_variation",),
-    "mix": (0, 1, float("nan")),
+    "mix": (0, 1, float("nan"), None),
     "reduction": ("mean",),
     "implementation": ("cuda",),
     "logits": ("float16",),
-    "normalizer": (0, -3, torch.tensor(0.0), torch.ones(2)),
+    "normalizer": (0, -3, torch.tensor(0.0), torch.ones(2), "7", [3.0]),
     "vocab_size": (0, 12, 11.0),
+    "ignore_index": (None, "-100"),
+    "token_weights": ([1.0] * 6,),
 }
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in SCALARS.items() for v in values])
 def test_scalars(problem, name, value):
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name}.* is .*, expected"):
         problem().loss(**{name: value})
 
 
@@ -54,6 +56,11 @@ TENSORS = {
     "student_head.bias.shape": lambda p: swap(p, student_head=replace(p.student_head, bias=torch.zeros(3))),
     "student_head.softcap": lambda p: swap(p, student_head=replace(p.student_head, softcap=0.0)),
     "student_hidden.dtype": lambda p: swap(p, student=p.student.half()),
+    "student_head.softcap is inf": lambda p: swap(p, student_head=replace(p.student_head, softcap=float("inf"))),
+    "student_head.softcap is '30'": lambda p: swap(p, student_head=replace(p.student_head, softcap="30")),
+    "student_head.weight is list": lambda p: swap(p, student_head=with_weight(p.student_head, [[1.0]])),
+    "student_head.bias is list": lambda p: swap(p, student_head=replace(p.student_head, bias=[0.0] * 11)),
+    "teacher_neg is list": lambda p: swap(p, negative=p.negative.tolist()),
     "student_head.weight.device": lambda p: swap(
         p, student_head=with_weight(p.student_head, torch.zeros(11, 5, device="meta"))
     ),

@@ -33,6 +33,7 @@ def run(p, implementation, **options):
     if implementation == "triton":
         pytest.importorskip("triton")
         p = p.to(DEVICE)
+        options = {name: x.to(DEVICE) if torch.is_tensor(x) else x for name, x in options.items()}
     if implementation == "native" and native.unavailable():
         pytest.skip(native.unavailable())
     return p.loss(implementation=implementation, **options)
@@ -49,6 +50,15 @@ def test_a_value_that_is_no_number_shows(problem, implementation, case, value):
         tensor = getattr(getattr(p, holder) if holder else p, name)
         tensor.view(-1)[tensor.numel() // 2] = value
         assert run(p, implementation, **OPTIONS[case]).loss.isnan(), place
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_factor_that_is_no_number_shows(problem, implementation, value):
+    """On a GPU a normalizer is not looked at before, since that would wait for the device."""
+    assert run(problem(), implementation, token_weights=torch.tensor([1.0, value, 1, 1, 1, 1])).loss.isnan()
+    with patch.object(checks, "check_normalizer"):
+        assert run(problem(), implementation, normalizer=torch.tensor(value)).loss.isnan()
 
 
 @IMPLEMENTATIONS
