@@ -51,7 +51,8 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
     except (ValidationError, TypeError) as error:
         first = " ".join(str(error).split("[type=")[0].splitlines()[1:]) or str(error)
         raise UserError(f"{path}: zero_optimization: {' '.join(first.split())}; mend that key") from None
-    return values | ours | {"steps_per_print": 10**12, "zero_allow_untested_optimizer": True}
+    fixed = {"steps_per_print": 10**12, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+    return values | ours | fixed
 
 
 def teacher_file(teacher: TeacherSection, placed: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
-from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import nn
 from transformers.utils import is_flash_attn_2_available
 
@@ -223,10 +222,10 @@ def student_engine(
         **_precision(cfg),
     )
     prepare(module, settings, DTYPES[cfg.run.precision])
-    # Where the optimizer's states lie in host memory, its step runs there too; DeepSpeed's does so vectorised.
-    offloaded = "offload_optimizer" in settings.get("zero_optimization", {})
-    adamw = DeepSpeedCPUAdam if offloaded else torch.optim.AdamW
-    optimizer = adamw(trainable, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)
+    # Where the optimizer's states lie in host memory, its step runs there too, and fused six times as fast. DeepSpeed's
+    # own for it counts its steps outside of its state: a run that goes on from a checkpoint would round otherwise.
+    fused = True if "offload_optimizer" in settings.get("zero_optimization", {}) else None
+    optimizer = torch.optim.AdamW(trainable, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay, fused=fused)
     engine, *_ = deepspeed.initialize(model=module, model_parameters=trainable, optimizer=optimizer, config=settings)
     engine.train()  # a model that was loaded is in evaluation, where nothing is checkpointed
     return engine

@@ -8,7 +8,7 @@ from caad_ds.config import load_config
 from caad_ds.models.speech_lm import build, load, save
 from caad_ds.training.deepspeed_files import deepspeed_config
 from caad_ds.training.engines import load_student
-from tests.training.launching import Run, curve, train, weights
+from tests.training.launching import curve, train, weights
 from tests.training.tiny import config, llama
 
 
@@ -104,10 +104,8 @@ def test_a_head_of_its_own_trains_on_two_ranks_as_in_one_process(world, folder):
     ],
 )
 def test_the_shipped_files_train_as_zero3_does(world, folder, zero3, file):
-    """An optimizer in host memory is DeepSpeed's own, whose operator may have to be compiled first."""
     out = folder / file.removesuffix(".json")
-    run = Run(config(world, out, student={"deepspeed": file}), 2)
-    assert run.wait(400) == [0, 0], run.output()
+    train(config(world, out, student={"deepspeed": file}), 2)
     for metric in ("train/kd", "train/ce"):
         a, b = curve(zero3, metric), curve(out, metric)
         assert [v for _, v in b] == pytest.approx([v for _, v in a], abs=1e-5, rel=0)

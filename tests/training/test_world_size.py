@@ -13,6 +13,7 @@ from tests.training.tiny import ZERO3, config
 STEPS, AT = 9, 4
 # Sub-groups as a large model has them: each counts AdamW's steps by itself.
 STAGES = {2: {"stage": 2}, 3: ZERO3 | {"sub_group_size": 3000}}
+STAGES["host"] = STAGES[3] | {"offload_optimizer": {"device": "cpu"}}
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +25,11 @@ def folder(tmp_path_factory):
     return made
 
 
-def undisturbed(world, folder, name: str, ranks: int, **student):
+def undisturbed(world, folder, name: str, ranks: int, precision: str = "fp32", **student):
     """The output of a run to its end, with checkpoints of steps 4, 8 and 9."""
     out = folder / name
-    train(
-        config(world, out, student=student, optimizer={"steps": STEPS}, checkpoint={"every": AT, "keep": 3}),
-        ranks,
-    )
+    changes = {"run": {"precision": precision}, "optimizer": {"steps": STEPS}}
+    train(config(world, out, student=student, checkpoint={"every": AT, "keep": 3}, **changes), ranks)
     return out
 
 
@@ -58,6 +57,7 @@ def go_on(out, ranks: int):
         (2, "connector", 1, 2),
         pytest.param(3, "connector", 1, 2, marks=pytest.mark.slow),
         pytest.param(2, "all", 2, 1, marks=pytest.mark.slow),
+        pytest.param("host", "all", 1, 2, marks=pytest.mark.slow),
     ],
 )
 def test_the_curve_goes_on_with_another_number_of_ranks(world, folder, stage, which, before, after):
@@ -76,3 +76,34 @@ def test_the_curve_goes_on_with_another_number_of_ranks(world, folder, stage, wh
     assert kept == ["latest", *(f"step-{step:08d}" for step in (AT, 2 * AT, STEPS))]  # nothing of the conversion
     state = json.loads((resumed / f"checkpoints/step-{STEPS:08d}/state.json").read_text())["state"]
     assert state["world_size"] == after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "before", "after"), [("student_24gb.json", 1, 2), ("student_zero3_cpu_optimizer.json", 2, 1)]
+)
+def test_it_does_so_in_bf16_as_far_as_that_rounds(world, folder, file, before, after):
+    whole = undisturbed(world, folder, f"bf16-{file}", before, "bf16", deepspeed=file)
+    resumed, said = go_on(whole, after)
+    assert f"converting step-{AT:08d} of {before} ranks for {after}" in said
+    expected, got = (curve(out, "train/ce") for out in (whole, resumed))
+    assert got[0] == (AT + 1, pytest.approx(expected[AT][1], abs=1e-6, rel=0))  # the same weights and samples
+    assert [value for _, value in got] == pytest.approx([value for _, value in expected[AT:]], abs=1e-3, rel=0)
+
+
+@pytest.mark.parametrize(
+    ("file", "precision"),
+    [
+        ("student_24gb.json", "bf16"),
+        pytest.param("student_zero3_cpu_optimizer.json", "fp32", marks=pytest.mark.slow),
+    ],
+)
+def test_an_optimizer_in_host_memory_goes_on_bit_for_bit(world, folder, file, precision):
+    """Whose bias correction must be that of the steps in its state, however these were counted before."""
+    whole = undisturbed(world, folder, f"equal-{file}", 1, precision, deepspeed=file)
+    resumed, said = go_on(whole, 1)
+    assert f"at step {AT}" in said
+    for metric in ("train/kd", "train/ce", "train/grad_norm"):
+        assert curve(resumed, metric) == curve(whole, metric)[AT:]
+    a, b = weights(whole), weights(resumed)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
