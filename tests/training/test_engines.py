@@ -124,29 +124,45 @@ def test_the_teachers_head_is_gathered_once_a_step_and_is_one_weight(parts, monk
     assert weight.numel() == 0  # partitioned again
 
 
-def test_offloaded_layers_are_gathered_once_for_a_window(parts):
+def test_offloaded_layers_are_gathered_once_for_a_window(parts, monkeypatch):
     """One forward of the teacher takes all micro-batches, of unequal length; its trace stays complete."""
     window = [parts.batch(0, 1), parts.batch(5, 6, 7), parts.batch(20)]
     assert len({batch.input_ids.shape[1] for batch in window}) > 1
     together = DistillStep(parts.engine, parts.student.encoder, parts.teacher, parts.student.encoder, teacher_batch=3)
     layers = parts.teacher.engine.module.model.llm.model.layers
-    gathered: list[int] = []  # a layer that is about to run has its weights
-
-    def run(layer: torch.nn.Module, number: int) -> None:
-        assert layer.weight.numel() > 0
-        gathered.append(number)
-
-    projections = [layer.self_attn.q_proj for layer in layers]
-    hooks = [p.register_forward_pre_hook(lambda m, _, n=n: run(m, n)) for n, p in enumerate(projections)]
+    gathered: list[list[str]] = []  # of each all-gather the weights
+    names = {weight: f"{n}.{name}" for n, layer in enumerate(layers) for name, weight in layer.named_parameters()}
+    for weight in names:
+        monkeypatch.setattr(weight, "all_gather_coalesced", counting(weight.all_gather_coalesced, names, gathered))
+    ran: list[int] = []
+    hooks = [
+        layer.self_attn.q_proj.register_forward_pre_hook(
+            lambda projection, _, n=n: ran.append(n if projection.weight.numel() else None)
+        )
+        for n, layer in enumerate(layers)
+    ]
     coordinator = parts.teacher.engine.optimizer.get_param_coordinator()
     for turn in range(3):
         gathered.clear()
+        ran.clear()
         with together.teacher_head():
             terms = together.train(window, 40)
-        assert len(terms) == 3 and gathered == [0, 1]
+        assert len(terms) == 3 and ran == [0, 1]
+        assert sorted(name for each in gathered for name in each) == sorted(names.values())
+        assert turn > 0 or len(gathered) == len(layers)  # whole, where nothing is known yet to be fetched before
         assert turn == 0 or coordinator.is_complete_trace()
     for hook in hooks:
         hook.remove()
+
+
+def counting(gather, names: dict, gathered: list):
+    """`gather`, an all-gather of weights, with those of `names` noted in `gathered`."""
+
+    def call(weights, **kwargs):
+        gathered.append([names[weight] for weight in weights if weight in names])
+        return gather(weights, **kwargs)
+
+    return call
 
 
 def test_a_window_gives_each_batch_what_it_gets_alone(parts):
