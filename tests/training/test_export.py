@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from caad_ds import cli
-from caad_ds.models.speech_lm import SpeechLM, load
+from caad_ds.models.speech_lm import SpeechLM, build, load
+from caad_ds.training.engines import Student
+from caad_ds.training.model_folder import write_model
 from tests.training.launching import train, weights
-from tests.training.tiny import config
+from tests.training.tiny import config, llama
 
 
 def files(folder) -> dict:
@@ -83,6 +85,20 @@ def test_adapters_are_merged_or_kept(world, tmp_path):
     kept.merge_adapters()
     assert kept.state_dict().keys() == merged.state_dict().keys()
     assert all(torch.equal(value, merged.state_dict()[name]) for name, value in kept.state_dict().items())
+
+
+def test_buffers_of_the_llm_are_written_beside_its_weights(world, tmp_path):
+    """Gemma 4 scales each layer by a number that is no parameter."""
+    _, ears, tokenizer = load(world / "teacher")
+    gemma = llama(2, len(tokenizer)) | {
+        "model_type": "gemma4_text", "head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"],
+    }  # fmt: skip
+    model = build(gemma, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    scales = [layer.layer_scalar.fill_(0.5 + n) for n, layer in enumerate(model.llm.base_model.layers)]
+    write_model(tmp_path / "model", Student(model, ears, tokenizer), dict(model.named_parameters()), torch.float32)
+    again = load(tmp_path / "model")[0].llm.base_model.layers
+    assert [layer.layer_scalar for layer in again] == scales
 
 
 def refusal(capsys, *arguments) -> str:
