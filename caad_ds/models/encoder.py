@@ -135,6 +135,8 @@ class SpeechEncoder(nn.Module):
         no_text = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
         config = WhisperConfig(**{**self.whisper.config.to_dict(), **no_decoder, **no_text})
         model = WhisperModel(config).to(self.whisper.conv1.weight.dtype)
+        for parameter in model.decoder.parameters():  # random embeddings, though nothing reads them
+            nn.init.zeros_(parameter)
         model.encoder.load_state_dict(self.whisper.state_dict())
         model.save_pretrained(folder)
         self.extractor.save_pretrained(folder)

@@ -82,6 +82,14 @@ def test_the_llms_first_layers_are_kept(tmp_path, ears, tokenizer):
         build(str(tmp_path), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2, keep_layers=3)
 
 
+def test_an_encoder_is_written_as_the_same_bytes_again(ears, tmp_path):
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        ears.save_pretrained(tmp_path / str(seed))
+    first, second = ((tmp_path / seed / "model.safetensors").read_bytes() for seed in ("1", "2"))
+    assert first == second
+
+
 def test_a_shorter_window_is_the_start_of_the_long_one(ears, tmp_path, samples):
     ears.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="window of 2 s exceeds the encoder's 1 s"):
