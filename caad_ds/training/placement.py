@@ -69,15 +69,21 @@ def placement(cfg: Config, teacher: SpeechLM, student: SpeechLM, width: int) -> 
     """The placement of this run and its reason, the same on every rank; `width`: bytes of a weight in the engines."""
     assert cfg.teacher is not None
     if cfg.teacher.deepspeed is not None:
-        offload = deepspeed_config(cfg.teacher.deepspeed).get("zero_optimization", {}).get("offload_param") or {}
-        return {"cpu": "cpu", "nvme": "nvme"}.get(
-            offload.get("device", ""), "resident"
-        ), f"as {cfg.teacher.deepspeed} says"
+        return _placed_by(cfg.teacher.deepspeed), f"as {cfg.teacher.deepspeed} says"
     if cfg.teacher.placement != "auto":
         return cfg.teacher.placement, "as teacher.placement says"
     if get_accelerator().device_name() == "cpu":
         return "resident", "the device's memory is the host's"
     return choose(_measure(teacher, student, width, cfg), cfg.teacher.nvme_path is not None)
+
+
+def _placed_by(file: str) -> str:
+    """Where a DeepSpeed file puts the weights."""
+    zero = deepspeed_config(file).get("zero_optimization", {})
+    if zero.get("stage", 0) == 0:
+        return "replicated"
+    offload = zero.get("offload_param") or {}
+    return offload["device"] if offload.get("device") in ("cpu", "nvme") else "resident"
 
 
 def swap_folder(root: Path | None, output_dir: Path) -> Path:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from caad_ds.config import load_config
 from caad_ds.errors import UserError
-from caad_ds.training.placement import Memory, choose
+from caad_ds.training.placement import Memory, choose, placement
 from tests.training.launching import Run, curve, train
 from tests.training.nvme import needs_nvme
 from tests.training.tiny import config
@@ -40,6 +41,13 @@ def test_no_place_is_told_with_the_way_out():
         choose(replace(PAPER, device_free=24 * GB, host_free=18 * GB), nvme=False)
     with pytest.raises(UserError, match=r"even without the teacher's weights a rank needs 9\.0 GB"):
         choose(replace(PAPER, device_free=10 * GB), nvme=True)
+
+
+@pytest.mark.parametrize("placed", ["replicated", "resident", "cpu", "nvme"])
+def test_a_file_of_ones_own_says_where_the_teacher_lies(world, tmp_path, placed):
+    file = f"teacher_{placed}.json"
+    cfg = load_config(config(world, tmp_path / "out", teacher={"deepspeed": file}))
+    assert placement(cfg, None, None, 4) == (placed, f"as {file} says")
 
 
 @pytest.fixture(scope="module")
