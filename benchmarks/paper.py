@@ -4,8 +4,8 @@
 
 What `caad-ds train` does, from loading to the written model. Models of the paper's shapes (Whisper-medium, 8B teacher,
 3B student) are made once below --work, 24 GB there, with clips of noise and answers of some 100 random words. Every row
-is a run of its own; its times are means over the steps after the tenth, as the run logs them, `start` is all that comes
-before the first step and `end` what follows the last. --tiny makes models for a CPU, to try the script.
+is a run of its own; its times are means over the last ten steps, as the run logs them, `start` is all that comes before
+the first step and `end` what follows the last. --tiny makes models for a CPU, to try the script.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from caad_ds.models.speech_lm import build, save
 from caad_ds.models.tokenizer import train_tokenizer
 
 CLIPS, SECONDS, WORDS = 64, 5, 100
-SKIPPED = 10  # first steps, which compile kernels and fill caches
+MEASURED = 10  # last steps; at least as many before them compile kernels and fill caches
 TINY = {
     "whisper": {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64},
     "teacher": {"hidden_size": 64, "num_hidden_layers": 3},
@@ -124,7 +124,7 @@ def config(work: Path, row: str, steps: int, tiny: bool) -> Path:
     """The YAML of one row: configs/paper/caad.yaml on these weights and shards."""
     paper = Path(__file__).resolve().parents[1] / "configs/paper/caad.yaml"
     values = yaml.safe_load(paper.read_text())
-    values["run"] |= {"name": row, "output_dir": str(work / "runs" / row), "log_every": steps - SKIPPED}
+    values["run"] |= {"name": row, "output_dir": str(work / "runs" / row), "log_every": steps - MEASURED}
     values["data"]["train"] = str(work / "shards")
     values["teacher"]["path"] = str(work / "teacher")
     values["student"] |= {
@@ -180,26 +180,29 @@ def main() -> None:
     parser.add_argument("--cap-gb", type=float, help="of the GPU's memory, no more than this may be taken")
     parser.add_argument("--tiny", action="store_true", help="models for a CPU")
     args = parser.parse_args()
-    if args.steps <= SKIPPED:
-        parser.error(f"--steps {args.steps}: give more than {SKIPPED}")
+    if args.steps < 2 * MEASURED:
+        parser.error(f"--steps {args.steps}: give {2 * MEASURED} or more")
+    work = args.work / ("tiny" if args.tiny else "paper")
     spawn = multiprocessing.get_context("spawn")
-    if not (args.work / "teacher").is_dir():
-        began = time.time()
-        maker = spawn.Process(target=make, args=(args.work, args.tiny))
+    if not work.is_dir():
+        began, partial = time.time(), work.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        maker = spawn.Process(target=make, args=(partial, args.tiny))
         maker.start()
         maker.join()
         if maker.exitcode:
-            sys.exit(f"{args.work}: making the models failed")
-        print(f"made {args.work} in {time.time() - began:.0f} s", flush=True)
+            sys.exit(f"{work}: making the models failed")
+        partial.rename(work)
+        print(f"made {work} in {time.time() - began:.0f} s", flush=True)
     lines = []
     for row in args.rows:
-        file = config(args.work, row, args.steps, args.tiny)
-        shutil.rmtree(args.work / "runs" / row, ignore_errors=True)  # a finished run would not be made again
+        file = config(work, row, args.steps, args.tiny)
+        shutil.rmtree(work / "runs" / row, ignore_errors=True)  # a finished run would not be made again
         began = time.time()
         run = spawn.Process(target=train, args=(file, args.cap_gb))
         run.start()
         run.join()
-        lines.append(measured(args.work, row, began, time.time()) if run.exitcode == 0 else f"| {row} | failed |")
+        lines.append(measured(work, row, began, time.time()) if run.exitcode == 0 else f"| {row} | failed |")
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     cap = "" if args.cap_gb is None else f", of which {args.cap_gb:g} GB may be taken"
     print(f"\ntorch {torch.__version__}, {where}{cap}; {args.steps} steps of 8 samples\n")
