@@ -33,6 +33,16 @@ def joined() -> Iterator[None]:
         return
     _meet()
     try:
+        with noticed():
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """RankError where what is done inside a process group fails because another rank has ended (as gloo tells it)."""
+    try:
         yield
     except RuntimeError as error:
         if "gloo" not in str(error):
@@ -42,8 +52,6 @@ def joined() -> Iterator[None]:
         raise RankError(
             f"rank {dist.get_rank()}: another rank has ended ({reason}); see what it said, and start the command again"
         ) from error
-    finally:
-        dist.destroy_process_group()
 
 
 def _meet() -> None:

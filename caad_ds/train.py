@@ -7,6 +7,7 @@ from caad_ds.command import guarded, is_main
 from caad_ds.config import load_config
 from caad_ds.progress import Heartbeat
 from caad_ds.quiet import quiet
+from caad_ds.ranks import noticed
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
         device = distributed.start(voice)
         try:
-            with Trainer(cfg, device, voice) as trainer:
+            with noticed(), Trainer(cfg, device, voice) as trainer:
                 return trainer.run()
         finally:
             distributed.stop()

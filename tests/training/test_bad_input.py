@@ -165,6 +165,29 @@ def test_a_rank_that_fails_alone_in_its_own_way_ends_all(made):
     assert "Traceback" in run.output(1) and "no memory for a sample" in run.output(1)
 
 
+def run_out_of_memory_in_the_teacher() -> None:
+    """In a rank: the second one's third forward fails, where the first waits for its weights."""
+    from caad_ds.distill.signal import TeacherForward
+
+    forward, calls = TeacherForward.forward, []
+
+    def fails(self: TeacherForward, *args, **kwargs):
+        calls.append(1)
+        if os.environ["RANK"] == "1" and len(calls) == 3:
+            raise MemoryError("no memory for a layer")
+        return forward(self, *args, **kwargs)
+
+    TeacherForward.forward = fails  # type: ignore[method-assign]
+
+
+def test_a_rank_that_fails_within_an_engine_leaves_no_other_waiting(made):
+    run = Run(made(optimizer={"steps": 50}), 2, prepare=run_out_of_memory_in_the_teacher)
+    assert run.wait(60) == [2, 1], run.output()
+    last = run.output().splitlines()[-1]
+    assert last.startswith("caad-ds: error: rank 0: another rank has ended (") and "Traceback" not in run.output()
+    assert "no memory for a layer" in run.output(1)
+
+
 def test_a_shard_that_is_cut_while_training_reads_it(made, copied):
     run = Run(made(data={"train": str(copied)}, optimizer={"steps": 3000}), 2)
     run.wait_for("step 3/")
