@@ -1,5 +1,6 @@
 """Ranks of a training run: how they start and end."""
 
+import fcntl
 import gc
 import os
 import shutil
@@ -7,13 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.torch import build_shm_op
 from torch.utils.cpp_extension import get_default_build_root
 
 from caad_ds.errors import UserError
@@ -51,6 +54,9 @@ def start(voice: Heartbeat) -> torch.device:
         accelerator.set_device(local)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it prints that the op was built
+            if not built:
+                with _in_turn():
+                    build_shm_op()
             deepspeed.init_distributed(verbose=False)
     except dist.DistNetworkError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -80,6 +86,24 @@ def stop() -> None:
     Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
 
 
+@contextmanager
+def _in_turn() -> Iterator[None]:
+    """One rank of a node after the other, where the file system has locks.
+
+    Ranks that wait in torch's own lock while another compiles do not learn why that fails.
+    """
+    root = _build_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".caad-ds.lock", "wb") as lock:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build_root() -> Path:
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+
+
 def _compiler() -> str:
     return os.environ.get("CXX") or "c++"
 
@@ -99,7 +123,7 @@ def _check_cpu_op() -> bool:
     # Ninja stands beside the interpreter in a virtual environment that was not activated.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
     # torch waits, silently and for ever, for a lock that a killed build has left.
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    root = _build_root()
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
     folders = [root / CPU_OP, *root.glob(f"{python}_*/{CPU_OP}")]
     for lock in (folder / "lock" for folder in folders):
