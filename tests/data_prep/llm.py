@@ -12,7 +12,7 @@ TEMPLATE = (
 )
 
 
-def make_llm(folder: Path, eager: float = 1.0, sample: bool = False) -> Path:
+def make_llm(folder: Path, eager: float = 1.0, sample: bool = False, heads: int = 2) -> Path:
     """Save a random Llama; `eager` scales the logit of its end token, above 1 more of its answers end in time."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -25,7 +25,7 @@ def make_llm(folder: Path, eager: float = 1.0, sample: bool = False) -> Path:
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(fast), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(fast), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=heads,
         bos_token_id=0, eos_token_id=1, initializer_range=0.5,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
