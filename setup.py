@@ -55,7 +55,6 @@ setup(
         "torch>=2.8",
         "transformers>=5.23",
     ],
-    # No extra for vLLM, whose transformers is older: it gets an environment of its own (docs/corpora.md).
     extras_require={
         "demo": ["espeakng-loader>=0.2.4"],
         "annotate": ANNOTATE,
@@ -75,6 +74,7 @@ setup(
         "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
         "openai": ["openai>=1.98"],
         "stream": ["webdataset>=0.2.100"],
+        "vllm": ["vllm==0.30.*"],  # newer ones want a transformers that is too old here (docs/corpora.md)
     },
     entry_points={"console_scripts": ["caad-ds = caad_ds.cli:main"]},
     classifiers=[
