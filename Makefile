@@ -53,4 +53,4 @@ bench: venv ## the benchmarks, with their tables
 	$(RUN) -u -m benchmarks
 
 dashboard: venv ## MLflow's pages for the runs of this folder
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) -m mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
+	PYTHONWARNINGS=ignore MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) -m mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db

@@ -318,8 +318,12 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        mistakes = dict.fromkeys(_explain(item) for item in error.errors())
-        raise UserError(f"{path}: {'; '.join(mistakes)}") from error
+        given = {override.partition("=")[0]: f"--set {override}" for override in overrides or []}
+        told: dict[str, list[str]] = {}
+        for item in error.errors():
+            told.setdefault(given.get(_location(item), str(path)), []).append(_explain(item))
+        mistakes = (f"{where}: {'; '.join(dict.fromkeys(what))}" for where, what in told.items())
+        raise UserError("; ".join(mistakes)) from error
 
 
 def _read(path: Path) -> dict:
@@ -335,7 +339,8 @@ def _read(path: Path) -> dict:
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{path}{where}: not valid YAML ({problem}); mend that line") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected sections (run:, data:, ...) but found {type(values).__name__}")
+        found = "the file is empty" if values is None else f"found a {type(values).__name__}"
+        raise UserError(f"{path}: expected sections (run:, data:, ...) but {found}; see configs/ for examples")
     return values
 
 
@@ -356,9 +361,13 @@ def _apply(values: dict, override: str) -> None:
         raise UserError(f"--set {override}: {text!r} is not a YAML value") from None
 
 
-def _explain(error: Any) -> str:
+def _location(error: Any) -> str:
     # In a union pydantic adds the branch that it tried, such as "dict[str,any]".
-    location = ".".join(str(part) for part in error["loc"] if part not in ("str", "dict[str,any]"))
+    return ".".join(str(part) for part in error["loc"] if part not in ("str", "dict[str,any]"))
+
+
+def _explain(error: Any) -> str:
+    location = _location(error)
     if error["type"] == "extra_forbidden":
         name, within = str(error["loc"][-1]), error["loc"][:-1]
         near = [f"{section}.{name}" for section in _sections_with(name)]

@@ -73,4 +73,6 @@ def resolved_config(source: Path) -> tuple[Config, Path]:
     for output_dir in (source, source.resolve().parent.parent):
         if (output_dir / "config.yaml").is_file() and (output_dir / "checkpoints").is_dir():
             return load_config(output_dir / "config.yaml"), output_dir
+    if not source.exists():
+        raise UserError(f"{source}: no such folder; give a run's, or one of its checkpoints/step-N")
     raise UserError(f"{source}: neither a run's folder (config.yaml, checkpoints/) nor one of its checkpoints/step-N")

@@ -7,7 +7,6 @@ from caad_ds.command import guarded, is_main
 from caad_ds.config import load_config
 from caad_ds.progress import Heartbeat
 from caad_ds.quiet import quiet
-from caad_ds.ranks import noticed
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     with Heartbeat(enabled=is_main()) as voice:
         voice.begin(f"{cfg.run.name}: starting")
         # DeepSpeed takes seconds to import and may compile; a wrong config is told before.
+        from caad_ds.ranks import noticed
         from caad_ds.training import distributed
         from caad_ds.training.trainer import Trainer
 

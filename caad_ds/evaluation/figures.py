@@ -18,7 +18,7 @@ def save(figure: Figure, path: Path) -> None:
     figure.dpi = DOTS
     figure.draw_without_rendering()  # the first layout does not know yet where titles come to stand
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi="figure", metadata={"Software": None})
+    figure.savefig(image, format="png", dpi=DOTS, metadata={"Software": None})
     write_atomic(path, image.getvalue())
 
 

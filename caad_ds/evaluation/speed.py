@@ -59,7 +59,12 @@ def _figure(speed: dict, batch_size: int, key: str) -> dict | None:
 
 
 def _cell(figure: dict | None) -> str:
-    return "-" if figure is None else f"{figure['median']:.4g} [{figure['low']:.4g}, {figure['high']:.4g}]"
+    return "-" if figure is None else f"{_short(figure['median'])} [{_short(figure['low'])}, {_short(figure['high'])}]"
+
+
+def _short(number: float) -> str:
+    """Four digits, or all of those before the point."""
+    return f"{number:.4g}" if abs(number) < 9999.5 else f"{number:.0f}"
 
 
 def _memory(mib: dict) -> str:

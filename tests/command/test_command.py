@@ -40,7 +40,9 @@ def test_light_commands_import_no_torch(name):
     assert not imported(ended) & {"torch", "deepspeed", "transformers", "mlflow"}
 
 
-@pytest.mark.parametrize("name", cli.HEAVY)
+@pytest.mark.parametrize(
+    "name", [cli.HEAVY[0], *(pytest.param(name, marks=pytest.mark.slow) for name in cli.HEAVY[1:])]
+)
 def test_heavy_commands_speak_before_they_import(name):
     lines = caad_ds(name, "--help").stderr.splitlines()
     torch = next(number for number, line in enumerate(lines) if line.rpartition("|")[2].strip() == "torch._C")

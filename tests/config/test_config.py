@@ -154,7 +154,8 @@ def test_a_file_that_is_none(tmp_path):
         ("run.name.first=1", "run.name"),
         ("objective.alpha=[", "is not a YAML value"),
         ("objective.alhpa=1", "did you mean alpha?"),
-        ("alpha=1", "unknown key alpha; did you mean objective.alpha?"),
+        ("alpha=1", "--set alpha=1: unknown key alpha; did you mean objective.alpha?"),
+        ("optimizer.steps=many", "--set optimizer.steps=many: optimizer.steps: Input should be a valid integer"),
         ("=", "expected section.key=value"),
     ],
 )

@@ -228,6 +228,7 @@ def test_what_is_not_measured_is_listed_and_its_record_kept(tmp_path, clips, ann
     assert [row["reason"][:14] for row in read(tmp_path / "out.rejected.jsonl")] == ["it is not JSON"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path, clips, annotate):
     manifest = clips({f"clip{number}": pulses(2 + number % 5, 2 + number % 3) for number in range(150)})
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"

@@ -125,6 +125,7 @@ assert compiled("fp32", "fp32", 0, ("LABELS",))
 """
 
 
+@pytest.mark.slow
 def test_compiles_for_a_gpu_that_is_not_here(tmp_path):
     """For sm_90 by Triton's own assembler; the interpreter accepts more than the compiler does."""
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}

@@ -114,7 +114,7 @@ def test_what_it_refuses(finished, world, tmp_path, capsys):
     (foreign / "thesis.tex").touch()
     assert f"{foreign}: exists, and is not an export" in refusal(capsys, finished, "--out", foreign)
     assert (foreign / "thesis.tex").exists()
-    assert "nowhere: neither a run's folder" in refusal(capsys, tmp_path / "nowhere", "--out", out)
+    assert "nowhere: no such folder; give a run" in refusal(capsys, tmp_path / "nowhere", "--out", out)
     absent = finished / "checkpoints/step-00000009"
     expected = f"{absent}: no such checkpoint; there are step-00000002, step-00000004"
     assert refusal(capsys, absent, "--out", out) == f"caad-ds: error: {expected}"

@@ -54,6 +54,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(world, undisturbed):
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["latest", "step-00000012", "step-00000014"]
 
 
+@pytest.mark.slow
 def test_single_ranks_killed_at_random_moments_change_nothing(world, undisturbed):
     out = undisturbed.with_name("disturbed")
     file = config(world, out, **changes(world), tracking={"enabled": False})

@@ -57,6 +57,7 @@ def test_another_number_of_ranks_goes_on_where_the_slowest_was(world, shards, tm
     assert f"the stream begins with shard {min(held)}" in train(file)
 
 
+@pytest.mark.slow
 def test_a_broken_shard_stops_all_ranks_or_is_skipped(world, shards, tmp_path):
     whole = sorted(str(path) for path in shards.glob("*.tar"))
     broken = tmp_path / "broken.tar"
