@@ -115,9 +115,8 @@ def _measure(teacher: SpeechLM, student: SpeechLM, width: int, cfg: Config) -> M
     free = free.to(get_accelerator().current_device_name())
     dist.all_reduce(free, op=dist.ReduceOp.MIN)
     device_free, host_free = free.tolist()
-    gathered = min(GATHERED, _count(teacher)) * width
     whole = _count(teacher) * width
-    return Memory(whole, whole // ranks, gathered, weights + trained, device_free, host_free)
+    return Memory(whole, whole // ranks, min(GATHERED * width, whole), weights + trained, device_free, host_free)
 
 
 def _device_free() -> int:
