@@ -28,7 +28,8 @@ def positive(text: str) -> int:
 def guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Run a command and return its status; a UserError gives 2 on every rank, and is printed by the main one.
 
-    A RankError is printed by all. The traceback is shown with `args.debug` alone.
+    A RankError is printed by all. The traceback is shown with `args.debug` alone. What is no user's mistake keeps its
+    traceback; on one rank of several it gives 2 as well, which is what the others end with.
     """
     try:
         return command(args)
@@ -40,3 +41,8 @@ def guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespa
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        traceback.print_exc()
+        return 2

@@ -205,7 +205,7 @@ def _cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) ->
     if keep_layers is None:
         return
     if keep_layers > config.num_hidden_layers:
-        raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {config.num_hidden_layers} layers")
+        raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {config.num_hidden_layers} layers; lower it")
     config.num_hidden_layers = keep_layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:keep_layers]
@@ -242,20 +242,18 @@ def load_tokenizer(name: str | Path) -> Any:
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
 
 
-def first_layers(model: SpeechLM, layers: int) -> SpeechLM:
-    """The model with only its LLM's first `layers` layers, and its connector.
+def keep_first_layers(model: SpeechLM, layers: int) -> None:
+    """Leave the model only its LLM's first `layers` layers, and its connector.
 
     A student that starts here keeps the teacher's embedding space: it must learn to speak again, but not to hear.
     """
     have = model.config.llm_config.num_hidden_layers
-    if layers > have:
-        raise UserError(f"student.keep_layers {layers} exceeds the {have} layers of student.path; lower it")
-    settings = model.config.to_dict()
-    settings["llm_config"] |= {"num_hidden_layers": layers}
-    settings["llm_config"].pop("layer_types", None)
-    cut = SpeechLM(SpeechLMConfig(**settings))
-    cut.load_state_dict(model.state_dict(), strict=False)
-    return cut
+    for config in {id(c): c for c in (model.config.llm_config, model.llm.config)}.values():
+        _cut_layers(config, layers, "student.path")
+    base = model.llm.base_model
+    for name, child in base.named_children():
+        if isinstance(child, torch.nn.ModuleList) and len(child) == have:
+            setattr(base, name, child[:layers])
 
 
 def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:

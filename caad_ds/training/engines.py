@@ -21,7 +21,7 @@ from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.errors import UserError
 from caad_ds.models.architecture import is_architecture
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.speech_lm import SpeechLM, build, first_layers, load, load_tokenizer
+from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load, load_tokenizer
 from caad_ds.training.deepspeed_files import deepspeed_config, teacher_settings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -59,7 +59,7 @@ def load_student(cfg: Config) -> Student:
     if section.path is not None:
         model, encoder, tokenizer = load(section.path, DTYPES[cfg.run.precision])
         if section.keep_layers is not None:
-            model = first_layers(model, section.keep_layers)
+            keep_first_layers(model, section.keep_layers)
     else:
         encoder = SpeechEncoder.from_pretrained(
             section.encoder, section.taps, section.window_seconds, final_norm=section.connector != "desta"

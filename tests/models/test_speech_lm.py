@@ -1,7 +1,10 @@
 """SpeechLM: padding, answer rows, saving and loading."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +14,9 @@ from transformers import AutoModelForCausalLM
 from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.speech_lm import build, load, save
+from caad_ds.models.speech_lm import build, keep_first_layers, load, save
 from caad_ds.models.states import Embedded, positions
+from caad_ds.training.engines import weights_hash
 from tests.models.small import make_model, sample
 from tests.training.tiny import llama
 
@@ -80,6 +84,39 @@ def test_the_llms_first_layers_are_kept(tmp_path, ears, tokenizer):
     assert all(torch.equal(ours[name], value) for name, value in cut.state_dict().items())
     with pytest.raises(UserError, match="keep_layers 3 exceeds its 2 layers"):
         build(str(tmp_path), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2, keep_layers=3)
+
+
+def test_a_models_first_layers_are_kept(parts, samples, ears, tokenizer, tmp_path):
+    save(tmp_path / "whole", parts.model, ears, tokenizer)
+    cut, *_ = load(tmp_path / "whole")
+    keep_first_layers(cut, 1)
+    save(tmp_path / "cut", cut, ears, tokenizer)
+    again, *_ = load(tmp_path / "cut")
+    whole, batch = parts.model.state_dict(), parts.batch(samples)
+    assert again.state_dict().keys() == {name for name in whole if "layers.1." not in name or "connector" in name}
+    assert all(torch.equal(whole[name], value) for name, value in again.state_dict().items())
+    kept, restored = (logits(SimpleNamespace(model=m, encoder=ears), batch) for m in (cut.eval(), again.eval()))
+    assert torch.equal(kept, restored)
+    with pytest.raises(UserError, match=r"student\.path: keep_layers 3 exceeds its 1 layers; lower it"):
+        keep_first_layers(again, 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no /proc/self/smaps_rollup on this system")
+def test_ranks_of_a_node_share_the_weights_that_they_load(ears, tokenizer, tmp_path):
+    shape = llama(2, len(tokenizer)) | {"intermediate_size": 40_000}
+    large = build(shape, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    size = sum(p.numel() * p.itemsize for p in large.parameters()) // 1024
+    save(tmp_path, large, ears, tokenizer)
+
+    def own() -> int:
+        """kB of this process that no other shares, not even through the file system's cache."""
+        rollup = Path("/proc/self/smaps_rollup").read_text()
+        return int(re.search(r"^Anonymous: +(\d+)", rollup, re.MULTILINE)[1])
+
+    before = own()
+    model, *_ = load(tmp_path)
+    weights_hash(model)  # reads all of it
+    assert size > 20_000 and own() - before < size / 2
 
 
 def test_an_encoder_is_written_as_the_same_bytes_again(ears, tmp_path):
