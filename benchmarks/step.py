@@ -4,12 +4,14 @@
 
 The authors' graph runs the encoder three times (teacher with audio, teacher without, student), the teacher twice, makes
 logits of all positions three times, and loops over the samples for the loss. Ours runs the encoder once and the teacher
-once over both paths, and makes logits of answer rows in chunks. Models have random weights; the connector trains. `cpu`
-is scaled down so that encoder, teacher, student and the share of the vocabulary stand to each other as in the paper's
-setting (both are printed, counted by PyTorch over one forward); `paper` is that setting, for a GPU; `narrow` has a
-teacher of as many layers that compute next to nothing, which leaves what engines cost the host. FLOPs are matrix
-products, convolutions and attention as PyTorch counts them. With --placement the same step also runs in the DeepSpeed
-engines that training uses. Peak memory is above the models' weights; of a GPU also in all.
+once over both paths, and makes logits of answer rows in chunks. With the prefix kept (teacher.keep_prefix), the path
+without audio begins where the samples begin to differ; a word and the audio are what they have in common here. Models
+have random weights; the connector trains. `cpu` is scaled down so that encoder, teacher, student and the share of the
+vocabulary stand to each other as in the paper's setting (both are printed, counted by PyTorch over one forward);
+`paper` is that setting, for a GPU; `narrow` has a teacher of as many layers that compute next to nothing, which leaves
+what engines cost the host. FLOPs are matrix products, convolutions and attention as PyTorch counts them. With
+--placement the same step also runs in the DeepSpeed engines that training uses, the student's as configs/paper has it.
+Peak memory is above the models' weights; of a GPU also in all.
 """
 
 import argparse
@@ -133,9 +135,10 @@ class Setting:
 
 
 def batch(scale: Scale, encoder: SpeechEncoder) -> Batch:
-    """Samples of equal length: a word, the audio, the rest of the prompt, the answer."""
+    """Samples of equal length: a word, the audio, the rest of the prompt, the answer; up to there all are alike."""
     length = QUERIES + PROMPT + ANSWER
     ids = torch.randint(0, scale.student["vocab_size"], (scale.samples, length))
+    ids[1:, : 1 + QUERIES] = ids[0, : 1 + QUERIES]
     audio, labels = torch.zeros_like(ids, dtype=torch.bool), torch.full_like(ids, IGNORE)
     audio[:, 1 : 1 + QUERIES] = True
     labels[:, -ANSWER:] = ids[:, -ANSWER:]
@@ -176,9 +179,9 @@ def authors(setting: Setting, objective: Config) -> Callable[[], None]:
     return step
 
 
-def ours(setting: Setting, cfg: Config) -> Callable[[], None]:
+def ours(setting: Setting, cfg: Config, keep_prefix: bool = False) -> Callable[[], None]:
     """The step as training computes it, without engines around the models."""
-    teacher = TeacherForward(setting.teacher, Negative.of("zero_mel", setting.encoder))
+    teacher = TeacherForward(setting.teacher, Negative.of("zero_mel", setting.encoder), keep_prefix)
     module = StudentObjective(setting.student, cfg.objective)
     count = len(setting.batch.targets)
 
@@ -257,24 +260,25 @@ def main(argv: list[str] | None = None) -> None:
     print(f"- paper {proportions(SCALES['paper'])}\n")
     print("| step | GFLOP | s | ratio to the authors' | predicted by FLOPs | peak MiB |\n" + "|---" * 6 + "|")
     wanted = args.only or ["authors", "ours", "engines"]
-    rows: dict[str, Callable] = {}
+    plain: dict[str, Callable] = {}
     if "authors" in wanted:
-        rows["authors' graph"] = authors
+        plain["authors' graph"] = authors
     if "ours" in wanted:
-        rows["ours"] = ours
-    if "engines" in wanted:
-        rows |= {f"ours in engines, teacher {p}": partial(engines, placed=p, swap=args.swap) for p in args.placement}
-    table(rows, scale, device, args.repeats)
+        plain |= {"ours": ours, "ours, prefix kept": partial(ours, keep_prefix=True)}
+    placed = args.placement if "engines" in wanted else []
+    within = {f"ours in engines, teacher {p}": partial(engines, placed=p, swap=args.swap) for p in placed}
+    table(plain, within, scale, device, args.repeats)
 
 
-def table(rows: dict[str, Callable], scale: Scale, device: str, repeats: int) -> None:
-    """A line per row; those without engines take turns on the same models."""
+def table(plain: dict[str, Callable], within: dict[str, Callable], scale: Scale, device: str, repeats: int) -> None:
+    """A line per row; those without engines take turns on the same models, each of those `within` has its own."""
     cfg = config("bf16" if scale.dtype == torch.bfloat16 else "fp32")
-    plain = {name: make for name, make in rows.items() if make in (authors, ours)}
     base = None
     if plain:
         setting = Setting(scale, device)
         steps = {name: make(setting, cfg) for name, make in plain.items()}
+        for step in steps.values():
+            step()  # what is kept is made in the first
         flops = {name: gigaflops(step) for name, step in steps.items()}
         times = dict(zip(steps, milliseconds(list(steps.values()), device, repeats), strict=True))
         base = next(iter(steps))
@@ -283,13 +287,12 @@ def table(rows: dict[str, Callable], scale: Scale, device: str, repeats: int) ->
             print(line(name, flops[name], times[name], against, peak_mib(step, device)), flush=True)
         first = (times[base], flops[base])
         del setting, steps
-    with process_group() if len(plain) < len(rows) else nullcontext():
-        for name, make in rows.items():
-            if name in plain:
-                continue
+    with process_group() if within else nullcontext():
+        for name, make in within.items():
             # Made on the device, which is faster at random numbers; it need not take both models at once.
             offloaded = device == "cuda" and name.endswith(("cpu", "nvme"))
             with make(Setting(scale, device, teacher_on="cpu" if offloaded else None), cfg) as step:
+                step()
                 count = gigaflops(step)
                 [took] = milliseconds([step], device, repeats, **({"queued": 1} if offloaded else {}))
                 against = (took / first[0], count / first[1]) if base else None
@@ -306,10 +309,11 @@ def line(name: str, flops: float, took: float, against: tuple[float, float] | No
 
 
 def config(precision: str) -> Config:
-    """A config whose paths are not read."""
+    """The paper's setting as far as it decides the cost of a step; the paths are not read."""
     return Config.model_validate({
         "run": {"output_dir": "unused", "precision": precision}, "data": {"train": "unused"},
-        "teacher": {"path": "unused"}, "student": {"path": "unused"}, "optimizer": {"steps": 1},
+        "teacher": {"path": "unused"}, "student": {"path": "unused", "deepspeed": "student_zero2.json"},
+        "optimizer": {"steps": 1},
     })  # fmt: skip
 
 

@@ -83,6 +83,9 @@ class TeacherSection(Section):
     batch: int | None = Field(
         None, ge=1, description="micro-batches per forward; default: all of a step where it is offloaded, else 1"
     )
+    keep_prefix: bool = Field(
+        False, description="where it lies replicated: keep the keys and values of what prompts begin with, audio silent"
+    )
     deepspeed: str | None = Field(None, description="a DeepSpeed JSON of your own in place of placement's")
 
     @model_validator(mode="after")
@@ -93,6 +96,8 @@ class TeacherSection(Section):
             raise ValueError("placement nvme needs nvme_path, a folder on a local disk")
         if self.nvme_path is not None and self.placement not in ("auto", "nvme"):
             raise ValueError(f"nvme_path is not read with placement {self.placement}; remove it")
+        if self.keep_prefix and self.placement not in ("auto", "replicated"):
+            raise ValueError(f"keep_prefix is not read with placement {self.placement}; remove it")
         return self
 
 

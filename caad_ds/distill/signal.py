@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from caad_ds.data.batch import Batch
-from caad_ds.distill.negatives import Negative, embed_both
+from caad_ds.distill.negatives import Negative, embed_both, embed_without_audio
+from caad_ds.distill.prefix import KeptPrefixes, shared_prefix
 from caad_ds.loss.head import LMHead
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates
@@ -32,17 +33,23 @@ class TeacherForward(nn.Module):
     """The one module of the teacher's engine: everything from tokens to hidden states in a single forward.
 
     Submodules called around a ZeRO-3 engine invalidate its trace, so embedding, connector and both paths are in here.
+    With `keep_prefix` the negative path begins where its samples begin to differ, which makes it a forward of its own.
     """
 
-    def __init__(self, model: SpeechLM, negative: Negative | None):
+    def __init__(self, model: SpeechLM, negative: Negative | None, keep_prefix: bool = False):
         super().__init__()
         self.model = model
         self.negative = negative
+        self.kept = KeptPrefixes(model.config.llm_config) if keep_prefix else None
 
     def forward(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
         """Both paths as one forward of 2B samples; only the positive one if there is no negative."""
         if self.negative is None:
             return self.model.backbone(self.model.embed(batch, states)), None
+        if self.kept is not None and (length := shared_prefix(batch, self.model.config.num_queries)):
+            silent = embed_without_audio(self.model, batch, self.negative)
+            negative = self.kept.backbone(self.model, silent, batch.input_ids[0, :length])
+            return self.model.backbone(self.model.embed(batch, states)), negative
         hidden = self.model.backbone(embed_both(self.model, batch, states, self.negative))
         positive, negative = hidden.chunk(2)
         return positive, negative

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedConfig, PreTrainedModel
 
 from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
@@ -112,13 +112,17 @@ class SpeechLM(PreTrainedModel):
         """The batch as the causal LM takes it, with the audio in its place; `states` holds its U different audios."""
         return self.place(batch, self.connect(states)[batch.audio_index])
 
-    def backbone(self, embedded: Embedded) -> Tensor:
-        """Final hidden states [N, H] at the answer rows, after the last norm, before the head."""
+    def backbone(self, embedded: Embedded, past: Cache | None = None) -> Tensor:
+        """Final hidden states [N, H] at the answer rows, after the last norm, before the head.
+
+        `past` holds the keys and values of what comes before `embedded`, or takes its own if it is empty.
+        """
         output = self.llm.base_model(
             inputs_embeds=embedded.inputs_embeds,
             attention_mask=embedded.attention_mask,
             position_ids=embedded.position_ids,
-            use_cache=False,
+            past_key_values=past,
+            use_cache=past is not None,
         )
         return output.last_hidden_state.flatten(0, 1)[embedded.answer_rows]
 

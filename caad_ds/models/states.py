@@ -23,7 +23,8 @@ class Embedded:
     """A batch as the causal LM takes it.
 
     `inputs_embeds` [B, S, H]; `attention_mask`, `position_ids` int64 [B, S]; `answer_rows` int64 [N], flat indices
-    b * S + t of the positions that predict an answer token.
+    b * S + t of the positions that predict an answer token. What comes `after` a prefix of P positions has an
+    `attention_mask` [B, P + S].
     """
 
     inputs_embeds: Tensor
@@ -49,6 +50,17 @@ class Embedded:
         """
         mask = self.attention_mask * ~removed
         return replace(self, attention_mask=mask, position_ids=positions(mask))
+
+    def first(self, length: int) -> "Embedded":
+        """The first sample's first positions, none of which predicts an answer token."""
+        values = (value[:1, :length] for value in (self.inputs_embeds, self.attention_mask, self.position_ids))
+        return Embedded(*values, self.answer_rows[:0])
+
+    def after(self, length: int) -> "Embedded":
+        """The batch without its first positions, for a model that holds their keys and values."""
+        sample = self.answer_rows // self.inputs_embeds.shape[1]
+        rows = self.answer_rows - (sample + 1) * length
+        return Embedded(self.inputs_embeds[:, length:], self.attention_mask, self.position_ids[:, length:], rows)
 
 
 def positions(attention_mask: Tensor) -> Tensor:

@@ -52,6 +52,15 @@ def check_attention(cfg: Config) -> None:
         raise UserError("run.attention: flash_attention_2 takes no fp32; set run.precision to bf16, or it to sdpa")
 
 
+def set_attention(model: SpeechLM, attention: str) -> None:
+    """Let a model's LLM compute its attention so; UserError where it cannot."""
+    try:
+        model.llm.set_attn_implementation(attention)
+    except ValueError as error:
+        kind = type(model.llm).__name__
+        raise UserError(f"run.attention: a {kind} has no {attention} in transformers; set it to eager") from error
+
+
 def load_student(cfg: Config) -> Student:
     """The student of the config: a model folder, or an LLM with a fresh connector; seeded alike on every rank."""
     section = cfg.student
@@ -86,7 +95,7 @@ def load_student(cfg: Config) -> Student:
     if section.lora is not None and section.lora.encoder:
         encoder.add_adapters(section.lora.model_dump())
         model.config.encoder = None  # no hub id holds what this one becomes
-    model.llm.set_attn_implementation(cfg.run.attention)
+    set_attention(model, cfg.run.attention)
     if section.gradient_checkpointing:
         model.llm.activation_checkpointing_enable()
     return Student(model, encoder, tokenizer)
@@ -182,11 +191,13 @@ def teacher_signal(
 ) -> OnlineTeacher:
     """The teacher in a ZeRO engine without optimizer, its weights at `placed`; `folder` holds them for nvme.
 
-    Standard KD (alpha 0) runs no negative path.
+    Standard KD (alpha 0) runs no negative path. A prefix is kept where no rank waits for another inside the teacher:
+    its layers run twice then, and whether they do depends on the rank's samples.
     """
     assert cfg.teacher is not None
     negative = Negative.of(cfg.teacher.negative, encoder) if cfg.objective.alpha else None
-    module = TeacherForward(model.requires_grad_(False).eval(), negative)
+    keep = cfg.teacher.keep_prefix and placed == "replicated"
+    module = TeacherForward(model.requires_grad_(False).eval(), negative, keep)
     largest = max(p.numel() for p in module.parameters())
     ours = {"train_micro_batch_size_per_gpu": 1, **_precision(cfg)}
     settings = teacher_settings(cfg, placed, folder, largest, **ours)

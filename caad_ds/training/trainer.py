@@ -39,7 +39,7 @@ from caad_ds.training.schedule import learning_rate
 COURSE = {"data", "teacher", "student", "objective", "optimizer"}  # sections that decide the course of training
 COURSE_OF_RUN = ("seed", "precision", "encoder_precision", "attention")
 NOT_COURSE = {  # of these, what decides the speed alone
-    "teacher": {"placement", "nvme_path", "batch", "deepspeed"},
+    "teacher": {"placement", "nvme_path", "batch", "keep_prefix", "deepspeed"},
     "optimizer": {"micro_batch"},
     "student": {"gradient_checkpointing"},
     "data": {"validation"},
@@ -86,7 +86,7 @@ class Trainer:
         self.teacher_model = self.teacher_encoder = None
         if cfg.teacher is not None:
             self.teacher_model, teacher_encoder, tokenizer = load(cfg.teacher.path, engines.DTYPES[cfg.run.precision])
-            self.teacher_model.llm.set_attn_implementation(cfg.run.attention)
+            engines.set_attention(self.teacher_model, cfg.run.attention)
         self.student = engines.load_student(cfg)
         self.encoder = self.student.encoder.to(self.device)
         if self.teacher_model is not None:
@@ -118,6 +118,8 @@ class Trainer:
             self.voice.begin("building the teacher's engine")
             placed, reason = agreed(self._place_teacher)
             self.voice.say(f"teacher: {placed} ({reason})")
+            if cfg.teacher.keep_prefix and placed != "replicated":
+                self.voice.say("teacher.keep_prefix: no prefix is kept, ranks gather this teacher's layers together")
             teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder, placed, self.swap_folder)
             teacher_batch = cfg.teacher.batch or (self.accumulation if placed in ("cpu", "nvme") else 1)
         self.voice.begin("building the student's engine")

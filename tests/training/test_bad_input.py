@@ -27,6 +27,9 @@ def made(world, tmp_path):
     return lambda **changes: config(world, tmp_path / "out", **(OFF | changes))
 
 
+GEMMA = llama(1, 500) | {"model_type": "gemma2", "head_dim": 16}
+
+
 @pytest.fixture
 def copied(world, tmp_path):
     """A copy of the shards that may be spoiled."""
@@ -62,6 +65,10 @@ def test_a_wrong_config_and_its_traceback(made):
         ({"student": {"qformer_heads": 5}}, "is not a multiple of the number of attention heads (5)"),
         ({"student": {"num_queries": 5}}, "student.num_queries is 5, the teacher's 4: make it equal"),
         ({"student": {"llm": llama(1, 5)}}, "student.llm: vocab_size 5 is below the tokenizer's"),
+        (
+            {"student": {"llm": GEMMA}},
+            "run.attention: a Gemma2ForCausalLM has no sdpa in transformers; set",
+        ),
         ({"student": {"deepspeed": "zero9.json"}}, "zero9.json: no such DeepSpeed config; give a path or one of "),
         ({"teacher": {"deepspeed": "student_zero2.json"}}, "stage 2 needs an optimizer, a teacher has none"),
         ({"optimizer": {"batch_size": 7, "micro_batch": 2}}, "optimizer.batch_size 7 is not a multiple of 1 ranks"),

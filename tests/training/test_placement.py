@@ -75,9 +75,10 @@ def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, 
     assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
 
 
-def test_whole_on_each_rank_the_losses_are_the_same(world, folder, resident):
-    out = folder / "replicated"
-    teacher = {"placement": "replicated", "deepspeed": None}
+@pytest.mark.parametrize("keeps", [True, False], ids=["prefix kept", "both paths at once"])
+def test_whole_on_each_rank_the_losses_are_the_same(world, folder, resident, keeps):
+    out = folder / f"replicated-{keeps}"
+    teacher = {"placement": "replicated", "keep_prefix": keeps, "deepspeed": None}
     assert "teacher: replicated (" in train(config(world, out, teacher=teacher, optimizer=HALVES), 2)
     assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
 
@@ -97,5 +98,5 @@ def test_offloaded_to_a_folder_the_losses_are_the_same_and_it_is_left_empty(worl
 def test_the_shipped_files_are_what_placement_says(world, folder):
     said = train(config(world, folder / "shipped", teacher={"placement": "cpu", "deepspeed": None}), 2)
     assert "teacher: cpu (as teacher.placement says)" in said
-    said = train(config(world, folder / "auto", teacher={"deepspeed": None}), 1)
-    assert "teacher: resident (the device's memory is the host's)" in said
+    said = train(config(world, folder / "auto", teacher={"deepspeed": None, "keep_prefix": True}), 1)
+    assert "teacher: resident (the device's memory is the host's)" in said and "no prefix is kept" in said

@@ -1,0 +1,79 @@
+"""The constant beginning of the teacher's path without audio: run once, then kept as keys and values."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+from caad_ds.data.batch import Batch
+from caad_ds.errors import UserError
+from caad_ds.models.speech_lm import SpeechLM
+from caad_ds.models.states import Embedded
+
+KEPT = 8  # a corpus has one system prompt, or a few
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+class KeptPrefixes:
+    """Keys and values of what the samples of a batch begin with, for a frozen model and one negative.
+
+    The encoding of a window without sound is a constant: where template and system prompt are the same, so is the
+    negative path up to the end of its first audio. The last `KEPT` beginnings are kept. UserError where the layers of
+    `llm` keep other things than keys and values.
+    """
+
+    def __init__(self, llm: PreTrainedConfig) -> None:
+        if others := sorted(set(getattr(llm, "layer_types", None) or ()) - ATTENTION):
+            raise UserError(f"teacher.keep_prefix: {llm.model_type} has layers of {', '.join(others)}; set it to false")
+        self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def backbone(self, model: SpeechLM, embedded: Embedded, prefix: Tensor) -> Tensor:
+        """What `model.backbone(embedded)` gives where all samples begin with the tokens `prefix` [P]."""
+        key = tuple(prefix.tolist())
+        if key not in self._kept:
+            self._kept[key] = _keys_and_values(model, embedded.first(len(key)))
+        self._kept.move_to_end(key)
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return model.backbone(embedded.after(len(key)), self._kept[key])
+
+
+def shared_prefix(batch: Batch, queries: int) -> int:
+    """How many positions the samples have in common, up to the end of the first audio; 0 where they differ in those.
+
+    `queries`: positions of an audio.
+    """
+    ids, audio = batch.input_ids, batch.audio_mask
+    same = (ids == ids[0]).all(0) & (audio == audio[0]).all(0) & batch.attention_mask.bool().all(0)
+    common, begin, heard = torch.stack([same.cumprod(0).sum(), audio[0].int().argmax(), audio[0].any()]).tolist()
+    end = begin + queries
+    return end if heard and end <= common else 0
+
+
+class _Constant(DynamicLayer):
+    """Keys and values [1, heads, P, width] of one layer, joined to those of what follows and never grown by them."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Those of [B, heads, S, width] as [B, heads, P + S, width]."""
+        samples = len(key_states)
+        keys, values = (constant.expand(samples, -1, -1, -1) for constant in (self.keys, self.values))
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
+def _keys_and_values(model: SpeechLM, embedded: Embedded) -> Cache:
+    cache = DynamicCache()
+    model.backbone(embedded, cache)
+    return Cache([_Constant(layer.keys, layer.values) for layer in cache.layers])  # type: ignore[union-attr, arg-type]
