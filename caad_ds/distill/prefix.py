@@ -4,10 +4,10 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from caad_ds.data.batch import Batch
+from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.errors import UserError
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import Embedded
@@ -24,9 +24,12 @@ class KeptPrefixes:
     `llm` keep other things than keys and values.
     """
 
-    def __init__(self, llm: PreTrainedConfig) -> None:
-        if others := sorted(set(getattr(llm, "layer_types", None) or ()) - ATTENTION):
-            raise UserError(f"teacher.keep_prefix: {llm.model_type} has layers of {', '.join(others)}; set it to false")
+    def __init__(self, llm: PreTrainedModel) -> None:
+        config = llm.config
+        others = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTION)
+        if others or llm._is_stateful:  # RWKV and xLSTM name no types of layers
+            kinds = ", ".join(others) or "a state"
+            raise UserError(f"teacher.keep_prefix: {config.model_type} has layers of {kinds}; set it to false")
         self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
 
     def __len__(self) -> int:
@@ -46,10 +49,11 @@ class KeptPrefixes:
 def shared_prefix(batch: Batch, queries: int) -> int:
     """How many positions the samples have in common, up to the end of the first audio; 0 where they differ in those.
 
-    `queries`: positions of an audio.
+    `queries`: positions of an audio. The last of these may predict an answer's first token: then it is 0 too.
     """
     ids, audio = batch.input_ids, batch.audio_mask
     same = (ids == ids[0]).all(0) & (audio == audio[0]).all(0) & batch.attention_mask.bool().all(0)
+    same &= (batch.labels.roll(-1, dims=1) == IGNORE).all(0)
     common, begin, heard = torch.stack([same.cumprod(0).sum(), audio[0].int().argmax(), audio[0].any()]).tolist()
     end = begin + queries
     return end if heard and end <= common else 0

@@ -40,7 +40,7 @@ class TeacherForward(nn.Module):
         super().__init__()
         self.model = model
         self.negative = negative
-        self.kept = KeptPrefixes(model.config.llm_config) if keep_prefix else None
+        self.kept = KeptPrefixes(model.llm) if keep_prefix else None
 
     def forward(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
         """Both paths as one forward of 2B samples; only the positive one if there is no negative."""

@@ -86,9 +86,13 @@ def test_with_other_language_models(parts, batch, settings, attention):
 
 
 def test_layers_that_keep_other_things_are_refused(parts):
-    parts.model.config.llm_config.layer_types = ["conv", "full_attention"]
+    negative = Negative.of("zero_mel", parts.encoder)
+    parts.model.llm.config.layer_types = ["conv", "full_attention"]
     with pytest.raises(UserError, match=r"teacher\.keep_prefix: llama has layers of conv; set it to false"):
-        TeacherForward(parts.model, Negative.of("zero_mel", parts.encoder), keep_prefix=True)
+        TeacherForward(parts.model, negative, keep_prefix=True)
+    parts.model.llm = other_llm(parts, {"model_type": "rwkv"})
+    with pytest.raises(UserError, match=r"teacher\.keep_prefix: rwkv has layers of a state; set it to false"):
+        TeacherForward(parts.model, negative, keep_prefix=True)
 
 
 @pytest.mark.parametrize("pad", ["right", "left"])
@@ -109,6 +113,20 @@ def test_a_sample_with_a_second_audio_hears_its_silence_too(parts, samples):
     states, negative = parts.encoder.perceive(batch.features), Negative.of("noise", parts.encoder)
     prefix = shared_prefix(batch, QUERIES)
     assert prefix and batch.audio_mask[:, prefix:].any()
+    kept = TeacherForward(parts.model, negative, keep_prefix=True)
+    assert_equal_paths(kept(batch, states), TeacherForward(parts.model, negative)(batch, states))
+
+
+def test_an_audio_that_the_answer_follows_at_once_is_not_kept(parts, monkeypatch):
+    bare = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    monkeypatch.setattr(parts.prompter.tokenizer, "chat_template", bare)
+    texts = [sample(key, text="") for key in ("a", "b")]
+    for one in texts:
+        one.record["messages"] = [{"role": "user", "content": "Is it high? <|AUDIO|>"}]
+    batch = parts.batch(texts)
+    first = batch.answer_rows[0]
+    assert batch.audio_mask[0, first] and not batch.audio_mask[0, first + 1]
+    states, negative = parts.encoder.perceive(batch.features), Negative.of("zero_mel", parts.encoder)
     kept = TeacherForward(parts.model, negative, keep_prefix=True)
     assert_equal_paths(kept(batch, states), TeacherForward(parts.model, negative)(batch, states))
 
