@@ -254,10 +254,13 @@ def keep_first_layers(model: SpeechLM, layers: int) -> None:
     have = model.config.llm_config.num_hidden_layers
     for config in {id(c): c for c in (model.config.llm_config, model.llm.config)}.values():
         _cut_layers(config, layers, "student.path")
-    base = model.llm.base_model
-    for name, child in base.named_children():
-        if isinstance(child, torch.nn.ModuleList) and len(child) == have:
-            setattr(base, name, child[:layers])
+    decoder = model.llm.get_decoder()  # of OPT a part of the base model
+    lists = {name: child for name, child in decoder.named_children() if isinstance(child, torch.nn.ModuleList)}
+    per_layer = {name: child for name, child in lists.items() if len(child) == have}
+    if not per_layer:
+        raise UserError(f"student.keep_layers: no layers found in {type(decoder).__name__}; build a student from llm")
+    for name, child in per_layer.items():
+        setattr(decoder, name, child[:layers])
 
 
 def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:

@@ -101,6 +101,16 @@ def test_a_models_first_layers_are_kept(parts, samples, ears, tokenizer, tmp_pat
         keep_first_layers(again, 3)
 
 
+def test_layers_that_are_a_part_of_the_base_model_are_cut_too(ears, tokenizer):
+    settings = {"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 32, "hidden_size": 32}
+    shape = settings | {"vocab_size": len(tokenizer), "num_hidden_layers": 3, "num_attention_heads": 2}
+    whole = build(shape, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    names = {name for name in whole.state_dict() if "decoder.layers.2." not in name}
+    assert len(names) < len(whole.state_dict())
+    keep_first_layers(whole, 2)
+    assert whole.state_dict().keys() == names
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no /proc/self/smaps_rollup on this system")
 def test_ranks_of_a_node_share_the_weights_that_they_load(ears, tokenizer, tmp_path):
     shape = llama(2, len(tokenizer)) | {"intermediate_size": 40_000}
