@@ -13,16 +13,18 @@ from pydantic import ValidationError
 from caad_ds.config import Config, TeacherSection
 from caad_ds.errors import UserError
 
-OURS = (  # keys whose one place is the YAML
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-    "fp16",
-    "bf16",
-)
+OURS = {  # keys whose one place is the YAML, and their names there
+    "train_batch_size": "optimizer.batch_size",
+    "train_micro_batch_size_per_gpu": "optimizer.micro_batch",
+    "gradient_accumulation_steps": "optimizer.batch_size over its micro_batch",
+    "gradient_clipping": "optimizer.max_grad_norm",
+    "optimizer": "optimizer.lr, betas and weight_decay",
+    "scheduler": "optimizer.lr and warmup_steps",
+    "fp16": "run.precision",
+    "bf16": "run.precision",
+    "amp": "run.precision",
+    "torch_autocast": "run.precision",
+}
 
 
 def deepspeed_config(name: str, **ours: Any) -> dict:
@@ -42,8 +44,10 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected an object of DeepSpeed settings but found {type(values).__name__}")
-    if doubled := sorted(set(values) & set(OURS)):
-        raise UserError(f"{path}: {', '.join(doubled)} belongs in the YAML (optimizer: or run:); remove it here")
+    if doubled := [f"{key} is the YAML's {OURS[key]}" for key in sorted(set(values) & set(OURS))]:
+        raise UserError(f"{path}: {'; '.join(doubled)}; remove it here")
+    if "zero_optimization" not in values:  # DeepSpeed passes over a misspelt one
+        raise UserError(f"{path}: zero_optimization is missing (there is {', '.join(values) or 'nothing'}); add it")
     if unresolved := sorted(_autos(values)):
         raise UserError(f'{path}: {", ".join(unresolved)} is "auto", which nothing resolves here; give a value')
     try:

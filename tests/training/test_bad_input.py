@@ -87,7 +87,9 @@ def test_a_batch_that_does_not_divide_by_the_ranks(made):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{"gradient_clipping": 1.0}', "gradient_clipping belongs in the YAML"),
+        ('{"gradient_clipping": 1.0}', "gradient_clipping is the YAML's optimizer.max_grad_norm; remove it here"),
+        ('{"torch_autocast": {"enabled": true}}', "torch_autocast is the YAML's run.precision; remove it here"),
+        ('{"zero_optimisation": {"stage": 3}}', "zero_optimization is missing (there is zero_optimisation); add it"),
         ('{"zero_optimization": {"stage": 3,}}', "line 1: not valid JSON"),
         ('{"zero_optimization": {"stge": 3}}', "zero_optimization: stge Extra inputs are not permitted"),
         ("[]", "expected an object of DeepSpeed settings but found list"),
