@@ -1,10 +1,12 @@
 """The training entry: `deepspeed caad_ds/train.py --config FILE`, or one process with plain python."""
 
 import argparse
+import os
 import sys
 
 from caad_ds.command import guarded, is_main
 from caad_ds.config import load_config
+from caad_ds.errors import UserError
 from caad_ds.progress import Heartbeat
 from caad_ds.quiet import quiet
 
@@ -20,18 +22,25 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the config says; returns the exit status (75: checkpointed on SIGUSR1, run again)."""
-    cfg = load_config(args.config, args.set)
+    cfg, mistake = None, None
+    try:
+        cfg = load_config(args.config, args.set)
+    except UserError as error:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise  # before DeepSpeed, which takes seconds to import and may compile
+        mistake = error  # of this rank alone perhaps: the others learn of it where all have met
     with Heartbeat(enabled=is_main()) as voice:
-        voice.begin(f"{cfg.run.name}: starting")
-        # DeepSpeed takes seconds to import and may compile; a wrong config is told before.
-        from caad_ds.ranks import noticed
+        voice.begin(f"{cfg.run.name if cfg else args.config}: starting")
+        from caad_ds.ranks import noticed, raise_together
         from caad_ds.training import distributed
         from caad_ds.training.trainer import Trainer
 
         device = distributed.start(voice)
         try:
-            with noticed(), Trainer(cfg, device, voice) as trainer:
-                return trainer.run()
+            with noticed():
+                raise_together(mistake)
+                with Trainer(cfg, device, voice) as trainer:
+                    return trainer.run()
         finally:
             distributed.stop()
 

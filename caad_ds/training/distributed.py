@@ -19,7 +19,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.comm.torch import build_shm_op
 from torch.utils.cpp_extension import get_default_build_root
 
-from caad_ds.errors import UserError
+from caad_ds.errors import RankError, UserError
 from caad_ds.progress import Heartbeat
 
 CPU_OP = "deepspeed_shm_comm"
@@ -29,8 +29,18 @@ STALE_SECONDS = 600  # no build of the op takes so long
 def start(voice: Heartbeat) -> torch.device:
     """Join the process group (alone if no launcher set one up) and return this rank's device.
 
-    UserError where DeepSpeed's CPU op cannot be compiled, or would wait for a build that was killed.
+    UserError where DeepSpeed's CPU op cannot be compiled, or would wait for a build that was killed. The ranks have not
+    met then: RankError on the first of each node, for the main rank knows of its own node alone.
     """
+    try:
+        return _start(voice)
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise
+        raise RankError(str(error)) from error
+
+
+def _start(voice: Heartbeat) -> torch.device:
     if "RANK" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -47,7 +57,7 @@ def start(voice: Heartbeat) -> torch.device:
     else:
         local, devices = int(os.environ.get("LOCAL_RANK", "0")), accelerator.device_count()
         if local >= devices:
-            raise UserError(
+            raise RankError(  # never the main one
                 f"local rank {local} has no device of its own, there are {devices}; start one rank per device, "
                 "or set DS_ACCELERATOR=cpu"
             )

@@ -174,6 +174,35 @@ def test_a_rank_that_fails_alone_in_its_own_way_ends_all(made):
     assert "Traceback" in run.output(1) and "no memory for a sample" in run.output(1)
 
 
+def lack_the_config() -> None:
+    """In a rank: the second one's node does not have the file."""
+    from caad_ds import train
+
+    load = train.load_config
+    if os.environ["RANK"] == "1":
+        train.load_config = lambda _, overrides: load("/nonexistent/run.yaml", overrides)  # type: ignore[assignment]
+
+
+def test_a_rank_whose_node_lacks_the_config_ends_all(made):
+    run = Run(made(), 2, prepare=lack_the_config)
+    assert run.wait(60) == [2, 2], run.output()
+    last = run.output().splitlines()[-1]
+    assert last.startswith("caad-ds: error: /nonexistent/run.yaml") and last.endswith("(rank 1)")
+
+
+def lack_a_compiler() -> None:
+    """In a rank: the second one is the first of a node without one, and the other has not come yet."""
+    if os.environ["RANK"] == "0":
+        os._exit(0)
+    os.environ.update(LOCAL_RANK="0", CXX="/nonexistent/g++")
+
+
+def test_a_node_without_a_compiler_says_so_though_the_main_rank_is_elsewhere(made):
+    run = Run(made(), 2, prepare=lack_a_compiler)
+    assert run.wait(60) == [0, 2]
+    assert "caad-ds: error: no C++ compiler (/nonexistent/g++) for DeepSpeed's CPU op" in run.output(1)
+
+
 def run_out_of_memory_in_the_teacher() -> None:
     """In a rank: the second one's third forward fails, where the first waits for its weights."""
     from caad_ds.distill.signal import TeacherForward
