@@ -12,10 +12,14 @@ MEANS = ("token_accuracy", "agreement", "student_entropy", "teacher_entropy", "c
 
 
 class Sums:
-    """Named sums on the device; reading them is one all-reduce."""
+    """Named sums on the device; reading them is one all-reduce.
 
-    def __init__(self, device: torch.device):
+    `kd_weight` (lambda) makes the loss of its terms kd and ce.
+    """
+
+    def __init__(self, device: torch.device, kd_weight: float):
         self.device = device
+        self.kd_weight = kd_weight
         self.values: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor | float) -> None:
@@ -38,7 +42,7 @@ class Sums:
         self.add("positions", batch.attention_mask.numel())
 
     def means(self) -> dict[str, float]:
-        """kd, ce and the diagnostics as means over all ranks' rows since the last call; then all sums are zero."""
+        """Loss, kd, ce and diagnostics as means over all ranks' rows since the last call; then all sums are zero."""
         names = sorted(self.values)
         total = torch.stack([self.values[name] for name in names])
         dist.all_reduce(total)
@@ -47,4 +51,5 @@ class Sums:
         rows, weight = max(sums["rows"], 1.0), max(sums["weight"], 1e-12)
         out = {name: sums[name] / rows for name in MEANS if name in sums}
         totals = {name: sums[name] for name in TOTALS if name in sums}
-        return {"kd": sums["kd"] / weight, "ce": sums["ce"] / weight} | totals | out
+        kd, ce = sums["kd"] / weight, sums["ce"] / weight
+        return {"loss": self.kd_weight * kd + (1 - self.kd_weight) * ce, "kd": kd, "ce": ce} | totals | out

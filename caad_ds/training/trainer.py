@@ -64,7 +64,8 @@ class Trainer:
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
         self._build_engines()
-        self.sums = Sums(device)
+        self.kd_weight = cfg.objective.kd_weight if cfg.objective.name == "distill" else 0.0
+        self.sums = Sums(device, self.kd_weight)
 
     # -- building ---------------------------------------------------------------------------------------------------
 
@@ -252,7 +253,7 @@ class Trainer:
         return bool(stops)
 
     def _validate(self) -> dict[str, float]:
-        sums = Sums(self.device)
+        sums = Sums(self.device, self.kd_weight)
         self.voice.turn_to(lambda: "validating")
         self.engine.eval()
         size = self.cfg.validation.batch_size

@@ -42,9 +42,12 @@ def test_the_mlflow_store_holds_the_whole_curve(finished):
     assert run.info.status == "FINISHED" and run.info.run_name == "tiny"
     assert run.data.params["objective.alpha"] == "1.0"
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
-    for metric in ("kd", "ce", "agreement", "teacher_entropy", "lr", "grad_norm", "samples_per_second"):
+    for metric in ("loss", "kd", "ce", "agreement", "teacher_entropy", "lr", "grad_norm", "samples_per_second"):
         assert [step for step, _ in curve(out, f"train/{metric}")] == list(range(1, STEPS + 1)), metric
     assert [step for step, _ in curve(out, "validation/kd")] == [6, 12]
+    for stage in ("train", "validation"):
+        loss, kd, ce = ([value for _, value in curve(out, f"{stage}/{term}")] for term in ("loss", "kd", "ce"))
+        assert loss == pytest.approx([0.7 * a + 0.3 * b for a, b in zip(kd, ce, strict=True)])
 
 
 def test_what_the_run_costs_is_on_record(finished):
