@@ -24,7 +24,9 @@ from tests.training.tiny import config
 
 STEPS = 20
 FILE = "GRADIENTS_FILE"
+EPOCH = 3  # steps that see every sample once
 MODES = {"connector": {}, "lora": {"lora": {"rank": 4, "alpha": 8}}, "all": {}}
+FRESH = ("llm", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads")
 
 
 def record_gradients() -> None:
@@ -70,7 +72,9 @@ def plain_gradients(cfg: Config) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_are_those_of_plain_pytorch_and_the_loss_falls(world, tmp_path, monkeypatch, mode, placed):
     where = {"cpu": {}, "nvme": {"deepspeed": str(world / "nvme.json"), "nvme_path": str(tmp_path / "swap")}}[placed]
-    student = {"train": mode, "gradient_checkpointing": True} | MODES[mode]
+    # The teacher's own weights: a fresh LLM of this size hardly hears its connector, which then has nothing to learn.
+    student = dict.fromkeys(FRESH) | {"path": str(world / "teacher"), "train": mode, "gradient_checkpointing": True}
+    student |= MODES[mode]
     optimizer = {"steps": STEPS, "micro_batch": 2, "lr": 5e-3}
     file = config(world, tmp_path / "out", student=student, teacher=where, optimizer=optimizer)
     monkeypatch.setenv(FILE, str(tmp_path / "gradients.safetensors"))
@@ -80,7 +84,9 @@ def test_gradients_are_those_of_plain_pytorch_and_the_loss_falls(world, tmp_path
     expected, got = plain_gradients(load_config(file)), load_file(os.environ[FILE])
     assert got.keys() == expected.keys() and any(gradient.abs().max() > 1e-3 for gradient in expected.values())
     for name, gradient in expected.items():
-        difference = (got[name] - gradient).abs().max()
-        assert difference < 1e-4, (name, difference)
-    losses = [value for _, value in curve(tmp_path / "out", "train/ce")]
-    assert len(losses) == STEPS and sum(losses[-3:]) < sum(losses[:3])
+        # Beside its own size, which differs much among weights; that of a key's bias is rounding alone.
+        difference, allowed = (got[name] - gradient).abs().max(), 1e-4 * gradient.abs().max() + 1e-9
+        assert difference < allowed, (name, difference, allowed)
+    losses = [value for _, value in curve(tmp_path / "out", "train/loss")]
+    first, last = losses[:EPOCH], losses[STEPS // EPOCH * EPOCH - EPOCH :][:EPOCH]
+    assert len(losses) == STEPS and sum(last) / EPOCH < sum(first) / EPOCH - 0.02, losses
