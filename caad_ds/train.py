@@ -3,10 +3,12 @@
 import argparse
 import os
 import sys
+from contextlib import ExitStack
 
 from caad_ds.command import guarded, is_main
 from caad_ds.config import load_config
 from caad_ds.errors import UserError
+from caad_ds.files import sole_writer
 from caad_ds.progress import Heartbeat
 from caad_ds.quiet import quiet
 
@@ -31,14 +33,15 @@ def run(args: argparse.Namespace) -> int:
         mistake = error  # of this rank alone perhaps: the others learn of it where all have met
     with Heartbeat(enabled=is_main()) as voice:
         voice.begin(f"{cfg.run.name if cfg else args.config}: starting")
-        from caad_ds.ranks import noticed, raise_together
+        from caad_ds.ranks import agreed, noticed, raise_together
         from caad_ds.training import distributed
         from caad_ds.training.trainer import Trainer
 
         device = distributed.start(voice)
         try:
-            with noticed():
+            with noticed(), ExitStack() as held:
                 raise_together(mistake)
+                agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir)) if is_main() else None)
                 with Trainer(cfg, device, voice) as trainer:
                     return trainer.run()
         finally:

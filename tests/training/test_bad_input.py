@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 
@@ -224,6 +225,20 @@ def test_a_rank_that_fails_within_an_engine_leaves_no_other_waiting(made):
     last = run.output().splitlines()[-1]
     assert last.startswith("caad-ds: error: rank 0: another rank has ended (") and "Traceback" not in run.output()
     assert "no memory for a layer" in run.output(1)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(made):
+    file = made(optimizer={"steps": 3000})
+    first = Run(file, 2)
+    first.wait_for("step 2/")
+    folder = yaml.safe_load(file.read_text())["run"]["output_dir"]
+    assert f"another process is writing {folder}: wait until it ends, or name another output" in refusal(file, ranks=2)
+    first.signal(signal.SIGKILL)
+    first.wait()
+    again = Run(file, 2)
+    again.wait_for("step 2/")  # a lock ends with its holder
+    again.signal(signal.SIGKILL)
+    again.wait()
 
 
 def test_a_shard_that_is_cut_while_training_reads_it(made, copied):
