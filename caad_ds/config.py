@@ -35,7 +35,7 @@ class RunSection(Section):
         "sdpa", description="attention of both language models; flash_attention_2 where it is installed"
     )
     peak_tflops: float | None = Field(
-        None, gt=0, description="peak of the device, for MFU; default: in bf16, that of its name if it is known"
+        None, gt=0, description="of the device, for MFU, recomputation counted; default: in bf16, by its name if known"
     )
     log_every: int = Field(10, ge=1, description="steps between two progress lines and metric points")
 
