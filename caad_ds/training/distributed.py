@@ -64,9 +64,9 @@ def _start(voice: Heartbeat) -> torch.device:
         accelerator.set_device(local)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it prints that the op was built
-            if not built:
+            if accelerator.device_name() == "cpu":
                 with _in_turn():
-                    build_shm_op()
+                    build_shm_op()  # loads it where it is built; the process has it then
             deepspeed.init_distributed(verbose=False)
     except dist.DistNetworkError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -98,16 +98,45 @@ def stop() -> None:
 
 @contextmanager
 def _in_turn() -> Iterator[None]:
-    """One rank of a node after the other, where the file system has locks.
+    """One rank after the other in DeepSpeed's CPU op, where the file system has locks.
 
-    Ranks that wait in torch's own lock while another compiles do not learn why that fails.
+    Torch has a lock of its own around it. Ranks that wait there while another compiles do not learn why that fails, and
+    for one that was killed they wait for ever: what is written in our lock tells that its last holder was.
     """
     root = _build_root()
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".caad-ds.lock", "wb") as lock:
+    with open(root / ".caad-ds.lock", "a+b") as lock:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            lock.seek(0)
+            if lock.read():
+                for left in _torch_locks():
+                    left.unlink(missing_ok=True)
+            lock.write(b"in turn\n")
+            lock.flush()
+        _refuse_stale_lock()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+def _refuse_stale_lock() -> None:
+    """UserError where a build of somebody else was killed: torch waits for ever, silently, for its lock."""
+    for lock in _torch_locks():
+        if lock.exists() and (minutes := (time.time() - lock.stat().st_mtime) / 60) > STALE_SECONDS / 60:
+            raise UserError(f"{lock}: left {minutes:.0f} minutes ago by a build that was killed; remove that file")
+
+
+def _torch_locks() -> list[Path]:
+    """Where torch's lock around the op may be."""
+    return [folder / "lock" for folder in _op_folders()]
+
+
+def _op_folders() -> list[Path]:
+    root = _build_root()
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    return [root / CPU_OP, *root.glob(f"{python}_*/{CPU_OP}")]
 
 
 def _build_root() -> Path:
@@ -125,18 +154,11 @@ def _why(error: Exception) -> str:
 
 
 def _check_cpu_op() -> bool:
-    """Whether the op is built already; UserError where it cannot be."""
+    """Whether the op is built already; UserError where there is no compiler for it."""
     if shutil.which(_compiler().split()[0]) is None:
         raise UserError(
             f"no C++ compiler ({_compiler()}) for DeepSpeed's CPU op; install g++, or set CXX to a compiler"
         )
     # Ninja stands beside the interpreter in a virtual environment that was not activated.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
-    # torch waits, silently and for ever, for a lock that a killed build has left.
-    root = _build_root()
-    python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    folders = [root / CPU_OP, *root.glob(f"{python}_*/{CPU_OP}")]
-    for lock in (folder / "lock" for folder in folders):
-        if lock.exists() and (minutes := (time.time() - lock.stat().st_mtime) / 60) > STALE_SECONDS / 60:
-            raise UserError(f"{lock}: left {minutes:.0f} minutes ago by a build that was killed; remove that file")
-    return any(library.is_file() for folder in folders for library in folder.glob("*.so"))
+    return any(library.is_file() for folder in _op_folders() for library in folder.glob("*.so"))

@@ -6,12 +6,14 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 import yaml
+from torch.utils.cpp_extension import get_default_build_root
 
 from caad_ds.models.tokenizer import train_tokenizer
 from caad_ds.training.checkpoint import verify
@@ -283,6 +285,27 @@ def test_a_lock_that_a_killed_build_left(made, tmp_path):
     os.utime(lock, (time.time() - 3600,) * 2)
     line = refusal(made(), env={"TORCH_EXTENSIONS_DIR": str(tmp_path)})
     assert f"{lock}: left 60 minutes ago by a build that was killed; remove that file" in line
+
+
+def die_in_the_op() -> None:
+    """In a rank: it is killed while it loads DeepSpeed's CPU op, which leaves torch's lock."""
+    from caad_ds.training import distributed
+
+    def dies() -> None:
+        distributed._torch_locks()[0].touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    distributed.build_shm_op = dies
+
+
+def test_a_rank_killed_as_it_loads_the_op_holds_up_no_other(made, tmp_path):
+    built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    shutil.copytree(built, tmp_path / "extensions", ignore=shutil.ignore_patterns("*.lock", "lock"))
+    env = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    assert Run(made(), 1, env=env, prepare=die_in_the_op).wait(60) == [-signal.SIGKILL]
+    assert list((tmp_path / "extensions").glob("**/lock"))
+    again = Run(made(), 2, env=env)
+    assert again.wait(60) == [0, 0], again.output()
 
 
 @pytest.fixture
