@@ -62,7 +62,7 @@ def _usage(argv: list[str]) -> int:
         return 0
     asked = " ".join(argv[: 2 if argv[0] == "prep" else 1])
     near = difflib.get_close_matches(asked, COMMANDS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f" (did you mean {near[0]}?)" if near else ""
     print(f"caad-ds: error: unknown command {asked!r}{hint}; caad-ds --help lists them", file=sys.stderr)
     return 2
 

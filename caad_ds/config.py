@@ -97,7 +97,7 @@ class TeacherSection(Section):
         if self.nvme_path is not None and self.placement not in ("auto", "nvme"):
             raise ValueError(f"nvme_path is not read with placement {self.placement}; remove it")
         if self.keep_prefix and self.placement not in ("auto", "replicated"):
-            raise ValueError(f"keep_prefix is not read with placement {self.placement}; remove it")
+            raise ValueError(f"keep_prefix is not read with placement {self.placement}; remove it, or set replicated")
         return self
 
 
@@ -202,7 +202,8 @@ class OptimizerSection(Section):
     @model_validator(mode="after")
     def _one_length(self) -> "OptimizerSection":
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
+            given = "both are given, set one to null" if self.steps else "none is given"
+            raise ValueError(f"give either steps or epochs; {given}")
         return self
 
     @model_validator(mode="after")

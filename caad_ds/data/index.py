@@ -136,7 +136,9 @@ def _parse(path: Path) -> IndexFile:
     try:
         content = json.loads(path.read_bytes().decode(), object_hook=_compact)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name a folder that `caad-ds prep pack` wrote") from None
+        raise UserError(
+            f"{path} does not exist: name a folder that `caad-ds prep pack` wrote (paths are taken from {Path.cwd()})"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): pack the folder anew") from None
     version = content.get("version") if isinstance(content, dict) else None

@@ -178,6 +178,7 @@ def _cut_window(whisper: WhisperEncoder, positions: int) -> None:
     table = whisper.embed_positions
     if positions > table.num_embeddings:
         have = table.num_embeddings // POSITIONS_PER_SECOND
-        raise UserError(f"window of {positions // POSITIONS_PER_SECOND} s exceeds the encoder's {have} s; lower it")
+        asked = positions // POSITIONS_PER_SECOND
+        raise UserError(f"student.window_seconds: a window of {asked} s exceeds the encoder's {have} s; lower it")
     whisper.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].clone(), freeze=True)
     whisper.config.max_source_positions = whisper.max_source_positions = positions

@@ -26,9 +26,10 @@ def inject(llm: nn.Module, settings: dict[str, Any]) -> None:
     try:
         inject_adapter_in_model(config, llm)
     except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
+        linear = sorted({name.rpartition(".")[2] for name, part in llm.named_modules() if isinstance(part, nn.Linear)})
         raise UserError(
-            f"student.lora.targets {settings['targets']}: {reason}; name linear layers of the LLM"
+            f"student.lora.targets {settings['targets']}: {reason}; name linear layers of the LLM ({', '.join(linear)})"
         ) from error
 
 

@@ -6,7 +6,15 @@ from typing import Any, ClassVar
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
@@ -219,7 +227,10 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Speech
     """The SpeechLM of a model folder in `dtype`, with its encoder in fp32 and its tokenizer."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no model there (config.json is missing); give the folder of a trained SpeechLM")
+        what = "give the folder of a trained SpeechLM"
+        if (folder / "state.json").is_file():
+            what = f"that is a checkpoint, `caad-ds export {folder}` makes a model of it"
+        raise UserError(f"{folder}: no model there (config.json is missing); {what}")
     model = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
     config = model.config
     source = encoder_of(folder, config.encoder)
@@ -249,7 +260,7 @@ def load_tokenizer(name: str | Path) -> Any:
 def keep_first_layers(model: SpeechLM, layers: int) -> None:
     """Leave the model only its LLM's first `layers` layers, and its connector.
 
-    A student that starts here keeps the teacher's embedding space: it must learn to speak again, but not to hear.
+    A student that starts here keeps the teacher's ears and embedding space, and learns anew what the other layers did.
     """
     have = model.config.llm_config.num_hidden_layers
     for config in {id(c): c for c in (model.config.llm_config, model.llm.config)}.values():
@@ -272,3 +283,4 @@ def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer:
 
 
 AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig)
+AutoModel.register(SpeechLMConfig, SpeechLM)

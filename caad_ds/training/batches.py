@@ -27,9 +27,9 @@ def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
     micro = opt.micro_batch or opt.batch_size // world_size
     accumulation, rest = divmod(opt.batch_size, max(1, micro * world_size))
     if micro == 0 or rest or accumulation == 0:
+        each = f" x micro_batch {opt.micro_batch}" if opt.micro_batch else ""
         raise UserError(
-            f"optimizer.batch_size {opt.batch_size} is not a multiple of {world_size} ranks x micro_batch "
-            f"{opt.micro_batch or 'batch_size / ranks'}; change one of them"
+            f"optimizer.batch_size {opt.batch_size} is not a multiple of {world_size} ranks{each}; change one of them"
         )
     return micro, accumulation
 

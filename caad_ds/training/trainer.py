@@ -1,6 +1,7 @@
 """The training run: build, step, validate, checkpoint, finish."""
 
 import hashlib
+import os
 import shutil
 import signal
 import zlib
@@ -119,8 +120,11 @@ class Trainer:
             self.voice.begin("building the teacher's engine")
             placed, reason = agreed(self._place_teacher)
             self.voice.say(f"teacher: {placed} ({reason})")
-            if cfg.teacher.keep_prefix and placed != "replicated":
-                self.voice.say("teacher.keep_prefix: no prefix is kept, ranks gather this teacher's layers together")
+            if cfg.teacher.keep_prefix:
+                kept = "what prompts begin with is kept"
+                if placed != "replicated":
+                    kept = "no prefix is kept, ranks gather this teacher's layers together"
+                self.voice.say(f"teacher.keep_prefix: {kept}")
             teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder, placed, self.swap_folder)
             teacher_batch = cfg.teacher.batch or (self.accumulation if placed in ("cpu", "nvme") else 1)
         self.voice.begin("building the student's engine")
@@ -156,6 +160,7 @@ class Trainer:
             run_id=state.tracking_id,
         )
         self.tracker.artifact(self.cfg.run.output_dir / "config.yaml")
+        self.voice.say(f"to checkpoint and stop: kill -USR1 {os.getpid()}")
         status = "FAILED"
         try:
             finished = self._train(state)

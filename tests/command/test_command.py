@@ -109,6 +109,6 @@ def test_usage_and_the_nearest_command(capsys):
     assert cli.main(["prep", "--help"]) == 0
     assert "prep describe" in capsys.readouterr().out
     assert cli.main(["trian", "--config", "x"]) == 2
-    assert "unknown command 'trian'; did you mean train?" in capsys.readouterr().err
+    assert "unknown command 'trian' (did you mean train?)" in capsys.readouterr().err
     assert cli.main(["prep", "descrbe"]) == 2
-    assert "unknown command 'prep descrbe'; did you mean prep describe?" in capsys.readouterr().err
+    assert "unknown command 'prep descrbe' (did you mean prep describe?)" in capsys.readouterr().err

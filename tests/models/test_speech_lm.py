@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
@@ -69,6 +69,8 @@ def test_a_saved_model_loads_bit_equal(tokenizer, ears, parts, samples, tmp_path
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (again.llm.lm_head.weight is again.llm.model.embed_tokens.weight) is tied
     assert ("llm.lm_head.weight" in load_file(tmp_path / "model.safetensors")) is not tied
+    theirs = AutoModel.from_pretrained(tmp_path).state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     batch = parts.batch(samples)
     assert torch.equal(ears.perceive(batch.features).hidden, encoder.perceive(batch.features).hidden)
     assert torch.equal(ears.features(samples[0].waveforms), encoder.features(samples[0].waveforms))

@@ -79,7 +79,8 @@ def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, 
 def test_whole_on_each_rank_the_losses_are_the_same(world, folder, resident, keeps):
     out = folder / f"replicated-{keeps}"
     teacher = {"placement": "replicated", "keep_prefix": keeps, "deepspeed": None}
-    assert "teacher: replicated (" in train(config(world, out, teacher=teacher, optimizer=HALVES), 2)
+    said = train(config(world, out, teacher=teacher, optimizer=HALVES), 2)
+    assert "teacher: replicated (" in said and ("what prompts begin with is kept" in said) is keeps
     assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
 
 
