@@ -39,13 +39,14 @@ class Damaged(UserError):
 class RunState:
     """What a checkpoint says of the run: `step` optimizer steps are done, and that is also the data position.
 
-    `frozen` is the hash of the weights that it does not hold; `validation` the means of a pass at this very step;
-    `shards` where each rank was in a stream, by the number of the shard that it was reading.
+    `identity` has a hash of each part that decides the course of training; `frozen` is the hash of the weights that the
+    checkpoint does not hold; `validation` the means of a pass at this very step; `shards` where each rank was in a
+    stream, by the number of the shard that it was reading.
     """
 
     step: int
     world_size: int
-    identity: str
+    identity: Mapping[str, str]
     tracking_id: str | None
     frozen: str
     validation: Mapping[str, float] = field(default_factory=dict)
@@ -69,7 +70,7 @@ class Checkpoints:
         """The checkpoint that the run would go on from if it is whole, None if there is none."""
         return next(iter(self._candidates()), None)
 
-    def find(self, identity: str | None = None) -> tuple[Path, RunState] | None:
+    def find(self, identity: Mapping[str, str] | None = None) -> tuple[Path, RunState] | None:
         """The newest whole checkpoint, None if the run has none; every rank calls it.
 
         A damaged one is named and passed over; UserError if none is whole, or if one was made by another run than
@@ -201,7 +202,7 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def verify(folder: Path, identity: str | None = None) -> RunState:
+def verify(folder: Path, identity: Mapping[str, str] | None = None) -> RunState:
     """What a checkpoint says of its run, after this rank has hashed its share of the files.
 
     Damaged names the file that is missing or is not as it was written; UserError if another run than `identity` (where
@@ -211,14 +212,17 @@ def verify(folder: Path, identity: str | None = None) -> RunState:
     try:
         recorded = json.loads(path.read_text())
         state, hashes = RunState(**recorded["state"]), sorted(recorded["sha256"].items())
+        made = dict(state.identity)
     except OSError as error:
         raise Damaged(f"{path}: damaged or missing ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path}: damaged ({error})") from error
-    if identity is not None and state.identity != identity:
+    if identity is not None and made != identity:
+        parts = [part for part in made | dict(identity) if made.get(part) != identity.get(part)]
+        changed = ", ".join(f"{part}, hash {made.get(part)} -> {identity.get(part)}" for part in parts)
         raise UserError(
-            f"{folder}: made from another teacher, start, data or DeepSpeed file; use another run.output_dir, "
-            "or remove the folder to start over"
+            f"{folder}: what it was made from holds other things now ({changed}); bring that back, use another "
+            "run.output_dir, or remove the folder to start over"
         )
     rank, world_size = world()
     for name, digest in hashes[rank::world_size]:

@@ -351,8 +351,8 @@ class Trainer:
             f"{values['samples_per_second']:.1f} samples/s  {left // 60}:{left % 60:02d} left"
         )
 
-    def _identity(self) -> str:
-        """A hash of what decides the course of training: the settings, the weights it starts from, and the data.
+    def _identity(self) -> dict[str, str]:
+        """Hashes of what decides the course of training: the settings, the weights it starts from, and the data.
 
         Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not.
         """
@@ -360,15 +360,20 @@ class Trainer:
         if self.cfg.data.reader == "indexed":  # a run that began before there was another goes on
             settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("reader", *STREAM_ONLY)}
         # Not hashed a second time, which takes most of the start of a large run; a shared encoder is in the first.
-        weights = [self.frozen, engines.start_hash(self.student)]
+        teacher = []
         if self.teacher_model is not None:
-            weights.append(engines.weights_hash(self.teacher_model))
-            if self.teacher_encoder is not self.encoder:
-                weights.append(engines.weights_hash(self.teacher_encoder))
-        run = [getattr(self.cfg.run, key) for key in COURSE_OF_RUN]
-        run += [deepspeed_config(self.cfg.student.deepspeed).get("zero_optimization")]  # how checkpoints are cut
-        text = repr((settings, run, weights, self.reader.identity))
-        return hashlib.sha256(text.encode()).hexdigest()
+            teacher.append(engines.weights_hash(self.teacher_model))
+            if self.teacher_encoder is not None and self.teacher_encoder is not self.encoder:
+                teacher.append(engines.weights_hash(self.teacher_encoder))
+        parts = {
+            "settings": (settings, [getattr(self.cfg.run, key) for key in COURSE_OF_RUN]),
+            "teacher": teacher,
+            "student": (self.frozen, engines.start_hash(self.student)),
+            "data": self.reader.identity,
+            # How checkpoints are cut.
+            "student.deepspeed": deepspeed_config(self.cfg.student.deepspeed).get("zero_optimization"),
+        }
+        return {part: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for part, value in parts.items()}
 
     def _stop(self, *_: object) -> None:
         self.stopping = True

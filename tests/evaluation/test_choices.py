@@ -8,8 +8,9 @@ from caad_ds.evaluation.choices import enumerated, spelled_out
 from caad_ds.evaluation.matching import disagreement_counts, disagreements, verdicts
 
 QUESTION = "How does the speaker feel? A. happy B. sad C. very angry"
-# No single letter, which would be a mark, and no joining word.
-word = st.text(string.ascii_lowercase, min_size=2, max_size=7).filter(lambda w: w not in {"or", "and", "option"})
+# No single letter, which would be a mark, and no word that joins options or introduces them.
+OTHERS = {"or", "and", "following", "option", "options", "choice", "choices", "answer", "answers"}
+word = st.text(string.ascii_lowercase, min_size=2, max_size=7).filter(lambda w: w not in OTHERS)
 options = st.lists(st.lists(word, min_size=1, max_size=3).map(" ".join), min_size=2, max_size=6, unique=True)
 STYLES = ["({}) ", "{}) ", "{}. ", "{}: "]
 ALPHABETS = [string.ascii_uppercase, string.ascii_lowercase, "123456"]

@@ -379,10 +379,12 @@ def test_a_run_begun_with_another_config_names_what_changed(resumable):
 def test_a_checkpoint_of_other_weights_or_data(resumable):
     state = resumable.with_suffix("") / "checkpoints/step-00000004/state.json"
     recorded = json.loads(state.read_text())
-    recorded["state"]["identity"] = "that of a teacher which was since replaced"
+    now, since_replaced = recorded["state"]["identity"]["teacher"], "0123456789abcdef"
+    recorded["state"]["identity"]["teacher"] = since_replaced
     state.write_text(json.dumps(recorded))
     line = refusal(resumable)
-    assert "step-00000004: made from another teacher, start, data or DeepSpeed file; use another run.output_dir" in line
+    changed = f"holds other things now (teacher, hash {since_replaced} -> {now}); bring that back, use another"
+    assert "step-00000004: what it was made from " + changed in line
 
 
 def damage(path) -> None:
