@@ -5,6 +5,7 @@ import fcntl
 import glob
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from caad_ds.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+RELEASED_AFTER = 120  # seconds until the locks of a node that has gone are given up; NFS takes 90
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # file systems without them
 
 
@@ -84,12 +86,16 @@ def _drop_stale(path: Path) -> None:
 def sole_writer(path: Path) -> Iterator[None]:
     """Holds a lock beside `path` while the body runs; UserError if another process, on any host, holds it.
 
-    Two tasks on one output, such as a requeued job and its lost twin, would each take the other's lines for its own.
+    Two tasks on one output, such as a requeued job and its lost twin, would each take the other's lines for its own. A
+    requeued job waits: a file system may hold the lock of the node that it has lost for a while.
     """
     lock = path.with_name(f".{path.name}.lock")
+    requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    end = time.monotonic() + (RELEASED_AFTER if requeued else 0)
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(lock)
+        while (file := _locked(lock)) is None and time.monotonic() < end:
+            time.sleep(0.5)
     if file is None:
         raise UserError(f"another process is writing {path}: wait until it ends, or name another output")
     try:

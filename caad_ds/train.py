@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             with noticed(), ExitStack() as held:
                 raise_together(mistake)
-                agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir)) if is_main() else None)
+                agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir.resolve())) if is_main() else None)
                 with Trainer(cfg, device, voice) as trainer:
                     return trainer.run()
         finally:

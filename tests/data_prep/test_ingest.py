@@ -3,6 +3,8 @@
 import fcntl
 import os
 import subprocess
+from contextlib import ExitStack
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -291,6 +293,22 @@ def test_a_lock_whose_holder_just_ended_is_taken_anew(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="another process is writing"), sole_writer(path):
             pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_requeued_job_waits_for_the_lock_of_the_node_that_it_lost(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    held = ExitStack()
+    held.enter_context(sole_writer(tmp_path / "out"))
+    Timer(0.3, held.close).start()
+    with sole_writer(tmp_path / "out"):
+        pass
+    monkeypatch.setattr("caad_ds.files.RELEASED_AFTER", 0.2)
+    with (
+        sole_writer(tmp_path / "out"),
+        pytest.raises(UserError, match="another process"),
+        sole_writer(tmp_path / "out"),
+    ):
+        pass
 
 
 def test_the_source_is_not_written_over(tmp_path, write_lines, tone, prep):
