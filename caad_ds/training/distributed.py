@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from io import FileIO
 from pathlib import Path
 
 import deepspeed
@@ -103,9 +104,7 @@ def _in_turn() -> Iterator[None]:
     Torch has a lock of its own around it. Ranks that wait there while another compiles do not learn why that fails, and
     for one that was killed they wait for ever: what is written in our lock tells that its last holder was.
     """
-    root = _build_root()
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".caad-ds.lock", "a+b") as lock:
+    with _open_lock() as lock:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.seek(0)
@@ -113,12 +112,23 @@ def _in_turn() -> Iterator[None]:
                 for left in _torch_locks():
                     left.unlink(missing_ok=True)
             lock.write(b"in turn\n")
-            lock.flush()
         _refuse_stale_lock()
         try:
             yield
         finally:
             lock.truncate(0)
+
+
+def _open_lock() -> FileIO:
+    root = _build_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return open(root / ".caad-ds.lock", "a+b", buffering=0)  # a full disk must not fail again as it is closed
+    except OSError as error:
+        raise UserError(
+            f"{root} cannot be written ({error.strerror}), where DeepSpeed's CPU op is kept; "
+            "set TORCH_EXTENSIONS_DIR to another folder"
+        ) from error
 
 
 def _refuse_stale_lock() -> None:

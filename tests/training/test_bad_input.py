@@ -327,6 +327,23 @@ def disk(tmp_path):
         subprocess.run(["umount", folder], check=True)
 
 
+def remount(folder, *options: str) -> None:
+    subprocess.run(["mount", "-o", ",".join(["remount", *options]), folder], check=True)
+
+
+def test_a_folder_for_the_op_that_is_full_or_cannot_be_written(made, disk):
+    built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    full = disk(4000)
+    subprocess.run(["cp", "-a", *built.glob("**/deepspeed_shm_comm"), full], check=True)  # with times, or it is rebuilt
+    subprocess.run(["dd", "if=/dev/zero", f"of={full}/fill", "bs=1k"], capture_output=True, check=False)
+    env = {"TORCH_EXTENSIONS_DIR": str(full)}
+    train_on_it = Run(made(), env=env)
+    assert train_on_it.wait(60) == [0], train_on_it.output()
+    remount(full, "ro")
+    line = refusal(made(), env=env)
+    assert f"{full} cannot be written (Read-only file system)" in line and "set TORCH_EXTENSIONS_DIR to" in line
+
+
 def test_no_space_for_a_checkpoint(world, disk, tmp_path):
     out = disk(200) / "out"
     line = refusal(config(world, tmp_path / "out", run={"output_dir": str(out)}, **OFF), ranks=2)
