@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from caad_ds.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
 RELEASED_AFTER = 120  # seconds until the locks of a node that has gone are given up; NFS takes 90
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # file systems without them
 
@@ -44,7 +45,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if _is_full(error):
             raise UserError(f"no space left for {folder}: free some or write elsewhere, then run it again") from error
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError):
+        if isinstance(error, _REFUSED) or getattr(error, "errno", None) == errno.EROFS:
             raise UserError(f"{folder} cannot be written ({error.strerror}): write elsewhere") from error
         raise
 
@@ -87,13 +88,16 @@ def sole_writer(path: Path) -> Iterator[None]:
     """Holds a lock beside `path` while the body runs; UserError if another process, on any host, holds it.
 
     Two tasks on one output, such as a requeued job and its lost twin, would each take the other's lines for its own. A
-    requeued job waits: a file system may hold the lock of the node that it has lost for a while.
+    requeued job waits: a file system may hold the lock of the node that it has lost for a while. The lock of a folder
+    whose parent cannot be written, such as a mounted volume, is in the folder.
     """
     lock = path.with_name(f".{path.name}.lock")
+    if path.is_dir() and not os.access(path.parent, os.W_OK):
+        lock = path / ".lock"
     requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     end = time.monotonic() + (RELEASED_AFTER if requeued else 0)
-    with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
         while (file := _locked(lock)) is None and time.monotonic() < end:
             time.sleep(0.5)
     if file is None:

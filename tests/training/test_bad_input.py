@@ -15,6 +15,8 @@ import torch
 import yaml
 from torch.utils.cpp_extension import get_default_build_root
 
+from caad_ds.errors import UserError
+from caad_ds.files import sole_writer
 from caad_ds.models.tokenizer import train_tokenizer
 from caad_ds.training.checkpoint import verify
 from data_prep.pack import pack
@@ -324,7 +326,7 @@ def disk(tmp_path):
 
     yield mount
     if folder.exists():
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--recursive", folder], check=True)
 
 
 def remount(folder, *options: str) -> None:
@@ -342,6 +344,18 @@ def test_a_folder_for_the_op_that_is_full_or_cannot_be_written(made, disk):
     remount(full, "ro")
     line = refusal(made(), env=env)
     assert f"{full} cannot be written (Read-only file system)" in line and "set TORCH_EXTENSIONS_DIR to" in line
+
+
+def test_a_mounted_folder_is_locked_from_within(disk):
+    parent = disk(200)
+    (out := parent / "out").mkdir()
+    subprocess.run(["mount", "--bind", out, out], check=True)
+    remount(parent, "bind", "ro")
+    with sole_writer(out), pytest.raises(UserError, match=f"another process is writing {out}"), sole_writer(out):
+        pass
+    assert not list(out.iterdir())
+    with pytest.raises(UserError, match="disk cannot be written"), sole_writer(parent / "other"):
+        pass
 
 
 def test_no_space_for_a_checkpoint(world, disk, tmp_path):
