@@ -17,6 +17,11 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def is_alone() -> bool:
+    """Whether this process is the only one of its launch."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def positive(text: str) -> int:
     """An argument that is a whole number of at least 1."""
     value = int(text)
@@ -42,7 +47,7 @@ def guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespa
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception:
-        if os.environ.get("WORLD_SIZE", "1") == "1":
+        if is_alone():
             raise
         traceback.print_exc()
         return 2

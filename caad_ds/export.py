@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from caad_ds.config import Config, load_config
+from caad_ds.config import Config
+from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
 from caad_ds.progress import Heartbeat
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from caad_ds.command import is_alone
 from caad_ds.errors import RankError, UserError
 from caad_ds.progress import waiting
 
@@ -27,7 +28,7 @@ def joined() -> Iterator[None]:
     For commands that run no DeepSpeed engine. UserError if the launcher's variables are incomplete or no numbers;
     RankError if the ranks do not meet, or one of them ends before the others.
     """
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if is_alone():
         _warn_of_tasks()
         yield
         return

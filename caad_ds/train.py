@@ -1,12 +1,11 @@
 """The training entry: `deepspeed caad_ds/train.py --config FILE`, or one process with plain python."""
 
 import argparse
-import os
 import sys
 from contextlib import ExitStack
 
-from caad_ds.command import guarded, is_main
-from caad_ds.config import load_config
+from caad_ds.command import guarded, is_alone, is_main
+from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
 from caad_ds.files import sole_writer
 from caad_ds.progress import Heartbeat
@@ -28,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         cfg = load_config(args.config, args.set)
     except UserError as error:
-        if os.environ.get("WORLD_SIZE", "1") == "1":
+        if is_alone():
             raise  # before DeepSpeed, which takes seconds to import and may compile
         mistake = error  # of this rank alone perhaps: the others learn of it where all have met
     with Heartbeat(enabled=is_main()) as voice:

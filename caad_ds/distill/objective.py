@@ -68,7 +68,7 @@ class StudentObjective(nn.Module):
                 batch.targets,
                 alpha=0.0 if teacher_neg is None else cfg.alpha,
                 temperature=cfg.temperature,
-                kd_weight=cfg.kd_weight if cfg.name == "distill" else 0.0,
+                kd_weight=cfg.share_of_kd,
                 plausibility=cfg.plausibility,
                 sharpen=cfg.sharpen,
                 divergence=cfg.divergence,

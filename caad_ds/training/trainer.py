@@ -1,6 +1,5 @@
 """The training run: build, step, validate, checkpoint, finish."""
 
-import hashlib
 import os
 import shutil
 import signal
@@ -12,14 +11,13 @@ import torch
 import torch.distributed as dist
 
 from caad_ds.command import is_main
-from caad_ds.config import STREAM_ONLY, Config, load_config
+from caad_ds.config import Config
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.data.loader import InOrder, InTurn, Loader, once
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep
-from caad_ds.errors import UserError
 from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
@@ -30,21 +28,14 @@ from caad_ds.tracking import Tracker
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
-from caad_ds.training.deepspeed_files import check_deepspeed, deepspeed_config
+from caad_ds.training.deepspeed_files import check_deepspeed
+from caad_ds.training.identity import check_same_config, flatten, identity
 from caad_ds.training.meters import Meter
 from caad_ds.training.metrics import Sums
 from caad_ds.training.model_folder import write_model
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
 
-COURSE = {"data", "teacher", "student", "objective", "optimizer"}  # sections that decide the course of training
-COURSE_OF_RUN = ("seed", "precision", "encoder_precision", "attention")
-NOT_COURSE = {  # of these, what decides the speed alone
-    "teacher": {"placement", "nvme_path", "batch", "keep_prefix", "deepspeed"},
-    "optimizer": {"micro_batch"},
-    "student": {"gradient_checkpointing"},
-    "data": {"validation"},
-}
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 
 
@@ -65,8 +56,7 @@ class Trainer:
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
         self._build_engines()
-        self.kd_weight = cfg.objective.kd_weight if cfg.objective.name == "distill" else 0.0
-        self.sums = Sums(device, self.kd_weight)
+        self.sums = Sums(device, cfg.objective.share_of_kd)
 
     # -- building ---------------------------------------------------------------------------------------------------
 
@@ -258,7 +248,7 @@ class Trainer:
         return bool(stops)
 
     def _validate(self) -> dict[str, float]:
-        sums = Sums(self.device, self.kd_weight)
+        sums = Sums(self.device, self.cfg.objective.share_of_kd)
         self.voice.turn_to(lambda: "validating")
         self.engine.eval()
         size = self.cfg.validation.batch_size
@@ -352,54 +342,15 @@ class Trainer:
         )
 
     def _identity(self) -> dict[str, str]:
-        """Hashes of what decides the course of training: the settings, the weights it starts from, and the data.
-
-        Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not.
-        """
-        settings = self.cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE)
-        if self.cfg.data.reader == "indexed":  # a run that began before there was another goes on
-            settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("reader", *STREAM_ONLY)}
+        """Hashes of what decides the course of training."""
         # Not hashed a second time, which takes most of the start of a large run; a shared encoder is in the first.
         teacher = []
         if self.teacher_model is not None:
             teacher.append(engines.weights_hash(self.teacher_model))
             if self.teacher_encoder is not None and self.teacher_encoder is not self.encoder:
                 teacher.append(engines.weights_hash(self.teacher_encoder))
-        parts = {
-            "settings": (settings, [getattr(self.cfg.run, key) for key in COURSE_OF_RUN]),
-            "teacher": teacher,
-            "student": (self.frozen, engines.start_hash(self.student)),
-            "data": self.reader.identity,
-            # How checkpoints are cut.
-            "student.deepspeed": deepspeed_config(self.cfg.student.deepspeed).get("zero_optimization"),
-        }
-        return {part: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for part, value in parts.items()}
+        student = (self.frozen, engines.start_hash(self.student))
+        return identity(self.cfg, teacher, student, self.reader.identity)
 
     def _stop(self, *_: object) -> None:
         self.stopping = True
-
-
-def check_same_config(cfg: Config) -> None:
-    """Refuse to go on with other settings than the run began with, by name, before anything is loaded."""
-    path = cfg.run.output_dir / "config.yaml"
-    if not path.is_file():
-        return
-    began, now = (
-        flatten(each.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE))
-        | {f"run.{key}": getattr(each.run, key) for key in COURSE_OF_RUN}
-        for each in (load_config(path), cfg)
-    )
-    changed = [f"{key} {began.get(key)} -> {now.get(key)}" for key in began | now if began.get(key) != now.get(key)]
-    if changed:
-        raise UserError(
-            f"{cfg.run.output_dir} was begun with another config ({', '.join(changed)}); use another run.output_dir, "
-            "or remove that folder to start over"
-        )
-
-
-def flatten(values: dict, prefix: str = "") -> dict:
-    """Nested sections as `a.b` keys."""
-    out = {}
-    for key, value in values.items():
-        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out

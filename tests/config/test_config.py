@@ -5,7 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caad_ds.config import Config, load_config
+from caad_ds.config import Config
+from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
 
 LEAST = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from caad_ds.config import Config, load_config
+from caad_ds.config import Config
+from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.speech_lm import build, load, save

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from caad_ds.config import load_config
+from caad_ds.config_file import load_config
 from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill import objective, signal

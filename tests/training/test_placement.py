@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from caad_ds.config import load_config
+from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
 from caad_ds.training.placement import Memory, choose, placement
 from tests.training.launching import Run, curve, train

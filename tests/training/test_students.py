@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from caad_ds.config import load_config
+from caad_ds.config_file import load_config
 from caad_ds.models.speech_lm import build, load, save
 from caad_ds.training.deepspeed_files import deepspeed_config
 from caad_ds.training.engines import load_student

@@ -5,7 +5,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from caad_ds.config import load_config
+from caad_ds.config_file import load_config
 from caad_ds.models.speech_lm import load
 from tests.training.launching import curve, deepspeed, tracked, weights
 from tests.training.tiny import config
