@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.disk import disk
 from tests.training.tiny import config, make_world
 
-__all__ = ["config", "world"]
+__all__ = ["config", "disk", "world"]
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,9 @@ def world(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("world")
     make_world(root)
     return root
+
+
+@pytest.fixture
+def made(world, tmp_path):
+    """`config` of the tiny world in a folder of this test, without tracking."""
+    return lambda **changes: config(world, tmp_path / "out", **({"tracking": {"enabled": False}} | changes))

@@ -133,3 +133,13 @@ def curve(output_dir: Path, metric: str) -> list[tuple[int, float]]:
 def weights(output_dir: Path) -> dict:
     """The final model's weights."""
     return load_file(output_dir / "model/model.safetensors")
+
+
+def refusal(file, *arguments: str, ranks: int = 1, env: dict | None = None) -> str:
+    """The one line that the main rank prints as it refuses, beside the lines of progress."""
+    run = Run(file, ranks, *arguments, env=env)
+    assert run.wait(60) == [2] * ranks, run.output()
+    told = [line for rank in range(ranks) for line in run.output(rank).splitlines() if "error" in line.lower()]
+    assert "Traceback" not in run.output() and len(told) == 1, run.output()
+    assert told[0].startswith("caad-ds: error: ") and run.output().splitlines()[-1] == told[0]
+    return told[0]
