@@ -15,6 +15,7 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.errors import UserError
 from data_prep.manifest import load_manifest, write_manifest
 from data_prep.pack import pack
+from tests.tolerance import LEAST_BIT
 
 SMALL = 16_000  # bytes: several shards
 
@@ -32,7 +33,7 @@ def test_samples_come_back_with_their_records_and_waveforms(manifest, tmp_path):
             channels, rate = soundfile.read(audio["path"], always_2d=True)
             original = soxr.resample(channels.mean(axis=1), rate, 16_000)
             assert waveform.dtype == np.float32
-            np.testing.assert_allclose(waveform, original, atol=1.01 / 32768)
+            np.testing.assert_allclose(waveform, original, atol=LEAST_BIT)
     assert sum(sample.seconds for sample in index.samples) == pytest.approx(sum(s.seconds for s in index.file.shards))
 
 

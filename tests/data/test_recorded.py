@@ -16,6 +16,7 @@ from data_prep.hashing import fraction
 from data_prep.manifest import write_manifest
 from data_prep.sources.fillets_ng import GAME, records
 from data_prep.split import read_rules, splits_of
+from tests.tolerance import LEAST_BIT, decibels
 
 SCRIPT = """
 dialogId("door-m-hello", "font_small", "He said \\"hello\\".")
@@ -82,7 +83,7 @@ def test_the_signal_to_noise_ratio_is_the_one_asked_for(snr):
     rng = np.random.default_rng(0)
     speech = 0.1 * np.sin(np.arange(16_000) / 10)
     added = mix(speech, rng.standard_normal(16_000), snr) - speech
-    assert 10 * np.log10(np.mean(speech**2) / np.mean(added**2)) == pytest.approx(snr, abs=0.01)
+    assert 10 * np.log10(np.mean(speech**2) / np.mean(added**2)) == pytest.approx(snr, abs=decibels(len(speech)))
 
 
 def test_noisy_records_have_the_level_asked_for_and_clean_ones_are_unchanged(clips, tmp_path):
@@ -92,7 +93,7 @@ def test_noisy_records_have_the_level_asked_for_and_clean_ones_are_unchanged(cli
         gain = written @ speech / (speech @ speech)  # below 1 where the sum was scaled down
         rest = written - gain * speech
         if after["metadata"]["noise"] == "clean":
-            np.testing.assert_allclose(written, speech, atol=1 / 32768)
+            np.testing.assert_allclose(written, speech, atol=LEAST_BIT)
         else:
             assert 10 * np.log10(gain**2 * (speech @ speech) / (rest @ rest)) == pytest.approx(6.0, abs=1.0)
 

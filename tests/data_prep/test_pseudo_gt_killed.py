@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import signal
 import time
+from contextlib import suppress
 from multiprocessing import forkserver
 
 import pytest
@@ -53,8 +54,9 @@ def killed(process, journal, lines, seconds) -> bool:
     """Kill a run when its journal holds so many lines, or after so many seconds; False if it ended before."""
     deadline = time.monotonic() + seconds
     while process.exitcode is None and time.monotonic() < deadline:
-        if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
-            break
+        with suppress(FileNotFoundError):  # not yet there, or already renamed
+            if journal.read_bytes().count(b"\n") >= lines:
+                break
         time.sleep(0.001)
     process.kill()
     process.join()

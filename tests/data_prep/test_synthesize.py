@@ -11,6 +11,7 @@ from data_prep.clips import MAX_SECONDS, SPLITS, Difficulty
 from data_prep.espeak import speak
 from data_prep.noise import background, scaled_to
 from data_prep.sentences import SLOTS, bucket, sentence
+from tests.tolerance import decibels
 
 SIZES = ("--teacher", 12, "--distill", 8, "--validation", 2, "--test", 8)
 
@@ -109,7 +110,7 @@ def test_noise_has_the_power_that_the_ratio_asks_for(snr_db):
     rng = np.random.default_rng(0)
     speech = rng.standard_normal(16_000) * 0.03
     noise = scaled_to(background(rng, 20_000), speech, snr_db)
-    assert 10 * np.log10(np.mean(speech**2) / np.mean(noise**2)) == pytest.approx(snr_db, abs=1e-6)
+    assert 10 * np.log10(np.mean(speech**2) / np.mean(noise**2)) == pytest.approx(snr_db, abs=decibels(len(speech)))
 
 
 def test_sentences_have_the_length_asked_for_and_name_no_attribute():

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast, WhisperConfig
 
 from caad_ds.models import speech_lm
 from caad_ds.models.encoder import SpeechEncoder
+from tests.tolerance import path
 
 WORDS = "user assistant who speaks how loud the speaker is male female man woman voice quiet it rains hello".split()
 # At the usual scale of 0.02 a random model gives nearly the same answer to every clip.
@@ -49,6 +50,13 @@ def tiny_parts():
 @pytest.fixture(scope="session")
 def parts():
     return tiny_parts()
+
+
+@pytest.fixture(scope="session")
+def terms(parts):
+    """The length of the sums in a forward, whose prompts and windows have fewer than 100 positions."""
+    model, encoder, _ = parts
+    return path(model, encoder, positions=100)
 
 
 @pytest.fixture(scope="session")

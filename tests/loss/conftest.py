@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
+from tests.tolerance import assert_close
 
 CAAD = {"alpha": 1.0, "temperature": 2.0, "kd_weight": 0.7}
 
@@ -77,6 +78,15 @@ class Problem:
             x.requires_grad_(True)
         output = self.loss(**options)
         return output, list(torch.autograd.grad(output.loss, self.parameters()))
+
+
+def close(found: Any, expected: Any, dtype: torch.dtype | None = None) -> None:
+    """Fail unless terms, diagnostics or gradients of a random problem are equal up to rounding.
+
+    Its sums, over widths and vocabulary, have up to a hundred terms, whose magnitude is about tau^2 or the result's.
+    """
+    expected = torch.as_tensor(expected)
+    assert_close(found, expected, 100, max(CAAD["temperature"] ** 2, expected.abs().max().item()), dtype)
 
 
 @pytest.fixture(scope="session")

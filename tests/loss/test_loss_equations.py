@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
+from tests.loss.conftest import close
 
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["reference", "chunked"])
 
@@ -24,7 +25,7 @@ def test_gradient_is_the_closed_formula(implementation):
     p, p_tau = z_s.softmax(-1), (z_s / tau).softmax(-1)
     q = (((1 + alpha) * z_pos - alpha * z_neg) / tau).softmax(-1)
     expected = (share * tau * (p_tau - q) + (1 - share) * (p - F.one_hot(labels, 13))) / 20
-    torch.testing.assert_close(z_s.grad, expected.detach())
+    close(z_s.grad, expected.detach())
 
 
 @IMPLEMENTATIONS
@@ -35,9 +36,9 @@ def test_alpha_zero_is_plain_distillation(problem, implementation):
     kl = F.kl_div((z_s / tau).log_softmax(-1), (z_pos / tau).log_softmax(-1), reduction="batchmean", log_target=True)
     expected = 0.4 * tau**2 * kl + 0.6 * F.cross_entropy(z_s, p.labels)
     options = {"alpha": 0.0, "temperature": tau, "kd_weight": 0.4, "implementation": implementation}
-    torch.testing.assert_close(p.loss(**options).loss, expected)
+    close(p.loss(**options).loss, expected)
     p.negative = None
-    torch.testing.assert_close(p.loss(**options).loss, expected)
+    close(p.loss(**options).loss, expected)
 
 
 @IMPLEMENTATIONS
@@ -47,7 +48,7 @@ def test_sharpened_distillation(problem, implementation):
     z_s, z_pos = p.student_head.logits(p.student), p.teacher_head.logits(p.positive)
     expected = 4 * F.kl_div((z_s / 2).log_softmax(-1), (2.5 * z_pos / 2).softmax(-1), reduction="batchmean")
     out = p.loss(alpha=0.0, kd_weight=1.0, sharpen=1.5, implementation=implementation)
-    torch.testing.assert_close(out.loss, expected)
+    close(out.loss, expected)
 
 
 @IMPLEMENTATIONS
@@ -69,7 +70,7 @@ def test_divergences_between_the_same_two_distributions(problem, implementation,
         "skewed_kl": kl(target, mixture),
     }
     out = p.loss(kd_weight=1.0, divergence=name, mix=mix, implementation=implementation)
-    torch.testing.assert_close(out.loss, 4 * expected[name])
+    close(out.loss, 4 * expected[name])
 
 
 @IMPLEMENTATIONS
@@ -83,7 +84,7 @@ def test_plausibility_keeps_tokens_by_the_teachers_own_probability(problem, impl
         assert 0 < len(kept) < 11
         q[row, kept] = ((2 * z_pos - z_neg)[row, kept] / 2).softmax(-1)
     expected = 4 * F.kl_div((p.student_head.logits(p.student) / 2).log_softmax(-1), q, reduction="batchmean")
-    torch.testing.assert_close(p.loss(kd_weight=1.0, plausibility=0.3, implementation=implementation).loss, expected)
+    close(p.loss(kd_weight=1.0, plausibility=0.3, implementation=implementation).loss, expected)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "chunked", "native", "triton"])
@@ -106,7 +107,7 @@ def test_the_authors_formula(problem, implementation):
     if implementation == "triton" and torch.cuda.is_available():
         p, sample_of_row, total = p.to("cuda"), sample_of_row.cuda(), total.cuda()
     out = p.loss(sample_of_row=sample_of_row, implementation=implementation, **options)
-    torch.testing.assert_close(out.loss, total)
+    close(out.loss, total)
 
 
 @IMPLEMENTATIONS
@@ -123,7 +124,7 @@ def test_sample_reduction_is_a_mean_of_means(problem, implementation, normalizer
         alone.labels = alone.labels[rows]
         means.append(alone.loss(implementation=implementation).loss)
     expected = sum(means) / (3 if normalizer is None else 7)
-    torch.testing.assert_close(p.loss(normalizer=normalizer, **options).loss, expected)
+    close(p.loss(normalizer=normalizer, **options).loss, expected)
 
 
 @IMPLEMENTATIONS
@@ -139,8 +140,8 @@ def test_token_weights_scale_each_rows_share(problem, implementation, reduction)
     expected, gradient = half.with_gradients(normalizer=normalizer / 2, **options)
     found, found_gradient = p.with_gradients(token_weights=weights, **options)
     for name in ("loss", "kd", "ce"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
-    torch.testing.assert_close(found_gradient[0], gradient[0])
+        close(getattr(found, name), getattr(expected, name))
+    close(found_gradient[0], gradient[0])
     assert found.diagnostics["rows"] == 7
 
 
@@ -161,11 +162,11 @@ def test_micro_batches_under_one_normalizer_add_up(problem, implementation, redu
         outputs.append(output)
         gradients.append(found)
     for name in ("loss", "kd", "ce"):
-        torch.testing.assert_close(sum(getattr(o, name) for o in outputs), getattr(expected, name))
+        close(sum(getattr(o, name) for o in outputs), getattr(expected, name))
     for name, value in expected.diagnostics.items():
-        torch.testing.assert_close(sum(o.diagnostics[name] for o in outputs), value)
-    torch.testing.assert_close(torch.cat([g[0] for g in gradients]), gradient[0])
-    torch.testing.assert_close(gradients[0][1] + gradients[1][1], gradient[1])
+        close(sum(o.diagnostics[name] for o in outputs), value)
+    close(torch.cat([g[0] for g in gradients]), gradient[0])
+    close(gradients[0][1] + gradients[1][1], gradient[1])
 
 
 @IMPLEMENTATIONS
@@ -188,7 +189,7 @@ def test_diagnostics(problem, implementation):
     }
     assert set(found) == set(expected)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value.double(), msg=name)
+        close(found[name], value.double())
 
 
 def test_contrast_shift_only_where_z_pos_is_there(problem):

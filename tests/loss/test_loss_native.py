@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caad_ds.loss import native
+from tests.loss.conftest import close
 from tests.loss.test_loss_accuracy import assert_close, drawn, scalars, small_chunks, tensors
 
 PAPER = {"divergence": "forward_kl", "plausibility": None}
@@ -45,7 +46,7 @@ def test_diagnostics_are_those_of_the_chunked_version(problem, options):
     expected = p.loss(implementation="chunked", **options).diagnostics
     assert set(found) == set(expected)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=name)
+        close(found[name], value)
 
 
 @pytest.mark.parametrize("name", ["student", "positive"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from caad_ds.loss import checks, native
+from tests.loss.conftest import close
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPTIONS = {
@@ -73,10 +74,10 @@ def test_neither_strides_nor_the_default_dtype_matter(problem, implementation):
     for name in ("student_head", "teacher_head"):
         head = getattr(p, name)
         setattr(strided, name, replace(head, weight=spread(head.weight), bias=spread(head.bias)))
-    torch.testing.assert_close(run(strided, implementation).loss.cpu(), expected)
+    close(run(strided, implementation).loss.cpu(), expected)
     torch.set_default_dtype(torch.bfloat16)
     try:
-        torch.testing.assert_close(run(p, implementation).loss.cpu(), expected)
+        close(run(p, implementation).loss.cpu(), expected)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -86,7 +87,7 @@ def test_a_normalizer_of_another_dtype_is_one_number(problem, implementation):
     p = problem(rows=9, vocab=37)
     expected = p.loss(implementation="reference", normalizer=7.0).loss
     found = run(p, implementation, normalizer=torch.tensor([7.0], dtype=torch.float64)).loss
-    torch.testing.assert_close(found.cpu(), expected)
+    close(found.cpu(), expected)
 
 
 @IMPLEMENTATIONS
@@ -95,7 +96,7 @@ def test_whole_numbers_are_numbers(problem, implementation):
     options = {} if implementation == "native" else {"plausibility": 1}
     found = run(p, implementation, alpha=1, temperature=2, kd_weight=1, **options)
     expected = p.loss(implementation="reference", alpha=1.0, temperature=2.0, kd_weight=1.0, **options)
-    torch.testing.assert_close(found.loss.cpu(), expected.loss)
+    close(found.loss.cpu(), expected.loss)
 
 
 def test_a_label_outside_the_vocabulary_shows_in_the_kernel(problem):

@@ -9,7 +9,8 @@ from caad_ds.data.batch import Batch, Sample
 from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.tokenizer import train_tokenizer
-from tests.models.small import QUERIES, make_model, sample
+from tests.models.small import POSITIONS, QUERIES, make_model, sample
+from tests.tolerance import assert_close, path
 from tests.training.tiny import encoder
 
 
@@ -28,13 +29,15 @@ def ears():
 
 @pytest.fixture
 def parts(tokenizer, ears):
-    """Model, encoder, prompter, and `batch(samples, pad=...)` with features."""
+    """Model, encoder, prompter, `batch(samples, pad=...)` with features, `close(found, expected)` up to rounding."""
     prompter = Prompter(tokenizer, QUERIES)
 
     def batch(samples: list[Sample], **kwargs) -> Batch:
         return with_features(prompter.batch(samples, **kwargs), samples, ears)
 
-    return SimpleNamespace(model=make_model(tokenizer, ears), encoder=ears, prompter=prompter, batch=batch)
+    made = SimpleNamespace(model=make_model(tokenizer, ears), encoder=ears, prompter=prompter, batch=batch)
+    made.close = lambda found, expected: assert_close(found, expected, path(made.model, ears, positions=POSITIONS))
+    return made
 
 
 @pytest.fixture

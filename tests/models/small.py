@@ -8,6 +8,7 @@ from caad_ds.models.speech_lm import SpeechLM, build
 from tests.training.tiny import amplify, llama
 
 QUERIES = 4
+POSITIONS = 100  # more than there are tokens in a batch, or frames in a window
 
 
 def make_model(tokenizer, ears, tied: bool = True) -> SpeechLM:

@@ -14,6 +14,7 @@ from caad_ds.models.encoder import SpeechEncoder, with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load
 from tests.models.small import make_model, sample
+from tests.tolerance import assert_close, path
 from tests.training.tiny import amplify, encoder
 
 WIDTH, HEADS, QUERIES, TAPS, LAYERS, LLM_WIDTH = 32, 2, 5, 2, 2, 32
@@ -102,7 +103,7 @@ def test_an_imported_connector_gives_the_published_ones_output(theirs, bases, ki
     batch = with_features(Prompter(tokenizer, QUERIES).batch(samples), samples, ears)
     ours = model.connect(ears.perceive(batch.features))
     expected = theirs(layer_outputs(ears.whisper, batch.features, [1, 3]))
-    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-4)
+    assert_close(ours, expected, path(model.connector, ears, positions=ears.whisper.config.max_source_positions))
     model.place(batch, ours)  # as many positions as it has queries
     llm = AutoModelForCausalLM.from_pretrained(bases / "llm", dtype=torch.float32).state_dict()
     assert all(torch.equal(llm[name], value) for name, value in model.llm.state_dict().items())

@@ -34,10 +34,10 @@ def test_text_only_equals_removing_the_span(parts, samples, pad):
     heard, unheard = both.chunk(2)
     removed = without_span(batch)
     plain = parts.model.backbone(parts.model.place(removed, torch.zeros(0, 4, 32)))
-    torch.testing.assert_close(unheard, plain, atol=1e-5, rtol=0)
+    parts.close(unheard, plain)
     assert (heard - unheard).abs().max() > 0.1
     alone = parts.model.backbone(embed_without_audio(parts.model, batch, text_only))
-    torch.testing.assert_close(alone, plain, atol=1e-5, rtol=0)
+    parts.close(alone, plain)
 
 
 @pytest.mark.parametrize("name", NEGATIVES)
@@ -46,9 +46,9 @@ def test_both_paths_in_one_forward_equal_each_alone(parts, samples, name):
     states = parts.encoder.perceive(batch.features)
     negative = Negative.of(name, parts.encoder)
     heard, unheard = parts.model.backbone(embed_both(parts.model, batch, states, negative)).chunk(2)
-    torch.testing.assert_close(heard, parts.model.backbone(parts.model.embed(batch, states)), atol=1e-5, rtol=0)
+    parts.close(heard, parts.model.backbone(parts.model.embed(batch, states)))
     alone = parts.model.backbone(embed_without_audio(parts.model, batch, negative))
-    torch.testing.assert_close(unheard, alone, atol=1e-5, rtol=0)
+    parts.close(unheard, alone)
 
 
 def test_zero_mel_silence_and_noise_are_different_constants(parts):
@@ -58,7 +58,7 @@ def test_zero_mel_silence_and_noise_are_different_constants(parts):
     assert {tuple(h.shape) for h in hidden.values()} == {(1, 2, 50, 32)}
     assert all(torch.equal(hidden[name], again[name].states.hidden) for name in hidden)
     assert (negatives["zero_mel"].features == 0).all()
-    assert negatives["silence"].features.max() == pytest.approx(-1.5, abs=0.01)
+    assert negatives["silence"].features.max() == pytest.approx(-1.5)
     for first, second in (("zero_mel", "silence"), ("zero_mel", "noise"), ("silence", "noise")):
         assert (hidden[first] - hidden[second]).abs().max() > 0.1
 
@@ -73,8 +73,8 @@ def test_dropped_audio_is_the_negative_path_of_that_sample_alone(parts, samples,
     heard = parts.model.backbone(parts.model.embed(batch, parts.encoder.perceive(batch.features)))
     unheard = parts.model.backbone(embed_without_audio(parts.model, batch, negative))
     second = batch.sample_of_row == 1
-    torch.testing.assert_close(mixed[second], unheard[second], atol=1e-5, rtol=0)
-    torch.testing.assert_close(mixed[~second], heard[~second], atol=1e-5, rtol=0)
+    parts.close(mixed[second], unheard[second])
+    parts.close(mixed[~second], heard[~second])
 
 
 def test_a_shared_audio_is_dropped_for_one_sample_and_heard_by_the_others(parts, samples):
@@ -87,11 +87,11 @@ def test_a_shared_audio_is_dropped_for_one_sample_and_heard_by_the_others(parts,
         return parts.model.backbone(parts.model.embed(made, parts.encoder.perceive(made.features)))
 
     apart = torch.cat([hidden(parts.batch([one])) for one in asked])
-    torch.testing.assert_close(hidden(batch), apart, atol=1e-5, rtol=0)
+    parts.close(hidden(batch), apart)
     first = batch.sample_of_row == 0
     unheard = parts.model.backbone(embed_without_audio(parts.model, batch, negative))
-    torch.testing.assert_close(hidden(dropped)[first], unheard[first], atol=1e-5, rtol=0)
-    torch.testing.assert_close(hidden(dropped)[~first], apart[~first], atol=1e-5, rtol=0)
+    parts.close(hidden(dropped)[first], unheard[first])
+    parts.close(hidden(dropped)[~first], apart[~first])
 
 
 def test_states_join():

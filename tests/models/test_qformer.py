@@ -1,9 +1,11 @@
 """The connector by itself."""
 
+import pytest
 import torch
 
 from caad_ds.models.qformer import QFormerConnector
 from caad_ds.models.states import AudioStates
+from tests.tolerance import assert_close, path
 
 
 def connector(normalize: bool) -> QFormerConnector:
@@ -14,5 +16,8 @@ def connector(normalize: bool) -> QFormerConnector:
 def test_normalised_states_are_heard_without_their_scale_and_offset():
     states = torch.randn(2, 2, 5, 8)
     changed = AudioStates(3 * states + 2)
-    assert torch.allclose(connector(True)(AudioStates(states)), connector(True)(changed), atol=1e-5)
-    assert not torch.allclose(connector(False)(AudioStates(states)), connector(False)(changed), atol=1e-3)
+    normalized, plain = connector(True), connector(False)
+    terms = path(normalized, positions=5)
+    assert_close(normalized(changed), normalized(AudioStates(states)), terms)
+    with pytest.raises(AssertionError, match="is allowed"):
+        assert_close(plain(changed), plain(AudioStates(states)), terms)

@@ -30,7 +30,7 @@ def test_right_and_left_padding_give_the_same_answers(parts, samples):
     right, left = parts.batch(samples), parts.batch(samples, pad="left")
     assert not torch.equal(right.input_ids, left.input_ids)
     assert torch.equal(right.targets, left.targets) and torch.equal(right.sample_of_row, left.sample_of_row)
-    torch.testing.assert_close(logits(parts, right), logits(parts, left), atol=1e-5, rtol=0)
+    parts.close(logits(parts, right), logits(parts, left))
 
 
 def test_a_sample_answers_alike_alone_and_in_a_batch(parts, samples):
@@ -38,7 +38,7 @@ def test_a_sample_answers_alike_alone_and_in_a_batch(parts, samples):
     rows = logits(parts, together)
     for n, one in enumerate(samples):
         alone = logits(parts, parts.batch([one]))
-        torch.testing.assert_close(rows[together.sample_of_row == n], alone, atol=1e-5, rtol=0)
+        parts.close(rows[together.sample_of_row == n], alone)
 
 
 def test_answer_rows_predict_the_answer_and_its_end(parts, samples, tokenizer):
@@ -57,7 +57,7 @@ def test_hidden_states_are_those_before_the_head(parts, samples):
     full = parts.model.llm(
         inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
     ).logits
-    torch.testing.assert_close(logits(parts, batch), full.flatten(0, 1)[batch.answer_rows], atol=1e-5, rtol=0)
+    parts.close(logits(parts, batch), full.flatten(0, 1)[batch.answer_rows])
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from caad_ds.models.speech_lm import load
+from tests.tolerance import path
 from tests.training.disk import disk
 from tests.training.tiny import config, make_world
 
@@ -16,6 +18,13 @@ def world(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("world")
     make_world(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def terms(world) -> int:
+    """The length of the sums in a forward of the tiny world's largest model, its teacher."""
+    model, encoder, _ = load(world / "teacher")
+    return path(model, encoder, positions=100)  # there are fewer frames, and fewer tokens
 
 
 @pytest.fixture

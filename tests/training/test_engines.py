@@ -17,6 +17,7 @@ from caad_ds.models.speech_lm import load
 from caad_ds.models.states import AudioStates
 from caad_ds.progress import Heartbeat
 from caad_ds.training import distributed, engines
+from tests.tolerance import assert_close
 from tests.training.tiny import config, encoder
 
 
@@ -165,7 +166,7 @@ def counting(gather, names: dict, gathered: list):
     return call
 
 
-def test_a_window_gives_each_batch_what_it_gets_alone(parts):
+def test_a_window_gives_each_batch_what_it_gets_alone(parts, terms):
     window = [parts.batch(0, 1), parts.batch(5, 6, 7), parts.batch(20)]
     states = [parts.student.encoder.perceive(batch.features) for batch in window]
     alone = [parts.teacher.signal(batch, state) for batch, state in zip(window, states, strict=True)]
@@ -173,7 +174,7 @@ def test_a_window_gives_each_batch_what_it_gets_alone(parts):
     for path in (0, 1):
         if together[path] is not None:
             expected = torch.cat([signals[path] for signals in alone])
-            torch.testing.assert_close(together[path], expected, atol=1e-5, rtol=0)
+            assert_close(together[path], expected, terms)
 
 
 def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypatch):
@@ -195,13 +196,13 @@ def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
     assert (len(ours), len(theirs)) == (1, 1)
 
 
-def test_the_teachers_states_are_those_of_the_plain_model(parts, world):
+def test_the_teachers_states_are_those_of_the_plain_model(parts, terms, world):
     batch = parts.batch(3, 4, 5)
     states = parts.student.encoder.perceive(batch.features)
     positive, negative = parts.teacher.signal(batch, states)
     plain, _, _ = load(world / "teacher")
     with torch.no_grad():
-        torch.testing.assert_close(positive, plain.eval().backbone(plain.embed(batch, states)), atol=1e-5, rtol=0)
+        assert_close(positive, plain.eval().backbone(plain.embed(batch, states)), terms)
     if negative is not None:
         assert (negative - positive).abs().max() > 0.1
     with parts.teacher.head() as head:

@@ -7,7 +7,8 @@ import pytest
 from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
 from caad_ds.training.placement import Memory, choose, placement
-from tests.training.launching import Run, curve, train
+from tests.training.alike import assert_same_curve
+from tests.training.launching import Run, train
 from tests.training.nvme import needs_nvme
 from tests.training.tiny import config
 
@@ -58,41 +59,41 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def resident(world, folder):
-    """The loss curve of a resident teacher that runs for every micro-batch."""
+    """The output of a resident teacher that runs for every micro-batch."""
     settings = str(world / "resident.json")
     file = config(world, folder / "resident", teacher={"deepspeed": settings}, optimizer=HALVES)
     assert f"teacher: resident (as {settings} says)" in train(file, 2)
-    return curve(folder / "resident", "train/kd")
+    return folder / "resident"
 
 
 HALVES = {"micro_batch": 1}  # four micro-steps on two ranks
 
 
 @pytest.mark.parametrize("batch", [1, 3, None], ids=["each micro-batch", "three at a time", "a whole window"])
-def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, batch):
+def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, terms, batch):
     out = folder / f"cpu-{batch}"
     assert "teacher: cpu (" in train(config(world, out, teacher={"batch": batch}, optimizer=HALVES), 2)
-    assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
+    assert_same_curve(out, resident, "train/kd", terms)
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["prefix kept", "both paths at once"])
-def test_whole_on_each_rank_the_losses_are_the_same(world, folder, resident, keeps):
+def test_whole_on_each_rank_the_losses_are_the_same(world, folder, resident, terms, keeps):
     out = folder / f"replicated-{keeps}"
     teacher = {"placement": "replicated", "keep_prefix": keeps, "deepspeed": None}
     said = train(config(world, out, teacher=teacher, optimizer=HALVES), 2)
     assert "teacher: replicated (" in said and ("what prompts begin with is kept" in said) is keeps
-    assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
+    assert_same_curve(out, resident, "train/kd", terms)
 
 
 @pytest.mark.slow
 @needs_nvme
-def test_offloaded_to_a_folder_the_losses_are_the_same_and_it_is_left_empty(world, folder, resident, tmp_path):
+def test_offloaded_to_a_folder_the_losses_are_the_same_and_it_is_left_empty(world, folder, resident, terms, tmp_path):
     out = folder / "nvme"
     swap = tmp_path / "a disk" / "swap"
     teacher = {"deepspeed": str(world / "nvme.json"), "nvme_path": str(swap)}
     run = Run(config(world, out, teacher=teacher, optimizer=HALVES), 2)
     assert run.wait(400) == [0, 0], run.output()  # its operator may have to be compiled
-    assert [value for _, value in curve(out, "train/kd")] == pytest.approx([v for _, v in resident], abs=1e-5, rel=0)
+    assert_same_curve(out, resident, "train/kd", terms)
     assert list(swap.iterdir()) == []
 
 

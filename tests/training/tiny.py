@@ -17,6 +17,7 @@ from caad_ds.models.tokenizer import train_tokenizer
 from data_prep import pack
 
 CLIPS = 24
+LR, STEPS = 1e-2, 6
 # At the shipped threshold of 100,000 values ZeRO-3 would partition nothing of models this small.
 ZERO3 = {
     "stage": 3,
@@ -118,7 +119,7 @@ def config(world: Path, out: Path, **changes: dict | None) -> Path:
             "deepspeed": str(world / "student.json"),
         },
         "objective": {"name": "distill", "alpha": 1.0},
-        "optimizer": {"lr": 1e-2, "warmup_steps": 2, "steps": 6, "batch_size": 8},
+        "optimizer": {"lr": LR, "warmup_steps": 2, "steps": STEPS, "batch_size": 8},
         "tracking": {"uri": f"sqlite:///{out.parent}/mlflow.db", "experiment": "tests"},
     }  # fmt: skip
     for section, keys in changes.items():
