@@ -12,7 +12,7 @@ export DS_ACCELERATOR ?= cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-full demo-teacher test test-slow test-gpu lint bench dashboard
+.PHONY: help venv demo demo-full demo-teacher test test-slow test-cpus test-gpu lint bench dashboard
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -34,11 +34,17 @@ demo-full: venv ## every control and ablation, 3 teacher seeds x 3 student seeds
 demo-teacher: venv ## make the shipped teacher anew
 	$(RUN) -u -m examples.demo teacher
 
-test: venv ## the test suite
-	$(RUN) -m pytest
+# A process takes the files of tests in turn; each test computes on one thread.
+PYTEST := $(RUN) -m pytest -n $(or $(WORKERS),2) --dist loadgroup
+
+test: venv ## the test suite, in two processes (WORKERS=n for more)
+	$(PYTEST)
 
 test-slow: venv ## what takes longer: NVMe and CPU-optimizer offload, more resumes
-	$(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
+
+test-cpus: venv ## the numeric tests with other vector instructions and numbers of threads, as other machines compute
+	$(RUN) -m tests.cpus
 
 test-gpu: venv ## what a GPU computes: the loss, its Triton kernel natively, evaluation
 	$(RUN) -m pytest tests/loss tests/evaluation

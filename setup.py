@@ -66,6 +66,7 @@ setup(
             "hypothesis>=6.100",
             "psutil>=5.9",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "transformers[serving]",  # the real server that the OpenAI engine is tested against
             "triton>=3.4; platform_system == 'Linux'",
             "webdataset>=0.2.100",

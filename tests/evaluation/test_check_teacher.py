@@ -38,6 +38,7 @@ def instructions(tmp_path):
     return path
 
 
+@pytest.mark.numeric
 @torch.no_grad()
 def test_likelihoods_equal_one_statement_at_a_time(model_folder, conflicts, terms):
     loaded = Loaded.load(model_folder, torch.device("cpu"))

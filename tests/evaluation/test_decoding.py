@@ -12,6 +12,8 @@ from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
 from tests.tolerance import SIGMAS, assert_close, rounding
 
+pytestmark = pytest.mark.numeric
+
 LENGTH = 8
 SAMPLED = Sampling(temperature=1.5, top_p=0.95, seed=3)
 

@@ -56,6 +56,7 @@ def test_a_picture_and_numbers_of_each_item(explain, tmp_path, capsys):
     assert "pictures and numbers of 5 items" in capsys.readouterr().out
 
 
+@pytest.mark.numeric
 def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_folder, terms, tmp_path):
     """Summed over the statement's positions, they are its log-likelihood under z_pos, z_neg and z_c."""
     (tmp_path / "i.yaml").write_text(INSTRUCTIONS)
@@ -87,6 +88,7 @@ def test_plausibility_and_temperature_shape_the_target(explain, tmp_path):
     assert max(t["p_pos"] for t in shaped) < most, "a temperature of 2 flattens"
 
 
+@pytest.mark.numeric
 def test_a_student_stands_beside_its_teacher(explain, model_folder, terms, tmp_path):
     student, encoder, tokenizer = speech_lm.load(model_folder)
     with torch.no_grad():

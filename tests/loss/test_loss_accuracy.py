@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from caad_ds.loss import chunked
 from caad_ds.loss.divergence import DIVERGENCES
 
+pytestmark = pytest.mark.numeric
+
 # The worst of some thousand random cases is about a third of this.
 MULTIPLE = 4
 EPS = torch.finfo(torch.float32).eps

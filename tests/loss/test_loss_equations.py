@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
 from tests.loss.conftest import close
 
+pytestmark = pytest.mark.numeric
+
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["reference", "chunked"])
 
 

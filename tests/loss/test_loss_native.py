@@ -11,6 +11,8 @@ from caad_ds.loss import native
 from tests.loss.conftest import close
 from tests.loss.test_loss_accuracy import assert_close, drawn, scalars, small_chunks, tensors
 
+pytestmark = pytest.mark.numeric
+
 PAPER = {"divergence": "forward_kl", "plausibility": None}
 
 if reason := native.unavailable():

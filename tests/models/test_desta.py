@@ -17,6 +17,8 @@ from tests.models.small import make_model, sample
 from tests.tolerance import assert_close, path
 from tests.training.tiny import amplify, encoder
 
+pytestmark = pytest.mark.numeric
+
 WIDTH, HEADS, QUERIES, TAPS, LAYERS, LLM_WIDTH = 32, 2, 5, 2, 2, 32
 
 

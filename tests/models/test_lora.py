@@ -8,6 +8,8 @@ from caad_ds.errors import UserError
 from caad_ds.models.speech_lm import load, save
 from tests.models.small import make_model
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def adapted(tokenizer, ears):

@@ -7,6 +7,8 @@ from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.negatives import NEGATIVES, Negative, drop_audio, embed_both, embed_without_audio
 from caad_ds.models.states import AudioStates
 
+pytestmark = pytest.mark.numeric
+
 
 def without_span(batch: Batch) -> Batch:
     """The batch as tokens in which no audio position ever was, right-padded."""

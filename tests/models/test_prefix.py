@@ -11,6 +11,8 @@ from caad_ds.errors import UserError
 from tests.models.small import QUERIES, sample
 from tests.training.tiny import amplify
 
+pytestmark = pytest.mark.numeric
+
 
 def asked(key: str, question: str = "Is it high?", system: str = "beep"):
     """A record under a system prompt."""

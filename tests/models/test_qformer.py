@@ -7,6 +7,8 @@ from caad_ds.models.qformer import QFormerConnector
 from caad_ds.models.states import AudioStates
 from tests.tolerance import assert_close, path
 
+pytestmark = pytest.mark.numeric
+
 
 def connector(normalize: bool) -> QFormerConnector:
     torch.manual_seed(0)

@@ -20,6 +20,8 @@ from caad_ds.training.engines import weights_hash
 from tests.models.small import make_model, sample
 from tests.training.tiny import llama
 
+pytestmark = pytest.mark.numeric
+
 
 def logits(parts, batch):
     hidden = parts.model.backbone(parts.model.embed(batch, parts.encoder.perceive(batch.features)))

@@ -166,6 +166,7 @@ def counting(gather, names: dict, gathered: list):
     return call
 
 
+@pytest.mark.numeric
 def test_a_window_gives_each_batch_what_it_gets_alone(parts, terms):
     window = [parts.batch(0, 1), parts.batch(5, 6, 7), parts.batch(20)]
     states = [parts.student.encoder.perceive(batch.features) for batch in window]
@@ -196,6 +197,7 @@ def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
     assert (len(ours), len(theirs)) == (1, 1)
 
 
+@pytest.mark.numeric
 def test_the_teachers_states_are_those_of_the_plain_model(parts, terms, world):
     batch = parts.batch(3, 4, 5)
     states = parts.student.encoder.perceive(batch.features)

@@ -6,6 +6,8 @@ from tests.training.alike import assert_same_curve, assert_same_weights
 from tests.training.launching import curve, train
 from tests.training.tiny import ce, config
 
+pytestmark = pytest.mark.numeric
+
 STEPS = 6
 DEALT = {"world 2, micro 4": (2, 4), "world 1, micro 2, accumulation 4": (1, 2)}
 OBJECTIVES = {

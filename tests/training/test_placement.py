@@ -69,6 +69,7 @@ def resident(world, folder):
 HALVES = {"micro_batch": 1}  # four micro-steps on two ranks
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("batch", [1, 3, None], ids=["each micro-batch", "three at a time", "a whole window"])
 def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, terms, batch):
     out = folder / f"cpu-{batch}"

@@ -40,6 +40,7 @@ def assert_equal_runs(first, second) -> None:
     assert [step for step, _ in curve(second, "train/kd")] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.numeric
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(world, undisturbed):
     out = undisturbed.with_name("killed")  # one store for all
     file = config(world, out, **changes(world))

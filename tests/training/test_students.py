@@ -81,6 +81,7 @@ def test_adapters_and_connector_train_under_gradient_checkpointing(world, folder
     assert not any("lora" in name for name in ends[1])
 
 
+@pytest.mark.numeric
 def test_a_head_of_its_own_trains_on_two_ranks_as_in_one_process(world, folder, terms):
     """ZeRO-3 partitions the head's weight between the forward, which finds its gradient, and the backward."""
     vocabulary = load(world / "teacher")[0].config.llm_config.vocab_size

@@ -89,6 +89,7 @@ def test_it_does_so_in_bf16_as_far_as_that_rounds(world, folder, file, before, a
     assert_same_bf16_values([value for _, value in got], [value for _, value in expected[AT:]])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     ("file", "precision"),
     [

@@ -1,0 +1,56 @@
+"""Run the numeric tests as other CPUs compute them: python -m tests.cpus (make test-cpus).
+
+PyTorch, oneDNN and MKL choose their code by the CPU; it and the number of threads decide in which order sums are made.
+Each row of the table is a run with one of these choices changed; `make test` has the machine's own, on one thread.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+from torch.backends.cpu import get_cpu_capability
+
+SETTINGS = {
+    "PyTorch without vector instructions": {"ATEN_CPU_CAPABILITY": "default"},
+    "PyTorch with AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "PyTorch with AVX-512": {"ATEN_CPU_CAPABILITY": "avx512"},
+    "oneDNN with SSE4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "MKL's code for any CPU": {"MKL_CBWR": "COMPATIBLE"},
+    "2 threads": {"OMP_NUM_THREADS": "2"},
+    "4 threads": {"OMP_NUM_THREADS": "4"},
+}
+
+
+def run(changed: dict[str, str]) -> tuple[str, bool]:
+    """Run the tests under these variables; return pytest's closing line and whether all passed."""
+    # Threads that wait would otherwise keep the cores from those that compute, where there are more of them than cores.
+    env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | os.environ | changed
+    command = [sys.executable, "-m", "pytest", "-m", "numeric", "-n", "2", "--dist", "loadgroup"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n", flush=True)
+    counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped)", (done.stdout.splitlines() or [""])[-1])
+    return ", ".join(counts) or "nothing ran", done.returncode == 0
+
+
+def main() -> int:
+    """Print the table, a row as its run ends; return 1 if a test failed."""
+    own = get_cpu_capability()
+    missing = None if own == "AVX512" else "PyTorch with AVX-512"
+    print(f"| changed (own: {own}, 1 thread) | tests | seconds |\n| --- | --- | ---: |", flush=True)
+    passed = True
+    for name, changed in SETTINGS.items():
+        if name == missing:
+            print(f"| {name} | not run: this CPU has none | |", flush=True)
+            continue
+        began = time.monotonic()
+        counts, right = run(changed)
+        passed &= right
+        print(f"| {name} | {counts} | {time.monotonic() - began:.0f} |", flush=True)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
