@@ -13,7 +13,9 @@ from benchmarks.gpu.machine import ROOT, Machine, commit
 from benchmarks.gpu.page import Page
 from benchmarks.gpu.run import Interrupt, Runner
 from benchmarks.gpu.stage import Stage
+from caad_ds.errors import UserError
 
+SHOWN = 30  # last lines of a stage without figures
 Stages = Callable[[bool, dict[str, str]], list[Stage]]
 
 
@@ -38,11 +40,16 @@ def main(argv: list[str], stages: Stages = known.stages) -> int:
     folder = args.out or (Path(tempfile.mkdtemp(prefix="caad-ds-gpu-")) if args.tiny else ROOT / "benchmarks/results")
     command = " ".join(["benchmarks/gpu.sh", *(["--tiny"] * args.tiny), *(["--only", *args.only] if args.only else [])])
     page = Page(folder, machine, args.commit or commit(), command, datetime.now(UTC), chosen)
-    page.write()
+    try:
+        page.write()
+    except UserError as error:
+        parser.error(str(error))
     runner = Runner(machine, environment, page.file("log"), interrupt)
     for result in runner.results(chosen, began, known.FOR_THE_REST):
         page.results.append(result)
         page.write()
+        if result.bad:
+            print(*result.output.splitlines()[-SHOWN:], sep="\n")
         print(f"{result.stage.name}: {result.status} {result.reason}".rstrip(), flush=True)
     print(f"{page.file('md')}, in {time.monotonic() - began:.0f} s")
     if interrupt.number:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path
 
 from benchmarks.gpu.machine import Machine
@@ -13,6 +12,7 @@ from caad_ds.files import write_atomic, write_json
 
 SHOWN = 12  # lines at the beginning and at the end of what is not a table
 WIDTH = 240
+TABLE = ("| ", "|-")  # what a table's line begins with
 
 
 @dataclass
@@ -90,11 +90,13 @@ def _command(stage: Stage) -> str:
 
 
 def _section(result: Result) -> str:
-    """A stage's command and what it printed: tables as they are, the rest as text, shortened."""
+    """A stage's command and what it printed: its text, shortened, then its tables, which a warning may interrupt."""
+    lines = result.output.strip().splitlines()
+    rows = [line for line in lines if line.startswith(TABLE)]
+    heads = {n for n, following in enumerate(rows[1:]) if following.startswith(("|---", "| ---"))}
+    tables = "\n".join(("\n" if n in heads else "") + row for n, row in enumerate(rows)).strip("\n")
     parts = [f"## {result.stage.title}", f"`{_command(result.stage)}`: {result.status}"]
-    for is_table, group in groupby(result.output.strip().splitlines(), key=lambda line: line.startswith(("| ", "|-"))):
-        lines = list(group)
-        parts.append("\n".join(lines) if is_table else _text(lines))
+    parts += [_text([line for line in lines if not line.startswith(TABLE)]), tables]
     return "\n\n".join(part for part in parts if part)
 
 
