@@ -62,6 +62,7 @@ def _join(rank: int, ranks: int, port: int) -> None:
     place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "LOCAL_SIZE": ranks, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
     get_accelerator().set_device(0)
+    dist.init_process_group("gloo")  # DeepSpeed's own call binds a GPU to the group, for NCCL
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
 
 

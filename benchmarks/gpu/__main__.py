@@ -45,7 +45,7 @@ def main(argv: list[str], stages: Stages = known.stages) -> int:
     except UserError as error:
         parser.error(str(error))
     runner = Runner(machine, environment, page.file("log"), interrupt)
-    for result in runner.results(chosen, began, known.FOR_THE_REST):
+    for result in runner.results(chosen):
         page.results.append(result)
         page.write()
         if result.bad:

@@ -46,9 +46,9 @@ class Runner:
     log: Path
     interrupt: Interrupt
 
-    def results(self, stages: Sequence[Stage], began: float, spent: float) -> Iterator[Result]:
-        """Each stage's result, when it has one; the first must end `spent` seconds and its own after `began`."""
-        end = began + spent
+    def results(self, stages: Sequence[Stage]) -> Iterator[Result]:
+        """Each stage's result, when it has one; a stage may use what those before it have left of their seconds."""
+        end = time.monotonic()
         for stage in stages:
             end += stage.seconds
             if self.interrupt.number:
