@@ -59,7 +59,8 @@ def _join(rank: int, ranks: int, port: int) -> None:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "LOCAL_SIZE": ranks, "MASTER_PORT": port}
+    # On a CPU, DeepSpeed's op for ranks of one node would stand in for gloo; one rank a node, it believes.
+    place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "LOCAL_SIZE": 1, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
     get_accelerator().set_device(0)
     dist.init_process_group("gloo")  # DeepSpeed's own call binds a GPU to the group, for NCCL
