@@ -42,8 +42,8 @@ def main(argv: list[str], stages: Stages = known.stages) -> int:
     page = Page(folder, machine, args.commit or commit(), command, datetime.now(UTC), chosen)
     try:
         page.write()
-    except UserError as error:
-        parser.error(str(error))
+    except (UserError, OSError) as error:
+        parser.error(f"--out {folder}: {error}")
     runner = Runner(machine, environment, page.file("log"), interrupt)
     for result in runner.results(chosen):
         page.results.append(result)

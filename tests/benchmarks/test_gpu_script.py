@@ -117,6 +117,13 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_named():
+    argv = ["bash", ROOT / "benchmarks/gpu.sh", "--tiny", "--out", "/proc/nowhere"]
+    done = subprocess.run(argv, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    assert done.returncode == 2 and "gpu.sh: error: --out /proc/nowhere: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_stages_fit_into_nine_minutes_and_are_those_of_the_tiny_run():
     full, tiny = (stages.stages(small, {}) for small in (False, True))
     assert sum(stage.seconds for stage in full) + stages.FOR_THE_REST <= stages.MOST_SECONDS == 9 * 60
