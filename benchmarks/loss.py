@@ -1,6 +1,6 @@
 """Time and memory of the loss, forward and backward to the student's hidden states (frozen heads, the paper's setting).
 
-    python benchmarks/loss.py [--only NAME ...]
+    python benchmarks/loss.py [--only NAME ...] [--shapes NAME ...] [--rows N ...]
 
 The floor is the three matrix products that no implementation can do without (student logits, teacher logits, the
 gradient), over the chunks of ours and into buffers made before. It is timed again for every row, in turns with the
@@ -175,10 +175,16 @@ def main() -> None:
     shapes = list(dict.fromkeys(shape.name for device in devices for shape in SHAPES[device]))
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"rows whose name begins so, of: {', '.join(names)}")
     parser.add_argument("--shapes", nargs="+", metavar="NAME", help=f"the same of: {', '.join(shapes)}")
+    rows = sorted({shape.rows for device in devices for shape in SHAPES[device]})
+    parser.add_argument("--rows", nargs="+", type=int, choices=rows, default=rows, help="answer rows of the shapes")
     args = parser.parse_args()
     for option, given, known in (("--only", args.only, names), ("--shapes", args.shapes, shapes)):
         if given and not any(name.startswith(tuple(given)) for name in known):
             parser.error(f"{option} {' '.join(given)}: no name begins so; there are {', '.join(known)}")
+    named, every = tuple(args.shapes or [""]), [(device, shape) for device in devices for shape in SHAPES[device]]
+    chosen = [(device, shape) for device, shape in every if shape.name.startswith(named) and shape.rows in args.rows]
+    if not chosen:
+        parser.error(f"no shape named so has {' or '.join(map(str, args.rows))} answer rows")
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: give at least 1")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -188,9 +194,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {versions}, Python {platform.python_version()}, {cpu}, {gpu}\n")
     print("| implementation | device | shape | ms fwd+bwd | products alone, ms | ratio | peak extra MiB |")
     print("|---|---|---|---|---|---|---|")
-    for device, shape in [(place, shape) for place in devices for shape in SHAPES[place]]:
-        if not shape.name.startswith(tuple(args.shapes or [""])):
-            continue
+    for device, shape in chosen:
         case = Case(shape, device)
         for name, implementation in implementations(device).items():
             if name.startswith(tuple(args.only or [""])):

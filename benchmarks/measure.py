@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from caad_ds.memory import PeakMemory
 QUEUED = 4
 
 
-def milliseconds(steps: list[Callable[[], None]], device: str, repeats: int, queued: int = QUEUED) -> list[float]:
+def milliseconds(steps: list[Callable[[], object]], device: str, repeats: int, queued: int = QUEUED) -> list[float]:
     """Median time of a call of each step; they take turns, after a turn that warms up.
 
     On CUDA a turn is `queued` calls one behind the other.
@@ -38,11 +39,18 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def peak_mib(work: Callable[[], None], device: str) -> float | None:
+def peak_mib(work: Callable[[], object], device: str) -> float | None:
     """Peak memory during the work above that before it; None where the platform does not tell."""
     peak = PeakMemory(device)
     work()
     return peak.mib()
+
+
+def cap_memory(gb: float) -> None:
+    """Let PyTorch's allocator take no more than `gb` of the GPU's memory; the program ends where there is no GPU."""
+    if not torch.cuda.is_available():
+        sys.exit(f"--cap-gb {gb:g}: caps a GPU's memory, and there is no GPU here; leave it out")
+    torch.cuda.set_per_process_memory_fraction(gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
 
 
 def cpu_name() -> str:

@@ -27,12 +27,12 @@ from transformers import WhisperConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measure import cpu_name
+from benchmarks.measure import cap_memory, cpu_name
 from benchmarks.step import published
 from caad_ds.cli import main as caad_ds
 from caad_ds.data.markers import user_content
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.speech_lm import build, save
+from caad_ds.models.speech_lm import SpeechLM, build, save
 from caad_ds.models.tokenizer import train_tokenizer
 
 CLIPS, SECONDS, WORDS = 64, 5, 100
@@ -104,20 +104,30 @@ def models(work: Path, shapes: dict[str, dict], tokenizer: object, tiny: bool) -
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_dtype(torch.bfloat16)
     torch.manual_seed(0)
-    window, taps = (6, [0, 1]) if tiny else (30, [5, 11, 17, 23])
     with torch.device(device):
-        whisper = WhisperConfig(**shapes["whisper"] | {"decoder_layers": 0, "max_source_positions": 50 * window})
-        encoder = SpeechEncoder.from_config(whisper, taps)
-        heads = whisper.encoder_attention_heads
-        shape = {"num_queries": 64, "qformer_layers": 2, "qformer_heads": heads, "connector": "desta"}
+        encoder = random_encoder(shapes["whisper"], tiny)
         for part in ("teacher", "student"):
-            model = build(shapes[part], encoder, None, **shape)
+            model = random_model(shapes[part], encoder)
             if part == "teacher":
                 save(work / "teacher", model.to(torch.bfloat16), encoder, tokenizer)
             else:
                 model.llm.to(torch.bfloat16).save_pretrained(work / "student")
             del model
     torch.set_default_dtype(torch.float32)
+
+
+def random_encoder(whisper: dict, tiny: bool) -> SpeechEncoder:
+    """A Whisper of that architecture, in the default dtype on the default device."""
+    window, taps = (6, [0, 1]) if tiny else (30, [5, 11, 17, 23])
+    return SpeechEncoder.from_config(
+        WhisperConfig(**whisper | {"decoder_layers": 0, "max_source_positions": 50 * window}), taps
+    )
+
+
+def random_model(llm: dict, encoder: SpeechEncoder) -> SpeechLM:
+    """An LLM of that architecture behind the paper's connector, in the default dtype on the default device."""
+    heads = encoder.whisper.config.encoder_attention_heads
+    return build(llm, encoder, None, num_queries=64, qformer_layers=2, qformer_heads=heads, connector="desta")
 
 
 def config(work: Path, row: str, steps: int, tiny: bool) -> Path:
@@ -148,7 +158,7 @@ def config(work: Path, row: str, steps: int, tiny: bool) -> Path:
 def train(file: Path, cap_gb: float | None) -> None:
     """One run in this process, which may take no more than `cap_gb` of the device."""
     if cap_gb is not None:
-        torch.cuda.set_per_process_memory_fraction(cap_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
+        cap_memory(cap_gb)
     sys.exit(caad_ds(["train", "--config", str(file)]))
 
 
@@ -194,7 +204,7 @@ def main() -> None:
             sys.exit(f"{work}: making the models failed")
         partial.rename(work)
         print(f"made {work} in {time.time() - began:.0f} s", flush=True)
-    lines = []
+    lines, failed = [], []
     for row in args.rows:
         file = config(work, row, args.steps, args.tiny)
         shutil.rmtree(work / "runs" / row, ignore_errors=True)  # a finished run would not be made again
@@ -202,11 +212,15 @@ def main() -> None:
         run = spawn.Process(target=train, args=(file, args.cap_gb))
         run.start()
         run.join()
-        lines.append(measured(work, row, began, time.time()) if run.exitcode == 0 else f"| {row} | failed |")
+        if run.exitcode:
+            failed.append(row)
+        lines.append(f"| {row} | failed |" if run.exitcode else measured(work, row, began, time.time()))
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     cap = "" if args.cap_gb is None else f", of which {args.cap_gb:g} GB may be taken"
     print(f"\ntorch {torch.__version__}, {where}{cap}; {args.steps} steps of 8 samples\n")
     print(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *lines, sep="\n")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; what went wrong stands above")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ without audio begins where the samples begin to differ; a word and the audio are
 have random weights; the connector trains. `cpu` is scaled down so that encoder, teacher, student and the share of the
 vocabulary stand to each other as in the paper's setting (both are printed, counted by PyTorch over one forward);
 `paper` is that setting, for a GPU; `narrow` has a teacher of as many layers that compute next to nothing, which leaves
-what engines cost the host. FLOPs are matrix products, convolutions and attention as PyTorch counts them. With
---placement the same step also runs in the DeepSpeed engines that training uses, the student's as configs/paper has it.
-Peak memory is above the models' weights; of a GPU also in all.
+what engines cost the host; `tiny` tries the script. FLOPs are matrix products, convolutions and attention as PyTorch
+counts them. With --placement the same step also runs in the DeepSpeed engines that training uses, the student's as
+configs/paper has it. Peak memory is above the models' weights; of a GPU also in all.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from transformers import WhisperConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measure import milliseconds, peak_mib
+from benchmarks.measure import cap_memory, milliseconds, peak_mib
 from caad_ds.config import Config
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.negatives import Negative
 from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
-from caad_ds.distill.step import DistillStep
+from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.flops import flop_counter
 from caad_ds.memory import MIB
 from caad_ds.models.encoder import SpeechEncoder
@@ -93,6 +93,15 @@ SCALES = {
         taps=[0, 1],
         window=1,
         samples=1,
+        dtype=torch.float32,
+    ),
+    "tiny": Scale(
+        {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 1, "encoder_ffn_dim": 64},
+        llama(2, 128, 64, tied=False),
+        llama(1, 128, 64, tied=True),
+        taps=[0, 1],
+        window=1,
+        samples=4,
         dtype=torch.float32,
     ),
     "paper": Scale(
@@ -197,8 +206,8 @@ def ours(setting: Setting, cfg: Config, keep_prefix: bool = False) -> Callable[[
 
 
 @contextmanager
-def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[Callable[[], None]]:
-    """The step in the engines of training, the teacher at `placed`."""
+def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[Callable[[], list[Terms]]]:
+    """The step in the engines of training, the teacher at `placed`; it returns kd, ce and the diagnostics."""
     from caad_ds.training import engines
 
     folder = Path(tempfile.mkdtemp(dir=swap)) if placed == "nvme" else None
@@ -207,9 +216,9 @@ def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[
     engine = engines.student_engine(cfg, student, len(setting.batch.keys), 1)
     work = DistillStep(engine, setting.encoder, teacher, setting.encoder)
 
-    def step() -> None:
+    def step() -> list[Terms]:
         with work.teacher_head():
-            work.train([setting.batch], len(setting.batch.targets))
+            return work.train([setting.batch], len(setting.batch.targets))
 
     yield step
     engine.destroy()
@@ -252,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     device, scale = "cuda" if torch.cuda.is_available() else "cpu", SCALES[args.scale]
     if args.cap_gb is not None:
-        torch.cuda.set_per_process_memory_fraction(args.cap_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
+        cap_memory(args.cap_gb)
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {where}")
     shape = f"{scale.samples} samples of {QUERIES} + {PROMPT} + {ANSWER} tokens, {str(scale.dtype).split('.')[1]}"
