@@ -18,13 +18,16 @@ from transformers import (
 
 from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
+from caad_ds.files import read_json
 from caad_ds.loss.head import LMHead
 from caad_ds.models import lora
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.pretrained import pretrained
+from caad_ds.models.prompt import FORM, PIECES, form_of
 from caad_ds.models.qformer import ConnectorForm, QFormerConnector
 from caad_ds.models.states import AudioStates, Embedded, positions
+from caad_ds.models.template import TemplateSettings, freeze_template
 
 
 class SpeechLMConfig(PreTrainedConfig):
@@ -248,13 +251,17 @@ def encoder_of(folder: Path, encoder: str | None) -> str | Path:
     return beside if encoder is None or beside.is_dir() else encoder
 
 
-def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a hub id or folder."""
+def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -> Any:
+    """The tokenizer of a hub id or folder, its chat template frozen with `settings`."""
     try:
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
+    config = Path(name) / "config.json"
+    if config.is_file() and read_json(config, "give a whole folder").get("model_type") == SpeechLMConfig.model_type:
+        tokenizer.init_kwargs.setdefault(FORM, PIECES)  # saved before models said how their ids are made
+    return freeze_template(tokenizer, settings)
 
 
 def keep_first_layers(model: SpeechLM, layers: int) -> None:
@@ -277,6 +284,7 @@ def keep_first_layers(model: SpeechLM, layers: int) -> None:
 def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:
     """Write a model folder that `load` reads; the encoder's weights only if the config names no hub id for it."""
     model.save_pretrained(folder)
+    tokenizer.init_kwargs[FORM] = form_of(tokenizer)
     tokenizer.save_pretrained(folder)
     if model.config.encoder is None:
         encoder.save_pretrained(Path(folder) / "encoder")
