@@ -12,6 +12,11 @@ MARKERS = (AUDIO, START_AUDIO, END_AUDIO)
 # How templates mark turns in plain text: <|user|>, [INST], <<SYS>>, and labels before a text: "### Response:", "USER:".
 BRACKETED = re.compile(r"<<?[^<>\s]{1,60}>>?|\[/?[A-Za-z_]{2,40}\]")
 LABEL = re.compile(r"(#{2,} ?[\w ]{1,40}:?|\b[A-Z][A-Za-z]*:)\s*$")
+# What is a control token to many models, for texts that a server tokenises.
+WIDELY_CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,60}\|>|</?s>|<(?:bos|eos|pad|unk)>|</?think(?:ing)?>|<(?:start|end)_of_turn>|<</?SYS>>|"
+    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+)
 USER_DEFINED = 4  # type of a piece in SentencePiece's model
 
 
@@ -67,3 +72,10 @@ def check_texts(texts: Mapping[str, str], markers: Iterable[str]) -> None:
             raise UserError(f"its {where} holds half a surrogate pair, which is no text; correct it") from None
         if held := next((marker for marker in (*MARKERS, *markers) if marker in text), None):
             raise UserError(f"its {where} holds {held!r}, which marks a part of the prompt; take it out of the text")
+
+
+def check_markup(texts: Iterable[str]) -> None:
+    """Refuse texts that hold what many models read as a control token, where the tokenizer is not known."""
+    for text in texts:
+        if found := WIDELY_CONTROL.search(text):
+            raise UserError(f"its text holds {found[0]!r}, which the server may read as a control token; remove it")

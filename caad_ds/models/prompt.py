@@ -213,9 +213,7 @@ class Prompter:
         for where, text in texts.items():
             if found := self._controls(self._tokens(text)):
                 token = self._control[found[0]]
-                return (
-                    f"its {where} holds {token!r}, which is a control token to the tokenizer; take it out of the text"
-                )
+                return f"its {where} holds {token!r}, which is a control token of the tokenizer; remove it"
         return "its texts form a control token where they meet the chat template; change the text"
 
 

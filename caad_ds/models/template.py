@@ -38,7 +38,7 @@ class TemplateSettings:
     date: date = DATE
     merge_system: bool = False
     switches: Mapping[str, Any] = field(default_factory=dict)
-    key: str = "student.template"
+    key: str = "student.template.switches"
 
 
 class _Generation(loopcontrols):
@@ -78,7 +78,7 @@ def freeze_template(tokenizer: Any, settings: TemplateSettings | None = None) ->
         elif line not in text:
             offered = ", ".join(sorted(read - PASSED)) or "none"
             raise UserError(
-                f"{settings.key}.switches: the chat template of {tokenizer.name_or_path} does not read {name!r} "
+                f"{settings.key}: the chat template of {tokenizer.name_or_path} does not read {name!r} "
                 f"(variables that it reads and nothing sets: {offered}); correct the name, or remove it"
             )
     if CLOCK in read:

@@ -32,13 +32,9 @@ class SpeechEngine(LocalEngine):
     ):
         self.loaded = Loaded.load(folder, pick_device(device), dtype or default_dtype(device))
         self.asking, self.batch_size = asking or Asking(), batch_size
-        self.tokenizer = self.loaded.tokenizer
+        self.prompter = self.loaded.prompter
         self.ends = set(end_tokens(self.loaded.model, self.tokenizer))
         self.positions = position_limit(self.loaded.model.llm.config)
-
-    def _ids(self, record: dict) -> list[int]:
-        ids, _ = self.loaded.prompter.prompt(self._asked(record))
-        return ids
 
     def _asked(self, record: dict) -> dict:
         return {**record, "messages": self.asking.spoken(record)}

@@ -5,7 +5,7 @@ from typing import Any
 
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
-from data_prep.engines.local import LocalEngine, Prompt, chat_ids, chat_tokenizer, default_dtype, end_ids
+from data_prep.engines.local import LocalEngine, Prompt, chat_prompter, default_dtype, end_ids
 
 
 class TransformersEngine(LocalEngine):
@@ -25,15 +25,12 @@ class TransformersEngine(LocalEngine):
         self.asking, self.batch_size = asking or Asking(), batch_size
         weights = getattr(torch, dtype or default_dtype(device))
         language_model: Any = pretrained(AutoModelForCausalLM, model, "causal LM", dtype=weights)
-        self.tokenizer = chat_tokenizer(model)
+        self.prompter = chat_prompter(model, self.asking)
         self.model = language_model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.ends = end_ids(self.tokenizer, self.model.generation_config.eos_token_id)
+        self.ends = end_ids(self.prompter, self.model.generation_config.eos_token_id)
         self.positions = position_limit(self.model.config)
-
-    def _ids(self, record: dict) -> list[int]:
-        return chat_ids(self.tokenizer, self.asking.messages(record))
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         import torch
