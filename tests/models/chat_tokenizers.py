@@ -7,7 +7,6 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ WHEELS = Path(__file__).parents[2] / ".venv/tokenizers"  # .ci/run puts them the
 RANKS = int(os.environ.get("CAAD_DS_RANKS", "4000"))  # pieces that are read of a published vocabulary, the first ones
 WORDS = "The speaker is happy. It sounds low, high or sad? Is the tone high? he said stop yes no user assistant audio"
 
+LLAMA3_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+TEKKEN_TOKENS = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
 ZEPHYR = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
@@ -57,9 +58,9 @@ GEMMA = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A tokenizer's maker, and the texts that are control to it: its tokens, and its template's marks in plain text."""
+    """A tokenizer and the texts that are control to it: its tokens, and its template's marks in plain text."""
 
-    make: Callable[[], Any]
+    tokenizer: Any
     control: tuple[str, ...]
     marks: tuple[str, ...] = ()
 
@@ -104,16 +105,14 @@ def llama3() -> Any:
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
         r"\s+(?!\S)|\s+"
     )
-    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-    return _ranked(ranks, pattern, special, LLAMA3, bos_token=special[0], eos_token=special[1])
+    return _ranked(ranks, pattern, LLAMA3_TOKENS, LLAMA3, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>")
 
 
 def tekken() -> Any:
     """Mistral's tekken, of PyPI's `mistral-common`."""
     content = json.loads(_published("mistral_common", "mistral_common/data/tekken_240911.json"))
     ranks = [base64.b64decode(each["token_bytes"]) for each in content["vocab"][:RANKS]]
-    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
-    return _ranked(ranks, content["config"]["pattern"], special, MISTRAL, bos_token="<s>", eos_token="</s>")
+    return _ranked(ranks, content["config"]["pattern"], TEKKEN_TOKENS, MISTRAL, bos_token="<s>", eos_token="</s>")
 
 
 def _published(package: str, member: str) -> bytes:
@@ -141,23 +140,13 @@ def _ranked(ranks: list[bytes], pattern: str, special: Iterable[str], template: 
     return PreTrainedTokenizerFast(tokenizer_object=words, chat_template=template, **named)
 
 
-@cache
-def kinds(folder: Path) -> dict[str, Kind]:
-    """The five kinds by name."""
-
-    def at(name: str) -> Path:
-        (folder / name).mkdir(exist_ok=True)
-        return folder / name
-
-    marks = ("<|user|>", "<|assistant|>", "<|system|>")
-    user_defined = ("<s>", "</s>", "<user>", "<start_of_turn>", "<end_of_turn>")
-    return {
-        "SentencePiece with a prefix": Kind(lambda: sentence_piece(at("prefix"), True), user_defined, marks),
-        "SentencePiece without": Kind(lambda: sentence_piece(at("plain"), False), user_defined, marks),
-        "byte-level BPE": Kind(byte_level, ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")),
-        "Llama 3": Kind(
-            llama3,
-            ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        ),
-        "tekken": Kind(tekken, ("<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")),
-    }
+USER_DEFINED = ("<s>", "</s>", "<user>", "<start_of_turn>", "<end_of_turn>")
+MARKS = ("<|user|>", "<|assistant|>", "<|system|>")
+CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+KINDS: dict[str, Callable[[Path], Kind]] = {
+    "SentencePiece with a prefix": lambda folder: Kind(sentence_piece(folder, True), USER_DEFINED, MARKS),
+    "SentencePiece without": lambda folder: Kind(sentence_piece(folder, False), USER_DEFINED, MARKS),
+    "byte-level BPE": lambda folder: Kind(byte_level(), CHATML_TOKENS),
+    "Llama 3": lambda folder: Kind(llama3(), LLAMA3_TOKENS),
+    "tekken": lambda folder: Kind(tekken(), TEKKEN_TOKENS),
+}
