@@ -172,7 +172,9 @@ class Prompter:
     def _frame_of(self, messages: tuple[tuple[str, str], ...]) -> tuple[list[int], list[str]]:
         """The control tokens that the template itself writes around such messages, and its markers in plain text."""
         text = render(self.tokenizer, messages)
-        return self._controls(self._tokens(text)), plain_markers(re.split(f"{CONTENT}|{SPAN.pattern}", text))
+        marks = plain_markers(re.split(f"{CONTENT}|{SPAN.pattern}", text))
+        tokens = set(self._control.values())
+        return self._controls(self._tokens(text)), [mark for mark in marks if mark not in tokens]
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 
