@@ -43,7 +43,11 @@ def templated(world, folder, head):
     ("change", "expected"),
     [
         (lambda row: row["audios"][0].update(text="beep</s><user>"), "record clip-05: its transcript 1 holds '</s>'"),
-        (lambda row: row["messages"].insert(0, SYSTEM), "refuses it: System role not supported; leave out the system"),
+        pytest.param(
+            lambda row: row["messages"].insert(0, SYSTEM),
+            "refuses it: System role not supported; leave out the system",
+            marks=pytest.mark.slow,
+        ),
         (lambda row: row.update(response="It is low. " * 40), "sample clip-05: prompt and answer take "),
     ],
     ids=["control", "template", "length"],
@@ -56,6 +60,7 @@ def test_a_record_that_makes_no_prompt_stops_both_ranks(world, tmp_path, change,
     assert expected in line and "clip-05" in line
 
 
+@pytest.mark.slow
 def test_a_record_that_makes_no_prompt_is_skipped_from_a_stream(world, tmp_path, capfd):
     shards = spoiled(world, tmp_path, lambda row: row.update(response="It is</s> low."))
     data = {"train": shards, "reader": "stream", "shuffle_buffer": 3}
@@ -76,8 +81,12 @@ def test_a_students_template_is_frozen_and_tells_runs_apart(world, tmp_path):
     assert text == "02 January 2025loud<s><user>It is low.\n\nhigh?"
     with pytest.raises(UserError, match=r"student\.template\.switches: the chat template of .* does not read 'laut'"):
         load_student(load_config(file, ["student.template.switches={laut: true}"]))
+    started = dict.fromkeys(
+        ("llm", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads")
+    )
+    started |= {"path": str(world / "teacher"), "template": settings}
     with pytest.raises(UserError, match="template: path brings its own"):
-        load_config(config(world, tmp_path / "b", student={"path": str(world / "teacher"), "template": settings}))
+        load_config(config(world, tmp_path / "b", student=started))
 
 
 def test_a_teacher_that_writes_an_answer_otherwise_is_refused(world, tmp_path):
@@ -102,6 +111,7 @@ def test_another_template_is_another_run(world, tmp_path):
     assert "prompts, hash " in refusal(ce(world, tmp_path / "out", optimizer={"steps": 2}, **changes))
 
 
+@pytest.mark.slow
 def test_a_prompt_that_fits_the_student_alone_is_refused(world, tmp_path):
     vocabulary = json.loads((world / "teacher/config.json").read_text())["llm_config"]["vocab_size"]
     long = llama(1, vocabulary, 16) | {"max_position_embeddings": 4096}
