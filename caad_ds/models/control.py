@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
+from caad_ds.data.markers import AUDIO, END_AUDIO, MARKERS, START_AUDIO
 from caad_ds.errors import UserError
 
 SPAN = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(AUDIO)}(?:{re.escape(END_AUDIO)})?")
-MARKERS = (AUDIO, START_AUDIO, END_AUDIO)
 # How templates mark turns in plain text: <|user|>, [INST], <<SYS>>, and labels before a text: "### Response:", "USER:".
 BRACKETED = re.compile(r"<<?[^<>\s]{1,60}>>?|\[/?[A-Za-z_]{2,40}\]")
 LABEL = re.compile(r"(#{2,} ?[\w ]{1,40}:?|\b[A-Z][A-Za-z]*:)\s*$")

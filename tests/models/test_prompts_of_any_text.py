@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
+from caad_ds.data.markers import MARKERS, user_content
 from caad_ds.errors import UserError
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.template import freeze_template
@@ -14,7 +14,6 @@ from tests.models.chat_tokenizers import KINDS
 QUERIES = 2
 FULLWIDTH = str.maketrans("<>|/", "＜＞｜／")
 PLAIN = st.text("abcdeéß 漢字,.?!\U0001f600'-", max_size=12)
-MARKERS = (AUDIO, START_AUDIO, END_AUDIO)
 
 
 @pytest.fixture(scope="module", params=KINDS)
