@@ -94,11 +94,6 @@ def end_ids(tokenizer: Any, eos: int | list[int] | None) -> set[int]:
     return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
 
 
-def positions(config: Any) -> int | None:
-    """The most positions of a causal LM, by its config; None where it names none."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
 def default_dtype(device: str) -> str:
     """The weights' dtype where none is asked for: float32 on a CPU, else bfloat16; UserError for no such device."""
     from caad_ds.device import pick_device

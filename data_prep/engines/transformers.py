@@ -5,7 +5,7 @@ from typing import Any
 
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
-from data_prep.engines.local import LocalEngine, Prompt, chat_ids, chat_tokenizer, default_dtype, end_ids, positions
+from data_prep.engines.local import LocalEngine, Prompt, chat_ids, chat_tokenizer, default_dtype, end_ids
 
 
 class TransformersEngine(LocalEngine):
@@ -18,6 +18,7 @@ class TransformersEngine(LocalEngine):
         from transformers import AutoModelForCausalLM
 
         from caad_ds.device import pick_device
+        from caad_ds.models.llm import position_limit
         from caad_ds.models.pretrained import pretrained
 
         self.device = pick_device(device)
@@ -29,7 +30,7 @@ class TransformersEngine(LocalEngine):
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.ends = end_ids(self.tokenizer, self.model.generation_config.eos_token_id)
-        self.positions = positions(self.model.config)
+        self.positions = position_limit(self.model.config)
 
     def _ids(self, record: dict) -> list[int]:
         return chat_ids(self.tokenizer, self.asking.messages(record))
