@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from caad_ds.errors import UserError
 from caad_ds.loss.head import LMHead
@@ -129,10 +130,15 @@ def hidden_states(
 
     `past` holds the keys and values of what comes before, or takes its own if it is empty.
     """
-    body = llm.base_model
+    body = _body(llm)
     cache = {} if past is None else {"past_key_values": past}
     more = accepted(body, position_ids=position_ids, use_cache=past is not None) | cache
     return body(inputs_embeds=embeds, attention_mask=attention_mask, **more).last_hidden_state
+
+
+def _body(llm: PreTrainedModel) -> PreTrainedModel:
+    """The model without its head."""
+    return llm.get_decoder() if llm.base_model is llm else llm.base_model
 
 
 def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
@@ -172,11 +178,15 @@ def _at_rest(llm: PreTrainedModel) -> Iterator[None]:
 
 
 def _checked_form(llm: PreTrainedModel) -> HeadForm:
-    table, body, layer = llm.get_input_embeddings(), llm.base_model, llm.get_output_embeddings()
+    table, body, layer = llm.get_input_embeddings(), _body(llm), llm.get_output_embeddings()
     if layer is None or getattr(layer, "weight", None) is None:
         raise UserError("it has no LM head of its own")
     if body is llm:
         raise UserError("its hidden states are not to be had without its head")
+    if MODEL_FOR_CAUSAL_LM_MAPPING.get(type(llm.config), None) is not type(llm):
+        raise UserError(f"a {type(llm).__name__} could not be built again of the config that it has")
+    if "inputs_embeds" not in inspect.signature(llm.prepare_inputs_for_generation).parameters:
+        raise UserError("it does not generate from embeddings")
     device = table.weight.device
     ids = torch.arange(1, PROBED + 1, device=device)[None] * (len(table.weight) // (PROBED + 1))
     embeds = table(ids)

@@ -65,7 +65,7 @@ class SpeechLMConfig(PreTrainedConfig):
             self.llm_config = AutoConfig.for_model(**self.llm_config)
         super().__post_init__(**kwargs)
         if self.llm_config is not None:
-            self.tie_word_embeddings = self.llm_config.tie_word_embeddings
+            self.tie_word_embeddings = getattr(self.llm_config, "tie_word_embeddings", False)
 
 
 class SpeechLM(PreTrainedModel):
