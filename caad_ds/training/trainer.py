@@ -20,13 +20,14 @@ from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep
 from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
+from caad_ds.models.llm import position_limit
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.ranks import agreed, raise_together, world
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, check_window, data_order, first_shard, open_data
+from caad_ds.training.batches import batch_shape, check_positions, check_window, data_order, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.identity import check_same_config, flatten, identity
@@ -96,6 +97,12 @@ class Trainer:
         self.prompter = Prompter(
             self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
         )
+        limits = {"student": position_limit(self.student.model.llm.config)}
+        if self.teacher_model is not None:
+            limits["teacher"] = position_limit(self.teacher_model.llm.config)
+        for reader in (self.reader, self.validation_reader):
+            if isinstance(reader, IndexedReader):
+                check_positions(reader, self.prompter, limits)
         self.order = data_order(cfg, self.reader, self.prompter) if isinstance(self.reader, IndexedReader) else None
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
 

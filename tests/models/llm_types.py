@@ -318,33 +318,37 @@ def sweep(kinds: tuple[str, ...] = TYPES, tell: Callable[[Result], None] = lambd
     return results
 
 
+PAGE = """# Which language models work
+
+Any type in the causal LM mapping of transformers may be the LLM of a teacher or a student. When one is loaded, its own
+forward is compared on a few tokens with what is built around it (`caad_ds/models/llm.py`): head, constant factor, soft
+cap, embeddings, padding on both sides, causality. A type that does not pass is refused by name before anything is
+trained.
+
+The table is of transformers {version}, each type built small with random weights: {works} of {all} work, {refused} are
+refused, and {unbuilt} could not be built small (they are checked all the same when one is loaded). "Works" means that
+
+- logits are those of the model's own forward, by the factor and the cap in the last column;
+- padding on either side, and the other samples of a batch, change nothing;
+- `text_only` equals a text in which no audio ever was, alone and beside the path with audio;
+- decoding with a cache chooses the tokens that whole forwards choose;
+- weights and end tokens survive saving and loading;
+- as many positions as the config names are read.
+
+Made by `python -m tests.models.llm_types docs/models.md`; `pytest -m slow tests/models/test_llm_types.py` holds it to
+what is installed.
+
+| type | | |
+|---|---|---|
+"""
+
+
 def table(results: list[Result]) -> str:
     """The page docs/models.md."""
-    counts = {
-        status: sum(result.status == status for result in results) for status in ("works", "refused", "not built")
-    }
-    lines = [
-        "# Which language models work",
-        "",
-        "Any type in the causal LM mapping of transformers may be a teacher's or a student's LLM. When one is loaded, its "
-        "own forward is compared on a few tokens with what is built around it (`caad_ds/models/llm.py`): head, constant "
-        "factor, soft cap, embeddings, padding on both sides, causality. A type that does not pass is refused by name, "
-        "before anything is trained.",
-        "",
-        f"With transformers {transformers.__version__}, each type built small with random weights, {counts['works']} of "
-        f"{len(results)} work, {counts['refused']} are refused, and {counts['not built']} could not be built small (they "
-        'are checked all the same when they are loaded). "Works" means: the head is the model\'s own, padding and '
-        "batches change nothing, `text_only` equals a text in which no audio ever was, decoding with a cache chooses the "
-        "tokens of a whole forward, end tokens and weights survive saving, and as many positions as the config names "
-        "can be read. Made by",
-        "",
-        "    python -m tests.models.llm_types docs/models.md",
-        "",
-        "| type | | |",
-        "|---|---|---|",
-        *(f"| {result.kind} | {result.status} | {result.note.replace('|', '/')} |" for result in results),
-    ]
-    return "\n".join(lines) + "\n"
+    statuses = [result.status for result in results]
+    counts = {"works": statuses.count("works"), "refused": statuses.count("refused"), "all": len(results)}
+    page = PAGE.format(version=transformers.__version__, unbuilt=statuses.count("not built"), **counts)
+    return page + "".join(f"| {r.kind} | {r.status} | {r.note.replace('|', '/')} |\n" for r in results)
 
 
 def main() -> None:
