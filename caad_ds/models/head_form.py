@@ -15,7 +15,7 @@ from caad_ds.loss.head import LMHead
 
 ROWS = 2**14  # of the head's weight at a time: a whole one in float32 may not fit
 # Sizes of the largest logit that the head is tried at: a cap is invisible below, curved around and flat above itself.
-QUIET, USUAL, LOUD = 2.0**-6, 2.0**5, 2.0**16
+QUIET, USUAL, LOUD = 2.0**-10, 2.0**5, 2.0**16
 OTHER = "its logits are not its head's product up to a constant factor and a soft cap"
 
 

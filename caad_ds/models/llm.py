@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     Cache,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -32,7 +33,9 @@ from caad_ds.models.states import positions
 POSITION_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions", "n_ctx")
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "spiece.model", "*.tiktoken", "tekken.json")
 
-PROBED, PADS = 8, 3  # tokens of the check, and of its padding
+PROBED, PADS, STEPS = 8, 3, 3  # tokens of the check, of its padding, and that it decodes
+# Known to differ beyond the few tokens of the check.
+REFUSED = {"moshi": "beyond its sliding window its cache forgets what its forward still reads"}
 # What rounding may move hidden states, as a share of their size: another padding is another order of summation, layer
 # after layer. What is not handled moves them by a multiple of that.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1}
@@ -138,7 +141,7 @@ def hidden_states(
 
 def _body(llm: PreTrainedModel) -> PreTrainedModel:
     """The model without its head."""
-    return llm.get_decoder() if llm.base_model is llm else llm.base_model
+    return getattr(llm, "model", llm) if llm.base_model is llm else llm.base_model
 
 
 def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
@@ -154,6 +157,8 @@ def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
     kind = llm.config.model_type
     with _at_rest(llm):
         try:
+            if kind in REFUSED:
+                raise UserError(REFUSED[kind])
             form = _checked_form(llm)
         except UserError as error:
             raise UserError(f"{name}: a causal LM of type {kind} cannot be used: {error}; take another LLM") from None
@@ -194,22 +199,38 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
     plain = hidden_states(llm, embeds, whole, count)
     by_id = body(input_ids=ids, **accepted(body, attention_mask=whole, position_ids=count, use_cache=False))
     _require_alike(by_id.last_hidden_state, plain, "its states of embeddings are not those of their tokens")
-    right, left, changed = hidden_states(llm, *_padded(embeds)).unbind()
+    right, left, changed, _ = hidden_states(llm, *_padded(embeds)).unbind()
     _require_alike(right[:PROBED], plain[0], "padding on the right changes its states")
     _require_alike(left[PADS:], plain[0], "padding on the left changes its states")
     _require_alike(changed[: PROBED - 1], plain[0, :-1], "a later token changes its states, it is not causal")
     more = accepted(llm, attention_mask=whole, position_ids=count, use_cache=False)
+    _check_decoding(llm, embeds)
     return measured_form(llm, plain[0], lambda: llm(inputs_embeds=embeds, **more).logits)
 
 
+def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
+    """What a step with a cache says is what a whole forward says at its position."""
+    fixed = GenerationConfig(
+        max_new_tokens=STEPS, do_sample=False, num_beams=1, eos_token_id=None, pad_token_id=0, bos_token_id=0,
+        output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    mask = embeds.new_ones(1, PROBED + STEPS - 1, dtype=torch.long)
+    ask = accepted(llm, position_ids=positions(mask[:, :PROBED]))
+    said = llm.generate(inputs_embeds=embeds, attention_mask=mask[:, :PROBED], generation_config=fixed, **ask)
+    tokens = said.sequences[:, -STEPS:-1]
+    more = accepted(llm, attention_mask=mask, position_ids=positions(mask), use_cache=False)
+    whole = llm(inputs_embeds=torch.cat([embeds, llm.get_input_embeddings()(tokens)], 1), **more).logits
+    _require_alike(torch.cat(said.logits), whole[0, -STEPS:], "a step with a cache differs from a whole forward")
+
+
 def _padded(embeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Three times the tokens [1, T, E] as [3, T + PADS, E] with masks and positions: padded on the right, padded on the
-    left, and padded on the right with another last token."""
+    """Four times the tokens [1, T, E] as [4, T + PADS, E] with masks and positions: padded on the right, padded on the
+    left, padded on the right with another last token, and with embeddings that are no token's, as audio has."""
     pads = embeds[:, 1 : 1 + PADS]
     changed = torch.cat([embeds[:, :-1], embeds[:, :1]], 1)
-    rows = [torch.cat(row, 1) for row in ((embeds, pads), (pads, embeds), (changed, pads))]
-    mask = embeds.new_ones(3, PROBED + PADS, dtype=torch.long)
-    mask[0, PROBED:] = mask[1, :PADS] = mask[2, PROBED:] = 0
+    rows = [torch.cat(row, 1) for row in ((embeds, pads), (pads, embeds), (changed, pads), (embeds / 2, pads))]
+    mask = embeds.new_ones(4, PROBED + PADS, dtype=torch.long)
+    mask[0, PROBED:] = mask[1, :PADS] = mask[2:, PROBED:] = 0
     return torch.cat(rows), mask, positions(mask)
 
 

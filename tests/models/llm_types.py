@@ -85,7 +85,8 @@ def small(values: dict[str, Any], fixed: dict[str, Any] | None = None) -> dict[s
             value = FACTORS[name]
         elif name.endswith(("token_id", "token_index")) and isinstance(value, int):
             value = {"pad": 0, "bos": 1, "eos": 2}.get(name.split("_")[0], min(value, VOCABULARY - 1))
-        out[name] = value
+        if name != "per_layer_config":  # made anew of the other settings
+            out[name] = value
     if "kv_lora_rank" in out:  # latent attention has as many keys as queries
         out["num_key_value_heads"] = SMALL["num_attention_heads"]
     return out | (fixed or {})
@@ -94,16 +95,26 @@ def small(values: dict[str, Any], fixed: dict[str, Any] | None = None) -> dict[s
 STATE = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 16, "mamba_n_groups": 1}
 FIXED: dict[str, dict[str, Any]] = {
     "bamba": STATE,
+    "bailing_hybrid": {"num_key_value_heads": 4, "num_experts": 8, "n_group": 1, "group_norm_size": 1},
     "codegen": {"rotary_dim": 4},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
     "ernie4_5_moe": {"moe_k": 2},
     "falcon_h1": STATE | {"mamba_d_ssm": 64},
-    "gpt_neo": {"attention_types": [[["global", "local", "local"], 1]], "attention_layers": None},
+    "gpt_neo": {
+        "attention_types": [[["global", "local", "local"], 1]],
+        "attention_layers": ["global", "local", "local"],
+    },
     "gptj": {"rotary_dim": 4},
-    "granitemoehybrid": STATE,
+    "granitemoehybrid": STATE | {"layer_types": ["mamba", "attention", "mamba"]},
+    "deepseek_v2": {"num_experts_per_tok": 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "kimi_linear": {"num_experts_per_token": 2, "num_expert_group": 1, "num_attention_heads": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    "longcat_flash": {"qk_head_dim": 16, "head_dim": 8},
     "mamba2": {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "chunk_size": 16},
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16]},
     "xlnet": {"d_head": 8},
+    "xlstm": {"embedding_dim": 32, "num_blocks": 3, "chunk_size": 16},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
 }

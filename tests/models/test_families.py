@@ -73,7 +73,7 @@ def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, ears):
         ({"model_type": "bert", "is_decoder": True}, "type bert cannot be used: its logits are not its head's product"),
         ({"model_type": "rwkv", "attention_hidden_size": 32}, "padding on the left changes its states"),
         ({"model_type": "bart", "d_model": 32, "decoder_layers": 1}, "padding on the left changes its states"),
-        ({"model_type": "ctrl", "n_embd": 32, "dff": 32}, "padding on the right changes its states"),
+        ({"model_type": "ctrl", "n_embd": 32, "dff": 32}, "it does not generate from embeddings"),
         ({"model_type": "bert-generation", "is_decoder": False}, "a later token changes its states, it is not causal"),
         ({"model_type": "openai-gpt"}, "it does not generate from embeddings"),
     ],
