@@ -193,7 +193,8 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
     if "inputs_embeds" not in inspect.signature(llm.prepare_inputs_for_generation).parameters:
         raise UserError("it does not generate from embeddings")
     device = table.weight.device
-    ids = torch.arange(1, PROBED + 1, device=device)[None] * (len(table.weight) // (PROBED + 1))
+    rows = len(table.weight)
+    ids = torch.arange(1, PROBED + 1, device=device)[None] * max(1, rows // (PROBED + 1)) % rows
     embeds = table(ids)
     whole, count = torch.ones_like(ids), torch.arange(PROBED, device=device)[None]
     plain = hidden_states(llm, embeds, whole, count)
