@@ -6,10 +6,11 @@ writes the table. All that decides is the product's own code: `build_llm`, `Spee
 """
 
 import argparse
-import copy
+import signal
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from tests.training.tiny import amplify, encoder
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 VOCABULARY, LIMIT, WINDOW, LAYERS = 96, 128, 4, 3
 LOUD = 4.0  # weights so much larger than a fresh model's, so that what stands before a token reaches its state
+PATIENCE = 20  # seconds of computing for one type
 TOLERANCE = 1e-3  # of a state's size; rounding in float32 stays well below, another position or mask well above
 
 SIZES = (
@@ -315,6 +317,26 @@ def limit(model: SpeechLM, world: World) -> str:
     return ""
 
 
+class TooLong(BaseException):
+    """No error of the type's own, so that nobody takes it for one."""
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Raise TooLong in what takes more than PATIENCE seconds of computing time."""
+
+    def stop(*_: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
 def sweep(kinds: tuple[str, ...] = TYPES, tell: Callable[[Result], None] = lambda _: None) -> list[Result]:
     """The results of some types, each guarded against what its code raises."""
     results = []
@@ -324,7 +346,11 @@ def sweep(kinds: tuple[str, ...] = TYPES, tell: Callable[[Result], None] = lambd
         transformers.logging.disable_progress_bar()
         world = World(Path(folder))
         for kind in kinds:
-            results.append(examined(kind, copy.copy(world)))
+            try:
+                with guarded():
+                    results.append(examined(kind, world))
+            except TooLong:
+                results.append(Result(kind, "not built", f"takes more than {PATIENCE} s, small as it is"))
             tell(results[-1])
     return results
 
