@@ -86,11 +86,16 @@ def cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) -> 
     """Let a config name only its first `keep_layers` layers; UserError where it has fewer."""
     if keep_layers is None:
         return
-    if keep_layers > config.num_hidden_layers:
-        raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {config.num_hidden_layers} layers; lower it")
+    have = getattr(config, "num_hidden_layers", None)
+    if have is None:
+        raise UserError(f"{name}: keep_layers: a config of type {config.model_type} names no number of layers")
+    if keep_layers > have:
+        raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {have} layers; lower it")
+    per_layer = {key: value for key, value in vars(config).items() if "layer" in key and isinstance(value, list)}
     config.num_hidden_layers = keep_layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:keep_layers]
+    for key, value in per_layer.items():  # layer_types, mlp_layer_types, ...
+        if len(value) == have:
+            setattr(config, key, value[:keep_layers])
 
 
 def position_limit(config: Any) -> int | None:
@@ -207,6 +212,25 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
     more = accepted(llm, attention_mask=whole, position_ids=count, use_cache=False)
     _check_decoding(llm, embeds)
     return measured_form(llm, plain[0], lambda: llm(inputs_embeds=embeds, **more).logits)
+
+
+def check_left_padding(llm: PreTrainedModel, name: str) -> None:
+    """Refuse an LLM whose answers to prompts of a batch depend on the longest of them; for what asks it by tokens."""
+    with _at_rest(llm):
+        body, rows = _body(llm), len(llm.get_input_embeddings().weight)
+        ids = torch.arange(1, PROBED + 1, device=llm.device)[None] * max(1, rows // (PROBED + 1)) % rows
+        padded, mask = torch.cat([ids[:, :PADS], ids], 1), torch.ones_like(ids)
+        hidden = torch.cat([torch.zeros_like(ids[:, :PADS]), mask], 1)
+        plain, left = (
+            body(input_ids=each, **accepted(body, attention_mask=seen, position_ids=positions(seen), use_cache=False))
+            for each, seen in ((ids, mask), (padded, hidden))
+        )
+        try:
+            otherwise = "padding on the left changes its states"
+            _require_alike(left.last_hidden_state[:, PADS:], plain.last_hidden_state, otherwise)
+        except UserError as error:
+            kind = llm.config.model_type
+            raise UserError(f"{name}: a causal LM of type {kind} cannot answer in batches: {error}") from None
 
 
 def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
