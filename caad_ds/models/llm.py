@@ -217,17 +217,16 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
 def check_left_padding(llm: PreTrainedModel, name: str) -> None:
     """Refuse an LLM whose answers to prompts of a batch depend on the longest of them; for what asks it by tokens."""
     with _at_rest(llm):
-        body, rows = _body(llm), len(llm.get_input_embeddings().weight)
+        rows = len(llm.get_input_embeddings().weight)
         ids = torch.arange(1, PROBED + 1, device=llm.device)[None] * max(1, rows // (PROBED + 1)) % rows
         padded, mask = torch.cat([ids[:, :PADS], ids], 1), torch.ones_like(ids)
         hidden = torch.cat([torch.zeros_like(ids[:, :PADS]), mask], 1)
         plain, left = (
-            body(input_ids=each, **accepted(body, attention_mask=seen, position_ids=positions(seen), use_cache=False))
+            llm(input_ids=each, **accepted(llm, attention_mask=seen, position_ids=positions(seen), use_cache=False))
             for each, seen in ((ids, mask), (padded, hidden))
         )
         try:
-            otherwise = "padding on the left changes its states"
-            _require_alike(left.last_hidden_state[:, PADS:], plain.last_hidden_state, otherwise)
+            _require_alike(left.logits[:, PADS:], plain.logits, "padding on the left changes its logits")
         except UserError as error:
             kind = llm.config.model_type
             raise UserError(f"{name}: a causal LM of type {kind} cannot answer in batches: {error}") from None

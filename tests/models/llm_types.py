@@ -375,7 +375,7 @@ refused, and {unbuilt} could not be built small (they are checked all the same w
 Made by `python -m tests.models.llm_types docs/models.md`; `pytest -m slow tests/models/test_llm_types.py` holds it to
 what is installed.
 
-| type | | |
+| type | with it | reason, or what is special |
 |---|---|---|
 """
 

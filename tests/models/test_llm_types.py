@@ -15,9 +15,13 @@ def test_some_types(kind):
     assert result.status == "works"
 
 
+def statuses(page: str) -> list[list[str]]:
+    """Type and status of each row of the table."""
+    return [line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| ")][1:]
+
+
 def test_every_type_is_in_the_docs():
-    told = [line.split(" | ")[0].removeprefix("| ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    assert told[1:] == list(TYPES)
+    assert [kind.removeprefix("| ") for kind, _ in statuses(PAGE.read_text())] == list(TYPES)
 
 
 @pytest.mark.slow
@@ -25,4 +29,4 @@ def test_no_type_is_silently_wrong():
     results = sweep()
     bad = [result for result in results if result.status not in ("works", "refused", "not built")]
     assert not bad
-    assert table(results).splitlines()[25:] == PAGE.read_text().splitlines()[25:]
+    assert statuses(table(results)) == statuses(PAGE.read_text())
