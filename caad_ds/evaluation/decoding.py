@@ -29,6 +29,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.distill.negatives import Negative, embed_both
 from caad_ds.errors import UserError
 from caad_ds.loss.objective import contrast
+from caad_ds.models.llm import accepted
 from caad_ds.models.prompt import answer_turn
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates
@@ -170,7 +171,7 @@ def generate(
     tokens = model.llm.generate(
         inputs_embeds=embedded.inputs_embeds,
         attention_mask=embedded.attention_mask,
-        position_ids=embedded.position_ids,
+        **accepted(model.llm, position_ids=embedded.position_ids),
         logits_processor=processors,
         generation_config=_greedy(ends, tokenizer.eos_token_id, max_new_tokens),
         streamer=streamer,

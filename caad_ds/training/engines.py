@@ -21,8 +21,9 @@ from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.errors import UserError
 from caad_ds.models.architecture import is_architecture
 from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.llm import check_own_vocabulary, check_vocabulary, load_tokenizer
 from caad_ds.models.prompt import tokenization
-from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load, load_tokenizer
+from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load
 from caad_ds.models.template import TemplateSettings
 from caad_ds.training.deepspeed_files import deepspeed_config, teacher_settings
 
@@ -90,9 +91,9 @@ def load_student(cfg: Config) -> Student:
             dtype=DTYPES[cfg.run.precision],
         )
         tokenizer = _tokenizer(cfg)
-        vocabulary = model.config.llm_config.vocab_size
-        if len(tokenizer) > vocabulary:
-            raise UserError(f"student.llm: vocab_size {vocabulary} is below the tokenizer's {len(tokenizer)}; raise it")
+        check_vocabulary(model.llm, tokenizer, "student.llm")
+        if isinstance(section.llm, str) and not is_architecture(section.llm):
+            check_own_vocabulary(section.llm, tokenizer)
     choose_weights(model, section)
     if section.lora is not None and section.lora.encoder:
         encoder.add_adapters(section.lora.model_dump())

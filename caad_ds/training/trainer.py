@@ -27,7 +27,7 @@ from caad_ds.progress import Heartbeat
 from caad_ds.ranks import agreed, raise_together, world
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, check_window, data_order, first_shard, open_data
+from caad_ds.training.batches import batch_shape, check_positions, check_window, data_order, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.identity import check_same_config, flatten, identity
@@ -94,14 +94,17 @@ class Trainer:
                 check_window(reader, self.encoder)
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
-        models = [model for model in (self.student.model, self.teacher_model) if model is not None]
-        limits = [limit for model in models if (limit := position_limit(model.llm.config)) is not None]
+        limits = {"student": position_limit(self.student.model.llm.config)}
+        if self.teacher_model is not None:
+            limits["teacher"] = position_limit(self.teacher_model.llm.config)
         self.prompter = Prompter(
-            self.student.tokenizer,
-            self.student.model.config.num_queries,
-            cfg.data.max_answer_tokens,
-            min(limits, default=None),
+            self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
         )
+        for reader in (self.reader, self.validation_reader):
+            if isinstance(reader, IndexedReader):
+                check_positions(reader, self.prompter, limits)
+        # What the index underestimates is refused where it is collated.
+        self.prompter.limit = min((limit for limit in limits.values() if limit is not None), default=None)
         self.order = data_order(cfg, self.reader, self.prompter) if isinstance(self.reader, IndexedReader) else None
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
 

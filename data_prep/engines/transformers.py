@@ -18,7 +18,7 @@ class TransformersEngine(LocalEngine):
         from transformers import AutoModelForCausalLM
 
         from caad_ds.device import pick_device
-        from caad_ds.models.llm import position_limit
+        from caad_ds.models.llm import check_left_padding, position_limit
         from caad_ds.models.pretrained import pretrained
 
         self.device = pick_device(device)
@@ -26,6 +26,8 @@ class TransformersEngine(LocalEngine):
         weights = getattr(torch, dtype or default_dtype(device))
         language_model: Any = pretrained(AutoModelForCausalLM, model, "causal LM", dtype=weights)
         self.prompter = chat_prompter(model, self.asking)
+        if batch_size > 1:
+            check_left_padding(language_model, model)
         self.model = language_model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

@@ -48,7 +48,7 @@ def templated(world, folder, head):
             "refuses it: System role not supported; leave out the system",
             marks=pytest.mark.slow,
         ),
-        (lambda row: row.update(response="It is low. " * 40), "sample clip-05: prompt and answer take "),
+        (lambda row: row.update(response="It is low. " * 40), "sample clip-05: "),
     ],
     ids=["control", "template", "length"],
 )
@@ -117,4 +117,6 @@ def test_a_prompt_that_fits_the_student_alone_is_refused(world, tmp_path):
     long = llama(1, vocabulary, 16) | {"max_position_embeddings": 4096}
     shards = spoiled(world, tmp_path, lambda row: row.update(response="It is low. " * 40))
     data = {"train": shards, "max_answer_tokens": 1000}
-    assert "the model reads 128" in refusal(config(world, tmp_path / "out", data=data, student={"llm": long}, **OFF))
+    assert "the LLM of teacher reads 128 positions" in refusal(
+        config(world, tmp_path / "out", data=data, student={"llm": long}, **OFF)
+    )
