@@ -1,10 +1,13 @@
 """One YAML, one typed section per part of a run; every default lives here."""
 
+import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from caad_ds.models.template import DATE
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only"]
@@ -99,7 +102,7 @@ class TeacherSection(Section):
 
 FRESH_ONLY = (
     "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads", "normalize_states",
-    "connector", "tokenizer",
+    "connector", "tokenizer", "template",
 )  # fmt: skip
 HIGHER_IS_BETTER = ("token_accuracy", "agreement")  # of the validation metrics; of the others lower is
 DISTILL_ONLY = ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix")
@@ -115,6 +118,16 @@ class LoraSection(Section):
     encoder: bool = Field(False, description="adapters on all linear layers of the student's encoder as well")
 
 
+class TemplateSection(Section):
+    """What the chat template of a new student is frozen with; the saved model carries it."""
+
+    date: datetime.date = Field(DATE, description="today's date for templates that ask the clock (strftime_now)")
+    merge_system: bool = Field(False, description="put system text into the user's turn, where templates refuse it")
+    switches: dict[str, bool | int | float | str | None] = Field(
+        {}, description="variables of the template, such as enable_thinking: false"
+    )
+
+
 class StudentSection(Section):
     path: str | None = Field(None, description="model folder to start from; else a new model is built from the rest")
     llm: str | dict[str, Any] | None = Field(None, description="hub id or folder, or an architecture or its .json")
@@ -128,6 +141,7 @@ class StudentSection(Section):
     normalize_states: bool = Field(False, description="LayerNorm on the encoder's states before the connector")
     connector: Literal["blip2", "desta"] = Field("blip2", description="the Q-Former's form; the authors' is desta")
     tokenizer: str | None = Field(None, description="hub id or folder; default: the teacher's, else the LLM's")
+    template: TemplateSection = Field(TemplateSection(), description="settings of the tokenizer's chat template")
     train: Literal["connector", "lora", "all"] = Field(
         "connector", description="which weights train (paper: connector); lora trains the connector too"
     )

@@ -25,7 +25,8 @@ def run(args: argparse.Namespace) -> int:
         voice.begin(f"import-desta: {args.checkpoint}")
         # torch and transformers take seconds to import; a wrong path is told before.
         from caad_ds.models import desta
-        from caad_ds.models.speech_lm import load_tokenizer, save
+        from caad_ds.models.llm import load_tokenizer
+        from caad_ds.models.speech_lm import save
 
         connector = desta.read_connector(args.checkpoint)
         encoder = desta.load_encoder(args.encoder, connector)

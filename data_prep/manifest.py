@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from caad_ds.data.markers import AUDIO
+from caad_ds.data.markers import AUDIO, MARKERS
 from caad_ds.errors import UserError
 from caad_ds.files import writing
 from caad_ds.progress import track, waiting
@@ -127,10 +127,14 @@ def record_fault(record: dict) -> str | None:
             return f"each of 'audios' must be an object with a 'path', not {audio!r:.60}"
         if not isinstance(audio.get("text") or "", str):
             return f"'text' of an audio must be a text, not {audio['text']!r:.60}"
+        if held := _marker(audio.get("text")):
+            return f"'text' of an audio holds {held!r}, which marks audio in a message; remove it"
         for name in ("offset", "duration"):
             value = audio.get(name) or 0
             if not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 return f"{name!r} of an audio must be a number of seconds, not {value!r:.60}"
+    if held := _marker(record.get("response")):
+        return f"'response' holds {held!r}, which marks audio in a message; remove it"
     return _message_fault(record)
 
 
@@ -150,6 +154,10 @@ def _checked(row: dict, where: str, folder: Path, seen: set[str]) -> dict | Reje
         return Rejected(row["id"], f"{where}: this id is on an earlier line as well; ids must be unique")
     seen.add(row["id"])
     return _with_paths(row, lambda audio: (folder / audio).absolute())
+
+
+def _marker(text: str | None) -> str | None:
+    return next((marker for marker in MARKERS if marker in (text or "")), None)
 
 
 def _message_fault(record: dict) -> str | None:

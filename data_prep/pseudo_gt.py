@@ -8,7 +8,7 @@ from pathlib import Path
 
 from caad_ds.command import positive
 from caad_ds.errors import UserError
-from caad_ds.files import read_json, write_atomic, write_json
+from caad_ds.files import parse_yaml, read_json, write_atomic, write_json
 from caad_ds.progress import progress, track, waiting
 from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks, rule_of
 from data_prep.answers import Answers, RejectedAnswer
@@ -44,6 +44,17 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="hub id or folder of an instruct model, or its name on the server; for speech the SpeechLM's folder",
     )
     llm.add_argument("--system", metavar="TEXT", help="system prompt")
+    llm.add_argument(
+        "--merge-system", action="store_true", help="put it into the user's turn, for templates that refuse the role"
+    )
+    llm.add_argument(
+        "--template-switch",
+        type=_switch,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a variable of the chat template, such as enable_thinking=false (not for speech)",
+    )
     llm.add_argument(
         "--max-new-tokens", type=positive, default=128, help="longer answers are rejected (default %(default)s)"
     )
@@ -206,10 +217,14 @@ def _settings(args: argparse.Namespace) -> dict:
     """What the answers depend on, as far as it is known; a server's address, a device and a number of processes are not
     part of it, so that a run may go on elsewhere."""
     settings = {"manifest_sha256": manifest_hash(args.manifest), "engine": args.engine, "block": 1}
+    if args.template_switch and args.engine in ("template", "speech"):
+        raise UserError(f"--template-switch: --engine {args.engine} does not read it; remove it")
     if args.engine == "template":
         return settings
     settings |= _model(args) | {"system": args.system, "max_new_tokens": args.max_new_tokens}
     settings["temperature"] = args.temperature
+    settings |= {"merge_system": True} if args.merge_system else {}
+    settings |= {"template_switches": dict(args.template_switch)} if args.template_switch else {}
     if args.temperature:
         settings |= {"top_p": args.top_p, "seed": args.seed}
     if args.engine == "openai":
@@ -243,7 +258,15 @@ def _model(args: argparse.Namespace) -> dict:
 def _engine(args: argparse.Namespace) -> Engine:
     if args.engine == "template":
         return TemplateEngine()
-    asking = Asking(args.system, args.max_new_tokens, args.temperature, args.top_p, args.seed)
+    asking = Asking(
+        args.system,
+        args.max_new_tokens,
+        args.temperature,
+        args.top_p,
+        args.seed,
+        args.merge_system,
+        dict(args.template_switch),
+    )
     if args.engine == "openai":
         return OpenAIEngine(
             args.model,
@@ -265,6 +288,13 @@ def _engine(args: argparse.Namespace) -> Engine:
 
             return SpeechEngine(Path(args.model), asking, **local)
         return TransformersEngine(args.model, asking, **local)
+
+
+def _switch(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE")
+    return name, parse_yaml(value)
 
 
 def _count(text: str) -> int:

@@ -82,6 +82,31 @@ class Batch:
         """For each answer row, int64 [N], which of the B samples it belongs to."""
         return self.answer_rows // self.labels.shape[1]
 
+    def without_audio(self, samples: Tensor | None = None) -> "Batch":
+        """The batch with the audio of the samples in `samples` (bool [B]; None: of all) removed, as if it never was.
+
+        What remains moves together: to the beginning where answers follow, to the end where an answer is to be written.
+        Hiding the positions instead would not do: to a sliding window, a convolution or a state they would still be
+        there. The length S stays, in padding.
+        """
+        chosen = torch.ones_like(self.audio_mask[:, 0]) if samples is None else samples
+        removed = self.audio_mask & chosen[:, None]
+        kept = self.attention_mask.bool() & ~removed
+        at_end = bool((self.labels == IGNORE).all())
+        order = (kept if at_end else ~kept).to(torch.uint8).argsort(dim=1, stable=True)
+        kept = kept.gather(1, order)
+        per_sample = self.audio_mask.sum(1)
+        queries = int(per_sample.sum()) // max(1, len(self.audio_index))
+        of_audio = chosen.repeat_interleave(per_sample // max(1, queries))
+        return replace(
+            self,
+            input_ids=self.input_ids.gather(1, order),
+            attention_mask=kept.to(self.attention_mask.dtype),
+            audio_mask=(self.audio_mask & ~removed).gather(1, order),
+            labels=self.labels.gather(1, order),
+            audio_index=self.audio_index[~of_audio],
+        )
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

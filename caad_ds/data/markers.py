@@ -3,6 +3,7 @@
 AUDIO = "<|AUDIO|>"
 START_AUDIO = "<start_audio>"
 END_AUDIO = "<end_audio>"
+MARKERS = (AUDIO, START_AUDIO, END_AUDIO)
 
 
 def user_content(question: str, hint: str | None = None, audios: int = 1) -> str:

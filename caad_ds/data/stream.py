@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -61,15 +61,20 @@ class StreamReader:
         """A hash of the addresses; the shards themselves are not looked at."""
         return sha256("\n".join(self.urls).encode()).hexdigest()
 
-    def samples(self, longest: float, position: int = 0) -> Iterator[Sample]:
-        """The samples from a shard of the stream on, for ever; audio of more than `longest` seconds is broken."""
+    def samples(
+        self, longest: float, position: int = 0, check: Callable[[Sample], object] = lambda sample: None
+    ) -> Iterator[Sample]:
+        """The samples from a shard of the stream on, for ever.
+
+        Audio of more than `longest` seconds is broken, and so is a sample that `check` raises UserError for.
+        """
         wds = _webdataset()
         pipeline = wds.DataPipeline(
             partial(self._shards, position),
             partial(wds.tariterators.url_opener, handler=self._unopened, bufsize=CHUNK),
             self._blocks,
             wds.shuffle(self.buffer, initial=self.buffer, rng=random.Random(f"{self.seed}:{position}:{self.rank}")),
-            partial(self._decoded, longest=longest),
+            partial(self._decoded, longest=longest, check=check),
         )
         return iter(pipeline)
 
@@ -105,12 +110,15 @@ class StreamReader:
             finally:
                 _end(stream)
 
-    def _decoded(self, found: Iterator[tuple[str, str, bytes]], longest: float) -> Iterator[Sample]:
+    def _decoded(
+        self, found: Iterator[tuple[str, str, bytes]], longest: float, check: Callable[[Sample], object]
+    ) -> Iterator[Sample]:
         for shard, key, block in found:
             try:
                 record, audios = parse(block, key)
                 sample = Sample(key, record, [audio.decode(data, longest=longest) for data in audios])
-            except (BrokenSample, audio.AudioError) as error:
+                check(sample)
+            except (BrokenSample, audio.AudioError, UserError) as error:
                 self._broken(f"{shard}, sample {key}", error)
                 continue
             self._in_a_row = 0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from caad_ds.config import NegativeName
 from caad_ds.data.batch import Batch
+from caad_ds.errors import UserError
 from caad_ds.models.encoder import SAMPLE_RATE, SpeechEncoder
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates, Embedded
@@ -50,18 +51,23 @@ def _features(name: str, encoder: SpeechEncoder) -> Tensor:
 
 def embed_without_audio(model: SpeechLM, batch: Batch, negative: Negative) -> Embedded:
     """The batch as the model takes it on the negative path alone."""
-    audios = int(batch.audio_mask.sum()) // model.config.num_queries
     if negative.states is None:
-        nothing = torch.zeros(audios, model.config.num_queries, model.config.llm_config.hidden_size)
-        return model.place(batch, nothing.to(batch.input_ids.device)).without(batch.audio_mask)
+        removed = batch.without_audio()
+        if len(removed.answer_rows) != len(batch.answer_rows):
+            raise UserError(
+                f"batch of {batch.keys[0]}, ...: without its audio nothing comes before an answer; "
+                "choose another negative than text_only, or write a prompt"
+            )
+        nothing = torch.zeros(0, model.config.num_queries, model.connector.project.out_features)
+        return model.place(removed, nothing.to(batch.input_ids.device))
+    audios = int(batch.audio_mask.sum()) // model.config.num_queries
     return model.place(batch, model.connect(negative.states).expand(audios, -1, -1))
 
 
 def embed_both(model: SpeechLM, batch: Batch, states: AudioStates, negative: Negative) -> Embedded:
     """Both paths as one batch of 2B: with audio, then without; the connector runs once over U + 1 audios."""
     if negative.states is None:
-        positive = model.embed(batch, states)
-        return Embedded.cat(positive, positive.without(batch.audio_mask))
+        return Embedded.cat(model.embed(batch, states), embed_without_audio(model, batch, negative))
     audio = model.connect(AudioStates.cat([states, negative.states]))
     heard = audio[batch.audio_index]
     return Embedded.cat(model.place(batch, heard), model.place(batch, audio[-1:].expand_as(heard)))
@@ -70,8 +76,7 @@ def embed_both(model: SpeechLM, batch: Batch, states: AudioStates, negative: Neg
 def drop_audio(batch: Batch, dropped: Tensor, negative: Negative) -> Batch:
     """The batch with the audio of the samples in `dropped` (bool [B]) exchanged for the negative (audio dropout)."""
     if negative.features is None:
-        hidden = batch.audio_mask & dropped[:, None]
-        return replace(batch, attention_mask=batch.attention_mask * ~hidden)
+        return batch.without_audio(dropped)
     # Audios lie in the order of their samples: count each sample's to find whose is whose.
     queries = int(batch.audio_mask.sum()) // len(batch.audio_index)
     of_audio = dropped.repeat_interleave(batch.audio_mask.sum(1) // queries)

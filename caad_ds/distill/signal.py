@@ -46,13 +46,19 @@ class TeacherForward(nn.Module):
         """Both paths as one forward of 2B samples; only the positive one if there is no negative."""
         if self.negative is None:
             return self.model.backbone(self.model.embed(batch, states)), None
-        if self.kept is not None and (length := shared_prefix(batch, self.model.config.num_queries)):
+        if self.kept is not None and len(prefix := self._constant(batch, self.negative)):
             silent = embed_without_audio(self.model, batch, self.negative)
-            negative = self.kept.backbone(self.model, silent, batch.input_ids[0, :length])
+            negative = self.kept.backbone(self.model, silent, prefix)
             return self.model.backbone(self.model.embed(batch, states)), negative
         hidden = self.model.backbone(embed_both(self.model, batch, states, self.negative))
         positive, negative = hidden.chunk(2)
         return positive, negative
+
+    def _constant(self, batch: Batch, negative: Negative) -> Tensor:
+        """The tokens [P] that the negative path of every sample begins with, without audio that is removed."""
+        length = shared_prefix(batch, self.model.config.num_queries)
+        ids, audio = batch.input_ids[0, :length], batch.audio_mask[0, :length]
+        return ids if negative.states is not None else ids[~audio]
 
 
 class OnlineTeacher:

@@ -58,6 +58,10 @@ def run(args: argparse.Namespace) -> int:
     with progress(f"loading {args.model}"):
         loaded = Loaded.load(args.model, device, args.dtype)
         negatives = [Negative.of(name, loaded.encoder) for name in dict.fromkeys(args.negatives)]
+    refused: dict[str, str] = {}
+    loaded.askable([item for row in rows for item in row.items()], args.max_new_tokens, refused)
+    rows = [row for row in rows if row.id not in refused]
+    rejected += [{"id": name, "reason": reason} for name, reason in refused.items()]
     clips = Clips(loaded.encoder)
     likelihoods = _ask(loaded, clips, rows, instructions, negatives, args)
     rejected = benchmark.rejected + rejected + clips.rejected(item for row in rows for item in row.items())

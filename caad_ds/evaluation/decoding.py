@@ -29,6 +29,8 @@ from caad_ds.data.batch import Batch
 from caad_ds.distill.negatives import Negative, embed_both
 from caad_ds.errors import UserError
 from caad_ds.loss.objective import contrast
+from caad_ds.models.llm import accepted
+from caad_ds.models.prompt import answer_turn
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates
 
@@ -169,7 +171,7 @@ def generate(
     tokens = model.llm.generate(
         inputs_embeds=embedded.inputs_embeds,
         attention_mask=embedded.attention_mask,
-        position_ids=embedded.position_ids,
+        **accepted(model.llm, position_ids=embedded.position_ids),
         logits_processor=processors,
         generation_config=_greedy(ends, tokenizer.eos_token_id, max_new_tokens),
         streamer=streamer,
@@ -178,9 +180,10 @@ def generate(
 
 
 def end_tokens(model: SpeechLM, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, and what the LLM's generation config names."""
+    """The tokens that end an answer: the tokenizer's, the chat template's, and what the generation config names."""
     own = model.llm.generation_config.eos_token_id
-    return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+    written = {tokenizer.eos_token_id, answer_turn(tokenizer).end}
+    return sorted({*written, *(own if isinstance(own, list) else [own])} - {None})
 
 
 def _greedy(ends: list[int], pad: int, max_new_tokens: int) -> GenerationConfig:

@@ -183,12 +183,13 @@ def _answer(
     loaded: Loaded, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str]], meter: Meter,
     args: argparse.Namespace,
 ) -> list[dict]:  # fmt: skip
-    """Predicts this rank's share of what is not done yet and returns the items whose clips could not be heard."""
+    """Predicts this rank's share of what is not done yet; returns the items that could not be heard or asked."""
     rank, ranks = world()
     left = [item for item in benchmark.items if (item.id, item.condition) not in done]
     share = list(_batches(left, args.batch_size))[rank::ranks]
     whole = sum(map(len, share)) + (len(done) if ranks == 1 else 0)
     clips = Clips(loaded.encoder)
+    refused: dict[str, str] = {}
     contrasted = None
     if args.contrast_alpha is not None:
         contrasted = Contrast(args.contrast_alpha, Negative.of(args.negative, loaded.encoder), args.plausibility)
@@ -196,7 +197,7 @@ def _answer(
     with _aloud(progress(title, whole)) as advance:
         advance(whole - sum(map(len, share)))
         for asked in share:
-            heard = clips.hear(asked)
+            heard = clips.hear(loaded.askable(asked, args.max_new_tokens, refused))
             if heard:
                 prompts, states = loaded.prompts(heard), clips.states(heard)
                 with meter.batch(len(heard)) as clock:
@@ -207,7 +208,8 @@ def _answer(
                 said = [_prediction(i, text, benchmark) for i, text in zip(heard, texts, strict=True)]
                 folder.append(said, rank if ranks > 1 else None)
             advance(len(asked))
-    return clips.rejected(item for asked in share for item in asked)
+    unheard = clips.rejected(item for asked in share for item in asked)
+    return unheard + [{"id": name, "reason": reason} for name, reason in refused.items()]
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -22,7 +22,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, check_contrast, generate
 from caad_ds.evaluation.evaluate import ROWS_REJECTED
 from caad_ds.evaluation.identity import run_name
-from caad_ds.evaluation.inference import Clips, Loaded, add_device_arguments
+from caad_ds.evaluation.inference import Clips, Loaded, add_device_arguments, as_sample
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.mlflow_log import Record, add_mlflow_arguments, check_mlflow, log_record
@@ -185,7 +185,8 @@ def _answer(
     """The tokens of the answer that is looked at, its end included."""
     loaded = setting.answerer
     if args.answer == "gt":
-        return loaded.prompter.answer(_statement(item, instructions, args.instructions))
+        statement = _statement(item, instructions, args.instructions)
+        return loaded.prompter.check(as_sample(item, statement)).answer
     contrasted = None
     if args.answer == "contrast":
         negative = Negative.of(args.negative, loaded.encoder)

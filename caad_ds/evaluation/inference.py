@@ -12,9 +12,11 @@ import torch
 from caad_ds.command import positive
 from caad_ds.data import audio
 from caad_ds.data.batch import Batch, Sample
+from caad_ds.errors import UserError
 from caad_ds.evaluation.items import Clip, Item
 from caad_ds.models import speech_lm
 from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.llm import position_limit
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.states import AudioStates
 
@@ -38,7 +40,22 @@ class Loaded:
         model.eval()
         for module in (model, encoder):
             torch.nn.Module.to(module, device)
-        return Loaded(model, encoder, tokenizer, Prompter(tokenizer, model.config.num_queries), device)
+        limit = position_limit(model.llm.config)
+        return Loaded(model, encoder, tokenizer, Prompter(tokenizer, model.config.num_queries, limit=limit), device)
+
+    def askable(self, items: Iterable[Item], room: int, refused: dict[str, str]) -> list[Item]:
+        """The items whose prompts can be written and leave `room` tokens for an answer.
+
+        The reason why another item cannot be asked is put into `refused`, by its id.
+        """
+        kept = []
+        for item in items:
+            try:
+                self.prompter.check(as_sample(item), with_answer=False, room=room)
+                kept.append(item)
+            except UserError as error:
+                refused.setdefault(item.id, f"prompt: {error}")
+        return kept
 
     def prompts(self, items: Sequence[Item]) -> Batch:
         """The left-padded prompts of items."""

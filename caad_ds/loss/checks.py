@@ -56,6 +56,8 @@ def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: 
         require(tuple(head.bias.shape) == shape[:1], f"{name}.bias.shape", tuple(head.bias.shape), f"[{shape[0]}]")
     positive = isinstance(head.softcap, Real) and 0 < head.softcap < float("inf")
     require(head.softcap is None or positive, f"{name}.softcap", repr(head.softcap), "None or a finite number > 0")
+    scaled = isinstance(head.scale, Real) and 0 < head.scale < float("inf")
+    require(scaled, f"{name}.scale", repr(head.scale), "a finite number > 0")
     if vocab is not None:
         whole = isinstance(vocab, int) and 0 < vocab <= shape[0]
         require(whole, "vocab_size", vocab, f"a whole number between 1 and the {shape[0]} rows of {name}.weight")

@@ -18,7 +18,7 @@ TILE = 2**17  # logits whose arithmetic stays in a core's cache
 
 
 # Rows of a chunk, student's head, teacher's head, objective, whether the gradient is wanted, memory ->
-# terms and diagnostics of each row [m], and dL/du [m, V] of the student's logits u before bias and softcap.
+# terms and diagnostics of each row [m], and dL/du [m, V] of the student's logits u before the softcap.
 ChunkTerms = Callable[
     [Rows, LMHead, LMHead | None, Objective, bool, LogitsMemory], tuple[dict[str, Tensor], Tensor | None]
 ]
@@ -44,7 +44,7 @@ def chunked_loss(
     wanted = [x if torch.is_grad_enabled() and x is not None and x.requires_grad else None for x in inputs]
     with torch.no_grad(), torch.autocast(rows.student.device.type, enabled=False):
         wide = wide_dtype(rows.student, student_head.weight)
-        gradients = _Gradients(wanted, wide, logits_dtype or wide)
+        gradients = _Gradients(wanted, wide, logits_dtype or wide, student_head.scale)
         step = chunk_rows(student_head.weight, gradients.logits_dtype)
         terms = _sweep(rows, student_head, teacher_head, objective, gradients, chunk_terms or torch_terms, step)
         sums = {name: values.sum() for name, values in terms.items()}
@@ -245,11 +245,13 @@ def _softmax(u: Tensor) -> tuple[Tensor, Tensor]:
 class _Gradients:
     """Gradients of the inputs that want one, those of the head summed over the chunks in the `wide` dtype.
 
-    Products are made in `wide` and rounded once, unless the `logits` are no wider than the inputs.
+    Products are made in `wide` and rounded once, unless the `logits` are no wider than the inputs. `scale` is that of
+    the head, through which the gradient of its logits reaches the inputs.
     """
 
-    def __init__(self, wanted: list[Tensor | None], wide: torch.dtype, logits_dtype: torch.dtype):
+    def __init__(self, wanted: list[Tensor | None], wide: torch.dtype, logits_dtype: torch.dtype, scale: float):
         hidden, weight, bias = wanted
+        self.scale = scale
         self.wide, self.logits_dtype = wide, logits_dtype
         self._dtypes = [None if x is None else x.dtype for x in wanted]
         self.hidden = None if hidden is None else torch.zeros_like(hidden)
@@ -262,21 +264,24 @@ class _Gradients:
         return any(dtype is not None for dtype in self._dtypes)
 
     def add(self, start: int, grad: Tensor, chunk: Rows, weight: Tensor) -> None:
-        """Adds the share of one chunk: `grad` is dL/dz [m, V] of the rows that begin at `start`, 0 in ignored ones."""
+        """Adds the share of one chunk: `grad` is dL/du [m, V] of the rows that begin at `start`, 0 in ignored ones."""
         if self.bias is not None:
             self.bias += grad.sum(0)
         grad = grad.to(weight.dtype)
         if self.hidden is not None:
             place = self.hidden[start : start + len(grad)]
             if place.dtype == weight.dtype == self.logits_dtype:
-                torch.mm(grad, weight, out=place)
+                torch.mm(grad, weight, out=place).mul_(self.scale)
             else:
-                place.copy_(matmul(grad, weight, self.wide))
+                place.copy_(matmul(grad, weight, self.wide).mul_(self.scale))
         if self.weight is not None:
             hidden = chunk.student.masked_fill(~chunk.valid.unsqueeze(-1), 0)
             self.weight += matmul(grad.t(), hidden.to(weight.dtype), self.wide)
 
     def finished(self) -> list[Tensor | None]:
         """The gradients of hidden states, weight and bias, each in its input's dtype."""
+        for summed in (self.weight, self.bias):
+            if summed is not None:
+                summed.mul_(self.scale)
         found = zip((self.hidden, self.weight, self.bias), self._dtypes, strict=True)
         return [None if gradient is None else gradient.to(dtype) for gradient, dtype in found]

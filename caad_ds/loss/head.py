@@ -8,14 +8,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LMHead:
-    """The last layer of a language model: `z = W h + b`, then `softcap * tanh(z / softcap)` where the family has it.
+    """The last layer of a language model: `z = scale * (W h + b)`, then `softcap * tanh(z / softcap)` where it has one.
 
-    `weight` [V, H], `bias` [V] or None. Under ZeRO-3 the weight has to be gathered when the head is used.
+    `weight` [V, H], `bias` [V] or None; `scale` is a constant factor that some families apply to their logits (Cohere,
+    Granite). Under ZeRO-3 the weight has to be gathered when the head is used.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     softcap: float | None = None
+    scale: float = 1.0
 
     def logits(self, hidden: Tensor, memory: Tensor | None = None) -> Tensor:
         """Logits [..., V] of hidden states [..., H], float32, or float64 where an input is.
@@ -27,13 +29,15 @@ class LMHead:
         z = matmul(hidden.reshape(-1, hidden.shape[-1]), self.weight.t(), dtype, memory)
         if self.bias is not None:
             z = z.add_(self.bias.to(dtype))
+        if self.scale != 1:
+            z = z.mul_(self.scale)
         if self.softcap is not None:
             # The difference is 0, or NaN where z is infinite, which the tangent would hide.
             z = self.softcap * torch.tanh(z / self.softcap) + (z - z)
         return z.view(*hidden.shape[:-1], len(self.weight))
 
     def products(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
-        """The matrix product alone, W h without bias and softcap: [m, V] in `dtype` for `hidden` [m, H]."""
+        """The matrix product alone, W h without bias, scale and softcap: [m, V] in `dtype` for `hidden` [m, H]."""
         return matmul(hidden.to(self.weight.dtype), self.weight.t(), dtype)
 
     def first(self, vocab_size: int) -> "LMHead":

@@ -33,7 +33,7 @@ NEVER = tl.constexpr(objective_module.NEVER)
 
 @dataclass(frozen=True)
 class TargetLogits:
-    """The teacher's logits before bias and softcap, [m, V]: z_c alone where it comes from one product, otherwise
+    """The teacher's logits before bias, scale and softcap, [m, V]: z_c alone where it comes from one product, otherwise
     z_pos and, with a contrast, z_neg."""
 
     first: Tensor
@@ -61,7 +61,7 @@ def chunk_terms(
     memory: LogitsMemory,
     logits_dtype: torch.dtype,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Terms and diagnostics of each row, [m] each in float32, and dL/du [m, V] before bias and softcap.
+    """Terms and diagnostics of each row, [m] each in float32, and dL/du [m, V] of the logits u before the softcap.
 
     The gradient has the dtype that its product with the head's weight takes. Nothing here waits for the device, whose
     allocator keeps memory at hand, so that `memory` is not needed.
@@ -99,6 +99,8 @@ def chunk_terms(
                 float(objective.kd_weight),
                 float(objective.plausibility or 1),
                 float(objective.mix),
+                float(student.scale),
+                float(teacher.scale if teacher else 1),
                 float(student.softcap or 1),
                 float((teacher and teacher.softcap) or 1),
                 TEACHER=target is not None,
@@ -133,12 +135,13 @@ def _capped(z, cap):
 
 
 @triton.jit
-def _logits(z, bias, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.constexpr):
-    """A block of a row's logits in float32, with bias and softcap."""
+def _logits(z, bias, scale, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.constexpr):
+    """A block of a row's logits in float32, with bias, scale and softcap."""
     inside = cols < vocab
     value = tl.load(z + row * vocab + cols, mask=inside, other=NEVER).to(tl.float32)
     if BIAS:
         value += tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+    value *= scale
     if CAP:
         # The difference is 0, or NaN where the value is infinite, which the tangent would hide.
         value = tl.where(inside, _capped(value, cap) + (value - value), NEVER)
@@ -147,14 +150,14 @@ def _logits(z, bias, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.constexp
 
 @triton.jit
 def _target(
-    z_t, z_n, bias, cap, row, vocab, cols, alpha, sharpness, floor,
+    z_t, z_n, bias, scale, cap, row, vocab, cols, alpha, sharpness, floor,
     BIAS: tl.constexpr, CAP: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
 ):  # fmt: skip
     """A block of the target's logits and the block of z_pos."""
-    first = _logits(z_t, bias, cap, row, vocab, cols, BIAS, CAP)
+    first = _logits(z_t, bias, scale, cap, row, vocab, cols, BIAS, CAP)
     value = first
     if NEGATIVE:
-        value = first * (1 + alpha) - _logits(z_n, bias, cap, row, vocab, cols, BIAS, CAP) * alpha
+        value = first * (1 + alpha) - _logits(z_n, bias, scale, cap, row, vocab, cols, BIAS, CAP) * alpha
     value *= sharpness
     if PLAUSIBILITY:
         value = tl.where((first < floor) & (first > -float("inf")), NEVER, value)
@@ -195,7 +198,7 @@ def _log_mixture(log_q, log_p, mix):
 @triton.jit
 def _rows(
     z_s, z_t, z_n, bias_s, bias_t, labels, valid, weights, found, gradient, rows, vocab,
-    alpha, inverse, sharpness, kd_weight, plausibility, mix, cap_s, cap_t,
+    alpha, inverse, sharpness, kd_weight, plausibility, mix, scale_s, scale_t, cap_s, cap_t,
     TEACHER: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
     LABELS: tl.constexpr, STUDENT_BIAS: tl.constexpr, TEACHER_BIAS: tl.constexpr, STUDENT_CAP: tl.constexpr,
     TEACHER_CAP: tl.constexpr, DIVERGENCE: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
@@ -223,7 +226,7 @@ def _rows(
     if SEPARATE:
         peaks, totals = lowest, zeros
         for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
-            z = _logits(z_t, bias_t, cap_t, row, vocab, start + lanes, TEACHER_BIAS, TEACHER_CAP)
+            z = _logits(z_t, bias_t, scale_t, cap_t, row, vocab, start + lanes, TEACHER_BIAS, TEACHER_CAP)
             totals = _grow(peaks, totals, z, scale)
             peaks = tl.maximum(peaks, z)
         peak_pos, log_pos = _join(peaks, totals, scale)
@@ -237,6 +240,7 @@ def _rows(
         at_label = tl.load(z_s + row * vocab + label, mask=known, other=float("nan")).to(tl.float32)
         if STUDENT_BIAS:
             at_label += tl.load(bias_s + label, mask=known, other=0.0).to(tl.float32)
+        at_label *= scale_s
         if STUDENT_CAP:
             at_label = _capped(at_label, cap_s)
 
@@ -244,7 +248,7 @@ def _rows(
     peaks_t, totals_t, best_t = lowest, zeros, lanes
     for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
         cols = start + lanes
-        z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
+        z = _logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
         totals_s = _grow(peaks_s, totals_s, z, scale)
         if LABELS:
             totals_1 = _grow(peaks_s, totals_1, z, LOG2_E)
@@ -252,7 +256,7 @@ def _rows(
         peaks_s = tl.maximum(peaks_s, z)
         if TEACHER:
             t, _ = _target(
-                z_t, z_n, bias_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
+                z_t, z_n, bias_t, scale_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
                 TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
             )  # fmt: skip
             totals_t = _grow(peaks_t, totals_t, t, scale)
@@ -269,14 +273,14 @@ def _rows(
     blocks = tl.cdiv(vocab, BLOCK)
     for done in tl.range(0, blocks, num_stages=STAGES):
         cols = (blocks - 1 - done) * BLOCK + lanes
-        z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
+        z = _logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
         log_p = (z - peak_s) * scale - log_s
         p = tl.exp2(log_p)
         entropy_s -= p * log_p
         step = zeros
         if TEACHER:
             t, pos = _target(
-                z_t, z_n, bias_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
+                z_t, z_n, bias_t, scale_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
                 TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
             )  # fmt: skip
             log_q = (t - peak_t) * scale - log_t
@@ -304,9 +308,9 @@ def _rows(
         mean_backward, mean_posterior = tl.sum(backward, 0), tl.sum(posterior, 0)
         for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
             cols = start + lanes
-            z = _logits(z_s, bias_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
+            z = _logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
             t, _ = _target(
-                z_t, z_n, bias_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
+                z_t, z_n, bias_t, scale_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
                 TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
             )  # fmt: skip
             log_p = (z - peak_s) * scale - log_s

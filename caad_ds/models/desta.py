@@ -14,11 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.pretrained import pretrained
+from caad_ds.models.llm import embedding_width, load_llm
 from caad_ds.models.qformer import DESTA_FEED_FORWARD
 from caad_ds.models.speech_lm import SpeechLM, build
 
@@ -91,16 +90,16 @@ def load_encoder(name: str, connector: DestaConnector) -> SpeechEncoder:
 
 def assemble(connector: DestaConnector, llm: str, encoder: SpeechEncoder, encoder_name: str | None) -> SpeechLM:
     """The SpeechLM of connector, LLM and encoder; the LLM keeps the dtype of its checkpoint."""
-    weights = pretrained(AutoModelForCausalLM, llm, "causal LM", dtype="auto")
-    width = weights.config.hidden_size
+    weights = load_llm(llm, "auto")
+    width = embedding_width(weights)
     if width != connector.llm_dim:
         raise UserError(
             f"--llm {llm}: it is {width} wide, the checkpoint's connector writes {connector.llm_dim}; "
             "give the LLM that it was trained on"
         )
-    with torch.device("meta"):  # for its shapes: the weights are those of the two checkpoints
+    with torch.device("meta"):  # for its shapes: the connector's weights are those of the checkpoint
         model = build(
-            weights.config.to_dict(),
+            weights,
             encoder,
             encoder_name,
             num_queries=connector.num_queries,
@@ -108,7 +107,6 @@ def assemble(connector: DestaConnector, llm: str, encoder: SpeechEncoder, encode
             qformer_heads=encoder.whisper.config.encoder_attention_heads,
             connector="desta",
         )
-    model.llm = weights
     try:
         model.connector.load_state_dict(connector.weights, assign=True)
     except RuntimeError as error:

@@ -1,64 +1,116 @@
 """From a record to tokens: the prompt with the audio's span in it, and the answer after it."""
 
-from collections.abc import Sequence
+import copy
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from caad_ds.data.batch import IGNORE, Batch, Sample
 from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
+from caad_ds.models.control import SPAN, check_texts, control_tokens, plain_markers
+
+ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function", "ipython")
+FORM = "caad_prompt"  # key in tokenizer_config.json: how the ids of a record are made
+WHOLE, PIECES = "whole", "pieces"
+CONTENT, ANSWER = "qzxv", "vxzq"  # stand for texts where the template's own are wanted
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A record as token ids: `prompt`, whether each of it holds a connector output, and `answer` with its end."""
+
+    prompt: list[int]
+    is_audio: list[bool]
+    answer: list[int]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a template writes the answer's turn: whitespace before it, the token after it, and whether it is trimmed."""
+
+    lead: str
+    end: int
+    trims: bool
 
 
 class Prompter:
     """Tokenises records for a model with K = `num_queries` connector outputs per audio.
 
-    `<|AUDIO|>` becomes K placeholder positions followed by the audio's transcription (DeSTA2, section 3). Answers
-    longer than `max_answer_tokens` are cut before their end token and counted in `truncated`.
+    `<|AUDIO|>` becomes K placeholder positions followed by the audio's transcription (DeSTA2, section 3). The ids are
+    those of the whole text, prompt and answer, in which the placeholders stand as a special token does. Contents
+    never become control tokens: a record whose texts would is refused. Answers longer than `max_answer_tokens` are cut
+    before their end token and counted in `truncated`; what exceeds the model's `limit` of positions is refused.
+
+    Models that were trained before the ids were those of the whole text keep theirs (form "pieces"): the text between
+    two audios, and the answer, are tokenised apart.
     """
 
-    def __init__(self, tokenizer: Any, num_queries: int, max_answer_tokens: int = 300):
+    def __init__(self, tokenizer: Any, num_queries: int, max_answer_tokens: int = 300, limit: int | None = None):
         if not tokenizer.chat_template:
             raise UserError(f"tokenizer {tokenizer.name_or_path}: it has no chat template; use an instruct model's")
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"tokenizer {tokenizer.name_or_path}: it has no end-of-sequence token, so no answer would end; "
+                "set eos_token in its tokenizer_config.json"
+            )
         self.tokenizer = tokenizer
         self.num_queries = num_queries
         self.max_answer_tokens = max_answer_tokens
+        self.limit = limit
         self.truncated = 0
         # The embedding at a placeholder is overwritten, and a pad is never attended to: any valid id will do.
         self.filler = tokenizer.eos_token_id
+        self.form = form_of(tokenizer)
+        self.turn = answer_turn(tokenizer)
+        # A tokenizer of its own, in which a marker of audio parts the text as any special token does.
+        self._reader = copy.deepcopy(tokenizer)
+        self._reader.add_tokens([AUDIO], special_tokens=True)
+        self._audio = self._reader.convert_tokens_to_ids(AUDIO)
+        self._control = control_tokens(self._reader)
+        unknown = tokenizer.unk_token_id  # any text may become it, but none may spell it
+        self._unknown = [] if unknown is None or unknown in self._control else [tokenizer.unk_token]
+        self._frame = lru_cache(1024)(self._frame_of)
+
+    def encode(self, record: dict, *, with_answer: bool = True) -> Encoded:
+        """Token ids of a record; UserError, which names it, if it cannot be written as the template's prompt."""
+        try:
+            return self._encoded(record, record["response"] if with_answer else None)
+        except UserError as error:
+            raise UserError(f"record {record['id']}: {error}") from error
 
     def prompt(self, record: dict) -> tuple[list[int], list[bool]]:
         """Token ids of the prompt up to the answer, and for each whether it holds a connector output."""
-        text = self.tokenizer.apply_chat_template(record["messages"], tokenize=False, add_generation_prompt=True)
-        pieces, audios = text.split(AUDIO), record["audios"]
-        if len(pieces) != len(audios) + 1:
-            raise UserError(
-                f"record {record['id']}: {len(pieces) - 1} {AUDIO} in its messages but {len(audios)} audios; "
-                "make them equal"
-            )
-        ids = self._ids(pieces[0])
-        is_audio = [False] * len(ids)
-        for audio, piece in zip(audios, pieces[1:], strict=True):
-            tail = self._ids((audio.get("text") or "") + piece)
-            ids += [self.filler] * self.num_queries + tail
-            is_audio += [True] * self.num_queries + [False] * len(tail)
-        return ids, is_audio
+        encoded = self.encode(record, with_answer=False)
+        return encoded.prompt, encoded.is_audio
 
-    def answer(self, text: str) -> list[int]:
-        """Token ids of an answer and its end-of-sequence token."""
-        ids = [*self._ids(text), self.tokenizer.eos_token_id]
-        if len(ids) > self.max_answer_tokens:
-            self.truncated += 1
-        return ids[: self.max_answer_tokens]
+    def check(self, sample: Sample, *, with_answer: bool = True, room: int = 0) -> Encoded:
+        """Encode a sample; UserError, which names it, if that fails or leaves no `room` in the model's positions."""
+        encoded = self.encode(sample.record, with_answer=with_answer)
+        length = len(encoded.prompt) + len(encoded.answer[: self.max_answer_tokens]) + room
+        if self.limit is not None and length > self.limit:
+            what = "prompt and answer" if with_answer or room else "prompt"
+            raise UserError(
+                f"sample {sample.key}: {what} take {length} tokens, the model reads {self.limit}; leave it out, or "
+                "lower the answers' length (data.max_answer_tokens, --max-new-tokens)"
+            )
+        return encoded
 
     def batch(self, samples: Sequence[Sample], *, pad: str = "right", with_answer: bool = True) -> Batch:
         """Tokenise samples into a Batch without features; `pad` is the side, "left" for generation."""
         rows = []
         for sample in samples:
-            ids, is_audio = self.prompt(sample.record)
-            answer = self.answer(sample.record["response"]) if with_answer else []
+            encoded = self.check(sample, with_answer=with_answer)
+            ids, answer = encoded.prompt, encoded.answer[: self.max_answer_tokens]
+            self.truncated += len(encoded.answer) > len(answer)
             labels = [IGNORE] * len(ids) + answer
-            rows.append((ids + answer, is_audio + [False] * len(answer), labels))
+            rows.append((ids + answer, encoded.is_audio + [False] * len(answer), labels))
         length = max(len(ids) for ids, _, _ in rows)
 
         def padded(column: int, value: int) -> torch.Tensor:
@@ -80,5 +132,162 @@ class Prompter:
             labels=padded(2, IGNORE),
         )
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    # -- text ---------------------------------------------------------------------------------------------------------
+
+    def _encoded(self, record: dict, answer: str | None) -> Encoded:
+        messages, transcripts = _messages(record), [audio.get("text") or "" for audio in record["audios"]]
+        frame, markers = self._frame(tuple((role, _skeleton(content)) for role, content in messages))
+        texts = {f"{role} message {n}": SPAN.sub("\n", content) for n, (role, content) in enumerate(messages, 1)}
+        texts |= {f"transcript {n}": text for n, text in enumerate(transcripts, 1)}
+        texts |= {} if answer is None else {"answer": answer}
+        check_texts(texts, [*markers, *self._unknown])
+        text = self._written(messages, transcripts)
+        if answer is not None:
+            answer = self.turn.lead + (answer.strip() if self.turn.trims else answer)
+        ids, answer_ids = self._ids(text, answer)
+        if self._controls(ids) != frame or self._controls(answer_ids):
+            raise UserError(self._culprit(texts))
+        prompt: list[int] = []
+        is_audio: list[bool] = []
+        for number in ids:
+            here = number == self._audio
+            prompt += [self.filler] * self.num_queries if here else [number]
+            is_audio += [True] * self.num_queries if here else [False]
+        return Encoded(prompt, is_audio, answer_ids if answer is None else [*answer_ids, self.turn.end])
+
+    def _written(self, messages: Sequence[tuple[str, str]], transcripts: Sequence[str]) -> str:
+        """The prompt as text, each transcript after its audio's marker."""
+        text = render(self.tokenizer, messages)
+        pieces = text.split(AUDIO)
+        if len(pieces) != len(transcripts) + 1:
+            raise UserError(f"{len(pieces) - 1} {AUDIO} in its messages but {len(transcripts)} audios; make them equal")
+        for number, (role, content) in enumerate(messages, 1):
+            if content.strip() not in text:
+                raise UserError(
+                    f"the chat template leaves out or changes {role} message {number}; leave that message out, or set "
+                    "student.template.merge_system if it is the system's"
+                )
+        return AUDIO.join([pieces[0], *map(str.__add__, transcripts, pieces[1:])])
+
+    def _frame_of(self, messages: tuple[tuple[str, str], ...]) -> tuple[list[int], list[str]]:
+        """The control tokens that the template itself writes around such messages, and its markers in plain text."""
+        text = render(self.tokenizer, messages)
+        marks = plain_markers(re.split(f"{CONTENT}|{SPAN.pattern}", text))
+        tokens = set(self._control.values())
+        return self._controls(self._tokens(text)), [mark for mark in marks if mark not in tokens]
+
+    # -- tokens -------------------------------------------------------------------------------------------------------
+
+    def _ids(self, text: str, answer: str | None) -> tuple[list[int], list[int]]:
+        """Ids of prompt and answer, the prompt's with one id per audio."""
+        if self.form == PIECES:
+            first, *rest = map(self._tokens, text.split(AUDIO))
+            ids = first + [number for piece in rest for number in (self._audio, *piece)]
+            return ids, self._tokens(answer or "")
+        ids = self._tokens(text)
+        if answer is None:
+            return ids, []
+        whole = self._tokens(text + answer)
+        if whole[: len(ids)] == ids:
+            return ids, whole[len(ids) :]
+        # The answer's first characters would join the prompt's last ones, which stand before any of it is written.
+        apart = self._tokens(text + AUDIO + answer)
+        end = len(apart) - 1 - apart[::-1].index(self._audio)
+        ids_apart, answer_ids = apart[:end], apart[end + 1 :]
+        if ids_apart != ids or self._text(ids + answer_ids) != self._text(whole):
+            raise UserError(
+                f"its answer begins with {answer[:20]!r}, which this tokenizer cannot part from the prompt's end; "
+                "change the answer's first characters"
+            )
+        return ids, answer_ids
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._reader(text, add_special_tokens=False)["input_ids"]
+
+    def _text(self, ids: list[int]) -> str:
+        return self._reader.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _controls(self, ids: list[int]) -> list[int]:
+        return [number for number in ids if number in self._control]
+
+    def _culprit(self, texts: dict[str, str]) -> str:
+        """Which text holds a control token, and which."""
+        for where, text in texts.items():
+            if found := self._controls(self._tokens(text)):
+                token = self._control[found[0]]
+                return f"its {where} holds {token!r}, which is a control token of the tokenizer; remove it"
+        return "its texts form a control token where they meet the chat template; change the text"
+
+
+def render(tokenizer: Any, messages: Iterable[tuple[str, str]], prompt: bool = True) -> str:
+    """The chat template's text of (role, content) messages; UserError with the template's words if it refuses them."""
+    chat = [{"role": role, "content": content} for role, content in messages]
+    try:
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
+    except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        remedy = "change its messages"
+        if any(message["role"] == "system" for message in chat):
+            remedy = "leave out the system message, or set student.template.merge_system (--merge-system in Stage 1)"
+        raise UserError(f"the chat template refuses it: {told:.200}; {remedy}") from error
+
+
+def answer_turn(tokenizer: Any) -> Turn:
+    """How the template writes an answer's turn, seen on a short chat; a bare answer and `eos_token` if it refuses."""
+    plain = Turn("", tokenizer.eos_token_id, False)
+    asked = [("user", CONTENT)]
+    try:
+        prompt = render(tokenizer, asked)
+        whole = render(tokenizer, [*asked, ("assistant", f" {ANSWER} ")], prompt=False)
+    except UserError:
+        return plain
+    before, found, after = whole.rpartition(ANSWER)
+    if not found or form_of(tokenizer) == PIECES:
+        return plain
+    trims = not after.startswith(" ")
+    before, after = (before, after) if trims else (before[:-1], after[1:])
+    lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    ends = {token: number for number, token in control_tokens(tokenizer).items() if after.lstrip().startswith(token)}
+    end = ends[max(ends, key=len)] if ends else tokenizer.eos_token_id
+    return Turn("" if lead.strip() else lead, end, trims)
+
+
+def form_of(tokenizer: Any) -> str:
+    """How the ids of a record are made, by the tokenizer's own settings: `WHOLE` unless they say otherwise."""
+    return tokenizer.init_kwargs.get(FORM, WHOLE)
+
+
+def tokenization(tokenizer: Any) -> dict[str, Any]:
+    """What the ids of a record depend on, by name; equal for two tokenizers that write every record alike."""
+    found = {
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "chat template": tokenizer.chat_template,
+        "end token": (tokenizer.eos_token, answer_turn(tokenizer)),
+        "special tokens": sorted(control_tokens(tokenizer).items()),
+        "form": form_of(tokenizer),
+        "rules": type(tokenizer).__name__,
+    }
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        rules = json.loads(backend.to_str())
+        found["rules"] = [rules[name] for name in ("normalizer", "pre_tokenizer", "model")]
+    elif model := getattr(tokenizer, "sp_model", None):
+        found["rules"] = model.serialized_model_proto()
+    return found
+
+
+def _messages(record: dict) -> list[tuple[str, str]]:
+    """(role, content) of each message; UserError for a role that no template knows."""
+    messages = []
+    for message in record["messages"]:
+        role, content = message.get("role"), message.get("content") or ""
+        if role not in ROLES:
+            raise UserError(f"its messages have the role {role!r:.60}; use one of {', '.join(ROLES)}")
+        messages.append((role, content))
+    return messages
+
+
+def _skeleton(content: str) -> str:
+    """A content with every text between the audios' markers replaced; what is empty or whitespace stays."""
+    markers = SPAN.findall(content)
+    texts = [CONTENT if text.strip() else text for text in SPAN.split(content)]
+    return "".join(text + marker for text, marker in zip(texts, [*markers, ""], strict=True))

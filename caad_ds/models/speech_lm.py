@@ -10,8 +10,8 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoTokenizer,
     Cache,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -22,7 +22,20 @@ from caad_ds.loss.head import LMHead
 from caad_ds.models import lora
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.llm import (
+    SPEECH_LM,
+    build_llm,
+    check_llm,
+    check_vocabulary,
+    cut_layers,
+    embedding_width,
+    hidden_states,
+    lm_head,
+    load_llm,
+    load_tokenizer,
+)
 from caad_ds.models.pretrained import pretrained
+from caad_ds.models.prompt import FORM, form_of
 from caad_ds.models.qformer import ConnectorForm, QFormerConnector
 from caad_ds.models.states import AudioStates, Embedded, positions
 
@@ -34,7 +47,7 @@ class SpeechLMConfig(PreTrainedConfig):
     the adapters on the LLM (config.py, LoraSection), if it has any.
     """
 
-    model_type = "caad_speech_lm"
+    model_type = SPEECH_LM
     sub_configs: ClassVar = {"llm_config": AutoConfig}
 
     llm_config: Any = None
@@ -54,7 +67,7 @@ class SpeechLMConfig(PreTrainedConfig):
             self.llm_config = AutoConfig.for_model(**self.llm_config)
         super().__post_init__(**kwargs)
         if self.llm_config is not None:
-            self.tie_word_embeddings = self.llm_config.tie_word_embeddings
+            self.tie_word_embeddings = getattr(self.llm_config, "tie_word_embeddings", False)
 
 
 class SpeechLM(PreTrainedModel):
@@ -75,7 +88,7 @@ class SpeechLM(PreTrainedModel):
             lora.inject(self.llm, config.lora)
         self.connector = QFormerConnector(
             encoder_dim=config.encoder_dim,
-            llm_dim=config.llm_config.hidden_size,
+            llm_dim=embedding_width(self.llm),
             taps=len(config.taps or []),
             queries=config.num_queries,
             layers=config.qformer_layers,
@@ -113,6 +126,11 @@ class SpeechLM(PreTrainedModel):
                 f"batch of {batch.keys[0]}, ...: {held} audio positions in the text but {given} connector outputs; "
                 "each <|AUDIO|> needs one audio and as many positions as the connector has queries"
             )
+        if audio.shape[-1] != tokens.shape[-1]:
+            raise UserError(
+                f"batch of {batch.keys[0]}, ...: connector outputs are {audio.shape[-1]} wide, the LLM's embeddings "
+                f"{tokens.shape[-1]}; the model's connector is not one for this LLM"
+            )
         mixed = tokens.masked_scatter(batch.audio_mask.unsqueeze(-1), audio.to(tokens.dtype))
         return Embedded(mixed, batch.attention_mask, positions(batch.attention_mask), batch.answer_rows)
 
@@ -125,14 +143,8 @@ class SpeechLM(PreTrainedModel):
 
         `past` holds the keys and values of what comes before `embedded`, or takes its own if it is empty.
         """
-        output = self.llm.base_model(
-            inputs_embeds=embedded.inputs_embeds,
-            attention_mask=embedded.attention_mask,
-            position_ids=embedded.position_ids,
-            past_key_values=past,
-            use_cache=past is not None,
-        )
-        return output.last_hidden_state.flatten(0, 1)[embedded.answer_rows]
+        arguments = (embedded.inputs_embeds, embedded.attention_mask, embedded.position_ids)
+        return hidden_states(self.llm, *arguments, past).flatten(0, 1)[embedded.answer_rows]
 
     def add_adapters(self, settings: dict[str, Any]) -> None:
         """Put fresh adapters on the LLM, `settings` as in config.py's LoraSection."""
@@ -146,14 +158,12 @@ class SpeechLM(PreTrainedModel):
             self.config.lora = None
 
     def head(self) -> LMHead:
-        """The LM head's weight [V, H], bias and soft cap; under ZeRO-3 read it inside a gathering scope only."""
-        layer = self.get_output_embeddings()
-        softcap = getattr(self.config.llm_config, "final_logit_softcapping", None)
-        return LMHead(layer.weight, getattr(layer, "bias", None), softcap)
+        """The LM head of weight [V, H]; under ZeRO-3 read it inside a gathering scope only."""
+        return lm_head(self.llm)
 
 
 def build(
-    llm: str | dict,
+    llm: str | dict | PreTrainedModel,
     encoder: SpeechEncoder,
     encoder_name: str | None,
     *,
@@ -167,18 +177,21 @@ def build(
 ) -> SpeechLM:
     """A SpeechLM with a fresh connector in fp32 on `encoder`, around an LLM.
 
-    `llm` is a hub id or folder (its weights are loaded in `dtype`), or an architecture: a dict or a .json file (random
-    weights in fp32).
+    `llm` is a hub id or folder (its weights are loaded in `dtype`), an architecture: a dict or a .json file (random
+    weights in fp32), or a causal LM that `load_llm` gave.
     `keep_layers` keeps only the LLM's first layers. `encoder_name` is recorded so that the model finds its encoder
     again.
     """
-    if isinstance(llm, str) and is_architecture(llm):
-        llm = read_architecture(llm)
-    weights = None if isinstance(llm, dict) else load_llm(llm, keep_layers, dtype)
+    if isinstance(llm, str):
+        if is_architecture(llm):
+            llm = build_llm(read_architecture(llm), llm, keep_layers)
+        else:
+            llm = load_llm(llm, dtype, keep_layers)
+    elif isinstance(llm, dict):
+        llm = build_llm(llm, "student.llm", keep_layers)
     try:
-        llm_config = weights.config if weights is not None else _architecture_config(llm, keep_layers)
         config = SpeechLMConfig(
-            llm_config=llm_config.to_dict(),
+            llm_config=llm.config.to_dict(),
             encoder=encoder_name,
             encoder_dim=encoder.dim,
             taps=encoder.taps,
@@ -189,38 +202,10 @@ def build(
             normalize_states=normalize_states,
             connector=connector,
         )
-        return SpeechLM(config, weights)
+        return SpeechLM(config, llm)
     except (ValueError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"no model can be built of the student's llm and qformer_heads: {reason}; mend them") from error
-
-
-def load_llm(name: str, keep_layers: int | None, dtype: torch.dtype) -> PreTrainedModel:
-    """A causal LM in `dtype` from a hub id or folder, cut to its first `keep_layers` layers if given."""
-    try:
-        config = AutoConfig.from_pretrained(name)
-        _cut_layers(config, keep_layers, name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}: no causal LM there ({reason}); give a hub id or a folder") from error
-    return pretrained(AutoModelForCausalLM, name, "causal LM", config=config, dtype=dtype)
-
-
-def _architecture_config(values: dict, keep_layers: int | None) -> PreTrainedConfig:
-    config = AutoConfig.for_model(**values)
-    config.dtype = None  # a published config names its weights' dtype; random ones are made in fp32, as loaded ones are
-    _cut_layers(config, keep_layers, "student.llm")
-    return config
-
-
-def _cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) -> None:
-    if keep_layers is None:
-        return
-    if keep_layers > config.num_hidden_layers:
-        raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {config.num_hidden_layers} layers; lower it")
-    config.num_hidden_layers = keep_layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:keep_layers]
+        raise UserError(f"no model can be built of the student's llm and qformer_heads: {reason}; fix them") from error
 
 
 def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[SpeechLM, SpeechEncoder, Any]:
@@ -239,22 +224,19 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Speech
     encoder = SpeechEncoder.from_pretrained(
         source, config.taps, config.window_seconds, final_norm=config.connector != "desta"
     )
-    return model, encoder, load_tokenizer(folder)
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        model.llm.generation_config = GenerationConfig.from_pretrained(folder)
+    check_llm(model.llm, str(folder))
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(model.llm, tokenizer, str(folder))
+    return model, encoder, tokenizer
 
 
 def encoder_of(folder: Path, encoder: str | None) -> str | Path:
     """Where the encoder of a model folder is that its config calls `encoder`: a folder, or else a hub id."""
     beside = folder / (encoder or "encoder")
     return beside if encoder is None or beside.is_dir() else encoder
-
-
-def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a hub id or folder."""
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
 
 
 def keep_first_layers(model: SpeechLM, layers: int) -> None:
@@ -264,7 +246,7 @@ def keep_first_layers(model: SpeechLM, layers: int) -> None:
     """
     have = model.config.llm_config.num_hidden_layers
     for config in {id(c): c for c in (model.config.llm_config, model.llm.config)}.values():
-        _cut_layers(config, layers, "student.path")
+        cut_layers(config, layers, "student.path")
     decoder = model.llm.get_decoder()  # of OPT a part of the base model
     lists = {name: child for name, child in decoder.named_children() if isinstance(child, torch.nn.ModuleList)}
     per_layer = {name: child for name, child in lists.items() if len(child) == have}
@@ -277,6 +259,10 @@ def keep_first_layers(model: SpeechLM, layers: int) -> None:
 def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:
     """Write a model folder that `load` reads; the encoder's weights only if the config names no hub id for it."""
     model.save_pretrained(folder)
+    tokenizer.init_kwargs[FORM] = form_of(tokenizer)
+    # By hand: transformers refuses to write settings of sampling that it reads, and SpeechLM itself has no such file.
+    text = model.llm.generation_config.to_json_string()
+    (Path(folder) / "generation_config.json").write_text(text, encoding="utf-8")
     tokenizer.save_pretrained(folder)
     if model.config.encoder is None:
         encoder.save_pretrained(Path(folder) / "encoder")

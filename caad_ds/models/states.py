@@ -1,6 +1,6 @@
 """The values that pass between encoder, connector and language model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,14 +42,6 @@ class Embedded:
             torch.cat([first.position_ids, second.position_ids]),
             torch.cat([first.answer_rows, second.answer_rows + offset]),
         )
-
-    def without(self, removed: Tensor) -> "Embedded":
-        """The batch with the positions of `removed` (bool [B, S]) hidden and the rest renumbered.
-
-        Equal to removing them: they are neither attended to nor counted in the positions of what follows.
-        """
-        mask = self.attention_mask * ~removed
-        return replace(self, attention_mask=mask, position_ids=positions(mask))
 
     def first(self, length: int) -> "Embedded":
         """The first sample's first positions, none of which predicts an answer token."""

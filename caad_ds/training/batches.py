@@ -64,6 +64,27 @@ def check_window(reader: IndexedReader, encoder: SpeechEncoder) -> None:
         encoder.check_window(reader[number].waveforms, f"{index.folder / shard.name}, sample {entry.key} ({count}): ")
 
 
+def check_positions(reader: IndexedReader, prompter: Prompter, limits: dict[str, int | None]) -> None:
+    """Refuse data with a sample of more tokens than an LLM reads, before a step is done.
+
+    `limits` gives the positions of each LLM by its key in the config. The index estimates the text; the longest samples
+    by it are looked at. What it underestimates is found when the sample is read.
+    """
+    known = {name: limit for name, limit in limits.items() if limit is not None}
+    if not known:
+        return
+    name, limit = min(known.items(), key=lambda item: item[1])
+    index = reader.index
+    longest = sorted(range(len(index)), key=lambda number: index.samples[number].tokens)[-SOME:]
+    length, number = max((prompter.batch([reader[n]]).input_ids.shape[1], n) for n in longest)
+    if length > limit:
+        shard, entry = index.locate(number)
+        raise UserError(
+            f"{index.folder / shard.name}, sample {entry.key}: {length} tokens of prompt and answer, but the LLM of "
+            f"{name} reads {limit} positions; leave such samples out, lower data.max_answer_tokens or take another LLM"
+        )
+
+
 def data_order(cfg: Config, reader: IndexedReader, prompter: Prompter) -> Order:
     """The order that the config asks for: by number of samples, grouped or not, or by a budget of tokens."""
     opt, entries = cfg.optimizer, reader.index.samples

@@ -21,7 +21,10 @@ from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.errors import UserError
 from caad_ds.models.architecture import is_architecture
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load, load_tokenizer
+from caad_ds.models.llm import check_own_vocabulary, check_vocabulary, load_tokenizer
+from caad_ds.models.prompt import tokenization
+from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load
+from caad_ds.models.template import TemplateSettings
 from caad_ds.training.deepspeed_files import deepspeed_config, teacher_settings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -88,9 +91,9 @@ def load_student(cfg: Config) -> Student:
             dtype=DTYPES[cfg.run.precision],
         )
         tokenizer = _tokenizer(cfg)
-        vocabulary = model.config.llm_config.vocab_size
-        if len(tokenizer) > vocabulary:
-            raise UserError(f"student.llm: vocab_size {vocabulary} is below the tokenizer's {len(tokenizer)}; raise it")
+        check_vocabulary(model.llm, tokenizer, "student.llm")
+        if isinstance(section.llm, str) and not is_architecture(section.llm):
+            check_own_vocabulary(section.llm, tokenizer)
     choose_weights(model, section)
     if section.lora is not None and section.lora.encoder:
         encoder.add_adapters(section.lora.model_dump())
@@ -122,21 +125,23 @@ def _tokenizer(cfg: Config) -> Any:
         if isinstance(section.llm, dict) or is_architecture(section.llm):
             raise UserError("student.tokenizer is missing: an architecture has no tokenizer of its own")
         source = section.llm
-    return load_tokenizer(source)
+    template = section.template
+    settings = TemplateSettings(template.date, template.merge_system, template.switches)
+    return load_tokenizer(source, settings)
 
 
 def check_same_text(teacher: SpeechLM, teacher_tokenizer: Any, student: Student) -> None:
     """Refuse two models that do not read the same tokens: tokenizers and queries per audio must be equal."""
+    names = f"{teacher_tokenizer.name_or_path}, {student.tokenizer.name_or_path}"
     if teacher_tokenizer.get_vocab() != student.tokenizer.get_vocab():
         raise UserError(
-            f"teacher and student have different tokenizers ({teacher_tokenizer.name_or_path}, "
-            f"{student.tokenizer.name_or_path}); distillation compares logits over one vocabulary"
+            f"teacher and student have different tokenizers ({names}); distillation compares logits over one vocabulary"
         )
-    texts = [(t.chat_template, t.eos_token) for t in (teacher_tokenizer, student.tokenizer)]
-    if texts[0] != texts[1]:
+    theirs, ours = tokenization(teacher_tokenizer), tokenization(student.tokenizer)
+    if differing := [part for part in ours if ours[part] != theirs[part]]:
         raise UserError(
-            f"teacher and student write a prompt differently: chat template or end token of "
-            f"{teacher_tokenizer.name_or_path} and {student.tokenizer.name_or_path}; set student.tokenizer"
+            f"teacher and student write a prompt or an answer differently: {' and '.join(differing)} of their "
+            f"tokenizers ({names}); set student.tokenizer to the teacher's folder, and leave out student.template"
         )
     if teacher.config.num_queries != student.model.config.num_queries:
         raise UserError(

@@ -1,6 +1,7 @@
 """What a run is known by when it is started again: the settings, weights and data that decide its course."""
 
 import hashlib
+from typing import Any
 
 from caad_ds.config import STREAM_ONLY, Config
 from caad_ds.config_file import load_config
@@ -17,11 +18,14 @@ NOT_COURSE = {  # of these, what decides the speed alone
 }
 
 
-def identity(cfg: Config, teacher: list[str], student: tuple[str, str], data: str) -> dict[str, str]:
+def identity(
+    cfg: Config, teacher: list[str], student: tuple[str, str], data: str, prompts: dict[str, Any]
+) -> dict[str, str]:
     """A hash of each part that decides the course of training.
 
     Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not:
-    `teacher` and `student` are hashes of their weights, `data` is the reader's identity.
+    `teacher` and `student` are hashes of their weights, `data` is the reader's identity, `prompts` is what the ids of
+    a record depend on.
     """
     settings = cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE)
     if cfg.data.reader == "indexed":  # a run that began before there was another goes on
@@ -31,6 +35,7 @@ def identity(cfg: Config, teacher: list[str], student: tuple[str, str], data: st
         "teacher": teacher,
         "student": student,
         "data": data,
+        "prompts": prompts,
         # How checkpoints are cut.
         "student.deepspeed": deepspeed_config(cfg.student.deepspeed).get("zero_optimization"),
     }

@@ -45,6 +45,7 @@ def trained(student: Student, weights: Mapping[str, Tensor], dtype: torch.dtype,
     buffers = {name: buffer.cpu() for name, buffer in student.model.named_buffers()}
     model.load_state_dict(buffers | whole, strict=False, assign=True)
     model.tie_weights()
+    model.llm.generation_config = deepcopy(student.model.llm.generation_config)  # its end tokens
     if merge:
         model.merge_adapters()
     return model

@@ -20,13 +20,14 @@ from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep
 from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
-from caad_ds.models.prompt import Prompter
+from caad_ds.models.llm import position_limit
+from caad_ds.models.prompt import Prompter, tokenization
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.ranks import agreed, raise_together, world
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, check_window, data_order, first_shard, open_data
+from caad_ds.training.batches import batch_shape, check_positions, check_window, data_order, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.identity import check_same_config, flatten, identity
@@ -93,9 +94,17 @@ class Trainer:
                 check_window(reader, self.encoder)
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
+        limits = {"student": position_limit(self.student.model.llm.config)}
+        if self.teacher_model is not None:
+            limits["teacher"] = position_limit(self.teacher_model.llm.config)
         self.prompter = Prompter(
             self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
         )
+        for reader in (self.reader, self.validation_reader):
+            if isinstance(reader, IndexedReader):
+                check_positions(reader, self.prompter, limits)
+        # What the index underestimates is refused where it is collated.
+        self.prompter.limit = min((limit for limit in limits.values() if limit is not None), default=None)
         self.order = data_order(cfg, self.reader, self.prompter) if isinstance(self.reader, IndexedReader) else None
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
 
@@ -189,7 +198,7 @@ class Trainer:
         else:
             begin = first_shard(state.shards, self.rank, self.world_size)
             self.voice.say(f"the stream begins with shard {begin}")
-            stream = self.reader.samples(self.encoder.window_seconds, begin)
+            stream = self.reader.samples(self.encoder.window_seconds, begin, self.prompter.check)
             self.samples = InTurn(self.reader, stream, self.micro_batch, self.accumulation)
         loader = Loader(self.samples, self._collate)
         self.meter.restart()
@@ -350,7 +359,7 @@ class Trainer:
             if self.teacher_encoder is not None and self.teacher_encoder is not self.encoder:
                 teacher.append(engines.weights_hash(self.teacher_encoder))
         student = (self.frozen, engines.start_hash(self.student))
-        return identity(self.cfg, teacher, student, self.reader.identity)
+        return identity(self.cfg, teacher, student, self.reader.identity, tokenization(self.student.tokenizer))
 
     def _stop(self, *_: object) -> None:
         self.stopping = True

@@ -1,8 +1,9 @@
 """How a model is asked: a text LLM with the seed description in place of the audio (CAAD, Stage 1), a SpeechLM with the
 audio itself; and how its answer is drawn."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
 from caad_ds.errors import UserError
@@ -12,29 +13,37 @@ from data_prep.prompt import prompt_of
 
 @dataclass(frozen=True)
 class Asking:
-    """System prompt, most tokens of an answer, and sampling: `temperature` 0 is greedy, `top_p` the share of the
-    probability that is drawn from."""
+    """System prompt, most tokens of an answer, sampling, and how the chat template is used.
+
+    `temperature` 0 is greedy, `top_p` the share of the probability that is drawn from. `merge_system` puts the system
+    prompt before the first user turn; `switches` are variables of the chat template.
+    """
 
     system: str | None = None
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    merge_system: bool = False
+    switches: Mapping[str, Any] = field(default_factory=dict)
 
     def messages(self, record: dict) -> list[dict]:
         """The chat that a text LLM reads; UserError if the record cannot be asked about."""
-        return self._first + textual_messages(record)
+        return self._after_system(textual_messages(record))
 
     def spoken(self, record: dict) -> list[dict]:
         """The chat that a SpeechLM reads, the record's own; UserError if the record cannot be asked about."""
         prompt_of(record)
         if not record.get("messages"):
             raise UserError("it has no messages; run `caad-ds prep describe` first")
-        return self._first + record["messages"]
+        return self._after_system(record["messages"])
 
-    @property
-    def _first(self) -> list[dict]:
-        return [] if self.system is None else [{"role": "system", "content": self.system}]
+    def _after_system(self, messages: list[dict]) -> list[dict]:
+        first = [] if self.system is None else [{"role": "system", "content": self.system}]
+        chat = [*first, *messages]
+        if self.merge_system and len(chat) > 1 and [turn["role"] for turn in chat[:2]] == ["system", "user"]:
+            return [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
+        return chat
 
     def seed_of(self, identity: str) -> int:
         """A record's own seed, of 31 bits, which every engine takes: its answer is the same whatever came before."""

@@ -2,15 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator
-from typing import Any
-
-from jinja2 import TemplateError
+from typing import TYPE_CHECKING, Any
 
 from caad_ds.errors import UserError
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
 
+if TYPE_CHECKING:  # it imports PyTorch
+    from caad_ds.models.prompt import Prompter
+
 WINDOW = 16  # batches per block
+ANY = {"role": "user", "content": "?"}  # a chat that every template takes
 
 Prompt = tuple[dict, list[int]]  # a record and the tokens that it is asked by
 
@@ -24,13 +26,17 @@ class LocalEngine(ABC):
 
     asking: Asking
     batch_size: int
-    tokenizer: Any
+    prompter: "Prompter"
     ends: set[int]  # the tokens that end an answer
     positions: int | None  # the most tokens of prompt and answer together, where the model says so
 
-    @abstractmethod
-    def _ids(self, record: dict) -> list[int]:
-        """The tokens of the record's prompt; UserError or TemplateError if it cannot be asked about."""
+    @property
+    def tokenizer(self) -> Any:
+        return self.prompter.tokenizer
+
+    def _asked(self, record: dict) -> dict:
+        """What is asked, as a record; UserError if it cannot be asked about."""
+        return {"id": record["id"], "messages": self.asking.messages(record), "audios": []}
 
     @abstractmethod
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
@@ -55,9 +61,9 @@ class LocalEngine(ABC):
 
     def _prompt(self, record: dict) -> Prompt | Answer:
         try:
-            ids = self._ids(record)
-        except (UserError, TemplateError) as error:
-            return Answer(record["id"], reason=f"record: {error}")
+            ids, _ = self.prompter.prompt(self._asked(record))
+        except UserError as error:
+            return Answer(record["id"], reason=f"record: {_told(error, record)}")
         if self.positions and len(ids) + self.asking.max_new_tokens > self.positions:
             reason = f"record: its prompt of {len(ids)} tokens leaves no room in {self.positions}"
             return Answer(record["id"], reason=reason)
@@ -67,12 +73,27 @@ class LocalEngine(ABC):
         end = next((position for position, token in enumerate(ids) if token in self.ends), None)
         if end is None:
             return Answer(record["id"], reason=self.asking.truncated)
-        return Answer(record["id"], self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip())
+        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+        try:
+            self.prompter.encode({"id": record["id"], "messages": [ANY], "audios": [], "response": text})
+        except UserError as error:
+            return Answer(record["id"], reason=f"markup: {_told(error, record)}")
+        return Answer(record["id"], text)
 
 
-def chat_tokenizer(model: str) -> Any:
-    """The tokenizer of an instruct model, which pads on the left; UserError if there is none, or no template."""
+def _told(error: UserError, record: dict) -> str:
+    return str(error).removeprefix(f"record {record['id']}: ")
+
+
+def chat_prompter(model: str, asking: Asking) -> "Prompter":
+    """What writes the prompts of an instruct model; UserError if it has no tokenizer or no template.
+
+    Its tokenizer pads on the left, its chat template is frozen.
+    """
     from transformers import AutoTokenizer
+
+    from caad_ds.models.prompt import Prompter
+    from caad_ds.models.template import TemplateSettings, freeze_template
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
@@ -80,23 +101,13 @@ def chat_tokenizer(model: str) -> Any:
         raise UserError(f"--model {model}: no tokenizer there that loads: {str(error).splitlines()[0]}") from error
     if not tokenizer.chat_template:
         raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")
-    return tokenizer
+    return Prompter(freeze_template(tokenizer, TemplateSettings(switches=asking.switches, key="--template-switch")), 0)
 
 
-def chat_ids(tokenizer: Any, messages: list[dict]) -> list[int]:
-    """The tokens that ask for an answer to a chat; TemplateError if the chat template refuses it."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def end_ids(tokenizer: Any, eos: int | list[int] | None) -> set[int]:
-    """The tokens that end an answer, by the tokenizer and by the model's generation config (`eos`)."""
-    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-
-
-def positions(config: Any) -> int | None:
-    """The most positions of a causal LM, by its config; None where it names none."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+def end_ids(prompter: "Prompter", eos: int | list[int] | None) -> set[int]:
+    """The tokens that end an answer, by tokenizer, chat template and the model's generation config (`eos`)."""
+    written = {prompter.tokenizer.eos_token_id, prompter.turn.end}
+    return {*written, *(eos if isinstance(eos, list) else [eos])} - {None}
 
 
 def default_dtype(device: str) -> str:

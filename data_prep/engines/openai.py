@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from caad_ds.errors import UserError
+from caad_ds.models.control import check_markup
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
 
@@ -93,11 +94,15 @@ class OpenAIEngine:
         return self._judged(record["id"], completion)
 
     def _request(self, record: dict) -> dict[str, Any]:
+        messages = self.asking.messages(record)
+        check_markup(message["content"] for message in messages)
         # `max_tokens` is the older name of `max_completion_tokens`, and the one that all servers know.
-        request = {"model": self.model, "messages": self.asking.messages(record)}
+        request: dict[str, Any] = {"model": self.model, "messages": messages}
         request |= {"max_tokens": self.asking.max_new_tokens, "temperature": self.asking.temperature}
         if self.asking.temperature:
             request |= {"top_p": self.asking.top_p, "seed": self.asking.seed_of(record["id"])}
+        if self.asking.switches:  # as vLLM's and SGLang's servers take them
+            request["extra_body"] = {"chat_template_kwargs": dict(self.asking.switches)}
         return request
 
     def _judged(self, identity: str, completion: Any) -> Answer:

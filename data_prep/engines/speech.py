@@ -13,9 +13,10 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Sampling, end_tokens, generate
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.models.encoder import with_features
+from caad_ds.models.llm import position_limit
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
-from data_prep.engines.local import LocalEngine, Prompt, default_dtype, positions
+from data_prep.engines.local import LocalEngine, Prompt, default_dtype
 from data_prep.entry import waveform
 
 
@@ -31,13 +32,9 @@ class SpeechEngine(LocalEngine):
     ):
         self.loaded = Loaded.load(folder, pick_device(device), dtype or default_dtype(device))
         self.asking, self.batch_size = asking or Asking(), batch_size
-        self.tokenizer = self.loaded.tokenizer
+        self.prompter = self.loaded.prompter
         self.ends = set(end_tokens(self.loaded.model, self.tokenizer))
-        self.positions = positions(self.loaded.model.llm.config)
-
-    def _ids(self, record: dict) -> list[int]:
-        ids, _ = self.loaded.prompter.prompt(self._asked(record))
-        return ids
+        self.positions = position_limit(self.loaded.model.llm.config)
 
     def _asked(self, record: dict) -> dict:
         return {**record, "messages": self.asking.spoken(record)}

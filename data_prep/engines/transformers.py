@@ -5,7 +5,7 @@ from typing import Any
 
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
-from data_prep.engines.local import LocalEngine, Prompt, chat_ids, chat_tokenizer, default_dtype, end_ids, positions
+from data_prep.engines.local import LocalEngine, Prompt, chat_prompter, default_dtype, end_ids
 
 
 class TransformersEngine(LocalEngine):
@@ -18,21 +18,21 @@ class TransformersEngine(LocalEngine):
         from transformers import AutoModelForCausalLM
 
         from caad_ds.device import pick_device
+        from caad_ds.models.llm import check_left_padding, position_limit
         from caad_ds.models.pretrained import pretrained
 
         self.device = pick_device(device)
         self.asking, self.batch_size = asking or Asking(), batch_size
         weights = getattr(torch, dtype or default_dtype(device))
         language_model: Any = pretrained(AutoModelForCausalLM, model, "causal LM", dtype=weights)
-        self.tokenizer = chat_tokenizer(model)
+        self.prompter = chat_prompter(model, self.asking)
+        if batch_size > 1:
+            check_left_padding(language_model, model)
         self.model = language_model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.ends = end_ids(self.tokenizer, self.model.generation_config.eos_token_id)
-        self.positions = positions(self.model.config)
-
-    def _ids(self, record: dict) -> list[int]:
-        return chat_ids(self.tokenizer, self.asking.messages(record))
+        self.ends = end_ids(self.prompter, self.model.generation_config.eos_token_id)
+        self.positions = position_limit(self.model.config)
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         import torch

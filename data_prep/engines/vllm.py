@@ -13,7 +13,7 @@ from typing import Any
 from caad_ds.errors import UserError
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
-from data_prep.engines.local import LocalEngine, Prompt, chat_ids, chat_tokenizer, end_ids
+from data_prep.engines.local import LocalEngine, Prompt, chat_prompter, end_ids
 
 BLOCK = 1024  # records handed over at once
 
@@ -55,7 +55,7 @@ class VllmEngine(LocalEngine):
             how = "give it an environment of its own, as docs/corpora.md says"
             raise UserError(f"--engine vllm: vLLM is not installed here ({error}); {how}") from error
         self.asking, self._params = asking or Asking(), SamplingParams
-        self.tokenizer = chat_tokenizer(model)  # before the weights, which take longer
+        self.prompter = chat_prompter(model, self.asking)  # before the weights, which take longer
         options: Any = {"dtype": dtype, "tensor_parallel_size": tensor_parallel_size, "seed": 0}
         if self.asking.temperature and current_platform.is_cpu():
             # vLLM 0.32 dies on a prompt that it cuts in two and that has a seed: a CPU's generator knows no offset.
@@ -70,11 +70,8 @@ class VllmEngine(LocalEngine):
             raise UserError(f"--model {model}: vLLM does not load it ({reason}); mend that, or take another") from error
         self.positions = self.llm.model_config.max_model_len
         generation = self.llm.model_config.try_get_generation_config()
-        self.ends = end_ids(self.tokenizer, generation.get("eos_token_id"))
+        self.ends = end_ids(self.prompter, generation.get("eos_token_id"))
         self._penalty = generation.get("repetition_penalty", 1.0)
-
-    def _ids(self, record: dict) -> list[int]:
-        return chat_ids(self.tokenizer, self.asking.messages(record))
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         self.llm.reset_prefix_cache()

@@ -131,6 +131,25 @@ def test_bad_rows_are_listed_and_the_rest_is_scored(run, conflicts, tmp_path, ca
     assert run() == 3
 
 
+def test_rows_that_make_no_prompt_are_listed_and_the_rest_is_scored(run, conflicts, tmp_path, capsys):
+    for name, key, text in (("gender", "adversarial", "it <eos> rains"), ("noise", "text", "half \ud83d")):
+        path = conflicts / name / f"{name}.json"
+        rows = json.loads(path.read_text())
+        rows[1][key] = text
+        path.write_text(json.dumps(rows))
+    assert run() == 3
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert {row["id"] for row in scores["rejected"]} == {"gender/1", "noise/1"}
+    assert scores["groups"]["all"]["items"] == 5
+    reason = "record gender/1:adversarial: its user message 1 holds '<eos>', which is a control token of the tokenizer"
+    assert reason in capsys.readouterr().err
+
+
+def test_rows_that_leave_no_room_for_an_answer_are_named(run, tmp_path):
+    with pytest.raises(UserError, match=r"no item could be evaluated .*prompt and answer take \d+ tokens, the model"):
+        run("--max-new-tokens", 5000)
+
+
 def test_user_mistakes(run, model_folder, conflicts, tmp_path):
     with pytest.raises(UserError, match="--contrast-alpha -1"):
         run("--contrast-alpha", -1)

@@ -33,24 +33,29 @@ class Problem:
         seed=0,
         bias=False,
         softcap=None,
+        factors=(1.0, 1.0),
         masked=0.0,
         padding=(0, 0),
         dtype=torch.float32,
     ) -> "Problem":
-        """Logits of about `scale`; a share `masked` of the labels ignored; `padding` more tokens in either head."""
+        """Logits of about `scale`; a share `masked` of the labels ignored; `padding` more tokens in either head.
+
+        `factors` are the constant factors of the student's and the teacher's head.
+        """
         g = torch.Generator().manual_seed(seed)
 
         def normal(*shape):
             return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
 
-        def head(width, extra):
+        def head(width, extra, factor):
             size = vocab + extra
-            return LMHead(normal(size, width) * width**-0.5, normal(size) if bias else None, softcap)
+            return LMHead(normal(size, width) * width**-0.5, normal(size) if bias else None, softcap, factor)
 
         labels = torch.randint(0, vocab, (rows,), generator=g)
         labels[torch.rand(rows, generator=g) < masked] = -100
         student, positive, negative = (normal(rows, w) * scale for w in (widths[0], widths[1], widths[1]))
-        return Problem(student, head(widths[0], padding[0]), positive, negative, head(widths[1], padding[1]), labels)
+        student_head = head(widths[0], padding[0], factors[0])
+        return Problem(student, student_head, positive, negative, head(widths[1], padding[1], factors[1]), labels)
 
     def to(self, target: torch.dtype | str) -> "Problem":
         """The same values in another dtype, or on a device."""

@@ -25,6 +25,7 @@ tensors = st.fixed_dictionaries(
         "seed": st.integers(0, 999),
         "bias": st.booleans(),
         "softcap": st.sampled_from([None, None, 30.0]),
+        "factors": st.sampled_from([(1.0, 1.0), (1.0, 1.0), (0.0625, 8.0), (3.7, 0.3)]),
         "masked": st.sampled_from([0.0, 0.0, 0.3, 1.0]),
         "padding": st.sampled_from([(0, 0), (0, 0), (2, 0), (1, 4)]),
     }
@@ -47,7 +48,7 @@ def logit_sizes(p, options):
     def size(hidden, head):
         bias = 0 if head.bias is None else head.bias.detach().abs().max().item()
         product = hidden.detach().abs() @ head.weight.detach().abs().t()
-        largest = product.max().item() + bias if product.numel() else 0.0
+        largest = head.scale * (product.max().item() + bias) if product.numel() else 0.0
         # d(cap * tanh(z / cap)) = (1 - tanh^2) dz, which is never above cap / 2 times the relative error of z.
         return largest if head.softcap is None else min(largest, head.softcap)
 
@@ -86,7 +87,7 @@ def assert_close(p, options, found, exact, gradient_eps=0.0):
     row = MULTIPLE * 2 * (share * (tau + large) * d_kd + (1 - share) * d_ce)
     factors = [p.student_head.weight.abs().max().item(), p.student.abs().max().item() if p.student.numel() else 0, 1]
     for gradient, exact_gradient, factor in zip(gradients, gradients64, factors):
-        allowed = row * factor + gradient_eps * exact_gradient.abs()
+        allowed = p.student_head.scale * row * factor + gradient_eps * exact_gradient.abs()
         assert gradient.shape == exact_gradient.shape
         assert ((gradient.double() - exact_gradient).abs() <= allowed).all()
 
@@ -136,9 +137,9 @@ def test_bfloat16_inputs_lose_nothing_but_the_gradients_last_rounding(problem, s
     + [{"divergence": name, "mix": 0.3} for name in DIVERGENCES[1:]]
     + [{"divergence": "jsd", "plausibility": 0.2}],
 )
-@pytest.mark.parametrize("softcap", [None, 3.0])
-def test_gradcheck(problem, extra, softcap):
-    p = problem(rows=4, vocab=7, bias=True, softcap=softcap, masked=0.3, dtype=torch.float64)
+@pytest.mark.parametrize("softcap, factors", [(None, (1.0, 1.0)), (3.0, (0.4, 2.5))])
+def test_gradcheck(problem, extra, softcap, factors):
+    p = problem(rows=4, vocab=7, bias=True, softcap=softcap, factors=factors, masked=0.3, dtype=torch.float64)
     for x in p.parameters():
         x.requires_grad_(True)
     with small_chunks(p, 4):  # two rows of float64

@@ -54,6 +54,8 @@ TENSORS = {
     "student_head.weight.shape": lambda p: swap(p, student_head=with_weight(p.student_head, torch.zeros(11, 6))),
     "student_head.weight.shape.*gathered": lambda p: swap(p, student_head=with_weight(p.student_head, torch.zeros(0))),
     "student_head.bias.shape": lambda p: swap(p, student_head=replace(p.student_head, bias=torch.zeros(3))),
+    "student_head.scale": lambda p: swap(p, student_head=replace(p.student_head, scale=0.0)),
+    "student_head.scale is nan": lambda p: swap(p, student_head=replace(p.student_head, scale=float("nan"))),
     "student_head.softcap": lambda p: swap(p, student_head=replace(p.student_head, softcap=0.0)),
     "student_hidden.dtype": lambda p: swap(p, student=p.student.half()),
     "student_head.softcap is inf": lambda p: swap(p, student_head=replace(p.student_head, softcap=float("inf"))),

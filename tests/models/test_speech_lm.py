@@ -202,10 +202,7 @@ def test_positions_count_what_is_attended():
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
     assert positions(mask)[0, 2:].tolist() == [0, 1, 2] and positions(mask)[1, :3].tolist() == [0, 1, 2]
     embedded = Embedded(torch.zeros(2, 5, 1), mask, positions(mask), torch.tensor([3, 6]))
-    hidden = embedded.without(torch.tensor([[False] * 3 + [True, False], [True] + [False] * 4]))
-    assert hidden.attention_mask.tolist() == [[0, 0, 1, 0, 1], [0, 1, 1, 0, 0]]
-    assert hidden.position_ids[0, 4] == 1 and hidden.position_ids[1, 1:3].tolist() == [0, 1]
-    both = Embedded.cat(embedded, hidden)
+    both = Embedded.cat(embedded, embedded)
     assert both.answer_rows.tolist() == [3, 6, 13, 16] and both.inputs_embeds.shape == (4, 5, 1)
 
 

@@ -1,0 +1,121 @@
+"""What a causal LM does to its head's product, measured: a constant factor and a soft cap, or it is refused."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from caad_ds.errors import UserError
+from caad_ds.loss.head import LMHead
+
+ROWS = 2**14  # of the head's weight at a time: a whole one in float32 may not fit
+# Sizes of the largest logit that the head is tried at: a cap is invisible below, curved around and flat above itself.
+QUIET, USUAL, LOUD = 2.0**-10, 2.0**5, 2.0**16
+OTHER = "its logits are not its head's product up to a constant factor and a soft cap"
+
+
+@dataclass(frozen=True)
+class HeadForm:
+    """Logits are `scale * (W h + b)`, then soft-capped where `softcap` is not None."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def measured_form(llm: PreTrainedModel, hidden: Tensor, forward: Callable[[], Tensor]) -> HeadForm:
+    """Return the form that gives the LM's own logits, [1, T, V] of `forward()`, from its final states `hidden` [T, H].
+
+    The head is fed its input at several sizes in one forward: random weights give logits so small that no soft cap
+    would show.
+
+    Raises:
+        UserError: there is no such form.
+    """
+    layer: Any = llm.get_output_embeddings()
+    head = LMHead(layer.weight, getattr(layer, "bias", None))
+    if head.weight.dim() != 2 or head.weight.shape[1] != hidden.shape[-1]:
+        shape = tuple(head.weight.shape)
+        raise UserError(f"its head of shape {shape} does not take its final states of width {hidden.shape[-1]}")
+    largest = _product(head, hidden).abs().max().item()
+    if not 0 < largest < math.inf:
+        raise UserError("its logits of a few tokens are 0 or not finite")
+    sizes = [2.0 ** round(math.log2(size / largest)) for size in (QUIET, USUAL, LOUD)]  # exact in every dtype
+    own = _own_logits(layer, sizes, forward)
+    product = torch.stack([_product(head, hidden * size) for size in sizes])
+    if own.shape != product.shape:
+        raise UserError(f"{OTHER}: they have the shape {tuple(own.shape[1:])}, not {tuple(product.shape[1:])}")
+    rounding = torch.finfo(layer.weight.dtype).eps
+    form = _fitted(llm, own, product, rounding)
+    # Per element: a sum of H products, each of the usual size of a logit, in float32 and rounded to the weights' dtype.
+    usual = hidden.float().norm(dim=-1)[:, None] * _row_norms(head.weight) * torch.tensor(sizes)[:, None, None]
+    usual = form.scale * (usual + (0 if head.bias is None else head.bias.float().abs()))
+    expected = _applied(form, product)
+    few = usual / math.sqrt(hidden.shape[-1])
+    error = 8 * rounding * ((form.scale * product).abs() + few) + 8 * torch.finfo(torch.float32).eps * usual
+    if not ((own - expected).abs() <= error).all():
+        raise UserError(OTHER)
+    return form
+
+
+def _own_logits(layer: nn.Module, sizes: list[float], forward: Callable[[], Tensor]) -> Tensor:
+    """The model's logits float32 [sizes, T, V] where the input of its head is multiplied by each of `sizes`."""
+    fed = []
+
+    def louder(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        fed.append(inputs[0])
+        return torch.cat([inputs[0] * size for size in sizes]), *inputs[1:]
+
+    with layer.register_forward_pre_hook(louder):
+        logits = forward().float()
+    if len(fed) != 1:
+        raise UserError(f"its forward runs its head {len(fed)} times, not once")
+    return logits
+
+
+def _fitted(llm: PreTrainedModel, own: Tensor, product: Tensor, rounding: float) -> HeadForm:
+    """The factor by least squares where logits are small, the cap where they are large."""
+    quiet, loud = product[0].double(), product[-1].abs().max().item()
+    scale = ((own[0].double() * quiet).sum() / quiet.square().sum()).item()
+    if not 0 < scale < math.inf:
+        raise UserError(OTHER)
+    near = max(1e-5, 8 * rounding / math.sqrt(quiet.numel()))
+    scale = _exact(llm, scale, near)
+    top = own[-1].abs().max().item()
+    return HeadForm(scale, _exact(llm, top, 2 * rounding) if top < 0.9 * scale * loud else None)
+
+
+def _exact(llm: PreTrainedModel, measured: float, near: float) -> float:
+    """1, or the number of the config (or its inverse) that was measured up to rounding; else what was measured."""
+    candidates = [1.0, *_numbers(llm.config), *_numbers(llm.config.get_text_config(decoder=True))]
+    candidates += [1 / number for number in candidates]
+    best = min(candidates, key=lambda number: (abs(number / measured - 1), number != 1))
+    return best if abs(best / measured - 1) <= near else measured
+
+
+def _numbers(config: Any) -> Iterator[float]:
+    for value in vars(config).values():
+        if isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf:
+            yield float(value)
+
+
+def _product(head: LMHead, hidden: Tensor) -> Tensor:
+    """W h + b, float32 [T, V], some rows of the weight at a time."""
+    parts = []
+    for start in range(0, len(head.weight), ROWS):
+        rows = slice(start, start + ROWS)
+        parts.append(LMHead(head.weight[rows], None if head.bias is None else head.bias[rows]).logits(hidden))
+    return torch.cat(parts, dim=-1)
+
+
+def _row_norms(weight: Tensor) -> Tensor:
+    return torch.cat([weight[start : start + ROWS].float().norm(dim=-1) for start in range(0, len(weight), ROWS)])
+
+
+def _applied(form: HeadForm, product: Tensor) -> Tensor:
+    z = form.scale * product
+    return z if form.softcap is None else form.softcap * torch.tanh(z / form.softcap)

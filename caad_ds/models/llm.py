@@ -1,0 +1,316 @@
+"""The causal LM inside a speech language model: loaded in one place, and checked there against its own forward.
+
+What a family does to its embeddings, positions, padding and logits is measured on a few tokens, not known by its name.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from caad_ds.errors import UserError
+from caad_ds.files import read_json
+from caad_ds.loss.head import LMHead
+from caad_ds.models.head_form import HeadForm, measured_form
+from caad_ds.models.pretrained import pretrained
+from caad_ds.models.prompt import FORM, PIECES
+from caad_ds.models.states import positions
+from caad_ds.models.template import TemplateSettings, freeze_template
+
+# Under these names configs of transformers give the longest sequence; the first that is there counts.
+SPEECH_LM = "caad_speech_lm"  # the model type of a SpeechLM's folder
+POSITION_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions", "n_ctx")
+TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "spiece.model", "*.tiktoken", "tekken.json")
+
+PROBED, PADS, STEPS = 8, 3, 3  # tokens of the check, of its padding, and that it decodes
+# Known to differ beyond the few tokens of the check.
+REFUSED = {"moshi": "beyond its sliding window its cache forgets what its forward still reads"}
+# What rounding may move hidden states, as a share of their size: another padding is another order of summation, layer
+# after layer. What is not handled moves them by a multiple of that.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1}
+
+
+def load_llm(name: str, dtype: torch.dtype | str, keep_layers: int | None = None) -> PreTrainedModel:
+    """Load a causal LM and check it.
+
+    Args:
+        name: a hub id or folder.
+        dtype: of its weights; "auto" for that of its checkpoint.
+        keep_layers: keep only so many of its first layers.
+
+    Raises:
+        UserError: there is none, it is not whole, or `check_llm` refuses it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+        cut_layers(config, keep_layers, name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no causal LM there ({reason}); give a hub id or a folder") from error
+    llm = pretrained(AutoModelForCausalLM, name, "causal LM", config=config, dtype=dtype)
+    check_llm(llm, name)
+    return llm
+
+
+def build_llm(values: dict[str, Any], name: str, keep_layers: int | None = None) -> PreTrainedModel:
+    """Build a causal LM with random weights in fp32 from the settings of its config, and check it.
+
+    Raises:
+        UserError: no model can be built of `values`, or `check_llm` refuses it.
+    """
+    try:
+        config = AutoConfig.for_model(**values)
+        config.dtype = None  # a published config names its weights' dtype; random ones are made in fp32
+        cut_layers(config, keep_layers, name)
+        llm = AutoModelForCausalLM.from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
+    if not llm.get_input_embeddings().weight.is_meta:  # made for its shapes alone
+        check_llm(llm, name)
+    return llm
+
+
+def cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) -> None:
+    """Let a config name only its first `keep_layers` layers; UserError where it has fewer."""
+    if keep_layers is None:
+        return
+    have = getattr(config, "num_hidden_layers", None)
+    if have is None:
+        raise UserError(f"{name}: keep_layers: a config of type {config.model_type} names no number of layers")
+    if keep_layers > have:
+        raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {have} layers; lower it")
+    per_layer = {key: value for key, value in vars(config).items() if "layer" in key and isinstance(value, list)}
+    config.num_hidden_layers = keep_layers
+    for key, value in per_layer.items():  # layer_types, mlp_layer_types, ...
+        if len(value) == have:
+            setattr(config, key, value[:keep_layers])
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the most positions that a causal LM reads, by its config; None where the config names no limit."""
+    text = config.get_text_config(decoder=True)
+    for name in POSITION_NAMES:
+        limit = getattr(text, name, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
+
+
+def embedding_width(llm: PreTrainedModel) -> int:
+    """Return the width of the token embeddings, which is not that of the hidden states in every family (OPT)."""
+    return llm.get_input_embeddings().weight.shape[-1]
+
+
+def lm_head(llm: PreTrainedModel) -> LMHead:
+    """Return the LM head: weight [V, H], bias, soft cap and constant factor.
+
+    Under ZeRO-3 read it inside a gathering scope only. A model that no `check_llm` has seen is checked first.
+    """
+    form = getattr(llm, "_caad_head", None)
+    if form is None:
+        form = check_llm(llm, type(llm).__name__)
+    layer = llm.get_output_embeddings()
+    return LMHead(layer.weight, getattr(layer, "bias", None), form.softcap, form.scale)
+
+
+def accepted(module: torch.nn.Module, **arguments: Any) -> dict[str, Any]:
+    """Return those of the arguments that the forward of `module` names; not every family takes positions."""
+    names = inspect.signature(module.forward).parameters
+    return {name: value for name, value in arguments.items() if name in names}
+
+
+def hidden_states(
+    llm: PreTrainedModel, embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, past: Cache | None = None
+) -> Tensor:
+    """Return the final hidden states [B, S, H], after the last norm, of token embeddings [B, S, E].
+
+    `past` holds the keys and values of what comes before, or takes its own if it is empty.
+    """
+    body = _body(llm)
+    cache = {} if past is None else {"past_key_values": past}
+    more = accepted(body, position_ids=position_ids, use_cache=past is not None) | cache
+    return body(inputs_embeds=embeds, attention_mask=attention_mask, **more).last_hidden_state
+
+
+def _body(llm: PreTrainedModel) -> PreTrainedModel:
+    """The model without its head."""
+    return getattr(llm, "model", llm) if llm.base_model is llm else llm.base_model
+
+
+def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
+    """Compare what is built around a causal LM with the LM's own forward, on a few tokens, and keep its head's form.
+
+    Its hidden states must not depend on padding on either side nor on later tokens, embeddings must stand for ids, and
+    its logits be its head's product up to a constant factor and a soft cap. Needs whole weights: before ZeRO-3 takes
+    them apart.
+
+    Raises:
+        UserError: naming what is not so.
+    """
+    kind = llm.config.model_type
+    with _at_rest(llm):
+        try:
+            if kind in REFUSED:
+                raise UserError(REFUSED[kind])
+            form = _checked_form(llm)
+        except UserError as error:
+            raise UserError(f"{name}: a causal LM of type {kind} cannot be used: {error}; take another LLM") from None
+        except Exception as error:  # whatever another family's code raises on arguments that ours takes
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            raise UserError(
+                f"{name}: a causal LM of type {kind} cannot be used, its forward fails on embeddings ({reason}); "
+                "take another LLM"
+            ) from error
+    llm._caad_head = form  # type: ignore[assignment]
+    return form
+
+
+@contextmanager
+def _at_rest(llm: PreTrainedModel) -> Iterator[None]:
+    """In evaluation, without gradients, and with the random state as before."""
+    training = llm.training
+    llm.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        yield
+    llm.train(training)
+
+
+def _checked_form(llm: PreTrainedModel) -> HeadForm:
+    table, body, layer = llm.get_input_embeddings(), _body(llm), llm.get_output_embeddings()
+    if layer is None or getattr(layer, "weight", None) is None:
+        raise UserError("it has no LM head of its own")
+    if body is llm:
+        raise UserError("its hidden states are not to be had without its head")
+    if MODEL_FOR_CAUSAL_LM_MAPPING.get(type(llm.config), None) is not type(llm):
+        raise UserError(f"a {type(llm).__name__} could not be built again of the config that it has")
+    if "inputs_embeds" not in inspect.signature(llm.prepare_inputs_for_generation).parameters:
+        raise UserError("it does not generate from embeddings")
+    device = table.weight.device
+    rows = len(table.weight)
+    ids = torch.arange(1, PROBED + 1, device=device)[None] * max(1, rows // (PROBED + 1)) % rows
+    embeds = table(ids)
+    whole, count = torch.ones_like(ids), torch.arange(PROBED, device=device)[None]
+    plain = hidden_states(llm, embeds, whole, count)
+    by_id = body(input_ids=ids, **accepted(body, attention_mask=whole, position_ids=count, use_cache=False))
+    _require_alike(by_id.last_hidden_state, plain, "its states of embeddings are not those of their tokens")
+    right, left, changed, _ = hidden_states(llm, *_padded(embeds)).unbind()
+    _require_alike(right[:PROBED], plain[0], "padding on the right changes its states")
+    _require_alike(left[PADS:], plain[0], "padding on the left changes its states")
+    _require_alike(changed[: PROBED - 1], plain[0, :-1], "a later token changes its states, it is not causal")
+    more = accepted(llm, attention_mask=whole, position_ids=count, use_cache=False)
+    _check_decoding(llm, embeds)
+    return measured_form(llm, plain[0], lambda: llm(inputs_embeds=embeds, **more).logits)
+
+
+def check_left_padding(llm: PreTrainedModel, name: str) -> None:
+    """Refuse an LLM whose answers to prompts of a batch depend on the longest of them; for what asks it by tokens."""
+    with _at_rest(llm):
+        rows = len(llm.get_input_embeddings().weight)
+        ids = torch.arange(1, PROBED + 1, device=llm.device)[None] * max(1, rows // (PROBED + 1)) % rows
+        padded, mask = torch.cat([ids[:, :PADS], ids], 1), torch.ones_like(ids)
+        hidden = torch.cat([torch.zeros_like(ids[:, :PADS]), mask], 1)
+        plain, left = (
+            llm(input_ids=each, **accepted(llm, attention_mask=seen, position_ids=positions(seen), use_cache=False))
+            for each, seen in ((ids, mask), (padded, hidden))
+        )
+        try:
+            _require_alike(left.logits[:, PADS:], plain.logits, "padding on the left changes its logits")
+        except UserError as error:
+            kind = llm.config.model_type
+            raise UserError(f"{name}: a causal LM of type {kind} cannot answer in batches: {error}") from None
+
+
+def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
+    """What a step with a cache says is what a whole forward says at its position."""
+    fixed = GenerationConfig(
+        max_new_tokens=STEPS, do_sample=False, num_beams=1, eos_token_id=None, pad_token_id=0, bos_token_id=0,
+        output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    mask = embeds.new_ones(1, PROBED + STEPS - 1, dtype=torch.long)
+    ask = accepted(llm, position_ids=positions(mask[:, :PROBED]))
+    said = llm.generate(inputs_embeds=embeds, attention_mask=mask[:, :PROBED], generation_config=fixed, **ask)
+    tokens = said.sequences[:, -STEPS:-1]
+    more = accepted(llm, attention_mask=mask, position_ids=positions(mask), use_cache=False)
+    whole = llm(inputs_embeds=torch.cat([embeds, llm.get_input_embeddings()(tokens)], 1), **more).logits
+    _require_alike(torch.cat(said.logits), whole[0, -STEPS:], "a step with a cache differs from a whole forward")
+
+
+def _padded(embeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Four times the tokens [1, T, E] as [4, T + PADS, E] with masks and positions: padded on the right, padded on the
+    left, padded on the right with another last token, and with embeddings that are no token's, as audio has."""
+    pads = embeds[:, 1 : 1 + PADS]
+    changed = torch.cat([embeds[:, :-1], embeds[:, :1]], 1)
+    rows = [torch.cat(row, 1) for row in ((embeds, pads), (pads, embeds), (changed, pads), (embeds / 2, pads))]
+    mask = embeds.new_ones(4, PROBED + PADS, dtype=torch.long)
+    mask[0, PROBED:] = mask[1, :PADS] = mask[2:, PROBED:] = 0
+    return torch.cat(rows), mask, positions(mask)
+
+
+def _require_alike(found: Tensor, expected: Tensor, otherwise: str) -> None:
+    """Raise UserError(otherwise) where most rows differ by more than rounding.
+
+    Not any row: in bfloat16 one may get another expert.
+    """
+    difference = (found - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp_min(1e-30)
+    typical = difference.flatten().median().item()
+    if not typical <= TOLERANCE.get(expected.dtype, 0.1):
+        raise UserError(f"{otherwise} (by {typical:.2g} of their size)")
+
+
+def check_vocabulary(llm: PreTrainedModel, tokenizer: Any, where: str) -> None:
+    """Refuse a tokenizer with a token whose id the embedding does not have."""
+    rows = len(llm.get_input_embeddings().weight)
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= rows:
+        raise UserError(
+            f"{where}: token {token!r} of the tokenizer {tokenizer.name_or_path} has id {largest}, but the embedding "
+            f"has {rows} rows; take a tokenizer of these weights, or raise vocab_size"
+        )
+
+
+def check_own_vocabulary(name: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer that maps ids otherwise than the one that lies beside the weights of `name`, where one does.
+
+    Vocabularies are compared and not templates: another chat template over the same vocabulary is fine, and so are
+    tokens that were added behind it.
+    """
+    if Path(name).is_dir() and not any(next(Path(name).glob(pattern), None) for pattern in TOKENIZER_FILES):
+        return
+    own, used = load_tokenizer(name).get_vocab(), tokenizer.get_vocab()
+    there = f"{name}: the tokenizer {tokenizer.name_or_path} is not that of these weights:"
+    remedy = "set student.tokenizer to their own, or take weights of that vocabulary"
+    by_id = {number: token for token, number in used.items()}
+    for token, number in own.items():
+        if used.get(token, number) != number:
+            raise UserError(f"{there} {token!r} has id {used[token]}, and here {number}; {remedy}")
+        if by_id.get(number, token) != token:
+            raise UserError(f"{there} id {number} is {by_id[number]!r}, and here {token!r}; {remedy}")
+
+
+def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -> Any:
+    """Load the tokenizer of a hub id or folder, its chat template frozen; UserError where there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
+    config = Path(name) / "config.json"
+    if config.is_file() and read_json(config, "give a whole folder").get("model_type") == SPEECH_LM:
+        tokenizer.init_kwargs.setdefault(FORM, PIECES)  # saved before models said how their ids are made
+    return freeze_template(tokenizer, settings)

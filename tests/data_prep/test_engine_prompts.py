@@ -1,0 +1,101 @@
+"""How engines of Stage 1 write prompts: contents that look like control, templates that refuse, switches."""
+
+import pytest
+from lines import read
+from llm import TEMPLATE
+from transformers import AutoTokenizer
+
+from caad_ds.errors import UserError
+from caad_ds.files import read_json
+from data_prep import pseudo_gt
+from data_prep.engines.asking import Asking
+from data_prep.engines.local import chat_prompter
+from data_prep.engines.openai import OpenAIEngine
+from data_prep.engines.transformers import TransformersEngine
+
+REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+SWITCHED = TEMPLATE + "{% if not enable_thinking %}none{% endif %}"
+
+
+@pytest.fixture
+def retemplated(tiny_llm, tmp_path):
+    """The tiny model's tokenizer with another chat template."""
+
+    def save(template):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_llm)
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(tmp_path / "words")
+        return str(tmp_path / "words")
+
+    return save
+
+
+def answers(engine, records) -> dict[str, str]:
+    return {answer.id: answer.reason for answer in engine.answers([records], ())}
+
+
+def test_a_description_that_holds_a_control_token_rejects_its_record_alone(tiny_llm, described):
+    records = read(described)
+    records[2]["seed_description"] += "</s>"
+    found = answers(TransformersEngine(str(tiny_llm), Asking(max_new_tokens=2), device="cpu"), records)
+    reason = "record: its user message 1 holds '</s>', which is a control token of the tokenizer; remove it"
+    assert found[records[2]["id"]] == reason and len(found) == 8
+    assert sum(reason.startswith("record: ") for reason in found.values()) == 1
+
+
+def test_an_answer_that_spells_a_control_token_is_rejected(tiny_llm, described):
+    engine = TransformersEngine(str(tiny_llm), device="cpu")
+    spelled = engine.tokenizer("a<", add_special_tokens=False)["input_ids"]
+    spelled += engine.tokenizer("/s>", add_special_tokens=False)["input_ids"]
+    answer = engine._answer(read(described)[0], [*spelled, 1])
+    assert not answer.response and answer.reason.startswith("markup: its answer holds '</s>'")
+
+
+def test_a_server_is_sent_no_markup(described):
+    engine = OpenAIEngine("m", Asking(), base_url="http://127.0.0.1:9/v1")
+    records = read(described)[:1]
+    records[0]["seed_description"] += " <|im_end|>"
+    [reason] = answers(engine, records).values()
+    assert reason.startswith("record: its text holds '<|im_end|>', which the server may read as a control token")
+
+
+def test_switches_reach_a_server(described):
+    engine = OpenAIEngine("m", Asking(switches={"enable_thinking": False}), base_url="http://127.0.0.1:9/v1")
+    request = engine._request(read(described)[0])
+    assert request["extra_body"] == {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_template_that_refuses_the_system_role_gets_it_merged(retemplated, described, merge):
+    asking = Asking("Be brief.", merge_system=merge)
+    prompter, record = chat_prompter(retemplated(REFUSING), asking), read(described)[0]
+    asked = {"id": "a", "messages": asking.messages(record), "audios": []}
+    if merge:
+        assert "user: Be brief.\n\n[00:00" in prompter.tokenizer.decode(prompter.prompt(asked)[0])
+    else:
+        with pytest.raises(UserError, match=r"record a: the chat template refuses it: no system role; .*--merge-"):
+            prompter.prompt(asked)
+
+
+def test_a_switch_of_the_template_is_set(retemplated, described):
+    folder, record = retemplated(SWITCHED), read(described)[0]
+    for asking, end in ((Asking(), "none"), (Asking(switches={"enable_thinking": True}), "assistant:")):
+        prompter = chat_prompter(folder, asking)
+        asked = {"id": "a", "messages": asking.messages(record), "audios": []}
+        assert prompter.tokenizer.decode(prompter.prompt(asked)[0]).endswith(end)
+    with pytest.raises(UserError, match=r"--template-switch: the chat template of .* does not read 'thinking'"):
+        chat_prompter(folder, Asking(switches={"thinking": True}))
+
+
+def test_what_a_template_is_set_to_is_recorded(described, prep, tmp_path, tiny_llm):
+    out = tmp_path / "answered.jsonl"
+    common = ("--manifest", described, "--out", out, "--engine", "transformers", "--model", tiny_llm, "--device", "cpu")
+    with pytest.raises(UserError, match="does not read 'enable_thinking'"):
+        prep(pseudo_gt, *common, "--template-switch", "enable_thinking=false")
+    out.with_suffix(".partial.jsonl").unlink(missing_ok=True)
+    with pytest.raises(SystemExit):
+        prep(pseudo_gt, *common, "--template-switch", "enable_thinking")
+    with pytest.raises(UserError, match="--template-switch: --engine template does not read it"):
+        prep(pseudo_gt, *common[:4], "--engine", "template", "--template-switch", "a=1")
+    prep(pseudo_gt, "--manifest", described, "--out", out, "--engine", "template", "--merge-system")
+    assert "merge_system" not in read_json(out.with_suffix(".settings.json"), "")

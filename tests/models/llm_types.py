@@ -1,0 +1,403 @@
+"""Every type of causal LM that transformers has, built small: which work here, which are refused, and why.
+
+    python -m tests.models.llm_types docs/models.md
+
+writes the table. All that decides is the product's own code: `build_llm`, `SpeechLM`, `generate`, `save` and `load`.
+"""
+
+import argparse
+import signal
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from caad_ds.data.batch import Batch
+from caad_ds.distill.negatives import Negative, embed_both, embed_without_audio
+from caad_ds.errors import UserError
+from caad_ds.evaluation.decoding import Contrast, end_tokens, generate
+from caad_ds.files import write_atomic
+from caad_ds.models.encoder import with_features
+from caad_ds.models.llm import build_llm, check_llm, hidden_states, position_limit
+from caad_ds.models.prompt import Prompter
+from caad_ds.models.speech_lm import SpeechLM, build, load, save
+from caad_ds.models.tokenizer import train_tokenizer
+from tests.models.small import QUERIES, sample
+from tests.training.tiny import amplify, encoder
+
+TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+VOCABULARY, LIMIT, WINDOW, LAYERS = 96, 128, 4, 3
+LOUD = 4.0  # weights so much larger than a fresh model's, so that what stands before a token reaches its state
+PATIENCE = 20  # seconds of computing for one type
+TOLERANCE = 1e-3  # of a state's size; rounding in float32 stays well below, another position or mask well above
+
+SIZES = (
+    (32, "hidden_size d_model n_embd embed_dim dim embedding_size hidden_dim lru_width attention_hidden_size"),
+    (64, "intermediate_size ffn_dim n_inner ffn_hidden_size decoder_ffn_dim encoder_ffn_dim d_inner dff"),
+    (LAYERS, "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_decoder_layers"),
+    (4, "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads num_experts"),
+    (4, "num_local_experts n_routed_experts moe_num_experts"),
+    (2, "num_key_value_heads num_kv_heads num_experts_per_tok moe_topk"),
+    (8, "head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim attention_head_dim global_head_dim d_kv"),
+    (16, "moe_intermediate_size kv_lora_rank q_lora_rank shared_expert_intermediate_size moe_ffn_hidden_size"),
+    (1, "n_group topk_group n_shared_experts num_shared_experts first_k_dense_replace"),
+    (VOCABULARY, "vocab_size vocab_size_per_layer_input"),
+    (LIMIT, "max_position_embeddings n_positions max_seq_len max_target_positions n_ctx"),
+    (WINDOW, "sliding_window attention_window_size window_size attention_chunk_size"),
+)
+SMALL = {name: size for size, names in SIZES for name in names.split()}
+FACTORS = {"logits_scaling": 8.0, "lm_head_multiplier": 0.3}  # 1 by default, where nothing would show
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one type: `works`, `refused` or `not built`, with the reason or remarks."""
+
+    kind: str
+    status: str
+    note: str = ""
+
+
+def small(values: dict[str, Any], fixed: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of a config with the sizes of a small model; nested configs too."""
+    out: dict[str, Any] = {}
+    layers = next((values[name] for name in ("num_hidden_layers", "n_layer", "num_layers") if name in values), None)
+    for name, value in values.items():
+        if isinstance(value, list) and name.endswith("token_id"):
+            value = [2]
+        elif isinstance(value, list) and len(value) == layers:  # one entry a layer: every kind of layer there is
+            kinds = [SMALL.get(name, kind) for kind in dict.fromkeys(value)]
+            value = [kinds[n % len(kinds)] for n in range(LAYERS)]
+        elif value is None and name in ("head_dim", "num_key_value_heads"):
+            value = SMALL[name]
+        elif isinstance(value, dict) and name.endswith("config"):
+            value = small(value)
+        elif name in SMALL and isinstance(value, int) and not isinstance(value, bool):
+            value = SMALL[name]
+        elif name in FACTORS:
+            value = FACTORS[name]
+        elif name.endswith(("token_id", "token_index")) and isinstance(value, int):
+            value = {"pad": 0, "bos": 1, "eos": 2}.get(name.split("_")[0], min(value, VOCABULARY - 1))
+        if name != "per_layer_config":  # made anew of the other settings
+            out[name] = value
+    if "kv_lora_rank" in out:  # latent attention has as many keys as queries
+        out["num_key_value_heads"] = SMALL["num_attention_heads"]
+    return out | (fixed or {})
+
+
+STATE = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 16, "mamba_n_groups": 1}
+FIXED: dict[str, dict[str, Any]] = {
+    "bamba": STATE,
+    "bailing_hybrid": {"num_key_value_heads": 4, "num_experts": 8, "n_group": 1, "group_norm_size": 1},
+    "codegen": {"rotary_dim": 4},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "ernie4_5_moe": {"moe_k": 2},
+    "falcon_h1": STATE | {"mamba_d_ssm": 64},
+    "gpt_neo": {
+        "attention_types": [[["global", "local", "local"], 1]],
+        "attention_layers": ["global", "local", "local"],
+    },
+    "gptj": {"rotary_dim": 4},
+    "granitemoehybrid": STATE | {"layer_types": ["mamba", "attention", "mamba"]},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "kimi_linear": {"num_experts_per_token": 2, "num_expert_group": 1, "num_attention_heads": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    "longcat_flash": {"qk_head_dim": 16, "head_dim": 8},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "chunk_size": 16},
+    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16]},
+    "xlnet": {"d_head": 8},
+    "xlstm": {"embedding_dim": 32, "num_blocks": 3, "chunk_size": 16},
+    "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1},
+}
+
+
+def settings(kind: str) -> dict[str, Any]:
+    """A small config of a type; encoders are asked for as decoders."""
+    values = CONFIG_MAPPING[kind]().to_dict()
+    drop = (
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "_name_or_path",
+        "id2label",
+        "label2id",
+        "per_layer_config",
+    )
+    values = {name: value for name, value in values.items() if name not in drop}
+    values = small(values, FIXED.get(kind))
+    if "is_decoder" in values:
+        values["is_decoder"] = True
+    return values | {"model_type": kind}
+
+
+class World:
+    """A tokenizer, an encoder and samples for all types."""
+
+    def __init__(self, folder: Path) -> None:
+        texts = ["The tone is high.", "It is low.", "beep Is the tone high or low?"] * 3
+        self.folder = folder
+        self.tokenizer = train_tokenizer(texts, 60, folder / "tokenizer")
+        self.encoder = encoder()
+        self.prompter = Prompter(self.tokenizer, QUERIES)
+        self.samples = [sample("a"), sample("b", audios=2, text="beep beep"), sample("c", text="")]
+
+    def batch(self, number: int | None = None, **kwargs: Any) -> Batch:
+        """All samples, or one."""
+        chosen = self.samples if number is None else [self.samples[number]]
+        return with_features(self.prompter.batch(chosen, **kwargs), chosen, self.encoder)
+
+    def states(self, batch: Batch) -> Any:
+        return self.encoder.perceive(batch.features)
+
+
+def far(found: Tensor, expected: Tensor) -> float:
+    """The largest difference of a row, as a share of its size."""
+    if found.shape != expected.shape:
+        return float("inf")
+    return ((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)).max().item()
+
+
+class Wrong(Exception):
+    """What the product let through is not right."""
+
+
+def require_near(found: Tensor, expected: Tensor, what: str) -> None:
+    distance = far(found, expected)
+    if not distance <= TOLERANCE:
+        raise Wrong(f"{what} (by {distance:.2g})")
+
+
+@torch.no_grad()
+def examined(kind: str, world: World) -> Result:
+    """Build a type small by the product's code and compare what it does with what it should."""
+    torch.manual_seed(0)
+    try:
+        values = settings(kind)
+    except Exception as error:
+        return Result(kind, "not built", reason(error))
+    try:
+        llm = build_llm(values, "fresh")
+        for module in llm.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+                module.weight.mul_(LOUD)
+        check_llm(llm, "loud")
+        model = build(llm, world.encoder, None, num_queries=QUERIES, qformer_layers=1, qformer_heads=2).eval()
+    except UserError as error:
+        text = str(error)
+        if "no model can be built" in text:
+            return Result(kind, "not built", text)
+        return Result(kind, "refused", text)
+    except Exception as error:
+        return Result(kind, "not built", reason(error))
+    amplify(model.connector)
+    notes = []
+    for check in (padding, head, text_only, decoding, round_trip, limit):
+        try:
+            if note := check(model, world):
+                notes.append(note)
+        except UserError as error:
+            return Result(kind, "refused", str(error))
+        except Wrong as error:
+            return Result(kind, "WRONG", f"{check.__name__}: {error}")
+        except Exception as error:
+            return Result(kind, "FAILS", f"{check.__name__}: {reason(error)}")
+    form = llm._caad_head
+    if form.scale != 1:
+        notes.append(f"factor {form.scale:g}")
+    if form.softcap is not None:
+        notes.append(f"soft cap {form.softcap:g}")
+    return Result(kind, "works", "; ".join(notes))
+
+
+def reason(error: Exception) -> str:
+    """A traceback's last line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+
+
+def alone(model: SpeechLM, world: World, number: int) -> Tensor:
+    batch = world.batch(number)
+    return model.backbone(model.embed(batch, world.states(batch)))
+
+
+def padding(model: SpeechLM, world: World) -> str:
+    expected = torch.cat([alone(model, world, n) for n in range(len(world.samples))])
+    for side in ("right", "left"):
+        batch = world.batch(pad=side)
+        require_near(model.backbone(model.embed(batch, world.states(batch))), expected, f"padded on the {side}")
+    return ""
+
+
+def head(model: SpeechLM, world: World) -> str:
+    batch = world.batch(0)
+    embedded = model.embed(batch, world.states(batch))
+    output = model.llm(inputs_embeds=embedded.inputs_embeds, attention_mask=embedded.attention_mask, use_cache=False)
+    own = output.logits.flatten(0, 1)
+    require_near(model.head().logits(model.backbone(embedded)), own[batch.answer_rows], "logits")
+    return ""
+
+
+def text_only(model: SpeechLM, world: World) -> str:
+    negative = Negative.of("text_only", world.encoder)
+    rows = []
+    for number in range(len(world.samples)):
+        batch = world.batch(number)
+        kept = ~batch.audio_mask[0]
+        ids, labels = batch.input_ids[:, kept], batch.labels[:, kept]
+        bare = Batch(batch.keys, ids, torch.ones_like(ids), torch.zeros_like(ids, dtype=torch.bool), labels)
+        embeds = model.get_input_embeddings()(ids)
+        states = hidden_states(model.llm, embeds, bare.attention_mask, torch.arange(ids.shape[1])[None])
+        rows.append(states.flatten(0, 1)[bare.answer_rows])
+    expected = torch.cat(rows)
+    for side in ("right", "left"):
+        batch = world.batch(pad=side)
+        require_near(model.backbone(embed_without_audio(model, batch, negative)), expected, "without audio")
+        both = model.backbone(embed_both(model, batch, world.states(batch), negative))
+        require_near(both.chunk(2)[1], expected, "without audio, beside the path with it")
+    return ""
+
+
+STEPS = 6
+
+
+def decoding(model: SpeechLM, world: World) -> str:
+    negative = Negative.of("text_only", world.encoder)
+    batch = world.batch(pad="left", with_answer=False)
+    contrasted = Contrast(0.0, negative)
+    for how in (None, contrasted):
+        tokens = generate(
+            model, world.tokenizer, batch, world.states(batch),
+            max_new_tokens=STEPS, min_new_tokens=STEPS, contrasted=how,
+        )  # fmt: skip
+        if tokens.shape[1] != STEPS:
+            raise Wrong(f"{tokens.shape[1]} tokens and not {STEPS}")
+        ends = end_tokens(model, world.tokenizer)
+        for number, said in enumerate(tokens):
+            one = world.batch(number, with_answer=False)
+            first = model.embed(one, world.states(one)).inputs_embeds
+            more = torch.cat([first, model.get_input_embeddings()(said[None, :-1])], 1)
+            whole = torch.ones(more.shape[:2], dtype=torch.long)
+            states = hidden_states(model.llm, more, whole, torch.arange(more.shape[1])[None])
+            z = model.head().logits(states[0, first.shape[1] - 1 :])
+            z[:, ends] = -torch.inf
+            best, chosen = z.max(-1).values, z.gather(-1, said[:, None])[:, 0]
+            if not (best - chosen <= 1e-3 * z[z.isfinite()].abs().max()).all():
+                raise Wrong(f"token {(best - chosen).argmax().item()} is not the likeliest")
+    return ""
+
+
+def round_trip(model: SpeechLM, world: World) -> str:
+    model.llm.generation_config.eos_token_id = [2, 7, 9]
+    with tempfile.TemporaryDirectory(dir=world.folder) as folder:
+        save(folder, model, world.encoder, world.tokenizer)
+        again, *_ = load(folder)
+    if (ends := end_tokens(again, world.tokenizer)) != [2, 7, 9]:
+        raise Wrong(f"end tokens {ends}")
+    require_near(alone(again.eval(), world, 1), alone(model, world, 1), "loaded again")
+    return ""
+
+
+def limit(model: SpeechLM, world: World) -> str:
+    most = position_limit(model.llm.config)
+    if most is None:
+        return "no limit in its config"
+    ids = torch.arange(most)[None] % VOCABULARY
+    embeds = model.get_input_embeddings()(ids)
+    hidden_states(model.llm, embeds, torch.ones_like(ids), torch.arange(most)[None])
+    return ""
+
+
+class TooLong(BaseException):
+    """No error of the type's own, so that nobody takes it for one."""
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Raise TooLong in what takes more than PATIENCE seconds of computing time."""
+
+    def stop(*_: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def sweep(kinds: tuple[str, ...] = TYPES, tell: Callable[[Result], None] = lambda _: None) -> list[Result]:
+    """The results of some types, each guarded against what its code raises."""
+    results = []
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        world = World(Path(folder))
+        for kind in kinds:
+            try:
+                with guarded():
+                    results.append(examined(kind, world))
+            except TooLong:
+                results.append(Result(kind, "not built", f"takes more than {PATIENCE} s, small as it is"))
+            tell(results[-1])
+    return results
+
+
+PAGE = """# Which language models work
+
+Any type in the causal LM mapping of transformers may be the LLM of a teacher or a student. When one is loaded, its own
+forward is compared on a few tokens with what is built around it (`caad_ds/models/llm.py`): head, constant factor, soft
+cap, embeddings, padding on both sides, causality. A type that does not pass is refused by name before anything is
+trained.
+
+The table is of transformers {version}, each type built small with random weights: {works} of {all} work, {refused} are
+refused, and {unbuilt} could not be built small (they are checked all the same when one is loaded). "Works" means that
+
+- logits are those of the model's own forward, by the factor and the cap in the last column;
+- padding on either side, and the other samples of a batch, change nothing;
+- `text_only` equals a text in which no audio ever was, alone and beside the path with audio;
+- decoding with a cache chooses the tokens that whole forwards choose;
+- weights and end tokens survive saving and loading;
+- as many positions as the config names are read.
+
+Made by `python -m tests.models.llm_types docs/models.md`; `pytest -m slow tests/models/test_llm_types.py` holds it to
+what is installed.
+
+| type | with it | reason, or what is special |
+|---|---|---|
+"""
+
+
+def table(results: list[Result]) -> str:
+    """The page docs/models.md."""
+    statuses = [result.status for result in results]
+    counts = {"works": statuses.count("works"), "refused": statuses.count("refused"), "all": len(results)}
+    page = PAGE.format(version=transformers.__version__, unbuilt=statuses.count("not built"), **counts)
+    return page + "".join(f"| {r.kind} | {r.status} | {r.note.replace('|', '/')} |\n" for r in results)
+
+
+def main() -> None:
+    """Examine all types, or those that are named, and write the table."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("out", type=Path, help="the page to write, docs/models.md; - for none")
+    parser.add_argument("kinds", nargs="*", help="default: all")
+    args = parser.parse_args()
+    results = sweep(tuple(args.kinds) or TYPES, lambda r: print(f"{r.kind:25} {r.status:10} {r.note}", flush=True))
+    if str(args.out) != "-":
+        write_atomic(args.out, table(results).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Language models whose heads, widths, positions or end tokens are not Llama's."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from caad_ds.distill.negatives import Negative, drop_audio, embed_both, embed_without_audio
+from caad_ds.errors import UserError
+from caad_ds.evaluation.decoding import end_tokens
+from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load, save
+from caad_ds.training.engines import Student
+from caad_ds.training.model_folder import write_model
+from tests.models.small import QUERIES
+from tests.models.test_negatives import without_span
+from tests.training.tiny import amplify, llama
+
+CONNECTOR = {"num_queries": QUERIES, "qformer_layers": 1, "qformer_heads": 2}
+STATE = {"model_type": "falcon_mamba", "state_size": 4, "num_hidden_layers": 2}
+CONVOLUTION = {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "block_ff_dim": 64}
+WINDOW = {"model_type": "mistral", "sliding_window": 4}
+REMOVED = pytest.mark.parametrize("settings", [WINDOW, CONVOLUTION, STATE], ids=lambda s: s["model_type"])
+
+
+def family(tokenizer, ears, settings: dict, **options) -> SpeechLM:
+    """A small random model of a family, loud enough to hear the audio."""
+    torch.manual_seed(0)
+    model = build(llama(2, len(tokenizer)) | settings, ears, None, **CONNECTOR, **options)
+    amplify(model.connector)
+    amplify(model.llm, 3.0)
+    return model.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model_type": "cohere", "logit_scale": 0.0625},
+        {"model_type": "granite", "logits_scaling": 8.0},
+        {"model_type": "granite", "logits_scaling": 3.0},
+        {"model_type": "hyperclovax", "logits_scaling": 0.3},
+        {"model_type": "gemma2", "head_dim": 16, "final_logit_softcapping": 2.0},
+        {"model_type": "nanochat", "final_logit_softcapping": 15.0},
+        {"model_type": "phi", "partial_rotary_factor": 0.5},  # a bias
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else str(value).removeprefix("torch."),
+)
+def test_the_head_gives_the_models_own_logits(parts, samples, tokenizer, ears, tmp_path, settings, dtype):
+    save(tmp_path, family(tokenizer, ears, settings), ears, tokenizer)
+    model, *_ = load(tmp_path, dtype)
+    model.eval()
+    batch = parts.batch(samples)
+    embedded = model.embed(batch, ears.perceive(batch.features))
+    own = model.llm(
+        inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
+    ).logits.float()
+    own = own.flatten(0, 1)[batch.answer_rows]
+    found = model.head().logits(model.backbone(embedded))
+    assert own.abs().max() > 0.1
+    # Each logit is a sum of 32 products, and in bfloat16 rounded by itself.
+    assert ((found - own).abs() <= 8 * torch.finfo(dtype).eps * (own.abs() + own.abs().mean())).all()
+
+
+def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, ears):
+    assert family(tokenizer, ears, {"model_type": "granite", "logits_scaling": 3.0}).head().scale == 1 / 3
+    assert family(tokenizer, ears, {}).head().scale == 1
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"model_type": "bert", "is_decoder": True}, "type bert cannot be used: its logits are not its head's product"),
+        ({"model_type": "rwkv", "attention_hidden_size": 32}, "padding on the left changes its states"),
+        ({"model_type": "bart", "d_model": 32, "decoder_layers": 1}, "padding on the left changes its states"),
+        ({"model_type": "ctrl", "n_embd": 32, "dff": 32}, "it does not generate from embeddings"),
+        ({"model_type": "bert-generation", "is_decoder": False}, "a later token changes its states, it is not causal"),
+        ({"model_type": "openai-gpt"}, "it does not generate from embeddings"),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_what_is_not_handled_is_refused_by_name(tokenizer, ears, settings, told):
+    with pytest.raises(UserError, match=told) as caught:
+        family(tokenizer, ears, settings)
+    assert str(caught.value).startswith("student.llm: ") and "\n" not in str(caught.value)
+
+
+def test_audio_goes_where_its_sample_is_whatever_the_embeddings_width(parts, samples, tokenizer, ears):
+    opt = {"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 16, "hidden_size": 32}
+    model = family(tokenizer, ears, opt)
+    batch = parts.batch(samples)
+    audio = model.connect(ears.perceive(batch.features))[batch.audio_index]
+    other = audio.clone()
+    other[0] = 5.0  # the first sample's
+    heard, changed = (model.backbone(model.place(batch, each)) for each in (audio, other))
+    first = batch.sample_of_row == 0
+    assert torch.equal(heard[~first], changed[~first])
+    assert (heard[first] - changed[first]).abs().max() > 0.01
+    with pytest.raises(UserError, match="connector outputs are 32 wide, the LLM's embeddings 16"):
+        model.place(batch, torch.zeros(len(audio), QUERIES, 32))
+
+
+@pytest.fixture
+def many_ends(tokenizer, tmp_path):
+    """A folder of a causal LM whose end tokens stand in generation_config.json alone."""
+    from transformers import AutoConfig
+
+    llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llama(2, len(tokenizer))))
+    llm.save_pretrained(tmp_path / "llm")
+    generation = json.loads((tmp_path / "llm/generation_config.json").read_text())
+    # Settings of sampling without do_sample: some published folders have them, and transformers will not write them.
+    generation |= {"eos_token_id": [2, 7, 9], "temperature": 0.6, "top_p": 0.9}
+    (tmp_path / "llm/generation_config.json").write_text(json.dumps(generation))
+    return str(tmp_path / "llm")
+
+
+def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(many_ends, tokenizer, ears, tmp_path):
+    model = build(many_ends, ears, None, keep_layers=1, **CONNECTOR)
+    assert end_tokens(model, tokenizer) == [2, 7, 9]
+    save(tmp_path / "saved", model, ears, tokenizer)
+    again, *_ = load(tmp_path / "saved")
+    keep_first_layers(again, 1)
+    assert end_tokens(again, tokenizer) == [2, 7, 9]
+    student = Student(again, ears, tokenizer)
+    write_model(tmp_path / "trained", student, dict(again.named_parameters()), torch.bfloat16)
+    assert end_tokens(load(tmp_path / "trained")[0], tokenizer) == [2, 7, 9]
+
+
+@REMOVED
+@pytest.mark.parametrize("pad", ["right", "left"])
+def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokenizer, ears, settings, pad):
+    """Hidden positions would still fill a window, a convolution and a state."""
+    model = family(tokenizer, ears, settings)
+    batch = parts.batch(samples, pad=pad)
+    text_only = Negative.of("text_only", ears)
+    removed = without_span(batch)
+    rows = []
+    for number in range(len(samples)):
+        kept = removed.attention_mask[number].bool()
+        one = {"input_ids": removed.input_ids[number, kept][None], "labels": removed.labels[number, kept][None]}
+        shape = one["input_ids"]
+        alone = type(batch)(["a"], attention_mask=torch.ones_like(shape), audio_mask=shape < 0, **one)
+        rows.append(model.backbone(model.place(alone, torch.zeros(0, QUERIES, 32))))
+    expected = torch.cat(rows)
+    states = ears.perceive(batch.features)
+    near = {"atol": 1e-4 * expected.abs().max().item(), "rtol": 0}
+    torch.testing.assert_close(model.backbone(embed_without_audio(model, batch, text_only)), expected, **near)
+    both = model.backbone(embed_both(model, batch, states, text_only))
+    torch.testing.assert_close(both.chunk(2)[1], expected, **near)
+    dropped = drop_audio(batch, torch.tensor([False, True, False]), text_only)
+    mixed = model.backbone(model.embed(dropped, ears.perceive(dropped.features)))
+    second = batch.sample_of_row == 1
+    torch.testing.assert_close(mixed[second], expected[second], **near)
+    torch.testing.assert_close(mixed[~second], both.chunk(2)[0][~second], **near)
+
+
+def test_a_prompt_of_audio_alone_has_no_text_only(parts, samples, tokenizer, ears, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    bare = [samples[0], samples[2]]
+    for one in bare:
+        one.record["audios"][0]["text"] = ""
+        one.record["messages"][0]["content"] = "<|AUDIO|>"
+    with pytest.raises(UserError, match="without its audio nothing comes before an answer"):
+        embed_without_audio(parts.model, parts.batch(bare), Negative.of("text_only", ears))

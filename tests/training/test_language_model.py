@@ -1,0 +1,96 @@
+"""What a run says of its LLM before anything is trained: vocabulary and positions."""
+
+import json
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from caad_ds.config_file import load_config
+from caad_ds.data.reader import IndexedReader
+from caad_ds.errors import UserError
+from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.training.engines import load_student
+from tests.training.launching import refusal
+from tests.training.tiny import config, llama
+
+
+@pytest.fixture
+def weights(world, tmp_path):
+    """A pretrained LLM's folder with the teacher's tokenizer in it."""
+    folder = tmp_path / "llm"
+    vocabulary = json.loads((world / "teacher/config.json").read_text())["llm_config"]["vocab_size"]
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**llama(1, vocabulary))).save_pretrained(folder)
+    return folder
+
+
+def student(world, tmp_path, folder, **more):
+    return load_student(load_config(config(world, tmp_path / "out", student={"llm": str(folder)} | more)))
+
+
+def exchange(folder, first: str, second: str) -> None:
+    """Give two tokens of a tokenizer each other's ids."""
+    file = folder / "tokenizer.json"
+    values = json.loads(file.read_text())
+    vocabulary = values["model"]["vocab"]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    file.write_text(json.dumps(values))
+
+
+def test_weights_of_another_vocabulary_are_refused_by_an_example(world, weights, tmp_path):
+    tokenizer = student(world, tmp_path, weights).tokenizer  # they have no tokenizer of their own
+    tokenizer.save_pretrained(weights)
+    student(world, tmp_path, weights)
+    words = {token: number for token, number in tokenizer.get_vocab().items() if number > 20}
+    (first, one), (second, other), *_ = sorted(words.items(), key=lambda item: item[1])
+    exchange(weights, first, second)
+    with pytest.raises(UserError) as caught:
+        student(world, tmp_path, weights)
+    told = str(caught.value)
+    assert told.startswith(f"{weights}: ") and "is not that of these weights" in told and "\n" not in told
+    assert f"{first!r} has id {one}, and here {other}" in told or f"{second!r} has id {other}, and here {one}" in told
+    student(world, tmp_path, weights, tokenizer=str(weights))  # its own
+
+
+def test_a_smaller_vocabulary_that_counts_otherwise_is_refused(world, weights, tmp_path):
+    train_tokenizer(["some other words that are here"] * 3, 40, weights)
+    with pytest.raises(UserError, match="is not that of these weights"):
+        student(world, tmp_path, weights)
+
+
+def test_another_template_over_the_same_vocabulary_is_supported(world, weights, tmp_path):
+    tokenizer = student(world, tmp_path, weights).tokenizer
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(weights)
+    assert student(world, tmp_path, weights).tokenizer.chat_template != tokenizer.chat_template
+
+
+def test_tokens_that_were_added_beyond_the_embedding_are_refused_by_name(world, weights, tmp_path):
+    tokenizer = student(world, tmp_path, weights).tokenizer
+    tokenizer.save_pretrained(weights)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(tmp_path / "more")
+    with pytest.raises(UserError, match=r"student\.llm: token '<new>' of the tokenizer .* but the embedding has"):
+        student(world, tmp_path, weights, tokenizer=str(tmp_path / "more"))
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_a_sample_longer_than_the_llm_reads_is_refused_at_the_start(world, tmp_path, made, whose):
+    if whose == "student":
+        short = llama(1, 60, 16) | {"max_position_embeddings": 20}
+        line = refusal(made(student={"llm": short | {"vocab_size": vocabulary(world)}}), ranks=2)
+    else:
+        folder = tmp_path / "teacher"
+        import shutil
+
+        shutil.copytree(world / "teacher", folder)
+        values = json.loads((folder / "config.json").read_text())
+        values["llm_config"]["max_position_embeddings"] = 20
+        (folder / "config.json").write_text(json.dumps(values))
+        line = refusal(made(teacher={"path": str(folder)}))
+    keys = [entry.key for entry in IndexedReader(world / "shards").index.samples]
+    assert f"tokens of prompt and answer, but the LLM of {whose} reads 20 positions" in line
+    assert any(f"sample {key}: " in line for key in keys)
+
+
+def vocabulary(world) -> int:
+    return json.loads((world / "teacher/config.json").read_text())["llm_config"]["vocab_size"]

@@ -1,0 +1,122 @@
+"""Records that make no prompt end a training in one line, or are skipped from a stream; templates tell runs apart."""
+
+import json
+import shutil
+
+import pytest
+
+from caad_ds.config_file import load_config
+from caad_ds.errors import UserError
+from caad_ds.models.speech_lm import load
+from caad_ds.training.engines import check_same_text, load_student
+from data_prep.pack import pack
+from tests.models.chat_tokenizers import CHATML
+from tests.training.launching import refusal, train
+from tests.training.tiny import ce, config, llama
+
+OFF = {"tracking": {"enabled": False}}
+CLOCK = "{{ strftime_now('%d %B %Y') }}"
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+SYSTEM = {"role": "system", "content": "It is low."}
+
+
+def spoiled(world, folder, change, shard_bytes=1 << 20):
+    """The world's samples as shards, the sixth changed."""
+    rows = [json.loads(line) for line in (world / "answered.jsonl").read_text().splitlines()]
+    change(rows[5])
+    for row in rows:
+        row["audios"][0]["path"] = str(world / row["audios"][0]["path"])
+    (folder / "answered.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pack(folder / "answered.jsonl", folder / "shards", shard_bytes)
+    return str(folder / "shards")
+
+
+def templated(world, folder, head):
+    """The world's tokenizer with something before its chat template."""
+    shutil.copytree(world / "tokenizer", folder)
+    path = folder / "chat_template.jinja"
+    path.write_text(head + path.read_text())
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda row: row["audios"][0].update(text="beep</s><user>"), "record clip-05: its transcript 1 holds '</s>'"),
+        pytest.param(
+            lambda row: row["messages"].insert(0, SYSTEM),
+            "refuses it: System role not supported; leave out the system",
+            marks=pytest.mark.slow,
+        ),
+        (lambda row: row.update(response="It is low. " * 40), "sample clip-05: "),
+    ],
+    ids=["control", "template", "length"],
+)
+def test_a_record_that_makes_no_prompt_stops_both_ranks(world, tmp_path, change, expected):
+    train_on = {"train": spoiled(world, tmp_path, change), "max_answer_tokens": 1000}
+    tokenizer = {"tokenizer": templated(world, tmp_path / "tokenizer", NO_SYSTEM)}
+    file = ce(world, tmp_path / "out", data=train_on, student=tokenizer, **OFF)
+    line = refusal(file, ranks=2)
+    assert expected in line and "clip-05" in line
+
+
+@pytest.mark.slow
+def test_a_record_that_makes_no_prompt_is_skipped_from_a_stream(world, tmp_path, capfd):
+    shards = spoiled(world, tmp_path, lambda row: row.update(response="It is</s> low."))
+    data = {"train": shards, "reader": "stream", "shuffle_buffer": 3}
+    stops = config(world, tmp_path / "stops", data=data, **OFF)
+    assert "its answer holds '</s>'" in refusal(stops)
+    skips = config(world, tmp_path / "skips", data=data | {"skip_broken": True}, **OFF)
+    said = train(skips)
+    assert "sample clip-05: record clip-05: its answer holds '</s>'" in said
+    assert "broken shards and samples that were skipped, over all ranks: " in said
+
+
+def test_a_students_template_is_frozen_and_tells_runs_apart(world, tmp_path):
+    tokenizer = templated(world, tmp_path / "tokenizer", CLOCK + "{% if loud %}loud{% endif %}" + NO_SYSTEM)
+    settings = {"date": "2025-01-02", "merge_system": True, "switches": {"loud": True}}
+    file = ce(world, tmp_path / "out", student={"tokenizer": tokenizer, "template": settings})
+    student = load_student(load_config(file))
+    text = student.tokenizer.apply_chat_template([SYSTEM, {"role": "user", "content": "high?"}], tokenize=False)
+    assert text == "02 January 2025loud<s><user>It is low.\n\nhigh?"
+    with pytest.raises(UserError, match=r"student\.template\.switches: the chat template of .* does not read 'laut'"):
+        load_student(load_config(file, ["student.template.switches={laut: true}"]))
+    started = dict.fromkeys(
+        ("llm", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads")
+    )
+    started |= {"path": str(world / "teacher"), "template": settings}
+    with pytest.raises(UserError, match="template: path brings its own"):
+        load_config(config(world, tmp_path / "b", student=started))
+
+
+def test_a_teacher_that_writes_an_answer_otherwise_is_refused(world, tmp_path):
+    teacher, _, words = load(world / "teacher")
+    student = load_student(load_config(config(world, tmp_path / "out")))
+    check_same_text(teacher, words, student)
+    student.tokenizer.init_kwargs["caad_prompt"] = "pieces"
+    with pytest.raises(UserError, match=r"write a prompt or an answer differently: form of their tokenizers .*; set"):
+        check_same_text(teacher, words, student)
+
+
+@pytest.mark.slow
+def test_another_template_is_another_run(world, tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    templated(world, tokenizer, "")
+    changes = {"student": {"tokenizer": str(tokenizer)}, "checkpoint": {"every": 2}, **OFF}
+    train(ce(world, tmp_path / "out", optimizer={"steps": 2}, **changes))
+    shutil.rmtree(tmp_path / "out/model")
+    assert "resumed from" in train(ce(world, tmp_path / "out", optimizer={"steps": 2}, **changes))
+    (tokenizer / "chat_template.jinja").write_text(CHATML)
+    shutil.rmtree(tmp_path / "out/model")
+    assert "prompts, hash " in refusal(ce(world, tmp_path / "out", optimizer={"steps": 2}, **changes))
+
+
+@pytest.mark.slow
+def test_a_prompt_that_fits_the_student_alone_is_refused(world, tmp_path):
+    vocabulary = json.loads((world / "teacher/config.json").read_text())["llm_config"]["vocab_size"]
+    long = llama(1, vocabulary, 16) | {"max_position_embeddings": 4096}
+    shards = spoiled(world, tmp_path, lambda row: row.update(response="It is low. " * 40))
+    data = {"train": shards, "max_answer_tokens": 1000}
+    assert "the LLM of teacher reads 128 positions" in refusal(
+        config(world, tmp_path / "out", data=data, student={"llm": long}, **OFF)
+    )
