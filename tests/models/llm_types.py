@@ -35,7 +35,7 @@ from tests.models.small import QUERIES, sample
 from tests.training.tiny import amplify, encoder
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-VOCABULARY, LIMIT, WINDOW, LAYERS = 96, 128, 4, 3
+VOCABULARY, LIMIT, WINDOW, LAYERS = 96, 128, 8, 3
 LOUD = 4.0  # weights so much larger than a fresh model's, so that what stands before a token reaches its state
 PATIENCE = 20  # seconds of computing for one type
 TOLERANCE = 1e-3  # of a state's size; rounding in float32 stays well below, another position or mask well above
