@@ -6,6 +6,7 @@ writes the table. All that decides is the product's own code: `build_llm`, `Spee
 """
 
 import argparse
+import re
 import signal
 import tempfile
 import warnings
@@ -104,8 +105,8 @@ def examined(kind: str, world: World) -> Result:
     except UserError as error:
         text = str(error)
         if "no model can be built" in text:
-            return Result(kind, "not built", text)
-        return Result(kind, "refused", text)
+            return Result(kind, "not built", bare(text))
+        return Result(kind, "refused", bare(text))
     except Exception as error:
         return Result(kind, "not built", reason(error))
     amplify(model.connector)
@@ -115,7 +116,7 @@ def examined(kind: str, world: World) -> Result:
             if note := check(model, world):
                 notes.append(note)
         except UserError as error:
-            return Result(kind, "refused", str(error))
+            return Result(kind, "refused", bare(str(error)))
         except Wrong as error:
             return Result(kind, "WRONG", f"{check.__name__}: {error}")
         except Exception as error:
@@ -126,6 +127,12 @@ def examined(kind: str, world: World) -> Result:
     if form.softcap is not None:
         notes.append(f"soft cap {form.softcap:g}")
     return Result(kind, "works", "; ".join(notes))
+
+
+def bare(text: str) -> str:
+    """A refusal without what all of them say."""
+    text = re.sub(r"^\w+: (a causal LM of type \S+ cannot be used[:,]|no model can be built of it:) ", "", text)
+    return re.sub(r"; (take another LLM|change its settings)$", "", text)
 
 
 def reason(error: Exception) -> str:
