@@ -19,7 +19,7 @@ from tests.training.tiny import amplify, llama
 CONNECTOR = {"num_queries": QUERIES, "qformer_layers": 1, "qformer_heads": 2}
 STATE = {"model_type": "falcon_mamba", "state_size": 4, "num_hidden_layers": 2}
 CONVOLUTION = {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "block_ff_dim": 64}
-WINDOW = {"model_type": "mistral", "sliding_window": 4}
+WINDOW = {"model_type": "mistral", "sliding_window": 16}  # an answer still sees its question and the audio
 REMOVED = pytest.mark.parametrize("settings", [WINDOW, CONVOLUTION, STATE], ids=lambda s: s["model_type"])
 
 
