@@ -13,6 +13,7 @@ from caad_ds.data.audio import AudioError
 from caad_ds.errors import UserError
 from caad_ds.files import read_json, write_json
 from caad_ds.progress import progress, waiting
+from caad_ds.text import as_text
 from data_prep import annotators
 from data_prep.classes import Scale, read_scales, settle
 from data_prep.entry import waveform
@@ -171,7 +172,7 @@ def _classed(record: dict, scales: dict[str, Scale], labels: dict[str, Counter],
     found = {key: scale.label(record["metadata"].get(scale.of)) for key, scale in scales.items()}
     record = _with(record, {key: label for key, label in found.items() if label}, overwrite)
     for key, counter in labels.items():
-        counter[str(record["metadata"].get(key))] += 1
+        counter[as_text(record["metadata"].get(key))] += 1
     return record
 
 

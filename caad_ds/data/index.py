@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass as validated
 from caad_ds.data.samples import Chain, Count, SampleEntry, Table
 from caad_ds.errors import UserError
 from caad_ds.files import writing
+from caad_ds.text import read_text
 
 VERSION = 1
 FILE_NAME = "index.json"
@@ -134,7 +135,7 @@ def _compact(found: dict) -> Any:
 
 def _parse(path: Path) -> IndexFile:
     try:
-        content = json.loads(path.read_bytes().decode(), object_hook=_compact)
+        content = json.loads(read_text(path), object_hook=_compact)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist: name a folder that `caad-ds prep pack` wrote (paths are taken from {Path.cwd()})"

@@ -31,8 +31,10 @@ from caad_ds.evaluation.token_picture import draw
 from caad_ds.evaluation.token_text import Tokens
 from caad_ds.files import write_json
 from caad_ds.models.states import Embedded
+from caad_ds.names import file_name
 from caad_ds.progress import progress
 
+LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...
 ANSWERS = ("own", "contrast", "gt")
 
 
@@ -89,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
             else:
                 answer = _answer(setting, clips, item, instructions, args)
                 found = {**described(item, args), **explained(setting, clips, item, answer, args.top)}
-                stem = args.out / f"{item.id.replace('/', '_')}.{item.condition}"
+                # `<subset>/<row>`: the row's number ends it, so that no two become one.
+                stem = args.out / file_name(item.id.replace("/", "_"), f".{item.condition}", LONGEST_ENDING)
                 numbers = stem.with_name(f"{stem.name}.json")
                 write_json(numbers, found)
                 saved.append((found, [numbers, *draw(found, stem)]))

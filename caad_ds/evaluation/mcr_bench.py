@@ -18,6 +18,7 @@ from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
 from caad_ds.evaluation.items import Clip, Item, is_text
 from caad_ds.evaluation.matching import words
+from caad_ds.text import read_text
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]
@@ -91,7 +92,7 @@ def _subset_files(folder: Path) -> list[Path]:
 
 def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         return [], [{"id": path.stem, "reason": f"{path}: cannot be read as JSON ({error})"}]
     if not isinstance(entries, list):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, drop_cut_line, read_json, write_atomic, write_json
+from caad_ds.text import read_lines
 
 REMEDY = "delete its folder and run again"
 SCORES = {"name": str, "setup": dict, "rejected": list}
@@ -131,15 +132,14 @@ class RunFolder:
 
 def _read(file: Path) -> list[dict]:
     predictions = []
-    with open(file, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                prediction = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{file}:{number}: not JSON ({error}); delete that line") from error
-            if not _is_prediction(prediction):
-                raise UserError(f"{file}:{number}: no prediction; delete that line")
-            predictions.append(prediction)
+    for number, line in read_lines(file):
+        try:
+            prediction = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file}:{number}: not JSON ({error}); delete that line") from error
+        if not _is_prediction(prediction):
+            raise UserError(f"{file}:{number}: no prediction; delete that line")
+        predictions.append(prediction)
     return predictions
 
 
