@@ -89,6 +89,15 @@ class RunFolder:
         """Writes `disagreements.jsonl` whole: what the rules of matching judge differently."""
         write_atomic(self.path / "disagreements.jsonl", "".join(map(_line, predictions)).encode())
 
+    def add_doubtful(self, rows: list[dict]) -> list[dict]:
+        """The rows of `doubtful.jsonl` and these, each id once; the file is replaced where there are new ones."""
+        path = self.path / "doubtful.jsonl"
+        kept = [json.loads(line) for _, line in read_lines(path)] if path.is_file() else []
+        known = {row["id"]: row for row in kept + rows}
+        if rows:
+            write_atomic(path, "".join(map(_line, known.values())).encode())
+        return list(known.values())
+
     def speed(self) -> dict | None:
         """What a finished evaluation measured of its speed, if there is one and it did."""
         return self.read_scores().get("speed") if self._scores.is_file() else None
