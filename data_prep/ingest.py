@@ -185,10 +185,18 @@ def _settle(record: dict | Rejected, rules: Rules) -> Settled:
     if fault := record_fault(record):
         return Settled(record["id"], _hash(record), reason=fault)
     try:
-        probed = {**record, "audios": [_probe(audio, rules) for audio in record["audios"]]}
+        found = [_examined(audio, rules) for audio in record["audios"]]
     except (AudioError, OSError) as error:  # such as a name that is too long for the file system
         return Settled(record["id"], _hash(record), reason=str(error))
-    if not any(longer(audio["duration"], rules.max_seconds) for audio in probed["audios"]):
+    # A sample at 16 kHz lasts 0.0000625 s.
+    timed = [{**a, "duration": round(f.seconds, 7)} for a, f in zip(record["audios"], found, strict=True)]
+    probed = {**record, "audios": timed}
+    too_long = any(longer(audio["duration"], rules.max_seconds) for audio in timed)
+    judged = levels.Rules(allow=rules.allow)
+    faults = (f"{fault} ({a['path']})" for a, f in zip(timed, found, strict=True) if (fault := judged.fault(f)))
+    if not (too_long and rules.too_long == "reject") and (fault := next(faults, None)):
+        return Settled(record["id"], _hash(record), reason=fault)
+    if not too_long:
         return Settled(record["id"], _hash(record), [probed])
     parts = POLICIES[rules.too_long](probed, rules.max_seconds)
     if isinstance(parts, Rejected):
@@ -196,17 +204,14 @@ def _settle(record: dict | Rejected, rules: Rules) -> Settled:
     return Settled(record["id"], _hash(record), parts, cut=True)
 
 
-def _probe(audio: dict, rules: Rules) -> dict:
+def _examined(audio: dict, rules: Rules) -> levels.Levels:
     path = Path(audio["path"])
     if not rules.follow_links and _leads_out(path, rules.root if rules.root.is_dir() else rules.root.parent):
         raise AudioError(f"{path} is a link that leads out of the root; --follow-links takes it")
     try:
-        found = examine(path)
+        return examine(path)
     except AudioError as error:
         raise AudioError(f"{path} does not decode: {error}") from error
-    if fault := levels.Rules(allow=rules.allow).fault(found):
-        raise AudioError(f"{fault} ({path})")
-    return {**audio, "duration": round(found.seconds, 7)}  # a sample at 16 kHz lasts 0.0000625 s
 
 
 def _leads_out(path: Path, root: Path) -> bool:

@@ -41,8 +41,9 @@ def split(record: dict, limit: float) -> list[dict] | Rejected:
     (audio,) = record["audios"]
     count = math.ceil(audio["duration"] / limit)
     seconds, start = audio["duration"] / count, audio.get("offset", 0.0)
+    rounded = min(round(seconds, 4), limit)
     return [
-        {**record, "id": f"{record['id']}-s{number}", "audios": [_part(audio, start + number * seconds, seconds)]}
+        {**record, "id": f"{record['id']}-s{number}", "audios": [_part(audio, start + number * seconds, rounded)]}
         for number in range(count)
     ]
 
@@ -51,7 +52,7 @@ POLICIES: dict[str, Policy] = {"reject": reject, "truncate": truncate, "split": 
 
 
 def _part(audio: dict, offset: float, seconds: float) -> dict:
-    return {**audio, "text": "", "offset": round(offset, 7), "duration": round(seconds, 7)}
+    return {**audio, "text": "", "offset": round(offset, 4), "duration": seconds}
 
 
 def _uncuttable(record: dict) -> str | None:

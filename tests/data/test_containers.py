@@ -86,17 +86,18 @@ def load_wave(folder, wave, rate):
     return load(folder / "plain.wav")
 
 
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 INEXACT = [
-    ("a.aac", "aac", "adts", 16_000, {}), ("a.mka", "aac", "matroska", 16_000, {}),
-    ("a.wma", "wmav2", "asf", 44_100, {}), ("a.amr", "amr_nb", "amr", 8_000, {}), ("a.mp4", "aac", "mp4", 16_000, {"movflags": "frag_keyframe+empty_moov"}),
+    ("aac", "adts", 16_000, {}), ("aac", "matroska", 16_000, {}), ("aac", "mp4", 16_000, FRAGMENTS),
+    ("wmav2", "asf", 44_100, {}), ("amr_nb", "amr", 8_000, {}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "codec", "kind", "rate", "options"), INEXACT, ids=[case[2] for case in INEXACT])
-def test_what_does_not_say_how_much_its_encoder_added_is_read_with_it(tmp_path, name, codec, kind, rate, options):
+@pytest.mark.parametrize(("codec", "kind", "rate", "options"), INEXACT, ids=[case[1] for case in INEXACT])
+def test_what_does_not_say_how_much_its_encoder_added_is_read_with_it(tmp_path, codec, kind, rate, options):
     wave = speech(2 * rate, rate)
-    path = write(tmp_path / name, wave, rate, codec, kind, options)
-    assert 2.0 <= probe(path) <= 2.0 + 3 * 2_048 / rate
+    path = write(tmp_path / "a", wave, rate, codec, kind, options)
+    assert 2.0 - 1_024 / rate <= probe(path) <= 2.0 + 3 * 2_048 / rate
     found = load(path)
     assert 0 <= offset(found, load_wave(tmp_path, wave, rate)) <= 2_048 * RATE / rate
 

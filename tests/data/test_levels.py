@@ -2,6 +2,7 @@
 
 import json
 import struct
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from caad_ds.cli import main
 from caad_ds.data import audio
 from caad_ds.data.levels import Levels, Rules, faults
 from caad_ds.data.reader import IndexedReader
+from caad_ds.data.stream import StreamReader
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
 from data_prep.ingest import ingest
@@ -111,6 +113,13 @@ def test_shards_that_no_rule_has_judged_are_read_and_their_audio_is_named(clips,
     assert reader.doubtful.summary == "clipped 2, silent 4"  # of mono, what cancelled is near to silence or is it
     said = capsys.readouterr().err
     assert said.count("silent: ") == 1 and "sample clip0: silent: all its samples are alike; it is kept" in said
+
+
+def test_a_stream_names_the_audio_that_no_rule_would_keep(clips, capsys):
+    pack(clips / "answered.jsonl", clips / "out", rules=Rules(allow=("silent",)))
+    reader = StreamReader(str(clips / "out"), seed=0, rank=0, world_size=1, buffer=1, skip=False)
+    assert len(list(islice(reader.samples(30), len(USABLE) + 3))) == len(USABLE) + 3
+    assert reader.doubtful.counts["silent"] >= 3 and "silent: all its samples are alike" in capsys.readouterr().err
 
 
 def lines(frames, rate):

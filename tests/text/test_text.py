@@ -129,32 +129,39 @@ def test_lines_are_those_that_were_written(tmp_path_factory, lines, end):
     assert read_text(path) == "".join(line + "\n" for line in lines)
 
 
+READS = {"read_text", "safe_load", "safe_load_all", "loadtxt", "genfromtxt", "read_csv", "fdopen"}  # methods
+OTHERS = {"os", "tarfile", "av"}  # whose `open` opens something else
+
+
 def reads_text(call: ast.Call) -> bool:
     """Whether a call opens a file as text to read it, or decodes a file's bytes by itself."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if isinstance(call.func, ast.Attribute):
-        if name in ("read_text", "safe_load", "safe_load_all", "loadtxt", "genfromtxt", "read_csv", "fdopen"):
-            return True
-        if name == "load" and isinstance(call.func.value, ast.Name) and call.func.value.id in ("json", "tomllib"):
-            return True
-        if name == "decode":
-            inner = call.func.value
-            return isinstance(inner, ast.Call) and getattr(inner.func, "attr", "") == "read_bytes"
-        if name == "loads" and call.args and isinstance(call.args[0], ast.Call):
-            return getattr(call.args[0].func, "attr", "") == "read_bytes"
-        if name == "open" and isinstance(call.func.value, ast.Name) and call.func.value.id in ("tarfile", "os"):
-            return False
-        if name == "open" and not call.args and not call.keywords:
-            return True
-    if name != "open":
-        return False
-    modes = [
-        node.value
-        for node in [*call.args, *(k.value for k in call.keywords if k.arg == "mode")]
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and set(node.value) <= set("rwabxt+")
-    ]
-    mode = modes[0] if modes else "r"
-    return isinstance(call.func, ast.Name) and "b" not in mode and not set("wax") & set(mode)  # fmt: skip
+    function = call.func
+    name = getattr(function, "attr", getattr(function, "id", ""))
+    owner = getattr(function, "value", None)
+    if name == "open":
+        given = [*call.args, *(word.value for word in call.keywords if word.arg == "mode")]
+        texts = [node.value for node in given if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        modes = [text for text in texts if set(text) <= set("rwabxt+")]
+        if owner is not None and (getattr(owner, "id", "") in OTHERS or (given and not modes)):
+            return False  # such as a method of that name
+        return not set("bwax") & set(modes[0] if modes else "r")
+    if name in ("decode", "loads"):
+        inner = owner if name == "decode" else call.args[0]
+        return isinstance(inner, ast.Call) and getattr(inner.func, "attr", "") == "read_bytes"
+    if name == "load":
+        return getattr(owner, "id", "") in ("json", "tomllib")
+    return owner is not None and name in READS
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [("open(p)", True), ("open(p, 'r')", True), ("open(p, encoding='utf-8')", True), ("p.open()", True),
+     ("p.open('rt')", True), ("json.load(f)", True), ("p.read_text('utf-8')", True), ("p.read_bytes().decode()", True),
+     ("json.loads(p.read_bytes())", True), ("open(p, 'rb')", False), ("open(p, 'w')", False), ("p.open('ab')", False),
+     ("read_text(p)", False), ("json.loads(read_text(p))", False), ("folder.open(setup, wanted)", False)],
+)  # fmt: skip
+def test_what_opens_text_is_recognised(code, found):
+    assert reads_text(ast.parse(code).body[0].value) == found
 
 
 @pytest.mark.parametrize("package", ["caad_ds", "data_prep", "examples", "benchmarks"])

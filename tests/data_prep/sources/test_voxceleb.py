@@ -27,7 +27,7 @@ def test_voxceleb2s_m4a_is_read(corpus, ingest):
     with av.open(str(path), "w", format="ipod") as file:
         stream = file.add_stream("aac", rate=16_000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.sin(np.arange(4_800, dtype=np.float32))[None] / 4, "fltp", "mono")
-        frame.sample_rate = 16_000
+        frame.sample_rate, frame.pts = 16_000, 0
         file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     found = ingest("voxceleb")
