@@ -62,11 +62,14 @@ class Container:
         self._av = _library(kind)
         self.format = kind
         try:
-            self._file = self._av.open(str(source) if isinstance(source, Path) else source, format=kind)
+            opened = str(source) if isinstance(source, Path) else source
+            self._file = self._av.open(opened, format=kind, metadata_errors="replace")
             streams = self._file.streams.audio
             if len(streams) != 1:
                 raise AudioError(f"the file has {len(streams) or 'no'} audio streams; extract one of them")
             self._stream = streams[0]
+            if self._stream.codec_context is None:
+                raise AudioError("its codec is not known to FFmpeg; convert it")
             self.subtype = self._stream.codec_context.name
             self._blocks = self._decoded()
             first = next(self._blocks, None)
