@@ -99,7 +99,8 @@ def test_what_does_not_say_how_much_its_encoder_added_is_read_with_it(tmp_path, 
     path = write(tmp_path / "a", wave, rate, codec, kind, options)
     assert 2.0 - 1_024 / rate <= probe(path) <= 2.0 + 3 * 2_048 / rate
     found = load(path)
-    assert 0 <= offset(found, load_wave(tmp_path, wave, rate)) <= 2_048 * RATE / rate
+    lag = offset(found, load_wave(tmp_path, wave, rate))
+    assert (0 if kind != "asf" else -744) <= lag <= 2_048 * RATE / rate  # FFmpeg drops the first frame of WMA
 
 
 def test_the_sound_of_a_film_is_read(tmp_path):

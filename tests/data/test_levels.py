@@ -256,6 +256,14 @@ def test_a_file_that_is_cut_is_not_read_in_part(tmp_path, subtype):
             read_it(path)
 
 
+@pytest.mark.parametrize(
+    "kind", [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None), ("FLAC", "PCM_24"), ("WAV", "PCM_U8")]
+)
+def test_silence_is_known_in_whatever_format(tmp_path, kind):
+    soundfile.write(tmp_path / "a", np.zeros(16_000), 16_000, format=kind[0], subtype=kind[1])
+    assert Rules().fault(audio.examine(tmp_path / "a")) == "silent: all its samples are alike"
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_a_damaged_ogg_is_rejected(tmp_path, subtype):
     path = tmp_path / "a.ogg"
