@@ -22,6 +22,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.data_sets import FAULTS, Cell, lengths, rows, schema, table_files
 from caad_ds.evaluation.items import Clip, Item, is_text
 from caad_ds.evaluation.matching import words
+from caad_ds.text import TextError, decode_line, numbered, read_lines
 
 CATEGORY = "DS@"
 AUDIO_COLUMN = re.compile(r"audio\d*")
@@ -78,8 +79,8 @@ class DynamicSuperb:
 @cache
 def dimensions() -> dict[str, str]:
     """The dimension of each of the 58 instances."""
-    lines = Path(__file__).with_suffix(".tsv").read_text(encoding="utf-8").splitlines()
-    dimension_and_instance = [line.split("\t") for line in lines if not line.startswith("#")][1:]
+    lines = read_lines(Path(__file__).with_suffix(".tsv"))
+    dimension_and_instance = [line.split("\t") for _, line in lines if not line.startswith("#")][1:]
     return {instance: dimension for dimension, instance in dimension_and_instance}
 
 
@@ -101,22 +102,21 @@ def _from_jsonl(path: Path) -> Iterator[Item | dict]:
     number: Counter[str] = Counter()
     first: dict[str, str] = {}
     for file in _jsonl_files(path):
-        with open(file, encoding="utf-8", errors="replace") as lines:
-            for place, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                where = f"{file.name}:{place}"
-                try:
-                    row = _object(line)
-                    instance = _instance(row)
-                    where = f"{instance}/{number[instance]}"
-                    number[instance] += 1
-                    _note_id(row, f"{file.name}:{place}", first)
-                    item = _asked(where, instance, _clips(row, file.parent), _messages(row), row.get("label"))
-                except Fault as fault:
-                    yield {"id": where, "reason": f"{file.name}:{place}: {fault}"}
-                else:
-                    yield item
+        for place, line in numbered(file):
+            if not line.strip():
+                continue
+            where = f"{file.name}:{place}"
+            try:
+                row = _object(line)
+                instance = _instance(row)
+                where = f"{instance}/{number[instance]}"
+                number[instance] += 1
+                _note_id(row, f"{file.name}:{place}", first)
+                item = _asked(where, instance, _clips(row, file.parent), _messages(row), row.get("label"))
+            except Fault as fault:
+                yield {"id": where, "reason": f"{file.name}:{place}: {fault}"}
+            else:
+                yield item
 
 
 def _note_id(row: dict, where: str, first: dict[str, str]) -> None:
@@ -124,9 +124,11 @@ def _note_id(row: dict, where: str, first: dict[str, str]) -> None:
         raise Fault(f"id {row['id']!r} is that of {first[str(row['id'])]}")
 
 
-def _object(line: str) -> dict:
+def _object(line: bytes) -> dict:
     try:
-        row = json.loads(line)
+        row = json.loads(decode_line(line))
+    except TextError as error:
+        raise Fault(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise Fault(f"not JSON ({error})") from error
     if not isinstance(row, dict):

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from caad_ds.data.markers import user_content
+from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.errors import UserError
 from caad_ds.evaluation.items import Clip, Item, is_text
 from caad_ds.evaluation.matching import words
+from caad_ds.text import read_text
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]
@@ -91,7 +92,7 @@ def _subset_files(folder: Path) -> list[Path]:
 
 def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         return [], [{"id": path.stem, "reason": f"{path}: cannot be read as JSON ({error})"}]
     if not isinstance(entries, list):
@@ -127,7 +128,8 @@ def _fault(entry: object, known: set[str]) -> str | None:
         return f"gt {entry['gt']!r} has no word left after normalisation"
     if not isinstance(entry.get("text") or "", str):
         return "text is not a string"
-    return None
+    marked = [field for field in CONDITIONS if AUDIO in entry[field]]
+    return f"{marked[0]} holds {AUDIO}, which stands for an audio: remove it" if marked else None
 
 
 def _unknown_conditions(entry: dict, known: set[str]) -> list[str]:
