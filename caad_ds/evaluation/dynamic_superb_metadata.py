@@ -1,0 +1,82 @@
+"""Dynamic-SUPERB's instances as its own preprocessing leaves them: a `metadata.json` beside audio files.
+
+<instance>/metadata.json           or <instance>/<split>/metadata.json
+<instance>/<instance>_<name>.wav   the audio of the row under this key: {"<file>": {instruction, label, text, ...}}
+<instance>/..._pair.wav            or _pair2.wav, _pair3.wav, ...: further audios of the same row
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from caad_ds.evaluation import audio_files
+from caad_ds.evaluation.data_sets import of_one_split
+from caad_ds.evaluation.dynamic_superb_tables import instructed
+from caad_ds.evaluation.items import Clip, Fault, Item, is_text
+
+NAME = "metadata.json"
+
+
+def metadata_files(folder: Path) -> list[Path]:
+    """Those of an instance, one per split."""
+    return sorted([*folder.glob(NAME), *folder.glob(f"*/{NAME}")])
+
+
+def from_metadata(folder: Path) -> Iterator[Item | dict]:
+    """An item per row, or `{id, reason}`; a file that cannot be read ends the instance."""
+    number = 0
+    try:
+        for file in of_one_split(metadata_files(folder), folder):
+            seen: set[str] = set()
+            for key, row in _rows(file):
+                name = f"{folder.name}/{number}"
+                number += 1
+                try:
+                    if key in seen:
+                        raise Fault("the file has two rows of this name")
+                    seen.add(key)
+                    item = _item(name, folder.name, key, row, file.parent)
+                except Fault as fault:
+                    yield {"id": name, "reason": f"{file}: {key}: {fault}"}
+                else:
+                    yield item
+    except (Fault, OSError, ValueError, RecursionError) as error:
+        yield {"id": folder.name, "reason": f"{folder} after row {number}: cannot be read ({error})"}
+
+
+class _Pairs(list):
+    """A JSON object whose keys may repeat."""
+
+
+def _rows(file: Path) -> _Pairs:
+    with open(file, encoding="utf-8-sig") as text:
+        held = json.load(text, object_pairs_hook=_Pairs)
+    if not isinstance(held, _Pairs):
+        raise Fault(f"{file} holds a {type(held).__name__}, not an object of rows by audio file")
+    return held
+
+
+def _item(name: str, instance: str, key: str, pairs: object, folder: Path) -> Item:
+    if not isinstance(pairs, _Pairs):
+        raise Fault(f"is a {type(pairs).__name__}, not an object")
+    row = dict(pairs)
+    if not is_text([key, row]):
+        raise Fault("holds half of a surrogate pair, which is no character")
+    return instructed(name, instance, tuple(map(Clip, _audios(key, row, folder))), row)
+
+
+def _audios(key: str, row: dict, folder: Path) -> list[Path]:
+    """The row's audio and those beside it; Fault where one that it names, or one before another, is missing."""
+    stem, suffix = os.path.splitext(key)
+    first = audio_files.find(key, folder)
+    if first is None:
+        raise Fault(f"audio {key} is not in {folder}")
+    alone = audio_files.find(f"{stem}_pair{suffix}", folder)
+    numbered = {k: audio_files.find(f"{stem}_pair{k}{suffix}", folder) for k in range(2, 10)}
+    further = {2: alone} if alone else {k: path for k, path in numbered.items() if path}
+    wanted = {k for k in numbered if row.get(f"file{k}") or row.get(f"audio{k}")}
+    for k in range(2, max([*further, *wanted], default=1) + 1):
+        if further.get(k) is None:
+            raise Fault(f"audio {stem}_pair{k}{suffix}, which goes with it, is not in {folder}")
+    return [first, *(path for _, path in sorted(further.items()) if path)]
