@@ -17,12 +17,13 @@ WORDING = "The given word is {text} {instruction}"
 REMEDY = 'give it as "text"'
 
 NOUN = r"(?:word|term|text|phrase|sentence|transcript(?:ion)?|keyword)s?"
-VERDICT = r"(?:present|in|spoken|said|mentioned|contained|found|heard|uttered|included|part|there|to|not)\b"
-TERM = re.compile(  # a term as others write it: "The given word is rain", "Word: rain", 'the word "rain"'
-    rf"(?:^|[.!?>:\n]\s*)the given {NOUN} is:?\s+(?!{VERDICT})\S"
-    rf"|\b{NOUN}(?:\s*:\s*[\"'“‘`]?|(?:\s+is)?\s+[\"'“‘`])(?!(?:yes|no|true|false)\b)\w",
-    re.IGNORECASE,
-)
+QUOTE = "[\"'“‘`]"
+SENTENCE = rf"(?:^|[.!?>:\n]\s*)the given {NOUN} is:?\s+{QUOTE}?"  # The given word is rain
+COLON = rf"\b{NOUN}\s*:\s*{QUOTE}?"  # Word: rain
+QUOTED = rf"\b{NOUN}(?:\s+is)?\s+{QUOTE}"  # the word "rain"
+PREDICATE = r"(?!(?:present|in|spoken|said|found|heard|part|there|to|not)\b)"  # The given word is in the audio
+ANSWER = r"(?!(?:yes|no|true|false)\b)"  # Answer in one word: yes or no
+TERM = re.compile(rf"(?:{SENTENCE}{PREDICATE}|(?:{COLON}|{QUOTED}){ANSWER})\w", re.IGNORECASE)
 MARKS = re.compile(rf".*(?:{re.escape(AUDIO)}|{re.escape(END_AUDIO)})\s*", re.DOTALL)
 LONG = 4  # words of a text that no instruction has by chance
 
@@ -61,10 +62,7 @@ def _says(instruction: str, text: object) -> bool:
     term = as_text(text) or ""
     if not words(term):
         return False
-    introduced = rf"{NOUN}(?:\s+is)?\s*:?\s*[\"'“‘`]?{re.escape(term)}(?!\w)"
-    quoted = rf"[\"“`]{re.escape(term)}[.,!?]?[\"”`]"
-    if re.search(quoted, instruction, re.IGNORECASE):
-        return True
-    if TERM.search(instruction) and re.search(introduced, instruction, re.IGNORECASE):
+    named = rf"(?:{SENTENCE}|(?:{COLON}|(?<!\w){QUOTE}){ANSWER}){re.escape(term)}(?!\w)"
+    if re.search(named, instruction, re.IGNORECASE):
         return True
     return len(words(term)) >= LONG and f" {' '.join(words(term))} " in f" {' '.join(words(instruction))} "
