@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+import pyarrow as pa
+
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.evaluation.data_sets import FAULTS, TABLES, Cell, lengths, schema, table_files, texts
 from caad_ds.evaluation.dynamic_superb_terms import needs_term, with_term
@@ -56,7 +58,8 @@ def instructed(name: str, instance: str, clips: tuple[Clip, ...], row: dict) -> 
 
 def _rows_with_cells(instance: str, file: Path) -> Iterator[tuple[dict, list[Cell]]]:
     """What each row says, and where its audios stand."""
-    names = schema(file).names
+    about = schema(file)
+    names = [name for name, kind in zip(about.names, about.types, strict=True) if not pa.types.is_null(kind)]
     read = ["instruction", "label", *(["text"] if needs_term(instance) else [])]
     if missing := [name for name in read if name not in names]:
         raise Fault(f"{file} has no column {', '.join(missing)}, it has {', '.join(names)}")

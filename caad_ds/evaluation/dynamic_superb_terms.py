@@ -9,7 +9,7 @@ import re
 
 from caad_ds.data.markers import AUDIO, END_AUDIO
 from caad_ds.evaluation.dynamic_superb_names import present, task
-from caad_ds.evaluation.items import Fault, as_text
+from caad_ds.evaluation.items import Fault, text_of
 from caad_ds.evaluation.matching import words
 
 TASKS = ("SpokenTermDetection", "SpeechTextMatching")
@@ -35,7 +35,7 @@ def needs_term(instance: str) -> bool:
 
 def with_term(instruction: str, text: object) -> str:
     """The instruction with its term as the published readers put it; Fault where there is no term."""
-    term = as_text(text)
+    term = text_of(text)
     if term is None or not words(term):
         raise Fault(f"text {text!r:.60} is missing or empty, and its instruction asks about it")
     return WORDING.format(text=term, instruction=instruction)
@@ -59,7 +59,7 @@ def turn_with_term(content: str, text: object) -> str:
 
 def _says(instruction: str, text: object) -> bool:
     """Whether an instruction has the term already: introduced, in quotes, or too long to be there by chance."""
-    term = as_text(text) or ""
+    term = text_of(text) or ""
     if not words(term):
         return False
     named = rf"(?:{SENTENCE}|(?:{COLON}|(?<!\w){QUOTE}){ANSWER}){re.escape(term)}(?!\w)"

@@ -27,7 +27,7 @@ class Fault(Exception):
     """Why a row of a benchmark cannot be asked."""
 
 
-def as_text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
     """A text without the white space around it, a number or a boolean as JSON writes it (a whole number without its
     fraction); None where it is something else, no number, or empty."""
     if isinstance(value, bool):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.evaluation import audio_files
-from caad_ds.evaluation.items import Clip, Fault, as_text, is_text
+from caad_ds.evaluation.items import Clip, Fault, is_text, text_of
 from caad_ds.evaluation.matching import words
 
 PATHS = ("path", "audio", "audio_filepath")
@@ -56,7 +56,7 @@ def benchmarks_in(path: Path) -> set[str]:
 def rows(path: Path) -> Iterator[tuple[str, Path, dict | Fault]]:
     """`FILE:LINE`, the folder that paths are relative to, and the row of each line, or why it is none."""
     for file in manifests(path):
-        with open(file, encoding="utf-8-sig", errors="replace") as lines:
+        with open(file, "rb") as lines:
             for place, line in enumerate(lines, 1):
                 where = f"{file.name}:{place}"
                 if line.strip():
@@ -64,8 +64,14 @@ def rows(path: Path) -> Iterator[tuple[str, Path, dict | Fault]]:
 
 
 def note_id(row: dict, where: str, seen: dict[tuple[object, str], str]) -> None:
-    """Fault where another row of this category has the row's `id`; `seen` holds where each was first."""
-    if row.get("id") is None:
+    """Fault where another row of this category has the row's `id`; `seen` holds where each was first.
+
+    In the authors' training data the id is the audio's path, which several questions may share: that is none.
+    """
+    turns = row["messages"] if isinstance(row.get("messages"), list) else []
+    held = [row, *(turn for turn in turns if isinstance(turn, dict))]
+    paths = [_path(audio) for each in held if isinstance(each.get("audios"), list) for audio in each["audios"]]
+    if row.get("id") is None or row["id"] in (*paths, "@".join(map(str, paths))):
         return
     first = seen.setdefault((row.get("category"), str(row["id"])), where)
     if first != where:
@@ -86,7 +92,7 @@ def prompt(row: dict, folder: Path) -> Prompt:
 
 def answer(label: object) -> str:
     """A label as text; Fault where it is none, or nothing of it is left after normalisation."""
-    text = as_text(label)
+    text = text_of(label)
     if text is None or not words(text):
         raise Fault(f"label {label!r:.60} is missing, no text or number, or has no word left after normalisation")
     return text
@@ -99,10 +105,12 @@ def without_marks(content: str) -> str:
     return content.strip()
 
 
-def _row(line: str) -> dict | Fault:
+def _row(line: bytes) -> dict | Fault:
     """An object with text."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return Fault(f"not UTF-8 text ({error.reason})")
     except (ValueError, RecursionError) as error:
         return Fault(f"not JSON ({error})")
     if not isinstance(row, dict):

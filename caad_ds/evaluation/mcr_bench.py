@@ -18,7 +18,7 @@ from typing import ClassVar
 from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
 from caad_ds.evaluation import audio_files, manifest, mcr_manifest
-from caad_ds.evaluation.items import Clip, Item, as_text, is_text
+from caad_ds.evaluation.items import Clip, Item, is_text, text_of
 from caad_ds.evaluation.matching import words
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
@@ -150,7 +150,7 @@ def _fault(entry: object, known: set[str]) -> str | None:
         value = entry.get(field)
         if not isinstance(value, str) or not value.strip():
             return f"{field} is missing, empty or not a string"
-    if (gt := as_text(entry.get("gt"))) is None:
+    if (gt := text_of(entry.get("gt"))) is None:
         return "gt is missing, empty, or no text or number"
     if not words(gt):
         return f"gt {gt!r} has no word left after normalisation"
@@ -183,4 +183,4 @@ def _audio_path(folder: Path, audio: str) -> Path | None:
 def _row(name: str, subset: str, audio: Path, entry: dict) -> Row:
     hints = {"neutral": None, **{condition: entry[condition].strip() for condition in HINTS}}
     clip = Clip(audio, entry.get("text") or "")
-    return Row(name, subset, clip, entry["neutral"].strip(), hints, as_text(entry["gt"]) or "")
+    return Row(name, subset, clip, entry["neutral"].strip(), hints, text_of(entry["gt"]) or "")

@@ -61,6 +61,13 @@ def test_dynamic_superb_lines(write, form):
     assert [clip.text for clip in first.clips] == ["hello there"] and first.clips[0].path.name == "0.wav"
 
 
+def test_an_id_that_is_the_audio_is_shared_by_its_questions(write):
+    lines = [line(f"DS@{COUNTING}", question, id="SER/audio/0.wav") for question in (ASK, LOUD)]
+    benchmark = load(write([*lines, line(f"DS@{COUNTING}", id=7), line(f"DS@{COUNTING}", id="7")]))
+    assert [item.question for item in benchmark.items] == [ASK, LOUD, ASK]
+    assert reasons(benchmark) == {f"{COUNTING}/3": "manifest.jsonl:4: id '7' is that of manifest.jsonl:3"}
+
+
 def test_lines_that_contradict_themselves_are_listed(write):
     own = line(f"DS@{COUNTING}")
     bad = {
