@@ -118,13 +118,14 @@ def _presented(items: list[Item]) -> tuple[list[Item], list[dict]]:
 
     Of two names as written that are the same row of the table, one is left out, since its items would count twice.
     """
-    most: Counter[str] = Counter()
+    held: dict[str, Counter[int]] = defaultdict(Counter)
     for item in items:
-        most[item.subset] = max(most[item.subset], len(item.clips))
+        held[item.subset][len(item.clips)] += 1
+    usual = {name: max(counts, key=lambda audios: (counts[audios], audios)) for name, counts in held.items()}
     found, rejected = [], []
     for item in items:
         try:
-            found.append((item, presented(item.subset, len(item.clips), most[item.subset])))
+            found.append((item, presented(item.subset, len(item.clips), usual[item.subset])))
         except Fault as fault:
             rejected.append({"id": item.id, "reason": str(fault)})
     kept: list[Item] = []

@@ -67,20 +67,20 @@ def _item(name: str, instance: str, key: str, pairs: object, folder: Path) -> It
 
 
 def _audios(key: str, row: dict, folder: Path) -> list[Path]:
-    """The row's audio and those beside it; Fault where one that it names, or one before another, is missing.
+    """The row's audio and those beside it; Fault where it, or a further one that the row names, is missing.
 
     What ends in `_concat` holds both audios of a pair, as the benchmark's ESPnet recipe writes it, and is one audio.
     """
     stem, suffix = os.path.splitext(key)
-    first = audio_files.find(key, folder)
-    if first is None:
+    path, paths = audio_files.find(key, folder), []
+    if path is None:
         raise Fault(f"audio {key} is not in {folder}")
-    whole = not stem.endswith("_concat")
-    alone = audio_files.find(f"{stem}_pair{suffix}", folder)
-    numbered = {k: audio_files.find(f"{stem}_pair{k}{suffix}", folder) for k in range(2, 10)}
-    further = {2: alone} if alone else {k: path for k, path in numbered.items() if path}
-    wanted = {k for k in numbered if row.get(f"file{k}") or row.get(f"audio{k}")} if whole else set()
-    for k in range(2, max([*further, *wanted], default=1) + 1):
-        if further.get(k) is None:
-            raise Fault(f"audio {stem}_pair{k}{suffix}, which goes with it, is not in {folder}")
-    return [first, *(path for _, path in sorted(further.items()) if path)]
+    while path is not None:
+        paths.append(path)
+        number = len(paths) + 1
+        path = audio_files.find(f"{stem}_pair{number}{suffix}", folder)
+        if path is None and number == 2:
+            path = audio_files.find(f"{stem}_pair{suffix}", folder)
+    if (row.get(f"file{number}") or row.get(f"audio{number}")) and not stem.endswith("_concat"):
+        raise Fault(f"audio {stem}_pair{number}{suffix}, which goes with it, is not in {folder}")
+    return paths

@@ -39,24 +39,25 @@ def task(name: str) -> str:
     return PREFIX.sub("", name).split("_")[0]
 
 
-def presented(name: str, audios: int, most: int) -> str:
-    """The row of the table that an item with so many audios belongs to, where `most` is what items of its name hold.
+def presented(name: str, audios: int, usual: int) -> str:
+    """The row of the table that an item with so many audios belongs to, where most items of its name hold `usual`.
 
-    Fault where it has none, or lacks an audio that others of its name have.
+    Fault where it has none, or where it may only lack an audio, or have one too many, of the other presentation.
     """
     instance = present(name)
     if instance not in dimensions():
         return instance
     plain = instance.removesuffix(MULTIAUDIO)
     pair = plain + MULTIAUDIO
-    if pair in dimensions() and audios < most:
-        raise Fault(f"holds {audios} audio{'s' * (audios != 1)} where others of {name} hold {most}")
+    held = f"holds {audios} audio{'s' * (audios != 1)}"
+    if pair in dimensions() and audios != usual:
+        raise Fault(f"{held} where most of {name} hold {usual}")
     if audios == 1 and instance == plain:
         return plain
     if audios == 2 and pair in dimensions():
         return pair
     asked = "two" if instance == pair else "one or two" if pair in dimensions() else "one"
-    raise Fault(f"holds {audios} audio{'s' * (audios != 1)}; {instance} asks about {asked}")
+    raise Fault(f"{held}; {instance} asks about {asked}")
 
 
 @cache

@@ -14,7 +14,6 @@ from caad_ds.evaluation.matching import words
 
 TASKS = ("SpokenTermDetection", "SpeechTextMatching")
 WORDING = "The given word is {text} {instruction}"
-REMEDY = 'give it as "text"'
 
 NOUN = r"(?:word|term|text|phrase|sentence|transcript(?:ion)?|keyword)s?"
 QUOTE = "[\"'“‘`]"
@@ -49,7 +48,7 @@ def turn_with_term(content: str, text: object) -> str:
     if text is None:
         if TERM.search(content):
             return content
-        raise Fault(f"neither text nor messages hold the term that it asks about; {REMEDY}")
+        raise Fault('neither text nor messages hold the term that it asks about; give it as "text"')
     marks = MARKS.match(content)
     instruction = content[marks.end() :] if marks else content
     if _says(instruction, text):

@@ -135,11 +135,18 @@ def test_a_row_that_lacks_an_audio_fills_no_other_presentation(tmp_path):
     benchmark = load(write_jsonl(tmp_path / "ds", [*lines, row("DialogueActPairing_DailyTalk-multiaudio")]))
     assert [item.id for item in benchmark.items] == [f"{COUNTING}/1", f"{PAIR}/0"]
     assert reasons(benchmark) == {
-        f"{PLAIN}/1": f"holds 1 audio where others of {PLAIN} hold 2",
+        f"{PLAIN}/1": f"holds 1 audio where most of {PLAIN} hold 2",
         f"{COUNTING}/0": f"holds 2 audios; {COUNTING} asks about one",
         "DialogueActPairing_DailyTalk-multiaudio/0": "holds 1 audio; DialogueActPairing_DailyTalk-multiaudio asks "
         "about two",
     }
+
+
+def test_one_row_with_too_many_audios_stops_no_others(tmp_path):
+    lines = [row(PLAIN), row(PLAIN), row(PLAIN, clips=("0.wav", "1.wav")), row(PLAIN, clips=("0.wav",) * 3)]
+    benchmark = load(write_jsonl(tmp_path / "ds", lines))
+    assert [item.id for item in benchmark.items] == [f"{PLAIN}/0", f"{PLAIN}/1"]
+    assert list(reasons(benchmark)) == [f"{PLAIN}/2", f"{PLAIN}/3"]
 
 
 def test_one_row_of_the_table_is_not_filled_twice(tmp_path):
