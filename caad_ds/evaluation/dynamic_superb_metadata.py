@@ -38,7 +38,7 @@ def from_metadata(folder: Path) -> Iterator[Item | dict]:
                     seen.add(key)
                     item = _item(name, folder.name, key, row, file.parent)
                 except Fault as fault:
-                    yield {"id": name, "reason": f"{file}: {key}: {fault}"}
+                    yield {"id": name, "reason": f"{file}: {key if is_text(key) else ascii(key)}: {fault}"}
                 else:
                     yield item
     except (Fault, OSError, ValueError, RecursionError) as error:

@@ -242,7 +242,7 @@ def test_metadata_beside_audio_files(tmp_path):
 def test_metadata_with_faults_is_listed_and_the_rest_is_read(tmp_path):
     write_metadata(tmp_path / COUNTING, {"0.wav": {**said(), "label": 2}, "1.wav": said()}, ["0.wav", "1.wav"])
     file = tmp_path / COUNTING / "metadata.json"
-    again = json.dumps({"0.wav": said(), "2.wav": []})
+    again = json.dumps({"0.wav": said(), "2.wav": [], "\ud800": said()})
     file.write_text("\ufeff" + file.read_text().rstrip("}") + "}, " + again.lstrip("{"), encoding="utf-8")
     write_metadata(tmp_path / PLAIN, [said()], [])
     write_metadata(tmp_path / SPOKEN, {}, [])
@@ -252,7 +252,8 @@ def test_metadata_with_faults_is_listed_and_the_rest_is_read(tmp_path):
     benchmark = load(tmp_path)
     assert [(item.id, item.gt) for item in benchmark.items] == [(f"{COUNTING}/0", "2"), (f"{COUNTING}/1", "yes")]
     told = reasons(benchmark)
-    assert "two rows of this name" in told[f"{COUNTING}/2"] and "audio 2.wav" not in told[f"{COUNTING}/3"]
+    assert "two rows of this name" in told[f"{COUNTING}/2"] and "is a list, not an object" in told[f"{COUNTING}/3"]
+    assert "half of a surrogate pair" in told[f"{COUNTING}/4"] and told[f"{COUNTING}/4"].isascii()
     assert "not an object of rows" in told[PLAIN] and "cannot be read" in told[SPOKEN]
     assert "has tables and metadata.json" in told["SarcasmDetection_Mustard"]
 
