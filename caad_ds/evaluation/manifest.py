@@ -10,6 +10,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,26 +42,31 @@ def manifests(path: Path) -> list[Path]:
     """The file itself, or the manifests directly in a folder."""
     if path.is_file():
         return [path] if path.suffix == ".jsonl" else []
-    return sorted(path.glob("*.jsonl"))
+    return sorted(file for file in path.glob("*.jsonl") if not file.is_dir())
 
 
 def benchmarks_in(path: Path) -> set[str]:
     """What the categories in a file or folder begin with: DS, MCR, ..."""
     found: set[str] = set()
     for file in manifests(path):
-        with open(file, "rb") as lines:
+        with suppress(OSError), open(file, "rb") as lines:  # `rows` tells it
             found |= {name.decode() for line in lines for name in CATEGORY.findall(line)}
     return found
 
 
 def rows(path: Path) -> Iterator[tuple[str, Path, dict | Fault]]:
-    """`FILE:LINE`, the folder that paths are relative to, and the row of each line, or why it is none."""
+    """`FILE:LINE`, the folder that paths are relative to, and the row of each line, or why it is none.
+
+    Of a file that cannot be read, its name and why.
+    """
     for file in manifests(path):
-        with open(file, "rb") as lines:
-            for place, line in enumerate(lines, 1):
-                where = f"{file.name}:{place}"
-                if line.strip():
-                    yield where, file.parent, _row(line)
+        try:
+            with open(file, "rb") as lines:
+                for place, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield f"{file.name}:{place}", file.parent, _row(line)
+        except OSError as error:
+            yield file.name, file.parent, Fault(f"cannot be read ({error})")
 
 
 def note_id(row: dict, where: str, seen: dict[tuple[object, str], str]) -> None:

@@ -319,6 +319,14 @@ def test_a_line_that_is_not_utf8_is_listed(tmp_path):
     assert reasons(benchmark)["test.jsonl:1"].startswith("test.jsonl:1: not UTF-8 text")
 
 
+def test_a_manifest_that_cannot_be_read_is_listed(tmp_path):
+    folder = write_jsonl(tmp_path / "ds", [row(COUNTING)])
+    (folder / "a.jsonl").symlink_to("gone")
+    (folder / "b.jsonl").mkdir()
+    benchmark = load(folder)
+    assert len(benchmark.items) == 1 and list(reasons(benchmark)) == ["a.jsonl"]
+
+
 def test_an_instruction_that_holds_a_mark_of_audio_is_listed(tmp_path):
     held = table(2).drop_columns("instruction").append_column("instruction", pa.array(["<|AUDIO|> who ?", "who ?"]))
     write_parquet(tmp_path, COUNTING, held)
