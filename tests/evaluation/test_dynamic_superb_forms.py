@@ -229,7 +229,8 @@ def test_metadata_beside_audio_files(tmp_path):
     pairs = {f"{PLAIN}_{k}.flac": said(file2="y") for k in range(3)}
     heard = [f"{PLAIN}_{k}{pair}.flac" for k in (0, 1) for pair in ("", ("_pair", "_pair2")[k])] + [f"{PLAIN}_2.flac"]
     write_metadata(tmp_path / PLAIN, pairs, heard, "test")
-    write_metadata(tmp_path / PLAIN, {}, [], "train")
+    for instance, split in ((PLAIN, "train"), (COUNTING, "train"), (COUNTING, "validation")):
+        write_metadata(tmp_path / instance, {"0.wav": said()}, ["0.wav"], split)
     benchmark = load(tmp_path)
     assert [item.id for item in benchmark.items] == [f"{PAIR}/0", f"{PAIR}/1", f"{SPOKEN}/0", f"{SPOKEN}/1"]
     assert [clip.path.name for clip in benchmark.items[1].clips] == [f"{PLAIN}_1.flac", f"{PLAIN}_1_pair2.flac"]
@@ -237,7 +238,8 @@ def test_metadata_beside_audio_files(tmp_path):
         f"The given word is {word} {TELL}" for word in ("rain", "snow")
     ]
     told = reasons(benchmark)
-    assert list(told) == [f"{PLAIN}/2", f"{SPOKEN}/2"]
+    assert list(told) == [COUNTING, f"{PLAIN}/2", f"{SPOKEN}/2"]
+    assert "several splits (train, validation), none of them test" in told[COUNTING]
     assert f"audio {PLAIN}_2_pair2.flac, which goes with it, is not in" in told[f"{PLAIN}/2"]
     assert f"audio {names[2]} is not in" in told[f"{SPOKEN}/2"]
     assert load(tmp_path / PLAIN).items == benchmark.items[:2]
