@@ -316,13 +316,13 @@ def test_a_column_of_audios_without_any_is_none(tmp_path):
     assert [len(item.clips) for item in load(tmp_path).items] == [1, 1]
 
 
-def test_a_line_that_is_not_utf8_is_listed(tmp_path):
-    file = write_jsonl(tmp_path / "ds", [row(COUNTING), row(COUNTING, label="caf\u00e9")]) / "test.jsonl"
-    lines = file.read_bytes().replace(b"who speaks", "caf\u00e9".encode("latin-1"), 1)
-    file.write_bytes(b"\xef\xbb\xbf" + lines)
+def test_a_byte_order_mark_is_passed_over_and_a_line_that_is_not_utf8_listed(tmp_path):
+    file = write_jsonl(tmp_path / "ds", [row(COUNTING, label="two"), row(COUNTING)]) / "test.jsonl"
+    first, second = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"\xef\xbb\xbf" + first + second.replace(b"who", "caf\u00e9".encode("latin-1")))
     benchmark = load(file)
-    assert [item.gt for item in benchmark.items] == ["caf\u00e9"]
-    assert reasons(benchmark)["test.jsonl:1"].startswith("test.jsonl:1: not UTF-8 text")
+    assert [item.gt for item in benchmark.items] == ["two"]
+    assert reasons(benchmark)["test.jsonl:2"].startswith("test.jsonl:2: not UTF-8 text")
 
 
 def test_a_manifest_that_cannot_be_read_is_listed(tmp_path):
