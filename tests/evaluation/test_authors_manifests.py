@@ -125,7 +125,8 @@ def test_rows_that_are_not_whole_are_listed(write):
         [line("MCR@E@neutral", audios=["SER/audio/0.wav"] * 2)],
         [line("MCR@F@noisy"), line("MCR@F"), line("DS@F"), lines[0]],
     ]
-    lines[1]["messages"][1]["audios"][0]["transcription"] = "hello there"
+    bad[-1] += (heard := conditions("G"))
+    heard[2]["messages"][1]["audios"][0]["transcription"] = "good bye"
     benchmark = load(write([*lines, *(row for rows in bad for row in rows)]), "mcr-bench")
     assert [row.id for row in benchmark.rows] == ["SER/0"]
     told = reasons(benchmark)
@@ -135,7 +136,8 @@ def test_rows_that_are_not_whole_are_listed(write):
     assert "asks about 2 audios" in told["E/0"]
     assert "unknown condition 'noisy'" in told["manifest.jsonl:21"]
     assert "is not MCR@<subset>@<condition>" in told["manifest.jsonl:22"] + told["manifest.jsonl:23"]
-    assert "asks what manifest.jsonl:1 asks" in told["manifest.jsonl:24"] and len(told) == 9
+    assert "asks what manifest.jsonl:1 asks" in told["manifest.jsonl:24"]
+    assert "transcriptions of" in told["G/0"] and len(told) == 10
 
 
 def test_which_benchmark_a_manifest_is_of(write, tmp_path):
