@@ -19,6 +19,7 @@ def description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+AUDIO = ["av>=14"]  # its wheels bring FFmpeg along
 ANNOTATE = ["librosa>=0.11", "pyloudnorm>=0.2"]
 
 setup(
@@ -58,11 +59,13 @@ setup(
     extras_require={
         "demo": ["espeakng-loader>=0.2.4"],
         "annotate": ANNOTATE,
+        "audio": AUDIO,
         "emotion": ["funasr>=1.1", "modelscope", "torchaudio"],
         "brouhaha": ["brouhaha @ git+https://github.com/marianne-m/brouhaha-vad", "pyannote.audio>=3.1"],
         # A CUDA build of PyTorch brings its own Triton; elsewhere its kernels are tested under the interpreter.
         "test": [
             *ANNOTATE,
+            *AUDIO,
             "hypothesis>=6.100",
             "psutil>=5.9",
             "pytest>=8",

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from caad_ds.memory import PeakMemory
+from caad_ds.text import read_text
 
 QUEUED = 4
 
@@ -47,6 +48,6 @@ def peak_mib(work: Callable[[], None], device: str) -> float | None:
 
 def cpu_name() -> str:
     """The processor, and how many of them this process may use."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = read_text(Path("/proc/cpuinfo")).splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return f"{name or platform.processor() or platform.machine()}, {os.cpu_count()} cores"

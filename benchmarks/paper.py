@@ -31,9 +31,11 @@ from benchmarks.measure import cpu_name
 from benchmarks.step import published
 from caad_ds.cli import main as caad_ds
 from caad_ds.data.markers import user_content
+from caad_ds.files import parse_yaml
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.speech_lm import build, save
 from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.text import read_text
 
 CLIPS, SECONDS, WORDS = 64, 5, 100
 MEASURED = 10  # last steps; at least as many before them compile kernels and fill caches
@@ -123,7 +125,7 @@ def models(work: Path, shapes: dict[str, dict], tokenizer: object, tiny: bool) -
 def config(work: Path, row: str, steps: int, tiny: bool) -> Path:
     """The YAML of one row: configs/paper/caad.yaml on these weights and shards."""
     paper = Path(__file__).resolve().parents[1] / "configs/paper/caad.yaml"
-    values = yaml.safe_load(paper.read_text())
+    values = parse_yaml(read_text(paper))
     values["run"] |= {"name": row, "output_dir": str(work / "runs" / row), "log_every": steps - MEASURED}
     values["data"]["train"] = str(work / "shards")
     values["teacher"]["path"] = str(work / "teacher")

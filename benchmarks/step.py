@@ -44,6 +44,7 @@ from caad_ds.flops import flop_counter
 from caad_ds.memory import MIB
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.speech_lm import SpeechLM, build
+from caad_ds.text import read_text
 
 QUERIES, PROMPT, ANSWER = 64, 40, 96  # tokens of a sample: audio, text before the answer, answer
 ARCHITECTURES = Path(__file__).resolve().parents[1] / "configs/paper/architectures"
@@ -73,7 +74,7 @@ def llama(layers: int, hidden: int, intermediate: int, tied: bool) -> dict:
 
 def published(name: str) -> dict:
     """An architecture of configs/paper."""
-    return json.loads((ARCHITECTURES / f"{name}.json").read_text())
+    return json.loads(read_text(ARCHITECTURES / f"{name}.json"))
 
 
 SCALES = {

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from caad_ds.config import Config, Section
 from caad_ds.errors import UserError
 from caad_ds.files import parse_yaml
+from caad_ds.text import read_text
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -30,16 +31,16 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 def _read(path: Path) -> dict:
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        values = parse_yaml(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; see configs/ for examples") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise UserError(f"{path}{where}: not valid YAML ({problem}); mend that line") from None
+        raise UserError(f"{path}{where}: not valid YAML ({problem}); correct that line") from None
     if not isinstance(values, dict):
         found = "the file is empty" if values is None else f"found a {type(values).__name__}"
         raise UserError(f"{path}: expected sections (run:, data:, ...) but {found}; see configs/ for examples")

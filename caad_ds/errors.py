@@ -1,4 +1,4 @@
-"""Errors that a user can mend."""
+"""User-facing errors."""
 
 
 class UserError(Exception):
@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class RankError(UserError):
     """What every rank tells for itself: it has lost the others, and may be the only one that is left to speak."""
+
+
+class AudioError(Exception):
+    """An audio that does not decode, or holds nothing usable; callers add which record it belongs to."""

@@ -6,7 +6,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,15 +16,21 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from caad_ds.errors import UserError
+from caad_ds.text import TextError, as_text, read_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
 RELEASED_AFTER = 120  # seconds until the locks of a node that has gone are given up; NFS takes 90
+TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # file systems without them
 
 
+class Unquoted(yaml.MarkedYAMLError):
+    """A text of which YAML has made a number, a boolean, a date or nothing."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML whose mappings hold every key once; of a double one PyYAML takes the last and says nothing."""
+    """YAML whose mappings have texts as keys, each once; of a double one PyYAML takes the last and says nothing."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -34,7 +40,27 @@ class _Loader(yaml.SafeLoader):
                 if key.value in seen:
                     raise yaml.MarkedYAMLError(problem=f"key {key.value!r} comes twice", problem_mark=key.start_mark)
                 seen.add(key.value)
+                if key.tag != MERGE:
+                    _as_written(key)
         return node
+
+
+def _as_written(node: yaml.ScalarNode) -> None:
+    """Make a scalar, such as the number 1, the text that stands there; YAMLError where YAML has made another of it."""
+    value = _constructed(yaml.ScalarNode(node.tag, node.value))
+    if value is None or as_text(value) != node.value:
+        read = "nothing" if value is None else as_text(value)
+        quotes = f"write it in quotes: {json.dumps(node.value, ensure_ascii=False)}"
+        raise Unquoted(problem=f"YAML reads {node.value} as {read}; {quotes}", problem_mark=node.start_mark)
+    node.tag = TEXT
+
+
+def _constructed(node: yaml.Node | None) -> Any:
+    """The value of a node; None of none, as of an empty file."""
+    try:
+        return None if node is None else _Loader("").construct_document(node)
+    except ValueError as error:  # a date such as 2019-13-45
+        raise yaml.MarkedYAMLError(problem=f"{error} in a value", problem_mark=node.start_mark) from error
 
 
 @contextmanager
@@ -144,8 +170,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, remedy: str) -> dict:
     """The object in a JSON file; UserError, which ends with `remedy`, if there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_text(path))
+    except TextError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: no JSON object; {remedy}")
@@ -168,22 +196,54 @@ def drop_cut_line(path: Path) -> None:
 
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text; yaml.YAMLError where it is none, or has a key twice in one mapping."""
-    return yaml.load(text, _Loader)
+    return _constructed(yaml.compose(text, _Loader))
 
 
 def read_yaml(path: Path, kind: Any) -> Any:
-    """The content of a YAML file as the type `kind`, validated by pydantic; UserError names the first mistake."""
+    """The content of a YAML file as the type `kind`, validated by pydantic; UserError names the first mistake.
+
+    Where `kind` has a text, a number or a boolean is one if YAML's value is what is written: 1, but neither 1.10 nor
+    yes, which are 1.1 and true.
+    """
     try:
-        return TypeAdapter(kind).validate_python(parse_yaml(path.read_text(encoding="utf-8")))
+        return _validated(yaml.compose(read_text(path), _Loader), TypeAdapter(kind))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: it is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        what = f"{error.problem} in line {mark.line + 1}" if mark else " ".join(str(error).split())
+        raise UserError(f"{path}: {'' if isinstance(error, Unquoted) else 'it is not YAML: '}{what}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         count = "" if error.error_count() == 1 else f" ({error.error_count()} such mistakes)"
         raise UserError(f"{path}: {where}: {first['msg'].lower()}{count}") from error
+
+
+def _validated(node: yaml.Node | None, kind: TypeAdapter) -> Any:
+    """The value of a node as a type; the scalars that should be texts are made so, as long as there are such."""
+    while True:
+        try:
+            return kind.validate_python(_constructed(node))
+        except ValidationError as error:
+            places = [item["loc"] for item in error.errors() if item["type"] == "string_type"]
+            scalars = [found for place in places if (found := _scalar(node, place)) and found.value]
+            if not scalars:
+                raise
+            for scalar in scalars:
+                _as_written(scalar)
+
+
+def _scalar(node: yaml.Node | None, place: Sequence[str | int]) -> yaml.ScalarNode | None:
+    """The scalar at a place of pydantic's, if there is one."""
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == part), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+        else:
+            return None
+    return node if isinstance(node, yaml.ScalarNode) else None
 
 
 def _is_full(error: Exception) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from caad_ds.text import read_text
+
 MIB = 2**20
 
 
@@ -40,5 +42,5 @@ class PeakMemory:
 
 def _resident(field: str) -> int:
     """A line of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = read_text(Path("/proc/self/status")).splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))

@@ -10,17 +10,21 @@ from pathlib import Path
 
 from caad_ds.command import positive
 from caad_ds.data.audio import AudioError
+from caad_ds.data.levels import Rules, add_rules
 from caad_ds.errors import UserError
 from caad_ds.files import read_json, write_json
 from caad_ds.progress import progress, waiting
+from caad_ds.text import as_text
 from data_prep import annotators
 from data_prep.classes import Scale, read_scales, settle
-from data_prep.entry import waveform
+from data_prep.entry import usable_waveform
 from data_prep.journal import Journal, same_settings
 from data_prep.jsonl import Rejected, count_lines, write_jsonl
 from data_prep.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.parallel import ordered
 from data_prep.rejects import Rejects
+
+ANY_LENGTH = Rules()
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     parser.add_argument("--annotators", nargs="+", default=[], metavar="NAME", help=f"of {known}")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="YAML: which numbers become which classes")
+    add_rules(parser, max_seconds=False)
     parser.add_argument("--overwrite", action="store_true", help="replace metadata that is there already")
     parser.add_argument("--workers", type=positive, default=1, help="processes that measure (default %(default)s)")
 
@@ -50,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         "manifest_sha256": manifest_hash(args.manifest),
         "annotators": args.annotators,
         "overwrite": args.overwrite,
+        **({"allow": sorted(set(args.allow))} if args.allow else {}),
     }
     settings = measuring | {"classes": {key: scale.model_dump() for key, scale in scales.items()}}
     stamp = args.out.with_suffix(".settings.json")
@@ -66,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(record: dict, names: Sequence[str], overwrite: bool = False) -> Measured:
-    """What the annotators `names` find in a record.
+def measure(record: dict, names: Sequence[str], overwrite: bool = False, rules: Rules = ANY_LENGTH) -> Measured:
+    """What the annotators `names` find in a record whose audio the rules find usable.
 
     One of whose keys the record has any is not run, unless `overwrite`: an emotion of the corpus and a score of another
     one do not mix.
@@ -82,7 +88,7 @@ def measure(record: dict, names: Sequence[str], overwrite: bool = False) -> Meas
     try:
         if (count := len(record["audios"])) != 1:
             raise AudioError(f"the record has {count} audios, and metadata that speaks of all of them")
-        samples = waveform(record["audios"][0])
+        samples = usable_waveform(record["audios"][0], rules)
     except AudioError as error:
         return Measured(record["id"], values, dict.fromkeys(wanted, str(error)))
     for name in wanted:
@@ -95,7 +101,7 @@ def measure(record: dict, names: Sequence[str], overwrite: bool = False) -> Meas
 
 def measure_all(args: argparse.Namespace, journal: Journal) -> None:
     """Measure the records that the journal does not have yet, in the manifest's order."""
-    one = partial(measure, names=args.annotators, overwrite=args.overwrite)
+    one = partial(measure, names=args.annotators, overwrite=args.overwrite, rules=Rules.of(args))
     rest = islice(_records(args.manifest), journal.count, None)
     with progress("annotate", count_lines(args.manifest)) as advance:
         advance(journal.count)
@@ -171,7 +177,7 @@ def _classed(record: dict, scales: dict[str, Scale], labels: dict[str, Counter],
     found = {key: scale.label(record["metadata"].get(scale.of)) for key, scale in scales.items()}
     record = _with(record, {key: label for key, label in found.items() if label}, overwrite)
     for key, counter in labels.items():
-        counter[str(record["metadata"].get(key))] += 1
+        counter[as_text(record["metadata"].get(key))] += 1
     return record
 
 

@@ -6,16 +6,22 @@ Format (arXiv 2508.15407): `<task>/<task>.json` beside `<task>/audio/`; here a t
 import argparse
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from random import Random
 
-from caad_ds.data.audio import encode, to_pcm16
+from caad_ds.data.audio import AudioError, encode, to_pcm16
 from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, write_atomic, write_json
+from caad_ds.names import LONGEST, stems
 from caad_ds.progress import track
 from data_prep.entry import is_part, waveform
-from data_prep.manifest import load_manifest
+from data_prep.jsonl import Rejected
+from data_prep.manifest import read_manifest
+from data_prep.rejects import Rejects
+
+LONGEST_SUFFIX = 16  # bytes of a format's name
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -28,48 +34,71 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a task per attribute that at least one record holds."""
+    """Write a task per attribute that at least one record holds, and beside the folder a list of what was left out."""
     instructions = Instructions.load(args.instructions, args.attributes)
-    records = load_manifest(args.manifest)
-    counts = {}
     for key in instructions.attributes:
-        asked = [record for record in records if key in instructions.known(record)]
-        # A corpus comes sorted; so that the first rows (--limit) stand for all, they come in no order here.
-        Random(f"{args.seed}/{key}").shuffle(asked)
-        if asked:
-            write_task(args.out / key, asked, instructions, key, args.seed)
-            counts[key] = len(asked)
+        if key in (".", "..") or "/" in key or len(f"{key}.json".encode()) > LONGEST:
+            raise UserError(f"{args.instructions}: the attribute {key!r:.60} is to be a folder's name; rename it")
+    counts = {}
+    with Rejects(args.out.with_name(f"{args.out.name}.jsonl")) as rejects:
+        records = list(rejects.sift(map(partial(_usable, instructions), read_manifest(args.manifest))))
+        for key in instructions.attributes:
+            asked = [record for record in records if key in instructions.known(record)]
+            # A corpus comes sorted; so that the first rows (--limit) stand for all, they come in no order here.
+            Random(f"{args.seed}/{key}").shuffle(asked)
+            if asked and (count := write_task(args.out / key, asked, instructions, key, args.seed, rejects)):
+                counts[key] = count
     if not counts:
-        raise UserError(f"{args.manifest}: no record has an attribute of {args.instructions}")
-    print(f"{args.out}: " + ", ".join(f"{key} {count}" for key, count in counts.items()))
+        raise UserError(f"{args.manifest}: no usable record has an attribute of {args.instructions}{rejects.why}")
+    print(f"{args.out}: " + ", ".join(f"{key} {count}" for key, count in counts.items()) + rejects.summary)
     return 0
 
 
-def write_task(folder: Path, records: list[dict], instructions: Instructions, key: str, seed: int = 0) -> None:
-    """Write `<folder>/<key>.json`, a list of rows, and the audio that they name.
+def write_task(
+    folder: Path, records: list[dict], instructions: Instructions, key: str, seed: int, rejects: Rejects
+) -> int:
+    """Write `<folder>/<key>.json`, a list of rows, and the audio that they name; returns their number.
 
     A row holds `audio` (relative to the folder), `text` (the transcription), `neutral` (the question), `gt` (the right
     option), and as descriptions `faithful`, `adversarial` and `irrelevant`. Audio is hard-linked where the file system
-    can, otherwise copied.
+    can, otherwise copied. A record whose audio cannot be had is rejected.
     """
     rows = []
+    names = stems([record["id"] for record in records], LONGEST_SUFFIX)
     for record in track(records, f"benchmark {key}", len(records)):
-        if len(record["audios"]) != 1:
-            raise UserError(f"record {record['id']}: it has {len(record['audios'])} audios; MCR-BENCH asks about one")
         audio = record["audios"][0]
         rng = Random(f"{seed}/{record['id']}/{key}")
         asked = ask(instructions, record, key, rng)
         hints = {name: hint(instructions, asked, name, rng) for name in ("faithful", "adversarial", "irrelevant")}
-        name = _place(audio, folder / "audio", record["id"])
+        try:
+            name = _place(audio, folder / "audio", names[record["id"]])
+        except AudioError as error:
+            rejects.add(Rejected(record["id"], f"{key}: {error}"))
+            continue
         rows.append(
             {"audio": name, "gt": asked.label, **hints, "neutral": asked.question, "text": audio.get("text", "")}
         )
-    write_json(folder / f"{folder.name}.json", rows)
+    if rows:
+        write_json(folder / f"{folder.name}.json", rows)
+    return len(rows)
 
 
-def _place(entry: dict, folder: Path, identity: str) -> str:
+def _usable(instructions: Instructions, record: dict | Rejected) -> dict | Rejected:
+    """The record, or why no question can be asked about it."""
+    if isinstance(record, Rejected):
+        return record
+    try:
+        if instructions.known(record) and (count := len(record["audios"])) != 1:
+            return Rejected(record["id"], f"it has {count} audios; MCR-BENCH asks about one")
+    except UserError as error:
+        return Rejected(record["id"], str(error))
+    return record
+
+
+def _place(entry: dict, folder: Path, name: str) -> str:
     audio = Path(entry["path"])
-    target = folder / f"{identity.replace('/', '_')}{'.flac' if is_part(entry) else audio.suffix}"
+    suffix = ".flac" if is_part(entry) else audio.suffix
+    target = folder / f"{name}{suffix if len(suffix.encode()) <= LONGEST_SUFFIX else ''}"
     if is_part(entry):
         write_atomic(target, encode(to_pcm16(waveform(entry))))
         return f"{folder.name}/{target.name}"
@@ -79,7 +108,7 @@ def _place(entry: dict, folder: Path, identity: str) -> str:
         try:
             os.link(audio, target)
         except FileNotFoundError as error:
-            raise UserError(f"record {identity}: its audio {audio} does not exist; ingest the corpus again") from error
+            raise AudioError(f"its audio {audio} does not exist; ingest the corpus again") from error
         except OSError:  # another file system, or one without hard links
             shutil.copyfile(audio, target)
     return f"{folder.name}/{target.name}"

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.errors import UserError
+from caad_ds.text import TextError, read_lines, read_text
+from data_prep.jsonl import Rejected
 
+UNREADABLE = "\ufffd"  # what Python decodes bytes to that are not UTF-8
 GENDERS = {"f": "female", "m": "male"}
 
 
@@ -30,23 +33,36 @@ def files(parent: Path, pattern: str) -> list[Path]:
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Where each line stands, as `PATH line N`, and the line itself; blank lines are passed over."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield f"{path} line {number}", line.strip()
+    """Where each line stands, as `PATH line N`, and the line itself; blank lines are passed over.
+
+    Bytes that are not UTF-8 become `UNREADABLE`; `utterance` rejects what takes them over.
+    """
+    for number, line in read_lines(path, "replace"):
+        if line.strip():
+            yield f"{path} line {number}", line.strip()
 
 
 def transcription(path: Path) -> str:
-    """What a text file says; "" where it is empty or, such as a link that leads nowhere, cannot be read."""
+    """What a text file says; "" where it is empty or, such as a link that leads nowhere, cannot be read.
+
+    What is not UTF-8 becomes `UNREADABLE`, as in `lines`.
+    """
     try:
-        return path.read_text("utf-8-sig", "replace").strip()
+        return read_text(path, "replace").strip()
+    except TextError:
+        return UNREADABLE
     except OSError:
         return ""
 
 
-def utterance(source: str, identity: str, audio: Path, text: str, **attributes: str | None) -> dict:
-    """A record of one audio; attributes that are None or empty are left out, as only what is known is described."""
+def utterance(source: str, identity: str, audio: Path, text: str, **attributes: str | None) -> dict | Rejected:
+    """A record of one audio; attributes that are None or empty are left out, as only what is known is described.
+
+    Rejected where its text or an attribute was not UTF-8 in the corpus's files.
+    """
+    for name, value in {"text": text, **attributes}.items():
+        if value and UNREADABLE in value:
+            return Rejected(identity, f"its {name} is not UTF-8 text: {value!r:.60}; convert the corpus's text files")
     return {
         "id": identity,
         "audios": [{"path": audio.as_posix(), "text": text}],

@@ -6,17 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.data.audio import AudioError, load, load_pcm16
+from caad_ds.data.audio import AudioError, measured, measured_pcm16
+from caad_ds.data.levels import Levels, Rules
 
 
 def waveform(entry: dict) -> np.ndarray:
     """What the entry names, float32 [samples] at 16 kHz; AudioError, which names the file, if it is not to be had."""
-    return _loaded(load, entry)
+    return _loaded(measured, entry)[0]
 
 
-def pcm16(entry: dict) -> np.ndarray:
+def usable_waveform(entry: dict, rules: Rules) -> np.ndarray:
+    """As `waveform`; AudioError too where a rule finds it unusable."""
+    return _usable(measured, entry, rules)
+
+
+def usable_pcm16(entry: dict, rules: Rules) -> np.ndarray:
     """The same as int16 [samples]."""
-    return _loaded(load_pcm16, entry)
+    return _usable(measured_pcm16, entry, rules)
 
 
 def is_part(entry: dict) -> bool:
@@ -29,7 +35,14 @@ def cut_out(entry: dict) -> dict:
     return {name: value for name, value in entry.items() if name != "offset"}
 
 
-def _loaded(load: Callable[..., np.ndarray], entry: dict) -> np.ndarray:
+def _usable(load: Callable[..., tuple[np.ndarray, Levels]], entry: dict, rules: Rules) -> np.ndarray:
+    samples, levels = _loaded(load, entry)
+    if fault := rules.fault(levels):
+        raise AudioError(f"{fault} ({entry['path']})")
+    return samples
+
+
+def _loaded(load: Callable[..., tuple[np.ndarray, Levels]], entry: dict) -> tuple[np.ndarray, Levels]:
     try:
         return load(Path(entry["path"]), *_part(entry))
     except AudioError as error:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from caad_ds.command import positive
-from caad_ds.data.audio import AudioError, probe
+from caad_ds.data import levels
+from caad_ds.data.audio import AudioError, examine
+from caad_ds.data.levels import MAX_SECONDS, add_rules, longer
 from caad_ds.errors import UserError
 from caad_ds.files import read_json, write_json
 from caad_ds.progress import track, waiting
@@ -24,18 +26,17 @@ from data_prep.parallel import ordered
 from data_prep.rejects import Rejects
 from data_prep.too_long import POLICIES
 
-MAX_SECONDS = 30.0
-
 
 @dataclass(frozen=True)
 class Rules:
-    """What is taken: audio of at most `max_seconds`, what becomes of longer one (`too_long.POLICIES`), and whether
-    links out of the folder `root` are followed."""
+    """What is taken: audio of at most `max_seconds`, what becomes of longer one (`too_long.POLICIES`), whether links
+    out of the folder `root` are followed, and which rules usable audio may break (levels.py)."""
 
     root: Path
     max_seconds: float = MAX_SECONDS
     too_long: str = "reject"
     follow_links: bool = False
+    allow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=f"one of {', '.join(sources.names())}")
     parser.add_argument("--root", type=Path, required=True, help="the corpus: the folder or file that the source reads")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    parser.add_argument(
-        "--max-seconds", type=float, default=MAX_SECONDS, help="the encoder's window (default %(default)s)"
-    )
+    add_rules(parser)
     parser.add_argument(
         "--too-long", choices=POLICIES, default="reject", help="what becomes of longer audio (default %(default)s)"
     )
@@ -69,11 +68,9 @@ def run(args: argparse.Namespace) -> int:
 
     A run that was killed goes on after the last record that it settled.
     """
-    if not args.max_seconds > 0:
-        raise UserError(f"--max-seconds {args.max_seconds:g}: it must be above 0")
     check_output(args.out, args.root)
-    rules = Rules(args.root, args.max_seconds, args.too_long, args.follow_links)
-    settings = {"source": args.source, **{name: str(value) for name, value in vars(rules).items()}}
+    rules = Rules(args.root, args.max_seconds, args.too_long, args.follow_links, levels.Rules.of(args).allow)
+    settings = {"source": args.source, **{name: str(value) for name, value in vars(rules).items() if value != ()}}
     stamp = args.out.with_suffix(".settings.json")
     if (
         args.out.exists()
@@ -188,10 +185,18 @@ def _settle(record: dict | Rejected, rules: Rules) -> Settled:
     if fault := record_fault(record):
         return Settled(record["id"], _hash(record), reason=fault)
     try:
-        probed = {**record, "audios": [_probe(audio, rules) for audio in record["audios"]]}
+        found = [_examined(audio, rules) for audio in record["audios"]]
     except (AudioError, OSError) as error:  # such as a name that is too long for the file system
         return Settled(record["id"], _hash(record), reason=str(error))
-    if max(audio["duration"] for audio in probed["audios"]) <= rules.max_seconds:
+    # A sample at 16 kHz lasts 0.0000625 s.
+    timed = [{**a, "duration": round(f.seconds, 7)} for a, f in zip(record["audios"], found, strict=True)]
+    probed = {**record, "audios": timed}
+    too_long = any(longer(audio["duration"], rules.max_seconds) for audio in timed)
+    judged = levels.Rules(allow=rules.allow)
+    faults = (f"{fault} ({a['path']})" for a, f in zip(timed, found, strict=True) if (fault := judged.fault(f)))
+    if not (too_long and rules.too_long == "reject") and (fault := next(faults, None)):
+        return Settled(record["id"], _hash(record), reason=fault)
+    if not too_long:
         return Settled(record["id"], _hash(record), [probed])
     parts = POLICIES[rules.too_long](probed, rules.max_seconds)
     if isinstance(parts, Rejected):
@@ -199,15 +204,14 @@ def _settle(record: dict | Rejected, rules: Rules) -> Settled:
     return Settled(record["id"], _hash(record), parts, cut=True)
 
 
-def _probe(audio: dict, rules: Rules) -> dict:
+def _examined(audio: dict, rules: Rules) -> levels.Levels:
     path = Path(audio["path"])
     if not rules.follow_links and _leads_out(path, rules.root if rules.root.is_dir() else rules.root.parent):
         raise AudioError(f"{path} is a link that leads out of the root; --follow-links takes it")
     try:
-        seconds = probe(path)
+        return examine(path)
     except AudioError as error:
         raise AudioError(f"{path} does not decode: {error}") from error
-    return {**audio, "duration": round(seconds, 4)}
 
 
 def _leads_out(path: Path, root: Path) -> bool:

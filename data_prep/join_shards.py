@@ -40,9 +40,9 @@ def join(folder: Path) -> ShardIndex:
         ShardIndex.load(folder, name=index_path(folder, part).name).file
         for part in track(parts, f"reading the parts in {folder}", len(parts))
     ]
-    made_of = {(file.manifest, file.shard_bytes) for file in files}
-    if len(made_of) > 1:
-        raise UserError(f"{folder}: its parts are of different manifests or --shard-bytes; pack them anew")
+    first = files[0]
+    if any((f.manifest, f.shard_bytes, f.rules) != (first.manifest, first.shard_bytes, first.rules) for f in files):
+        raise UserError(f"{folder}: its parts are of different manifests, --shard-bytes or rules; pack them anew")
     shards = [shard for file in files for shard in file.shards]
     out = index_path(folder)
     with Rejects(out) as rejects, waiting(f"writing {out}"):
@@ -50,7 +50,7 @@ def join(folder: Path) -> ShardIndex:
             rejects.add(rejected)
     if not shards:
         raise UserError(f"{folder}: no record of any part is usable{rejects.why}")
-    content = IndexFile(VERSION, *made_of.pop(), rejects.count, shards)
+    content = IndexFile(VERSION, first.manifest, first.shard_bytes, rejects.count, shards, first.rules)
     with waiting(f"writing {out}"):
         content.write(out)
     clean(out, "train")

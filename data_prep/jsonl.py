@@ -10,8 +10,7 @@ from typing import BinaryIO
 
 from caad_ds.errors import UserError
 from caad_ds.files import writing
-
-BOM = b"\xef\xbb\xbf"  # which some editors put before UTF-8 text
+from caad_ds.text import TextError, decode_line, numbered
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:
 def read_placed(path: Path) -> Iterator[tuple[int, int, dict | Rejected]]:
     """As `read_rows`, with the byte offset of the line after its number."""
     place = 0
-    with opened(path) as lines:
-        for number, line in enumerate(lines, 1):
+    with _readable(path):
+        for number, line in numbered(path):
             if line.strip():
-                yield (
-                    number,
-                    place,
-                    _object(line.removeprefix(BOM) if number == 1 else line, f"{path.name} line {number}"),
-                )
+                yield number, place, _object(line, f"{path.name} line {number}")
             place += len(line)
 
 
@@ -71,22 +66,27 @@ def count_lines(path: Path) -> int:
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A file to read bytes from; UserError if it cannot be opened or read."""
+    with _readable(path), open(path, "rb") as file:
+        yield file
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with open(path, "rb") as file:
-            yield file
+        yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def _object(line: bytes, where: str) -> dict | Rejected:
     try:
-        value = json.loads(line.decode(), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(decode_line(line), parse_constant=_refuse, parse_float=_finite)
         if b"\\u" in line:  # an escape may be half of a character, which no file can be written with
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return Rejected(where, "it holds half a surrogate pair, which is no text; is an emoji cut in two?")
-    except UnicodeDecodeError as error:
-        return Rejected(where, f"it is not UTF-8 text ({error.reason}); is it a JSONL file?")
+    except TextError as error:
+        return Rejected(where, f"it is {error}; is it a JSONL file?")
     except json.JSONDecodeError as error:
         return Rejected(where, f"it is not JSON ({error.msg}, column {error.colno}); is the file cut short?")
     except RecursionError:

@@ -10,6 +10,7 @@ shard, which the journal `index.partial.jsonl` names, and ends with the bytes of
 import argparse
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter
 
 from caad_ds.command import positive
 from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
+from caad_ds.data.levels import DEFAULT, Rules, add_rules
 from caad_ds.errors import UserError
 from caad_ds.progress import waiting
 from data_prep.journal import Journal
@@ -38,6 +40,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-bytes", type=positive, default=SHARD_BYTES, help="cut shards at this size (%(default)s)"
     )
+    add_rules(parser)
     parser.add_argument("--workers", type=positive, default=1, help="processes that encode (%(default)s)")
     parser.add_argument(
         "--shard", type=Part.parse, metavar="I/N", help="pack part I of N alone; `prep join-shards` joins the parts"
@@ -46,7 +49,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pack, and print what was packed, skipped and rejected."""
-    index, fresh = pack(args.manifest, args.out, args.shard_bytes, args.workers, args.shard)
+    index, fresh = pack(args.manifest, args.out, args.shard_bytes, args.workers, args.shard, Rules.of(args))
     joined = not fresh and (args.out / FILE_NAME).exists()
     print(summary(index, args.out, None if joined else args.shard) + ("" if fresh else ", already packed"))
     return 0
@@ -61,7 +64,12 @@ def summary(index: ShardIndex, folder: Path, part: Part | None = None) -> str:
 
 
 def pack(
-    manifest: Path, folder: Path, shard_bytes: int = SHARD_BYTES, workers: int = 1, part: Part | None = None
+    manifest: Path,
+    folder: Path,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    part: Part | None = None,
+    rules: Rules = DEFAULT,
 ) -> tuple[ShardIndex, bool]:
     """Write the shards of a manifest, or of a part of it, into `folder`; returns their index and whether anything was
     written.
@@ -70,7 +78,7 @@ def pack(
     holds other shards, a manifest without a usable record, and a full disk; what is whole by then stays.
     """
     with waiting(f"reading {manifest}"):
-        made_of = {"manifest": manifest_hash(manifest), "shard_bytes": shard_bytes}
+        made_of = {"manifest": manifest_hash(manifest), "shard_bytes": shard_bytes, "rules": rules.content()}
     out, prefix = index_path(folder, part), "train" if part is None else f"train-{part.index:05d}"
     if (packed := _packed(folder, out, made_of)) is not None:
         clean(out, prefix)
@@ -80,7 +88,7 @@ def pack(
         raise UserError(f"{folder} holds shards without {out.name} ({found[0]}): delete them, or name another --out")
     with journal:
         records = read_manifest(manifest, f"packing {manifest}")
-        _append(part.take(records) if part else records, journal, folder, shard_bytes, prefix, workers)
+        _append(part.take(records) if part else records, journal, folder, shard_bytes, prefix, workers, rules)
         with Rejects(out) as rejects, waiting(f"writing {out}"):
             shards = list(rejects.sift(_outcomes(journal)))
         if shards or part:
@@ -111,10 +119,12 @@ def _packed(folder: Path, out: Path, made_of: dict) -> ShardIndex | None:
     for name in dict.fromkeys((FILE_NAME, out.name)):
         if (folder / name).exists():
             index = ShardIndex.load(folder, name=name)
-            if {key: getattr(index.file, key) for key in made_of} == made_of:
+            # An earlier release did not write the rules.
+            if all(getattr(index.file, key) in (value, {}) for key, value in made_of.items()):
                 return index
             raise UserError(
-                f"{folder} holds shards of another manifest or --shard-bytes: name another --out, or delete it"
+                f"{folder} holds shards of another manifest, --shard-bytes, --max-seconds or --allow: name another "
+                "--out, or delete it"
             )
     return None
 
@@ -126,13 +136,19 @@ def _strangers(folder: Path, part: Part | None, prefix: str) -> list[str]:
 
 
 def _append(
-    records: Iterator[dict | Rejected], journal: Journal, folder: Path, shard_bytes: int, prefix: str, workers: int
+    records: Iterator[dict | Rejected],
+    journal: Journal,
+    folder: Path,
+    shard_bytes: int,
+    prefix: str,
+    workers: int,
+    rules: Rules,
 ) -> None:
     """Encode the records that are not in a shard of the journal, and append shards and rejected ones to it."""
     done, first = _resume(journal, folder)
     at = done  # records that are settled once this one is
     with ShardWriter(folder, shard_bytes, prefix, first) as writer:
-        for result in ordered(encode, islice(records, done, None), workers):
+        for result in ordered(partial(encode, rules=rules), islice(records, done, None), workers):
             if isinstance(result, Rejected):
                 journal.append({"id": result.id, "reason": result.reason})
             elif shard := writer.add(result):

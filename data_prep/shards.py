@@ -8,14 +8,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from caad_ds.data import audio
 from caad_ds.data.index import SampleEntry, Shard, audio_names
+from caad_ds.data.levels import DEFAULT, Rules
 from caad_ds.files import writing
-from data_prep.entry import cut_out, pcm16
+from caad_ds.names import encoded
+from data_prep.entry import cut_out, usable_pcm16
 from data_prep.jsonl import Rejected
 
+LONGEST_KEY = 4096  # bytes of a sample's key; readers of tars allocate what a header claims, up to a limit
 _END = 2 * tarfile.BLOCKSIZE  # two empty blocks end a tar
 
 
@@ -30,8 +32,9 @@ class Block:
     pcm: str
 
 
-def encode(record: dict | Rejected) -> Block | Rejected:
-    """Decode the audios of a record (absolute paths) and make its tar members; what is rejected already stays so.
+def encode(record: dict | Rejected, rules: Rules = DEFAULT) -> Block | Rejected:
+    """Decode the audios of a record (absolute paths) and make its tar members; what is rejected already stays so, and
+    what the rules find unusable is.
 
     The audio paths of the packed record are the member names. The key is the record's id, with what WebDataset or a
     file system would misread (dots, slashes) percent-encoded.
@@ -42,10 +45,11 @@ def encode(record: dict | Rejected) -> Block | Rejected:
         if not record.get(field):
             return Rejected(record["id"], f"it has no {field}; run `caad-ds prep {command}` first")
     try:
-        pcm = [pcm16(entry) for entry in record["audios"]]
+        pcm = [usable_pcm16(entry, rules) for entry in record["audios"]]
     except audio.AudioError as error:
         return Rejected(record["id"], str(error))
-    key = quote(record["id"], safe="").replace(".", "%2E")
+    if len(key := encoded(record["id"])) > LONGEST_KEY:
+        return Rejected(record["id"], f"its id has {len(key)} bytes as a key, more than {LONGEST_KEY}; shorten it")
     names = [f"{key}.{name}" for name in audio_names(len(pcm))]
     audios = [{**cut_out(entry), "path": name} for entry, name in zip(record["audios"], names, strict=True)]
     content = json.dumps({**record, "audios": audios}, ensure_ascii=False, sort_keys=True).encode()

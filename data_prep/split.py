@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
+from caad_ds.text import as_text
 from data_prep.hashing import fraction
 from data_prep.jsonl import Rejected
 from data_prep.manifest import ManifestWriter, check_output, read_manifest
@@ -40,7 +41,7 @@ class Rule(BaseModel):
     def matches(self, record: dict) -> bool:
         """Whether a record's metadata is what `where` asks for."""
         metadata = record.get("metadata") or {}
-        return all(metadata.get(key) in values for key, values in self.where.items())
+        return all(key in metadata and as_text(metadata[key]) in values for key, values in self.where.items())
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +96,7 @@ def splits_of(record: dict, rules: list[Rule]) -> list[str] | Rejected:
             continue
         if (value := (record.get("metadata") or {}).get(rule.hash_of)) is None:
             return Rejected(record["id"], f"it has no metadata {rule.hash_of!r}, which split {rule.name!r} asks for")
-        if not rule.start <= fraction(str(value)) < rule.end:
+        if not rule.start <= fraction(as_text(value)) < rule.end:
             continue
         first = taken.setdefault(PurePosixPath(rule.name).parent, rule.name)
         if first != rule.name:

@@ -7,6 +7,7 @@ record that comes with its answer cannot be cut at all.
 import math
 from collections.abc import Callable
 
+from caad_ds.data.levels import SAMPLE_RATE, longer
 from data_prep.jsonl import Rejected
 
 Policy = Callable[[dict, float], list[dict] | Rejected]
@@ -15,7 +16,9 @@ Policy = Callable[[dict, float], list[dict] | Rejected]
 def reject(record: dict, limit: float) -> Rejected:
     """Leave the record out."""
     longest = max(record["audios"], key=lambda audio: audio["duration"])
-    return Rejected(record["id"], f"{longest['path']} lasts {longest['duration']:.2f} s, more than {limit:g} s")
+    samples = round(longest["duration"] * SAMPLE_RATE)
+    reason = f"long: {longest['path']} lasts {longest['duration']:.2f} s, more than {limit:g} s"
+    return Rejected(record["id"], f"{reason} ({samples:,} samples at {SAMPLE_RATE} Hz)")
 
 
 def truncate(record: dict, limit: float) -> list[dict] | Rejected:
@@ -23,7 +26,7 @@ def truncate(record: dict, limit: float) -> list[dict] | Rejected:
     if fault := _uncuttable(record):
         return Rejected(record["id"], fault)
     audios = [
-        _part(audio, audio.get("offset", 0.0), limit) if audio["duration"] > limit else audio
+        _part(audio, audio.get("offset", 0.0), limit) if longer(audio["duration"], limit) else audio
         for audio in record["audios"]
     ]
     return [{**record, "audios": audios}]
@@ -38,8 +41,9 @@ def split(record: dict, limit: float) -> list[dict] | Rejected:
     (audio,) = record["audios"]
     count = math.ceil(audio["duration"] / limit)
     seconds, start = audio["duration"] / count, audio.get("offset", 0.0)
+    rounded = min(round(seconds, 4), limit)
     return [
-        {**record, "id": f"{record['id']}-s{number}", "audios": [_part(audio, start + number * seconds, seconds)]}
+        {**record, "id": f"{record['id']}-s{number}", "audios": [_part(audio, start + number * seconds, rounded)]}
         for number in range(count)
     ]
 
@@ -48,7 +52,7 @@ POLICIES: dict[str, Policy] = {"reject": reject, "truncate": truncate, "split": 
 
 
 def _part(audio: dict, offset: float, seconds: float) -> dict:
-    return {**audio, "text": "", "offset": round(offset, 4), "duration": round(seconds, 4)}
+    return {**audio, "text": "", "offset": round(offset, 4), "duration": seconds}
 
 
 def _uncuttable(record: dict) -> str | None:

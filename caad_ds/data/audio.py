@@ -2,132 +2,195 @@
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
-SAMPLE_RATE = 16_000
+from caad_ds.data import containers, ogg, wav
+from caad_ds.data.levels import SAMPLE_RATE, Levels
+from caad_ds.errors import AudioError
+
 PROBE_FRAMES = 1 << 18
 CUT = re.compile(r"(?:data|SSND|Data Size) +: (\d+) \(should be (\d+)\)")  # libsndfile's log of a WAV, AIFF, AU
 UNKNOWN_BYTES = 0x7FFF0000  # what a WAV header claims that was written before the length was known, or more
 FEW_FRAMES = 4 * 1441  # bytes of an MP3; its last frames may be padding, which is not read
 READ_FRAMES = 1 << 20
+PART_SECONDS = 0.1  # that a part of a file may lack
 LONGEST_SECONDS = 3600.0  # of an audio in a shard: what its header claims is not believed beyond
+HEADER = 4096  # bytes; a file with more holds something, whatever its header says
 
-
-class AudioError(Exception):
-    """An audio that does not decode, or holds nothing usable; callers add which record it belongs to."""
+File = Any  # a soundfile.SoundFile, or a Container, which has its interface
 
 
 def load(path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
-    """Any file, by path or open, that libsndfile reads, as mono at 16 kHz: float32 [samples] in [-1, 1].
+    """Any file, by path or open, that libsndfile or PyAV reads, as mono at 16 kHz: float32 [samples] in [-1, 1].
 
     With `start` and `seconds` only that part of it, cut at the file's own rate. Raises AudioError if it is missing,
-    does not decode, is empty or not finite.
+    does not decode, is cut short, empty or not finite.
     """
-    with _opened(path) as file:
-        return _waveform(file, *_part(file, start, seconds))
+    return measured(path, start, seconds)[0]
 
 
 def load_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
     """What `load` gives, rounded to int16 [samples]; 16-bit mono at 16 kHz is taken as it is."""
-    with _opened(path) as file:
+    return measured_pcm16(path, start, seconds)[0]
+
+
+def measured(path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None) -> tuple[np.ndarray, Levels]:
+    """What `load` gives, and the levels of the same part by which `Rules` judge it."""
+    with _opened(path, whole=not start and seconds is None) as file:
+        return _cut(*_waveform(file, *_part(file, start, seconds)), seconds)
+
+
+def measured_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> tuple[np.ndarray, Levels]:
+    """What `load_pcm16` gives, and its levels."""
+    with _opened(path, whole=not start and seconds is None) as file:
         part = _part(file, start, seconds)
         if (file.samplerate, file.channels, file.subtype) != (SAMPLE_RATE, 1, "PCM_16"):
-            return to_pcm16(_waveform(file, *part))
-        return _not_empty(_read(file, *part, "int16"))
+            waveform, levels = _cut(*_waveform(file, *part), seconds)
+            return to_pcm16(waveform), levels
+        pcm = _not_empty(_read(file, *part, "int16"), file)
+        _check_claims(file, len(pcm), part)
+        return _cut(pcm, Levels(SAMPLE_RATE, 1).add(pcm), seconds)
 
 
 def probe(path: Path) -> float:
-    """The length in seconds of a file that decodes from end to end, a block at a time however long it is.
+    """The length in seconds of a file that decodes from end to end; see `examine`."""
+    return examine(path).seconds
+
+
+def examine(path: Path) -> Levels:
+    """The levels of a file that decodes from end to end, a block at a time however long it is.
 
     Raises AudioError as `load` does, and where the file ends before its header says (cut short, its text would speak
-    of more than is heard) or goes on after it, which is not read. A cut Ogg file cannot be told from a whole one.
+    of more than is heard) or goes on after it, which is not read.
     """
-    with _opened(path) as file:
-        if file.format != "MP3":
-            return _length(file)
-    with open(path, "rb") as data, _opened(data) as file:
-        seconds = _length(file, 0.02, " (or it is an MP3 that does not say its length: convert it)")
-        # libsndfile believes the length that such an MP3 has by the bit rate of its first frame.
-        rest = data.read(FEW_FRAMES)
-        if len(rest) == FEW_FRAMES and rest[0] == 0xFF and rest[1] >= 0xE0:  # the head of a frame
-            raise AudioError(f"an MP3 that does not say its length: it goes on after {seconds:.2f} s; convert it")
-        return seconds
+    with _opened(path, whole=True) as file:
+        levels = Levels(file.samplerate, file.channels)
+        while len(block := file.read(PROBE_FRAMES, dtype="float32")):
+            levels.add(block, _mono(block))
+            if not np.isfinite(block).all():
+                raise AudioError("the audio holds values that are not finite")
+        _not_empty(levels.frames, file)
+        _check_claims(file, levels.frames, (0, None))
+        return levels
 
 
-def _length(file: soundfile.SoundFile, slack: float = 0.0, hint: str = "") -> float:
-    """The seconds that are there, read to the end.
-
-    AudioError, with `hint` at its end, where the header says more by 0.1 s and a share of `slack`, as it may be an
-    estimate.
-    """
-    frames = 0
-    while len(block := file.read(PROBE_FRAMES, dtype="float32")):
-        if not np.isfinite(block).all():
-            raise AudioError("the audio holds values that are not finite")
-        frames += len(block)
-    if not frames:
-        raise AudioError("the audio is empty")
-    seconds, claims = frames / file.samplerate, file.frames / file.samplerate
+def _check_claims(file: File, frames: int, part: tuple[int, int | None]) -> None:
+    """AudioError where the header of a file that was read as a whole says more by 0.1 s, or of an MP3, where it may be
+    an estimate, by 2%."""
+    claimed = file.claims if isinstance(file, containers.Container) else file.frames
+    if part[0] or part[1] not in (None, file.frames) or not claimed:
+        return
+    slack, hint = (0.02, " (or it is an MP3 that does not say its length: convert it)") if _is_mp3(file) else (0.0, "")
+    seconds, claims = frames / file.samplerate, claimed / file.samplerate
     if cut := CUT.search(file.extra_info):  # libsndfile has made `frames` what is there
-        claimed, found = map(int, cut.groups())
-        claims *= claimed / found if claimed < UNKNOWN_BYTES else 1
+        said, found = map(int, cut.groups())
+        claims *= said / found if found and said < UNKNOWN_BYTES else 1
     if seconds < (1 - slack) * claims - 0.1:
         raise AudioError(f"the file is cut short: {seconds:.2f} of {claims:.2f} s are there{hint}")
-    return seconds
 
 
 @contextmanager
-def _opened(path: Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
+def _opened(path: Path | BinaryIO, whole: bool) -> Iterator[File]:
+    """An audio file by libsndfile, or by PyAV what that does not read; `whole` looks for damage that neither tells."""
     try:
-        if isinstance(path, Path) and not path.is_file():
-            raise AudioError("there is no such file")
-        with soundfile.SoundFile(path) as file:
+        with ExitStack() as stack:
+            if isinstance(path, Path) and not path.is_file():
+                raise AudioError("there is no such file")
+            data = stack.enter_context(open(path, "rb")) if isinstance(path, Path) else path
+            if kind := containers.format_of(data):
+                yield stack.enter_context(containers.Container(path, kind))
+                return
+            if whole and data.read(4) == b"OggS" and (fault := ogg.damage(data)):
+                raise AudioError(fault)
+            source = wav.repaired(data) or path
+            file = stack.enter_context(soundfile.SoundFile(source))
+            if whole and _is_mp3(file):
+                data.seek(0)
+                file = stack.enter_context(soundfile.SoundFile(data))
             yield file
+            if whole and _is_mp3(file):
+                _check_end(data, file)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a file by the name of a headerless one
         # libsndfile's own words alone: before them stands the file, of an open one its address in memory.
         raise AudioError(getattr(error, "error_string", str(error))) from error
 
 
-def _part(file: soundfile.SoundFile, start: float, seconds: float | None) -> tuple[int, int]:
-    """First frame and number of frames of a part of a file."""
-    first = min(round(start * file.samplerate), file.frames)
-    rest = file.frames - first
-    return first, rest if seconds is None else min(round(seconds * file.samplerate), rest)
+def _is_mp3(file: File) -> bool:
+    return file.format == "MP3"
 
 
-def _waveform(file: soundfile.SoundFile, first: int, frames: int) -> np.ndarray:
+def _check_end(data: BinaryIO, file: File) -> None:
+    """AudioError where an MP3 goes on after what was read: libsndfile believes the length that it has by the bit rate
+    of its first frame."""
+    rest = data.read(FEW_FRAMES)
+    if len(rest) == FEW_FRAMES and rest[0] == 0xFF and rest[1] >= 0xE0:  # the head of a frame
+        seconds = file.tell() / file.samplerate
+        raise AudioError(f"an MP3 that does not say its length: it goes on after {seconds:.2f} s; convert it")
+
+
+def _part(file: File, start: float, seconds: float | None) -> tuple[int, int | None]:
+    """First frame and number of frames of a part of a file, None for all that there are."""
+    wanted = None if seconds is None else round(seconds * file.samplerate)
+    first = round(start * file.samplerate)
+    if file.frames is None:
+        return first, wanted
+    rest = file.frames - min(first, file.frames)
+    return min(first, file.frames), rest if wanted is None else min(wanted, rest)
+
+
+def _waveform(file: File, first: int, frames: int | None) -> tuple[np.ndarray, Levels]:
     channels = _read(file, first, frames, "float32")
-    # Column by column: numpy's mean over the last axis takes longer than decoding.
-    mono = channels if channels.ndim == 1 else sum(channels.T) / np.float32(file.channels)
+    _check_claims(file, len(channels), (first, frames))
+    mono = _mono(channels)
+    levels = Levels(file.samplerate, file.channels).add(_not_empty(channels, file), mono)
     if file.samplerate != SAMPLE_RATE:
         mono = soxr.resample(mono, file.samplerate, SAMPLE_RATE)
-    if not np.isfinite(_not_empty(mono)).all():
+    if not np.isfinite(_not_empty(mono, file)).all():
         raise AudioError("the audio holds values that are not finite")
-    return mono.astype(np.float32, copy=False)
+    return mono.astype(np.float32, copy=False), levels
 
 
-def _read(file: soundfile.SoundFile, first: int, frames: int, dtype: str) -> np.ndarray:
+def _mono(channels: np.ndarray) -> np.ndarray:
+    # Column by column: numpy's mean over the last axis takes longer than decoding.
+    return channels if channels.ndim == 1 else sum(channels.T) / np.float32(channels.shape[1])
+
+
+def _cut(waveform: np.ndarray, levels: Levels, seconds: float | None) -> tuple[np.ndarray, Levels]:
+    """A part without the sample by which its frames, at their own rate, may exceed it."""
+    if seconds is not None:
+        waveform = waveform[: round(seconds * SAMPLE_RATE)]
+        if len(waveform) < (seconds - PART_SECONDS) * SAMPLE_RATE:
+            raise AudioError(f"only {len(waveform) / SAMPLE_RATE:.2f} of {seconds:.2f} s are there")
+        levels.cut = len(waveform)
+    return waveform, levels
+
+
+def _read(file: File, first: int, frames: int | None, dtype: str) -> np.ndarray:
     """A part's samples, [frames] or [frames, channels]; what is allocated follows what is there, not the header."""
     if first:
         file.seek(first)
-    blocks = [file.read(min(frames, READ_FRAMES), dtype=dtype)]
-    while len(blocks[-1]) == READ_FRAMES and (frames := frames - READ_FRAMES):
-        blocks.append(file.read(min(frames, READ_FRAMES), dtype=dtype))
+    left = 1 << 62 if frames is None else frames
+    blocks = [file.read(min(left, READ_FRAMES), dtype=dtype)]
+    while len(blocks[-1]) == READ_FRAMES and (left := left - READ_FRAMES):
+        blocks.append(file.read(min(left, READ_FRAMES), dtype=dtype))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def _not_empty(samples: np.ndarray) -> np.ndarray:
-    if not samples.size:
-        raise AudioError("the audio is empty")
-    return samples
+def _not_empty(samples: np.ndarray | int, file: File) -> np.ndarray:
+    if not (samples.size if isinstance(samples, np.ndarray) else samples):
+        size = os.path.getsize(file.name) if isinstance(getattr(file, "name", None), str | Path) else 0
+        rest = f", but the file has {size} bytes: was its recorder killed?" if size > HEADER else ""
+        raise AudioError(f"the audio is empty{rest}")
+    return samples  # type: ignore[return-value]
 
 
 def to_pcm16(waveform: np.ndarray) -> np.ndarray:

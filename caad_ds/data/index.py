@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass as validated
 from caad_ds.data.samples import Chain, Count, SampleEntry, Table
 from caad_ds.errors import UserError
 from caad_ds.files import writing
+from caad_ds.text import read_text
 
 VERSION = 1
 FILE_NAME = "index.json"
@@ -40,7 +41,7 @@ class IndexFile:
     """`index.json` as it stands on disk.
 
     `manifest` is the sha256 of the manifest that was packed, `shard_bytes` the size at which shards were cut,
-    `rejected` the number of records left out.
+    `rejected` the number of records left out, `rules` those that the audio was judged by (levels.py).
     """
 
     version: int
@@ -48,10 +49,12 @@ class IndexFile:
     shard_bytes: Count
     rejected: Count
     shards: list[Shard]
+    rules: dict[str, Any] = field(default_factory=dict)
 
     def dump(self) -> Iterator[str]:
         """The JSON text, equal for equal content, in pieces of a shard each."""
-        head = json.dumps(_fields(self) | {"shards": []}, separators=_COMPACT)
+        rest = {name: value for name, value in _fields(self).items() if name != "shards"}
+        head = json.dumps({**rest, "shards": []}, separators=_COMPACT)
         yield head.removesuffix("]}")
         for number, shard in enumerate(self.shards):
             yield ("," if number else "") + json.dumps(shard.content(), separators=_COMPACT)
@@ -134,7 +137,7 @@ def _compact(found: dict) -> Any:
 
 def _parse(path: Path) -> IndexFile:
     try:
-        content = json.loads(path.read_bytes().decode(), object_hook=_compact)
+        content = json.loads(read_text(path), object_hook=_compact)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist: name a folder that `caad-ds prep pack` wrote (paths are taken from {Path.cwd()})"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
+from caad_ds.text import as_text
 
 ATTRIBUTE = "attribute"
 IRRELEVANT = (
@@ -30,7 +31,7 @@ class Attribute(_Strict):
     """An attribute that only the audio tells.
 
     `name` as the seed description gives it; `questions` that each name all options; `options` from a value, as it
-    stands in the metadata and as the label of a right answer, to the statement used in answers and hints.
+    stands in the metadata (`as_text`) and as the label of a right answer, to the statement used in answers and hints.
     """
 
     name: str
@@ -82,8 +83,10 @@ class Instructions(_Strict):
     def named(self, record: dict) -> list[tuple[str, str]]:
         """Names and values for the seed description: the attributes and facts that the record's metadata holds."""
         metadata = record.get("metadata") or {}
-        known = [(self.attributes[key].name, metadata[key]) for key in self.known(record)]
-        return known + [(name, str(metadata[key])) for key, name in self.facts.items() if metadata.get(key) is not None]
+        known = [(self.attributes[key].name, as_text(metadata[key])) for key in self.known(record)]
+        return known + [
+            (name, as_text(metadata[key])) for key, name in self.facts.items() if metadata.get(key) is not None
+        ]
 
     @classmethod
     def load(cls, path: Path, only: Sequence[str] | None = None) -> "Instructions":
@@ -98,11 +101,11 @@ class Instructions(_Strict):
         metadata = record.get("metadata") or {}
         known = [key for key in self.attributes if metadata.get(key) is not None]
         for key in known:
-            if metadata[key] not in list(self.attributes[key].options):  # a list, since not every value has a hash
+            if as_text(metadata[key]) not in self.attributes[key].options:
                 options = ", ".join(self.attributes[key].options)
                 raise UserError(
-                    f"record {record['id']}: {key} is {metadata[key]!r}, which the instruction file does not know; "
-                    f"its options are {options}"
+                    f"record {record['id']}: {key} is {metadata[key]!r}, which the instruction file does not "
+                    f"know; its options are {options}"
                 )
         return known
 
@@ -128,7 +131,7 @@ class Prompt:
 
 def ask(instructions: Instructions, record: dict, key: str, rng: Random) -> Ask:
     """One of the attribute's questions, with the answer that the record's metadata gives."""
-    attribute, label = instructions.attributes[key], record["metadata"][key]
+    attribute, label = instructions.attributes[key], as_text(record["metadata"][key])
     return Ask(key, rng.choice(attribute.questions), label, attribute.options[label])
 
 

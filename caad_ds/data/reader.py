@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import sys
 import tarfile
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,12 +13,34 @@ from typing import Any
 from caad_ds.data import audio
 from caad_ds.data.batch import Sample
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
+from caad_ds.data.levels import SAMPLE_RATE, Levels, faults
 from caad_ds.data.markers import AUDIO
 from caad_ds.errors import UserError
 
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
 LARGEST = 1 << 28  # bytes of a member, more than the hour that an audio may last
 OPEN_FILES = 256  # of a corpus of thousands of shards; a process may have 1,024 by default
+
+
+class Doubtful:
+    """Samples that are read although a rule (levels.py) finds their audio unusable, counted by rule; the first of each
+    is named."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def look(self, sample: Sample, where: str) -> None:
+        """Judge a sample's audio; its length is the encoder's to judge."""
+        for waveform in sample.waveforms:
+            for rule, reason in faults(Levels(SAMPLE_RATE, 1).add(waveform)) if waveform.size else ():
+                self.counts[rule] += 1
+                if self.counts[rule] == 1:
+                    print(f"{where}: {rule}: {reason}; it is kept, further ones are only counted", file=sys.stderr)
+
+    @property
+    def summary(self) -> str:
+        """How many samples broke which rule, or ""."""
+        return ", ".join(f"{rule} {count}" for rule, count in sorted(self.counts.items()))
 
 
 class BrokenSample(Exception):
@@ -32,6 +56,7 @@ class IndexedReader:
 
     def __init__(self, folder: Path | str) -> None:
         self.index = ShardIndex.load(folder)
+        self.doubtful = None if self.index.file.rules else Doubtful()  # what was packed under rules has been judged
         self._open = lru_cache(OPEN_FILES)(_File)
 
     def __len__(self) -> int:
@@ -47,9 +72,12 @@ class IndexedReader:
         shard, entry = self.index.locate(number)
         try:
             record, audios = parse(self.read(number), entry.key)
-            return Sample(entry.key, record, [audio.decode(data, longest=entry.seconds) for data in audios])
+            sample = Sample(entry.key, record, [audio.decode(data, longest=entry.seconds) for data in audios])
         except (BrokenSample, audio.AudioError) as error:
             raise UserError(self._message(shard, entry, error)) from error
+        if self.doubtful:
+            self.doubtful.look(sample, f"{self.index.folder / shard.name}, sample {entry.key}")
+        return sample
 
     def read(self, number: int) -> bytes:
         """The tar members of a sample as they lie in the shard."""

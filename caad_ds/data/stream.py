@@ -23,7 +23,7 @@ import numpy as np
 
 from caad_ds.data import audio
 from caad_ds.data.batch import Sample
-from caad_ds.data.reader import LARGEST, BrokenSample, parse
+from caad_ds.data.reader import LARGEST, BrokenSample, Doubtful, parse
 from caad_ds.errors import UserError
 
 LIMITS = (
@@ -54,6 +54,7 @@ class StreamReader:
         self.skip = skip
         self.position = 0
         self.skipped = 0
+        self.doubtful = Doubtful()
         self._in_a_row = 0
 
     @property
@@ -110,6 +111,7 @@ class StreamReader:
             try:
                 record, audios = parse(block, key)
                 sample = Sample(key, record, [audio.decode(data, longest=longest) for data in audios])
+                self.doubtful.look(sample, f"{shard}, sample {key}")
             except (BrokenSample, audio.AudioError) as error:
                 self._broken(f"{shard}, sample {key}", error)
                 continue

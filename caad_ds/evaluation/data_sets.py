@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from caad_ds.text import read_text
+
 KEPT = 4  # files, and row groups of a column, that stay open: the audios of one item and of its successor
 BATCH = 256  # rows
 FAULTS = (pa.ArrowException, OSError, ValueError)  # what reading a broken file raises
@@ -66,7 +68,7 @@ def _belongs(path: Path) -> bool:
     if path.suffix != ".arrow" or not state.is_file():
         return True
     try:
-        return path.name in [file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+        return path.name in [file["filename"] for file in json.loads(read_text(state))["_data_files"]]
     except (LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{state} names no files of the data set") from error
 

@@ -14,6 +14,7 @@ from caad_ds.evaluation import audio_files
 from caad_ds.evaluation.data_sets import of_one_split
 from caad_ds.evaluation.dynamic_superb_tables import instructed
 from caad_ds.evaluation.items import Clip, Fault, Item, is_text
+from caad_ds.text import read_text
 
 NAME = "metadata.json"
 
@@ -50,8 +51,7 @@ class _Pairs(list):
 
 
 def _rows(file: Path) -> _Pairs:
-    with open(file, encoding="utf-8-sig") as text:
-        held = json.load(text, object_pairs_hook=_Pairs)
+    held = json.loads(read_text(file), object_pairs_hook=_Pairs)
     if not isinstance(held, _Pairs):
         raise Fault(f"{file} holds a {type(held).__name__}, not an object of rows by audio file")
     return held

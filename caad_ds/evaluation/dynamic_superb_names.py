@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from caad_ds.evaluation.items import Fault
+from caad_ds.text import read_lines
 
 MULTIAUDIO = "-multiaudio"
 PREFIX = re.compile(r"(?:datasets--)?Dynamic-?Superb(?:/|--|___)", re.IGNORECASE)  # the organisation on the hub
@@ -62,8 +63,8 @@ def presented(name: str, audios: int, usual: int) -> str:
 
 @cache
 def _table() -> list[list[str]]:
-    lines = Path(__file__).with_name("dynamic_superb.tsv").read_text(encoding="utf-8").splitlines()
-    return [line.split("\t") for line in lines if not line.startswith("#")][1:]
+    lines = read_lines(Path(__file__).with_name("dynamic_superb.tsv"))
+    return [line.split("\t") for _, line in lines if not line.startswith("#")][1:]
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -27,7 +28,7 @@ from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import score_groups
 from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
 from caad_ds.evaluation.speed import speed_rows
-from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, percent, scores_rows, show, show_rejected, terminal
+from caad_ds.evaluation.tables import LEGEND, LISTED, SUBSET_LEGEND, percent, scores_rows, show, show_rejected, terminal
 from caad_ds.files import sole_writer
 from caad_ds.progress import progress, waiting
 from caad_ds.ranks import agreed, from_main, gathered, joined, world
@@ -70,8 +71,11 @@ def run(args: argparse.Namespace) -> int:
         done = from_main(lambda: folder.open(setup, wanted))
         meter = Meter(loaded, args.batch_size)
         others = _aloud(waiting("waiting for the other ranks"))
-        failed = agreed(lambda: _answer(loaded, benchmark, folder, done, meter, args), others)
+        doubted: list[dict] = []
+        failed = agreed(lambda: _answer(loaded, benchmark, folder, done, meter, args, doubted), others)
         unheard = {row["id"]: row for rows in gathered(failed) for row in rows}  # ranks share a row's conditions
+        doubtful = {row["id"]: row for rows in gathered(doubted) for row in rows}
+        from_main(lambda: _tell(folder, list(doubtful.values())))
         speed = meter.summary() or earlier_speed  # an earlier call's where this one had too few batches left
         return from_main(lambda: _score(args, setup, benchmark, folder, unheard, judge, speed))
 
@@ -142,6 +146,14 @@ def _score(
     return ROWS_REJECTED if rejected else 0
 
 
+def _tell(folder: RunFolder, found: list[dict]) -> None:
+    """Names the rows that are asked about a doubtful clip; all of an evaluation are in `doubtful.jsonl`."""
+    rows = folder.add_doubtful(found)
+    if rows:
+        print(f"{len(rows)} rows are asked about audio that training would not take (doubtful.jsonl):", file=sys.stderr)
+        print("\n".join(f"  {row['id']}: {row['reason']}" for row in rows[:LISTED]), file=sys.stderr)
+
+
 def _scored(kind: str, predictions: list[dict]) -> dict:
     return score_instances([predictions]) if kind == DynamicSuperb.kind else {"groups": score_groups([predictions])}
 
@@ -181,9 +193,10 @@ def _sampling(args: argparse.Namespace) -> Sampling | None:
 
 def _answer(
     loaded: Loaded, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str]], meter: Meter,
-    args: argparse.Namespace,
+    args: argparse.Namespace, doubted: list[dict],
 ) -> list[dict]:  # fmt: skip
-    """Predicts this rank's share of what is not done yet and returns the items whose clips could not be heard."""
+    """Predicts this rank's share of what is not done yet and returns the items whose clips could not be heard; to
+    `doubted` it adds those that were asked about a clip that no rule of usable audio would keep."""
     rank, ranks = world()
     left = [item for item in benchmark.items if (item.id, item.condition) not in done]
     share = list(_batches(left, args.batch_size))[rank::ranks]
@@ -207,6 +220,7 @@ def _answer(
                 said = [_prediction(i, text, benchmark) for i, text in zip(heard, texts, strict=True)]
                 folder.append(said, rank if ranks > 1 else None)
             advance(len(asked))
+    doubted += clips.doubted(item for asked in share for item in asked)
     return clips.rejected(item for asked in share for item in asked)
 
 

@@ -31,8 +31,10 @@ from caad_ds.evaluation.token_picture import draw
 from caad_ds.evaluation.token_text import Tokens
 from caad_ds.files import write_json
 from caad_ds.models.states import Embedded
+from caad_ds.names import file_name
 from caad_ds.progress import progress
 
+LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...
 ANSWERS = ("own", "contrast", "gt")
 
 
@@ -75,21 +77,20 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the files of each item; 3 if clips could not be heard, else 0."""
     _check(args)
-    items = chosen(Benchmark.load(args.benchmark), args.items)
+    items, rejected = chosen(Benchmark.load(args.benchmark), args.items)
     instructions = Instructions.load(args.instructions) if args.instructions else None
     setting = _load(args)
     saved: list[tuple[dict, list[Path]]] = []
-    rejected: dict[str, str] = {}  # a row once, whatever its conditions
     with progress("explaining", len(items)) as advance:
         for item in items:
             clips = {id(loaded): Clips(loaded.encoder) for loaded in (setting.teacher, setting.answerer)}
-            failed = [reason for one in clips.values() if not one.hear([item]) for reason in one.failed.values()]
-            if failed:
-                rejected[item.id] = f"audio {item.clips[0]}: {failed[0]}"
+            if fault := _unaskable(setting, clips, item):
+                rejected[item.id] = fault
             else:
                 answer = _answer(setting, clips, item, instructions, args)
                 found = {**described(item, args), **explained(setting, clips, item, answer, args.top)}
-                stem = args.out / f"{item.id.replace('/', '_')}.{item.condition}"
+                # `<subset>/<row>`: the row's number ends it, so that no two become one.
+                stem = args.out / file_name(item.id.replace("/", "_"), f".{item.condition}", LONGEST_ENDING)
                 numbers = stem.with_name(f"{stem.name}.json")
                 write_json(numbers, found)
                 saved.append((found, [numbers, *draw(found, stem)]))
@@ -113,22 +114,42 @@ def _record(saved: list[tuple[dict, list[Path]]], args: argparse.Namespace) -> R
     return Record(f"{run_name(args.model.resolve())}, token by token", params, {}, (header, rows), files)
 
 
-def chosen(benchmark: Benchmark, names: Sequence[str]) -> list[Item]:
-    """The items `ID:condition`, or of `ID` all four; UserError names one that is not there or was rejected."""
+def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | None:
+    """Why an item's clip cannot be heard or its prompt not be written, or None."""
+    failed = [reason for one in clips.values() if not one.hear([item]) for reason in one.failed.values()]
+    if failed:
+        return f"audio {item.clips[0]}: {failed[0]}"
+    try:
+        for loaded in {id(one): one for one in (setting.teacher, setting.answerer)}.values():
+            loaded.prompts([item])
+    except UserError as error:
+        return f"prompt: {error}"
+    return None
+
+
+def chosen(benchmark: Benchmark, names: Sequence[str]) -> tuple[list[Item], dict[str, str]]:
+    """The items `ID:condition`, or of `ID` all four, and by id why the benchmark's others cannot be used.
+
+    UserError names one that is not there, or where none of them can be used.
+    """
     by_row = {row.id: list(row.items()) for row in benchmark.rows}
     by_item = {f"{item.id}:{item.condition}": [item] for items in by_row.values() for item in items}
     reasons = {row["id"]: row["reason"] for row in benchmark.rejected}
-    found = {}
+    found: dict[tuple, Item] = {}
+    rejected = {}
     for name in names:
         items = by_row.get(name) or by_item.get(name)
+        row = name if name in reasons else name.rpartition(":")[0]
+        if items is None and row in reasons:
+            rejected[row] = reasons[row]
+            continue
         if items is None:
-            row = name if name in reasons else name.rpartition(":")[0]
-            if row in reasons:
-                raise UserError(f"--items {name}: the benchmark's row cannot be used ({reasons[row]}); mend it")
             near = difflib.get_close_matches(name, [*by_row, *by_item], n=1) or [next(iter(by_item))]
             raise UserError(f"--items {name}: no such item in the benchmark; one is {near[0]}")
         found.update({(item.id, item.condition): item for item in items})
-    return list(found.values())
+    if not found:
+        raise UserError(f"--items {names[0]}: the benchmark's row cannot be used ({next(iter(rejected.values()))})")
+    return list(found.values()), rejected
 
 
 def explained(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[int], top: int) -> dict:

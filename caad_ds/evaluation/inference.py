@@ -12,6 +12,7 @@ import torch
 from caad_ds.command import positive
 from caad_ds.data import audio
 from caad_ds.data.batch import Batch, Sample
+from caad_ds.data.levels import faults, longer
 from caad_ds.evaluation.items import Clip, Item
 from caad_ds.models import speech_lm
 from caad_ds.models.encoder import SpeechEncoder
@@ -60,12 +61,14 @@ class Loaded:
 class Clips:
     """Encoder states of clips; a clip that consecutive batches share is encoded once.
 
-    `failed` maps the clips that cannot be heard to the reason.
+    `failed` maps the clips that cannot be heard to the reason, `doubtful` those that are heard although a rule finds
+    them unusable (levels.py): a silent clip may be meant.
     """
 
     def __init__(self, encoder: SpeechEncoder):
         self.encoder = encoder
         self.failed: dict[Clip, str] = {}
+        self.doubtful: dict[Clip, str] = {}
         self._kept: dict[Clip, torch.Tensor] = {}
 
     def hear(self, items: Sequence[Item]) -> list[Item]:
@@ -93,11 +96,18 @@ class Clips:
         unheard = {item.id: clip for item in items for clip in item.clips if clip in self.failed}
         return [{"id": name, "reason": f"audio {clip}: {self.failed[clip]}"} for name, clip in unheard.items()]
 
+    def doubted(self, items: Iterable[Item]) -> list[dict]:
+        """The items, each once, that are asked about a clip which a rule finds unusable, and the reason."""
+        heard = {item.id: clip for item in items for clip in item.clips if clip in self.doubtful}
+        return [{"id": name, "reason": f"audio {clip}: {self.doubtful[clip]}"} for name, clip in heard.items()]
+
     def _load(self, clip: Clip) -> np.ndarray:
-        waveform = clip.load()
+        waveform, levels = clip.measured()
         seconds, window = len(waveform) / audio.SAMPLE_RATE, self.encoder.window_seconds
-        if seconds > window:
+        if longer(seconds, window):
             raise audio.AudioError(f"its {seconds:.1f} s exceed the encoder's window of {window} s")
+        if found := faults(levels):
+            self.doubtful[clip] = "; ".join(f"{rule}: {reason}" for rule, reason in found)
         return waveform
 
 

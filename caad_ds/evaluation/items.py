@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from caad_ds.data import audio
+from caad_ds.data.levels import Levels
 from caad_ds.evaluation.data_sets import FAULTS, Cell, value
 
 
@@ -50,7 +51,11 @@ class Clip:
 
     def load(self) -> np.ndarray:
         """float32 mono 16 kHz [samples]; raises AudioError if it is missing or does not decode."""
-        return audio.load(self._source())
+        return self.measured()[0]
+
+    def measured(self) -> tuple[np.ndarray, Levels]:
+        """What `load` gives, and the levels that rules judge."""
+        return audio.measured(self._source())
 
     def sha256(self) -> str:
         """Of the audio's bytes as they are kept; of what cannot be read, which no item will be asked about, ""."""

@@ -16,6 +16,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.matching import words
 from caad_ds.files import disk_errors, drop_cut_line
 from caad_ds.progress import progress
+from caad_ds.text import read_lines
 from caad_ds.tracking import HIDDEN, hide_secrets
 
 TIMEOUT = 120.0  # seconds a reply may take
@@ -85,12 +86,11 @@ class Judge:
         if not self.file.is_file():
             return {}
         drop_cut_line(self.file)
-        with open(self.file, encoding="utf-8") as lines:
-            try:
-                kept = [json.loads(line) for line in lines]
-                return {line["key"]: line["verdict"] for line in kept}
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{self.file}: cannot be read ({error}); delete it, and all is judged again") from error
+        try:
+            kept = [json.loads(line) for _, line in read_lines(self.file)]
+            return {line["key"]: line["verdict"] for line in kept}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.file}: cannot be read ({error}); delete it, and all is judged again") from error
 
     def _replies(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str | None]]:
         """Replies as they come, by hash; None for a prompt that the endpoint refuses."""

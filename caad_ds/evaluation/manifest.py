@@ -18,6 +18,7 @@ from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.evaluation import audio_files
 from caad_ds.evaluation.items import Clip, Fault, is_text, text_of
 from caad_ds.evaluation.matching import words
+from caad_ds.text import TextError, decode_line, numbered
 
 PATHS = ("path", "audio", "audio_filepath")
 TEXTS = ("text", "transcription")
@@ -61,11 +62,10 @@ def rows(path: Path) -> Iterator[tuple[str, Path, dict | Fault]]:
     """
     for file in manifests(path):
         try:
-            with open(file, "rb") as lines:
-                for place, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield f"{file.name}:{place}", file.parent, _row(line)
-        except OSError as error:
+            for place, line in numbered(file):
+                if line.strip():
+                    yield f"{file.name}:{place}", file.parent, _row(line)
+        except (TextError, OSError) as error:
             yield file.name, file.parent, Fault(f"cannot be read ({error})")
 
 
@@ -114,9 +114,9 @@ def without_marks(content: str) -> str:
 def _row(line: bytes) -> dict | Fault:
     """An object with text."""
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return Fault(f"not UTF-8 text ({error.reason})")
+        row = json.loads(decode_line(line))
+    except TextError as error:
+        return Fault(str(error))
     except (ValueError, RecursionError) as error:
         return Fault(f"not JSON ({error})")
     if not isinstance(row, dict):

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from caad_ds.data.markers import user_content
+from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.errors import UserError
 from caad_ds.evaluation import audio_files, manifest, mcr_manifest
 from caad_ds.evaluation.items import Clip, Item, is_text, text_of
 from caad_ds.evaluation.matching import words
+from caad_ds.text import read_text
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]
@@ -118,7 +119,7 @@ def _of_manifest(path: Path) -> tuple[list[Row], list[dict]]:
 
 def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         return [], [{"id": path.stem, "reason": f"{path}: cannot be read as JSON ({error})"}]
     if not isinstance(entries, list):
@@ -156,7 +157,8 @@ def _fault(entry: object, known: set[str]) -> str | None:
         return f"gt {gt!r} has no word left after normalisation"
     if not isinstance(entry.get("text") or "", str):
         return "text is not a string"
-    return None
+    marked = [field for field in CONDITIONS if AUDIO in entry[field]]
+    return f"{marked[0]} holds {AUDIO}, which stands for an audio: remove it" if marked else None
 
 
 def _unknown_conditions(entry: dict, known: set[str]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, drop_cut_line, read_json, write_atomic, write_json
+from caad_ds.text import read_lines
 
 REMEDY = "delete its folder and run again"
 SCORES = {"name": str, "setup": dict, "rejected": list}
@@ -88,6 +89,15 @@ class RunFolder:
         """Writes `disagreements.jsonl` whole: what the rules of matching judge differently."""
         write_atomic(self.path / "disagreements.jsonl", "".join(map(_line, predictions)).encode())
 
+    def add_doubtful(self, rows: list[dict]) -> list[dict]:
+        """The rows of `doubtful.jsonl` and these, each id once; the file is replaced where there are new ones."""
+        path = self.path / "doubtful.jsonl"
+        kept = [json.loads(line) for _, line in read_lines(path)] if path.is_file() else []
+        known = {row["id"]: row for row in kept + rows}
+        if rows:
+            write_atomic(path, "".join(map(_line, known.values())).encode())
+        return list(known.values())
+
     def speed(self) -> dict | None:
         """What a finished evaluation measured of its speed, if there is one and it did."""
         return self.read_scores().get("speed") if self._scores.is_file() else None
@@ -131,15 +141,14 @@ class RunFolder:
 
 def _read(file: Path) -> list[dict]:
     predictions = []
-    with open(file, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                prediction = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{file}:{number}: not JSON ({error}); delete that line") from error
-            if not _is_prediction(prediction):
-                raise UserError(f"{file}:{number}: no prediction; delete that line")
-            predictions.append(prediction)
+    for number, line in read_lines(file):
+        try:
+            prediction = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file}:{number}: not JSON ({error}); delete that line") from error
+        if not _is_prediction(prediction):
+            raise UserError(f"{file}:{number}: no prediction; delete that line")
+        predictions.append(prediction)
     return predictions
 
 

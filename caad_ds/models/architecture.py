@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from caad_ds.errors import UserError
+from caad_ds.text import read_text
 
 
 def is_architecture(name: str | Path) -> bool:
@@ -15,15 +16,13 @@ def is_architecture(name: str | Path) -> bool:
 def read_architecture(path: str | Path) -> dict[str, Any]:
     """The settings in an architecture file; UserError if it is missing, not JSON, or names no model_type."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(read_text(Path(path)))
     except FileNotFoundError:
         raise UserError(f"{path}: no such architecture file; configs/paper/architectures has some") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give an architecture file") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not valid JSON (it is not UTF-8 text); give an architecture file") from None
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); correct that line") from None
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise UserError(f"{path}: no model_type in it, such as llama; give a model's config.json")
     return values

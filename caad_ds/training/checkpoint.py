@@ -19,6 +19,7 @@ from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, write_atomic
 from caad_ds.progress import Heartbeat
 from caad_ds.ranks import agreed, from_main, world
+from caad_ds.text import read_text
 from caad_ds.training import random_state, universal
 from caad_ds.training.engines import full_weights
 from caad_ds.training.retention import kept
@@ -92,7 +93,7 @@ class Checkpoints:
         """Newest first. Those after the one that the pointer names are left out: a user may have gone back."""
         folders = sorted((p for p in self.root.glob("step-*") if NAME.fullmatch(p.name)), key=step_of, reverse=True)
         pointer = self.root / POINTER
-        named = self.root / pointer.read_text(errors="replace").strip() if pointer.is_file() else self.root
+        named = self.root / read_text(pointer, "replace").strip() if pointer.is_file() else self.root
         if not NAME.fullmatch(named.name):
             return folders
         return [named, *(folder for folder in folders if step_of(folder) < step_of(named))]
@@ -210,7 +211,7 @@ def verify(folder: Path, identity: Mapping[str, str] | None = None) -> RunState:
     """
     path = folder / STATE
     try:
-        recorded = json.loads(path.read_text())
+        recorded = json.loads(read_text(path))
         state, hashes = RunState(**recorded["state"]), sorted(recorded["sha256"].items())
         made = dict(state.identity)
     except OSError as error:
@@ -239,7 +240,7 @@ def verify(folder: Path, identity: Mapping[str, str] | None = None) -> RunState:
 def _validation(folder: Path) -> dict[str, float]:
     """The validation means that a checkpoint recorded; of a damaged one none, so that it competes with no other."""
     try:
-        return json.loads((folder / STATE).read_text())["state"]["validation"]
+        return json.loads(read_text(folder / STATE))["state"]["validation"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from caad_ds.config import Config, TeacherSection
 from caad_ds.errors import UserError
+from caad_ds.text import read_text
 
 OURS = {  # keys whose one place is the YAML, and their names there
     "train_batch_size": "optimizer.batch_size",
@@ -39,9 +40,9 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
             raise UserError(f"{name}: no such DeepSpeed config; give a path or one of {known}")
         path = Path(str(shipped))
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from None
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); correct that line") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected an object of DeepSpeed settings but found {type(values).__name__}")
     if doubled := [f"{key} is the YAML's {OURS[key]}" for key in sorted(set(values) & set(OURS))]:

@@ -280,6 +280,10 @@ class Trainer:
             skipped = torch.tensor(self.reader.skipped, device=self.device)
             dist.all_reduce(skipped)
             self.voice.say(f"broken shards and samples that were skipped, over all ranks: {skipped.item()}")
+        if self.reader.doubtful and self.reader.doubtful.summary:
+            self.voice.say(
+                f"audio that `caad-ds prep pack` would reject, read by rank 0: {self.reader.doubtful.summary}"
+            )
         weights = engines.full_weights(self.engine)
         agreed(lambda: self._write_model(weights) if is_main() else None)
 

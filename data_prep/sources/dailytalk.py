@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.errors import UserError
+from caad_ds.text import TextError, read_text
 from data_prep.corpus import part, utterance
 from data_prep.jsonl import Rejected
 
@@ -50,8 +51,10 @@ def records(root: Path) -> Iterator[dict | Rejected]:
 
 def _load(listing: Path) -> dict:
     try:
-        content = json.loads(listing.read_text("utf-8"))
-    except ValueError as error:
+        content = json.loads(read_text(listing))
+    except TextError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{listing}: it is no JSON ({error}); unpack the archive anew") from error
     if not isinstance(content, dict):
         raise UserError(f"{listing}: it is no object of dialogues; unpack the archive anew")

@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.errors import UserError
+from caad_ds.text import read_text
+from data_prep.corpus import utterance
+from data_prep.jsonl import Rejected
 
 GAME = Path("usr/share/games/fillets-ng")
 LANGUAGES = {"cs": "Czech", "nl": "Dutch"}
@@ -26,7 +29,7 @@ SPEAKERS = {"font_small": ("small", "female"), "font_big": ("big", "male")}
 DIALOGUE = re.compile(r'dialogId\(\s*"([^"]+)"\s*,\s*"(font_small|font_big)"\s*,\s*"((?:[^"\\]|\\.)+)"')
 
 
-def records(root: Path) -> Iterator[dict]:
+def records(root: Path) -> Iterator[dict | Rejected]:
     """One record per clip of a fish that has an English subtitle; UserError where the packages are not below `root`."""
     game = root / GAME
     for part in ("sound", "script"):
@@ -46,15 +49,11 @@ def _subtitles(script: Path) -> dict[str, tuple[str, str]]:
     """Dialogue id -> font and English text."""
     if not script.is_file():
         return {}
-    found = DIALOGUE.findall(script.read_text(encoding="utf-8", errors="replace"))
+    found = DIALOGUE.findall(read_text(script, "replace"))
     return {name: (font, text.replace('\\"', '"').strip()) for name, font, text in found}
 
 
-def _record(level: str, code: str, clip: Path, font: str, text: str) -> dict:
+def _record(level: str, code: str, clip: Path, font: str, text: str) -> dict | Rejected:
     fish, gender = SPEAKERS[font]
-    return {
-        "id": f"{code}-{level}-{clip.stem}",
-        "audios": [{"path": clip.as_posix(), "text": text}],
-        "metadata": {"gender": gender, "language": LANGUAGES[code], "speaker": f"{code}-{fish}", "level": level},
-        "source": "fillets_ng",
-    }
+    attributes = {"gender": gender, "language": LANGUAGES[code], "speaker": f"{code}-{fish}", "level": level}
+    return utterance("fillets_ng", f"{code}-{level}-{clip.stem}", clip, text, **attributes)

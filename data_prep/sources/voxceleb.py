@@ -13,10 +13,8 @@ which are downloaded apart, in `ROOT`:
     vox2_meta.csv    VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set
                      id00012 ,n000012 ,m ,dev
 
-libsndfile does not read VoxCeleb2's `.m4a`: such a clip is rejected unless it was converted, which leaves a `.wav`
-beside it:
-
-    find ROOT -name '*.m4a' -exec sh -c 'ffmpeg -n -loglevel error -i "$1" -ac 1 -ar 16000 "${1%.m4a}.wav"' - {} \;
+VoxCeleb2's `.m4a` (AAC) is read by the extra `audio`: pip install 'caad-ds[audio]'. A `.wav` of the same name is taken
+in its place, so that a corpus which was converted needs no extra.
 
 There is no transcription, so `text` is empty. The name of the speaker is not taken over. A speaker of the set `test`
 has `split: test`: VoxCeleb1's is the test set of speaker verification. A line of the metadata that does not parse is
@@ -36,7 +34,6 @@ TABLES = {
     "vox2_meta.csv": (",", ("speaker", "name", "gender", "split")),
 }
 AUDIO = ("wav", "aac", "dev/wav", "dev/aac", "test/wav", "test/aac")
-CONVERT = "libsndfile does not read it; convert it to .wav beside it (data_prep/sources/voxceleb.py says how)"
 
 
 def records(root: Path) -> Iterator[dict | Rejected]:
@@ -76,8 +73,6 @@ def _video(video: Path, known: dict[str, str] | None) -> Iterator[dict | Rejecte
         name = f"{video.parent.name}-{video.name}-{number}"
         if known is None:
             yield Rejected(name, f"{clip}: the metadata have no line for speaker {video.parent.name}")
-        elif clip.suffix == ".m4a":
-            yield Rejected(name, f"{clip}: {CONVERT}")
         else:
             attributes = {key: value for key, value in known.items() if key != "name"}
             yield utterance("voxceleb", name, clip, "", **attributes | {"gender": GENDERS[known["gender"]]})

@@ -16,6 +16,7 @@ from transformers import WhisperConfig
 
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.progress import progress
+from caad_ds.text import read_lines
 
 ATTRIBUTES = {
     "gender": ["female", "male"],
@@ -32,7 +33,7 @@ CONFIG = dict(
 
 def read_split(folder: Path, encoder: SpeechEncoder) -> tuple[Tensor, Tensor]:
     """Features float32 [n, mel, frames] and attribute classes int64 [n, 4] of a synthesised split."""
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for _, line in read_lines(folder / "metadata.jsonl")]
     features = []
     with progress(f"reading {folder}", len(rows)) as advance:
         for start in range(0, len(rows), 100):

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from caad_ds.text import read_text
+
 COMPARABLE_POINTS = 2.0
 
 
@@ -15,7 +17,7 @@ def ordering(evaluations: list[Path]) -> str:
     """
     scores = {}
     for folder in evaluations:
-        content = json.loads((folder / "scores.json").read_text())
+        content = json.loads(read_text(folder / "scores.json"))
         pooled = content["groups"]["all"]
         names = ("accuracy_neutral", "accuracy_adversarial", "shift")
         scores[content["name"]] = [100 * (pooled[name]["value"] or 0.0) for name in names]

@@ -11,6 +11,7 @@ import torch
 
 from caad_ds.files import write_atomic
 from caad_ds.models.speech_lm import load, save
+from caad_ds.text import read_text
 from examples.demo import corpus
 from examples.demo.commands import Job, caad_ds, run_all
 from examples.demo.encoder import train_encoder
@@ -80,7 +81,7 @@ def _write_card(runs: Path, benchmark: Path, seed: int) -> None:
         out = runs / kind / "evaluation"
         shutil.rmtree(out, ignore_errors=True)
         caad_ds("evaluate", "--model", shipped(kind), "--benchmark", benchmark, "--out", out, "--name", kind)
-        groups = json.loads((out / "scores.json").read_text())["groups"]
+        groups = json.loads(read_text(out / "scores.json"))["groups"]
         scores[kind] = {
             subset: {name: round(100 * group[name]["value"], 1) for name in SCORES} for subset, group in groups.items()
         }

@@ -5,6 +5,7 @@ from typing import Any
 
 from caad_ds.files import parse_yaml
 from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.text import read_text
 from data_prep.sentences import SLOTS
 from examples.demo.corpus import INSTRUCTIONS
 
@@ -13,7 +14,7 @@ VOCABULARY = 512
 
 def make_tokenizer(folder: Path) -> Any:
     """Train it on the instructions' texts and the sentences' words, so that every word is one piece or a few."""
-    content = parse_yaml(Path(INSTRUCTIONS).read_text(encoding="utf-8"))
+    content = parse_yaml(read_text(Path(INSTRUCTIONS)))
     texts = list(content["irrelevant"])
     for attribute in content["attributes"].values():
         texts += [*attribute["questions"], *attribute["options"].values()]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from caad_ds.command import guarded, positive
 from caad_ds.quiet import quiet
+from caad_ds.text import read_text
 from examples.demo.commands import ROOT, Job, caad_ds
 
 DATA, RUNS, CONFIGS = Path("data/recorded"), Path("runs/recorded"), Path("configs/recorded")
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def recommended(check: Path) -> float:
     """The alpha that check-teacher takes; 1, to have a contrast to look at, where it takes none."""
-    alpha = json.loads(check.read_text())["verdict"]["alpha"] or 1.0
+    alpha = json.loads(read_text(check))["verdict"]["alpha"] or 1.0
     print(f"alpha of CAAD and of contrastive decoding: {alpha:g}")
     return alpha
 

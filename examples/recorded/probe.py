@@ -19,6 +19,7 @@ from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.progress import progress, track
 from caad_ds.quiet import quiet
+from caad_ds.text import as_text
 from data_prep.manifest import load_manifest
 
 ENCODER, TAPS, WINDOW_SECONDS = "openai/whisper-tiny.en", [0, 1, 2, 3], 8
@@ -67,7 +68,7 @@ def examples(encoder: SpeechEncoder, records: list[dict], attributes: dict[str, 
                 f"record {record['id']}: {path} does not decode ({error}); ingest the corpus again"
             ) from error
         states.append(encoder.perceive(encoder.features([waveform])).hidden[0].mean(1))
-    labels = [[2.0 * o.index(r["metadata"][key]) - 1 for key, o in attributes.items()] for r in records]
+    labels = [[2.0 * o.index(as_text(r["metadata"][key])) - 1 for key, o in attributes.items()] for r in records]
     return torch.stack(states), torch.tensor(labels)
 
 

@@ -148,7 +148,7 @@ def test_a_file_that_is_none(tmp_path):
     assert "no such config file" in refusal(tmp_path / "absent.yaml")
     assert str(tmp_path) in refusal(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"run: \xff\xfe")
-    assert "not valid YAML" in refusal(tmp_path / "latin.yaml")
+    assert "latin.yaml line 1: not UTF-8 text" in refusal(tmp_path / "latin.yaml")
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_what_is_not_measured_is_listed_and_its_record_kept(tmp_path, clips, ann
     assert rows["short"]["metadata"] == {"seconds": 0.2} and rows["two"]["metadata"] == {"a": 1}
     assert rows["part"]["metadata"]["seconds"] == 1.25
     listed = {(row["id"], row["annotator"]): row["reason"] for row in read(tmp_path / "out.missing.jsonl")}
-    assert {name for name, annotator in listed if annotator == "duration"} == {"absent", "two", "broken"}
+    assert {name for name, annotator in listed if annotator == "duration"} == {"silent", "absent", "two", "broken"}
     assert {name for name, annotator in listed if annotator == "loudness"} == {
         "short",
         "silent",
@@ -222,9 +222,10 @@ def test_what_is_not_measured_is_listed_and_its_record_kept(tmp_path, clips, ann
         "two",
         "broken",
     }
+    assert listed["silent", "duration"].startswith("silent: all its samples are alike")
     assert "too short" in listed["short", "loudness"] and "2 audios" in listed["two", "loudness"]
     assert "broken.wav does not decode" in listed["broken", "duration"]
-    assert "7 records; 1 rejected" in printed and "not measured: duration in 3, loudness in 5" in printed
+    assert "7 records; 1 rejected" in printed and "not measured: duration in 4, loudness in 5" in printed
     assert [row["reason"][:14] for row in read(tmp_path / "out.rejected.jsonl")] == ["it is not JSON"]
 
 

@@ -313,9 +313,42 @@ def test_steps_over_a_corpus_say_how_far_they_are(tmp_path, manifest, instructio
     assert all(f"{step}: 8/8 (" in said for step in ("describe", "split", "benchmark gender", "benchmark accent"))
 
 
-def test_conflict_benchmark_names_missing_audio(tmp_path, manifest, instructions, prep):
+def test_what_a_conflict_benchmark_cannot_use_is_listed_and_the_others_are_asked(tmp_path, manifest, prep, capsys):
+    rows = read(manifest)
     (tmp_path / "clips" / "3.wav").unlink()
-    with pytest.raises(UserError, match="record clip3"):
-        prep(
-            conflict_benchmark, "--manifest", manifest, "--instructions", instructions, "--out", tmp_path / "benchmark"
-        )
+    rows[4]["metadata"]["gender"] = "unknown"
+    rows[5]["audios"] *= 2
+    rows[6]["audios"][0] |= {"path": "clips/3.wav", "offset": 0.0}
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "cut\n')
+    out = tmp_path / "benchmark.v1"
+    arguments = ("--manifest", manifest, "--instructions", FILES[0], "--attributes", "gender", "--out", out)
+    assert prep(conflict_benchmark, *arguments) == 0
+    assert f"gender 4; 5 rejected, see {tmp_path / 'benchmark.v1.rejected.jsonl'}" in capsys.readouterr().out
+    assert len(json.loads((out / "gender" / "gender.json").read_text())) == 4
+    reasons = {row["id"]: row["reason"] for row in read(tmp_path / "benchmark.v1.rejected.jsonl")}
+    assert "clips/3.wav does not exist" in reasons["clip3"] and "no such file" in reasons["clip6"]
+    assert "gender is 'unknown'" in reasons["clip4"] and "it has 2 audios" in reasons["clip5"]
+    assert "it is not JSON" in reasons["manifest.jsonl line 9"]
+
+
+def test_ids_that_differ_have_clips_that_differ(tmp_path, manifest, prep):
+    ids = ["a/b", "a_b", "A_B", "..", "a%2Fb", "x" * 300, "x" * 299 + "y", "clip7"]
+    rows = [{**row, "id": name} for row, name in zip(read(manifest), ids, strict=True)]
+    for number, row in enumerate(rows):
+        (tmp_path / "clips" / f"{number}.wav").write_bytes(b"RIFF%d" % number)
+        row["metadata"]["gender"] = "female" if number % 2 else "male"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "benchmark"
+    prep(conflict_benchmark, "--manifest", manifest, "--instructions", FILES[0], "--out", out)
+    asked = json.loads((out / "gender" / "gender.json").read_text())
+    assert len({row["audio"].lower() for row in asked}) == 8 == len(list((out / "gender" / "audio").iterdir()))
+    for row in asked:
+        number = int((out / "gender" / row["audio"]).read_bytes().removeprefix(b"RIFF"))
+        assert row["gt"] == ("female" if number % 2 else "male")
+
+
+def test_an_attribute_that_cannot_be_a_folder_is_refused(tmp_path, manifest, prep):
+    text = "attributes: {../gender: {name: G, questions: [Who], options: {male: A man., female: A woman.}}}"
+    (tmp_path / "i.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"the attribute '\.\./gender' is to be a folder's name; rename it"):
+        prep(conflict_benchmark, "--manifest", manifest, "--instructions", tmp_path / "i.yaml", "--out", tmp_path / "b")

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from lines import read
 
-from caad_ds.data.audio import probe
+from caad_ds.data.audio import examine
 from caad_ds.data.reader import IndexedReader
 from caad_ds.errors import UserError
 from caad_ds.files import sole_writer
@@ -227,9 +227,9 @@ def test_a_killed_ingest_goes_on_and_ends_as_if_it_had_not_been(tmp_path, write_
         probed.append(path)
         if len(probed) == 12:
             raise KeyboardInterrupt
-        return probe(path)
+        return examine(path)
 
-    monkeypatch.setattr(ingest, "probe", dying)
+    monkeypatch.setattr(ingest, "examine", dying)
     with pytest.raises(KeyboardInterrupt):
         prep(ingest, "jsonl", "--root", listing, "--out", out)
     with open(tmp_path / "killed.partial.jsonl", "a") as journal:

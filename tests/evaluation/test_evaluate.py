@@ -2,6 +2,7 @@ import argparse
 import json
 import shutil
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -42,6 +43,20 @@ def test_predictions_and_scores(run, tmp_path, capsys):
     assert {name: group["items"] for name, group in scores["groups"].items()} == {"all": 7, "gender": 4, "noise": 3}
     out, err = capsys.readouterr()
     assert "adversarial" in out and "28/28" in err
+
+
+def test_a_clip_that_training_would_not_take_is_asked_about_and_told(run, tmp_path, conflicts, capsys):
+    soundfile.write(conflicts / "gender" / "audio" / "0.wav", np.zeros(8_000), 16_000)
+    soundfile.write(conflicts / "noise" / "audio" / "1.wav", np.zeros(8_000), 16_000)
+    assert run() == 0
+    assert len(lines(tmp_path / "run")) == 7 * 4
+    rows = [json.loads(line) for line in (tmp_path / "run" / "doubtful.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["gender/0", "noise/1"]
+    said = capsys.readouterr().err
+    assert "2 rows are asked about audio that training would not take (doubtful.jsonl)" in said
+    assert said.count("gender/0: audio") == 1 and "0.wav: silent: all its samples are alike" in said
+    assert run() == 0
+    assert "2 rows are asked about audio" in capsys.readouterr().err, "a finished run says so again"
 
 
 def test_a_killed_run_goes_on_where_it_was(run, tmp_path, monkeypatch):

@@ -137,6 +137,9 @@ def test_a_row_that_was_rejected_is_told_with_its_reason(explain, conflicts, cap
         assert explain("--items", name) == 2
         told = capsys.readouterr().err
         assert f"--items {name}: the benchmark's row cannot be used" in told and "gt" in told
+    assert explain("--items", "gender/2", "gender/1:neutral", "--max-new-tokens", 2) == 3
+    said = capsys.readouterr()
+    assert "gender/2: gt is missing" in said.err and "pictures and numbers of 1 items" in said.out
 
 
 def test_more_tokens_than_there_are(explain, tmp_path):

@@ -69,6 +69,13 @@ def test_two_questions_about_one_clip_are_two_pairs(tmp_path):
         ({**ROW, "conditions": ["neutral", "noisy"]}, "unknown condition 'noisy'"),
         ({**ROW, "audio": "x" * 300}, f"audio {'x' * 300} is not in"),
         ({**ROW, "text": "\ud800"}, "holds half of a surrogate pair"),
+        ({**ROW, "adversarial": "A <|AUDIO|>."}, "adversarial holds <|AUDIO|>"),
+        ({**ROW, "neutral": "<start_audio><|AUDIO|><end_audio> Who?"}, "neutral holds <|AUDIO|>"),
+        ({**ROW, "gt": None}, "gt is missing"),
+        ({**ROW, "neutral": "  "}, "neutral is missing"),
+        ({**ROW, "audio": ["a.wav"]}, "audio is missing, empty or not a string"),
+        ({**ROW, "audio": "a\0.wav"}, "is not in"),
+        (None, "is a NoneType"),
         ("a.wav", "is a str"),
     ],
 )
@@ -108,16 +115,17 @@ def test_a_benchmark_with_every_fault_is_evaluated_without_the_bad_rows(model_fo
     good = {**rows[1], "id": "x"}
     del rows[0]["gt"]
     rows += [{**rows[1], "noisy": "hello"}, good, good, {**good, "id": "y", "audio": "gone.wav"}]
+    rows += [{**rows[1], "adversarial": "<|AUDIO|>"}]
     file.write_text(json.dumps(rows))
     (conflicts / "noise" / "noise.json").write_text('[{"audio": ')
     argv = ["--model", model_folder, "--benchmark", conflicts, "--out", tmp_path / "run", "--device", "cpu"]
     assert main(["evaluate", *map(str, argv)]) == 3
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     reasons = {rejected["id"]: rejected["reason"] for rejected in scores["rejected"]}
-    assert list(reasons) == ["gender/0", "gender/4", "gender/6", "gender/7", "noise"]
+    assert list(reasons) == ["gender/0", "gender/4", "gender/6", "gender/7", "gender/8", "noise"]
     assert {name: group["items"] for name, group in scores["groups"].items()} == {"all": 4, "gender": 4}
     err = capsys.readouterr().err
-    assert "5 rows were left out" in err and all(f"{name}: {reason}" in err for name, reason in reasons.items())
+    assert "6 rows were left out" in err and all(f"{name}: {reason}" in err for name, reason in reasons.items())
 
 
 def test_limit_takes_rows_of_every_subset_and_keeps_all_options(tmp_path):

@@ -1,0 +1,99 @@
+"""WAV files whose header was never completed: a recorder that is killed leaves lengths of 0, or earlier ones."""
+
+import io
+import os
+import string
+from typing import BinaryIO, Literal, cast
+
+from caad_ds.errors import AudioError
+
+UNKNOWN = 0x7FFF0000  # and above: lengths that were written before they were known, which libsndfile understands
+SLACK_SECONDS = 0.1
+TAGS = (b"ID3", b"TAG")
+LETTERS = frozenset(string.ascii_letters.encode() + string.digits.encode() + b" _-")
+
+
+def repaired(file: BinaryIO) -> BinaryIO | None:
+    """The file with the length of what is there, where its header says that there is nothing; None where it is right.
+
+    AudioError where samples go on after the length in the header. The file is left at its start.
+    """
+    try:
+        return _repaired(file)
+    finally:
+        file.seek(0)
+
+
+def _repaired(file: BinaryIO) -> BinaryIO | None:
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] not in (b"RIFF", b"RIFX") or head[8:] != b"WAVE":
+        return None
+    order: Literal["little", "big"] = "little" if head[:4] == b"RIFF" else "big"
+    end, at, per_second = file.seek(0, os.SEEK_END), 12, 0
+    while at + 8 <= end:
+        file.seek(at)
+        name, size = file.read(4), int.from_bytes(file.read(4), order)
+        if name == b"fmt ":
+            per_second = int.from_bytes(file.read(12)[8:], order)
+        if name == b"data":
+            break
+        at += 8 + size + size % 2
+    else:
+        return None
+    start, there = at + 8, end - at - 8
+    if size >= min(there, UNKNOWN):
+        return None
+    if not any(_are_chunks(file, place, end, order) for place in (start + size, start + size + 1)):
+        if not size:
+            lengths = {4: min(end - 8, 0xFFFFFFFF), at + 4: min(there, 0xFFFFFFFF)}
+            patches = {place: value.to_bytes(4, order) for place, value in lengths.items()}
+            return cast(BinaryIO, _Patched(file, patches))
+        if there - size > SLACK_SECONDS * per_second:
+            raise AudioError(
+                f"its header says {size} bytes of samples, {there} follow: was its recorder killed? Write the file anew"
+            )
+    return None
+
+
+def _are_chunks(file: BinaryIO, at: int, end: int, order: Literal["little", "big"]) -> bool:
+    """Whether what follows a place is chunks to the file's end, or a tag."""
+    while at + 8 <= end:
+        file.seek(at)
+        name, size = file.read(4), int.from_bytes(file.read(4), order)
+        if name[:3] in TAGS:
+            return True
+        if not LETTERS.issuperset(name) or at + 8 + size > end:
+            return False
+        at += 8 + size + size % 2
+    return True
+
+
+class _Patched(io.RawIOBase):
+    """A file, some of whose bytes read otherwise."""
+
+    def __init__(self, file: BinaryIO, patches: dict[int, bytes]) -> None:
+        self._file = file
+        self._patches = patches
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def,override]
+        first = self._file.tell()
+        data = bytearray(self._file.read(len(buffer)))
+        for place, patch in self._patches.items():
+            for number, value in enumerate(patch, place - first):
+                if 0 <= number < len(data):
+                    data[number] = value
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,0 +1,285 @@
+"""One judgement of what audio is usable, in ingest, annotate, pack, training and evaluation."""
+
+import json
+import struct
+from itertools import islice
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tones import read, record, tone
+
+from caad_ds.cli import main
+from caad_ds.data import audio
+from caad_ds.data.levels import Levels, Rules, faults
+from caad_ds.data.reader import IndexedReader
+from caad_ds.data.stream import StreamReader
+from caad_ds.errors import UserError
+from caad_ds.models.encoder import SpeechEncoder
+from data_prep.ingest import ingest
+from data_prep.manifest import write_manifest
+from data_prep.pack import pack
+
+SINE = 0.5 * np.sin(np.arange(8_000) * 0.3)
+PAIR = np.stack([SINE, -SINE], axis=1)
+UNUSABLE = {
+    "silent": np.zeros(8_000),
+    "silent, at another level": np.full(8_000, 0.25),
+    "silent, stereo": np.zeros((8_000, 2)),
+    "scale": SINE * 32_768,
+    "scale, of 24 bit": SINE * 2**23,
+    "scale, and NaN's neighbour": SINE * 1e30,
+    "clipped": np.clip(SINE * 6, -1, 1),
+    "clipped, a square": np.sign(SINE + 1e-9),
+    "cancelled": PAIR,
+    "cancelled, nearly": PAIR + 0.01 * np.stack([np.cos(np.arange(8_000)), np.zeros(8_000)], axis=1),
+    "short": SINE[:1],
+    "short, below a window": SINE[:399],
+}
+USABLE = {
+    "overshoots a little": SINE * 2.005,
+    "is quiet": SINE / 10_000,
+    "is in one channel": np.stack([SINE, np.zeros(8_000)], axis=1),
+    "has channels with nothing in common": np.random.default_rng(0).normal(0, 0.1, (8_000, 4)),
+    "begins in silence": np.concatenate([np.zeros(8_000), SINE]),
+    "is a window long": SINE[:400],
+}
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A manifest of all of them, answered, and the file of each."""
+    rows = []
+    for number, wave in enumerate([*UNUSABLE.values(), *USABLE.values()]):
+        soundfile.write(tmp_path / f"{number}.wav", wave, 16_000, subtype="FLOAT")
+        rows.append(record(f"clip{number}", tmp_path / f"{number}.wav"))
+    write_manifest(tmp_path / "answered.jsonl", rows)
+    return tmp_path
+
+
+def expected():
+    return {f"clip{number}": name.partition(",")[0] for number, name in enumerate(UNUSABLE)}
+
+
+def by_rule(path):
+    return {row["id"]: row["reason"].partition(":")[0] for row in read(path)}
+
+
+def test_ingest_and_pack_reject_by_the_same_rules(clips):
+    assert main(["prep", "pack", "--manifest", str(clips / "answered.jsonl"), "--out", str(clips / "out")]) == 0
+    assert by_rule(clips / "out" / "index.rejected.jsonl") == expected()
+    (clips / "own.jsonl").write_text(
+        "".join(
+            json.dumps({"id": row["id"], "audio": row["audios"][0]["path"]}) + "\n"
+            for row in read(clips / "answered.jsonl")
+        )
+    )
+    command = ["prep", "ingest", "jsonl", "--root", str(clips / "own.jsonl"), "--out", str(clips / "m.jsonl")]
+    assert main(command) == 0
+    assert by_rule(clips / "m.rejected.jsonl") == expected()
+    assert len(read(clips / "m.jsonl")) == len(USABLE)
+
+
+def test_annotate_names_the_rule_and_measures_nothing(clips):
+    command = ["prep", "annotate", "--manifest", str(clips / "answered.jsonl"), "--out", str(clips / "a.jsonl")]
+    assert main([*command, "--annotators", "duration"]) == 0
+    found = {row["id"]: row["reason"].partition(":")[0] for row in read(clips / "a.missing.jsonl")}
+    assert found == expected()
+
+
+def test_a_rule_may_be_lifted_and_the_index_says_so(clips, capsys):
+    out = clips / "out"
+    command = ["prep", "pack", "--manifest", str(clips / "answered.jsonl"), "--out", str(out)]
+    assert main([*command, "--allow", "silent", "cancelled"]) == 0
+    kept = {key for key, rule in expected().items() if rule in ("silent", "cancelled")}
+    assert by_rule(out / "index.rejected.jsonl").keys() == expected().keys() - kept
+    reader = IndexedReader(out)
+    assert reader.index.file.rules == {"max_seconds": 30.0, "allow": ["cancelled", "silent"]}
+    assert reader.doubtful is None
+    assert main(command) == 2
+    assert "--max-seconds or --allow: name another --out" in capsys.readouterr().err
+
+
+def test_shards_that_no_rule_has_judged_are_read_and_their_audio_is_named(clips, capsys):
+    pack(clips / "answered.jsonl", clips / "out", rules=Rules(allow=("silent", "cancelled", "clipped")))
+    index = json.loads((clips / "out" / "index.json").read_text())
+    (clips / "out" / "index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "rules"}))
+    reader = IndexedReader(clips / "out")
+    for number in range(len(reader)):
+        reader[number]
+    assert reader.doubtful.summary == "clipped 2, silent 4"  # of mono, what cancelled is near to silence or is it
+    said = capsys.readouterr().err
+    assert said.count("silent: ") == 1 and "sample clip0: silent: all its samples are alike; it is kept" in said
+
+
+def test_a_stream_names_the_audio_that_no_rule_would_keep(clips, capsys):
+    pack(clips / "answered.jsonl", clips / "out", rules=Rules(allow=("silent",)))
+    reader = StreamReader(str(clips / "out"), seed=0, rank=0, world_size=1, buffer=1, skip=False)
+    assert len(list(islice(reader.samples(30), len(USABLE) + 3))) == len(USABLE) + 3
+    assert reader.doubtful.counts["silent"] >= 3 and "silent: all its samples are alike" in capsys.readouterr().err
+
+
+def lines(frames, rate):
+    """A file of so many frames, of noise: its length alone matters."""
+    return np.random.default_rng(0).uniform(-0.1, 0.1, frames).astype(np.float32)
+
+
+@given(st.integers(1, 60_000), st.sampled_from([8_000, 11_025, 16_000, 22_050, 44_100, 44_056, 48_000]))
+@settings(max_examples=40)
+def test_the_length_is_that_of_the_resampled_audio(frames, rate):
+    levels = Levels(rate, 1).add(lines(frames, rate))
+    assert levels.samples == len(soxr.resample(lines(frames, rate), rate, 16_000))
+
+
+@pytest.mark.parametrize(("frames", "fits"), [(44_100, True), (44_101, True), (44_102, False)])
+def test_one_limit_is_measured_in_one_way(tmp_path, frames, fits):
+    """A window of 1 s at 44.1 kHz, as 1,323,002 frames are to one of 30 s."""
+    soundfile.write(tmp_path / "a.wav", lines(frames, 44_100), 44_100)
+    (tmp_path / "own.jsonl").write_text('{"id": "a", "audio": "a.wav", "text": "hi"}\n')
+    kept, rejected = ingest("jsonl", tmp_path / "own.jsonl", max_seconds=1.0)
+    assert (len(kept), len(rejected)) == ((1, 0) if fits else (0, 1))
+    write_manifest(tmp_path / "m.jsonl", [record("a", tmp_path / "a.wav")])
+    if fits:
+        pack(tmp_path / "m.jsonl", tmp_path / "out", rules=Rules(1.0))
+    else:
+        with pytest.raises(UserError, match=r"a: long: 16,001 samples at 16 kHz, more than 1 s"):
+            pack(tmp_path / "m.jsonl", tmp_path / "out", rules=Rules(1.0))
+        assert "16,001 samples" in rejected[0].reason
+    window = SpeechEncoder.__new__(SpeechEncoder)
+    window.__dict__["extractor"] = type("Window", (), {"chunk_length": 1})
+    waveform = audio.load(tmp_path / "a.wav")
+    if fits:
+        window.check_window([waveform])
+    else:
+        with pytest.raises(UserError, match="exceeds the encoder's window"):
+            window.check_window([waveform])
+
+
+@pytest.mark.parametrize("policy", ["truncate", "split"])
+@pytest.mark.parametrize("limit", [1.0, 0.7, 0.33336])
+def test_what_is_cut_fits(tmp_path, policy, limit, capsys):
+    for rate in (11_025, 22_050, 44_100):
+        soundfile.write(tmp_path / f"{rate}.wav", lines(round(2.0001 * rate), rate), rate)
+    rows = [{"id": str(rate), "audio": f"{rate}.wav", "text": "hi"} for rate in (11_025, 22_050, 44_100)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["prep", "ingest", "jsonl", "--root", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "m.jsonl")]
+    assert main([*command, "--max-seconds", str(limit), "--too-long", policy]) == 0
+    answered = [
+        {**row, "messages": record("x", tmp_path / "x")["messages"], "response": "Yes.",
+         "audios": [{**entry, "path": str(tmp_path / entry["path"])} for entry in row["audios"]]}
+        for row in read(tmp_path / "m.jsonl")
+    ]  # fmt: skip
+    write_manifest(tmp_path / "answered.jsonl", answered)
+    pack(tmp_path / "answered.jsonl", tmp_path / "out", rules=Rules(limit))
+    assert not (tmp_path / "out" / "index.rejected.jsonl").exists()
+
+
+def test_a_part_that_lies_beyond_its_file_is_rejected(tmp_path):
+    tone(tmp_path / "a.wav", 300, 1.0)
+    with pytest.raises(audio.AudioError, match=r"only 0\.50 of 1\.00 s are there"):
+        audio.load(tmp_path / "a.wav", 0.5, 1.0)
+
+
+def test_the_levels_of_blocks_are_those_of_the_whole():
+    rng = np.random.default_rng(1)
+    wave = rng.normal(0, 0.6, (10_000, 2)).astype(np.float32)
+    whole, parts = Levels(16_000, 2), Levels(16_000, 2)
+    whole.add(wave, wave.mean(1))
+    for block in np.split(wave, [1, 17, 5_000]):
+        parts.add(block, block.mean(1))
+    assert (whole.peak, whole.low, whole.high, whole.clipped, whole.frames) == (
+        parts.peak, parts.low, parts.high, parts.clipped, parts.frames)  # fmt: skip
+    assert faults(whole) == faults(parts)
+    pcm = audio.to_pcm16(wave[:, 0])
+    assert Levels(16_000, 1).add(pcm).clipped == Levels(16_000, 1).add(pcm / np.float32(32_768)).clipped
+
+
+def wav(data, riff=None, size=None, after=b"", order="<"):
+    """A WAV of 16 kHz mono 16-bit samples, whose lengths may be said otherwise."""
+    form = struct.pack(f"{order}4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
+    head = struct.pack(f"{order}4sI", b"data", len(data) if size is None else size)
+    body = b"WAVE" + form + head + data + after
+    return struct.pack(f"{order}4sI", b"RIFF" if order == "<" else b"RIFX", len(body) if riff is None else riff) + body
+
+
+SECOND = np.random.default_rng(2).integers(-9_000, 9_000, 16_000, dtype="<i2")
+NOTE = b"LIST" + struct.pack("<I", 4) + b"INFO"
+
+
+@pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF, None])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
+def test_the_wav_of_a_recorder_that_was_killed_is_read(tmp_path, riff, size):
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(SECOND.tobytes(), riff, size))
+    assert audio.probe(path) == 1.0
+    np.testing.assert_array_equal(audio.load_pcm16(path), SECOND)
+    np.testing.assert_array_equal(audio.load_pcm16(path, 0.25, 0.5), SECOND[4_000:12_000])
+    with open(path, "rb") as file:
+        np.testing.assert_array_equal(audio.to_pcm16(audio.load(file)), SECOND)
+
+
+def test_big_endian_and_odd_bytes_of_a_killed_recorder(tmp_path):
+    (tmp_path / "a.wav").write_bytes(wav(SECOND.astype(">i2").tobytes(), 0, 0, order=">"))
+    np.testing.assert_array_equal(audio.load_pcm16(tmp_path / "a.wav"), SECOND)
+    (tmp_path / "b.wav").write_bytes(wav(SECOND.tobytes() + b"\0", 0, 0))
+    np.testing.assert_array_equal(audio.load_pcm16(tmp_path / "b.wav"), SECOND)
+
+
+def test_lengths_that_are_right_are_believed(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(b"", after=NOTE))
+    with pytest.raises(audio.AudioError, match="the audio is empty"):
+        audio.load(path)
+    for after in (NOTE, b"\0" + NOTE, b"TAG" + bytes(125), b"\0"):
+        path.write_bytes(wav(SECOND.tobytes(), after=after))
+        assert audio.probe(path) == 1.0
+
+
+def test_samples_that_go_on_after_the_header_says_are_told(tmp_path):
+    """A recorder that writes its header now and then."""
+    (tmp_path / "a.wav").write_bytes(wav(SECOND.tobytes(), None, 8_000))
+    for read_it in (audio.probe, audio.load, audio.load_pcm16):
+        with pytest.raises(audio.AudioError, match="8000 bytes of samples, 32000 follow: was its recorder killed"):
+            read_it(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("subtype", ["WAV", "AIFF", "AU", "WAVEX"])
+def test_a_file_that_is_cut_is_not_read_in_part(tmp_path, subtype):
+    path = tmp_path / "a"
+    soundfile.write(path, SECOND, 16_000, format=subtype)
+    path.write_bytes(path.read_bytes()[:-8_000])
+    for read_it in (audio.probe, audio.load, audio.load_pcm16):
+        with pytest.raises(audio.AudioError, match=r"cut short: 0\.\d\d of 1\.00 s"):
+            read_it(path)
+
+
+@pytest.mark.parametrize(
+    "kind", [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None), ("FLAC", "PCM_24"), ("WAV", "PCM_U8")]
+)
+def test_silence_is_known_in_whatever_format(tmp_path, kind):
+    soundfile.write(tmp_path / "a", np.zeros(16_000), 16_000, format=kind[0], subtype=kind[1])
+    assert Rules().fault(audio.examine(tmp_path / "a")) == "silent: all its samples are alike"
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_damaged_ogg_is_rejected(tmp_path, subtype):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, np.tile(SECOND, 5), 16_000, format="OGG", subtype=subtype)
+    whole = path.read_bytes()
+    assert audio.probe(path) == pytest.approx(5.0, abs=0.01)
+    last = whole.rindex(b"OggS")
+    middle = bytearray(whole)
+    middle[len(whole) // 2] ^= 1
+    pages = [place for place in range(len(whole)) if whole.startswith(b"OggS", place)]
+    without = whole[: pages[-2]] + whole[last:]
+    for data, reason in (
+        (bytes(middle), "its checksum differs"), (whole[: last - 9], "cut short"), (without, "pages are missing"),
+        (whole + whole, "another stream begins"), (whole[: pages[2]] + b"????" + whole[pages[2] :], "no page begins"),
+    ):  # fmt: skip
+        path.write_bytes(data)
+        for read_it in (audio.probe, audio.load):
+            with pytest.raises(audio.AudioError, match=reason):
+                read_it(path)
