@@ -38,8 +38,8 @@ def load(path: Path, kind: str | None = None, limit: int | None = None) -> Bench
     found = [name for name, benchmark in KINDS.items() if benchmark.is_in(path)] if kind is None else [kind]
     if not found:
         raise UserError(
-            f"{path}: no benchmark in it; MCR-BENCH has <NAME>/<NAME>.json, Dynamic-SUPERB *.jsonl or "
-            "<instance>/ with Parquet or Arrow files"
+            f"{path}: no benchmark in it; MCR-BENCH has <NAME>/<NAME>.json, Dynamic-SUPERB <instance>/ with Parquet or "
+            "Arrow files or metadata.json, and both may be in *.jsonl"
         )
     if len(found) > 1:
         raise UserError(f"{path}: could be {' or '.join(found)}; say which by --kind")

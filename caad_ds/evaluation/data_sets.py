@@ -37,12 +37,16 @@ class Cell(NamedTuple):
 
 
 def table_files(folder: Path) -> list[Path]:
-    """The files of one data set, in order; of several splits `test`, ValueError where none is called that."""
+    """The files of one data set, in order, of the split to evaluate."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in TABLES and path.is_file())
+    return of_one_split([path for path in files if _belongs(path)], folder)
+
+
+def of_one_split(files: list[Path], folder: Path) -> list[Path]:
+    """Of files of several splits those of `test`; ValueError where none is called that."""
     splits: dict[str | None, list[Path]] = {}
     for path in files:
-        if _belongs(path):
-            splits.setdefault(_split(path, folder), []).append(path)
+        splits.setdefault(_split(path, folder), []).append(path)
     if len(splits) > 1 and "test" not in splits:
         names = ", ".join(sorted(name or "one without a name" for name in splits))
         raise ValueError(f"several splits ({names}), none of them test; leave there the one to evaluate")
@@ -78,6 +82,32 @@ def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Each row's values of these columns."""
     for batch in _batches(path, columns):
         yield from batch.to_pylist()
+
+
+def texts(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Each row's values of these columns; numbers and booleans as text, class labels by their names."""
+    names = {column: _class_names(path, column) for column in columns}
+    for batch in _batches(path, columns):
+        values = {column: _texts(batch.column(column), names[column]) for column in columns}
+        yield from pa.RecordBatch.from_pydict(values).to_pylist()
+
+
+def _texts(column: pa.Array, names: list[str]) -> pa.Array:
+    kind = column.type
+    if names and pa.types.is_integer(kind):
+        return pa.array([names[k] if k is not None and 0 <= k < len(names) else None for k in column.to_pylist()])
+    if pa.types.is_floating(kind):
+        column = pc.if_else(pc.is_finite(column), column, None)
+    numbers = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return column.cast(pa.string()) if any(is_number(kind) for is_number in numbers) else column
+
+
+def _class_names(path: Path, column: str) -> list[str]:
+    """What the numbers of a column stand for where the `datasets` library calls it a ClassLabel; else none."""
+    about = (schema(path).metadata or {}).get(b"huggingface")
+    features = (json.loads(about).get("info") or {}).get("features") or {} if about else {}
+    feature = features.get(column)
+    return feature.get("names") or [] if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else []
 
 
 def lengths(path: Path, column: str) -> Iterator[int]:

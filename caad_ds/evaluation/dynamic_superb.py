@@ -1,37 +1,25 @@
-"""Dynamic-SUPERB phase 1 (arXiv 2309.09510) in its two forms on disk.
+"""Dynamic-SUPERB phase 1 (arXiv 2309.09510), in each of the forms that it is kept in.
 
-JSONL: `*.jsonl` in a folder, or one such file, with a row per line:
-    {"audios": [{"path", "text"}], "messages": [{"role", "content"}], "label", "category": "DS@<instance>"}
-Hugging Face: a folder per instance, `<instance>/**/*.parquet` or what `save_to_disk` wrote, with the columns
-    audio, audio2, ... ({bytes, path}) or audios (a list of them), instruction, label
+*.jsonl in a folder, or one such file   a row per line (`manifest.py`), its category DS@<instance>
+<instance>/                             a folder per instance: tables of Hugging Face (`dynamic_superb_tables.py`),
+                                        or metadata.json beside audio files (`dynamic_superb_metadata.py`)
 """
 
-import json
-import os
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache
-from itertools import zip_longest
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.errors import UserError
-from caad_ds.evaluation.data_sets import FAULTS, Cell, lengths, rows, schema, table_files
-from caad_ds.evaluation.items import Clip, Item, is_text
-from caad_ds.evaluation.matching import words
-from caad_ds.text import TextError, decode_line, numbered, read_lines
+from caad_ds.evaluation import manifest, mcr_bench
+from caad_ds.evaluation.dynamic_superb_metadata import NAME, from_metadata, metadata_files
+from caad_ds.evaluation.dynamic_superb_names import dimensions, present, presented
+from caad_ds.evaluation.dynamic_superb_tables import from_tables, has_tables
+from caad_ds.evaluation.dynamic_superb_terms import needs_term, turn_with_term
+from caad_ds.evaluation.items import Fault, Item
 
 CATEGORY = "DS@"
-AUDIO_COLUMN = re.compile(r"audio\d*")
-PATHS = ("path", "audio", "audio_filepath")
-TEXTS = ("text", "transcription")
-
-
-class Fault(Exception):
-    """Why a row cannot be asked."""
 
 
 @dataclass(frozen=True)
@@ -49,93 +37,65 @@ class DynamicSuperb:
     def load(path: Path, limit: int | None = None) -> "DynamicSuperb":
         """Reads a folder, or a JSONL file; `limit` keeps the first usable rows of each instance.
 
-        `options` holds the distinct labels of an instance, before the limit. UserError when no row can be used.
+        Instances are called as today, each presentation by its own name (`dynamic_superb_names`). `options` holds the
+        distinct labels of an instance, before the limit. UserError when no row can be used.
         """
-        if _jsonl_files(path) and _instances(path):
-            raise UserError(f"{path}: has *.jsonl and instances with tables; give the JSONL file, or move one of them")
-        kept: dict[str, list[Item]] = {}
-        labels: dict[str, set[str]] = {}
-        rejected = []
-        for item in _from_jsonl(path) if _jsonl_files(path) else _from_tables(path):
-            if isinstance(item, dict):
-                rejected.append(item)
-                continue
-            labels.setdefault(item.subset, set()).add(item.gt)
-            items = kept.setdefault(item.subset, [])
-            if limit is None or len(items) < limit:
-                items.append(item)
-        if not kept:
+        if manifest.manifests(path) and _instances(path):
+            raise UserError(f"{path}: has *.jsonl and folders of instances; give the JSONL file, or move one of them")
+        read = list(_from_manifest(path) if manifest.manifests(path) else _from_folders(path))
+        items, faults = _presented([item for item in read if isinstance(item, Item)])
+        rejected = [row for row in read if isinstance(row, dict)] + faults
+        if not items:
             reason = f"{rejected[0]['id']}: {rejected[0]['reason']}" if rejected else "there is none"
-            raise UserError(f"{path}: no row of Dynamic-SUPERB in it can be used ({reason}); mend the files")
-        items = [item for _, ours in sorted(kept.items()) for item in ours]
-        return DynamicSuperb(items, {name: sorted(found) for name, found in labels.items()}, rejected)
+            raise UserError(f"{path}: no row of Dynamic-SUPERB in it can be used ({reason}); fix the files")
+        of: dict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            of[item.subset].append(item)
+        labels = {name: sorted({item.gt for item in ours}) for name, ours in of.items()}
+        return DynamicSuperb([item for name in sorted(of) for item in of[name][:limit]], labels, rejected)
 
     @staticmethod
     def is_in(path: Path) -> bool:
         """Whether a path looks like this benchmark."""
-        return bool(_jsonl_files(path) or _instances(path))
-
-
-@cache
-def dimensions() -> dict[str, str]:
-    """The dimension of each of the 58 instances."""
-    lines = read_lines(Path(__file__).with_suffix(".tsv"))
-    dimension_and_instance = [line.split("\t") for _, line in lines if not line.startswith("#")][1:]
-    return {instance: dimension for dimension, instance in dimension_and_instance}
-
-
-def _jsonl_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix == ".jsonl" else []
-    return sorted(path.glob("*.jsonl"))
+        in_manifest = manifest.manifests(path) and manifest.benchmarks_in(path) != {mcr_bench.CATEGORY}
+        return bool(in_manifest or _instances(path))
 
 
 def _instances(path: Path) -> list[Path]:
-    """The folders with tables in them; `path` alone where it is called like an instance."""
+    """The folders that hold an instance; `path` itself where it is called like one, or no folder in it holds one."""
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
-    folders = [path] if path.name in dimensions() else folders
-    return [folder for folder in folders if any(folder.rglob("*.parquet")) or any(folder.rglob("*.arrow"))]
+    found = [folder for folder in folders if has_tables(folder) or metadata_files(folder)]
+    if found and present(path.name) not in dimensions():
+        return found
+    return [path] if path.is_dir() and (has_tables(path) or metadata_files(path)) else []
 
 
-def _from_jsonl(path: Path) -> Iterator[Item | dict]:
+def _from_folders(path: Path) -> Iterator[Item | dict]:
+    for folder in _instances(path):
+        if has_tables(folder) and metadata_files(folder):
+            yield {"id": folder.name, "reason": f"{folder} has tables and {NAME}; move one of them"}
+        else:
+            yield from from_tables(folder) if has_tables(folder) else from_metadata(folder)
+
+
+def _from_manifest(path: Path) -> Iterator[Item | dict]:
     """An item per row, or `{id, reason}`; rows of an instance are counted over all files."""
     number: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    for file in _jsonl_files(path):
-        for place, line in numbered(file):
-            if not line.strip():
-                continue
-            where = f"{file.name}:{place}"
-            try:
-                row = _object(line)
-                instance = _instance(row)
-                where = f"{instance}/{number[instance]}"
-                number[instance] += 1
-                _note_id(row, f"{file.name}:{place}", first)
-                item = _asked(where, instance, _clips(row, file.parent), _messages(row), row.get("label"))
-            except Fault as fault:
-                yield {"id": where, "reason": f"{file.name}:{place}: {fault}"}
-            else:
-                yield item
-
-
-def _note_id(row: dict, where: str, first: dict[str, str]) -> None:
-    if row.get("id") is not None and first.setdefault(str(row["id"]), where) != where:
-        raise Fault(f"id {row['id']!r} is that of {first[str(row['id'])]}")
-
-
-def _object(line: bytes) -> dict:
-    try:
-        row = json.loads(decode_line(line))
-    except TextError as error:
-        raise Fault(str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise Fault(f"not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise Fault(f"is a {type(row).__name__}, not an object")
-    if not is_text(row):
-        raise Fault("holds half of a surrogate pair, which is no character")
-    return row
+    ids: dict[tuple[object, str], str] = {}
+    for where, folder, row in manifest.rows(path):
+        name = where
+        try:
+            if isinstance(row, Fault):
+                raise row
+            instance = _instance(row)
+            name = f"{instance}/{number[instance]}"
+            number[instance] += 1
+            manifest.note_id(row, where, ids)
+            item = _of_manifest(name, instance, row, folder)
+        except Fault as fault:
+            yield {"id": name, "reason": f"{where}: {fault}"}
+        else:
+            yield item
 
 
 def _instance(row: dict) -> str:
@@ -145,89 +105,38 @@ def _instance(row: dict) -> str:
     return category.removeprefix(CATEGORY)
 
 
-def _clips(row: dict, folder: Path) -> tuple[Clip, ...]:
-    audios = row.get("audios")
-    if not isinstance(audios, list) or not audios:
-        raise Fault("audios is missing or empty")
-    return tuple(_clip(audio, folder) for audio in audios)
+def _of_manifest(name: str, instance: str, row: dict, folder: Path) -> Item:
+    asked = manifest.prompt(row, folder)
+    if needs_term(instance):
+        turn = asked.messages[-1]
+        turn["content"] = turn_with_term(turn["content"], row.get("text"))
+    return Item(name, instance, None, asked.clips, asked.messages, asked.question, asked.label)
 
 
-def _clip(audio: object, folder: Path) -> Clip:
-    held = {"path": audio} if isinstance(audio, str) else audio if isinstance(audio, dict) else {}
-    path, text = (next((held[name] for name in names if held.get(name)), "") for names in (PATHS, TEXTS))
-    if not isinstance(path, str) or not path or not isinstance(text, str):
-        raise Fault(f"an audio is {audio!r:.60}, not a path or {{path, text}}")
-    if not os.path.isfile(folder / path):  # of a name that is too long, Path.is_file raises
-        raise Fault(f"audio {path} is not in {folder}")
-    return Clip(folder / path, text)
+def _presented(items: list[Item]) -> tuple[list[Item], list[dict]]:
+    """Items under the row of the table that each belongs to, and those that are left out.
 
-
-def _messages(row: dict) -> list[dict]:
-    """The turns up to the last of the user; without marks of audio in them, each clip is put before that turn."""
-    turns = row.get("messages")
-    if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
-        raise Fault("messages is not a list of {role, content}")
-    last = max((k for k, turn in enumerate(turns) if turn["role"] == "user"), default=None)
-    if last is None:
-        raise Fault("messages holds no turn of the user")
-    turns = [{"role": turn["role"], "content": turn["content"]} for turn in turns[: last + 1]]
-    marks = sum(turn["content"].count(AUDIO) for turn in turns)
-    if marks not in (0, len(row["audios"])):
-        raise Fault(f"{marks} {AUDIO} in its messages but {len(row['audios'])} audios")
-    if not marks:
-        turns[last]["content"] = user_content(turns[last]["content"], audios=len(row["audios"]))
-    return turns
-
-
-def _is_turn(turn: object) -> bool:
-    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
-
-
-def _from_tables(path: Path) -> Iterator[Item | dict]:
-    """An item per row, or `{id, reason}`; a file that cannot be read ends its instance."""
-    for folder in _instances(path):
-        number = 0
+    Of two names as written that are the same row of the table, one is left out, since its items would count twice.
+    """
+    held: dict[str, Counter[int]] = defaultdict(Counter)
+    for item in items:
+        held[item.subset][len(item.clips)] += 1
+    usual = {name: max(counts, key=lambda audios: (counts[audios], audios)) for name, counts in held.items()}
+    found, rejected = [], []
+    for item in items:
         try:
-            for file in table_files(folder):
-                for row, cells in _rows_with_cells(file):
-                    name = f"{folder.name}/{number}"
-                    number += 1
-                    try:
-                        item = _of_table(name, folder.name, file, row, cells)
-                    except Fault as fault:
-                        yield {"id": name, "reason": f"{file}: {fault}"}
-                    else:
-                        yield item
-        except (Fault, *FAULTS) as error:
-            yield {"id": folder.name, "reason": f"{folder} after row {number}: cannot be read ({error})"}
-
-
-def _rows_with_cells(file: Path) -> Iterator[tuple[dict, list[Cell]]]:
-    """Instruction and label of each row, and where its audios stand."""
-    names = schema(file).names
-    if missing := [name for name in ("instruction", "label") if name not in names]:
-        raise Fault(f"{file} has no column {', '.join(missing)}, it has {', '.join(names)}")
-    columns = sorted((name for name in names if AUDIO_COLUMN.fullmatch(name)), key=lambda name: int(name[5:] or 1))
-    lists = lengths(file, "audios") if "audios" in names else ()
-    for number, (row, length) in enumerate(zip_longest(rows(file, ["instruction", "label"]), lists, fillvalue=0)):
-        cells = [Cell(column, number) for column in columns]
-        yield row, cells + [Cell("audios", number, place) for place in range(length)]
-
-
-def _of_table(name: str, instance: str, file: Path, row: dict, cells: list[Cell]) -> Item:
-    instruction = row["instruction"]
-    if not isinstance(instruction, str) or not instruction.strip():
-        raise Fault("instruction is missing, empty or not a string")
-    if not cells:
-        raise Fault("no column audio, audio2, ... and no audios")
-    turn = {"role": "user", "content": user_content(instruction.strip(), audios=len(cells))}
-    return _asked(name, instance, tuple(Clip(file, cell=cell) for cell in cells), [turn], row["label"])
-
-
-def _asked(name: str, instance: str, clips: tuple[Clip, ...], messages: list[dict], label: object) -> Item:
-    if not isinstance(label, str) or not words(label):
-        raise Fault(f"label {label!r:.60} is missing, no string, or has no word left after normalisation")
-    question = messages[-1]["content"]
-    for mark in (START_AUDIO, AUDIO, END_AUDIO):
-        question = question.replace(mark, "")
-    return Item(name, instance, None, clips, messages, question.strip(), label.strip())
+            found.append((item, presented(item.subset, len(item.clips), usual[item.subset])))
+        except Fault as fault:
+            rejected.append({"id": item.id, "reason": str(fault)})
+    kept: list[Item] = []
+    chosen: dict[str, str] = {}
+    for item, instance in sorted(found, key=lambda each: each[0].subset != each[1]):  # its own name goes first
+        if chosen.setdefault(instance, item.subset) == item.subset:
+            number = item.id.removeprefix(item.subset)
+            kept.append(replace(item, id=instance + number, subset=instance))
+    doubles = {item.subset: instance for item, instance in found if chosen[instance] != item.subset}
+    rejected += [
+        {"id": name, "reason": f"holds {instance}, and so does {chosen[instance]}; leave one of them"}
+        for name, instance in doubles.items()
+    ]
+    return kept, rejected

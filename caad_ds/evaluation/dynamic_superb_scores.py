@@ -11,13 +11,13 @@ from zlib import crc32
 
 import numpy as np
 
-from caad_ds.evaluation.dynamic_superb import dimensions
+from caad_ds.evaluation.dynamic_superb_names import closest, dimensions
 from caad_ds.evaluation.scores import DRAWS, RULES, interval
 from caad_ds.evaluation.significance import DRAWS as PAIRED_DRAWS
 from caad_ds.evaluation.significance import adjust, difference_of
 from caad_ds.evaluation.tables import percent, with_interval
 
-OUTSIDE = "AUDIO"
+ALL, OUTSIDE = "ALL", "AUDIO"
 
 
 def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict:
@@ -116,7 +116,7 @@ def _groups(have: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, list[s
     }
     counted = [instance for name, ours in there.items() if name != OUTSIDE for instance in ours]
     all_ = len(known) - size[OUTSIDE]
-    return by_dimension, {"ALL" if len(counted) == all_ else f"mean of {len(counted)} of {all_}": counted}
+    return by_dimension, {ALL if len(counted) == all_ else f"mean of {len(counted)} of {all_}": counted}
 
 
 def instances_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
@@ -134,11 +134,15 @@ def instances_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
 
 def instances_notes(scores: dict) -> list[str]:
     """What to know beside these rows."""
-    notes = [f"{OUTSIDE} is in no overall mean."]
+    known = dimensions()
+    counted = len(known) - Counter(known.values())[OUTSIDE]
+    own = "as the authors'" if scores["overall"]["name"] == ALL else "not the authors' figure, which is"
+    notes = [f"{scores['overall']['name']}: {own} over all {counted} instances outside {OUTSIDE}."]
     if scores["missing"]:
         notes.append(f"{len(scores['missing'])} of {len(dimensions())} instances are missing (all in scores.json).")
     if scores["unknown"]:
-        notes.append(f"In no mean, because no dimension is known to hold them: {', '.join(scores['unknown'])}.")
+        names = [f"{name} (is it {like}?)" if (like := closest(name)) else name for name in scores["unknown"]]
+        notes.append(f"In no mean, because no dimension is known to hold them: {', '.join(names)}.")
     return notes
 
 

@@ -147,7 +147,9 @@ def _different(items: Sequence[Item]) -> list[Clip]:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that runs a model on a benchmark takes."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained SpeechLM")
-    parser.add_argument("--benchmark", type=Path, required=True, metavar="DIR", help="folder of a benchmark")
+    parser.add_argument(
+        "--benchmark", type=Path, required=True, metavar="PATH", help="a benchmark's folder, or JSONL file"
+    )
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="items at once (default 32)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each subset")
     add_device_arguments(parser)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,6 +22,20 @@ def is_text(row: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+class Fault(Exception):
+    """Why a row of a benchmark cannot be asked."""
+
+
+def text_of(value: object) -> str | None:
+    """A text without the white space around it, a number or a boolean as JSON writes it (a whole number without its
+    fraction); None where it is something else, no number, or empty."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else repr(value) if math.isfinite(value) else None
+    return str(value).strip() or None if isinstance(value, str | int) else None
 
 
 @dataclass(frozen=True)

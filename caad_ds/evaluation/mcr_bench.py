@@ -5,29 +5,35 @@
 
 `neutral` is the question, the next three are descriptions that precede it; `text`, the transcription, is optional. A
 further key that all rows have is a column and is not read; one that some have is taken for an unknown condition.
+
+The CAAD authors keep it as a JSONL manifest, a line per condition: `mcr_manifest.py`.
 """
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.errors import UserError
-from caad_ds.evaluation.items import Clip, Item, is_text
+from caad_ds.evaluation import audio_files, manifest, mcr_manifest
+from caad_ds.evaluation.items import Clip, Item, is_text, text_of
 from caad_ds.evaluation.matching import words
 from caad_ds.text import read_text
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]
+CATEGORY = "MCR"  # what categories in a manifest begin with
 FIELDS = ("id", "audio", "gt", "text", "condition", "conditions", *CONDITIONS)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One benchmark row, `<NAME>/<index>`, with its hint per condition (None when neutral)."""
+    """One benchmark row, `<NAME>/<index>`, with its hint per condition (None when neutral).
+
+    `turns` holds the messages of each condition where the file has them; else they are made of question and hint.
+    """
 
     id: str
     subset: str
@@ -35,12 +41,16 @@ class Row:
     question: str
     hints: dict[str, str | None]
     gt: str
+    turns: Mapping[str, Sequence[dict]] | None = None
 
     def items(self) -> Iterator[Item]:
         """The row under each of the four conditions."""
         for condition, hint in self.hints.items():
-            turn = {"role": "user", "content": user_content(self.question, hint)}
-            yield Item(self.id, self.subset, condition, (self.clip,), (turn,), self.question, self.gt, hint)
+            turns = self.turns[condition] if self.turns else [self._turn(hint)]
+            yield Item(self.id, self.subset, condition, (self.clip,), turns, self.question, self.gt, hint)
+
+    def _turn(self, hint: str | None) -> dict:
+        return {"role": "user", "content": user_content(self.question, hint)}
 
 
 @dataclass(frozen=True)
@@ -61,33 +71,50 @@ class Benchmark:
 
     @staticmethod
     def is_in(folder: Path) -> bool:
-        """Whether a folder looks like this benchmark."""
-        return bool(_subset_files(folder))
+        """Whether a folder, or a JSONL file, looks like this benchmark."""
+        return bool(_subset_files(folder)) or CATEGORY in manifest.benchmarks_in(folder)
 
     @staticmethod
     def load(folder: str | Path, limit: int | None = None) -> "Benchmark":
-        """Reads a folder; `limit` keeps the first usable rows of each subset.
+        """Reads a folder, or a JSONL file; `limit` keeps the first usable rows of each subset.
 
         `options` holds the distinct ground truths of a subset, before the limit. A subset whose file cannot be read is
         rejected as a whole. UserError when the folder holds no subset, or no row can be used.
         """
-        rows, options, rejected = [], {}, []
-        files = _subset_files(Path(folder))
-        if not files:
+        folder = Path(folder)
+        files = _subset_files(folder)
+        in_manifest = bool(manifest.manifests(folder)) and (not files or CATEGORY in manifest.benchmarks_in(folder))
+        if not files and not in_manifest:
             raise UserError(f"{folder}: no <NAME>/<NAME>.json in it; give the folder of an MCR-BENCH benchmark")
-        for path in files:
-            found, bad = _read_subset(path)
-            options[path.stem] = sorted({row.gt for row in found})
-            rows += found[:limit]
+        if files and in_manifest:
+            raise UserError(f"{folder}: has <NAME>/<NAME>.json and *.jsonl; give the JSONL file, or move one of them")
+        subsets = [_of_manifest(folder)] if in_manifest else map(_read_subset, files)
+        rows, rejected = [], []
+        for found, bad in subsets:
+            rows += found
             rejected += bad
         if not rows:
             reason = rejected[0]["reason"] if rejected else "every list is empty"
-            raise UserError(f"{folder}: nothing in it can be used ({len(rejected)} rejected; {reason}); mend the files")
-        return Benchmark(rows, options, rejected)
+            raise UserError(f"{folder}: nothing in it can be used ({len(rejected)} rejected; {reason}); fix the files")
+        names = dict.fromkeys([path.stem for path in files] + [row.subset for row in rows])
+        of = {name: [row for row in rows if row.subset == name] for name in names}
+        options = {name: sorted({row.gt for row in ours}) for name, ours in of.items()}
+        return Benchmark([row for ours in of.values() for row in ours[:limit]], options, rejected)
 
 
 def _subset_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*/*.json") if path.stem == path.parent.name)
+
+
+def _of_manifest(path: Path) -> tuple[list[Row], list[dict]]:
+    joined, rejected = mcr_manifest.read(path, CATEGORY, CONDITIONS)
+    rows = []
+    for name, subset, lines in joined:
+        plain = lines["neutral"]
+        hints = {condition: mcr_manifest.hint(lines[condition].question, plain.question) for condition in CONDITIONS}
+        turns = {condition: lines[condition].messages for condition in CONDITIONS}
+        rows.append(Row(name, subset, plain.clips[0], plain.question, hints, plain.label, turns))
+    return rows, rejected
 
 
 def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
@@ -120,12 +147,14 @@ def _fault(entry: object, known: set[str]) -> str | None:
         return "holds half of a surrogate pair, which is no character"
     if unknown := _unknown_conditions(entry, known):
         return f"unknown condition {', '.join(unknown)}; the conditions are {', '.join(CONDITIONS)}"
-    for field in ("audio", "gt", *CONDITIONS):
+    for field in ("audio", *CONDITIONS):
         value = entry.get(field)
         if not isinstance(value, str) or not value.strip():
             return f"{field} is missing, empty or not a string"
-    if not words(entry["gt"]):
-        return f"gt {entry['gt']!r} has no word left after normalisation"
+    if (gt := text_of(entry.get("gt"))) is None:
+        return "gt is missing, empty, or no text or number"
+    if not words(gt):
+        return f"gt {gt!r} has no word left after normalisation"
     if not isinstance(entry.get("text") or "", str):
         return "text is not a string"
     marked = [field for field in CONDITIONS if AUDIO in entry[field]]
@@ -150,11 +179,10 @@ def _double(entry: dict, index: int, first: dict[str, int]) -> str | None:
 
 def _audio_path(folder: Path, audio: str) -> Path | None:
     """The clip relative to `<NAME>/audio`, `<NAME>` or the benchmark's folder, whichever holds it."""
-    candidates = (base / audio for base in (folder / "audio", folder, folder.parent))
-    return next((path for path in candidates if os.path.isfile(path)), None)  # too long a name raises in Path
+    return audio_files.find(audio, folder / "audio", folder, folder.parent)
 
 
 def _row(name: str, subset: str, audio: Path, entry: dict) -> Row:
     hints = {"neutral": None, **{condition: entry[condition].strip() for condition in HINTS}}
     clip = Clip(audio, entry.get("text") or "")
-    return Row(name, subset, clip, entry["neutral"].strip(), hints, entry["gt"].strip())
+    return Row(name, subset, clip, entry["neutral"].strip(), hints, text_of(entry["gt"]) or "")

@@ -1,11 +1,9 @@
 import argparse
-import io
 import json
 import shutil
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -13,64 +11,24 @@ from caad_ds.cli import main
 from caad_ds.errors import UserError
 from caad_ds.evaluation import evaluate
 from caad_ds.evaluation.benchmark import load
-from caad_ds.evaluation.dynamic_superb import DynamicSuperb, dimensions
+from caad_ds.evaluation.dynamic_superb import DynamicSuperb
+from caad_ds.evaluation.dynamic_superb_names import dimensions
 from caad_ds.evaluation.dynamic_superb_scores import differences, score_instances
 from caad_ds.evaluation.identity import fingerprint
+from tests.evaluation.superb_files import (
+    COUNTING,
+    MATCHING,
+    SOUND,
+    SPAN,
+    row,
+    table,
+    wav_bytes,
+    wave,
+    write_jsonl,
+    write_parquet,
+    write_saved,
+)
 from tests.tolerance import LEAST_BIT
-
-COUNTING, MATCHING = "SpeakerCounting_LibriTTS-TestClean", "SpeakerVerification_VCTK-multiaudio"
-SOUND = "ChordClassification_AcousticGuitarAndPiano"
-SPAN = "<start_audio><|AUDIO|><end_audio>\n"
-
-
-def wave(k):
-    rng = np.random.default_rng(k)
-    return (rng.standard_normal(8000) * 0.2 * rng.random()).astype(np.float32)
-
-
-def wav_bytes(k):
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wave(k), 16000, format="WAV")
-    return buffer.getvalue()
-
-
-def row(instance, label="male", clips=("0.wav",), **fields):
-    turns = [{"role": "system", "content": "hello"}, {"role": "user", "content": SPAN * len(clips) + "who speaks ?"}]
-    audios = [{"path": clip, "text": "it rains"} for clip in clips]
-    return {"audios": audios, "messages": turns, "label": label, "category": f"DS@{instance}", **fields}
-
-
-def write_jsonl(folder, lines, name="test.jsonl"):
-    folder.mkdir(exist_ok=True)
-    for k in range(3):
-        soundfile.write(folder / f"{k}.wav", wave(k), 16000)
-    text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-    (folder / name).write_text("\n".join(text) + "\n")
-    return folder
-
-
-def table(count, **columns):
-    labels = ["male" if k % 2 else "female" for k in range(count)]
-    audio = [{"bytes": wav_bytes(k), "path": f"{k}.wav"} for k in range(count)]
-    return pa.table({"audio": audio, "instruction": ["who speaks ?"] * count, "label": labels, **columns})
-
-
-def write_parquet(folder, instance, rows, **kwargs):
-    (folder / instance / "data").mkdir(parents=True)
-    pq.write_table(rows, folder / instance / "data" / "test-00000-of-00001.parquet", **kwargs)
-
-
-def write_saved(folder, instance, rows):
-    """What `datasets.save_to_disk` leaves: streams, and a state that names them."""
-    place = folder / instance
-    place.mkdir(parents=True)
-    for k, part in enumerate((rows.slice(0, 2), rows.slice(2))):
-        with pa.ipc.new_stream(place / f"data-{k:05d}-of-00002.arrow", part.schema) as stream:
-            stream.write_table(part)
-    shutil.copy(place / "data-00000-of-00002.arrow", place / "cache-0.arrow")
-    files = [{"filename": f"data-{k:05d}-of-00002.arrow"} for k in (0, 1)]
-    (place / "state.json").write_text(json.dumps({"_data_files": files, "_split": "test"}))
-    (place / "dataset_info.json").write_text("{}")
 
 
 def test_the_table_of_instances():
@@ -210,7 +168,7 @@ def test_the_fingerprint_has_the_bytes_of_cells_in_it(tmp_path):
 def test_jsonl_beside_tables_is_ambiguous(tmp_path):
     write_parquet(tmp_path, COUNTING, table(2))
     write_jsonl(tmp_path, [row(COUNTING)])
-    with pytest.raises(UserError, match=r"has \*.jsonl and instances with tables; give the JSONL file"):
+    with pytest.raises(UserError, match=r"has \*.jsonl and folders of instances; give the JSONL file"):
         load(tmp_path)
     assert len(load(tmp_path / "test.jsonl").items) == 1
 
@@ -369,13 +327,14 @@ def test_evaluated_whatever_the_batch_size(spoken, tmp_path, model_folder, capsy
 def test_under_contrast_and_with_clips_that_cannot_be_heard(spoken, tmp_path, model_folder):
     second = [{"bytes": wav_bytes(k), "path": None} for k in range(3)] + [{"bytes": b"no audio", "path": None}, None]
     write_parquet(
-        spoken, "SpeakerVerification_VCTK", table(5, audio2=pa.array(second, table(1).schema.field("audio").type))
+        spoken, "DialogueActPairing_DailyTalk", table(5, audio2=pa.array(second, table(1).schema.field("audio").type))
     )
     parser = argparse.ArgumentParser()
     evaluate.register(parser)
     argv = ["--model", model_folder, "--benchmark", spoken, "--out", tmp_path / "run", "--contrast-alpha", 1]
     assert evaluate.run(parser.parse_args([*map(str, argv), "--device", "cpu", "--batch-size", "4"])) == 3
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
-    assert [rejected["id"] for rejected in scores["rejected"]] == [f"SpeakerVerification_VCTK/{k}" for k in (3, 4)]
+    pairing = "DialogueActPairing_DailyTalk-multiaudio"
+    assert [rejected["id"] for rejected in scores["rejected"]] == [f"{pairing}/{k}" for k in (3, 4)]
     assert scores["rejected"][0]["reason"].endswith("row 3 audio2: Format not recognised."), "no address in memory"
-    assert scores["instances"]["SpeakerVerification_VCTK"]["items"] == 3
+    assert scores["instances"][pairing]["items"] == 3

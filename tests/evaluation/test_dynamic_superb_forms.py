@@ -1,0 +1,386 @@
+"""The forms in which Dynamic-SUPERB is really distributed: columns, names, presentations and folders."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caad_ds.cli import main
+from caad_ds.errors import UserError
+from caad_ds.evaluation.benchmark import load
+from caad_ds.evaluation.dynamic_superb_names import closest, dimensions, present
+from caad_ds.evaluation.dynamic_superb_scores import instances_notes, score_instances
+from caad_ds.evaluation.dynamic_superb_terms import turn_with_term
+from caad_ds.evaluation.items import Fault
+from caad_ds.evaluation.scores import RULES
+from tests.evaluation.superb_files import COUNTING, SPAN, row, table, wav_bytes, wave, write_jsonl, write_parquet
+from tests.evaluation.superb_files import write_saved as write_datasets
+
+TERMS = [
+    f"{task}_{corpus}"
+    for task in ("SpokenTermDetection", "SpeechTextMatching")
+    for corpus in ("LJSpeech", "LibriSpeech-TestClean", "LibriSpeech-TestOther")
+]
+SPOKEN = TERMS[0]
+PLAIN, PAIR = "SpeakerVerification_VCTK", "SpeakerVerification_VCTK-multiaudio"
+TELL = "Tell whether the given word is in the audio."
+# The 55 names of the benchmark's first release, as its own repositories list them.
+FIRST = """
+BirdSoundDetection_Warblrb10k ChordClassification_AcousticGuitarAndPiano EnvironmentalSoundClassification_AnimalsESC50
+EnvironmentalSoundClassification_ExteriorAndUrbanNoisesESC50 LanguageIdentification_VoxForge SpeechDetection_LJSpeech
+EnvironmentalSoundClassification_HumanAndNonSpeechSoundsESC50 SpeechDetection_LibriSpeechTestClean
+EnvironmentalSoundClassification_InteriorAndDomesticSoundsESC50 SpeechDetection_LibriSpeechTestOther
+EnvironmentalSoundClassification_NaturalSoundscapesAndWaterSoundsESC50 SpeechTextMatching_LJSpeech
+SpeechTextMatching_LibriSpeechTestClean SpeechTextMatching_LibriSpeechTestOther SpokenTermDetection_LJSpeech
+SpokenTermDetection_LibriSpeechTestClean SpokenTermDetection_LibriSpeechTestOther
+SpeechCommandRecognition_GoogleSpeechCommandsV1 EnhancementDetection_LibrittsTestCleanWham
+NoiseDetectiongaussian_LJSpeechMusan NoiseDetectiongaussian_VCTKMusan NoiseDetectionmusic_LJSpeechMusan
+NoiseDetectionmusic_VCTKMusan NoiseDetectionnoise_LJSpeechMusan NoiseDetectionnoise_VCTKMusan
+NoiseDetectionspeech_LJSpeechMusan NoiseDetectionspeech_VCTKMusan NoiseSNRLevelPredictiongaussian_VCTKMusan
+NoiseSNRLevelPredictionmusic_VCTKMusan NoiseSNRLevelPredictionnoise_VCTKMusan NoiseSNRLevelPredictionspeech_VCTKMusan
+ReverberationDetectionlargeroom_LJSpeechRirsNoises ReverberationDetectionlargeroom_VCTKRirsNoises
+ReverberationDetectionmediumroom_LJSpeechRirsNoises ReverberationDetectionmediumroom_VCTKRirsNoises
+ReverberationDetectionsmallroom_LJSpeechRirsNoises ReverberationDetectionsmallroom_VCTKRirsNoises
+AccentClassification_AccentdbExtended DialogueEmotionClassification_DailyTalk StressDetection_MIRSD
+EmotionRecognition_MultimodalEmotionlinesDataset HowFarAreYou_3DSpeaker SpoofDetection_ASVspoof2015
+SpoofDetection_ASVspoof2017 DialogueActClassification_DailyTalk Intent_Classification_FluentSpeechCommands_Action
+Intent_Classification_FluentSpeechCommands_Location Intent_Classification_FluentSpeechCommands_Object
+SarcasmDetection_Mustard DialogueActPairing_DailyTalk SpeakerCounting_LibriTTSTestClean
+SpeakerVerification_LibriSpeechTestClean SpeakerVerification_VCTK MultiSpeakerDetection_LibriSpeechTestClean
+MultiSpeakerDetection_VCTK
+""".split()
+
+
+def second(count):
+    return [{"bytes": wav_bytes(10 + k), "path": None} for k in range(count)]
+
+
+def reasons(benchmark):
+    return {rejected["id"]: rejected["reason"] for rejected in benchmark.rejected}
+
+
+def asking(instance, content, **fields):
+    return {**row(instance, **fields), "messages": [{"role": "user", "content": content}]}
+
+
+@pytest.mark.parametrize("instance", TERMS)
+def test_a_term_stands_before_the_instruction_that_asks_about_it(tmp_path, instance):
+    write_parquet(tmp_path, instance, table(3, text=["rain", None, " "]))
+    [item] = (benchmark := load(tmp_path)).items
+    assert item.question == "The given word is rain who speaks ?"
+    assert item.messages[0]["content"] == SPAN + item.question
+    assert list(reasons(benchmark)) == [f"{instance}/1", f"{instance}/2"]
+    assert all("text" in reason and "is missing or empty" in reason for reason in reasons(benchmark).values())
+
+
+def test_without_a_column_of_terms_an_instance_is_not_asked(tmp_path):
+    names = ["SpeechTextMatching_LibriSpeechTestClean", "spokentermdetection-ljspeech"]
+    for name in names:
+        write_parquet(tmp_path, name, table(2))
+    write_parquet(tmp_path, COUNTING, table(2, text=["a", "b"]))  # a column like any other
+    benchmark = load(tmp_path)
+    assert {item.question for item in benchmark.items} == {"who speaks ?"}
+    assert list(reasons(benchmark)) == names
+    assert all("has no column text" in reason for reason in reasons(benchmark).values())
+
+
+def test_the_term_of_a_manifest_is_put_into_its_turn(tmp_path):
+    lines = [
+        asking(SPOKEN, SPAN + TELL, text="the"),
+        asking(SPOKEN, TELL, text=7),
+        asking(SPOKEN, f"{SPAN}The given word is rain. {TELL}"),
+        asking(SPOKEN, f'{SPAN}Tell whether the word "rain" is spoken.', text="rain"),
+        asking(SPOKEN, SPAN + TELL),
+        asking(SPOKEN, f"{SPAN}The given word is present in the audio. Answer with the word 'yes' or 'no'."),
+        asking(SPOKEN, SPAN + TELL, text="..."),
+    ]
+    benchmark = load(write_jsonl(tmp_path / "ds", lines))
+    assert [item.messages[0]["content"].removeprefix(SPAN) for item in benchmark.items] == [
+        f"The given word is the {TELL}",
+        f"The given word is 7 {TELL}",
+        f"The given word is rain. {TELL}",
+        'Tell whether the word "rain" is spoken.',
+    ]
+    assert list(reasons(benchmark)) == [f"{SPOKEN}/{k}" for k in (4, 5, 6)]
+    assert 'give it as "text"' in reasons(benchmark)[f"{SPOKEN}/4"]
+
+
+@given(
+    st.one_of(st.text("abcdefgh", min_size=1), st.sampled_from("the word is in there given yes not it's O.K.".split())),
+    st.sampled_from([TELL, SPAN + TELL, "Is the given word in the audio? Answer in one word: yes or no."]),
+)
+def test_a_term_is_always_in_the_turn_and_only_once(term, content):
+    once = turn_with_term(content, term)
+    assert f"The given word is {term} " in once and once.endswith(content.removeprefix(SPAN))
+    assert once.startswith(SPAN if SPAN in content else "The")
+    assert turn_with_term(once, term) == once
+    with pytest.raises(Fault):
+        turn_with_term(content, None)
+
+
+def test_two_clips_and_one_are_two_rows_whatever_their_folder_is_called(tmp_path):
+    write_parquet(tmp_path / "tables", PLAIN, table(3, audio2=second(3)))
+    assert [item.id for item in load(tmp_path / "tables").items] == [f"{PAIR}/{k}" for k in range(3)]
+    one, two = row(PLAIN), row(PLAIN, clips=("0.wav", "1.wav"))
+    assert {item.subset for item in load(write_jsonl(tmp_path / "one", [one, one])).items} == {PLAIN}
+    both = load(write_jsonl(tmp_path / "both", [one, {**two, "category": f"DS@{PAIR}"}]))
+    assert [(item.subset, len(item.clips)) for item in both.items] == [(PLAIN, 1), (PAIR, 2)]
+    assert not both.rejected
+
+
+def test_a_row_that_lacks_an_audio_fills_no_other_presentation(tmp_path):
+    two = row(PLAIN, clips=("0.wav", "1.wav"))
+    lines = [two, row(PLAIN), row(COUNTING, clips=("0.wav", "1.wav")), row(COUNTING)]
+    benchmark = load(write_jsonl(tmp_path / "ds", [*lines, row("DialogueActPairing_DailyTalk-multiaudio")]))
+    assert [item.id for item in benchmark.items] == [f"{COUNTING}/1", f"{PAIR}/0"]
+    assert reasons(benchmark) == {
+        f"{PLAIN}/1": f"holds 1 audio where most of {PLAIN} hold 2",
+        f"{COUNTING}/0": f"holds 2 audios; {COUNTING} asks about one",
+        "DialogueActPairing_DailyTalk-multiaudio/0": "holds 1 audio; DialogueActPairing_DailyTalk-multiaudio asks "
+        "about two",
+    }
+
+
+def test_one_row_with_too_many_audios_stops_no_others(tmp_path):
+    lines = [row(PLAIN), row(PLAIN), row(PLAIN, clips=("0.wav", "1.wav")), row(PLAIN, clips=("0.wav",) * 3)]
+    benchmark = load(write_jsonl(tmp_path / "ds", lines))
+    assert [item.id for item in benchmark.items] == [f"{PLAIN}/0", f"{PLAIN}/1"]
+    assert list(reasons(benchmark)) == [f"{PLAIN}/2", f"{PLAIN}/3"]
+
+
+def test_one_row_of_the_table_is_not_filled_twice(tmp_path):
+    for name in (PLAIN, PAIR):
+        write_parquet(tmp_path, name, table(3, audio2=second(3)))
+    for name in ("NoiseDetection_VCTK_MUSAN-Music", "NoiseDetectionmusic_VCTKMusan"):
+        write_parquet(tmp_path, name, table(2))
+    benchmark = load(tmp_path)
+    assert [item.id for item in benchmark.items] == [
+        *(f"NoiseDetection_VCTK_MUSAN-Music/{k}" for k in range(2)),
+        *(f"{PAIR}/{k}" for k in range(3)),
+    ]
+    assert reasons(benchmark) == {
+        PLAIN: f"holds {PAIR}, and so does {PAIR}; leave one of them",
+        "NoiseDetectionmusic_VCTKMusan": "holds NoiseDetection_VCTK_MUSAN-Music, and so does "
+        "NoiseDetection_VCTK_MUSAN-Music; leave one of them",
+    }
+
+
+def scores_of(instances):
+    right = dict.fromkeys(RULES, True)
+    return score_instances([[{"id": f"{name}/0", "subset": name, **right} for name in instances]])
+
+
+def test_all_is_the_authors_only_with_all_of_their_list():
+    every = [name for name, dimension in dimensions().items() if dimension != "AUDIO"]
+    official = [name for name in every if f"{name}-multiaudio" not in every]
+    whole, partial = (instances_notes(scores_of(names))[0] for names in (every, official))
+    assert whole == "ALL: as the authors' over all 51 instances outside AUDIO."
+    assert scores_of(official)["overall"]["name"] == "mean of 48 of 51"
+    assert partial.startswith("mean of 48 of 51: not the authors' figure")
+
+
+def test_names_of_the_first_release_are_those_of_today():
+    assert len(FIRST) == 55
+    assert {present(name) for name in FIRST} == {name for name in dimensions() if not name.endswith("-multiaudio")}
+    assert {present(name) for name in dimensions()} == set(dimensions()), "no two instances are spelled alike"
+    assert present("DynamicSuperb___SpokenTermDetection_LJSpeech") == SPOKEN
+    assert (
+        present("datasets--DynamicSuperb--NoiseDetection_VCTK_MUSAN-Gaussian") == "NoiseDetection_VCTK-MUSAN-Gaussian"
+    )
+
+
+def test_an_older_name_counts_and_an_unknown_one_is_told_with_what_it_resembles(tmp_path):
+    write_parquet(tmp_path, "NoiseDetectiongaussian_LJSpeechMusan", table(2))
+    lines = [
+        row("EnvironmentalSoundClassification_AnimalsESC50"),
+        row("SpeakerCounting_LibriTT"),
+        row("Mine"),
+    ]
+    names = {item.subset for item in load(tmp_path).items}
+    assert names == {"NoiseDetection_LJSpeech_MUSAN-Gaussian"}
+    scores = scores_of({item.subset for item in load(write_jsonl(tmp_path / "ds", lines)).items})
+    assert list(scores["dimensions"]) == ["AUDIO (1 of 7)"] and len(scores["unknown"]) == 2
+    told = f"no dimension is known to hold them: Mine, SpeakerCounting_LibriTT (is it {COUNTING}?)."
+    assert instances_notes(scores)[-1].endswith(told)
+    assert closest("Mine") is None
+
+
+def write_metadata(folder, rows, audios, split=""):
+    """What the benchmark's own preprocessing writes."""
+    (place := folder / split).mkdir(parents=True, exist_ok=True)
+    for k, name in enumerate(audios):
+        soundfile.write(place / name, wave(k), 16000)
+    (place / "metadata.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
+def said(label="yes", **fields):
+    return {"file": "x", "instruction": TELL, "label": label, **fields}
+
+
+def test_metadata_beside_audio_files(tmp_path):
+    names = [f"{SPOKEN}_{name}.wav" for name in ("LJ001 0107", "überall", "lost")]
+    rows = dict(zip(names, (said(text="rain", speaker=3), said(text="snow"), said(text="hail")), strict=True))
+    write_metadata(tmp_path / SPOKEN, rows, names[:2])
+    pairs = {f"{PLAIN}_{k}.flac": said(file2="y") for k in range(3)}
+    heard = [f"{PLAIN}_{k}{pair}.flac" for k in (0, 1) for pair in ("", ("_pair", "_pair2")[k])] + [f"{PLAIN}_2.flac"]
+    write_metadata(tmp_path / PLAIN, pairs, heard, "test")
+    for instance, split in ((PLAIN, "train"), (COUNTING, "train"), (COUNTING, "validation")):
+        write_metadata(tmp_path / instance, {"0.wav": said()}, ["0.wav"], split)
+    benchmark = load(tmp_path)
+    assert [item.id for item in benchmark.items] == [f"{PAIR}/0", f"{PAIR}/1", f"{SPOKEN}/0", f"{SPOKEN}/1"]
+    assert [clip.path.name for clip in benchmark.items[1].clips] == [f"{PLAIN}_1.flac", f"{PLAIN}_1_pair2.flac"]
+    assert [item.question for item in benchmark.items[2:]] == [
+        f"The given word is {word} {TELL}" for word in ("rain", "snow")
+    ]
+    told = reasons(benchmark)
+    assert list(told) == [COUNTING, f"{PLAIN}/2", f"{SPOKEN}/2"]
+    assert "several splits (train, validation), none of them test" in told[COUNTING]
+    assert f"audio {PLAIN}_2_pair2.flac, which goes with it, is not in" in told[f"{PLAIN}/2"]
+    assert f"audio {names[2]} is not in" in told[f"{SPOKEN}/2"]
+    assert load(tmp_path / PLAIN).items == benchmark.items[:2]
+
+
+def test_metadata_with_faults_is_listed_and_the_rest_is_read(tmp_path):
+    write_metadata(tmp_path / COUNTING, {"0.wav": {**said(), "label": 2}, "1.wav": said()}, ["0.wav", "1.wav"])
+    file = tmp_path / COUNTING / "metadata.json"
+    again = json.dumps({"0.wav": said(), "2.wav": [], "\ud800": said()})
+    file.write_text("\ufeff" + file.read_text().rstrip("}") + "}, " + again.lstrip("{"), encoding="utf-8")
+    write_metadata(tmp_path / PLAIN, [said()], [])
+    write_metadata(tmp_path / SPOKEN, {}, [])
+    (tmp_path / SPOKEN / "metadata.json").write_text("{")
+    write_metadata(tmp_path / "SarcasmDetection_Mustard", {"0.wav": said()}, ["0.wav"])
+    write_parquet(tmp_path, "SarcasmDetection_Mustard", table(2))
+    benchmark = load(tmp_path)
+    assert [(item.id, item.gt) for item in benchmark.items] == [(f"{COUNTING}/0", "2"), (f"{COUNTING}/1", "yes")]
+    told = reasons(benchmark)
+    assert "two rows of this name" in told[f"{COUNTING}/2"] and "is a list, not an object" in told[f"{COUNTING}/3"]
+    assert "half of a surrogate pair" in told[f"{COUNTING}/4"] and told[f"{COUNTING}/4"].isascii()
+    assert "not an object of rows" in told[PLAIN] and "cannot be read" in told[SPOKEN]
+    assert "has tables and metadata.json" in told["SarcasmDetection_Mustard"]
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        (2, "2"), (0, "0"), (0.4, "0.4"), (2.0, "2"), (True, "true"), (False, "false"), (" two ", "two"),
+        (None, None), ([], None), (["yes"], None), ({"text": "yes"}, None), ("", None), (float("nan"), None),
+        (float("inf"), None),
+    ],
+)  # fmt: skip
+def test_labels_of_a_manifest_are_read_as_text(tmp_path, label, text):
+    benchmark = load(write_jsonl(tmp_path / "ds", [row(COUNTING, label=label), row(COUNTING, label="three")]))
+    assert [item.gt for item in benchmark.items] == [*([] if text is None else [text]), "three"]
+    assert benchmark.options[COUNTING] == sorted({item.gt for item in benchmark.items})
+    if text is None:
+        assert reasons(benchmark)[f"{COUNTING}/0"].startswith("test.jsonl:1: label ")
+
+
+@pytest.mark.parametrize(
+    ("labels", "read"),
+    [
+        (pa.array([2, None, 3]), ["2", None, "3"]),
+        (pa.array([0.4, 2.0, float("nan")], pa.float32()), ["0.4", "2", None]),
+        (pa.array([True, False, None]), ["true", "false", None]),
+        (pa.array(["yes", "", "no"]).dictionary_encode(), ["yes", None, "no"]),
+        (pa.array([["yes"], ["yes", "no"], []]), [None, None, None]),
+    ],
+)
+@pytest.mark.parametrize("write", [write_parquet, write_datasets])
+def test_labels_of_a_table_are_read_as_text(tmp_path, labels, read, write):
+    write(tmp_path, COUNTING, table(3).drop_columns("label").append_column("label", labels))
+    write_parquet(tmp_path, "SarcasmDetection_Mustard", table(1))
+    benchmark = load(tmp_path)
+    found = {item.id: item.gt for item in benchmark.items if item.subset == COUNTING}
+    assert found == {f"{COUNTING}/{k}": text for k, text in enumerate(read) if text is not None}
+    assert set(reasons(benchmark)) == {f"{COUNTING}/{k}" for k, text in enumerate(read) if text is None}
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_datasets])
+def test_class_labels_are_read_by_their_names(tmp_path, write):
+    """A column of the `datasets` library's ClassLabel holds numbers, and its names beside the schema."""
+    about = {"info": {"features": {"label": {"names": ["female", "male"], "_type": "ClassLabel"}}}}
+    held = table(3).drop_columns("label").append_column("label", pa.array([1, 0, -1]))
+    write(tmp_path, COUNTING, held.replace_schema_metadata({"huggingface": json.dumps(about)}))
+    benchmark = load(tmp_path)
+    assert [item.gt for item in benchmark.items] == ["male", "female"]
+    assert list(reasons(benchmark)) == [f"{COUNTING}/2"]
+
+
+def test_a_column_of_audios_without_any_is_none(tmp_path):
+    write_parquet(tmp_path, COUNTING, table(2, audio2=pa.nulls(2)))
+    assert [len(item.clips) for item in load(tmp_path).items] == [1, 1]
+
+
+def test_a_byte_order_mark_is_passed_over_and_a_line_that_is_not_utf8_listed(tmp_path):
+    file = write_jsonl(tmp_path / "ds", [row(COUNTING, label="two"), row(COUNTING)]) / "test.jsonl"
+    first, second = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"\xef\xbb\xbf" + first + second.replace(b"who", "caf\u00e9".encode("latin-1")))
+    benchmark = load(file)
+    assert [item.gt for item in benchmark.items] == ["two"]
+    assert reasons(benchmark)["test.jsonl:2"].startswith("test.jsonl:2: not UTF-8 text")
+
+
+def test_a_manifest_that_cannot_be_read_is_listed(tmp_path):
+    folder = write_jsonl(tmp_path / "ds", [row(COUNTING)])
+    (folder / "a.jsonl").symlink_to("gone")
+    (folder / "b.jsonl").mkdir()
+    benchmark = load(folder)
+    assert len(benchmark.items) == 1 and list(reasons(benchmark)) == ["a.jsonl"]
+
+
+def test_an_instruction_that_holds_a_mark_of_audio_is_listed(tmp_path):
+    held = table(2).drop_columns("instruction").append_column("instruction", pa.array(["<|AUDIO|> who ?", "who ?"]))
+    write_parquet(tmp_path, COUNTING, held)
+    benchmark = load(tmp_path)
+    assert [item.id for item in benchmark.items] == [f"{COUNTING}/1"]
+    assert "holds <|AUDIO|>" in reasons(benchmark)[f"{COUNTING}/0"]
+
+
+def test_audio_is_found_under_the_spelling_of_this_disk(tmp_path):
+    folder = write_jsonl(
+        tmp_path / "ds", [row(COUNTING, clips=(name,)) for name in ("é 1.wav", "a\\0.wav", "a/0.flac")]
+    )
+    (folder / "a").mkdir()
+    for name in ("e\u0301 1.wav", "a/0.wav"):
+        soundfile.write(folder / name, wave(0), 16000)
+    benchmark = load(folder)
+    assert not benchmark.rejected and len(benchmark.items) == 3
+    assert all(len(clip.load()) == 8000 for item in benchmark.items for clip in item.clips)
+
+
+def test_a_real_folder_is_evaluated_without_what_it_lacks(tmp_path, model_folder, capsys):
+    write_metadata(tmp_path / "ds" / SPOKEN, {f"{k}.wav": said(text="rain") for k in range(3)}, ["0.wav", "1.wav"])
+    write_parquet(tmp_path / "ds", "NoiseDetectionspeech_VCTKMusan", table(2))
+    write_parquet(tmp_path / "ds", PLAIN, table(2, audio2=second(2)))
+    argv = ["--model", model_folder, "--benchmark", tmp_path / "ds", "--out", tmp_path / "run", "--device", "cpu"]
+    assert main(["evaluate", *map(str, argv)]) == 3
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert {name: each["items"] for name, each in scores["instances"].items()} == {
+        SPOKEN: 2, "NoiseDetection_VCTK_MUSAN-Speech": 2, PAIR: 2,
+    }  # fmt: skip
+    assert scores["overall"]["name"] == "mean of 3 of 51" and scores["unknown"] == []
+    assert [rejected["id"] for rejected in scores["rejected"]] == [f"{SPOKEN}/2"]
+    assert "mean of 3 of 51: not the authors' figure" in " ".join(capsys.readouterr().out.split())
+
+
+def test_one_file_of_both_audios_is_one_audio(tmp_path):
+    """`_concat`, as the benchmark's ESPnet recipe leaves it: the row still names its second file."""
+    write_metadata(tmp_path / PLAIN, {"a_concat.wav": said(file2="y")}, ["a.wav", "a_pair.wav", "a_concat.wav"])
+    assert [(item.subset, len(item.clips)) for item in load(tmp_path).items] == [(PLAIN, 1)]
+
+
+def test_nothing_usable_is_one_line(tmp_path):
+    write_metadata(tmp_path / COUNTING, {"0.wav": said()}, [])
+    with pytest.raises(UserError, match=r"no row of Dynamic-SUPERB .*audio 0.wav is not in"):
+        load(tmp_path)
+
+
+def test_clips_of_metadata_are_heard_in_order(tmp_path):
+    write_metadata(tmp_path / PLAIN, {"a.wav": said(file2="y")}, ["a.wav", "a_pair2.wav"])
+    [item] = load(tmp_path).items
+    assert [bool(np.abs(clip.load() - wave(k)).max() < 1e-4) for k, clip in enumerate(item.clips)] == [True, True]
