@@ -28,7 +28,7 @@ def make_run(tmp_path):
         right = dict(zip(CONDITIONS, (NEUTRAL, NEUTRAL, adversarial, NEUTRAL), strict=True))
         lines = [
             {"id": f"s/{i:02}", "condition": c, "subset": "s", "gt": "x", "prediction": "y", "right": bool(right[c][i]),
-             "strict": False}
+             "strict": False, "lenient": False}
             for i in range(ITEMS) for c in CONDITIONS
         ]  # fmt: skip
         (tmp_path / folder).mkdir()
@@ -66,7 +66,7 @@ def test_significant_differences_are_marked_and_listed(runs, tmp_path, capsys):
     assert [shown[name]["neutral"] for name in shown] == ["75.0", "75.0", "75.0"]
     assert "| CAAD | adversarial | +40.0* | [" in text and "| 16 / 0 | < 0.001 | < 0.001 |" in text
     assert "| teacher | adversarial | -2.5 | [" in text and "| 0 / 1 | 1.000 | 1.000 |" in text
-    header = "| system | neutral | faithful | adversarial | irrelevant | shift | tir_adv | NormAcc faithful |"
+    header = "| system | neutral | faithful | adversarial | irrelevant | shift | tir_all | NormAcc faithful |"
     assert f"{header} NormAcc adversarial | NormAcc irrelevant | MRS |" in text
     [caad] = [line for line in text.split(header)[1].splitlines() if line.startswith("| CAAD |")][:1]
     assert [cell.split(" [")[0].strip() for cell in caad.split(" | ")][7:] == ["100.0", "90.0", "100.0", "92.0"]

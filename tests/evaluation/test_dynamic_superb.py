@@ -232,7 +232,7 @@ def test_kinds_are_told_apart(tmp_path, conflicts):
 def predictions(shares, items=10):
     """For each instance so many right answers; one fewer of them is strictly right."""
     return [
-        {"id": f"{name}/{k}", "subset": name, "right": k < right, "strict": k < right - 1}
+        {"id": f"{name}/{k}", "subset": name, "right": k < right, "strict": k < right - 1, "lenient": k < right - 1}
         for name, right in shares.items()
         for k in range(items)
     ]

@@ -162,7 +162,7 @@ def test_compare_groups_seeds_and_saves_table_and_picture(run, tmp_path, capsys)
     assert [g["all"]["runs"] for g in saved["systems"].values()] == [1, 2]
     assert saved["systems"]["greedy"] == json.loads((tmp_path / "a" / "scores.json").read_text())["groups"]
     text = (tmp_path / "table" / "table.md").read_text()
-    assert "| runs | neutral | faithful | adversarial | irrelevant | shift | tir_adv | gender adv | noise adv |" in text
+    assert "| runs | neutral | faithful | adversarial | irrelevant | shift | tir_all | gender adv | noise adv |" in text
     assert "| contrast | 2 |" in text and "one of few voices, are not independent" in text
     assert saved["systems"]["contrast"]["all"]["accuracy_neutral"]["deviation"] == pytest.approx(2**-0.5 / 7)
     assert (tmp_path / "table" / "table.png").read_bytes().startswith(b"\x89PNG")

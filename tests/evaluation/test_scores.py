@@ -33,9 +33,9 @@ def test_hand_computed_case():
             "norm_accuracy_faithful": 1.4,
             "norm_accuracy_adversarial": 0.6,
             "norm_accuracy_irrelevant": 1.0,
-            "tir_faithful": 0.3,
-            "tir_adversarial": 0.3,
-            "tir_irrelevant": 0.2,
+            "tir_all_faithful": 0.3,
+            "tir_all_adversarial": 0.3,
+            "tir_all_irrelevant": 0.2,
             "shift": 0.6,
             "mrs": 0.68,
         }
@@ -45,7 +45,7 @@ def test_hand_computed_case():
 def test_nothing_right_when_neutral_leaves_ratios_undefined():
     scores = score(one_run([0, 0], [1, 1], [0, 1], [0, 0]))
     assert [scores[k]["value"] for k in ("shift", "mrs", "norm_accuracy_faithful")] == [None] * 3
-    assert scores["tir_faithful"]["value"] == 1
+    assert scores["tir_all_faithful"]["value"] == 1
     assert scores["shift"]["low"] is None
     json.dumps(scores, allow_nan=False)
 
@@ -90,7 +90,7 @@ def test_every_metric_is_its_definition(answers):
         sum(neutral != irrelevant for neutral, _, _, irrelevant in answers),
     ]
     expected = {f"accuracy_{c}": count / items for c, count in zip(CONDITIONS, right)}
-    expected |= {f"tir_{c}": count / items for c, count in zip(CONDITIONS[1:], flips)}
+    expected |= {f"tir_all_{c}": count / items for c, count in zip(CONDITIONS[1:], flips)}
     norm = {c: count / right[0] if right[0] else None for c, count in zip(CONDITIONS, right)}
     expected |= {f"norm_accuracy_{c}": norm[c] for c in CONDITIONS[1:]}
     expected["shift"] = flips[1] / right[0] if right[0] else None
@@ -111,7 +111,7 @@ def test_draws_come_in_blocks_without_changing_them():
 @given(bools)
 def test_ignoring_the_text(neutral):
     scores = values(score(one_run(neutral, neutral, neutral, neutral), draws=20))
-    assert [scores[f"tir_{c}"] for c in CONDITIONS[1:]] == [0, 0, 0]
+    assert [scores[f"tir_all_{c}"] for c in CONDITIONS[1:]] == [0, 0, 0]
     assert scores["shift"] == (0 if any(neutral) else None)
 
 
@@ -120,14 +120,14 @@ def test_ignoring_the_text(neutral):
 def test_always_following_the_text(neutral):
     n = len(neutral)
     scores = values(score(one_run(neutral, [1] * n, [0] * n, neutral), draws=20))
-    assert scores["tir_adversarial"] == pytest.approx(scores["accuracy_neutral"])
+    assert scores["tir_all_adversarial"] == pytest.approx(scores["accuracy_neutral"])
     assert scores["accuracy_faithful"] == 1 and scores["accuracy_adversarial"] == 0
     assert scores["shift"] == (pytest.approx(1) if any(neutral) else None)
 
 
 def test_groups_by_subset_and_pools_items():
     predictions = [
-        {"id": f"{subset}/{i}", "subset": subset, "condition": c, "right": subset == "rate", "strict": False}
+        {"id": f"{subset}/{i}", "subset": subset, "condition": c, "right": subset == "rate", "strict": False, "lenient": False}
         for subset, count in (("rate", 1), ("noise", 3))
         for i in range(count)
         for c in CONDITIONS

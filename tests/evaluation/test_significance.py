@@ -18,7 +18,7 @@ from caad_ds.evaluation.significance import differences, holm, sign_flip
 def run_of(right, subset="s"):
     """Predictions from right answers [4, items]."""
     return [
-        {"id": f"{subset}/{i:03}", "subset": subset, "condition": c, "right": bool(right[k][i]), "strict": False}
+        {"id": f"{subset}/{i:03}", "subset": subset, "condition": c, "right": bool(right[k][i]), "strict": False, "lenient": False}
         for k, c in enumerate(CONDITIONS)
         for i in range(len(right[0]))
     ]
@@ -74,7 +74,7 @@ def test_difference_by_hand():
     assert found["all"]["shift"]["value"] == pytest.approx(-6 / 8)
     assert found["all"]["shift"]["test"] == "bootstrap" and found["all"]["shift"]["significant"]
     assert found["all"]["mrs"]["value"] == pytest.approx(0.8 * 6 / 8)
-    assert found["all"]["tir_adversarial"]["value"] == pytest.approx(-0.6)
+    assert found["all"]["tir_all_adversarial"]["value"] == pytest.approx(-0.6)
     assert found["all"]["accuracy_neutral"]["p"] == 1 and not found["all"]["accuracy_neutral"]["significant"]
     assert found["s"] == found["all"] and found["all"]["strict"]["shift"]["value"] is None
     json.dumps(found, allow_nan=False)
@@ -85,7 +85,7 @@ def test_differences_are_those_of_the_scores_and_change_sign_with_the_baseline()
     systems = systems_of(rng.random((3, 4, 60)) < 0.6, rng.random((1, 4, 60)) < 0.7)
     scores = {name: score_groups(runs)["all"] for name, runs in systems.items()}
     forth, back = differences(systems, "a", draws=200)["b"]["all"], differences(systems, "b", draws=200)["a"]["all"]
-    for metric in ("accuracy_faithful", "norm_accuracy_irrelevant", "tir_irrelevant", "shift", "mrs"):
+    for metric in ("accuracy_faithful", "norm_accuracy_irrelevant", "tir_all_irrelevant", "shift", "mrs"):
         there, again = forth[metric], back[metric]
         assert there["value"] == pytest.approx(scores["b"][metric]["value"] - scores["a"][metric]["value"])
         assert [there["value"], there["low"], there["high"]] == pytest.approx(
@@ -134,7 +134,7 @@ def test_equal_systems_are_told_apart_no_oftener_than_promised():
         chance = rng.random((4, 50))  # items differ in difficulty, as they do
         a, b = ((rng.random((2, 4, 50)) < chance) for _ in range(2))
         found.append(differences(systems_of(a, b), "a", draws=100)["b"]["all"])
-    for metric in ("accuracy_adversarial", "tir_adversarial", "shift", "mrs"):
+    for metric in ("accuracy_adversarial", "tir_all_adversarial", "shift", "mrs"):
         assert np.mean([d[metric]["p"] < 0.05 for d in found]) < 0.1, metric
     for metric in ("accuracy_adversarial", "shift", "mrs"):
         assert np.mean([d[metric]["low"] <= 0 <= d[metric]["high"] for d in found]) > 0.88, metric
