@@ -30,6 +30,10 @@ RATIOS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "shift": ({"lost": 1}, {"neutral": 1}),
     "mrs": ({"adversarial": 4, "irrelevant": 1}, {"neutral": 5}),
 }
+DEFINITIONS = {
+    "shift": "right without the hint and wrong with the false one / right without it; the CAAD authors' TIR_adv",
+    "tir_all_adversarial": "right without the hint and wrong with the false one / all items; MCR-BENCH's TIR",
+}  # of what goes by one name and means two things
 SHARES = tuple(name for name, (_, whole) in RATIOS.items() if whole == {"all": 1})
 POOLED = "all"
 RULES = ("right", "strict", "lenient")  # what every group is scored by; the first has no key of its own
