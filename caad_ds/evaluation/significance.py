@@ -66,20 +66,23 @@ def exchange_p(ours: np.ndarray, theirs: np.ndarray, weigh: Weigh) -> np.ndarray
 
     `weigh` makes [units, figures] of answers [runs, ...] of two systems with as many runs: what each unit adds to a
     difference, and takes from it when exchanged. Several runs are exchanged together, since those of one system may be
-    more alike than those of two. A system with more runs than the other is tested as often as it has runs, each time
-    with as many as the other; twice the mean of such p values is a p value whatever their dependence (Rueschendorf
-    1982).
+    more alike than those of two. A system with more runs than the other is tested K times, once for each of its runs,
+    with as many runs as the other has; K / k times the k-th smallest p is a p value whatever their dependence, because
+    on average at most k alpha of them are below k alpha / K. k is half of K, rounded up.
     """
     few, many = sorted((ours, theirs), key=len)
     if len(few) == len(many):
         return sign_flip(weigh(ours, theirs))
     each = [sign_flip(weigh(few, np.roll(many, -k, axis=0)[: len(few)])) for k in range(len(many))]
-    return np.minimum(1.0, 2 * np.mean(each, axis=0))
+    half = -(-len(many) // 2)
+    return np.minimum(1.0, len(many) / half * np.sort(each, axis=0)[half - 1])
 
 
 def least_p(ours: np.ndarray, theirs: np.ndarray, units: int) -> float:
     """The smallest p that `exchange_p` can give."""
-    return min(1.0, (1 if len(ours) == len(theirs) else 2) * max(2.0 ** (1 - units), 1 / (1 + EXCHANGES)))
+    tests = max(len(ours), len(theirs))
+    factor = 1 if len(ours) == len(theirs) else tests / -(-tests // 2)
+    return min(1.0, factor * max(2.0 ** (1 - units), 1 / (1 + EXCHANGES)))
 
 
 def sign_flip(weights: np.ndarray) -> np.ndarray:
