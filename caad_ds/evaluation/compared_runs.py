@@ -37,11 +37,6 @@ def read_runs(folders: list[Path]) -> Runs:
     items: set[tuple[str, str]] = set()
     for path in folders:
         scores = RunFolder(path).read_scores()
-        if scores.get("matching") != VERSION:
-            raise UserError(
-                f"{path}: scored by another version's rules of matching; run its `caad-ds evaluate` again with the same "
-                "options, which scores it anew and asks nothing again"
-            )
         setups[path] = _checked(path, scores["setup"], setups)
         predictions = _whole(path, scores)
         ours = {(p["id"], p["gt"]) for p in predictions}
@@ -91,6 +86,11 @@ def _whole(path: Path, scores: dict) -> list[dict]:
             scored = scores["groups"][POOLED]["items"]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path / 'scores.json'}: not the scores of an evaluation; {REMEDY}") from error
+    if scores.get("matching") != VERSION:
+        raise UserError(
+            f"{path}: scored by another version's rules of matching; run its `caad-ds evaluate` again with the same "
+            "options, which scores it anew and asks nothing again"
+        )
     predictions = RunFolder(path).complete((kind or McrBench).conditions)
     if not all(isinstance(p.get(rule), bool) for p in predictions for rule in RULES):
         raise UserError(f"{path}: predictions.jsonl has answers without a verdict; run its `caad-ds evaluate` again")

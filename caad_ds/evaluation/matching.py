@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import combinations
-from typing import NamedTuple
 
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
@@ -18,15 +17,10 @@ VERSION = 2
 _normalise = BasicTextNormalizer()
 
 
-class Wording(NamedTuple):
-    """How options are found in an answer: by which readings, and whether spaces and hyphens inside them count."""
-
-    readings: tuple[Reading, ...]
-    spaced: bool
-
-
-STRICT = Wording((EXACT, BARE), spaced=True)
-LENIENT = Wording((EXACT, BARE, CANONICAL, BARE_CANONICAL), spaced=False)
+# How a rule finds options in an answer: by which readings, and whether spaces and hyphens inside an option count.
+Ways = tuple[tuple[Reading, bool], ...]
+STRICT: Ways = ((EXACT, True), (BARE, True))
+LENIENT: Ways = (*STRICT, (EXACT, False), (CANONICAL, False), (BARE_CANONICAL, False))
 
 
 def verdicts(prediction: str, label: str, options: Iterable[str], question: str) -> dict[str, bool]:
@@ -109,22 +103,22 @@ def matches_leniently(prediction: str, label: str, options: Iterable[str]) -> bo
     return _names_only(prediction, label, options, LENIENT)
 
 
-def _names_only(prediction: str, label: str, options: Iterable[str], wording: Wording) -> bool:
+def _names_only(prediction: str, label: str, options: Iterable[str], ways: Ways) -> bool:
     wanted = _exact(label)
-    return bool(wanted) and _named(prediction, frozenset({*options, label}), wording) == {wanted}
+    return bool(wanted) and _named(prediction, frozenset({*options, label}), ways) == {wanted}
 
 
-def _named(prediction: str, options: frozenset[str], wording: Wording) -> set[str]:
+def _named(prediction: str, options: frozenset[str], ways: Ways) -> set[str]:
     """The options, as their exact tokens in a row, that the prediction names."""
     spans = []
-    for reading in wording.readings:
-        index = _index(options, reading, wording.spaced)
+    for reading, spaced in ways:
+        index = _index(options, reading, spaced)
         longest = max(map(len, index), default=0)
         said = reading.of_answer(prediction)
         for start in range(len(said)):
             key = ""
             for token in said[start:]:
-                key = _joined(key, token.text, wording.spaced)
+                key = _joined(key, token.text, spaced)
                 if len(key) > longest:
                     break
                 if key in index:
