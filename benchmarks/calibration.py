@@ -75,12 +75,18 @@ DESIGNS = ALIKE + tuple(replace(design, gain=1.5) for design in ALIKE if not des
 
 
 def marks(design: Design, items: int, comparisons: int, seed: int = 0) -> Counter[str]:
-    """In how many of so many comparisons of systems on `items` items each figure of the design is marked."""
+    """In how many of so many comparisons of systems on `items` items each figure of the design is marked.
+
+    Answers are drawn anew for every rule of matching, so that a comparison of run folders makes one of each rule.
+    """
     random = np.random.default_rng([seed, items, *design.name.encode()])
-    marked = Counter(dict.fromkeys(design.shown, 0))
-    for _ in range(comparisons):
-        right = _ratios_alone(design, items, random) if design.ratios_alone else _answers(design, items, random)
-        marked.update(_marked(design, {str(k): runs for k, runs in enumerate(right)}))
+    marked, done = Counter(dict.fromkeys(design.shown, 0)), 0
+    while done < comparisons:
+        draw = _ratios_alone if design.ratios_alone else _answers
+        right = {rule: draw(design, items, random) for rule in (RULES[:1] if design.instances else RULES)}
+        for found in _marked(design, right)[: comparisons - done]:
+            marked.update(found)
+            done += 1
     return marked
 
 
@@ -105,26 +111,38 @@ def _ratios_alone(design: Design, items: int, random: np.random.Generator) -> li
     return found
 
 
-def _marked(design: Design, right: dict[str, np.ndarray]) -> set[str]:
-    """The figures that are marked for any system; draws of the bootstrap change nothing about that."""
-    systems = {name: [_predictions(design, run) for run in runs] for name, runs in right.items()}
+def _marked(design: Design, right: dict[str, list[np.ndarray]]) -> list[set[str]]:
+    """By rule the figures that are marked for any system, from answers by rule and system, bool [runs, 4, items].
+
+    Draws of the bootstrap change nothing about that.
+    """
+    systems = {
+        str(k): [
+            _predictions(design, {rule: answers[k][run] for rule, answers in right.items()}) for run in range(runs)
+        ]
+        for k, runs in enumerate(design.runs)
+    }
     if design.instances:
-        found = dynamic_superb_scores.differences(systems, "0", draws=2)
-        figures = [{name.split()[0]: each for name, each in system.items()} for system in found.values()]
+        found = dynamic_superb_scores.differences(systems, "0", draws=2).values()
+        by_rule = [[{name.split()[0]: each for name, each in system.items()} for system in found]]
     else:
-        figures = [groups[POOLED] for groups in differences(systems, "0", draws=2).values()]
-    return {name for name in design.shown if any(system[name]["significant"] for system in figures)}
+        pooled = [groups[POOLED] for groups in differences(systems, "0", draws=2).values()]
+        by_rule = [pooled, *([system[rule] for system in pooled] for rule in RULES[1:])]
+    return [
+        {name for name in design.shown if any(system[name]["significant"] for system in systems)} for systems in by_rule
+    ]
 
 
-def _predictions(design: Design, right: np.ndarray) -> list[dict]:
+def _predictions(design: Design, right: dict[str, np.ndarray]) -> list[dict]:
     """What a run folder holds of answers [4, items]; of instances, each item under the false hint's condition alone."""
+    items = right[RULES[0]].shape[1]
     if design.instances:
-        asked = [(name, None, 2, k) for name, part in INSTANCES.items() for k in range(0, right.shape[1], part)]
+        asked = [(name, None, 2, k) for name, part in INSTANCES.items() for k in range(0, items, part)]
     else:
-        asked = [("s", c, row, k) for row, c in enumerate(CONDITIONS) for k in range(right.shape[1])]
+        asked = [("s", c, row, k) for row, c in enumerate(CONDITIONS) for k in range(items)]
     return [
         {"id": f"{subset}/{k}", "subset": subset, "condition": condition, "clips": [str(k // design.questions)],
-         **dict.fromkeys(RULES, False), RULES[0]: bool(right[row, k])}
+         **dict.fromkeys(RULES, False), **{rule: bool(answers[row, k]) for rule, answers in right.items()}}
         for subset, condition, row, k in asked
     ]  # fmt: skip
 

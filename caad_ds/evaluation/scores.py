@@ -148,10 +148,11 @@ def interval(drawn: np.ndarray, units: int, share: float | None = None) -> tuple
     Where there are too few units, or all draws agree (every answer right, say), draws know no uncertainty: then it is
     Wilson's interval if the figure is a `share` of the items, and else None, None.
     """
-    tail = (1 - LEVEL) / 2
-    low, high = (float(bound) for bound in np.nanquantile(drawn, [tail, 1 - tail]))
-    if units >= FEWEST and high - low > len(drawn) * np.finfo(float).eps * abs(high):
-        return low, high
+    tail, known = (1 - LEVEL) / 2, drawn[~np.isnan(drawn)]
+    if units >= FEWEST and len(known):
+        low, high = (float(bound) for bound in np.quantile(known, [tail, 1 - tail]))
+        if high - low > len(known) * np.finfo(float).eps * abs(high):
+            return low, high
     return (None, None) if share is None else wilson(share, units)
 
 

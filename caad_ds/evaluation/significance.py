@@ -15,6 +15,7 @@ do alike; what other seeds would give, it does not tell.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from scipy.stats import binom
@@ -53,9 +54,12 @@ def differences(systems: dict[str, list[list[dict]]], baseline: str, draws: int 
     others = [name for name in systems if name != baseline]
     found: dict[str, dict[str, dict]] = {name: {} for name in others}
     units = units_of(systems[baseline][0])
+    known: dict[tuple[str, ...], list] = {}  # where there is one subset, it is all
     for group, ids in items_by_subset(systems[baseline][0]).items():
         unit = numbered(units, ids)
-        first, *rest = (_of_items(systems, baseline, ids, unit, rule, draws) for rule in RULES)
+        if tuple(ids) not in known:
+            known[tuple(ids)] = [_of_items(systems, baseline, ids, unit, rule, draws) for rule in RULES]
+        first, *rest = known[tuple(ids)]
         for name in others:
             found[name][group] = {**first[name], **{rule: each[name] for rule, each in zip(RULES[1:], rest)}}
     return found
@@ -172,9 +176,15 @@ def _enumerated(weights: np.ndarray) -> float | None:
             return None
         kept = np.arange(count + 1)
         sums, place = np.unique(np.add.outer(sums, size * (2.0 * kept - count)), return_inverse=True)
-        drawn = np.multiply.outer(chances, binom.pmf(kept, count, 0.5))
+        drawn = np.multiply.outer(chances, _heads(int(count)))
         chances = np.bincount(place.ravel(), drawn.ravel())
     return min(1.0, float(chances[abs(sums) >= _observed(weights)].sum()))
+
+
+@lru_cache(1 << 12)
+def _heads(count: int) -> np.ndarray:
+    """Chances of 0, 1, ..., `count` heads of so many coins."""
+    return binom.pmf(np.arange(count + 1), count, 0.5)
 
 
 def _drawn(weights: np.ndarray) -> np.ndarray:

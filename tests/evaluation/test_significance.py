@@ -1,6 +1,7 @@
 """Differences between systems: exact tests against enumeration, intervals and p values against what they promise."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import product
@@ -23,6 +24,7 @@ from caad_ds.evaluation.significance import (
     ratio_weights,
     sign_flip,
 )
+from caad_ds.evaluation.units import FEWEST
 
 
 def run_of(right, subset="s", questions=1):
@@ -168,7 +170,7 @@ def test_differences_are_those_of_the_scores_and_change_sign_with_the_baseline()
 def test_a_system_does_not_differ_from_its_own_answers_repeated():
     right = np.random.default_rng(0).random((1, 4, 50)) < 0.6
     found = differences(systems_of(right, np.repeat(right, 3, axis=0)), "a")["b"]["all"]
-    tested = {name: metric["p"] for name, metric in found.items() if name != "strict"}
+    tested = {name: found[name]["p"] for name in RATIOS}
     assert tested == dict.fromkeys(tested, 1.0) and len(tested) == 12
 
 
@@ -223,24 +225,29 @@ def test_holm_corrects_over_the_systems_of_a_metric():
         assert all(d["p_holm"] >= d["p"] for d in family)
 
 
-@pytest.mark.parametrize("items", [1, 2, 3, 4, 8, 20, 50])
-@pytest.mark.parametrize("design", [d for d in DESIGNS if not d.systems_differ], ids=lambda d: d.name)
+ALIKE = [design for design in DESIGNS if not design.systems_differ]
+APART = [design for design in DESIGNS if design.systems_differ]
+
+
+@pytest.mark.parametrize("items", [1, 4, 8, 20, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("design", ALIKE, ids=lambda design: design.name)
 def test_systems_alike_in_truth_are_marked_no_oftener_than_promised(design, items):
-    """At most 5%, within what so many comparisons tell: P(more) < 1e-6 at 5%; benchmarks/calibration.py has more."""
-    comparisons = 60
+    """At most 5%, as far as so many comparisons tell: each bound is passed with P < 1% at 5%. The benchmark has more."""
+    comparisons = 15 if items == 1 else 40
     marked = marks(design, items, comparisons)
-    assert marked and all(count <= binom.isf(1e-6, comparisons, 0.05) for count in marked.values()), marked
+    most = 0 if items < FEWEST else binom.isf(0.01, comparisons, 0.05)
+    assert set(marked) == set(design.shown) and max(marked.values()) <= most, marked
 
 
-@pytest.mark.parametrize("design", [d for d in DESIGNS if d.systems_differ], ids=lambda d: d.name)
+@pytest.mark.parametrize("design", APART, ids=lambda design: design.name)
 def test_systems_that_differ_are_marked(design):
-    marked = marks(design, 200, 8)
-    assert all(marked[figure] >= 4 for figure in design.shown), marked
+    marked = marks(replace(design, gain=2.5), 100, 4)
+    assert all(marked[figure] >= 2 for figure in design.shown), marked
 
 
 def test_intervals_hold_the_difference_that_is_there():
     rng, found = np.random.default_rng(11), []
-    for _ in range(100):
+    for _ in range(60):
         chance = rng.random((4, 50))  # items differ in difficulty, as they do
         a, b = ((rng.random((2, 4, 50)) < chance) for _ in range(2))
         found.append(differences(systems_of(a, b), "a", draws=100)["b"]["all"])
