@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     comparisons, sizes = (50, SIZES[:-2]) if args.fast else (args.comparisons, SIZES)
     error = 100 * sqrt(0.05 * 0.95 / comparisons)
-    print(f"{comparisons} comparisons a cell; the standard error of a cell at 5% is {error:.1f} points. {cpu_name()}.\n")
+    print(f"{comparisons} comparisons a cell; its standard error at 5% is {error:.1f} points. {cpu_name()}.\n")
     print("## Marked although alike in truth, %\n\n" + table(ALIKE, sizes, comparisons) + "\n")
     power = tuple(design for design in DESIGNS if design.systems_differ)
     print(f"## Marked where the baseline is {power[0].gain:g} logits worse under the false hint, %\n")

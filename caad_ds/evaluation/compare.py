@@ -35,8 +35,8 @@ NOTE = (
     "Read neutral, faithful, adversarial and shift together: none of them decides alone."
 )
 INTERVALS = (
-    f"{NO_INTERVAL} Clips of one of few voices are not independent: for new voices the uncertainty is larger than these "
-    "intervals say, and differences are less certain than their p values."
+    f"{NO_INTERVAL} Clips of one of few voices are not independent: for new voices the uncertainty is larger than "
+    "these intervals say, and differences are less certain than their p values."
 )
 
 

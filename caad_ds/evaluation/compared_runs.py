@@ -29,8 +29,8 @@ class Runs:
 def read_runs(folders: list[Path]) -> Runs:
     """The runs in these folders.
 
-    UserError if a run is unfinished or cut, was scored by other rules, is given twice, was made on another benchmark or other items than the
-    first, or decodes otherwise than its namesakes.
+    UserError if a run is unfinished or cut, was scored by other rules of matching, is given twice, was made on another
+    benchmark or other items than the first, or decodes otherwise than its namesakes.
     """
     runs = Runs()
     setups: dict[Path, dict] = {}

@@ -146,7 +146,11 @@ def _score(
             "inseparable": alike,
             "rules": {rule: sum(p[rule] for p in predictions) for rule in rules},
             "disagreements": disagreement_counts(predictions, rules),
-            **{rule: _scored(benchmark.kind, [{**p, "right": p[rule]} for p in predictions]) for rule in rules if rule not in SCORED},
+            **{
+                rule: _scored(benchmark.kind, [{**p, "right": p[rule]} for p in predictions])
+                for rule in rules
+                if rule not in SCORED
+            },
         }
     if judge is not None:
         scores["judge"] |= {"model": judge.model, "unclear": verdicts.count(None)}

@@ -33,7 +33,7 @@ def judged(benchmark: Benchmark, sha256: Callable[[Clip], str]) -> Callable[[dic
 
 
 def unseparated(benchmark: Benchmark) -> dict[str, dict[str, list[list[str]]]]:
-    """By rule and subset the sets of options, labels and those that questions enumerate, that the rule takes for one."""
+    """By rule and subset the sets of options, of labels and questions, that the rule takes for one."""
     options = {subset: set(labels) for subset, labels in benchmark.options.items()}
     for subset, question in {(item.subset, item.question) for item in benchmark.items}:
         options[subset].update(enumerated(question).values())

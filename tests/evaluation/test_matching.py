@@ -92,13 +92,13 @@ def test_what_is_no_option_of_the_benchmark_is_not_taken_for_the_label(predictio
 
 @pytest.mark.parametrize(
     ("prediction", "label", "options"),
-    [("dog", "dog (bark)", ["dog (bark)", "cat (meow)"]), ("5", "5%", ["5%", "10%"]), ("I hear a dog", "dog (bark)", [])],
+    [("dog", "dog (bark)", ["dog (bark)", "cat (meow)"]), ("5", "5%", ["5%", "10%"])],
 )
 def test_brackets_and_units_may_be_left_out_where_nothing_else_has_the_rest(prediction, label, options):
     assert set(verdicts(prediction, label, options, "").values()) == {True}
-    assert not verdicts(prediction, label, [*options, f"{prediction} (loud)", prediction], "")["strict"] or (
-        prediction == "I hear a dog"
-    )
+    for other in (prediction, f"{prediction} (loud)"):
+        found = verdicts(prediction, label, [*options, other], "")
+        assert found["right"] and not (found["strict"] or found["option"] or found["lenient"])
 
 
 YES_NO, COUNTS, LENGTHS = ["yes", "no"], ["1", "2", "3", "21", "105"], ["0.4m", "0.8m", "4m"]
@@ -201,8 +201,8 @@ def _inside(option, prediction):
 @settings(deadline=None)
 @given(st.integers(0, 999))
 def test_numbers_in_words_are_their_digits(number):
-    ones = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-    ones += ["seventeen", "eighteen", "nineteen"]
+    ones = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
+    ones += "sixteen seventeen eighteen nineteen".split()
     tens = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
     def spelled(value):
@@ -230,4 +230,4 @@ def test_options_that_a_rule_cannot_separate_are_named():
     assert inseparable(["Yes", "yes.", "no"]) == {}, "one answer in two spellings"
     assert inseparable(["C", "C#", "D"]) == {"right": [["C", "C#"]]}
     alike = inseparable(["rock/pop", "rock pop"])
-    assert alike == dict.fromkeys(RULES, [["rock pop", "rock/pop"]])
+    assert alike == {rule: [["rock pop", "rock/pop"]] for rule in RULES}

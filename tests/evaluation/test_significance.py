@@ -232,7 +232,7 @@ APART = [design for design in DESIGNS if design.systems_differ]
 @pytest.mark.parametrize("items", [1, 4, 8, 20, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("design", ALIKE, ids=lambda design: design.name)
 def test_systems_alike_in_truth_are_marked_no_oftener_than_promised(design, items):
-    """At most 5%, as far as so many comparisons tell: each bound is passed with P < 1% at 5%. The benchmark has more."""
+    """At most 5%, as far as so many comparisons tell: P(more) < 1% at 5%. The benchmark makes more."""
     comparisons = 15 if items == 1 else 40
     marked = marks(design, items, comparisons)
     most = 0 if items < FEWEST else binom.isf(0.01, comparisons, 0.05)
