@@ -30,7 +30,7 @@ WEIGHTS = "trainable.safetensors"
 NAME = re.compile(r"step-(\d{8,})")
 BYTES_PER_WEIGHT = 20  # at most: AdamW's two moments and the fp32 master, DeepSpeed's copy and ours
 BYTES_BESIDE = 256_000  # headers, random states
-REMEDY = "go on from an older one with a lower optimizer.lr"
+REMEDY = "older ones are as they were"
 
 
 class Damaged(UserError):

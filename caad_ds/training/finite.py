@@ -38,14 +38,11 @@ def own_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def own_optimizer(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    """This rank's share of the optimizer: the weights that it steps, in float32, and its states of them.
+    """This rank's share of the optimizer: its states, and the weights in float32 that it steps.
 
-    What an engine has swapped out to NVMe is empty here.
+    ZeRO-3 has weights in its parameter groups for a moment only. What it has swapped out to NVMe is empty here.
     """
     adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for group in adam.param_groups:
-        for parameter in group["params"]:
-            yield "the optimizer's weights", parameter.detach()
-            for name, state in adam.state.get(parameter, {}).items():
-                if torch.is_tensor(state):
-                    yield f"the optimizer's {name}", state
+    for parameter, states in adam.state.items():
+        yield "the optimizer's weights", parameter.detach()
+        yield from ((f"the optimizer's {name}", state) for name, state in states.items() if torch.is_tensor(state))

@@ -45,7 +45,7 @@ class Skips:
         """Begin after `step` steps with these counts; every rank calls it. Lines of later steps are dropped."""
         self.total, self.in_row = total, in_row
         self.records = [record for record in agreed(self._read) if record["step"] <= step]
-        agreed(lambda: self._write() if is_main() else None)
+        agreed(lambda: self._begin() if is_main() else None)
 
     def applied(self) -> None:
         """Count a step that was applied."""
@@ -70,6 +70,10 @@ class Skips:
 
     def _read(self) -> list[dict]:
         return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.is_file() else []
+
+    def _begin(self) -> None:
+        self._write()
+        self.diagnosis.unlink(missing_ok=True)  # of a run that had stopped, and is started again
 
     def _write(self) -> None:
         if self.records or self.log.exists():
