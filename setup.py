@@ -38,7 +38,7 @@ setup(
         "data_prep": ["*.html", "*.yaml"],
     },
     install_requires=[
-        "deepspeed>=0.19.3",  # earlier: ZeRO-3 with checkpointing and frozen weights fails with shape [0]
+        "deepspeed>=0.19.8",  # earlier: a gradient that is not finite is applied (a norm of NaN counts as 1)
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "mlflow>=3",

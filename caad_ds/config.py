@@ -213,6 +213,9 @@ class OptimizerSection(Section):
     micro_tokens: int | None = Field(None, ge=1, description="tokens per rank and forward, with batch_tokens")
     bucket_window: int = Field(32, ge=1, description="steps whose samples are sorted by length, with batch_tokens")
     max_grad_norm: float = Field(1.0, gt=0)
+    max_skipped: int = Field(
+        10, ge=1, description="stop when so many steps in a row were skipped since a loss or gradient was not finite"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> "OptimizerSection":

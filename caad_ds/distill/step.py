@@ -56,14 +56,14 @@ class DistillStep:
     def train(self, batches: list[Batch], normalizer: float) -> list[Terms]:
         """Forward, backward and the engine's step for each micro-batch of a window, inside `teacher_head`.
 
-        Returns kd, ce and the diagnostics of each.
+        Returns kd, ce and the diagnostics of each. The engine skips the step if a loss or a gradient is not finite.
         """
         terms = []
         for first in range(0, len(batches), self.teacher_batch):
             for heard in self._hear(batches[first : first + self.teacher_batch]):
                 with self.part("student"):
                     loss, kd, ce, diagnostics = self._student(heard, normalizer)
-                    self.engine.backward(loss)
+                    self.engine.backward(_spoilt(loss))
                     self.engine.step()
                 terms.append((kd, ce, diagnostics))
         return terms
@@ -99,3 +99,11 @@ class DistillStep:
             return self.engine(batch, states, normalizer=normalizer)
         assert self._head is not None, "no head: call it inside teacher_head()"
         return self.engine(batch, states, positive, negative, self._head, normalizer)
+
+
+def _spoilt(loss: Tensor) -> Tensor:
+    """The loss, with gradients of NaN if it is not finite: its own may be finite, and the engine looks at nothing else.
+
+    Decided on the device, which nothing waits for.
+    """
+    return loss * torch.ones_like(loss).masked_fill(~loss.detach().isfinite(), float("nan"))

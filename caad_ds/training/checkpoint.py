@@ -22,6 +22,7 @@ from caad_ds.ranks import agreed, from_main, world
 from caad_ds.text import read_text
 from caad_ds.training import random_state, universal
 from caad_ds.training.engines import full_weights
+from caad_ds.training.finite import own_optimizer, require_finite
 from caad_ds.training.retention import kept
 
 POINTER = "latest"
@@ -30,6 +31,7 @@ WEIGHTS = "trainable.safetensors"
 NAME = re.compile(r"step-(\d{8,})")
 BYTES_PER_WEIGHT = 20  # at most: AdamW's two moments and the fp32 master, DeepSpeed's copy and ours
 BYTES_BESIDE = 256_000  # headers, random states
+REMEDY = "older ones are as they were"
 
 
 class Damaged(UserError):
@@ -42,7 +44,8 @@ class RunState:
 
     `identity` has a hash of each part that decides the course of training; `frozen` is the hash of the weights that the
     checkpoint does not hold; `validation` the means of a pass at this very step; `shards` where each rank was in a
-    stream, by the number of the shard that it was reading.
+    stream, by the number of the shard that it was reading; `skipped` steps were skipped so far, the last
+    `skipped_in_row` of them without one in between that was applied.
     """
 
     step: int
@@ -52,6 +55,8 @@ class RunState:
     frozen: str
     validation: Mapping[str, float] = field(default_factory=dict)
     shards: Sequence[int] = ()
+    skipped: int = 0
+    skipped_in_row: int = 0
 
 
 class Checkpoints:
@@ -59,7 +64,8 @@ class Checkpoints:
 
     Each is a folder `step-N`: `trainable.safetensors` (gathered), DeepSpeed's shards, the random state of every rank
     and `state.json` with the sha256 of every other file. It is written under a temporary name and renamed once all
-    ranks are done; then the pointer is replaced. Hashes are checked before DeepSpeed unpickles anything.
+    ranks are done; then the pointer is replaced. Hashes are checked before DeepSpeed unpickles anything. While steps
+    are skipped none is removed: what was saved before may be the last from which training can go on.
     """
 
     def __init__(self, output_dir: Path, section: CheckpointSection, voice: Heartbeat):
@@ -99,10 +105,16 @@ class Checkpoints:
         return [named, *(folder for folder in folders if step_of(folder) < step_of(named))]
 
     def save(self, engine: Any, state: RunState) -> Path:
-        """Write a checkpoint; every rank calls it. A full disk raises UserError and leaves the older ones alone."""
+        """Write a checkpoint; every rank calls it.
+
+        A full disk raises UserError, weights or optimizer states that are not finite raise NotFinite: the older ones
+        are left alone.
+        """
+        where = f"{self.root}: the checkpoint of step {state.step} is not written"
+        agreed(lambda: require_finite(own_optimizer(engine), where, REMEDY))
         agreed(lambda: self._require_space(engine, BYTES_PER_WEIGHT))
         with disk_errors(self.root):
-            return self._save(engine, state)
+            return self._save(engine, state, where)
 
     def _require_space(self, engine: Any, bytes_per_weight: int) -> None:
         """Asked before any rank writes: in the middle, a rank that fails would leave the others at a barrier."""
@@ -116,12 +128,13 @@ class Checkpoints:
                 "free some or use another run.output_dir"
             )
 
-    def _save(self, engine: Any, state: RunState) -> Path:
+    def _save(self, engine: Any, state: RunState, where: str) -> Path:
         final = self.root / f"step-{state.step:08d}"
         partial = final.with_suffix(".partial")
         agreed(lambda: self._make(partial) if dist.get_rank() == 0 else None)
         engine.save_checkpoint(str(partial), tag=universal.TAG, save_latest=False, exclude_frozen_parameters=True)
         trainable = full_weights(engine, trainable_only=True)
+        agreed(lambda: require_finite(trainable.items(), where, REMEDY))
         agreed(lambda: self._write_random(partial))
         agreed(lambda: self._seal(partial, final, state, trainable) if dist.get_rank() == 0 else None)
         return final
@@ -150,7 +163,12 @@ class Checkpoints:
             partial.rename(final)
             _sync(self.root)
             write_atomic(self.root / POINTER, final.name.encode())
-            self._prune(state.step)
+            if not state.skipped_in_row:
+                self._prune(state.step)
+
+    def last_applied(self) -> Path | None:
+        """The newest checkpoint whose last step was applied, None if there is none."""
+        return next((folder for folder in self._candidates() if not _recorded(folder).get("skipped_in_row")), None)
 
     def _prune(self, newest: int) -> None:
         """Remove the checkpoints up to `newest` that are not to be kept, and what killed ranks have left."""
@@ -239,8 +257,13 @@ def verify(folder: Path, identity: Mapping[str, str] | None = None) -> RunState:
 
 def _validation(folder: Path) -> dict[str, float]:
     """The validation means that a checkpoint recorded; of a damaged one none, so that it competes with no other."""
+    return _recorded(folder).get("validation", {})
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """What a checkpoint recorded of its run, unchecked; nothing of a damaged one."""
     try:
-        return json.loads(read_text(folder / STATE))["state"]["validation"]
+        return dict(json.loads(read_text(folder / STATE))["state"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

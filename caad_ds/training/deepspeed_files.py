@@ -26,6 +26,10 @@ OURS = {  # keys whose one place is the YAML, and their names there
     "amp": "run.precision",
     "torch_autocast": "run.precision",
 }
+UNGUARDED = {  # with which a step whose gradient is not finite would be applied, in whole or in part
+    "compute_grad_norm": "belongs to the norm by which steps are clipped and checked, which is always computed",
+    "zenflow": "applies parts of a step before its gradient is known to be finite",
+}
 
 
 def deepspeed_config(name: str, **ours: Any) -> dict:
@@ -56,6 +60,9 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
     except (ValidationError, TypeError) as error:
         first = " ".join(str(error).split("[type=")[0].splitlines()[1:]) or str(error)
         raise UserError(f"{path}: zero_optimization: {' '.join(first.split())}; mend that key") from None
+    for key, reason in UNGUARDED.items():
+        if key in values["zero_optimization"]:
+            raise UserError(f"{path}: zero_optimization.{key} {reason}; remove it")
     fixed = {"steps_per_print": 10**12, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
     return values | ours | fixed
 

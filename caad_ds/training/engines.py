@@ -26,6 +26,8 @@ from caad_ds.models.prompt import tokenization
 from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load
 from caad_ds.models.template import TemplateSettings
 from caad_ds.training.deepspeed_files import deepspeed_config, teacher_settings
+from caad_ds.training.finite import require_finite
+from caad_ds.training.optimizer import adamw
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -53,6 +55,16 @@ def check_attention(cfg: Config) -> None:
         raise UserError("run.attention: flash_attention_2 is not installed here; install flash-attn, or set it to sdpa")
     if cfg.run.precision != "bf16":
         raise UserError("run.attention: flash_attention_2 takes no fp32; set run.precision to bf16, or it to sdpa")
+
+
+def check_finite(student: Student, cfg: Config, teacher: SpeechLM | None) -> None:
+    """Refuse models with weights that are not finite: no step would ever be applied."""
+    own = cfg.student.path or cfg.student.llm
+    models = {f"student {own if isinstance(own, str) else ''}".strip(): student.model, "the encoder": student.encoder}
+    if teacher is not None and cfg.teacher is not None:
+        models[f"teacher {cfg.teacher.path}"] = teacher
+    for name, model in models.items():
+        require_finite(model.named_parameters(), name, "the file is damaged, or its training failed: use another")
 
 
 def set_attention(model: SpeechLM, attention: str) -> None:
@@ -229,19 +241,15 @@ def student_engine(
     encoder = student.encoder if student.encoder.adapters is not None else None
     module = StudentObjective(student.model, cfg.objective, part, encoder)
     trainable = [p for p in module.parameters() if p.requires_grad]
-    opt = cfg.optimizer
     settings = deepspeed_config(
         cfg.student.deepspeed,
         train_micro_batch_size_per_gpu=micro_batch,
         gradient_accumulation_steps=accumulation,
-        gradient_clipping=opt.max_grad_norm,
+        gradient_clipping=cfg.optimizer.max_grad_norm,
         **_precision(cfg),
     )
     prepare(module, settings, DTYPES[cfg.run.precision])
-    # Where the optimizer's states lie in host memory, its step runs there too, and fused six times as fast. DeepSpeed's
-    # own for it counts its steps outside of its state: a run that goes on from a checkpoint would round otherwise.
-    fused = True if "offload_optimizer" in settings.get("zero_optimization", {}) else None
-    optimizer = torch.optim.AdamW(trainable, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay, fused=fused)
+    optimizer = adamw(trainable, cfg.optimizer, settings, cfg.run.precision)
     engine, *_ = deepspeed.initialize(model=module, model_parameters=trainable, optimizer=optimizer, config=settings)
     engine.train()  # a model that was loaded is in evaluation, where nothing is checkpointed
     return engine

@@ -12,7 +12,7 @@ COURSE = {"data", "teacher", "student", "objective", "optimizer"}  # sections th
 COURSE_OF_RUN = ("seed", "precision", "encoder_precision", "attention")
 NOT_COURSE = {  # of these, what decides the speed alone
     "teacher": {"placement", "nvme_path", "batch", "keep_prefix", "deepspeed"},
-    "optimizer": {"micro_batch"},
+    "optimizer": {"micro_batch", "max_skipped"},
     "student": {"gradient_checkpointing"},
     "data": {"validation"},
 }

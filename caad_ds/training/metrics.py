@@ -42,14 +42,19 @@ class Sums:
         self.add("positions", batch.attention_mask.numel())
 
     def means(self) -> dict[str, float]:
-        """Loss, kd, ce and diagnostics as means over all ranks' rows since the last call; then all sums are zero."""
+        """Loss, kd, ce and diagnostics as means over all ranks' rows since the last call; then all sums are zero.
+
+        Where no output was added, on all ranks, there are no means; what batches added is there.
+        """
         names = sorted(self.values)
         total = torch.stack([self.values[name] for name in names])
         dist.all_reduce(total)
         sums = dict(zip(names, total.tolist(), strict=True))
         self.values = {}
+        totals = {name: sums[name] for name in TOTALS if name in sums}
+        if "weight" not in sums:
+            return totals
         rows, weight = max(sums["rows"], 1.0), max(sums["weight"], 1e-12)
         out = {name: sums[name] / rows for name in MEANS if name in sums}
-        totals = {name: sums[name] for name in TOTALS if name in sums}
         kd, ce = sums["kd"] / weight, sums["ce"] / weight
         return {"loss": self.kd_weight * kd + (1 - self.kd_weight) * ce, "kd": kd, "ce": ce} | totals | out

@@ -12,6 +12,7 @@ from caad_ds.errors import UserError
 from caad_ds.files import disk_errors, write_json
 from caad_ds.models.speech_lm import SpeechLM, save
 from caad_ds.training.engines import Student, frozen_hash
+from caad_ds.training.finite import require_finite
 
 
 def all_weights(student: Student, trainable: Mapping[str, Tensor], frozen: str, config: Path) -> dict[str, Tensor]:
@@ -62,15 +63,18 @@ def write_model(
 ) -> None:
     """Write a model folder that `speech_lm.load` reads, whole or not at all; it replaces what was there.
 
-    Adapters are merged unless `merge` is false, an encoder's always. `origin` is kept in it as `export.json`.
+    Adapters are merged unless `merge` is false, an encoder's always. `origin` is kept in it as `export.json`. NotFinite
+    if a weight is NaN or infinite.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model = trained(student, weights, dtype, merge)
+    require_finite(model.named_parameters(), f"{folder} is not written", "use an older checkpoint")
     encoder = student.encoder
     if encoder.adapters is not None:
         part = {name: weight for name, weight in weights.items() if name.startswith("encoder.")}
         encoder = encoder.rebuilt({name.removeprefix("encoder."): weight.to(dtype) for name, weight in part.items()})
+        require_finite(encoder.named_parameters(), f"{folder} is not written", "use an older checkpoint")
     try:
         with disk_errors(folder):
             save(partial, model, encoder, student.tokenizer)

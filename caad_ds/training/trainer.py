@@ -1,5 +1,6 @@
 """The training run: build, step, validate, checkpoint, finish."""
 
+import math
 import os
 import shutil
 import signal
@@ -13,29 +14,34 @@ import torch.distributed as dist
 from caad_ds.command import is_main
 from caad_ds.config import Config
 from caad_ds.data.batch import Batch, Sample
-from caad_ds.data.loader import InOrder, InTurn, Loader, once
+from caad_ds.data.loader import InOrder, InTurn, Loader
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.negatives import Negative, drop_audio
-from caad_ds.distill.step import DistillStep
+from caad_ds.distill.step import DistillStep, Terms
+from caad_ds.errors import UserError
 from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
 from caad_ds.models.llm import position_limit
 from caad_ds.models.prompt import Prompter, tokenization
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
-from caad_ds.ranks import agreed, raise_together, world
+from caad_ds.ranks import agreed, from_main, raise_together, world
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_positions, check_window, data_order, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
+from caad_ds.training.finite import NotFinite
 from caad_ds.training.identity import check_same_config, flatten, identity
 from caad_ds.training.meters import Meter
 from caad_ds.training.metrics import Sums
 from caad_ds.training.model_folder import write_model
+from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
+from caad_ds.training.skips import Skips, culprits, diagnosis, number_of, shown
+from caad_ds.training.validation import validate
 
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 
@@ -92,6 +98,7 @@ class Trainer:
         for reader in (self.reader, self.validation_reader):
             if isinstance(reader, IndexedReader):  # a stream's audio is checked as it comes
                 check_window(reader, self.encoder)
+        engines.check_finite(self.student, cfg, self.teacher_model)
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
         limits = {"student": position_limit(self.student.model.llm.config)}
@@ -107,6 +114,8 @@ class Trainer:
         self.prompter.limit = min((limit for limit in limits.values() if limit is not None), default=None)
         self.order = data_order(cfg, self.reader, self.prompter) if isinstance(self.reader, IndexedReader) else None
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
+        # A run that is shorter has failed as well if but its first step was applied.
+        self.skips = Skips(cfg.run.output_dir, min(cfg.optimizer.max_skipped, max(1, self.total_steps - 1)))
 
     def _build_engines(self) -> None:
         cfg = self.cfg
@@ -179,10 +188,12 @@ class Trainer:
         found = self.checkpoints.find(self.identity)
         if found is None:
             agreed(self._write_config)
+            self.skips.restore(0, 0, 0)
             return RunState(0, self.world_size, self.identity, None, self.frozen)
         folder, state = found
         self.voice.begin(f"resuming from {folder}")
         self.checkpoints.load(folder, state, self.engine, self.cfg.run.seed)
+        self.skips.restore(state.step, state.skipped, state.skipped_in_row)
         self.voice.say(f"resumed from {folder} at step {state.step}")
         return state
 
@@ -207,7 +218,7 @@ class Trainer:
             stop_now = self._step(step, read)
             done = step + 1
             last = done == self.total_steps
-            saves = done % cfg.checkpoint.every == 0 or last or stop_now
+            saves = done % cfg.checkpoint.every == 0 or last or stop_now or self.skips.too_many
             validates = self.validation_reader is not None and (done % cfg.validation.every == 0 or last)
             # A report empties the sums; one at each checkpoint lets a resumed run go on with the same curve.
             if done % cfg.run.log_every == 0 or done == 1 or saves or validates:
@@ -218,6 +229,8 @@ class Trainer:
                 self.tracker.log({f"validation/{k}": v for k, v in means.items()}, done)
             if saves:
                 self._checkpoint(done, means)
+            if self.skips.too_many:
+                self._give_up(done, self.skips.told)
             if saves or validates:
                 self.meter.restart()
             if stop_now and not last:
@@ -252,26 +265,43 @@ class Trainer:
             self._check_budget(batch)
         with self.meter.step(batches), self.step.teacher_head():
             window = [batch.to(self.device) for batch in batches]
-            for kd, ce, diagnostics in self.step.train(window, normalizer):
+            terms = self.step.train(window, normalizer)
+        if self.engine.was_step_applied():  # what DeepSpeed has read of the device, the same on every rank
+            self.skips.applied()
+            for kd, ce, diagnostics in terms:
                 self.sums.add_output(kd, ce, diagnostics, normalizer)
+        else:
+            self._skip(step + 1, window, terms)
         return bool(stops)
 
+    def _skip(self, done: int, window: list[Batch], terms: list[Terms]) -> None:
+        """Find out why the engine has skipped a step, and say it."""
+        self.voice.turn_to(lambda: "looking for what is not finite")
+        forget_gradients(self.engine)
+        found = {"lr": self.engine.optimizer.param_groups[0]["lr"], **culprits(self.step, window, terms)}
+        self.voice.say(f"step {done}/{self.total_steps}  {self.skips.skipped(done, found)}")
+
+    def _give_up(self, done: int, why: str) -> None:
+        """Write down what is known of a run whose values are not finite, and end it; every rank calls it."""
+        broken = diagnosis(self.step)
+        good = from_main(self.checkpoints.last_applied)
+        norm = number_of(self.engine.get_global_grad_norm() or 0.0)
+        values = {"step": done, "why": why, "grad_norm": norm, "not_finite": broken, "last_good": good and good.name}
+        agreed(lambda: self.skips.write_diagnosis(values) if is_main() else None)
+        kept = f"{good} is the last checkpoint before that" if good else "there is no checkpoint from before"
+        raise UserError(
+            f"stopped after step {done}: {why}; {kept}; see {self.skips.diagnosis}, then lower optimizer.lr, or leave "
+            "out the samples that it names"
+        )
+
     def _validate(self) -> dict[str, float]:
-        sums = Sums(self.device, self.cfg.objective.share_of_kd)
         self.voice.turn_to(lambda: "validating")
-        self.engine.eval()
+        sums = Sums(self.device, self.cfg.objective.share_of_kd)
         size = self.cfg.validation.batch_size
-        with self.step.teacher_head():
-            rounds = once(self.validation_reader, self._collate, self.rank, self.world_size, size)
-            while (batch := agreed(lambda: next(rounds, None))) is not None:
-                # A round may hold nothing but repeats for this rank; the sums must not count it, nor the loss divide
-                # by 0.
-                weight = self._weight(batch)
-                kd, ce, diagnostics = self.step.evaluate(batch.to(self.device), max(1.0, weight))
-                sums.add_output(kd, ce, diagnostics, weight)
-        self.engine.train()
-        values = sums.means()
+        values, bad = validate(self.step, self.validation_reader, self._collate, self._weight, sums, size)
         self.voice.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
+        if bad:
+            self.voice.say(f"validation: the loss is not finite in the batches of {shown(bad)}")
         return values
 
     def _checkpoint(self, done: int, validation: dict[str, float]) -> None:
@@ -279,8 +309,15 @@ class Trainer:
         self.tracker.flush()
         shards: list[int] = [0] * self.world_size
         dist.all_gather_object(shards, self.samples.position(done))
-        state = RunState(done, self.world_size, self.identity, self.tracker.run_id, self.frozen, validation, shards)
-        self.checkpoints.save(self.engine, state)
+        means = {name: value for name, value in validation.items() if math.isfinite(value)}
+        state = RunState(
+            done, self.world_size, self.identity, self.tracker.run_id, self.frozen, means, shards,
+            self.skips.total, self.skips.in_row,
+        )  # fmt: skip
+        try:
+            self.checkpoints.save(self.engine, state)
+        except NotFinite as error:
+            self._give_up(done, str(error))
 
     def _finish(self) -> None:
         """Write the trained model's folder, whole or not at all."""
@@ -344,14 +381,18 @@ class Trainer:
     def _report(self, done: int) -> None:
         values = self.sums.means()
         values |= self.meter.read(*(values.pop(name) for name in ("samples", "tokens", "positions")))
-        norm = self.engine.get_global_grad_norm()
-        values |= {"lr": self.engine.optimizer.param_groups[0]["lr"], "grad_norm": float(norm or 0.0)}
+        values |= {"lr": self.engine.optimizer.param_groups[0]["lr"], "skipped_steps": self.skips.total}
+        if self.engine.was_step_applied():
+            values["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
         self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
         left = int(values["seconds_per_step"] * (self.total_steps - done))
-        kd = "" if self.step.teacher is None else f"kd {values['kd']:.4f}  "
+        terms = "no step applied  "
+        if "ce" in values:
+            kd = "" if self.step.teacher is None else f"kd {values['kd']:.4f}  "
+            terms = f"{kd}ce {values['ce']:.4f}  accuracy {values['token_accuracy']:.3f}  "
         self.voice.say(
-            f"step {done}/{self.total_steps}  {kd}ce {values['ce']:.4f}  accuracy {values['token_accuracy']:.3f}  "
-            f"{values['samples_per_second']:.1f} samples/s  {left // 60}:{left % 60:02d} left"
+            f"step {done}/{self.total_steps}  {terms}{values['samples_per_second']:.1f} samples/s  "
+            f"{left // 60}:{left % 60:02d} left"
         )
 
     def _identity(self) -> dict[str, str]:

@@ -81,6 +81,11 @@ def test_a_batch_that_does_not_divide_by_the_ranks(made):
         ('{"zero_optimisation": {"stage": 3}}', "zero_optimization is missing (there is zero_optimisation); add it"),
         ('{"zero_optimization": {"stage": 3,}}', "line 1: not valid JSON"),
         ('{"zero_optimization": {"stge": 3}}', "zero_optimization: stge Extra inputs are not permitted"),
+        ('{"zero_optimization": {"stage": 2, "compute_grad_norm": false}}', "compute_grad_norm belongs to the norm by"),
+        (
+            '{"zero_optimization": {"stage": 2, "zenflow": {}}}',
+            "zenflow applies parts of a step before its gradient is",
+        ),
         ("[]", "expected an object of DeepSpeed settings but found list"),
     ],
 )

@@ -1,0 +1,48 @@
+"""Which weights and optimizer states are not finite: what no checkpoint and no model folder may hold."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caad_ds.errors import UserError
+
+Named = Iterable[tuple[str, Tensor]]
+
+
+class NotFinite(UserError):
+    """Weights or optimizer states hold NaN or infinity."""
+
+
+def not_finite(tensors: Named) -> list[str]:
+    """The names of the tensors that hold NaN or infinity; needs no memory of a tensor's size."""
+    return [
+        name
+        for name, tensor in tensors
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all()
+    ]
+
+
+def require_finite(tensors: Named, where: str, remedy: str) -> None:
+    """NotFinite, from `where` to `remedy`, with the name of the first, if a tensor holds NaN or infinity."""
+    if names := not_finite(tensors):
+        count = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        raise NotFinite(f"{where}: {names[0]}{count} holds NaN or infinity; {remedy}")
+
+
+def own_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A module's weights as far as this rank holds them: under ZeRO-3 its share of each."""
+    for name, parameter in module.named_parameters():
+        yield name, getattr(parameter, "ds_tensor", parameter).detach()
+
+
+def own_optimizer(engine: Any) -> Iterator[tuple[str, Tensor]]:
+    """This rank's share of the optimizer: its states, and the weights in float32 that it steps.
+
+    ZeRO-3 has weights in its parameter groups for a moment only. What it has swapped out to NVMe is empty here.
+    """
+    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    for parameter, states in adam.state.items():
+        yield "the optimizer's weights", parameter.detach()
+        yield from ((f"the optimizer's {name}", state) for name, state in states.items() if torch.is_tensor(state))
