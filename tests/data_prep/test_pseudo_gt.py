@@ -295,11 +295,12 @@ def test_prompts_that_cannot_be_asked_are_rejected_alone(tiny_llm):
     records[1]["seed_description"] = ""
     engine = TransformersEngine(str(tiny_llm), Asking(max_new_tokens=2), device="cpu")
     engine.tokenizer.chat_template = (
-        "{{ raise_exception('no such role') if 'clip 2' in messages[0].content else 'hi' }}"
+        "{{ raise_exception('no such role') if 'clip 2' in messages[0].content else messages[0].content }}"
     )
     answers = {answer.id: answer.reason for answer in engine.answers([records[1:]], ())}
     assert answers["clip1"].startswith("record: it has no seed description")
-    assert answers["clip2"] == "record: no such role" and "record" not in answers["clip3"]
+    assert answers["clip2"].startswith("record: the chat template refuses it: no such role; ")
+    assert "record" not in answers["clip3"]
     engine = TransformersEngine(str(tiny_llm), Asking(max_new_tokens=2), device="cpu")
     [answer] = engine.answers([records[:1]], ())
     assert answer.reason.startswith("record: its prompt of ") and answer.reason.endswith("leaves no room in 2048")

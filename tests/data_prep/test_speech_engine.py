@@ -169,7 +169,7 @@ def test_audio_that_prompts_of_a_batch_share_is_encoded_once(teacher, corpus, mo
     monkeypatch.setattr(engine.loaded.encoder, "perceive", lambda mel: encoded.append(len(mel)) or encode(mel))
     rows = [{**row, "audios": [{"path": str(corpus.parent / "0.wav")}]} for row in read(corpus)[:4]]
     assert len(list(engine.answers([rows], ()))) == 4 and encoded == [1]
-    asked = engine.tokenizer.decode(engine._ids(rows[0]))
+    asked = engine.tokenizer.decode(engine._prompt(rows[0])[1])
     assert "system: Be brief." in asked and "Who speaks?" in asked
 
 

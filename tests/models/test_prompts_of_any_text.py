@@ -116,12 +116,12 @@ def run(kind, examples):
 
 
 def test_control_tokens_are_the_templates_alone(kind):
-    run(kind, 60)
+    run(kind, 40)
 
 
 @pytest.mark.slow
 def test_control_tokens_are_the_templates_alone_in_many_texts(kind):
-    run(kind, 3000)
+    run(kind, 1000)
 
 
 @pytest.mark.parametrize("where", range(6), ids=["transcript", "metadata", "question", "hint", "system", "answer"])
