@@ -235,7 +235,7 @@ def check_left_padding(llm: PreTrainedModel, name: str) -> None:
 def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
     """What a step with a cache says is what a whole forward says at its position."""
     fixed = GenerationConfig(
-        max_new_tokens=STEPS, do_sample=False, num_beams=1, eos_token_id=None, pad_token_id=0, bos_token_id=0,
+        max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False, num_beams=1, pad_token_id=0, bos_token_id=0,
         output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
     mask = embeds.new_ones(1, PROBED + STEPS - 1, dtype=torch.long)
