@@ -12,5 +12,5 @@ def test_an_llm_whose_answers_depend_on_the_batch_is_refused(tmp_path):
     AutoModelForCausalLM.from_config(AutoConfig.for_model("rwkv", **shape)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="type rwkv cannot answer in batches: padding on the left changes its logits"):
         TransformersEngine(str(tmp_path), batch_size=2)
-    with pytest.raises(UserError, match="no tokenizer there"):  # one by one it may
+    with pytest.raises(UserError, match=r"no chat template|no tokenizer"):  # one by one it may
         TransformersEngine(str(tmp_path), batch_size=1)
