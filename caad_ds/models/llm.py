@@ -239,16 +239,18 @@ def check_left_padding(llm: PreTrainedModel, name: str) -> None:
 def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
     """What a step with a cache says is what a whole forward says at its position."""
     fixed = GenerationConfig(
-        max_new_tokens=STEPS, do_sample=False, num_beams=1, eos_token_id=None, pad_token_id=0, bos_token_id=0,
+        max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False, num_beams=1, pad_token_id=0, bos_token_id=0,
         output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
-    mask = embeds.new_ones(1, PROBED + STEPS - 1, dtype=torch.long)
-    ask = accepted(llm, position_ids=positions(mask[:, :PROBED]))
-    said = llm.generate(inputs_embeds=embeds, attention_mask=mask[:, :PROBED], generation_config=fixed, **ask)
-    tokens = said.sequences[:, -STEPS:-1]
+    mask = embeds.new_ones(1, PROBED, dtype=torch.long)
+    ask = accepted(llm, position_ids=positions(mask))
+    said = llm.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=fixed, **ask)
+    steps = len(said.logits)
+    tokens = said.sequences[:, -steps:][:, :-1]
+    mask = embeds.new_ones(1, PROBED + steps - 1, dtype=torch.long)
     more = accepted(llm, attention_mask=mask, position_ids=positions(mask), use_cache=False)
     whole = llm(inputs_embeds=torch.cat([embeds, llm.get_input_embeddings()(tokens)], 1), **more).logits
-    _require_alike(torch.cat(said.logits), whole[0, -STEPS:], "a step with a cache differs from a whole forward")
+    _require_alike(torch.cat(said.logits), whole[0, -steps:], "a step with a cache differs from a whole forward")
 
 
 def _padded(embeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -121,10 +121,11 @@ def test_matches_the_reference_in_float64(problem, shape, options, chunk, sharpe
     assert_close(p, options, p.with_gradients(implementation="reference", **options), exact)
 
 
-@pytest.mark.parametrize("softcap", [None, 20.0])
-def test_bfloat16_inputs_lose_nothing_but_the_gradients_last_rounding(problem, softcap):
+@pytest.mark.parametrize("softcap, factors", [(None, (1.0, 1.0)), (20.0, (1.0, 1.0)), (None, (0.3, 2.7))])
+def test_bfloat16_inputs_lose_nothing_but_the_gradients_last_rounding(problem, softcap, factors):
     options = {"alpha": 2.0, "temperature": 2.0, "kd_weight": 0.7}
-    p = problem(rows=50, vocab=301, widths=(32, 48), scale=5.0, bias=True, softcap=softcap, dtype=torch.bfloat16)
+    shape = {"rows": 50, "vocab": 301, "widths": (32, 48), "scale": 5.0, "softcap": softcap, "factors": factors}
+    p = problem(**shape, bias=True, dtype=torch.bfloat16)
     found = p.with_gradients(**options)
     assert [g.dtype for g in found[1]] == [torch.bfloat16] * 3
     exact = p.to(torch.float64).with_gradients(implementation="reference", **options)

@@ -124,6 +124,9 @@ def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(many_end
     student = Student(again, ears, tokenizer)
     write_model(tmp_path / "trained", student, dict(again.named_parameters()), torch.bfloat16)
     assert end_tokens(load(tmp_path / "trained")[0], tokenizer) == [2, 7, 9]
+    model.llm.generation_config.eos_token_id = list(range(len(tokenizer)))  # whatever it says first ends it
+    save(tmp_path / "short", model, ears, tokenizer)
+    assert len(end_tokens(load(tmp_path / "short")[0], tokenizer)) == len(tokenizer)
 
 
 @REMOVED
