@@ -15,10 +15,10 @@ from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import POOLED, score_groups
 from caad_ds.evaluation.significance import differences
 from caad_ds.evaluation.tables import (
-    EXACT,
     FIGURES,
     LEGEND,
     MAIN,
+    NO_INTERVAL,
     comparison_rows,
     difference_rows,
     interval_rows,
@@ -28,15 +28,15 @@ from caad_ds.evaluation.tables import (
 from caad_ds.progress import progress, waiting
 
 FILES = ("table.json", "table.md", "table.png", "flips.png")
-BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_adv"}
+BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_all"}
 TITLE = "Accuracy when audio and text disagree"
 NOTE = (
     "Percentages; ± is the sample deviation over runs of one name (seeds). "
     "Read neutral, faithful, adversarial and shift together: none of them decides alone."
 )
 INTERVALS = (
-    "95% intervals over items. Items that share a clip, or one of few voices, are not independent: for new voices the "
-    "uncertainty is larger than these intervals say, and differences are less certain than their p values."
+    f"{NO_INTERVAL} Clips of one of few voices are not independent: for new voices the uncertainty is larger than "
+    "these intervals say, and differences are less certain than their p values."
 )
 
 
@@ -80,14 +80,15 @@ def compare_conditions(runs: dict[str, list[list[dict]]], baseline: str, title: 
     with progress(f"differences from {baseline}"):
         found = differences(runs, baseline)
     details = [INTERVALS, markdown(*interval_rows(_pooled(systems, FIGURES)))]
+    legends = [LEGEND, NOTE]
     if found:
-        rows = difference_rows(_pooled(found, {**MAIN, "MRS": "mrs"}))
-        details += [f"Differences from {baseline}, in points:", markdown(*rows)]
+        pooled = _pooled(found, {**MAIN, "MRS": "mrs"})
+        details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(pooled))]
+        legends.append(significance_legend(baseline, {name: pooled[name] | _by_subset(found[name]) for name in found}))
     pictures = {
         "table.png": lambda file: bars(_pooled(systems, BARS), title, file),
         "flips.png": lambda file: flip_matrices(systems, title, file),
     }
-    legends = [LEGEND, NOTE, *([significance_legend(baseline, len(found), EXACT)] if found else [])]
     table = comparison_rows(systems, found)
     return Comparison(title, baseline, systems, found, table, legends, details, pictures)
 
@@ -95,6 +96,11 @@ def compare_conditions(runs: dict[str, list[list[dict]]], baseline: str, title: 
 def _pooled(systems: dict[str, dict], figures: dict[str, str]) -> dict[str, dict[str, dict]]:
     """By system and label, a metric or a difference of all items together."""
     return {name: {label: groups[POOLED][key] for label, key in figures.items()} for name, groups in systems.items()}
+
+
+def _by_subset(differences: dict[str, dict]) -> dict[str, dict]:
+    """What the table has of each subset, by its column."""
+    return {f"{name} adv": each["accuracy_adversarial"] for name, each in differences.items() if name != POOLED}
 
 
 def _baseline(asked: str | None, names: list[str]) -> str:

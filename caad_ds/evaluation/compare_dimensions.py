@@ -8,6 +8,7 @@ from caad_ds.evaluation.dynamic_superb_scores import differences, score_instance
 from caad_ds.evaluation.plots import bars
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.tables import (
+    NO_INTERVAL,
     SIGNIFICANT,
     difference_rows,
     interval_rows,
@@ -18,10 +19,6 @@ from caad_ds.evaluation.tables import (
 from caad_ds.progress import progress
 
 NOTE = "Percentages; ± is the sample deviation over runs of one name (seeds)."
-TEST = (
-    "paired bootstrap over the items of each instance. It speaks of these models and instances and of items like "
-    "these, not of other seeds."
-)
 
 
 def is_dynamic_superb(run: Path) -> bool:
@@ -40,10 +37,10 @@ def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: 
         found = differences(runs, baseline)
     figures = {name: _figures(scores) for name, scores in systems.items()}
     rows = [_row(name, systems[name]["runs"], figures[name], found.get(name, {})) for name in systems]
-    details = [markdown(*interval_rows(figures))]
+    details = [NO_INTERVAL, markdown(*interval_rows(figures))]
     if found:
         details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(found))]
-    legends = [NOTE, *([significance_legend(baseline, len(found), TEST)] if found else [])]
+    legends = [NOTE, *([significance_legend(baseline, found)] if found else [])]
     table = ["system", "runs", *figures[baseline]], rows
     pictures = {"table.png": lambda file: bars(figures, title, file)}
     return Comparison(title, baseline, systems, found, table, legends, details, pictures)

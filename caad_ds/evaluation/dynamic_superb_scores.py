@@ -5,7 +5,7 @@ dimension    unweighted mean of its instances
 ALL          unweighted mean of the 51 instances outside AUDIO; over fewer it is called `mean of N of 51`
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from zlib import crc32
 
@@ -14,19 +14,21 @@ import numpy as np
 from caad_ds.evaluation.dynamic_superb import dimensions
 from caad_ds.evaluation.scores import DRAWS, RULES, interval
 from caad_ds.evaluation.significance import DRAWS as PAIRED_DRAWS
-from caad_ds.evaluation.significance import adjust, difference_of
+from caad_ds.evaluation.significance import adjust, difference_of, exchange_p, least_p
 from caad_ds.evaluation.tables import percent, with_interval
+from caad_ds.evaluation.units import numbered, per_unit, units_of
 
 OUTSIDE = "AUDIO"
 
 
 def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict:
-    """Scores of one or several runs on the same items, `{id, subset, right, strict}` each.
+    """Score one or several runs on the same items, `{id, subset, clips, right, strict, lenient}` each.
 
     `instances` and `dimensions` by name, `overall`; each `{value, low, high, deviation}`: the mean over runs, the 95%
-    interval of a bootstrap over the items of each instance (the same draw for every run), and the sample deviation
-    over runs (None for one run); inside `strict` by the strict rule. A dimension without all of its instances is
-    called `NAME (n of N)`. `missing` names the instances that no item is of, `unknown` those of no dimension.
+    interval of a bootstrap over the clips of each instance (the same draw for every run), and the sample deviation
+    over runs (None for one run); inside by the other rules. An interval is None, or for an instance Wilson's, where the
+    bootstrap has no spread or an instance too few clips (`scores.interval`). A dimension without all of its instances
+    is called `NAME (n of N)`. `missing` names the instances that no item is of, `unknown` those of no dimension.
     """
     drawn = _Drawn(runs, draws, seed)
     known, items = dimensions(), drawn.items
@@ -48,9 +50,9 @@ def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -
 def differences(systems: dict[str, list[list[dict]]], baseline: str, draws: int = PAIRED_DRAWS) -> dict[str, dict]:
     """By system but the baseline, and by dimension and ALL: mean over its runs minus mean over the baseline's.
 
-    `systems`: runs on the same items. A difference is one of `significance.differences`, all by the bootstrap: means of
-    instances of different sizes are no sums over items, which an exact test would need. It draws within each instance,
-    the same items for both systems.
+    `systems`: runs on the same items. A difference is one of `significance.differences`, its test the same exchange of
+    the systems' answers; an item weighs 1 / items of its instance. The bootstrap draws within each instance, the same
+    clips for both systems.
     """
     found = {name: _difference(runs, systems[baseline], draws) for name, runs in systems.items() if name != baseline}
     for figure in next(iter(found.values()), {}):
@@ -62,46 +64,73 @@ def _difference(runs: list[list[dict]], baseline: list[list[dict]], draws: int) 
     drawn = _Drawn([*runs, *baseline], draws, seed=0)
     dimension, overall = _groups(drawn.items)
     found = {}
-    for name, ours in {**dimension, **overall}.items():
-        if ours:
-            means = (mean[..., RULES.index("right"), :] for mean in drawn.mean(ours))
+    for name, instances in {**dimension, **overall}.items():
+        if instances:
+            means = (mean[..., 0, :] for mean in drawn.mean(instances))
             value, each = (part[..., : len(runs)].mean(-1) - part[..., len(runs) :].mean(-1) for part in means)
-            found[name] = difference_of(float(value), each)
+            p, least = _tested(drawn, instances, len(runs))
+            found[name] = difference_of(float(value), each, drawn.fewest(instances), p, least)
     return found
 
 
-class _Drawn:
-    """Accuracies [rules, runs] of instances, and under each draw [draws, rules, runs]; `items` holds their ids.
+def _tested(drawn: "_Drawn", instances: list[str], ours: int) -> tuple[float, float]:
+    """p of a mean of instances for the first `ours` runs against the others, and the smallest that it could be."""
+    names = [name for instance in instances for name in drawn.items[instance]]
+    right = np.concatenate([drawn.right[instance][0] for instance in instances], axis=-1)
+    weight = np.concatenate([np.full(len(drawn.items[i]), 1 / len(drawn.items[i])) for i in instances])
+    unit = numbered(drawn.units, names)
 
-    Items are drawn within their instance, each instance by itself. Those with the same outcomes are drawn together,
-    which gives the same distribution in a fraction of the time.
+    def weigh(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return per_unit((mine.sum(0) - other.sum(0)) * weight, unit)[:, None]
+
+    [p] = exchange_p(right[:ours], right[ours:], weigh)
+    return float(p), least_p(right[:ours], right[ours:], int(unit.max()) + 1)
+
+
+class _Drawn:
+    """Accuracies [rules, runs] of instances, and under each draw [draws, rules, runs].
+
+    `items` holds their ids, `right` float64 [rules, runs, items]. Units (units.py) are drawn within their instance,
+    each instance by itself. Those with the same outcomes are drawn together, which gives the same distribution in a
+    fraction of the time.
     """
 
     def __init__(self, runs: list[list[dict]], draws: int, seed: int):
         tables = [{p["id"]: p for p in run} for run in runs]
-        self.items: dict[str, list[str]] = defaultdict(list)
+        self.units = units_of(runs[0])
+        self.items: dict[str, list[str]] = {}
         for name, own in sorted((p["id"], p["subset"]) for p in tables[0].values()):
-            self.items[own].append(name)
-        self._means = {name: self._draw(name, tables, draws, seed) for name in self.items}
+            self.items.setdefault(own, []).append(name)
+        self.right = {
+            name: np.array([[[table[i][rule] for i in ids] for table in tables] for rule in RULES], np.float64)
+            for name, ids in self.items.items()
+        }
+        self._unit = {name: numbered(self.units, ids) for name, ids in self.items.items()}
+        self._means = {name: self._draw(name, draws, seed) for name in self.items}
 
     def mean(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Of several instances, unweighted."""
         point, spread = zip(*(self._means[name] for name in names), strict=True)
         return np.mean(point, axis=0), np.mean(spread, axis=0)
 
+    def fewest(self, names: list[str]) -> int:
+        """The number of units of the instance that has fewest: its spread is the least known."""
+        return min(int(self._unit[name].max()) + 1 for name in names)
+
     def scores(self, names: list[str]) -> dict:
         """Of their mean, by every rule."""
         point, spread = self.mean(names)
-        right, strict = (_summary(point[rule], spread[:, rule]) for rule in range(len(RULES)))
-        return {**right, "strict": strict}
+        units, share = self.fewest(names), len(names) == 1
+        first, *others = (_summary(point[k], spread[:, k], units, share) for k in range(len(RULES)))
+        return {**first, **dict(zip(RULES[1:], others, strict=True))}
 
-    def _draw(self, name: str, tables: list[dict], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        right = np.array([[[table[i][rule] for i in self.items[name]] for table in tables] for rule in RULES], float)
-        rules, runs, items = right.shape
-        outcomes, counts = np.unique(right.reshape(-1, items), axis=1, return_counts=True)
+    def _draw(self, name: str, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        right, unit = self.right[name], self._unit[name]
+        sums = np.vstack([per_unit(right.reshape(-1, right.shape[-1]), unit), np.bincount(unit)])
+        outcomes, counts = np.unique(sums, axis=1, return_counts=True)
         rng = np.random.default_rng([seed, crc32(name.encode())])
-        drawn = rng.multinomial(items, counts / items, size=draws) @ outcomes.T / items
-        return right.mean(-1), drawn.reshape(draws, rules, runs)
+        drawn = rng.multinomial(sums.shape[1], counts / sums.shape[1], size=draws) @ outcomes.T
+        return right.mean(-1), (drawn[:, :-1] / drawn[:, -1:]).reshape(draws, *right.shape[:2])
 
 
 def _groups(have: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -129,7 +158,7 @@ def instances_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
     rows += [_line(f"  {i}", str(scores["instances"][i]["items"]), scores["instances"][i]) for i in scores["unknown"]]
     if "value" in scores["overall"]:
         rows.append(_line(scores["overall"]["name"], "", scores["overall"]))
-    return ["instance or dimension", "items", "right", "strict"], rows
+    return ["instance or dimension", "items", *RULES], rows
 
 
 def instances_notes(scores: dict) -> list[str]:
@@ -143,11 +172,12 @@ def instances_notes(scores: dict) -> list[str]:
 
 
 def _line(name: str, items: str, scores: dict) -> list[str]:
-    return [name, items, with_interval(scores), percent(scores["strict"]["value"])]
+    return [name, items, with_interval(scores), *(percent(scores[rule]["value"]) for rule in RULES[1:])]
 
 
-def _summary(point: np.ndarray, drawn: np.ndarray) -> dict[str, float | None]:
+def _summary(point: np.ndarray, drawn: np.ndarray, units: int, is_share: bool) -> dict[str, float | None]:
     """`point` [runs], `drawn` [draws, runs]."""
-    low, high = interval(drawn.mean(-1))
+    value = float(point.mean())
+    low, high = interval(drawn.mean(-1), units, value if is_share else None)
     deviation = float(point.std(ddof=1)) if len(point) > 1 else None
-    return {"value": float(point.mean()), "low": low, "high": high, "deviation": deviation}
+    return {"value": value, "low": low, "high": high, "deviation": deviation}

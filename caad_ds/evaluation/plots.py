@@ -38,7 +38,7 @@ def bars(systems: dict[str, dict[str, dict]], title: str, path: Path) -> None:
             [position + (k - (len(systems) - 1) / 2) * thick for position in range(len(labels))],
             values,
             0.92 * thick,
-            yerr=[[max(0.0, part) for part in low], [max(0.0, part) for part in high]],
+            yerr=[[max(part, 0.0) for part in low], [max(part, 0.0) for part in high]],  # nan, where unknown, stays
             color=PALETTE[k % len(PALETTE)],
             hatch=("", "//", "..", "xx")[k // len(PALETTE) % 4],
             edgecolor="white",
@@ -99,7 +99,7 @@ def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
 
 def flips(scores: dict) -> list[list[float]]:
     """Shares of all items [neutral right, wrong][adversarial right, wrong], from one group's scores."""
-    lost, neutral = scores["tir_adversarial"]["value"], scores["accuracy_neutral"]["value"]
+    lost, neutral = scores["tir_all_adversarial"]["value"], scores["accuracy_neutral"]["value"]
     won = scores["accuracy_adversarial"]["value"] - (neutral - lost)
     shares = [[neutral - lost, lost], [won, 1 - neutral - won]]
     return [[max(0.0, share) for share in row] for row in shares]  # a difference of equal shares may be -1e-17

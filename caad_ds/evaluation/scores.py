@@ -2,66 +2,95 @@
 
 Acc_c                  share of right answers under condition c
 NormAcc_c              Acc_c / Acc_neutral
-tir_faithful           wrong -> right under the faithful text / all items
-tir_adversarial        right -> wrong under the adversarial text / all items
-tir_irrelevant         changed either way under the irrelevant text / all items
+tir_all_faithful       wrong -> right under the faithful text / all items
+tir_all_adversarial    right -> wrong under the adversarial text / all items
+tir_all_irrelevant     changed either way under the irrelevant text / all items
 shift                  right -> wrong under the adversarial text / right when neutral
 MRS                    0.8 NormAcc_adversarial + 0.2 NormAcc_irrelevant
+
+`tir_all` is MCR-BENCH's text influence rate; what the CAAD authors' code calls `TIR_adv` is `shift`.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
+from math import sqrt
 
 import numpy as np
+from scipy.stats import norm
 
 from caad_ds.evaluation.mcr_bench import CONDITIONS, HINTS
+from caad_ds.evaluation.units import FEWEST, numbered, per_unit, units_of
 
-# The metrics that are shares of items; the others are ratios of them.
-SHARES = (*(f"accuracy_{c}" for c in CONDITIONS), *(f"tir_{c}" for c in HINTS))
+# What is counted of an item; every metric is a ratio of weighted counts: numerator, denominator.
+OUTCOMES = (*CONDITIONS, "gained", "lost", "changed", "all")
+RATIOS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    **{f"accuracy_{c}": ({c: 1}, {"all": 1}) for c in CONDITIONS},
+    **{f"norm_accuracy_{c}": ({c: 1}, {"neutral": 1}) for c in HINTS},
+    **{f"tir_all_{c}": ({flip: 1}, {"all": 1}) for c, flip in zip(HINTS, OUTCOMES[4:7], strict=True)},
+    "shift": ({"lost": 1}, {"neutral": 1}),
+    "mrs": ({"adversarial": 4, "irrelevant": 1}, {"neutral": 5}),
+}
+DEFINITIONS = {
+    "shift": "right without the hint and wrong with the false one / right without it; the CAAD authors' TIR_adv",
+    "tir_all_adversarial": "right without the hint and wrong with the false one / all items; MCR-BENCH's TIR",
+}  # of what goes by one name and means two things
+SHARES = tuple(name for name, (_, whole) in RATIOS.items() if whole == {"all": 1})
 POOLED = "all"
-RULES = ("right", "strict")
+RULES = ("right", "strict", "lenient")  # what every group is scored by; the first has no key of its own
 DRAWS = 1000
-BLOCK = 500  # draws at a time: their weights take BLOCK x items x 8 bytes
+BLOCK = 500  # draws at a time: their weights take BLOCK x units x 8 bytes
 LEVEL = 0.95
 
 
-def score(right: np.ndarray, draws: int = DRAWS, seed: int = 0) -> dict:
-    """Every metric of one or several runs on the same items.
+def score(right: np.ndarray, draws: int = DRAWS, seed: int = 0, unit: np.ndarray | None = None) -> dict:
+    """Compute every metric of one or several runs on the same items.
 
-    `right`: bool [runs, 4, items], conditions in the order of CONDITIONS. A metric is `{value, low, high, deviation}`:
-    the mean over runs, the 95% interval of a paired bootstrap over items (the same draw for every run and condition),
-    and the sample deviation over runs (None for one run). A ratio whose denominator is 0 is None; draws that leave it
-    undefined are left out of its interval.
+    Args:
+        right: bool [runs, 4, items], conditions in the order of CONDITIONS.
+        unit: int [items], items that are drawn together (units.py); by default each by itself.
+
+    Returns:
+        `items`, `clips` (units), `runs`, and each metric as `{value, low, high, deviation}`: the mean over runs, its
+        95% interval (`interval`) from a paired bootstrap over units (the same draw for every run and condition), and
+        the sample deviation over runs (None for one run). A ratio whose denominator is 0 is None.
     """
     runs, conditions, items = right.shape
     if conditions != len(CONDITIONS) or not items:
         raise ValueError(f"expected right [runs, {len(CONDITIONS)}, items > 0], got {list(right.shape)}")
-    point, drawn = resample(right, draws, seed)
-    return {"items": items, "runs": runs, **{name: _summary(point[name], drawn[name]) for name in point}}
+    unit = np.arange(items) if unit is None else unit
+    point, drawn = resample(right, unit, draws, seed)
+    units = int(unit.max()) + 1
+    metrics = {name: _summary(point[name], drawn[name], units, name in SHARES) for name in point}
+    return {"items": items, "clips": units, "runs": runs, **metrics}
 
 
-def resample(right: np.ndarray, draws: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Every metric of each run [runs] and the same of bootstrap draws of its items [draws, runs]; undefined is nan.
+def resample(
+    right: np.ndarray, unit: np.ndarray, draws: int, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Compute every metric of each run [runs], and of bootstrap draws of its units [draws, runs]; undefined is nan.
 
-    `right`: bool [runs, 4, items]. A draw takes the same items for every run and condition.
+    `right`: bool [runs, 4, items]. A draw takes the same units for every run and condition.
     """
-    shares, items = outcomes(right), right.shape[-1]
+    counts = per_unit(outcomes(right), unit)
+    units = counts.shape[-1]
     random, parts = np.random.default_rng(seed), []
     for size in (min(BLOCK, draws - done) for done in range(0, draws, BLOCK)):
-        weights = random.multinomial(items, np.full(items, 1 / items), size=size) / items
-        parts.append(np.einsum("rki,di->drk", shares, weights, optimize=True))
-    return _metrics(shares.mean(-1)), _metrics(np.concatenate(parts))
+        weights = random.multinomial(units, np.full(units, 1 / units), size=size).astype(np.float64)
+        parts.append(np.einsum("rku,du->drk", counts, weights, optimize=True))
+    return _metrics(counts.sum(-1)), _metrics(np.concatenate(parts))
 
 
 def score_groups(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict[str, dict]:
-    """The scores of each subset and, under `all`, of the pooled items; `strict` inside holds the strict ones.
+    """Score each subset and, under `all`, the pooled items; by the first rule, and inside by the others' names.
 
-    `runs`: for each run its predictions, `{id, condition, subset, right, strict}`, complete over the same items.
+    `runs`: for each run its predictions, `{id, condition, subset, clips, right, strict, lenient}`, complete over the
+    same items.
     """
-    found = {}
+    found, units = {}, units_of(runs[0])
     for name, ids in items_by_subset(runs[0]).items():
-        right, strict = (score(answers(runs, ids, rule), draws, seed) for rule in RULES)
-        found[name] = {**right, "strict": strict}
+        unit = numbered(units, ids)
+        first, *others = (score(answers(runs, ids, rule), draws, seed, unit) for rule in RULES)
+        found[name] = {**first, **dict(zip(RULES[1:], others, strict=True))}
     return found
 
 
@@ -81,39 +110,54 @@ def items_by_subset(predictions: Iterable[dict]) -> dict[str, list[str]]:
 
 
 def outcomes(right: np.ndarray) -> np.ndarray:
-    """float64 [runs, 7, items], in the order of SHARES; every metric is made of their means."""
+    """bool [runs, 8, items], in the order of OUTCOMES, from bool [runs, 4, items]."""
     neutral, faithful, adversarial, irrelevant = (right[:, k] for k in range(4))
     flips = (~neutral & faithful, neutral & ~adversarial, neutral ^ irrelevant)
-    return np.stack([neutral, faithful, adversarial, irrelevant, *flips], axis=1).astype(np.float64)
+    return np.stack([neutral, faithful, adversarial, irrelevant, *flips, np.ones_like(neutral)], axis=1)
 
 
-def _metrics(means: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics [...] from outcome means [..., 7]; undefined ratios are nan."""
-    accuracy = {c: means[..., k] for k, c in enumerate(CONDITIONS)}
-    tir = {c: means[..., 4 + k] for k, c in enumerate(HINTS)}
-    neutral = np.where(accuracy["neutral"] > 0, accuracy["neutral"], np.nan)
-    norm = {c: accuracy[c] / neutral for c in HINTS}
-    return {
-        **{f"accuracy_{c}": value for c, value in accuracy.items()},
-        **{f"norm_accuracy_{c}": value for c, value in norm.items()},
-        **{f"tir_{c}": value for c, value in tir.items()},
-        "shift": tir["adversarial"] / neutral,
-        "mrs": 0.8 * norm["adversarial"] + 0.2 * norm["irrelevant"],
-    }
+def numerators_and_denominators(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every metric, [..., 12] each in the order of RATIOS, from counts of outcomes [..., 8]."""
+    part, whole = (
+        np.array([[sides[k].get(name, 0) for name in OUTCOMES] for sides in RATIOS.values()], np.float64)
+        for k in range(2)
+    )
+    return counts @ part.T, counts @ whole.T
 
 
-def _summary(point: np.ndarray, drawn: np.ndarray) -> dict[str, float | None]:
+def _metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics [...] from counts of outcomes [..., 8]; undefined ratios are nan."""
+    part, whole = numerators_and_denominators(counts)
+    values = part / np.where(whole > 0, whole, np.nan)
+    return dict(zip(RATIOS, np.moveaxis(values, -1, 0), strict=True))
+
+
+def _summary(point: np.ndarray, drawn: np.ndarray, units: int, is_share: bool) -> dict[str, float | None]:
     """`point` [runs], `drawn` [draws, runs]."""
     value = point.mean()
     if np.isnan(value):
         return {"value": None, "low": None, "high": None, "deviation": None}
-    low, high = interval(drawn.mean(-1))
+    low, high = interval(drawn.mean(-1), units, float(value) if is_share else None)
     deviation = float(point.std(ddof=1)) if len(point) > 1 else None
     return {"value": float(value), "low": low, "high": high, "deviation": deviation}
 
 
-def interval(drawn: np.ndarray) -> tuple[float, float]:
-    """The middle 95% of draws; undefined ones are left out."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+def interval(drawn: np.ndarray, units: int, share: float | None = None) -> tuple[float | None, float | None]:
+    """Compute the middle 95% of draws; undefined ones are left out.
+
+    Where there are too few units, or all draws agree (every answer right, say), draws know no uncertainty: then it is
+    Wilson's interval if the figure is a `share` of the items, and else None, None.
+    """
+    tail, known = (1 - LEVEL) / 2, drawn[~np.isnan(drawn)]
+    if units >= FEWEST and len(known):
+        low, high = (float(bound) for bound in np.quantile(known, [tail, 1 - tail]))
+        if high - low > len(known) * np.finfo(float).eps * abs(high):
+            return low, high
+    return (None, None) if share is None else wilson(share, units)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a share of `count` independent trials."""
+    z = float(norm.ppf((1 + LEVEL) / 2))
+    centre, reach = share + z * z / (2 * count), z * sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return max(0.0, (centre - reach) / (1 + z * z / count)), min(1.0, (centre + reach) / (1 + z * z / count))

@@ -8,24 +8,29 @@ from rich.console import Console
 from rich.table import Table
 
 from caad_ds.evaluation.mcr_bench import CONDITIONS, HINTS
-from caad_ds.evaluation.scores import LEVEL, POOLED
+from caad_ds.evaluation.scores import LEVEL, POOLED, RULES
 
 UNWRAPPED = 240
 LISTED = 10
 LEGEND = (
     "Conditions: no hint (neutral), a true one, a false one, one about something else. shift: right answers lost to "
-    "the false hint, of those right without it; tir_adv: of all items."
+    "the false hint, of those right without it (the CAAD authors' TIR_adv); tir_all: of all items (MCR-BENCH's TIR)."
 )
 SUBSET_LEGEND = (
     "MRS: 0.8 adversarial / neutral + 0.2 irrelevant / neutral (MCR-BENCH); "
-    "strict: neutral, answers that name one option alone."
+    "strict: neutral, answers that name one option alone; lenient: the same, also in brackets, numbers in words, units."
 )
 SIGNIFICANT = "*"
-EXACT = (
-    "exact test on the items that differ (McNemar's with one run each), for shift and MRS a paired bootstrap. It "
-    "speaks of these models and of items like these, not of other seeds."
+TOO_FEW = "too few items to tell"
+EXCHANGE = (
+    "the systems' answers exchanged clip by clip, exact at every number of items (McNemar's test where a clip has one "
+    "question and systems one run). It speaks of these models and of items like these, not of other seeds."
 )
-MAIN = {**{c: f"accuracy_{c}" for c in CONDITIONS}, "shift": "shift", "tir_adv": "tir_adversarial"}
+NO_INTERVAL = (
+    "95% intervals: bootstrap over clips; where it knows no spread (few clips, all answers alike), Wilson's for shares "
+    "of items, and - for all else."
+)
+MAIN = {**{c: f"accuracy_{c}" for c in CONDITIONS}, "shift": "shift", "tir_all": "tir_all_adversarial"}
 FIGURES = {**MAIN, **{f"NormAcc {c}": f"norm_accuracy_{c}" for c in HINTS}, "MRS": "mrs"}
 
 
@@ -46,7 +51,7 @@ def with_interval(metric: dict) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """With three decimals, which is what 2000 draws tell; `-` where there is none."""
+    """With three decimals; `-` where there is none."""
     return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -55,14 +60,14 @@ def scores_rows(groups: dict) -> tuple[list[str], list[list[str]]]:
     metrics, rows = [*MAIN.values(), "mrs"], []
     for subset in [*(name for name in groups if name != POOLED), POOLED]:
         scores = groups[subset]
-        cells = [scores[key] for key in metrics] + [scores["strict"]["accuracy_neutral"]]
+        cells = [scores[key] for key in metrics] + [scores[rule]["accuracy_neutral"] for rule in RULES[1:]]
         rows.append([subset, str(scores["items"]), *(percent(cell["value"]) for cell in cells)])
     rows += [["", bound, *(percent(cell[bound]) for cell in cells)] for bound in ("low", "high")]
-    return ["subset", "items", *MAIN, "MRS", "strict"], rows
+    return ["subset", "items", *MAIN, "MRS", *RULES[1:]], rows
 
 
 def comparison_rows(systems: dict[str, dict], differences: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows `system | runs | conditions | shift | tir_adv | adversarial per subset`, from score groups.
+    """Header and rows `system | runs | conditions | shift | tir_all | adversarial per subset`, from score groups.
 
     A figure is marked where it differs significantly from the baseline's, which `differences` lacks.
     """
@@ -84,8 +89,9 @@ def difference_rows(differences: dict[str, dict[str, dict]]) -> tuple[list[str],
         for name, found in figures.items():
             points = _points(found["value"]) + (SIGNIFICANT if found["significant"] else "")
             bounds = f"[{_points(found['low'])}, {_points(found['high'])}]"
-            items = f"{found['higher']} / {found['lower']}" if found["test"] == "exact" else "-"
-            rows.append([system, name, points, bounds, items, p_value(found["p"]), p_value(found["p_holm"])])
+            items = f"{found['higher']} / {found['lower']}" if "higher" in found else "-"
+            corrected = TOO_FEW if found["too_few"] else p_value(found["p_holm"])
+            rows.append([system, name, points, bounds, items, p_value(found["p"]), corrected])
     return ["system", "figure", "difference", "95% interval", "items above / below", "p", "p (Holm)"], rows
 
 
@@ -95,10 +101,14 @@ def interval_rows(systems: dict[str, dict[str, dict]]) -> tuple[list[str], list[
     return ["system", *next(iter(systems.values()))], rows
 
 
-def significance_legend(baseline: str, others: int, test: str) -> str:
-    """What the mark in a comparison means."""
+def significance_legend(baseline: str, differences: dict[str, dict[str, dict]]) -> str:
+    """What the mark in a comparison means, from differences by label, and where items are too few to give any."""
+    others = len(differences)
     over = f"after Holm's correction over the {others} systems of its column" if others > 1 else ""
-    return f"Marked {SIGNIFICANT}: differs from {baseline}, p < {1 - LEVEL:g} {over}".rstrip() + f"; {test}"
+    meaning = f"Marked {SIGNIFICANT}: differs from {baseline}, p < {1 - LEVEL:g} {over}".rstrip() + f"; {EXCHANGE}"
+    figures = {name for system in differences.values() for name in system}
+    few = [name for name in figures if any(system[name]["too_few"] for system in differences.values())]
+    return meaning + (f" {TOO_FEW[0].upper()}{TOO_FEW[1:]}, so never marked: {', '.join(sorted(few))}." if few else "")
 
 
 def terminal(title: str, header: list[str], rows: list[list[str]]) -> Table:

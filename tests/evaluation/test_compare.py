@@ -1,6 +1,7 @@
 """`caad-ds compare` over run folders whose answers are known."""
 
 import json
+import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from caad_ds import cli
+from caad_ds.evaluation.matching import VERSION
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.plots import bars, flip_matrices, flips
 from caad_ds.evaluation.scores import score
@@ -28,13 +30,13 @@ def make_run(tmp_path):
         right = dict(zip(CONDITIONS, (NEUTRAL, NEUTRAL, adversarial, NEUTRAL), strict=True))
         lines = [
             {"id": f"s/{i:02}", "condition": c, "subset": "s", "gt": "x", "prediction": "y", "right": bool(right[c][i]),
-             "strict": False}
+             "strict": False, "lenient": False}
             for i in range(ITEMS) for c in CONDITIONS
         ]  # fmt: skip
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (tmp_path / folder / "scores.json").write_text(json.dumps({
-            "name": name, "rejected": [], "groups": {"all": {"items": ITEMS}},
+            "name": name, "rejected": [], "matching": VERSION, "groups": {"all": {"items": ITEMS}},
             "setup": {"name": name, "benchmark": "mcr-bench", "benchmark_sha256": "b", "model_sha256": folder},
         }))  # fmt: skip
         return str(tmp_path / folder)
@@ -66,7 +68,7 @@ def test_significant_differences_are_marked_and_listed(runs, tmp_path, capsys):
     assert [shown[name]["neutral"] for name in shown] == ["75.0", "75.0", "75.0"]
     assert "| CAAD | adversarial | +40.0* | [" in text and "| 16 / 0 | < 0.001 | < 0.001 |" in text
     assert "| teacher | adversarial | -2.5 | [" in text and "| 0 / 1 | 1.000 | 1.000 |" in text
-    header = "| system | neutral | faithful | adversarial | irrelevant | shift | tir_adv | NormAcc faithful |"
+    header = "| system | neutral | faithful | adversarial | irrelevant | shift | tir_all | NormAcc faithful |"
     assert f"{header} NormAcc adversarial | NormAcc irrelevant | MRS |" in text
     [caad] = [line for line in text.split(header)[1].splitlines() if line.startswith("| CAAD |")][:1]
     assert [cell.split(" [")[0].strip() for cell in caad.split(" | ")][7:] == ["100.0", "90.0", "100.0", "92.0"]
@@ -97,7 +99,7 @@ def test_seeds_are_one_system(make_run, tmp_path, capsys):
     assert cli.main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "table.json").read_text())["differences"]["b"]["all"]["shift"]
     assert found["value"] == pytest.approx((2 + 6) / 2 / 30 - 20 / 30) and found["significant"]
-    assert "p < 0.05; exact test" in capsys.readouterr().out
+    assert "p < 0.05; the systems' answers exchanged clip by clip" in capsys.readouterr().out
 
 
 def test_flip_matrix_counts_items():
@@ -152,6 +154,39 @@ def test_a_line_that_is_no_prediction_is_named(runs, capsys, line):
     file.write_text(file.read_text() + line + "\n")
     assert cli.main(["compare", *runs]) == 2
     assert f"{file}:161: no" in capsys.readouterr().err
+
+
+def test_runs_scored_by_other_rules_are_refused(runs, capsys):
+    """Scores of an earlier version have no mark of its rules, those of a later one another."""
+    file = Path(runs[1]) / "scores.json"
+    scores = json.loads(file.read_text())
+    for other in ({}, {"matching": VERSION + 1}):
+        file.write_text(json.dumps({key: value for key, value in scores.items() if key != "matching"} | other))
+        assert cli.main(["compare", *runs]) == 2
+        assert f"{runs[1]}: scored by another version's rules of matching; run its" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rule", ["right", "strict", "lenient"])
+def test_an_answer_without_a_verdict_is_not_taken_for_wrong(runs, capsys, rule):
+    file = Path(runs[1]) / "predictions.jsonl"
+    first, *rest = file.read_text().splitlines()
+    answer = {key: value for key, value in json.loads(first).items() if key != rule}
+    file.write_text("\n".join([json.dumps(answer), *rest]) + "\n")
+    assert cli.main(["compare", *runs]) == 2
+    assert "has answers without a verdict" in capsys.readouterr().err
+
+
+def test_too_few_items_are_said_to_be_too_few(make_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ITEMS", 4)
+    monkeypatch.setattr(sys.modules[__name__], "NEUTRAL", np.ones(4, bool))
+    runs = [make_run("0", "a", 0), make_run("1", "b", 4)]
+    assert cli.main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
+    told = "Too few items to tell, so never marked: MRS, adversarial, faithful, irrelevant, neutral, s adv, shift, tir"
+    assert told in capsys.readouterr().out.replace("\n", " ")
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| b | shift | +100.0 | [-, -] | - | 0.125 | too few items to tell |" in text and "100.0*" not in text
+    assert "| b | 100.0 [51.0, 100.0] |" in text, "Wilson's interval: all of four right is no certainty"
+    assert json.loads((tmp_path / "out" / "table.json").read_text())["differences"]["b"]["all"]["shift"]["too_few"]
 
 
 @pytest.mark.parametrize("scores", ["{}", '{"name": "a", "setup": {}, "rejected": []}'])

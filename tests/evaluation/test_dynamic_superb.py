@@ -16,6 +16,7 @@ from caad_ds.evaluation.benchmark import load
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb, dimensions
 from caad_ds.evaluation.dynamic_superb_scores import differences, score_instances
 from caad_ds.evaluation.identity import fingerprint
+from caad_ds.evaluation.matching import VERSION
 
 COUNTING, MATCHING = "SpeakerCounting_LibriTTS-TestClean", "SpeakerVerification_VCTK-multiaudio"
 SOUND = "ChordClassification_AcousticGuitarAndPiano"
@@ -232,7 +233,7 @@ def test_kinds_are_told_apart(tmp_path, conflicts):
 def predictions(shares, items=10):
     """For each instance so many right answers; one fewer of them is strictly right."""
     return [
-        {"id": f"{name}/{k}", "subset": name, "right": k < right, "strict": k < right - 1}
+        {"id": f"{name}/{k}", "subset": name, "right": k < right, "strict": k < right - 1, "lenient": k < right - 1}
         for name, right in shares.items()
         for k in range(items)
     ]
@@ -249,7 +250,9 @@ def test_scores_by_hand():
         {"CON": 0.5, "SEM": 0.5, "PAR": 0.5, "DEG": 0.5, "SPK": (6 * 0.5 + 1) / 7, "AUDIO": 0.4}
     )
     certain = scores["instances"][COUNTING]
-    assert certain["low"] == certain["high"] == 1.0 and certain["dimension"] == "SPK" and certain["items"] == 10
+    assert certain["low"] == pytest.approx(10 / (10 + 1.959963984540054**2))
+    assert certain["high"] == pytest.approx(1.0)
+    assert certain["dimension"] == "SPK" and certain["items"] == 10
     even = scores["instances"]["SarcasmDetection_Mustard"]
     assert 0.15 < even["low"] < 0.3 and 0.7 < even["high"] < 0.85
     spread = (
@@ -294,7 +297,7 @@ def test_differences_are_paired_over_items():
 
 
 def test_p_values_are_of_unweighted_means_and_corrected():
-    """Two items of a small instance outweigh ten of a large one, which a test over pooled items would not see."""
+    """Seven items of a small instance outweigh three of a large one, each of which weighs a twentieth of one there."""
 
     def system(small, large):
         return [predictions({COUNTING: small}, 10) + predictions({MATCHING: large}, 200)]
@@ -302,8 +305,8 @@ def test_p_values_are_of_unweighted_means_and_corrected():
     systems = {"base": system(2, 100), "up": system(9, 97), "same": system(2, 100)}
     found = differences(systems, "base")
     up, same = (found[name]["mean of 2 of 51"] for name in ("up", "same"))
-    assert up["value"] == pytest.approx((0.7 - 3 / 200) / 2) and up["test"] == "bootstrap"
-    assert up["p"] < 0.01 and up["p_holm"] == pytest.approx(2 * up["p"]) and up["significant"]
+    assert up["value"] == pytest.approx((0.7 - 3 / 200) / 2) and up["test"] == "exchange"
+    assert up["p"] == pytest.approx(2 / 2**7) and up["p_holm"] == pytest.approx(2 * up["p"]) and up["significant"]
     assert same["p"] == same["p_holm"] == 1 and not same["significant"]
     assert "p_holm" in found["up"]["SPK (2 of 7)"]
 
@@ -318,19 +321,19 @@ def test_a_comparison_tests_dimensions_and_draws_them(tmp_path, capsys):
         lines = [{**p, "condition": None, "gt": "x", "prediction": "y"} for p in predictions({COUNTING: right}, 100)]
         (tmp_path / name / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         setup = {"name": name, "benchmark": "dynamic-superb", "benchmark_sha256": "b", "model_sha256": name}
-        scored = {"instances": {COUNTING: {"items": 100}}, "rejected": []}
+        scored = {"instances": {COUNTING: {"items": 100}}, "rejected": [], "matching": VERSION}
         text = json.dumps({"name": name, "setup": setup, "speed": speed, **scored})
         (tmp_path / name / "scores.json").write_text(text)
     runs = [str(tmp_path / name) for name in ("base", "up", "same")]
     assert main(["compare", *runs, "--out", str(tmp_path / "table")]) == 0
     out = capsys.readouterr().out
     assert "Marked *: differs from base, p < 0.05 after Holm's correction over the 2 systems" in out
-    assert "Size and speed" in out and "table.png" in out and "flips.png" not in out
+    assert "Size" in out and "tokens/s" not in out and "table.png" in out and "flips.png" not in out
     text = (tmp_path / "table" / "table.md").read_text()
     assert "| up | 1 | 70.0* | 70.0* |" in text and "| same | 1 | 20.0 | 20.0 |" in text
-    assert "| up | mean of 1 of 51 | +50.0* | [" in text and "| - | < 0.001 | 0.002 |" in text
+    assert "| up | mean of 1 of 51 | +50.0* | [" in text and "| - | < 0.001 | < 0.001 |" in text
     saved = json.loads((tmp_path / "table" / "table.json").read_text())
-    assert saved["differences"]["up"]["mean of 1 of 51"]["p"] == pytest.approx(2 / 2001)
+    assert saved["differences"]["up"]["mean of 1 of 51"]["p"] == pytest.approx(2 / 2**50)
     assert saved["speed"]["base"] == speed
     assert (tmp_path / "table" / "table.png").read_bytes().startswith(b"\x89PNG")
 

@@ -46,7 +46,7 @@ def test_an_evaluation_is_in_the_store_once(evaluate, uri, tmp_path, capsys):
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert run.data.params == {key: str(value) for key, value in scores["setup"].items()}
     for group in ("all", "gender", "noise"):
-        for metric in ("accuracy_neutral", "tir_irrelevant"):
+        for metric in ("accuracy_neutral", "tir_all_irrelevant"):
             found = scores["groups"][group][metric]
             assert run.data.metrics[f"{group}/{metric}"] == found["value"]
             assert run.data.metrics[f"{group}/{metric}_low"] == found["low"]

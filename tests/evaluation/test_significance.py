@@ -1,32 +1,45 @@
 """Differences between systems: exact tests against enumeration, intervals and p values against what they promise."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
+from benchmarks.calibration import DESIGNS, marks
 from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.evaluation.scores import score_groups
-from caad_ds.evaluation.significance import differences, holm, sign_flip
+from caad_ds.evaluation.scores import RATIOS, score_groups
+from caad_ds.evaluation.significance import (
+    EXCHANGES,
+    _drawn,
+    differences,
+    exchange_p,
+    holm,
+    ratio_weights,
+    sign_flip,
+)
+from caad_ds.evaluation.units import FEWEST
 
 
-def run_of(right, subset="s"):
-    """Predictions from right answers [4, items]."""
+def run_of(right, subset="s", questions=1):
+    """Predictions from right answers [4, items], so many questions about a clip."""
     return [
-        {"id": f"{subset}/{i:03}", "subset": subset, "condition": c, "right": bool(right[k][i]), "strict": False}
+        {"id": f"{subset}/{i:03}", "subset": subset, "condition": c, "clips": [f"{subset}{i // questions}"],
+         **dict.fromkeys(("right", "strict", "lenient"), False), "right": bool(right[k][i])}
         for k, c in enumerate(CONDITIONS)
         for i in range(len(right[0]))
-    ]
+    ]  # fmt: skip
 
 
-def systems_of(*arrays):
+def systems_of(*arrays, questions=1):
     """One system for each array [runs, 4, items], called a, b, ..."""
-    return {name: [run_of(run) for run in runs] for name, runs in zip("abcdef", arrays)}
+    return {name: [run_of(run, questions=questions) for run in runs] for name, runs in zip("abcdef", arrays)}
 
 
 bits = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
@@ -35,23 +48,82 @@ bits = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40
 @settings(max_examples=50, deadline=None)
 @given(bits)
 def test_one_run_each_is_mcnemars_exact_test(pairs):
-    ours, theirs = np.array(pairs).T[:, None]
-    found = sign_flip(ours, theirs)
     b, c = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
-    assert (found["higher"], found["lower"]) == (b, c)
-    assert found["p"] == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1.0)
+    [p] = sign_flip(np.array([[float(x) - y] for x, y in pairs]))
+    assert p == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1.0)
 
 
-@pytest.mark.parametrize("runs", [(2, 2), (3, 1), (2, 3)])
-def test_several_runs_are_tested_as_enumeration_says(runs):
-    rng = np.random.default_rng(sum(runs))
-    for _ in range(5):
-        ours, theirs = (rng.random((count, 9)) < chance for count, chance in zip(runs, (0.8, 0.3)))
-        means = [[Fraction(int(n), len(a)) for n in a.sum(0)] for a in (ours, theirs)]
-        by_item = [mine - other for mine, other in zip(*means)]
-        flipped = [abs(sum(s * d for s, d in zip(signs, by_item))) for signs in product((-1, 1), repeat=9)]
-        expected = sum(total >= abs(sum(by_item)) for total in flipped) / len(flipped)
-        assert sign_flip(ours, theirs)["p"] == pytest.approx(expected)
+def enumerated(statistic, ours, theirs, unit):
+    """p over all 2^units exchanges of answers [runs, 4, items], of a statistic of both systems."""
+    observed, extreme, units = abs(statistic(ours, theirs)), 0, max(unit) + 1
+    for exchanged in product((False, True), repeat=units):
+        swap = np.array(exchanged)[unit]
+        a, b = np.where(swap, theirs, ours), np.where(swap, ours, theirs)
+        extreme += abs(statistic(a, b)) >= observed
+    return extreme / 2**units
+
+
+def score_statistic(part, whole):
+    """N_a - N_b - theta (D_a - D_b) with the pooled theta, over all runs, in exact arithmetic."""
+
+    def statistic(ours, theirs):
+        (n_a, d_a), (n_b, d_b) = ((int(part(x).sum()), int(whole(x).sum())) for x in (ours, theirs))
+        return n_a - n_b - Fraction(n_a + n_b, d_a + d_b) * (d_a - d_b) if d_a + d_b else Fraction(0)
+
+    return statistic
+
+
+def neutral(right):
+    return right[:, 0]
+
+
+STATISTICS = {
+    "accuracy_adversarial": score_statistic(lambda r: r[:, 2], lambda r: np.ones_like(r[:, 0])),
+    "tir_all_irrelevant": score_statistic(lambda r: r[:, 0] ^ r[:, 3], lambda r: np.ones_like(r[:, 0])),
+    "norm_accuracy_faithful": score_statistic(lambda r: r[:, 1], neutral),
+    "shift": score_statistic(lambda r: r[:, 0] & ~r[:, 2], neutral),
+    "mrs": score_statistic(lambda r: 4 * r[:, 2] + 1 * r[:, 3], lambda r: 5 * r[:, 0]),
+}
+
+
+@pytest.mark.parametrize(("runs", "questions"), [(1, 1), (3, 1), (2, 3)])
+def test_every_figure_is_tested_as_enumeration_of_all_exchanges_says(runs, questions):
+    rng = np.random.default_rng(runs)
+    unit = np.arange(8 * questions) // questions
+    for _ in range(4):
+        ours, theirs = (rng.random((runs, 4, len(unit))) < chance for chance in (0.7, 0.5))
+        found = dict(zip(RATIOS, exchange_p(ours, theirs, lambda a, b: ratio_weights(a, b, unit))))
+        expected = {name: enumerated(of, ours, theirs, unit) for name, of in STATISTICS.items()}
+        assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_statistic_has_the_sign_of_its_difference():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        ours, theirs = rng.random((2, 1, 4, 12)) < 0.6
+        total = dict(zip(RATIOS, ratio_weights(ours, theirs, np.arange(12)).sum(0)))
+        found = differences(systems_of(theirs, ours), "a", draws=5)["b"]["all"]
+        for name in RATIOS:
+            if found[name]["value"] is not None:
+                assert np.sign(total[name]) == np.sign(round(found[name]["value"], 12)), name
+
+
+def test_drawn_exchanges_agree_with_enumerated_ones():
+    """Weights of one size, whose sums can be enumerated, and the same ones beside a figure whose sums cannot."""
+    rng = np.random.default_rng(0)
+    weights = rng.choice([-1.0, 0.0, 1.0], (60, 3), p=[0.2, 0.3, 0.5])
+    exact, drawn = sign_flip(weights), _drawn(weights)
+    assert drawn == pytest.approx(exact, abs=4 * np.sqrt(0.25 / EXCHANGES))
+    assert (sign_flip(rng.random((60, 1)) * 10) == 1 / (1 + EXCHANGES)).all(), "never 0"
+
+
+def test_more_runs_than_the_other_are_tested_by_as_many_at_a_time():
+    rng = np.random.default_rng(1)
+    one, three = rng.random((1, 4, 30)) < 0.4, rng.random((3, 4, 30)) < 0.8
+    weigh = partial(ratio_weights, unit=np.arange(30))
+    each = [exchange_p(one, three[k : k + 1], weigh) for k in range(3)]
+    assert exchange_p(one, three, weigh) == pytest.approx(np.minimum(1, 3 / 2 * np.median(each, axis=0)))
+    assert exchange_p(three, one, weigh) == pytest.approx(exchange_p(one, three, weigh))
 
 
 def test_holm_by_hand():
@@ -68,13 +140,14 @@ def test_difference_by_hand():
     found = differences(systems_of([a], [b]), "a")["b"]
     adversarial = found["all"]["accuracy_adversarial"]
     assert adversarial["value"] == pytest.approx(0.6)
-    assert (adversarial["higher"], adversarial["lower"], adversarial["test"]) == (6, 0, "exact")
+    assert (adversarial["higher"], adversarial["lower"], adversarial["test"]) == (6, 0, "exchange")
     assert adversarial["p"] == adversarial["p_holm"] == pytest.approx(2 / 2**6)
     assert adversarial["significant"] and 0 < adversarial["low"] < 0.6 < adversarial["high"] < 1
     assert found["all"]["shift"]["value"] == pytest.approx(-6 / 8)
-    assert found["all"]["shift"]["test"] == "bootstrap" and found["all"]["shift"]["significant"]
+    assert found["all"]["shift"]["significant"] and not found["all"]["shift"]["too_few"]
+    assert found["all"]["shift"]["p"] == pytest.approx(2 / 2**6) and found["all"]["shift"]["least_p"] == 2 / 2**10
     assert found["all"]["mrs"]["value"] == pytest.approx(0.8 * 6 / 8)
-    assert found["all"]["tir_adversarial"]["value"] == pytest.approx(-0.6)
+    assert found["all"]["tir_all_adversarial"]["value"] == pytest.approx(-0.6)
     assert found["all"]["accuracy_neutral"]["p"] == 1 and not found["all"]["accuracy_neutral"]["significant"]
     assert found["s"] == found["all"] and found["all"]["strict"]["shift"]["value"] is None
     json.dumps(found, allow_nan=False)
@@ -85,7 +158,7 @@ def test_differences_are_those_of_the_scores_and_change_sign_with_the_baseline()
     systems = systems_of(rng.random((3, 4, 60)) < 0.6, rng.random((1, 4, 60)) < 0.7)
     scores = {name: score_groups(runs)["all"] for name, runs in systems.items()}
     forth, back = differences(systems, "a", draws=200)["b"]["all"], differences(systems, "b", draws=200)["a"]["all"]
-    for metric in ("accuracy_faithful", "norm_accuracy_irrelevant", "tir_irrelevant", "shift", "mrs"):
+    for metric in ("accuracy_faithful", "norm_accuracy_irrelevant", "tir_all_irrelevant", "shift", "mrs"):
         there, again = forth[metric], back[metric]
         assert there["value"] == pytest.approx(scores["b"][metric]["value"] - scores["a"][metric]["value"])
         assert [there["value"], there["low"], there["high"]] == pytest.approx(
@@ -97,7 +170,7 @@ def test_differences_are_those_of_the_scores_and_change_sign_with_the_baseline()
 def test_a_system_does_not_differ_from_its_own_answers_repeated():
     right = np.random.default_rng(0).random((1, 4, 50)) < 0.6
     found = differences(systems_of(right, np.repeat(right, 3, axis=0)), "a")["b"]["all"]
-    tested = {name: metric["p"] for name, metric in found.items() if name != "strict"}
+    tested = {name: found[name]["p"] for name in RATIOS}
     assert tested == dict.fromkeys(tested, 1.0) and len(tested) == 12
 
 
@@ -110,10 +183,35 @@ def test_the_bootstrap_is_paired():
     assert gain["high"] - gain["low"] == pytest.approx(2 * 1.96 * np.sqrt(gained * (1 - gained) / 400), rel=0.2)
 
 
-def test_a_ratios_p_value_is_two_sided_and_as_small_as_the_draws_allow():
+def test_a_difference_that_every_draw_repeats_has_no_interval():
     right = [[[1] * 9, [1] * 9, [wrong] * 9, [1] * 9] for wrong in (0, 1)]
     shift = differences(systems_of(right[:1], right[1:]), "a", draws=99)["b"]["all"]["shift"]
-    assert (shift["value"], shift["low"], shift["high"], shift["p"]) == (-1, -1, -1, 2 / 100)
+    assert (shift["value"], shift["low"], shift["high"], shift["p"]) == (-1, None, None, 2 / 2**9)
+
+
+@pytest.mark.parametrize("items", range(1, 8))
+@pytest.mark.parametrize("others", [1, 3])
+def test_too_few_items_say_so_and_are_never_marked(items, others):
+    """Whatever they answer: one system is right, the others wrong, on all items."""
+    best, worst = np.ones((1, 4, items), bool), np.zeros((1, 4, items), bool)
+    worst[:, 0, 0] = True  # else the ratios are undefined
+    found = differences(systems_of(best, *[worst] * others), "a", draws=20)
+    for metric in ("accuracy_adversarial", "shift", "mrs"):
+        for name in found:
+            tested = found[name]["all"][metric]
+            assert tested["too_few"] == (others * 2 / 2**items >= 0.05)
+            assert not (tested["too_few"] and tested["significant"])
+    assert found["b"]["all"]["accuracy_adversarial"]["significant"] == (others * 2 / 2**items < 0.05)
+
+
+def test_questions_about_one_clip_are_one_item_to_the_test():
+    """Twenty items about four clips: who hears a clip is right about all of it, and four clips cannot tell."""
+    hears, deaf = np.ones((1, 4, 20), bool), np.zeros((1, 4, 20), bool)
+    for questions, units in ((5, 4), (1, 20)):
+        found = differences(systems_of(deaf, hears, questions=questions), "a", draws=20)["b"]["all"]
+        accuracy = found["accuracy_neutral"]
+        assert accuracy["p"] == pytest.approx(2 / 2**units) and accuracy["higher"] == 20
+        assert accuracy["significant"] == (units == 20) and accuracy["too_few"] == (units == 4)
 
 
 def test_holm_corrects_over_the_systems_of_a_metric():
@@ -127,14 +225,31 @@ def test_holm_corrects_over_the_systems_of_a_metric():
         assert all(d["p_holm"] >= d["p"] for d in family)
 
 
-def test_equal_systems_are_told_apart_no_oftener_than_promised():
-    rng = np.random.default_rng(11)
-    found = []
-    for _ in range(100):
+ALIKE = [design for design in DESIGNS if not design.systems_differ]
+APART = [design for design in DESIGNS if design.systems_differ]
+
+
+@pytest.mark.parametrize("items", [1, 4, 8, 20, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("design", ALIKE, ids=lambda design: design.name)
+def test_systems_alike_in_truth_are_marked_no_oftener_than_promised(design, items):
+    """At most 5%, as far as so many comparisons tell: P(more) < 1% at 5%. The benchmark makes more."""
+    comparisons = 15 if items == 1 else 40
+    marked = marks(design, items, comparisons)
+    most = 0 if items < FEWEST else binom.isf(0.01, comparisons, 0.05)
+    assert set(marked) == set(design.shown) and max(marked.values()) <= most, marked
+
+
+@pytest.mark.parametrize("design", APART, ids=lambda design: design.name)
+def test_systems_that_differ_are_marked(design):
+    marked = marks(replace(design, gain=2.5), 100, 4)
+    assert all(marked[figure] >= 2 for figure in design.shown), marked
+
+
+def test_intervals_hold_the_difference_that_is_there():
+    rng, found = np.random.default_rng(11), []
+    for _ in range(60):
         chance = rng.random((4, 50))  # items differ in difficulty, as they do
         a, b = ((rng.random((2, 4, 50)) < chance) for _ in range(2))
         found.append(differences(systems_of(a, b), "a", draws=100)["b"]["all"])
-    for metric in ("accuracy_adversarial", "tir_adversarial", "shift", "mrs"):
-        assert np.mean([d[metric]["p"] < 0.05 for d in found]) < 0.1, metric
     for metric in ("accuracy_adversarial", "shift", "mrs"):
         assert np.mean([d[metric]["low"] <= 0 <= d[metric]["high"] for d in found]) > 0.88, metric
