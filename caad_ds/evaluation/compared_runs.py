@@ -7,9 +7,10 @@ from pathlib import Path
 from caad_ds.errors import UserError
 from caad_ds.evaluation.benchmark import KINDS
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
+from caad_ds.evaluation.matching import VERSION
 from caad_ds.evaluation.mcr_bench import Benchmark as McrBench
 from caad_ds.evaluation.predictions import REMEDY, RunFolder
-from caad_ds.evaluation.scores import POOLED
+from caad_ds.evaluation.scores import POOLED, RULES
 
 BENCHMARK = {"benchmark": "benchmarks", "benchmark_sha256": "contents of the benchmark"}
 PER_MODEL = ("model_sha256", "seed")  # what runs of one name may differ in
@@ -28,8 +29,8 @@ class Runs:
 def read_runs(folders: list[Path]) -> Runs:
     """The runs in these folders.
 
-    UserError if a run is unfinished or cut, is given twice, was made on another benchmark or other items than the
-    first, or decodes otherwise than its namesakes.
+    UserError if a run is unfinished or cut, was scored by other rules of matching, is given twice, was made on another
+    benchmark or other items than the first, or decodes otherwise than its namesakes.
     """
     runs = Runs()
     setups: dict[Path, dict] = {}
@@ -85,7 +86,14 @@ def _whole(path: Path, scores: dict) -> list[dict]:
             scored = scores["groups"][POOLED]["items"]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path / 'scores.json'}: not the scores of an evaluation; {REMEDY}") from error
+    if scores.get("matching") != VERSION:
+        raise UserError(
+            f"{path}: scored by another version's rules of matching; run its `caad-ds evaluate` again with the same "
+            "options, which scores it anew and asks nothing again"
+        )
     predictions = RunFolder(path).complete((kind or McrBench).conditions)
+    if not all(isinstance(p.get(rule), bool) for p in predictions for rule in RULES):
+        raise UserError(f"{path}: predictions.jsonl has answers without a verdict; run its `caad-ds evaluate` again")
     have = len({p["id"] for p in predictions})
     if have != scored:
         raise UserError(

@@ -2,8 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,16 +19,27 @@ from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
 from caad_ds.evaluation.identity import identity
 from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
-from caad_ds.evaluation.items import Item
+from caad_ds.evaluation.items import Clip, Item
 from caad_ds.evaluation.judge import Judge, add_judge_arguments
-from caad_ds.evaluation.matching import RULES, disagreement_counts, disagreements, verdicts
+from caad_ds.evaluation.judged import judged, unseparated, unseparated_notes
+from caad_ds.evaluation.matching import RULES, VERSION, disagreement_counts, disagreements
 from caad_ds.evaluation.meter import Meter
 from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow, log_evaluation
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.scores import score_groups
+from caad_ds.evaluation.scores import DEFINITIONS, score_groups
+from caad_ds.evaluation.scores import RULES as SCORED
 from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
 from caad_ds.evaluation.speed import speed_rows
-from caad_ds.evaluation.tables import LEGEND, SUBSET_LEGEND, percent, scores_rows, show, show_rejected, terminal
+from caad_ds.evaluation.tables import (
+    LEGEND,
+    NO_INTERVAL,
+    SUBSET_LEGEND,
+    percent,
+    scores_rows,
+    show,
+    show_rejected,
+    terminal,
+)
 from caad_ds.files import sole_writer
 from caad_ds.progress import progress, waiting
 from caad_ds.ranks import agreed, from_main, gathered, joined, world
@@ -64,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         judge = Judge.of(args, folder.path)
         benchmark, loaded = agreed(lambda: _prepare(args))
         with _aloud(waiting(f"hashing {args.model} and {args.benchmark}")):
-            setup = from_main(lambda: identity(args, benchmark))
+            sha256 = cache(Clip.sha256)
+            setup = from_main(lambda: identity(args, benchmark, sha256))
         earlier_speed = from_main(folder.speed)
         wanted = [(item.id, item.condition) for item in benchmark.items]
         done = from_main(lambda: folder.open(setup, wanted))
@@ -73,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         failed = agreed(lambda: _answer(loaded, benchmark, folder, done, meter, args), others)
         unheard = {row["id"]: row for rows in gathered(failed) for row in rows}  # ranks share a row's conditions
         speed = meter.summary() or earlier_speed  # an earlier call's where this one had too few batches left
-        return from_main(lambda: _score(args, setup, benchmark, folder, unheard, judge, speed))
+        return from_main(lambda: _score(args, setup, benchmark, folder, unheard, judge, speed, sha256))
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Benchmark, Loaded]:
@@ -97,14 +110,17 @@ def _device(name: str | None) -> torch.device:
 
 def _score(
     args: argparse.Namespace, setup: dict, benchmark: Benchmark, folder: RunFolder, unheard: dict[str, dict],
-    judge: Judge | None, speed: dict | None,
+    judge: Judge | None, speed: dict | None, sha256: Callable[[Clip], str],
 ) -> int:  # fmt: skip
     """Writes and shows scores and disagreements of all predictions; the exit status."""
     items = benchmark.items
     folder.merge([(item.id, item.condition) for item in items])
     names = dict.fromkeys(item.id for item in items)
     rejected = benchmark.rejected + [unheard[name] for name in names if name in unheard]
-    predictions = folder.complete(benchmark.conditions)
+    with waiting("matching the answers"):
+        folder.revise(judged(benchmark, sha256))
+        predictions = folder.complete(benchmark.conditions)
+        alike = unseparated(benchmark)
     if lost := names.keys() - {p["id"] for p in predictions} - unheard.keys():
         raise UserError(
             f"{folder.path}: {len(lost)} of {len(names)} items have no answer; start the same command again"
@@ -125,15 +141,23 @@ def _score(
             "setup": setup,
             "rejected": rejected,
             **_scored(benchmark.kind, predictions),
+            "matching": VERSION,
+            "definitions": DEFINITIONS if benchmark.kind != DynamicSuperb.kind else {},
+            "inseparable": alike,
             "rules": {rule: sum(p[rule] for p in predictions) for rule in rules},
             "disagreements": disagreement_counts(predictions, rules),
-            **{rule: _scored(benchmark.kind, [{**p, "right": p[rule]} for p in predictions]) for rule in rules[2:]},
+            **{
+                rule: _scored(benchmark.kind, [{**p, "right": p[rule]} for p in predictions])
+                for rule in rules
+                if rule not in SCORED
+            },
         }
     if judge is not None:
         scores["judge"] |= {"model": judge.model, "unclear": verdicts.count(None)}
     folder.write_scores({**scores, "speed": speed})
     table, notes = _shown(scores)
     title = f"{setup['name']}: percentages; 95% intervals over items"
+    notes += [NO_INTERVAL, *unseparated_notes(alike)]
     show(terminal(title, *table), *notes, _by_rule(scores, len(predictions), len(differing)))
     if speed:
         show(terminal("Size and speed", *speed_rows({setup["name"]: speed})), SPEED_LEGEND)
@@ -204,7 +228,7 @@ def _answer(
                         loaded.model, loaded.tokenizer, prompts, states, max_new_tokens=args.max_new_tokens,
                         contrasted=contrasted, sampling=_sampling(args), streamer=clock,
                     )  # fmt: skip
-                said = [_prediction(i, text, benchmark) for i, text in zip(heard, texts, strict=True)]
+                said = [_prediction(i, text) for i, text in zip(heard, texts, strict=True)]
                 folder.append(said, rank if ranks > 1 else None)
             advance(len(asked))
     return clips.rejected(item for asked in share for item in asked)
@@ -215,12 +239,11 @@ def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         yield items[start : start + size]
 
 
-def _prediction(item: Item, text: str, benchmark: Benchmark) -> dict:
+def _prediction(item: Item, text: str) -> dict:
     return {
         "id": item.id,
         "condition": item.condition,
         "subset": item.subset,
         "gt": item.gt,
         "prediction": text,
-        **verdicts(text, item.gt, benchmark.options[item.subset], item.question),
     }

@@ -1,22 +1,34 @@
-"""Whether an answer is right: Dynamic-SUPERB's rule, and stricter ones beside it."""
+"""Whether an answer is right: Dynamic-SUPERB's rule, stricter ones beside it, and one that reads more spellings."""
 
+from collections import defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import combinations
 
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from caad_ds.evaluation.choices import enumerated, spelled_out
+from caad_ds.evaluation.reading import BARE, BARE_CANONICAL, CANONICAL, EXACT, Reading, Token, tokens
 
-RULES = ("right", "strict", "option")
+RULES = ("right", "strict", "option", "lenient")
+# Raised whenever a rule judges anything otherwise: scores by other rules are not compared.
+VERSION = 2
 
 _normalise = BasicTextNormalizer()
+
+
+# How a rule finds options in an answer: by which readings, and whether spaces and hyphens inside an option count.
+Ways = tuple[tuple[Reading, bool], ...]
+STRICT: Ways = ((EXACT, True), (BARE, True))
+LENIENT: Ways = (*STRICT, (EXACT, False), (CANONICAL, False), (BARE_CANONICAL, False))
 
 
 def verdicts(prediction: str, label: str, options: Iterable[str], question: str) -> dict[str, bool]:
     """Whether a prediction is right by each of RULES.
 
     right: the published rule, `matches`. strict: `matches_strictly` among the subset's options and those that the
-    question enumerates. option: strict, after marks of options ("B", "Option 2") are replaced by the options.
+    question enumerates. option: strict, after marks of options ("B", "Option 2") are replaced by the options. lenient:
+    `matches_leniently` among the options of strict.
     """
     listed = enumerated(question)
     known = {*options, *listed.values()}
@@ -28,6 +40,7 @@ def verdicts(prediction: str, label: str, options: Iterable[str], question: str)
         "right": matches(prediction, label),
         "strict": matches_strictly(prediction, label, known),
         "option": matches_strictly(meant(prediction), meant(label), map(meant, known)),
+        "lenient": matches_leniently(prediction, label, known),
     }
 
 
@@ -42,9 +55,26 @@ def disagreement_counts(predictions: list[dict], rules: Iterable[str] = RULES) -
     return {f"{a}, not {b}": sum(p[a] and not p[b] for p in predictions) for a, b in pairs}
 
 
-def words(text: str) -> list[str]:
+def inseparable(options: Iterable[str]) -> dict[str, list[list[str]]]:
+    """By rule the sets of different options that it takes for one; rules that separate all are left out.
+
+    Options that differ in case or outer punctuation alone are one answer in two spellings, and are not listed.
+    """
+    options = sorted(set(options))
+    alike: dict[str, dict[tuple, dict[str, str]]] = {rule: defaultdict(dict) for rule in RULES}
+    for option in options:
+        exact = tuple(token.text for token in tokens(option))
+        for rule in RULES:
+            key = words(option) if rule == "right" else exact
+            alike[rule][key].setdefault(option.casefold().strip(" .,;:!?'\""), option)
+    found = {rule: [[*each.values()] for each in sets.values() if len(each) > 1] for rule, sets in alike.items()}
+    return {rule: sets for rule, sets in found.items() if sets}
+
+
+@lru_cache(1 << 14)
+def words(text: str) -> tuple[str, ...]:
     """The words of a text after Whisper's basic normaliser (lower case, no punctuation, no bracketed parts)."""
-    return _normalise(text).split()
+    return tuple(_normalise(text).split())
 
 
 def matches(prediction: str, label: str) -> bool:
@@ -52,30 +82,75 @@ def matches(prediction: str, label: str) -> bool:
 
     An answer that lists every option is right by this rule: read it beside `matches_strictly`.
     """
-    return bool(_occurrences(words(prediction), words(label)))
+    said, wanted = words(prediction), words(label)
+    return bool(wanted) and any(said[k : k + len(wanted)] == wanted for k in range(len(said) - len(wanted) + 1))
 
 
 def matches_strictly(prediction: str, label: str, options: Iterable[str]) -> bool:
-    """Whether the label is the only option that the prediction names.
+    """Whether the label is the only option that the prediction names, and the published rule agrees.
 
-    An option that occurs only inside a longer option ("fast" in "very fast") is not named.
+    Options are told apart by all that they hold (reading.py). One that occurs only inside a longer option ("fast" in
+    "very fast") is not named.
     """
-    return named(prediction, {*options, label}) == {tuple(words(label))}
+    return matches(prediction, label) and _names_only(prediction, label, options, STRICT)
 
 
-def named(prediction: str, options: Iterable[str]) -> set[tuple[str, ...]]:
-    """The options, as tuples of normalised words, that the prediction names."""
-    said = words(prediction)
-    wanted = [words(option) for option in options]
-    spans = [(start, start + len(option), option) for option in wanted for start in _occurrences(said, option)]
+def matches_leniently(prediction: str, label: str, options: Iterable[str]) -> bool:
+    """Whether the label is the only option that the prediction names, in brackets, words for numbers, units or not.
+
+    Options that only another spelling of numbers or units tells apart ("2" and "2.0") are named by their own alone.
+    """
+    return _names_only(prediction, label, options, LENIENT)
+
+
+def _names_only(prediction: str, label: str, options: Iterable[str], ways: Ways) -> bool:
+    wanted = _exact(label)
+    return bool(wanted) and _named(prediction, frozenset({*options, label}), ways) == {wanted}
+
+
+def _named(prediction: str, options: frozenset[str], ways: Ways) -> set[str]:
+    """The options, as their exact tokens in a row, that the prediction names."""
+    spans = []
+    for reading, spaced in ways:
+        index = _index(options, reading, spaced)
+        longest = max(map(len, index), default=0)
+        said = reading.of_answer(prediction)
+        for start in range(len(said)):
+            key = ""
+            for token in said[start:]:
+                key = _joined(key, token.text, spaced)
+                if len(key) > longest:
+                    break
+                if key in index:
+                    spans.append((said[start].start, token.end, index[key]))
     return {
-        tuple(option)
+        option
         for first, last, option in spans
         if not any(a <= first and last <= b and b - a > last - first for a, b, _ in spans)
     }
 
 
-def _occurrences(said: list[str], wanted: list[str]) -> list[int]:
-    if not wanted:
-        return []
-    return [i for i in range(len(said) - len(wanted) + 1) if said[i : i + len(wanted)] == wanted]
+@lru_cache(1 << 10)
+def _index(options: frozenset[str], reading: Reading, spaced: bool) -> dict[str, str]:
+    """The exact tokens of each option by its tokens in a reading; what these do not tell apart is left out."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for option in options:
+        found[_row(reading.of_option(option), spaced)].add(_exact(option))
+    return {key: exact.pop() for key, exact in found.items() if key and len(exact) == 1}
+
+
+def _exact(text: str) -> str:
+    return _row(tokens(text), spaced=True)
+
+
+def _row(said: Iterable[Token], spaced: bool) -> str:
+    key = ""
+    for token in said:
+        key = _joined(key, token.text, spaced)
+    return key
+
+
+def _joined(key: str, text: str, spaced: bool) -> str:
+    """Tokens in a row; without spaces, "nonnative" is "non-native", but digits do not run together."""
+    apart = key and (spaced or (key[-1].isdigit() and text[0].isdigit()))
+    return f"{key} {text}" if apart else key + text

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,13 @@ class RunFolder:
             answered[name].add(condition)
         return [p for p in predictions.values() if answered[p["id"]].issuperset(conditions)]
 
+    def revise(self, revised: Callable[[dict], dict]) -> None:
+        """Replaces each prediction by what `revised` makes of it; nothing is written where nothing changes."""
+        before = self._read_if_any()
+        after = [revised(p) for p in before]
+        if after != before:
+            write_atomic(self._predictions, "".join(map(_line, after)).encode())
+
     def write_scores(self, scores: dict) -> None:
         """Writes `scores.json` whole."""
         write_json(self._scores, scores)
@@ -146,9 +153,7 @@ def _read(file: Path) -> list[dict]:
 def _is_prediction(value: object) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("condition", 0), str | None):
         return False
-    texts, verdicts = ("id", "subset", "gt", "prediction"), ("right", "strict")
-    kinds = {**dict.fromkeys(texts, str), **dict.fromkeys(verdicts, bool)}
-    return all(isinstance(value.get(key), kind) for key, kind in kinds.items())
+    return all(isinstance(value.get(key), str) for key in ("id", "subset", "gt", "prediction"))
 
 
 def _key(prediction: dict) -> Key:

@@ -179,4 +179,5 @@ def test_disagreements_are_listed_and_counted():
     assert disagreements(said) == [said[0], said[2]]
     counts = disagreement_counts(said)
     assert counts["option, not strict"] == counts["right, not strict"] == counts["right, not option"] == 1
-    assert sum(counts.values()) == 4
+    assert counts["option, not lenient"] == counts["right, not lenient"] == 1
+    assert sum(counts.values()) == 6

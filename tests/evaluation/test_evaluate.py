@@ -44,6 +44,48 @@ def test_predictions_and_scores(run, tmp_path, capsys):
     assert "adversarial" in out and "28/28" in err
 
 
+def test_answers_of_an_earlier_version_are_judged_anew_and_not_asked_again(run, tmp_path, monkeypatch):
+    """Whose lines lack rules and clips, and whose verdicts may be other ones."""
+    assert run() == 0
+    file, expected = tmp_path / "run" / "predictions.jsonl", scores(tmp_path / "run")
+    now = file.read_text()
+    old = [{**p, "right": not p["right"], "strict": True} for p in lines(tmp_path / "run")]
+    old = [{key: value for key, value in p.items() if key not in ("lenient", "clips")} for p in old]
+    file.write_text("".join(json.dumps(p) + "\n" for p in old))
+    (tmp_path / "run" / "scores.json").write_text(json.dumps({**expected, "matching": None, "groups": {}}))
+    monkeypatch.setattr(evaluate, "decode", None)
+    assert run() == 0
+    assert file.read_text() == now and scores(tmp_path / "run") == expected
+
+
+def test_a_clip_is_known_by_its_bytes(run, conflicts, tmp_path):
+    """Of two subsets, under two names: as `prep conflict-benchmark` writes what several questions are about."""
+    shutil.copy(conflicts / "gender" / "audio" / "0.wav", conflicts / "noise" / "audio" / "2.wav")
+    assert run() == 0
+    clips = {p["id"]: p["clips"] for p in lines(tmp_path / "run")}
+    assert clips["gender/0"] == clips["noise/2"] != clips["gender/1"]
+    groups = scores(tmp_path / "run")["groups"]
+    assert {name: (group["items"], group["clips"]) for name, group in groups.items()} == {
+        "all": (7, 6), "gender": (4, 4), "noise": (3, 3),
+    }  # fmt: skip
+
+
+def test_options_that_a_rule_cannot_separate_are_told(run, conflicts, tmp_path, capsys):
+    file = conflicts / "noise" / "noise.json"
+    rows = json.loads(file.read_text())
+    for row, gt in zip(rows, ("-5 dB", "5 dB", "rock/pop"), strict=True):
+        row["gt"] = gt
+    rows[0]["neutral"] = "Which one? (a) rock pop (b) jazz"
+    file.write_text(json.dumps(rows))
+    assert run() == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "noise: the rule right takes for one answer: '-5 dB', '5 dB'; 'rock pop', 'rock/pop'." in out
+    assert "noise: the rule lenient takes for one answer: 'rock pop', 'rock/pop'." in out and "gender: the" not in out
+    found = scores(tmp_path / "run")
+    assert found["inseparable"]["strict"] == {"noise": [["rock pop", "rock/pop"]]}
+    assert "TIR_adv" in found["definitions"]["shift"] and "TIR_adv" not in found["definitions"]["tir_all_adversarial"]
+
+
 def test_a_killed_run_goes_on_where_it_was(run, tmp_path, monkeypatch):
     run(out="whole")
     file = tmp_path / "run" / "predictions.jsonl"
@@ -162,8 +204,8 @@ def test_compare_groups_seeds_and_saves_table_and_picture(run, tmp_path, capsys)
     assert [g["all"]["runs"] for g in saved["systems"].values()] == [1, 2]
     assert saved["systems"]["greedy"] == json.loads((tmp_path / "a" / "scores.json").read_text())["groups"]
     text = (tmp_path / "table" / "table.md").read_text()
-    assert "| runs | neutral | faithful | adversarial | irrelevant | shift | tir_adv | gender adv | noise adv |" in text
-    assert "| contrast | 2 |" in text and "one of few voices, are not independent" in text
+    assert "| runs | neutral | faithful | adversarial | irrelevant | shift | tir_all | gender adv | noise adv |" in text
+    assert "| contrast | 2 |" in text and "one of few voices are not independent" in text
     assert saved["systems"]["contrast"]["all"]["accuracy_neutral"]["deviation"] == pytest.approx(2**-0.5 / 7)
     assert (tmp_path / "table" / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "contrast" in capsys.readouterr().out
