@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caad_ds.evaluation.mlflow_log import Record, log_record, output_folder
-from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
-from caad_ds.evaluation.speed import speed_rows
+from caad_ds.evaluation.speed import SIZE_LEGEND, size_rows
 from caad_ds.evaluation.tables import markdown, show, terminal
 from caad_ds.files import write_atomic, write_json
 
@@ -33,7 +32,7 @@ def publish(found: Comparison, speeds: dict[str, dict], notes: list[str], args: 
     """Prints the tables, `notes` on the runs below; saves all with `args.out` and logs it with `args.mlflow`."""
     show(terminal(found.title, *found.table), *found.legends, *notes)
     if speeds:
-        show(terminal("Size and speed", *speed_rows(speeds)), SPEED_LEGEND)
+        show(terminal("Size", *size_rows(speeds)), SIZE_LEGEND)
     files = ["table.json", "table.md", *found.pictures]
     with output_folder(args.out) as folder:
         if args.out or args.mlflow:
@@ -46,9 +45,10 @@ def publish(found: Comparison, speeds: dict[str, dict], notes: list[str], args: 
 
 def _save(found: Comparison, speeds: dict[str, dict], notes: list[str], folder: Path) -> None:
     text = [f"# {found.title}", markdown(*found.table), *found.legends, *notes, *found.details]
-    text += [markdown(*speed_rows(speeds)), SPEED_LEGEND] if speeds else []
+    text += [markdown(*size_rows(speeds)), SIZE_LEGEND] if speeds else []
     figures = {"systems": found.systems, "baseline": found.baseline, "differences": found.differences}
-    write_json(folder / "table.json", {"title": found.title, **figures, "speed": speeds, "notes": notes})
+    figures |= {"speed": speeds, "legends": found.legends, "notes": notes}
+    write_json(folder / "table.json", {"title": found.title, **figures})
     write_atomic(folder / "table.md", ("\n\n".join(text) + "\n").encode())
     for name, draw in found.pictures.items():
         draw(folder / name)

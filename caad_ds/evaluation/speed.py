@@ -1,4 +1,7 @@
-"""How fast a system answers and how large it is; `evaluate` notes it, `caad-ds speed` and `compare` print it.
+"""How fast a system answers and how large it is; `evaluate` notes it, `caad-ds speed` compares systems by it.
+
+Only `caad-ds speed` measures systems in turns, so it alone prints ratios; `compare`, whose runs were evaluated at
+different moments, on a machine that did other work or none, prints sizes.
 
 tokens_per_second   the answers' tokens, ends included, over the time from the encoder's states to the last token
 first_token_ms      from the encoder's states to the batch's first tokens: connector and prompt
@@ -12,7 +15,12 @@ LEGEND = (
     "Medians over batches; in brackets the quartiles; x: against the first system. tokens/s and first token: from the "
     "encoder's states on, the prompt included. memory: weights, encoder included, and the peak above them."
 )
+SIZE_LEGEND = (
+    "memory: weights, encoder included, and the peak above them. Speeds of evaluations are of different moments and "
+    "are not compared; `caad-ds speed` measures systems in turns."
+)
 
+SIZE = ("parameters M", "memory MiB")
 FIGURES = ("tokens_per_second", "first_token_ms", "encoder_ms")
 
 
@@ -29,7 +37,7 @@ def speed_metrics(speed: dict) -> dict:
 
 
 def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of size and speed, from the `speed` of each system.
+    """Header and rows of size and speed, from the `speed` of each system, all measured in turns.
 
     Tokens per second at each batch size, the first token at the smallest; of several systems, ratios to the first.
     """
@@ -38,12 +46,12 @@ def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
     columns.append((f"first token ms, batch {sizes[0]}", sizes[0], "first_token_ms"))
     with_encoder = any(_figure(speed, sizes[0], "encoder_ms") for speed in systems.values())
     ratio = ["x"] if len(systems) > 1 else []
-    header = ["system", "parameters M", "memory MiB", *(name for title, *_ in columns for name in (title, *ratio))]
+    header = ["system", *SIZE, *(name for title, *_ in columns for name in (title, *ratio))]
     header += [f"encoder ms, batch {sizes[0]}"] * with_encoder + ["device"]
     first = next(iter(systems.values()))
     rows = []
     for name, speed in systems.items():
-        cells = [f"{speed['parameters']['total'] / 1e6:.4g}", _memory(speed["memory_mib"])]
+        cells = _size(speed)
         for _, size, key in columns:
             ours, base = _figure(speed, size, key), _figure(first, size, key)
             cells.append(_cell(ours))
@@ -52,6 +60,15 @@ def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
         cells += [_cell(_figure(speed, sizes[0], "encoder_ms"))] * with_encoder
         rows.append([name, *cells, _where(speed)])
     return header, rows
+
+
+def size_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what does not depend on the moment, from the `speed` of each system."""
+    return ["system", *SIZE, "device"], [[name, *_size(speed), _where(speed)] for name, speed in systems.items()]
+
+
+def _size(speed: dict) -> list[str]:
+    return [f"{speed['parameters']['total'] / 1e6:.4g}", _memory(speed["memory_mib"])]
 
 
 def _figure(speed: dict, batch_size: int, key: str) -> dict | None:

@@ -116,12 +116,16 @@ def test_ratios_are_to_the_first_system():
     assert speed_rows({"teacher": speed(100.0)})[0][3:5] == ["tokens/s, batch 8", "first token ms, batch 8"]
 
 
-def test_compare_prints_the_speed_that_evaluations_noted(run, model_folder, tmp_path):
+def test_compare_prints_sizes_and_no_speeds_of_different_moments(run, model_folder, tmp_path, capsys):
     for name in ("a", "b"):
         options = "--out", tmp_path / name, "--name", name, "--batch-size", 5
         assert run("evaluate", "--model", model_folder, *options, "--temperature", 1, "--seed", ord(name)) == 0
+    capsys.readouterr()
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "table")]) == 0
-    assert "tokens/s, batch 5" in (tmp_path / "table" / "table.md").read_text()
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "| system | parameters M | memory MiB | device |" in text
+    for told in (text, capsys.readouterr().out):
+        assert "tokens/s" not in told and " x " not in told and "`caad-ds speed` measures systems in turns" in told
     assert set(json.loads((tmp_path / "table" / "table.json").read_text())["speed"]) == {"a", "b"}
 
 
