@@ -47,6 +47,7 @@ setup(
         "protobuf>=4.25",  # transformers reads SentencePiece models with it
         "pydantic>=2.7",
         "pyyaml>=6",
+        "regex>=2024.4.16",
         "rich>=13",
         "safetensors>=0.4.3",
         "scipy>=1.11",
