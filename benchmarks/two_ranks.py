@@ -22,6 +22,7 @@ import torch.multiprocessing as mp
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from caad_ds.data.batch import Batch
+from caad_ds.text import read_text
 from examples.demo.commands import free_port
 
 PLACEMENTS = ("replicated", "resident")
@@ -101,7 +102,7 @@ def main() -> None:
         for ranks in running:
             while not ranks.join():
                 pass
-        one, two = (json.loads(Path(folder, f"{ranks}.json").read_text()) for ranks in (1, 2))
+        one, two = (json.loads(read_text(Path(folder, f"{ranks}.json"))) for ranks in (1, 2))
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
     print(f"two ranks on {where} over gloo, 4 samples in all, float32; differences up to {TOLERANCE:g} are rounding\n")
     print("| teacher | step | loss | one rank | two ranks | difference |\n" + "|---" * 6 + "|")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from caad_ds.text import read_text
+
 ROOT = Path(__file__).resolve().parents[2]
 PROBE_SECONDS = 30
 PACKAGES = (
@@ -111,7 +113,7 @@ def _driver() -> str | None:
 
 
 def _host_gb() -> float:
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    lines = read_text(Path("/proc/meminfo")).splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024 / 1e9
 
 

@@ -91,7 +91,7 @@ def stop() -> None:
     if not dist.is_initialized():
         return
     rank = dist.get_rank()
-    dist.destroy_process_group()
+    deepspeed.comm.destroy_process_group()  # and what DeepSpeed keeps of it, for another world in this process
     # DeepSpeed's CPU op leaves 66 MiB of shared memory behind, for every port that was ever used.
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.files import write_atomic, write_json
 from caad_ds.ranks import agreed, gathered
+from caad_ds.text import read_text
 from caad_ds.training.finite import not_finite, own_optimizer, own_weights
 
 LOG = "skipped.jsonl"
@@ -69,7 +70,7 @@ class Skips:
         write_json(self.diagnosis, values | counts | {"row": self.records[len(self.records) - self.in_row :]})
 
     def _read(self) -> list[dict]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.is_file() else []
+        return [json.loads(line) for line in read_text(self.log).splitlines()] if self.log.is_file() else []
 
     def _begin(self) -> None:
         self._write()
