@@ -62,7 +62,8 @@ class Skips:
     @property
     def told(self) -> str:
         """What to say of the steps in a row that were skipped."""
-        return f"{self.in_row} steps in a row were skipped, the last since {reason(self.records[-1])}"
+        last = f", the last since {reason(self.records[-1])}" if self.records else ""  # its log may have been removed
+        return f"{self.in_row} steps in a row were skipped{last}"
 
     def write_diagnosis(self, values: dict[str, Any]) -> None:
         """Write `values`, what is known of a run that stops, with the steps in a row that were skipped before."""
