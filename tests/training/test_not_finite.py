@@ -16,6 +16,7 @@ from caad_ds.errors import UserError
 from caad_ds.training.checkpoint import verify
 from caad_ds.training.engines import load_student
 from caad_ds.training.model_folder import write_model
+from caad_ds.training.skips import Skips
 from tests.training.alike import assert_same_weights
 from tests.training.launching import Run, curve, refusal, weights
 from tests.training.poison import poison
@@ -212,6 +213,13 @@ def test_a_learning_rate_that_ruins_the_weights_stops_the_run(world, tmp_path):
     assert (found["step"], found["skipped_in_row"]) == (STEPS, STEPS - 1)
 
 
+@pytest.mark.parametrize("text", ['{"step": 1', '{"samples": []}', "7"])
+def test_a_damaged_log_of_skipped_steps_is_named(tmp_path, text):
+    (tmp_path / "skipped.jsonl").write_text(f"{text}\n")
+    with pytest.raises(UserError, match=r"skipped.jsonl: damaged .*; remove it"):
+        Skips(tmp_path, 3).restore(1, 1, 1)
+
+
 def test_no_checkpoint_holds_a_state_that_is_not_finite(world, tmp_path):
     out = tmp_path / "out"
     file = config(world, out, optimizer={"steps": STEPS}, checkpoint={"every": 2}, tracking={"enabled": False})
@@ -235,18 +243,19 @@ def test_no_model_folder_holds_a_weight_that_is_not_finite(world, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["good"]
 
 
-@pytest.mark.parametrize("part", ["", "encoder"])
-def test_a_teacher_with_a_weight_that_is_not_finite_is_refused_before_training(world, tmp_path, part):
+@pytest.mark.parametrize(
+    ("part", "name", "whose"),
+    [("", "connector.layer_weights", ""), ("encoder", "encoder.conv1.weight", ", its encoder")],
+)
+def test_a_teacher_with_a_weight_that_is_not_finite_is_refused_before_training(world, tmp_path, part, name, whose):
     broken = tmp_path / "teacher"
     shutil.copytree(world / "teacher", broken)
     file = broken / part / "model.safetensors"
     values = load_file(file)
-    name = sorted(values)[0]
     values[name].view(-1)[0] = math.nan
     save_file(values, file, metadata={"format": "pt"})
     line = refusal(config(world, tmp_path / "out", teacher={"path": str(broken)}, tracking={"enabled": False}))
-    where = f"teacher {broken}, its encoder: " if part else f"teacher {broken}: {name} "
-    assert where in line and "holds NaN or infinity" in line
+    assert f"teacher {broken}{whose}: " in line and f"{name.removeprefix('encoder.')} holds NaN or infinity" in line
 
 
 def test_a_validation_loss_that_is_not_finite_is_told_and_is_never_the_best(world, tmp_path):
