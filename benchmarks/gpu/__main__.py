@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.gpu import stages as known
 from benchmarks.gpu.machine import ROOT, Machine, commit
 from benchmarks.gpu.page import Page
-from benchmarks.gpu.run import Interrupt, Runner
+from benchmarks.gpu.run import Interrupt, Runner, say
 from benchmarks.gpu.stage import Stage
 from caad_ds.errors import UserError
 
@@ -33,7 +33,10 @@ def main(argv: list[str], stages: Stages = known.stages) -> int:
     names = [stage.name for stage in every]
     if unknown := set(args.only or []) - set(names):
         parser.error(f"--only {' '.join(sorted(unknown))}: the stages are {', '.join(names)}")
-    machine = Machine.here(environment)
+    try:
+        machine = Machine.here(environment)
+    except UserError as error:
+        parser.error(str(error))
     if not args.tiny and machine.device is None:
         parser.error(f"PyTorch {machine.packages['torch']} finds no GPU here; --tiny tries the script on a CPU")
     chosen = [stage for stage in every if stage.name in (args.only or names)]
@@ -44,14 +47,14 @@ def main(argv: list[str], stages: Stages = known.stages) -> int:
         page.write()
     except (UserError, OSError) as error:
         parser.error(f"--out {folder}: {error}")
-    runner = Runner(machine, environment, page.file("log"), interrupt)
+    runner = Runner(machine, environment, page.file("log"), interrupt, began + known.FOR_THE_REST)
     for result in runner.results(chosen):
         page.results.append(result)
         page.write()
         if result.bad:
-            print(*result.output.splitlines()[-SHOWN:], sep="\n")
-        print(f"{result.stage.name}: {result.status} {result.reason}".rstrip(), flush=True)
-    print(f"{page.file('md')}, in {time.monotonic() - began:.0f} s")
+            say(*result.output.splitlines()[-SHOWN:])
+        say(f"{result.stage.name}: {result.status} {result.reason}".rstrip())
+    say(f"{page.file('md')}, in {time.monotonic() - began:.0f} s")
     if interrupt.number:
         return 128 + interrupt.number
     return int(any(result.bad for result in page.results))

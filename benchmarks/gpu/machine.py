@@ -7,14 +7,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from caad_ds.errors import UserError
 from caad_ds.text import read_text
 
 ROOT = Path(__file__).resolve().parents[2]
-PROBE_SECONDS = 30
+PROBE_SECONDS = 60  # a new machine reads PyTorch from a cold disk
 PACKAGES = (
     "torch", "triton", "deepspeed", "transformers", "peft", "mlflow", "liger-kernel", "trl", "pytest", "hypothesis",
 )  # fmt: skip
@@ -43,7 +45,7 @@ class Machine:
 
     @staticmethod
     def here(environment: dict[str, str]) -> "Machine":
-        """This machine, its GPU as the stages' environment shows it."""
+        """This machine, its GPU as the stages' environment shows it; UserError if PyTorch cannot be asked."""
         found = {"nvcc": False, "cuda": None, "device": None, "gpu_gb": 0.0} | json.loads(_ask(PROBE, environment))
         return Machine(
             **found,
@@ -79,18 +81,23 @@ def commit() -> str:
 def nvme_operator(environment: dict[str, str]) -> bool:
     """Whether DeepSpeed can compile its operator for NVMe here."""
     ask = "from deepspeed.ops.op_builder import AsyncIOBuilder\nprint(AsyncIOBuilder().is_compatible(verbose=False))"
-    return _ask(ask, environment) == "True"
+    with suppress(UserError):  # which would end the stages after this one as well
+        return _ask(ask, environment) == "True"
+    return False
 
 
 def _ask(program: str, environment: dict[str, str]) -> str:
-    """The last line that a program prints."""
-    asked = subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, timeout=PROBE_SECONDS, check=False,
-    )  # fmt: skip
+    """The last line that a program prints; UserError if it fails, or prints none in PROBE_SECONDS."""
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", program], env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=PROBE_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"this Python cannot be asked about its GPU (no answer in {PROBE_SECONDS} s)") from error
     lines = (asked.stdout if asked.returncode == 0 else asked.stderr).strip().splitlines()
     if asked.returncode or not lines:
-        sys.exit(f"gpu.sh: error: this Python cannot be asked about its GPU ({lines[-1] if lines else 'no output'})")
+        raise UserError(f"this Python cannot be asked about its GPU ({lines[-1] if lines else 'no output'})")
     return lines[-1]
 
 

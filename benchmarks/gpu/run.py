@@ -20,6 +20,12 @@ GRACE_SECONDS = 3  # of its limit, in which a stage that must end may clean up: 
 COMPLAINT = re.compile(r"(Error|Exception|Interrupt)\b|\b(error|failed)\b|^FAILED ", re.IGNORECASE)
 
 
+def say(*lines: str) -> None:
+    """Print lines, or none where nobody reads them any more: the stages are worth more than that."""
+    with suppress(OSError):
+        print(*lines, sep="\n", flush=True)
+
+
 class Interrupt:
     """Notes the first signal that asks to end; a handler that raised could leave a process behind, or half a page."""
 
@@ -39,16 +45,20 @@ class Interrupt:
 
 @dataclass(frozen=True)
 class Runner:
-    """Where stages run: what is there, their environment, the file that takes what they print, who may end them."""
+    """Where stages run: what is there, their environment, the file that takes what they print, who may end them.
+
+    `begin` is when their seconds are counted from at the latest: the first one pays for what took long before it.
+    """
 
     machine: Machine
     environment: dict[str, str]
     log: Path
     interrupt: Interrupt
+    begin: float
 
     def results(self, stages: Sequence[Stage]) -> Iterator[Result]:
         """Each stage's result, when it has one; a stage may use what those before it have left of their seconds."""
-        end = time.monotonic()
+        end = min(time.monotonic(), self.begin)
         for stage in stages:
             end += stage.seconds
             if self.interrupt.number:
@@ -60,7 +70,7 @@ class Runner:
 
     def _run(self, stage: Stage, limit: float) -> Result:
         without = tuple(reason for part in stage.parts if (reason := part(self.machine)))
-        print(f"{stage.name}: at most {limit:.0f} s", flush=True)
+        say(f"{stage.name}: at most {limit:.0f} s")
         began = time.monotonic()
         with open(self.log, "ab") as log, tempfile.TemporaryDirectory(prefix="caad-ds-gpu-") as work:
             log.write(f"\n# {stage.name}: {' '.join(stage.argv)}\n".encode())

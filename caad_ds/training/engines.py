@@ -57,12 +57,16 @@ def check_attention(cfg: Config) -> None:
         raise UserError("run.attention: flash_attention_2 takes no fp32; set run.precision to bf16, or it to sdpa")
 
 
-def check_finite(student: Student, cfg: Config, teacher: SpeechLM | None) -> None:
+def check_finite(
+    student: Student, cfg: Config, teacher: SpeechLM | None, teacher_encoder: SpeechEncoder | None
+) -> None:
     """Refuse models with weights that are not finite: no step would ever be applied."""
     own = cfg.student.path or cfg.student.llm
     models = {f"student {own if isinstance(own, str) else ''}".strip(): student.model, "the encoder": student.encoder}
     if teacher is not None and cfg.teacher is not None:
         models[f"teacher {cfg.teacher.path}"] = teacher
+        if teacher_encoder is not None:
+            models[f"teacher {cfg.teacher.path}, its encoder"] = teacher_encoder
     for name, model in models.items():
         require_finite(model.named_parameters(), name, "the file is damaged, or its training failed: use another")
 

@@ -13,6 +13,7 @@ import torch
 from caad_ds.command import is_main
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.step import DistillStep, Terms
+from caad_ds.errors import UserError
 from caad_ds.files import write_atomic, write_json
 from caad_ds.ranks import agreed, gathered
 from caad_ds.text import read_text
@@ -45,7 +46,7 @@ class Skips:
     def restore(self, step: int, total: int, in_row: int) -> None:
         """Begin after `step` steps with these counts; every rank calls it. Lines of later steps are dropped."""
         self.total, self.in_row = total, in_row
-        self.records = [record for record in agreed(self._read) if record["step"] <= step]
+        self.records = agreed(lambda: self._read(step))
         agreed(lambda: self._begin() if is_main() else None)
 
     def applied(self) -> None:
@@ -62,15 +63,24 @@ class Skips:
     @property
     def told(self) -> str:
         """What to say of the steps in a row that were skipped."""
-        return f"{self.in_row} steps in a row were skipped, the last since {reason(self.records[-1])}"
+        last = f", the last since {reason(self.records[-1])}" if self.records else ""  # its log may have been removed
+        count = "1 step was" if self.in_row == 1 else f"{self.in_row} steps in a row were"
+        return f"{count} skipped{last}"
 
     def write_diagnosis(self, values: dict[str, Any]) -> None:
         """Write `values`, what is known of a run that stops, with the steps in a row that were skipped before."""
         counts = {"skipped": self.total, "skipped_in_row": self.in_row}
         write_json(self.diagnosis, values | counts | {"row": self.records[len(self.records) - self.in_row :]})
 
-    def _read(self) -> list[dict]:
-        return [json.loads(line) for line in read_text(self.log).splitlines()] if self.log.is_file() else []
+    def _read(self, last: int) -> list[dict]:
+        """The lines up to step `last`; UserError if the log is damaged."""
+        if not self.log.is_file():
+            return []
+        try:
+            records = [json.loads(line) for line in read_text(self.log).splitlines()]
+            return [record for record in records if record["step"] <= last]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.log}: damaged ({error}); remove it, the checkpoint has the counts") from error
 
     def _begin(self) -> None:
         self._write()

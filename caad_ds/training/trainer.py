@@ -98,7 +98,7 @@ class Trainer:
         for reader in (self.reader, self.validation_reader):
             if isinstance(reader, IndexedReader):  # a stream's audio is checked as it comes
                 check_window(reader, self.encoder)
-        engines.check_finite(self.student, cfg, self.teacher_model)
+        engines.check_finite(self.student, cfg, self.teacher_model, self.teacher_encoder)
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
         limits = {"student": position_limit(self.student.model.llm.config)}
@@ -236,6 +236,8 @@ class Trainer:
             if stop_now and not last:
                 self.voice.say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
                 return False
+        if self.skips.too_many:  # at the last step, by the run that made the checkpoint of it: no step is left to do
+            self._give_up(self.total_steps, self.skips.told)
         self._finish()
         return True
 

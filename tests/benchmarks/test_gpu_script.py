@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import machine as machine_module
 from benchmarks.gpu import stages
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.needs import gpu_memory, nvcc, package
 from benchmarks.gpu.run import GRACE_SECONDS, complaint
 from benchmarks.two_ranks import TOLERANCE, differences
+from caad_ds.errors import UserError
 from tests.conftest import HAS_GPU
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +52,7 @@ def start(tmp_path):
         file = tmp_path / "script.py"
         file.write_text(SCRIPT.replace("{stages}", ", ".join(written)))
         argv = [sys.executable, file, "--tiny", "--out", tmp_path / "out", *options]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}  # as gpu.sh runs Python
         return subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True)
 
     return start
@@ -107,6 +109,23 @@ def test_an_interrupt_leaves_what_was_finished(start, tmp_path):
     ]  # fmt: skip
     assert "| 1 | 2 |" in page and "- hangs: interrupted (SIGTERM came)" in page
     assert not is_running(child(found["hangs"]["output"]))
+
+
+def test_a_reader_that_leaves_stops_no_stage(start, tmp_path):
+    script = start(TABLE, FAILS, TABLE.replace("table", "second", 1))
+    script.stdout.close()
+    assert script.wait(timeout=60) == 1
+    assert [stage["status"] for stage in left(tmp_path)[1].values()] == ["passed", "failed", "passed"]
+
+
+def test_a_question_without_an_answer_ends_no_run(monkeypatch):
+    broken = {**os.environ, "PYTHONHOME": "/nowhere"}
+    assert not machine_module.nvme_operator(broken)
+    with pytest.raises(UserError, match="cannot be asked about its GPU"):
+        Machine.here(broken)
+    monkeypatch.setattr(machine_module, "PROBE_SECONDS", 0)
+    with pytest.raises(UserError, match="no answer in 0 s"):
+        Machine.here(dict(os.environ))
 
 
 @pytest.mark.skipif(HAS_GPU, reason="a GPU is here, which the script would measure")

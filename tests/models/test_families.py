@@ -12,8 +12,9 @@ from caad_ds.evaluation.decoding import end_tokens
 from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load, save
 from caad_ds.training.engines import Student
 from caad_ds.training.model_folder import write_model
-from tests.models.small import QUERIES
+from tests.models.small import POSITIONS, QUERIES
 from tests.models.test_negatives import without_span
+from tests.tolerance import assert_close, path
 from tests.training.tiny import amplify, llama
 
 CONNECTOR = {"num_queries": QUERIES, "qformer_layers": 1, "qformer_heads": 2}
@@ -146,15 +147,15 @@ def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokeniz
         rows.append(model.backbone(model.place(alone, torch.zeros(0, QUERIES, 32))))
     expected = torch.cat(rows)
     states = ears.perceive(batch.features)
-    near = {"atol": 1e-4 * expected.abs().max().item(), "rtol": 0}
-    torch.testing.assert_close(model.backbone(embed_without_audio(model, batch, text_only)), expected, **near)
+    terms = path(model, ears, positions=POSITIONS)
+    assert_close(model.backbone(embed_without_audio(model, batch, text_only)), expected, terms)
     both = model.backbone(embed_both(model, batch, states, text_only))
-    torch.testing.assert_close(both.chunk(2)[1], expected, **near)
+    assert_close(both.chunk(2)[1], expected, terms)
     dropped = drop_audio(batch, torch.tensor([False, True, False]), text_only)
     mixed = model.backbone(model.embed(dropped, ears.perceive(dropped.features)))
     second = batch.sample_of_row == 1
-    torch.testing.assert_close(mixed[second], expected[second], **near)
-    torch.testing.assert_close(mixed[~second], both.chunk(2)[0][~second], **near)
+    assert_close(mixed[second], expected[second], terms)
+    assert_close(mixed[~second], both.chunk(2)[0][~second], terms)
 
 
 def test_a_prompt_of_audio_alone_has_no_text_only(parts, samples, tokenizer, ears, monkeypatch):

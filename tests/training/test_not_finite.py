@@ -16,6 +16,8 @@ from caad_ds.errors import UserError
 from caad_ds.training.checkpoint import verify
 from caad_ds.training.engines import load_student
 from caad_ds.training.model_folder import write_model
+from caad_ds.training.skips import Skips
+from tests.training.alike import assert_same_weights
 from tests.training.launching import Run, curve, refusal, weights
 from tests.training.poison import poison
 from tests.training.tiny import ce, config
@@ -130,15 +132,13 @@ def later(step: int) -> list[str]:
     return [f"step-{n:08d}" for n in range(step + 1, STEPS + 1)]
 
 
-def test_the_same_steps_are_skipped_on_another_number_of_ranks(world, once_bad):
+def test_the_same_steps_are_skipped_on_another_number_of_ranks(world, terms, once_bad):
     whole, _ = once_bad
     out = whole.with_name("alone")
     run(config(world, out, optimizer={"steps": STEPS}), f"nan:{BAD}", 1)
     for a, b in zip(skipped(whole), skipped(out), strict=True):
         assert (a["step"], [s["id"] for s in a["samples"]]) == (b["step"], [s["id"] for s in b["samples"]])
-    a, b = weights(whole), weights(out)
-    for name in a:  # as closely as without a skip, see test_invariance.py
-        torch.testing.assert_close(a[name], b[name], atol=1e-3, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+    assert_same_weights(out, whole, terms, STEPS)
 
 
 VARIANTS = {
@@ -208,6 +208,16 @@ def test_a_learning_rate_that_ruins_the_weights_stops_the_run(world, tmp_path):
     found, folders = stopped(out, run(file, "nan:nobody", 1, status=2))
     assert found["last_good"] == "step-00000001" and found["skipped_in_row"] == STEPS - 1  # all but the first
     assert [folder.name for folder in folders] == [f"step-{n:08d}" for n in range(1, STEPS + 1)]
+    (out / "skipped.jsonl").unlink()
+    found, _ = stopped(out, run(file, "nan:nobody", 1, status=2))  # no step is left to do
+    assert (found["step"], found["skipped_in_row"]) == (STEPS, STEPS - 1)
+
+
+@pytest.mark.parametrize("text", ['{"step": 1', '{"samples": []}', "7"])
+def test_a_damaged_log_of_skipped_steps_is_named(tmp_path, text):
+    (tmp_path / "skipped.jsonl").write_text(f"{text}\n")
+    with pytest.raises(UserError, match=r"skipped.jsonl: damaged .*; remove it"):
+        Skips(tmp_path, 3).restore(1, 1, 1)
 
 
 def test_no_checkpoint_holds_a_state_that_is_not_finite(world, tmp_path):
@@ -233,14 +243,19 @@ def test_no_model_folder_holds_a_weight_that_is_not_finite(world, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["good"]
 
 
-def test_a_teacher_with_a_weight_that_is_not_finite_is_refused_before_training(world, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "name", "whose"),
+    [("", "connector.layer_weights", ""), ("encoder", "encoder.conv1.weight", ", its encoder")],
+)
+def test_a_teacher_with_a_weight_that_is_not_finite_is_refused_before_training(world, tmp_path, part, name, whose):
     broken = tmp_path / "teacher"
     shutil.copytree(world / "teacher", broken)
-    values = load_file(broken / "model.safetensors")
-    values["connector.layer_weights"][0, 0] = math.nan
-    save_file(values, broken / "model.safetensors", metadata={"format": "pt"})
+    file = broken / part / "model.safetensors"
+    values = load_file(file)
+    values[name].view(-1)[0] = math.nan
+    save_file(values, file, metadata={"format": "pt"})
     line = refusal(config(world, tmp_path / "out", teacher={"path": str(broken)}, tracking={"enabled": False}))
-    assert f"teacher {broken}: connector.layer_weights holds NaN or infinity" in line
+    assert f"teacher {broken}{whose}: " in line and f"{name.removeprefix('encoder.')} holds NaN or infinity" in line
 
 
 def test_a_validation_loss_that_is_not_finite_is_told_and_is_never_the_best(world, tmp_path):
