@@ -34,8 +34,8 @@ demo-full: venv ## every control and ablation, 3 teacher seeds x 3 student seeds
 demo-teacher: venv ## make the shipped teacher anew
 	$(RUN) -u -m examples.demo teacher
 
-# A process takes the files of tests in turn; each test computes on one thread.
-PYTEST := $(RUN) -m pytest -n $(or $(WORKERS),2) --dist loadgroup
+# Each process takes one file of tests after another, whose fixtures it shares; each test computes on one thread.
+PYTEST := $(RUN) -m pytest -n $(or $(WORKERS),2) --dist loadfile
 
 test: venv ## the test suite, in two processes (WORKERS=n for more)
 	$(PYTEST)

@@ -21,15 +21,11 @@ if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, by whichever library
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of its own
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what needs a GPU that is not there; keep what shares fixtures in one process of xdist."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what needs a GPU that is not there."""
     for item in items:
         if item.get_closest_marker("gpu") and not HAS_GPU:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
-        if config.pluginmanager.hasplugin("xdist"):
-            slurm = item.get_closest_marker("slurm")  # one test Slurm is started for all of its files
-            item.add_marker(pytest.mark.xdist_group("slurm" if slurm else str(item.path)))
 
 
 @pytest.fixture(scope="session")

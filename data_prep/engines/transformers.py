@@ -25,9 +25,9 @@ class TransformersEngine(LocalEngine):
         self.asking, self.batch_size = asking or Asking(), batch_size
         weights = getattr(torch, dtype or default_dtype(device))
         language_model: Any = pretrained(AutoModelForCausalLM, model, "causal LM", dtype=weights)
-        self.prompter = chat_prompter(model, self.asking)
         if batch_size > 1:
             check_left_padding(language_model, model)
+        self.prompter = chat_prompter(model, self.asking)
         self.model = language_model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

@@ -57,7 +57,14 @@ def damage(path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["trainable.safetensors", "random-0.pt", "deepspeed/*optim*", "state.json", "missing"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trainable.safetensors",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("random-0.pt", "deepspeed/*optim*", "state.json")),
+        "missing",
+    ],
+)
 def test_a_damaged_checkpoint_is_passed_over_and_replaced(resumable, name):
     checkpoints = resumable.with_suffix("") / "checkpoints"
     newest, before = checkpoints / "step-00000004", checkpoints / "step-00000002"

@@ -71,7 +71,14 @@ def plain_gradients(cfg: Config) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("placed", ["cpu", pytest.param("nvme", marks=[needs_nvme, pytest.mark.slow])])
-@pytest.mark.parametrize("mode", [pytest.param("connector", marks=pytest.mark.numeric), "lora", "all"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param("connector", marks=pytest.mark.numeric),
+        pytest.param("lora", marks=pytest.mark.slow),
+        "all",
+    ],
+)
 def test_gradients_are_those_of_plain_pytorch_and_the_loss_falls(world, terms, tmp_path, monkeypatch, mode, placed):
     where = {"cpu": {}, "nvme": {"deepspeed": str(world / "nvme.json"), "nvme_path": str(tmp_path / "swap")}}[placed]
     # The teacher's own weights: a fresh LLM of this size hardly hears its connector, which then has nothing to learn.

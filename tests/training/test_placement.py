@@ -70,7 +70,11 @@ HALVES = {"micro_batch": 1}  # four micro-steps on two ranks
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("batch", [1, 3, None], ids=["each micro-batch", "three at a time", "a whole window"])
+@pytest.mark.parametrize(
+    "batch",
+    [1, pytest.param(3, marks=pytest.mark.slow), None],
+    ids=["each micro-batch", "three at a time", "a whole window"],
+)
 def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, terms, batch):
     out = folder / f"cpu-{batch}"
     assert "teacher: cpu (" in train(config(world, out, teacher={"batch": batch}, optimizer=HALVES), 2)

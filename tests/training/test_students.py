@@ -60,7 +60,7 @@ def test_adapters_of_the_encoder_train_inside_the_engine(world, folder, terms):
     assert any(name.startswith("encoder.whisper.layers.1.") and "lora_B" in name for name in kept)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_adapters_and_connector_train_under_gradient_checkpointing(world, folder, terms, stage):
     """On two ranks as in one process without it, and the finished model has the adapters in its weights."""
     settings = str(world / "student.json") if stage == 3 else "student_zero2.json"
@@ -103,7 +103,7 @@ def test_a_head_of_its_own_trains_on_two_ranks_as_in_one_process(world, folder, 
     "file",
     [
         "student_zero2.json",
-        "student_cpu.json",
+        pytest.param("student_cpu.json", marks=pytest.mark.slow),
         pytest.param("student_zero3_cpu_optimizer.json", marks=pytest.mark.slow),
         pytest.param("student_24gb.json", marks=pytest.mark.slow),
     ],
@@ -146,7 +146,13 @@ def test_a_published_connectors_form_trains_under_zero3_as_in_one_process(world,
     assert_same_values(losses[1], losses[0], terms)
 
 
-@pytest.mark.parametrize("file", ["student_zero2.json", "student_zero3.json", "student_cpu.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "student_zero2.json",
+        *(pytest.param(file, marks=pytest.mark.slow) for file in ("student_zero3.json", "student_cpu.json")),
+    ],
+)
 def test_bf16_trains_and_accumulates_in_fp32(world, folder, file):
     """Gradients of many micro-steps, summed with the 8 bits of bf16, would lose the small ones."""
     ends = []

@@ -55,7 +55,7 @@ def go_on(out, ranks: int):
     ("stage", "which", "before", "after"),
     [
         (3, "all", 2, 1),
-        (2, "connector", 1, 2),
+        pytest.param(2, "connector", 1, 2, marks=pytest.mark.slow),
         pytest.param(3, "connector", 1, 2, marks=pytest.mark.slow),
         pytest.param(2, "all", 2, 1, marks=pytest.mark.slow),
         pytest.param("host", "all", 1, 2, marks=pytest.mark.slow),
