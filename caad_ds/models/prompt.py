@@ -163,16 +163,18 @@ class Prompter:
             raise UserError(f"{len(pieces) - 1} {AUDIO} in its messages but {len(transcripts)} audios; make them equal")
         for number, (role, content) in enumerate(messages, 1):
             if content.strip() not in text:
-                raise UserError(
-                    f"the chat template leaves out or changes {role} message {number}; leave that message out, or set "
-                    "student.template.merge_system if it is the system's"
-                )
+                raise _changed(role, number)
         return AUDIO.join([pieces[0], *map(str.__add__, transcripts, pieces[1:])])
 
     def _frame_of(self, messages: tuple[tuple[str, str], ...]) -> tuple[list[int], list[str]]:
         """The control tokens that the template itself writes around such messages, and its markers in plain text."""
-        text = render(self.tokenizer, messages)
-        marks = plain_markers(re.split(f"{CONTENT}|{SPAN.pattern}", text))
+        numbered = [(role, content.replace(CONTENT, f"{CONTENT}{n}z")) for n, (role, content) in enumerate(messages, 1)]
+        text = render(self.tokenizer, numbered)
+        for n, (role, content) in enumerate(messages, 1):
+            # The text itself may stand elsewhere too, in another message or in the template.
+            if text.count(f"{CONTENT}{n}z") < content.count(CONTENT):
+                raise _changed(role, n)
+        marks = plain_markers(re.split(rf"{CONTENT}\d+z|{SPAN.pattern}", text))
         tokens = set(self._control.values())
         return self._controls(self._tokens(text)), [mark for mark in marks if mark not in tokens]
 
@@ -284,6 +286,13 @@ def _messages(record: dict) -> list[tuple[str, str]]:
             raise UserError(f"its messages have the role {role!r:.60}; use one of {', '.join(ROLES)}")
         messages.append((role, content))
     return messages
+
+
+def _changed(role: str, number: int) -> UserError:
+    return UserError(
+        f"the chat template leaves out or changes {role} message {number}; leave that message out, or set "
+        "student.template.merge_system if it is the system's"
+    )
 
 
 def _skeleton(content: str) -> str:

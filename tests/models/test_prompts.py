@@ -182,7 +182,13 @@ def test_system_text_is_merged_into_the_users_turn(gemma, tmp_path):
 
 def test_a_template_that_leaves_a_message_out_is_refused():
     silent = byte_level(CHATML.replace("messages %}", "messages if m['role'] != 'system' %}", 1))
-    assert "the chat template leaves out or changes system message 1" in refused(silent, system="Be brief.")
+    for system in ("Be brief.", "high", "user"):  # whether or not the text stands elsewhere in the prompt
+        assert "the chat template leaves out or changes system message 1" in refused(silent, system=system)
+    last = byte_level("{{ '<|im_start|>user\n' + messages[-1]['content'] + '<|im_end|>\n<|im_start|>assistant\n' }}")
+    asked = record(audios=0)
+    asked["messages"] = [*asked["messages"], {"role": "assistant", "content": "it"}, *asked["messages"]]
+    with pytest.raises(UserError, match="leaves out or changes user message 1"):
+        Prompter(last, 2).encode(asked)
 
 
 # -- M8: dates ---------------------------------------------------------------------------------------------------------
