@@ -292,6 +292,19 @@ def test_a_switch_that_the_template_does_not_read_is_refused():
         freeze_template(byte_level(THINKING), TemplateSettings(switches={"enable_thinkin": False}))
 
 
+def test_a_frozen_template_takes_no_other_settings():
+    """A setting that has no effect any more is refused, and not only written into the run's config."""
+    switched = freeze_template(byte_level(THINKING), TemplateSettings(switches={"enable_thinking": False}))
+    assert freeze_template(switched, TemplateSettings(switches={"enable_thinking": False}))
+    with pytest.raises(UserError, match="frozen with enable_thinking = false before, and enable_thinking = true is"):
+        freeze_template(switched, TemplateSettings(switches={"enable_thinking": True}))
+    dated = freeze_template(byte_level(CLOCK), TemplateSettings(date=datetime.date(2025, 1, 2)))
+    for same in (TemplateSettings(), TemplateSettings(date=datetime.date(2025, 1, 2))):
+        freeze_template(dated, same)
+    with pytest.raises(UserError, match=r"student\.template\.date: .* was frozen with another date before"):
+        freeze_template(dated, TemplateSettings(date=datetime.date(2025, 1, 3)))
+
+
 def test_a_frozen_template_renders_as_before():
     """What is put before a template changes none of its own whitespace."""
     template = "\n  {% if messages %}\n  a\n{% endif %}\n" + ZEPHYR + "{{ strftime_now('%Y') }}"
