@@ -102,6 +102,11 @@ class Prompter:
             )
         return encoded
 
+    def length(self, sample: Sample) -> int:
+        """Return how many tokens prompt and answer of a sample take; UserError as of `check`."""
+        encoded = self.check(sample)
+        return len(encoded.prompt) + len(encoded.answer[: self.max_answer_tokens])
+
     def batch(self, samples: Sequence[Sample], *, pad: str = "right", with_answer: bool = True) -> Batch:
         """Tokenise samples into a Batch without features; `pad` is the side, "left" for generation."""
         rows = []
