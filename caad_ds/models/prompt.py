@@ -245,13 +245,14 @@ def answer_turn(tokenizer: Any) -> Turn:
     asked = [("user", CONTENT)]
     try:
         prompt = render(tokenizer, asked)
-        whole = render(tokenizer, [*asked, ("assistant", f" {ANSWER} ")], prompt=False)
+        # Between tabs, which no template writes itself: a space after the answer may be the template's (Llama 2).
+        whole = render(tokenizer, [*asked, ("assistant", f"\t{ANSWER}\t")], prompt=False)
     except UserError:
         return plain
     before, found, after = whole.rpartition(ANSWER)
     if not found or form_of(tokenizer) == PIECES:
         return plain
-    trims = not after.startswith(" ")
+    trims = not after.startswith("\t")
     before, after = (before, after) if trims else (before[:-1], after[1:])
     lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
     ends = {token: number for number, token in control_tokens(tokenizer).items() if after.lstrip().startswith(token)}

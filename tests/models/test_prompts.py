@@ -113,6 +113,24 @@ def test_a_model_of_an_older_version_keeps_its_ids(tokenizer, ears, tmp_path):
     assert answers[0][0] == answers[1][0] == "▁It" and answers[2][0] != "▁It"
 
 
+LLAMA2 = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'].strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def test_an_answer_stands_after_the_space_that_its_template_writes(tmp_path):
+    tokenizer = sentence_piece(tmp_path, True, LLAMA2)
+    asked = record(audios=0)
+    encoded = Prompter(tokenizer, 2).encode(asked)
+    turn = {"role": "assistant", "content": asked["response"]}
+    text = tokenizer.apply_chat_template([*asked["messages"], turn], tokenize=False).removesuffix(" </s>")
+    assert encoded.prompt + encoded.answer[:-1] == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(encoded.answer[:1]) == ["▁The"]
+    padded = Prompter(tokenizer, 2).encode(record(audios=0, answer=f"  {asked['response']}\n"))
+    assert padded.answer == encoded.answer
+
+
 # -- M6: contents are no control tokens --------------------------------------------------------------------------------
 
 
