@@ -318,7 +318,7 @@ def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -
     """Load the tokenizer of a hub id or folder, its chat template frozen; UserError where there is none."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # a format may need a package that is not installed
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
     config = Path(name) / "config.json"

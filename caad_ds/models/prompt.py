@@ -74,6 +74,7 @@ class Prompter:
         self._reader.add_tokens([AUDIO], special_tokens=True)
         self._audio = self._reader.convert_tokens_to_ids(AUDIO)
         self._control = control_tokens(self._reader)
+        self._marks = self._marks_of_roles()
         unknown = tokenizer.unk_token_id  # any text may become it, but none may spell it
         self._unknown = [] if unknown is None or unknown in self._control else [tokenizer.unk_token]
         self._frame = lru_cache(1024)(self._frame_of)
@@ -145,7 +146,7 @@ class Prompter:
         texts = {f"{role} message {n}": SPAN.sub("\n", content) for n, (role, content) in enumerate(messages, 1)}
         texts |= {f"transcript {n}": text for n, text in enumerate(transcripts, 1)}
         texts |= {} if answer is None else {"answer": answer}
-        check_texts(texts, [*markers, *self._unknown])
+        check_texts(texts, [*markers, *self._marks, *self._unknown])
         text = self._written(messages, transcripts)
         if answer is not None:
             answer = self.turn.lead + (answer.strip() if self.turn.trims else answer)
@@ -179,9 +180,21 @@ class Prompter:
             # The text itself may stand elsewhere too, in another message or in the template.
             if text.count(f"{CONTENT}{n}z") < content.count(CONTENT):
                 raise _changed(role, n)
-        marks = plain_markers(re.split(rf"{CONTENT}\d+z|{SPAN.pattern}", text))
+        return self._controls(self._tokens(text)), self._plain(re.split(rf"{CONTENT}\d+z|{SPAN.pattern}", text))
+
+    def _marks_of_roles(self) -> list[str]:
+        """The template's markers in plain text around every role: a text may spell those of another turn."""
+        found: list[str] = []
+        for roles in (("system", "user"), ("user", "assistant", "user")):
+            try:
+                found += self._plain(render(self.tokenizer, [(role, CONTENT) for role in roles]).split(CONTENT))
+            except UserError:  # it has no such turn
+                continue
+        return found
+
+    def _plain(self, pieces: Iterable[str]) -> list[str]:
         tokens = set(self._control.values())
-        return self._controls(self._tokens(text)), [mark for mark in marks if mark not in tokens]
+        return [mark for mark in plain_markers(pieces) if mark not in tokens]
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 
