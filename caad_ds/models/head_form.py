@@ -44,7 +44,9 @@ def measured_form(llm: PreTrainedModel, hidden: Tensor, forward: Callable[[], Te
     largest = _product(head, hidden).abs().max().item()
     if not 0 < largest < math.inf:
         raise UserError("its logits of a few tokens are 0 or not finite")
-    sizes = [2.0 ** round(math.log2(size / largest)) for size in (QUIET, USUAL, LOUD)]  # exact in every dtype
+    # float16 ends at 65504, for the head's input as for its product, which a factor comes on top of.
+    loud = min(LOUD, torch.finfo(layer.weight.dtype).max / 32 / max(1.0, hidden.abs().max().item() / largest))
+    sizes = [2.0 ** round(math.log2(size / largest)) for size in (QUIET, USUAL, loud)]  # exact in every dtype
     own = _own_logits(layer, sizes, forward)
     product = torch.stack([_product(head, hidden * size) for size in sizes])
     if own.shape != product.shape:

@@ -103,8 +103,17 @@ def cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) -> 
 
 
 def position_limit(config: Any) -> int | None:
-    """Return the most positions that a causal LM reads, by its config; None where the config names no limit."""
+    """Return the most positions that a causal LM reads, by its config; None where the config names no limit.
+
+    Of rotary positions of the form `longrope` (Phi-3) these are the original ones: a longer sample changes the
+    frequencies of its whole batch, so that the others' states would depend on it.
+    """
     text = config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or {}
+    for each in (rope, *(part for part in rope.values() if isinstance(part, dict))):  # one per kind of layer, in some
+        original = getattr(text, "original_max_position_embeddings", None)
+        if each.get("rope_type") == "longrope" and (limit := each.get("original_max_position_embeddings", original)):
+            return limit
     for name in POSITION_NAMES:
         limit = getattr(text, name, None)
         if isinstance(limit, int) and limit > 0:
@@ -309,7 +318,7 @@ def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -
     """Load the tokenizer of a hub id or folder, its chat template frozen; UserError where there is none."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # a format may need a package that is not installed
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
     config = Path(name) / "config.json"

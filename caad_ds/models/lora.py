@@ -6,16 +6,19 @@ PEFT takes 2 s to import, so it is imported where a model has adapters.
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from caad_ds.errors import UserError
 
 
-def inject(llm: nn.Module, settings: dict[str, Any]) -> None:
+def inject(llm: PreTrainedModel, settings: dict[str, Any]) -> None:
     """Put fresh adapters on `llm` in place; their output is 0 until they are trained.
 
-    `settings` as in config.py's LoraSection. UserError where no layer has one of the names of `targets`.
+    `settings` as in config.py's LoraSection. UserError where no layer has one of the names of `targets`, or where they
+    name the head: loss and option likelihoods take its weight alone.
     """
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
 
     config = LoraConfig(
         r=settings["rank"],
@@ -31,6 +34,13 @@ def inject(llm: nn.Module, settings: dict[str, Any]) -> None:
         raise UserError(
             f"student.lora.targets {settings['targets']}: {reason}; name linear layers of the LLM ({', '.join(linear)})"
         ) from error
+    head, table = llm.get_output_embeddings(), llm.get_input_embeddings()  # an encoder has no head
+    tied = head is not None and llm.config.tie_word_embeddings
+    if isinstance(head, LoraLayer) or (tied and isinstance(table, LoraLayer)):
+        raise UserError(
+            f"student.lora.targets {settings['targets']}: they name the LLM's head, which takes no adapters (tied "
+            "embeddings are its weight); name other layers"
+        )
 
 
 def merge(llm: nn.Module) -> None:

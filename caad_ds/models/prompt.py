@@ -74,6 +74,7 @@ class Prompter:
         self._reader.add_tokens([AUDIO], special_tokens=True)
         self._audio = self._reader.convert_tokens_to_ids(AUDIO)
         self._control = control_tokens(self._reader)
+        self._marks = self._marks_of_roles()
         unknown = tokenizer.unk_token_id  # any text may become it, but none may spell it
         self._unknown = [] if unknown is None or unknown in self._control else [tokenizer.unk_token]
         self._frame = lru_cache(1024)(self._frame_of)
@@ -101,6 +102,11 @@ class Prompter:
                 "lower the answers' length (data.max_answer_tokens, --max-new-tokens)"
             )
         return encoded
+
+    def length(self, sample: Sample) -> int:
+        """Return how many tokens prompt and answer of a sample take; UserError as of `check`."""
+        encoded = self.check(sample)
+        return len(encoded.prompt) + len(encoded.answer[: self.max_answer_tokens])
 
     def batch(self, samples: Sequence[Sample], *, pad: str = "right", with_answer: bool = True) -> Batch:
         """Tokenise samples into a Batch without features; `pad` is the side, "left" for generation."""
@@ -140,7 +146,7 @@ class Prompter:
         texts = {f"{role} message {n}": SPAN.sub("\n", content) for n, (role, content) in enumerate(messages, 1)}
         texts |= {f"transcript {n}": text for n, text in enumerate(transcripts, 1)}
         texts |= {} if answer is None else {"answer": answer}
-        check_texts(texts, [*markers, *self._unknown])
+        check_texts(texts, [*markers, *self._marks, *self._unknown])
         text = self._written(messages, transcripts)
         if answer is not None:
             answer = self.turn.lead + (answer.strip() if self.turn.trims else answer)
@@ -163,18 +169,32 @@ class Prompter:
             raise UserError(f"{len(pieces) - 1} {AUDIO} in its messages but {len(transcripts)} audios; make them equal")
         for number, (role, content) in enumerate(messages, 1):
             if content.strip() not in text:
-                raise UserError(
-                    f"the chat template leaves out or changes {role} message {number}; leave that message out, or set "
-                    "student.template.merge_system if it is the system's"
-                )
+                raise _changed(role, number)
         return AUDIO.join([pieces[0], *map(str.__add__, transcripts, pieces[1:])])
 
     def _frame_of(self, messages: tuple[tuple[str, str], ...]) -> tuple[list[int], list[str]]:
         """The control tokens that the template itself writes around such messages, and its markers in plain text."""
-        text = render(self.tokenizer, messages)
-        marks = plain_markers(re.split(f"{CONTENT}|{SPAN.pattern}", text))
+        numbered = [(role, content.replace(CONTENT, f"{CONTENT}{n}z")) for n, (role, content) in enumerate(messages, 1)]
+        text = render(self.tokenizer, numbered)
+        for n, (role, content) in enumerate(messages, 1):
+            # The text itself may stand elsewhere too, in another message or in the template.
+            if text.count(f"{CONTENT}{n}z") < content.count(CONTENT):
+                raise _changed(role, n)
+        return self._controls(self._tokens(text)), self._plain(re.split(rf"{CONTENT}\d+z|{SPAN.pattern}", text))
+
+    def _marks_of_roles(self) -> list[str]:
+        """The template's markers in plain text around every role: a text may spell those of another turn."""
+        found: list[str] = []
+        for roles in (("system", "user"), ("user", "assistant", "user")):
+            try:
+                found += self._plain(render(self.tokenizer, [(role, CONTENT) for role in roles]).split(CONTENT))
+            except UserError:  # it has no such turn
+                continue
+        return found
+
+    def _plain(self, pieces: Iterable[str]) -> list[str]:
         tokens = set(self._control.values())
-        return self._controls(self._tokens(text)), [mark for mark in marks if mark not in tokens]
+        return [mark for mark in plain_markers(pieces) if mark not in tokens]
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 
@@ -238,13 +258,14 @@ def answer_turn(tokenizer: Any) -> Turn:
     asked = [("user", CONTENT)]
     try:
         prompt = render(tokenizer, asked)
-        whole = render(tokenizer, [*asked, ("assistant", f" {ANSWER} ")], prompt=False)
+        # Between tabs, which no template writes itself: a space after the answer may be the template's (Llama 2).
+        whole = render(tokenizer, [*asked, ("assistant", f"\t{ANSWER}\t")], prompt=False)
     except UserError:
         return plain
     before, found, after = whole.rpartition(ANSWER)
     if not found or form_of(tokenizer) == PIECES:
         return plain
-    trims = not after.startswith(" ")
+    trims = not after.startswith("\t")
     before, after = (before, after) if trims else (before[:-1], after[1:])
     lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
     ends = {token: number for number, token in control_tokens(tokenizer).items() if after.lstrip().startswith(token)}
@@ -284,6 +305,13 @@ def _messages(record: dict) -> list[tuple[str, str]]:
             raise UserError(f"its messages have the role {role!r:.60}; use one of {', '.join(ROLES)}")
         messages.append((role, content))
     return messages
+
+
+def _changed(role: str, number: int) -> UserError:
+    return UserError(
+        f"the chat template leaves out or changes {role} message {number}; leave that message out, or set "
+        "student.template.merge_system if it is the system's"
+    )
 
 
 def _skeleton(content: str) -> str:

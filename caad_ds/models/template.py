@@ -1,6 +1,7 @@
 """The chat template of a tokenizer, made a pure function of the messages: date, switches and system text are frozen."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
@@ -60,7 +61,8 @@ def freeze_template(tokenizer: Any, settings: TemplateSettings | None = None) ->
     writes the same prompt. A template that is frozen already, or has nothing to freeze, stays as it is.
 
     Raises:
-        UserError: the template does not parse, draws at random, or does not read one of the switches.
+        UserError: the template does not parse, draws at random, does not read one of the switches, or was frozen with
+            other settings.
     """
     settings = settings or TemplateSettings()
     try:
@@ -75,7 +77,15 @@ def freeze_template(tokenizer: Any, settings: TemplateSettings | None = None) ->
         line = f"{{%- set {name} = {_literal(value)} %}}\n"
         if name in read:
             head += line
-        elif line not in text:
+        elif line in text:
+            continue
+        elif frozen := re.search(rf"^\{{%- set ({re.escape(name)} = .*) %\}}$", text, re.MULTILINE):
+            raise UserError(
+                f"{settings.key}: the chat template of {tokenizer.name_or_path} was frozen with {frozen[1]} "
+                f"before, and {name} = {_literal(value)} is asked for; remove the switch, or take the tokenizer of the "
+                "original model"
+            )
+        else:
             offered = ", ".join(sorted(read - PASSED)) or "none"
             raise UserError(
                 f"{settings.key}: the chat template of {tokenizer.name_or_path} does not read {name!r} "
@@ -83,6 +93,11 @@ def freeze_template(tokenizer: Any, settings: TemplateSettings | None = None) ->
             )
     if CLOCK in read:
         head += _clock(settings.date)
+    elif settings.date != DATE and f"macro {CLOCK}(" in text and _clock(settings.date) not in text:
+        raise UserError(
+            f"student.template.date: the chat template of {tokenizer.name_or_path} was frozen with another date "
+            "before; remove the key, or take the tokenizer of the original model"
+        )
     if settings.merge_system and MERGED_SYSTEM not in text:
         head += MERGED_SYSTEM
     if head:

@@ -76,7 +76,7 @@ def check_positions(reader: IndexedReader, prompter: Prompter, limits: dict[str,
     name, limit = min(known.items(), key=lambda item: item[1])
     index = reader.index
     longest = sorted(range(len(index)), key=lambda number: index.samples[number].tokens)[-SOME:]
-    length, number = max((prompter.batch([reader[n]]).input_ids.shape[1], n) for n in longest)
+    length, number = max((prompter.length(reader[n]), n) for n in longest)
     if length > limit:
         shard, entry = index.locate(number)
         raise UserError(
@@ -91,7 +91,7 @@ def data_order(cfg: Config, reader: IndexedReader, prompter: Prompter) -> Order:
     if opt.batch_tokens is not None and opt.micro_tokens is not None:
         # The index estimates the text; what the chat template and the audio add is seen on some samples.
         some = range(0, len(reader), max(1, len(reader) // SOME))
-        added = max(prompter.batch([reader[n]]).input_ids.shape[1] - entries[n].tokens for n in some)
+        added = max(prompter.length(reader[n]) - entries[n].tokens for n in some)
         lengths = [entry.tokens + added for entry in entries]
         if over := [entry.key for entry, length in zip(entries, lengths, strict=True) if length > opt.micro_tokens]:
             raise UserError(

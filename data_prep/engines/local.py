@@ -97,8 +97,9 @@ def chat_prompter(model: str, asking: Asking) -> "Prompter":
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model {model}: no tokenizer there that loads: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, ImportError) as error:  # a format may need a package that is not installed
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--model {model}: no tokenizer there that loads: {reason}") from error
     if not tokenizer.chat_template:
         raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")
     return Prompter(freeze_template(tokenizer, TemplateSettings(switches=asking.switches, key="--template-switch")), 0)

@@ -1,6 +1,7 @@
 """Language models whose heads, widths, positions or end tokens are not Llama's."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from transformers import AutoModelForCausalLM
 from caad_ds.distill.negatives import Negative, drop_audio, embed_both, embed_without_audio
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import end_tokens
+from caad_ds.models.head_form import HeadForm
+from caad_ds.models.llm import build_llm, check_llm, hidden_states, load_llm, position_limit
 from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load, save
+from caad_ds.models.states import positions
 from caad_ds.training.engines import Student
 from caad_ds.training.model_folder import write_model
 from tests.models.small import POSITIONS, QUERIES
@@ -61,6 +65,48 @@ def test_the_head_gives_the_models_own_logits(parts, samples, tokenizer, ears, t
     assert own.abs().max() > 0.1
     # Each logit is a sum of 32 products, and in bfloat16 rounded by itself.
     assert ((found - own).abs() <= 8 * torch.finfo(dtype).eps * (own.abs() + own.abs().mean())).all()
+
+
+@pytest.mark.parametrize(
+    "settings, form",
+    [
+        ({}, HeadForm()),
+        ({"model_type": "cohere", "logit_scale": 0.0625}, HeadForm(0.0625)),
+        ({"model_type": "gemma2", "head_dim": 16, "final_logit_softcapping": 30.0}, HeadForm(1.0, 30.0)),
+    ],
+    ids=["llama", "cohere", "gemma2"],
+)
+def test_a_checkpoint_in_float16_is_one_like_others(tmp_path, settings, form):
+    torch.manual_seed(0)
+    build_llm(llama(2, 96) | settings, "x").half().save_pretrained(tmp_path)
+    llm = load_llm(str(tmp_path), "auto")  # as import-desta does
+    assert llm.dtype == torch.float16 and check_llm(llm, "x") == form
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_positions_end_where_a_sample_would_change_its_batch(nested):
+    """Beyond the original positions of longrope the longest sample chooses the frequencies of all."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    rope |= {"factor": 4.0, "original_max_position_embeddings": 24}
+    llm = build_llm(llama(2, 96) | {"rope_parameters": rope}, "x")
+    amplify(llm, 4.0)
+    ids = torch.arange(3, 63)[None] % 90
+
+    @torch.no_grad()
+    def first(longest: int):
+        both = torch.cat([ids[:, :longest]] * 2)
+        mask = torch.ones_like(both)
+        mask[0, 12:] = 0
+        return hidden_states(llm.eval(), llm.get_input_embeddings()(both), mask, positions(mask))[0, :12]
+
+    config = llm.config
+    if nested:
+        config = SimpleNamespace(get_text_config=lambda decoder: SimpleNamespace(rope_parameters={"full": rope}))
+    limit = position_limit(config)
+    near = {"atol": 1e-4 * first(12).abs().max().item(), "rtol": 0}
+    torch.testing.assert_close(first(limit), first(12), **near)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(first(limit + 1), first(12), **near)
 
 
 def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, ears):

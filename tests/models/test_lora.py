@@ -60,3 +60,11 @@ def test_a_saved_model_loads_with_its_adapters_or_merged(adapted, tokenizer, ear
 def test_a_layer_that_is_not_there_is_named(tokenizer, ears):
     with pytest.raises(UserError, match=r"student\.lora\.targets .*query_proj"):
         make_model(tokenizer, ears).add_adapters(LoraSection(targets=["query_proj"]).model_dump())
+
+
+@pytest.mark.parametrize("tied, name", [(False, "lm_head"), (True, "lm_head"), (True, "embed_tokens")])
+def test_the_head_takes_no_adapters(tokenizer, ears, tied, name):
+    """The loss takes the head's weight: its adapters would never train, and those of tied embeddings change it."""
+    with pytest.raises(UserError, match=r"student\.lora\.targets .*: they name the LLM's head"):
+        make_model(tokenizer, ears, tied).add_adapters(LoraSection(targets=["q_proj", name]).model_dump())
+    make_model(tokenizer, ears, False).add_adapters(LoraSection(targets=["q_proj", "embed_tokens"]).model_dump())
