@@ -151,8 +151,10 @@ def _part(file: File, start: float, seconds: float | None) -> tuple[int, int | N
     first = round(start * file.samplerate)
     if file.frames is None:
         return first, wanted
-    rest = file.frames - min(first, file.frames)
-    return min(first, file.frames), rest if wanted is None else min(wanted, rest)
+    if first and first >= file.frames:
+        raise AudioError(f"a part from {start:g} s on begins after the end of its file")
+    rest = file.frames - first
+    return first, rest if wanted is None else min(wanted, rest)
 
 
 def _waveform(file: File, first: int, frames: int | None) -> tuple[np.ndarray, Levels]:
