@@ -5,8 +5,10 @@ are not UTF-8 are an error that says where they stand.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from caad_ds.errors import UserError
 
@@ -26,6 +28,18 @@ class TextError(UserError, ValueError):
 def as_text(value: object) -> str:
     """A value of metadata as it is compared and shown: a text as it is, numbers and booleans as JSON writes them."""
     return json.dumps(value) if isinstance(value, bool | int | float) else str(value)
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for `json.loads`, which would take the last of two values of one key and say nothing.
+
+    ValueError for such a key.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(double, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {double!r:.60} comes twice")
+    return found
 
 
 def decode(data: bytes, where: object, errors: str = "strict") -> str:

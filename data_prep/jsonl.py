@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from caad_ds.errors import UserError
 from caad_ds.files import writing
-from caad_ds.text import TextError, decode_line, numbered
+from caad_ds.text import BOM, TextError, decode_line, each_once, numbered
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def read_placed(path: Path) -> Iterator[tuple[int, int, dict | Rejected]]:
     place = 0
     with _readable(path):
         for number, line in numbered(path):
-            if line.strip():
+            if line.removeprefix(BOM).strip():
                 yield number, place, _object(line, f"{path.name} line {number}")
             place += len(line)
 
@@ -80,7 +80,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _object(line: bytes, where: str) -> dict | Rejected:
     try:
-        value = json.loads(decode_line(line), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(decode_line(line), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=each_once)
         if b"\\u" in line:  # an escape may be half of a character, which no file can be written with
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -91,7 +91,7 @@ def _object(line: bytes, where: str) -> dict | Rejected:
         return Rejected(where, f"it is not JSON ({error.msg}, column {error.colno}); is the file cut short?")
     except RecursionError:
         return Rejected(where, "it is JSON nested too deeply")
-    except ValueError as error:  # NaN, 1e999, or an integer of thousands of digits
+    except ValueError as error:  # NaN, 1e999, a key that comes twice, an integer of thousands of digits
         return Rejected(where, f"it is not JSON ({error})")
     return value if isinstance(value, dict) else Rejected(where, f"a record must be a JSON object, not {value!r:.60}")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -131,7 +132,7 @@ def record_fault(record: dict) -> str | None:
             return f"'text' of an audio holds {held!r}, which marks audio in a message; remove it"
         for name in ("offset", "duration"):
             value = audio.get(name) or 0
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            if not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
                 return f"{name!r} of an audio must be a number of seconds, not {value!r:.60}"
     if held := _marker(record.get("response")):
         return f"'response' holds {held!r}, which marks audio in a message; remove it"

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from caad_ds.data import containers, ogg, wav
-from caad_ds.data.levels import SAMPLE_RATE, Levels
+from caad_ds.data.levels import FULL_SCALE, SAMPLE_RATE, TOPS, Levels
 from caad_ds.errors import AudioError
 
 PROBE_FRAMES = 1 << 18
@@ -25,6 +25,9 @@ READ_FRAMES = 1 << 20
 PART_SECONDS = 0.1  # that a part of a file may lack
 LONGEST_SECONDS = 3600.0  # of an audio in a shard: what its header claims is not believed beyond
 HEADER = 4096  # bytes; a file with more holds something, whatever its header says
+
+# What sums of samples beyond floating point come to is an error or a broken rule by name, and no warning of numpy's.
+_unwarned = np.errstate(over="ignore", invalid="ignore")
 
 File = Any  # a soundfile.SoundFile, or a Container, which has its interface
 
@@ -43,12 +46,14 @@ def load_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> 
     return measured_pcm16(path, start, seconds)[0]
 
 
+@_unwarned
 def measured(path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None) -> tuple[np.ndarray, Levels]:
     """What `load` gives, and the levels of the same part by which `Rules` judge it."""
     with _opened(path, whole=not start and seconds is None) as file:
         return _cut(*_waveform(file, *_part(file, start, seconds)), seconds)
 
 
+@_unwarned
 def measured_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> tuple[np.ndarray, Levels]:
     """What `load_pcm16` gives, and its levels."""
     with _opened(path, whole=not start and seconds is None) as file:
@@ -66,6 +71,7 @@ def probe(path: Path) -> float:
     return examine(path).seconds
 
 
+@_unwarned
 def examine(path: Path) -> Levels:
     """The levels of a file that decodes from end to end, a block at a time however long it is.
 
@@ -73,7 +79,7 @@ def examine(path: Path) -> Levels:
     of more than is heard) or goes on after it, which is not read.
     """
     with _opened(path, whole=True) as file:
-        levels = Levels(file.samplerate, file.channels)
+        levels = _levels(file)
         while len(block := file.read(PROBE_FRAMES, dtype="float32")):
             levels.add(block, _mono(block))
             if not np.isfinite(block).all():
@@ -105,6 +111,8 @@ def _opened(path: Path | BinaryIO, whole: bool) -> Iterator[File]:
         with ExitStack() as stack:
             if isinstance(path, Path) and not path.is_file():
                 raise AudioError("there is no such file")
+            if isinstance(path, Path) and not path.stat().st_size:
+                raise AudioError("the file is empty")
             data = stack.enter_context(open(path, "rb")) if isinstance(path, Path) else path
             if kind := containers.format_of(data):
                 yield stack.enter_context(containers.Container(path, kind))
@@ -143,20 +151,26 @@ def _part(file: File, start: float, seconds: float | None) -> tuple[int, int | N
     first = round(start * file.samplerate)
     if file.frames is None:
         return first, wanted
-    rest = file.frames - min(first, file.frames)
-    return min(first, file.frames), rest if wanted is None else min(wanted, rest)
+    if first and first >= file.frames:
+        raise AudioError(f"a part from {start:g} s on begins after the end of its file")
+    rest = file.frames - first
+    return first, rest if wanted is None else min(wanted, rest)
 
 
 def _waveform(file: File, first: int, frames: int | None) -> tuple[np.ndarray, Levels]:
     channels = _read(file, first, frames, "float32")
     _check_claims(file, len(channels), (first, frames))
     mono = _mono(channels)
-    levels = Levels(file.samplerate, file.channels).add(_not_empty(channels, file), mono)
+    levels = _levels(file).add(_not_empty(channels, file), mono)
     if file.samplerate != SAMPLE_RATE:
         mono = soxr.resample(mono, file.samplerate, SAMPLE_RATE)
     if not np.isfinite(_not_empty(mono, file)).all():
         raise AudioError("the audio holds values that are not finite")
     return mono.astype(np.float32, copy=False), levels
+
+
+def _levels(file: File) -> Levels:
+    return Levels(file.samplerate, file.channels, full_scale=TOPS.get(file.subtype, FULL_SCALE))
 
 
 def _mono(channels: np.ndarray) -> np.ndarray:

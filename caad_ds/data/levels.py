@@ -10,6 +10,7 @@ from caad_ds.errors import UserError
 
 SAMPLE_RATE = 16_000
 FULL_SCALE = 32767 / 32768  # of 16 bit
+TOPS = {"PCM_U8": 127 / 128, "PCM_S8": 127 / 128, "ULAW": 32124 / 32768, "ALAW": 32256 / 32768}  # lower than that
 LOUDEST = 4.0  # of full scale; what a lossy codec or a resampler overshoots by is less
 CLIPPED = 0.1  # share of the samples at full scale
 QUIETEST = 1 / 32768  # between the lowest and the highest sample
@@ -33,7 +34,8 @@ class Levels:
     """What is known of an audio when its blocks, at its own `rate` and with all channels, have been added.
 
     `peak` and `clipped` (a number of samples) are over all channels, `low` and `high` of the mono mix; the powers are
-    sums of squares. `cut` is the number of samples at 16 kHz where it is less than the frames come to.
+    sums of squares. `full_scale` is the highest sample that the file's encoding has (`TOPS`). `cut` is the number of
+    samples at 16 kHz where it is less than the frames come to.
     """
 
     rate: int
@@ -46,6 +48,7 @@ class Levels:
     power: float = 0.0
     mono_power: float = 0.0
     cut: int | None = None
+    full_scale: float = FULL_SCALE
 
     @property
     def samples(self) -> int:
@@ -67,9 +70,9 @@ class Levels:
         top, bottom = float(block.max()), float(block.min())
         self.frames += len(block)
         self.peak = max(self.peak, top / full, -bottom / full)
-        if max(top, -bottom) >= FULL_SCALE * full:
-            self.clipped += int(np.count_nonzero(block >= FULL_SCALE * full))
-            self.clipped += int(np.count_nonzero(block <= -FULL_SCALE * full))
+        if max(top, -bottom) >= (limit := self.full_scale * full):
+            self.clipped += int(np.count_nonzero(block >= limit))
+            self.clipped += int(np.count_nonzero(block <= -limit))
         if mono is block:
             self.low, self.high = min(self.low, bottom / full), max(self.high, top / full)
         else:
@@ -126,7 +129,8 @@ def longer(seconds: float, limit: float) -> bool:
 
 
 def faults(levels: Levels, max_seconds: float | None = None) -> Collection[tuple[str, str]]:
-    """Every rule that an audio breaks, with the reason."""
+    """Every rule that an audio breaks, with the reason: one that is allowed hides no other, such as the silence that
+    channels in opposite phase leave."""
     found = []
     if max_seconds is not None and longer(levels.seconds, max_seconds):
         found.append(("long", f"{levels.samples:,} samples at 16 kHz, more than {max_seconds:g} s"))
@@ -136,7 +140,7 @@ def faults(levels: Levels, max_seconds: float | None = None) -> Collection[tuple
         found.append(
             ("scale", f"its samples reach {levels.peak:.6g}, full scale is 1; divide them, 16-bit ones by 32768")
         )
-    elif (share := levels.clipped / max(1, levels.frames * levels.channels)) > CLIPPED:
+    if (share := levels.clipped / max(1, levels.frames * levels.channels)) > CLIPPED:
         found.append(("clipped", f"{share:.0%} of its samples are at full scale"))
     if (
         levels.channels > 1
@@ -144,6 +148,6 @@ def faults(levels: Levels, max_seconds: float | None = None) -> Collection[tuple
         and levels.peak >= QUIETEST
     ):
         found.append(("cancelled", "its channels are in opposite phase and cancel in the mono mix; export one of them"))
-    elif levels.high - levels.low < QUIETEST:
+    if levels.high - levels.low < QUIETEST:
         found.append(("silent", "all its samples are alike"))
     return found

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 import tarfile
-from collections import Counter
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,24 +22,32 @@ OPEN_FILES = 256  # of a corpus of thousands of shards; a process may have 1,024
 
 
 class Doubtful:
-    """Samples that are read although a rule (levels.py) finds their audio unusable, counted by rule; the first of each
-    is named."""
+    """Samples that are read although a rule (levels.py) finds their audio unusable: by rule, each once however often it
+    is read; the first of each rule is named."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self.found: dict[str, set[str]] = {}
 
     def look(self, sample: Sample, where: str) -> None:
         """Judge a sample's audio; its length is the encoder's to judge."""
         for waveform in sample.waveforms:
             for rule, reason in faults(Levels(SAMPLE_RATE, 1).add(waveform)) if waveform.size else ():
-                self.counts[rule] += 1
-                if self.counts[rule] == 1:
+                if rule not in self.found:
                     print(f"{where}: {rule}: {reason}; it is kept, further ones are only counted", file=sys.stderr)
+                self.found.setdefault(rule, set()).add(where)
+
+    @classmethod
+    def together(cls, several: "list[Doubtful]") -> "Doubtful":
+        """What all ranks have found; a sample that two of them read counts once."""
+        whole = cls()
+        for rule, samples in (item for one in several for item in one.found.items()):
+            whole.found.setdefault(rule, set()).update(samples)
+        return whole
 
     @property
     def summary(self) -> str:
         """How many samples broke which rule, or ""."""
-        return ", ".join(f"{rule} {count}" for rule, count in sorted(self.counts.items()))
+        return ", ".join(f"{rule} {len(samples)}" for rule, samples in sorted(self.found.items()))
 
 
 class BrokenSample(Exception):

@@ -23,7 +23,7 @@ from caad_ds.evaluation.matching import matches
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row
 from caad_ds.evaluation.options import Signal, log_likelihoods
 from caad_ds.evaluation.scores import POOLED, score
-from caad_ds.evaluation.tables import LEGEND, MAIN, percent, show, show_rejected, terminal
+from caad_ds.evaluation.tables import LEGEND, MAIN, percent, show, show_doubtful, show_rejected, terminal
 from caad_ds.evaluation.verdict import Attribute, figures, judge
 from caad_ds.files import write_json
 from caad_ds.progress import progress
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     rejected += [{"id": name, "reason": reason} for name, reason in refused.items()]
     clips = Clips(loaded.encoder)
     likelihoods = _ask(loaded, clips, rows, instructions, negatives, args)
+    doubtful = clips.doubted(item for row in rows for item in row.items())
     rejected = benchmark.rejected + rejected + clips.rejected(item for row in rows for item in row.items())
     if not likelihoods:
         raise UserError(f"{args.benchmark}: no row could be used ({rejected[0]['reason']}); mend the benchmark")
@@ -78,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
     _print(args.model.name, table, decoded, verdict)
     if args.out:
         with progress(f"writing {args.out}"):  # with the hash of a model that may be large
-            write_json(args.out, _result(args, table, decoded, verdict, rejected))
+            write_json(args.out, _result(args, table, decoded, verdict, rejected, doubtful))
+    show_doubtful(doubtful, args.out)
     show_rejected(rejected, args.out)
     return ROWS_REJECTED if rejected else 0
 
@@ -194,6 +196,7 @@ def _listed(table: dict[Signal, dict]) -> list[dict]:
 def _result(
     args: argparse.Namespace, table: dict[Signal, dict], decoded: dict[Signal, dict], verdict: dict,
     rejected: list[dict],
+    doubtful: list[dict],
 ) -> dict:  # fmt: skip
     return {
         "model": args.model.name,
@@ -202,4 +205,5 @@ def _result(
         "signals": _listed(table),
         "decoded": _listed(decoded),
         "rejected": rejected,
+        "doubtful": doubtful,
     }

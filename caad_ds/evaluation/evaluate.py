@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
@@ -33,12 +32,12 @@ from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
 from caad_ds.evaluation.speed import speed_rows
 from caad_ds.evaluation.tables import (
     LEGEND,
-    LISTED,
     NO_INTERVAL,
     SUBSET_LEGEND,
     percent,
     scores_rows,
     show,
+    show_doubtful,
     show_rejected,
     terminal,
 )
@@ -173,10 +172,7 @@ def _score(
 
 def _tell(folder: RunFolder, found: list[dict]) -> None:
     """Names the rows that are asked about a doubtful clip; all of an evaluation are in `doubtful.jsonl`."""
-    rows = folder.add_doubtful(found)
-    if rows:
-        print(f"{len(rows)} rows are asked about audio that training would not take (doubtful.jsonl):", file=sys.stderr)
-        print("\n".join(f"  {row['id']}: {row['reason']}" for row in rows[:LISTED]), file=sys.stderr)
+    show_doubtful(folder.add_doubtful(found), Path("doubtful.jsonl"))
 
 
 def _scored(kind: str, predictions: list[dict]) -> dict:

@@ -18,7 +18,7 @@ from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.evaluation import audio_files
 from caad_ds.evaluation.items import Clip, Fault, is_text, text_of
 from caad_ds.evaluation.matching import words
-from caad_ds.text import TextError, decode_line, numbered
+from caad_ds.text import BOM, TextError, decode_line, each_once, numbered
 
 PATHS = ("path", "audio", "audio_filepath")
 TEXTS = ("text", "transcription")
@@ -63,7 +63,7 @@ def rows(path: Path) -> Iterator[tuple[str, Path, dict | Fault]]:
     for file in manifests(path):
         try:
             for place, line in numbered(file):
-                if line.strip():
+                if line.removeprefix(BOM).strip():
                     yield f"{file.name}:{place}", file.parent, _row(line)
         except (TextError, OSError) as error:
             yield file.name, file.parent, Fault(f"cannot be read ({error})")
@@ -114,7 +114,7 @@ def without_marks(content: str) -> str:
 def _row(line: bytes) -> dict | Fault:
     """An object with text."""
     try:
-        row = json.loads(decode_line(line))
+        row = json.loads(decode_line(line), object_pairs_hook=each_once)
     except TextError as error:
         return Fault(str(error))
     except (ValueError, RecursionError) as error:

@@ -143,6 +143,15 @@ def show_rejected(rejected: list[dict], place: Path | None) -> None:
         print("\n".join(lines), file=sys.stderr)
 
 
+def show_doubtful(doubtful: list[dict], place: Path | None) -> None:
+    """Names on standard error the rows that are asked about audio which a rule (levels.py) finds unusable."""
+    if doubtful:
+        where = f" ({place})" if place else ""
+        lines = [f"{len(doubtful)} rows are asked about audio that training would not take{where}:"]
+        lines += [f"  {row['id']}: {row['reason']}" for row in doubtful[: LISTED if place else None]]
+        print("\n".join(lines), file=sys.stderr)
+
+
 def _mark(groups: dict | None, group: str, key: str) -> str:
     return SIGNIFICANT if groups and groups[group][key]["significant"] else ""
 

@@ -15,7 +15,7 @@ from caad_ds.command import is_main
 from caad_ds.config import Config
 from caad_ds.data.batch import Batch, Sample
 from caad_ds.data.loader import InOrder, InTurn, Loader
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.negatives import Negative, drop_audio
 from caad_ds.distill.step import DistillStep, Terms
@@ -26,7 +26,7 @@ from caad_ds.models.llm import position_limit
 from caad_ds.models.prompt import Prompter, tokenization
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
-from caad_ds.ranks import agreed, from_main, raise_together, world
+from caad_ds.ranks import agreed, from_main, gathered, raise_together, world
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_positions, check_window, data_order, first_shard, open_data
@@ -328,10 +328,8 @@ class Trainer:
             skipped = torch.tensor(self.reader.skipped, device=self.device)
             dist.all_reduce(skipped)
             self.voice.say(f"broken shards and samples that were skipped, over all ranks: {skipped.item()}")
-        if self.reader.doubtful and self.reader.doubtful.summary:
-            self.voice.say(
-                f"audio that `caad-ds prep pack` would reject, read by rank 0: {self.reader.doubtful.summary}"
-            )
+        if self.reader.doubtful and (told := Doubtful.together(gathered(self.reader.doubtful)).summary):
+            self.voice.say(f"samples with audio that `caad-ds prep pack` would reject: {told}")
         weights = engines.full_weights(self.engine)
         agreed(lambda: self._write_model(weights) if is_main() else None)
 

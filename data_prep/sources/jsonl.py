@@ -54,7 +54,7 @@ def _record(row: dict, listing: Path, number: int) -> dict | Rejected:
 
 
 def _convert(row: dict) -> dict:
-    row = {**row, "id": str(row["id"])} if isinstance(row.get("id"), int) else row
+    row = {**row, "id": str(row["id"])} if type(row.get("id")) is int else row  # true is one by isinstance
     if reason := type_fault(row):
         raise _Fault(reason)
     messages = [_message(message) for message in row.get("messages") or []]

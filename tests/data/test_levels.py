@@ -15,7 +15,7 @@ from tones import read, record, tone
 from caad_ds.cli import main
 from caad_ds.data import audio
 from caad_ds.data.levels import Levels, Rules, faults
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
@@ -103,23 +103,64 @@ def test_a_rule_may_be_lifted_and_the_index_says_so(clips, capsys):
     assert "--max-seconds or --allow: name another --out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("wave", "allowed", "rule"), [(PAIR, "cancelled", "silent"), (SINE * 32_768, "scale", "clipped")]
+)
+def test_a_rule_that_is_lifted_hides_no_other(tmp_path, wave, allowed, rule):
+    """Channels that cancel wholly leave silence; integers taken for floats leave a clip at full scale."""
+    soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
+    levels = audio.examine(tmp_path / "a.wav")
+    assert Rules().fault(levels).startswith(f"{allowed}: ")
+    assert Rules(allow=(allowed,)).fault(levels).startswith(f"{rule}: ")
+    assert Rules(allow=(allowed, rule)).fault(levels) is None
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "ULAW", "ALAW", "PCM_24", "FLOAT"])
+def test_clipping_is_known_in_encodings_whose_highest_sample_is_below_1(tmp_path, subtype):
+    for wave, rule in ((np.clip(SINE * 6, -1, 1), "clipped"), (SINE, None)):
+        soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype=subtype)
+        for levels in (audio.examine(tmp_path / "a.wav"), audio.measured_pcm16(tmp_path / "a.wav")[1]):
+            assert (Rules().fault(levels) or "").partition(":")[0] == (rule or "")
+            assert levels.clipped > 6_000 or not rule  # of 8,000, above and below
+
+
+@pytest.mark.parametrize("wave", [PAIR * 1e30, np.where(np.abs(PAIR) > 0.4, np.copysign(np.inf, PAIR), PAIR)])
+def test_what_is_beyond_floating_point_is_named_without_a_warning(tmp_path, wave, recwarn):
+    soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
+    for read_it in (audio.examine, lambda path: audio.measured_pcm16(path)[1]):
+        try:
+            assert Rules().fault(read_it(tmp_path / "a.wav")).startswith("scale: ")
+        except audio.AudioError as error:
+            assert "not finite" in str(error)
+    assert not recwarn
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.m4a", "a.flac"])
+def test_a_file_without_a_byte_is_empty(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(audio.AudioError, match="the file is empty"):
+        audio.examine(tmp_path / name)
+
+
 def test_shards_that_no_rule_has_judged_are_read_and_their_audio_is_named(clips, capsys):
     pack(clips / "answered.jsonl", clips / "out", rules=Rules(allow=("silent", "cancelled", "clipped")))
     index = json.loads((clips / "out" / "index.json").read_text())
     (clips / "out" / "index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "rules"}))
-    reader = IndexedReader(clips / "out")
-    for number in range(len(reader)):
+    reader, other = IndexedReader(clips / "out"), IndexedReader(clips / "out")
+    for number in [*range(len(reader)), *range(len(reader))]:  # two epochs
         reader[number]
     assert reader.doubtful.summary == "clipped 2, silent 4"  # of mono, what cancelled is near to silence or is it
     said = capsys.readouterr().err
     assert said.count("silent: ") == 1 and "sample clip0: silent: all its samples are alike; it is kept" in said
+    other[0]
+    assert Doubtful.together([reader.doubtful, other.doubtful]).summary == "clipped 2, silent 4"
 
 
 def test_a_stream_names_the_audio_that_no_rule_would_keep(clips, capsys):
     pack(clips / "answered.jsonl", clips / "out", rules=Rules(allow=("silent",)))
     reader = StreamReader(str(clips / "out"), seed=0, rank=0, world_size=1, buffer=1, skip=False)
-    assert len(list(islice(reader.samples(30), len(USABLE) + 3))) == len(USABLE) + 3
-    assert reader.doubtful.counts["silent"] >= 3 and "silent: all its samples are alike" in capsys.readouterr().err
+    assert len(list(islice(reader.samples(30), 2 * len(USABLE) + 6))) == 2 * len(USABLE) + 6
+    assert reader.doubtful.summary == "silent 3" and "silent: all its samples are alike" in capsys.readouterr().err
 
 
 def lines(frames, rate):
@@ -181,6 +222,9 @@ def test_a_part_that_lies_beyond_its_file_is_rejected(tmp_path):
     tone(tmp_path / "a.wav", 300, 1.0)
     with pytest.raises(audio.AudioError, match=r"only 0\.50 of 1\.00 s are there"):
         audio.load(tmp_path / "a.wav", 0.5, 1.0)
+    for read_it in (audio.load, audio.load_pcm16):
+        with pytest.raises(audio.AudioError, match="a part from 2 s on begins after the end of its file"):
+            read_it(tmp_path / "a.wav", 2.0, 1.0)
 
 
 def test_the_levels_of_blocks_are_those_of_the_whole():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
@@ -208,13 +209,16 @@ def test_command(model_folder, conflicts, instructions, tmp_path, capsys):
     rows = json.loads((conflicts / "noise" / "noise.json").read_text())
     (conflicts / "noise" / "noise.json").write_text(json.dumps([*rows, {**rows[0], "gt": "deafening"}]))
     arguments = ["--model", model_folder, "--benchmark", conflicts, "--device", "cpu", "--batch-size", 16]
+    soundfile.write(conflicts / "noise" / "audio" / "1.wav", np.zeros(8_000), 16_000)
     out = tmp_path / "check.json"
     assert command(*arguments, "--instructions", instructions, "--out", out) == 3
     result = json.loads(out.read_text())
     assert len(result["signals"]) == 1 + 4 * (1 + 3)
     assert {s["groups"]["all"]["items"] for s in result["signals"]} == {7}
     assert [row["id"] for row in result["rejected"]] == ["noise/3"]
+    assert [row["id"] for row in result["doubtful"]] == ["noise/1"]
     printed, err = capsys.readouterr()
+    assert "1 rows are asked about audio that training would not take" in err and "1.wav: silent: all" in err
     decoded = [(s["negative"], s["alpha"]) for s in result["decoded"]]
     alpha = result["verdict"]["alpha"] or 2.0
     assert decoded == [(None, None), *((negative, alpha) for negative in NEGATIVES)] and "greedy answers" in printed
