@@ -130,12 +130,18 @@ def matches_leniently(prediction: str, label: str, options: Iterable[str]) -> bo
     """
     parts = [(token.start, token.end, "") for token in canonical(prediction)]
     found = [mention for mention in _mentions(prediction, frozenset({*options, label}), LENIENT, parts) if mention[2]]
-    before = lowered(prediction)
-    denied = any(
-        DENIED.search(before[:first]) or (before[first].isdigit() and COMPARED.search(before[:first]))
-        for first, _, _ in found
-    )
-    return not denied and bool(found) and {option for _, _, option in found} == {_exact(label)}
+    return {option for _, _, option in found} == {_exact(label)} and not _denied(lowered(prediction), found)
+
+
+def _denied(text: str, found: list[Mention]) -> bool:
+    """Whether what is before a mention denies it; the "no" of "no, it is no" is a mention itself."""
+    for first, _, _ in found:
+        denial = DENIED.search(text[:first])
+        if denial and not any(a <= denial.start() < b for a, b, _ in found):
+            return True
+        if text[first].isdigit() and COMPARED.search(text[:first]):
+            return True
+    return False
 
 
 def _names_only(prediction: str, label: str, options: Iterable[str], ways: Ways) -> bool:
