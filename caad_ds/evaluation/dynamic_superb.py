@@ -100,9 +100,9 @@ def _from_manifest(path: Path) -> Iterator[Item | dict]:
 
 def _instance(row: dict) -> str:
     category = row.get("category")
-    if not isinstance(category, str) or not category.startswith(CATEGORY) or category == CATEGORY:
+    if not isinstance(category, str) or not category.startswith(CATEGORY) or category.strip() == CATEGORY:
         raise Fault(f"category {category!r} is not {CATEGORY}<instance>")
-    return category.removeprefix(CATEGORY)
+    return category.removeprefix(CATEGORY).strip()
 
 
 def _of_manifest(name: str, instance: str, row: dict, folder: Path) -> Item:

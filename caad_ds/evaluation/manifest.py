@@ -89,7 +89,7 @@ def prompt(row: dict, folder: Path) -> Prompt:
     turns = _turns(row)
     audios = _audios(row, turns)
     messages = _messages(turns, len(audios))
-    if "label" in row and "target" in row and row["label"] != row["target"]:
+    if "label" in row and "target" in row and text_of(row["label"]) != text_of(row["target"]):
         raise Fault(f"label {row['label']!r:.60} is not its target {row['target']!r:.60}")
     return Prompt(
         tuple(_clip(audio, folder) for audio in audios), messages, answer(row.get("label", row.get("target")))

@@ -1,5 +1,6 @@
 """Whether an answer is right: Dynamic-SUPERB's rule, stricter ones beside it, and one that reads more spellings."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
@@ -8,7 +9,17 @@ from itertools import combinations
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from caad_ds.evaluation.choices import enumerated, spelled_out
-from caad_ds.evaluation.reading import BARE, BARE_CANONICAL, CANONICAL, EXACT, Reading, Token, tokens
+from caad_ds.evaluation.reading import (
+    BARE,
+    BARE_CANONICAL,
+    CANONICAL,
+    EXACT,
+    Reading,
+    Token,
+    canonical,
+    lowered,
+    tokens,
+)
 
 RULES = ("right", "strict", "option", "lenient")
 # Raised whenever a rule judges anything otherwise: scores by other rules are not compared.
@@ -19,8 +30,23 @@ _normalise = BasicTextNormalizer()
 
 # How a rule finds options in an answer: by which readings, and whether spaces and hyphens inside an option count.
 Ways = tuple[tuple[Reading, bool], ...]
+Mention = tuple[int, int, str]  # where an option begins and ends, and its exact tokens in a row
 STRICT: Ways = ((EXACT, True), (BARE, True))
 LENIENT: Ways = (*STRICT, (EXACT, False), (CANONICAL, False), (BARE_CANONICAL, False))
+
+# What before an option denies it, with at most such words between: "not male", "more than two", "isn't a dog".
+BETWEEN = (
+    "a an the any be been it is its it's was that this he she they are there in of to for if whether really clearly "
+    "exactly only sure certain think believe know tell say hear sound sounds like contain contains have has sign"
+)
+QUOTES = r"[\s\"'\u2018-\u201d()\[\]{}*_`]"
+DENIED = re.compile(
+    r"(?<!\w)(?:no|not|nor|neither|never|cannot|without|than|at (?:least|most)|"
+    r"(?:is|are|was|were|do|does|did|ca|wo|would|could|should|has|have)n['\u2019]?t)"
+    rf"(?!\w){QUOTES}*(?:(?:{'|'.join(BETWEEN.split())}){QUOTES}+)*$"
+)
+COMPARED = re.compile(r"(?<![\w\"'/])[<>\u2264\u2265\u00b1]=?\s*$")  # "> 2", and not "<answer>2"
+PAUSES = frozenset(",;:/|.\n")  # what no spelling of one option has inside
 
 
 def verdicts(prediction: str, label: str, options: Iterable[str], question: str) -> dict[str, bool]:
@@ -99,35 +125,53 @@ def matches_leniently(prediction: str, label: str, options: Iterable[str]) -> bo
     """Whether the label is the only option that the prediction names, in brackets, words for numbers, units or not.
 
     Options that only another spelling of numbers or units tells apart ("2" and "2.0") are named by their own alone.
+    Numbers are whole: "twenty one" and "two thousand" name neither 1 nor 2. An option that English denies right before
+    it ("not male", "more than two") makes the answer wrong.
     """
-    return _names_only(prediction, label, options, LENIENT)
+    parts = [(token.start, token.end, "") for token in canonical(prediction)]
+    found = [mention for mention in _mentions(prediction, frozenset({*options, label}), LENIENT, parts) if mention[2]]
+    return {option for _, _, option in found} == {_exact(label)} and not _denied(lowered(prediction), found)
+
+
+def _denied(text: str, found: list[Mention]) -> bool:
+    """Whether what is before a mention denies it; the "no" of "no, it is no" is a mention itself."""
+    for first, _, _ in found:
+        denial = DENIED.search(text[:first])
+        if denial and not any(a <= denial.start() < b for a, b, _ in found):
+            return True
+        if text[first].isdigit() and COMPARED.search(text[:first]):
+            return True
+    return False
 
 
 def _names_only(prediction: str, label: str, options: Iterable[str], ways: Ways) -> bool:
     wanted = _exact(label)
-    return bool(wanted) and _named(prediction, frozenset({*options, label}), ways) == {wanted}
+    found = _mentions(prediction, frozenset({*options, label}), ways)
+    return bool(wanted) and {option for _, _, option in found} == {wanted}
 
 
-def _named(prediction: str, options: frozenset[str], ways: Ways) -> set[str]:
-    """The options, as their exact tokens in a row, that the prediction names."""
-    spans = []
+def _mentions(prediction: str, options: frozenset[str], ways: Ways, others: Iterable[Mention] = ()) -> list[Mention]:
+    """Where the prediction names options, as their exact tokens in a row; not inside longer ones or longer `others`."""
+    spans, text = [*others], lowered(prediction)
     for reading, spaced in ways:
         index = _index(options, reading, spaced)
         longest = max(map(len, index), default=0)
         said = reading.of_answer(prediction)
         for start in range(len(said)):
-            key = ""
-            for token in said[start:]:
+            key, end, alone = "", said[start].start, True
+            for count, token in enumerate(said[start:], 1):
                 key = _joined(key, token.text, spaced)
-                if len(key) > longest:
+                alone &= token.text in index
+                if len(key) > longest or not (spaced or PAUSES.isdisjoint(text[end : token.start])):
                     break
-                if key in index:
+                end = token.end
+                if key in index and (spaced or count == 1 or not alone):  # "A B" names two, and not AB
                     spans.append((said[start].start, token.end, index[key]))
-    return {
-        option
+    return [
+        (first, last, option)
         for first, last, option in spans
         if not any(a <= first and last <= b and b - a > last - first for a, b, _ in spans)
-    }
+    ]
 
 
 @lru_cache(1 << 10)

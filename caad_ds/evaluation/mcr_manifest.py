@@ -64,7 +64,7 @@ def hint(text: str, question: str) -> str | None:
 
 
 def _category(category: object, kind: str, conditions: Sequence[str]) -> tuple[str, str]:
-    parts = category.split("@") if isinstance(category, str) else []
+    parts = [part.strip() for part in category.split("@")] if isinstance(category, str) else []
     if len(parts) != 3 or parts[0] != kind or not parts[1]:
         raise Fault(f"category {category!r} is not {kind}@<subset>@<condition>")
     if parts[2].lower() not in conditions:

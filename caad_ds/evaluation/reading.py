@@ -7,7 +7,7 @@ symbols, the decimal point, what stands in brackets, the vowel signs of some scr
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import lru_cache
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import NamedTuple
 from unicodedata import normalize
 
@@ -17,9 +17,12 @@ DASH = regex.compile(r"[\u2010-\u2015\u2212\ufe58\uff0d]")
 BRACKETED = regex.compile(r"[<\[][^>\]]*[>\]]|\([^)]+?\)")  # what the basic normaliser removes
 # A sign stands before a number and after none; a dash that begins a line, with a space behind it, marks a list.
 SIGN = r"(?<![\p{N}\p{L}])(?<!\p{N}\s)(?:-|(?<!^\s*)(?<=\s)-\s|\b(?:minus|negative)\s+)"
-NUMBER = r"(?:\p{Nd}{1,3}(?:,\p{Nd}{3})+(?![\p{Nd},])|\p{N}+)(?:\.\p{Nd}+)?|(?<![\p{N}.])\.\p{Nd}+"
+THOUSANDS = r"\p{Nd}{1,3}(?:,\p{Nd}{3})+(?![\p{Nd},])"
+# "0,4" and "1,2" are one token each: a decimal comma or a list, and in neither case the number that ends it.
+NUMBER = rf"(?:{THOUSANDS}|\p{{N}}+(?:,\p{{N}}+)*)(?:\.\p{{Nd}}+)?|(?<![\p{{N}}.])\.\p{{Nd}}+"
 TOKEN = regex.compile(
     rf"(?P<number>(?:{SIGN})?(?:{NUMBER})(?:[:/\u2044]\p{{N}}+)?)(?P<unit>\p{{L}}[\p{{L}}\p{{M}}]*)?"
+    r"|(?<![\p{L}\p{M}\p{N}])[a-g][#\u266d][\p{L}\p{N}]*"  # a note or chord: C#, C#m
     r"|[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:[#+]+(?![\p{L}\p{N}])|(?<=\b\p{L})-(?![\p{L}\p{N}-]))?"
     r"|[<>\u2264\u2265]=?(?=\s*[-+.]?\p{N})"
     r"|(?![<>|~])[%#&@\p{Sm}\p{Sc}\p{So}]",
@@ -28,11 +31,15 @@ TOKEN = regex.compile(
 SYMBOL = regex.compile(r"[%#&@\u00b0\p{Sc}\p{Emoji_Presentation}]")  # not < or +, without which it is another number
 WITH_UNIT = regex.compile(r"(?P<value>-?[\p{N}.]+)(?P<unit>\p{L}+)(?<!^\p{N}{4}s)")  # the 1990s are no seconds
 SHORT = regex.compile(r"-?\p{Nd}{1,15}(?:\.\p{Nd}{1,15})?|-?\.\p{Nd}{1,15}")
+ACCIDENTAL = {"sharp": "#", "flat": "\u266d"}
 COUNTING = ("is", "answer")  # words after which a last "one" is a number
 
 ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 ONES = {name: value for value, name in enumerate([*ONES.split(), "eighteen", "nineteen"])}
 TENS = {name: 10 * k for k, name in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+SCALES = (
+    "hundred thousand million billion dozen half halves third thirds quarter quarters fifth fifths tenth tenths".split()
+)
 UNITS = {
     "db": "db decibel decibels", "hz": "hz hertz", "khz": "khz kilohertz", "ms": "ms millisecond milliseconds",
     "s": "s sec secs second seconds", "min": "min mins minute minutes", "h": "h hr hrs hour hours",
@@ -66,14 +73,14 @@ def tokens(text: str) -> tuple[Token, ...]:
     """
     return tuple(
         Token(_number(found["number"]) + (found["unit"] or "") if found["number"] else found.group(), *found.span())
-        for found in TOKEN.finditer(_lowered(text))
+        for found in TOKEN.finditer(lowered(text))
     )
 
 
 @lru_cache(1 << 14)
 def bare(text: str) -> tuple[Token, ...]:
     """The tokens of a text without what stands in brackets and signs of units: "dog (bark)" is dog, "5%" is 5."""
-    return tuple(token for token in tokens(BRACKETED.sub(_blank, _lowered(text))) if not SYMBOL.fullmatch(token.text))
+    return tuple(token for token in tokens(BRACKETED.sub(_blank, lowered(text))) if not SYMBOL.fullmatch(token.text))
 
 
 @lru_cache(1 << 14)
@@ -106,8 +113,9 @@ CANONICAL = Reading(canonical, canonical)
 BARE_CANONICAL = Reading(_bare_canonical, _if_bare_canonical)
 
 
-def _lowered(text: str) -> str:
-    return DASH.sub("-", normalize("NFKC", text).lower())
+def lowered(text: str) -> str:
+    """The text in which tokens have their places."""
+    return DASH.sub("-", normalize("NFKC", text).lower()).replace("\u266f", "#")
 
 
 def _blank(found: regex.Match) -> str:
@@ -117,11 +125,25 @@ def _blank(found: regex.Match) -> str:
 def _number(text: str) -> str:
     """A number as it is compared: `minus 1,000` is -1000."""
     negative, digits = regex.fullmatch(r"(-|minus|negative)?\s*(.*)", text).groups()
-    return ("-" if negative else "") + digits.replace(",", "")
+    return ("-" if negative else "") + (digits.replace(",", "") if regex.match(THOUSANDS, digits) else digits)
 
 
 def _canonical(said: tuple[Token, ...]) -> tuple[Token, ...]:
-    return tuple(_with_units(list(_with_numbers([part for token in said for part in _parts(token)]))))
+    parts = list(_with_accidentals([part for token in said for part in _parts(token)]))
+    return tuple(_with_units(list(_with_numbers(parts))))
+
+
+def _with_accidentals(said: list[Token]) -> Iterator[Token]:
+    """Notes in words as in signs: "C sharp" is c#; "a flat voice" is none."""
+    skip = False
+    for token, after in zip_longest(said, said[1:]):
+        if not skip and after and token.text in tuple("bcdefg") and after.text in ACCIDENTAL:
+            yield Token(token.text + ACCIDENTAL[after.text], token.start, after.end)
+            skip = True
+        elif not skip:
+            yield token
+        else:
+            skip = False
 
 
 def _parts(token: Token) -> Iterator[Token]:
@@ -142,12 +164,24 @@ def _with_numbers(said: list[Token]) -> Iterator[Token]:
         negative = texts[place] in ("minus", "negative")
         value, count = _spelled(texts[place + negative :])
         end = place + negative + count
-        if value is None or (texts[place:end] == ["one"] and not _counts(texts, place)):
+        more = _scale(texts[max(end, place + 1) :]) if value is not None or SHORT.fullmatch(texts[place]) else 0
+        if more:  # "two thousand", "2 and a half": another number than 2, kept in its words
+            end = max(end, place + 1) + more
+            yield Token(" ".join(texts[place:end]), said[place].start, said[end - 1].end)
+            place = end
+        elif value is None or (texts[place:end] == ["one"] and not _counts(texts, place)):
             yield said[place]._replace(text=_shortest(texts[place]))
             place += 1
         else:
             yield Token(("-" if negative else "") + value, said[place].start, said[end - 1].end)
             place = end
+
+
+def _scale(said: list[str]) -> int:
+    """How many of these words after a number make it another one."""
+    if said[:1] and said[0] in SCALES:
+        return 1
+    return 3 if said[:2] in (["and", "a"], ["and", "one"]) and said[2:3] and said[2] in SCALES else 0
 
 
 def _counts(said: list[str], place: int) -> bool:
@@ -159,7 +193,7 @@ def _counts(said: list[str], place: int) -> bool:
 
 def _spelled(said: list[str]) -> tuple[str | None, int]:
     """The number in words that texts begin with, and how many of them it takes; None where they begin with none."""
-    value, count = _below_hundred(said)
+    value, count = (0, 0) if said[:1] == ["point"] else _below_hundred(said)
     hundreds = 1 if value is None else value
     if said[count : count + 1] == ["hundred"] and 0 < hundreds < 10:
         count += 1
@@ -169,7 +203,9 @@ def _spelled(said: list[str]) -> tuple[str | None, int]:
     if value is None or said[count : count + 1] != ["point"]:
         return (None if value is None else str(value)), count
     decimals = [str(ONES[name]) for name in takewhile(lambda name: ONES.get(name, 10) < 10, said[count + 1 :])]
-    return (_shortest(f"{value}.{''.join(decimals)}"), count + 1 + len(decimals)) if decimals else (str(value), count)
+    if not decimals:
+        return (str(value), count) if count else (None, 0)
+    return _shortest(f"{value}.{''.join(decimals)}"), count + 1 + len(decimals)
 
 
 def _below_hundred(said: list[str]) -> tuple[int | None, int]:

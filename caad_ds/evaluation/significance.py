@@ -152,13 +152,20 @@ def _of_items(
         least = least_p(right[name], right[baseline], units)
         higher = _above(right[name], right[baseline])
         found[name] = {}
-        for metric, its_p in zip(RATIOS, p, strict=True):
+        for metric, its_p, tested in zip(RATIOS, p, _direction(right[name], right[baseline]), strict=True):
             value = point[metric][rows[name]].mean() - point[metric][rows[baseline]].mean()
+            its_p = 1.0 if value * tested < 0 else its_p
             draw = drawn[metric][:, rows[name]].mean(-1) - drawn[metric][:, rows[baseline]].mean(-1)
             found[name][metric] = difference_of(value, draw, units, its_p, least) | higher.get(metric, {})
     for metric in RATIOS:
         adjust([metrics[metric] for metrics in found.values()])
     return found
+
+
+def _direction(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Sign of the difference tested, [12]: of ratios of sums over runs, where the figure is a mean of ratios."""
+    (part, whole), (other, of) = (numerators_and_denominators(outcomes(r).sum((0, -1))) for r in (ours, theirs))
+    return np.sign(part * of - other * whole)
 
 
 def _above(ours: np.ndarray, theirs: np.ndarray) -> dict[str, dict[str, int]]:

@@ -6,7 +6,8 @@ import numpy as np
 
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.options import Signal, entropy
-from caad_ds.evaluation.scores import POOLED, score
+from caad_ds.evaluation.scores import LEVEL, POOLED, score, wilson
+from caad_ds.evaluation.significance import sign_flip
 
 # Below this share of the labels' entropy a negative favours one option for no reason that the text gives. Above it,
 # the negative may still be foreign to the teacher: an even guess is a necessary sign, not a proof.
@@ -44,8 +45,7 @@ class Attribute:
     @property
     def audible(self) -> bool:
         """Whether the neutral accuracy of z_pos is above always saying the commonest label, beyond its 95% interval."""
-        right = self.right(Signal())[0]
-        return bool(right.mean() - 1.96 * right.std() / np.sqrt(len(right)) > self.shares.max())
+        return _above(self.right(Signal())[0], self.shares.max())
 
 
 def figures(attributes: list[Attribute], signal: Signal) -> dict:
@@ -138,8 +138,7 @@ def _distribution(shares: dict[str, float | None]) -> tuple[bool, str]:
 def _leak(attributes: list[Attribute], neg: Signal) -> str:
     right = np.concatenate([attribute.right(neg)[0] for attribute in attributes])
     commonest = np.concatenate([np.full(len(a.gt), a.shares.max()) for a in attributes]).mean()
-    leaks = right.mean() - 1.96 * right.std() / np.sqrt(len(right)) > commonest
-    return ", above the commonest labels': the text alone gives answers away" if leaks else ""
+    return ", above the commonest labels': the text alone gives answers away" if _above(right, commonest) else ""
 
 
 def _best(audible: list[Attribute], fit: list[Signal]) -> Signal | None:
@@ -176,13 +175,18 @@ def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool) -> str
     if best is None:
         return "Take standard KD (alpha 0): no contrast raises adversarial accuracy on what the teacher hears."
     gain = _gain(audible, best)
-    sure = gain.mean() > 1.96 * gain.std() / np.sqrt(len(gain))
+    sure = sign_flip(gain[:, None])[0] < 1 - LEVEL
     changes = ", ".join(
         f"{c} {_points(_accuracy(audible, Signal(), c))} -> {_points(_accuracy(audible, best, c))}"
         for c in CONDITIONS[:3]
     )
     noise = "" if sure else f" The gain is within the noise of {len(gain)} items."
     return f"Take negative {best.negative} with alpha {best.alpha:g}: on {_names(audible)} {changes}.{noise}"
+
+
+def _above(right: np.ndarray, share: float) -> bool:
+    """Whether the share of right answers, bool [rows], is above another by more than its 95% interval."""
+    return bool(wilson(float(right.mean()), len(right))[0] > share)
 
 
 def _accuracy(attributes: list[Attribute], signal: Signal, condition: str) -> float:

@@ -61,6 +61,15 @@ def test_dynamic_superb_lines(write, form):
     assert [clip.text for clip in first.clips] == ["hello there"] and first.clips[0].path.name == "0.wav"
 
 
+def test_white_space_and_types_make_no_second_instance_or_answer(write):
+    lines = [line(f"DS@{COUNTING}", target=2), {**line(f"DS@{COUNTING} ", target="2"), "label": 2.0}]
+    benchmark = load(write(lines))
+    assert [(item.id, item.gt) for item in benchmark.items] == [(f"{COUNTING}/{k}", "2") for k in range(2)]
+    assert not benchmark.rejected
+    padded = [{**each, "category": each["category"] + " "} for each in conditions()]
+    assert len(load(write(padded)).items) == 4
+
+
 def test_an_id_that_is_the_audio_is_shared_by_its_questions(write):
     lines = [line(f"DS@{COUNTING}", question, id="SER/audio/0.wav") for question in (ASK, LOUD)]
     benchmark = load(write([*lines, line(f"DS@{COUNTING}", id=7), line(f"DS@{COUNTING}", id="7")]))

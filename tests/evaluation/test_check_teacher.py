@@ -153,6 +153,20 @@ def test_an_attribute_that_the_teacher_cannot_hear_is_no_bias():
     assert silence.startswith("silence: in the teacher's distribution")
 
 
+def test_a_few_right_answers_are_no_proof():
+    """A normal interval of answers that agree has no width, and that of a few is too narrow."""
+
+    def leaking(rows):
+        return verdict(attribute(BIASED, np.where(np.arange(rows) % 2, -0.1, 0.1)[:, None], FREED, rows=rows))["lines"]
+
+    assert leaking(2)[0].startswith("The teacher does not hear gender (100.0)"), "by a coin in one of four"
+    assert "gives answers away" not in " ".join(leaking(2)) and "gives answers away" in " ".join(leaking(10))
+    wrong = np.where(np.arange(40) < 4, -1.0, 1.0)[:, None]
+    nearly = np.concatenate([np.ones((40, 2)), wrong, np.ones((40, 1))], axis=1)
+    advice = verdict(attribute(nearly, 0.1, FREED, rows=40))["lines"][-1]
+    assert advice.endswith("The gain is within the noise of 40 items."), "four of four, p = 0.125"
+
+
 def test_a_teacher_that_hears_nothing_is_to_be_trained():
     coin = np.random.default_rng(0).choice([-1.0, 1.0], (200, 1)) * np.ones(4)
     found = verdict(attribute(coin, 0.1, coin))

@@ -109,6 +109,20 @@ def test_a_statistic_has_the_sign_of_its_difference():
                 assert np.sign(total[name]) == np.sign(round(found[name]["value"], 12)), name
 
 
+def test_a_mean_over_runs_that_differs_the_other_way_is_not_marked():
+    """5 / 1 and 2 / 20 have a mean above 18 / 20, and a ratio of sums below it."""
+
+    def run(neutral, adversarial):
+        right = np.zeros((4, 24), bool)
+        right[0, :neutral] = right[2, :adversarial] = True
+        return run_of(right)
+
+    found = differences({"a": [run(1, 5), run(20, 2)], "b": [run(20, 18), run(20, 18)]}, "b")["a"]["all"]
+    ratio = found["norm_accuracy_adversarial"]
+    assert ratio["value"] > 0 and ratio["p"] == 1 and not ratio["significant"]
+    assert found["accuracy_adversarial"]["value"] < 0 and found["accuracy_adversarial"]["significant"]
+
+
 def test_drawn_exchanges_agree_with_enumerated_ones():
     """Weights of one size, whose sums can be enumerated, and the same ones beside a figure whose sums cannot."""
     rng = np.random.default_rng(0)
