@@ -52,7 +52,7 @@ def test_a_larger_corpus_takes_an_id_per_record_more(step, peak):
 @pytest.fixture
 def peak_of_pack(tmp_path, write_lines, tone, prep):
     """Peak of Python's allocations in bytes while so many records are packed into shards of some 60 each."""
-    tone("a.wav", 0.01)
+    tone("a.wav", 0.05)
     answered = {"audios": [{"path": "a.wav"}], "messages": [{"role": "user", "content": "<|AUDIO|>" + "y" * 7200}]}
 
     def measure(count: int) -> int:
