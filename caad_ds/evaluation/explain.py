@@ -26,7 +26,7 @@ from caad_ds.evaluation.inference import Clips, Loaded, add_device_arguments, as
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.mlflow_log import Record, add_mlflow_arguments, check_mlflow, log_record
-from caad_ds.evaluation.tables import show_rejected
+from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.token_picture import draw
 from caad_ds.evaluation.token_text import Tokens
 from caad_ds.files import write_json
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     instructions = Instructions.load(args.instructions) if args.instructions else None
     setting = _load(args)
     saved: list[tuple[dict, list[Path]]] = []
+    doubtful: dict[str, dict] = {}
     with progress("explaining", len(items)) as advance:
         for item in items:
             clips = {id(loaded): Clips(loaded.encoder) for loaded in (setting.teacher, setting.answerer)}
@@ -94,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
                 numbers = stem.with_name(f"{stem.name}.json")
                 write_json(numbers, found)
                 saved.append((found, [numbers, *draw(found, stem)]))
+                doubtful |= {row["id"]: row for one in clips.values() for row in one.doubted([item])}
             advance(1)
+    show_doubtful(list(doubtful.values()), None)
     show_rejected([{"id": name, "reason": reason} for name, reason in rejected.items()], None)
     print(f"saved the pictures and numbers of {len(saved)} items in {args.out}")
     if saved:

@@ -20,7 +20,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation import audio_files, manifest, mcr_manifest
 from caad_ds.evaluation.items import Clip, Item, is_text, text_of
 from caad_ds.evaluation.matching import words
-from caad_ds.text import read_text
+from caad_ds.text import each_once, read_text
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]
@@ -119,7 +119,7 @@ def _of_manifest(path: Path) -> tuple[list[Row], list[dict]]:
 
 def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
     try:
-        entries = json.loads(read_text(path))
+        entries = json.loads(read_text(path), object_pairs_hook=_object)
     except (OSError, ValueError, RecursionError) as error:
         return [], [{"id": path.stem, "reason": f"{path}: cannot be read as JSON ({error})"}]
     if not isinstance(entries, list):
@@ -140,7 +140,17 @@ def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
     return rows, rejected
 
 
+def _object(pairs: list[tuple[str, object]]) -> dict | ValueError:
+    """A row, or why it is none, so that the rows beside it are read."""
+    try:
+        return each_once(pairs)
+    except ValueError as error:
+        return error
+
+
 def _fault(entry: object, known: set[str]) -> str | None:
+    if isinstance(entry, ValueError):
+        return str(entry)
     if not isinstance(entry, dict):
         return f"is a {type(entry).__name__}, not an object"
     if not is_text(entry):

@@ -1,7 +1,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from matplotlib.image import imread
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -106,6 +108,13 @@ def test_a_student_stands_beside_its_teacher(explain, model_folder, terms, tmp_p
     assert_close(asked, alone, terms)
     with pytest.raises(AssertionError, match="is allowed"):
         assert_close(taught, alone, terms)  # the teacher's numbers are others
+
+
+def test_a_silent_clip_is_explained_and_named(explain, conflicts, capsys):
+    soundfile.write(conflicts / "gender" / "audio" / "0.wav", np.zeros(8000), 16000)
+    assert explain("--items", "gender/0", "--max-new-tokens", 1) == 0
+    said = capsys.readouterr().err
+    assert "1 rows are asked about audio that training would not take" in said and said.count("gender/0: audio") == 1
 
 
 def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, capsys):

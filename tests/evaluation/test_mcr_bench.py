@@ -87,6 +87,15 @@ def test_a_bad_row_is_listed_and_the_rest_goes_on(tmp_path, row, reason):
     assert rejected["id"] == "SER/0" and reason in rejected["reason"]
 
 
+def test_a_row_with_one_key_twice_is_listed_and_the_rest_goes_on(tmp_path):
+    write(tmp_path, "SER", [ROW, ROW])
+    file = tmp_path / "SER" / "SER.json"
+    file.write_text(file.read_text().replace('"gt"', '"gt": "another", "gt"', 1))
+    benchmark = Benchmark.load(tmp_path)
+    assert [row.id for row in benchmark.rows] == ["SER/1"]
+    assert benchmark.rejected == [{"id": "SER/0", "reason": "key 'gt' comes twice"}]
+
+
 def test_of_two_rows_with_one_id_the_second_is_listed(tmp_path):
     write(tmp_path, "SER", [{**ROW, "id": 7}, {**ROW, "id": 7}, {**ROW, "id": 8, "conditions": list(CONDITIONS)}])
     benchmark = Benchmark.load(tmp_path)
