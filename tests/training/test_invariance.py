@@ -6,8 +6,6 @@ from tests.training.alike import assert_same_curve, assert_same_weights
 from tests.training.launching import curve, train
 from tests.training.tiny import ce, config
 
-pytestmark = pytest.mark.numeric
-
 STEPS = 6
 DEALT = {"world 2, micro 4": (2, 4), "world 1, micro 2, accumulation 4": (1, 2)}
 OBJECTIVES = {
@@ -29,7 +27,9 @@ def run(world, out, objective: str, ranks: int, micro: int):
     return out
 
 
-@pytest.fixture(scope="module", params=OBJECTIVES)
+@pytest.fixture(
+    scope="module", params=[pytest.param("token", marks=pytest.mark.numeric), "sample", "ce with audio dropout"]
+)
 def whole(world, folder, request):
     """An objective, and the output of its run on one rank without accumulation."""
     return request.param, run(world, folder / f"{request.param}-whole", request.param, 1, 8)

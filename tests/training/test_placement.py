@@ -69,7 +69,6 @@ def resident(world, folder):
 HALVES = {"micro_batch": 1}  # four micro-steps on two ranks
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize(
     "batch",
     [1, pytest.param(3, marks=pytest.mark.slow), None],
