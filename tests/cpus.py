@@ -27,7 +27,7 @@ def run(changed: dict[str, str]) -> tuple[str, bool]:
     """Run the tests under these variables; return pytest's closing line and whether all passed."""
     # Threads that wait would otherwise keep the cores from those that compute, where there are more of them than cores.
     env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | os.environ | changed
-    command = [sys.executable, "-m", "pytest", "-m", "numeric", "-n", "2", "--dist", "loadfile"]
+    command = [sys.executable, "-m", "pytest", "-m", "numeric and not slow", "-n", "2", "--dist", "loadfile"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stdout, done.stderr, sep="\n", flush=True)
