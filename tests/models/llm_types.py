@@ -33,12 +33,15 @@ from caad_ds.models.speech_lm import SpeechLM, build, load, save
 from caad_ds.models.tokenizer import train_tokenizer
 from tests.models.small import QUERIES, sample
 from tests.models.small_llms import VOCABULARY, settings
+from tests.tolerance import rounding
 from tests.training.tiny import amplify, encoder
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 LOUD = 4.0  # weights so much larger than a fresh model's, so that what stands before a token reaches its state
 PATIENCE = 20  # seconds of computing for one type
-TOLERANCE = 1e-3  # of a state's size; rounding in float32 stays well below, another position or mask well above
+# Of a state's size: sums of up to a thousand terms, whose errors three matrices in a row make LOUD times larger.
+# Rounding stays well below, another position or mask is well above.
+TOLERANCE = rounding(1000, LOUD**3)
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def decoding(model: SpeechLM, world: World) -> str:
             z = model.head().logits(states[0, first.shape[1] - 1 :])
             z[:, ends] = -torch.inf
             best, chosen = z.max(-1).values, z.gather(-1, said[:, None])[:, 0]
-            if not (best - chosen <= 1e-3 * z[z.isfinite()].abs().max()).all():
+            if not (best - chosen <= TOLERANCE * z[z.isfinite()].abs().max()).all():
                 raise Wrong(f"token {(best - chosen).argmax().item()} is not the likeliest")
     return ""
 
