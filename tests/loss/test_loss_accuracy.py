@@ -172,8 +172,8 @@ def test_on_a_gpu(problem, dtype, logits, softcap):
     if dtype == torch.float32:
         assert_close(p, options, found, exact)
     else:
-        # The hidden-space contrast and dL/dz are rounded to bfloat16 once, before their products. So may logits of up to
-        # some tens be, which weighs as ten roundings; the loss is a mean over rows.
+        # The hidden-space contrast and dL/dz are rounded to bfloat16 once, before their products. Logits of up to some
+        # tens may be too, which weighs as ten roundings; the loss is a mean over rows.
         roundings = 1 if logits == "float32" else 10
         loss, gradient = (rounding(n, 1.0, torch.bfloat16) for n in (roundings / len(p.labels), roundings))
         assert found[0].loss.item() == pytest.approx(exact[0].loss.item(), rel=loss)

@@ -20,14 +20,13 @@ from caad_ds.training.engines import weights_hash
 from tests.models.small import make_model, sample
 from tests.training.tiny import llama
 
-pytestmark = pytest.mark.numeric
-
 
 def logits(parts, batch):
     hidden = parts.model.backbone(parts.model.embed(batch, parts.encoder.perceive(batch.features)))
     return hidden @ parts.model.head().weight.T
 
 
+@pytest.mark.numeric
 def test_right_and_left_padding_give_the_same_answers(parts, samples):
     right, left = parts.batch(samples), parts.batch(samples, pad="left")
     assert not torch.equal(right.input_ids, left.input_ids)
@@ -35,6 +34,7 @@ def test_right_and_left_padding_give_the_same_answers(parts, samples):
     parts.close(logits(parts, right), logits(parts, left))
 
 
+@pytest.mark.numeric
 def test_a_sample_answers_alike_alone_and_in_a_batch(parts, samples):
     together = parts.batch(samples)
     rows = logits(parts, together)
@@ -53,6 +53,7 @@ def test_answer_rows_predict_the_answer_and_its_end(parts, samples, tokenizer):
     assert torch.equal(batch.input_ids.flatten()[at + 1], batch.targets)
 
 
+@pytest.mark.numeric
 def test_hidden_states_are_those_before_the_head(parts, samples):
     batch = parts.batch(samples)
     embedded = parts.model.embed(batch, parts.encoder.perceive(batch.features))
