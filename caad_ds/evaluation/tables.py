@@ -136,19 +136,20 @@ def show(*parts: Table | str) -> None:
 
 def show_rejected(rejected: list[dict], place: Path | None) -> None:
     """Names on standard error the rows that were left out; beyond the first ones, where all of them are listed."""
-    if rejected:
-        where = f" (all in {place})" if place else ""
-        lines = [f"{len(rejected)} rows were left out{where}:"]
-        lines += [f"  {row['id']}: {row['reason']}" for row in rejected[: LISTED if place else None]]
-        print("\n".join(lines), file=sys.stderr)
+    _name_rows(rejected, "rows were left out" + (f" (all in {place})" if place else ""), place)
 
 
 def show_doubtful(doubtful: list[dict], place: Path | None) -> None:
     """Names on standard error the rows that are asked about audio which a rule (levels.py) finds unusable."""
-    if doubtful:
-        where = f" ({place})" if place else ""
-        lines = [f"{len(doubtful)} rows are asked about audio that training would not take{where}:"]
-        lines += [f"  {row['id']}: {row['reason']}" for row in doubtful[: LISTED if place else None]]
+    told = "rows are asked about audio that training would not take" + (f" ({place})" if place else "")
+    _name_rows(doubtful, told, place)
+
+
+def _name_rows(rows: list[dict], told: str, place: Path | None) -> None:
+    """Print to standard error the number of rows, `told` and each reason; only the first rows if `place` has all."""
+    if rows:
+        lines = [f"{len(rows)} {told}:"]
+        lines += [f"  {row['id']}: {row['reason']}" for row in rows[: LISTED if place else None]]
         print("\n".join(lines), file=sys.stderr)
 
 
