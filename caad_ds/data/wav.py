@@ -1,7 +1,11 @@
-"""WAV files whose header was never completed: a recorder that is killed leaves lengths of 0, or earlier ones."""
+"""WAV files whose header was never completed: a recorder that is killed leaves lengths of 0, or earlier ones.
+
+A recorder that writes to a pipe leaves the highest length that there is. What is read ends before chunks that follow.
+"""
 
 import io
 import os
+import re
 import string
 from typing import BinaryIO, Literal, cast
 
@@ -11,6 +15,9 @@ UNKNOWN = 0x7FFF0000  # and above: lengths that were written before they were kn
 SLACK_SECONDS = 0.1
 TAGS = (b"ID3", b"TAG")
 LETTERS = frozenset(string.ascii_letters.encode() + string.digits.encode() + b" _-")
+TAIL = 1 << 20  # bytes before the end in which chunks behind the samples are looked for
+CHUNK = re.compile(rb"(?=[A-Za-z0-9 _-]{4}([\s\S]{4}))")
+ID3V1 = 128  # bytes of a tag at the end of a file
 
 
 def repaired(file: BinaryIO) -> BinaryIO | None:
@@ -30,30 +37,58 @@ def _repaired(file: BinaryIO) -> BinaryIO | None:
     if head[:4] not in (b"RIFF", b"RIFX") or head[8:] != b"WAVE":
         return None
     order: Literal["little", "big"] = "little" if head[:4] == b"RIFF" else "big"
-    end, at, per_second = file.seek(0, os.SEEK_END), 12, 0
+    end, at, per_second, frame = file.seek(0, os.SEEK_END), 12, 0, 1
     while at + 8 <= end:
         file.seek(at)
         name, size = file.read(4), int.from_bytes(file.read(4), order)
         if name == b"fmt ":
             per_second = int.from_bytes(file.read(12)[8:], order)
+            frame = int.from_bytes(file.read(2), order) or 1
         if name == b"data":
             break
         at += 8 + size + size % 2
     else:
         return None
     start, there = at + 8, end - at - 8
-    if size >= min(there, UNKNOWN):
+    if there <= size < UNKNOWN:
         return None
-    if not any(_are_chunks(file, place, end, order) for place in (start + size, start + size + 1)):
-        if not size:
-            lengths = {4: min(end - 8, 0xFFFFFFFF), at + 4: min(there, 0xFFFFFFFF)}
-            patches = {place: value.to_bytes(4, order) for place, value in lengths.items()}
-            return cast(BinaryIO, _Patched(file, patches))
-        if there - size > SLACK_SECONDS * per_second:
-            raise AudioError(
-                f"its header says {size} bytes of samples, {there} follow: was its recorder killed? Write the file anew"
-            )
+    if size < there and any(_are_chunks(file, place, end, order) for place in (start + size, start + size + 1)):
+        return None
+    if not size or size >= UNKNOWN:
+        samples = _samples_end(file, start, end, order) - start
+        if samples == there and size:
+            return None
+        if samples < there and _padded(file, start, samples, frame):
+            samples -= 1
+        lengths = {4: min(end - 8, 0xFFFFFFFF), at + 4: min(samples, 0xFFFFFFFF)}
+        patches = {place: value.to_bytes(4, order) for place, value in lengths.items()}
+        return cast(BinaryIO, _Patched(file, patches))
+    if there - size > SLACK_SECONDS * per_second:
+        raise AudioError(
+            f"its header says {size} bytes of samples, {there} follow: was its recorder killed? Write the file anew"
+        )
     return None
+
+
+def _samples_end(file: BinaryIO, start: int, end: int, order: Literal["little", "big"]) -> int:
+    """Where the samples of unknown length that begin at `start` end: before chunks or a tag that reach to the end."""
+    first = max(start, end - TAIL)
+    file.seek(first)
+    tail = file.read(end - first)
+    stop = len(tail) - ID3V1 if tail[-ID3V1 : -ID3V1 + 3] == b"TAG" else len(tail)
+    begins = {stop}
+    for found in reversed([*CHUNK.finditer(tail, 0, stop)]):
+        size = int.from_bytes(found[1], order)
+        after = found.start() + 8 + size
+        if size and (after in begins or after + size % 2 in begins):
+            begins.add(found.start())
+    return first + min(begins)
+
+
+def _padded(file: BinaryIO, start: int, samples: int, frame: int) -> bool:
+    """Whether the last byte before a chunk makes the length even; as a sample of one byte, 0 would be the loudest."""
+    file.seek(start + samples - 1)
+    return samples % 2 == 0 and samples % frame == (frame > 1) and file.read(1) == b"\0"
 
 
 def _are_chunks(file: BinaryIO, at: int, end: int, order: Literal["little", "big"]) -> bool:
