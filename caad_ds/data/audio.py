@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from caad_ds.data import containers, ogg, wav
-from caad_ds.data.levels import FULL_SCALE, SAMPLE_RATE, TOPS, Levels
+from caad_ds.data.levels import SAMPLE_RATE, Levels
 from caad_ds.errors import AudioError
 
 PROBE_FRAMES = 1 << 18
@@ -170,7 +170,7 @@ def _waveform(file: File, first: int, frames: int | None) -> tuple[np.ndarray, L
 
 
 def _levels(file: File) -> Levels:
-    return Levels(file.samplerate, file.channels, full_scale=TOPS.get(file.subtype, FULL_SCALE))
+    return Levels(file.samplerate, file.channels, file.subtype)
 
 
 def _mono(channels: np.ndarray) -> np.ndarray:

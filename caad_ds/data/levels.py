@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,8 +13,15 @@ FULL_SCALE = 32767 / 32768  # of 16 bit
 TOPS = {"PCM_U8": 127 / 128, "PCM_S8": 127 / 128, "ULAW": 32124 / 32768, "ALAW": 32256 / 32768}  # lower than that
 LOUDEST = 4.0  # of full scale; what a lossy codec or a resampler overshoots by is less
 CLIPPED = 0.1  # share of the samples at full scale
-QUIETEST = 1 / 32768  # between the lowest and the highest sample
+# The smallest difference between samples: of 16 bit, as which audio is packed, or of a coarser encoding.
+STEP = 1 / 32768
+STEPS = {"PCM_U8": 1 / 128, "PCM_S8": 1 / 128, "ULAW": 8 / 32768, "ALAW": 16 / 32768}
+NOISE = 2  # steps between the lowest and the highest sample of what holds nothing but rounding or dither
+WINDOWS_PER_SECOND = 40  # of 25 ms, in which silence and cancellation are looked for
+CLICKS = 2  # windows that one click may reach
 CANCELLED = 0.02  # power of the mono mix over the channels', times their number; 1 where they have nothing in common
+CANCELLED_WINDOWS = 0.1  # share of the windows that can be heard beside the loudest one
+HEARD = 1e-4  # of the loudest window's power, 40 dB below it: noise between words may be in opposite phase
 SHORTEST = 400  # samples at 16 kHz, 25 ms: the encoder's spectrogram looks at as many at once
 
 RULES = {
@@ -22,8 +29,8 @@ RULES = {
     "short": f"fewer than {SHORTEST} samples at 16 kHz",
     "scale": f"samples beyond {LOUDEST:g} times full scale, such as integers in a file of floats",
     "clipped": f"more than {CLIPPED:.0%} of the samples at full scale",
-    "silent": "all samples alike",
-    "cancelled": "channels in opposite phase, which cancel in the mono mix",
+    "silent": f"samples within {NOISE} steps of the encoding, but for a click",
+    "cancelled": f"channels in opposite phase, which cancel in the mono mix, in all or {CANCELLED_WINDOWS:.0%} of it",
 }
 MAX_SECONDS = 30.0  # Whisper's window
 ALLOWED = tuple(rule for rule in RULES if rule != "long")
@@ -33,22 +40,23 @@ ALLOWED = tuple(rule for rule in RULES if rule != "long")
 class Levels:
     """What is known of an audio when its blocks, at its own `rate` and with all channels, have been added.
 
-    `peak` and `clipped` (a number of samples) are over all channels, `low` and `high` of the mono mix; the powers are
-    sums of squares. `full_scale` is the highest sample that the file's encoding has (`TOPS`). `cut` is the number of
-    samples at 16 kHz where it is less than the frames come to.
+    `peak` and `clipped` (a number of samples) are over all channels. Of each window of 25 ms there are the lowest and
+    the highest sample of the mono mix, and of several channels the powers (sums of squares) of all and of the mix.
+    `encoding` is libsndfile's name of the file's, and `cut` the number of samples at 16 kHz where it is less than the
+    frames come to.
     """
 
     rate: int
     channels: int
+    encoding: str = "PCM_16"
     frames: int = 0
     peak: float = 0.0
     clipped: int = 0
-    low: float = np.inf
-    high: float = -np.inf
-    power: float = 0.0
-    mono_power: float = 0.0
     cut: int | None = None
-    full_scale: float = FULL_SCALE
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+    power: list[float] = field(default_factory=list)
+    mono_power: list[float] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -64,22 +72,45 @@ class Levels:
     def add(self, block: np.ndarray, mono: np.ndarray | None = None) -> "Levels":
         """Take a block [frames] or [frames, channels] into account, and its mono mix [frames] if there are several."""
         mono = block if mono is None else mono
-        full = 1.0
-        if block.dtype == np.int16:
-            full = 32768.0
+        full = 32768.0 if block.dtype == np.int16 else 1.0
         top, bottom = float(block.max()), float(block.min())
-        self.frames += len(block)
         self.peak = max(self.peak, top / full, -bottom / full)
-        if max(top, -bottom) >= (limit := self.full_scale * full):
+        if max(top, -bottom) >= (limit := TOPS.get(self.encoding, FULL_SCALE) * full):
             self.clipped += int(np.count_nonzero(block >= limit))
             self.clipped += int(np.count_nonzero(block <= -limit))
-        if mono is block:
-            self.low, self.high = min(self.low, bottom / full), max(self.high, top / full)
-        else:
-            self.low, self.high = min(self.low, float(mono.min())), max(self.high, float(mono.max()))
-            self.power += float(np.dot(block.ravel(), block.ravel()))
-            self.mono_power += float(np.dot(mono, mono))
+        self._add(self.low, mono, np.minimum, full)
+        self._add(self.high, mono, np.maximum, full)
+        if mono is not block:
+            self._add(self.power, np.einsum("ij,ij->i", block, block), np.add)
+            self._add(self.mono_power, mono * mono, np.add)
+        self.frames += len(block)
         return self
+
+    def _add(self, windows: list[float], values: np.ndarray, together: np.ufunc, full: float = 1.0) -> None:
+        """Bring the windows up to date with a value per frame, which `together` reduces to one per window."""
+        size = max(1, self.rate // WINDOWS_PER_SECOND)
+        begun = self.frames % size
+        starts = np.maximum(np.arange(-begun, len(values), size), 0)
+        found = (together.reduceat(values, starts) / full).tolist()
+        if begun:
+            found[0] = float(together(windows.pop(), found[0]))
+        windows += found
+
+    @property
+    def audible(self) -> int:
+        """The number of windows that hold more than rounding or dither."""
+        return int(np.count_nonzero(np.subtract(self.high, self.low) > NOISE * STEPS.get(self.encoding, STEP)))
+
+    @property
+    def cancelled(self) -> float:
+        """The share of the windows that can be heard whose channels cancel in the mono mix; 1 where the whole does."""
+        power, mono = np.array(self.power), np.array(self.mono_power) * self.channels**2
+        if self.channels == 1 or self.peak < STEP:
+            return 0.0
+        if mono.sum() < CANCELLED * power.sum():
+            return 1.0
+        heard = power >= HEARD * power.max()
+        return float(np.mean(mono[heard] < CANCELLED * power[heard]))
 
 
 @dataclass(frozen=True)
@@ -142,12 +173,14 @@ def faults(levels: Levels, max_seconds: float | None = None) -> Collection[tuple
         )
     if (share := levels.clipped / max(1, levels.frames * levels.channels)) > CLIPPED:
         found.append(("clipped", f"{share:.0%} of its samples are at full scale"))
-    if (
-        levels.channels > 1
-        and levels.mono_power * levels.channels**2 < CANCELLED * levels.power
-        and levels.peak >= QUIETEST
-    ):
-        found.append(("cancelled", "its channels are in opposite phase and cancel in the mono mix; export one of them"))
-    if levels.high - levels.low < QUIETEST:
-        found.append(("silent", "all its samples are alike"))
+    if (share := levels.cancelled) > CANCELLED_WINDOWS:
+        where = "" if share == 1 else f" in {share:.0%} of its time"
+        found.append(
+            ("cancelled", f"its channels are in opposite phase{where} and cancel in the mono mix; export one of them")
+        )
+    windows, audible = len(levels.low), levels.audible
+    if not audible:
+        found.append(("silent", "all its samples are alike, but for rounding or dither"))
+    elif audible <= min(CLICKS, windows // 4):
+        found.append(("silent", f"but for {audible / WINDOWS_PER_SECOND:g} s all its samples are alike"))
     return found

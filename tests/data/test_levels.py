@@ -19,6 +19,7 @@ from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
+from data_prep.espeak import speak
 from data_prep.ingest import ingest
 from data_prep.manifest import write_manifest
 from data_prep.pack import pack
@@ -29,6 +30,8 @@ UNUSABLE = {
     "silent": np.zeros(8_000),
     "silent, at another level": np.full(8_000, 0.25),
     "silent, stereo": np.zeros((8_000, 2)),
+    "silent, dithered": np.random.default_rng(0).integers(-1, 2, 8_000) / 32_768,
+    "silent, but for a click": np.where(abs(np.arange(8_000) - 4_000) < 9, SINE, 0.1),
     "scale": SINE * 32_768,
     "scale, of 24 bit": SINE * 2**23,
     "scale, and NaN's neighbour": SINE * 1e30,
@@ -36,6 +39,7 @@ UNUSABLE = {
     "clipped, a square": np.sign(SINE + 1e-9),
     "cancelled": PAIR,
     "cancelled, nearly": PAIR + 0.01 * np.stack([np.cos(np.arange(8_000)), np.zeros(8_000)], axis=1),
+    "cancelled, for half of its length": np.concatenate([PAIR[:4_000], np.abs(PAIR[4_000:])]),
     "short": SINE[:1],
     "short, below a window": SINE[:399],
 }
@@ -45,6 +49,7 @@ USABLE = {
     "is in one channel": np.stack([SINE, np.zeros(8_000)], axis=1),
     "has channels with nothing in common": np.random.default_rng(0).normal(0, 0.1, (8_000, 4)),
     "begins in silence": np.concatenate([np.zeros(8_000), SINE]),
+    "cancels where hardly anything is": np.concatenate([np.abs(PAIR), PAIR / 500]),
     "is a window long": SINE[:400],
 }
 
@@ -149,18 +154,19 @@ def test_shards_that_no_rule_has_judged_are_read_and_their_audio_is_named(clips,
     reader, other = IndexedReader(clips / "out"), IndexedReader(clips / "out")
     for number in [*range(len(reader)), *range(len(reader))]:  # two epochs
         reader[number]
-    assert reader.doubtful.summary == "clipped 2, silent 4"  # of mono, what cancelled is near to silence or is it
+    assert reader.doubtful.summary == "clipped 2, silent 6"  # of mono, what cancelled is near to silence or is it
     said = capsys.readouterr().err
-    assert said.count("silent: ") == 1 and "sample clip0: silent: all its samples are alike; it is kept" in said
+    reason = "all its samples are alike, but for rounding or dither"
+    assert said.count("silent: ") == 1 and f"sample clip0: silent: {reason}; it is kept" in said
     other[0]
-    assert Doubtful.together([reader.doubtful, other.doubtful]).summary == "clipped 2, silent 4"
+    assert Doubtful.together([reader.doubtful, other.doubtful]).summary == "clipped 2, silent 6"
 
 
 def test_a_stream_names_the_audio_that_no_rule_would_keep(clips, capsys):
     pack(clips / "answered.jsonl", clips / "out", rules=Rules(allow=("silent",)))
     reader = StreamReader(str(clips / "out"), seed=0, rank=0, world_size=1, buffer=1, skip=False)
-    assert len(list(islice(reader.samples(30), 2 * len(USABLE) + 6))) == 2 * len(USABLE) + 6
-    assert reader.doubtful.summary == "silent 3" and "silent: all its samples are alike" in capsys.readouterr().err
+    assert len(list(islice(reader.samples(30), 2 * len(USABLE) + 10))) == 2 * len(USABLE) + 10
+    assert reader.doubtful.summary == "silent 5" and "silent: all its samples are alike" in capsys.readouterr().err
 
 
 def lines(frames, rate):
@@ -236,6 +242,8 @@ def test_the_levels_of_blocks_are_those_of_the_whole():
         parts.add(block, block.mean(1))
     assert (whole.peak, whole.low, whole.high, whole.clipped, whole.frames) == (
         parts.peak, parts.low, parts.high, parts.clipped, parts.frames)  # fmt: skip
+    assert whole.power == pytest.approx(parts.power) and whole.mono_power == pytest.approx(parts.mono_power)
+    assert len(whole.low) == len(whole.power) == 10_000 / 400
     assert faults(whole) == faults(parts)
     pcm = audio.to_pcm16(wave[:, 0])
     assert Levels(16_000, 1).add(pcm).clipped == Levels(16_000, 1).add(pcm / np.float32(32_768)).clipped
@@ -263,6 +271,27 @@ def test_the_wav_of_a_recorder_that_was_killed_is_read(tmp_path, riff, size):
     np.testing.assert_array_equal(audio.load_pcm16(path, 0.25, 0.5), SECOND[4_000:12_000])
     with open(path, "rb") as file:
         np.testing.assert_array_equal(audio.to_pcm16(audio.load(file)), SECOND)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
+@pytest.mark.parametrize("frames", [15_999, 16_000])
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_chunks_behind_samples_of_unknown_length_are_no_samples(tmp_path, order, size, frames, width):
+    subtype = {1: "PCM_U8", 2: "PCM_16", 3: "PCM_24"}[width]
+    path, endian = tmp_path / "a.wav", {"<": "LITTLE", ">": "BIG"}[order]
+    soundfile.write(path, SECOND[:frames], 16_000, subtype, endian)
+    expected = audio.load_pcm16(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    info = b"INFOISFT" + struct.pack(f"{order}I", 6) + b"Lavf58" + b"IART" + struct.pack(f"{order}I", 1) + b"x\0"
+    note = b"LIST" + struct.pack(f"{order}I", len(info)) + info
+    samples = data[at + 4 : at + 4 + frames * width]
+    for after in (note, note + b"id3 " + struct.pack(f"{order}I", 10) + b"ID3" + bytes(7), b"TAG" + bytes(125)):
+        padded = samples + b"\0" * (len(samples) % 2)
+        path.write_bytes(data[:at] + struct.pack(f"{order}I", size) + padded + after)
+        np.testing.assert_array_equal(audio.load_pcm16(path), expected)
+        assert audio.examine(path).frames == frames
 
 
 def test_big_endian_and_odd_bytes_of_a_killed_recorder(tmp_path):
@@ -305,7 +334,30 @@ def test_a_file_that_is_cut_is_not_read_in_part(tmp_path, subtype):
 )
 def test_silence_is_known_in_whatever_format(tmp_path, kind):
     soundfile.write(tmp_path / "a", np.zeros(16_000), 16_000, format=kind[0], subtype=kind[1])
-    assert Rules().fault(audio.examine(tmp_path / "a")) == "silent: all its samples are alike"
+    assert Rules().fault(audio.examine(tmp_path / "a")).startswith("silent: all its samples are alike")
+
+
+@pytest.mark.parametrize(("subtype", "steps"), [("PCM_16", 1), ("PCM_U8", 256), ("ULAW", 8), ("ALAW", 8)])
+def test_silence_is_known_by_the_steps_of_an_encoding(tmp_path, subtype, steps):
+    """Its lowest bit in motion is silence, and a few more are not."""
+    noise = np.random.default_rng(0).integers(-1, 2, 16_000) * steps
+    for loud, expected in ((1, "silent"), (3, "")):
+        soundfile.write(tmp_path / "a.wav", (noise * loud).astype("<i2"), 16_000, subtype=subtype)
+        assert (Rules().fault(audio.examine(tmp_path / "a.wav")) or "").partition(":")[0] == expected
+
+
+@pytest.mark.parametrize("level", [-20, -50, -65])
+def test_quiet_speech_and_that_of_two_microphones_is_usable(tmp_path, level):
+    pytest.importorskip("espeakng_loader")
+    speech = speak("The meeting begins at nine, and nobody has told the others.", "en-us", 170, 50)
+    speech *= 10 ** (level / 20) / np.sqrt(np.mean(np.square(speech)))
+    room = np.random.default_rng(0).normal(0, 1e-4, (2, len(speech)))
+    for late in (0, 3, 20, 60):  # samples by which the second microphone hears it later
+        pair = np.stack([speech, 0.7 * np.roll(speech, late)]) + room
+        soundfile.write(tmp_path / "a.wav", pair.T, 16_000)
+        assert Rules().fault(audio.examine(tmp_path / "a.wav")) is None
+    soundfile.write(tmp_path / "a.wav", speech, 16_000)
+    assert Rules().fault(audio.examine(tmp_path / "a.wav")) is None
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
