@@ -1,6 +1,5 @@
 """Whether an answer is right: Dynamic-SUPERB's rule, stricter ones beside it, and one that reads more spellings."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
@@ -8,6 +7,7 @@ from itertools import combinations
 
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
+from caad_ds.evaluation.assertion import Mention, asserts, names
 from caad_ds.evaluation.choices import enumerated, spelled_out
 from caad_ds.evaluation.reading import (
     BARE,
@@ -23,29 +23,16 @@ from caad_ds.evaluation.reading import (
 
 RULES = ("right", "strict", "option", "lenient")
 # Raised whenever a rule judges anything otherwise: scores by other rules are not compared.
-VERSION = 2
+VERSION = 3
 
 _normalise = BasicTextNormalizer()
 
 
 # How a rule finds options in an answer: by which readings, and whether spaces and hyphens inside an option count.
 Ways = tuple[tuple[Reading, bool], ...]
-Mention = tuple[int, int, str]  # where an option begins and ends, and its exact tokens in a row
 STRICT: Ways = ((EXACT, True), (BARE, True))
 LENIENT: Ways = (*STRICT, (EXACT, False), (CANONICAL, False), (BARE_CANONICAL, False))
 
-# What before an option denies it, with at most such words between: "not male", "more than two", "isn't a dog".
-BETWEEN = (
-    "a an the any be been it is its it's was that this he she they are there in of to for if whether really clearly "
-    "exactly only sure certain think believe know tell say hear sound sounds like contain contains have has sign"
-)
-QUOTES = r"[\s\"'\u2018-\u201d()\[\]{}*_`]"
-DENIED = re.compile(
-    r"(?<!\w)(?:no|not|nor|neither|never|cannot|without|than|at (?:least|most)|"
-    r"(?:is|are|was|were|do|does|did|ca|wo|would|could|should|has|have)n['\u2019]?t)"
-    rf"(?!\w){QUOTES}*(?:(?:{'|'.join(BETWEEN.split())}){QUOTES}+)*$"
-)
-COMPARED = re.compile(r"(?<![\w\"'/])[<>\u2264\u2265\u00b1]=?\s*$")  # "> 2", and not "<answer>2"
 PAUSES = frozenset(",;:/|.\n")  # what no spelling of one option has inside
 
 
@@ -66,7 +53,7 @@ def verdicts(prediction: str, label: str, options: Iterable[str], question: str)
         "right": matches(prediction, label),
         "strict": matches_strictly(prediction, label, known),
         "option": matches_strictly(meant(prediction), meant(label), map(meant, known)),
-        "lenient": matches_leniently(prediction, label, known),
+        "lenient": matches_leniently(prediction, label, known, question),
     }
 
 
@@ -121,27 +108,17 @@ def matches_strictly(prediction: str, label: str, options: Iterable[str]) -> boo
     return matches(prediction, label) and _names_only(prediction, label, options, STRICT)
 
 
-def matches_leniently(prediction: str, label: str, options: Iterable[str]) -> bool:
+def matches_leniently(prediction: str, label: str, options: Iterable[str], question: str = "") -> bool:
     """Whether the label is the only option that the prediction names, in brackets, words for numbers, units or not.
 
     Options that only another spelling of numbers or units tells apart ("2" and "2.0") are named by their own alone.
-    Numbers are whole: "twenty one" and "two thousand" name neither 1 nor 2. An option that English denies right before
-    it ("not male", "more than two") makes the answer wrong.
+    Numbers are whole: "twenty one" and "two thousand" name neither 1 nor 2. An answer that does not assert the option,
+    as English does (assertion.py), is wrong.
     """
     parts = [(token.start, token.end, "") for token in canonical(prediction)]
-    found = [mention for mention in _mentions(prediction, frozenset({*options, label}), LENIENT, parts) if mention[2]]
-    return {option for _, _, option in found} == {_exact(label)} and not _denied(lowered(prediction), found)
-
-
-def _denied(text: str, found: list[Mention]) -> bool:
-    """Whether what is before a mention denies it; the "no" of "no, it is no" is a mention itself."""
-    for first, _, _ in found:
-        denial = DENIED.search(text[:first])
-        if denial and not any(a <= denial.start() < b for a, b, _ in found):
-            return True
-        if text[first].isdigit() and COMPARED.search(text[:first]):
-            return True
-    return False
+    spans, text = _mentions(prediction, frozenset({*options, label}), LENIENT, parts), lowered(prediction)
+    found = [mention for mention in spans if mention[2] and names(text, mention)]
+    return {option for _, _, option in found} == {_exact(label)} and asserts(prediction, found, question)
 
 
 def _names_only(prediction: str, label: str, options: Iterable[str], ways: Ways) -> bool:

@@ -194,6 +194,88 @@ def test_the_lenient_rule_reads_no_more_than_is_said(prediction, label, options)
     assert not matches_leniently(prediction, label, options)
 
 
+SEX, NOTES, LETTERS, DECIBELS = ["male", "female"], ["A", "C", "C#"], ["A", "B", "I"], ["5 dB", "10 dB"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "options", "question"),
+    [
+        ("maybe yes", "yes", YES_NO, ""),
+        ("Yes, possibly.", "yes", YES_NO, ""),
+        ("Not sure, male", "male", SEX, ""),
+        ("Male, but I'm not sure", "male", SEX, ""),
+        ("It could be male", "male", SEX, ""),
+        ("It's hard to tell: male", "male", SEX, ""),
+        ("Male?", "male", SEX, ""),
+        ("Is the voice male?", "male", SEX, ""),
+        ("the opposite of male", "male", SEX, ""),
+        ("anything but male", "male", SEX, ""),
+        ("instead of a male", "male", SEX, ""),
+        ("Male is incorrect", "male", SEX, ""),
+        ("Yes is not the right answer", "yes", YES_NO, ""),
+        ("non-native", "native", ["native", "foreign"], ""),
+        ("2 percent", "2", COUNTS, "How many speakers are there?"),
+        ("two times", "2", COUNTS, "How many speakers are there?"),
+        ("2%", "2", COUNTS, ""),
+        ("$2", "2", COUNTS, ""),
+        ("2 seconds", "2", COUNTS, "How many speakers are there?"),
+        ("5 dB below", "5 dB", DECIBELS, ""),
+        ("5 dB louder", "5 dB", DECIBELS, "What is the level?"),
+        ("over 5 dB", "5 dB", DECIBELS, ""),
+        ("up to two", "2", COUNTS, ""),
+        ("2 or more", "2", COUNTS, ""),
+        ("2+", "2", COUNTS, ""),
+        ("2 to 7", "2", COUNTS, ""),
+        ("7-2", "2", COUNTS, ""),
+        ("one or two", "2", ["2", "3"], ""),
+        ("2 point 5", "2", COUNTS, ""),
+        ("0. 4 m", "4m", LENGTHS, ""),
+        ("0. 4 m", "0", ["0", "1"], ""),
+        ("A minor", "A", NOTES, ""),
+        ("C flat", "C", NOTES, ""),
+        ("C# minor", "C#", NOTES, ""),
+        ("A man speaks", "A", LETTERS, ""),
+        ("I think so", "I", LETTERS, ""),
+        ("I'm listening", "I", LETTERS, ""),
+    ],
+)
+def test_the_lenient_rule_takes_nothing_that_the_answer_does_not_assert(prediction, label, options, question):
+    """Hedges, denials, other quantities and letters that are words."""
+    found = verdicts(prediction, label, options, question)
+    assert not found["lenient"]
+    assert found["right"] == matches(prediction, label), "the published rule stays"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "options", "question"),
+    [
+        ("It is probably male.", "male", SEX, ""),
+        ("I think it is a male voice", "male", SEX, ""),
+        ("Male, though I'm not sure about the age.", "male", SEX, ""),
+        ("Maybe male. Yes: male.", "male", SEX, ""),
+        ("Is it male? Yes.", "yes", YES_NO, ""),
+        ("unclear", "unclear", ["clear", "unclear"], ""),
+        ("maybe", "maybe", ["yes", "no", "maybe"], ""),
+        ("Yes, it is not present", "yes", YES_NO, ""),
+        ("2 speakers", "2", COUNTS, "How many people talk?"),
+        ("2 seconds", "2", COUNTS, "How many seconds does it last?"),
+        ("two times", "2", COUNTS, "How many times does the dog bark?"),
+        ("5 dB louder", "5 dB", DECIBELS, "How much louder is the second clip?"),
+        ("about 2", "2", COUNTS, ""),
+        ("2 and a dog", "2", COUNTS, ""),
+        ("There are 2. 3 dogs were asked for.", "2", ["2", "4"], ""),
+        ("A minor", "A minor", [*NOTES, "A minor"], ""),
+        ("A minor", "minor", ["major", "minor"], ""),
+        ("C", "C", NOTES, ""),
+        ("A is right", "A", LETTERS, ""),
+        ("Speaker A speaks louder", "A", LETTERS, ""),
+        ("A man speaks, so the answer is B", "B", LETTERS, ""),
+    ],
+)
+def test_the_lenient_rule_reads_what_an_answer_asserts(prediction, label, options, question):
+    assert matches_leniently(prediction, label, options, question)
+
+
 def test_spellings_that_are_options_themselves_stay_apart():
     for options in (["2", "2.0", "two"], ["5 dB", "5 decibels"], ["non native", "nonnative"]):
         for label in options:
