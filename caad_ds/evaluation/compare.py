@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
         speeds = read_speeds(args.runs)
     baseline = _baseline(args.baseline, list(read.systems))
     if is_dynamic_superb(args.runs[0]):
-        found = compare_dimensions(read.systems, baseline, "Dynamic-SUPERB" if args.title == TITLE else args.title)
+        title = "Dynamic-SUPERB" if args.title == TITLE else args.title
+        found = compare_dimensions(read.systems, baseline, title, read.complete)
     else:
         found = compare_conditions(read.systems, baseline, args.title)
     publish(found, speeds, read.notes, args)

@@ -26,15 +26,18 @@ def is_dynamic_superb(run: Path) -> bool:
     return RunFolder(run).read_scores()["setup"].get("benchmark") == DynamicSuperb.kind
 
 
-def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: str) -> Comparison:
-    """Of the runs of each name: dimensions and ALL, each tested against the baseline's."""
+def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: str, complete: bool) -> Comparison:
+    """Of the runs of each name: dimensions and ALL, each tested against the baseline's.
+
+    `complete` says that the runs are on every row of the benchmark.
+    """
     systems = {}
     with progress("comparing", len(runs)) as advance:
         for name, predictions in runs.items():
-            systems[name] = score_instances(predictions)
+            systems[name] = score_instances(predictions, complete=complete)
             advance(1)
     with progress(f"differences from {baseline}"):
-        found = differences(runs, baseline)
+        found = differences(runs, baseline, complete=complete)
     figures = {name: _figures(scores) for name, scores in systems.items()}
     rows = [_row(name, systems[name]["runs"], figures[name], found.get(name, {})) for name in systems]
     details = [NO_INTERVAL, markdown(*interval_rows(figures))]

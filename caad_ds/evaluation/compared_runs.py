@@ -24,6 +24,7 @@ class Runs:
     systems: dict[str, list[list[dict]]] = field(default_factory=dict)
     rejected: dict[Path, int] = field(default_factory=dict)  # rows that a run could not use
     notes: list[str] = field(default_factory=list)
+    complete: bool = True  # on every row of the benchmark
 
 
 def read_runs(folders: list[Path]) -> Runs:
@@ -47,6 +48,7 @@ def read_runs(folders: list[Path]) -> Runs:
                 f"{folders[0]}; compare runs on one benchmark with one --limit"
             )
         runs.systems.setdefault(scores["name"], []).append(predictions)
+        runs.complete &= not (scores.get("limited") or scores["rejected"])
         if scores["rejected"]:
             runs.rejected[path] = len(scores["rejected"])
     left_out = [f"{count} rows left out in {path}." for path, count in runs.rejected.items()]

@@ -29,6 +29,7 @@ class DynamicSuperb:
     items: list[Item] = field(default_factory=list)
     options: dict[str, list[str]] = field(default_factory=dict)
     rejected: list[dict] = field(default_factory=list)
+    limited: bool = False  # rows were left out by a limit
 
     kind: ClassVar[str] = "dynamic-superb"
     conditions: ClassVar[tuple[None]] = (None,)
@@ -52,7 +53,8 @@ class DynamicSuperb:
         for item in items:
             of[item.subset].append(item)
         labels = {name: sorted({item.gt for item in ours}) for name, ours in of.items()}
-        return DynamicSuperb([item for name in sorted(of) for item in of[name][:limit]], labels, rejected)
+        kept = [item for name in sorted(of) for item in of[name][:limit]]
+        return DynamicSuperb(kept, labels, rejected, limited=len(kept) < len(items))
 
     @staticmethod
     def is_in(path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 instance     share of right answers
 dimension    unweighted mean of its instances
-ALL          unweighted mean of the 51 instances outside AUDIO; over fewer it is called `mean of N of 51`
+ALL          unweighted mean of the 51 instances outside AUDIO; over fewer it is called `mean of N of 51`, and over
+             some of their rows alone `ALL (not all rows)`
 """
 
 from collections import Counter
@@ -19,9 +20,10 @@ from caad_ds.evaluation.tables import percent, with_interval
 from caad_ds.evaluation.units import numbered, per_unit, units_of
 
 ALL, OUTSIDE = "ALL", "AUDIO"
+PARTIAL = f"{ALL} (not all rows)"
 
 
-def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict:
+def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, complete: bool = True) -> dict:
     """Score one or several runs on the same items, `{id, subset, clips, right, strict, lenient}` each.
 
     `instances` and `dimensions` by name, `overall`; each `{value, low, high, deviation}`: the mean over runs, the 95%
@@ -29,10 +31,11 @@ def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -
     over runs (None for one run); inside by the other rules. An interval is None, or for an instance Wilson's, where the
     bootstrap has no spread or an instance too few clips (`scores.interval`). A dimension without all of its instances
     is called `NAME (n of N)`. `missing` names the instances that no item is of, `unknown` those of no dimension.
+    `complete` says that the runs are on every row of their instances.
     """
     drawn = _Drawn(runs, draws, seed)
     known, items = dimensions(), drawn.items
-    dimension, overall = _groups(items)
+    dimension, overall = _groups(items, complete)
     [(name, counted)] = overall.items()
     return {
         "runs": len(runs),
@@ -47,22 +50,25 @@ def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -
     }
 
 
-def differences(systems: dict[str, list[list[dict]]], baseline: str, draws: int = PAIRED_DRAWS) -> dict[str, dict]:
+def differences(
+    systems: dict[str, list[list[dict]]], baseline: str, draws: int = PAIRED_DRAWS, complete: bool = True
+) -> dict[str, dict]:
     """By system but the baseline, and by dimension and ALL: mean over its runs minus mean over the baseline's.
 
     `systems`: runs on the same items. A difference is one of `significance.differences`, its test the same exchange of
     the systems' answers; an item weighs 1 / items of its instance. The bootstrap draws within each instance, the same
     clips for both systems.
     """
-    found = {name: _difference(runs, systems[baseline], draws) for name, runs in systems.items() if name != baseline}
+    others = {name: runs for name, runs in systems.items() if name != baseline}
+    found = {name: _difference(runs, systems[baseline], draws, complete) for name, runs in others.items()}
     for figure in next(iter(found.values()), {}):
         adjust([figures[figure] for figures in found.values()])
     return found
 
 
-def _difference(runs: list[list[dict]], baseline: list[list[dict]], draws: int) -> dict[str, dict]:
+def _difference(runs: list[list[dict]], baseline: list[list[dict]], draws: int, complete: bool) -> dict[str, dict]:
     drawn = _Drawn([*runs, *baseline], draws, seed=0)
-    dimension, overall = _groups(drawn.items)
+    dimension, overall = _groups(drawn.items, complete)
     found = {}
     for name, instances in {**dimension, **overall}.items():
         if instances:
@@ -133,7 +139,7 @@ class _Drawn:
         return right.mean(-1), (drawn[:, :-1] / drawn[:, -1:]).reshape(draws, *right.shape[:2])
 
 
-def _groups(have: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _groups(have: Iterable[str], complete: bool) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """The instances there are of each dimension, and of all that count, by the name that a mean of theirs may have."""
     known = dimensions()
     there = {name: [i for i, own in known.items() if own == name and i in have] for name in known.values()}
@@ -145,7 +151,9 @@ def _groups(have: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, list[s
     }
     counted = [instance for name, ours in there.items() if name != OUTSIDE for instance in ours]
     all_ = len(known) - size[OUTSIDE]
-    return by_dimension, {ALL if len(counted) == all_ else f"mean of {len(counted)} of {all_}": counted}
+    if len(counted) < all_:
+        return by_dimension, {f"mean of {len(counted)} of {all_}": counted}
+    return by_dimension, {ALL if complete else PARTIAL: counted}
 
 
 def instances_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
@@ -166,7 +174,7 @@ def instances_notes(scores: dict) -> list[str]:
     known = dimensions()
     counted = len(known) - Counter(known.values())[OUTSIDE]
     own = "as the authors'" if scores["overall"]["name"] == ALL else "not the authors' figure, which is"
-    notes = [f"{scores['overall']['name']}: {own} over all {counted} instances outside {OUTSIDE}."]
+    notes = [f"{scores['overall']['name']}: {own} over all rows of all {counted} instances outside {OUTSIDE}."]
     if scores["missing"]:
         notes.append(f"{len(scores['missing'])} of {len(dimensions())} instances are missing (all in scores.json).")
     if scores["unknown"]:

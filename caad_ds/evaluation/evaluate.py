@@ -121,6 +121,7 @@ def _score(
     folder.merge([(item.id, item.condition) for item in items])
     names = dict.fromkeys(item.id for item in items)
     rejected = benchmark.rejected + [unheard[name] for name in names if name in unheard]
+    complete = not (benchmark.limited or rejected)
     with waiting("matching the answers"):
         folder.revise(judged(benchmark, sha256))
         predictions = folder.complete(benchmark.conditions)
@@ -144,14 +145,15 @@ def _score(
             "name": setup["name"],
             "setup": setup,
             "rejected": rejected,
-            **_scored(benchmark.kind, predictions),
+            "limited": benchmark.limited,
+            **_scored(benchmark.kind, predictions, complete),
             "matching": VERSION,
             "definitions": DEFINITIONS if benchmark.kind != DynamicSuperb.kind else {},
             "inseparable": alike,
             "rules": {rule: sum(p[rule] for p in predictions) for rule in rules},
             "disagreements": disagreement_counts(predictions, rules),
             **{
-                rule: _scored(benchmark.kind, [{**p, "right": p[rule]} for p in predictions])
+                rule: _scored(benchmark.kind, [{**p, "right": p[rule]} for p in predictions], complete)
                 for rule in rules
                 if rule not in SCORED
             },
@@ -175,8 +177,10 @@ def _tell(folder: RunFolder, found: list[dict]) -> None:
     show_doubtful(folder.add_doubtful(found), Path("doubtful.jsonl"))
 
 
-def _scored(kind: str, predictions: list[dict]) -> dict:
-    return score_instances([predictions]) if kind == DynamicSuperb.kind else {"groups": score_groups([predictions])}
+def _scored(kind: str, predictions: list[dict], complete: bool) -> dict:
+    if kind == DynamicSuperb.kind:
+        return score_instances([predictions], complete=complete)
+    return {"groups": score_groups([predictions])}
 
 
 def _shown(scores: dict) -> tuple[tuple[list[str], list[list[str]]], list[str]]:

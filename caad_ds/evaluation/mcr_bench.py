@@ -60,6 +60,7 @@ class Benchmark:
     rows: list[Row]
     options: dict[str, list[str]]
     rejected: list[dict]
+    limited: bool = False  # rows were left out by a limit
 
     kind: ClassVar[str] = "mcr-bench"
     conditions: ClassVar[tuple[str, ...]] = CONDITIONS
@@ -99,7 +100,8 @@ class Benchmark:
         names = dict.fromkeys([path.stem for path in files] + [row.subset for row in rows])
         of = {name: [row for row in rows if row.subset == name] for name in names}
         options = {name: sorted({row.gt for row in ours}) for name, ours in of.items()}
-        return Benchmark([row for ours in of.values() for row in ours[:limit]], options, rejected)
+        kept = [row for ours in of.values() for row in ours[:limit]]
+        return Benchmark(kept, options, rejected, limited=len(kept) < len(rows))
 
 
 def _subset_files(folder: Path) -> list[Path]:

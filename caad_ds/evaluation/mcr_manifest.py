@@ -1,7 +1,7 @@
 """MCR-BENCH as the CAAD authors' manifests hold it: a line per condition, its category `MCR@<subset>@<condition>`.
 
-Lines belong to one row if they are about one clip, as in the authors' own scoring. A clip that is asked several
-questions has several neutral lines; each line with a hint belongs to the one whose question it repeats.
+Lines belong to one row if they are about one clip, as in the authors' own scoring, and a line with a hint repeats the
+neutral line's question. A clip that is asked several questions has several neutral lines.
 """
 
 from collections import defaultdict
@@ -12,6 +12,7 @@ from pathlib import Path
 from caad_ds.evaluation import manifest
 from caad_ds.evaluation.items import Fault
 from caad_ds.evaluation.manifest import Prompt
+from caad_ds.evaluation.matching import matches
 
 NEUTRAL = "neutral"
 
@@ -82,17 +83,22 @@ def _rows(about: list[_Line]) -> tuple[list[list[_Line]], list[tuple[_Line, Faul
     """The lines about one clip by row, the neutral one first if there is one, and those that are of no row."""
     neutral = [line for line in about if line.condition == NEUTRAL]
     others = [line for line in about if line.condition != NEUTRAL]
-    if len(neutral) < 2:
-        return [neutral + others], []
+    if not neutral:
+        return [others], []
     rows = {line.prompt.question: [line] for line in neutral}
     strays = []
     for line in others:
-        asked = [question for question in rows if question in line.prompt.question]
+        asked = [question for question in rows if _repeats(line.prompt.question, question)]
         if asked:
             rows[max(asked, key=len)].append(line)
         else:
-            strays.append((line, Fault(f"asks none of the {len(rows)} questions about {line.prompt.clips[0]}")))
+            none = f"none of the {len(rows)} questions" if len(rows) > 1 else f"not the question of {neutral[0].where}"
+            strays.append((line, Fault(f"asks {none} about {line.prompt.clips[0]}")))
     return list(rows.values()), strays
+
+
+def _repeats(text: str, question: str) -> bool:
+    return question in text or matches(text, question)
 
 
 def _whole(row: list[_Line], conditions: Sequence[str]) -> dict[str, Prompt]:

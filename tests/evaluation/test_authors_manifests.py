@@ -124,6 +124,16 @@ def test_several_questions_about_one_clip_are_rows_of_their_own(write):
     assert rejected["id"] == "manifest.jsonl:13" and "asks none of the 3 questions about" in rejected["reason"]
 
 
+def test_a_hint_about_another_question_than_the_only_neutral_one_is_of_no_row(write):
+    other = conditions(question="How many people speak?")
+    path = write([*conditions()[:1], *other[1:2], *conditions()[2:], *conditions(audios=("SER/audio/1.wav",))])
+    benchmark = load(path)
+    assert [row.clip.path.name for row in benchmark.rows] == ["1.wav"]
+    told = {row["id"]: row["reason"] for row in benchmark.rejected}
+    assert "asks not the question of manifest.jsonl:1 about" in told["manifest.jsonl:2"]
+    assert "has no line for faithful" in told["SER/0"]
+
+
 def test_rows_that_are_not_whole_are_listed(write):
     lines = conditions()
     bad = [

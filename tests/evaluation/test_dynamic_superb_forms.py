@@ -170,18 +170,28 @@ def test_one_row_of_the_table_is_not_filled_twice(tmp_path):
     }
 
 
-def scores_of(instances):
+def scores_of(instances, complete=True):
     right = dict.fromkeys(RULES, True)
-    return score_instances([[{"id": f"{name}/0", "subset": name, **right} for name in instances]])
+    rows = [{"id": f"{name}/0", "subset": name, **right} for name in instances]
+    return score_instances([rows], complete=complete)
 
 
 def test_all_is_the_authors_only_with_all_of_their_list():
     every = [name for name, dimension in dimensions().items() if dimension != "AUDIO"]
     official = [name for name in every if f"{name}-multiaudio" not in every]
     whole, partial = (instances_notes(scores_of(names))[0] for names in (every, official))
-    assert whole == "ALL: as the authors' over all 51 instances outside AUDIO."
+    assert whole == "ALL: as the authors' over all rows of all 51 instances outside AUDIO."
     assert scores_of(official)["overall"]["name"] == "mean of 48 of 51"
     assert partial.startswith("mean of 48 of 51: not the authors' figure")
+    assert instances_notes(scores_of(every, complete=False))[0].startswith(
+        "ALL (not all rows): not the authors' figure"
+    )
+
+
+@pytest.mark.parametrize(("limit", "limited"), [(None, False), (2, False), (1, True)])
+def test_a_limit_that_leaves_rows_out_is_known(tmp_path, limit, limited):
+    write_parquet(tmp_path, PLAIN, table(2))
+    assert load(tmp_path, limit=limit).limited is limited
 
 
 def test_names_of_the_first_release_are_those_of_today():
