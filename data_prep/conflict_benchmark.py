@@ -46,7 +46,13 @@ def run(args: argparse.Namespace) -> int:
             asked = [record for record in records if key in instructions.known(record)]
             # A corpus comes sorted; so that the first rows (--limit) stand for all, they come in no order here.
             Random(f"{args.seed}/{key}").shuffle(asked)
-            if asked and (count := write_task(args.out / key, asked, instructions, key, args.seed, rejects)):
+            count, unheard = write_task(args.out / key, asked, instructions, key, args.seed)
+            for rejected in unheard:
+                rejects.add(rejected)
+            if unheard:  # its other questions are about the same audio
+                gone = {rejected.id for rejected in unheard}
+                records = [record for record in records if record["id"] not in gone]
+            if count:
                 counts[key] = count
     if not counts:
         raise UserError(f"{args.manifest}: no usable record has an attribute of {args.instructions}{rejects.why}")
@@ -55,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_task(
-    folder: Path, records: list[dict], instructions: Instructions, key: str, seed: int, rejects: Rejects
-) -> int:
-    """Write `<folder>/<key>.json`, a list of rows, and the audio that they name; returns their number.
+    folder: Path, records: list[dict], instructions: Instructions, key: str, seed: int
+) -> tuple[int, list[Rejected]]:
+    """Write `<folder>/<key>.json`, a list of rows, and the audio that they name.
 
     A row holds `audio` (relative to the folder), `text` (the transcription), `neutral` (the question), `gt` (the right
     option), and as descriptions `faithful`, `adversarial` and `irrelevant`. Audio is hard-linked where the file system
-    can, otherwise copied. A record whose audio cannot be had is rejected.
+    can, otherwise copied. Returns the number of rows, and the records whose audio cannot be had.
     """
-    rows = []
+    rows, unheard = [], []
     names = stems([record["id"] for record in records], LONGEST_SUFFIX)
     for record in track(records, f"benchmark {key}", len(records)):
         audio = record["audios"][0]
@@ -73,14 +79,14 @@ def write_task(
         try:
             name = _place(audio, folder / "audio", names[record["id"]])
         except AudioError as error:
-            rejects.add(Rejected(record["id"], f"{key}: {error}"))
+            unheard.append(Rejected(record["id"], str(error)))
             continue
         rows.append(
             {"audio": name, "gt": asked.label, **hints, "neutral": asked.question, "text": audio.get("text", "")}
         )
     if rows:
         write_json(folder / f"{folder.name}.json", rows)
-    return len(rows)
+    return len(rows), unheard
 
 
 def _usable(instructions: Instructions, record: dict | Rejected) -> dict | Rejected:
