@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from caad_ds.data import containers, ogg, wav
+from caad_ds.data import containers, ogg, stale, wav
 from caad_ds.data.levels import SAMPLE_RATE, Levels
 from caad_ds.errors import AudioError
 
@@ -119,6 +119,7 @@ def _opened(path: Path | BinaryIO, whole: bool) -> Iterator[File]:
                 return
             if whole and data.read(4) == b"OggS" and (fault := ogg.damage(data)):
                 raise AudioError(fault)
+            stale.check(data)
             source = wav.repaired(data) or path
             file = stack.enter_context(soundfile.SoundFile(source))
             if whole and _is_mp3(file):

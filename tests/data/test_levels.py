@@ -301,6 +301,30 @@ def test_big_endian_and_odd_bytes_of_a_killed_recorder(tmp_path):
     np.testing.assert_array_equal(audio.load_pcm16(tmp_path / "b.wav"), SECOND)
 
 
+@pytest.mark.parametrize("kind", ["AIFF", "AU", "CAF", "FLAC"])
+def test_lengths_that_other_formats_say_too_low_are_errors(tmp_path, kind):
+    path = tmp_path / "a"
+    soundfile.write(path, SECOND, 16_000, format=kind, subtype="PCM_16")
+    whole = bytearray(path.read_bytes())
+    np.testing.assert_array_equal(audio.load_pcm16(path), SECOND)
+    place, width, value = {
+        "AIFF": (whole.find(b"SSND") + 4, 4, 16_008),
+        "AU": (8, 4, 16_000),
+        "CAF": (whole.find(b"data") + 4, 8, 16_004),
+        "FLAC": (22, 4, 8_000),
+    }[kind]
+    whole[place : place + width] = value.to_bytes(width)
+    path.write_bytes(whole)
+    for read_it in (audio.probe, audio.load, audio.load_pcm16):
+        with pytest.raises(audio.AudioError, match="was its recorder killed"):
+            read_it(path)
+    if kind == "FLAC":
+        whole[place : place + width] = bytes(width)
+        path.write_bytes(whole)
+        with pytest.raises(audio.AudioError, match="a FLAC that does not say its length"):
+            audio.load(path)
+
+
 def test_lengths_that_are_right_are_believed(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(wav(b"", after=NOTE))

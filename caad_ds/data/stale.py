@@ -1,0 +1,73 @@
+"""AIFF, AU, CAF and FLAC files whose header says less than there is: of a recorder that was killed, or of a pipe.
+
+libsndfile reads as much as the header says, in silence. WAV files are in wav.py.
+"""
+
+import os
+from typing import BinaryIO
+
+from caad_ds.errors import AudioError
+
+SLACK = 4096  # bytes that may follow the samples and be no chunk
+OPEN = 0xFFFFFFFF  # an AU's length that was not known
+
+
+def check(file: BinaryIO) -> None:
+    """Raise AudioError where samples go on after the length in the header; the file is left at its start."""
+    try:
+        _check(file)
+    finally:
+        file.seek(0)
+
+
+def _check(file: BinaryIO) -> None:
+    file.seek(0)
+    head = file.read(26)
+    end = file.seek(0, os.SEEK_END)
+    if head[:4] == b"fLaC" and head[4] & 0x7F == 0:
+        stop = _end_of_flac(file, head, end)
+    elif head[:4] == b".snd":
+        start, size = int.from_bytes(head[4:8]), int.from_bytes(head[8:12])
+        stop = end if size == OPEN else start + size
+    elif head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        stop = _end_of_chunks(file, 12, end, b"SSND", 4)
+    elif head[:4] == b"caff":
+        stop = _end_of_chunks(file, 8, end, b"data", 8)
+    else:
+        return
+    if end - stop > SLACK:
+        raise AudioError(
+            f"its header says {stop:,} bytes, the file has {end:,}: was its recorder killed? Write the file anew"
+        )
+
+
+def _end_of_flac(file: BinaryIO, head: bytes, end: int) -> int:
+    """The place that as many frames as the header speaks of, all as long as its longest, would reach."""
+    shortest, block, longest = (int.from_bytes(head[a:b]) for a, b in ((8, 10), (10, 12), (15, 18)))
+    samples = int.from_bytes(head[21:26]) & 0xFFFFFFFFF
+    if not samples:
+        raise AudioError("a FLAC that does not say its length: was it written to a pipe? Encode it anew")
+    if shortest != block or not longest:  # frames of several lengths, or of unknown sizes
+        return end
+    at, last = 4, False
+    while not last and at + 4 <= end:
+        file.seek(at)
+        kind, size = file.read(1)[0], int.from_bytes(file.read(3))
+        last, at = kind >= 0x80, at + 4 + size
+    return min(at + -(-samples // block) * longest, end)
+
+
+def _end_of_chunks(file: BinaryIO, at: int, end: int, samples: bytes, width: int) -> int:
+    """Where the chunks from `at` on end, whose lengths are `width` bytes wide; `end` where none are the samples or
+    their length is open."""
+    found = False
+    while at + 4 + width <= end:
+        file.seek(at)
+        name, size = file.read(4), int.from_bytes(file.read(width), signed=width == 8)
+        if name == samples and size <= 0:
+            return end
+        if found and not (name.isascii() and name.decode("ascii").isprintable()):
+            break
+        found |= name == samples
+        at += 4 + width + size + (size % 2 if width == 4 else 0)
+    return min(at, end) if found else end
