@@ -47,6 +47,11 @@ BEFORE = frozenset(
     "over under above below beyond nearly almost within exceeds exceeding between minimum maximum half times divided "
     "multiplied".split()
 )
+IMPLIED = {  # the unit that a question means which names none
+    "years": "old age aged", "s": "long duration", "db": "snr loud louder loudness level volume",
+    "hz": "pitch frequency", "bpm": "tempo",
+}  # fmt: skip
+MEANT = {word: unit for unit, words in IMPLIED.items() for word in words.split()}
 RANGE = frozenset("to or through and point dot comma".split())
 BOUNDS = (("up", "to"), ("or", "more"), ("or", "less"), ("or", "fewer"), ("at", "least"), ("at", "most"), ("and", "up"))
 COMPARED = regex.compile(r"(?<![\w\"'/])[<>\u2264\u2265\u00b1]=?\s*$")  # "> 2", and not "<answer>2"
@@ -86,7 +91,8 @@ def asserts(prediction: str, found: list[Mention], question: str) -> bool:
     one; hedges do where no sentence is without one.
     """
     text = lowered(prediction)
-    asked = frozenset(UNIT.get(token.text, token.text) for token in tokens(question))
+    words = [token.text for token in tokens(question)]
+    asked = frozenset([UNIT.get(word, word) for word in words] + [MEANT[word] for word in words if word in MEANT])
     spans = frozenset(place for first, last, _ in found for place in range(first, last))
     return not any(
         _denied(text, mention, spans) or _measured(prediction, text, mention, asked) for mention in found
