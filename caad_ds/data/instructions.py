@@ -38,6 +38,21 @@ class Attribute(_Strict):
     questions: Annotated[list[str], Field(min_length=1)]
     options: Annotated[dict[str, str], Field(min_length=2)]
 
+    @model_validator(mode="after")
+    def _told_apart(self) -> "Attribute":
+        for what, texts in (("options", self.options.keys()), ("statements", self.options.values())):
+            first: dict[str, str] = {}
+            for text in texts:
+                key = " ".join(text.casefold().split()).strip(".!")
+                if not key:
+                    raise ValueError(f"one of the {what} is empty")
+                if key in first:
+                    raise ValueError(
+                        f"the {what} {first[key]!r} and {text!r} are one; a false hint would be a true one"
+                    )
+                first[key] = text
+        return self
+
 
 class Prompts(_Strict):
     """Prompts about the audio as a whole: "describe what you hear", "repeat it", "go on".

@@ -282,6 +282,22 @@ def test_a_broken_instruction_file_is_named(text, message, tmp_path):
         Instructions.load(path)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"calm": "It is so.", "angry": "it is  so"}, "the statements 'It is so.' and 'it is  so' are one"),
+        ({"calm": "It is calm.", "Calm": "It is Calm!"}, "the options 'calm' and 'Calm' are one"),
+        ({"calm": "It is calm.", "angry": " "}, "one of the statements is empty"),
+    ],
+)
+def test_options_that_are_one_are_refused(tmp_path, options, told):
+    """Else a hint that should mislead would say what is true."""
+    mood = {"name": "Mood", "questions": ["Calm or angry?"], "options": options}
+    (tmp_path / "i.yaml").write_text(json.dumps({"attributes": {"mood": mood}}))
+    with pytest.raises(UserError, match=rf"attributes\.mood: .*{re.escape(told.lower())}"):
+        Instructions.load(tmp_path / "i.yaml")
+
+
 def test_adversarial_hints_name_every_wrong_option():
     record = {"id": "a", "metadata": {"accent": "british"}}
     asked = ask(DEMO, record, "accent", Random(0))
@@ -315,7 +331,10 @@ def test_steps_over_a_corpus_say_how_far_they_are(tmp_path, manifest, instructio
     assert all(f"{step}: 8/8 (" in said for step in ("describe", "split", "benchmark gender", "benchmark accent"))
 
 
-def test_what_a_conflict_benchmark_cannot_use_is_listed_and_the_others_are_asked(tmp_path, manifest, prep, capsys):
+@pytest.mark.parametrize("attributes", [["gender"], ["gender", "accent", "noise"]])
+def test_what_a_conflict_benchmark_cannot_use_is_listed_once_and_the_others_are_asked(
+    tmp_path, manifest, prep, capsys, attributes
+):
     rows = read(manifest)
     (tmp_path / "clips" / "3.wav").unlink()
     rows[4]["metadata"]["gender"] = "unknown"
@@ -323,9 +342,10 @@ def test_what_a_conflict_benchmark_cannot_use_is_listed_and_the_others_are_asked
     rows[6]["audios"][0] |= {"path": "clips/3.wav", "offset": 0.0}
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "cut\n')
     out = tmp_path / "benchmark.v1"
-    arguments = ("--manifest", manifest, "--instructions", FILES[0], "--attributes", "gender", "--out", out)
+    arguments = ("--manifest", manifest, "--instructions", FILES[0], "--attributes", *attributes, "--out", out)
     assert prep(conflict_benchmark, *arguments) == 0
-    assert f"gender 4; 5 rejected, see {tmp_path / 'benchmark.v1.rejected.jsonl'}" in capsys.readouterr().out
+    counts = ", ".join(f"{attribute} 4" for attribute in attributes)
+    assert f"{counts}; 5 rejected, see {tmp_path / 'benchmark.v1.rejected.jsonl'}" in capsys.readouterr().out
     assert len(json.loads((out / "gender" / "gender.json").read_text())) == 4
     reasons = {row["id"]: row["reason"] for row in read(tmp_path / "benchmark.v1.rejected.jsonl")}
     assert "clips/3.wav does not exist" in reasons["clip3"] and "no such file" in reasons["clip6"]
