@@ -30,8 +30,10 @@ def run(args: argparse.Namespace) -> int:
         # DeepSpeed takes seconds to import; a wrong path is told before.
         from safetensors.torch import load_file
 
+        from caad_ds.models.prompt import tokenization
         from caad_ds.training import engines
         from caad_ds.training.checkpoint import WEIGHTS, Checkpoints, verify
+        from caad_ds.training.identity import part_hash
         from caad_ds.training.model_folder import all_weights, write_model
 
         if args.source == output_dir:
@@ -43,6 +45,11 @@ def run(args: argparse.Namespace) -> int:
             folder, state = args.source, verify(args.source)
         voice.begin(f"loading the student of {output_dir / 'config.yaml'}")
         student = engines.load_student(cfg)
+        if state.identity.get("prompts") != part_hash(tokenization(student.tokenizer)):
+            raise UserError(
+                f"{output_dir / 'config.yaml'}: its student's tokenizer or chat template is not the one that the run "
+                "was trained with; restore what student.tokenizer, or else the teacher or student.llm, names"
+            )
         weights = all_weights(student, load_file(folder / WEIGHTS), state.frozen, output_dir / "config.yaml")
         voice.begin(f"writing {args.out}")
         origin = {"run": cfg.run.name, "step": state.step, "identity": state.identity}

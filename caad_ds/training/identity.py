@@ -39,7 +39,12 @@ def identity(
         # How checkpoints are cut.
         "student.deepspeed": deepspeed_config(cfg.student.deepspeed).get("zero_optimization"),
     }
-    return {part: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for part, value in parts.items()}
+    return {part: part_hash(value) for part, value in parts.items()}
+
+
+def part_hash(value: object) -> str:
+    """The hash of a part of an identity."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def check_same_config(cfg: Config) -> None:

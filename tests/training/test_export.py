@@ -129,6 +129,21 @@ def test_what_it_refuses(finished, world, tmp_path, capsys):
     assert f"{changed}: its student has other trainable weights" in refusal(capsys, copy, "--out", out)
 
 
+def test_another_chat_template_than_the_runs_is_refused(finished, world, tmp_path, capsys):
+    """A model that reads other prompts than it was trained on would answer worse, and nothing would say why."""
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    tokenizer = shutil.copytree(world / "tokenizer", tmp_path / "tokenizer")
+    config_file = copy / "config.yaml"
+    values = config_file.read_text()
+    assert values.count("tokenizer: null") == 1
+    config_file.write_text(values.replace("tokenizer: null", f"tokenizer: {tokenizer}"))
+    assert cli.main(["export", str(copy), "--out", str(tmp_path / "out")]) == 0
+    template = tokenizer / "chat_template.jinja"
+    template.write_text(template.read_text() + "\n")
+    assert "its student's tokenizer or chat template is not the one" in refusal(capsys, copy, "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_other_bases_than_the_runs_are_refused(finished, tmp_path, capsys):
     copy = shutil.copytree(finished, tmp_path / "copy")
     changed = copy / "config.yaml"
