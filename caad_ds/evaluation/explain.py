@@ -30,6 +30,7 @@ from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.token_picture import draw
 from caad_ds.evaluation.token_text import Tokens
 from caad_ds.files import write_json
+from caad_ds.models.prompt import tokenization
 from caad_ds.models.states import Embedded
 from caad_ds.names import file_name
 from caad_ds.progress import progress
@@ -251,8 +252,13 @@ def _load(args: argparse.Namespace) -> Setting:
     with progress(f"loading {args.teacher or args.model}"):
         teacher = Loaded.load(args.teacher or args.model, device, args.dtype)
         student = Loaded.load(args.model, device, args.dtype) if args.teacher else None
-        if student and student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
-            raise UserError(f"{args.model} and {args.teacher} have different tokenizers; explain the student alone")
+        if student:  # it is shown under the teacher's prompts, as in training
+            ours, theirs = tokenization(student.tokenizer), tokenization(teacher.tokenizer)
+            if differing := [part for part in ours if ours[part] != theirs[part]]:
+                raise UserError(
+                    f"{args.model} and {args.teacher} have different tokenizers ({', '.join(differing)}); explain the "
+                    "student alone"
+                )
         if student and student.model.config.num_queries != teacher.model.config.num_queries:
             raise UserError(f"{args.model} and {args.teacher} give an audio different numbers of positions")
         negative = Negative.of(args.negative, teacher.encoder)

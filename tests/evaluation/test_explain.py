@@ -110,6 +110,15 @@ def test_a_student_stands_beside_its_teacher(explain, model_folder, terms, tmp_p
         assert_close(taught, alone, terms)  # the teacher's numbers are others
 
 
+def test_a_student_of_another_chat_template_is_not_shown_under_the_teachers(explain, model_folder, tmp_path, capsys):
+    shutil.copytree(model_folder, tmp_path / "student")
+    template = tmp_path / "student" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant ", "user "))
+    given = ["--items", "gender/0:neutral", "--model", tmp_path / "student"]
+    assert explain(*given, "--teacher", model_folder) == 2
+    assert "have different tokenizers (chat template); explain the student alone" in capsys.readouterr().err
+
+
 def test_a_silent_clip_is_explained_and_named(explain, conflicts, capsys):
     soundfile.write(conflicts / "gender" / "audio" / "0.wav", np.zeros(8000), 16000)
     assert explain("--items", "gender/0", "--max-new-tokens", 1) == 0
