@@ -29,7 +29,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.distill.negatives import Negative, embed_both
 from caad_ds.errors import UserError
 from caad_ds.loss.objective import contrast
-from caad_ds.models.llm import accepted
+from caad_ds.models.llm import accepted, plain_generation
 from caad_ds.models.prompt import answer_turn
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates
@@ -168,14 +168,18 @@ def generate(
         processors.append(MinNewTokensLengthLogitsProcessor(0, min_new_tokens, ends, device))
     if sampling is not None:
         processors.extend(sampling.processors(batch.keys, max_new_tokens))
-    tokens = model.llm.generate(
-        inputs_embeds=embedded.inputs_embeds,
-        attention_mask=embedded.attention_mask,
-        **accepted(model.llm, position_ids=embedded.position_ids),
-        logits_processor=processors,
-        generation_config=_greedy(ends, tokenizer.eos_token_id, max_new_tokens),
-        streamer=streamer,
+    greedy = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.eos_token_id
     )
+    with plain_generation(model.llm):
+        tokens = model.llm.generate(
+            inputs_embeds=embedded.inputs_embeds,
+            attention_mask=embedded.attention_mask,
+            **accepted(model.llm, position_ids=embedded.position_ids),
+            logits_processor=processors,
+            generation_config=greedy,
+            streamer=streamer,
+        )
     return tokens[: len(batch.keys)]
 
 
@@ -184,19 +188,3 @@ def end_tokens(model: SpeechLM, tokenizer: Any) -> list[int]:
     own = model.llm.generation_config.eos_token_id
     written = {tokenizer.eos_token_id, answer_turn(tokenizer).end}
     return sorted({*written, *(own if isinstance(own, list) else [own])} - {None})
-
-
-def _greedy(ends: list[int], pad: int, max_new_tokens: int) -> GenerationConfig:
-    """Plain greedy search: what a checkpoint recommends for sampling or against repetition is overridden."""
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=ends,
-        pad_token_id=pad,
-    )

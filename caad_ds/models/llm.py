@@ -35,6 +35,8 @@ from caad_ds.models.template import TemplateSettings, freeze_template
 # Under these names configs of transformers give the longest sequence; the first that is there counts.
 SPEECH_LM = "caad_speech_lm"  # the model type of a SpeechLM's folder
 POSITION_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions", "n_ctx")
+# Rotary positions whose frequencies are stretched once for all lengths, from the original positions by a factor.
+STRETCHED = ("linear", "yarn", "llama3")
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "spiece.model", "*.tiktoken", "tekken.json")
 
 PROBED, PADS, STEPS = 8, 3, 3  # tokens of the check, of its padding, and that it decodes
@@ -106,19 +108,22 @@ def position_limit(config: Any) -> int | None:
     """Return the most positions that a causal LM reads, by its config; None where the config names no limit.
 
     Of rotary positions of the form `longrope` (Phi-3) these are the original ones: a longer sample changes the
-    frequencies of its whole batch, so that the others' states would depend on it.
+    frequencies of its whole batch, so that the others' states would depend on it. Of those that are stretched by a
+    fixed factor they are the stretched ones, also where the config's own limit is that of before (Qwen's YaRN).
     """
     text = config.get_text_config(decoder=True)
     rope = getattr(text, "rope_parameters", None) or {}
+    own = getattr(text, "original_max_position_embeddings", None)
     for each in (rope, *(part for part in rope.values() if isinstance(part, dict))):  # one per kind of layer, in some
-        original = getattr(text, "original_max_position_embeddings", None)
-        if each.get("rope_type") == "longrope" and (limit := each.get("original_max_position_embeddings", original)):
-            return limit
-    for name in POSITION_NAMES:
-        limit = getattr(text, name, None)
-        if isinstance(limit, int) and limit > 0:
-            return limit
-    return None
+        original = each.get("original_max_position_embeddings", own)
+        if each.get("rope_type") == "longrope" and original:
+            return original
+    limits = (getattr(text, name, None) for name in POSITION_NAMES)
+    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    if limit is not None and rope.get("rope_type") in STRETCHED:
+        original, factor = rope.get("original_max_position_embeddings", own), rope.get("factor")
+        return max(limit, int(original * factor)) if original and factor else limit
+    return limit
 
 
 def embedding_width(llm: PreTrainedModel) -> int:
@@ -173,6 +178,7 @@ def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
         UserError: naming what is not so.
     """
     kind = llm.config.model_type
+    check_stops(llm.generation_config.stop_strings, name)
     with _at_rest(llm):
         try:
             if kind in REFUSED:
@@ -253,7 +259,8 @@ def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
     )  # fmt: skip
     mask = embeds.new_ones(1, PROBED, dtype=torch.long)
     ask = accepted(llm, position_ids=positions(mask))
-    said = llm.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=fixed, **ask)
+    with plain_generation(llm):
+        said = llm.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=fixed, **ask)
     steps = len(said.logits)
     tokens = said.sequences[:, -steps:][:, :-1]
     mask = embeds.new_ones(1, PROBED + steps - 1, dtype=torch.long)
@@ -284,6 +291,25 @@ def _require_alike(found: Tensor, expected: Tensor, otherwise: str) -> None:
         raise UserError(f"{otherwise} (by {typical:.2g} of their size)")
 
 
+@contextmanager
+def plain_generation(llm: PreTrainedModel) -> Iterator[None]:
+    """Set aside the checkpoint's generation config, from which `generate` fills whatever its caller leaves open."""
+    own, llm.generation_config = llm.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        llm.generation_config = own
+
+
+def check_stops(strings: Any, name: str) -> None:
+    """Refuse a checkpoint whose answers end at texts (`stop_strings` of its generation config) instead of tokens."""
+    if strings:
+        raise UserError(
+            f"{name}: its generation_config.json ends answers at the texts {strings!r:.80} (stop_strings), and here "
+            "tokens end them; put the ids of its end tokens into eos_token_id there, and remove stop_strings"
+        )
+
+
 def check_vocabulary(llm: PreTrainedModel, tokenizer: Any, where: str) -> None:
     """Refuse a tokenizer with a token whose id the embedding does not have."""
     rows = len(llm.get_input_embeddings().weight)
@@ -303,7 +329,15 @@ def check_own_vocabulary(name: str, tokenizer: Any) -> None:
     """
     if Path(name).is_dir() and not any(next(Path(name).glob(pattern), None) for pattern in TOKENIZER_FILES):
         return
-    own, used = load_tokenizer(name).get_vocab(), tokenizer.get_vocab()
+    try:
+        own, used = load_tokenizer(name).get_vocab(), tokenizer.get_vocab()
+    except UserError as error:
+        if Path(name).is_dir():
+            raise
+        raise UserError(
+            f"{error}; {tokenizer.name_or_path} is to be compared with it: if these weights have none of their own, "
+            "download them and give the folder"
+        ) from error
     there = f"{name}: the tokenizer {tokenizer.name_or_path} is not that of these weights:"
     remedy = "set student.tokenizer to their own, or take weights of that vocabulary"
     by_id = {number: token for token, number in used.items()}

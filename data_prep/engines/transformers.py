@@ -18,13 +18,14 @@ class TransformersEngine(LocalEngine):
         from transformers import AutoModelForCausalLM
 
         from caad_ds.device import pick_device
-        from caad_ds.models.llm import check_left_padding, position_limit
+        from caad_ds.models.llm import check_left_padding, check_stops, position_limit
         from caad_ds.models.pretrained import pretrained
 
         self.device = pick_device(device)
         self.asking, self.batch_size = asking or Asking(), batch_size
         weights = getattr(torch, dtype or default_dtype(device))
         language_model: Any = pretrained(AutoModelForCausalLM, model, "causal LM", dtype=weights)
+        check_stops(language_model.generation_config.stop_strings, f"--model {model}")
         if batch_size > 1:
             check_left_padding(language_model, model)
         self.prompter = chat_prompter(model, self.asking)

@@ -47,6 +47,8 @@ class VllmEngine(LocalEngine):
     batch_size = BLOCK
 
     def __init__(self, model: str, asking: Asking | None = None, *, dtype: str, tensor_parallel_size: int = 1):
+        from caad_ds.models.llm import check_stops
+
         prepare()
         try:
             from vllm import LLM, SamplingParams
@@ -71,6 +73,7 @@ class VllmEngine(LocalEngine):
         self.positions = self.llm.model_config.max_model_len
         generation = self.llm.model_config.try_get_generation_config()
         self.ends = end_ids(self.prompter, generation.get("eos_token_id"))
+        check_stops(generation.get("stop_strings"), f"--model {model}")
         self._penalty = generation.get("repetition_penalty", 1.0)
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:

@@ -238,6 +238,28 @@ def test_after_its_end_an_answer_is_padded(loaded, items):
     assert (tokens(loaded, items, min_new_tokens=LENGTH, sampling=SAMPLED) != end).all()
 
 
+def test_nothing_else_of_a_checkpoints_generation_config_is_followed(loaded, items):
+    plain = tokens(loaded, items)
+    said = plain.flatten().unique().tolist()
+    leaks = {
+        "suppress_tokens": said,
+        "begin_suppress_tokens": said,
+        "bad_words_ids": [[token] for token in said],
+        "sequence_bias": [[[token], -10.0] for token in said],
+        "forced_bos_token_id": 5,
+        "min_new_tokens": LENGTH,
+        "repetition_penalty": 3.0,
+        "num_beams": 2,
+        "do_sample": True,
+        "top_k": 3,
+        "min_p": 0.9,
+    }
+    for name, value in leaks.items():
+        setattr(loaded.model.llm.generation_config, name, value)
+    assert torch.equal(tokens(loaded, items), plain)
+    assert loaded.model.llm.generation_config.min_new_tokens == LENGTH, "it is the checkpoint's still"
+
+
 def test_a_second_end_token_of_the_checkpoint_ends_an_answer(loaded, items):
     plain = tokens(loaded, items)
     other = int(plain[plain != loaded.tokenizer.eos_token_id].mode().values)

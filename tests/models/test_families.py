@@ -1,6 +1,7 @@
 """Language models whose heads, widths, positions or end tokens are not Llama's."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -109,6 +110,33 @@ def test_positions_end_where_a_sample_would_change_its_batch(nested):
         torch.testing.assert_close(first(limit + 1), first(12), **near)
 
 
+@pytest.mark.parametrize(
+    ("rope", "limit"),
+    [
+        ({"rope_type": "default"}, 24),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24}, 96),
+        ({"rope_type": "yarn", "factor": 4.0}, 96),  # transformers takes the config's limit for the original one
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 12}, 24),
+        ({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 24}, 96),
+        ({"rope_type": "linear", "factor": 4.0}, 24),  # it may be stretched already
+        ({"rope_type": "dynamic", "factor": 4.0}, 24),  # beyond it, frequencies depend on the batch's longest sample
+    ],
+)
+def test_stretched_positions_are_read_to_their_end_and_whatever_shares_the_batch(rope, limit):
+    settings = llama(2, 96) | {"max_position_embeddings": 24, "rope_parameters": {"rope_theta": 10_000.0, **rope}}
+    llm = build_llm(settings, "x").eval()
+    assert position_limit(llm.config) == limit
+    ids = torch.arange(3, 3 + limit)[None] % 90
+
+    @torch.no_grad()
+    def first(longest):
+        part = ids[:, :longest]
+        mask = torch.ones_like(part)
+        return hidden_states(llm, llm.get_input_embeddings()(part), mask, positions(mask))[0, :12]
+
+    assert_close(first(limit), first(12), path(llm, positions=limit))
+
+
 def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, ears):
     assert family(tokenizer, ears, {"model_type": "granite", "logits_scaling": 3.0}).head().scale == 1 / 3
     assert family(tokenizer, ears, {}).head().scale == 1
@@ -174,6 +202,13 @@ def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(many_end
     model.llm.generation_config.eos_token_id = list(range(len(tokenizer)))  # whatever it says first ends it
     save(tmp_path / "short", model, ears, tokenizer)
     assert len(end_tokens(load(tmp_path / "short")[0], tokenizer)) == len(tokenizer)
+
+
+def test_answers_that_end_at_texts_are_refused_by_that_name(many_ends):
+    path = Path(many_ends) / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"stop_strings": ["<|user|>"]}))
+    with pytest.raises(UserError, match=r"ends answers at the texts \['<\|user\|>'\] \(stop_strings\)"):
+        load_llm(many_ends, torch.float32)
 
 
 @REMOVED
