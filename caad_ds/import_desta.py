@@ -7,6 +7,7 @@ from pathlib import Path
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors
 from caad_ds.progress import Heartbeat
+from caad_ds.template_arguments import SWITCH, add_template_arguments
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--llm", required=True, metavar="ID", help="hub id or folder of the LLM that it was trained on")
     parser.add_argument("--encoder", required=True, metavar="ID", help="hub id or folder of its Whisper")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
+    add_template_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,10 +29,12 @@ def run(args: argparse.Namespace) -> int:
         from caad_ds.models import desta
         from caad_ds.models.llm import load_tokenizer
         from caad_ds.models.speech_lm import save
+        from caad_ds.models.template import TemplateSettings
 
+        settings = TemplateSettings(merge_system=args.merge_system, switches=dict(args.template_switch), key=SWITCH)
         connector = desta.read_connector(args.checkpoint)
         encoder = desta.load_encoder(args.encoder, connector)
-        tokenizer = load_tokenizer(args.llm)
+        tokenizer = load_tokenizer(args.llm, settings)
         # A local encoder is copied into the model's folder; a hub id is recorded.
         recorded = None if Path(args.encoder).exists() else args.encoder
         model = desta.assemble(connector, args.llm, encoder, recorded)

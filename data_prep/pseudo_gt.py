@@ -8,8 +8,9 @@ from pathlib import Path
 
 from caad_ds.command import positive
 from caad_ds.errors import UserError
-from caad_ds.files import parse_yaml, read_json, write_atomic, write_json
+from caad_ds.files import read_json, write_atomic, write_json
 from caad_ds.progress import progress, track, waiting
+from caad_ds.template_arguments import add_template_arguments
 from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks, rule_of
 from data_prep.answers import Answers, RejectedAnswer
 from data_prep.engines import Answer, Engine, vllm
@@ -44,17 +45,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="hub id or folder of an instruct model, or its name on the server; for speech the SpeechLM's folder",
     )
     llm.add_argument("--system", metavar="TEXT", help="system prompt")
-    llm.add_argument(
-        "--merge-system", action="store_true", help="put it into the user's turn, for templates that refuse the role"
-    )
-    llm.add_argument(
-        "--template-switch",
-        type=_switch,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="set a variable of the chat template, such as enable_thinking=false (not for speech)",
-    )
+    add_template_arguments(llm, " (not for speech)")
     llm.add_argument(
         "--max-new-tokens", type=positive, default=128, help="longer answers are rejected (default %(default)s)"
     )
@@ -288,13 +279,6 @@ def _engine(args: argparse.Namespace) -> Engine:
 
             return SpeechEngine(Path(args.model), asking, **local)
         return TransformersEngine(args.model, asking, **local)
-
-
-def _switch(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE")
-    return name, parse_yaml(value)
 
 
 def _count(text: str) -> int:

@@ -1,6 +1,7 @@
 """The chat template of a tokenizer, made a pure function of the messages: date, switches and system text are frozen."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ def freeze_template(tokenizer: Any, settings: TemplateSettings | None = None) ->
 
     Raises:
         UserError: the template does not parse, draws at random, does not read one of the switches, or was frozen with
-            other settings.
+            other settings; a switch is a variable that every template is given.
     """
     settings = settings or TemplateSettings()
     try:
@@ -74,6 +75,8 @@ def freeze_template(tokenizer: Any, settings: TemplateSettings | None = None) ->
     read = _undeclared(text, tokenizer.name_or_path)
     head = ""
     for name, value in settings.switches.items():
+        if name in PASSED:
+            raise UserError(f"{settings.key}: {name!r} is given to every template and is no switch; remove it")
         line = f"{{%- set {name} = {_literal(value)} %}}\n"
         if name in read:
             head += line
@@ -130,6 +133,8 @@ def _literal(value: Any) -> str:
     """A Jinja literal of a switch's value."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"student.template.switches: {value} is no number that a chat template could hold")
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -93,8 +93,9 @@ def test_what_a_template_is_set_to_is_recorded(described, prep, tmp_path, tiny_l
     with pytest.raises(UserError, match="does not read 'enable_thinking'"):
         prep(pseudo_gt, *common, "--template-switch", "enable_thinking=false")
     out.with_suffix(".partial.jsonl").unlink(missing_ok=True)
-    with pytest.raises(SystemExit):
-        prep(pseudo_gt, *common, "--template-switch", "enable_thinking")
+    for wrong in ("enable_thinking", "day=2024-07-26", "list=[1]", "number=.inf", "open={"):
+        with pytest.raises(SystemExit):
+            prep(pseudo_gt, *common, "--template-switch", wrong)
     with pytest.raises(UserError, match="--template-switch: --engine template does not read it"):
         prep(pseudo_gt, *common[:4], "--engine", "template", "--template-switch", "a=1")
     prep(pseudo_gt, "--manifest", described, "--out", out, "--engine", "template", "--merge-system")

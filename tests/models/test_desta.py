@@ -83,9 +83,23 @@ def layer_outputs(whisper: nn.Module, features: Tensor, taps: list[int]) -> list
     return [seen[tap] for tap in taps]
 
 
-def import_desta(checkpoint, bases) -> int:
+def import_desta(checkpoint, bases, *more: str) -> int:
     arguments = ["--llm", str(bases / "llm"), "--encoder", str(bases / "whisper"), "--out", str(bases / "out")]
-    return cli.main(["import-desta", str(checkpoint), *arguments])
+    return cli.main(["import-desta", str(checkpoint), *arguments, *more])
+
+
+def test_the_template_of_an_imported_model_is_set(theirs, bases, tokenizer, capsys):
+    torch.save(theirs.state_dict(), bases / "qformer_connector.pth")
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    tokenizer.chat_template = "{% if loud %}LOUD{% endif %}" + refusing + tokenizer.chat_template
+    tokenizer.save_pretrained(bases / "llm")
+    assert import_desta(bases / "qformer_connector.pth", bases, "--template-switch", "lout=true") == 2
+    assert "--template-switch: the chat template of" in capsys.readouterr().err
+    switches = ["--template-switch", "loud=true", "--merge-system"]
+    assert import_desta(bases / "qformer_connector.pth", bases, *switches) == 0
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+    text = load(bases / "out")[2].apply_chat_template(chat, tokenize=False)
+    assert text.startswith("LOUD") and "Be brief.\n\nWho?" in text
 
 
 @pytest.mark.parametrize("kind", ["DeSTA2", "DeSTA2.5"])

@@ -329,6 +329,12 @@ def test_a_switch_that_the_template_does_not_read_is_refused():
         freeze_template(byte_level(THINKING), TemplateSettings(switches={"enable_thinkin": False}))
 
 
+@pytest.mark.parametrize("name", ["messages", "add_generation_prompt", "bos_token", "strftime_now"])
+def test_a_switch_does_not_replace_what_every_template_is_given(name):
+    with pytest.raises(UserError, match=f"'{name}' is given to every template and is no switch"):
+        freeze_template(byte_level(THINKING), TemplateSettings(switches={name: "x"}))
+
+
 def test_a_frozen_template_takes_no_other_settings():
     """A setting that has no effect any more is refused, and not only written into the run's config."""
     switched = freeze_template(byte_level(THINKING), TemplateSettings(switches={"enable_thinking": False}))
