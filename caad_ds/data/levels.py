@@ -81,15 +81,17 @@ class Levels:
         self._add(self.low, mono, np.minimum, full)
         self._add(self.high, mono, np.maximum, full)
         if mono is not block:
-            self._add(self.power, np.einsum("ij,ij->i", block, block), np.add)
-            self._add(self.mono_power, mono * mono, np.add)
+            self._add(self.power, np.square(block).ravel(), np.add, per_frame=self.channels)
+            self._add(self.mono_power, np.square(mono), np.add)
         self.frames += len(block)
         return self
 
-    def _add(self, windows: list[float], values: np.ndarray, together: np.ufunc, full: float = 1.0) -> None:
-        """Bring the windows up to date with a value per frame, which `together` reduces to one per window."""
-        size = max(1, self.rate // WINDOWS_PER_SECOND)
-        begun = self.frames % size
+    def _add(
+        self, windows: list[float], values: np.ndarray, together: np.ufunc, full: float = 1.0, per_frame: int = 1
+    ) -> None:
+        """Bring the windows up to date with `per_frame` values a frame, which `together` reduces to one per window."""
+        size = max(1, self.rate // WINDOWS_PER_SECOND) * per_frame
+        begun = self.frames * per_frame % size
         starts = np.maximum(np.arange(-begun, len(values), size), 0)
         found = (together.reduceat(values, starts) / full).tolist()
         if begun:
