@@ -47,7 +47,8 @@ def run_name(folder: Path) -> str:
 def model_hash(folder: Path) -> str:
     """sha256 over the files that make a model's answers: its folder's config, weights and tokenizer, and its encoder.
 
-    Of an encoder that is no folder but a hub id, the name.
+    Of an encoder that is no folder but a hub id, the name; of the generation config the end tokens, where the LLM's
+    config names others.
     """
     files = {path.relative_to(folder): path for pattern in MODEL_FILES for path in folder.glob(pattern)}
     config = read_json(folder / "config.json", "give the folder of a trained SpeechLM")
@@ -57,6 +58,10 @@ def model_hash(folder: Path) -> str:
     elif encoder.is_file():
         files[Path("encoder")] = encoder
     digest = hashlib.sha256()
+    if (generation := folder / "generation_config.json").is_file():
+        ends = read_json(generation, "give a whole folder").get("eos_token_id")
+        if ends != (config.get("llm_config") or {}).get("eos_token_id"):
+            digest.update(f"eos_token_id:{ends};".encode())
     for name, path in sorted(files.items()):
         if path.is_file():
             digest.update(f"{name}:{path.stat().st_size};".encode())

@@ -31,6 +31,16 @@ def test_the_hash_of_a_model_has_its_encoder_in_it_wherever_it_stands(model_fold
     assert model_hash(twin) not in (before[1], after[1])
 
 
+def test_the_hash_of_a_model_has_its_end_tokens_in_it(model_folder, tmp_path):
+    own = shutil.copytree(model_folder, tmp_path / "own")
+    file = own / "generation_config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"temperature": 0.5}))
+    assert model_hash(own) == model_hash(model_folder), "it is not followed"
+    file.write_text(json.dumps(values | {"eos_token_id": [0, 7]}))
+    assert model_hash(own) != model_hash(model_folder)
+
+
 def test_the_fingerprint_of_a_benchmark_has_the_clips_bytes_in_it(conflicts):
     before = fingerprint(load(conflicts))
     assert fingerprint(load(conflicts)) == before
