@@ -113,7 +113,9 @@ def _hedged(text: str, mention: Mention, spans: Container[int]) -> bool:
     if last is not None and last.group() in "?\uff1f":
         return True
     stop = len(text) if last is None else last.start()
-    return any(hedge.start() not in spans for hedge in HEDGED.finditer(text, first, stop))
+    # An option may be a hedge itself ("unclear"); the "no" of "no idea" is none.
+    hedges = HEDGED.finditer(text, first, stop)
+    return any(not (hedge.start() in spans and hedge.end() - 1 in spans) for hedge in hedges)
 
 
 def _measured(prediction: str, text: str, mention: Mention, asked: Container[str]) -> bool:
