@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 import signal
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from caad_ds.data.batch import Batch, Sample
 from caad_ds.data.loader import InOrder, InTurn, Loader
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
-from caad_ds.distill.negatives import Negative, drop_audio
+from caad_ds.distill.negatives import AudioDropout
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.errors import UserError
 from caad_ds.files import write_atomic
@@ -120,9 +119,8 @@ class Trainer:
     def _build_engines(self) -> None:
         cfg = self.cfg
         # Before the student's engine may take the encoder's weights apart.
-        self.dropped = (
-            Negative.of(cfg.objective.dropout_negative, self.encoder) if cfg.objective.audio_dropout else None
-        )
+        dropout = cfg.objective.audio_dropout, cfg.objective.dropout_negative
+        self.dropout = AudioDropout(*dropout, self.encoder, cfg.run.seed)
         teacher, teacher_batch = None, 1
         if self.teacher_model is not None:
             self.voice.begin("building the teacher's engine")
@@ -243,10 +241,11 @@ class Trainer:
 
     def _step(self, step: int, read: Callable[[], list[Batch]]) -> bool:
         """One optimizer step; returns whether any rank was asked to stop."""
-        batches, failure = [], None
+        whole, batches, failure = [], [], None
         try:
             with self.meter.clock.part("data"):
-                batches = [self._maybe_drop(step, batch) for batch in read()]
+                whole = read()
+                batches = [self.dropout(step, batch) for batch in whole]
         except Exception as error:
             failure = error
         mine = sum(self._weight(batch) for batch in batches)
@@ -273,14 +272,14 @@ class Trainer:
             for kd, ce, diagnostics in terms:
                 self.sums.add_output(kd, ce, diagnostics, normalizer)
         else:
-            self._skip(step + 1, window, terms)
+            self._skip(step + 1, whole, window, terms)
         return bool(stops)
 
-    def _skip(self, done: int, window: list[Batch], terms: list[Terms]) -> None:
+    def _skip(self, done: int, read: list[Batch], window: list[Batch], terms: list[Terms]) -> None:
         """Find out why the engine has skipped a step, and say it."""
         self.voice.turn_to(lambda: "looking for what is not finite")
         forget_gradients(self.engine)
-        found = {"lr": self.engine.optimizer.param_groups[0]["lr"], **culprits(self.step, window, terms)}
+        found = {"lr": self.engine.optimizer.param_groups[0]["lr"], **culprits(self.step, read, window, terms)}
         self.voice.say(f"step {done}/{self.total_steps}  {self.skips.skipped(done, found)}")
 
     def _give_up(self, done: int, why: str) -> None:
@@ -355,14 +354,6 @@ class Trainer:
 
     def _collate(self, samples: list[Sample]) -> Batch:
         return with_features(self.prompter.batch(samples), samples, self.encoder)
-
-    def _maybe_drop(self, step: int, batch: Batch) -> Batch:
-        """Audio dropout: the draw depends on seed, step and sample alone, not on who holds the sample."""
-        if self.dropped is None:
-            return batch
-        share = [zlib.crc32(f"{self.cfg.run.seed}:{step}:{key}".encode()) / 2**32 for key in batch.keys]
-        dropped = torch.tensor(share) < self.cfg.objective.audio_dropout
-        return drop_audio(batch, dropped, self.dropped)
 
     def _check_budget(self, batch: Batch) -> None:
         """Lengths in the index are estimates: tell the largest micro-batch whenever it exceeds the budget by more."""
