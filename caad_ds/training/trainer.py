@@ -21,14 +21,13 @@ from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.errors import UserError
 from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
-from caad_ds.models.llm import position_limit
 from caad_ds.models.prompt import Prompter, tokenization
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.ranks import agreed, from_main, gathered, raise_together, world
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, check_positions, check_window, data_order, first_shard, open_data
+from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.finite import NotFinite
@@ -40,6 +39,7 @@ from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
 from caad_ds.training.skips import Skips, culprits, diagnosis, number_of, shown
+from caad_ds.training.usable import check_texts
 from caad_ds.training.validation import validate
 
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
@@ -61,6 +61,8 @@ class Trainer:
         self.swap_folder: Path | None = None
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
+        check_texts(self.indexed, self.prompter, self.checkpoints, cfg.data.skip_broken, voice)
+        agreed(self._plan)
         self._build_engines()
         self.sums = Sums(device, cfg.objective.share_of_kd)
 
@@ -77,6 +79,8 @@ class Trainer:
         if isinstance(self.reader, StreamReader):
             self.voice.say(LIMITS)
         self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
+        # What a stream gives is checked as it comes.
+        self.indexed = [each for each in (self.reader, self.validation_reader) if isinstance(each, IndexedReader)]
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         check_deepspeed(cfg)
         engines.check_logits(cfg)
@@ -94,23 +98,18 @@ class Trainer:
             self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
         for each in {self.encoder, self.teacher_encoder} - {None}:
             each.autocast = torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None
-        for reader in (self.reader, self.validation_reader):
-            if isinstance(reader, IndexedReader):  # a stream's audio is checked as it comes
-                check_window(reader, self.encoder)
+        for reader in self.indexed:
+            check_window(reader, self.encoder)
         engines.check_finite(self.student, cfg, self.teacher_model, self.teacher_encoder)
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
-        limits = {"student": position_limit(self.student.model.llm.config)}
-        if self.teacher_model is not None:
-            limits["teacher"] = position_limit(self.teacher_model.llm.config)
-        self.prompter = Prompter(
-            self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
-        )
-        for reader in (self.reader, self.validation_reader):
-            if isinstance(reader, IndexedReader):
-                check_positions(reader, self.prompter, limits)
-        # What the index underestimates is refused where it is collated.
-        self.prompter.limit = min((limit for limit in limits.values() if limit is not None), default=None)
+        whose, limit = fewest_positions(student=self.student.model, teacher=self.teacher_model)
+        lengths = self.student.model.config.num_queries, cfg.data.max_answer_tokens, limit
+        self.prompter = Prompter(self.student.tokenizer, *lengths, f"the LLM of {whose}")
+
+    def _plan(self) -> None:
+        """The order of the data and the number of steps."""
+        cfg = self.cfg
         self.order = data_order(cfg, self.reader, self.prompter) if isinstance(self.reader, IndexedReader) else None
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
         # A run that is shorter has failed as well if but its first step was applied.
