@@ -39,7 +39,7 @@ class RunSection(Section):
     log_every: int = Field(10, ge=1, description="steps between two progress lines and metric points")
 
 
-STREAM_ONLY = ("shuffle_buffer", "skip_broken")
+STREAM_ONLY = ("shuffle_buffer",)
 
 
 class DataSection(Section):
@@ -48,7 +48,9 @@ class DataSection(Section):
         "indexed", description="stream reads tars from object stores and pipes, in an order of their own"
     )
     shuffle_buffer: int = Field(1000, ge=1, description="samples that a rank's stream is shuffled in")
-    skip_broken: bool = Field(False, description="leave out and count what is broken in a stream, instead of stopping")
+    skip_broken: bool = Field(
+        False, description="leave out, count and name samples that make no prompt, and what is broken in a stream"
+    )
     validation: Path | None = Field(None, description="folder of shards for the validation pass")
     group_by_audio: bool = Field(False, description="keep prompts about one audio in one batch, which encodes it once")
     max_answer_tokens: int = Field(300, ge=1, description="longer answers are cut and counted")

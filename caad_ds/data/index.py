@@ -1,8 +1,8 @@
 """The index beside the shards: which sample lies where, so that any sample is one positioned read."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,6 +102,15 @@ class ShardIndex:
         at, place = self.samples.part_of(number)
         shard = self.file.shards[at]
         return shard, shard.samples[place]
+
+    def without(self, numbers: Collection[int]) -> "ShardIndex":
+        """The same shards without the samples of these numbers; the others close up."""
+        shards, first = [], 0
+        for shard in self.file.shards:
+            kept = [entry for number, entry in enumerate(shard.samples, first) if number not in numbers]
+            first += len(shard.samples)
+            shards.append(shard if len(kept) == len(shard.samples) else replace(shard, samples=kept))
+        return ShardIndex(self.folder, replace(self.file, shards=shards))
 
     def shard_fault(self, shard: Shard) -> str | None:
         """What is wrong with a shard's file as far as its length tells, or None."""

@@ -5,9 +5,9 @@ import json
 import os
 import sys
 import tarfile
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from caad_ds.data import audio
 from caad_ds.data.batch import Sample
@@ -18,6 +18,7 @@ from caad_ds.errors import UserError
 
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
 LARGEST = 1 << 28  # bytes of a member, more than the hour that an audio may last
+HEAD = 1 << 14  # bytes of a sample in which its record is looked for first
 OPEN_FILES = 256  # of a corpus of thousands of shards; a process may have 1,024 by default
 
 
@@ -86,16 +87,32 @@ class IndexedReader:
             self.doubtful.look(sample, f"{self.index.folder / shard.name}, sample {entry.key}")
         return sample
 
-    def read(self, number: int) -> bytes:
-        """The tar members of a sample as they lie in the shard."""
+    def without_audio(self, number: int) -> Sample:
+        """Sample `number` with its record alone, of which little is read; UserError where the record is broken."""
         shard, entry = self.index.locate(number)
         try:
+            record = first_record(self.read(number, HEAD), entry.key)
+            if record is None:
+                record, _ = parse(self.read(number), entry.key)
+        except BrokenSample as error:
+            raise UserError(self._message(shard, entry, error)) from error
+        return Sample(entry.key, record, [])
+
+    def leave_out(self, numbers: Collection[int]) -> None:
+        """Read as if the samples of these numbers were not there; the others close up."""
+        self.index = self.index.without(numbers)
+
+    def read(self, number: int, most: int | None = None) -> bytes:
+        """The tar members of a sample as they lie in the shard, or their first `most` bytes."""
+        shard, entry = self.index.locate(number)
+        size = entry.size if most is None else min(most, entry.size)
+        try:
             file = self._open(self.index.folder / shard.name)
-            block = os.pread(file.descriptor, entry.size, entry.offset)
+            block = os.pread(file.descriptor, size, entry.offset)
         except OSError as error:
             raise UserError(self._message(shard, entry, error)) from error
-        if len(block) != entry.size:
-            raise UserError(self._message(shard, entry, f"the shard ends {entry.size - len(block)} bytes too early"))
+        if len(block) != size:
+            raise UserError(self._message(shard, entry, f"the shard ends {size - len(block)} bytes too early"))
         return block
 
     def _message(self, shard: Shard, entry: SampleEntry, reason: object) -> str:
@@ -148,21 +165,33 @@ def parse(block: bytes, key: str) -> tuple[dict, list[bytes]]:
     lacks what training reads.
     """
     members = _members(block, key)
-    try:
-        record = json.loads(members.pop("json"))
-    except KeyError:
-        raise BrokenSample(f"the member {key}.json is missing") from None
-    except (ValueError, RecursionError) as error:
-        raise BrokenSample(f"the member {key}.json is no JSON ({error})") from error
-    _check_record(record)
+    if "json" not in members:
+        raise BrokenSample(f"the member {key}.json is missing")
+    record = _record(members.pop("json"), key)
     names = audio_names(len(record["audios"]))
     if set(members) != set(names):
         raise BrokenSample(f"the audio members are {sorted(members)}, the record asks for {names}")
     return record, [members[name] for name in names]
 
 
-def _check_record(record: Any) -> None:
-    """That a record has what a prompt is made of."""
+def first_record(head: bytes, key: str) -> dict | None:
+    """The record of a sample from its first bytes; None where it is not the first member, or not whole in them."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(head), mode="r:", tarinfo=Header) as tar:
+            member = tar.next()
+    except (tarfile.TarError, ValueError, RecursionError):  # `parse` tells what is wrong
+        return None
+    if member is None or member.name != f"{key}.json" or member.offset_data + member.size > len(head):
+        return None
+    return _record(head[member.offset_data : member.offset_data + member.size], key)
+
+
+def _record(data: bytes, key: str) -> dict:
+    """A record, with what a prompt is made of."""
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BrokenSample(f"the member {key}.json is no JSON ({error})") from error
     for field, kind in (("audios", list), ("messages", list), ("response", str)):
         if not isinstance(record, dict) or not isinstance(record.get(field), kind):
             raise BrokenSample(f"the record is not an object with a {kind.__name__} `{field}`")
@@ -173,6 +202,7 @@ def _check_record(record: Any) -> None:
     marks = sum((message.get("content") or "").count(AUDIO) for message in record["messages"])
     if marks != len(record["audios"]):
         raise BrokenSample(f"its messages hold {marks} {AUDIO}, its record {len(record['audios'])} audios")
+    return record
 
 
 def _members(block: bytes, key: str) -> dict[str, bytes]:

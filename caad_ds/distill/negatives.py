@@ -1,5 +1,6 @@
 """The teacher's second path: what stands in the audio's place (method.md, "other negatives")."""
 
+import zlib
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -71,6 +72,25 @@ def embed_both(model: SpeechLM, batch: Batch, states: AudioStates, negative: Neg
     audio = model.connect(AudioStates.cat([states, negative.states]))
     heard = audio[batch.audio_index]
     return Embedded.cat(model.place(batch, heard), model.place(batch, audio[-1:].expand_as(heard)))
+
+
+class AudioDropout:
+    """Exchanges the audio of a share of the samples for a negative, or leaves all batches alone (share 0).
+
+    The draw depends on seed, step and sample alone, not on who holds the sample.
+    """
+
+    def __init__(self, share: float, name: str, encoder: SpeechEncoder, seed: int):
+        self.share = share
+        self.negative = Negative.of(name, encoder) if share else None
+        self.seed = seed
+
+    def __call__(self, step: int, batch: Batch) -> Batch:
+        """The batch as a step takes it."""
+        if self.negative is None:
+            return batch
+        drawn = [zlib.crc32(f"{self.seed}:{step}:{key}".encode()) / 2**32 for key in batch.keys]
+        return drop_audio(batch, torch.tensor(drawn) < self.share, self.negative)
 
 
 def drop_audio(batch: Batch, dropped: Tensor, negative: Negative) -> Batch:

@@ -41,21 +41,23 @@ def measured_form(llm: PreTrainedModel, hidden: Tensor, forward: Callable[[], Te
     if head.weight.dim() != 2 or head.weight.shape[1] != hidden.shape[-1]:
         shape = tuple(head.weight.shape)
         raise UserError(f"its head of shape {shape} does not take its final states of width {hidden.shape[-1]}")
-    largest = _product(head, hidden).abs().max().item()
+    bare = _product(head.weight, hidden)  # of all rows once: on a CPU, widening a weight takes longer than a layer
+    bias = bare.new_zeros(1) if head.bias is None else head.bias.to(bare.dtype)
+    largest = (bare + bias).abs().max().item()
     if not 0 < largest < math.inf:
         raise UserError("its logits of a few tokens are 0 or not finite")
     # float16 ends at 65504, for the head's input as for its product, which a factor comes on top of.
     loud = min(LOUD, torch.finfo(layer.weight.dtype).max / 32 / max(1.0, hidden.abs().max().item() / largest))
     sizes = [2.0 ** round(math.log2(size / largest)) for size in (QUIET, USUAL, loud)]  # exact in every dtype
     own = _own_logits(layer, sizes, forward)
-    product = torch.stack([_product(head, hidden * size) for size in sizes])
+    product = torch.stack([size * bare + bias for size in sizes])
     if own.shape != product.shape:
         raise UserError(f"{OTHER}: they have the shape {tuple(own.shape[1:])}, not {tuple(product.shape[1:])}")
     rounding = torch.finfo(layer.weight.dtype).eps
     form = _fitted(llm, own, product, rounding)
     # Per element: a sum of H products, each of the usual size of a logit, in float32 and rounded to the weights' dtype.
-    usual = hidden.float().norm(dim=-1)[:, None] * _row_norms(head.weight) * torch.tensor(sizes)[:, None, None]
-    usual = form.scale * (usual + (0 if head.bias is None else head.bias.float().abs()))
+    usual = hidden.float().norm(dim=-1)[:, None] * _row_norms(head.weight) * bare.new_tensor(sizes)[:, None, None]
+    usual = form.scale * (usual + bias.abs())
     expected = _applied(form, product)
     few = usual / math.sqrt(hidden.shape[-1])
     error = 8 * rounding * ((form.scale * product).abs() + few) + 8 * torch.finfo(torch.float32).eps * usual
@@ -105,13 +107,10 @@ def _numbers(config: Any) -> Iterator[float]:
             yield float(value)
 
 
-def _product(head: LMHead, hidden: Tensor) -> Tensor:
-    """W h + b, float32 [T, V], some rows of the weight at a time."""
-    parts = []
-    for start in range(0, len(head.weight), ROWS):
-        rows = slice(start, start + ROWS)
-        parts.append(LMHead(head.weight[rows], None if head.bias is None else head.bias[rows]).logits(hidden))
-    return torch.cat(parts, dim=-1)
+def _product(weight: Tensor, hidden: Tensor) -> Tensor:
+    """W h, float32 [T, V], some rows of the weight at a time."""
+    starts = range(0, len(weight), ROWS)
+    return torch.cat([LMHead(weight[start : start + ROWS]).logits(hidden) for start in starts], dim=-1)
 
 
 def _row_norms(weight: Tensor) -> Tensor:

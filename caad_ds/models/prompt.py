@@ -46,13 +46,20 @@ class Prompter:
     `<|AUDIO|>` becomes K placeholder positions followed by the audio's transcription (DeSTA2, section 3). The ids are
     those of the whole text, prompt and answer, in which the placeholders stand as a special token does. Contents
     never become control tokens: a record whose texts would is refused. Answers longer than `max_answer_tokens` are cut
-    before their end token and counted in `truncated`; what exceeds the model's `limit` of positions is refused.
+    before their end token and counted in `truncated`; what exceeds the `limit` of positions of `model` is refused.
 
     Models that were trained before the ids were those of the whole text keep theirs (form "pieces"): the text between
     two audios, and the answer, are tokenised apart.
     """
 
-    def __init__(self, tokenizer: Any, num_queries: int, max_answer_tokens: int = 300, limit: int | None = None):
+    def __init__(
+        self,
+        tokenizer: Any,
+        num_queries: int,
+        max_answer_tokens: int = 300,
+        limit: int | None = None,
+        model: str = "the model",
+    ):
         if not tokenizer.chat_template:
             raise UserError(f"tokenizer {tokenizer.name_or_path}: it has no chat template; use an instruct model's")
         if tokenizer.eos_token_id is None:
@@ -64,6 +71,7 @@ class Prompter:
         self.num_queries = num_queries
         self.max_answer_tokens = max_answer_tokens
         self.limit = limit
+        self.model = model
         self.truncated = 0
         # The embedding at a placeholder is overwritten, and a pad is never attended to: any valid id will do.
         self.filler = tokenizer.eos_token_id
@@ -98,7 +106,7 @@ class Prompter:
         if self.limit is not None and length > self.limit:
             what = "prompt and answer" if with_answer or room else "prompt"
             raise UserError(
-                f"sample {sample.key}: {what} take {length} tokens, the model reads {self.limit}; leave it out, or "
+                f"sample {sample.key}: {what} take {length} tokens, {self.model} reads {self.limit}; leave it out, or "
                 "lower the answers' length (data.max_answer_tokens, --max-new-tokens)"
             )
         return encoded

@@ -1,5 +1,6 @@
 """How a run's data is cut into global batches, and these into micro-batches."""
 
+import math
 from collections.abc import Sequence
 
 from caad_ds.config import Config
@@ -8,7 +9,9 @@ from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.data.stream import StreamReader
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.llm import position_limit
 from caad_ds.models.prompt import Prompter
+from caad_ds.models.speech_lm import SpeechLM
 
 SOME = 16  # samples that are looked at where the index does not tell
 
@@ -64,25 +67,10 @@ def check_window(reader: IndexedReader, encoder: SpeechEncoder) -> None:
         encoder.check_window(reader[number].waveforms, f"{index.folder / shard.name}, sample {entry.key} ({count}): ")
 
 
-def check_positions(reader: IndexedReader, prompter: Prompter, limits: dict[str, int | None]) -> None:
-    """Refuse data with a sample of more tokens than an LLM reads, before a step is done.
-
-    `limits` gives the positions of each LLM by its key in the config. The index estimates the text; the longest samples
-    by it are looked at. What it underestimates is found when the sample is read.
-    """
-    known = {name: limit for name, limit in limits.items() if limit is not None}
-    if not known:
-        return
-    name, limit = min(known.items(), key=lambda item: item[1])
-    index = reader.index
-    longest = sorted(range(len(index)), key=lambda number: index.samples[number].tokens)[-SOME:]
-    length, number = max((prompter.length(reader[n]), n) for n in longest)
-    if length > limit:
-        shard, entry = index.locate(number)
-        raise UserError(
-            f"{index.folder / shard.name}, sample {entry.key}: {length} tokens of prompt and answer, but the LLM of "
-            f"{name} reads {limit} positions; leave such samples out, lower data.max_answer_tokens or take another LLM"
-        )
+def fewest_positions(**models: SpeechLM | None) -> tuple[str, int | None]:
+    """The name of the model whose LLM reads the fewest positions, and how many; None where none names a limit."""
+    limits = {name: position_limit(model.llm.config) for name, model in models.items() if model is not None}
+    return min(limits.items(), key=lambda item: math.inf if item[1] is None else item[1])
 
 
 def data_order(cfg: Config, reader: IndexedReader, prompter: Prompter) -> Order:
@@ -91,7 +79,7 @@ def data_order(cfg: Config, reader: IndexedReader, prompter: Prompter) -> Order:
     if opt.batch_tokens is not None and opt.micro_tokens is not None:
         # The index estimates the text; what the chat template and the audio add is seen on some samples.
         some = range(0, len(reader), max(1, len(reader) // SOME))
-        added = max(prompter.length(reader[n]) - entries[n].tokens for n in some)
+        added = max(prompter.length(reader.without_audio(n)) - entries[n].tokens for n in some)
         lengths = [entry.tokens + added for entry in entries]
         if over := [entry.key for entry, length in zip(entries, lengths, strict=True) if length > opt.micro_tokens]:
             raise UserError(

@@ -94,6 +94,8 @@ class Skips:
 def reason(record: dict) -> str:
     """What a record of a skipped step says, in words."""
     named = shown([sample["id"] for sample in record["samples"]])
+    if record["not_finite"] == "audio":
+        return f"the audio of {named} is not finite, nor is the gradient; the losses are"
     if record["not_finite"] == "gradient":
         return f"its losses are finite, the gradient is not; samples: {named}"
     every = "every sample, " if len(record["samples"]) == record["batch"] else ""
@@ -106,11 +108,14 @@ def shown(ids: Sequence[str]) -> str:
 
 
 @torch.no_grad()
-def culprits(step: DistillStep, window: Sequence[Batch], terms: Sequence[Terms]) -> dict:
+def culprits(step: DistillStep, read: Sequence[Batch], window: Sequence[Batch], terms: Sequence[Terms]) -> dict:
     """What of a skipped step was not finite, and which samples gave it, over all ranks; every rank calls it.
 
-    `terms` are those of the batches of `window`. The samples of a batch whose loss is not finite are asked again, each
-    alone. Where all losses are finite, nothing tells whose gradient is not: all samples of the step are named.
+    `window` holds the batches of the step and `terms` their terms; `read` are the batches as they were read, before
+    audio dropout. The samples of a batch whose loss is not finite are evaluated again, each alone. Where all losses are
+    finite, the samples are named whose audio is not: one that dropout has left without a place in the text still
+    passes through the connector. Where all of that is finite too, nothing tells whose gradient is not, and all samples
+    of the step are named.
     """
     losses = [kd + ce for kd, ce, _ in terms]
     finite = torch.stack(losses).isfinite().tolist() if losses else []
@@ -119,6 +124,8 @@ def culprits(step: DistillStep, window: Sequence[Batch], terms: Sequence[Terms])
     keys = list(chain(*gathered([key for batch in window for key in batch.keys])))
     rounds = max(gathered(len(suspects)))
     if rounds == 0:
+        if heard := list(chain(*gathered([key for batch in read for key in _not_finite_audio(step, batch)]))):
+            return {"not_finite": "audio", "batch": len(keys), "samples": [{"id": key} for key in heard]}
         return {"not_finite": "gradient", "batch": len(keys), "samples": [{"id": key} for key in keys]}
     asked = []
     step.engine.eval()
@@ -149,6 +156,17 @@ def number_of(value: torch.Tensor | float) -> float | str:
     """A number as JSON takes it: of NaN and infinity the name."""
     number = float(value)
     return number if math.isfinite(number) else str(number)
+
+
+def _not_finite_audio(step: DistillStep, batch: Batch) -> list[str]:
+    """The ids of the samples with audio whose features, or the student's encoder's states of them, are not finite."""
+    finite = batch.features.isfinite().flatten(1).all(1)
+    if step.encoder.adapters is None:  # one that trains runs in the student's engine only
+        states = step.encoder.perceive(batch.features).hidden
+        finite &= states.isfinite().flatten(1).all(1).to(finite.device)
+    queries = int(batch.audio_mask.sum()) // len(batch.audio_index)
+    sample = torch.arange(len(batch.keys)).repeat_interleave(batch.audio_mask.sum(1) // queries)
+    return [batch.keys[n] for n in sample[~finite[batch.audio_index]].unique().tolist()]
 
 
 def _only(batch: Batch, row: int) -> Batch:

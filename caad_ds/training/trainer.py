@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 import signal
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,19 +16,18 @@ from caad_ds.data.batch import Batch, Sample
 from caad_ds.data.loader import InOrder, InTurn, Loader
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
-from caad_ds.distill.negatives import Negative, drop_audio
+from caad_ds.distill.negatives import AudioDropout
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.errors import UserError
 from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
-from caad_ds.models.llm import position_limit
 from caad_ds.models.prompt import Prompter, tokenization
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.ranks import agreed, from_main, gathered, raise_together, world
 from caad_ds.tracking import Tracker
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, check_positions, check_window, data_order, first_shard, open_data
+from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.finite import NotFinite
@@ -41,6 +39,7 @@ from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
 from caad_ds.training.skips import Skips, culprits, diagnosis, number_of, shown
+from caad_ds.training.usable import check_texts
 from caad_ds.training.validation import validate
 
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
@@ -62,6 +61,8 @@ class Trainer:
         self.swap_folder: Path | None = None
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
+        check_texts(self.indexed, self.prompter, self.checkpoints, cfg.data.skip_broken, voice)
+        agreed(self._plan)
         self._build_engines()
         self.sums = Sums(device, cfg.objective.share_of_kd)
 
@@ -78,6 +79,8 @@ class Trainer:
         if isinstance(self.reader, StreamReader):
             self.voice.say(LIMITS)
         self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
+        # What a stream gives is checked as it comes.
+        self.indexed = [each for each in (self.reader, self.validation_reader) if isinstance(each, IndexedReader)]
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         check_deepspeed(cfg)
         engines.check_logits(cfg)
@@ -95,23 +98,18 @@ class Trainer:
             self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
         for each in {self.encoder, self.teacher_encoder} - {None}:
             each.autocast = torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None
-        for reader in (self.reader, self.validation_reader):
-            if isinstance(reader, IndexedReader):  # a stream's audio is checked as it comes
-                check_window(reader, self.encoder)
+        for reader in self.indexed:
+            check_window(reader, self.encoder)
         engines.check_finite(self.student, cfg, self.teacher_model, self.teacher_encoder)
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
-        limits = {"student": position_limit(self.student.model.llm.config)}
-        if self.teacher_model is not None:
-            limits["teacher"] = position_limit(self.teacher_model.llm.config)
-        self.prompter = Prompter(
-            self.student.tokenizer, self.student.model.config.num_queries, cfg.data.max_answer_tokens
-        )
-        for reader in (self.reader, self.validation_reader):
-            if isinstance(reader, IndexedReader):
-                check_positions(reader, self.prompter, limits)
-        # What the index underestimates is refused where it is collated.
-        self.prompter.limit = min((limit for limit in limits.values() if limit is not None), default=None)
+        whose, limit = fewest_positions(student=self.student.model, teacher=self.teacher_model)
+        lengths = self.student.model.config.num_queries, cfg.data.max_answer_tokens, limit
+        self.prompter = Prompter(self.student.tokenizer, *lengths, f"the LLM of {whose}")
+
+    def _plan(self) -> None:
+        """The order of the data and the number of steps."""
+        cfg = self.cfg
         self.order = data_order(cfg, self.reader, self.prompter) if isinstance(self.reader, IndexedReader) else None
         self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
         # A run that is shorter has failed as well if but its first step was applied.
@@ -120,9 +118,8 @@ class Trainer:
     def _build_engines(self) -> None:
         cfg = self.cfg
         # Before the student's engine may take the encoder's weights apart.
-        self.dropped = (
-            Negative.of(cfg.objective.dropout_negative, self.encoder) if cfg.objective.audio_dropout else None
-        )
+        dropout = cfg.objective.audio_dropout, cfg.objective.dropout_negative
+        self.dropout = AudioDropout(*dropout, self.encoder, cfg.run.seed)
         teacher, teacher_batch = None, 1
         if self.teacher_model is not None:
             self.voice.begin("building the teacher's engine")
@@ -243,10 +240,11 @@ class Trainer:
 
     def _step(self, step: int, read: Callable[[], list[Batch]]) -> bool:
         """One optimizer step; returns whether any rank was asked to stop."""
-        batches, failure = [], None
+        whole, batches, failure = [], [], None
         try:
             with self.meter.clock.part("data"):
-                batches = [self._maybe_drop(step, batch) for batch in read()]
+                whole = read()
+                batches = [self.dropout(step, batch) for batch in whole]
         except Exception as error:
             failure = error
         mine = sum(self._weight(batch) for batch in batches)
@@ -273,14 +271,14 @@ class Trainer:
             for kd, ce, diagnostics in terms:
                 self.sums.add_output(kd, ce, diagnostics, normalizer)
         else:
-            self._skip(step + 1, window, terms)
+            self._skip(step + 1, whole, window, terms)
         return bool(stops)
 
-    def _skip(self, done: int, window: list[Batch], terms: list[Terms]) -> None:
+    def _skip(self, done: int, read: list[Batch], window: list[Batch], terms: list[Terms]) -> None:
         """Find out why the engine has skipped a step, and say it."""
         self.voice.turn_to(lambda: "looking for what is not finite")
         forget_gradients(self.engine)
-        found = {"lr": self.engine.optimizer.param_groups[0]["lr"], **culprits(self.step, window, terms)}
+        found = {"lr": self.engine.optimizer.param_groups[0]["lr"], **culprits(self.step, read, window, terms)}
         self.voice.say(f"step {done}/{self.total_steps}  {self.skips.skipped(done, found)}")
 
     def _give_up(self, done: int, why: str) -> None:
@@ -355,14 +353,6 @@ class Trainer:
 
     def _collate(self, samples: list[Sample]) -> Batch:
         return with_features(self.prompter.batch(samples), samples, self.encoder)
-
-    def _maybe_drop(self, step: int, batch: Batch) -> Batch:
-        """Audio dropout: the draw depends on seed, step and sample alone, not on who holds the sample."""
-        if self.dropped is None:
-            return batch
-        share = [zlib.crc32(f"{self.cfg.run.seed}:{step}:{key}".encode()) / 2**32 for key in batch.keys]
-        dropped = torch.tensor(share) < self.cfg.objective.audio_dropout
-        return drop_audio(batch, dropped, self.dropped)
 
     def _check_budget(self, batch: Batch) -> None:
         """Lengths in the index are estimates: tell the largest micro-batch whenever it exceeds the budget by more."""

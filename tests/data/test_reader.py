@@ -101,6 +101,43 @@ def test_a_hostile_sample_is_named_and_costs_no_memory(tmp_path, name):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["h", "index.json", "train-000000.tar"]
 
 
+@pytest.mark.parametrize("head", [reader_module.HEAD, 700, 1024, 2048])
+def test_a_record_is_read_without_its_audio(folder, tmp_path, monkeypatch, head):
+    """Also where it is longer than what is read first, or does not come first."""
+    monkeypatch.setattr(reader_module, "HEAD", head)
+    reader = IndexedReader(folder)
+    for number in range(len(reader)):
+        sample, whole = reader.without_audio(number), reader[number]
+        assert (sample.key, sample.record, sample.waveforms) == (whole.key, whole.record, [])
+    later = IndexedReader(handmade(tmp_path / "h", [("a.flac", FLAC), ("a.json", RECORD)]))
+    assert later.without_audio(0).record == later[0].record
+
+
+@pytest.mark.parametrize(
+    ("members", "complaint"),
+    [
+        ([("a.json", b"{"), ("a.flac", FLAC)], "no JSON"),
+        ([("a.json", b"[]"), ("a.flac", FLAC)], "not an object"),
+        ([("a.flac", FLAC)], "a.json is missing"),
+        ([(link("a.json"), b""), ("a.flac", FLAC)], "no plain file"),
+    ],
+)
+def test_a_broken_record_is_named_without_its_audio(tmp_path, members, complaint):
+    with pytest.raises(UserError, match=f"train-000000.tar, sample a: .*{complaint}"):
+        IndexedReader(handmade(tmp_path / "h", members)).without_audio(0)
+
+
+@pytest.mark.parametrize("left_out", [set(), {0}, {12}, {3, 4, 5}, set(range(0, 13, 2)), set(range(12))])
+def test_samples_that_are_left_out_are_as_if_never_packed(folder, left_out):
+    reader, whole = IndexedReader(folder), IndexedReader(folder)
+    assert len(whole) == 13 and len(whole.index.file.shards) > 2
+    reader.leave_out(left_out)
+    kept = [number for number in range(13) if number not in left_out]
+    assert len(reader) == len(kept)
+    assert [(reader[n].key, reader.read(n)) for n in range(len(kept))] == [(whole[n].key, whole.read(n)) for n in kept]
+    assert list(reader.index.samples) == [whole.index.samples[n] for n in kept]
+
+
 def test_a_member_longer_than_its_sample_is_refused(tmp_path):
     folder = handmade(tmp_path / "h", [("a.json", RECORD), ("a.flac", FLAC)])
     path = folder / "train-000000.tar"

@@ -169,6 +169,35 @@ def test_whatever_is_not_finite_is_skipped(world, tmp_path, variant):
     assert all_finite(weights(out).values())
 
 
+DROPPED = {"audio_dropout": 0.999, "dropout_negative": "text_only"}
+
+
+@pytest.mark.parametrize("zero", ["student.json", pytest.param("0", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kind", "what"), [("loss", "loss"), ("nan", "audio")])
+def test_what_is_not_finite_is_noticed_and_named_where_no_sample_hears_its_audio(world, tmp_path, kind, what, zero):
+    """The connector alone trains, and no token is its output: no gradient that is not 0 leads from the loss to it."""
+    file = world / zero
+    if zero == "0":
+        file = tmp_path / "zero.json"
+        file.write_text('{"zero_optimization": {"stage": 0}}')
+    out = tmp_path / "out"
+    printed = run(
+        ce(
+            world,
+            out,
+            student={"train": "connector", "deepspeed": str(file)},
+            objective=DROPPED,
+            optimizer={"steps": STEPS, "micro_batch": 2},
+            tracking={"enabled": False},
+        ),
+        f"{kind}:{BAD}",
+    )
+    records = skipped(out)
+    assert [record["step"] for record in records] == steps_of(world, BAD) and "finished" in printed
+    for record in records:
+        assert [sample["id"] for sample in record["samples"]] == [BAD] and record["not_finite"] == what
+
+
 def stopped(out: Path, printed: str) -> tuple[dict, list[Path]]:
     """The diagnosis of a run that ended with one line of error, and its checkpoints, all whole and finite."""
     assert "Traceback" not in printed and "finished" not in printed and not (out / "model").exists()

@@ -1,9 +1,10 @@
-"""Records that make no prompt end a training in one line, or are skipped from a stream; templates tell runs apart."""
+"""Records that make no prompt are found before a step is done, refused or left out; templates tell runs apart."""
 
 import json
 import shutil
 
 import pytest
+import torch
 
 from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
@@ -11,7 +12,7 @@ from caad_ds.models.speech_lm import load
 from caad_ds.training.engines import check_same_text, load_student
 from data_prep.pack import pack
 from tests.models.chat_tokenizers import CHATML
-from tests.training.launching import refusal, train
+from tests.training.launching import refusal, train, weights
 from tests.training.tiny import ce, config, llama
 
 OFF = {"tracking": {"enabled": False}}
@@ -20,14 +21,20 @@ NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System 
 SYSTEM = {"role": "system", "content": "It is low."}
 
 
-def spoiled(world, folder, change, shard_bytes=1 << 20):
+def spoiled(world, folder, change):
     """The world's samples as shards, the sixth changed."""
     rows = [json.loads(line) for line in (world / "answered.jsonl").read_text().splitlines()]
     change(rows[5])
+    return packed(world, folder, rows)
+
+
+def packed(world, folder, rows):
+    """Records of the world as shards."""
+    folder.mkdir(exist_ok=True)
     for row in rows:
         row["audios"][0]["path"] = str(world / row["audios"][0]["path"])
     (folder / "answered.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pack(folder / "answered.jsonl", folder / "shards", shard_bytes)
+    pack(folder / "answered.jsonl", folder / "shards", 20_000)
     return str(folder / "shards")
 
 
@@ -37,6 +44,62 @@ def templated(world, folder, head):
     path = folder / "chat_template.jinja"
     path.write_text(head + path.read_text())
     return str(folder)
+
+
+BAD = {"clip-05": "beep</s><user>", "clip-16": "beep " * 200}  # their transcripts
+
+
+def two_bad(world, folder):
+    """Shards in which one transcript would become control tokens and one is too long, and shards without the two."""
+    rows = {row["id"]: row for row in map(json.loads, (world / "answered.jsonl").read_text().splitlines())}
+    good = packed(world, folder / "good", [json.loads(json.dumps(row)) for key, row in rows.items() if key not in BAD])
+    for key, text in BAD.items():
+        rows[key]["audios"][0]["text"] = text
+    return packed(world, folder / "bad", list(rows.values())), good
+
+
+def listed(out):
+    """The ids in the list of samples that cannot be used."""
+    return [json.loads(line)["id"] for line in (out / "unusable.jsonl").read_text().splitlines()]
+
+
+def test_samples_that_make_no_prompt_are_all_found_before_a_step_is_done(world, tmp_path):
+    shards, _ = two_bad(world, tmp_path)
+    data = {"train": shards}
+    out = tmp_path / "out"
+    line = refusal(ce(world, out, data=data, **OFF), ranks=2)
+    assert "2 of 24 samples cannot be used (record clip-05: its transcript 1 holds '</s>'" in line
+    assert f"{out / 'unusable.jsonl'} lists them; correct them, or set data.skip_broken" in line
+    assert listed(out) == list(BAD) and not (out / "config.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_leaves_samples_out_is_one_without_them(world, tmp_path):
+    """Bit for bit, also where it resumes, and with validation data that hold such samples."""
+    shards, good = two_bad(world, tmp_path)
+    found = {}
+    for name, folder in (("bad", shards), ("good", good)):
+        data = {"train": folder, "validation": folder, "skip_broken": True}
+        changes = {"optimizer": {"steps": 5, "micro_batch": 2}, "checkpoint": {"every": 3, "keep": 9}, **OFF}
+        changes |= {"data": data, "validation": {"every": 5, "batch_size": 4}}
+        file = ce(world, tmp_path / name / "out", **changes)
+        said = train(file, 2)
+        found[name] = weights(tmp_path / name / "out"), [line for line in said.splitlines() if "validation: " in line]
+        assert said.count("left out: ") == (2 if name == "bad" else 0)  # once of each reader
+    assert found["bad"][1] == found["good"][1] and found["good"][1]
+    assert same(found["bad"][0], found["good"][0])
+    out = tmp_path / "bad/out"
+    assert listed(out) == [*BAD, *BAD]
+    shutil.rmtree(out / "model")
+    shutil.rmtree(out / "checkpoints/step-00000005")
+    (out / "checkpoints/latest").write_text("step-00000003")
+    assert "at step 3" in train(tmp_path / "bad/out.yaml", 2)
+    assert same(weights(out), found["good"][0])
+
+
+def same(a, b):
+    """Whether two models have the same weights, bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +180,6 @@ def test_a_prompt_that_fits_the_student_alone_is_refused(world, tmp_path):
     long = llama(1, vocabulary, 16) | {"max_position_embeddings": 4096}
     shards = spoiled(world, tmp_path, lambda row: row.update(response="It is low. " * 40))
     data = {"train": shards, "max_answer_tokens": 1000}
-    assert "the LLM of teacher reads 128 positions" in refusal(
+    assert "the LLM of teacher reads 128" in refusal(
         config(world, tmp_path / "out", data=data, student={"llm": long}, **OFF)
     )

@@ -74,7 +74,7 @@ def test_a_broken_shard_stops_all_ranks_or_is_skipped(world, shards, tmp_path):
     ("changes", "complaint"),
     [
         ({"data": {"train": "s3://bucket/a.tar"}}, "data: train s3://bucket/a.tar is no folder; set reader: stream"),
-        ({"data": {"skip_broken": True}}, "skip_broken: belongs to reader stream"),
+        ({"data": {"shuffle_buffer": 3}}, "shuffle_buffer: belongs to reader stream"),
         ({"data": {"reader": "stream", "group_by_audio": True}}, "group_by_audio orders the data"),
         (
             {"data": {"reader": "stream"}, "optimizer": {"steps": None, "epochs": 2}},

@@ -1,0 +1,79 @@
+"""Samples whose texts make no prompt, or one too long: found before a step is done, and left out if the config says so.
+
+What is found depends on data, prompts and models alone, which a run is known by: on any number of ranks, and again when
+it resumes, the same samples are left out.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from caad_ds.command import is_main
+from caad_ds.data.reader import IndexedReader
+from caad_ds.errors import UserError
+from caad_ds.files import write_atomic
+from caad_ds.models.prompt import Prompter
+from caad_ds.progress import Heartbeat
+from caad_ds.ranks import agreed, from_main, gathered, world
+from caad_ds.training.checkpoint import Checkpoints
+
+LIST = "unusable.jsonl"
+
+
+def check_texts(
+    readers: Sequence[IndexedReader], prompter: Prompter, checkpoints: Checkpoints, skip: bool, voice: Heartbeat
+) -> None:
+    """Encode the texts of every sample, each rank its share; every rank calls it.
+
+    A run that has checkpoints and no list of such samples has done so already. Those that `prompter` refuses are listed
+    in `unusable.jsonl` in the run's folder; with `skip` their readers leave them out.
+
+    Raises:
+        UserError: there are some, and `skip` is false, or no other is left.
+    """
+    path = checkpoints.root.parent / LIST
+    if from_main(lambda: checkpoints.newest() is not None and not path.exists()):
+        return
+    found = [_unusable(reader, prompter, voice) for reader in readers]
+    agreed(lambda: _write(path, readers, found) if is_main() else None)
+    for reader, reasons in zip(readers, found, strict=True):
+        if not reasons:
+            continue
+        count = f"{len(reasons)} of {len(reader)} samples cannot be used"
+        told = f"{reader.index.folder}: {count} ({reasons[min(reasons)]}); {path} lists them"
+        if not skip or len(reasons) == len(reader):
+            raise UserError(f"{told}; correct them, or set data.skip_broken to leave them out" if not skip else told)
+        reader.leave_out(reasons)
+        voice.say(f"left out: {told}")
+
+
+def _unusable(reader: IndexedReader, prompter: Prompter, voice: Heartbeat) -> dict[int, str]:
+    """Why a sample cannot be used, by its number in the index, over all ranks."""
+    rank, world_size = world()
+    mine: dict[int, str] = {}
+    numbers = range(rank, len(reader), world_size)
+    done = 0
+    voice.turn_to(lambda: f"checking texts: {done}/{len(numbers)} of this rank")
+
+    def check() -> None:
+        nonlocal done
+        for number in numbers:
+            try:
+                prompter.check(reader.without_audio(number))
+            except UserError as error:
+                mine[number] = str(error)
+            done += 1
+
+    agreed(check)
+    return dict(sorted(item for each in gathered(mine) for item in each.items()))
+
+
+def _write(path: Path, readers: Sequence[IndexedReader], found: Sequence[dict[int, str]]) -> None:
+    rows = [
+        {"folder": str(reader.index.folder), "id": reader.index.samples[number].key, "reason": reason}
+        for reader, reasons in zip(readers, found, strict=True)
+        for number, reason in reasons.items()
+    ]
+    path.unlink(missing_ok=True)  # of an earlier start
+    if rows:
+        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
