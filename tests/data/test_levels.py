@@ -175,6 +175,25 @@ def test_the_length_is_that_of_the_resampled_audio(frames, rate):
     assert levels.samples == len(soxr.resample(lines(frames, rate), rate, 16_000))
 
 
+@pytest.mark.parametrize(("frames", "fits"), [(1_323_000, True), (1_323_001, True), (1_323_002, False)])
+def test_what_ingest_and_pack_take_is_what_training_takes(tmp_path, frames, fits):
+    """Of 30 s at 44.1 kHz, by the commands' own limit."""
+    soundfile.write(tmp_path / "a.flac", lines(frames, 44_100), 44_100)
+    (tmp_path / "own.jsonl").write_text('{"id": "a", "audio": "a.flac", "text": "hi"}\n')
+    main(["prep", "ingest", "jsonl", "--root", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "ingested.jsonl")])
+    write_manifest(tmp_path / "m.jsonl", [record("a", tmp_path / "a.flac")])
+    main(["prep", "pack", "--manifest", str(tmp_path / "m.jsonl"), "--out", str(tmp_path / "out")])
+    ingested, packed = (tmp_path / "ingested.jsonl").exists(), (tmp_path / "out" / "index.json").exists()
+    window = SpeechEncoder.__new__(SpeechEncoder)
+    window.__dict__["extractor"] = type("Window", (), {"chunk_length": 30})
+    try:
+        window.check_window([audio.load(tmp_path / "a.flac")])
+        trains = True
+    except UserError:
+        trains = False
+    assert (ingested, packed, trains) == (fits, fits, fits)
+
+
 @pytest.mark.parametrize(("frames", "fits"), [(44_100, True), (44_101, True), (44_102, False)])
 def test_one_limit_is_measured_in_one_way(tmp_path, frames, fits):
     """A window of 1 s at 44.1 kHz, as 1,323,002 frames are to one of 30 s."""
