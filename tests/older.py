@@ -32,21 +32,18 @@ class Absent(Exception):
     """A test called what the older commit lacks."""
 
 
-class Placeholder:
-    """What a name of today stands for where the older commit lacks it: importing it is no error, using it is."""
-
-    def __init__(self, name: str) -> None:
-        self.__dict__["name"] = name
+class Placeholder(str):
+    """A name of today that the older commit lacks: importing it, or writing it to a file, is no error, calling it is."""
 
     def __call__(self, *_: Any, **__: Any) -> "Placeholder":
         if "PYTEST_CURRENT_TEST" in os.environ:
-            raise Absent(self.name)
+            raise Absent(str(self))
         return self
 
     def __getattr__(self, name: str) -> "Placeholder":
         if name.startswith("__"):
             raise AttributeError(name)
-        return Placeholder(f"{self.name}.{name}")()
+        return Placeholder(f"{self}.{name}")()
 
     def __iter__(self) -> Iterator[Any]:
         self()
