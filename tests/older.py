@@ -33,7 +33,7 @@ class Absent(Exception):
 
 
 class Placeholder(str):
-    """A name of today that the older commit lacks: importing it, or writing it to a file, is no error, calling it is."""
+    """A name of today that the older commit lacks: to import it or write it to a file is no error, to call it is."""
 
     def __call__(self, *_: Any, **__: Any) -> "Placeholder":
         if "PYTEST_CURRENT_TEST" in os.environ:
@@ -95,8 +95,9 @@ def main(commit: str, *tests: str) -> int:
         shutil.copytree(ROOT / "tests", Path(folder, "tests"), ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         env = os.environ | {"PYTHONPATH": folder, "COLUMNS": "240", IN_OLDER: "1"}
-        plain = ("-p", "tests.older", "-p", "no:cacheprovider", "--tb=line", "-rfE", "-m", "not pretrained")
-        return subprocess.run([sys.executable, "-m", "pytest", *plain, *ids], cwd=folder, env=env, check=False).returncode
+        options = ("-p", "tests.older", "-p", "no:cacheprovider", "--tb=line", "-rfE", "-m", "not pretrained")
+        command = [sys.executable, "-m", "pytest", *options, *ids]
+        return subprocess.run(command, cwd=folder, env=env, check=False).returncode
 
 
 if IN_OLDER in os.environ:

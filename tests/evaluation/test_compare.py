@@ -86,7 +86,9 @@ def test_the_authors_name_of_a_figure_leads_to_that_figure(runs, tmp_path, capsy
     text = (tmp_path / "out" / "table.md").read_text()
     assert [name for name in rows(text)["CAAD"] if name.startswith("tir")] == ["tir_all"]
     for told in (text, " ".join(capsys.readouterr().out.split())):
-        assert "shift: right answers lost to the false hint, of those right without it (the CAAD authors' TIR_adv)" in told
+        assert (
+            "shift: right answers lost to the false hint, of those right without it (the CAAD authors' TIR_adv)" in told
+        )
 
 
 def test_the_first_system_is_the_baseline_unless_another_is_named(runs, capsys):
