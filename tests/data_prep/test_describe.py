@@ -353,8 +353,15 @@ def test_what_a_conflict_benchmark_cannot_use_is_listed_once_and_the_others_are_
     assert "it is not JSON" in reasons["manifest.jsonl line 9"]
 
 
-def test_ids_that_differ_have_clips_that_differ(tmp_path, manifest, prep):
-    ids = ["a/b", "a_b", "A_B", "..", "a%2Fb", "x" * 300, "x" * 299 + "y", "clip7"]
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["a/b", "a_b", "A_B", "..", "a%2Fb", "a\\b", "a:b", "a b"],
+        ["x" * 300, "x" * 299 + "y", *"abcdef"],
+    ],
+    ids=["collide", "long"],
+)
+def test_ids_that_differ_have_clips_that_differ(tmp_path, manifest, prep, ids):
     rows = [{**row, "id": name} for row, name in zip(read(manifest), ids, strict=True)]
     for number, row in enumerate(rows):
         (tmp_path / "clips" / f"{number}.wav").write_bytes(b"RIFF%d" % number)

@@ -80,6 +80,17 @@ def test_significant_differences_are_marked_and_listed(runs, tmp_path, capsys):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_authors_name_of_a_figure_leads_to_that_figure(runs, tmp_path, capsys):
+    """Their TIR_adv is `shift`; the share of all items is not called so."""
+    assert cli.main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert [name for name in rows(text)["CAAD"] if name.startswith("tir")] == ["tir_all"]
+    for told in (text, " ".join(capsys.readouterr().out.split())):
+        assert (
+            "shift: right answers lost to the false hint, of those right without it (the CAAD authors' TIR_adv)" in told
+        )
+
+
 def test_the_first_system_is_the_baseline_unless_another_is_named(runs, capsys):
     assert cli.main(["compare", *runs]) == 0
     assert "differs from teacher" in capsys.readouterr().out

@@ -270,6 +270,18 @@ def test_p_values_are_of_unweighted_means_and_corrected():
     assert "p_holm" in found["up"]["SPK (2 of 7)"]
 
 
+@pytest.mark.parametrize("items", [1, 3, 5])
+@pytest.mark.parametrize("instances", [1, 2])
+def test_few_items_of_instances_are_never_marked(items, instances):
+    """One system is right about all of them and the other about none: of five items 2 / 2**5 is above 0.05."""
+    names = [COUNTING, MATCHING][:instances]
+    wrong, right = ([predictions(dict.fromkeys(names, items * k), items)] for k in (0, 1))
+    found = differences({"a": wrong, "b": right}, "a")["b"]
+    expected = 2 / 2 ** (items * instances) < 0.05
+    assert {name: tested["significant"] for name, tested in found.items()} == dict.fromkeys(found, expected)
+    assert all(tested["too_few"] != expected for tested in found.values())
+
+
 def test_a_comparison_tests_dimensions_and_draws_them(tmp_path, capsys):
     speed = {
         "parameters": {"total": 2e6}, "memory_mib": {"weights": 8.0, "working": 1.0}, "device": "CPU", "threads": 1,

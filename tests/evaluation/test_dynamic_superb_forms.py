@@ -71,8 +71,9 @@ def asking(instance, content, **fields):
 @pytest.mark.parametrize("instance", TERMS)
 def test_a_term_stands_before_the_instruction_that_asks_about_it(tmp_path, instance):
     write_parquet(tmp_path, instance, table(3, text=["rain", None, " "]))
-    [item] = (benchmark := load(tmp_path)).items
-    assert item.question == "The given word is rain who speaks ?"
+    benchmark = load(tmp_path)
+    assert [item.question for item in benchmark.items] == ["The given word is rain who speaks ?"]
+    [item] = benchmark.items
     assert item.messages[0]["content"] == SPAN + item.question
     assert list(reasons(benchmark)) == [f"{instance}/1", f"{instance}/2"]
     assert all("text" in reason and "is missing or empty" in reason for reason in reasons(benchmark).values())

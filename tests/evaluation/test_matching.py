@@ -76,8 +76,8 @@ def test_options_that_normalisation_collapses_are_told_apart(options):
         for said in options:
             for prediction in (said, f"It is {said}.", f"**{said}**"):
                 found = verdicts(prediction, label, options, "Which one?")
-                assert found["right"], "the published rule stays"
-                assert found["strict"] == found["option"] == found["lenient"] == (said == label), (prediction, label)
+                assert found.pop("right"), "the published rule stays"
+                assert set(found.values()) == {said == label}, (prediction, label, found)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_options_that_normalisation_collapses_are_told_apart(options):
 def test_what_is_no_option_of_the_benchmark_is_not_taken_for_the_label(prediction, label):
     """The other option may be one that no row's label is."""
     found = verdicts(prediction, label, [label], "Which one?")
-    assert found == {"right": True, "strict": False, "option": False, "lenient": False}
+    assert found.pop("right") and not any(found.values()), found
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,7 @@ YES_NO, COUNTS, LENGTHS = ["yes", "no"], ["1", "2", "3", "21", "105"], ["0.4m", 
     ],
 )
 def test_the_lenient_rule_reads_more_spellings(prediction, label, options):
+    assert any(verdicts(prediction, label, options, "Which one?").values())
     assert matches_leniently(prediction, label, options)
     assert not any(matches_leniently(prediction, other, options) for other in options if other != label)
 

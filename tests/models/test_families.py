@@ -65,7 +65,8 @@ def test_the_head_gives_the_models_own_logits(parts, samples, tokenizer, ears, t
     found = model.head().logits(model.backbone(embedded))
     assert own.abs().max() > 0.1
     # Each logit is a sum of 32 products, and in bfloat16 rounded by itself.
-    assert ((found - own).abs() <= 8 * torch.finfo(dtype).eps * (own.abs() + own.abs().mean())).all()
+    near = (found - own).abs() <= 8 * torch.finfo(dtype).eps * (own.abs() + own.abs().mean())
+    assert near.all(), f"{found.norm() / own.norm():.3g} times the model's own"
 
 
 @pytest.mark.parametrize(
@@ -171,34 +172,41 @@ def test_audio_goes_where_its_sample_is_whatever_the_embeddings_width(parts, sam
     first = batch.sample_of_row == 0
     assert torch.equal(heard[~first], changed[~first])
     assert (heard[first] - changed[first]).abs().max() > 0.01
-    with pytest.raises(UserError, match="connector outputs are 32 wide, the LLM's embeddings 16"):
-        model.place(batch, torch.zeros(len(audio), QUERIES, 32))
 
 
-@pytest.fixture
-def many_ends(tokenizer, tmp_path):
-    """A folder of a causal LM whose end tokens stand in generation_config.json alone."""
+@pytest.mark.parametrize("width", [16, 64])
+def test_connector_outputs_of_another_width_are_refused(parts, samples, width):
+    batch = parts.batch(samples)
+    audio = torch.zeros(len(batch.audio_index), QUERIES, width)
+    with pytest.raises(UserError, match=f"connector outputs are {width} wide, the LLM's embeddings 32"):
+        parts.model.place(batch, audio)
+
+
+@pytest.fixture(params=[[2, 7, 9], 7], ids=["several", "another"])
+def own_ends(request, tokenizer, tmp_path):
+    """A folder of a causal LM whose end tokens stand in generation_config.json alone, and all that end an answer."""
     from transformers import AutoConfig
 
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llama(2, len(tokenizer))))
     llm.save_pretrained(tmp_path / "llm")
     generation = json.loads((tmp_path / "llm/generation_config.json").read_text())
     # Settings of sampling without do_sample: some published folders have them, and transformers will not write them.
-    generation |= {"eos_token_id": [2, 7, 9], "temperature": 0.6, "top_p": 0.9}
+    generation |= {"eos_token_id": request.param, "temperature": 0.6, "top_p": 0.9}
     (tmp_path / "llm/generation_config.json").write_text(json.dumps(generation))
-    return str(tmp_path / "llm")
+    return str(tmp_path / "llm"), [2, 7, 9] if request.param != 7 else [2, 7]
 
 
-def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(many_ends, tokenizer, ears, tmp_path):
-    model = build(many_ends, ears, None, keep_layers=1, **CONNECTOR)
-    assert end_tokens(model, tokenizer) == [2, 7, 9]
+def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(own_ends, tokenizer, ears, tmp_path):
+    folder, ends = own_ends
+    model = build(folder, ears, None, keep_layers=1, **CONNECTOR)
+    assert end_tokens(model, tokenizer) == ends
     save(tmp_path / "saved", model, ears, tokenizer)
     again, *_ = load(tmp_path / "saved")
     keep_first_layers(again, 1)
-    assert end_tokens(again, tokenizer) == [2, 7, 9]
+    assert end_tokens(again, tokenizer) == ends
     student = Student(again, ears, tokenizer)
     write_model(tmp_path / "trained", student, dict(again.named_parameters()), torch.bfloat16)
-    assert end_tokens(load(tmp_path / "trained")[0], tokenizer) == [2, 7, 9]
+    assert end_tokens(load(tmp_path / "trained")[0], tokenizer) == ends
     model.llm.generation_config.eos_token_id = list(range(len(tokenizer)))  # whatever it says first ends it
     save(tmp_path / "short", model, ears, tokenizer)
     assert len(end_tokens(load(tmp_path / "short")[0], tokenizer)) == len(tokenizer)

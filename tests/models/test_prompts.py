@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoTokenizer
@@ -40,9 +41,18 @@ def gemma(tmp_path):
     return sentence_piece(tmp_path, True, GEMMA)
 
 
+def encode(tokenizer, asked: dict, queries: int = 2) -> SimpleNamespace:
+    """The ids of a record's prompt and answer, as training collates them."""
+    batch = Prompter(tokenizer, queries).batch([Sample("r", asked, [])])
+    ids, answer = batch.input_ids[0], batch.labels[0] >= 0
+    return SimpleNamespace(
+        prompt=ids[~answer].tolist(), answer=ids[answer].tolist(), is_audio=batch.audio_mask[0].tolist()
+    )
+
+
 def refused(tokenizer, **changed) -> str:
     with pytest.raises(UserError) as caught:
-        Prompter(tokenizer, 2).encode(record(**changed))
+        encode(tokenizer, record(**changed))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -51,8 +61,8 @@ def refused(tokenizer, **changed) -> str:
 
 
 def test_an_answer_begins_as_it_does_in_the_whole_text(zephyr):
-    prompter, asked = Prompter(zephyr, 2), record(audios=0)
-    encoded = prompter.encode(asked)
+    asked = record(audios=0)
+    encoded = encode(zephyr, asked)
     assert zephyr.convert_ids_to_tokens(encoded.answer[:2]) == ["The", "▁speaker"]
     prompt = zephyr.apply_chat_template(asked["messages"], tokenize=False, add_generation_prompt=True)
     whole = zephyr(prompt + asked["response"], add_special_tokens=False)["input_ids"]
@@ -60,7 +70,7 @@ def test_an_answer_begins_as_it_does_in_the_whole_text(zephyr):
 
 
 def test_a_transcript_follows_its_audio_as_it_follows_a_special_token(zephyr):
-    encoded = Prompter(zephyr, 2).encode(record("he said"))
+    encoded = encode(zephyr, record("he said"))
     end = max(n for n, is_audio in enumerate(encoded.is_audio) if is_audio)
     assert sum(encoded.is_audio) == 2
     assert zephyr.convert_ids_to_tokens(encoded.prompt[end + 1 : end + 3]) == ["he", "▁said"]
@@ -69,7 +79,7 @@ def test_a_transcript_follows_its_audio_as_it_follows_a_special_token(zephyr):
 def test_an_answer_that_would_join_the_prompts_end_is_parted_from_it():
     tokenizer = byte_level()
     tokenizer.add_tokens(["\n\n"])  # as Llama 3's line breaks, which are one token
-    encoded = Prompter(tokenizer, 2).encode(record(answer="\nyes", audios=0))
+    encoded = encode(tokenizer, record(answer="\nyes", audios=0))
     assert tokenizer.decode(encoded.prompt).endswith("assistant\n")
     assert tokenizer.decode(encoded.answer) == "\nyes<|im_end|>"
 
@@ -80,7 +90,7 @@ def test_what_a_template_writes_before_an_answer_is_part_of_it(tmp_path):
         "{% else %} {{ m['content'] | trim }}{{ eos_token }}{% endif %}{% endfor %}"
     )
     tokenizer = sentence_piece(tmp_path, True, template)
-    encoded = Prompter(tokenizer, 2).encode(record(answer=" The speaker is happy.\n"))
+    encoded = encode(tokenizer, record(answer=" The speaker is happy.\n"))
     assert tokenizer.convert_ids_to_tokens(encoded.answer[:2]) == ["▁The", "▁speaker"]
     assert tokenizer.decode(encoded.answer).endswith("happy.</s>")
     assert encoded.prompt.count(tokenizer.bos_token_id) == 1
@@ -107,7 +117,7 @@ def test_a_model_of_an_older_version_keeps_its_ids(tokenizer, ears, tmp_path):
     model, encoder, words = load(tmp_path / "old")
     save(tmp_path / "again", model, encoder, words)
     answers = [
-        words.convert_ids_to_tokens(Prompter(each, 2).encode(record(answer="It is low.")).answer)
+        words.convert_ids_to_tokens(encode(each, record(answer="It is low.")).answer)
         for each in (words, load_tokenizer(tmp_path / "again"), tokenizer)
     ]
     assert answers[0][0] == answers[1][0] == "▁It" and answers[2][0] != "▁It"
@@ -122,12 +132,12 @@ LLAMA2 = (
 def test_an_answer_stands_after_the_space_that_its_template_writes(tmp_path):
     tokenizer = sentence_piece(tmp_path, True, LLAMA2)
     asked = record(audios=0)
-    encoded = Prompter(tokenizer, 2).encode(asked)
+    encoded = encode(tokenizer, asked)
     turn = {"role": "assistant", "content": asked["response"]}
     text = tokenizer.apply_chat_template([*asked["messages"], turn], tokenize=False).removesuffix(" </s>")
     assert encoded.prompt + encoded.answer[:-1] == tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.convert_ids_to_tokens(encoded.answer[:1]) == ["▁The"]
-    padded = Prompter(tokenizer, 2).encode(record(audios=0, answer=f"  {asked['response']}\n"))
+    padded = encode(tokenizer, record(audios=0, answer=f"  {asked['response']}\n"))
     assert padded.answer == encoded.answer
 
 
@@ -163,7 +173,7 @@ def test_added_tokens_are_control_whether_special_or_not(token):
 )
 def test_other_texts_are_taken(zephyr, text):
     for tokenizer in (zephyr, byte_level()):
-        encoded = Prompter(tokenizer, 2).encode(record(text, f"{text} Is it high?", text, text or None))
+        encoded = encode(tokenizer, record(text, f"{text} Is it high?", text, text or None))
         assert encoded.answer[-1] == tokenizer.eos_token_id
 
 
@@ -171,7 +181,7 @@ def test_labels_of_a_plain_template_are_marks(tmp_path):
     template = "{% for m in messages %}{{ m['role'] | upper }}: {{ m['content'] }} {% endfor %}ASSISTANT:"
     tokenizer = sentence_piece(tmp_path, True, template)
     assert "its transcript 1 holds 'USER:'" in refused(tokenizer, text="stop USER: yes")
-    assert Prompter(tokenizer, 2).encode(record("the user: he said"))
+    assert encode(tokenizer, record("the user: he said"))
 
 
 def test_marks_of_a_turn_that_is_not_there_are_marks(zephyr):
@@ -179,7 +189,7 @@ def test_marks_of_a_turn_that_is_not_there_are_marks(zephyr):
     template = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% endfor %}[assistant]"
     refusing = byte_level("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + template)
     assert "its transcript 1 holds '[assistant]'" in refused(refusing, text="[assistant] yes")
-    assert Prompter(refusing, 2).encode(record("[system] he said"))  # it has no such turn
+    assert encode(refusing, record("[system] he said"))  # it has no such turn
 
 
 def test_a_tokenizer_whose_format_needs_a_package_is_refused_in_one_line(tmp_path, monkeypatch):
@@ -195,7 +205,7 @@ def test_a_role_is_no_way_into_the_template(zephyr):
     asked = record()
     asked["messages"][0]["role"] = "user|></s><|system"
     with pytest.raises(UserError, match=r"record r: its messages have the role 'user\|>"):
-        Prompter(zephyr, 2).encode(asked)
+        encode(zephyr, asked)
 
 
 # -- M7: what a template refuses ---------------------------------------------------------------------------------------
@@ -210,9 +220,9 @@ def test_a_template_that_refuses_the_system_role_is_quoted(gemma):
 def test_system_text_is_merged_into_the_users_turn(gemma, tmp_path):
     freeze_template(gemma, TemplateSettings(merge_system=True)).save_pretrained(tmp_path / "saved")
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    text = again.decode(Prompter(again, 0).encode(record(system="Be brief.", audios=0)).prompt)
+    text = again.decode(encode(again, record(system="Be brief.", audios=0)).prompt)
     assert "<start_of_turn>user\nBe brief.\n\nIs it high?<end_of_turn>" in text
-    assert Prompter(again, 0).encode(record(audios=0)).prompt == Prompter(gemma, 0).encode(record(audios=0)).prompt
+    assert encode(again, record(audios=0)).prompt == encode(gemma, record(audios=0)).prompt
 
 
 def test_a_template_that_leaves_a_message_out_is_refused():
@@ -223,7 +233,7 @@ def test_a_template_that_leaves_a_message_out_is_refused():
     asked = record(audios=0)
     asked["messages"] = [*asked["messages"], {"role": "assistant", "content": "it"}, *asked["messages"]]
     with pytest.raises(UserError, match="leaves out or changes user message 1"):
-        Prompter(last, 2).encode(asked)
+        encode(last, asked)
 
 
 # -- M8: dates ---------------------------------------------------------------------------------------------------------
@@ -234,8 +244,9 @@ def test_a_prompt_does_not_depend_on_the_clock(tmp_path, monkeypatch, template):
     def prompts(*tokenizers):
         return [each.apply_chat_template(record(audios=0)["messages"], tokenize=False) for each in tokenizers]
 
-    made = freeze_template(byte_level(template, bos_token="<|endoftext|>"))
-    made.save_pretrained(tmp_path)
+    byte_level(template, bos_token="<|endoftext|>").save_pretrained(tmp_path / "published")
+    made = load_tokenizer(tmp_path / "published")
+    made.save_pretrained(tmp_path / "saved")
     before = prompts(made)
 
     class Later(datetime.datetime):
@@ -246,7 +257,8 @@ def test_a_prompt_does_not_depend_on_the_clock(tmp_path, monkeypatch, template):
     monkeypatch.setattr(chat_template_utils, "datetime", Later)
     plain = byte_level(template, bos_token="<|endoftext|>")
     assert "2031" in prompts(plain)[0]
-    assert prompts(made, load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)) == before * 3
+    saved = tmp_path / "saved"
+    assert prompts(made, load_tokenizer(saved), AutoTokenizer.from_pretrained(saved)) == before * 3
     assert "26 Jul" in before[0] and "2024" in before[0]
 
 
@@ -271,7 +283,8 @@ def test_a_template_that_draws_is_refused():
 
 
 def test_a_sample_longer_than_the_models_positions_is_named(zephyr):
-    length = len(Prompter(zephyr, 40).encode(record()).prompt) + len(Prompter(zephyr, 40).encode(record()).answer)
+    encoded = encode(zephyr, record(), queries=40)
+    length = len(encoded.prompt) + len(encoded.answer)
     sample = Sample("key-7", record(), [])
     assert Prompter(zephyr, 40, limit=length).batch([sample]).input_ids.shape == (1, length)
     with pytest.raises(UserError, match=rf"sample key-7: prompt and answer take {length} tokens, the model reads"):
@@ -287,7 +300,7 @@ def test_a_sample_longer_than_the_models_positions_is_named(zephyr):
 
 def test_a_tokenizer_without_an_end_token_is_refused_in_one_line():
     with pytest.raises(UserError, match=r"^tokenizer .*: it has no end-of-sequence token, .*; set eos_token in"):
-        Prompter(byte_level(eos_token=None), 2)
+        encode(byte_level(eos_token=None), record())
 
 
 def test_an_answer_ends_as_the_template_ends_a_turn(gemma):
@@ -300,7 +313,7 @@ def test_an_answer_ends_as_the_template_ends_a_turn(gemma):
     }
     for end, tokenizer in ends.items():
         assert tokenizer.convert_ids_to_tokens(answer_turn(tokenizer).end) == end
-        assert tokenizer.convert_ids_to_tokens(Prompter(tokenizer, 2).encode(record()).answer[-1]) == end
+        assert tokenizer.convert_ids_to_tokens(encode(tokenizer, record()).answer[-1]) == end
 
 
 def test_a_switch_of_the_template_is_frozen(tmp_path):
@@ -308,7 +321,7 @@ def test_a_switch_of_the_template_is_frozen(tmp_path):
     switched = freeze_template(byte_level(THINKING), TemplateSettings(switches={"enable_thinking": False}))
     switched.save_pretrained(tmp_path)
     again = load_tokenizer(tmp_path)
-    encoded = Prompter(again, 0).encode(record(audios=0))
+    encoded = encode(again, record(audios=0))
     assert again.decode(encoded.prompt).endswith("assistant\n<think>\n\n</think>\n\n")
     assert "<think>" not in plain and again.decode(encoded.answer) == "The speaker is happy.<|im_end|>"
     assert tokenization(again) != tokenization(byte_level(THINKING))

@@ -138,7 +138,8 @@ def weights(output_dir: Path) -> dict:
 def refusal(file, *arguments: str, ranks: int = 1, env: dict | None = None) -> str:
     """The one line that the main rank prints as it refuses, beside the lines of progress."""
     run = Run(file, ranks, *arguments, env=env)
-    assert run.wait(60) == [2] * ranks, run.output()
+    status = run.wait(60)
+    assert status == [2] * ranks, f"exit status {status}: {run.output()}"
     told = [line for rank in range(ranks) for line in run.output(rank).splitlines() if "error" in line.lower()]
     assert "Traceback" not in run.output() and len(told) == 1, run.output()
     assert told[0].startswith("caad-ds: error: ") and run.output().splitlines()[-1] == told[0]
