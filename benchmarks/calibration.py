@@ -1,17 +1,23 @@
 """How often `caad-ds compare` marks a figure of two systems that are alike in truth, and of two that are not.
 
-    python benchmarks/calibration.py [--comparisons 1000] [--fast]
+    python benchmarks/calibration.py [--comparisons 1000] [--workers N] [--fast]
 
 Systems answer items of random difficulty: each clip has a difficulty of its own, each question another, each condition
 a third; a system, with all of its seeds, finds some clips easier than they are, which is drawn anew for every system.
-Alike in truth are systems whose difficulties are drawn from one law. A cell is the share of simulated comparisons in
-which the figure is marked for any system, in percent; at most 5 is promised where systems are alike.
+Alike in everything are systems whose difficulties are drawn from one law. Alike in a figure alone are systems for
+which that figure is the same in truth, and little else: neutral accuracies of 85 and 30, say. A cell is the share of
+simulated comparisons in which the figure is marked for any system, in percent; at most 5 is promised where the figure
+is alike in truth.
 """
 
 import argparse
+import os
 import sys
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from math import sqrt
 from pathlib import Path
 
@@ -26,40 +32,93 @@ from caad_ds.evaluation.scores import POOLED, RATIOS, RULES
 from caad_ds.evaluation.significance import differences
 from caad_ds.progress import progress
 
-SIZES = (1, 2, 3, 4, 8, 20, 50, 200)
+SIZES = (1, 4, 8, 12, 20, 50, 200)
 LOGITS = np.array([1.2, 2.5, -0.3, 1.0])  # of a right answer, by condition
-NEUTRAL = (0.85, 0.3)  # share of right answers of systems that are alike in ratios alone
-KEPT = 0.7  # of those right answers under a false hint
-SHARED = {"SpeakerCounting_LibriTTS-TestClean": 1, "MultiSpeakerDetection_LibriSpeech-TestClean": 2}
-ALONE = {"SarcasmDetection_Mustard": 1}  # of another dimension
-INSTANCES = SHARED | ALONE  # one item in so many
+SHARED = {"SpeakerCounting_LibriTTS-TestClean": (1, 1), "MultiSpeakerDetection_LibriSpeech-TestClean": (2, 2)}
+ALONE = {"SarcasmDetection_Mustard": (3, 1)}  # of another dimension
+INSTANCES = SHARED | ALONE  # the condition that stands for it, and one item in so many
+NORMALISED = tuple(name for name in RATIOS if name.startswith("norm_"))
+OF_NEUTRAL = (*NORMALISED, "shift", "mrs")
+ACCURACIES = tuple(name for name in RATIOS if name.startswith("accuracy_"))
+FLIPS = tuple(name for name in RATIOS if name.startswith("tir_"))
+LOWER = ("accuracy_adversarial", "norm_accuracy_adversarial", "tir_all_adversarial", "shift", "mrs")
+MEANS = ("SEM", "SPK", "mean")
+Law = Callable[["Design", int, np.random.Generator], list[np.ndarray]]  # of items: bool [runs, 4, items] of each system
+Hint = Callable[
+    [float, np.ndarray], np.ndarray | float
+]  # chance under it, from share and answers [runs, items] without
+
+
+def by_difficulty(design: "Design", items: int, random: np.random.Generator) -> list[np.ndarray]:
+    """Answers of systems that are alike in everything, but for the design's gain."""
+    unit = np.arange(items) // design.questions
+    clips = unit[-1] + 1
+    difficulty = random.normal(size=clips)[unit] + random.normal(size=items) + 0.5 * random.normal(size=(4, items))
+    found = []
+    for k, runs in enumerate(design.runs):
+        logits = LOGITS[:, None] - difficulty + random.normal(size=clips)[unit]
+        logits[slice(1, 4) if design.shown == MEANS else 2] += design.gain if k else 0.0
+        found.append(random.random((runs, 4, items)) < 1 / (1 + np.exp(-logits)))
+    return found
+
+
+def alone(
+    design: "Design",
+    items: int,
+    random: np.random.Generator,
+    hints: tuple[Hint, ...],
+    shares: tuple[float, float] = (0.85, 0.3),
+) -> list[np.ndarray]:
+    """Answers of systems with these shares right without a hint, the first the baseline's, and chances under hints."""
+    found = []
+    for k, runs in enumerate(design.runs):
+        share = shares[min(k, 1)]
+        neutral = random.random((runs, items)) < share
+        hinted = [random.random((runs, items)) < chance(share, neutral) for chance in hints]
+        found.append(np.stack([neutral, *hinted], axis=1))
+    return found
+
+
+def kept(part: float, share: float, neutral: np.ndarray) -> np.ndarray:
+    """Chance of a right answer where this part of the right answers without a hint is kept, and none are gained."""
+    return part * neutral
+
+
+def anew(part: float, share: float, neutral: np.ndarray) -> float:
+    """Chance of a right answer that does not depend on the answer without a hint."""
+    return part * share
+
+
+def flipped(gained: float, lost: float, share: float, neutral: np.ndarray) -> np.ndarray:
+    """Chance of a right answer where these parts of all items are gained and lost."""
+    return np.where(neutral, 1 - lost / share, gained / (1 - share))
+
+
+def by_clip(design: "Design", items: int, random: np.random.Generator) -> list[np.ndarray]:
+    """The baseline is right about all of a clip or nothing, the others anew in every answer, each in 60% of all."""
+    unit, found = np.arange(items) // design.questions, []
+    for k, runs in enumerate(design.runs):
+        once = random.random((runs, 1, unit[-1] + 1))[..., unit].repeat(4, axis=1)
+        found.append((random.random((runs, 4, items)) if k else once) < 0.6)
+    return found
+
+
+def by_instance(design: "Design", items: int, random: np.random.Generator) -> list[np.ndarray]:
+    """What the baseline has more in one instance it has less in another of the dimension."""
+    shares = np.array([[0.5, 0.7, 0.3, 0.5], [0.5, 0.3, 0.7, 0.5]])[..., None]
+    return [random.random((runs, 4, items)) < shares[min(k, 1)] for k, runs in enumerate(design.runs)]
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is compared: the number of runs of each system, the first the baseline, and how they differ in truth."""
+    """What is compared: the number of runs of each system, the first the baseline, and how they answer."""
 
     name: str
     runs: tuple[int, ...] = (1, 1)
     questions: int = 1  # about each clip
-    instances: bool = False  # Dynamic-SUPERB's means, not MCR-BENCH's conditions
-    ratios_alone: bool = False  # alike in ratios, and far apart in accuracy
+    law: Law = by_difficulty
+    shown: tuple[str, ...] = tuple(RATIOS)  # figures of which the design says something; MEANS are Dynamic-SUPERB's
     gain: float = 0.0  # logits by which the others are better than the baseline; under the false hint
-
-    @property
-    def systems_differ(self) -> bool:
-        """Whether a mark is right."""
-        return self.gain != 0
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """The figures of which the design says something."""
-        if self.instances:
-            return "SEM", "SPK", "mean"
-        if self.ratios_alone:
-            return "norm_accuracy_adversarial", "shift", "mrs"
-        lower = "accuracy_adversarial", "norm_accuracy_adversarial", "tir_all_adversarial", "shift", "mrs"
-        return lower if self.systems_differ else tuple(RATIOS)
 
 
 ALIKE = (
@@ -68,10 +127,34 @@ ALIKE = (
     Design("three seeds each", runs=(3, 3)),
     Design("one run against three seeds", runs=(1, 3)),
     Design("three systems against a baseline (Holm)", runs=(1, 1, 1, 1)),
-    Design("alike in ratios alone", ratios_alone=True),
-    Design("means of Dynamic-SUPERB's instances", instances=True),
+    Design("means of Dynamic-SUPERB's instances", shown=MEANS),
 )
-DESIGNS = ALIKE + tuple(replace(design, gain=1.5) for design in ALIKE if not design.ratios_alone)
+KEPT = partial(alone, hints=(partial(kept, 0.7),) * 3)
+UNEVEN = partial(alone, hints=(partial(kept, 0.97), partial(kept, 0.1), partial(kept, 0.9)))
+ANEW = partial(alone, hints=(partial(anew, 0.97), partial(anew, 0.1), partial(anew, 0.7)))
+FLIPPED = partial(alone, hints=(partial(flipped, 0.1, 0.0), partial(flipped, 0.0, 0.2), partial(flipped, 0.05, 0.05)))
+ALIKE_ALONE = (
+    Design("70% of right answers kept under each hint", law=KEPT, shown=OF_NEUTRAL),
+    Design("the same, four questions about a clip", questions=4, law=KEPT, shown=OF_NEUTRAL),
+    Design("the same, three seeds each", runs=(3, 3), law=KEPT, shown=OF_NEUTRAL),
+    Design("the same, one run against three seeds", runs=(1, 3), law=KEPT, shown=OF_NEUTRAL),
+    Design("the same, three systems against a baseline (Holm)", runs=(1, 1, 1, 1), law=KEPT, shown=OF_NEUTRAL),
+    Design("97%, 10% and 90% kept", law=UNEVEN, shown=OF_NEUTRAL),
+    Design("the same, neutral accuracies 80 and 60",
+           law=partial(UNEVEN, shares=(0.8, 0.6)), shown=OF_NEUTRAL),
+    Design("70% kept, neutral accuracies 95 and 10",
+           law=partial(KEPT, shares=(0.95, 0.1)), shown=OF_NEUTRAL),
+    Design("right under hints 0.97, 0.1 and 0.7 times as often, whatever is right without",
+           law=ANEW, shown=(*NORMALISED, "mrs")),
+    Design("the same, neutral accuracies 95 and 10",
+           law=partial(ANEW, shares=(0.95, 0.1)), shown=(*NORMALISED, "mrs")),
+    Design("10% of items gained, 20% lost, 10% either way",
+           law=FLIPPED, shown=FLIPS),
+    Design("right about all of a clip or anew in every answer, four questions about a clip",
+           questions=4, law=by_clip, shown=(*ACCURACIES, *NORMALISED, "mrs")),
+    Design("means of instances, of which each differs", law=by_instance, shown=MEANS),
+)  # fmt: skip
+APART = tuple(replace(design, gain=1.5, shown=MEANS if design.shown == MEANS else LOWER) for design in ALIKE)
 
 
 def marks(design: Design, items: int, comparisons: int, seed: int = 0) -> Counter[str]:
@@ -81,34 +164,13 @@ def marks(design: Design, items: int, comparisons: int, seed: int = 0) -> Counte
     """
     random = np.random.default_rng([seed, items, *design.name.encode()])
     marked, done = Counter(dict.fromkeys(design.shown, 0)), 0
+    rules = RULES[:1] if design.shown == MEANS else RULES
     while done < comparisons:
-        draw = _ratios_alone if design.ratios_alone else _answers
-        right = {rule: draw(design, items, random) for rule in (RULES[:1] if design.instances else RULES)}
+        right = {rule: design.law(design, items, random) for rule in rules}
         for found in _marked(design, right)[: comparisons - done]:
             marked.update(found)
             done += 1
     return marked
-
-
-def _answers(design: Design, items: int, random: np.random.Generator) -> list[np.ndarray]:
-    """bool [runs, 4, items] of each system."""
-    unit = np.arange(items) // design.questions
-    clips = unit[-1] + 1
-    difficulty = random.normal(size=clips)[unit] + random.normal(size=items) + 0.5 * random.normal(size=(4, items))
-    found = []
-    for k, runs in enumerate(design.runs):
-        logits = LOGITS[:, None] - difficulty + random.normal(size=clips)[unit]
-        logits[2] += design.gain if k else 0.0
-        found.append(random.random((runs, 4, items)) < 1 / (1 + np.exp(-logits)))
-    return found
-
-
-def _ratios_alone(design: Design, items: int, random: np.random.Generator) -> list[np.ndarray]:
-    found = []
-    for share, runs in zip(NEUTRAL, design.runs, strict=True):
-        neutral = random.random((runs, items)) < share
-        found.append(np.stack([neutral, neutral, neutral & (random.random((runs, items)) < KEPT), neutral], axis=1))
-    return found
 
 
 def _marked(design: Design, right: dict[str, list[np.ndarray]]) -> list[set[str]]:
@@ -122,7 +184,7 @@ def _marked(design: Design, right: dict[str, list[np.ndarray]]) -> list[set[str]
         ]
         for k, runs in enumerate(design.runs)
     }
-    if design.instances:
+    if design.shown == MEANS:
         found = dynamic_superb_scores.differences(systems, "0", draws=2).values()
         by_rule = [[{name.split()[0]: each for name, each in system.items()} for system in found]]
     else:
@@ -134,10 +196,10 @@ def _marked(design: Design, right: dict[str, list[np.ndarray]]) -> list[set[str]
 
 
 def _predictions(design: Design, right: dict[str, np.ndarray]) -> list[dict]:
-    """What a run folder holds of answers [4, items]; of instances, each item under the false hint's condition alone."""
+    """What a run folder holds of answers [4, items]; of instances, each item under the instance's condition alone."""
     items = right[RULES[0]].shape[1]
-    if design.instances:
-        asked = [(name, None, 2, k) for name, part in INSTANCES.items() for k in range(0, items, part)]
+    if design.shown == MEANS:
+        asked = [(name, None, row, k) for name, (row, part) in INSTANCES.items() for k in range(0, items, part)]
     else:
         asked = [("s", c, row, k) for row, c in enumerate(CONDITIONS) for k in range(items)]
     return [
@@ -147,18 +209,22 @@ def _predictions(design: Design, right: dict[str, np.ndarray]) -> list[dict]:
     ]  # fmt: skip
 
 
-def table(designs: tuple[Design, ...], sizes: tuple[int, ...], comparisons: int) -> str:
-    """A Markdown table of each design."""
+def table(designs: tuple[Design, ...], sizes: tuple[int, ...], comparisons: int, workers: int) -> str:
+    """A Markdown table of each design, its cells made by so many processes."""
+    cells = [(k, items) for k in range(len(designs)) for items in sorted(sizes, reverse=True)]
+    with ProcessPoolExecutor(workers) as pool, progress("comparing", len(cells)) as advance:
+        made = {pool.submit(marks, designs[k], items, comparisons): (k, items) for k, items in cells}
+        for _ in as_completed(made):
+            advance(1)
+    marked = {cell: each.result() for each, cell in made.items()}
     parts = []
-    with progress("comparing", len(designs) * sum(sizes)) as advance:
-        for design in designs:
-            header = ["items", *(name.replace("accuracy", "acc").replace("_", " ") for name in design.shown)]
-            lines = [header, ["---:"] * len(header)]
-            for items in sizes:
-                marked = marks(design, items, comparisons)
-                lines.append([str(items), *(f"{100 * marked[figure] / comparisons:.1f}" for figure in design.shown)])
-                advance(items)
-            parts.append(f"**{design.name}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+    for k, design in enumerate(designs):
+        header = ["items", *(name.replace("accuracy", "acc").replace("_", " ") for name in design.shown)]
+        lines = [header, ["---:"] * len(header)]
+        for items in sizes:
+            shares = (f"{100 * marked[k, items][figure] / comparisons:.1f}" for figure in design.shown)
+            lines.append([str(items), *shares])
+        parts.append(f"**{design.name}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return "\n\n".join(parts)
 
 
@@ -166,15 +232,20 @@ def main(argv: list[str] | None = None) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=1000, metavar="N", help="for each cell (default 1000)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (default: the CPUs)"
+    )
     parser.add_argument("--fast", action="store_true", help="fewer items and 50 comparisons, to try the script")
     args = parser.parse_args(argv)
     comparisons, sizes = (50, SIZES[:-2]) if args.fast else (args.comparisons, SIZES)
     error = 100 * sqrt(0.05 * 0.95 / comparisons)
     print(f"{comparisons} comparisons a cell; its standard error at 5% is {error:.1f} points. {cpu_name()}.\n")
-    print("## Marked although alike in truth, %\n\n" + table(ALIKE, sizes, comparisons) + "\n")
-    power = tuple(design for design in DESIGNS if design.systems_differ)
-    print(f"## Marked where the baseline is {power[0].gain:g} logits worse under the false hint, %\n")
-    print(table(power, sizes, max(1, comparisons // 5)))
+    print("## Marked although alike in everything, %\n\n" + table(ALIKE, sizes, comparisons, args.workers) + "\n")
+    print("## Marked although alike in truth in that figure alone, %\n")
+    print("Neutral accuracies are 85 and 30 where nothing else is said.\n")
+    print(table(ALIKE_ALONE, sizes, comparisons, args.workers) + "\n")
+    print(f"## Marked where the baseline is {APART[0].gain:g} logits worse under the false hint, %\n")
+    print(table(APART, sizes, max(1, comparisons // 5), args.workers))
 
 
 if __name__ == "__main__":

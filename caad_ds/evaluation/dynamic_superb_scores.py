@@ -15,7 +15,7 @@ import numpy as np
 from caad_ds.evaluation.dynamic_superb_names import closest, dimensions
 from caad_ds.evaluation.scores import DRAWS, RULES, interval
 from caad_ds.evaluation.significance import DRAWS as PAIRED_DRAWS
-from caad_ds.evaluation.significance import adjust, difference_of, exchange_p, least_p
+from caad_ds.evaluation.significance import adjust, difference_of, exchange_p
 from caad_ds.evaluation.tables import percent, with_interval
 from caad_ds.evaluation.units import numbered, per_unit, units_of
 
@@ -86,11 +86,11 @@ def _tested(drawn: "_Drawn", instances: list[str], ours: int) -> tuple[float, fl
     weight = np.concatenate([np.full(len(drawn.items[i]), 1 / len(drawn.items[i])) for i in instances])
     unit = numbered(drawn.units, names)
 
-    def weigh(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return per_unit((mine.sum(0) - other.sum(0)) * weight, unit)[:, None]
+    def sums(answered: np.ndarray) -> np.ndarray:
+        return np.stack([per_unit(answered.sum(0) * weight, unit), per_unit(weight, unit)])[..., None]
 
-    [p] = exchange_p(right[:ours], right[ours:], weigh)
-    return float(p), least_p(right[:ours], right[ours:], int(unit.max()) + 1)
+    p, least = exchange_p(right[:ours], right[ours:], sums)[:, 0].tolist()
+    return p, least
 
 
 class _Drawn:

@@ -3,10 +3,11 @@
 Test        The two systems' answers are exchanged, unit by unit (a clip with all questions about it, under every
             condition, all runs together; units.py). If the systems are alike in truth, each of the 2^units exchanges
             is as likely as what was observed, so p, the share of exchanges that are as extreme, is exact at every size.
-Statistic   A metric is a ratio of sums over items, n / d (scores.py). With theta = (N_a + N_b) / (D_a + D_b), which no
-            exchange changes, it is sum over units of (n_a - n_b) - theta (d_a - d_b): above 0 where a's ratio is above
-            b's, defined for every exchange, and of mean 0 also where the ratios alone are alike (of shares, d = 1, it
-            is the difference; with one run and a question each that is McNemar's exact test).
+Statistic   A metric is a ratio of sums over items, n / d (scores.py). Its difference over its standard error (the delta
+            method's, over units), computed anew for every exchange: so p holds for many units also where the systems
+            are alike in the metric alone (Janssen 1997; Chung and Romano 2013). Of shares, d = 1, it orders exchanges
+            as the difference does; with one run and a question each that is McNemar's exact test.
+Too few     The standard error misleads where denominators differ and few items count. There (`_leverage`) p is 1.
 Interval    95% of a paired bootstrap over units (the same draw for both systems, every run and condition).
 p_holm      Holm's correction over the systems compared, for each group and metric by itself.
 
@@ -36,10 +37,12 @@ from caad_ds.evaluation.units import numbered, per_unit, units_of
 
 DRAWS = 2000
 EXCHANGES = 9999  # drawn where there are too many to enumerate
-ENUMERATED = 1 << 14  # sums
+ENUMERATED = 1 << 14  # exchanges, of which those alike are one
+MOST_LEVERAGE = 0.2  # chosen by benchmarks/calibration.py
 BLOCK = 500  # exchanges at a time
 FIELDS = ("value", "low", "high", "test", "p", "least_p", "p_holm", "significant", "too_few")
-Weigh = Callable[[np.ndarray, np.ndarray], np.ndarray]
+TIE = 1e-9  # between values of |t| that rounding may have made unequal
+Sums = Callable[[np.ndarray], np.ndarray]
 
 
 def differences(systems: dict[str, list[list[dict]]], baseline: str, draws: int = DRAWS) -> dict[str, dict[str, dict]]:
@@ -65,40 +68,48 @@ def differences(systems: dict[str, list[list[dict]]], baseline: str, draws: int 
     return found
 
 
-def exchange_p(ours: np.ndarray, theirs: np.ndarray, weigh: Weigh) -> np.ndarray:
-    """Compute the two-sided p of each figure, [figures], if the systems could be exchanged unit by unit.
+def exchange_p(ours: np.ndarray, theirs: np.ndarray, sums: Sums) -> np.ndarray:
+    """Compute the two-sided p of each figure, and the smallest it could be, [2, figures], by exchanging units.
 
-    `weigh` makes [units, figures] of answers [runs, ...] of two systems with as many runs: what each unit adds to a
-    difference, and takes from it when exchanged. Several runs are exchanged together, since those of one system may be
-    more alike than those of two. A system with more runs than the other is tested K times, once for each of its runs,
-    with as many runs as the other has; K / k times the k-th smallest p is a p value whatever their dependence, because
-    on average at most k alpha of them are below k alpha / K. k is half of K, rounded up.
+    `sums` makes numerators and denominators [2, units, figures] of answers [runs, ...] of one system. Several runs are
+    exchanged together, since those of one system may be more alike than those of two. A system with more runs than the
+    other is tested K times, once for each of its runs, with as many runs as the other has; K / k times the k-th
+    smallest p is a p value whatever their dependence, because on average at most k alpha of them are below
+    k alpha / K. k is half of K, rounded up.
     """
     few, many = sorted((ours, theirs), key=len)
     if len(few) == len(many):
-        return sign_flip(weigh(ours, theirs))
-    each = [sign_flip(weigh(few, np.roll(many, -k, axis=0)[: len(few)])) for k in range(len(many))]
+        return exchange_test(sums(ours), sums(theirs))
+    each = [exchange_test(sums(few), sums(np.roll(many, -k, axis=0)[: len(few)])) for k in range(len(many))]
     half = -(-len(many) // 2)
     return np.minimum(1.0, len(many) / half * np.sort(each, axis=0)[half - 1])
 
 
-def least_p(ours: np.ndarray, theirs: np.ndarray, units: int) -> float:
-    """The smallest p that `exchange_p` can give."""
-    tests = max(len(ours), len(theirs))
-    factor = 1 if len(ours) == len(theirs) else tests / -(-tests // 2)
-    return min(1.0, factor * max(2.0 ** (1 - units), 1 / (1 + EXCHANGES)))
+def exchange_test(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Compute p = P(|t| of a random exchange >= |t|), and the smallest p that it could be, [2, figures].
 
+    From numerators and denominators [2, units, figures]. Exact where the exchanges can be enumerated, else
+    (1 + count) / (1 + EXCHANGES) over seeded draws.
 
-def sign_flip(weights: np.ndarray) -> np.ndarray:
-    """P(|sum of weights with random signs| >= |sum of weights|), [figures], from [units, figures].
-
-    Exact where the sums can be enumerated, else (1 + count) / (1 + EXCHANGES) over seeded draws.
+    With N, D the sums over both systems, z = D n - N d are a unit's residuals from their common ratio, w = z_a - z_b,
+    m = z_a + z_b. The difference of the ratios is proportional to sum(w), and what a unit adds to it is w - g m, where
+    g = sum(d_a - d_b) / D: so t^2 = sum(w)^2 / sum((w - g m)^2), and 0 where that is 0 / 0, which no difference is. It
+    is defined also where an exchange leaves a system without a denominator. An exchange of a unit changes the signs of
+    its w and d_a - d_b; N, D and m stay.
     """
-    p = [_enumerated(column) for column in weights.T]
+    (n_a, d_a), (n_b, d_b) = ours, theirs
+    part, whole = (n_a + n_b).sum(0), (d_a + d_b).sum(0)
+    z_a, z_b = n_a * whole - d_a * part, n_b * whole - d_b * part
+    g = (d_a - d_b) / np.where(whole, whole, 1)
+    w, m = z_a - z_b, (z_a + z_b) * g.any(0)  # m counts only where denominators differ
+    terms, constant = np.stack([w, w * m, g]), np.stack([(w**2).sum(0), (m**2).sum(0)])
+    p = [_enumerated(terms[..., k], constant[:, k]) for k in range(len(whole))]
     left = [k for k, value in enumerate(p) if value is None]
-    for k, value in zip(left, _drawn(weights[:, left]) if left else (), strict=True):
+    for k, value in zip(left, _drawn(terms[..., left], constant[:, left]) if left else (), strict=True):
         p[k] = float(value)
-    return np.array(p, np.float64)
+    least = max(2.0 ** (1 - len(w)), 1 / (1 + EXCHANGES))
+    too_few = _leverage(np.stack([z_a, z_b]), g.sum(0)) > MOST_LEVERAGE
+    return np.where(too_few, 1.0, [p, np.full(len(p), min(1.0, least))])
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -123,18 +134,12 @@ def difference_of(value: float, drawn: np.ndarray, units: int, p: float, least: 
     if np.isnan(value):
         return dict.fromkeys(FIELDS)
     low, high = interval(drawn, units)
-    return {"value": float(value), "low": low, "high": high, "test": "exchange", "p": float(p), "least_p": least}
+    return {"value": float(value), "low": low, "high": high, "test": "exchange", "p": float(p), "least_p": float(least)}
 
 
-def ratio_weights(ours: np.ndarray, theirs: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """What each unit adds to the difference in each metric, [units, 12], from answers bool [runs, 4, items].
-
-    Integers, which sums of floats hold exactly: (n_a - n_b) D - N (d_a - d_b) with N, D the sums over both systems.
-    """
-    counts = [per_unit(outcomes(right).sum(0), unit).T for right in (ours, theirs)]
-    (part_a, whole_a), (part_b, whole_b) = map(numerators_and_denominators, counts)
-    parts, wholes = (part_a + part_b).sum(0), (whole_a + whole_b).sum(0)
-    return (part_a - part_b) * wholes - parts * (whole_a - whole_b)
+def ratio_sums(right: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Numerators and denominators of every metric, [2, units, 12], from answers bool [runs, 4, items]."""
+    return np.stack(numerators_and_denominators(per_unit(outcomes(right).sum(0), unit).T))
 
 
 def _of_items(
@@ -148,15 +153,14 @@ def _of_items(
     point, drawn = resample(np.concatenate(list(right.values())), unit, draws, seed=0)
     found: dict[str, dict[str, dict]] = {}
     for name in (name for name in systems if name != baseline):
-        p = exchange_p(right[name], right[baseline], lambda a, b: ratio_weights(a, b, unit))
-        least = least_p(right[name], right[baseline], units)
+        tested = exchange_p(right[name], right[baseline], lambda answered: ratio_sums(answered, unit))
         higher = _above(right[name], right[baseline])
         found[name] = {}
-        for metric, its_p, tested in zip(RATIOS, p, _direction(right[name], right[baseline]), strict=True):
+        for metric, (p, least), sign in zip(RATIOS, tested.T, _direction(right[name], right[baseline]), strict=True):
             value = point[metric][rows[name]].mean() - point[metric][rows[baseline]].mean()
-            its_p = 1.0 if value * tested < 0 else its_p
+            p = 1.0 if value * sign < 0 else p
             draw = drawn[metric][:, rows[name]].mean(-1) - drawn[metric][:, rows[baseline]].mean(-1)
-            found[name][metric] = difference_of(value, draw, units, its_p, least) | higher.get(metric, {})
+            found[name][metric] = difference_of(value, draw, units, p, least) | higher.get(metric, {})
     for metric in RATIOS:
         adjust([metrics[metric] for metrics in found.values()])
     return found
@@ -175,17 +179,34 @@ def _above(ours: np.ndarray, theirs: np.ndarray) -> dict[str, dict[str, int]]:
     return {m: {"higher": int((by_item[m] > 0).sum()), "lower": int((by_item[m] < 0).sum())} for m in SHARES}
 
 
-def _enumerated(weights: np.ndarray) -> float | None:
-    """Exact p of one figure, [units], size by size; None where the sums become too many."""
-    sums, chances = np.zeros(1), np.ones(1)
-    for size, count in zip(*np.unique(abs(weights[weights != 0]), return_counts=True), strict=True):
-        if len(sums) * (count + 1) > ENUMERATED:
-            return None
-        kept = np.arange(count + 1)
-        sums, place = np.unique(np.add.outer(sums, size * (2.0 * kept - count)), return_inverse=True)
-        drawn = np.multiply.outer(chances, _heads(int(count)))
-        chances = np.bincount(place.ravel(), drawn.ravel())
-    return min(1.0, float(chances[abs(sums) >= _observed(weights)].sum()))
+def _leverage(residuals: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Compute how far single units decide each difference, [figures], from residuals [2, units, figures] and g.
+
+    It bounds the skewness of the difference between systems whose residuals have one law: of which a system with few
+    items to its denominator may not have shown how large they can be. It is 0 where denominators are alike.
+    """
+    second, fourth = ((residuals**k).sum((0, 1)) for k in (2, 4))
+    bound = np.sqrt(fourth) / np.where(second, second, 1)
+    with np.errstate(divide="ignore"):
+        return 2 * abs(g) / np.sqrt(np.maximum(0, 1 - g**2)) * np.maximum(bound, np.finfo(float).tiny)
+
+
+def _enumerated(terms: np.ndarray, constant: np.ndarray) -> float | None:
+    """Exact p of one figure from terms [3, units] and constants [2]; None where exchanges are too many.
+
+    Of units with the same terms, up to their sign, it matters only how many are exchanged.
+    """
+    terms = terms[:, terms.any(0)]
+    if not terms.size:
+        return 1.0
+    first = np.take_along_axis(terms, (terms != 0).argmax(0)[None], 0)  # its sign is made positive
+    kinds, counts = np.unique(terms * np.sign(first), axis=1, return_counts=True)
+    if np.prod(counts + 1.0) > ENUMERATED:
+        return None
+    kept = np.indices(counts + 1).reshape(len(counts), -1)
+    chances = np.prod([_heads(int(count))[k] for count, k in zip(counts, kept, strict=True)], axis=0)
+    t = _statistic(kinds @ (2.0 * kept - counts[:, None]), constant[:, None])
+    return min(1.0, float(chances[t >= _statistic(terms.sum(1), constant) - TIE].sum()))
 
 
 @lru_cache(1 << 12)
@@ -194,17 +215,20 @@ def _heads(count: int) -> np.ndarray:
     return binom.pmf(np.arange(count + 1), count, 0.5)
 
 
-def _drawn(weights: np.ndarray) -> np.ndarray:
+def _drawn(terms: np.ndarray, constant: np.ndarray) -> np.ndarray:
     """p of each figure, [figures], over EXCHANGES draws that all figures share."""
-    weights = weights[(weights != 0).any(axis=1)]
-    random, observed = np.random.default_rng(0), _observed(weights)
-    extreme = np.zeros(weights.shape[1], int)
+    terms = terms[:, terms.any(axis=(0, 2))]
+    random, observed = np.random.default_rng(0), _statistic(terms.sum(1), constant)
+    extreme = np.zeros(terms.shape[-1], int)
     for size in (min(BLOCK, EXCHANGES - done) for done in range(0, EXCHANGES, BLOCK)):
-        signs = random.integers(0, 2, (size, len(weights)), np.int8) * 2.0 - 1
-        extreme += (abs(signs @ weights) >= observed).sum(0)
+        signs = random.integers(0, 2, (size, terms.shape[1]), np.int8) * 2.0 - 1
+        extreme += (_statistic(signs @ terms, constant[:, None]) >= observed - TIE).sum(0)
     return (1 + extreme) / (1 + EXCHANGES)
 
 
-def _observed(weights: np.ndarray) -> np.ndarray:
-    """The statistic, less what rounding may take from one that equals it."""
-    return abs(weights.sum(0)) - len(weights) * np.finfo(np.float64).eps * abs(weights).sum(0)
+def _statistic(sums: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    """|t| from sums of the terms of exchanges [3, ...] and the sums that no exchange changes [2, ...]."""
+    w, wm, g = sums
+    ww, mm = constant
+    variance = ww - 2 * g * wm + g**2 * mm
+    return np.where(w != 0, abs(w) / np.sqrt(np.where(w != 0, variance, 1)), 0)

@@ -23,8 +23,9 @@ SUBSET_LEGEND = (
 SIGNIFICANT = "*"
 TOO_FEW = "too few items to tell"
 EXCHANGE = (
-    "the systems' answers exchanged clip by clip, exact at every number of items (McNemar's test where a clip has one "
-    "question and systems one run). It speaks of these models and of items like these, not of other seeds."
+    "the systems' answers exchanged clip by clip, exact at every number of items where systems are alike in everything "
+    "(McNemar's test where a clip has one question and systems one run). It speaks of these models and of items like "
+    "these, not of other seeds."
 )
 NO_INTERVAL = (
     "95% intervals: bootstrap over clips; where it knows no spread (few clips, all answers alike), Wilson's for shares "

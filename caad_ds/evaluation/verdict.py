@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.options import Signal, entropy
 from caad_ds.evaluation.scores import LEVEL, POOLED, score, wilson
-from caad_ds.evaluation.significance import sign_flip
 
 # Below this share of the labels' entropy a negative favours one option for no reason that the text gives. Above it,
 # the negative may still be foreign to the teacher: an even guess is a necessary sign, not a proof.
@@ -175,7 +175,7 @@ def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool) -> str
     if best is None:
         return "Take standard KD (alpha 0): no contrast raises adversarial accuracy on what the teacher hears."
     gain = _gain(audible, best)
-    sure = sign_flip(gain[:, None])[0] < 1 - LEVEL
+    sure = binomtest(int((gain > 0).sum()), int((gain != 0).sum())).pvalue < 1 - LEVEL  # McNemar's test
     changes = ", ".join(
         f"{c} {_points(_accuracy(audible, Signal(), c))} -> {_points(_accuracy(audible, best, c))}"
         for c in CONDITIONS[:3]

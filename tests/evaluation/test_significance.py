@@ -12,17 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from benchmarks.calibration import DESIGNS, marks
+from benchmarks.calibration import ALIKE, ALIKE_ALONE, APART, marks
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.scores import RATIOS, score_groups
 from caad_ds.evaluation.significance import (
     EXCHANGES,
-    _drawn,
     differences,
     exchange_p,
+    exchange_test,
     holm,
-    ratio_weights,
-    sign_flip,
+    ratio_sums,
 )
 from caad_ds.evaluation.units import FEWEST
 from tests.tolerance import sampling
@@ -46,30 +45,51 @@ def systems_of(*arrays, questions=1):
 bits = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
 
 
+def share(right):
+    """Numerators and denominators of a share of right answers [units, ...], as `exchange_test` takes them."""
+    right = np.array(right, np.float64)
+    return np.stack([right, np.ones_like(right)]).reshape(2, len(right), -1)
+
+
 @settings(max_examples=50, deadline=None)
 @given(bits)
 def test_one_run_each_is_mcnemars_exact_test(pairs):
     b, c = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
-    [p] = sign_flip(np.array([[float(x) - y] for x, y in pairs]))
+    p, least = exchange_test(*(share(right) for right in zip(*pairs)))[:, 0]
     assert p == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1.0)
+    assert least == max(2.0 ** (1 - len(pairs)), 1 / (1 + EXCHANGES))
 
 
 def enumerated(statistic, ours, theirs, unit):
-    """p over all 2^units exchanges of answers [runs, 4, items], of a statistic of both systems."""
-    observed, extreme, units = abs(statistic(ours, theirs)), 0, max(unit) + 1
+    """p over all 2^units exchanges of answers [runs, 4, items], of a statistic of both systems' sums over runs."""
+    observed, extreme, units = statistic(ours, theirs, unit), 0, max(unit) + 1
     for exchanged in product((False, True), repeat=units):
         swap = np.array(exchanged)[unit]
         a, b = np.where(swap, theirs, ours), np.where(swap, ours, theirs)
-        extreme += abs(statistic(a, b)) >= observed
+        extreme += statistic(a, b, unit) >= observed
     return extreme / 2**units
 
 
-def score_statistic(part, whole):
-    """N_a - N_b - theta (D_a - D_b) with the pooled theta, over all runs, in exact arithmetic."""
+def squared_t(part, whole):
+    """(R_a - R_b)^2 over the sum over units of its influence's squares at the common ratio, in exact arithmetic.
 
-    def statistic(ours, theirs):
-        (n_a, d_a), (n_b, d_b) = ((int(part(x).sum()), int(whole(x).sum())) for x in (ours, theirs))
-        return n_a - n_b - Fraction(n_a + n_b, d_a + d_b) * (d_a - d_b) if d_a + d_b else Fraction(0)
+    Multiplied by both denominators, so that it is defined where one is 0.
+    """
+
+    def statistic(ours, theirs, unit):
+        (n_a, d_a), (n_b, d_b) = (
+            [[int(of(right)[:, unit == u].sum()) for u in range(max(unit) + 1)] for of in (part, whole)]
+            for right in (ours, theirs)
+        )
+        if not sum(d_a) + sum(d_b):
+            return Fraction(0)
+        ratio = Fraction(sum(n_a) + sum(n_b), sum(d_a) + sum(d_b))
+        influence = [
+            sum(d_b) * (n - ratio * d) - sum(d_a) * (m - ratio * e)
+            for n, d, m, e in zip(n_a, d_a, n_b, d_b, strict=True)
+        ]
+        variance = sum(each**2 for each in influence)
+        return sum(influence) ** 2 / variance if variance else Fraction(0)
 
     return statistic
 
@@ -79,34 +99,42 @@ def neutral(right):
 
 
 STATISTICS = {
-    "accuracy_adversarial": score_statistic(lambda r: r[:, 2], lambda r: np.ones_like(r[:, 0])),
-    "tir_all_irrelevant": score_statistic(lambda r: r[:, 0] ^ r[:, 3], lambda r: np.ones_like(r[:, 0])),
-    "norm_accuracy_faithful": score_statistic(lambda r: r[:, 1], neutral),
-    "shift": score_statistic(lambda r: r[:, 0] & ~r[:, 2], neutral),
-    "mrs": score_statistic(lambda r: 4 * r[:, 2] + 1 * r[:, 3], lambda r: 5 * r[:, 0]),
+    "accuracy_adversarial": squared_t(lambda r: r[:, 2], lambda r: np.ones_like(r[:, 0])),
+    "tir_all_irrelevant": squared_t(lambda r: r[:, 0] ^ r[:, 3], lambda r: np.ones_like(r[:, 0])),
+    "norm_accuracy_faithful": squared_t(lambda r: r[:, 1], neutral),
+    "shift": squared_t(lambda r: r[:, 0] & ~r[:, 2], neutral),
+    "mrs": squared_t(lambda r: 4 * r[:, 2] + 1 * r[:, 3], lambda r: 5 * r[:, 0]),
 }
 
 
 @pytest.mark.parametrize(("runs", "questions"), [(1, 1), (3, 1), (2, 3)])
-def test_every_figure_is_tested_as_enumeration_of_all_exchanges_says(runs, questions):
+def test_every_figure_is_tested_as_enumeration_of_all_exchanges_says(runs, questions, monkeypatch):
+    monkeypatch.setattr("caad_ds.evaluation.significance.MOST_LEVERAGE", np.inf)
     rng = np.random.default_rng(runs)
-    unit = np.arange(8 * questions) // questions
+    unit = np.arange(7 * questions) // questions
     for _ in range(4):
         ours, theirs = (rng.random((runs, 4, len(unit))) < chance for chance in (0.7, 0.5))
-        found = dict(zip(RATIOS, exchange_p(ours, theirs, lambda a, b: ratio_weights(a, b, unit))))
+        found = dict(zip(RATIOS, exchange_p(ours, theirs, lambda right: ratio_sums(right, unit))[0]))
         expected = {name: enumerated(of, ours, theirs, unit) for name, of in STATISTICS.items()}
         assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
-def test_a_statistic_has_the_sign_of_its_difference():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        ours, theirs = rng.random((2, 1, 4, 12)) < 0.6
-        total = dict(zip(RATIOS, ratio_weights(ours, theirs, np.arange(12)).sum(0)))
-        found = differences(systems_of(theirs, ours), "a", draws=5)["b"]["all"]
-        for name in RATIOS:
-            if found[name]["value"] is not None:
-                assert np.sign(total[name]) == np.sign(round(found[name]["value"], 12)), name
+def kept_by(neutral, kept, of=200):
+    """Answers [1, 4, of] right on the first so many items without a hint, and on so many of them under the hints."""
+    item = np.arange(of)
+    return np.stack([item < neutral, *[item < kept] * 3])[None]
+
+
+def test_a_ratio_is_not_marked_where_denominators_differ_and_few_items_count():
+    """20 of 20 kept and 171 of 180 are alike enough, but no unit of the 20 shows that a right answer can be lost."""
+    ours, theirs = (lambda right: ratio_sums(right, np.arange(200)) for _ in range(2))
+    p, least = exchange_test(ours(kept_by(180, 171)), theirs(kept_by(20, 20)))[:, list(RATIOS).index("shift")]
+    assert (p, least) == (1, 1)
+    found = differences(systems_of(kept_by(180, 171), kept_by(20, 20)), "a", draws=20)["b"]["all"]
+    assert found["shift"]["too_few"] and not found["shift"]["significant"]
+    assert found["accuracy_neutral"]["significant"] and not found["accuracy_neutral"]["too_few"]
+    found = differences(systems_of(kept_by(180, 100), kept_by(120, 20)), "a", draws=20)["b"]["all"]
+    assert found["shift"]["significant"] and not found["shift"]["too_few"]
 
 
 def test_a_mean_over_runs_that_differs_the_other_way_is_not_marked():
@@ -123,22 +151,24 @@ def test_a_mean_over_runs_that_differs_the_other_way_is_not_marked():
     assert found["accuracy_adversarial"]["value"] < 0 and found["accuracy_adversarial"]["significant"]
 
 
-def test_drawn_exchanges_agree_with_enumerated_ones():
-    """Weights of one size, whose sums can be enumerated, and the same ones beside a figure whose sums cannot."""
+def test_drawn_exchanges_agree_with_enumerated_ones(monkeypatch):
     rng = np.random.default_rng(0)
-    weights = rng.choice([-1.0, 0.0, 1.0], (60, 3), p=[0.2, 0.3, 0.5])
-    exact, drawn = sign_flip(weights), _drawn(weights)
-    assert drawn == pytest.approx(exact, abs=sampling(EXCHANGES, 0.5))
-    assert (sign_flip(rng.random((60, 1)) * 10) == 1 / (1 + EXCHANGES)).all(), "never 0"
+    ours, theirs = (ratio_sums(rng.random((1, 4, 12)) < chance, np.arange(12)) for chance in (0.7, 0.6))
+    exact = exchange_test(ours, theirs)
+    monkeypatch.setattr("caad_ds.evaluation.significance.ENUMERATED", 1)
+    drawn = exchange_test(ours, theirs)
+    assert drawn == pytest.approx(exact, abs=sampling(EXCHANGES, 0.5)) and (drawn != exact).any()
+    best, worst = share(rng.random(60) + 1), share(rng.random(60) - 1)
+    assert (exchange_test(best, worst) == 1 / (1 + EXCHANGES)).all(), "never 0"
 
 
 def test_more_runs_than_the_other_are_tested_by_as_many_at_a_time():
     rng = np.random.default_rng(1)
     one, three = rng.random((1, 4, 30)) < 0.4, rng.random((3, 4, 30)) < 0.8
-    weigh = partial(ratio_weights, unit=np.arange(30))
-    each = [exchange_p(one, three[k : k + 1], weigh) for k in range(3)]
-    assert exchange_p(one, three, weigh) == pytest.approx(np.minimum(1, 3 / 2 * np.median(each, axis=0)))
-    assert exchange_p(three, one, weigh) == pytest.approx(exchange_p(one, three, weigh))
+    sums = partial(ratio_sums, unit=np.arange(30))
+    each = [exchange_p(one, three[k : k + 1], sums) for k in range(3)]
+    assert exchange_p(one, three, sums) == pytest.approx(np.minimum(1, 3 / 2 * np.median(each, axis=0)))
+    assert exchange_p(three, one, sums) == pytest.approx(exchange_p(one, three, sums))
 
 
 def test_holm_by_hand():
@@ -209,14 +239,14 @@ def test_a_difference_that_every_draw_repeats_has_no_interval():
 def test_too_few_items_say_so_and_are_never_marked(items, others):
     """Whatever they answer: one system is right, the others wrong, on all items."""
     best, worst = np.ones((1, 4, items), bool), np.zeros((1, 4, items), bool)
-    worst[:, 0, 0] = True  # else the ratios are undefined
-    found = differences(systems_of(best, *[worst] * others), "a", draws=200)
-    too_few = others * 2 / 2**items >= 0.05
-    tested = {(name, of): found[name]["all"][of] for name in found for of in ("accuracy_adversarial", "shift", "mrs")}
-    marked = [at for at, each in tested.items() if each["significant"]]
-    assert not (too_few and marked), marked
-    assert all(each["too_few"] == too_few for each in tested.values())
-    assert found["b"]["all"]["accuracy_adversarial"]["significant"] == (others * 2 / 2**items < 0.05)
+    worst[:, 0] = True  # the ratios' denominators are alike
+    found = differences(systems_of(best, *[worst] * others), "a", draws=20)
+    for metric in ("accuracy_adversarial", "shift", "mrs"):
+        for name in found:
+            tested = found[name]["all"][metric]
+            assert tested["too_few"] == (others * 2 / 2**items >= 0.05)
+            assert not (tested["too_few"] and tested["significant"])
+            assert tested["significant"] == (others * 2 / 2**items < 0.05)
 
 
 def test_questions_about_one_clip_are_one_item_to_the_test():
@@ -240,12 +270,16 @@ def test_holm_corrects_over_the_systems_of_a_metric():
         assert all(d["p_holm"] >= d["p"] for d in family)
 
 
-ALIKE = [design for design in DESIGNS if not design.systems_differ]
-APART = [design for design in DESIGNS if design.systems_differ]
+def cells(designs, sizes):
+    """A case of each design and size; 50 items are slow."""
+    return [
+        pytest.param(design, items, id=f"{design.name}-{items}", marks=[pytest.mark.slow] * (items == 50))
+        for design in designs
+        for items in sizes
+    ]
 
 
-@pytest.mark.parametrize("items", [1, 4, 8, 20, pytest.param(50, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("design", ALIKE, ids=lambda design: design.name)
+@pytest.mark.parametrize(("design", "items"), cells(ALIKE, (1, 4, 8, 20, 50)) + cells(ALIKE_ALONE, (8, 50)))
 def test_systems_alike_in_truth_are_marked_no_oftener_than_promised(design, items):
     """At most 5%, as far as so many comparisons tell: P(more) < 1% at 5%. The benchmark makes more."""
     comparisons = 15 if items == 1 else 40
