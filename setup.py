@@ -20,6 +20,7 @@ def description() -> str:
 
 
 AUDIO = ["av>=14"]  # its wheels bring FFmpeg along
+PARQUET = ["pyarrow>=15"]
 ANNOTATE = ["librosa>=0.11", "pyloudnorm>=0.2"]
 
 setup(
@@ -61,12 +62,14 @@ setup(
         "demo": ["espeakng-loader>=0.2.4"],
         "annotate": ANNOTATE,
         "audio": AUDIO,
+        "parquet": PARQUET,
         "emotion": ["funasr>=1.1", "modelscope", "torchaudio"],
         "brouhaha": ["brouhaha @ git+https://github.com/marianne-m/brouhaha-vad", "pyannote.audio>=3.1"],
         # A CUDA build of PyTorch brings its own Triton; elsewhere its kernels are tested under the interpreter.
         "test": [
             *ANNOTATE,
             *AUDIO,
+            *PARQUET,
             "hypothesis>=6.100",
             "psutil>=5.9",
             "pytest>=8",

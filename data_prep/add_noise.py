@@ -7,6 +7,9 @@ split first and add noise to each split: then each is balanced, and no clip of a
 
 import argparse
 import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,9 @@ from caad_ds.files import write_atomic
 from caad_ds.progress import track
 from data_prep.entry import cut_out, waveform
 from data_prep.hashing import digest, fraction
-from data_prep.manifest import check_output, load_manifest, write_manifest
+from data_prep.jsonl import Rejected
+from data_prep.manifest import check_output, read_manifest, write_manifest
+from data_prep.rejects import Rejects
 
 KINDS = ("white", "pink", "babble")
 BABBLE_VOICES = 4
@@ -33,29 +38,38 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the audio, then the manifest."""
+    """Write the audio, then the manifest and, beside it, the list of rejected records."""
     check_output(args.out, args.manifest)
-    done = add_noise(load_manifest(args.manifest), args.audio_dir, args.seed, args.snr)
-    write_manifest(args.out, done)
+    with Rejects(args.out) as rejects:
+        records = list(rejects.sift(read_manifest(args.manifest)))
+        done = list(rejects.sift(add_noise(records, args.audio_dir, args.seed, args.snr))) if records else []
+        if not write_manifest(args.out, done):
+            raise UserError(f"{args.manifest}: it holds no usable record{rejects.why}")
     noisy = sum(record["metadata"]["noise"] == "noisy" for record in done)
-    print(f"{args.out}: {noisy} noisy and {len(done) - noisy} clean records")
+    print(f"{args.out}: {noisy} noisy and {len(done) - noisy} clean records{rejects.summary}")
     return 0
 
 
-def add_noise(records: list[dict], folder: Path, seed: int = 0, snr: tuple[float, float] = (0.0, 12.0)) -> list[dict]:
-    """The records with `noise: noisy | clean` in their metadata and their audio written below `folder`.
+def add_noise(
+    records: list[dict], folder: Path, seed: int = 0, snr: tuple[float, float] = (0.0, 12.0)
+) -> list[dict | Rejected]:
+    """The records with `noise: noisy | clean` in their metadata and their audio written below `folder`; a `Rejected` in
+    place of one whose audio does not decode.
 
     The kind of noise is drawn evenly, its level evenly between the two values of `snr` (dB over the whole clip).
-    Raises UserError for an audio that does not decode, too few records to draw babble from, and a full disk.
+    Raises UserError for too few records to draw babble from, and a full disk.
     """
     if len(records) <= BABBLE_VOICES:
         raise UserError(f"{len(records)} records are too few to draw babble from: give at least {BABBLE_VOICES + 1}")
     ranked = sorted((record["id"] for record in records), key=lambda name: fraction(f"noisy:{seed}:{name}"))
     noisy = set(ranked[: len(ranked) // 2])
-    return [
-        _convert(record, records, folder, seed, snr if record["id"] in noisy else None)
-        for record in track(records, "adding noise", len(records))
-    ]
+    done: list[dict | Rejected] = []
+    for record in track(records, "adding noise", len(records)):
+        try:
+            done.append(_convert(record, records, folder, seed, snr if record["id"] in noisy else None))
+        except audio.AudioError as error:
+            done.append(Rejected(record["id"], str(error)))
+    return done
 
 
 def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
@@ -71,7 +85,7 @@ def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tu
     rng = np.random.default_rng(list(digest(f"noise:{seed}:{record['id']}")))
     audios = []
     for entry in record["audios"]:
-        speech = _load(record, entry)
+        speech = waveform(entry)
         if snr:
             speech = mix(speech, _noise(record, records, speech.size, rng), rng.uniform(*snr))
         data = audio.encode(audio.to_pcm16(speech))
@@ -95,22 +109,24 @@ def _noise(record: dict, records: list[dict], length: int, rng: np.random.Genera
 
 
 def _babble(record: dict, records: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
-    """Other clips at equal power, each repeated to the length and begun at a random place, summed."""
+    """Other clips at equal power, each repeated to the length and begun at a random place, summed; AudioError where too
+    few of them decode."""
     total = np.zeros(length)
-    drawn = rng.permutation(len(records))[: BABBLE_VOICES + 1]
-    others = [records[number] for number in drawn if records[number]["id"] != record["id"]]
-    for other in others[:BABBLE_VOICES]:
-        voice = _load(other, other["audios"][0])
+    others = (records[number] for number in rng.permutation(len(records)) if records[number]["id"] != record["id"])
+    voices = list(islice(_decoded(others), BABBLE_VOICES))
+    if len(voices) < BABBLE_VOICES:
+        raise audio.AudioError(f"only {len(voices)} of the other clips decode, too few to draw babble from")
+    for voice in voices:
         voice = np.resize(np.roll(voice, rng.integers(voice.size)), length)
         total += voice / max(np.sqrt(np.mean(voice**2)), 1e-6)
     return total
 
 
-def _load(record: dict, entry: dict) -> np.ndarray:
-    try:
-        return waveform(entry)
-    except audio.AudioError as error:
-        raise UserError(f"record {record['id']!r}, {error}; run `caad-ds prep ingest` first") from error
+def _decoded(records: Iterable[dict]) -> Iterator[np.ndarray]:
+    """The first audio of each record that has one which decodes."""
+    for record in records:
+        with suppress(audio.AudioError):  # the record itself is rejected when its turn comes
+            yield waveform(record["audios"][0])
 
 
 def _range(text: str) -> tuple[float, float]:

@@ -7,7 +7,7 @@ where they part: at `thresholds`, or at `quantiles` of the manifest's own number
     speaking_rate: {of: syllables_per_second, labels: [slow, fast], quantiles: [0.5]}
 """
 
-import sys
+import math
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -50,7 +50,8 @@ class Scale(BaseModel):
 
     def label(self, value: object) -> str | None:
         """The label of a number; None of anything else."""
-        return self.labels[bisect_right(self.thresholds, value)] if is_number(value) else None
+        number = number_of(value)
+        return None if number is None else self.labels[bisect_right(self.thresholds, number)]
 
     def told(self, labels: Counter[str]) -> str:
         """The thresholds, and how many records have each label: `low (12) < 140 <= medium (30) < 180 <= high (9)`."""
@@ -77,14 +78,21 @@ def settle(scales: dict[str, Scale], records: Iterable[dict]) -> dict[str, Scale
         return scales
     for record in records:
         for key, known in values.items():
-            if is_number(value := (record.get("metadata") or {}).get(key)):
-                known.append(value)
+            if (number := number_of((record.get("metadata") or {}).get(key))) is not None:
+                known.append(number)
     return {key: _settled(scale, values.get(scale.of)) for key, scale in scales.items()}
 
 
-def is_number(value: object) -> bool:
-    """Whether a metadata value is a number: neither a text nor true or false, nor an integer beyond floating point."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+def number_of(value: object) -> float | None:
+    """A metadata value that is a number, or a text that says one, as every value of a CSV is a text; None of anything
+    else, such as true or false, or an integer beyond floating point."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _settled(scale: Scale, values: array | None) -> Scale:

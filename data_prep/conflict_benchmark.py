@@ -19,6 +19,7 @@ from caad_ds.progress import track
 from data_prep.entry import is_part, waveform
 from data_prep.jsonl import Rejected
 from data_prep.manifest import read_manifest
+from data_prep.prompt import PROMPT
 from data_prep.rejects import Rejects
 
 LONGEST_SUFFIX = 16  # bytes of a format's name
@@ -66,8 +67,9 @@ def write_task(
     """Write `<folder>/<key>.json`, a list of rows, and the audio that they name.
 
     A row holds `audio` (relative to the folder), `text` (the transcription), `neutral` (the question), `gt` (the right
-    option), and as descriptions `faithful`, `adversarial` and `irrelevant`. Audio is hard-linked where the file system
-    can, otherwise copied. Returns the number of rows, and the records whose audio cannot be had.
+    option), as descriptions `faithful`, `adversarial` and `irrelevant`, and the record's `metadata`, by which `prep
+    verify` finds speakers that are trained on. Audio is hard-linked where the file system can, otherwise copied.
+    Returns the number of rows, and the records whose audio cannot be had.
     """
     rows, unheard = [], []
     names = stems([record["id"] for record in records], LONGEST_SUFFIX)
@@ -81,8 +83,10 @@ def write_task(
         except AudioError as error:
             unheard.append(Rejected(record["id"], str(error)))
             continue
+        text, metadata = audio.get("text", ""), {**(record.get("metadata") or {})}
+        metadata.pop(PROMPT, None)  # of another question, and with its answer
         rows.append(
-            {"audio": name, "gt": asked.label, **hints, "neutral": asked.question, "text": audio.get("text", "")}
+            {"audio": name, "gt": asked.label, **hints, "neutral": asked.question, "text": text, "metadata": metadata}
         )
     if rows:
         write_json(folder / f"{folder.name}.json", rows)
@@ -103,6 +107,8 @@ def _usable(instructions: Instructions, record: dict | Rejected) -> dict | Rejec
 
 def _place(entry: dict, folder: Path, name: str) -> str:
     audio = Path(entry["path"])
+    if audio.exists() and not audio.is_file():
+        raise AudioError(f"its audio {audio} is no file")
     suffix = ".flac" if is_part(entry) else audio.suffix
     target = folder / f"{name}{suffix if len(suffix.encode()) <= LONGEST_SUFFIX else ''}"
     if is_part(entry):

@@ -1,10 +1,11 @@
 """The audio of evaluation data, recognised by the hash of its decoded samples, so that none of it is trained on.
 
 What this finds is the same recording from the same file, however it was packed. What it cannot find has other samples:
-a lossy copy (MP3, OGG), another cut, level or sampling rate, added noise, the same speaker or sentence recorded anew.
+a lossy copy (MP3, OGG), another cut, level or sampling rate, added noise, the same sentence recorded anew. The same
+speaker is found where the metadata name one (disjoint.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from caad_ds.data import audio
 from caad_ds.data.index import FILE_NAME, ShardIndex
 from caad_ds.errors import UserError
 from caad_ds.progress import progress, track
+from data_prep.disjoint import Values
 from data_prep.entry import waveform
 from data_prep.jsonl import Rejected
 from data_prep.manifest import read_manifest
@@ -20,20 +22,25 @@ from data_prep.parallel import ordered
 from data_prep.shard_check import audio_digest, check_shard
 
 Clip = tuple[str, dict]  # a name, and the audio as a record's entry
+Outcome = tuple[str, bytes | str]  # a name, and the digest of its audio or why it has none
 
 
 @dataclass
 class HeldOut:
-    """`names` by digest, what could not be compared as `faults`, and per folder or file how many different audios."""
+    """`names` by digest, what could not be compared as `faults`, and per folder or file how many different audios, and
+    which values of `columns` of the metadata."""
 
+    columns: Sequence[str] = ()
     names: dict[bytes, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
+    values: dict[str, Values] = field(default_factory=dict)
 
     def add(self, path: Path, workers: int) -> None:
         """Take up a folder of shards, a benchmark in MCR-BENCH's format, or a manifest; UserError if it is none."""
         found, uncompared = set(), len(self.faults)
-        for name, outcome in _digests(path, workers):
+        values = self.values[str(path)] = Values(self.columns)
+        for name, outcome in _digests(path, workers, values):
             if isinstance(outcome, bytes):
                 found.add(outcome)
                 self.names.setdefault(outcome, f"{name} of {path}")
@@ -44,45 +51,49 @@ class HeldOut:
         self.sizes[str(path)] = len(found)
 
 
-def _digests(path: Path, workers: int) -> Iterator[tuple[str, bytes | str]]:
-    """Name and digest of each audio, or why it has none."""
+def _digests(path: Path, workers: int, values: Values) -> Iterator[Outcome]:
+    """Name and digest of each audio, or why it has none; the metadata is counted in `values`."""
     if (path / FILE_NAME).exists():
-        return _of_shards(ShardIndex.load(path, check_files=False), workers)
+        return _of_shards(ShardIndex.load(path, check_files=False), workers, values)
     if path.is_file():
-        clips: Iterable[Clip | Rejected] = _of_manifest(path)
+        clips: Iterable[Clip | Rejected] = _of_manifest(path, values)
     elif path.is_dir():
-        clips = _of_benchmark(path)
+        clips = _of_benchmark(path, values)
     else:
         raise UserError(f"--against {path}: there is no such folder or file; check the path")
     return track(ordered(_digest, _different(clips), workers), f"reading {path}")
 
 
-def _of_shards(index: ShardIndex, workers: int) -> Iterator[tuple[str, bytes | str]]:
+def _of_shards(index: ShardIndex, workers: int, values: Values) -> Iterator[Outcome]:
     shards = index.file.shards
-    reports = ordered(partial(check_shard, folder=index.folder), shards, workers)
+    reports = ordered(partial(check_shard, folder=index.folder, columns=values.columns), shards, workers)
     with progress(f"reading {index.folder}", len(index)) as advance:
         for shard, report in zip(shards, reports, strict=True):
+            values.merge(report.values)
             yield from ((shard.name, fault) for fault in report.faults)
             for sample in report.samples:
                 yield from ((shard.samples[sample.number].key, digest) for digest in sample.audios)
             advance(len(shard.samples))
 
 
-def _of_manifest(path: Path) -> Iterator[Clip | Rejected]:
+def _of_manifest(path: Path, values: Values) -> Iterator[Clip | Rejected]:
     for record in read_manifest(path):
         if isinstance(record, Rejected):
             yield record
         else:
+            values.add(record.get("metadata"))
             yield from ((record["id"], entry) for entry in record["audios"])
 
 
-def _of_benchmark(path: Path) -> Iterator[Clip | Rejected]:
+def _of_benchmark(path: Path, values: Values) -> Iterator[Clip | Rejected]:
     # It brings transformers' normaliser along, which takes seconds to import.
     from caad_ds.evaluation.mcr_bench import Benchmark
 
     benchmark = Benchmark.load(path)
     yield from (Rejected(row["id"], row["reason"]) for row in benchmark.rejected)
-    yield from ((row.id, {"path": str(row.clip.path)}) for row in benchmark.rows)
+    for row in benchmark.rows:
+        values.add(row.metadata)
+        yield row.id, {"path": str(row.clip.path)}
 
 
 def _different(clips: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:
@@ -96,7 +107,7 @@ def _different(clips: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:
             yield clip
 
 
-def _digest(clip: Clip | Rejected) -> tuple[str, bytes | str]:
+def _digest(clip: Clip | Rejected) -> Outcome:
     if isinstance(clip, Rejected):
         return clip.id, clip.reason
     name, entry = clip

@@ -13,24 +13,27 @@ from typing import Any
 
 from caad_ds.command import positive
 from caad_ds.data import levels
-from caad_ds.data.audio import AudioError, examine
-from caad_ds.data.levels import MAX_SECONDS, add_rules, longer
+from caad_ds.data.audio import PART_SECONDS, AudioError, examine
+from caad_ds.data.levels import MAX_SECONDS, SAMPLE_RATE, add_rules, longer
 from caad_ds.errors import UserError
 from caad_ds.files import read_json, write_json
 from caad_ds.progress import track, waiting
 from data_prep import sources
+from data_prep.entry import is_part
 from data_prep.journal import Journal
 from data_prep.jsonl import Rejected, to_line
 from data_prep.manifest import check_output, record_fault, write_manifest
 from data_prep.parallel import ordered
 from data_prep.rejects import Rejects
+from data_prep.table import Reading
 from data_prep.too_long import POLICIES
+from data_prep.window import window_seconds
 
 
 @dataclass(frozen=True)
 class Rules:
     """What is taken: audio of at most `max_seconds`, what becomes of longer one (`too_long.POLICIES`), whether links
-    out of the folder `root` are followed, and which rules usable audio may break (levels.py)."""
+    out of the folder `root` of the audio are followed, and which rules usable audio may break (levels.py)."""
 
     root: Path
     max_seconds: float = MAX_SECONDS
@@ -55,6 +58,19 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=f"one of {', '.join(sources.names())}")
     parser.add_argument("--root", type=Path, required=True, help="the corpus: the folder or file that the source reads")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    table = parser.add_argument_group("tables (csv, audiofolder, parquet, nemo, jsonl)")
+    table.add_argument(
+        "--map", nargs="+", action="extend", default=[], metavar="NAME=COLUMN",
+        help="rename columns, such as text=sentence speaker=client_id; audio, text, id, offset and duration have a "
+        "meaning, every other name is metadata",
+    )  # fmt: skip
+    table.add_argument(
+        "--audio-root", type=Path, metavar="DIR", help="where relative paths begin (default: the table's folder)"
+    )
+    parser.add_argument(
+        "--for", type=Path, dest="model", metavar="CONFIG_OR_MODEL",
+        help="a run's YAML or a model folder, whose encoder's window is the limit in place of --max-seconds",
+    )  # fmt: skip
     add_rules(parser)
     parser.add_argument(
         "--too-long", choices=POLICIES, default="reject", help="what becomes of longer audio (default %(default)s)"
@@ -69,18 +85,22 @@ def run(args: argparse.Namespace) -> int:
     A run that was killed goes on after the last record that it settled.
     """
     check_output(args.out, args.root)
-    rules = Rules(args.root, args.max_seconds, args.too_long, args.follow_links, levels.Rules.of(args).allow)
+    limit, allow = _limit(args), levels.Rules.of(args).allow
+    rules = Rules(args.audio_root or args.root, limit, args.too_long, args.follow_links, allow)
+    reading = Reading(_columns(args.map), args.audio_root, args.out.with_suffix(".audio"))
     settings = {"source": args.source, **{name: str(value) for name, value in vars(rules).items() if value != ()}}
+    settings |= {"map": reading.columns} if reading.columns else {}
+    settings |= {"root": str(args.root), "audio_root": str(args.audio_root)} if args.audio_root else {}
     stamp = args.out.with_suffix(".settings.json")
     if (
         args.out.exists()
         and stamp.exists()
-        and read_json(stamp, "remove it to ingest anew") == settings | {"records_sha256": _hash_source(args)}
+        and read_json(stamp, "remove it to ingest anew") == settings | {"records_sha256": _hash_source(args, reading)}
     ):
         print(f"{args.out}: finished before, left alone; its audio is not opened again, remove {stamp} for that")
         return 0
     labels = hashlib.sha256()
-    found = _hashed(unique(read_source(args.source, args.root)), labels)
+    found = _hashed(unique(sources.read(args.source, args.root, reading)), labels)
     with Journal(args.out, settings) as journal:
         with waiting(f"{args.root}: skipping what was settled before"):
             pending = chain(islice(left := _without(found, journal), 1), left)
@@ -94,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
         journal.remove()
     if not count:
         raise UserError(f"{args.root}: source {args.source} gave no usable record{rejects.why}")
+    if args.model:
+        print(f"{args.model}: its window of {limit:g} s is the limit")
     cut = f", {totals['cut']} too long and cut ({args.too_long})" if totals["cut"] else ""
     untold = f", {totals['untold']} without text" if totals["untold"] else ""
     print(f"{args.out}: {count} records, {totals['seconds'] / 3600:.2f} hours{untold}{cut}{rejects.summary}")
@@ -103,19 +125,11 @@ def run(args: argparse.Namespace) -> int:
 def ingest(source: str, root: Path, max_seconds: float = MAX_SECONDS) -> tuple[list[dict], list[Rejected]]:
     """The records of a source with the durations (seconds) of their audios, and those rejected, all in memory."""
     kept, rejected = [], []
-    for settled in settle(unique(read_source(source, root)), Rules(root, max_seconds)):
+    for settled in settle(unique(sources.read(source, root, Reading())), Rules(root, max_seconds)):
         kept += settled.kept
         if settled.reason:
             rejected.append(Rejected(settled.id, settled.reason))
     return kept, rejected
-
-
-def read_source(source: str, root: Path) -> Iterator[dict | Rejected]:
-    """What a source yields; UserError for no such source or root."""
-    records = sources.get(source)
-    if not root.exists():
-        raise UserError(f"{root}: there is no such folder or file; check --root")
-    return records(root)
 
 
 def unique(records: Iterable[dict | Rejected]) -> Iterator[dict | Rejected]:
@@ -147,10 +161,32 @@ def _hashed(records: Iterable[dict | Rejected], digest: Any) -> Iterator[dict | 
         yield record
 
 
-def _hash_source(args: argparse.Namespace) -> str:
+def _limit(args: argparse.Namespace) -> float:
+    """How long an audio may be, in seconds; UserError where two arguments say it."""
+    if args.model is None:
+        return args.max_seconds
+    if args.max_seconds != MAX_SECONDS:
+        raise UserError("--for and --max-seconds both say how long an audio may be; remove one of them")
+    return float(window_seconds(args.model))
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    """Column by name, of `--map NAME=COLUMN ...`; UserError for what is none, and for a name that comes twice."""
+    parted = [pair.partition("=") for pair in pairs]
+    for name, _, column in parted:
+        if not name or not column:
+            raise UserError(f"--map {name}{column}: write it as NAME=COLUMN, such as text=sentence")
+    columns = {name: column for name, _, column in parted}
+    if len(columns) < len(parted):
+        raise UserError(f"--map {' '.join(pairs)}: each name can stand for one column")
+    return columns
+
+
+def _hash_source(args: argparse.Namespace, reading: Reading) -> str:
     """The digest of all that the source gives now; its audio is not opened."""
     digest = hashlib.sha256()
-    for _ in track(_hashed(unique(read_source(args.source, args.root)), digest), f"comparing {args.root}"):
+    records = unique(sources.read(args.source, args.root, reading))
+    for _ in track(_hashed(records, digest), f"comparing {args.root}"):
         pass
     return digest.hexdigest()
 
@@ -185,12 +221,10 @@ def _settle(record: dict | Rejected, rules: Rules) -> Settled:
     if fault := record_fault(record):
         return Settled(record["id"], _hash(record), reason=fault)
     try:
-        found = [_examined(audio, rules) for audio in record["audios"]]
+        timed, found = zip(*(_examined(audio, rules) for audio in record["audios"]), strict=True)
     except (AudioError, OSError) as error:  # such as a name that is too long for the file system
         return Settled(record["id"], _hash(record), reason=str(error))
-    # A sample at 16 kHz lasts 0.0000625 s.
-    timed = [{**a, "duration": round(f.seconds, 7)} for a, f in zip(record["audios"], found, strict=True)]
-    probed = {**record, "audios": timed}
+    probed = {**record, "audios": list(timed)}
     too_long = any(longer(audio["duration"], rules.max_seconds) for audio in timed)
     judged = levels.Rules(allow=rules.allow)
     faults = (f"{fault} ({a['path']})" for a, f in zip(timed, found, strict=True) if (fault := judged.fault(f)))
@@ -204,14 +238,26 @@ def _settle(record: dict | Rejected, rules: Rules) -> Settled:
     return Settled(record["id"], _hash(record), parts, cut=True)
 
 
-def _examined(audio: dict, rules: Rules) -> levels.Levels:
-    path = Path(audio["path"])
+def _examined(audio: dict, rules: Rules) -> tuple[dict, levels.Levels]:
+    """An audio with its length in seconds, and its levels; of a part those of the part.
+
+    A `duration` without an `offset` is what the source says of the file: one that is longer is heard so far.
+    """
+    path, said = Path(audio["path"]), audio.get("duration")
     if not rules.follow_links and _leads_out(path, rules.root if rules.root.is_dir() else rules.root.parent):
         raise AudioError(f"{path} is a link that leads out of the root; --follow-links takes it")
     try:
-        return examine(path)
+        found = examine(path, *((audio["offset"], said) if is_part(audio) else ()))
+        if said is not None and not is_part(audio):
+            if found.seconds < said - PART_SECONDS:
+                raise AudioError(f"only {found.seconds:.2f} of {said:.2f} s are there")
+            if found.seconds > said + PART_SECONDS:
+                audio, found = {**audio, "offset": 0.0}, examine(path, 0.0, said)
     except AudioError as error:
         raise AudioError(f"{path} does not decode: {error}") from error
+    # A sample at 16 kHz lasts 0.0000625 s. A part keeps its length, by which it is cut again at the file's own rate.
+    kept = is_part(audio) and said is not None and abs(found.seconds - said) < 2 / SAMPLE_RATE
+    return {**audio, "duration": said if kept else round(found.seconds, 7)}, found
 
 
 def _leads_out(path: Path, root: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from caad_ds.errors import UserError
 from caad_ds.files import writing
 from caad_ds.text import BOM, TextError, decode_line, each_once, numbered
+from data_prep import forms
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,20 @@ def count_lines(path: Path) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
+def require_jsonl(path: Path) -> None:
+    """UserError, which names what reads it, for a file that is CSV, TSV, Parquet or one JSON array."""
+    if found := forms.check_jsonl(path, start_of(path)):
+        raise UserError(f"{path}: {found}")
+
+
+def start_of(path: Path) -> bytes:
+    """The first bytes of a file, by which its form is known; none of a pipe, which can be read once."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        return b""
+    with opened(path) as file:
+        return file.read(forms.START)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A file to read bytes from; UserError if it cannot be opened or read."""
@@ -74,6 +89,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: {forms.in_folder(path)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 

@@ -11,7 +11,8 @@ from caad_ds.data.markers import AUDIO, MARKERS
 from caad_ds.errors import UserError
 from caad_ds.files import writing
 from caad_ds.progress import track, waiting
-from data_prep.jsonl import Rejected, count_lines, opened, read_rows, to_line
+from data_prep.forms import plain_line
+from data_prep.jsonl import Rejected, count_lines, opened, read_rows, require_jsonl, to_line
 
 FIELDS: dict[str, type] = {
     "id": str,
@@ -29,12 +30,13 @@ def read_manifest(path: Path, what: str | None = None) -> Iterator[dict | Reject
     """The records of a manifest as they are read, with the paths of their audios made absolute.
 
     In place of a line that is no record, or whose id has been there, comes the `Rejected` that says so. With `what`
-    the progress is reported under that name.
+    the progress is reported under that name. UserError for a file of another form, such as CSV.
     """
+    require_jsonl(path)
     rows = read_rows(path)
     seen: set[str] = set()
     for number, row in track(rows, what, count_lines(path)) if what else rows:
-        yield row if isinstance(row, Rejected) else _checked(row, f"{path.name} line {number}", path.parent, seen)
+        yield row if isinstance(row, Rejected) else _checked(row, number, path, seen)
 
 
 def load_manifest(path: Path) -> list[dict]:
@@ -147,8 +149,9 @@ def type_fault(record: dict) -> str | None:
     return None
 
 
-def _checked(row: dict, where: str, folder: Path, seen: set[str]) -> dict | Rejected:
-    if fault := record_fault(row):
+def _checked(row: dict, number: int, path: Path, seen: set[str]) -> dict | Rejected:
+    where, folder = f"{path.name} line {number}", path.parent
+    if fault := plain_line(row, path) or record_fault(row):
         named = isinstance(row.get("id"), str) and row["id"]
         return Rejected(row["id"], f"{where}: {fault}") if named else Rejected(where, fault)
     if row["id"] in seen:

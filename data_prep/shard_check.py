@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -17,6 +18,7 @@ from caad_ds.data import audio
 from caad_ds.data.index import SampleEntry, Shard
 from caad_ds.data.reader import BrokenSample, Header, parse
 from data_prep.contents import Contents
+from data_prep.disjoint import Values
 from data_prep.manifest import record_fault
 
 DIGEST = 16  # bytes of a sha256 that are kept of each audio and prompt
@@ -38,11 +40,13 @@ class ShardReport:
     faults: list[str] = field(default_factory=list)
     samples: list[Fingerprint] = field(default_factory=list)
     contents: Contents = field(default_factory=Contents)
+    values: Values = field(default_factory=Values)
 
 
-def check_shard(shard: Shard, folder: Path) -> ShardReport:
-    """Length, hash, members and every sample of a shard; whatever its bytes are, it is a fault and no exception."""
-    report = ShardReport()
+def check_shard(shard: Shard, folder: Path, columns: Sequence[str] = ()) -> ShardReport:
+    """Length, hash, members and every sample of a shard, and the `values` of columns of the metadata; whatever its
+    bytes are, it is a fault and no exception."""
+    report = ShardReport(values=Values(columns))
     path = folder / shard.name
     try:
         if path.exists() and not path.is_file():
@@ -52,6 +56,7 @@ def check_shard(shard: Shard, folder: Path) -> ShardReport:
                 try:
                     record, audios = _sample(file, entry)
                     report.contents.add(record)
+                    report.values.add(record.get("metadata"))
                     report.samples.append(Fingerprint(number, audios, _prompt(record)))
                 except Exception as error:
                     report.faults.append(f"{path}, sample {entry.key}: {_reason(error)}")

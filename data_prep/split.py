@@ -2,11 +2,13 @@
 
 The rules are a YAML list. A record belongs to a split if its metadata has one of the values listed under each key of
 `where`, and if the hash of its metadata value `hash_of` lies in [`from`, `to`): records that share that value stay
-together, whatever else is in the manifest.
+together, whatever else is in the manifest. Either of the two is a rule by itself.
 
     - {name: czech/teacher, where: {language: [Czech]}, hash_of: level, from: 0.0, to: 0.4}
+    - {name: slovak, where: {language: [Slovak]}}
 
-writes `czech/teacher.jsonl`. What comes before the slash is a run: within one run no record may be in two splits.
+writes `czech/teacher.jsonl` and `slovak.jsonl`. What comes before the slash is a run: within one run no record may be
+in two splits.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
@@ -34,9 +36,17 @@ class Rule(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)?$")]
     where: dict[str, list[str]] = {}
-    hash_of: str
+    hash_of: str | None = None
     start: Share = Field(0.0, alias="from")
     end: Share = Field(1.0, alias="to")
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> "Rule":
+        if self.hash_of is None and (self.start, self.end) != (0.0, 1.0):
+            raise ValueError(f"split {self.name!r}: 'from' and 'to' divide by the hash of a key; name it in 'hash_of'")
+        if self.hash_of is None and not self.where:
+            raise ValueError(f"split {self.name!r}: it takes every record; give 'where', 'hash_of' or both")
+        return self
 
     def matches(self, record: dict) -> bool:
         """Whether a record's metadata is what `where` asks for."""
@@ -94,10 +104,13 @@ def splits_of(record: dict, rules: list[Rule]) -> list[str] | Rejected:
     for rule in rules:
         if not rule.matches(record):
             continue
-        if (value := (record.get("metadata") or {}).get(rule.hash_of)) is None:
-            return Rejected(record["id"], f"it has no metadata {rule.hash_of!r}, which split {rule.name!r} asks for")
-        if not rule.start <= fraction(as_text(value)) < rule.end:
-            continue
+        if rule.hash_of is not None:
+            if (value := (record.get("metadata") or {}).get(rule.hash_of)) is None:
+                return Rejected(
+                    record["id"], f"it has no metadata {rule.hash_of!r}, which split {rule.name!r} asks for"
+                )
+            if not rule.start <= fraction(as_text(value)) < rule.end:
+                continue
         first = taken.setdefault(PurePosixPath(rule.name).parent, rule.name)
         if first != rule.name:
             raise UserError(

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,12 @@ import numpy as np
 
 from caad_ds.command import positive
 from caad_ds.data.index import FILE_NAME, Shard, ShardIndex
+from caad_ds.errors import UserError
 from caad_ds.progress import progress, waiting
 from data_prep.accounting import unaccounted
 from data_prep.contents import Contents, Tally, shown
+from data_prep.disjoint import SPEAKERS, Values, faults
+from data_prep.disjoint import told as told_apart
 from data_prep.duplicates import Duplicates, find_duplicates
 from data_prep.held_out import HeldOut
 from data_prep.jsonl import Rejected, read_rows
@@ -34,6 +38,7 @@ class Findings:
     faults: list[str] = field(default_factory=list)
     contents: Contents = field(default_factory=Contents)
     reasons: Tally = field(default_factory=Tally)
+    values: Values = field(default_factory=Values)
     duplicates: Duplicates = field(default_factory=lambda: find_duplicates(np.empty(0, np.int64), b""))
 
 
@@ -50,6 +55,11 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="shards, benchmarks (MCR-BENCH's format) or manifests whose audio must not be in the folder",
     )
+    parser.add_argument(
+        "--disjoint", nargs="*", metavar="COLUMN",
+        help="metadata whose values must not be on both sides of --against; without a name none is compared (default: "
+        f"what both have of {', '.join(SPEAKERS)})",
+    )  # fmt: skip
     parser.add_argument("--overview", type=Path, metavar="FILE", help="write a page (.html) about what the shards hold")
     parser.add_argument("--workers", type=positive, default=1, help="processes that decode (default %(default)s)")
 
@@ -60,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
         from data_prep.overview import check_name, write_overview  # takes a second to import
 
         check_name(args.overview)
-    found = verify(args.folder, args.manifest, args.against, args.workers)
+    if args.disjoint and not args.against:
+        raise UserError("--disjoint compares with what --against names; give that as well")
+    found = verify(args.folder, args.manifest, args.against, args.workers, args.disjoint)
     for fault in found.faults:
         print(fault)
     for line in told(found):
@@ -73,12 +85,19 @@ def run(args: argparse.Namespace) -> int:
     return 1 if found.faults else 0
 
 
-def verify(folder: Path, manifest: Path | None = None, against: list[Path] | None = None, workers: int = 1) -> Findings:
-    """Check a folder of shards, its records against `manifest`, its audio against what is held out.
+def verify(
+    folder: Path,
+    manifest: Path | None = None,
+    against: list[Path] | None = None,
+    workers: int = 1,
+    disjoint: Sequence[str] | None = None,
+) -> Findings:
+    """Check a folder of shards, its records against `manifest`, its audio against what is held out, and so the columns
+    `disjoint` of the metadata (None: those that look like speakers).
 
     Raises UserError for an index that cannot be read and for a manifest or `against` that is none.
     """
-    held_out = HeldOut()
+    held_out = HeldOut(SPEAKERS if disjoint is None else tuple(dict.fromkeys(disjoint)))
     with waiting(f"reading {folder / FILE_NAME}"):
         found = Findings(ShardIndex.load(folder, check_files=False), held_out)
     for path in against or []:
@@ -86,6 +105,8 @@ def verify(folder: Path, manifest: Path | None = None, against: list[Path] | Non
     found.faults += held_out.faults
     _check_listing(found)
     _check_shards(found, workers)
+    for path, there in held_out.values.items():
+        found.faults += faults(found.values, there, path, asked=disjoint is not None)
     _check_accounts(found, manifest)
     found.faults = [shown(fault, FAULT_CHARACTERS) for fault in found.faults]
     return found
@@ -107,6 +128,9 @@ def told(found: Findings) -> list[str]:
         + (f"; {copies} samples are copies" if copies else "")
     )
     lines += [f"compared with {count} audios of {path}" for path, count in found.held_out.sizes.items()]
+    if found.held_out.columns:
+        apart = (told_apart(found.values, there, path) for path, there in found.held_out.values.items())
+        lines += filter(None, apart)
     return lines
 
 
@@ -134,11 +158,14 @@ def _check_shards(found: Findings, workers: int) -> None:
     index = found.index
     shards = index.file.shards
     numbers, digests, start = array("q"), bytearray(), 0
-    reports = ordered(partial(check_shard, folder=index.folder), shards, workers)
+    columns = found.held_out.columns if found.held_out.values else ()
+    found.values = Values(columns)
+    reports = ordered(partial(check_shard, folder=index.folder, columns=columns), shards, workers)
     with progress(f"verifying {index.folder}", len(index)) as advance:
         for shard, report in zip(shards, reports, strict=True):
             found.faults += report.faults + _leaks(found, shard, report)
             found.contents.merge(report.contents)
+            found.values.merge(report.values)
             for sample in report.samples:
                 numbers.append(start + sample.number)
                 digests += _joined(sample.audios) + sample.prompt

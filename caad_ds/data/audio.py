@@ -72,20 +72,23 @@ def probe(path: Path) -> float:
 
 
 @_unwarned
-def examine(path: Path) -> Levels:
-    """The levels of a file that decodes from end to end, a block at a time however long it is.
+def examine(path: Path, start: float = 0.0, seconds: float | None = None) -> Levels:
+    """The levels of a file that decodes from end to end, or of the part that `load` gives, a block at a time however
+    long it is.
 
     Raises AudioError as `load` does, and where the file ends before its header says (cut short, its text would speak
     of more than is heard) or goes on after it, which is not read.
     """
-    with _opened(path, whole=True) as file:
+    whole = not start and seconds is None
+    with _opened(path, whole) as file:
+        part = (0, None) if whole else _part(file, start, seconds)
         levels = _levels(file)
-        while len(block := file.read(PROBE_FRAMES, dtype="float32")):
-            levels.add(block, _mono(block))
+        for block in _blocks(file, *part, PROBE_FRAMES):
+            levels.add(_not_empty(block, file), _mono(block))
             if not np.isfinite(block).all():
                 raise AudioError("the audio holds values that are not finite")
-        _not_empty(levels.frames, file)
-        _check_claims(file, levels.frames, (0, None))
+        _check_claims(file, levels.frames, part)
+        levels.cut = _length(levels.samples, seconds)
         return levels
 
 
@@ -181,23 +184,35 @@ def _mono(channels: np.ndarray) -> np.ndarray:
 
 def _cut(waveform: np.ndarray, levels: Levels, seconds: float | None) -> tuple[np.ndarray, Levels]:
     """A part without the sample by which its frames, at their own rate, may exceed it."""
-    if seconds is not None:
-        waveform = waveform[: round(seconds * SAMPLE_RATE)]
-        if len(waveform) < (seconds - PART_SECONDS) * SAMPLE_RATE:
-            raise AudioError(f"only {len(waveform) / SAMPLE_RATE:.2f} of {seconds:.2f} s are there")
-        levels.cut = len(waveform)
-    return waveform, levels
+    levels.cut = _length(len(waveform), seconds)
+    return waveform[: levels.cut], levels
+
+
+def _length(samples: int, seconds: float | None) -> int | None:
+    """How many of so many samples at 16 kHz a part of `seconds` keeps, None of a whole; AudioError where it lacks
+    some."""
+    if seconds is None:
+        return None
+    if samples < (seconds - PART_SECONDS) * SAMPLE_RATE:
+        raise AudioError(f"only {samples / SAMPLE_RATE:.2f} of {seconds:.2f} s are there")
+    return min(samples, round(seconds * SAMPLE_RATE))
 
 
 def _read(file: File, first: int, frames: int | None, dtype: str) -> np.ndarray:
     """A part's samples, [frames] or [frames, channels]; what is allocated follows what is there, not the header."""
+    blocks = list(_blocks(file, first, frames, READ_FRAMES, dtype))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _blocks(file: File, first: int, frames: int | None, size: int, dtype: str = "float32") -> Iterator[np.ndarray]:
+    """A part's samples in blocks of `size` frames, the last one shorter; one empty block where there are none."""
     if first:
         file.seek(first)
     left = 1 << 62 if frames is None else frames
-    blocks = [file.read(min(left, READ_FRAMES), dtype=dtype)]
-    while len(blocks[-1]) == READ_FRAMES and (left := left - READ_FRAMES):
-        blocks.append(file.read(min(left, READ_FRAMES), dtype=dtype))
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    yield (block := file.read(min(left, size), dtype=dtype))
+    while len(block) == size and (left := left - size):
+        if len(block := file.read(min(left, size), dtype=dtype)):
+            yield block
 
 
 def _not_empty(samples: np.ndarray | int, file: File) -> np.ndarray:

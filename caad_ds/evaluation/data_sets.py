@@ -86,7 +86,7 @@ def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
 
 def texts(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Each row's values of these columns; numbers and booleans as text, class labels by their names."""
-    names = {column: _class_names(path, column) for column in columns}
+    names = {column: class_names(schema(path), column) for column in columns}
     for batch in _batches(path, columns):
         values = {column: _texts(batch.column(column), names[column]) for column in columns}
         yield from pa.RecordBatch.from_pydict(values).to_pylist()
@@ -102,9 +102,9 @@ def _texts(column: pa.Array, names: list[str]) -> pa.Array:
     return column.cast(pa.string()) if any(is_number(kind) for is_number in numbers) else column
 
 
-def _class_names(path: Path, column: str) -> list[str]:
+def class_names(table: pa.Schema, column: str) -> list[str]:
     """What the numbers of a column stand for where the `datasets` library calls it a ClassLabel; else none."""
-    about = (schema(path).metadata or {}).get(b"huggingface")
+    about = (table.metadata or {}).get(b"huggingface")
     features = (json.loads(about).get("info") or {}).get("features") or {} if about else {}
     feature = features.get(column)
     return feature.get("names") or [] if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else []

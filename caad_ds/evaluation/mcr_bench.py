@@ -3,15 +3,16 @@
     <folder>/<NAME>/<NAME>.json    a list of rows: audio, gt, neutral, faithful, adversarial, irrelevant, text
     <folder>/<NAME>/audio/         the clips
 
-`neutral` is the question, the next three are descriptions that precede it; `text`, the transcription, is optional. A
-further key that all rows have is a column and is not read; one that some have is taken for an unknown condition.
+`neutral` is the question, the next three are descriptions that precede it; `text`, the transcription, and `metadata`,
+an object, are optional. A further key that all rows have is a column of metadata; one that some have is taken for an
+unknown condition.
 
 The CAAD authors keep it as a JSONL manifest, a line per condition: `mcr_manifest.py`.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ from caad_ds.text import each_once, read_text
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]
 CATEGORY = "MCR"  # what categories in a manifest begin with
-FIELDS = ("id", "audio", "gt", "text", "condition", "conditions", *CONDITIONS)
+FIELDS = ("id", "audio", "gt", "text", "metadata", "condition", "conditions", *CONDITIONS)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Row:
     """One benchmark row, `<NAME>/<index>`, with its hint per condition (None when neutral).
 
     `turns` holds the messages of each condition where the file has them; else they are made of question and hint.
+    `metadata` is what is known of the clip, such as its speaker; it is not asked about.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Row:
     hints: dict[str, str | None]
     gt: str
     turns: Mapping[str, Sequence[dict]] | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
 
     def items(self) -> Iterator[Item]:
         """The row under each of the four conditions."""
@@ -159,17 +162,19 @@ def _fault(entry: object, known: set[str]) -> str | None:
         return "holds half of a surrogate pair, which is no character"
     if unknown := _unknown_conditions(entry, known):
         return f"unknown condition {', '.join(unknown)}; the conditions are {', '.join(CONDITIONS)}"
-    for field in ("audio", *CONDITIONS):
-        value = entry.get(field)
+    for name in ("audio", *CONDITIONS):
+        value = entry.get(name)
         if not isinstance(value, str) or not value.strip():
-            return f"{field} is missing, empty or not a string"
+            return f"{name} is missing, empty or not a string"
     if (gt := text_of(entry.get("gt"))) is None:
         return "gt is missing, empty, or no text or number"
     if not words(gt):
         return f"gt {gt!r} has no word left after normalisation"
     if not isinstance(entry.get("text") or "", str):
         return "text is not a string"
-    marked = [field for field in CONDITIONS if AUDIO in entry[field]]
+    if not isinstance(entry.get("metadata") or {}, dict):
+        return "metadata is not an object"
+    marked = [name for name in CONDITIONS if AUDIO in entry[name]]
     return f"{marked[0]} holds {AUDIO}, which stands for an audio: remove it" if marked else None
 
 
@@ -197,4 +202,5 @@ def _audio_path(folder: Path, audio: str) -> Path | None:
 def _row(name: str, subset: str, audio: Path, entry: dict) -> Row:
     hints = {"neutral": None, **{condition: entry[condition].strip() for condition in HINTS}}
     clip = Clip(audio, entry.get("text") or "")
-    return Row(name, subset, clip, entry["neutral"].strip(), hints, text_of(entry["gt"]) or "")
+    metadata = {key: value for key, value in entry.items() if key not in FIELDS} | (entry.get("metadata") or {})
+    return Row(name, subset, clip, entry["neutral"].strip(), hints, text_of(entry["gt"]) or "", metadata=metadata)

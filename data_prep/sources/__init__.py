@@ -1,18 +1,25 @@
 """Corpora, one module each, found by the module's name.
 
-A source is a module with `records(root: Path) -> Iterator[dict | Rejected]`, which yields one record per utterance (or
+A corpus is a module with `records(root: Path) -> Iterator[dict | Rejected]`, which yields one record per utterance (or
 per prompt) as docs/architecture.md defines it, and a `Rejected` for what it finds unusable: one bad line or file does
 not stop the others. It raises UserError where `root` is not the corpus. It reads text and labels only: paths may be
 absolute or relative to the working directory, durations are left to `prep ingest`, which opens every audio.
+
+A form that own data come in (CSV, JSONL, Parquet, ...) is a module with `rows(root: Path) -> Iterator[Row | Rejected]`,
+whose rows data_prep/table.py makes records of. It may have `AUDIO`, the columns that may name the audio, and `convert`,
+which makes a record of a row in its own way.
 """
 
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from caad_ds.errors import UserError
+from data_prep import table
 from data_prep.jsonl import Rejected
+from data_prep.table import Reading
 
 
 def names() -> list[str]:
@@ -20,8 +27,21 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def get(name: str) -> Callable[[Path], Iterator[dict | Rejected]]:
-    """The `records` function of a source; UserError lists the names where there is no such source."""
+def get(name: str) -> ModuleType:
+    """The module of a source; UserError lists the names where there is no such source."""
     if name not in names():
         raise UserError(f"source {name!r}: there is none of that name; take one of {', '.join(names())}")
-    return import_module(f"{__name__}.{name}").records
+    return import_module(f"{__name__}.{name}")
+
+
+def read(name: str, root: Path, reading: Reading) -> Iterator[dict | Rejected]:
+    """What a source yields; UserError for no such source or root, and for columns that it does not read."""
+    source = get(name)
+    if not root.exists():
+        raise UserError(f"{root}: there is no such folder or file; check --root")
+    if hasattr(source, "rows"):
+        convert, audio = getattr(source, "convert", table.plain), getattr(source, "AUDIO", table.AUDIO_NAMES)
+        return table.records(source.rows(root), name, reading, convert, audio)
+    if reading.columns or reading.audio_root:
+        raise UserError(f"--map and --audio-root: source {name} knows the columns of its corpus; remove them")
+    return source.records(root)

@@ -4,19 +4,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.errors import UserError
-from data_prep.jsonl import read_jsonl
+from data_prep.jsonl import Rejected, read_rows
 
 
-def records(root: Path) -> Iterator[dict]:
+def records(root: Path) -> Iterator[dict | Rejected]:
     """A record per clip of a split; every column but text and audio is metadata."""
     listing = root / "metadata.jsonl"
     if not listing.exists():
         raise UserError(f"{root}: it holds no finished split (no metadata.jsonl); run `caad-ds prep synthesize` first")
-    for number, row in read_jsonl(listing):
+    for number, row in read_rows(listing):
+        if isinstance(row, Rejected):
+            yield row
+            continue
         if missing := [name for name in ("id", "audio", "text") if not isinstance(row.get(name), str)]:
-            raise UserError(
-                f"{listing} line {number}: no {missing[0]!r} in text; remove {root} and run `caad-ds prep synthesize`"
-            )
+            reason = f"no {missing[0]!r} in text; remove {root} and run `caad-ds prep synthesize`"
+            yield Rejected(f"{listing.name} line {number}", reason)
+            continue
         columns = dict(row)
         identity, audio, text = (columns.pop(name) for name in ("id", "audio", "text"))
         columns.pop("duration", None)

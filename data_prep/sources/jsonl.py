@@ -5,103 +5,95 @@
 - DeSTA 2.5: `{"messages": [{"role", "content", "audios": [{"audio", "text"}]}], "response", "id"?, ...}`
 - DeSTA 2: `{"audios": [{"audio_filepath", "transcription"}], "messages", "target", "id"?, ...}`
 
-No field is lost: further fields of a line become metadata, those of a message or an audio stay where they are, the
-path as it is written (`audio`, `audio_filepath`) among them. What could be read in two ways is rejected.
+An audio with an `offset` (seconds) is the part of its file that begins there and lasts `duration` seconds, or up to
+the end. No field is lost: further fields of a line become metadata, those of a message or an audio stay where they are.
+What could be read in two ways is rejected.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
-from data_prep.jsonl import Rejected, read_rows
-from data_prep.manifest import FIELDS, record_fault, type_fault
+from caad_ds.data.markers import AUDIO as MARK
+from caad_ds.data.markers import END_AUDIO, START_AUDIO
+from caad_ds.errors import UserError
+from data_prep import forms
+from data_prep.jsonl import Rejected
+from data_prep.manifest import FIELDS, type_fault
+from data_prep.table import Fault, Row, identity_of, json_rows, seconds, take_audio
 
-BARE_AUDIO = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(AUDIO)}(?:{re.escape(END_AUDIO)})?")
+BARE_AUDIO = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(MARK)}(?:{re.escape(END_AUDIO)})?")
+AUDIO = ("audio",)
 PATH_NAMES = ("path", "audio", "audio_filepath")
 TEXT_NAMES = ("text", "transcription")
 RESPONSE_NAMES = ("response", "target")
 
 
-class _Fault(Exception):
-    """Why a line is no record."""
-
-
-def records(root: Path) -> Iterator[dict | Rejected]:
-    """A record per line of the file (or of `manifest.jsonl` in the folder); audio paths are relative to its folder.
-
-    An id that is missing becomes the file's name and the line's number.
-    """
+def rows(root: Path) -> Iterator[Row | Rejected]:
+    """A row per line of the file, or of `manifest.jsonl` in the folder; UserError where the folder has none."""
     listing = root / "manifest.jsonl" if root.is_dir() else root
-    for number, row in read_rows(listing):
-        if isinstance(row, dict):
-            row = _record(row, listing, number)
-        yield row
+    if root.is_dir() and not listing.exists():
+        raise UserError(f"{root}: it holds no manifest.jsonl: {forms.in_folder(root)}")
+    return json_rows(listing, root)
 
 
-def _record(row: dict, listing: Path, number: int) -> dict | Rejected:
-    record = {"id": f"{listing.stem}-{number:07d}", "source": "jsonl"}
-    where = f"{listing.name} line {number}"
-    try:
-        record |= _convert(row)
-    except _Fault as fault:
-        return Rejected(where, str(fault))
-    if reason := record_fault(record):
-        return Rejected(where, reason)
-    for audio in record["audios"]:
-        audio["path"] = str(listing.parent / audio["path"])
-    return record
-
-
-def _convert(row: dict) -> dict:
-    row = {**row, "id": str(row["id"])} if type(row.get("id")) is int else row  # true is one by isinstance
+def convert(row: dict, audio: Sequence[str]) -> dict:
+    """The record of a line of any form; Fault where it is none, or could be read in two ways."""
+    row = {**row, "id": identity_of(row.get("id"))}
     if reason := type_fault(row):
-        raise _Fault(reason)
+        raise Fault(reason)
     messages = [_message(message) for message in row.get("messages") or []]
     inside = [audio for message in messages for audio in message.pop("audios", None) or []]
-    plain = {} if row.get("audios") or inside else {name: row[name] for name in row if name in PATH_NAMES + TEXT_NAMES}
-    audios = row.get("audios") or inside or ([plain] if "audio" in plain else [])
-    if not audios:
-        raise _Fault("it names no audio; give 'audio', 'audios' or 'messages' with 'audios'")
-    if inside and audios != inside:
-        raise _Fault("'audios' and the 'audios' of its messages differ; leave out one of them")
-    record = {name: row[name] for name in FIELDS if row.get(name) is not None}
-    record["audios"] = [_audio(audio) for audio in audios]
+    if inside and (row.get("audios") or inside) != inside:
+        raise Fault("'audios' and the 'audios' of its messages differ; leave out one of them")
+    if nested := row.get("audios") or inside:
+        audios, others = [_audio(audio) for audio in nested], row
+    else:
+        entry, others = _plain(row, audio)
+        audios = [entry]
+    record = {name: row[name] for name in FIELDS if row.get(name) is not None} | {"audios": audios}
     answer = _first(row, RESPONSE_NAMES)
     if answer:
         record["response"] = row[answer]
-    used = {*FIELDS, *plain, answer or "target"}
-    record["metadata"] = _merged({name: row[name] for name in row if name not in used}, row.get("metadata") or {})
+    used = {*FIELDS, answer or "target"}
+    record["metadata"] = _merged({name: others[name] for name in others if name not in used}, row.get("metadata") or {})
     if messages:
         record["messages"] = messages
     return record
+
+
+def _plain(row: dict, audio: Sequence[str]) -> tuple[dict, dict]:
+    if "audio_filepath" in row and not row.keys() & {*audio}:
+        raise Fault("it names no 'audio'; with 'audio_filepath' it is a line of NeMo, which `prep ingest nemo` reads")
+    return take_audio(row, audio)
 
 
 def _merged(fields: dict, metadata: dict) -> dict:
     """The metadata of a line and its further fields as one."""
     for name in fields.keys() & metadata.keys():
         if fields[name] != metadata[name]:
-            raise _Fault(f"{name!r} is {fields[name]!r:.40} in the line and {metadata[name]!r:.40} in its 'metadata'")
+            raise Fault(f"{name!r} is {fields[name]!r:.40} in the line and {metadata[name]!r:.40} in its 'metadata'")
     return {**fields, **metadata}
 
 
 def _audio(audio: object) -> dict:
     name = _first(audio, PATH_NAMES) if isinstance(audio, dict) else None
     if not isinstance(audio, dict) or name is None or not isinstance(audio[name], str):
-        raise _Fault(f"an audio must be an object with one of {', '.join(PATH_NAMES)}, not {audio!r:.60}")
-    if audio.get("offset") is not None:
-        raise _Fault("an audio with an 'offset' is part of a file; cut it out, and name the file with the part alone")
+        raise Fault(f"an audio must be an object with one of {', '.join(PATH_NAMES)}, not {audio!r:.60}")
     text = _first(audio, TEXT_NAMES)
-    others = {field: value for field, value in audio.items() if field != text}
-    return {**others, "path": audio[name], "text": audio[text] if text else ""}
+    # The length of a whole file is measured; that of a part is given.
+    place = ("offset", "duration") if audio.get("offset") is not None else ()
+    given = {field: seconds(field, audio[field]) for field in place if audio.get(field) is not None}
+    others = {field: value for field, value in audio.items() if field not in (text, "offset", "duration")}
+    return {**others, **given, "path": audio[name], "text": audio[text] if text else ""}
 
 
 def _message(message: object) -> dict:
     if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-        raise _Fault(f"a message must be an object with a 'content' in text, not {message!r:.60}")
+        raise Fault(f"a message must be an object with a 'content' in text, not {message!r:.60}")
     if not isinstance(message.get("audios") or [], list):
-        raise _Fault(f"'audios' of a message must be a list, not {message['audios']!r:.60}")
-    return {**message, "content": BARE_AUDIO.sub(f"{START_AUDIO}{AUDIO}{END_AUDIO}", message["content"])}
+        raise Fault(f"'audios' of a message must be a list, not {message['audios']!r:.60}")
+    return {**message, "content": BARE_AUDIO.sub(f"{START_AUDIO}{MARK}{END_AUDIO}", message["content"])}
 
 
 def _first(row: dict, names: tuple[str, ...]) -> str | None:

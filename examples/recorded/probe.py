@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from caad_ds.command import guarded
-from caad_ds.data import audio
+from caad_ds.data.audio import AudioError
 from caad_ds.data.instructions import Instructions
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.progress import progress, track
 from caad_ds.quiet import quiet
 from caad_ds.text import as_text
+from data_prep.entry import waveform
 from data_prep.manifest import load_manifest
 
 ENCODER, TAPS, WINDOW_SECONDS = "openai/whisper-tiny.en", [0, 1, 2, 3], 8
@@ -60,14 +61,11 @@ def examples(encoder: SpeechEncoder, records: list[dict], attributes: dict[str, 
     """States averaged over time [clips, taps, D], and labels +-1 [clips, attributes]."""
     states = []
     for record in track(records, "encoding", len(records)):
-        path = Path(record["audios"][0]["path"])
         try:
-            waveform = audio.load(path)
-        except audio.AudioError as error:
-            raise UserError(
-                f"record {record['id']}: {path} does not decode ({error}); ingest the corpus again"
-            ) from error
-        states.append(encoder.perceive(encoder.features([waveform])).hidden[0].mean(1))
+            heard = waveform(record["audios"][0])
+        except AudioError as error:
+            raise UserError(f"record {record['id']}: {error}; ingest the corpus again") from error
+        states.append(encoder.perceive(encoder.features([heard])).hidden[0].mean(1))
     labels = [[2.0 * o.index(as_text(r["metadata"][key])) - 1 for key, o in attributes.items()] for r in records]
     return torch.stack(states), torch.tensor(labels)
 

@@ -1,5 +1,6 @@
 """Recorded speech: the corpus layout, noise on half of it, and splits by level."""
 
+import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -110,10 +111,16 @@ def test_mixing_never_clips():
     assert np.abs(mix(loud, np.ones(1600), 0.0)).max() <= 1.0
 
 
-def test_undecodable_audio_is_named(clips, tmp_path):
+def test_undecodable_audio_rejects_its_record_alone(clips, tmp_path, capsys):
     Path(clips[5]["audios"][0]["path"]).write_bytes(b"")
-    with pytest.raises(UserError, match=r"5\.ogg"):
-        add_noise(clips, tmp_path / "a")
+    manifest, out = tmp_path / "m.jsonl", tmp_path / "noisy.jsonl"
+    write_manifest(manifest, clips)
+    arguments = ["--manifest", str(manifest), "--out", str(out), "--audio-dir", str(tmp_path / "a")]
+    assert main(["prep", "add-noise", *arguments]) == 0
+    kept = [row["id"] for row in clips if row["id"] != clips[5]["id"]]
+    assert [row["id"] for row in map(json.loads, out.read_text().splitlines())] == kept
+    assert "1 rejected" in capsys.readouterr().out
+    assert "5.ogg does not decode" in (tmp_path / "noisy.rejected.jsonl").read_text()
 
 
 def test_the_shipped_rules_keep_levels_apart_within_a_run():

@@ -163,7 +163,7 @@ def test_audio_without_marks_comes_back_with_them(speech, tmp_path, write_lines)
         ({"response": "Yes."}, None),
         ({"messages": [{**DESTA2[1]["messages"][0], "audios": DESTA2[1]["audios"]}]}, None),
         ({"messages": [{**DESTA2[1]["messages"][0], "audios": DESTA2[0]["audios"]}]}, "leave out one of them"),
-        ({"audios": [{**audio, "offset": 0.1} for audio in DESTA2[1]["audios"]]}, "cut it out"),
+        ({"audios": [{**audio, "offset": 0.1} for audio in DESTA2[1]["audios"]]}, None),
     ],
 )
 def test_what_could_be_read_in_two_ways_is_rejected(change, reason, speech, tmp_path, write_lines):

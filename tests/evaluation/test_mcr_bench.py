@@ -65,6 +65,7 @@ def test_two_questions_about_one_clip_are_two_pairs(tmp_path):
         ({**ROW, "adversarial": ""}, "adversarial is missing"),
         ({**ROW, "irrelevant": 3}, "irrelevant is missing, empty or not a string"),
         ({**ROW, "text": ["a"]}, "text is not a string"),
+        ({**ROW, "metadata": "s1"}, "metadata is not an object"),
         ({**ROW, "misleading": "A child."}, "unknown condition 'misleading'"),
         ({**ROW, "conditions": ["neutral", "noisy"]}, "unknown condition 'noisy'"),
         ({**ROW, "audio": "x" * 300}, f"audio {'x' * 300} is not in"),

@@ -6,9 +6,10 @@ import pytest
 
 from caad_ds.cli import main
 from caad_ds.evaluation.manifest import rows
+from data_prep import sources
 from data_prep.jsonl import Rejected, read_rows
 from data_prep.manifest import record_fault
-from data_prep.sources import jsonl
+from data_prep.table import Reading
 
 
 def read(path):
@@ -33,7 +34,7 @@ def test_a_line_of_nothing_but_a_byte_order_mark_is_blank(tmp_path):
 @pytest.mark.parametrize("identity", [True, False])
 def test_a_boolean_is_no_id(tmp_path, identity):
     (tmp_path / "m.jsonl").write_text(json.dumps({"id": identity, "audio": "a.wav"}) + "\n")
-    (found,) = jsonl.records(tmp_path / "m.jsonl")
+    (found,) = sources.read("jsonl", tmp_path / "m.jsonl", Reading())
     assert isinstance(found, Rejected) and "field 'id' must be a text" in found.reason
 
 

@@ -1,0 +1,55 @@
+"""The longest audio that a model takes, known before Stage 1 is paid for; read from JSON and YAML, without PyTorch."""
+
+from pathlib import Path
+
+from caad_ds.errors import UserError
+from caad_ds.files import read_json
+
+POSITIONS_PER_SECOND = 50  # of Whisper's encoder
+
+
+def window_seconds(path: Path) -> float:
+    """The encoder's window of a training config (YAML), or of a model folder; UserError where it is neither."""
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.is_file():
+        raise UserError(f"--for {path}: there is no such config or folder; check the path")
+    return _of_config(path)
+
+
+def _of_config(path: Path) -> float:
+    from caad_ds.config_file import load_config  # it takes a moment to import
+
+    student = load_config(path).student
+    if student.path is not None:
+        return _of_folder(Path(student.path))
+    have = _positions(Path(student.encoder or ""))
+    if have is not None and student.window_seconds > have:
+        raise UserError(
+            f"--for {path}: student.window_seconds: a window of {student.window_seconds} s exceeds the encoder's "
+            f"{have:g} s; lower it"
+        )
+    return student.window_seconds
+
+
+def _of_folder(folder: Path) -> float:
+    """The window of a SpeechLM's folder, or of a Whisper encoder's."""
+    config = folder / "config.json"
+    if not config.is_file():
+        below = f"; name {folder / 'model'}" if (folder / "model" / "config.json").is_file() else ""
+        raise UserError(f"--for {folder}: no model there (config.json is missing){below or '; name a model folder'}")
+    window = read_json(config, "name another model").get("window_seconds")
+    if isinstance(window, int | float) and window > 0:
+        return window
+    if (positions := _positions(folder)) is not None:
+        return positions
+    raise UserError(f"--for {config}: it says no window; name the folder of a SpeechLM, of a Whisper, or a config")
+
+
+def _positions(encoder: Path) -> float | None:
+    """The window in seconds of an encoder's folder or architecture file; None of one that is on the hub."""
+    config = encoder / "config.json" if encoder.is_dir() else encoder
+    if config.suffix != ".json" or not config.is_file():
+        return None
+    positions = read_json(config, "name another encoder").get("max_source_positions")
+    return positions / POSITIONS_PER_SECOND if isinstance(positions, int) else None

@@ -1,0 +1,36 @@
+"""Rules of `prep split`: by value, by the hash of a value, or by both."""
+
+import pytest
+from lines import read
+
+from caad_ds import cli
+
+
+@pytest.fixture
+def split(tmp_path, manifest, write_lines):
+    """Runs `prep split` by rules over the eight clips, four of each gender; returns its exit status."""
+
+    def run(rules: str) -> int:
+        (tmp_path / "rules.yaml").write_text(rules)
+        arguments = ["--manifest", str(manifest), "--rules", str(tmp_path / "rules.yaml"), "--out", str(tmp_path)]
+        return cli.main(["prep", "split", *arguments])
+
+    return run
+
+
+def test_where_alone_is_a_rule(tmp_path, split):
+    assert split("- {name: women, where: {gender: [female]}}\n- {name: men, where: {gender: [male]}}") == 0
+    assert [row["id"] for row in read(tmp_path / "women.jsonl")] == ["clip1", "clip3", "clip5", "clip7"]
+    assert [row["id"] for row in read(tmp_path / "men.jsonl")] == ["clip0", "clip2", "clip4", "clip6"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("{name: all}", "split 'all': it takes every record; give 'where', 'hash_of' or both"),
+        ("{name: a, where: {gender: [male]}, to: 0.5}", "split 'a': 'from' and 'to' divide by the hash of a key"),
+    ],
+)
+def test_a_rule_that_says_nothing_is_refused(rule, message, split, capsys):
+    assert split(f"- {rule}") == 2
+    assert message in capsys.readouterr().err
