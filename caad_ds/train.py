@@ -4,7 +4,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 
-from caad_ds.command import guarded, is_alone, is_main
+from caad_ds.command import Parser, guarded, is_alone, is_main
 from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
 from caad_ds.files import sole_writer
@@ -51,10 +51,11 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn a user's mistake into one line and exit status 2."""
     quiet()
-    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = Parser(prog="train.py", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     register(parser)
-    return guarded(run, parser.parse_args(argv))
+    return guarded(lambda: run(parser.parse_args(argv)), debug="--debug" in argv)
 
 
 if __name__ == "__main__":

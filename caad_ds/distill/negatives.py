@@ -1,20 +1,17 @@
 """The teacher's second path: what stands in the audio's place (method.md, "other negatives")."""
 
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from caad_ds.config import NegativeName
 from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SAMPLE_RATE, SpeechEncoder
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates, Embedded
 
-NEGATIVES = get_args(NegativeName)
 NOISE_AMPLITUDE = 0.1
 
 
@@ -33,7 +30,7 @@ class Negative:
 
     @classmethod
     def of(cls, name: str, encoder: SpeechEncoder) -> "Negative":
-        """The negative `name` (one of NEGATIVES) as `encoder` hears it."""
+        """The negative `name` (one of config.NEGATIVES) as `encoder` hears it."""
         if name == "text_only":
             return cls(name, None, None)
         features = _features(name, encoder)

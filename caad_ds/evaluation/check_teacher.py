@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from caad_ds.command import ROWS_REJECTED, positive
+from caad_ds.command import ROWS_REJECTED
 from caad_ds.data.instructions import Instructions
 from caad_ds.device import pick_device
-from caad_ds.distill.negatives import NEGATIVES, Negative
+from caad_ds.distill.negatives import Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, decode
 from caad_ds.evaluation.identity import model_hash
-from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
+from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.matching import matches
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row
 from caad_ds.evaluation.options import Signal, log_likelihoods
@@ -28,23 +28,10 @@ from caad_ds.evaluation.verdict import Attribute, figures, judge
 from caad_ds.files import write_json
 from caad_ds.progress import progress
 
-ALPHAS = (0.5, 1.0, 2.0)
 SIGNALS = (
     "z_pos: logits with the audio; z_neg: with the negative in its place; z_c: their contrast. n/f/a/i: neutral, "
     "faithful, adversarial, irrelevant."
 )
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    add_model_arguments(parser)
-    parser.add_argument(
-        "--instructions", type=Path, required=True, metavar="FILE", help="YAML with options, statements"
-    )
-    parser.add_argument("--negatives", nargs="+", choices=NEGATIVES, default=NEGATIVES, help="which (default: all)")
-    parser.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, metavar="A", help="default 0.5 1 2")
-    parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="writes figures and verdict there as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

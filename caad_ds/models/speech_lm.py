@@ -38,6 +38,7 @@ from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompt import FORM, form_of
 from caad_ds.models.qformer import ConnectorForm, QFormerConnector
 from caad_ds.models.states import AudioStates, Embedded, positions
+from caad_ds.paths import check_model_folder
 
 
 class SpeechLMConfig(PreTrainedConfig):
@@ -211,11 +212,7 @@ def build(
 def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[SpeechLM, SpeechEncoder, Any]:
     """The SpeechLM of a model folder in `dtype`, with its encoder in fp32 and its tokenizer."""
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        what = "give the folder of a trained SpeechLM"
-        if (folder / "state.json").is_file():
-            what = f"that is a checkpoint, `caad-ds export {folder}` makes a model of it"
-        raise UserError(f"{folder}: no model there (config.json is missing); {what}")
+    check_model_folder(folder)
     model = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
     config = model.config
     source = encoder_of(folder, config.encoder)

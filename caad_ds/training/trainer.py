@@ -13,7 +13,8 @@ import torch.distributed as dist
 
 from caad_ds.command import is_main
 from caad_ds.config import Config
-from caad_ds.data.batch import Batch, Sample
+from caad_ds.data.batch import Batch
+from caad_ds.data.decoded import Sample
 from caad_ds.data.loader import InOrder, InTurn, Loader
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader

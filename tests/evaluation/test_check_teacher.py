@@ -7,7 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
+from caad_ds.config import NEGATIVES
+from caad_ds.distill.negatives import Negative, embed_without_audio
 from caad_ds.errors import UserError
 from caad_ds.evaluation import check_teacher
 from caad_ds.evaluation.inference import Clips, Loaded
