@@ -10,6 +10,7 @@ from caad_ds.errors import UserError
 from caad_ds.files import sole_writer
 from caad_ds.progress import Heartbeat
 from caad_ds.quiet import quiet
+from caad_ds.training.inputs import check_inputs
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     cfg, mistake = None, None
     try:
         cfg = load_config(args.config, args.set)
+        check_inputs(cfg)
     except UserError as error:
         if is_alone():
             raise  # before DeepSpeed, which takes seconds to import and may compile

@@ -17,7 +17,7 @@ from caad_ds.evaluation.benchmark import Benchmark, load
 from caad_ds.evaluation.decoding import Contrast, Sampling, decode
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
-from caad_ds.evaluation.identity import identity
+from caad_ds.evaluation.identity import identity, run_name
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.items import Clip, Item
 from caad_ds.evaluation.judge import Judge
@@ -196,7 +196,7 @@ def _answer(
     contrasted = None
     if args.contrast_alpha is not None:
         contrasted = Contrast(args.contrast_alpha, Negative.of(args.negative, loaded.encoder), args.plausibility)
-    title = f"evaluating {args.model.name}" + (f", rank 0 of {ranks}" if ranks > 1 else "")
+    title = f"evaluating {run_name(args.model.resolve())}" + (f", rank 0 of {ranks}" if ranks > 1 else "")
     with _aloud(progress(title, whole)) as advance:
         advance(whole - sum(map(len, share)))
         for asked in share:

@@ -18,6 +18,7 @@ from transformers import (
 
 from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
+from caad_ds.files import follow_umask
 from caad_ds.loss.head import LMHead
 from caad_ds.models import lora
 from caad_ds.models.architecture import is_architecture, read_architecture
@@ -263,6 +264,7 @@ def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer:
     tokenizer.save_pretrained(folder)
     if model.config.encoder is None:
         encoder.save_pretrained(Path(folder) / "encoder")
+    follow_umask(Path(folder))
 
 
 AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig)

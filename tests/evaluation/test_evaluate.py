@@ -7,7 +7,9 @@ import pytest
 import soundfile
 
 from caad_ds.errors import UserError
-from caad_ds.evaluation import compare, evaluate
+from caad_ds.evaluation import evaluate
+from caad_ds.evaluation.commands import compare
+from caad_ds.evaluation.commands import evaluate as command_line
 from caad_ds.evaluation.matching import matches
 from caad_ds.files import sole_writer
 
@@ -22,7 +24,7 @@ def command(module, *argv):
 def run(model_folder, conflicts, tmp_path):
     def run(*argv, out="run", benchmark=conflicts):
         return command(
-            evaluate, "--model", model_folder, "--benchmark", benchmark, "--out", tmp_path / out,
+            command_line, "--model", model_folder, "--benchmark", benchmark, "--out", tmp_path / out,
             "--device", "cpu", "--batch-size", 6, *argv,
         )  # fmt: skip
 
