@@ -9,7 +9,7 @@ from caad_ds.paths import check_hub_or_folder, check_model_folder
 
 
 def check_inputs(cfg: Config) -> None:
-    """Raise UserError for a folder or file of models or data that is not there; hub ids and streams are not looked up."""
+    """Raise UserError for a folder or file that is not there; hub ids and streams are not looked up."""
     folders = [cfg.data.validation]
     if cfg.data.reader == "indexed":
         folders.append(Path(str(cfg.data.train)))
