@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from caad_ds.command import ROWS_REJECTED
 from caad_ds.data.instructions import Instructions
@@ -17,6 +16,7 @@ from caad_ds.device import pick_device
 from caad_ds.distill.negatives import Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, decode
+from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.identity import model_hash, run_name
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.matching import matches

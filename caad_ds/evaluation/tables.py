@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.mcr_bench import CONDITIONS, HINTS
 from caad_ds.evaluation.scores import LEVEL, POOLED, RULES
 
@@ -113,10 +112,7 @@ def significance_legend(baseline: str, differences: dict[str, dict[str, dict]]) 
 
 def terminal(title: str, header: list[str], rows: list[list[str]]) -> Table:
     """A table for the terminal."""
-    table = _empty(title, header)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return Table(title, header, rows)
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -126,12 +122,13 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def show(*parts: Table | str) -> None:
-    """Prints to standard output, as wide as the terminal, or unwrapped where there is none."""
+    """Print to standard output, as wide as the terminal, or UNWRAPPED where there is none."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = UNWRAPPED
     for part in parts:
-        console.print(part, markup=False)
+        for printed in part.fitted(console.width) if isinstance(part, Table) else [part]:
+            console.print(printed, markup=False)
 
 
 def show_rejected(rejected: list[dict], place: Path | None) -> None:
@@ -159,10 +156,3 @@ def _mark(groups: dict | None, group: str, key: str) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f}"
-
-
-def _empty(title: str, header: list[str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for k, name in enumerate(header):
-        table.add_column(name, justify="right" if k else "left", overflow="fold")
-    return table
