@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         journal.remove()
     if not count:
         raise UserError(f"{args.root}: source {args.source} gave no usable record{rejects.why}")
+    rejects.tell()
     cut = f", {totals['cut']} too long and cut ({args.too_long})" if totals["cut"] else ""
     untold = f", {totals['untold']} without text" if totals["untold"] else ""
     print(f"{args.out}: {count} records, {totals['seconds'] / 3600:.2f} hours{untold}{cut}{rejects.summary}")

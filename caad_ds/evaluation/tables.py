@@ -8,9 +8,9 @@ from rich.console import Console
 from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.mcr_bench import CONDITIONS, HINTS
 from caad_ds.evaluation.scores import LEVEL, POOLED, RULES
+from caad_ds.faults import EXAMPLES, Faults
 
 UNWRAPPED = 240
-LISTED = 10
 LEGEND = (
     "Conditions: no hint (neutral), a true one, a false one, one about something else. shift: right answers lost to "
     "the false hint, of those right without it (the CAAD authors' TIR_adv); tir_all: of all items (MCR-BENCH's TIR)."
@@ -133,21 +133,26 @@ def show(*parts: Table | str) -> None:
 
 def show_rejected(rejected: list[dict], place: Path | None) -> None:
     """Names on standard error the rows that were left out; beyond the first ones, where all of them are listed."""
-    _name_rows(rejected, "rows were left out" + (f" (all in {place})" if place else ""), place)
+    _name_rows(rejected, "rows were left out", place)
 
 
 def show_doubtful(doubtful: list[dict], place: Path | None) -> None:
     """Names on standard error the rows that are asked about audio which a rule (levels.py) finds unusable."""
-    told = "rows are asked about audio that training would not take" + (f" ({place})" if place else "")
-    _name_rows(doubtful, told, place)
+    _name_rows(doubtful, "rows are asked about audio that training would not take", place)
 
 
 def _name_rows(rows: list[dict], told: str, place: Path | None) -> None:
-    """Print to standard error the number of rows, `told` and each reason; only the first rows if `place` has all."""
-    if rows:
-        lines = [f"{len(rows)} {told}:"]
-        lines += [f"  {row['id']}: {row['reason']}" for row in rows[: LISTED if place else None]]
-        print("\n".join(lines), file=sys.stderr)
+    """Print to standard error the number of rows, `told` and each reason; of many only some if `place` has all."""
+    if not rows:
+        return
+    lines = [f"{len(rows)} {told}" + (f" (all in {place})" if place else "") + ":"]
+    lines += [f"  {row['id']}: {row['reason']}" for row in rows]
+    if place and len(rows) > EXAMPLES:
+        faults = Faults()
+        for row in rows:
+            faults.add(row["id"], row["reason"])
+        lines = faults.lines(told, place)
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _mark(groups: dict | None, group: str, key: str) -> str:
