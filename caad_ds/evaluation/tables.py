@@ -61,7 +61,7 @@ def scores_rows(groups: dict) -> tuple[list[str], list[list[str]]]:
         scores = groups[subset]
         cells = [scores[key] for key in metrics] + [scores[rule]["accuracy_neutral"] for rule in RULES[1:]]
         rows.append([subset, str(scores["items"]), *(percent(cell["value"]) for cell in cells)])
-    rows += [["", bound, *(percent(cell[bound]) for cell in cells)] for bound in ("low", "high")]
+    rows += [[bound, "", *(percent(cell[bound]) for cell in cells)] for bound in ("low", "high")]
     return ["subset", "items", *MAIN, "MRS", *RULES[1:]], rows
 
 

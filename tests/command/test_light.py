@@ -124,7 +124,8 @@ def test_a_reader_that_has_gone_is_no_error(folder, arguments):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False, env=env)
     os.close(write)
-    assert (ended.returncode, ended.stderr) == (141, "")
+    # argparse itself drops what it cannot write.
+    assert ended.returncode in (0, 141) and ended.stderr == ""
 
 
 def test_an_unknown_option_names_the_nearest(capsys):
