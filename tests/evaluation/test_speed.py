@@ -108,7 +108,12 @@ def test_ratios_are_to_the_first_system():
         return {"parameters": {"total": 2e6}, "memory_mib": {"weights": 8.0, "working": None}, "runs": [run], **where}
 
     header, rows = speed_rows({"teacher": speed(100.0), "student": speed(250.0)})
-    assert header[3:7] == ["tokens/s, batch 8", "x", "first token ms, batch 8", "x"]
+    assert header[3:7] == [
+        "tokens/s, batch 8",
+        "x tokens/s, batch 8",
+        "first token ms, batch 8",
+        "x first token ms, batch 8",
+    ]
     assert rows[0][:5] == ["teacher", "2", "8 + ?", "100 [100, 100]", "1.00"]
     assert rows[1][4] == "2.50" and rows[1][-1] == "a CPU, threads: 2, float32"
     header, rows = speed_rows({"teacher": speed(100.0), "other batch": speed(9.0, batch=2)})
