@@ -55,7 +55,7 @@ def test_a_clip_that_training_would_not_take_is_asked_about_and_told(run, tmp_pa
     rows = [json.loads(line) for line in (tmp_path / "run" / "doubtful.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["gender/0", "noise/1"]
     said = capsys.readouterr().err
-    assert "2 rows are asked about audio that training would not take (doubtful.jsonl)" in said
+    assert "2 rows are asked about audio that training would not take (all in doubtful.jsonl)" in said
     assert said.count("gender/0: audio") == 1 and "0.wav: silent: all its samples are alike" in said
     assert run() == 0
     assert "2 rows are asked about audio" in capsys.readouterr().err, "a finished run says so again"
