@@ -39,6 +39,7 @@ setup(
         "data_prep": ["*.html", "*.yaml"],
     },
     install_requires=[
+        "argcomplete>=3.1",
         "deepspeed>=0.19.8",  # earlier: a gradient that is not finite is applied (a norm of NaN counts as 1)
         "jinja2>=3.1",
         "matplotlib>=3.8",

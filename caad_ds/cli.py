@@ -3,11 +3,16 @@
 import argparse
 import difflib
 import importlib
+import os
 import sys
+from types import ModuleType
 
-from caad_ds.command import guarded, is_main
+from caad_ds import __version__
+from caad_ds.command import Parser, guarded
+from caad_ds.errors import UserError
 from caad_ds.quiet import quiet
 
+EVALUATION = "caad_ds.evaluation.commands"
 COMMANDS = {
     "prep synthesize": ("data_prep.synthesize", "synthesise the demo's corpus with eSpeak NG"),
     "prep ingest": ("data_prep.ingest", "read a corpus into a manifest, probing its audio"),
@@ -24,47 +29,75 @@ COMMANDS = {
     "train": ("caad_ds.train", "train: Stage 2 distillation, or CE"),
     "import-desta": ("caad_ds.import_desta", "make a teacher of a published DeSTA connector and its LLM"),
     "export": ("caad_ds.export", "write a checkpoint as a model folder"),
-    "check-teacher": ("caad_ds.evaluation.check_teacher", "is the teacher fit for contrastive distillation?"),
-    "evaluate": ("caad_ds.evaluation.evaluate", "answer a benchmark and score the answers"),
-    "speed": ("caad_ds.evaluation.measure_speed", "size and speed of a teacher and its students, with and without CD"),
-    "explain": ("caad_ds.evaluation.explain", "what audio, text and their contrast make of each token of an answer"),
-    "compare": ("caad_ds.evaluation.compare", "one table and picture of several evaluations"),
+    "check-teacher": (f"{EVALUATION}.check_teacher", "is the teacher fit for contrastive distillation?"),
+    "evaluate": (f"{EVALUATION}.evaluate", "answer a benchmark and score the answers"),
+    "speed": (f"{EVALUATION}.speed", "size and speed of a teacher and its students, with and without CD"),
+    "explain": (f"{EVALUATION}.explain", "what audio, text and their contrast make of each token of an answer"),
+    "compare": (f"{EVALUATION}.compare", "one table and picture of several evaluations"),
 }
 
 
-# These import torch and transformers before they can say anything, which takes seconds, and more from a slow disk.
-HEAVY = ("check-teacher", "evaluate", "speed", "explain")
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Dispatch to a command's module; only that module is imported."""
+    """Run a command and return its exit status; only that command's module is imported."""
+    if "_ARGCOMPLETE" in os.environ:
+        complete()
     argv = list(sys.argv[1:] if argv is None else argv)
-    name = next((" ".join(argv[:n]) for n in (2, 1) if " ".join(argv[:n]) in COMMANDS), None)
+    return guarded(lambda: _run(argv), debug="--debug" in argv)
+
+
+def _run(argv: list[str]) -> int:
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
+    name = _command_of(argv)
     if name is None:
         return _usage(argv)
-    module_name, summary = COMMANDS[name]
     quiet()
-    if name in HEAVY and is_main():
-        print(f"caad-ds {name}: starting", file=sys.stderr, flush=True)
-    module = importlib.import_module(module_name)
-    parser = argparse.ArgumentParser(prog=f"caad-ds {name}", description=summary)
+    parser = Parser(prog=f"caad-ds {name}", description=COMMANDS[name][1])
+    module = _add_arguments(parser, name)
+    return module.run(parser.parse_args(argv[len(name.split()) :]))
+
+
+def _command_of(argv: list[str]) -> str | None:
+    return next((" ".join(argv[:n]) for n in (2, 1) if " ".join(argv[:n]) in COMMANDS), None)
+
+
+def _add_arguments(parser: argparse.ArgumentParser, name: str) -> ModuleType:
+    """Import a command's module and add its arguments."""
+    module = importlib.import_module(COMMANDS[name][0])
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     module.register(parser)
-    return guarded(module.run, parser.parse_args(argv[len(name.split()) :]))
+    return module
 
 
 def _usage(argv: list[str]) -> int:
+    if argv == ["--version"]:
+        print(f"caad-ds {__version__}")
+        return 0
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
-    text = "usage: caad-ds <command> [--help]\n\n" + "\n".join(lines)
     if argv in ([], ["-h"], ["--help"], ["prep"], ["prep", "-h"], ["prep", "--help"]):
-        print(text)
+        print("usage: caad-ds <command> [--help] | help <command> | --version\n\n" + "\n".join(lines))
         return 0
     asked = " ".join(argv[: 2 if argv[0] == "prep" else 1])
     near = difflib.get_close_matches(asked, COMMANDS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    print(f"caad-ds: error: unknown command {asked!r}{hint}; caad-ds --help lists them", file=sys.stderr)
-    return 2
+    raise UserError(f"unknown command {asked!r}{hint}; caad-ds --help lists them")
+
+
+def complete() -> None:
+    """Answer a shell that asks for completions, and end; of all commands only the one on its line is imported."""
+    import argcomplete
+
+    typed = _command_of(os.environ.get("COMP_LINE", "").split()[1:])
+    parser = argparse.ArgumentParser(prog="caad-ds")
+    parser.add_argument("--version", action="store_true")
+    commands = parser.add_subparsers()
+    prep = commands.add_parser("prep").add_subparsers()
+    for name in COMMANDS:
+        one = (prep if name.startswith("prep ") else commands).add_parser(name.removeprefix("prep "))
+        if name == typed:
+            _add_arguments(one, name)
+    argcomplete.autocomplete(parser)
 
 
 if __name__ == "__main__":

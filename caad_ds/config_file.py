@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from caad_ds.config import Config, Section
+from caad_ds.config_names import by_meaning
 from caad_ds.errors import UserError
 from caad_ds.files import parse_yaml
 from caad_ds.text import read_text
@@ -73,8 +74,9 @@ def _explain(error: Any) -> str:
     location = _location(error)
     if error["type"] == "extra_forbidden":
         name, within = str(error["loc"][-1]), error["loc"][:-1]
-        near = [f"{section}.{name}" for section in _sections_with(name)]
-        if within or not near:
+        meant = by_meaning(name)
+        near = [f"{section}.{name}" for section in _sections_with(name)] + meant
+        if not meant and (within or not near):
             near += difflib.get_close_matches(name, _keys_at(within), n=1, cutoff=0.4)
         return f"unknown key {location}" + (f"; did you mean {' or '.join(near)}?" if near else "")
     if error["type"] == "missing":

@@ -1,6 +1,7 @@
 """Write a run's checkpoint as a model folder, the one that the run would leave if it ended there."""
 
 import argparse
+import re
 from pathlib import Path
 
 from caad_ds.config import Config
@@ -14,7 +15,10 @@ ORIGIN = "export.json"
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
     parser.add_argument(
-        "source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run's folder (its newest), or a step-N"
+        "source",
+        type=Path,
+        metavar="RUN_OR_CHECKPOINT",
+        help="a run's folder (its newest checkpoint), or one such as RUN/checkpoints/step-00000400 (or step-400)",
     )
     parser.add_argument("--keep-adapters", action="store_true", help="LoRA beside its weights, not merged into them")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
@@ -25,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
     with Heartbeat() as voice:
         voice.begin(f"reading {args.source}")
         check_ours(args.out)
-        cfg, output_dir = resolved_config(args.source)
-        check_there(args.source, output_dir)
+        source = padded(args.source)
+        cfg, output_dir = resolved_config(source)
+        check_there(source, output_dir)
         # DeepSpeed takes seconds to import; a wrong path is told before.
         from safetensors.torch import load_file
 
@@ -36,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
         from caad_ds.training.identity import part_hash
         from caad_ds.training.model_folder import all_weights, write_model
 
-        if args.source == output_dir:
+        if source == output_dir:
             found = Checkpoints(output_dir, cfg.checkpoint, voice).find()
             if found is None:
                 raise UserError(f"{output_dir}: no checkpoint there yet; train it first")
             folder, state = found
         else:
-            folder, state = args.source, verify(args.source)
+            folder, state = source, verify(source)
         voice.begin(f"loading the student of {output_dir / 'config.yaml'}")
         student = engines.load_student(cfg)
         if state.identity.get("prompts") != part_hash(tokenization(student.tokenizer)):
@@ -58,6 +63,12 @@ def run(args: argparse.Namespace) -> int:
         )
         voice.say(f"exported {folder} to {args.out}")
     return 0
+
+
+def padded(source: Path) -> Path:
+    """The checkpoint `step-00000400` where `step-400` is given."""
+    step = re.fullmatch(r"step-(\d+)", source.name)
+    return source.with_name(f"step-{int(step[1]):08d}") if step and not source.exists() else source
 
 
 def check_ours(out: Path) -> None:
@@ -82,5 +93,9 @@ def resolved_config(source: Path) -> tuple[Config, Path]:
         if (output_dir / "config.yaml").is_file() and (output_dir / "checkpoints").is_dir():
             return load_config(output_dir / "config.yaml"), output_dir
     if not source.exists():
-        raise UserError(f"{source}: no such folder; give a run's, or one of its checkpoints/step-N")
-    raise UserError(f"{source}: neither a run's folder (config.yaml, checkpoints/) nor one of its checkpoints/step-N")
+        raise UserError(
+            f"{source}: no such folder; give a run's, or one of its checkpoints, such as checkpoints/step-00000400"
+        )
+    raise UserError(
+        f"{source}: neither a run's folder (config.yaml, checkpoints/) nor one of its checkpoints (step-00000400)"
+    )

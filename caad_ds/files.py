@@ -5,6 +5,7 @@ import fcntl
 import glob
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -160,6 +161,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, sync it, rename it; UserError if the disk is full."""
     with writing(path) as file:
         file.write(data)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the safetensors files below a folder the mode of any new file there; the library writes them private."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
 
 
 def write_json(path: Path, value: Any) -> None:

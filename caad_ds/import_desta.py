@@ -6,13 +6,14 @@ from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.files import disk_errors
+from caad_ds.paths import check_hub_or_folder, existing
 from caad_ds.progress import Heartbeat
 from caad_ds.template_arguments import SWITCH, add_template_arguments
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `import-desta`."""
-    parser.add_argument("checkpoint", type=Path, help="qformer_connector.pth or model.safetensors, or its folder")
+    parser.add_argument("checkpoint", type=existing, help="qformer_connector.pth or model.safetensors, or its folder")
     parser.add_argument("--llm", required=True, metavar="ID", help="hub id or folder of the LLM that it was trained on")
     parser.add_argument("--encoder", required=True, metavar="ID", help="hub id or folder of its Whisper")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
@@ -23,6 +24,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the model folder; returns the exit status."""
     if args.out.exists():
         raise UserError(f"{args.out}: it is there already; remove it, or give another --out")
+    check_hub_or_folder(args.llm, "causal LM")
+    check_hub_or_folder(args.encoder, "Whisper encoder")
     with Heartbeat() as voice:
         voice.begin(f"import-desta: {args.checkpoint}")
         # torch and transformers take seconds to import; a wrong path is told before.

@@ -43,7 +43,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Say what is going on, and for how long."""
-        self.say(f"{self._doing()} ({time.monotonic() - self._began:.0f} s)")
+        self.say(f"{self._doing()} ({time.monotonic() - self._began:.0f} s so far)")
 
     def __enter__(self) -> "Heartbeat":
         if self.enabled:

@@ -4,12 +4,13 @@ import argparse
 import sys
 from contextlib import ExitStack
 
-from caad_ds.command import guarded, is_alone, is_main
+from caad_ds.command import Parser, guarded, is_alone, is_main
 from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
 from caad_ds.files import sole_writer
 from caad_ds.progress import Heartbeat
 from caad_ds.quiet import quiet
+from caad_ds.training.inputs import check_inputs
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     cfg, mistake = None, None
     try:
         cfg = load_config(args.config, args.set)
+        check_inputs(cfg)
     except UserError as error:
         if is_alone():
             raise  # before DeepSpeed, which takes seconds to import and may compile
@@ -51,10 +53,11 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn a user's mistake into one line and exit status 2."""
     quiet()
-    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = Parser(prog="train.py", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     register(parser)
-    return guarded(run, parser.parse_args(argv))
+    return guarded(lambda: run(parser.parse_args(argv)), debug="--debug" in argv)
 
 
 if __name__ == "__main__":

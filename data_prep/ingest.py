@@ -116,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.root}: source {args.source} gave no usable record{rejects.why}")
     if args.model:
         print(f"{args.model}: its window of {limit:g} s is the limit")
+    rejects.tell()
     cut = f", {totals['cut']} too long and cut ({args.too_long})" if totals["cut"] else ""
     untold = f", {totals['untold']} without text" if totals["untold"] else ""
     print(f"{args.out}: {count} records, {totals['seconds'] / 3600:.2f} hours{untold}{cut}{rejects.summary}")

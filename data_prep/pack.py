@@ -96,6 +96,7 @@ def pack(
             with waiting(f"writing {out}"):
                 content.write(out)
         clean(out, prefix)
+    rejects.tell()
     if not shards and not part:
         raise UserError(f"{manifest}: no record is usable{rejects.why}")
     return ShardIndex.load(folder, name=out.name), True

@@ -9,6 +9,7 @@ from pathlib import Path
 from caad_ds.command import positive
 from caad_ds.errors import UserError
 from caad_ds.files import read_json, write_atomic, write_json
+from caad_ds.paths import check_hub_or_folder, model_folder
 from caad_ds.progress import progress, track, waiting
 from caad_ds.template_arguments import add_template_arguments
 from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks, rule_of
@@ -239,7 +240,10 @@ def _model(args: argparse.Namespace) -> dict:
     if not args.model:
         raise UserError(f"--engine {args.engine}: it needs --model, the {kind}")
     if args.engine != "speech":
+        if args.engine in ("transformers", "vllm"):
+            check_hub_or_folder(args.model, "causal LM")
         return {"model": args.model}
+    args.model = str(model_folder(args.model))
     with waiting(f"hashing {args.model}"):
         from caad_ds.evaluation.identity import model_hash  # it imports PyTorch
 

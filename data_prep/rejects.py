@@ -1,10 +1,12 @@
 """The list of what a step leaves out, beside its output."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from caad_ds.faults import Faults
 from caad_ds.files import writing
 from data_prep.jsonl import Rejected, to_line
 
@@ -26,6 +28,7 @@ class Rejects:
         self.first: Rejected | None = None
         self._files = ExitStack()
         self._file: BinaryIO | None = None
+        self._faults = Faults()
 
     def add(self, rejected: Rejected) -> None:
         """List one."""
@@ -34,6 +37,7 @@ class Rejects:
         self._file.write(to_line(vars(rejected)).encode())
         self.count += 1
         self.first = self.first or rejected
+        self._faults.add(rejected.id, rejected.reason)
 
     def sift(self, items: Iterable[T | Rejected]) -> Iterator[T]:
         """The items that are usable; the others are listed."""
@@ -42,6 +46,11 @@ class Rejects:
                 self.add(item)
             else:
                 yield item
+
+    def tell(self) -> None:
+        """Say on stderr how many there are of each kind, with examples."""
+        if self.count:
+            print("\n".join(self._faults.lines("records rejected", self.path)), file=sys.stderr)
 
     @property
     def summary(self) -> str:

@@ -5,6 +5,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 from caad_ds.command import positive
 from caad_ds.data.index import FILE_NAME, Shard, ShardIndex
 from caad_ds.errors import UserError
+from caad_ds.faults import EXAMPLES, Faults, kind_of
+from caad_ds.files import write_atomic
 from caad_ds.progress import progress, waiting
 from data_prep.accounting import unaccounted
 from data_prep.contents import Contents, Tally, shown
@@ -73,9 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.disjoint and not args.against:
         raise UserError("--disjoint compares with what --against names; give that as well")
     found = verify(args.folder, args.manifest, args.against, args.workers, args.disjoint)
-    for fault in found.faults:
-        print(fault)
-    for line in told(found):
+    for line in [*fault_lines(found), *told(found)]:
         print(line)
     if args.overview:
         write_overview(args.overview, found)
@@ -110,6 +111,27 @@ def verify(
     _check_accounts(found, manifest)
     found.faults = [shown(fault, FAULT_CHARACTERS) for fault in found.faults]
     return found
+
+
+def fault_lines(found: Findings) -> list[str]:
+    """The faults; of many the number of each kind and examples, and all in `index.faults.txt`, written here.
+
+    All of them where that file cannot be written.
+    """
+    path = found.index.folder / "index.faults.txt"
+    if len(found.faults) <= EXAMPLES:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return found.faults
+    faults = Faults()
+    for fault in found.faults:
+        name, _, reason = fault.partition(": ")
+        faults.add(name, reason)
+    try:
+        write_atomic(path, "".join(f"{fault}\n" for fault in found.faults).encode())
+    except UserError:
+        return found.faults
+    return faults.lines("faults", path)
 
 
 def told(found: Findings) -> list[str]:
@@ -207,15 +229,9 @@ def _check_accounts(found: Findings, manifest: Path | None) -> None:
                 found.faults.append(f"{path} line {number}: it is not a rejected record")
                 continue
             rejected[row["id"]] += 1
-            found.reasons.add(kind_of_reason(row.get("reason")))
+            found.reasons.add(shown(kind_of(row.get("reason")), 100))
     listed = path.is_file() or manifest is not None
     if listed and rejected.total() != index.file.rejected:
         found.faults.append(f"{path}: it lists {rejected.total()} records, the index counts {index.file.rejected}")
     if manifest:
         found.faults += unaccounted(index, manifest, rejected)
-
-
-def kind_of_reason(reason: object) -> str:
-    """A reason without the paths and numbers that make each one differ."""
-    words = ("…" if "/" in word else "#" if any(map(str.isdigit, word)) else word for word in str(reason).split())
-    return shown(" ".join(words), 100)

@@ -32,7 +32,7 @@ def test_what_is_mostly_short_speaks_only_where_it_is_long(capfd):
     assert capfd.readouterr().err == ""
     with waiting("reading"):
         time.sleep(0.3)
-    assert set(capfd.readouterr().err.splitlines()) == {"reading (0 s)"}
+    assert set(capfd.readouterr().err.splitlines()) == {"reading (0 s so far)"}
 
 
 def test_a_heartbeat_speaks_only_where_nothing_else_did():
@@ -46,7 +46,7 @@ def test_a_heartbeat_speaks_only_where_nothing_else_did():
         time.sleep(0.3)
     lines = stream.getvalue().splitlines()
     assert lines[:9] == ["loading", *(f"line {n}" for n in range(8))]
-    assert set(lines[9:]) == {"compiling (0 s)"} and len(lines) > 10
+    assert set(lines[9:]) == {"compiling (0 s so far)"} and len(lines) > 10
     silent = io.StringIO()
     with Heartbeat(stream=silent, enabled=False) as heart:
         heart.say("line")

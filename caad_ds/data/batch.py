@@ -12,18 +12,6 @@ IGNORE = -100
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One training or evaluation record with its audio decoded.
-
-    `record` is the manifest record; `waveforms` holds one float32 mono 16 kHz array per `<|AUDIO|>`.
-    """
-
-    key: str
-    record: dict
-    waveforms: list[np.ndarray]
-
-
-@dataclass(frozen=True)
 class Batch:
     """B tokenised samples with A audios in all, in order of appearance.
 

@@ -144,13 +144,18 @@ def _compact(found: dict) -> Any:
         return found
 
 
+def no_index(path: Path) -> UserError:
+    """What to raise where the index of a folder is missing."""
+    return UserError(
+        f"{path} does not exist: name a folder that `caad-ds prep pack` wrote (paths are taken from {Path.cwd()})"
+    )
+
+
 def _parse(path: Path) -> IndexFile:
     try:
         content = json.loads(read_text(path), object_hook=_compact)
     except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist: name a folder that `caad-ds prep pack` wrote (paths are taken from {Path.cwd()})"
-        ) from None
+        raise no_index(path) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): pack the folder anew") from None
     version = content.get("version") if isinstance(content, dict) else None

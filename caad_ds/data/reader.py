@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from caad_ds.data import audio
-from caad_ds.data.batch import Sample
+from caad_ds.data.decoded import Sample
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
 from caad_ds.data.levels import SAMPLE_RATE, Levels, faults
 from caad_ds.data.markers import AUDIO

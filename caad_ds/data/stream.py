@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from caad_ds.data import audio
-from caad_ds.data.batch import Sample
+from caad_ds.data.decoded import Sample
 from caad_ds.data.reader import LARGEST, BrokenSample, Doubtful, parse
 from caad_ds.errors import UserError
 

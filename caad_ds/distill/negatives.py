@@ -2,20 +2,17 @@
 
 import zlib
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from caad_ds.config import NegativeName
 from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
 from caad_ds.models.encoder import SAMPLE_RATE, SpeechEncoder
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import AudioStates, Embedded
 
-NEGATIVES = get_args(NegativeName)
 NOISE_AMPLITUDE = 0.1
 
 
@@ -34,7 +31,7 @@ class Negative:
 
     @classmethod
     def of(cls, name: str, encoder: SpeechEncoder) -> "Negative":
-        """The negative `name` (one of NEGATIVES) as `encoder` hears it."""
+        """The negative `name` (one of config.NEGATIVES) as `encoder` hears it."""
         if name == "text_only":
             return cls(name, None, None)
         features = _features(name, encoder)

@@ -9,16 +9,16 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
-from caad_ds.command import ROWS_REJECTED, positive
+from caad_ds.command import ROWS_REJECTED
 from caad_ds.data.instructions import Instructions
 from caad_ds.device import pick_device
-from caad_ds.distill.negatives import NEGATIVES, Negative
+from caad_ds.distill.negatives import Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, decode
-from caad_ds.evaluation.identity import model_hash
-from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
+from caad_ds.evaluation.fitting import Table
+from caad_ds.evaluation.identity import model_hash, run_name
+from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.matching import matches
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row
 from caad_ds.evaluation.options import Signal, log_likelihoods
@@ -28,23 +28,10 @@ from caad_ds.evaluation.verdict import Attribute, figures, judge
 from caad_ds.files import write_json
 from caad_ds.progress import progress
 
-ALPHAS = (0.5, 1.0, 2.0)
 SIGNALS = (
     "z_pos: logits with the audio; z_neg: with the negative in its place; z_c: their contrast. n/f/a/i: neutral, "
     "faithful, adversarial, irrelevant."
 )
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    add_model_arguments(parser)
-    parser.add_argument(
-        "--instructions", type=Path, required=True, metavar="FILE", help="YAML with options, statements"
-    )
-    parser.add_argument("--negatives", nargs="+", choices=NEGATIVES, default=NEGATIVES, help="which (default: all)")
-    parser.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, metavar="A", help="default 0.5 1 2")
-    parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="writes figures and verdict there as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     signals = [Signal()] + [signal for signal in table if signal.alpha == alpha]
     heard = [row for row in rows if row.id in likelihoods]
     decoded = decoded_figures(loaded, clips, heard, signals, args.batch_size, args.max_new_tokens)
-    _print(args.model.name, table, decoded, verdict)
+    _print(run_name(args.model.resolve()), table, decoded, verdict)
     if args.out:
         with progress(f"writing {args.out}"):  # with the hash of a model that may be large
             write_json(args.out, _result(args, table, decoded, verdict, rejected, doubtful))
@@ -105,7 +92,7 @@ def _ask(
 ) -> dict[str, dict[Signal, np.ndarray]]:  # fmt: skip
     """For each row whose clip can be heard, by id: the options' log-likelihoods [4, options] under every signal."""
     found = {}
-    with progress(f"checking {args.model.name}", len(rows)) as advance:
+    with progress(f"checking {run_name(args.model.resolve())}", len(rows)) as advance:
         for subset in dict.fromkeys(row.subset for row in rows):
             statements = list(instructions.attributes[subset].options.values())
             size = max(1, args.batch_size // (len(CONDITIONS) * len(statements)))
@@ -199,7 +186,7 @@ def _result(
     doubtful: list[dict],
 ) -> dict:  # fmt: skip
     return {
-        "model": args.model.name,
+        "model": run_name(args.model.resolve()),
         "model_sha256": model_hash(args.model),
         "verdict": verdict,
         "signals": _listed(table),

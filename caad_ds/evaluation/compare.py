@@ -6,10 +6,10 @@ from pathlib import Path
 
 from caad_ds.command import ROWS_REJECTED
 from caad_ds.errors import UserError
+from caad_ds.evaluation.commands.compare import TITLE
 from caad_ds.evaluation.compare_dimensions import compare_dimensions, is_dynamic_superb
 from caad_ds.evaluation.compared_runs import read_runs
 from caad_ds.evaluation.comparison import Comparison, publish
-from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow
 from caad_ds.evaluation.plots import bars, flip_matrices
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import POOLED, score_groups
@@ -27,9 +27,7 @@ from caad_ds.evaluation.tables import (
 )
 from caad_ds.progress import progress, waiting
 
-FILES = ("table.json", "table.md", "table.png", "flips.png")
 BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_all"}
-TITLE = "Accuracy when audio and text disagree"
 NOTE = (
     "Percentages; ± is the sample deviation over runs of one name (seeds). "
     "Read neutral, faithful, adversarial and shift together: none of them decides alone."
@@ -40,21 +38,11 @@ INTERVALS = (
 )
 
 
-def register(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder of `caad-ds evaluate`")
-    parser.add_argument("--baseline", metavar="NAME", help="tests the others against it (default: the first)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"writes {', '.join(FILES)} there")
-    parser.add_argument("--title", default=TITLE, help="of the table and the picture")
-    add_mlflow_arguments(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Prints the table, a row per name in order of appearance; saves it and its pictures with --out.
 
     3 if a run could not use rows of its benchmark, else 0.
     """
-    check_mlflow(args)
     with waiting(f"reading {len(args.runs)} runs"):
         read = read_runs(args.runs)
         speeds = read_speeds(args.runs)

@@ -27,7 +27,6 @@ from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
 from caad_ds.distill.negatives import Negative, embed_both
-from caad_ds.errors import UserError
 from caad_ds.loss.objective import contrast
 from caad_ds.models.llm import accepted, plain_generation
 from caad_ds.models.prompt import answer_turn
@@ -88,14 +87,6 @@ class Draw(LogitsProcessor):
         share = self.uniform[:, input_ids.shape[1], None].to(scores.device)
         token = torch.searchsorted(cumulative, share * cumulative[:, -1:], right=True)
         return torch.full_like(scores, -math.inf).scatter(-1, token.repeat(len(scores) // items, 1), 0.0)
-
-
-def check_contrast(alpha: float | None, plausibility: float | None) -> None:
-    """UserError where --contrast-alpha or --plausibility is out of its range."""
-    if alpha is not None and not 0 <= alpha < float("inf"):
-        raise UserError(f"--contrast-alpha {alpha}: give a finite number of at least 0")
-    if plausibility is not None and not 0 < plausibility <= 1:
-        raise UserError(f"--plausibility {plausibility}: give a number in (0, 1]")
 
 
 class ContrastiveLogits(LogitsProcessor):

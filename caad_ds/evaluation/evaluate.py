@@ -9,22 +9,22 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.command import ROWS_REJECTED, is_main, positive
+from caad_ds.command import ROWS_REJECTED, is_main
 from caad_ds.device import pick_device
-from caad_ds.distill.negatives import NEGATIVES, Negative
+from caad_ds.distill.negatives import Negative
 from caad_ds.errors import UserError
-from caad_ds.evaluation.benchmark import KINDS, Benchmark, load
-from caad_ds.evaluation.decoding import Contrast, Sampling, check_contrast, decode
+from caad_ds.evaluation.benchmark import Benchmark, load
+from caad_ds.evaluation.decoding import Contrast, Sampling, decode
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
-from caad_ds.evaluation.identity import identity
-from caad_ds.evaluation.inference import Clips, Loaded, add_model_arguments
+from caad_ds.evaluation.identity import identity, run_name
+from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.items import Clip, Item
-from caad_ds.evaluation.judge import Judge, add_judge_arguments
+from caad_ds.evaluation.judge import Judge
 from caad_ds.evaluation.judged import judged, unseparated, unseparated_notes
 from caad_ds.evaluation.matching import RULES, VERSION, disagreement_counts, disagreements
 from caad_ds.evaluation.meter import Meter
-from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow, log_evaluation
+from caad_ds.evaluation.mlflow_log import log_evaluation
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import DEFINITIONS, score_groups
 from caad_ds.evaluation.scores import RULES as SCORED
@@ -46,31 +46,11 @@ from caad_ds.progress import progress, waiting
 from caad_ds.ranks import agreed, from_main, gathered, joined, world
 
 
-def register(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    add_model_arguments(parser)
-    parser.add_argument("--kind", choices=KINDS, help="the benchmark's (default: found out)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; an interrupted run goes on")
-    parser.add_argument("--name", help="the system's name in tables (default: the run folder's); seeds share one")
-    parser.add_argument("--contrast-alpha", type=float, metavar="A", help="contrastive decoding with this alpha")
-    parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
-    parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
-    parser.add_argument("--temperature", type=float, metavar="T", help="draw from softmax(z / T); greedy without it")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw of the likeliest tokens of this mass")
-    parser.add_argument("--top-k", type=positive, metavar="K", help="draw of the K likeliest tokens")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the draws (default 0)")
-    parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
-    add_judge_arguments(parser)
-    add_mlflow_arguments(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints the table; 3 if rows of the benchmark could not be used, else 0.
 
     Started as several ranks, each answers its share of the batches, and rank 0 scores them all.
     """
-    _check(args)
-    check_mlflow(args)
     with joined(), ExitStack() as held:
         from_main(lambda: held.enter_context(sole_writer(args.out.resolve())))
         folder = RunFolder(args.out)
@@ -196,19 +176,6 @@ def _by_rule(scores: dict, answers: int, differing: int) -> str:
     return f"{answers} answers by each rule, %: {each}{unclear}; the rules differ on {differing} (disagreements.jsonl)"
 
 
-def _check(args: argparse.Namespace) -> None:
-    check_contrast(args.contrast_alpha, args.plausibility)
-    if args.plausibility is not None and args.contrast_alpha is None:
-        raise UserError("--plausibility: belongs to contrastive decoding; give --contrast-alpha as well")
-    if args.temperature is not None and not 0 < args.temperature < float("inf"):
-        raise UserError(f"--temperature {args.temperature}: give a finite number above 0; leave it out for greedy")
-    if args.top_p is not None and not 0 < args.top_p <= 1:
-        raise UserError(f"--top-p {args.top_p}: give a number in (0, 1]")
-    given = [flag for flag in ("top_p", "top_k", "seed") if getattr(args, flag) is not None]
-    if given and args.temperature is None:
-        raise UserError(f"--{given[0].replace('_', '-')}: belongs to sampling; give --temperature as well")
-
-
 def _sampling(args: argparse.Namespace) -> Sampling | None:
     """How tokens are drawn, None for greedy search."""
     if args.temperature is None:
@@ -233,7 +200,7 @@ def _answer(
     contrasted = None
     if args.contrast_alpha is not None:
         contrasted = Contrast(args.contrast_alpha, Negative.of(args.negative, loaded.encoder), args.plausibility)
-    title = f"evaluating {args.model.name}" + (f", rank 0 of {ranks}" if ranks > 1 else "")
+    title = f"evaluating {run_name(args.model.resolve())}" + (f", rank 0 of {ranks}" if ranks > 1 else "")
     with _aloud(progress(title, whole)) as advance:
         advance(whole - sum(map(len, share)))
         for asked in share:

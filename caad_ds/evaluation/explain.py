@@ -13,19 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from caad_ds.command import positive
+from caad_ds.command import ROWS_REJECTED
 from caad_ds.data.batch import Batch
 from caad_ds.data.instructions import Instructions
 from caad_ds.device import pick_device
-from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
+from caad_ds.distill.negatives import Negative, embed_without_audio
 from caad_ds.errors import UserError
-from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, check_contrast, generate
-from caad_ds.evaluation.evaluate import ROWS_REJECTED
+from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.evaluation.identity import run_name
-from caad_ds.evaluation.inference import Clips, Loaded, add_device_arguments, as_sample
+from caad_ds.evaluation.inference import Clips, Loaded, as_sample
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
-from caad_ds.evaluation.mlflow_log import Record, add_mlflow_arguments, check_mlflow, log_record
+from caad_ds.evaluation.mlflow_log import Record, log_record
 from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.token_picture import draw
 from caad_ds.evaluation.token_text import Tokens
@@ -36,7 +35,6 @@ from caad_ds.names import file_name
 from caad_ds.progress import progress
 
 LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...
-ANSWERS = ("own", "contrast", "gt")
 
 
 @dataclass(frozen=True)
@@ -54,30 +52,8 @@ class Setting:
         return self.student or self.teacher
 
 
-def register(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained SpeechLM")
-    parser.add_argument("--teacher", type=Path, metavar="DIR", help="p_pos, p_neg and target are its; model's beside")
-    parser.add_argument("--benchmark", type=Path, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
-    parser.add_argument("--items", nargs="+", required=True, metavar="ID", help="gender/0, or gender/0:adversarial")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a PNG and a JSON file per item")
-    parser.add_argument(
-        "--answer", choices=ANSWERS, default="own", help="the model's own (default), its own under contrast, or the gt"
-    )
-    parser.add_argument("--instructions", type=Path, metavar="FILE", help="with --answer gt: the gt's statement there")
-    parser.add_argument("--contrast-alpha", type=float, default=1.0, metavar="A", help="of the target (default 1)")
-    parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="the path without audio")
-    parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of all distributions (default 1)")
-    parser.add_argument("--top", type=positive, default=5, metavar="K", help="tokens of each position (default 5)")
-    parser.add_argument("--max-new-tokens", type=positive, default=32, metavar="N", help="per answer (default 32)")
-    add_device_arguments(parser)
-    add_mlflow_arguments(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Writes the files of each item; 3 if clips could not be heard, else 0."""
-    _check(args)
     items, rejected = chosen(Benchmark.load(args.benchmark), args.items)
     instructions = Instructions.load(args.instructions) if args.instructions else None
     setting = _load(args)
@@ -263,12 +239,3 @@ def _load(args: argparse.Namespace) -> Setting:
             raise UserError(f"{args.model} and {args.teacher} give an audio different numbers of positions")
         negative = Negative.of(args.negative, teacher.encoder)
     return Setting(teacher, student, Contrast(args.contrast_alpha, negative, args.plausibility), args.temperature)
-
-
-def _check(args: argparse.Namespace) -> None:
-    check_mlflow(args)
-    check_contrast(args.contrast_alpha, args.plausibility)
-    if not 0 < args.temperature < float("inf"):
-        raise UserError(f"--temperature {args.temperature}: give a finite number above 0")
-    if args.instructions and args.answer != "gt":
-        raise UserError("--instructions: has the right answers' statements; give --answer gt as well")

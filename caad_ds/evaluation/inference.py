@@ -1,6 +1,5 @@
 """What evaluation asks of a model folder: the model on a device, items as samples, clips as encoder states."""
 
-import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from caad_ds.command import positive
 from caad_ds.data import audio
-from caad_ds.data.batch import Batch, Sample
+from caad_ds.data.batch import Batch
+from caad_ds.data.decoded import Sample
 from caad_ds.data.levels import faults, longer
 from caad_ds.errors import UserError
 from caad_ds.evaluation.items import Clip, Item
@@ -142,20 +141,3 @@ def as_sample(item: Item, answer: str | None = None) -> Sample:
 
 def _different(items: Sequence[Item]) -> list[Clip]:
     return list(dict.fromkeys(clip for item in items for clip in item.clips))
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command that runs a model on a benchmark takes."""
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a trained SpeechLM")
-    parser.add_argument(
-        "--benchmark", type=Path, required=True, metavar="PATH", help="a benchmark's folder, or JSONL file"
-    )
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="items at once (default 32)")
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each subset")
-    add_device_arguments(parser)
-
-
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where every command that runs models runs them, and in what."""
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the models (default float32)")

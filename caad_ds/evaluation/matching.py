@@ -1,11 +1,9 @@
 """Whether an answer is right: Dynamic-SUPERB's rule, stricter ones beside it, and one that reads more spellings."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
 from itertools import combinations
-
-from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from caad_ds.evaluation.assertion import Mention, asserts, names
 from caad_ds.evaluation.choices import enumerated, spelled_out
@@ -24,9 +22,6 @@ from caad_ds.evaluation.reading import (
 RULES = ("right", "strict", "option", "lenient")
 # Raised whenever a rule judges anything otherwise: scores by other rules are not compared.
 VERSION = 3
-
-_normalise = BasicTextNormalizer()
-
 
 # How a rule finds options in an answer: by which readings, and whether spaces and hyphens inside an option count.
 Ways = tuple[tuple[Reading, bool], ...]
@@ -68,6 +63,14 @@ def disagreement_counts(predictions: list[dict], rules: Iterable[str] = RULES) -
     return {f"{a}, not {b}": sum(p[a] and not p[b] for p in predictions) for a, b in pairs}
 
 
+@cache
+def _normaliser() -> Callable[[str], str]:
+    """Whisper's basic normaliser, which the published rule takes."""
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer  # takes seconds to import
+
+    return BasicTextNormalizer()
+
+
 def inseparable(options: Iterable[str]) -> dict[str, list[list[str]]]:
     """By rule the sets of different options that it takes for one; rules that separate all are left out.
 
@@ -87,7 +90,7 @@ def inseparable(options: Iterable[str]) -> dict[str, list[list[str]]]:
 @lru_cache(1 << 14)
 def words(text: str) -> tuple[str, ...]:
     """The words of a text after Whisper's basic normaliser (lower case, no punctuation, no bracketed parts)."""
-    return tuple(_normalise(text).split())
+    return tuple(_normaliser()(text).split())
 
 
 def matches(prediction: str, label: str) -> bool:

@@ -10,19 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.command import positive
 from caad_ds.device import pick_device
-from caad_ds.distill.negatives import NEGATIVES, Negative
+from caad_ds.distill.negatives import Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, generate
-from caad_ds.evaluation.inference import Clips, Loaded, add_device_arguments
+from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.meter import Clock, Timing, description, spread, synchronize, timed
 from caad_ds.evaluation.mlflow_log import (
     Record,
-    add_mlflow_arguments,
-    check_mlflow,
     flat_metrics,
     log_record,
     output_folder,
@@ -60,30 +57,12 @@ class System:
         return encoder, clock.timing
 
 
-def register(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=DIR", help="ratios are to the first one")
-    parser.add_argument("--benchmark", type=Path, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
-    parser.add_argument("--contrast-alpha", type=float, metavar="A", help="each model with contrastive decoding, too")
-    parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
-    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="beside batch 1 (default 8)")
-    parser.add_argument("--tokens", type=positive, default=32, metavar="N", help="of each answer (default 32)")
-    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="timed turns (default 5)")
-    add_device_arguments(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="writes speed.md and speed.json there")
-    add_mlflow_arguments(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Prints the table, two rows a model with --contrast-alpha; saves it with --out, logs it with --mlflow."""
-    if args.contrast_alpha is not None and not 0 < args.contrast_alpha < float("inf"):
-        raise UserError(f"--contrast-alpha {args.contrast_alpha}: give a finite number above 0")
-    check_mlflow(args)
-    folders = _folders(args.models)
     items = _items(args.benchmark, args.batch_size)
     systems: dict[str, System] = {}
     device = pick_device(args.device)
-    for name, folder in folders.items():
+    for name, folder in args.models:
         with progress(f"loading {folder}"):
             loaded = Loaded.load(folder, device, args.dtype)
             systems[name] = System(loaded, None)
@@ -142,16 +121,6 @@ def measure(systems: dict[str, System], items: Sequence[Item], tokens: int, roun
 def _run(found: list[tuple[float, Timing]], size: int) -> dict:
     encoder = spread([1e3 * seconds for seconds, _ in found])
     return {**timed([timing for _, timing in found], size), "encoder_ms": encoder}
-
-
-def _folders(models: Sequence[str]) -> dict[str, Path]:
-    folders = {}
-    for text in models:
-        name, equals, folder = text.partition("=")
-        if not (name and equals and folder) or name in folders:
-            raise UserError(f"--models {text}: give NAME=DIR, each name once")
-        folders[name] = Path(folder)
-    return folders
 
 
 def _items(folder: Path, count: int) -> list[Item]:

@@ -45,8 +45,8 @@ def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
     columns = [(f"tokens/s, batch {size}", size, "tokens_per_second") for size in sizes]
     columns.append((f"first token ms, batch {sizes[0]}", sizes[0], "first_token_ms"))
     with_encoder = any(_figure(speed, sizes[0], "encoder_ms") for speed in systems.values())
-    ratio = ["x"] if len(systems) > 1 else []
-    header = ["system", *SIZE, *(name for title, *_ in columns for name in (title, *ratio))]
+    ratio = len(systems) > 1
+    header = ["system", *SIZE, *(name for title, *_ in columns for name in (title, *[f"x {title}"] * ratio))]
     header += [f"encoder ms, batch {sizes[0]}"] * with_encoder + ["device"]
     first = next(iter(systems.values()))
     rows = []

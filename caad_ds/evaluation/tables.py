@@ -3,15 +3,14 @@
 import sys
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.mcr_bench import CONDITIONS, HINTS
 from caad_ds.evaluation.scores import LEVEL, POOLED, RULES
+from caad_ds.faults import EXAMPLES, Faults
 
 UNWRAPPED = 240
-LISTED = 10
 LEGEND = (
     "Conditions: no hint (neutral), a true one, a false one, one about something else. shift: right answers lost to "
     "the false hint, of those right without it (the CAAD authors' TIR_adv); tir_all: of all items (MCR-BENCH's TIR)."
@@ -63,7 +62,7 @@ def scores_rows(groups: dict) -> tuple[list[str], list[list[str]]]:
         scores = groups[subset]
         cells = [scores[key] for key in metrics] + [scores[rule]["accuracy_neutral"] for rule in RULES[1:]]
         rows.append([subset, str(scores["items"]), *(percent(cell["value"]) for cell in cells)])
-    rows += [["", bound, *(percent(cell[bound]) for cell in cells)] for bound in ("low", "high")]
+    rows += [[bound, "", *(percent(cell[bound]) for cell in cells)] for bound in ("low", "high")]
     return ["subset", "items", *MAIN, "MRS", *RULES[1:]], rows
 
 
@@ -114,10 +113,7 @@ def significance_legend(baseline: str, differences: dict[str, dict[str, dict]]) 
 
 def terminal(title: str, header: list[str], rows: list[list[str]]) -> Table:
     """A table for the terminal."""
-    table = _empty(title, header)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return Table(title, header, rows)
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -127,31 +123,37 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def show(*parts: Table | str) -> None:
-    """Prints to standard output, as wide as the terminal, or unwrapped where there is none."""
+    """Print to standard output, as wide as the terminal, or UNWRAPPED where there is none."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = UNWRAPPED
     for part in parts:
-        console.print(part, markup=False)
+        for printed in part.fitted(console.width) if isinstance(part, Table) else [part]:
+            console.print(printed, markup=False)
 
 
 def show_rejected(rejected: list[dict], place: Path | None) -> None:
     """Names on standard error the rows that were left out; beyond the first ones, where all of them are listed."""
-    _name_rows(rejected, "rows were left out" + (f" (all in {place})" if place else ""), place)
+    _name_rows(rejected, "rows were left out", place)
 
 
 def show_doubtful(doubtful: list[dict], place: Path | None) -> None:
     """Names on standard error the rows that are asked about audio which a rule (levels.py) finds unusable."""
-    told = "rows are asked about audio that training would not take" + (f" ({place})" if place else "")
-    _name_rows(doubtful, told, place)
+    _name_rows(doubtful, "rows are asked about audio that training would not take", place)
 
 
 def _name_rows(rows: list[dict], told: str, place: Path | None) -> None:
-    """Print to standard error the number of rows, `told` and each reason; only the first rows if `place` has all."""
-    if rows:
-        lines = [f"{len(rows)} {told}:"]
-        lines += [f"  {row['id']}: {row['reason']}" for row in rows[: LISTED if place else None]]
-        print("\n".join(lines), file=sys.stderr)
+    """Print to standard error the number of rows, `told` and each reason; of many only some if `place` has all."""
+    if not rows:
+        return
+    lines = [f"{len(rows)} {told}" + (f" (all in {place})" if place else "") + ":"]
+    lines += [f"  {row['id']}: {row['reason']}" for row in rows]
+    if place and len(rows) > EXAMPLES:
+        faults = Faults()
+        for row in rows:
+            faults.add(row["id"], row["reason"])
+        lines = faults.lines(told, place)
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _mark(groups: dict | None, group: str, key: str) -> str:
@@ -160,10 +162,3 @@ def _mark(groups: dict | None, group: str, key: str) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f}"
-
-
-def _empty(title: str, header: list[str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for k, name in enumerate(header):
-        table.add_column(name, justify="right" if k else "left", overflow="fold")
-    return table

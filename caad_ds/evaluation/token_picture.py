@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from caad_ds.evaluation.figures import drawable, save, wrapped
+from caad_ds.evaluation.identity import run_name
 from caad_ds.evaluation.plots import PALETTE
 
 ACROSS = 4
@@ -98,9 +99,9 @@ def _panel(axis: Axes, position: dict, tokens: list[dict], colours: dict[str, st
 def _head(explained: dict) -> list[str]:
     setting = explained["setting"]
     whose = {"own": "own, greedy", "contrast": "own, contrastive decoding", "gt": "right answer, forced"}
-    models = Path(explained["model"]).name
+    models = run_name(Path(explained["model"]).resolve())
     if explained["teacher"]:
-        models = f"student {models}, teacher {Path(explained['teacher']).name}"
+        models = f"student {models}, teacher {run_name(Path(explained['teacher']).resolve())}"
     lines = [
         f"{explained['id']}, {explained['condition']}: {explained['question']} (right: {explained['gt']}); {models}",
         f"Hint: {explained['hint'] or 'none'}",

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from caad_ds.errors import UserError
+from caad_ds.paths import check_hub_or_folder
 
 
 def pretrained(cls: Any, name: str | Path, what: str, **kwargs: Any) -> PreTrainedModel:
@@ -14,10 +15,7 @@ def pretrained(cls: Any, name: str | Path, what: str, **kwargs: Any) -> PreTrain
 
     `what` names the kind of model in the message.
     """
-    # A hub id has one slash at most, and never begins with one or with a dot.
-    only_a_path = str(name).count("/") > 1 or str(name).startswith(("./", "../", "/"))
-    if only_a_path and not Path(name).exists():
-        raise UserError(f"{name}: no such folder, but a {what} is wanted there; make it first, or mend the path")
+    check_hub_or_folder(str(name), what)
     try:
         model, report = cls.from_pretrained(name, output_loading_info=True, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

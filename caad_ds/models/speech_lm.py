@@ -18,6 +18,7 @@ from transformers import (
 
 from caad_ds.data.batch import Batch
 from caad_ds.errors import UserError
+from caad_ds.files import follow_umask
 from caad_ds.loss.head import LMHead
 from caad_ds.models import lora
 from caad_ds.models.architecture import is_architecture, read_architecture
@@ -38,6 +39,7 @@ from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompt import FORM, form_of
 from caad_ds.models.qformer import ConnectorForm, QFormerConnector
 from caad_ds.models.states import AudioStates, Embedded, positions
+from caad_ds.paths import check_model_folder
 
 
 class SpeechLMConfig(PreTrainedConfig):
@@ -211,11 +213,7 @@ def build(
 def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[SpeechLM, SpeechEncoder, Any]:
     """The SpeechLM of a model folder in `dtype`, with its encoder in fp32 and its tokenizer."""
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        what = "give the folder of a trained SpeechLM"
-        if (folder / "state.json").is_file():
-            what = f"that is a checkpoint, `caad-ds export {folder}` makes a model of it"
-        raise UserError(f"{folder}: no model there (config.json is missing); {what}")
+    check_model_folder(folder)
     model = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
     config = model.config
     source = encoder_of(folder, config.encoder)
@@ -266,6 +264,7 @@ def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer:
     tokenizer.save_pretrained(folder)
     if model.config.encoder is None:
         encoder.save_pretrained(Path(folder) / "encoder")
+    follow_umask(Path(folder))
 
 
 AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig)

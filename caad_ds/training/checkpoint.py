@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from caad_ds.config import CheckpointSection
 from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, write_atomic
+from caad_ds.files import disk_errors, follow_umask, write_atomic
 from caad_ds.progress import Heartbeat
 from caad_ds.ranks import agreed, from_main, world
 from caad_ds.text import read_text
@@ -152,6 +152,7 @@ class Checkpoints:
         """Write the rest, hash and sync all, then give the folder its name and the pointer its value."""
         with disk_errors(self.root):
             save_file(trainable, partial / WEIGHTS)
+            follow_umask(partial)
             files = sorted(p for p in partial.rglob("*") if p.is_file())
             hashes = {str(p.relative_to(partial)): _sha256(p) for p in files}
             text = json.dumps({"state": asdict(state), "sha256": hashes}, indent=1)

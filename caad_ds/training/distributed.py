@@ -52,7 +52,8 @@ def _start(voice: Heartbeat) -> torch.device:
         raise UserError("DS_ACCELERATOR=cuda, but PyTorch finds no CUDA device here; unset it, or set it to cpu")
     if accelerator.device_name() == "cpu":
         built = _check_cpu_op()
-        voice.begin("joining the ranks" + ("" if built else ", compiling DeepSpeed's CPU op once: up to 2 minutes"))
+        begins = "joining the ranks" if os.environ["WORLD_SIZE"] != "1" else "starting DeepSpeed"
+        voice.begin(begins + ("" if built else ", compiling DeepSpeed's CPU op once: up to 2 minutes"))
         # DeepSpeed's launcher sets LOCAL_SIZE; the CPU communication op reads LOCAL_WORLD_SIZE's twin from it too.
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     else:

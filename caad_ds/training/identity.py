@@ -61,7 +61,8 @@ def check_same_config(cfg: Config) -> None:
     if changed:
         raise UserError(
             f"{cfg.run.output_dir} was begun with another config ({', '.join(changed)}); use another run.output_dir, "
-            "or remove that folder to start over"
+            f"or remove that folder to start over; to end the run here, `caad-ds export {cfg.run.output_dir} --out DIR`"
+            " writes its newest checkpoint as a model"
         )
 
 

@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from caad_ds.config import ObjectiveSection
 from caad_ds.data.batch import Batch
 
 # diagnostics of the loss that are sums over rows, reported as means under these names
@@ -14,12 +15,12 @@ MEANS = ("token_accuracy", "agreement", "student_entropy", "teacher_entropy", "c
 class Sums:
     """Named sums on the device; reading them is one all-reduce.
 
-    `kd_weight` (lambda) makes the loss of its terms kd and ce.
+    `objective` says how kd and ce make the loss; objective ce has no teacher, and so no kd.
     """
 
-    def __init__(self, device: torch.device, kd_weight: float):
+    def __init__(self, device: torch.device, objective: ObjectiveSection):
         self.device = device
-        self.kd_weight = kd_weight
+        self.objective = objective
         self.values: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor | float) -> None:
@@ -57,4 +58,8 @@ class Sums:
         rows, weight = max(sums["rows"], 1.0), max(sums["weight"], 1e-12)
         out = {name: sums[name] / rows for name in MEANS if name in sums}
         kd, ce = sums["kd"] / weight, sums["ce"] / weight
-        return {"loss": self.kd_weight * kd + (1 - self.kd_weight) * ce, "kd": kd, "ce": ce} | totals | out
+        weight = self.objective.share_of_kd
+        terms = {"loss": weight * kd + (1 - weight) * ce, "kd": kd, "ce": ce}
+        if self.objective.name == "ce":
+            del terms["kd"]
+        return terms | totals | out

@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from caad_ds.command import is_main
 from caad_ds.config import Config
-from caad_ds.data.batch import Batch, Sample
+from caad_ds.data.batch import Batch
+from caad_ds.data.decoded import Sample
 from caad_ds.data.loader import InOrder, InTurn, Loader
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
@@ -25,7 +26,7 @@ from caad_ds.models.prompt import Prompter, tokenization
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.ranks import agreed, from_main, gathered, raise_together, world
-from caad_ds.tracking import Tracker
+from caad_ds.tracking import Tracker, hide_secrets
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
@@ -64,7 +65,7 @@ class Trainer:
         check_texts(self.indexed, self.prompter, self.checkpoints, cfg.data.skip_broken, voice)
         agreed(self._plan)
         self._build_engines()
-        self.sums = Sums(device, cfg.objective.share_of_kd)
+        self.sums = Sums(device, cfg.objective)
 
     # -- building ---------------------------------------------------------------------------------------------------
 
@@ -164,6 +165,8 @@ class Trainer:
             enabled=self.cfg.tracking.enabled and is_main(),
             run_id=state.tracking_id,
         )
+        if self.cfg.tracking.enabled:
+            self.voice.say(f"MLflow: {hide_secrets(self.cfg.tracking.uri)}, experiment {self.cfg.tracking.experiment}")
         self.tracker.artifact(self.cfg.run.output_dir / "config.yaml")
         self.voice.say(f"to checkpoint and stop: kill -USR1 {os.getpid()}")
         status = "FAILED"
@@ -211,7 +214,7 @@ class Trainer:
         loader = Loader(self.samples, self._collate)
         self.meter.restart()
         for step, read in enumerate(loader.steps(state.step, self.total_steps), state.step):
-            self.voice.turn_to(lambda at=step + 1: f"step {at}/{self.total_steps}")
+            self.voice.turn_to(lambda at=step + 1: f"step {at}/{self.total_steps}: in progress")
             stop_now = self._step(step, read)
             done = step + 1
             last = done == self.total_steps
@@ -296,7 +299,7 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         self.voice.turn_to(lambda: "validating")
-        sums = Sums(self.device, self.cfg.objective.share_of_kd)
+        sums = Sums(self.device, self.cfg.objective)
         size = self.cfg.validation.batch_size
         values, bad = validate(self.step, self.validation_reader, self._collate, self._weight, sums, size)
         self.voice.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
@@ -378,7 +381,7 @@ class Trainer:
         left = int(values["seconds_per_step"] * (self.total_steps - done))
         terms = "no step applied  "
         if "ce" in values:
-            kd = "" if self.step.teacher is None else f"kd {values['kd']:.4f}  "
+            kd = "" if "kd" not in values else f"kd {values['kd']:.4f}  "
             terms = f"{kd}ce {values['ce']:.4f}  accuracy {values['token_accuracy']:.3f}  "
         self.voice.say(
             f"step {done}/{self.total_steps}  {terms}{values['samples_per_second']:.1f} samples/s  "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.data.audio import AudioError
-from caad_ds.data.batch import Sample
+from caad_ds.data.decoded import Sample
 from caad_ds.device import pick_device
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Sampling, end_tokens, generate

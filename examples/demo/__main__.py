@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     os.chdir(ROOT)
     quiet()
-    return guarded(demo, args)
+    return guarded(lambda: demo(args), args.debug)
 
 
 def demo(args: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     args.root = args.root.resolve()
     os.chdir(ROOT)
     quiet()
-    return guarded(run, args)
+    return guarded(lambda: run(args), args.debug)
 
 
 def run(args: argparse.Namespace) -> int:

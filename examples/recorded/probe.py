@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     args = parser.parse_args(argv)
     quiet()
-    return guarded(run, args)
+    return guarded(lambda: run(args), args.debug)
 
 
 def run(args: argparse.Namespace) -> int:

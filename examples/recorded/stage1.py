@@ -22,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="examples.recorded.stage1", description=__doc__)
     parser.add_argument("manifests", type=Path, nargs="+", metavar="ANSWERED", help="what `prep pseudo-gt` wrote")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
-    return guarded(run, parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    return guarded(lambda: run(args), args.debug)
 
 
 def run(args: argparse.Namespace) -> int:

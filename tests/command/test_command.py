@@ -10,19 +10,6 @@ import pytest
 from caad_ds import cli
 from caad_ds.errors import UserError
 
-# What evaluates a model imports torch and transformers; the others need neither to say what they take.
-LIGHT = [name for name in cli.COMMANDS if name not in (*cli.HEAVY, "compare", "prep verify")]
-
-
-def caad_ds(*arguments: str) -> subprocess.CompletedProcess:
-    """Run the console script."""
-    command = [sys.executable, "-X", "importtime", "-m", "caad_ds.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def imported(ended: subprocess.CompletedProcess) -> set[str]:
-    return {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
-
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_is_where_the_table_says(name, capsys):
@@ -31,22 +18,6 @@ def test_every_command_is_where_the_table_says(name, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([*name.split(), "--help"])
     assert ended.value.code == 0 and f"usage: caad-ds {name}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", LIGHT)
-def test_light_commands_import_no_torch(name):
-    ended = caad_ds(*name.split(), "--help")
-    assert ended.returncode == 0
-    assert not imported(ended) & {"torch", "deepspeed", "transformers", "mlflow"}
-
-
-@pytest.mark.parametrize(
-    "name", [cli.HEAVY[0], *(pytest.param(name, marks=pytest.mark.slow) for name in cli.HEAVY[1:])]
-)
-def test_heavy_commands_speak_before_they_import(name):
-    lines = caad_ds(name, "--help").stderr.splitlines()
-    torch = next(number for number, line in enumerate(lines) if line.rpartition("|")[2].strip() == "torch._C")
-    assert f"caad-ds {name}: starting" in lines[:torch]
 
 
 def test_the_list_of_commands(capsys):

@@ -1,12 +1,16 @@
 """One YAML, typed: what it takes, what it refuses and how it says so."""
 
+from typing import get_args
+
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from caad_ds.config import Config
 from caad_ds.config_file import load_config
+from caad_ds.config_names import SYNONYMS
 from caad_ds.errors import UserError
 
 LEAST = {
@@ -80,6 +84,8 @@ def test_what_is_saved_reads_back_equal(tmp_path_factory, alpha, beta, steps, na
         ({"student": {"keep_layer": 1}}, "unknown key student.keep_layer; did you mean keep_layers?"),
         ({"run": {"zzz": 1}}, "unknown key run.zzz"),
         ({"run": {"lr": 1}}, "unknown key run.lr; did you mean optimizer.lr?"),
+        ({"optimizer": {"learning_rate": 1}}, "unknown key optimizer.learning_rate; did you mean optimizer.lr?"),
+        ({"run": {"output": "x"}}, "unknown key run.output; did you mean run.output_dir?"),
         ({"run": {"every": 1}}, "did you mean checkpoint.every or validation.every or log_every?"),
         ({"objective": {"alpha": "much"}}, "objective.alpha: Input should be a valid number"),
         ({"optimizer": {"steps": 0}}, "optimizer.steps: Input should be greater than or equal to 1 (got 0)"),
@@ -166,3 +172,18 @@ def test_a_file_that_is_none(tmp_path):
 )
 def test_a_wrong_override_is_named(write, override, expected):
     assert expected in refusal(write(run={"name": "a"}), override)
+
+
+@pytest.mark.parametrize("key", SYNONYMS)
+def test_every_key_that_has_other_names_exists(key):
+    model = Config
+    for part in key.split("."):
+        annotation = model.model_fields[part].annotation
+        options = get_args(annotation) or (annotation,)
+        model = next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
+    assert model is None, "a key, and no section"
+
+
+def test_a_name_means_one_key():
+    names = [name for others in SYNONYMS.values() for name in others]
+    assert len(names) == len(set(names))

@@ -179,3 +179,16 @@ def test_a_folder_without_a_speech_lm_is_named(tmp_path, teacher, corpus, capsys
     assert f"{tmp_path / 'config.json'}" in capsys.readouterr().err
     assert answer(corpus, teacher.parent / "llm", out) == 2
     assert "no SpeechLM that loads" in capsys.readouterr().err
+
+
+def test_plain_lines_are_ingested_and_asked_as_the_readme_has_it(teacher, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(8000) * 0.1, 16_000)
+    line = {"audio": "a.wav", "messages": [{"role": "user", "content": "<|AUDIO|> Who speaks?"}]}
+    plain, asked = write(tmp_path / "mine.jsonl", [line]), tmp_path / "asked.jsonl"
+    assert answer(plain, teacher, tmp_path / "answers.jsonl") == 2
+    assert "of a plain line `caad-ds prep ingest jsonl` makes a record" in capsys.readouterr().err
+    assert cli.main(["prep", "ingest", "jsonl", "--root", str(plain), "--out", str(asked)]) == 0
+    answer(asked, teacher, tmp_path / "answers.jsonl")
+    rejected = tmp_path / "answers.rejected.jsonl"
+    reasons = [row["reason"] for row in read(rejected)] if rejected.exists() else []
+    assert all(not reason.startswith(("record", "audio")) for reason in reasons), "it is asked, whatever it answers"

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -307,3 +308,26 @@ def test_every_record_of_the_manifest_is_accounted_for(tmp_path, records, verify
     assert status == 1 and any("it is not the manifest that was packed" in line for line in lines)
     assert f"{out}: sample both is not in {tmp_path / 'other.jsonl'}" in lines
     assert any("9 records, but 8 samples are packed and 2 records" in line for line in lines)
+
+
+def test_many_faults_are_counted_by_kind_and_all_are_in_a_file(tmp_path, verify):
+    rows = [record(f"clip-{k}", noise(tmp_path / f"{k}.wav", k)) for k in range(25)]
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    pack(tmp_path / "manifest.jsonl", tmp_path / "shards")
+    edit_index(tmp_path / "shards", lambda content: [each.update(pcm="0" * 64) for each in samples_of(content)])
+    status, lines = verify(tmp_path / "shards")
+    file = tmp_path / "shards" / "index.faults.txt"
+    assert status == 1 and lines[0] == f"25 faults (all in {file}):"
+    assert lines[1] == "  25 its audio is not what was packed" and lines[2] == "for example:"
+    assert lines[3].startswith(f"  {tmp_path}") and "sample clip-0: its audio is not what" in lines[3]
+    assert len(lines) < 30 and lines[-1].endswith(", 25 faults")
+    assert len(file.read_text().splitlines()) == 25
+    shutil.rmtree(tmp_path / "shards")
+    pack(tmp_path / "manifest.jsonl", tmp_path / "shards")
+    file.touch()
+    assert verify(tmp_path / "shards")[0] == 0 and not file.exists(), "no list of faults that are gone"
+
+
+def samples_of(content: dict) -> list[dict]:
+    """The entries of an index."""
+    return [sample for shard in content["shards"] for sample in shard["samples"]]

@@ -7,9 +7,11 @@ import pytest
 import soundfile
 import torch
 
-from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
+from caad_ds.config import NEGATIVES
+from caad_ds.distill.negatives import Negative, embed_without_audio
 from caad_ds.errors import UserError
 from caad_ds.evaluation import check_teacher
+from caad_ds.evaluation.commands import check_teacher as command_line
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.options import Signal, entropy, log_likelihoods
@@ -215,8 +217,8 @@ def test_decoding_runs_the_real_decoder(model_folder, conflicts):
 
 def command(*argv):
     parser = argparse.ArgumentParser()
-    check_teacher.register(parser)
-    return check_teacher.run(parser.parse_args([str(part) for part in argv]))
+    command_line.register(parser)
+    return command_line.run(parser.parse_args([str(part) for part in argv]))
 
 
 def test_command(model_folder, conflicts, instructions, tmp_path, capsys):

@@ -9,8 +9,8 @@ import soundfile
 
 from caad_ds.cli import main
 from caad_ds.errors import UserError
-from caad_ds.evaluation import evaluate
 from caad_ds.evaluation.benchmark import load
+from caad_ds.evaluation.commands import evaluate
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_names import dimensions
 from caad_ds.evaluation.dynamic_superb_scores import differences, score_instances

@@ -7,7 +7,9 @@ import pytest
 import soundfile
 
 from caad_ds.errors import UserError
-from caad_ds.evaluation import compare, evaluate
+from caad_ds.evaluation import evaluate
+from caad_ds.evaluation.commands import compare
+from caad_ds.evaluation.commands import evaluate as command_line
 from caad_ds.evaluation.matching import matches
 from caad_ds.files import sole_writer
 
@@ -22,7 +24,7 @@ def command(module, *argv):
 def run(model_folder, conflicts, tmp_path):
     def run(*argv, out="run", benchmark=conflicts):
         return command(
-            evaluate, "--model", model_folder, "--benchmark", benchmark, "--out", tmp_path / out,
+            command_line, "--model", model_folder, "--benchmark", benchmark, "--out", tmp_path / out,
             "--device", "cpu", "--batch-size", 6, *argv,
         )  # fmt: skip
 
@@ -53,7 +55,7 @@ def test_a_clip_that_training_would_not_take_is_asked_about_and_told(run, tmp_pa
     rows = [json.loads(line) for line in (tmp_path / "run" / "doubtful.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["gender/0", "noise/1"]
     said = capsys.readouterr().err
-    assert "2 rows are asked about audio that training would not take (doubtful.jsonl)" in said
+    assert "2 rows are asked about audio that training would not take (all in doubtful.jsonl)" in said
     assert said.count("gender/0: audio") == 1 and "0.wav: silent: all its samples are alike" in said
     assert run() == 0
     assert "2 rows are asked about audio" in capsys.readouterr().err, "a finished run says so again"
@@ -358,3 +360,12 @@ def test_cuda_gives_the_answers_of_the_cpu(run, tmp_path, contrast):
     cpu, cuda = ([p["prediction"] for p in lines(tmp_path / out)] for out in ("cpu", "cuda"))
     assert cpu == cuda
     assert run(*contrast, "--device", "cuda", "--dtype", "bfloat16", out="bfloat16") == 0
+
+
+def test_a_run_is_taken_for_its_model_and_gives_its_name(run, model_folder, tmp_path, capsys):
+    shutil.copytree(model_folder, tmp_path / "caad" / "model")
+    assert run("--model", tmp_path / "caad", "--limit", 1) == 0
+    told = capsys.readouterr()
+    assert f"{tmp_path / 'caad'} is a run's folder; its model is {tmp_path / 'caad' / 'model'}" in told.err
+    assert "caad-ds: loading PyTorch and transformers" in told.err
+    assert "caad: percentages" in told.out and "evaluating caad" in told.err

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from caad_ds.distill.negatives import NEGATIVES, Negative
+from caad_ds.config import NEGATIVES
+from caad_ds.distill.negatives import Negative
 from caad_ds.distill.prefix import KEPT, shared_prefix
 from caad_ds.distill.signal import TeacherForward
 from caad_ds.errors import UserError

@@ -43,7 +43,7 @@ def test_a_wrong_config_and_its_traceback(made):
     ("changes", "expected"),
     [
         ({"data": {"train": "nowhere"}}, "nowhere/index.json does not exist: name a folder that `caad-ds prep pack`"),
-        ({"teacher": {"path": "nowhere"}}, "nowhere: no model there (config.json is missing); give the folder"),
+        ({"teacher": {"path": "nowhere"}}, "nowhere: no such folder; give the folder of a trained SpeechLM"),
         ({"student": {"encoder": "nowhere/here"}}, "nowhere/here: no Whisper encoder that loads"),
         ({"student": {"tokenizer": "nowhere/here"}}, "nowhere/here: no tokenizer there"),
         ({"student": {"taps": [0, 7]}}, "taps [0, 7] do not fit an encoder of 2 layers; use 0 to 1"),

@@ -37,6 +37,7 @@ def resumable(checkpointed, tmp_path):
 def test_a_run_begun_with_another_config_names_what_changed(resumable):
     line = refusal(resumable, "--set", "objective.alpha=0.5", "--set", "run.seed=3")
     assert "was begun with another config (objective.alpha 1.0 -> 0.5, run.seed 0 -> 3); use another" in line
+    assert f"`caad-ds export {resumable.with_suffix('')} --out DIR`" in line
 
 
 def test_a_checkpoint_of_other_weights_or_data(resumable):

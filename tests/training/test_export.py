@@ -1,7 +1,9 @@
 """`caad-ds export`: the model folder of a checkpoint is the one that the run leaves."""
 
 import json
+import os
 import shutil
+import stat
 
 import pytest
 import torch
@@ -99,6 +101,18 @@ def test_buffers_of_the_llm_are_written_beside_its_weights(world, tmp_path):
     write_model(tmp_path / "model", Student(model, ears, tokenizer), dict(model.named_parameters()), torch.float32)
     again = load(tmp_path / "model")[0].llm.base_model.layers
     assert [layer.layer_scalar for layer in again] == scales
+
+
+def test_a_checkpoint_by_its_step_and_files_that_follow_the_umask(finished, tmp_path, capsys):
+    before = os.umask(0o027)
+    try:
+        assert cli.main(["export", str(finished / "checkpoints/step-2"), "--out", str(tmp_path / "model")]) == 0
+    finally:
+        os.umask(before)
+    assert f"exported {finished / 'checkpoints/step-00000002'} to " in capsys.readouterr().out
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").rglob("*.*")} == {0o640}
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (finished / "model").rglob("*.*")}
+    assert len(modes) == 1, "the weights have the mode of the config"
 
 
 def refusal(capsys, *arguments) -> str:

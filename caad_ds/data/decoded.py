@@ -1,0 +1,17 @@
+"""A sample as readers give it; apart from its batch, which needs PyTorch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training or evaluation record with its audio decoded.
+
+    `record` is the manifest record; `waveforms` holds one float32 mono 16 kHz array per `<|AUDIO|>`.
+    """
+
+    key: str
+    record: dict
+    waveforms: list[np.ndarray]

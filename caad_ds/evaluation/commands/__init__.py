@@ -1,0 +1,17 @@
+"""The command line of evaluation: arguments and checks that need neither PyTorch nor transformers.
+
+`run` of each module imports the module of evaluation that does the work, once its arguments are in order.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+
+from caad_ds.command import is_main
+
+
+def implementation(name: str) -> ModuleType:
+    """Import `caad_ds.evaluation.<name>`, which takes seconds, after a line on stderr that says so."""
+    if is_main():
+        print("caad-ds: loading PyTorch and transformers", file=sys.stderr, flush=True)
+    return importlib.import_module(f"caad_ds.evaluation.{name}")

@@ -1,0 +1,41 @@
+"""Arguments that several commands of evaluation take."""
+
+import argparse
+
+from caad_ds.command import positive
+from caad_ds.config import NEGATIVES
+from caad_ds.errors import UserError
+from caad_ds.paths import existing, model_folder
+
+DTYPES = ("float32", "bfloat16")
+MODEL = "folder of a trained SpeechLM, or of the run that trained it"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that runs a model on a benchmark takes."""
+    parser.add_argument("--model", type=model_folder, required=True, metavar="DIR", help=MODEL)
+    parser.add_argument(
+        "--benchmark", type=existing, required=True, metavar="PATH", help="a benchmark's folder, or JSONL file"
+    )
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="items at once (default 32)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each subset")
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where every command that runs models runs them, and in what."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the models (default float32)")
+
+
+def add_negative(parser: argparse.ArgumentParser) -> None:
+    """Add the input of the second path of contrastive decoding."""
+    parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
+
+
+def check_contrast(alpha: float | None, plausibility: float | None) -> None:
+    """Raise UserError where --contrast-alpha or --plausibility is out of its range."""
+    if alpha is not None and not 0 <= alpha < float("inf"):
+        raise UserError(f"--contrast-alpha {alpha}: give a finite number of at least 0")
+    if plausibility is not None and not 0 < plausibility <= 1:
+        raise UserError(f"--plausibility {plausibility}: give a number in (0, 1]")

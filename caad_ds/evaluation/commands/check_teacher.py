@@ -1,0 +1,29 @@
+"""`caad-ds check-teacher`: is a teacher fit for contrastive distillation?"""
+
+import argparse
+from pathlib import Path
+
+from caad_ds.command import positive
+from caad_ds.config import NEGATIVES
+from caad_ds.evaluation.commands import implementation
+from caad_ds.evaluation.commands.arguments import add_model_arguments
+from caad_ds.paths import existing
+
+ALPHAS = (0.5, 1.0, 2.0)
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--instructions", type=existing, required=True, metavar="FILE", help="YAML with options, statements"
+    )
+    parser.add_argument("--negatives", nargs="+", choices=NEGATIVES, default=NEGATIVES, help="which (default: all)")
+    parser.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, metavar="A", help="default 0.5 1 2")
+    parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="writes figures and verdict there as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the teacher; returns the exit status."""
+    return implementation("check_teacher").run(args)

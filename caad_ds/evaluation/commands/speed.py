@@ -1,0 +1,44 @@
+"""`caad-ds speed`: size and speed of a teacher and its students, with and without contrastive decoding."""
+
+import argparse
+from pathlib import Path
+
+from caad_ds.command import positive
+from caad_ds.errors import UserError
+from caad_ds.evaluation.commands import implementation
+from caad_ds.evaluation.commands.arguments import add_device_arguments, add_negative
+from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow
+from caad_ds.paths import existing, model_folder
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--models", nargs="+", type=_named, required=True, metavar="NAME=DIR", help="ratios are to the first one"
+    )
+    parser.add_argument("--benchmark", type=existing, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
+    parser.add_argument("--contrast-alpha", type=float, metavar="A", help="each model with contrastive decoding, too")
+    add_negative(parser)
+    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="beside batch 1 (default 8)")
+    parser.add_argument("--tokens", type=positive, default=32, metavar="N", help="of each answer (default 32)")
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="timed turns (default 5)")
+    add_device_arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="writes speed.md and speed.json there")
+    add_mlflow_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the arguments, then measure; returns the exit status."""
+    if args.contrast_alpha is not None and not 0 < args.contrast_alpha < float("inf"):
+        raise UserError(f"--contrast-alpha {args.contrast_alpha}: give a finite number above 0")
+    if len(dict(args.models)) < len(args.models):
+        raise UserError("--models: give NAME=DIR, each name once")
+    check_mlflow(args)
+    return implementation("measure_speed").run(args)
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise UserError(f"--models {text}: give NAME=DIR, each name once")
+    return name, model_folder(folder)

@@ -1,0 +1,60 @@
+"""Paths that a command is given, checked before anything is imported that takes seconds.
+
+Under several ranks only what is there is looked at: a path that one rank lacks is refused where all can agree on it.
+"""
+
+import sys
+from pathlib import Path
+
+from caad_ds.command import is_alone, is_main
+from caad_ds.errors import UserError
+
+
+def existing(text: str) -> Path:
+    """Return an argument's path; UserError where nothing is there."""
+    path = Path(text)
+    if is_alone() and not path.exists():
+        raise UserError(f"{path}: no such file or folder; check the path")
+    return path
+
+
+def model_folder(text: str) -> Path:
+    """Return the model folder that an argument names: that folder, or `model/` in a run's folder.
+
+    UserError where there is neither.
+    """
+    path = Path(text)
+    if not (path / "config.json").is_file() and (path / "model" / "config.json").is_file():
+        path = path / "model"
+        if is_main():
+            print(f"caad-ds: {text} is a run's folder; its model is {path}", file=sys.stderr, flush=True)
+    if is_alone():
+        check_model_folder(path)
+    return path
+
+
+def check_model_folder(path: Path) -> None:
+    """Raise UserError unless a folder holds a model."""
+    if (path / "config.json").is_file():
+        return
+    if not path.exists():
+        raise UserError(f"{path}: no such folder; give the folder of a trained SpeechLM")
+    what = "give the folder of a trained SpeechLM"
+    if (path / "state.json").is_file():
+        what = f"that is a checkpoint, `caad-ds export {path}` makes a model of it"
+    elif (path / "checkpoints").is_dir():
+        what = f"that run is not finished, `caad-ds export {path}` makes a model of its newest checkpoint"
+    elif (path / "model" / "config.json").is_file():
+        what = f"that is a run's folder, its model is {path / 'model'}"
+    raise UserError(f"{path}: no model there (config.json is missing); {what}")
+
+
+def check_hub_or_folder(name: str, what: str) -> None:
+    """Raise UserError where a name can only be a path and nothing is there; a hub id is not looked up.
+
+    `what` names the kind of model in the message.
+    """
+    # A hub id has one slash at most, and never begins with one or with a dot.
+    only_a_path = name.count("/") > 1 or name.startswith(("./", "../", "/"))
+    if only_a_path and not Path(name).exists():
+        raise UserError(f"{name}: no such folder, but a {what} is wanted there; make it first, or correct the path")

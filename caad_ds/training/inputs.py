@@ -1,0 +1,29 @@
+"""Whether what a run's config names is there, before anything is imported that takes seconds."""
+
+from pathlib import Path
+
+from caad_ds.config import Config
+from caad_ds.data.index import FILE_NAME, no_index
+from caad_ds.models.architecture import is_architecture, read_architecture
+from caad_ds.paths import check_hub_or_folder, check_model_folder
+
+
+def check_inputs(cfg: Config) -> None:
+    """Raise UserError for a folder or file that is not there; hub ids and streams are not looked up."""
+    folders = [cfg.data.validation]
+    if cfg.data.reader == "indexed":
+        folders.append(Path(str(cfg.data.train)))
+    for folder in folders:
+        if folder is not None and not (folder / FILE_NAME).exists():
+            raise no_index(folder / FILE_NAME)
+    for model in (cfg.teacher and cfg.teacher.path, cfg.student.path):
+        if model is not None:
+            check_model_folder(Path(model))
+    if cfg.student.path is not None:
+        return
+    parts = {"causal LM": cfg.student.llm, "Whisper encoder": cfg.student.encoder, "tokenizer": cfg.student.tokenizer}
+    for what, name in parts.items():
+        if isinstance(name, str) and is_architecture(name):
+            read_architecture(name)
+        elif isinstance(name, str):
+            check_hub_or_folder(name, what)

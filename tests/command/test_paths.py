@@ -1,0 +1,55 @@
+"""Which folders `--model` takes, and what is said of those that it does not."""
+
+import pytest
+
+from caad_ds import cli
+from caad_ds.errors import UserError
+from caad_ds.paths import check_hub_or_folder, existing, model_folder
+
+
+def make(folder, *files):
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    return folder
+
+
+def test_a_run_stands_for_its_model(tmp_path, capsys):
+    run = make(tmp_path / "run", "config.yaml", "model/config.json", "checkpoints/latest")
+    assert model_folder(str(run)) == run / "model"
+    assert capsys.readouterr().err == f"caad-ds: {run} is a run's folder; its model is {run / 'model'}\n"
+    assert model_folder(str(run / "model")) == run / "model"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["state.json"], "that is a checkpoint, `caad-ds export "),
+        (["checkpoints/latest"], "that run is not finished, `caad-ds export "),
+        (["notes.txt"], "no model there (config.json is missing); give the folder of a trained SpeechLM"),
+        ([], "no such folder; give the folder of a trained SpeechLM"),
+    ],
+)
+def test_what_is_no_model_is_named(tmp_path, capsys, files, said):
+    folder = make(tmp_path / "here", *files)
+    assert cli.main(["evaluate", "--model", str(folder), "--benchmark", str(tmp_path), "--out", "a"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"caad-ds: error: {folder}: ") and said in line
+
+
+def test_several_ranks_refuse_a_path_where_they_can_agree(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for check in (existing, model_folder):
+        assert check(str(tmp_path / "absent")) == tmp_path / "absent"
+
+
+@pytest.mark.parametrize("name", ["openai/whisper-tiny", "gpt2"])
+def test_a_hub_id_is_not_looked_up(name):
+    check_hub_or_folder(name, "causal LM")
+
+
+@pytest.mark.parametrize("name", ["./absent", "../absent", "/absent/here", "runs/absent/model"])
+def test_what_can_only_be_a_path_must_be_there(name):
+    with pytest.raises(UserError, match="no such folder, but a causal LM is wanted there"):
+        check_hub_or_folder(name, "causal LM")
