@@ -7,12 +7,19 @@ import pytest
 import soundfile
 import torch
 
+from caad_ds.data.instructions import Instructions
 from caad_ds.distill.negatives import NEGATIVES, Negative, embed_without_audio
 from caad_ds.errors import UserError
 from caad_ds.evaluation import check_teacher
+from caad_ds.evaluation.answers import answers, shared_prompts, whole_prompts
+from caad_ds.evaluation.check_journal import CheckJournal
+from caad_ds.evaluation.decoding import Contrast, decode
+from caad_ds.evaluation.ears import Ears
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.mcr_bench import Benchmark
-from caad_ds.evaluation.options import Signal, entropy, log_likelihoods
+from caad_ds.evaluation.options import entropy, log_likelihoods, shared, whole
+from caad_ds.evaluation.probe import Probe
+from caad_ds.evaluation.signals import Signal
 from caad_ds.evaluation.verdict import Attribute, figures, judge
 from tests.tolerance import assert_close
 
@@ -39,28 +46,57 @@ def instructions(tmp_path):
     return path
 
 
+@pytest.fixture
+def loaded(model_folder):
+    return Loaded.load(model_folder, torch.device("cpu"))
+
+
+@pytest.fixture
+def asked(loaded, conflicts):
+    """Items of two rows, and what the model hears of their clips."""
+    ears = Ears(loaded)
+    items = ears.hear([item for row in Benchmark.load(conflicts).rows[:2] for item in row.items()])
+    return items, ears.outputs(items)
+
+
 @pytest.mark.numeric
 @torch.no_grad()
-def test_likelihoods_equal_one_statement_at_a_time(model_folder, conflicts, terms):
-    loaded = Loaded.load(model_folder, torch.device("cpu"))
-    items = [item for row in Benchmark.load(conflicts).rows[:2] for item in row.items()]
-    clips = Clips(loaded.encoder)
-    items = clips.hear(items)
+def test_likelihoods_equal_one_statement_at_a_time(loaded, asked, terms):
+    items, outputs = asked
     negative = Negative.of("silence", loaded.encoder)
-    found = log_likelihoods(loaded, items, clips.states(items), STATEMENTS, [negative], [1.0])
+    found = log_likelihoods(loaded, items, outputs, STATEMENTS, [negative], [1.0])
     assert found[CONTRAST].shape == (8, 2)
     for i in (0, 5):
         for k, statement in enumerate(STATEMENTS):
             batch = loaded.answered([items[i]], [statement])
-            states = clips.states([items[i]])
             z_pos, z_neg = (
                 loaded.model.llm(inputs_embeds=e.inputs_embeds).logits[0, e.answer_rows]
-                for e in (loaded.model.embed(batch, states), embed_without_audio(loaded.model, batch, negative))
+                for e in (
+                    loaded.model.place(batch, outputs[i // 4 : i // 4 + 1]),
+                    embed_without_audio(loaded.model, batch, negative),
+                )
             )
             for signal, z in ((POS, z_pos), (NEG, z_neg), (CONTRAST, 2 * z_pos - z_neg)):
                 expected = z.log_softmax(-1)[torch.arange(len(batch.targets)), batch.targets].sum()
                 largest = 3 * len(z) * max(z_pos.abs().max(), z_neg.abs().max()).item()
                 assert_close(found[signal][i, k].item(), expected, terms, largest)
+
+
+@pytest.mark.numeric
+def test_what_prompts_have_in_common_is_run_once_and_changes_nothing(loaded, asked, terms):
+    items, outputs = asked
+    negatives = [Negative.of(name, loaded.encoder) for name in NEGATIVES]
+    statements = [*STATEMENTS, "the speaker is female ."]
+    run = []
+    hook = loaded.model.llm.model.layers[0].register_forward_pre_hook(lambda _, given: run.append(given[0].shape))
+    expected = whole(loaded, items, outputs, statements, negatives, [0.5, 2.0])
+    positions, run[:] = sum(rows * length for rows, length, _ in run), []
+    found = shared(loaded, items, outputs, statements, negatives, [0.5, 2.0])
+    hook.remove()
+    assert list(found) == list(expected)
+    for signal, values in expected.items():
+        assert_close(found[signal], values, terms, 5 * 6 * values.abs().max().item())
+    assert sum(rows * length for rows, length, _ in run) < positions / 3
 
 
 def test_entropy():
@@ -184,21 +220,21 @@ def test_an_attribute_that_the_teacher_cannot_hear_is_named_and_does_not_choose(
     assert found["negative"] is None
 
 
-def test_decoding_counts_what_the_contrastive_decoder_answers(model_folder, conflicts, monkeypatch):
+def probe(loaded, conflicts, instructions, negatives=("silence",)):
+    given = [Negative.of(name, loaded.encoder) for name in negatives]
+    return Probe(loaded, given, [1.0], Instructions.load(instructions), CheckJournal(None, {}), 16, 4)
+
+
+def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, monkeypatch):
     """Stands in for the answers: right but for adversarial text without a contrast."""
-    asked = []
 
-    def answers(model, tokenizer, batch, states, *, max_new_tokens, contrasted):
-        asked.append((len(batch.keys), contrasted and (contrasted.alpha, contrasted.negative.name)))
-        rows = [key.split(":") for key in batch.keys]
-        return [labels[row] if contrasted or condition != "adversarial" else "neither" for row, condition in rows]
+    def told(loaded, items, outputs, wanted, negatives, max_new_tokens):
+        assert max_new_tokens == 4
+        return {s: ["neither" if s == POS and i.condition == "adversarial" else i.gt for i in items] for s in wanted}
 
+    monkeypatch.setattr("caad_ds.evaluation.probe.answers", told)
     rows = Benchmark.load(conflicts).rows
-    labels = {row.id: row.gt for row in rows}
-    monkeypatch.setattr(check_teacher, "decode", answers)
-    loaded = Loaded.load(model_folder, torch.device("cpu"))
-    table = check_teacher.decoded_figures(loaded, Clips(loaded.encoder), rows, [POS, CONTRAST], 16, 4)
-    assert asked == [(16, None), (16, (1.0, "silence")), (12, None), (12, (1.0, "silence"))]
+    table = check_teacher.decoded_figures(probe(loaded, conflicts, instructions), rows, 1.0)
     for group, items in (("all", 7), ("gender", 4), ("noise", 3)):
         assert {table[s][group]["items"] for s in (POS, CONTRAST)} == {items}
         found = [table[s][group]["accuracy_adversarial"]["value"] for s in (POS, CONTRAST)]
@@ -206,11 +242,20 @@ def test_decoding_counts_what_the_contrastive_decoder_answers(model_folder, conf
         assert table[POS][group]["accuracy_irrelevant"]["value"] == 1
 
 
-def test_decoding_runs_the_real_decoder(model_folder, conflicts):
-    loaded = Loaded.load(model_folder, torch.device("cpu"))
-    rows = Benchmark.load(conflicts).rows[:2]
-    table = check_teacher.decoded_figures(loaded, Clips(loaded.encoder), rows, [POS, CONTRAST], 8, 3)
-    assert list(table) == [POS, CONTRAST] and list(table[POS]) == ["all", "gender"]
+@pytest.mark.parametrize("prefill", [shared_prompts, whole_prompts])
+def test_answers_of_several_signals_are_those_of_one_at_a_time(loaded, asked, monkeypatch, prefill):
+    monkeypatch.setattr("caad_ds.evaluation.answers.can_share", lambda llm: prefill is shared_prompts)
+    items, outputs = asked
+    negatives = [Negative.of(name, loaded.encoder) for name in NEGATIVES]
+    wanted = [POS, *(Signal(name, 1.5) for name in NEGATIVES)]
+    found = answers(loaded, items, outputs, wanted, negatives, 6)
+    clips = Clips(loaded.encoder)
+    prompts, states = loaded.prompts(items), clips.states(clips.hear(items))
+    for signal, negative in zip(wanted, [None, *negatives], strict=True):
+        contrasted = None if negative is None else Contrast(1.5, negative)
+        alone = decode(loaded.model, loaded.tokenizer, prompts, states, max_new_tokens=6, contrasted=contrasted)
+        assert found[signal] == alone
+    assert len({tuple(texts) for texts in found.values()}) > 2, "the signals answer otherwise"
 
 
 def command(*argv):
