@@ -19,11 +19,15 @@ NOTED = {"max_new_tokens": "--max-new-tokens", "dtype": "--dtype"}
 
 @dataclass
 class Runs:
-    """Predictions of each run by its system's name, in order of appearance, and what a reader must know of them."""
+    """Predictions of each run by its system's name, in order of appearance, and what a reader must know of them.
+
+    `confusions` has those of each run beside; an earlier version's scores have none.
+    """
 
     systems: dict[str, list[list[dict]]] = field(default_factory=dict)
     rejected: dict[Path, int] = field(default_factory=dict)  # rows that a run could not use
     notes: list[str] = field(default_factory=list)
+    confusions: dict[str, list[dict]] = field(default_factory=dict)
 
 
 def read_runs(folders: list[Path]) -> Runs:
@@ -47,6 +51,7 @@ def read_runs(folders: list[Path]) -> Runs:
                 f"{folders[0]}; compare runs on one benchmark with one --limit"
             )
         runs.systems.setdefault(scores["name"], []).append(predictions)
+        runs.confusions.setdefault(scores["name"], []).append(scores.get("confusions", {}))
         if scores["rejected"]:
             runs.rejected[path] = len(scores["rejected"])
     left_out = [f"{count} rows left out in {path}." for path, count in runs.rejected.items()]

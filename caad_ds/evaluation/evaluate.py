@@ -14,6 +14,8 @@ from caad_ds.device import pick_device
 from caad_ds.distill.negatives import NEGATIVES, Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.benchmark import KINDS, Benchmark, load
+from caad_ds.evaluation.confusions import LEGEND as NAMED
+from caad_ds.evaluation.confusions import confusions, on_terminal
 from caad_ds.evaluation.decoding import Contrast, Sampling, check_contrast, decode
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
@@ -145,6 +147,7 @@ def _score(
             "setup": setup,
             "rejected": rejected,
             **_scored(benchmark.kind, predictions),
+            "confusions": confusions(benchmark, predictions) if benchmark.kind != DynamicSuperb.kind else {},
             "matching": VERSION,
             "definitions": DEFINITIONS if benchmark.kind != DynamicSuperb.kind else {},
             "inseparable": alike,
@@ -163,6 +166,8 @@ def _score(
     title = f"{setup['name']}: percentages; 95% intervals over items"
     notes += [NO_INTERVAL, *unseparated_notes(alike)]
     show(terminal(title, *table), *notes, _by_rule(scores, len(predictions), len(differing)))
+    if scores["confusions"]:
+        show(*on_terminal(scores["confusions"]), NAMED)
     if speed:
         show(terminal("Size and speed", *speed_rows({setup["name"]: speed})), SPEED_LEGEND)
     show_rejected(rejected, folder.path / "scores.json")
