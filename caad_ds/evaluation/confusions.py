@@ -63,16 +63,14 @@ def summed(tables: Sequence[dict[str, dict]]) -> dict[str, dict]:
 
 def on_terminal(tables: dict[str, dict]) -> list[Table]:
     """A table per subset."""
-    return [
-        terminal(f"{subset}: neutral answers by the option that they name", *_rows(t)) for subset, t in tables.items()
-    ]
+    return [terminal(f"{subset}: options named", *_rows(table)) for subset, table in tables.items()]
 
 
 def in_markdown(name: str, tables: dict[str, dict]) -> list[str]:
     """A title and a table per subset, of one system."""
     found = []
     for subset, table in tables.items():
-        found += [f"{name}, {subset}: neutral answers by the option that they name", markdown(*_rows(table))]
+        found += [f"{name}, {subset}: options named", markdown(*_rows(table))]
     return found
 
 

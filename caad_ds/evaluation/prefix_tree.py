@@ -74,11 +74,11 @@ def levels(
     for number, ends in enumerate(cuts):
         if list(ends) == start:
             continue
-        places: dict[Ids, int] = {}
+        places: dict[tuple[Ids, int], int] = {}
         first: list[int] = []  # of each new node, a sequence that goes through it
         after = []
         for i, (sequence, end) in enumerate(zip(sequences, ends, strict=True)):
-            place = places.setdefault(sequence[:end], len(places))
+            place = places.setdefault((sequence[:end], start[i]), len(places))
             if place == len(first):
                 first.append(i)
             after.append(place)

@@ -17,12 +17,14 @@ pytestmark = pytest.mark.numeric
 VOCABULARY, AUDIO = 6, 3
 SHAPE = {"hidden_size": 32, "vocab_size": 40, "num_hidden_layers": 2, "initializer_range": LOUD}
 
+LLAMA = {"model_type": "llama", "num_attention_heads": 4, "intermediate_size": 48, "num_key_value_heads": 2}
+
 
 @pytest.fixture(
     scope="module",
     params=[
-        {"model_type": "llama", "num_attention_heads": 4, "intermediate_size": 48, "num_key_value_heads": 2},
-        {"model_type": "mistral", "num_attention_heads": 4, "intermediate_size": 48, "sliding_window": 3},
+        LLAMA,
+        LLAMA | {"model_type": "mistral", "sliding_window": 3},
         {"model_type": "gpt2", "n_head": 4},
         {"model_type": "bloom", "n_head": 4},
     ],
@@ -45,7 +47,7 @@ sequences = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(sequences)
 def test_states_are_those_of_each_sequence_by_itself(model, asked):
     assert can_share(model.llm)
