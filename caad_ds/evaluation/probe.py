@@ -123,9 +123,9 @@ class Probe:
                     batch = ours[start : start + size]
                     asked, items = self._askable(batch)
                     if asked:
-                        self.journal.put(stage, ask(asked, items))
                         doubted = self._ears.doubted(items)
                         self.journal.put(self._doubtful, {row["id"]: row["reason"] for row in doubted})
+                        self.journal.put(stage, ask(asked, items))  # last: what is here is not asked about again
                     advance(len(batch))
                     after(start + size >= len(ours))
 
