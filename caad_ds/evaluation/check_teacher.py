@@ -6,6 +6,11 @@ by contrastive decoding with each negative, at the alpha that the verdict recomm
 """
 
 import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,58 +20,67 @@ from caad_ds.data.instructions import Instructions
 from caad_ds.device import pick_device
 from caad_ds.distill.negatives import Negative
 from caad_ds.errors import UserError
-from caad_ds.evaluation.decoding import Contrast, decode
-from caad_ds.evaluation.fitting import Table
-from caad_ds.evaluation.identity import model_hash, run_name
-from caad_ds.evaluation.inference import Clips, Loaded
+from caad_ds.evaluation.check_journal import CheckJournal
+from caad_ds.evaluation.check_table import Growing, listed, show_result
+from caad_ds.evaluation.generalisation import Heard, validation_losses
+from caad_ds.evaluation.identity import fingerprint, model_hash, run_name
+from caad_ds.evaluation.inference import Loaded
+from caad_ds.evaluation.items import Clip
 from caad_ds.evaluation.matching import matches
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark, Row
-from caad_ds.evaluation.options import Signal, log_likelihoods
+from caad_ds.evaluation.probe import Probe
 from caad_ds.evaluation.scores import POOLED, score
-from caad_ds.evaluation.tables import LEGEND, MAIN, percent, show, show_doubtful, show_rejected, terminal
+from caad_ds.evaluation.signals import Signal
+from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.verdict import Attribute, figures, judge
 from caad_ds.files import write_json
-from caad_ds.progress import progress
-
-SIGNALS = (
-    "z_pos: logits with the audio; z_neg: with the negative in its place; z_c: their contrast. n/f/a/i: neutral, "
-    "faithful, adversarial, irrelevant."
-)
+from caad_ds.progress import progress, waiting
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints table and verdict; 3 if rows of the benchmark could not be used, else 0."""
     if any(not 0 < alpha < float("inf") for alpha in args.alphas):
         raise UserError(f"--alphas {' '.join(f'{a:g}' for a in args.alphas)}: give finite numbers above 0")
+    name = run_name(args.model.resolve())
     device = pick_device(args.device)
     instructions = Instructions.load(args.instructions)
     benchmark = Benchmark.load(args.benchmark, args.limit)
     rows, rejected = _known(benchmark.rows, instructions, args.instructions)
-    with progress(f"loading {args.model}"):
-        loaded = Loaded.load(args.model, device, args.dtype)
-        negatives = [Negative.of(name, loaded.encoder) for name in dict.fromkeys(args.negatives)]
-    refused: dict[str, str] = {}
-    loaded.askable([item for row in rows for item in row.items()], args.max_new_tokens, refused)
-    rows = [row for row in rows if row.id not in refused]
-    rejected += [{"id": name, "reason": reason} for name, reason in refused.items()]
-    clips = Clips(loaded.encoder)
-    likelihoods = _ask(loaded, clips, rows, instructions, negatives, args)
-    doubtful = clips.doubted(item for row in rows for item in row.items())
-    rejected = benchmark.rejected + rejected + clips.rejected(item for row in rows for item in row.items())
-    if not likelihoods:
-        raise UserError(f"{args.benchmark}: no row could be used ({rejected[0]['reason']}); mend the benchmark")
-    with progress("scoring"):
-        attributes = _attributes(rows, likelihoods, instructions)
-        table = {signal: figures(attributes, signal) for signal in attributes[0].likelihoods}
-        verdict = judge(attributes, table)
-    alpha = verdict["alpha"] or max(args.alphas)
-    signals = [Signal()] + [signal for signal in table if signal.alpha == alpha]
-    heard = [row for row in rows if row.id in likelihoods]
-    decoded = decoded_figures(loaded, clips, heard, signals, args.batch_size, args.max_new_tokens)
-    _print(run_name(args.model.resolve()), table, decoded, verdict)
-    if args.out:
-        with progress(f"writing {args.out}"):  # with the hash of a model that may be large
-            write_json(args.out, _result(args, table, decoded, verdict, rejected, doubtful))
+    training = _training(args, benchmark, instructions)
+    settings = _settings(args, benchmark, training, instructions) if args.out else {}
+    if not args.out:
+        print("caad-ds check-teacher: nothing is kept without --out; interrupted, it begins anew", file=sys.stderr)
+    with CheckJournal(args.out, settings) as journal:
+        with progress(f"loading {args.model}"):
+            loaded = Loaded.load(args.model, device, args.dtype)
+            negatives = [Negative.of(name, loaded.encoder) for name in dict.fromkeys(args.negatives)]
+        alphas = list(dict.fromkeys(args.alphas))
+        probe = Probe(loaded, negatives, alphas, instructions, journal, args.batch_size, args.max_new_tokens)
+        found = _likelihoods(probe, rows, name)
+        rejected = benchmark.rejected + rejected + [{"id": n, "reason": r} for n, r in probe.rejected.items()]
+        if not found:
+            raise UserError(f"{args.benchmark}: no row could be used ({rejected[0]['reason']}); fix the benchmark")
+        heard = _heard(probe, training.rows if training else [])
+        with progress("scoring"):
+            attributes = _attributes(rows, found, instructions)
+            table = {signal: figures(attributes, signal) for signal in probe.signals}
+            verdict = judge(attributes, table, heard, validation_losses(args.model))
+        alpha = verdict["alpha"] or max(alphas)
+        decoded = decoded_figures(probe, [row for row in rows if row.id in found], alpha)
+        doubtful = probe.doubtful(rows)
+        show_result(name, table, decoded, verdict)
+        if args.out:
+            result = {
+                "model": name,
+                "model_sha256": settings["model_sha256"],
+                "verdict": verdict,
+                "signals": listed(table),
+                "decoded": listed(decoded),
+                "rejected": rejected,
+                "doubtful": doubtful,
+            }
+            write_json(args.out, result)
+            journal.remove()
     show_doubtful(doubtful, args.out)
     show_rejected(rejected, args.out)
     return ROWS_REJECTED if rejected else 0
@@ -86,27 +100,61 @@ def _known(rows: list[Row], instructions: Instructions, file: Path) -> tuple[lis
     return known, rejected
 
 
-def _ask(
-    loaded: Loaded, clips: Clips, rows: list[Row], instructions: Instructions, negatives: list[Negative],
-    args: argparse.Namespace,
-) -> dict[str, dict[Signal, np.ndarray]]:  # fmt: skip
-    """For each row whose clip can be heard, by id: the options' log-likelihoods [4, options] under every signal."""
-    found = {}
-    with progress(f"checking {run_name(args.model.resolve())}", len(rows)) as advance:
-        for subset in dict.fromkeys(row.subset for row in rows):
-            statements = list(instructions.attributes[subset].options.values())
-            size = max(1, args.batch_size // (len(CONDITIONS) * len(statements)))
-            ours = [row for row in rows if row.subset == subset]
-            for start in range(0, len(ours), size):
-                asked = ours[start : start + size]
-                items = clips.hear([item for row in asked for item in row.items()])
-                if items:
-                    states = clips.states(items)
-                    told = log_likelihoods(loaded, items, states, statements, negatives, args.alphas)
-                    for k in range(0, len(items), len(CONDITIONS)):
-                        found[items[k].id] = {s: values[k : k + len(CONDITIONS)] for s, values in told.items()}
-                advance(len(asked))
-    return found
+def _training(args: argparse.Namespace, benchmark: Benchmark, instructions: Instructions) -> Benchmark | None:
+    """The benchmark of training clips, of the subsets that the other one has; UserError where a clip is in both."""
+    if args.train_benchmark is None:
+        return None
+    found = Benchmark.load(args.train_benchmark, args.limit)
+    rows = [row for row in found.rows if row.subset in benchmark.options]
+    rows, _ = _known(rows, instructions, args.instructions)
+    if not rows:
+        raise UserError(f"{args.train_benchmark}: has no row about {', '.join(benchmark.options)}; give one that has")
+    with waiting(f"comparing {args.train_benchmark} with {args.benchmark}"):
+        ours, theirs = ({row.clip.sha256() for row in each} - {""} for each in (benchmark.rows, rows))
+    if shared := len(ours & theirs):
+        raise UserError(
+            f"{args.train_benchmark}: has {shared} clips that are in {args.benchmark} too; "
+            "that one must be of clips that the teacher was not trained on"
+        )
+    return Benchmark(rows, found.options, found.rejected)
+
+
+def _settings(
+    args: argparse.Namespace, benchmark: Benchmark, training: Benchmark | None, instructions: Instructions
+) -> dict:
+    """What decides the figures, for a check that goes on; batch size and device do not."""
+    options = {name: list(attribute.options.items()) for name, attribute in instructions.attributes.items()}
+    sha256 = cache(Clip.sha256)
+    with waiting(f"hashing {args.model} and {args.benchmark}"):
+        return {
+            "check": 1,
+            "model_sha256": model_hash(args.model),
+            "benchmark_sha256": fingerprint(benchmark, sha256),
+            "train_benchmark_sha256": fingerprint(training, sha256) if training else None,
+            "options_sha256": hashlib.sha256(json.dumps(options).encode()).hexdigest(),
+            "negatives": list(dict.fromkeys(args.negatives)),
+            "alphas": list(dict.fromkeys(args.alphas)),
+            "max_new_tokens": args.max_new_tokens,
+            "dtype": args.dtype,
+        }
+
+
+def _likelihoods(probe: Probe, rows: list[Row], name: str) -> dict[str, dict[Signal, np.ndarray]]:
+    """What `Probe.likelihoods` finds, shown as it grows."""
+    if before := len(probe.known(rows)):
+        print(f"caad-ds check-teacher: resuming after {before} rows of {probe.journal.path}", file=sys.stderr)
+    growing = Growing(len(rows), lambda: _attributes(rows, probe.known(rows), probe.instructions))
+    return probe.likelihoods(rows, f"checking {name}", growing.show)
+
+
+def _heard(probe: Probe, rows: list[Row]) -> dict[str, Heard]:
+    """The neutral answers about training clips, by attribute."""
+    if not rows:
+        return {}
+    settings = probe.journal, probe.batch_size, probe.max_new_tokens
+    there = Probe(probe.loaded, (), (), probe.instructions, *settings, part="training", conditions=CONDITIONS[:1])
+    found = there.likelihoods(rows, "asking about training clips")
+    return {attribute.name: attribute.heard for attribute in _attributes(rows, found, probe.instructions)}
 
 
 def _attributes(rows: list[Row], found: dict[str, dict], instructions: Instructions) -> list[Attribute]:
@@ -121,76 +169,18 @@ def _attributes(rows: list[Row], found: dict[str, dict], instructions: Instructi
     return attributes
 
 
-def decoded_figures(
-    loaded: Loaded, clips: Clips, rows: list[Row], signals: list[Signal], batch_size: int, max_new_tokens: int
-) -> dict[Signal, dict]:
-    """Every metric of the greedy answers under z_pos or z_c, per attribute and pooled, by the matching rule."""
-    subsets = dict.fromkeys(row.subset for row in rows)
-    right: dict[Signal, dict[str, list[bool]]] = {signal: {subset: [] for subset in subsets} for signal in signals}
-    contrasts = {signal: _contrast(signal, loaded) for signal in signals}
-    size = max(1, batch_size // len(CONDITIONS))
-    with progress("decoding", len(rows)) as advance:
-        for start in range(0, len(rows), size):
-            asked = rows[start : start + size]
-            items = clips.hear([item for row in asked for item in row.items()])
-            prompts, states = loaded.prompts(items), clips.states(items)
-            for signal, contrasted in contrasts.items():
-                texts = decode(
-                    loaded.model, loaded.tokenizer, prompts, states,
-                    max_new_tokens=max_new_tokens, contrasted=contrasted,
-                )  # fmt: skip
-                for item, text in zip(items, texts, strict=True):
-                    right[signal][item.subset].append(matches(text, item.gt))
-            advance(len(asked))
-    return {signal: _scored(by_subset) for signal, by_subset in right.items()}
-
-
-def _contrast(signal: Signal, loaded: Loaded) -> Contrast | None:
-    if signal.negative is None or signal.alpha is None:
-        return None
-    return Contrast(signal.alpha, Negative.of(signal.negative, loaded.encoder))
-
-
-def _scored(right: dict[str, list[bool]]) -> dict[str, dict]:
-    """Scores per subset and pooled, from whether each item is right, a row's conditions one after the other."""
-    groups = {POOLED: [one for each in right.values() for one in each], **right}
-    return {name: score(np.array(each).reshape(-1, len(CONDITIONS)).T[None]) for name, each in groups.items()}
-
-
-def _print(name: str, table: dict[Signal, dict], decoded: dict[Signal, dict], verdict: dict) -> None:
-    title = f"{name}: likeliest option, %; entropy over the labels' when neutral"
-    tables = _table(title, table), _table("greedy answers, right by the matching rule, %", decoded)
-    show(*tables, LEGEND, SIGNALS, *verdict["lines"])
-
-
-def _table(title: str, table: dict[Signal, dict]) -> Table:
-    subsets = [subset for subset in next(iter(table.values())) if subset != POOLED]
-    entropies = ["entropy"] if "entropy_share" in table[Signal()][POOLED] else []
-    header = ["signal", *MAIN, *entropies, *(f"{subset} n/f/a/i" for subset in subsets)]
-    rows = []
-    for signal, groups in table.items():
-        shares = [groups[POOLED]["entropy_share"] for _ in entropies]
-        each = ["/".join(f"{100 * groups[s][f'accuracy_{c}']['value']:.0f}" for c in CONDITIONS) for s in subsets]
-        pooled = [percent(groups[POOLED][key]["value"]) for key in MAIN.values()]
-        rows.append([signal.name, *pooled, *("-" if share is None else f"{share:.2f}" for share in shares), *each])
-    return terminal(title, header, rows)
-
-
-def _listed(table: dict[Signal, dict]) -> list[dict]:
-    return [{**vars(signal), "name": signal.name, "groups": groups} for signal, groups in table.items()]
-
-
-def _result(
-    args: argparse.Namespace, table: dict[Signal, dict], decoded: dict[Signal, dict], verdict: dict,
-    rejected: list[dict],
-    doubtful: list[dict],
-) -> dict:  # fmt: skip
+def decoded_figures(probe: Probe, rows: Sequence[Row], alpha: float) -> dict[Signal, dict]:
+    """Every metric of the greedy answers under z_pos and z_c, per attribute and pooled, by the matching rule."""
+    wanted = [Signal(), *(signal for signal in probe.signals if signal.alpha == alpha)]
+    found = probe.answers(rows, wanted, "decoding")
+    groups = {subset: [row for row in rows if row.subset == subset] for subset in dict.fromkeys(r.subset for r in rows)}
+    right = {
+        (row.id, signal): [matches(text, row.gt) for text in found[row.id][signal]] for row in rows for signal in wanted
+    }
     return {
-        "model": run_name(args.model.resolve()),
-        "model_sha256": model_hash(args.model),
-        "verdict": verdict,
-        "signals": _listed(table),
-        "decoded": _listed(decoded),
-        "rejected": rejected,
-        "doubtful": doubtful,
+        signal: {
+            name: score(np.array([right[row.id, signal] for row in ours]).T[None])
+            for name, ours in {POOLED: rows, **groups}.items()
+        }
+        for signal in wanted
     }

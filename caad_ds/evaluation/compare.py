@@ -10,6 +10,8 @@ from caad_ds.evaluation.commands.compare import TITLE
 from caad_ds.evaluation.compare_dimensions import compare_dimensions, is_dynamic_superb
 from caad_ds.evaluation.compared_runs import read_runs
 from caad_ds.evaluation.comparison import Comparison, publish
+from caad_ds.evaluation.confusions import LEGEND as NAMED
+from caad_ds.evaluation.confusions import in_markdown, summed
 from caad_ds.evaluation.plots import bars, flip_matrices
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scores import POOLED, score_groups
@@ -52,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         found = compare_dimensions(read.systems, baseline, title, read.complete)
     else:
         found = compare_conditions(read.systems, baseline, args.title)
+        named = [part for name, tables in read.confusions.items() for part in in_markdown(name, summed(tables))]
+        found.details.extend([NAMED, *named] if named else [])
     publish(found, speeds, read.notes, args)
     if read.rejected:
         partial = ", ".join(f"{count} rows left out in {path}" for path, count in read.rejected.items())

@@ -19,12 +19,16 @@ NOTED = {"max_new_tokens": "--max-new-tokens", "dtype": "--dtype"}
 
 @dataclass
 class Runs:
-    """Predictions of each run by its system's name, in order of appearance, and what a reader must know of them."""
+    """Predictions of each run by its system's name, in order of appearance, and what a reader must know of them.
+
+    `confusions` has those of each run beside; an earlier version's scores have none.
+    """
 
     systems: dict[str, list[list[dict]]] = field(default_factory=dict)
     rejected: dict[Path, int] = field(default_factory=dict)  # rows that a run could not use
     notes: list[str] = field(default_factory=list)
     complete: bool = True  # on every row of the benchmark
+    confusions: dict[str, list[dict]] = field(default_factory=dict)
 
 
 def read_runs(folders: list[Path]) -> Runs:
@@ -49,6 +53,7 @@ def read_runs(folders: list[Path]) -> Runs:
             )
         runs.systems.setdefault(scores["name"], []).append(predictions)
         runs.complete &= not (scores.get("limited") or scores["rejected"])
+        runs.confusions.setdefault(scores["name"], []).append(scores.get("confusions", {}))
         if scores["rejected"]:
             runs.rejected[path] = len(scores["rejected"])
     left_out = [f"{count} rows left out in {path}." for path, count in runs.rejected.items()]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
+    Cache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -31,7 +32,7 @@ from caad_ds.loss.objective import contrast
 from caad_ds.models.llm import accepted, plain_generation
 from caad_ds.models.prompt import answer_turn
 from caad_ds.models.speech_lm import SpeechLM
-from caad_ds.models.states import AudioStates
+from caad_ds.models.states import AudioStates, Embedded
 
 
 @dataclass(frozen=True)
@@ -147,31 +148,44 @@ def generate(
     Greedy without `sampling`. Under `contrasted` both paths run as one batch of 2B with a cache each (CAAD, contrastive
     decoding), which `streamer` sees; one token, the likeliest or the one drawn, serves both. T <= max_new_tokens.
     """
-    ends = end_tokens(model, tokenizer)
-    processors = LogitsProcessorList()
+    processors: list[LogitsProcessor] = []
     if contrasted is None:
         embedded = model.embed(batch, states)
     else:
         embedded = embed_both(model, batch, states, contrasted.negative)
         processors.append(ContrastiveLogits(contrasted.alpha, contrasted.plausibility))
     if min_new_tokens:  # after the contrast, which needs finite logits
-        device = str(embedded.inputs_embeds.device)
+        device, ends = str(embedded.inputs_embeds.device), end_tokens(model, tokenizer)
         processors.append(MinNewTokensLengthLogitsProcessor(0, min_new_tokens, ends, device))
     if sampling is not None:
         processors.extend(sampling.processors(batch.keys, max_new_tokens))
+    return continued(model, tokenizer, embedded, processors, max_new_tokens, streamer=streamer)[: len(batch.keys)]
+
+
+def continued(
+    model: SpeechLM, tokenizer: Any, embedded: Embedded, processors: list[LogitsProcessor], max_new_tokens: int,
+    *, past: Cache | None = None, streamer: BaseStreamer | None = None,
+) -> Tensor:  # fmt: skip
+    """The likeliest tokens after the processors, int64 [B, T], that continue left-padded prompts.
+
+    `past` holds the keys and values of the prompts' first positions, whose embeddings are then not read.
+    """
     greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.eos_token_id
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end_tokens(model, tokenizer),
+        pad_token_id=tokenizer.eos_token_id,
     )
     with plain_generation(model.llm):
-        tokens = model.llm.generate(
+        return model.llm.generate(
             inputs_embeds=embedded.inputs_embeds,
             attention_mask=embedded.attention_mask,
             **accepted(model.llm, position_ids=embedded.position_ids),
-            logits_processor=processors,
+            **({} if past is None else {"past_key_values": past}),
+            logits_processor=LogitsProcessorList(processors),
             generation_config=greedy,
             streamer=streamer,
         )
-    return tokens[: len(batch.keys)]
 
 
 def end_tokens(model: SpeechLM, tokenizer: Any) -> list[int]:

@@ -14,6 +14,8 @@ from caad_ds.device import pick_device
 from caad_ds.distill.negatives import Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.benchmark import Benchmark, load
+from caad_ds.evaluation.confusions import LEGEND as NAMED
+from caad_ds.evaluation.confusions import confusions, on_terminal
 from caad_ds.evaluation.decoding import Contrast, Sampling, decode
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
@@ -127,6 +129,7 @@ def _score(
             "rejected": rejected,
             "limited": benchmark.limited,
             **_scored(benchmark.kind, predictions, complete),
+            "confusions": confusions(benchmark, predictions) if benchmark.kind != DynamicSuperb.kind else {},
             "matching": VERSION,
             "definitions": DEFINITIONS if benchmark.kind != DynamicSuperb.kind else {},
             "inseparable": alike,
@@ -145,6 +148,8 @@ def _score(
     title = f"{setup['name']}: percentages; 95% intervals over items"
     notes += [NO_INTERVAL, *unseparated_notes(alike)]
     show(terminal(title, *table), *notes, _by_rule(scores, len(predictions), len(differing)))
+    if scores["confusions"]:
+        show(*on_terminal(scores["confusions"]), NAMED)
     if speed:
         show(terminal("Size and speed", *speed_rows({setup["name"]: speed})), SPEED_LEGEND)
     show_rejected(rejected, folder.path / "scores.json")

@@ -69,7 +69,7 @@ class Loaded:
 
     def _placed(self, batch: Batch, items: Sequence[Item]) -> Batch:
         """The batch with the index of each clip among the different ones, in the order of `Clips.states`."""
-        number = {clip: place for place, clip in enumerate(_different(items))}
+        number = {clip: place for place, clip in enumerate(different_clips(items))}
         index = torch.tensor([number[clip] for item in items for clip in item.clips])
         return replace(batch, audio_index=index).to(self.device)
 
@@ -89,7 +89,7 @@ class Clips:
 
     def hear(self, items: Sequence[Item]) -> list[Item]:
         """Encodes the clips of a batch and returns the items whose clips could all be heard."""
-        clips = _different(items)
+        clips = different_clips(items)
         waveforms = {}
         for clip in clips:
             if clip not in self._kept and clip not in self.failed:
@@ -105,7 +105,7 @@ class Clips:
 
     def states(self, items: Sequence[Item]) -> AudioStates:
         """The states of the different clips of items that `hear` returned, in order of appearance."""
-        return AudioStates(torch.stack([self._kept[clip] for clip in _different(items)]))
+        return AudioStates(torch.stack([self._kept[clip] for clip in different_clips(items)]))
 
     def rejected(self, items: Iterable[Item]) -> list[dict]:
         """The items, each once whatever its conditions, with a clip that could not be heard, and the reason."""
@@ -139,5 +139,6 @@ def as_sample(item: Item, answer: str | None = None) -> Sample:
     return Sample(key, record, [])
 
 
-def _different(items: Sequence[Item]) -> list[Clip]:
+def different_clips(items: Iterable[Item]) -> list[Clip]:
+    """The clips of items, each once, in order of appearance."""
     return list(dict.fromkeys(clip for item in items for clip in item.clips))

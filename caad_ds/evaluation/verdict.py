@@ -1,13 +1,16 @@
 """Whether a teacher is fit for contrastive distillation, and with which negative and alpha, in plain words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest
 
+from caad_ds.evaluation.generalisation import UNKNOWN, Heard, advice, comparison, course, finding
 from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.evaluation.options import Signal, entropy
+from caad_ds.evaluation.options import entropy
 from caad_ds.evaluation.scores import LEVEL, POOLED, score, wilson
+from caad_ds.evaluation.signals import Signal
 
 # Below this share of the labels' entropy a negative favours one option for no reason that the text gives. Above it,
 # the negative may still be foreign to the teacher: an even guess is a necessary sign, not a proof.
@@ -43,9 +46,14 @@ class Attribute:
         return float(-(shares * np.log(shares)).sum())
 
     @property
+    def heard(self) -> Heard:
+        """The neutral answers of z_pos."""
+        return Heard(self.right(Signal())[0], float(self.shares.max()))
+
+    @property
     def audible(self) -> bool:
         """Whether the neutral accuracy of z_pos is above always saying the commonest label, beyond its 95% interval."""
-        return _above(self.right(Signal())[0], self.shares.max())
+        return self.heard.above_chance
 
 
 def figures(attributes: list[Attribute], signal: Signal) -> dict:
@@ -65,11 +73,27 @@ def _entropy_share(attributes: list[Attribute], signal: Signal) -> float | None:
     return float(said * sum(len(attribute.gt) for attribute in attributes) / labels) if labels else None
 
 
-def judge(attributes: list[Attribute], table: dict[Signal, dict]) -> dict:
-    """The verdict: `lines` of words, `negative` and `alpha` to take (None and 0: standard KD), and its grounds."""
+def judge(
+    attributes: list[Attribute],
+    table: dict[Signal, dict],
+    training: Mapping[str, Heard] | None = None,
+    losses: Mapping[int, float] | None = None,
+) -> dict:
+    """The verdict: `lines` of words, `negative` and `alpha` to take (None and 0: standard KD), and its grounds.
+
+    `training` has the same teacher's neutral answers about clips that it was trained on, by attribute, and `losses` the
+    validation losses of its run by step, where they are known.
+    """
     audible = [attribute for attribute in attributes if attribute.audible]
     inaudible = [attribute.name for attribute in attributes if not attribute.audible]
-    lines = [_hearing(attributes), *([_bias(audible, inaudible)] if audible else [])]
+    training = training or {}
+    here = {attribute.name: attribute.heard for attribute in attributes}
+    findings = {name: finding(heard, training.get(name)) for name, heard in here.items()}
+    lines = [_hearing(attributes), *comparison(here, training)]
+    if inaudible and (told := course(losses or {})):
+        lines.append(told[0])
+        findings = {name: told[1] if found == UNKNOWN else found for name, found in findings.items()}
+    lines += [_bias(audible, inaudible)] if audible else []
     fit = []
     for signal in table:
         if signal.negative is not None and signal.alpha is None:
@@ -77,22 +101,26 @@ def judge(attributes: list[Attribute], table: dict[Signal, dict]) -> dict:
             lines.append(line)
             fit += usable
     best = _best(audible, fit)
-    lines.append(_advice(audible, best, bool(fit)))
+    deaf = advice([findings[name] for name in inaudible])
+    if audible and deaf:
+        lines.append(f"About {', '.join(inaudible)}: {deaf}")
+    lines.append(_advice(audible, best, bool(fit), deaf))
     return {
         "negative": best.negative if best else None,
         "alpha": best.alpha if best else 0.0,
         "inaudible": inaudible,
+        "findings": findings,
         "lines": lines,
     }
 
 
 def _hearing(attributes: list[Attribute]) -> str:
-    deaf = [f"{a.name} ({_points(a.right(Signal())[0].mean())})" for a in attributes if not a.audible]
+    deaf = [f"{a.name} ({a.heard}; commonest label {_points(a.shares.max())})" for a in attributes if not a.audible]
     if not deaf:
         return "The teacher hears every attribute: neutral accuracy is above the commonest label's share."
     return (
-        f"The teacher does not hear {', '.join(deaf)}: neutral accuracy is not above the commonest label's share; "
-        "there the contrast can only add noise, and shift has a floor."
+        f"The teacher does not hear {', '.join(deaf)}: neutral accuracy is not above the commonest label's share "
+        "beyond its interval; there the contrast can only add noise, and shift has a floor."
     )
 
 
@@ -159,9 +187,9 @@ def _gain(attributes: list[Attribute], signal: Signal) -> np.ndarray:
     return np.concatenate([new.astype(float) - old for new, old in both])
 
 
-def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool) -> str:
+def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool, deaf: str) -> str:
     if not audible:
-        return "Do not distil from this teacher: it hears none of the attributes. Train it further."
+        return f"Do not distil from this teacher: it hears none of the attributes. {deaf}"
     if not _biased(audible):
         return (
             "Take standard KD (alpha 0): there is little text bias to remove, so a contrast has nothing to correct "

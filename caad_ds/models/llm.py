@@ -162,6 +162,11 @@ def hidden_states(
     return body(inputs_embeds=embeds, attention_mask=attention_mask, **more).last_hidden_state
 
 
+def takes_positions(llm: PreTrainedModel) -> bool:
+    """Return whether `hidden_states` gives the model its positions; others make their own from mask or place."""
+    return bool(accepted(_body(llm), position_ids=None))
+
+
 def _body(llm: PreTrainedModel) -> PreTrainedModel:
     """The model without its head."""
     return getattr(llm, "model", llm) if llm.base_model is llm else llm.base_model

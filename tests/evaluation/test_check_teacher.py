@@ -8,13 +8,29 @@ import soundfile
 import torch
 
 from caad_ds.config import NEGATIVES
+from caad_ds.data.instructions import Instructions
 from caad_ds.distill.negatives import Negative, embed_without_audio
 from caad_ds.errors import UserError
 from caad_ds.evaluation import check_teacher
+from caad_ds.evaluation import probe as probe_module
+from caad_ds.evaluation.answers import answers, shared_prompts, whole_prompts
+from caad_ds.evaluation.check_journal import CheckJournal
 from caad_ds.evaluation.commands import check_teacher as command_line
+from caad_ds.evaluation.decoding import Contrast, decode
+from caad_ds.evaluation.ears import Ears
+from caad_ds.evaluation.generalisation import (
+    HEARD,
+    OVERFITTED,
+    UNDERTRAINED,
+    UNKNOWN,
+    Heard,
+    validation_losses,
+)
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.mcr_bench import Benchmark
-from caad_ds.evaluation.options import Signal, entropy, log_likelihoods
+from caad_ds.evaluation.options import entropy, log_likelihoods, shared, whole
+from caad_ds.evaluation.probe import Probe
+from caad_ds.evaluation.signals import Signal
 from caad_ds.evaluation.verdict import Attribute, figures, judge
 from tests.tolerance import assert_close
 
@@ -41,28 +57,57 @@ def instructions(tmp_path):
     return path
 
 
+@pytest.fixture
+def loaded(model_folder):
+    return Loaded.load(model_folder, torch.device("cpu"))
+
+
+@pytest.fixture
+def asked(loaded, conflicts):
+    """Items of two rows, and what the model hears of their clips."""
+    ears = Ears(loaded)
+    items = ears.hear([item for row in Benchmark.load(conflicts).rows[:2] for item in row.items()])
+    return items, ears.outputs(items)
+
+
 @pytest.mark.numeric
 @torch.no_grad()
-def test_likelihoods_equal_one_statement_at_a_time(model_folder, conflicts, terms):
-    loaded = Loaded.load(model_folder, torch.device("cpu"))
-    items = [item for row in Benchmark.load(conflicts).rows[:2] for item in row.items()]
-    clips = Clips(loaded.encoder)
-    items = clips.hear(items)
+def test_likelihoods_equal_one_statement_at_a_time(loaded, asked, terms):
+    items, outputs = asked
     negative = Negative.of("silence", loaded.encoder)
-    found = log_likelihoods(loaded, items, clips.states(items), STATEMENTS, [negative], [1.0])
+    found = log_likelihoods(loaded, items, outputs, STATEMENTS, [negative], [1.0])
     assert found[CONTRAST].shape == (8, 2)
     for i in (0, 5):
         for k, statement in enumerate(STATEMENTS):
             batch = loaded.answered([items[i]], [statement])
-            states = clips.states([items[i]])
             z_pos, z_neg = (
                 loaded.model.llm(inputs_embeds=e.inputs_embeds).logits[0, e.answer_rows]
-                for e in (loaded.model.embed(batch, states), embed_without_audio(loaded.model, batch, negative))
+                for e in (
+                    loaded.model.place(batch, outputs[i // 4 : i // 4 + 1]),
+                    embed_without_audio(loaded.model, batch, negative),
+                )
             )
             for signal, z in ((POS, z_pos), (NEG, z_neg), (CONTRAST, 2 * z_pos - z_neg)):
                 expected = z.log_softmax(-1)[torch.arange(len(batch.targets)), batch.targets].sum()
                 largest = 3 * len(z) * max(z_pos.abs().max(), z_neg.abs().max()).item()
                 assert_close(found[signal][i, k].item(), expected, terms, largest)
+
+
+@pytest.mark.numeric
+def test_what_prompts_have_in_common_is_run_once_and_changes_nothing(loaded, asked, terms):
+    items, outputs = asked
+    negatives = [Negative.of(name, loaded.encoder) for name in NEGATIVES]
+    statements = [*STATEMENTS, "the speaker is female ."]
+    run = []
+    hook = loaded.model.llm.model.layers[0].register_forward_pre_hook(lambda _, given: run.append(given[0].shape))
+    expected = whole(loaded, items, outputs, statements, negatives, [0.5, 2.0])
+    positions, run[:] = sum(rows * length for rows, length, _ in run), []
+    found = shared(loaded, items, outputs, statements, negatives, [0.5, 2.0])
+    hook.remove()
+    assert list(found) == list(expected)
+    for signal, values in expected.items():
+        assert_close(found[signal], values, terms, 5 * 6 * values.abs().max().item())
+    assert sum(rows * length for rows, length, _ in run) < positions / 2.5
 
 
 def test_entropy():
@@ -161,7 +206,7 @@ def test_a_few_right_answers_are_no_proof():
     def leaking(rows):
         return verdict(attribute(BIASED, np.where(np.arange(rows) % 2, -0.1, 0.1)[:, None], FREED, rows=rows))["lines"]
 
-    assert leaking(2)[0].startswith("The teacher does not hear gender (100.0)"), "by a coin in one of four"
+    assert leaking(2)[0].startswith("The teacher does not hear gender (100.0, 95% interval 34.2"), "a coin, one in four"
     assert "gives answers away" not in " ".join(leaking(2)) and "gives answers away" in " ".join(leaking(10))
     wrong = np.where(np.arange(40) < 4, -1.0, 1.0)[:, None]
     nearly = np.concatenate([np.ones((40, 2)), wrong, np.ones((40, 1))], axis=1)
@@ -177,6 +222,62 @@ def test_a_teacher_that_hears_nothing_is_to_be_trained():
     assert found["lines"][-1].startswith("Do not distil from this teacher")
 
 
+def deaf(rows=120, name="accent"):
+    """An attribute about which the teacher guesses."""
+    coin = np.random.default_rng(0).choice([-1.0, 1.0], (rows, 1)) * np.ones(4)
+    return attribute(coin, 0.1, coin, rows=rows, name=name)
+
+
+def judged(attribute, training=None, losses=None):
+    table = {signal: figures([attribute], signal) for signal in (POS, NEG, CONTRAST)}
+    return judge([attribute], table, training, losses)
+
+
+def right(share, rows=120):
+    return Heard(np.arange(rows) < share * rows, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("training", "losses", "found", "words"),
+    [
+        (None, None, UNKNOWN, "Give --train-benchmark"),
+        (right(0.82), None, OVERFITTED, "Train on more speakers and clips, stop earlier"),
+        (right(0.52), None, UNDERTRAINED, "train it further"),
+        (right(0.82, 20), None, OVERFITTED, "95% interval"),
+        (right(0.5, 4), {10: 2.0, 20: 2.4}, UNDERTRAINED, "train it further"),
+        (None, {10: 2.0, 20: 2.4}, OVERFITTED, "lowest at step 10 (2.0000) and rose to 2.4000 at step 20"),
+        (None, {10: 2.0, 20: 1.5}, UNDERTRAINED, "still falling, 2.0000 at step 10 and 1.5000 at step 20"),
+        (None, {10: 2.0, 20: 2.01}, UNKNOWN, "Give --train-benchmark"),
+        (None, {20: 2.01}, UNKNOWN, "Give --train-benchmark"),
+    ],
+)
+def test_a_teacher_that_hears_nothing_was_trained_too_little_or_too_long(training, losses, found, words):
+    verdict = judged(deaf(), {} if training is None else {"accent": training}, losses)
+    assert verdict["findings"] == {"accent": found}
+    assert verdict["lines"][-1].startswith("Do not distil from this teacher: it hears none of the attributes.")
+    assert words in " ".join(verdict["lines"])
+    assert ("worse" in verdict["lines"][-1]) == (found == OVERFITTED)
+
+
+def test_what_is_heard_and_in_part_known_by_heart_is_named():
+    heard = attribute([1, 2, 1, 1], 0.1, FREED)
+    assert not any("by heart" in line for line in judged(heard, {"gender": right(1.0)})["lines"])
+    wrong = np.where(np.arange(200) < 50, -1.0, 1.0)[:, None]
+    found = judged(attribute(wrong * np.ones(4), 0.1, FREED), {"gender": right(1.0)})
+    assert found["findings"] == {"gender": HEARD}
+    assert any(line.startswith("gender: 100.0") and "in part known by heart" in line for line in found["lines"])
+
+
+def test_the_run_beside_the_model_tells_its_validation_losses(tmp_path):
+    for step, validation in ((10, {"loss": 2.0}), (9, {"loss": 3.0}), (11, {}), (12, {"loss": float("nan")})):
+        folder = tmp_path / f"checkpoints/step-{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(json.dumps({"state": {"step": step, "validation": validation}}))
+    (tmp_path / "checkpoints/step-00000012/state.json").write_text("{cut")
+    assert list(validation_losses(tmp_path / "model").items()) == [(9, 3.0), (10, 2.0)]
+    assert validation_losses(tmp_path / "elsewhere/model") == {}
+
+
 def test_an_attribute_that_the_teacher_cannot_hear_is_named_and_does_not_choose():
     coin = np.random.default_rng(0).choice([-1.0, 1.0], (200, 1))
     deaf = attribute(coin * np.ones(4), 0.1, coin * np.array([1, 1, 5, 1]), name="accent")
@@ -186,21 +287,21 @@ def test_an_attribute_that_the_teacher_cannot_hear_is_named_and_does_not_choose(
     assert found["negative"] is None
 
 
-def test_decoding_counts_what_the_contrastive_decoder_answers(model_folder, conflicts, monkeypatch):
+def probe(loaded, conflicts, instructions, negatives=("silence",)):
+    given = [Negative.of(name, loaded.encoder) for name in negatives]
+    return Probe(loaded, given, [1.0], Instructions.load(instructions), CheckJournal(None, {}), 16, 4)
+
+
+def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, monkeypatch):
     """Stands in for the answers: right but for adversarial text without a contrast."""
-    asked = []
 
-    def answers(model, tokenizer, batch, states, *, max_new_tokens, contrasted):
-        asked.append((len(batch.keys), contrasted and (contrasted.alpha, contrasted.negative.name)))
-        rows = [key.split(":") for key in batch.keys]
-        return [labels[row] if contrasted or condition != "adversarial" else "neither" for row, condition in rows]
+    def told(loaded, items, outputs, wanted, negatives, max_new_tokens):
+        assert max_new_tokens == 4
+        return {s: ["neither" if s == POS and i.condition == "adversarial" else i.gt for i in items] for s in wanted}
 
+    monkeypatch.setattr("caad_ds.evaluation.probe.answers", told)
     rows = Benchmark.load(conflicts).rows
-    labels = {row.id: row.gt for row in rows}
-    monkeypatch.setattr(check_teacher, "decode", answers)
-    loaded = Loaded.load(model_folder, torch.device("cpu"))
-    table = check_teacher.decoded_figures(loaded, Clips(loaded.encoder), rows, [POS, CONTRAST], 16, 4)
-    assert asked == [(16, None), (16, (1.0, "silence")), (12, None), (12, (1.0, "silence"))]
+    table = check_teacher.decoded_figures(probe(loaded, conflicts, instructions), rows, 1.0)
     for group, items in (("all", 7), ("gender", 4), ("noise", 3)):
         assert {table[s][group]["items"] for s in (POS, CONTRAST)} == {items}
         found = [table[s][group]["accuracy_adversarial"]["value"] for s in (POS, CONTRAST)]
@@ -208,11 +309,20 @@ def test_decoding_counts_what_the_contrastive_decoder_answers(model_folder, conf
         assert table[POS][group]["accuracy_irrelevant"]["value"] == 1
 
 
-def test_decoding_runs_the_real_decoder(model_folder, conflicts):
-    loaded = Loaded.load(model_folder, torch.device("cpu"))
-    rows = Benchmark.load(conflicts).rows[:2]
-    table = check_teacher.decoded_figures(loaded, Clips(loaded.encoder), rows, [POS, CONTRAST], 8, 3)
-    assert list(table) == [POS, CONTRAST] and list(table[POS]) == ["all", "gender"]
+@pytest.mark.parametrize("prefill", [shared_prompts, whole_prompts])
+def test_answers_of_several_signals_are_those_of_one_at_a_time(loaded, asked, monkeypatch, prefill):
+    monkeypatch.setattr("caad_ds.evaluation.answers.can_share", lambda llm: prefill is shared_prompts)
+    items, outputs = asked
+    negatives = [Negative.of(name, loaded.encoder) for name in NEGATIVES]
+    wanted = [POS, *(Signal(name, 1.5) for name in NEGATIVES)]
+    found = answers(loaded, items, outputs, wanted, negatives, 6)
+    clips = Clips(loaded.encoder)
+    prompts, states = loaded.prompts(items), clips.states(clips.hear(items))
+    for signal, negative in zip(wanted, [None, *negatives], strict=True):
+        contrasted = None if negative is None else Contrast(1.5, negative)
+        alone = decode(loaded.model, loaded.tokenizer, prompts, states, max_new_tokens=6, contrasted=contrasted)
+        assert found[signal] == alone
+    assert len({tuple(texts) for texts in found.values()}) > 2, "the signals answer otherwise"
 
 
 def command(*argv):
@@ -233,13 +343,71 @@ def test_command(model_folder, conflicts, instructions, tmp_path, capsys):
     assert {s["groups"]["all"]["items"] for s in result["signals"]} == {7}
     assert [row["id"] for row in result["rejected"]] == ["noise/3"]
     assert [row["id"] for row in result["doubtful"]] == ["noise/1"]
-    printed, err = capsys.readouterr()
+    printed, err = (" ".join(part.split()) for part in capsys.readouterr())
     assert "1 rows are asked about audio that training would not take" in err and "1.wav: silent: all" in err
     decoded = [(s["negative"], s["alpha"]) for s in result["decoded"]]
     alpha = result["verdict"]["alpha"] or 2.0
     assert decoded == [(None, None), *((negative, alpha) for negative in NEGATIVES)] and "greedy answers" in printed
     assert "z_neg text_only" in printed and "gender n/f/a/i" in printed and result["verdict"]["lines"][-1] in printed
     assert "7/7" in err
+
+
+def test_an_interrupted_check_goes_on(model_folder, conflicts, instructions, tmp_path, capsys, monkeypatch):
+    arguments = ["--model", model_folder, "--benchmark", conflicts, "--device", "cpu", "--instructions", instructions]
+    arguments += ["--negatives", "silence", "text_only", "--batch-size", 4, "--max-new-tokens", 3, "--out"]
+    assert command(*arguments, tmp_path / "whole.json") == 0
+    out, asked = tmp_path / "check.json", []
+    real = {name: getattr(probe_module, name) for name in ("log_likelihoods", "answers")}
+
+    def stopping(name, after):
+        def once_more(loaded, items, *rest):
+            asked.extend(item.id for item in items if item.condition == "neutral")
+            if len(asked) > after:
+                raise KeyboardInterrupt
+            return real[name](loaded, items, *rest)
+
+        monkeypatch.setattr(probe_module, name, once_more)
+
+    journal = tmp_path / "check.json.partial.jsonl"
+    for name, after in (("log_likelihoods", 5), ("answers", 2)):
+        stopping(name, after)
+        with pytest.raises(KeyboardInterrupt):
+            command(*arguments, out)
+        monkeypatch.setattr(probe_module, name, real[name])
+        assert not out.exists()
+        with open(journal, "a") as file:
+            file.write('{"stage": "cut')
+        asked.clear()
+    with pytest.raises(UserError, match=r"partial.jsonl: was begun with another alphas; use another --out"):
+        command(*arguments, out, "--alphas", 3)
+    capsys.readouterr()
+    stopping("log_likelihoods", 0)  # nothing of this is left to ask
+    assert command(*arguments, out) == 0
+    printed, err = capsys.readouterr()
+    assert "resuming after 7 rows" in err and "so far" not in printed
+    assert json.loads(out.read_text()) == json.loads((tmp_path / "whole.json").read_text())
+    assert not journal.exists()
+
+
+def test_a_table_grows_with_each_attribute(model_folder, conflicts, instructions, capsys):
+    arguments = ["--model", model_folder, "--benchmark", conflicts, "--device", "cpu", "--instructions", instructions]
+    assert command(*arguments, "--negatives", "silence", "--alphas", 1, "--max-new-tokens", 1) == 0
+    printed, err = capsys.readouterr()
+    assert printed.count("so far, 4 of 7 rows") == 1 and "z_neg silence n" in printed
+    assert "nothing is kept without --out" in err
+
+
+def test_training_clips_are_asked_about(model_folder, conflicts, instructions, make_benchmark, tmp_path):
+    arguments = ["--model", model_folder, "--benchmark", conflicts, "--device", "cpu", "--instructions", instructions]
+    arguments += ["--negatives", "silence", "--alphas", 1, "--max-new-tokens", 1, "--out", tmp_path / "check.json"]
+    with pytest.raises(UserError, match=r"has 7 clips that are in .* too"):
+        command(*arguments, "--train-benchmark", conflicts)
+    other = make_benchmark("training", {"gender": 12})
+    for k in range(12):
+        soundfile.write(other / "gender" / "audio" / f"{k}.wav", np.full(8000, 0.1 + 0.01 * k), 16_000)
+    assert command(*arguments, "--train-benchmark", other) == 0
+    told = json.loads((tmp_path / "check.json").read_text())["verdict"]
+    assert set(told["findings"]) == {"gender", "noise"} and told["findings"]["noise"] in (HEARD, UNKNOWN)
 
 
 def test_user_mistakes(model_folder, conflicts, instructions, tmp_path):

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 from caad_ds import cli
 from caad_ds.distill.negatives import Negative
-from caad_ds.evaluation.inference import Clips, Loaded
+from caad_ds.evaluation.ears import Ears
+from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.mcr_bench import Benchmark
-from caad_ds.evaluation.options import Signal, log_likelihoods
+from caad_ds.evaluation.options import log_likelihoods
+from caad_ds.evaluation.signals import Signal
 from caad_ds.evaluation.token_picture import A_PAGE, draw, visible
 from caad_ds.evaluation.token_text import Tokens
 from caad_ds.models import speech_lm
@@ -68,10 +70,10 @@ def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_fo
     assert told["answer"].startswith("the speaker is male") and len(told["positions"]) == 6
     loaded = Loaded.load(model_folder, torch.device("cpu"))
     [item] = [i for row in Benchmark.load(conflicts).rows for i in row.items() if i.id == "gender/2"][1:2]
-    clips = Clips(loaded.encoder)
-    states = clips.states(clips.hear([item]))
+    ears = Ears(loaded)
+    outputs = ears.outputs(ears.hear([item]))
     negative = Negative.of("silence", loaded.encoder)
-    expected = log_likelihoods(loaded, [item], states, ["the speaker is male ."], [negative], [1.5])
+    expected = log_likelihoods(loaded, [item], outputs, ["the speaker is male ."], [negative], [1.5])
     own = [next(t for t in position["tokens"] if t["id"] == position["id"]) for position in told["positions"]]
     for name, signal in [("p_pos", Signal()), ("p_neg", Signal("silence")), ("target", Signal("silence", 1.5))]:
         summed = torch.tensor([t[name] for t in own], dtype=torch.float64).log().sum().item()

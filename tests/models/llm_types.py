@@ -25,6 +25,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.distill.negatives import Negative, embed_both, embed_without_audio
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, end_tokens, generate
+from caad_ds.evaluation.prefix_tree import can_share, levels
 from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
 from caad_ds.models.llm import build_llm, check_llm, hidden_states, position_limit
@@ -114,7 +115,7 @@ def examined(kind: str, world: World) -> Result:
         return Result(kind, "not built", reason(error))
     amplify(model.connector)
     notes = []
-    for check in (padding, head, text_only, decoding, round_trip, limit):
+    for check in (padding, head, text_only, sharing, decoding, round_trip, limit):
         try:
             if note := check(model, world):
                 notes.append(note)
@@ -182,6 +183,25 @@ def text_only(model: SpeechLM, world: World) -> str:
         require_near(model.backbone(embed_without_audio(model, batch, negative)), expected, "without audio")
         both = model.backbone(embed_both(model, batch, world.states(batch), negative))
         require_near(both.chunk(2)[1], expected, "without audio, beside the path with it")
+    return ""
+
+
+def sharing(model: SpeechLM, world: World) -> str:
+    """Sequences that begin alike, whose beginnings are run once, and each by itself."""
+    if not can_share(model.llm):
+        return ""
+    rest = list(range(3, 25))
+    sequences = [tuple(rest[:a] + rest[b:c]) for a, b, c in ((9, 12, 20), (9, 12, 14), (4, 13, 22), (9, 15, 16))]
+    ends = [[4] * 4, [9, 9, 4, 9], [len(sequence) for sequence in sequences]]
+    for level in levels(model, torch.empty(0, 1), sequences, ends):
+        last = level
+    for i, sequence in enumerate(sequences):
+        ids = torch.tensor([sequence])
+        whole = hidden_states(
+            model.llm, model.get_input_embeddings()(ids), torch.ones_like(ids), torch.arange(len(sequence))[None]
+        )
+        found = last.hidden[last.node[i], : last.end[i] - last.start[i]]
+        require_near(found, whole[0, last.start[i] :], "after a shared beginning")
     return ""
 
 
