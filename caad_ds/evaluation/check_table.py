@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.table import Table
-
+from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.scores import POOLED
 from caad_ds.evaluation.signals import Signal

@@ -10,10 +10,10 @@ TURN = {"role": "user", "content": "<start_audio><|AUDIO|><end_audio>\nWho speak
 
 
 def tone(path: Path, hertz: float, seconds: float = 0.2, rate: int = 22_050, channels: int = 1) -> None:
-    """Write a sine; its format is the path's suffix."""
+    """Write a sine, each channel half as loud as the one before; its format is the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     wave = 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
-    soundfile.write(path, np.stack([wave] * channels, axis=1), rate)
+    soundfile.write(path, np.stack([wave / 2**channel for channel in range(channels)], axis=1), rate)
 
 
 def record(name: str, *paths: Path, **metadata: str) -> dict:

@@ -191,11 +191,11 @@ def test_whatever_a_corpus_holds_is_taken_or_listed(tmp_path, tone, prep, write_
 
 @pytest.mark.parametrize("policy", ["truncate", "split"])
 def test_long_audio_is_cut_where_asked_and_packed_as_cut(policy, tmp_path, write_lines, prep, capsys):
-    wave = np.linspace(-0.5, 0.5, 40_000)
-    soundfile.write(tmp_path / "ramp.wav", wave, 16_000, subtype="PCM_16")
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000)  # where a cut one sample beside shows
+    soundfile.write(tmp_path / "noise.wav", wave, 16_000, subtype="PCM_16")
     rows = [
-        {"id": "long", "audio": "ramp.wav", "text": "all of it", "speaker": "a"},
-        {"id": "answered", "audio": "ramp.wav", "response": "An answer."},
+        {"id": "long", "audio": "noise.wav", "text": "all of it", "speaker": "a"},
+        {"id": "answered", "audio": "noise.wav", "response": "An answer."},
     ]
     out = tmp_path / "cut.jsonl"
     arguments = ("--root", write_lines("own.jsonl", rows), "--out", out, "--max-seconds", 1, "--too-long", policy)

@@ -35,8 +35,16 @@ class Theirs(nn.Module):
         )  # fmt: skip
         self.qformer = BertEncoder(shape)
         self.proj = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, LLM_WIDTH))
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=0.3)
+        # As large as in a trained one: each part, also which tap is read how much, shows in the output.
+        for parameter in (*self.layer_prompts, self.layer_weights):
+            nn.init.normal_(parameter)
+        for part in self.modules():
+            if isinstance(part, nn.Linear | nn.LayerNorm):
+                nn.init.normal_(part.bias, std=0.3)
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight, std=part.in_features**-0.5)
+            elif isinstance(part, nn.LayerNorm):
+                nn.init.normal_(part.weight, mean=1.0, std=0.3)
 
     def forward(self, states: list[Tensor]) -> Tensor:
         """[A, QUERIES, LLM_WIDTH] for the states [A, frames, WIDTH] of each tap."""

@@ -14,6 +14,8 @@ from tests.training.tiny import amplify
 
 pytestmark = pytest.mark.numeric
 
+WINDOW = 16  # shorter than a prompt, and long enough for an answer to see what is kept
+
 
 def asked(key: str, question: str = "Is it high?", system: str = "beep"):
     """A record under a system prompt."""
@@ -72,9 +74,9 @@ def test_a_kept_beginning_changes_no_hidden_state(parts, batch, name):
 @pytest.mark.parametrize(
     ("settings", "attention"),
     [
-        ({"model_type": "mistral", "sliding_window": 6}, "sdpa"),
-        ({"model_type": "mistral", "sliding_window": 6}, "eager"),
-        ({"model_type": "gemma2", "sliding_window": 6, "head_dim": 16, "attn_logit_softcapping": 5.0}, "eager"),
+        ({"model_type": "mistral", "sliding_window": WINDOW}, "sdpa"),
+        ({"model_type": "mistral", "sliding_window": WINDOW}, "eager"),
+        ({"model_type": "gemma2", "sliding_window": WINDOW, "head_dim": 16, "attn_logit_softcapping": 5.0}, "eager"),
         ({"model_type": "qwen3", "head_dim": 16}, "sdpa"),
     ],
     ids=["mistral-sdpa", "mistral-eager", "gemma2", "qwen3"],

@@ -6,13 +6,16 @@ import torch
 from caad_ds.models.qformer import QFormerConnector
 from caad_ds.models.states import AudioStates
 from tests.tolerance import assert_close, path
+from tests.training.tiny import amplify
 
 pytestmark = pytest.mark.numeric
 
 
 def connector(normalize: bool) -> QFormerConnector:
     torch.manual_seed(0)
-    return QFormerConnector(encoder_dim=8, llm_dim=6, taps=2, queries=3, layers=1, heads=2, normalize=normalize).eval()
+    made = QFormerConnector(encoder_dim=8, llm_dim=6, taps=2, queries=3, layers=1, heads=2, normalize=normalize).eval()
+    amplify(made)
+    return made
 
 
 def test_normalised_states_are_heard_without_their_scale_and_offset():

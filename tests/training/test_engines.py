@@ -18,7 +18,7 @@ from caad_ds.models.states import AudioStates
 from caad_ds.progress import Heartbeat
 from caad_ds.training import distributed, engines
 from tests.tolerance import assert_close
-from tests.training.tiny import config, encoder
+from tests.training.tiny import config, encoder, start_from
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -233,9 +233,7 @@ def test_heads_padded_to_different_sizes_share_one_vocabulary(parts):
 @pytest.mark.parametrize("origin", ["llm", "path"])
 def test_in_bf16_weights_are_cast_and_rotary_frequencies_are_not(world, tmp_path, origin):
     """And the student trains, so that a loaded one too is checkpointed."""
-    fresh = ("llm", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads")
-    loaded = dict.fromkeys(fresh) | {"path": str(world / "teacher")}
-    student = {"gradient_checkpointing": True} | (loaded if origin == "path" else {})
+    student = {"gradient_checkpointing": True} | (start_from(world / "teacher") if origin == "path" else {})
     cfg = load_config(config(world, tmp_path / "out", student=student, run={"precision": "bf16"}))
     made = engines.load_student(cfg)
     model, encoder, _ = load(cfg.teacher.path, torch.bfloat16)

@@ -22,13 +22,12 @@ from caad_ds.training.engines import load_student
 from tests.tolerance import assert_close, training
 from tests.training.launching import Run, curve
 from tests.training.nvme import needs_nvme
-from tests.training.tiny import config
+from tests.training.tiny import config, start_from
 
 STEPS = 20
 FILE = "GRADIENTS_FILE"
 EPOCH = 3  # steps that see every sample once
 MODES = {"connector": {}, "lora": {"lora": {"rank": 4, "alpha": 8}}, "all": {}}
-FRESH = ("llm", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads")
 
 
 def record_gradients() -> None:
@@ -82,7 +81,7 @@ def plain_gradients(cfg: Config) -> dict[str, torch.Tensor]:
 def test_gradients_are_those_of_plain_pytorch_and_the_loss_falls(world, terms, tmp_path, monkeypatch, mode, placed):
     where = {"cpu": {}, "nvme": {"deepspeed": str(world / "nvme.json"), "nvme_path": str(tmp_path / "swap")}}[placed]
     # The teacher's own weights: a fresh LLM of this size hardly hears its connector, which then has nothing to learn.
-    student = dict.fromkeys(FRESH) | {"path": str(world / "teacher"), "train": mode, "gradient_checkpointing": True}
+    student = start_from(world / "teacher") | {"train": mode, "gradient_checkpointing": True}
     student |= MODES[mode]
     optimizer = {"steps": STEPS, "micro_batch": 2, "lr": 5e-3}
     file = config(world, tmp_path / "out", student=student, teacher=where, optimizer=optimizer)

@@ -2,16 +2,16 @@
 
 import pytest
 
-from tests.training.alike import assert_same_curve, assert_same_weights
+from tests.training.alike import assert_same_curves, assert_same_weights
 from tests.training.launching import curve, train
-from tests.training.tiny import ce, config
+from tests.training.tiny import ce, config, start_from
 
 STEPS = 6
 DEALT = {"world 2, micro 4": (2, 4), "world 1, micro 2, accumulation 4": (1, 2)}
 OBJECTIVES = {
-    "token": (config, {"objective": {"reduction": "token"}}),
-    "sample": (config, {"objective": {"reduction": "sample"}}),
-    "ce with audio dropout": (ce, {"objective": {"audio_dropout": 0.5, "dropout_negative": "silence"}}),
+    "token": (config, {"reduction": "token"}),
+    "sample": (config, {"reduction": "sample"}),
+    "ce with audio dropout": (ce, {"audio_dropout": 0.5, "dropout_negative": "silence"}),
 }
 
 
@@ -22,8 +22,11 @@ def folder(tmp_path_factory):
 
 
 def run(world, out, objective: str, ranks: int, micro: int):
-    write, changes = OBJECTIVES[objective]
-    train(write(world, out, optimizer={"steps": STEPS, "micro_batch": micro}, **changes), ranks)
+    write, settings = OBJECTIVES[objective]
+    # A fresh student hardly hears, and what was dropped would not show.
+    student = start_from(world / "teacher") if write is ce else {}
+    steps = {"steps": STEPS, "micro_batch": micro}
+    train(write(world, out, objective=settings, student=student, optimizer=steps), ranks)
     return out
 
 
@@ -40,6 +43,5 @@ def test_the_curve_does_not_depend_on_how_a_batch_is_dealt(world, folder, whole,
     objective, expected = whole
     out = run(world, folder / f"{objective}-{dealt}", objective, *DEALT[dealt])
     assert [step for step, _ in curve(out, "train/kd")] == list(range(1, STEPS + 1))
-    for metric in ("train/kd", "train/ce", "train/grad_norm"):  # AdamW forgives a wrong scale of the gradient
-        assert_same_curve(out, expected, metric, terms)
+    assert_same_curves(out, expected, terms)
     assert_same_weights(out, expected, terms, STEPS)

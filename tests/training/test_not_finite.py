@@ -17,7 +17,7 @@ from caad_ds.training.checkpoint import verify
 from caad_ds.training.engines import load_student
 from caad_ds.training.model_folder import write_model
 from caad_ds.training.skips import Skips
-from tests.training.alike import assert_same_weights
+from tests.training.alike import assert_same_curves, assert_same_weights
 from tests.training.launching import Run, curve, refusal, weights
 from tests.training.poison import poison
 from tests.training.tiny import ce, config
@@ -138,6 +138,7 @@ def test_the_same_steps_are_skipped_on_another_number_of_ranks(world, terms, onc
     run(config(world, out, optimizer={"steps": STEPS}), f"nan:{BAD}", 1)
     for a, b in zip(skipped(whole), skipped(out), strict=True):
         assert (a["step"], [s["id"] for s in a["samples"]]) == (b["step"], [s["id"] for s in b["samples"]])
+    assert_same_curves(out, whole, terms)
     assert_same_weights(out, whole, terms, STEPS)
 
 

@@ -7,7 +7,7 @@ import pytest
 from caad_ds.config_file import load_config
 from caad_ds.errors import UserError
 from caad_ds.training.placement import Memory, choose, placement
-from tests.training.alike import assert_same_curve
+from tests.training.alike import assert_same_curves
 from tests.training.launching import Run, train
 from tests.training.nvme import needs_nvme
 from tests.training.tiny import config
@@ -77,7 +77,7 @@ HALVES = {"micro_batch": 1}  # four micro-steps on two ranks
 def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, terms, batch):
     out = folder / f"cpu-{batch}"
     assert "teacher: cpu (" in train(config(world, out, teacher={"batch": batch}, optimizer=HALVES), 2)
-    assert_same_curve(out, resident, "train/kd", terms)
+    assert_same_curves(out, resident, terms)
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["prefix kept", "both paths at once"])
@@ -86,7 +86,7 @@ def test_whole_on_each_rank_the_losses_are_the_same(world, folder, resident, ter
     teacher = {"placement": "replicated", "keep_prefix": keeps, "deepspeed": None}
     said = train(config(world, out, teacher=teacher, optimizer=HALVES), 2)
     assert "teacher: replicated (" in said and ("what prompts begin with is kept" in said) is keeps
-    assert_same_curve(out, resident, "train/kd", terms)
+    assert_same_curves(out, resident, terms)
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_offloaded_to_a_folder_the_losses_are_the_same_and_it_is_left_empty(worl
     teacher = {"deepspeed": str(world / "nvme.json"), "nvme_path": str(swap)}
     run = Run(config(world, out, teacher=teacher, optimizer=HALVES), 2)
     assert run.wait(400) == [0, 0], run.output()  # its operator may have to be compiled
-    assert_same_curve(out, resident, "train/kd", terms)
+    assert_same_curves(out, resident, terms)
     assert list(swap.iterdir()) == []
 
 

@@ -130,6 +130,12 @@ def config(world: Path, out: Path, **changes: dict | None) -> Path:
     return path
 
 
+def start_from(folder: Path) -> dict:
+    """The keys of a student that begins as a model folder, for `config`."""
+    fresh = ("llm", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads", "tokenizer")
+    return dict.fromkeys(fresh) | {"path": str(folder)}
+
+
 def ce(world: Path, out: Path, **changes: dict | None) -> Path:
     """A configuration of objective `ce`, which has no teacher."""
     student = {"tokenizer": str(world / "tokenizer")} | (changes.pop("student", None) or {})
