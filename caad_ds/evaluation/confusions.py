@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from rich.table import Table
-
 from caad_ds.evaluation.benchmark import Benchmark
 from caad_ds.evaluation.choices import enumerated, spelled_out
+from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.matching import matches_leniently
 from caad_ds.evaluation.tables import markdown, terminal
 
