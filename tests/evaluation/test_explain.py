@@ -135,8 +135,8 @@ def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, caps
 
     assert "--items gender/77: no such item in the benchmark; one is gender/" in refused("--items", "gender/77")
     assert "--contrast-alpha -1" in refused("--items", "gender/0", "--contrast-alpha", -1)
-    assert "give --answer gt" in refused("--items", "gender/0", "--instructions", tmp_path / "i.yaml")
     (tmp_path / "i.yaml").write_text(INSTRUCTIONS)
+    assert "give --answer gt" in refused("--items", "gender/0", "--instructions", tmp_path / "i.yaml")
     told = refused("--items", "noise/0:neutral", "--answer", "gt", "--instructions", tmp_path / "i.yaml")
     assert "no statement for 'loud' of noise" in told
     shutil.copytree(model_folder, tmp_path / "other")

@@ -143,7 +143,7 @@ def test_taps_are_those_of_the_published_models():
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        ("absent", "no such file or folder"),
+        ("absent", "no such checkpoint"),
         ("cut", "no checkpoint that loads"),
         ("pickled code", "no checkpoint that loads"),
         ("no layer_weights", "0 tensors named layer_weights"),
