@@ -201,7 +201,7 @@ def _enumerated(terms: np.ndarray, constant: np.ndarray) -> float | None:
         return 1.0
     first = np.take_along_axis(terms, (terms != 0).argmax(0)[None], 0)  # its sign is made positive
     kinds, counts = np.unique(terms * np.sign(first), axis=1, return_counts=True)
-    if np.prod(counts + 1.0) > ENUMERATED:
+    if np.log2(counts + 1).sum() > np.log2(ENUMERATED):
         return None
     kept = np.indices(counts + 1).reshape(len(counts), -1)
     chances = np.prod([_heads(int(count))[k] for count, k in zip(counts, kept, strict=True)], axis=0)
