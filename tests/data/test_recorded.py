@@ -89,8 +89,7 @@ def test_the_signal_to_noise_ratio_is_the_one_asked_for(snr):
 
 def test_noisy_records_have_the_level_asked_for_and_clean_ones_are_unchanged(clips, tmp_path):
     for before, after in zip(clips, add_noise(clips, tmp_path / "a", snr=(20.0, 20.0)), strict=True):
-        speech = load(Path(before["audios"][0]["path"]))
-        written = load(Path(after["audios"][0]["path"]))
+        speech, written = (load(Path(row["audios"][0]["path"])).astype(np.float64) for row in (before, after))
         if after["metadata"]["noise"] == "clean":
             np.testing.assert_allclose(written, speech, atol=LEAST_BIT)
         else:
