@@ -22,6 +22,7 @@ from caad_ds.data.markers import user_content
 from caad_ds.data.reader import IndexedReader
 from caad_ds.models.llm import load_tokenizer
 from caad_ds.models.prompt import Prompter
+from caad_ds.text import read_text
 from data_prep.shards import Block, ShardWriter, tarred
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -31,7 +32,7 @@ SHARD = 1 << 28
 
 def write(folder: Path, count: int) -> None:
     """Shards of so many records, with a transcript, a question and an answer of 25, 15 and 30 words."""
-    words = [word for word in README.read_text().split() if word.isalpha()]
+    words = [word for word in read_text(README).split() if word.isalpha()]
     draw = random.Random(0)
     with ShardWriter(folder, SHARD) as writer:
         shards = []

@@ -124,8 +124,7 @@ def record_fault(record: dict) -> str | None:
         return fault
     for name in ("id", "audios"):
         if not record.get(name):
-            plain = "; of a plain line `caad-ds prep ingest jsonl` makes a record" if "audio" in record else ""
-            return f"field {name!r} is missing or empty{plain}"
+            return f"field {name!r} is missing or empty"
     for audio in record["audios"]:
         if not isinstance(audio, dict) or not isinstance(audio.get("path"), str) or "\0" in audio["path"]:
             return f"each of 'audios' must be an object with a 'path', not {audio!r:.60}"

@@ -19,7 +19,7 @@ ONE = "name: Speakers\n    questions: [How many]\n    options:\n"
 
 
 def instructions(path, *options):
-    lines = "".join(f"      {option}: It is said.\n" for option in options)
+    lines = "".join(f"      {option}: It is number {n}.\n" for n, option in enumerate(options))
     (path / "i.yaml").write_text(f"attributes:\n  speakers:\n    {ONE}{lines}")
     return path / "i.yaml"
 
@@ -35,7 +35,7 @@ def test_an_option_is_known_as_number_boolean_and_text(written, values, tmp_path
         record = {"id": "a", "audios": [{"path": "a", "text": "hi", "duration": 1.0}], "metadata": {"speakers": value}}
         assert loaded.known(record) == ["speakers"]
         asked = ask(loaded, record, "speakers", Random(0))
-        assert asked.label == written.strip('"') and asked.statement == "It is said."
+        assert asked.label == written.strip('"') and asked.statement == "It is number 0."
         assert f"(Speakers: {asked.label})" in describe.seed_description(record, loaded)
 
 

@@ -186,7 +186,10 @@ def test_plain_lines_are_ingested_and_asked_as_the_readme_has_it(teacher, tmp_pa
     line = {"audio": "a.wav", "messages": [{"role": "user", "content": "<|AUDIO|> Who speaks?"}]}
     plain, asked = write(tmp_path / "mine.jsonl", [line]), tmp_path / "asked.jsonl"
     assert answer(plain, teacher, tmp_path / "answers.jsonl") == 2
-    assert "of a plain line `caad-ds prep ingest jsonl` makes a record" in capsys.readouterr().err
+    assert (
+        f"`caad-ds prep ingest jsonl --root {plain} --out MANIFEST.jsonl` makes a manifest of it"
+        in capsys.readouterr().err
+    )
     assert cli.main(["prep", "ingest", "jsonl", "--root", str(plain), "--out", str(asked)]) == 0
     answer(asked, teacher, tmp_path / "answers.jsonl")
     rejected = tmp_path / "answers.rejected.jsonl"

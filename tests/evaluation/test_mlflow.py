@@ -171,6 +171,7 @@ def test_what_is_no_store_is_refused_before_the_work(evaluate, tmp_path, capsys)
     assert evaluate("--mlflow", "mlruns") == 2
     assert "--mlflow 'mlruns' is no MLflow store" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+    (tmp_path / "other").mkdir()
     assert cli.main(["compare", "--mlflow", str(tmp_path / "run"), str(tmp_path / "other")]) == 2
     assert "is no MLflow store" in capsys.readouterr().err
     for command in (["speed", "--models", "a=b"], ["explain", "--model", "m", "--items", "i", "--out", "o"]):

@@ -1,5 +1,7 @@
 """A published DeSTA connector in our model: read under its own names, and equal to its own formula."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -99,6 +101,7 @@ def import_desta(checkpoint, bases, *more: str) -> int:
 def test_the_template_of_an_imported_model_is_set(theirs, bases, tokenizer, capsys):
     torch.save(theirs.state_dict(), bases / "qformer_connector.pth")
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    tokenizer = deepcopy(tokenizer)  # the session's own keeps its template
     tokenizer.chat_template = "{% if loud %}LOUD{% endif %}" + refusing + tokenizer.chat_template
     tokenizer.save_pretrained(bases / "llm")
     assert import_desta(bases / "qformer_connector.pth", bases, "--template-switch", "lout=true") == 2

@@ -215,11 +215,12 @@ def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(own_ends
     assert len(end_tokens(load(tmp_path / "short")[0], tokenizer)) == len(tokenizer)
 
 
-def test_answers_that_end_at_texts_are_refused_by_that_name(many_ends):
-    path = Path(many_ends) / "generation_config.json"
+def test_answers_that_end_at_texts_are_refused_by_that_name(own_ends):
+    folder, _ = own_ends
+    path = Path(folder) / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"stop_strings": ["<|user|>"]}))
     with pytest.raises(UserError, match=r"ends answers at the texts \['<\|user\|>'\] \(stop_strings\)"):
-        load_llm(many_ends, torch.float32)
+        load_llm(folder, torch.float32)
 
 
 @REMOVED
