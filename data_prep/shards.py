@@ -55,10 +55,10 @@ def encode(record: dict | Rejected, rules: Rules = DEFAULT) -> Block | Rejected:
     content = json.dumps({**record, "audios": audios}, ensure_ascii=False, sort_keys=True).encode()
     members = {f"{key}.json": content} | dict(zip(names, map(audio.encode, pcm), strict=True))
     seconds = sum(map(len, pcm)) / audio.SAMPLE_RATE
-    return Block(key, tarred(members), seconds, _estimate_tokens(record), audio.pcm_hash(pcm))
+    return Block(key, _tar(members), seconds, _estimate_tokens(record), audio.pcm_hash(pcm))
 
 
-def tarred(members: dict[str, bytes]) -> bytes:
+def _tar(members: dict[str, bytes]) -> bytes:
     """Members with fixed owner, mode and time (0), without the end of the archive."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:  # USTAR cuts names at 100 bytes
