@@ -174,7 +174,9 @@ def test_what_is_no_store_is_refused_before_the_work(evaluate, tmp_path, capsys)
     (tmp_path / "other").mkdir()
     assert cli.main(["compare", "--mlflow", str(tmp_path / "run"), str(tmp_path / "other")]) == 2
     assert "is no MLflow store" in capsys.readouterr().err
-    for command in (["speed", "--models", "a=b"], ["explain", "--model", "m", "--items", "i", "--out", "o"]):
+    model = str(tmp_path / "other")
+    (tmp_path / "other/config.json").write_text("{}")
+    for command in (["speed", "--models", f"a={model}"], ["explain", "--model", model, "--items", "i", "--out", "o"]):
         assert cli.main([*command, "--benchmark", str(tmp_path), "--mlflow", "mlruns"]) == 2
         assert "--mlflow 'mlruns' is no MLflow store" in capsys.readouterr().err
     assert evaluate("--experiment", "mine") == 2
