@@ -34,10 +34,11 @@ demo-full: venv ## every control and ablation, 3 teacher seeds x 3 student seeds
 demo-teacher: venv ## make the shipped teacher anew
 	$(RUN) -u -m examples.demo teacher
 
-# Each process takes one file of tests after another, whose fixtures it shares; each test computes on one thread.
-PYTEST := $(RUN) -m pytest -n $(or $(WORKERS),2) --dist loadfile
+# Each process takes one file of tests after another, whose fixtures it shares; each test computes on one thread. Three
+# processes keep two cores busy while one waits for a launcher or a server; the longest files come first (tests/conftest.py).
+PYTEST := $(RUN) -m pytest -n $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
 
-test: venv ## the test suite, in two processes (WORKERS=n for more)
+test: venv ## the test suite, in three processes (WORKERS=n for another number)
 	$(PYTEST)
 
 test-slow: venv ## what takes longer: NVMe and CPU-optimizer offload, more resumes
