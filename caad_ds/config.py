@@ -269,8 +269,11 @@ class ValidationSection(Section):
 
 class TrackingSection(Section):
     enabled: bool = True
-    uri: str = Field("sqlite:///mlflow.db", description="MLflow store or server")
-    experiment: str = "caad-ds"
+    uri: str | None = Field(
+        None, description="MLflow store or server; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db"
+    )
+    experiment: str | None = Field(None, description="default: MLFLOW_EXPERIMENT_NAME, else caad-ds")
+    log_model: bool = Field(False, description="also upload the trained model's folder")
 
 
 class Config(Section):

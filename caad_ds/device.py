@@ -1,5 +1,7 @@
 """The device that a command runs a model on."""
 
+import platform
+
 import torch
 
 from caad_ds.errors import UserError
@@ -13,3 +15,8 @@ def pick_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called: a GPU by its name, a CPU by its architecture."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         from caad_ds.training.checkpoint import WEIGHTS, Checkpoints, verify
         from caad_ds.training.identity import part_hash
         from caad_ds.training.model_folder import all_weights, write_model
+        from caad_ds.training.tracked import note_export
 
         if source == output_dir:
             found = Checkpoints(output_dir, cfg.checkpoint, voice).find()
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         write_model(
             args.out, student, weights, engines.DTYPES[cfg.run.precision], merge=not args.keep_adapters, origin=origin
         )
+        note_export(cfg, state.tracking_id, args.out, folder.name)
         voice.say(f"exported {folder} to {args.out}")
     return 0
 

@@ -245,7 +245,7 @@ def _model(args: argparse.Namespace) -> dict:
         return {"model": args.model}
     args.model = str(model_folder(args.model))
     with waiting(f"hashing {args.model}"):
-        from caad_ds.evaluation.identity import model_hash  # it imports PyTorch
+        from caad_ds.models.folder_hash import model_hash  # it imports PyTorch
 
         return {"model_sha256": model_hash(Path(args.model))}
 

@@ -23,7 +23,7 @@ from caad_ds.errors import UserError
 from caad_ds.evaluation.check_journal import CheckJournal
 from caad_ds.evaluation.check_table import Growing, listed, show_result
 from caad_ds.evaluation.generalisation import Heard, validation_losses
-from caad_ds.evaluation.identity import fingerprint, model_hash, run_name
+from caad_ds.evaluation.identity import fingerprint, run_name
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.items import Clip
 from caad_ds.evaluation.matching import matches
@@ -34,6 +34,7 @@ from caad_ds.evaluation.signals import Signal
 from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.verdict import Attribute, figures, judge
 from caad_ds.files import write_json
+from caad_ds.models.folder_hash import model_hash
 from caad_ds.progress import progress, waiting
 
 

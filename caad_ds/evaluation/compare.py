@@ -83,7 +83,8 @@ def compare_conditions(runs: dict[str, list[list[dict]]], baseline: str, title: 
         "flips.png": lambda file: flip_matrices(systems, title, file),
     }
     table = comparison_rows(systems, found)
-    return Comparison(title, baseline, systems, found, table, legends, details, pictures)
+    logged = _pooled(systems, {key: key for key in FIGURES.values()})
+    return Comparison(title, baseline, systems, logged, found, table, legends, details, pictures)
 
 
 def _pooled(systems: dict[str, dict], figures: dict[str, str]) -> dict[str, dict[str, dict]]:

@@ -46,7 +46,7 @@ def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: 
     legends = [NOTE, *([significance_legend(baseline, found)] if found else [])]
     table = ["system", "runs", *figures[baseline]], rows
     pictures = {"table.png": lambda file: bars(figures, title, file)}
-    return Comparison(title, baseline, systems, found, table, legends, details, pictures)
+    return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures)
 
 
 def _figures(scores: dict) -> dict[str, dict]:

@@ -1,7 +1,7 @@
 """What `compare` found, whatever the benchmark, and its way to the terminal, the files and MLflow."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from caad_ds.files import write_atomic, write_json
 class Comparison:
     """Scores by system, differences from the baseline, the table that is shown, and what the files hold beside it.
 
+    `figures` are those of each system that are metrics in MLflow, by name, `{value, low, high, ...}` each.
     `details` are further parts of table.md; `pictures` draw themselves, by file name.
     """
 
     title: str
     baseline: str
     systems: dict[str, dict]
+    figures: dict[str, dict[str, dict]]
     differences: dict[str, dict]
     table: tuple[list[str], list[list[str]]]
     legends: list[str]
@@ -40,7 +42,17 @@ def publish(found: Comparison, speeds: dict[str, dict], notes: list[str], args: 
         if args.out:
             show(f"saved {args.out}/{', '.join(files)}")
         params = {"title": found.title, "baseline": found.baseline, "systems": ", ".join(found.systems)}
-        log_record(args, folder, Record(found.title, params, {}, found.table, [folder / name for name in files]))
+        metrics = {f"{system}/{name}": figure["value"] for system, name, figure in _figures(found)}
+        tables = {"table_shown.json": found.table}
+        log_record(
+            args, folder, Record(found.title, params, metrics, tables, [folder / f for f in files], "comparison")
+        )
+
+
+def _figures(found: Comparison) -> Iterator[tuple[str, str, dict]]:
+    """System, name and figure, of those that are defined."""
+    for system, figures in found.figures.items():
+        yield from ((system, name, figure) for name, figure in figures.items() if figure["value"] is not None)
 
 
 def _save(found: Comparison, speeds: dict[str, dict], notes: list[str], folder: Path) -> None:

@@ -29,6 +29,7 @@ from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.token_picture import draw
 from caad_ds.evaluation.token_text import Tokens
 from caad_ds.files import write_json
+from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.prompt import tokenization
 from caad_ds.models.states import Embedded
 from caad_ds.names import file_name
@@ -91,7 +92,9 @@ def _record(saved: list[tuple[dict, list[Path]]], args: argparse.Namespace) -> R
     ]
     params = {key: value for key, value in _models(args).items() if value} | _setting(args)
     files = [file for _, files in saved for file in files]
-    return Record(f"{run_name(args.model.resolve())}, token by token", params, {}, (header, rows), files)
+    name, tables = f"{run_name(args.model.resolve())}, token by token", {"table_shown.json": (header, rows)}
+    trained = model_hash(args.model) if args.mlflow else None
+    return Record(name, params, {}, tables, files, "explanation", trained)
 
 
 def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | None:

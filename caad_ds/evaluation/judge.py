@@ -17,7 +17,7 @@ from caad_ds.evaluation.matching import words
 from caad_ds.files import disk_errors, drop_cut_line
 from caad_ds.progress import progress
 from caad_ds.text import read_lines
-from caad_ds.tracking import HIDDEN, hide_secrets
+from caad_ds.tracking.secrets import HIDDEN, hide_secrets
 
 TIMEOUT = 120.0  # seconds a reply may take
 PROMPT = """Question about an audio clip: {question}

@@ -90,7 +90,7 @@ def publish(measured: dict[str, dict], args: argparse.Namespace) -> None:
             show(f"saved {args.out}/speed.md, speed.json")
         params = {"systems": ", ".join(measured), "setting": setting}
         metrics = dict(flat_metrics({name: speed_metrics(speed) for name, speed in measured.items()}))
-        log_record(args, folder, Record(TITLE, params, metrics, table, files))
+        log_record(args, folder, Record(TITLE, params, metrics, {"table_shown.json": table}, files, "speed"))
 
 
 def measure(systems: dict[str, System], items: Sequence[Item], tokens: int, rounds: int) -> dict[str, dict]:

@@ -1,6 +1,5 @@
 """Taking the size and speed of a system; what the figures mean is in speed.py."""
 
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.generation.streamers import BaseStreamer
 
+from caad_ds.device import device_name
 from caad_ds.evaluation.decoding import end_tokens
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.memory import MIB, PeakMemory
@@ -86,11 +86,10 @@ def description(loaded: Loaded, working: float | None, runs: list[dict]) -> dict
     """Size and speed of a system, and where they were measured."""
     parts = {"encoder": loaded.encoder, "connector": loaded.model.connector, "llm": loaded.model.llm}
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    cuda = loaded.device.type == "cuda"
     return {
         "parameters": {**parameters, "total": sum(parameters.values())},
         "memory_mib": {"weights": sum(map(weights_mib, parts.values())), "working": working},
-        "device": torch.cuda.get_device_name(loaded.device) if cuda else f"{platform.machine()} CPU",
+        "device": device_name(loaded.device),
         "threads": torch.get_num_threads(),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "runs": runs,

@@ -6,10 +6,16 @@ from caad_ds.config import Config
 from caad_ds.data.index import FILE_NAME, no_index
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.paths import check_hub_or_folder, check_model_folder
+from caad_ds.tracking import Target
 
 
 def check_inputs(cfg: Config) -> None:
-    """Raise UserError for a folder or file that is not there; hub ids and streams are not looked up."""
+    """Raise UserError for a folder or file that is not there, or what is no MLflow store.
+
+    Hub ids, streams and servers are not looked up.
+    """
+    if cfg.tracking.enabled:
+        Target.of(cfg.tracking.uri, cfg.tracking.experiment)
     folders = [cfg.data.validation]
     if cfg.data.reader == "indexed":
         folders.append(Path(str(cfg.data.train)))

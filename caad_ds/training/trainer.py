@@ -26,13 +26,12 @@ from caad_ds.models.prompt import Prompter, tokenization
 from caad_ds.models.speech_lm import load
 from caad_ds.progress import Heartbeat
 from caad_ds.ranks import agreed, from_main, gathered, raise_together, world
-from caad_ds.tracking import Tracker, hide_secrets
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
 from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.finite import NotFinite
-from caad_ds.training.identity import check_same_config, flatten, identity
+from caad_ds.training.identity import check_same_config, identity
 from caad_ds.training.meters import Meter
 from caad_ds.training.metrics import Sums
 from caad_ds.training.model_folder import write_model
@@ -40,6 +39,7 @@ from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
 from caad_ds.training.skips import Skips, culprits, diagnosis, number_of, shown
+from caad_ds.training.tracked import note_model, start_tracker
 from caad_ds.training.usable import check_texts
 from caad_ds.training.validation import validate
 
@@ -157,16 +157,9 @@ class Trainer:
                 f"{self.cfg.run.name}: already finished at step {state.step}; remove {self.cfg.run.output_dir} to redo"
             )
             return 0
-        self.tracker = Tracker(
-            uri=self.cfg.tracking.uri,
-            experiment=self.cfg.tracking.experiment,
-            run_name=self.cfg.run.name,
-            params=flatten(self.cfg.read_keys()),
-            enabled=self.cfg.tracking.enabled and is_main(),
-            run_id=state.tracking_id,
-        )
+        self.tracker = start_tracker(self.cfg, self.reader, self.device, state.tracking_id)
         if self.cfg.tracking.enabled:
-            self.voice.say(f"MLflow: {hide_secrets(self.cfg.tracking.uri)}, experiment {self.cfg.tracking.experiment}")
+            self.voice.say(self.tracker.where())
         self.tracker.artifact(self.cfg.run.output_dir / "config.yaml")
         self.voice.say(f"to checkpoint and stop: kill -USR1 {os.getpid()}")
         status = "FAILED"
@@ -339,6 +332,7 @@ class Trainer:
         write_model(final, self.student, weights, engines.DTYPES[self.cfg.run.precision])
         if self.prompter.truncated:
             self.voice.say(f"answers cut at data.max_answer_tokens, over all reads: {self.prompter.truncated}")
+        note_model(self.tracker, self.cfg, final)
         self.voice.say(f"finished: {final}")
 
     def __enter__(self) -> "Trainer":

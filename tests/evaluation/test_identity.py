@@ -6,7 +6,8 @@ import shutil
 import soundfile
 
 from caad_ds.evaluation.benchmark import load
-from caad_ds.evaluation.identity import fingerprint, model_hash
+from caad_ds.evaluation.identity import fingerprint
+from caad_ds.models.folder_hash import model_hash
 
 
 def change(file):

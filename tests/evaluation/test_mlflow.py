@@ -9,8 +9,9 @@ from mlflow import MlflowClient
 
 from caad_ds import cli
 from caad_ds.evaluation import mlflow_log
+from caad_ds.models.folder_hash import model_hash
 
-EXPERIMENT = "caad-ds-evaluation"
+EXPERIMENT = "caad-ds"
 
 
 @pytest.fixture
@@ -45,20 +46,29 @@ def test_an_evaluation_is_in_the_store_once(evaluate, uri, tmp_path, capsys):
     assert (run.info.run_name, run.info.status) == ("greedy", "FINISHED")
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert run.data.params == {key: str(value) for key, value in scores["setup"].items()}
+    table = dict(content(client, run, "metrics.json")["data"])
     for group in ("all", "gender", "noise"):
         for metric in ("accuracy_neutral", "tir_all_irrelevant"):
             found = scores["groups"][group][metric]
-            assert run.data.metrics[f"{group}/{metric}"] == found["value"]
-            assert run.data.metrics[f"{group}/{metric}_low"] == found["low"]
+            shown = table[f"{group}/{metric}"], table[f"{group}/{metric}_low"]
+            assert shown == pytest.approx((found["value"], found["low"]))  # MLflow's tables have ten digits
     strict = scores["groups"]["all"]["strict"]["accuracy_neutral"]["value"]
-    assert run.data.metrics["all/strict/accuracy_neutral"] == strict
+    assert table["all/strict/accuracy_neutral"] == pytest.approx(strict)
+    assert 20 <= len(run.data.metrics) <= 40 < len(table)
+    assert run.data.metrics["all/shift"] == scores["groups"]["all"]["shift"]["value"]
+    assert run.data.metrics == pytest.approx({name: table[name] for name in run.data.metrics})
+    chosen = {"all/accuracy_adversarial_low", "all/shift", "all/mrs", "gender/accuracy_adversarial", "rejected"}
+    assert chosen <= run.data.metrics.keys()
     assert run.data.metrics["speed/parameters/total"] == scores["speed"]["parameters"]["total"]
     [timed] = scores["speed"]["runs"]
     assert run.data.metrics["speed/batch_8/tokens_per_second"] == timed["tokens_per_second"]["median"]
     assert (run.data.metrics["all/items"], run.data.metrics["rejected"]) == (7, 0)
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert files == {"scores.json", "predictions.jsonl", "table_shown.json"}
+    assert files == {"scores.json", "predictions.jsonl", "table_shown.json", "metrics.json"}
     assert content(client, run, "scores.json") == scores
+    [data] = run.inputs.dataset_inputs
+    assert data.dataset.digest == scores["setup"]["benchmark_sha256"][:36] and data.tags[0].value == "evaluation"
+    assert run.data.tags["kind"] == "evaluation" and run.data.tags["device"].endswith("CPU")
     table = content(client, run, "table_shown.json")
     assert table["columns"][:3] == ["subset", "items", "neutral"] and len(table["data"]) == 5
     assert run.info.run_id in capsys.readouterr().err
@@ -77,6 +87,9 @@ def test_a_comparison_is_in_the_store_with_its_pictures(evaluate, uri, tmp_path)
     assert files == {"table.json", "table.md", "table.png", "flips.png", "table_shown.json"}
     assert content(client, run, "table_shown.json")["columns"][:2] == ["system", "runs"]
     assert run.data.params == {"title": "T", "baseline": "greedy", "systems": "greedy"}
+    found = content(client, run, "table.json")["systems"]["greedy"]["all"]
+    for metric in ("accuracy_neutral", "accuracy_adversarial", "shift", "mrs"):
+        assert run.data.metrics[f"greedy/{metric}"] == found[metric]["value"]
     assert not (tmp_path / "run" / "mlflow.json").exists()
 
 
@@ -167,17 +180,67 @@ def test_a_store_that_hangs_is_not_waited_for(evaluate, tmp_path, capsys, monkey
     assert (tmp_path / "run" / "scores.json").is_file()
 
 
-def test_what_is_no_store_is_refused_before_the_work(evaluate, tmp_path, capsys):
+def test_what_is_no_store_is_refused_before_the_work(evaluate, model_folder, tmp_path, capsys):
     assert evaluate("--mlflow", "mlruns") == 2
     assert "--mlflow 'mlruns' is no MLflow store" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    (tmp_path / "other").mkdir()
-    assert cli.main(["compare", "--mlflow", str(tmp_path / "run"), str(tmp_path / "other")]) == 2
+    assert cli.main(["compare", "--mlflow", str(tmp_path / "run"), str(tmp_path)]) == 2
     assert "is no MLflow store" in capsys.readouterr().err
-    model = str(tmp_path / "other")
-    (tmp_path / "other/config.json").write_text("{}")
-    for command in (["speed", "--models", f"a={model}"], ["explain", "--model", model, "--items", "i", "--out", "o"]):
+    for command in (
+        ["speed", "--models", f"a={model_folder}"],
+        ["explain", "--model", str(model_folder), "--items", "i", "--out", "o"],
+    ):
         assert cli.main([*command, "--benchmark", str(tmp_path), "--mlflow", "mlruns"]) == 2
         assert "--mlflow 'mlruns' is no MLflow store" in capsys.readouterr().err
     assert evaluate("--experiment", "mine") == 2
     assert "--experiment mine: belongs to an MLflow store" in capsys.readouterr().err
+
+
+def trained_as(uri, sha256, experiment, name="student", key="model_sha256"):
+    """A finished run of that experiment, tagged as training or export does; its id."""
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    where = found.experiment_id if found else client.create_experiment(experiment)
+    value = sha256 if key == "model_sha256" else "step-00000004"
+    run = client.create_run(where, run_name=name, tags={key: value})
+    client.set_terminated(run.info.run_id)
+    return run.info.run_id
+
+
+def test_an_evaluation_is_a_child_of_the_newest_run_that_made_its_model(
+    evaluate, model_folder, uri, monkeypatch, capsys
+):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+    sha256 = model_hash(model_folder)
+    trained_as(uri, sha256, "distilling", "older")
+    trained_as(uri, "0" * 64, "distilling", "another model")
+    parent = trained_as(uri, sha256, "distilling")
+    assert evaluate("--mlflow", uri) == 0
+    client, runs = runs_of(uri, "distilling")
+    [child] = [run for run in runs if run.data.tags.get("kind") == "evaluation"]
+    assert child.data.tags["mlflow.parentRunId"] == parent
+    assert f"run {child.info.run_id}, a child of student, run {parent}" in capsys.readouterr().err
+    assert client.get_experiment_by_name("elsewhere") is None
+
+
+def test_an_evaluation_of_an_export_is_a_child_of_the_run_of_its_checkpoint(evaluate, model_folder, uri):
+    parent = trained_as(uri, model_hash(model_folder), "distilling", key=f"exported.{model_hash(model_folder)}")
+    assert evaluate("--mlflow", uri) == 0
+    [child] = [run for run in runs_of(uri, "distilling")[1] if run.info.run_id != parent]
+    assert child.data.tags["mlflow.parentRunId"] == parent
+
+
+def test_a_named_experiment_stands(evaluate, model_folder, uri):
+    trained_as(uri, model_hash(model_folder), "distilling")
+    assert evaluate("--mlflow", uri, "--experiment", "mine") == 0
+    [run] = runs_of(uri, "mine")[1]
+    assert "mlflow.parentRunId" not in run.data.tags and len(runs_of(uri, "distilling")[1]) == 1
+
+
+def test_mlflow_without_a_uri_reads_the_variables(evaluate, uri, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of the variable")
+    assert evaluate("--mlflow") == 0
+    assert len(runs_of(uri, "of the variable")[1]) == 1
+    told = capsys.readouterr().err
+    assert "(MLFLOW_TRACKING_URI)" in told and "experiment of the variable (MLFLOW_EXPERIMENT_NAME)" in told

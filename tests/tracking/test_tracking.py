@@ -2,14 +2,16 @@
 
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
 from mlflow import MlflowClient
 
-from caad_ds import tracking
 from caad_ds.errors import UserError
-from caad_ds.tracking import Tracker
+from caad_ds.tracking import Target, Tracker, run, store, target
+from caad_ds.tracking.origin import Data, git_tags, origin_tags
 
 
 @pytest.fixture
@@ -17,8 +19,8 @@ def uri(mlflow_uri):
     return mlflow_uri
 
 
-def start(uri: str, params: dict | None = None, run_id: str | None = None) -> Tracker:
-    return Tracker(uri, "exp", "name", params or {}, enabled=True, run_id=run_id)
+def start(uri: str, params: dict | None = None, run_id: str | None = None, **more) -> Tracker:
+    return Tracker(Target.of(uri, "exp"), "name", params or {}, enabled=True, run_id=run_id, **more)
 
 
 def points(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -26,7 +28,7 @@ def points(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
     return sorted((m.step, m.value) for m in MlflowClient(uri).get_metric_history(run_id, key))
 
 
-def run_of(uri: str, run_id: str):
+def read(uri: str, run_id: str):
     return MlflowClient(uri).get_run(run_id)
 
 
@@ -38,9 +40,9 @@ def test_a_run_is_read_back(uri, tmp_path):
         tracker.log({"train/kd": 1.0 / (step + 1), "train/ce": float("nan")}, step)
     tracker.artifact(file)
     assert tracker.finish() == 0
-    run = run_of(uri, tracker.run_id)
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "name")
-    assert run.data.params == {"objective.alpha": "1.0", "run.name": "x"}
+    logged = read(uri, tracker.run_id)
+    assert (logged.info.status, logged.info.run_name) == ("FINISHED", "name")
+    assert logged.data.params == {"objective.alpha": "1.0", "run.name": "x"}
     assert points(uri, tracker.run_id, "train/kd") == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
     assert len(points(uri, tracker.run_id, "train/ce")) == 3
     assert [f.path for f in MlflowClient(uri).list_artifacts(tracker.run_id)] == ["config.yaml"]
@@ -53,7 +55,7 @@ def test_points_arrive_while_the_run_goes_on(uri):
     while not points(uri, tracker.run_id, "loss") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert points(uri, tracker.run_id, "loss") == [(1, 1.0)]
-    assert run_of(uri, tracker.run_id).info.status == "RUNNING"
+    assert read(uri, tracker.run_id).info.status == "RUNNING"
     tracker.finish()
 
 
@@ -63,16 +65,16 @@ def test_resume_sends_only_the_missing_steps(uri, caplog):
         first.log({"loss": float(step)}, step)
     first.finish("KILLED")
     second = start(uri, {"a": 1, "b": 3, "c": 4}, first.run_id)
-    assert run_of(uri, first.run_id).info.status == "RUNNING"
+    assert read(uri, first.run_id).info.status == "RUNNING"
     for step in range(4, 8):
         second.log({"loss": float(step), "new": 0.0}, step)
     second.finish()
     assert second.run_id == first.run_id
     assert points(uri, first.run_id, "loss") == [(step, float(step)) for step in range(1, 8)]
     assert [step for step, _ in points(uri, first.run_id, "new")] == [4, 5, 6, 7]
-    run = run_of(uri, first.run_id)
-    assert run.info.status == "FINISHED"
-    assert run.data.params == {"a": "1", "b": "2", "c": "4"}
+    logged = read(uri, first.run_id)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params == {"a": "1", "b": "2", "c": "4"}
     assert [r.getMessage() for r in caplog.records] == ["MLflow keeps the run's first value of changed parameters: b"]
 
 
@@ -80,7 +82,7 @@ def test_a_run_that_the_store_lost_is_replaced(uri, caplog):
     tracker = start(uri, run_id="0" * 32)
     tracker.finish()
     assert tracker.run_id != "0" * 32
-    assert run_of(uri, tracker.run_id).info.status == "FINISHED"
+    assert read(uri, tracker.run_id).info.status == "FINISHED"
     assert "no longer has run" in caplog.text
 
 
@@ -89,7 +91,7 @@ def test_finish_sets_the_status_and_an_end(uri, status):
     tracker = start(uri)
     tracker.finish(status)
     tracker.finish("FINISHED")  # the first call decides
-    info = run_of(uri, tracker.run_id).info
+    info = read(uri, tracker.run_id).info
     assert info.status == status and info.end_time is not None
 
 
@@ -125,7 +127,7 @@ def test_a_server_that_accepts_and_stays_silent_costs_seconds(monkeypatch):
 
 
 def test_points_held_during_an_outage_arrive_once(uri, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(tracking, "RETRY_EVERY", 0.2)
+    monkeypatch.setattr(run, "RETRY_EVERY", 0.2)
     tracker = start(uri)
     tracker.log({"loss": 0.0}, 0)
     database = tmp_path / "store/mlflow.db"
@@ -141,7 +143,7 @@ def test_points_held_during_an_outage_arrive_once(uri, tmp_path, monkeypatch, ca
     tracker.log({"loss": 2.0}, 2)
     assert tracker.finish() == 0
     assert points(uri, tracker.run_id, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
-    assert run_of(uri, tracker.run_id).info.status == "FINISHED"
+    assert read(uri, tracker.run_id).info.status == "FINISHED"
 
 
 def test_a_request_that_arrived_but_failed_here_is_not_repeated(uri, monkeypatch):
@@ -153,7 +155,7 @@ def test_a_request_that_arrived_but_failed_here_is_not_repeated(uri, monkeypatch
             fails.pop()
             raise TimeoutError("the answer got lost")
 
-    monkeypatch.setattr(tracking, "RETRY_EVERY", 0.2)
+    monkeypatch.setattr(run, "RETRY_EVERY", 0.2)
     monkeypatch.setattr(MlflowClient, "log_batch", answer_lost)
     tracker = start(uri)
     tracker.log({"loss": 1.0}, 1)
@@ -165,7 +167,7 @@ def test_a_request_that_arrived_but_failed_here_is_not_repeated(uri, monkeypatch
 
 
 def test_more_points_than_can_be_held_are_counted(monkeypatch):
-    monkeypatch.setattr(tracking, "MAX_HELD", 2)
+    monkeypatch.setattr(run, "MAX_HELD", 2)
     tracker = start("http://127.0.0.1:1")
     for step in range(5):
         tracker.log({"a": 1.0}, step)
@@ -187,7 +189,7 @@ def test_long_and_secret_parameters(uri):
     }
     tracker = start(uri, params)
     tracker.finish()
-    logged = run_of(uri, tracker.run_id).data.params
+    logged = read(uri, tracker.run_id).data.params
     assert len(logged) == len(params)
     assert len(logged["data.note"]) == 6000 and logged["data.note"].endswith("...")
     assert logged["bad_key"] == "1" and "k" * 250 in logged
@@ -199,7 +201,7 @@ def test_long_and_secret_parameters(uri):
 
 
 def test_other_ranks_do_nothing(tmp_path):
-    tracker = Tracker(f"sqlite:///{tmp_path}/store/mlflow.db", "exp", "name", {}, enabled=False)
+    tracker = Tracker(Target.of(f"sqlite:///{tmp_path}/store/mlflow.db", "exp"), "name", {}, enabled=False)
     tracker.log({"a": 1.0}, 0)
     tracker.artifact(tmp_path / "absent")
     assert tracker.finish() == 0 and tracker.run_id is None
@@ -207,11 +209,15 @@ def test_other_ranks_do_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "htp://user:hunter2@host", ""])
-@pytest.mark.parametrize("enabled", [True, False], ids=["main rank", "other rank"])
-def test_a_uri_that_is_no_store_is_refused_on_every_rank(uri, enabled):
+def test_a_uri_that_is_no_store_is_refused(uri, monkeypatch):
     with pytest.raises(UserError, match=r"tracking\.uri .* is no MLflow store: give sqlite") as raised:
-        Tracker(uri, "exp", "name", {}, enabled)
+        Target.of(uri, "exp")
     assert "hunter2" not in str(raised.value)
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI .* is no MLflow store") as raised:
+            Target.of(None, None)
+        assert "hunter2" not in str(raised.value)
 
 
 def test_a_new_store_is_made_in_silence(tmp_path, capfd):
@@ -233,9 +239,9 @@ def test_a_store_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("mlflow.MlflowClient", Killed)
         with pytest.raises(KeyboardInterrupt):
-            tracking.connect(f"sqlite:///{file}")
+            store.connect(f"sqlite:///{file}")
     assert list(file.parent.iterdir()) == []
-    tracking.connect(f"sqlite:///{file}")
+    store.connect(f"sqlite:///{file}")
     assert list(file.parent.iterdir()) == [file]
     assert MlflowClient(f"sqlite:///{file}").search_experiments()
 
@@ -250,3 +256,156 @@ def test_half_made_tables_are_told_with_what_to_do(uri, caplog):
     tracker.log({"train/kd": 1.0}, 0)
     assert tracker.finish() == 1
     assert "its tables are half made; move the file away" in caplog.text
+
+
+def test_what_the_user_names_is_before_mlflows_variables_and_those_before_the_default(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    assert str(Target.of(None, None)) == "sqlite:///mlflow.db (default), experiment caad-ds (default)"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@host:5000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "speech")
+    told = "http://[hidden]@host:5000 (MLFLOW_TRACKING_URI), experiment speech (MLFLOW_EXPERIMENT_NAME)"
+    assert str(Target.of(None, None)) == told
+    mixed = Target.of("sqlite:///own.db", None)
+    assert (mixed.uri, mixed.uri_from, mixed.experiment) == ("sqlite:///own.db", "tracking.uri", "speech")
+    named = Target.of(None, "own")
+    assert (named.experiment, named.experiment_from, named.uri_from) == (
+        "own", "tracking.experiment", "MLFLOW_TRACKING_URI",
+    )  # fmt: skip
+
+
+def test_an_experiment_id_that_is_not_read_is_told(monkeypatch):
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    assert "MLFLOW_EXPERIMENT_ID not" in str(Target.of(None, None))
+    assert "MLFLOW_EXPERIMENT_ID" not in str(Target.of(None, "own"))
+
+
+def test_the_line_at_the_start_names_store_run_and_page(uri):
+    tracker = start(uri)
+    tracker.finish()
+    logged = read(uri, tracker.run_id)
+    page = f"http://127.0.0.1:5000/#/experiments/{logged.info.experiment_id}/runs?compareRunsMode=CHART"
+    told = f"MLflow: {uri} (tracking.uri), experiment exp (tracking.experiment), run {tracker.run_id}; curves: "
+    assert tracker.where() == f"{told}`caad-ds dashboard --mlflow {uri}`, then {page}&workflowType=machine_learning"
+
+
+def test_the_page_on_a_server_has_no_credentials():
+    assert target.curves(Target.of("http://ann:hunter2@host:5000/mlflow/", "exp"), "3") == (
+        "http://host:5000/mlflow/#/experiments/3/runs?compareRunsMode=CHART&workflowType=machine_learning"
+    )
+
+
+def test_tags_and_inputs_of_a_resumed_run_are_there_once_and_new(uri):
+    data = [Data("shards", "/data/shards", "a" * 64, "training")]
+    first = start(uri, tags={"host": "a", "mlflow.user": "ann", "hub.token": "hunter2"}, data=data)
+    first.tag("model_sha256", "b" * 64)
+    first.finish("KILLED")
+    data.append(Data("held-out", "https://ann:hunter2@host/x", "c" * 64, "validation"))
+    second = start(uri, run_id=first.run_id, tags={"host": "b"}, data=data)
+    second.finish()
+    logged = read(uri, first.run_id)
+    expected = {"host": "b", "mlflow.user": "ann", "hub.token": "[hidden]", "model_sha256": "b" * 64}
+    assert expected.items() <= logged.data.tags.items()
+    inputs = {each.dataset.name: each for each in logged.inputs.dataset_inputs}
+    assert len(logged.inputs.dataset_inputs) == 2 and inputs["shards"].dataset.digest == "a" * 36
+    assert [tag.value for tag in inputs["held-out"].tags] == ["validation"]
+    assert "hunter2" not in str([vars(each.dataset) for each in logged.inputs.dataset_inputs])
+
+
+def test_a_tag_noted_while_the_store_is_away_arrives(uri, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "RETRY_EVERY", 0.2)
+    tracker = start(uri)
+    with sqlite3.connect(tmp_path / "store/mlflow.db", timeout=30) as other:
+        other.execute("ALTER TABLE tags RENAME TO away")
+        other.commit()
+        tracker.tag("model_sha256", "b" * 64)
+        tracker.flush()
+        other.execute("ALTER TABLE away RENAME TO tags")
+        other.commit()
+    tracker.finish()
+    assert read(uri, tracker.run_id).data.tags["model_sha256"] == "b" * 64
+
+
+def test_the_origin_names_user_host_command_versions_and_commit(monkeypatch):
+    argv = ["/opt/bin/caad-ds", "train", "--set", "hub.token=hunter2", "run.name=x", "--api-key", "hunter2", "--debug"]
+    monkeypatch.setattr("sys.argv", [*argv, "tracking.uri=http://ann:hunter2@host"])
+    monkeypatch.setenv("LOGNAME", "ann")
+    tags = origin_tags(4)
+    assert (tags["mlflow.user"], tags["mlflow.source.name"], tags["world_size"]) == ("ann", "caad-ds", "4")
+    assert tags["command"] == (
+        "caad-ds train --set 'hub.token=[hidden]' run.name=x --api-key '[hidden]' --debug "
+        "'tracking.uri=http://[hidden]@host'"
+    )
+    assert tags["host"] == socket.gethostname() and tags["version.torch"] and tags["version.caad-ds"]
+
+
+def test_commit_and_changes_are_those_of_the_repository_that_tracks_the_code(tmp_path):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    git("init", "-b", "trunk")
+    assert git_tags(package) == {}, "it lies in a repository that does not hold it"
+    git("add", ".")
+    git("commit", "-m", "one")
+    found = {"commit": git("rev-parse", "HEAD"), "branch": "trunk", "dirty": "false"}
+    assert git_tags(package) == {f"mlflow.source.git.{name}": value for name, value in found.items()}
+    (package / "__init__.py").write_text("changed")
+    assert git_tags(package)["mlflow.source.git.dirty"] == "true"
+
+
+def system_steps(uri, run_id):
+    return [step for step, _ in points(uri, run_id, "system/cpu_utilization_percentage")]
+
+
+def until(condition, seconds=15):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def test_system_metrics_go_on_where_they_ended(uri, monkeypatch):
+    monkeypatch.setattr(run, "SEND_EVERY", 0.1)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    first = start(uri)
+    assert until(lambda: len(system_steps(uri, first.run_id)) >= 2)
+    first.finish("KILLED")
+    ended = len(system_steps(uri, first.run_id))
+    second = start(uri, run_id=first.run_id)
+    assert until(lambda: len(system_steps(uri, first.run_id)) > ended)
+    second.finish()
+    steps = system_steps(uri, first.run_id)
+    assert steps == list(range(len(steps)))
+    logged = read(uri, first.run_id).data.metrics
+    assert 0 < logged["system/system_memory_usage_percentage"] < 100 and "system/disk_usage_megabytes" in logged
+
+
+def test_without_psutil_one_line_says_so(uri, monkeypatch, caplog):
+    monkeypatch.setattr(run, "SEND_EVERY", 0.05)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    for name in [name for name in sys.modules if name.startswith("mlflow.system_metrics")]:
+        monkeypatch.delitem(sys.modules, name)
+    tracker = start(uri)
+    assert until(lambda: "no system metrics" in caplog.text)
+    tracker.log({"loss": 1.0}, 1)
+    assert tracker.finish() == 0
+    assert caplog.text.count("no system metrics") == 1 and "psutil" in caplog.text
+    assert points(uri, tracker.run_id, "loss") == [(1, 1.0)]
+
+
+def test_system_metrics_are_off_where_mlflows_variable_says_so(uri, monkeypatch, caplog):
+    monkeypatch.setattr(run, "SEND_EVERY", 0.05)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    tracker = start(uri)
+    time.sleep(1)
+    tracker.finish()
+    assert not any(key.startswith("system/") for key in read(uri, tracker.run_id).data.metrics)
+    assert not caplog.records

@@ -1,0 +1,36 @@
+"""The hash of a model folder, by which evaluations name their model and find the run that made it."""
+
+import hashlib
+from pathlib import Path
+
+from caad_ds.files import read_json
+from caad_ds.models.speech_lm import encoder_of
+
+MODEL_FILES = ("config.json", "*.safetensors", "*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt")
+
+
+def model_hash(folder: Path) -> str:
+    """sha256 over the files that make a model's answers: its folder's config, weights and tokenizer, and its encoder.
+
+    Of an encoder that is no folder but a hub id, the name; of the generation config the end tokens, where the LLM's
+    config names others.
+    """
+    files = {path.relative_to(folder): path for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    config = read_json(folder / "config.json", "give the folder of a trained SpeechLM")
+    encoder = Path(encoder_of(folder, config.get("encoder")))
+    if encoder.is_dir():
+        files |= {Path("encoder", path.name): path for path in encoder.iterdir()}
+    elif encoder.is_file():
+        files[Path("encoder")] = encoder
+    digest = hashlib.sha256()
+    if (generation := folder / "generation_config.json").is_file():
+        ends = read_json(generation, "give a whole folder").get("eos_token_id")
+        if ends != (config.get("llm_config") or {}).get("eos_token_id"):
+            digest.update(f"eos_token_id:{ends};".encode())
+    for name, path in sorted(files.items()):
+        if path.is_file():
+            digest.update(f"{name}:{path.stat().st_size};".encode())
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()

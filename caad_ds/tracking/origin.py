@@ -1,0 +1,102 @@
+"""What a run comes from: who ran which code where, and the data that it read."""
+
+import getpass
+import json
+import platform
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caad_ds import __version__
+from caad_ds.tracking.secrets import command_line, hide_secrets
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+PACKAGES = ("torch", "transformers", "deepspeed", "mlflow")
+PACKAGE = Path(__file__).parents[1]
+GIT_SECONDS = 5
+MODEL = "model_sha256"  # tag of a training run: the hash of the model that it made
+EXPORTED = "exported."  # and a hash: tag of a run whose checkpoint was exported as that model
+MAX_NAME, MAX_DIGEST = 500, 36  # MLflow's limits
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set that a run reads: its path or address, a hash of its content, and what it is read for."""
+
+    name: str
+    source: str
+    sha256: str
+    context: str
+    profile: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The first characters of the hash, as many as MLflow keeps."""
+        return self.sha256[:MAX_DIGEST]
+
+    def as_input(self) -> "DatasetInput":
+        """Return it as MLflow's entity."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"uri": hide_secrets(self.source)})
+        dataset = Dataset(self.name[:MAX_NAME], self.digest, "local", source, profile=self.profile or None)
+        return DatasetInput(dataset, [InputTag("mlflow.data.context", self.context)])
+
+
+def origin_tags(world_size: int | str) -> dict[str, str]:
+    """Return the tags of this process: MLflow's own names for user, program and commit, and our names beside them."""
+    tags = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.source.type": "LOCAL",
+        "host": socket.gethostname(),
+        "world_size": str(world_size),
+        "command": command_line(sys.argv),
+        "version.caad-ds": __version__,
+        "version.python": platform.python_version(),
+    }
+    tags |= {f"version.{name}": found for name in PACKAGES if (found := _version(name))}
+    return tags | git_tags(PACKAGE)
+
+
+def git_tags(package: Path) -> dict[str, str]:
+    """Return commit and state of the checkout that holds the code; none of code that no repository tracks."""
+    # A virtual environment may lie in the repository of something else.
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return {}
+    commit, branch = _git(package, "rev-parse", "HEAD"), _git(package, "branch", "--show-current")
+    changed = _git(package, "status", "--porcelain", "--untracked-files=no")
+    tags = {"mlflow.source.git.commit": commit, "mlflow.source.git.branch": branch}
+    tags["mlflow.source.git.dirty"] = None if changed is None else str(bool(changed)).lower()
+    return {name: value for name, value in tags.items() if value}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says in a folder; None where it fails, is not there, or takes too long."""
+    try:
+        ended = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return ended.stdout.strip()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,85 @@
+"""What MLflow is told of a training run: its settings, where it comes from, its data, and the model that it made."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import torch
+
+from caad_ds.command import is_main
+from caad_ds.config import Config
+from caad_ds.data.index import FILE_NAME
+from caad_ds.data.reader import IndexedReader
+from caad_ds.data.stream import StreamReader
+from caad_ds.device import device_name
+from caad_ds.errors import UserError
+from caad_ds.models.folder_hash import model_hash
+from caad_ds.ranks import world
+from caad_ds.tracking import Target, Tracker
+from caad_ds.tracking.origin import EXPORTED, MODEL, Data, origin_tags
+from caad_ds.tracking.secrets import reason
+from caad_ds.tracking.store import connect, log_tags
+from caad_ds.tracking.target import sqlite_path
+from caad_ds.training.identity import flatten
+
+logger = logging.getLogger(__name__)
+
+
+def start_tracker(
+    cfg: Config, reader: IndexedReader | StreamReader, device: torch.device, run_id: str | None
+) -> Tracker:
+    """Begin the run in MLflow, or go on with it; on other ranks than the main one the tracker does nothing."""
+    target = Target.of(cfg.tracking.uri, cfg.tracking.experiment)
+    if not (cfg.tracking.enabled and is_main()):
+        return Tracker(target, cfg.run.name, {}, enabled=False, run_id=run_id)
+    taken = {"tracking.uri": target.uri, "tracking.experiment": target.experiment}
+    return Tracker(
+        target,
+        cfg.run.name,
+        flatten(cfg.read_keys()) | taken,
+        enabled=True,
+        run_id=run_id,
+        tags=origin_tags(world()[1]) | {"kind": "training", "device": device_name(device)},
+        data=list(data_sets(cfg, reader)),
+    )
+
+
+def note_model(tracker: Tracker, cfg: Config, folder: Path) -> None:
+    """Tag the run with the hash of its model, by which evaluations find it; upload the folder if asked for."""
+    if not cfg.tracking.enabled:
+        return
+    try:
+        tracker.tag(MODEL, model_hash(folder))
+    except (OSError, UserError) as error:  # the model is written, and the run is not to fail after that
+        logger.warning("MLflow is not told the model's hash: %s", error)
+    if cfg.tracking.log_model:
+        tracker.artifact(folder)
+
+
+def note_export(cfg: Config, run_id: str | None, folder: Path, checkpoint: str) -> None:
+    """Tag the run of an exported checkpoint with the hash of that model; what fails is said and no more."""
+    if not cfg.tracking.enabled or run_id is None:
+        return
+    try:
+        uri = Target.of(cfg.tracking.uri, cfg.tracking.experiment).uri
+        if (file := sqlite_path(uri)) and not file.exists():
+            raise UserError(f"{file} is not there")
+        log_tags(connect(uri), run_id, {f"{EXPORTED}{model_hash(folder)}": checkpoint})
+    except Exception as error:  # whatever fails in a store, the model is on disk
+        logger.warning("MLflow is not told of the export, evaluations of it will be no children: %s", reason(error))
+
+
+def data_sets(cfg: Config, reader: IndexedReader | StreamReader) -> list[Data]:
+    """Name what the run trains on and validates with, by the hash of the index; a stream by that of its addresses."""
+    if isinstance(reader, StreamReader):
+        train = cfg.data.train if isinstance(cfg.data.train, str) else " ".join(cfg.data.train)
+        found = [Data("stream", train, reader.identity, "training")]
+    else:
+        found = [_indexed(Path(str(cfg.data.train)), "training")]
+    return found + ([_indexed(cfg.data.validation, "validation")] if cfg.data.validation else [])
+
+
+def _indexed(folder: Path, context: str) -> Data:
+    with open(folder / FILE_NAME, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Data(folder.name, str(folder.resolve()), digest, context)
