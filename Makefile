@@ -62,5 +62,5 @@ bench: venv ## the benchmarks, with their tables
 gpu-bench: venv ## what is owed on a GPU, in nine minutes; GPU_ARGS=--tiny tries it on a CPU
 	PYTHON=$(RUN) benchmarks/gpu.sh $(GPU_ARGS)
 
-dashboard: venv ## MLflow's pages for the runs of this folder
-	PYTHONWARNINGS=ignore MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) -m mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
+dashboard: venv ## MLflow's curves of the runs of this folder; it prints the address (DASHBOARD_ARGS=--open: in a browser)
+	$(RUN) -u -m caad_ds dashboard $(DASHBOARD_ARGS)

@@ -14,7 +14,7 @@ from caad_ds.tracking.target import Target, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,13 @@ def training_run(client: "MlflowClient", model_sha256: str, experiment: str | No
         if found:
             return found[0]
     return None
+
+
+def newest_experiment(client: "MlflowClient") -> "Experiment | None":
+    """Return the experiment of the newest run; None where there are no runs."""
+    ids = [each.experiment_id for each in client.search_experiments(max_results=MOST_EXPERIMENTS)]
+    newest = client.search_runs(ids, max_results=1, order_by=["attributes.start_time DESC"])
+    return client.get_experiment(newest[0].info.experiment_id) if newest else None
 
 
 def experiment_id(client: "MlflowClient", target: Target) -> str:

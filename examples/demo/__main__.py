@@ -17,6 +17,7 @@ from examples.demo.teacher import TWIN, make_teacher, shipped, teacher_jobs
 
 CONFIG = "configs/demo/caad.yaml"
 DATA = Path("data/demo")
+LOGGED = ("--experiment", "demo", "--mlflow")  # where configs/demo logs its trainings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,17 +69,18 @@ def run_demo(short: bool) -> None:
     brief = ("optimizer.steps=8", "optimizer.batch_size=16", "run.log_every=4") if short else ()
     outputs = []
     for row in SHORT:
-        evaluation = evaluate(row, shipped(row.teacher), runs / row.name, benchmark, runs / row.name)
+        asked = evaluate(row, shipped(row.teacher), runs / row.name, benchmark, runs / row.name)
+        evaluation = (*asked, *LOGGED)
         outputs.append(runs / row.name / "evaluation")
         if row.trains:
             job(row, shipped(row.teacher), runs / row.name, 0, (*data, *brief), (evaluation,)).run()
         else:
             caad_ds("evaluate", *evaluation)
     title = "demo, a few steps: not a result" if short else "caad-ds demo: conflict benchmark, 1 seed"
-    options = ("--baseline", "std_kd", "--out", runs / "table", "--title", title, "--mlflow")
+    options = ("--baseline", "std_kd", "--out", runs / "table", "--title", title, *LOGGED)
     caad_ds("compare", *outputs, *options)
     print(ordering(outputs))
-    print(f"table and picture: {runs}/table\ncurves: make dashboard, then open http://127.0.0.1:5000")
+    print(f"table and picture: {runs}/table\ncurves: make dashboard, which prints their address")
 
 
 def run_full(args: argparse.Namespace) -> None:

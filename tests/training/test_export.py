@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from caad_ds import cli
+from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.speech_lm import SpeechLM, build, load
 from caad_ds.training.engines import Student
 from caad_ds.training.model_folder import write_model
-from tests.training.launching import train, weights
+from tests.training.launching import tracked, train, weights
 from tests.training.tiny import config, llama
 
 
@@ -52,6 +53,35 @@ def test_a_run_exports_what_it_leaves_at_its_end(finished, tmp_path, capsys):
     assert json.loads((out / "export.json").read_text()).items() >= {"run": "tiny", "step": 4}.items()
     assert sorted(path.name for path in out.parent.iterdir()) == ["model"]
     assert cli.main(["export", str(finished), "--out", str(out)]) == 0  # its own is replaced
+
+
+def test_the_run_names_its_model_and_its_exports(world, tmp_path, monkeypatch, capfd):
+    """The model is uploaded as well where that is asked for, and MLflow's variables say where to."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+    out = tmp_path / "out"
+    log = train(
+        config(
+            world,
+            out,
+            optimizer={"steps": 4},
+            checkpoint={"every": 2},
+            tracking={"uri": None, "experiment": None, "log_model": True},
+        )
+    )
+    assert "mlflow.db (MLFLOW_TRACKING_URI), experiment tests (MLFLOW_EXPERIMENT_NAME), run " in log
+    for step in (2, 4):
+        assert cli.main(["export", str(out / f"checkpoints/step-{step}"), "--out", str(tmp_path / f"{step}")]) == 0
+    client, run = tracked(out)
+    hashes = [model_hash(folder) for folder in (tmp_path / "2", tmp_path / "4", out / "model")]
+    assert hashes[0] != hashes[1] == hashes[2] == run.data.tags["model_sha256"]
+    assert run.data.tags[f"exported.{hashes[0]}"] == "step-00000002"
+    assert run.data.params["tracking.experiment"] == "tests"
+    assert "model/model.safetensors" in {file.path for file in client.list_artifacts(run.info.run_id, "model")}
+    assert "MLflow is not told" not in capfd.readouterr().err
+    (tmp_path / "mlflow.db").unlink()
+    assert cli.main(["export", str(out), "--out", str(tmp_path / "4")]) == 0
+    assert "MLflow is not told of the export" in capfd.readouterr().err and not (tmp_path / "mlflow.db").exists()
 
 
 def test_one_checkpoint_is_exported_and_loads(finished, tmp_path):

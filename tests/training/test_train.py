@@ -1,11 +1,15 @@
 """A whole run on two ranks under DeepSpeed's launcher, as the README starts it."""
 
+import hashlib
+import json
+
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
 from caad_ds.config_file import load_config
+from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.speech_lm import load
 from tests.tolerance import assert_close
 from tests.training.launching import curve, deepspeed, tracked, weights
@@ -51,6 +55,21 @@ def test_the_mlflow_store_holds_the_whole_curve(finished):
         assert_close(loss, [0.7 * a + 0.3 * b for a, b in zip(kd, ce, strict=True)], terms=4)
 
 
+def test_the_run_names_its_origin_its_data_and_its_model(finished, world):
+    out, ended = finished
+    client, run = tracked(out)
+    tags = run.data.tags
+    assert (tags["mlflow.source.name"], tags["kind"], tags["world_size"]) == ("train.py", "training", "2")
+    assert tags["command"].startswith("train.py ") and f"--config {out.with_suffix('.yaml')}" in tags["command"]
+    assert tags["mlflow.user"] and tags["host"] and tags["device"] and tags["version.deepspeed"]
+    assert tags["model_sha256"] == model_hash(out / "model")
+    index = hashlib.sha256((world / "shards/index.json").read_bytes()).hexdigest()
+    [data] = run.inputs.dataset_inputs  # training and validation are the same here
+    assert data.dataset.digest == index[:36] and json.loads(data.dataset.source) == {"uri": str(world / "shards")}
+    [told] = [line for line in ended.stdout.splitlines() if line.startswith("MLflow: ")]
+    assert f"run {run.info.run_id}; curves: `caad-ds dashboard --mlflow " in told
+
+
 def test_what_the_run_costs_is_on_record(finished):
     out, _ = finished
     parts = [f"share/{part}" for part in ("data", "encoder", "teacher", "student", "loss")]
@@ -85,7 +104,7 @@ def test_the_last_checkpoint_holds_the_final_weights(finished):
 def test_nothing_but_the_run_speaks(finished):
     _, ended = finished
     told = ("tiny: ", "teacher: ", "joining ", "loading ", "looking for ", "building ", "step ", "validat", "writing ")
-    told += ("MLflow: ", "finished: ", "to checkpoint and stop: kill -USR1 ")
+    told += ("finished: ", "to checkpoint and stop: kill -USR1 ", "starting DeepSpeed", "MLflow: ")
     others = [line for line in ended.stdout.splitlines() if not line.startswith(told)]
     assert all("[launch.py:" in line or "[runner.py:" in line for line in others), others
     assert ended.stderr == ""
