@@ -14,7 +14,7 @@ from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.speech_lm import SpeechLM, build, load
 from caad_ds.training.engines import Student
 from caad_ds.training.model_folder import write_model
-from tests.training.launching import tracked, train, weights
+from tests.training.launching import Run, tracked, train, weights
 from tests.training.tiny import config, llama
 
 
@@ -55,21 +55,15 @@ def test_a_run_exports_what_it_leaves_at_its_end(finished, tmp_path, capsys):
     assert cli.main(["export", str(finished), "--out", str(out)]) == 0  # its own is replaced
 
 
-def test_the_run_names_its_model_and_its_exports(world, tmp_path, monkeypatch, capfd):
+def test_the_run_names_its_model_and_its_exports(world, tmp_path, monkeypatch, caplog):
     """The model is uploaded as well where that is asked for, and MLflow's variables say where to."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
-    out = tmp_path / "out"
-    log = train(
-        config(
-            world,
-            out,
-            optimizer={"steps": 4},
-            checkpoint={"every": 2},
-            tracking={"uri": None, "experiment": None, "log_model": True},
-        )
-    )
-    assert "mlflow.db (MLFLOW_TRACKING_URI), experiment tests (MLFLOW_EXPERIMENT_NAME), run " in log
+    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "MLFLOW_EXPERIMENT_NAME": "tests"}
+    out, tracking = tmp_path / "out", {"uri": None, "experiment": None, "log_model": True}
+    run = Run(config(world, out, optimizer={"steps": 4}, checkpoint={"every": 2}, tracking=tracking), env=variables)
+    assert run.wait() == [0], run.output()
+    assert "mlflow.db (MLFLOW_TRACKING_URI), experiment tests (MLFLOW_EXPERIMENT_NAME), run " in run.output()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     for step in (2, 4):
         assert cli.main(["export", str(out / f"checkpoints/step-{step}"), "--out", str(tmp_path / f"{step}")]) == 0
     client, run = tracked(out)
@@ -78,10 +72,10 @@ def test_the_run_names_its_model_and_its_exports(world, tmp_path, monkeypatch, c
     assert run.data.tags[f"exported.{hashes[0]}"] == "step-00000002"
     assert run.data.params["tracking.experiment"] == "tests"
     assert "model/model.safetensors" in {file.path for file in client.list_artifacts(run.info.run_id, "model")}
-    assert "MLflow is not told" not in capfd.readouterr().err
+    assert "MLflow is not told" not in caplog.text
     (tmp_path / "mlflow.db").unlink()
     assert cli.main(["export", str(out), "--out", str(tmp_path / "4")]) == 0
-    assert "MLflow is not told of the export" in capfd.readouterr().err and not (tmp_path / "mlflow.db").exists()
+    assert "MLflow is not told of the export" in caplog.text and not (tmp_path / "mlflow.db").exists()
 
 
 def test_one_checkpoint_is_exported_and_loads(finished, tmp_path):

@@ -57,7 +57,7 @@ def test_the_mlflow_store_holds_the_whole_curve(finished):
 
 def test_the_run_names_its_origin_its_data_and_its_model(finished, world):
     out, ended = finished
-    client, run = tracked(out)
+    run = tracked(out)[1]
     tags = run.data.tags
     assert (tags["mlflow.source.name"], tags["kind"], tags["world_size"]) == ("train.py", "training", "2")
     assert tags["command"].startswith("train.py ") and f"--config {out.with_suffix('.yaml')}" in tags["command"]
