@@ -75,12 +75,14 @@ setup(
             "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "selenium>=4.20",  # MLflow's pages in a real browser
             "transformers[serving]",  # the real server that the OpenAI engine is tested against
             "triton>=3.4; platform_system == 'Linux'",
             "webdataset>=0.2.100",
         ],
         "peers": ["accelerate", "datasets", "liger-kernel", "trl"],
         "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
+        "gpu": ["nvidia-ml-py>=12"],  # GPUs among MLflow's system metrics
         "openai": ["openai>=1.98"],
         "stream": ["webdataset>=0.2.100"],
         "vllm": ["vllm==0.30.*"],  # newer ones want a transformers that is too old here (docs/corpora.md)

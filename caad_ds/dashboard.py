@@ -17,8 +17,8 @@ from caad_ds.command import positive
 from caad_ds.errors import UserError
 from caad_ds.progress import Heartbeat
 from caad_ds.tracking.secrets import hide_secrets
-from caad_ds.tracking.store import connect, newest_experiment
-from caad_ds.tracking.target import DEFAULT_URI, URI_VARIABLE, Target, is_server, page, sqlite_path
+from caad_ds.tracking.store import connect, holds, newest_experiment
+from caad_ds.tracking.target import DEFAULT_URI, TRAININGS, URI_VARIABLE, Target, is_server, page, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -46,35 +46,39 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{path}: no such store ({target.uri_from}); train first, or name the store with --mlflow")
     with Heartbeat() as voice:
         voice.begin(f"reading {hide_secrets(target.uri)}")
-        shown = _experiment(target, args.experiment)
+        shown = _shown(target, args.experiment)
         if is_server(target.uri):
-            _show(target.uri, shown, args.open, voice)
+            _show(target.uri, *shown, args.open, voice)
             return 0
         port = _free_port(args.port)
         voice.begin("starting MLflow's server")
         with _server(target.uri, port) as server:
-            _show(f"http://{HOST}:{port}", shown, args.open, voice)
+            _show(f"http://{HOST}:{port}", *shown, args.open, voice)
             voice.say("Ctrl-C ends it")
             voice.enabled = False
             return _until_interrupted(server)
 
 
-def _experiment(target: Target, named: str | None) -> "Experiment":
-    """The experiment to open on; UserError where there is none."""
-    client = connect(target.uri)
+def _shown(target: Target, named: str | None) -> "tuple[Experiment, str]":
+    """The experiment to open on, and the filter of its runs: its trainings if it has any; UserError without one."""
+    client, only = connect(target.uri), ""
     try:
         found = client.get_experiment_by_name(named) if named else newest_experiment(client)
+        if found is not None and holds(client, found.experiment_id, TRAININGS):
+            only = TRAININGS
     except Exception as error:
         raise UserError(f"{hide_secrets(target.uri)} cannot be read: {hide_secrets(str(error))[:300]}") from error
     if found is None:
         what = f"no experiment {named}" if named else "no runs yet"
         raise UserError(f"{hide_secrets(target.uri)}: {what}; train first, or name another --experiment or --mlflow")
-    return found
+    return found, only
 
 
-def _show(server: str, experiment: "Experiment", opens: bool, voice: Heartbeat) -> None:
-    address = page(server, experiment.experiment_id)
+def _show(server: str, experiment: "Experiment", only: str, opens: bool, voice: Heartbeat) -> None:
+    address = page(server, experiment.experiment_id, only)
     voice.say(f"curves of experiment {experiment.name}: {address}")
+    if only:
+        voice.say(f"the page's search shows the trainings alone ({only}); clear it for evaluations and comparisons")
     if opens and not webbrowser.open(address):
         voice.say("no browser was found here; open that address in one")
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,7 @@ settings.register_profile("untimed", deadline=None)  # no test depends on the ma
 settings.load_profile("untimed")
 
 HAS_GPU = torch.cuda.is_available()
+HAS_BROWSER = bool(shutil.which("chromium") and shutil.which("chromedriver") and find_spec("selenium"))
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # training is tested on two ranks, a machine may have one GPU
 if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, by whichever library
@@ -25,12 +27,14 @@ LONGEST_FIRST = ("training", "slurm", "evaluation", "loss")  # folders whose fil
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, so that processes end together; skip what needs a GPU that is not there."""
+    """Put the longest files first, so that processes end together; skip what needs a GPU or browser that is not there."""
     order = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
     for item in items:
         if item.get_closest_marker("gpu") and not HAS_GPU:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+        if item.get_closest_marker("browser") and not HAS_BROWSER:
+            item.add_marker(pytest.mark.skip(reason="chromium, chromedriver or selenium is not installed"))
 
 
 @pytest.fixture(scope="session")

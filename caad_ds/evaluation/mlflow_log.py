@@ -119,7 +119,11 @@ def log_evaluation(args: argparse.Namespace, folder: Path, table: tuple[list[str
         tags = {key: measured[key] for key in ("device",) if key in measured}
         whose = setup["model_sha256"]
         log_record(
-            args, folder, Record(known["name"], setup, chosen(found), tables, files, "evaluation", whose, data, tags)
+            args,
+            folder,
+            Record(
+                f"{known['name']}: evaluation", setup, chosen(found), tables, files, "evaluation", whose, data, tags
+            ),
         )
 
 

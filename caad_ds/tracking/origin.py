@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "transformers", "deepspeed", "mlflow")
 PACKAGE = Path(__file__).parents[1]
 GIT_SECONDS = 5
+MODULES = ("cli.py", "__main__.py")  # what `python -m caad_ds` is called
 MODEL = "model_sha256"  # tag of a training run: the hash of the model that it made
 EXPORTED = "exported."  # and a hash: tag of a run whose checkpoint was exported as that model
 MAX_NAME, MAX_DIGEST = 500, 36  # MLflow's limits
@@ -51,13 +52,16 @@ class Data:
 
 def origin_tags(world_size: int | str) -> dict[str, str]:
     """Return the tags of this process: MLflow's own names for user, program and commit, and our names beside them."""
+    program = Path(sys.argv[0]).name
+    if program in MODULES:
+        program = "caad-ds"
     tags = {
         "mlflow.user": _user(),
-        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.source.name": program,
         "mlflow.source.type": "LOCAL",
         "host": socket.gethostname(),
         "world_size": str(world_size),
-        "command": command_line(sys.argv),
+        "command": command_line([program, *sys.argv[1:]]),
         "version.caad-ds": __version__,
         "version.python": platform.python_version(),
     }

@@ -89,6 +89,11 @@ def training_run(client: "MlflowClient", model_sha256: str, experiment: str | No
     return None
 
 
+def holds(client: "MlflowClient", experiment_id: str, what: str) -> bool:
+    """Whether an experiment has runs that a filter lets pass."""
+    return bool(client.search_runs([experiment_id], what, max_results=1))
+
+
 def newest_experiment(client: "MlflowClient") -> "Experiment | None":
     """Return the experiment of the newest run; None where there are no runs."""
     ids = [each.experiment_id for each in client.search_experiments(max_results=MOST_EXPERIMENTS)]

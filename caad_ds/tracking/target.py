@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from caad_ds.errors import UserError
 from caad_ds.tracking.secrets import hide_secrets
@@ -13,7 +13,8 @@ DEFAULT_EXPERIMENT = "caad-ds"
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 # Without these MLflow 3 opens an experiment on its traces, which training has none of.
-CURVES = "compareRunsMode=CHART&workflowType=machine_learning"
+CHARTS = "compareRunsMode=CHART&workflowType=machine_learning"
+TRAININGS = "tags.kind = 'training'"
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,15 @@ def is_server(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
-def page(server: str, experiment_id: str) -> str:
-    """Return the address of an experiment's curves on a server, without credentials."""
+def page(server: str, experiment_id: str, only: str = TRAININGS) -> str:
+    """Return the address of an experiment's curves on a server, without credentials.
+
+    `only` is a filter. MLflow sorts charts by name, and the bars of evaluations would come before all curves.
+    """
     scheme, place, path, query, _ = urlsplit(server)
     host = urlunsplit((scheme, place.rpartition("@")[2], path.rstrip("/"), query, ""))
-    return f"{host}/#/experiments/{experiment_id}/runs?{CURVES}"
+    searched = f"&searchFilter={quote(only)}" if only else ""
+    return f"{host}/#/experiments/{experiment_id}/runs?{CHARTS}{searched}"
 
 
 def curves(target: Target, experiment_id: str) -> str:

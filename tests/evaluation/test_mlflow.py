@@ -43,7 +43,7 @@ def content(client, run, name):
 def test_an_evaluation_is_in_the_store_once(evaluate, uri, tmp_path, capsys):
     assert evaluate("--mlflow", uri) == 0
     client, (run,) = runs_of(uri)
-    assert (run.info.run_name, run.info.status) == ("greedy", "FINISHED")
+    assert (run.info.run_name, run.info.status) == ("greedy: evaluation", "FINISHED")
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert run.data.params == {key: str(value) for key, value in scores["setup"].items()}
     table = dict(content(client, run, "metrics.json")["data"])
@@ -176,7 +176,7 @@ def test_a_store_that_hangs_is_not_waited_for(evaluate, tmp_path, capsys, monkey
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         assert evaluate("--mlflow", f"http://127.0.0.1:{silent.getsockname()[1]}") == 0
-        assert "did not take greedy within 0.5 s" in capsys.readouterr().err
+        assert "did not take greedy: evaluation within 0.5 s" in capsys.readouterr().err
     assert (tmp_path / "run" / "scores.json").is_file()
 
 

@@ -287,12 +287,14 @@ def test_the_line_at_the_start_names_store_run_and_page(uri):
     logged = read(uri, tracker.run_id)
     page = f"http://127.0.0.1:5000/#/experiments/{logged.info.experiment_id}/runs?compareRunsMode=CHART"
     told = f"MLflow: {uri} (tracking.uri), experiment exp (tracking.experiment), run {tracker.run_id}; curves: "
-    assert tracker.where() == f"{told}`caad-ds dashboard --mlflow {uri}`, then {page}&workflowType=machine_learning"
+    shown = "&workflowType=machine_learning&searchFilter=tags.kind%20%3D%20%27training%27"
+    assert tracker.where() == f"{told}`caad-ds dashboard --mlflow {uri}`, then {page}{shown}"
 
 
 def test_the_page_on_a_server_has_no_credentials():
     assert target.curves(Target.of("http://ann:hunter2@host:5000/mlflow/", "exp"), "3") == (
         "http://host:5000/mlflow/#/experiments/3/runs?compareRunsMode=CHART&workflowType=machine_learning"
+        "&searchFilter=tags.kind%20%3D%20%27training%27"
     )
 
 
