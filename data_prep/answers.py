@@ -9,12 +9,21 @@ from data_prep.engines import Answer
 from data_prep.journal import Journal
 from data_prep.jsonl import Rejected
 
+CHECK, ENGINE = "check", "engine"
+
 
 @dataclass(frozen=True)
 class RejectedAnswer(Rejected):
-    """An answer that a check rejects, with its text: a user may look at it, and other checks may pass it."""
+    """An answer that is rejected, with its text, what was asked, and the right label where one is known.
+
+    `by` is CHECK or ENGINE: an answer that a check rejects may pass other checks; one that the engine rejects, such as
+    a truncated one, stays rejected.
+    """
 
     response: str
+    question: str = ""
+    label: str = ""
+    by: str = CHECK
 
 
 class Answers:

@@ -12,7 +12,7 @@ from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
 from data_prep.jsonl import Rejected
 from data_prep.manifest import check_output, read_manifest, write_manifest
-from data_prep.prompt import PROMPT, prompt_of
+from data_prep.prompt import OPTIONS, PROMPT, prompt_of
 from data_prep.rejects import Rejects
 
 
@@ -81,7 +81,10 @@ def describe(
         condition = rng.choices(list(hints), list(hints.values()))[0] if about_attribute else "none"
         claim = hint(instructions, asked, condition, rng) if about_attribute else None
         row = {**described, "messages": [_turn(user_content(asked.question, claim, len(record["audios"])))]}
-        row["metadata"] = {**(record.get("metadata") or {}), PROMPT: {**vars(asked), "condition": condition}}
+        prompt = {**vars(asked), "condition": condition}
+        if about_attribute:
+            prompt[OPTIONS] = list(instructions.attributes[asked.attribute].options)
+        row["metadata"] = {**(record.get("metadata") or {}), PROMPT: prompt}
         if questions > 1:
             row["id"] = f"{record['id']}-q{number}"
         rows.append(row)

@@ -2,17 +2,17 @@
 
 import argparse
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_json, write_json, writing
+from data_prep.answer_table import AnswerTable, table_path
 from data_prep.jsonl import Rejected, to_line
 from data_prep.manifest import manifest_hash, read_manifest
 from data_prep.output import Output
 from data_prep.part import Part
-from data_prep.pseudo_gt import counted, finished, stamp_path, summary
+from data_prep.pseudo_gt import finished, stamp_path, summary
 from data_prep.rejects import Rejects, rejected_path
 
 
@@ -35,7 +35,12 @@ def run(args: argparse.Namespace) -> int:
     if args.remove_parts:
         for part in parts:
             path = part.path(args.out)
-            for file in (path, rejected_path(path), stamp_path(path)):  # the stamp last: it says that a part is whole
+            for file in (
+                path,
+                rejected_path(path),
+                table_path(path),
+                stamp_path(path),
+            ):  # the stamp last: it says that a part is whole
                 file.unlink(missing_ok=True)
     return 0
 
@@ -72,23 +77,28 @@ def _complete(out: Path, parts: list[Part]) -> None:
 
 
 def _merge(args: argparse.Namespace, parts: list[Part], settings: dict) -> None:
-    rules: Counter[str] = Counter()
+    table = AnswerTable()
     count = 0
     with writing(args.out) as file, Rejects(args.out) as rejects:
-        for row in rejects.sift(counted(_walk(args, parts, settings["block"]), rules)):
+        for row in rejects.sift(_walk(args, parts, settings["block"], table)):
             file.write(to_line(row).encode())
             count += 1
         if not count:
             raise UserError(f"{args.manifest}: no record was answered{rejects.why}")
+    table.show(args.out)
+    table.save(args.out)
     write_json(stamp_path(args.out), settings)
-    print(f"{args.out}: {count} answered{summary(rejects, rules)}, merged from {len(parts)} parts")
+    print(f"{args.out}: {count} answered{summary(rejects, table)}, merged from {len(parts)} parts")
 
 
-def _walk(args: argparse.Namespace, parts: list[Part], block: int) -> Iterator[dict | Rejected]:
-    """The rows of the parts in the manifest's order; UserError unless each of its records is there once."""
+def _walk(args: argparse.Namespace, parts: list[Part], block: int, table: AnswerTable) -> Iterator[dict | Rejected]:
+    """The rows of the parts in the manifest's order, counted in the table; UserError unless all its records are there
+    once."""
     outputs = [Output(part.path(args.out), _remedy(args.out, part)) for part in parts]
     for number, item in enumerate(read_manifest(args.manifest, "merge")):
-        yield outputs[number // block % len(parts)].take(item)
+        row = outputs[number // block % len(parts)].take(item)
+        table.add(item, row)
+        yield row
     for output in outputs:
         output.end()
 

@@ -1,15 +1,18 @@
 """What `prep describe` records of the prompt that it writes: `metadata["prompt"]`, one key beside the user's own."""
 
+from typing import Any
+
 from caad_ds.errors import UserError
 
 PROMPT = "prompt"
 ALWAYS = ("kind", "condition", "question")
 OF_ATTRIBUTES = ("attribute", "label", "statement")
+OPTIONS = "options"
 
 
-def prompt_of(record: dict) -> dict[str, str]:
+def prompt_of(record: dict) -> dict[str, Any]:
     """What is recorded of the record's prompt: `kind`, `condition` and `question` (without the hint), and where that is
-    about an attribute `attribute`, `label` and `statement` (the right answer); {} if nothing is.
+    about an attribute `attribute`, `label`, `statement` (the right answer) and its `options`, a list; {} if nothing is.
 
     UserError if the key holds something else, which is the user's.
     """
@@ -29,7 +32,10 @@ def _fault(value: object) -> str:
         return f"an object, not {value!r:.60}"
     if missing := [name for name in ALWAYS if name not in value]:
         return f"{missing[0]!r} is missing"
-    if foreign := [name for name in value if name not in ALWAYS + OF_ATTRIBUTES]:
+    if foreign := [name for name in value if name not in (*ALWAYS, *OF_ATTRIBUTES, OPTIONS)]:
         return f"there is no {foreign[0]!r:.60} in it"
-    wrong = [name for name in value if not isinstance(value[name], str)]
+    options = value.get(OPTIONS, [])
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        return f"{OPTIONS!r} must be a list of texts, not {options!r:.60}"
+    wrong = [name for name in value if name != OPTIONS and not isinstance(value[name], str)]
     return f"{wrong[0]!r} must be a text, not {value[wrong[0]]!r:.60}" if wrong else ""

@@ -1,7 +1,6 @@
 """`prep pseudo-gt`: Stage 1, the answers that anchor both teacher paths and the student (CAAD, pseudo ground truth)."""
 
 import argparse
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -12,8 +11,9 @@ from caad_ds.files import read_json, write_atomic, write_json
 from caad_ds.paths import check_hub_or_folder, model_folder
 from caad_ds.progress import progress, track, waiting
 from caad_ds.template_arguments import add_template_arguments
-from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks, rule_of
-from data_prep.answers import Answers, RejectedAnswer
+from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks
+from data_prep.answer_table import AnswerTable, prompt_or_none
+from data_prep.answers import CHECK, ENGINE, Answers, RejectedAnswer
 from data_prep.engines import Answer, Engine, vllm
 from data_prep.engines.asking import Asking
 from data_prep.engines.local import WINDOW, default_dtype
@@ -104,17 +104,19 @@ def run(args: argparse.Namespace) -> int:
             missing = sum(record["id"] not in answers for record in chain.from_iterable(unanswered(blocks())))
         if missing:
             answer_all(_engine(args), unanswered(blocks()), answers, missing)
-        rules: Counter[str] = Counter()
+        table = AnswerTable()
         with Rejects(out) as rejects, waiting(f"writing {out}"):
-            joined = join(chain.from_iterable(blocks()), answers, checks)
-            count = write_manifest(out, rejects.sift(counted(joined, rules)))
+            joined = join(chain.from_iterable(blocks()), answers, checks, table)
+            count = write_manifest(out, rejects.sift(joined))
+        table.show(out)
         if not count and not args.shard:
             raise UserError(f"{args.manifest}: no record was answered{rejects.why}")
         if not count:
             write_atomic(out, b"")  # other parts may hold answers
+        table.save(out)
         write_json(stamp_path(out), settings | checks.settings)
         journal.remove()
-    print(f"{out}: {count} answered{summary(rejects, rules)}")
+    print(f"{out}: {count} answered{summary(rejects, table)}")
     return 0
 
 
@@ -137,21 +139,31 @@ def answer_all(engine: Engine, blocks: Iterable[list[dict]], answers: Answers, m
         answers.add(answer)
 
 
-def join(items: Iterable[dict | Rejected], answers: Answers, checks: AnswerChecks) -> Iterator[dict | Rejected]:
-    """The records with their responses, in the manifest's order; those without one that can be used as `Rejected`."""
+def join(
+    items: Iterable[dict | Rejected], answers: Answers, checks: AnswerChecks, table: AnswerTable
+) -> Iterator[dict | Rejected]:
+    """The records with their responses, in the manifest's order; those without one that can be used as `Rejected`. Each
+    is counted in the table."""
     for item in items:
-        if isinstance(item, Rejected):
-            yield Rejected(item.id, f"record: {item.reason}")
-        elif item.get("response"):
-            yield item
-        else:
-            answer = answers[item["id"]]
-            if answer.reason:
-                yield Rejected(answer.id, answer.reason)
-            elif reason := checks.reason(answer.response):
-                yield RejectedAnswer(answer.id, reason, answer.response)
-            else:
-                yield {**item, "response": answer.response}
+        outcome = _outcome(item, answers, checks)
+        table.add(item, outcome)
+        yield outcome
+
+
+def _outcome(item: dict | Rejected, answers: Answers, checks: AnswerChecks) -> dict | Rejected:
+    if isinstance(item, Rejected):
+        return Rejected(item.id, f"record: {item.reason}")
+    if item.get("response"):
+        return item
+    answer = answers[item["id"]]
+    if answer.reason and not answer.response:
+        return Rejected(answer.id, answer.reason)
+    if reason := answer.reason or checks.reason(answer.response):
+        prompt = prompt_or_none(item)
+        turns = [prompt.get("question", ""), *(turn["content"] for turn in item.get("messages") or [])]
+        by = ENGINE if answer.reason else CHECK
+        return RejectedAnswer(answer.id, reason, answer.response, turns[0] or turns[-1], prompt.get("label", ""), by)
+    return {**item, "response": answer.response}
 
 
 def reopen(out: Path, items: Iterable[dict | Rejected], answers: Answers) -> None:
@@ -170,22 +182,16 @@ def reopen(out: Path, items: Iterable[dict | Rejected], answers: Answers) -> Non
 def _answer(row: dict | Rejected) -> Answer:
     if isinstance(row, dict):
         return Answer(row["id"], row["response"])
-    return Answer(row.id, row.response) if isinstance(row, RejectedAnswer) else Answer(row.id, reason=row.reason)
+    if not isinstance(row, RejectedAnswer):
+        return Answer(row.id, reason=row.reason)
+    return Answer(row.id, row.response, row.reason if row.by == ENGINE else "")
 
 
-def counted(items: Iterable[dict | Rejected], rules: Counter[str]) -> Iterator[dict | Rejected]:
-    """The items; those rejected are counted by rule."""
-    for item in items:
-        if isinstance(item, Rejected):
-            rules[rule_of(item.reason)] += 1
-        yield item
-
-
-def summary(rejects: Rejects, rules: Counter[str]) -> str:
+def summary(rejects: Rejects, table: AnswerTable) -> str:
     """What to add to the last line: how many were rejected by each rule."""
-    if not rules:
+    if not table.rules:
         return ""
-    each = ", ".join(f"{count} {rule}" for rule, count in sorted(rules.items()))
+    each = ", ".join(f"{count} {rule}" for rule, count in sorted(table.rules.items()))
     return f"; {rejects.count} rejected ({each}), see {rejects.path}"
 
 

@@ -1,12 +1,10 @@
 """Which option the answers named where another was right: a table for each attribute, of the answers without a hint."""
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
 from caad_ds.evaluation.benchmark import Benchmark
-from caad_ds.evaluation.choices import enumerated, spelled_out
 from caad_ds.evaluation.fitting import Table
-from caad_ds.evaluation.matching import matches_leniently
+from caad_ds.evaluation.matching import named
 from caad_ds.evaluation.tables import markdown, terminal
 
 MOST = 12  # options; open questions have hundreds of answers, which make no table
@@ -31,17 +29,6 @@ def confusions(benchmark: Benchmark, predictions: Iterable[dict]) -> dict[str, d
         said = named(prediction["prediction"], tuple(options), question[prediction["id"]])
         table["counts"][options.index(prediction["gt"])][len(options) if said is None else options.index(said)] += 1
     return {subset: table for subset, table in found.items() if any(map(any, table["counts"]))}
-
-
-@lru_cache(1 << 12)
-def named(prediction: str, options: tuple[str, ...], question: str) -> str | None:
-    """The one of the options that an answer names, by words or by its mark; None where it names none, or several."""
-    listed = enumerated(question)
-    known = {*options, *listed.values()}
-    for text in dict.fromkeys([prediction, spelled_out(prediction, listed)]):
-        if found := [option for option in options if matches_leniently(text, option, known)]:
-            return found[0]
-    return None
 
 
 def summed(tables: Sequence[dict[str, dict]]) -> dict[str, dict]:

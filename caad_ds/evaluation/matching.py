@@ -124,6 +124,17 @@ def matches_leniently(prediction: str, label: str, options: Iterable[str], quest
     return {option for _, _, option in found} == {_exact(label)} and asserts(prediction, found, question)
 
 
+@lru_cache(1 << 12)
+def named(prediction: str, options: tuple[str, ...], question: str) -> str | None:
+    """The one of the options that an answer names, by words or by its mark; None where it names none, or several."""
+    listed = enumerated(question)
+    known = {*options, *listed.values()}
+    for text in dict.fromkeys([prediction, spelled_out(prediction, listed)]):
+        if found := [option for option in options if matches_leniently(text, option, known)]:
+            return found[0]
+    return None
+
+
 def _names_only(prediction: str, label: str, options: Iterable[str], ways: Ways) -> bool:
     wanted = _exact(label)
     found = _mentions(prediction, frozenset({*options, label}), ways)

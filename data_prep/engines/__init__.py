@@ -7,7 +7,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one record, or the `reason` why there is none to use: a rule's name, a colon, what was found."""
+    """The answer to one record, or the `reason` why there is none to use: a rule's name, a colon, what was found.
+
+    With a reason, `response` is the text that cannot be used, such as a truncated one; "" where there is none.
+    """
 
     id: str
     response: str = ""

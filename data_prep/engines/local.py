@@ -71,13 +71,13 @@ class LocalEngine(ABC):
 
     def _answer(self, record: dict, ids: list[int]) -> Answer:
         end = next((position for position, token in enumerate(ids) if token in self.ends), None)
-        if end is None:
-            return Answer(record["id"], reason=self.asking.truncated)
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+        if end is None:
+            return Answer(record["id"], text, self.asking.truncated)
         try:
             self.prompter.encode({"id": record["id"], "messages": [ANY], "audios": [], "response": text})
         except UserError as error:
-            return Answer(record["id"], reason=f"markup: {_told(error, record)}")
+            return Answer(record["id"], text, f"markup: {_told(error, record)}")
         return Answer(record["id"], text)
 
 

@@ -109,11 +109,12 @@ class OpenAIEngine:
         if not getattr(completion, "choices", None):
             raise UserError(f"--base-url {self.base_url}: what came is no chat completion; does the path end in /v1?")
         choice = completion.choices[0]
+        text = (choice.message.content or "").strip()
         if choice.finish_reason == "length":
-            return Answer(identity, reason=self.asking.truncated)
+            return Answer(identity, text, self.asking.truncated)
         if choice.finish_reason == "content_filter" or choice.message.refusal:
-            return Answer(identity, reason=f"refusal: {choice.message.refusal or 'the content filter of the server'}")
-        return Answer(identity, (choice.message.content or "").strip())
+            return Answer(identity, text, f"refusal: {choice.message.refusal or 'the content filter of the server'}")
+        return Answer(identity, text)
 
     def _where(self, record: dict) -> str:
         return f"{self.base_url}, model {self.model}, record {record['id']}"

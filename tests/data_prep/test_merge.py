@@ -30,7 +30,7 @@ def parts(prep, source, tmp_path):
 def whole(out):
     """All that a finished output consists of."""
     return [out.with_name(out.name.replace(".jsonl", end)).read_bytes() for end in
-            (".jsonl", ".rejected.jsonl", ".settings.json")]  # fmt: skip
+            (".jsonl", ".rejected.jsonl", ".questions.json", ".settings.json")]  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [1, 3, 45])
@@ -68,7 +68,7 @@ def test_parts_are_removed_on_request_and_not_made_again(prep, source, parts, ca
     prep(merge, "--manifest", source, "--out", out, "--remove-parts")
     before = whole(out)
     assert sorted(path.name for path in out.parent.glob("merged*")) == [
-        "merged.jsonl", "merged.rejected.jsonl", "merged.settings.json",
+        "merged.jsonl", "merged.questions.json", "merged.rejected.jsonl", "merged.settings.json",
     ]  # fmt: skip
     capsys.readouterr()
     parts(2)

@@ -8,7 +8,7 @@ from caad_ds.errors import UserError
 from data_prep import merge, pseudo_gt
 
 STRICT = ("--max-words", 6)
-ENDS = (".jsonl", ".rejected.jsonl", ".settings.json")
+ENDS = (".jsonl", ".rejected.jsonl", ".questions.json", ".settings.json")
 
 
 @pytest.fixture

