@@ -15,7 +15,7 @@ from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks
 from data_prep.answer_table import AnswerTable, prompt_or_none
 from data_prep.answers import CHECK, ENGINE, Answers, RejectedAnswer
 from data_prep.engines import Answer, Engine, vllm
-from data_prep.engines.asking import Asking
+from data_prep.engines.asking import SYSTEM, Asking
 from data_prep.engines.local import WINDOW, default_dtype
 from data_prep.engines.openai import KEY_VARIABLE, OpenAIEngine
 from data_prep.engines.template import TemplateEngine
@@ -45,10 +45,17 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="hub id or folder of an instruct model, or its name on the server; for speech the SpeechLM's folder",
     )
-    llm.add_argument("--system", metavar="TEXT", help="system prompt")
+    llm.add_argument(
+        "--system",
+        metavar="TEXT",
+        help="system prompt ('' is none); default, for questions about attributes: one sentence from the description",
+    )
     add_template_arguments(llm, " (not for speech)")
     llm.add_argument(
-        "--max-new-tokens", type=positive, default=128, help="longer answers are rejected (default %(default)s)"
+        "--max-new-tokens",
+        type=positive,
+        default=128,
+        help="longer answers are rejected (default %(default)s, for descriptions; attributes alone need 32)",
     )
     llm.add_argument("--temperature", type=_at_least_0, default=0.0, help="0, the default, is greedy")
     llm.add_argument("--top-p", type=_share, default=1.0, help="draw from this share of the probability (default 1)")
@@ -219,7 +226,8 @@ def _settings(args: argparse.Namespace) -> dict:
         raise UserError(f"--template-switch: --engine {args.engine} does not read it; remove it")
     if args.engine == "template":
         return settings
-    settings |= _model(args) | {"system": args.system, "max_new_tokens": args.max_new_tokens}
+    system = SYSTEM if args.system is None and args.engine != "speech" else args.system
+    settings |= _model(args) | {"system": system, "max_new_tokens": args.max_new_tokens}
     settings["temperature"] = args.temperature
     settings |= {"merge_system": True} if args.merge_system else {}
     settings |= {"template_switches": dict(args.template_switch)} if args.template_switch else {}

@@ -5,16 +5,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from caad_ds.data.instructions import ATTRIBUTE
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
 from caad_ds.errors import UserError
 from data_prep.hashing import digest
 from data_prep.prompt import prompt_of
+
+# For questions about an attribute: without an example a small LLM talks on, or names any option (docs/tutorial.md). The
+# example's attributes are none that are likely to be asked about: small LLMs repeat its values.
+SYSTEM = (
+    "Answer in one short sentence from the attributes in parentheses. For example, (Age: old, Accent: Welsh, Place: hall) "
+    "gives: The speaker is old. The accent is Welsh. The place is a hall."
+)
 
 
 @dataclass(frozen=True)
 class Asking:
     """System prompt, most tokens of an answer, sampling, and how the chat template is used.
 
+    `system` None is SYSTEM for a text LLM's questions about an attribute, and none for all else; "" is none.
     `temperature` 0 is greedy, `top_p` the share of the probability that is drawn from. `merge_system` puts the system
     prompt before the first user turn; `switches` are variables of the chat template.
     """
@@ -29,17 +38,18 @@ class Asking:
 
     def messages(self, record: dict) -> list[dict]:
         """The chat that a text LLM reads; UserError if the record cannot be asked about."""
-        return self._after_system(textual_messages(record))
+        default = SYSTEM if prompt_of(record).get("kind") == ATTRIBUTE else ""
+        return self._after_system(default if self.system is None else self.system, textual_messages(record))
 
     def spoken(self, record: dict) -> list[dict]:
         """The chat that a SpeechLM reads, the record's own; UserError if the record cannot be asked about."""
         prompt_of(record)
         if not record.get("messages"):
             raise UserError("it has no messages; run `caad-ds prep describe` first")
-        return self._after_system(record["messages"])
+        return self._after_system(self.system or "", record["messages"])
 
-    def _after_system(self, messages: list[dict]) -> list[dict]:
-        first = [] if self.system is None else [{"role": "system", "content": self.system}]
+    def _after_system(self, system: str, messages: list[dict]) -> list[dict]:
+        first = [{"role": "system", "content": system}] if system else []
         chat = [*first, *messages]
         if self.merge_system and len(chat) > 1 and [turn["role"] for turn in chat[:2]] == ["system", "user"]:
             return [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]

@@ -170,6 +170,19 @@ def test_a_described_manifest_can_be_described_again(tmp_path, described, instru
     assert read(out) == read(described)
 
 
+def test_hints_come_by_default_and_can_be_switched_off(prep, instructions, tmp_path, write_lines):
+    rows = [{**RECORD, "id": str(number)} for number in range(4000)]
+    common = ("--manifest", write_lines("many.jsonl", rows), "--out", tmp_path / "out.jsonl")
+    found = {}
+    for options in ((), ("--hints", "none=1")):
+        prep(describe, *common, "--instructions", instructions, *options)
+        found[options] = Counter(row["metadata"]["prompt"]["condition"] for row in read(common[-1]))
+    shares = {"none": 0.5, "faithful": 0.4, "adversarial": 0.05, "irrelevant": 0.05}
+    drawn = {name: found[()][name] / 4000 for name in shares}
+    assert drawn == pytest.approx(shares, abs=sampling(4000, *shares.values()))
+    assert found["--hints", "none=1"] == {"none": 4000}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
