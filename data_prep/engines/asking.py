@@ -14,8 +14,8 @@ from data_prep.prompt import prompt_of
 # For questions about an attribute: without an example a small LLM talks on, or names any option (docs/tutorial.md). The
 # example's attributes are none that are likely to be asked about: small LLMs repeat its values.
 SYSTEM = (
-    "Answer in one short sentence from the attributes in parentheses. For example, (Age: old, Accent: Welsh, Place: hall) "
-    "gives: The speaker is old. The accent is Welsh. The place is a hall."
+    "Answer in one short sentence from the attributes in parentheses. For example, (Age: old, Accent: Welsh, Place: "
+    "hall) gives: The speaker is old. The accent is Welsh. The place is a hall."
 )
 
 

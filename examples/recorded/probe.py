@@ -42,11 +42,11 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Print, per layer and attribute of two options, the share of test clips that the probe gets right."""
     attributes = {key: list(a.options) for key, a in Instructions.load(INSTRUCTIONS).attributes.items()}
+    manifests = [load_manifest(path) for path in args.manifests]
     with progress(f"loading {ENCODER}"):
         encoder = SpeechEncoder.from_pretrained(ENCODER, TAPS, WINDOW_SECONDS)
     sets = []
-    for path, count in zip(args.manifests, CLIPS.values(), strict=True):
-        records = load_manifest(path)
+    for records, count in zip(manifests, CLIPS.values(), strict=True):
         Random(0).shuffle(records)
         sets.append(examples(encoder, records[:count], attributes))
     (train, train_labels), (test, test_labels) = sets

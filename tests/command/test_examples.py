@@ -11,19 +11,20 @@ import pytest
 from caad_ds.errors import UserError
 from examples.demo import __main__ as demo
 from examples.demo.commands import Job, run_all
-from examples.recorded import stage1
+from examples.recorded import probe
 
 
 def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys):
-    assert stage1.main([str(tmp_path / "absent.jsonl")]) == 2
+    assert probe.main([str(tmp_path / "absent.jsonl")] * 2) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("caad-ds: error: ") and "absent.jsonl: cannot be read" in line
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_without_a_traceback(tmp_path):
     manifest = tmp_path / "manifest.jsonl"
     os.mkfifo(manifest)
-    command = [sys.executable, "-m", "examples.recorded.stage1", str(manifest)]
+    command = [sys.executable, "-m", "examples.recorded.probe", str(manifest), str(manifest)]
     # Where the tests run in the background of a shell, Ctrl-C is ignored, and what they start inherits that.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
