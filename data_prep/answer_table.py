@@ -21,7 +21,7 @@ LONGEST = 400  # characters of an answer in an example
 SHOWN_ROWS, SHOWN_EXAMPLES, SHOWN_WIDTH = 40, 12, 100
 LEGEND = (
     "right: the answer names the right label alone; another: one other option; none or several: no option, or more "
-    "than one. In % of the answers, by the rule lenient of evaluation. Rejected answers are counted by rule."
+    "than one; by the rule lenient of evaluation. Rejected answers are counted by rule."
 )
 
 
@@ -39,10 +39,10 @@ class Wording:
         return self.records - self.rejected.total()
 
     def add_problem(self, kind: str, label: str, response: str) -> None:
-        """Keep an example, of the first ones."""
-        kept = self.examples.setdefault(kind, [])
-        if len(kept) < EXAMPLES:
-            kept.append({"label": label, "answer": response[:LONGEST]})
+        """Keep an example, of the first ones that differ."""
+        kept, example = self.examples.setdefault(kind, []), {"label": label, "answer": response[:LONGEST]}
+        if len(kept) < EXAMPLES and example not in kept:
+            kept.append(example)
 
 
 class AnswerTable:
@@ -122,7 +122,11 @@ class AnswerTable:
         examples = _examples(rows)
         hidden = len(self._wordings) > len(rows) or len(examples) > SHOWN_EXAMPLES
         show(
-            terminal("Stage 1 by question", ["question", "records", "answered", *rules, *NAMED], cells),
+            terminal(
+                "Stage 1 by question",
+                ["question", "records", "answered", *rules, *(f"{what} %" for what in NAMED)],
+                cells,
+            ),
             LEGEND,
             *(["Examples of what is wrong:"] if examples else []),
             *examples[:SHOWN_EXAMPLES],

@@ -118,21 +118,28 @@ def matches_leniently(prediction: str, label: str, options: Iterable[str], quest
     Numbers are whole: "twenty one" and "two thousand" name neither 1 nor 2. An answer that does not assert the option,
     as English does (assertion.py), is wrong.
     """
-    parts = [(token.start, token.end, "") for token in canonical(prediction)]
-    spans, text = _mentions(prediction, frozenset({*options, label}), LENIENT, parts), lowered(prediction)
-    found = [mention for mention in spans if mention[2] and names(text, mention)]
-    return {option for _, _, option in found} == {_exact(label)} and asserts(prediction, found, question)
+    return _asserted(prediction, frozenset({*options, label}), question) == _exact(label)
 
 
 @lru_cache(1 << 12)
 def named(prediction: str, options: tuple[str, ...], question: str) -> str | None:
     """The one of the options that an answer names, by words or by its mark; None where it names none, or several."""
     listed = enumerated(question)
-    known = {*options, *listed.values()}
+    known = frozenset({*options, *listed.values()})
     for text in dict.fromkeys([prediction, spelled_out(prediction, listed)]):
-        if found := [option for option in options if matches_leniently(text, option, known)]:
+        said = _asserted(text, known)
+        if found := [option for option in options if _exact(option) == said]:
             return found[0]
     return None
+
+
+def _asserted(prediction: str, options: frozenset[str], question: str = "") -> str | None:
+    """The exact tokens of the one option that a prediction names and asserts, or None."""
+    parts = [(token.start, token.end, "") for token in canonical(prediction)]
+    spans, text = _mentions(prediction, options, LENIENT, parts), lowered(prediction)
+    found = [mention for mention in spans if mention[2] and names(text, mention)]
+    said = {option for _, _, option in found}
+    return said.pop() if len(said) == 1 and asserts(prediction, found, question) else None
 
 
 def _names_only(prediction: str, label: str, options: Iterable[str], ways: Ways) -> bool:

@@ -252,9 +252,10 @@ def test_mistakes_of_the_user_are_named(tmp_path, manifest, described, prep):
 
 @pytest.mark.parametrize("engine", ["template", "transformers"])
 def test_a_prompt_that_describe_did_not_write_rejects_its_record_alone(tmp_path, write_lines, prep, tiny_llm, engine):
-    rows = [question(number) for number in range(3)]
+    rows = [question(number) for number in range(4)]
     rows[0]["response"] = "given"
     rows[1]["metadata"]["prompt"]["statement"] = 5
+    rows[3]["metadata"]["prompt"]["options"] = "male"
     rows[2]["metadata"]["prompt"] = "Who speaks?"
     source, out = write_lines("described.jsonl", rows), tmp_path / "answered.jsonl"
     options = () if engine == "template" else ("--model", tiny_llm, "--device", "cpu")
@@ -263,8 +264,9 @@ def test_a_prompt_that_describe_did_not_write_rejects_its_record_alone(tmp_path,
     assert [row["id"] for row in read(out)] == ["clip0"]
     rejected = {row["id"]: row["reason"] for row in read(tmp_path / "answered.rejected.jsonl")}
     kept = "record: 'prompt' of its metadata is kept for what `caad-ds prep describe` writes "
-    assert all(reason.startswith(kept) for reason in rejected.values()) and len(rejected) == 2
+    assert all(reason.startswith(kept) for reason in rejected.values()) and len(rejected) == 3
     assert "'statement' must be a text, not 5" in rejected["clip1"]
+    assert "'options' must be a list of texts, not 'male'" in rejected["clip3"]
 
 
 def test_a_resumed_run_forms_the_same_batches(tiny_llm):
