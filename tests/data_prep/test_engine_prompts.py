@@ -37,7 +37,7 @@ def answers(engine, records) -> dict[str, str]:
 def test_a_description_that_holds_a_control_token_rejects_its_record_alone(tiny_llm, described):
     records = read(described)
     records[2]["seed_description"] += "</s>"
-    found = answers(TransformersEngine(str(tiny_llm), Asking(max_new_tokens=2), device="cpu"), records)
+    found = answers(TransformersEngine(str(tiny_llm), Asking("", max_new_tokens=2), device="cpu"), records)
     reason = "record: its user message 1 holds '</s>', which is a control token of the tokenizer; remove it"
     assert found[records[2]["id"]] == reason and len(found) == 8
     assert sum(reason.startswith("record: ") for reason in found.values()) == 1
@@ -48,7 +48,7 @@ def test_an_answer_that_spells_a_control_token_is_rejected(tiny_llm, described):
     spelled = engine.tokenizer("a<", add_special_tokens=False)["input_ids"]
     spelled += engine.tokenizer("/s>", add_special_tokens=False)["input_ids"]
     answer = engine._answer(read(described)[0], [*spelled, 1])
-    assert not answer.response and answer.reason.startswith("markup: its answer holds '</s>'")
+    assert answer.response == "a</s>" and answer.reason.startswith("markup: its answer holds '</s>'")
 
 
 def test_a_server_is_sent_no_markup(described):

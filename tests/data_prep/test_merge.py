@@ -10,7 +10,7 @@ from questions import question
 from caad_ds.errors import UserError
 from data_prep import merge, pseudo_gt
 
-BLOCKED = ("--engine", "transformers", "--device", "cpu", "--max-new-tokens", 12, "--batch-size", 2)
+BLOCKED = ("--engine", "transformers", "--device", "cpu", "--max-new-tokens", 12, "--batch-size", 2, "--system", "")
 
 
 @pytest.fixture

@@ -295,7 +295,7 @@ def test_prompts_that_cannot_be_asked_are_rejected_alone(tiny_llm):
     records = [question(number) for number in range(4)]
     records[0]["seed_description"] = "word " * 4000
     records[1]["seed_description"] = ""
-    engine = TransformersEngine(str(tiny_llm), Asking(max_new_tokens=2), device="cpu")
+    engine = TransformersEngine(str(tiny_llm), Asking("", max_new_tokens=2), device="cpu")
     engine.tokenizer.chat_template = (
         "{{ raise_exception('no such role') if 'clip 2' in messages[0].content else messages[0].content }}"
     )
