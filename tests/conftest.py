@@ -27,7 +27,7 @@ LONGEST_FIRST = ("training", "slurm", "evaluation", "loss")  # folders whose fil
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, so that processes end together; skip what needs a GPU or browser that is not there."""
+    """Put the longest files first, so that processes end together; skip what needs a GPU or browser."""
     order = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
     for item in items:
