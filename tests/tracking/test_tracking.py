@@ -2,16 +2,14 @@
 
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 
 import pytest
 from mlflow import MlflowClient
 
-from caad_ds.errors import UserError
-from caad_ds.tracking import Target, Tracker, run, store, target
-from caad_ds.tracking.origin import Data, git_tags, origin_tags
+from caad_ds.tracking import Target, Tracker, run, store
+from caad_ds.tracking.origin import Data
 
 
 @pytest.fixture
@@ -208,18 +206,6 @@ def test_other_ranks_do_nothing(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "htp://user:hunter2@host", ""])
-def test_a_uri_that_is_no_store_is_refused(uri, monkeypatch):
-    with pytest.raises(UserError, match=r"tracking\.uri .* is no MLflow store: give sqlite") as raised:
-        Target.of(uri, "exp")
-    assert "hunter2" not in str(raised.value)
-    if uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI .* is no MLflow store") as raised:
-            Target.of(None, None)
-        assert "hunter2" not in str(raised.value)
-
-
 def test_a_new_store_is_made_in_silence(tmp_path, capfd):
     tracker = start(f"sqlite:///{tmp_path}/new/folder/mlflow.db")
     tracker.finish()
@@ -258,29 +244,6 @@ def test_half_made_tables_are_told_with_what_to_do(uri, caplog):
     assert "its tables are half made; move the file away" in caplog.text
 
 
-def test_what_the_user_names_is_before_mlflows_variables_and_those_before_the_default(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    assert str(Target.of(None, None)) == "sqlite:///mlflow.db (default), experiment caad-ds (default)"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@host:5000")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "speech")
-    told = "http://[hidden]@host:5000 (MLFLOW_TRACKING_URI), experiment speech (MLFLOW_EXPERIMENT_NAME)"
-    assert str(Target.of(None, None)) == told
-    mixed = Target.of("sqlite:///own.db", None)
-    assert (mixed.uri, mixed.uri_from, mixed.experiment) == ("sqlite:///own.db", "tracking.uri", "speech")
-    named = Target.of(None, "own")
-    assert (named.experiment, named.experiment_from, named.uri_from) == (
-        "own", "tracking.experiment", "MLFLOW_TRACKING_URI",
-    )  # fmt: skip
-
-
-def test_an_experiment_id_that_is_not_read_is_told(monkeypatch):
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
-    assert "MLFLOW_EXPERIMENT_ID not" in str(Target.of(None, None))
-    assert "MLFLOW_EXPERIMENT_ID" not in str(Target.of(None, "own"))
-
-
 def test_the_line_at_the_start_names_store_run_and_page(uri):
     tracker = start(uri)
     tracker.finish()
@@ -289,13 +252,6 @@ def test_the_line_at_the_start_names_store_run_and_page(uri):
     told = f"MLflow: {uri} (tracking.uri), experiment exp (tracking.experiment), run {tracker.run_id}; curves: "
     shown = "&workflowType=machine_learning&searchFilter=tags.kind%20%3D%20%27training%27"
     assert tracker.where() == f"{told}`caad-ds dashboard --mlflow {uri}`, then {page}{shown}"
-
-
-def test_the_page_on_a_server_has_no_credentials():
-    assert target.curves(Target.of("http://ann:hunter2@host:5000/mlflow/", "exp"), "3") == (
-        "http://host:5000/mlflow/#/experiments/3/runs?compareRunsMode=CHART&workflowType=machine_learning"
-        "&searchFilter=tags.kind%20%3D%20%27training%27"
-    )
 
 
 def test_tags_and_inputs_of_a_resumed_run_are_there_once_and_new(uri):
@@ -327,39 +283,6 @@ def test_a_tag_noted_while_the_store_is_away_arrives(uri, tmp_path, monkeypatch)
         other.commit()
     tracker.finish()
     assert read(uri, tracker.run_id).data.tags["model_sha256"] == "b" * 64
-
-
-def test_the_origin_names_user_host_command_versions_and_commit(monkeypatch):
-    argv = ["/opt/bin/caad-ds", "train", "--set", "hub.token=hunter2", "run.name=x", "--api-key", "hunter2", "--debug"]
-    monkeypatch.setattr("sys.argv", [*argv, "tracking.uri=http://ann:hunter2@host"])
-    monkeypatch.setenv("LOGNAME", "ann")
-    tags = origin_tags(4)
-    assert (tags["mlflow.user"], tags["mlflow.source.name"], tags["world_size"]) == ("ann", "caad-ds", "4")
-    assert tags["command"] == (
-        "caad-ds train --set 'hub.token=[hidden]' run.name=x --api-key '[hidden]' --debug "
-        "'tracking.uri=http://[hidden]@host'"
-    )
-    assert tags["host"] == socket.gethostname() and tags["version.torch"] and tags["version.caad-ds"]
-
-
-def test_commit_and_changes_are_those_of_the_repository_that_tracks_the_code(tmp_path):
-    def git(*arguments):
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return subprocess.run(
-            ["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True, text=True
-        ).stdout.strip()
-
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    git("init", "-b", "trunk")
-    assert git_tags(package) == {}, "it lies in a repository that does not hold it"
-    git("add", ".")
-    git("commit", "-m", "one")
-    found = {"commit": git("rev-parse", "HEAD"), "branch": "trunk", "dirty": "false"}
-    assert git_tags(package) == {f"mlflow.source.git.{name}": value for name, value in found.items()}
-    (package / "__init__.py").write_text("changed")
-    assert git_tags(package)["mlflow.source.git.dirty"] == "true"
 
 
 def system_steps(uri, run_id):
