@@ -130,12 +130,11 @@ def log_tags(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> No
 
 
 def log_inputs(client: "MlflowClient", run: "Run", data: Iterable[Data]) -> None:
-    """Send the data sets that are not among the run's inputs yet."""
-    held = {(each.dataset.name, each.dataset.digest) for each in (run.inputs.dataset_inputs if run.inputs else ())}
-    missing = [each.as_input() for each in data if (each.name, each.digest) not in held]
+    """Send the data sets that a run reads; the store keeps one of each name and digest."""
+    inputs = [each.as_input() for each in data]
     try:
-        if missing:
-            client.log_inputs(run.info.run_id, missing)
+        if inputs:
+            client.log_inputs(run.info.run_id, inputs)
     except Exception as error:  # an older server has no inputs, and takes the rest
         logger.warning("MLflow did not take the names of the data sets: %s", reason(error))
 

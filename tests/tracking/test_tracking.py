@@ -297,17 +297,16 @@ def until(condition, seconds=15):
 
 
 def test_system_metrics_go_on_where_they_ended(uri, monkeypatch):
+    first = start(uri)
+    first.log({"system/cpu_utilization_percentage": 1.0}, 500)
+    first.finish("KILLED")
     monkeypatch.setattr(run, "SEND_EVERY", 0.1)
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
-    first = start(uri)
-    assert until(lambda: len(system_steps(uri, first.run_id)) >= 2)
-    first.finish("KILLED")
-    ended = len(system_steps(uri, first.run_id))
     second = start(uri, run_id=first.run_id)
-    assert until(lambda: len(system_steps(uri, first.run_id)) > ended)
+    assert until(lambda: len(system_steps(uri, first.run_id)) >= 3)
     second.finish()
     steps = system_steps(uri, first.run_id)
-    assert steps == list(range(len(steps)))
+    assert steps == list(range(500, 500 + len(steps)))
     logged = read(uri, first.run_id).data.metrics
     assert 0 < logged["system/system_memory_usage_percentage"] < 100 and "system/disk_usage_megabytes" in logged
 
