@@ -280,6 +280,7 @@ def test_metadata_with_faults_is_listed_and_the_rest_is_read(tmp_path):
     ("label", "text"),
     [
         (2, "2"), (0, "0"), (0.4, "0.4"), (2.0, "2"), (True, "true"), (False, "false"), (" two ", "two"),
+        ("\u200fshalom\u200f", "shalom"), ("\ufeffyes", "yes"), (" two\u200b ", "two"), ("\u200b", None),
         (None, None), ([], None), (["yes"], None), ({"text": "yes"}, None), ("", None), (float("nan"), None),
         (float("inf"), None),
     ],
