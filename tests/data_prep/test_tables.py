@@ -228,6 +228,15 @@ def test_parquet_with_audio_in_it_comes_to_shards_and_back(tmp_path, data, inges
         np.testing.assert_array_equal(pcm, load_pcm16(data / name))
 
 
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_number_of_few_bits_is_the_one_that_was_meant(kind, tmp_path, data, ingest):
+    numbers = [0.4, -5.1, 2.0, None, float("nan")]
+    held = pa.array(numbers).cast(kind)
+    pq.write_table(pa.table({"audio": [str(data / "b.wav")] * len(numbers), "snr": held}), tmp_path / "a.parquet")
+    found = ingest("parquet", tmp_path / "a.parquet")
+    assert [row.get("snr") for row in found.metadata] == [0.4, -5.1, 2.0, None, None]
+
+
 def test_other_bytes_in_a_parquet_file_are_another_record(tmp_path, data, ingest):
     for name in ("b.wav", "c.flac"):
         rows = [{"audio": {"bytes": (data / name).read_bytes(), "path": "x.wav"}, "day": None, "sentence": "hi"}]
