@@ -39,7 +39,7 @@ def named(prediction: str, options: tuple[str, ...], question: str) -> str | Non
     listed = enumerated(question)
     known = {*options, *listed.values()}
     for text in dict.fromkeys([prediction, spelled_out(prediction, listed)]):
-        if found := [option for option in options if matches_leniently(text, option, known)]:
+        if found := [option for option in options if matches_leniently(text, option, known, question)]:
             return found[0]
     return None
 
