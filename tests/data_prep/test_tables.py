@@ -287,6 +287,18 @@ def test_parts_of_a_long_file_are_cut_to_the_sample(rate, tmp_path, data, ingest
             np.testing.assert_array_equal(pcm, expected)
 
 
+@pytest.mark.parametrize("source", ["csv", "jsonl"])
+def test_an_empty_offset_is_the_beginning_of_the_file(source, data, ingest):
+    soundfile.write(data / "long.wav", 0.1 * np.sin(np.arange(48_000) * 0.1), 16_000)
+    table = {"csv": "audio,offset,duration\nlong.wav,,1.0\nlong.wav,1.0,1.5\nlong.wav,,\n"}
+    rows = [{"audio": "long.wav", "offset": o, "duration": d} for o, d in ((None, 1.0), (1.0, 1.5), (None, None))]
+    table["jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
+    (data / f"a.{source}").write_text(table[source])
+    found = ingest(source, data / f"a.{source}")
+    places = [(a.get("offset"), a["duration"]) for record in found.records for a in record["audios"]]
+    assert places == [(0.0, 1.0), (1.0, 1.5), (None, 3.0)]
+
+
 @pytest.mark.parametrize(
     "row",
     [
