@@ -107,6 +107,11 @@ def test_pitch_is_the_fundamental(hertz):
     assert value("pitch", np.pad(voiced(hertz, level=0.01), 8000)) == pytest.approx(hertz, rel=0.015)
 
 
+def test_an_offset_of_the_recorder_changes_no_pitch():
+    speech = 0.1 * speak(TEXT, "en-us+m3", 150, 50)
+    assert value("pitch", speech + 0.05) == value("pitch", speech)
+
+
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 10.0, 20.0])
 def test_snr_is_right_where_its_assumption_is(snr_db):
     rng = np.random.default_rng(0)
