@@ -5,10 +5,12 @@ are not UTF-8 are an error that says where they stand.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from caad_ds.errors import UserError
 
@@ -20,6 +22,11 @@ WIDE = {
     b"\xfe\xff": "UTF-16",
 }  # by the byte order mark that the file begins with, the longer ones first
 
+# Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark; not the joiners, which words end in.
+MARKS = "\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
+AROUND = re.compile(rf"\A[\s{MARKS}]+|[\s{MARKS}]+\Z")
+WHOLE = re.compile(r"(-?\d+)\.0+")
+
 
 class TextError(UserError, ValueError):
     """Bytes that are not the text they should be; a ValueError too, as what JSON and YAML raise about their text is."""
@@ -28,6 +35,21 @@ class TextError(UserError, ValueError):
 def as_text(value: object) -> str:
     """A value of metadata as it is compared and shown: a text as it is, numbers and booleans as JSON writes them."""
     return json.dumps(value) if isinstance(value, bool | int | float) else str(value)
+
+
+def trimmed(text: str) -> str:
+    """A text without the white space and the invisible marks around it, as spreadsheets and web pages leave them."""
+    return AROUND.sub("", text)
+
+
+def comparable(value: object) -> str:
+    """A value of metadata so that one value written in two ways is one text.
+
+    Accents are composed (macOS parts them in names of files), a whole number has no fraction (pandas writes 17.0 in a
+    column with gaps, as a number or a text), and what `trimmed` takes away is gone.
+    """
+    text = normalize("NFC", trimmed(as_text(value)))
+    return whole[1] if (whole := WHOLE.fullmatch(text)) else text
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from caad_ds.data import audio
 from caad_ds.errors import UserError
 from caad_ds.files import write_atomic
 from caad_ds.progress import track
+from data_prep.annotators import brouhaha, loudness, snr
 from data_prep.entry import cut_out, waveform
 from data_prep.hashing import digest, fraction
 from data_prep.jsonl import Rejected
@@ -26,6 +27,7 @@ from data_prep.rejects import Rejects
 
 KINDS = ("white", "pink", "babble")
 BABBLE_VOICES = 4
+MEASURED = (*snr.KEYS, *brouhaha.KEYS, *loudness.KEYS)  # of audio without the noise, and no more true with it
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +59,15 @@ def add_noise(
     place of one whose audio does not decode.
 
     The kind of noise is drawn evenly, its level evenly between the two values of `snr` (dB over the whole clip).
-    Raises UserError for too few records to draw babble from, and a full disk.
+    Raises UserError for too few records to draw babble from, for one whose noise or loudness was measured before, and a
+    full disk.
     """
+    for record in records:
+        if key := next((key for key in MEASURED if key in (record.get("metadata") or {})), None):
+            raise UserError(
+                f"record {record['id']!r}: its {key!r} was measured without the noise; add noise first, then run "
+                "`caad-ds prep annotate` on what that gives"
+            )
     if len(records) <= BABBLE_VOICES:
         raise UserError(f"{len(records)} records are too few to draw babble from: give at least {BABBLE_VOICES + 1}")
     ranked = sorted((record["id"] for record in records), key=lambda name: fraction(f"noisy:{seed}:{name}"))

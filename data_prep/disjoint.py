@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from caad_ds.text import as_text
+from caad_ds.text import comparable
 from data_prep.contents import shown
 
 SPEAKERS = ("speaker", "speaker_id", "speaker_name", "spk", "spk_id", "client_id")  # as corpora call the column
@@ -24,7 +24,7 @@ class Values:
         self.samples += 1
         for column in self.columns:
             if (value := (metadata or {}).get(column)) is not None:
-                self.counts.setdefault(column, Counter())[as_text(value)] += 1
+                self.counts.setdefault(column, Counter())[comparable(value)] += 1
 
     def merge(self, values: "Values") -> None:
         """Add what another one counted."""

@@ -2,7 +2,8 @@
 
 The rules are a YAML list. A record belongs to a split if its metadata has one of the values listed under each key of
 `where`, and if the hash of its metadata value `hash_of` lies in [`from`, `to`): records that share that value stay
-together, whatever else is in the manifest. Either of the two is a rule by itself.
+together, whatever else is in the manifest. Either of the two is a rule by itself. Values are compared as
+`caad_ds.text.comparable` writes them: 2019, "2019" and pandas' 2019.0 are one.
 
     - {name: czech/teacher, where: {language: [Czech]}, hash_of: level, from: 0.0, to: 0.4}
     - {name: slovak, where: {language: [Slovak]}}
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
-from caad_ds.text import as_text
+from caad_ds.text import comparable
 from data_prep.hashing import fraction
 from data_prep.jsonl import Rejected
 from data_prep.manifest import ManifestWriter, check_output, read_manifest
@@ -51,7 +52,10 @@ class Rule(BaseModel):
     def matches(self, record: dict) -> bool:
         """Whether a record's metadata is what `where` asks for."""
         metadata = record.get("metadata") or {}
-        return all(key in metadata and as_text(metadata[key]) in values for key, values in self.where.items())
+        return all(
+            key in metadata and comparable(metadata[key]) in map(comparable, values)
+            for key, values in self.where.items()
+        )
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +113,7 @@ def splits_of(record: dict, rules: list[Rule]) -> list[str] | Rejected:
                 return Rejected(
                     record["id"], f"it has no metadata {rule.hash_of!r}, which split {rule.name!r} asks for"
                 )
-            if not rule.start <= fraction(as_text(value)) < rule.end:
+            if not rule.start <= fraction(comparable(value)) < rule.end:
                 continue
         first = taken.setdefault(PurePosixPath(rule.name).parent, rule.name)
         if first != rule.name:

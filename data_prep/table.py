@@ -105,7 +105,10 @@ def take_audio(values: dict[str, Any], names: Sequence[str] = AUDIO_NAMES) -> tu
         raise Fault(f"columns {given[0]!r} and {given[1]!r} may both name the audio; choose one by --map audio=COLUMN")
     text = next((name for name in TEXT_NAMES if others.get(name) is not None), None)
     entry = _source(others.pop(given[0])) | {"text": "" if text is None else others.pop(text)}
-    if others.get("offset") is not None:
+    # In a table of parts an empty offset is the beginning of its file.
+    if "offset" in others and (others["offset"] is not None or others.get("duration") is not None):
+        if others["offset"] is None:
+            others["offset"] = 0.0
         for name in ("offset", "duration"):
             if (value := others.pop(name, None)) is not None:
                 entry[name] = seconds(name, value)

@@ -18,8 +18,10 @@ from caad_ds.data.levels import SAMPLE_RATE, Levels
 from caad_ds.errors import AudioError
 
 PROBE_FRAMES = 1 << 18
-CUT = re.compile(r"(?:data|SSND|Data Size) +: (\d+) \(should be (\d+)\)")  # libsndfile's log of a WAV, AIFF, AU
+# libsndfile's log of a WAV, AIFF, AU, 8SVX, and of W64 and RF64, where it is the size of the whole file
+CUT = re.compile(r"(?:data|SSND|Data Size|BODY|riff|Riff size) +: (\d+) \(should be (\d+)\)")
 UNKNOWN_BYTES = 0x7FFF0000  # what a WAV header claims that was written before the length was known, or more
+LARGEST = 0xFFFFFFFF  # of its 4 bytes; W64 and RF64 have 8
 FEW_FRAMES = 4 * 1441  # bytes of an MP3; its last frames may be padding, which is not read
 READ_FRAMES = 1 << 20
 PART_SECONDS = 0.1  # that a part of a file may lack
@@ -102,7 +104,7 @@ def _check_claims(file: File, frames: int, part: tuple[int, int | None]) -> None
     seconds, claims = frames / file.samplerate, claimed / file.samplerate
     if cut := CUT.search(file.extra_info):  # libsndfile has made `frames` what is there
         said, found = map(int, cut.groups())
-        claims *= said / found if found and said < UNKNOWN_BYTES else 1
+        claims *= said / found if found and not UNKNOWN_BYTES <= said <= LARGEST else 1
     if seconds < (1 - slack) * claims - 0.1:
         raise AudioError(f"the file is cut short: {seconds:.2f} of {claims:.2f} s are there{hint}")
 

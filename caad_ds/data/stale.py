@@ -1,19 +1,27 @@
-"""AIFF, AU, CAF and FLAC files whose header says less than there is: of a recorder that was killed, or of a pipe.
+"""AIFF, AU, CAF, FLAC and SPHERE files whose header says less than there is: of a recorder that was killed, or a pipe.
 
-libsndfile reads as much as the header says, in silence. WAV files are in wav.py.
+libsndfile reads as much as the header says, in silence. Of a SPHERE file, as NIST and LDC have them, it reads what is
+there and not the header: one that is cut short is found here too. WAV files are in wav.py.
 """
 
 import os
+import re
 from typing import BinaryIO
 
 from caad_ds.errors import AudioError
 
 SLACK = 4096  # bytes that may follow the samples and be no chunk
 OPEN = 0xFFFFFFFF  # an AU's length that was not known
+SPHERE_HEADER = 1024
+SPHERE = re.compile(rb"^(sample_count|sample_rate|channel_count|sample_n_bytes) -(?:i|s\d+) (\d+)", re.MULTILINE)
+CODING = re.compile(rb"^sample_coding -s\d+ (\S+)", re.MULTILINE)
+PLAIN = (b"pcm", b"ulaw", b"mu-law", b"alaw")  # of one size per sample
+CUT_SECONDS = 0.1
 
 
 def check(file: BinaryIO) -> None:
-    """Raise AudioError where samples go on after the length in the header; the file is left at its start."""
+    """Raise AudioError where samples go on after the length in the header, or a SPHERE file ends before; the file is
+    left at its start."""
     try:
         _check(file)
     finally:
@@ -33,6 +41,8 @@ def _check(file: BinaryIO) -> None:
         stop = _end_of_chunks(file, 12, end, b"SSND", 4)
     elif head[:4] == b"caff":
         stop = _end_of_chunks(file, 8, end, b"data", 8)
+    elif head[:7] == b"NIST_1A":
+        stop = _end_of_sphere(file, end)
     else:
         return
     if end - stop > SLACK:
@@ -55,6 +65,23 @@ def _end_of_flac(file: BinaryIO, head: bytes, end: int) -> int:
         kind, size = file.read(1)[0], int.from_bytes(file.read(3))
         last, at = kind >= 0x80, at + 4 + size
     return min(at + -(-samples // block) * longest, end)
+
+
+def _end_of_sphere(file: BinaryIO, end: int) -> int:
+    """The place that the samples of the header reach; AudioError where the file ends before it by 0.1 s."""
+    file.seek(0)
+    header = file.read(SPHERE_HEADER)
+    said = {name: int(value) for name, value in SPHERE.findall(header)}
+    coding = CODING.search(header)
+    frame = said.get(b"channel_count", 1) * said.get(b"sample_n_bytes", 0)
+    count, rate = said.get(b"sample_count"), said.get(b"sample_rate")
+    start = re.match(rb"NIST_1A\n\s*(\d+)\n", header)
+    if not (start and frame and count and rate) or (coding and coding[1] not in PLAIN):
+        return end
+    there = (end - int(start[1])) / frame
+    if count - there > CUT_SECONDS * rate:
+        raise AudioError(f"the file is cut short: {there / rate:.2f} of {count / rate:.2f} s are there")
+    return int(start[1]) + count * frame
 
 
 def _end_of_chunks(file: BinaryIO, at: int, end: int, samples: bytes, width: int) -> int:

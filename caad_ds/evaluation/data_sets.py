@@ -21,6 +21,8 @@ KEPT = 4  # files, and row groups of a column, that stay open: the audios of one
 BATCH = 256  # rows
 FAULTS = (pa.ArrowException, OSError, ValueError)  # what reading a broken file raises
 TABLES = (".parquet", ".arrow")
+# A file of several, with a hash of its content where the hub's older ones have it.
+PART = re.compile(r"(?P<name>.*?)-?(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]{8,})?")
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -39,7 +41,38 @@ class Cell(NamedTuple):
 def table_files(folder: Path) -> list[Path]:
     """The files of one data set, in order, of the split to evaluate."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in TABLES and path.is_file())
-    return of_one_split([path for path in files if _belongs(path)], folder)
+    found = of_one_split([path for path in files if _belongs(path)], folder)
+    for parent in {path.parent for path in found}:
+        _require_whole([path for path in found if path.parent == parent])
+    return found
+
+
+def _require_whole(files: list[Path]) -> None:
+    """ValueError where numbered files of one folder, such as `test-00000-of-00002.parquet`, are not those of one data
+    set: one is missing, or there are two of a number."""
+    parts: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for path in files:
+        if part := PART.fullmatch(path.stem):
+            parts.setdefault((part["name"], path.suffix), []).append((int(part["number"]), int(part["count"])))
+    for (name, suffix), there in parts.items():
+        count = there[0][1]
+        if sorted(there) != [(number, count) for number in range(count)]:
+            numbers = ", ".join(f"{number:05}-of-{of:05}" for number, of in sorted(there))
+            raise ValueError(
+                f"the {name or 'numbered'} files ({suffix}) are {numbers}, not each of one data set once; was a "
+                "download interrupted, or are there two versions?"
+            )
+
+
+def _names(state: Path) -> set[str]:
+    """The files that a folder's `state.json` names; ValueError where one is missing."""
+    try:
+        names = {file["filename"] for file in json.loads(read_text(state))["_data_files"]}
+    except (LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{state} names no files of the data set") from error
+    if missing := sorted(name for name in names if not (state.parent / name).is_file()):
+        raise ValueError(f"{state.parent / missing[0]} is missing, which {state.name} names; copy the whole folder")
+    return names
 
 
 def of_one_split(files: list[Path], folder: Path) -> list[Path]:
@@ -67,10 +100,7 @@ def _belongs(path: Path) -> bool:
     state = path.parent / "state.json"
     if path.suffix != ".arrow" or not state.is_file():
         return True
-    try:
-        return path.name in [file["filename"] for file in json.loads(read_text(state))["_data_files"]]
-    except (LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{state} names no files of the data set") from error
+    return path.name in _names(state)
 
 
 def schema(path: Path) -> pa.Schema:

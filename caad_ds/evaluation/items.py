@@ -13,6 +13,7 @@ import numpy as np
 from caad_ds.data import audio
 from caad_ds.data.levels import Levels
 from caad_ds.evaluation.data_sets import FAULTS, Cell, value
+from caad_ds.text import trimmed
 
 
 def is_text(row: object) -> bool:
@@ -29,13 +30,13 @@ class Fault(Exception):
 
 
 def text_of(value: object) -> str | None:
-    """A text without the white space around it, a number or a boolean as JSON writes it (a whole number without its
-    fraction); None where it is something else, no number, or empty."""
+    """A text without the white space and invisible marks around it, a number or a boolean as JSON writes it (a whole
+    number without its fraction); None where it is something else, no number, or empty."""
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else repr(value) if math.isfinite(value) else None
-    return str(value).strip() or None if isinstance(value, str | int) else None
+    return trimmed(str(value)) or None if isinstance(value, str | int) else None
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def named(prediction: str, options: tuple[str, ...], question: str) -> str | Non
     listed = enumerated(question)
     known = frozenset({*options, *listed.values()})
     for text in dict.fromkeys([prediction, spelled_out(prediction, listed)]):
-        said = _asserted(text, known)
+        said = _asserted(text, known, question)
         if found := [option for option in options if _exact(option) == said]:
             return found[0]
     return None

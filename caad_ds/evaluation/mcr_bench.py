@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
+from unicodedata import normalize
 
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.errors import UserError
@@ -97,6 +98,7 @@ class Benchmark:
         for found, bad in subsets:
             rows += found
             rejected += bad
+        rejected += [] if in_manifest else _misnamed(folder)
         if not rows:
             reason = rejected[0]["reason"] if rejected else "every list is empty"
             raise UserError(f"{folder}: nothing in it can be used ({len(rejected)} rejected; {reason}); fix the files")
@@ -109,6 +111,21 @@ class Benchmark:
 
 def _subset_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*/*.json") if path.stem == path.parent.name)
+
+
+def _misnamed(folder: Path) -> list[dict]:
+    """Subsets whose file is called almost as it should be: `ser.json` or `SER (1).json` in SER."""
+    found = []
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        name, there = f"{place.name}.json", sorted(path.name for path in place.glob("*.json"))
+        alike = [other for other in there if _spelling(other).startswith(_spelling(place.name))]
+        if alike and name not in there:
+            found.append({"id": place.name, "reason": f"{place} has {', '.join(alike)} and no {name}; rename the file"})
+    return found
+
+
+def _spelling(name: str) -> str:
+    return normalize("NFC", name).casefold()
 
 
 def _of_manifest(path: Path) -> tuple[list[Row], list[dict]]:

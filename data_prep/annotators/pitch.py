@@ -25,7 +25,7 @@ def load() -> Measure:
         at_least(waveform, VOICED_SECONDS, "pitch")
         low, high = RANGE_HZ
         track, voiced, _ = librosa.pyin(
-            waveform,
+            waveform - waveform.mean(),  # an offset correlates at every lag: quiet voiced frames are lost beside it
             fmin=low,
             fmax=high,
             sr=SAMPLE_RATE,

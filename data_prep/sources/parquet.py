@@ -4,7 +4,8 @@
 the manifest, into the folder `<manifest>.audio`: every later step opens a file, and none has to decode a row group of
 audio for one clip. A cell with a path alone, or a column of paths, names files, relative to the table's folder.
 
-Class labels become their names. A missing number is left out.
+Class labels become their names. A missing number is left out. A number of 16 or 32 bits is the shortest that it
+stands for: 0.4, which as 64 bits would be 0.4000000059604645 and found by no rule that names 0.4.
 """
 
 import math
@@ -12,11 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from caad_ds.errors import UserError
 from data_prep.jsonl import Rejected
 from data_prep.table import Row
 
 BATCH = 16  # rows in memory
+SHORT: dict[str, type] = {"float": np.float32, "halffloat": np.float16}  # by Arrow's names
 
 
 def rows(root: Path) -> Iterator[Row | Rejected]:
@@ -35,25 +39,29 @@ def read(listing: Path, root: Path) -> Iterator[Row | Rejected]:
     number = 0
     try:
         with pq.ParquetFile(listing, pre_buffer=False, buffer_size=1 << 20) as file:
-            labels = {name: class_names(file.schema_arrow, name) for name in file.schema_arrow.names}
+            schema = file.schema_arrow
+            labels = {name: class_names(schema, name) for name in schema.names}
+            short = {name: SHORT[str(kind)] for name, kind in zip(schema.names, schema.types) if str(kind) in SHORT}
             for batch in file.iter_batches(BATCH):
                 for values in batch.to_pylist():
-                    yield Row(listing, root, number, _named(values, labels), "row")
+                    yield Row(listing, root, number, _named(values, labels, short), "row")
                     number += 1
     except (pa.ArrowException, OSError, ValueError) as error:
         where = Row(listing, root, number, {}, "row").where
         yield Rejected(where, f"the file cannot be read from this row on ({' '.join(str(error).split())[:200]})")
 
 
-def _named(values: dict[str, Any], labels: dict[str, list[str]]) -> dict[str, Any]:
+def _named(values: dict[str, Any], labels: dict[str, list[str]], short: dict[str, type]) -> dict[str, Any]:
     """The values with class labels by their names, and None for what is not a number (as pandas writes a gap)."""
-    return {name: _label(value, labels[name]) for name, value in values.items()}
+    return {name: _label(value, labels[name], short.get(name)) for name, value in values.items()}
 
 
-def _label(value: Any, names: list[str]) -> Any:
+def _label(value: Any, names: list[str], short: type | None) -> Any:
     if names and isinstance(value, int):
         return names[value] if 0 <= value < len(names) else None  # -1 stands for no label
-    return None if isinstance(value, float) and math.isnan(value) else value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return float(str(short(value))) if short and value is not None else value
 
 
 def _hidden(path: Path, root: Path) -> bool:

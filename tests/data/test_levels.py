@@ -366,14 +366,25 @@ def test_samples_that_go_on_after_the_header_says_are_told(tmp_path):
             read_it(tmp_path / "a.wav")
 
 
-@pytest.mark.parametrize("subtype", ["WAV", "AIFF", "AU", "WAVEX"])
+@pytest.mark.parametrize("subtype", ["WAV", "AIFF", "AU", "WAVEX", "RF64", "W64", "NIST", "SVX"])
 def test_a_file_that_is_cut_is_not_read_in_part(tmp_path, subtype):
     path = tmp_path / "a"
     soundfile.write(path, SECOND, 16_000, format=subtype)
+    assert audio.probe(path) == 1.0
     path.write_bytes(path.read_bytes()[:-8_000])
     for read_it in (audio.probe, audio.load, audio.load_pcm16):
         with pytest.raises(audio.AudioError, match=r"cut short: 0\.\d\d of 1\.00 s"):
             read_it(path)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "ULAW"])
+def test_a_sphere_file_is_read_as_its_header_says(tmp_path, subtype):
+    path = tmp_path / "a.sph"
+    soundfile.write(path, np.stack([SECOND, SECOND], axis=1), 16_000, format="NIST", subtype=subtype)
+    assert audio.probe(path) == 1.0
+    path.write_bytes(path.read_bytes() + bytes(8_000))
+    with pytest.raises(audio.AudioError, match="was its recorder killed"):
+        audio.probe(path)
 
 
 @pytest.mark.parametrize(

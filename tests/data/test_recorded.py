@@ -79,6 +79,13 @@ def test_noise_is_added_to_a_fixed_half_and_both_halves_are_written_alike(clips,
     assert first == [Path(row["audios"][0]["path"]).read_bytes() for row in add_noise(clips, tmp_path / "c")]
 
 
+@pytest.mark.parametrize("key", ["snr_db", "brouhaha_snr_db", "c50_db", "loudness_lufs"])
+def test_what_was_measured_without_the_noise_is_not_kept_beside_it(clips, tmp_path, key):
+    clips[3]["metadata"][key] = 30.0
+    with pytest.raises(UserError, match=f"its '{key}' was measured without the noise; add noise first"):
+        add_noise(clips, tmp_path / "a")
+
+
 @pytest.mark.parametrize("snr", [0.0, 6.0, 12.0])
 def test_the_signal_to_noise_ratio_is_the_one_asked_for(snr):
     rng = np.random.default_rng(0)

@@ -107,6 +107,11 @@ def test_pitch_is_the_fundamental(hertz):
     assert value("pitch", np.pad(voiced(hertz, level=0.01), 8000)) == pytest.approx(hertz, rel=0.015)
 
 
+def test_an_offset_of_the_recorder_changes_no_pitch():
+    speech = 0.1 * speak(TEXT, "en-us+m3", 150, 50)
+    assert value("pitch", speech + 0.05) == value("pitch", speech)
+
+
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 10.0, 20.0])
 def test_snr_is_right_where_its_assumption_is(snr_db):
     rng = np.random.default_rng(0)
@@ -115,6 +120,20 @@ def test_snr_is_right_where_its_assumption_is(snr_db):
     mixed = speech + scaled_to(noise, speech, snr_db)
     assert value("snr", 0.01 * mixed) == pytest.approx(snr_db, abs=0.5)
     assert value("snr", 0.01 * mixed + 0.02) == pytest.approx(snr_db, abs=0.5)  # an offset is no speech
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 15.0])
+def test_digital_silence_is_no_part_of_the_snr(snr_db):
+    rng = np.random.default_rng(0)
+    noisy = rng.gamma(0.4, size=4 * SAMPLE_RATE) * rng.choice([-1, 1], 4 * SAMPLE_RATE)
+    noisy = 0.01 * (noisy + scaled_to(rng.standard_normal(noisy.size), noisy, snr_db))
+    expected = pytest.approx(value("snr", noisy), abs=0.3)
+    first, second = np.split(noisy, 2)
+    assert value("snr", np.pad(noisy, (1_600, 0))) == expected
+    assert value("snr", np.concatenate([first, np.zeros(8_000), second])) == expected
+    dithered = np.pad(noisy, (0, 32_000)) + rng.integers(-1, 2, noisy.size + 32_000) / 32768
+    assert value("snr", dithered) == expected
+    assert value("snr", np.pad(noisy, (0, 32_000)) + 0.02) == expected
 
 
 def test_snr_of_speech_follows_the_noise_that_was_added():
@@ -157,6 +176,7 @@ def test_speaking_rate_rises_with_the_words_per_minute(voice, snr_db):
         ("pitch", np.zeros(16_000), "0.00 s are voiced"),
         ("snr", np.ones(4_000), "0.25 s are too short for the signal-to-noise ratio"),
         ("snr", np.full(16_000, 0.5), "it is silent"),
+        ("snr", np.pad(voiced(120, 0.3), 8_000), "0.30 s are too short for .*, digital silence left out"),
         ("speaking_rate", pulses(2, 1.0), "2 syllables are heard, and a speaking rate needs 3"),
         ("speaking_rate", np.zeros(16_000), "0 syllables"),
         ("speaking_rate", np.zeros(10), "0 syllables"),

@@ -72,6 +72,21 @@ def test_a_speaker_on_both_sides_is_named_and_counted(form, records, held_out, v
     assert verify("--against", path, "--disjoint")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("trained", "tested"),
+    [(17, 17.0), ("17", 17.0), ("17.0", 17), ("Jos\u00e9", "Jose\u0301"), ("Ann", " Ann"), ("Ann", "\u200fAnn\u200b")],
+)
+def test_a_speaker_who_is_written_in_two_ways_is_one(trained, tested, tmp_path, records, held_out, capsys):
+    answered = [{**row, "messages": [TURN], "response": "A tone."} for row in records[:8]]
+    answered[3]["metadata"] = {"speaker": trained}
+    write_manifest(tmp_path / "answered.jsonl", answered)
+    pack(tmp_path / "answered.jsonl", tmp_path / "two_ways")
+    path = held_out("manifest", [{**row, "metadata": {"speaker": tested}} for row in records[8:10]])
+    status = cli.main(["prep", "verify", str(tmp_path / "two_ways"), "--against", str(path)])
+    said = capsys.readouterr().out
+    assert status == 1 and "1 of its 1 values of 'speaker' are in the shards too, in 1 of 8 samples" in said
+
+
 @pytest.mark.parametrize("form", ["benchmark", "manifest", "shards"])
 def test_speakers_apart_are_no_fault_and_another_column_can_be_asked_for(form, records, held_out, verify):
     path = held_out(form, records[8:])

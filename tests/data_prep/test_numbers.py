@@ -78,7 +78,7 @@ def test_labels_of_classes_and_the_values_of_a_rule_may_be_numbers(tmp_path):
 def test_where_finds_a_number_whichever_way_it_is_written(written, tmp_path, manifest, prep):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     for number, row in enumerate(rows):
-        row["metadata"]["year"] = (2019, "2019", 2020, None)[number % 4]
+        row["metadata"]["year"] = (2019, "2019", 2020, None, 2019.0, "2019.0", 2020.0, "2019.5")[number % 8]
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "rules.yaml").write_text(f"- {{name: old, where: {{year: [{written}]}}, hash_of: voice}}\n")
     prep(split, "--manifest", manifest, "--out", tmp_path / "out", "--rules", tmp_path / "rules.yaml")

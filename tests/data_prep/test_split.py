@@ -4,6 +4,7 @@ import pytest
 from lines import read
 
 from caad_ds import cli
+from data_prep.split import Rule, splits_of
 
 
 @pytest.fixture
@@ -34,3 +35,10 @@ def test_where_alone_is_a_rule(tmp_path, split):
 def test_a_rule_that_says_nothing_is_refused(rule, message, split, capsys):
     assert split(f"- {rule}") == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("values", [(17, 17.0, "17", "17.0"), ("Jos\u00e9", "Jose\u0301", "Jos\u00e9 ")])
+def test_values_written_in_several_ways_are_hashed_to_one_split(values):
+    rules = [Rule(name=f"r/{k}", hash_of="speaker", **{"from": k / 8, "to": (k + 1) / 8}) for k in range(8)]
+    taken = [splits_of({"id": "a", "metadata": {"speaker": value}}, rules) for value in values]
+    assert taken.count(taken[0]) == len(values)

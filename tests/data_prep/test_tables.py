@@ -228,6 +228,15 @@ def test_parquet_with_audio_in_it_comes_to_shards_and_back(tmp_path, data, inges
         np.testing.assert_array_equal(pcm, load_pcm16(data / name))
 
 
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_number_of_few_bits_is_the_one_that_was_meant(kind, tmp_path, data, ingest):
+    numbers = [0.4, -5.1, 2.0, None, float("nan")]
+    held = pa.array(numbers).cast(kind)
+    pq.write_table(pa.table({"audio": [str(data / "b.wav")] * len(numbers), "snr": held}), tmp_path / "a.parquet")
+    found = ingest("parquet", tmp_path / "a.parquet")
+    assert [row.get("snr") for row in found.metadata] == [0.4, -5.1, 2.0, None, None]
+
+
 def test_other_bytes_in_a_parquet_file_are_another_record(tmp_path, data, ingest):
     for name in ("b.wav", "c.flac"):
         rows = [{"audio": {"bytes": (data / name).read_bytes(), "path": "x.wav"}, "day": None, "sentence": "hi"}]
@@ -276,6 +285,18 @@ def test_parts_of_a_long_file_are_cut_to_the_sample(rate, tmp_path, data, ingest
             start = round((place[0] or 0) * rate)
             expected = soundfile.read(data / "long.wav", dtype="int16")[0][start : start + round(place[1] * rate)]
             np.testing.assert_array_equal(pcm, expected)
+
+
+@pytest.mark.parametrize("source", ["csv", "jsonl"])
+def test_an_empty_offset_is_the_beginning_of_the_file(source, data, ingest):
+    soundfile.write(data / "long.wav", 0.1 * np.sin(np.arange(48_000) * 0.1), 16_000)
+    table = {"csv": "audio,offset,duration\nlong.wav,,1.0\nlong.wav,1.0,1.5\nlong.wav,,\n"}
+    rows = [{"audio": "long.wav", "offset": o, "duration": d} for o, d in ((None, 1.0), (1.0, 1.5), (None, None))]
+    table["jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
+    (data / f"a.{source}").write_text(table[source])
+    found = ingest(source, data / f"a.{source}")
+    places = [(a.get("offset"), a["duration"]) for record in found.records for a in record["audios"]]
+    assert places == [(0.0, 1.0), (1.0, 1.5), (None, 3.0)]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from caad_ds import cli
 from caad_ds.evaluation.confusions import OTHER, named, summed
+from caad_ds.evaluation.matching import verdicts
 from caad_ds.evaluation.predictions import RunFolder
 
 ACCENTS = ("italian", "spanish", "french")
@@ -24,6 +25,22 @@ ACCENTS = ("italian", "spanish", "french")
 )
 def test_an_answer_names_one_option_or_none(prediction, question, option):
     assert named(prediction, ACCENTS, question) == option
+
+
+@pytest.mark.parametrize(
+    ("prediction", "question", "option"),
+    [
+        ("5 dB", "What is the SNR in dB?", "5"),
+        ("21 years", "What is the age of the speaker?", "21"),
+        ("5 percent", "How many percent are heard?", "5"),
+        ("5 percent", "How many speakers are heard?", None),
+    ],
+)
+def test_the_unit_that_is_asked_for_is_no_other_answer(prediction, question, option):
+    """The table has what the rule lenient takes for right."""
+    options = ("21", "5")
+    assert named(prediction, options, question) == option
+    assert [o for o in options if verdicts(prediction, o, options, question)["lenient"]] == ([option] if option else [])
 
 
 def test_runs_add_up():

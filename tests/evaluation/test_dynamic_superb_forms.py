@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from hypothesis import given
@@ -280,6 +281,7 @@ def test_metadata_with_faults_is_listed_and_the_rest_is_read(tmp_path):
     ("label", "text"),
     [
         (2, "2"), (0, "0"), (0.4, "0.4"), (2.0, "2"), (True, "true"), (False, "false"), (" two ", "two"),
+        ("\u200fshalom\u200f", "shalom"), ("\ufeffyes", "yes"), (" two\u200b ", "two"), ("\u200b", None),
         (None, None), ([], None), (["yes"], None), ({"text": "yes"}, None), ("", None), (float("nan"), None),
         (float("inf"), None),
     ],
@@ -398,3 +400,34 @@ def test_clips_of_metadata_are_heard_in_order(tmp_path):
     assert len(item.clips) == 2
     for number, clip in enumerate(item.clips):
         np.testing.assert_allclose(clip.load(), wave(number), atol=LEAST_BIT)
+
+
+@pytest.mark.parametrize(
+    ("names", "whole"),
+    [
+        (["test-00000-of-00002", "test-00001-of-00002"], True),
+        (["test-00000-of-00002-0123456789abcdef", "test-00001-of-00002-fedcba9876543210"], True),
+        (["test-00000-of-00001", "train-00000-of-00002"], True),
+        (["test-00000-of-00002"], False),
+        (["test-00001-of-00002"], False),
+        (["test-00000-of-00001", "test-00000-of-00002", "test-00001-of-00002"], False),
+        (["test-00000-of-00001-0123456789abcdef", "test-00000-of-00001-fedcba9876543210"], False),
+    ],
+)
+def test_files_of_an_instance_are_all_there_and_once(tmp_path, names, whole):
+    """A download that was interrupted is no data set, and one of two versions has its rows twice."""
+    write_parquet(tmp_path, "SarcasmDetection_Mustard", table(1))
+    (tmp_path / COUNTING).mkdir()
+    for name in names:
+        pq.write_table(table(2), tmp_path / COUNTING / f"{name}.parquet")
+    benchmark = load(tmp_path)
+    assert COUNTING in benchmark.options if whole else "not each of one data set once" in reasons(benchmark)[COUNTING]
+
+
+def test_a_saved_data_set_without_a_file_that_it_names_is_rejected(tmp_path):
+    write_parquet(tmp_path, "SarcasmDetection_Mustard", table(1))
+    write_datasets(tmp_path, COUNTING, table(3))
+    (tmp_path / COUNTING / "data-00001-of-00002.arrow").unlink()
+    benchmark = load(tmp_path)
+    assert COUNTING not in benchmark.options
+    assert "data-00001-of-00002.arrow is missing, which state.json names" in reasons(benchmark)[COUNTING]

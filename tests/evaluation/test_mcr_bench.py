@@ -114,6 +114,22 @@ def test_a_subset_whose_file_is_broken_is_listed_and_the_others_are_read(tmp_pat
     assert rejected["id"] == "VSC" and "VSC.json: cannot be read as JSON" in rejected["reason"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "file"),
+    [("SER", "ser.json"), ("SER", "SER (1).json"), ("SER", "SER_v2.json"), ("\u00c4ra", "A\u0308ra.json")],
+)
+def test_a_subset_whose_file_has_almost_its_name_is_listed(tmp_path, folder, file):
+    write(tmp_path, "AQA", [ROW])
+    write(tmp_path, folder, [ROW])
+    (tmp_path / folder / f"{folder}.json").rename(tmp_path / folder / file)
+    benchmark = Benchmark.load(tmp_path)
+    assert [row.subset for row in benchmark.rows] == ["AQA"]
+    [rejected] = benchmark.rejected
+    assert rejected["id"] == folder and f"has {file} and no {folder}.json" in rejected["reason"]
+    (tmp_path / folder / f"{folder}.json").write_text(json.dumps([ROW]))
+    assert not Benchmark.load(tmp_path).rejected, "a second copy is no subset"
+
+
 def test_a_column_that_every_row_has_is_no_condition(tmp_path):
     write(tmp_path, "SER", [{**ROW, "category": "speech"}, {**ROW, "category": "noise"}])
     assert not Benchmark.load(tmp_path).rejected
