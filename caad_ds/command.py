@@ -59,7 +59,8 @@ def guarded(command: Callable[[], int], debug: bool = False) -> int:
         try:
             return _guarded(command, debug)
         finally:
-            sys.stdout.flush()  # what is left is written here, where a closed pipe can be handled
+            if sys.stdout is not None:  # closed by `>&-`
+                sys.stdout.flush()  # what is left is written here, where a closed pipe can be handled
     except BrokenPipeError:
         if not (closed := _unread_streams()):
             raise  # another pipe than the output
@@ -91,7 +92,9 @@ def _unread_streams() -> list[TextIO]:
     return [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
 
 
-def _has_no_reader(stream: TextIO) -> bool:
+def _has_no_reader(stream: TextIO | None) -> bool:
+    if stream is None:
+        return False
     try:
         poll = select.poll()
         poll.register(stream.fileno(), 0)

@@ -18,6 +18,14 @@ def existing(text: str) -> Path:
     return path
 
 
+def new_file(text: str) -> Path:
+    """Return the path of a file that a command writes at its end; UserError where a folder is there."""
+    path = Path(text)
+    if is_alone() and path.is_dir():
+        raise UserError(f"{path}: it is a folder; name a file in it, such as {path / 'result.json'}")
+    return path
+
+
 def model_folder(text: str) -> Path:
     """Return the model folder that an argument names: that folder, or `model/` in a run's folder.
 

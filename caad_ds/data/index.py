@@ -154,7 +154,7 @@ def no_index(path: Path) -> UserError:
 def _parse(path: Path) -> IndexFile:
     try:
         content = json.loads(read_text(path), object_hook=_compact)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise no_index(path) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): pack the folder anew") from None

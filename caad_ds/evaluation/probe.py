@@ -112,22 +112,27 @@ class Probe:
         self, stage: str, rows: Sequence[Row], what: str, ask: Callable[[list[Row], list[Item]], dict[str, Any]],
         prompts: Callable[[Row], int], after: Callable[[bool], None] = lambda ended: None,
     ) -> None:  # fmt: skip
-        """Let `ask` find what the journal lacks of the rows, in batches of one subset and `prompts` for each row."""
-        left = [row for row in rows if self.journal.get(stage, row.id) is None]
+        """Let `ask` find what the journal lacks of the rows, in batches of one subset and `prompts` for each row.
+
+        The batches are the same however much is known, since sums are rounded otherwise in other batches.
+        """
         with progress(what, len(rows)) as advance:
-            advance(len(rows) - len(left))
-            for subset in dict.fromkeys(row.subset for row in left):
-                ours = [row for row in left if row.subset == subset]
+            for subset in dict.fromkeys(row.subset for row in rows):
+                ours = [row for row in rows if row.subset == subset]
                 size = max(1, self.batch_size // prompts(ours[0]))
                 for start in range(0, len(ours), size):
                     batch = ours[start : start + size]
-                    asked, items = self._askable(batch)
-                    if asked:
+                    asked, items = self._askable(batch) if self._lacking(stage, batch) else ([], [])
+                    if self._lacking(stage, asked):
                         doubted = self._ears.doubted(items)
                         self.journal.put(self._doubtful, {row["id"]: row["reason"] for row in doubted})
                         self.journal.put(stage, ask(asked, items))  # last: what is here is not asked about again
+                        after(start + size >= len(ours))
                     advance(len(batch))
-                    after(start + size >= len(ours))
+
+    def _lacking(self, stage: str, rows: Sequence[Row]) -> bool:
+        """Whether the journal lacks any of the rows."""
+        return any(self.journal.get(stage, row.id) is None for row in rows)
 
     def _askable(self, batch: Sequence[Row]) -> tuple[list[Row], list[Item]]:
         """The rows that can be written and heard under all conditions, and their items."""

@@ -3,10 +3,10 @@
     caad-ds prep ingest csv --root validated.tsv --audio-root clips \\
         --map audio=path text=sentence speaker=client_id --out all.jsonl
 
-The separator of a `.tsv` is the tab; elsewhere it is the one of `, ; | tab` that parts the header most. In a CSV cells
-may stand in quotes and hold line breaks; in a TSV a quote is a character like any other, except that one pair around a
-whole cell is taken off. A line whose quotes do not close, or that has another number of cells than the header, is
-rejected, and the line after it is read.
+The header is the first line that is not blank. The separator of a `.tsv` is the tab; elsewhere it is the one of
+`, ; | tab` that parts the header most. In a CSV cells may stand in quotes, also after a blank, and hold line breaks; in
+a TSV a quote is a character like any other, except that one pair around a whole cell is taken off. A line whose quotes
+do not close, or that has another number of cells than the header, is rejected, and the line after it is read.
 """
 
 import csv
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.errors import UserError
-from caad_ds.text import TextError, decode_line, numbered
+from caad_ds.text import BOM, TextError, decode_line, numbered
 from data_prep import forms
 from data_prep.jsonl import Rejected, start_of
 from data_prep.table import Row
@@ -66,16 +66,16 @@ def _require_table(path: Path) -> None:
     start = start_of(path)
     if start.startswith(b"PAR1"):
         raise UserError(f"{path}: {forms.check_jsonl(path, start)}")
-    if start.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"{"):
+    if start.removeprefix(BOM).lstrip().startswith(b"{"):
         raise UserError(f"{path}: it looks like JSONL, not CSV; `caad-ds prep ingest jsonl --root {path}` reads it")
 
 
 def _header(lines: _Lines, path: Path) -> tuple[str, list[str]]:
     """Separator and names of the columns, one without a name by its number; UserError where two are alike."""
     separator = "\t" if path.suffix.lower() == ".tsv" else ""
-    first = lines.take()
+    first = _not_blank(lines)
     if first and (excel := EXCEL.fullmatch(decode_line(first[1], "replace").strip())):
-        separator, first = excel[1], lines.take()
+        separator, first = excel[1], _not_blank(lines)
     if first is None:
         raise UserError(f"{path}: it is empty; its first line must name the columns")
     choices = (separator,) if separator else SEPARATORS
@@ -89,6 +89,11 @@ def _header(lines: _Lines, path: Path) -> tuple[str, list[str]]:
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: two columns are called {doubles[0]!r}; rename one of them")
     return separator, names
+
+
+def _not_blank(lines: _Lines) -> tuple[int, bytes] | None:
+    """The next line that is not blank, None where all others are."""
+    return next((line for line in iter(lines.take, None) if line[1].removeprefix(BOM).strip()), None)
 
 
 def _cells(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str] | str]]:
@@ -107,7 +112,8 @@ def _cells(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str] | str
 
 def _reader(texts: Iterator[str], separator: str) -> Iterator[list[str]]:
     if separator != "\t":
-        return csv.reader(texts, delimiter=separator, strict=True)
+        # Quotes after the blank of `a.wav, "one, two"` are quotes too.
+        return csv.reader(texts, delimiter=separator, skipinitialspace=True, strict=True)
     return ([_unquoted(cell) for cell in text.rstrip("\n").split("\t")] for text in texts)
 
 

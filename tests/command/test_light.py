@@ -129,6 +129,15 @@ def test_a_reader_that_has_gone_is_no_error(folder, arguments):
     assert ended.returncode in (0, 141) and ended.stderr == ""
 
 
+@pytest.mark.parametrize(("arguments", "status"), [("--version", 0), ("absent", 2)])
+def test_a_closed_output_is_no_error(folder, arguments, status):
+    """As a service may start it: Python then has no `sys.stdout` at all."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = f'exec "{sys.executable}" -m caad_ds {arguments} >&-'
+    ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60, check=False, env=env)
+    assert ended.returncode == status and "Traceback" not in ended.stderr
+
+
 def test_an_unknown_option_names_the_nearest(capsys):
     assert cli.main(["evaluate", "--model", ".", "--bathc-size", "3"]) == 2
     assert "caad-ds: error: " in capsys.readouterr().err

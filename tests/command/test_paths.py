@@ -38,6 +38,15 @@ def test_what_is_no_model_is_named(tmp_path, capsys, files, said):
     assert line.startswith(f"caad-ds: error: {folder}: ") and said in line
 
 
+def test_a_result_that_could_not_be_written_is_refused_before_the_work(tmp_path, capsys):
+    folder = make(tmp_path / "model", "config.json")
+    arguments = ["--model", folder, "--benchmark", tmp_path, "--instructions", tmp_path, "--out", tmp_path]
+    assert cli.main(["check-teacher", *map(str, arguments)]) == 2
+    assert capsys.readouterr().err == (
+        f"caad-ds: error: {tmp_path}: it is a folder; name a file in it, such as {tmp_path / 'result.json'}\n"
+    )
+
+
 def test_several_ranks_refuse_a_path_where_they_can_agree(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for check in (existing, model_folder):

@@ -163,6 +163,12 @@ def test_one_bad_line_hides_no_other(data, ingest):
     assert "not UTF-8" in found.rejected["a.csv line 2"] and "a.csv line 3" in found.rejected
 
 
+def test_blanks_before_the_header_and_before_quotes_are_none_of_the_text(data, ingest):
+    (data / "a.csv").write_text('\n  \naudio, text, speaker\nb.wav, "one, ""two""", s1\nc.flac, "three", s2\n')
+    found = ingest("csv", data / "a.csv")
+    assert found.texts == ['one, "two"', "three"] and found.metadata == [{"speaker": "s1"}, {"speaker": "s2"}]
+
+
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0\x85\u2028"), max_size=6)
 
 

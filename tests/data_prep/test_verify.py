@@ -281,6 +281,12 @@ def test_held_out_audio_that_cannot_be_compared_is_a_fault(tmp_path, shards, ver
     assert "there is no such folder or file" in capsys.readouterr().err
 
 
+def test_a_file_in_the_place_of_a_folder_of_shards_is_named(tmp_path, capsys):
+    (tmp_path / "all.jsonl").write_text("{}")
+    assert cli.main(["prep", "verify", str(tmp_path / "all.jsonl")]) == 2
+    assert "name a folder that `caad-ds prep pack` wrote" in capsys.readouterr().err
+
+
 def test_every_record_of_the_manifest_is_accounted_for(tmp_path, records, verify):
     Path(records[3]["audios"][0]["path"]).write_bytes(b"no audio")
     Path(records[6]["audios"][0]["path"]).unlink()

@@ -209,6 +209,41 @@ def test_an_interrupted_check_goes_on(model_folder, conflicts, instructions, tmp
     assert not journal.exists()
 
 
+def test_a_check_that_goes_on_asks_in_the_same_batches(
+    model_folder, make_benchmark, instructions, tmp_path, monkeypatch
+):
+    """Sums are rounded otherwise in other batches: neither a row that cannot be heard nor a batch of which a part is
+    known moves the others."""
+    benchmark = make_benchmark("damaged", {"gender": 6})
+    (benchmark / "gender" / "audio" / "0.wav").write_bytes(b"no audio")
+    arguments = ["--model", model_folder, "--benchmark", benchmark, "--device", "cpu", "--instructions", instructions]
+    arguments += ["--negatives", "silence", "--alphas", 1, "--batch-size", 8, "--max-new-tokens", 1, "--out"]
+    batches, real = [], probe_module.log_likelihoods
+
+    def stopping(loaded, items, *rest):
+        batches.append([item.id for item in items if item.condition == "neutral"])
+        if len(batches) > stop_after:
+            raise KeyboardInterrupt
+        return real(loaded, items, *rest)
+
+    monkeypatch.setattr(probe_module, "log_likelihoods", stopping)
+    stop_after = 9
+    assert command(*arguments, tmp_path / "whole.json") == 3
+    whole = batches.copy()
+    stop_after = 2
+    batches.clear()
+    with pytest.raises(KeyboardInterrupt):
+        command(*arguments, tmp_path / "check.json")
+    journal = tmp_path / "check.json.partial.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))  # the second batch lost a row
+    stop_after = 9
+    batches.clear()
+    assert command(*arguments, tmp_path / "check.json") == 3
+    assert whole == [["gender/1"], ["gender/2", "gender/3"], ["gender/4", "gender/5"]]
+    assert batches == whole[1:]
+    assert (tmp_path / "check.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
 def test_a_table_grows_with_each_attribute(model_folder, conflicts, instructions, capsys):
     arguments = ["--model", model_folder, "--benchmark", conflicts, "--device", "cpu", "--instructions", instructions]
     assert command(*arguments, "--negatives", "silence", "--alphas", 1, "--max-new-tokens", 1) == 0

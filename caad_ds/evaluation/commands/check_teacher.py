@@ -1,13 +1,12 @@
 """`caad-ds check-teacher`: is a teacher fit for contrastive distillation?"""
 
 import argparse
-from pathlib import Path
 
 from caad_ds.command import positive
 from caad_ds.config import NEGATIVES
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
-from caad_ds.paths import existing
+from caad_ds.paths import existing, new_file
 
 ALPHAS = (0.5, 1.0, 2.0)
 
@@ -26,7 +25,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, metavar="A", help="default 0.5 1 2")
     parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="writes figures and verdict as JSON; an interrupted check resumes"
+        "--out", type=new_file, metavar="FILE", help="writes figures and verdict as JSON; an interrupted check resumes"
     )
 
 
