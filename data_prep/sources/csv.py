@@ -6,7 +6,8 @@
 The header is the first line that is not blank. The separator of a `.tsv` is the tab; elsewhere it is the one of
 `, ; | tab` that parts the header most. In a CSV cells may stand in quotes, also after a blank, and hold line breaks; in
 a TSV a quote is a character like any other, except that one pair around a whole cell is taken off. A line whose quotes
-do not close, or that has another number of cells than the header, is rejected, and the line after it is read.
+do not close, or only after what looks like further rows, or that has another number of cells than the header, is
+rejected, and the line after it is read.
 """
 
 import csv
@@ -37,7 +38,7 @@ def read(listing: Path, root: Path) -> Iterator[Row | Rejected]:
     _require_table(listing)
     lines = _Lines(listing)
     separator, header = _header(lines, listing)
-    for number, cells in _cells(lines, separator):
+    for number, cells in _cells(lines, separator, len(header)):
         if isinstance(cells, list) and any(cells):
             cells = _values(cells, header)
         if isinstance(cells, dict):
@@ -96,8 +97,12 @@ def _not_blank(lines: _Lines) -> tuple[int, bytes] | None:
     return next((line for line in iter(lines.take, None) if line[1].removeprefix(BOM).strip()), None)
 
 
-def _cells(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str] | str]]:
-    """The number of each row's first line, and its cells without white space around them, or why it has none."""
+def _cells(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, list[str] | str]]:
+    """The number of each row's first line, and its cells without white space around them, or why it has none.
+
+    A quote that is never closed may end at one of a later row. The rows between them would be text of a cell, so a row
+    is refused whose further lines would be rows of `columns` cells by themselves.
+    """
     while (line := lines.take()) is not None:
         lines.put_back([line])
         taken: list[tuple[int, bytes]] = []
@@ -107,7 +112,16 @@ def _cells(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str] | str
             lines.put_back(taken[1:])
             yield line[0], f"it is {error}" if isinstance(error, TextError) else f"its cells cannot be told ({error})"
             continue
+        if columns > 1 and any(_width(decode_line(text), separator) == columns for _, text in taken[1:]):
+            lines.put_back(taken[1:])
+            yield line[0], f"its quotes end in line {taken[-1][0]}, and lines between look like rows; close the quote"
+            continue
         yield line[0], [cell.strip() for cell in cells]
+
+
+def _width(text: str, separator: str) -> int:
+    """The number of cells of a line by itself."""
+    return len(next(csv.reader([text], delimiter=separator, skipinitialspace=True), []))
 
 
 def _reader(texts: Iterator[str], separator: str) -> Iterator[list[str]]:

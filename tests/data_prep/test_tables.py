@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from lines import read
 
@@ -163,6 +163,17 @@ def test_one_bad_line_hides_no_other(data, ingest):
     assert "not UTF-8" in found.rejected["a.csv line 2"] and "a.csv line 3" in found.rejected
 
 
+def test_an_unclosed_quote_swallows_no_rows(data, ingest):
+    """It ends at the next stray one; a text of two lines is no row."""
+    lines = ["audio,text", 'b.wav,"he said', "c.flac,two", 'b.wav,three"', 'c.flac,"one\nbreak"', "b.wav,five"]
+    (data / "a.csv").write_text("\n".join(lines))
+    found = ingest("csv", data / "a.csv")
+    assert found.texts == ["two", 'three"', "one\nbreak", "five"]
+    assert found.rejected == {
+        "a.csv line 2": "its quotes end in line 4, and lines between look like rows; close the quote"
+    }
+
+
 def test_blanks_before_the_header_and_before_quotes_are_none_of_the_text(data, ingest):
     (data / "a.csv").write_text('\n  \naudio, text, speaker\nb.wav, "one, ""two""", s1\nc.flac, "three", s2\n')
     found = ingest("csv", data / "a.csv")
@@ -179,7 +190,9 @@ def test_what_pythons_writer_writes_is_read(tmp_path_factory, cells):
     path = tmp_path_factory.getbasetemp() / "written.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer.writer(file).writerows([("audio", "a", "b"), *(("x", *row) for row in cells)])
-    found = [row.values for row in csv.rows(path)]
+    found = list(csv.rows(path))
+    assume(not any("look like rows" in getattr(row, "reason", "") for row in found))  # random texts that do
+    found = [row.values for row in found]
     assert found == [{"audio": "x", "a": a.strip() or None, "b": b.strip() or None} for a, b in cells]
 
 
