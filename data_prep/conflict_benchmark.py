@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
                 counts[key] = count
     if not counts:
         raise UserError(f"{args.manifest}: no usable record has an attribute of {args.instructions}{rejects.why}")
+    rejects.tell()
     print(f"{args.out}: " + ", ".join(f"{key} {count}" for key, count in counts.items()) + rejects.summary)
     return 0
 

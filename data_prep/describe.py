@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ from data_prep.rejects import Rejects
 # prompts carry no hint: where one is there and nearly always right, the audio is not needed and not learned. The false
 # ones teach what to do with a hint that contradicts the audio.
 HINTS = "none=0.5,faithful=0.4,adversarial=0.05,irrelevant=0.05"
+LISTED = 12  # so many labels of an attribute are printed with their numbers, and so many that nothing asks about
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -45,15 +47,40 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.out, args.manifest)
     hints = parse_hints(args.hints)
     instructions = Instructions.load(args.instructions, args.attributes)
+    labels: Counter[tuple[str, str]] = Counter()
     with Rejects(args.out) as rejects:
         records = rejects.sift(read_manifest(args.manifest, "describe"))
         prompts = (_prompts(record, instructions, hints, args) for record in records)
-        count = write_manifest(args.out, rejects.sift(chain.from_iterable(prompts)))
+        count = write_manifest(args.out, _counted(rejects.sift(chain.from_iterable(prompts)), labels))
     if not count:
         names = ", ".join(instructions.attributes)
         raise UserError(f"{args.manifest}: nothing to ask with {args.instructions} ({names}){rejects.why}")
+    rejects.tell()
+    for key, attribute in instructions.attributes.items():
+        print(f"{key}: {_labels({label: labels[key, label] for label in attribute.options})}")
     print(f"{args.out}: {count} prompts{rejects.summary}")
     return 0
+
+
+def _counted(rows: Iterable[dict], labels: Counter[tuple[str, str]]) -> Iterator[dict]:
+    """The rows; `labels` counts them by attribute and right label."""
+    for row in rows:
+        asked = prompt_of(row)
+        if "label" in asked:
+            labels[asked["attribute"], asked["label"]] += 1
+        yield row
+
+
+def _labels(counts: dict[str, int]) -> str:
+    """How many prompts each label is the answer of, and the labels that no prompt teaches."""
+    asked = [f"{label} {count}" for label, count in Counter(counts).most_common() if count]
+    absent = [label for label, count in counts.items() if not count]
+    found = _first(asked) if asked else "no prompt"
+    return found + (f"; no prompt for {_first(absent)}" if asked and absent else "")
+
+
+def _first(items: list[str]) -> str:
+    return ", ".join(items[:LISTED]) + (f" and {len(items) - LISTED} more" if len(items) > LISTED else "")
 
 
 def _prompts(

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
                     f"{args.rules}: split {name!r} is empty, no record matches its rule: widen its 'from' and 'to' "
                     f"(a few values may all be hashed elsewhere), or its 'where'{rejects.why}"
                 )
+    rejects.tell()
     for split in splits.values():
         print(f"{split.path}: {split.count} records")
     print(f"{args.manifest}: {unused} records in no split{rejects.summary}")
