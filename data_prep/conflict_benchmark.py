@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     if not counts:
         raise UserError(f"{args.manifest}: no usable record has an attribute of {args.instructions}{rejects.why}")
     rejects.tell()
-    print(f"{args.out}: " + ", ".join(f"{key} {count}" for key, count in counts.items()) + rejects.summary)
+    print(
+        f"{args.out}: " + ", ".join(f"{key} {counts.get(key, 0)}" for key in instructions.attributes) + rejects.summary
+    )
     return 0
 
 

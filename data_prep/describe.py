@@ -11,6 +11,7 @@ from random import Random
 from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
 from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
+from data_prep.columns import Columns, first
 from data_prep.jsonl import Rejected
 from data_prep.manifest import check_output, read_manifest, write_manifest
 from data_prep.prompt import OPTIONS, PROMPT, prompt_of
@@ -20,7 +21,6 @@ from data_prep.rejects import Rejects
 # prompts carry no hint: where one is there and nearly always right, the audio is not needed and not learned. The false
 # ones teach what to do with a hint that contradicts the audio.
 HINTS = "none=0.5,faithful=0.4,adversarial=0.05,irrelevant=0.05"
-LISTED = 12  # so many labels of an attribute are printed with their numbers, and so many that nothing asks about
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -47,17 +47,19 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.out, args.manifest)
     hints = parse_hints(args.hints)
     instructions = Instructions.load(args.instructions, args.attributes)
-    labels: Counter[tuple[str, str]] = Counter()
+    columns, labels = Columns(), Counter[tuple[str, str]]()
     with Rejects(args.out) as rejects:
-        records = rejects.sift(read_manifest(args.manifest, "describe"))
+        records = columns.watch(rejects.sift(read_manifest(args.manifest, "describe")))
         prompts = (_prompts(record, instructions, hints, args) for record in records)
         count = write_manifest(args.out, _counted(rejects.sift(chain.from_iterable(prompts)), labels))
+    absent = [columns.tell(key) for key in instructions.attributes if key not in columns]
     if not count:
-        names = ", ".join(instructions.attributes)
+        names = ", ".join(absent) if absent else ", ".join(instructions.attributes)
         raise UserError(f"{args.manifest}: nothing to ask with {args.instructions} ({names}){rejects.why}")
     rejects.tell()
     for key, attribute in instructions.attributes.items():
-        print(f"{key}: {_labels({label: labels[key, label] for label in attribute.options})}")
+        found = _labels({label: labels[key, label] for label in attribute.options})
+        print(f"{key}: {found if key in columns else f'no prompt, {columns.tell(key)}'}")
     print(f"{args.out}: {count} prompts{rejects.summary}")
     return 0
 
@@ -75,12 +77,8 @@ def _labels(counts: dict[str, int]) -> str:
     """How many prompts each label is the answer of, and the labels that no prompt teaches."""
     asked = [f"{label} {count}" for label, count in Counter(counts).most_common() if count]
     absent = [label for label, count in counts.items() if not count]
-    found = _first(asked) if asked else "no prompt"
-    return found + (f"; no prompt for {_first(absent)}" if asked and absent else "")
-
-
-def _first(items: list[str]) -> str:
-    return ", ".join(items[:LISTED]) + (f" and {len(items) - LISTED} more" if len(items) > LISTED else "")
+    found = first(asked) if asked else "no prompt"
+    return found + (f"; no prompt for {first(absent)}" if asked and absent else "")
 
 
 def _prompts(

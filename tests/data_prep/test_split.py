@@ -34,3 +34,15 @@ def test_where_alone_is_a_rule(tmp_path, split):
 def test_a_rule_that_says_nothing_is_refused(rule, message, split, capsys):
     assert split(f"- {rule}") == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("gender: [women]", "'gender' holds male, female"),
+        ("sex: [male]", "no record has 'sex'; the columns are accent, gender, noise, speaking_rate, voice"),
+    ],
+)
+def test_a_split_that_takes_nothing_says_what_the_columns_hold(where, message, split, capsys):
+    assert split(f"- {{name: a, where: {{{where}}}}}") == 2
+    assert message in capsys.readouterr().err
