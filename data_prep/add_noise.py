@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if not write_manifest(args.out, done):
             raise UserError(f"{args.manifest}: it holds no usable record{rejects.why}")
     noisy = sum(record["metadata"]["noise"] == "noisy" for record in done)
+    rejects.tell()
     print(f"{args.out}: {noisy} noisy and {len(done) - noisy} clean records{rejects.summary}")
     return 0
 

@@ -57,7 +57,10 @@ def run(args: argparse.Namespace) -> int:
                 counts[key] = count
     if not counts:
         raise UserError(f"{args.manifest}: no usable record has an attribute of {args.instructions}{rejects.why}")
-    print(f"{args.out}: " + ", ".join(f"{key} {count}" for key, count in counts.items()) + rejects.summary)
+    rejects.tell()
+    print(
+        f"{args.out}: " + ", ".join(f"{key} {counts.get(key, 0)}" for key in instructions.attributes) + rejects.summary
+    )
     return 0
 
 

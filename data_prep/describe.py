@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
@@ -10,6 +11,7 @@ from random import Random
 from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
 from caad_ds.data.markers import user_content
 from caad_ds.errors import UserError
+from data_prep.columns import Columns, first
 from data_prep.jsonl import Rejected
 from data_prep.manifest import check_output, read_manifest, write_manifest
 from data_prep.prompt import OPTIONS, PROMPT, prompt_of
@@ -45,15 +47,38 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.out, args.manifest)
     hints = parse_hints(args.hints)
     instructions = Instructions.load(args.instructions, args.attributes)
+    columns, labels = Columns(), Counter[tuple[str, str]]()
     with Rejects(args.out) as rejects:
-        records = rejects.sift(read_manifest(args.manifest, "describe"))
+        records = columns.watch(rejects.sift(read_manifest(args.manifest, "describe")))
         prompts = (_prompts(record, instructions, hints, args) for record in records)
-        count = write_manifest(args.out, rejects.sift(chain.from_iterable(prompts)))
+        count = write_manifest(args.out, _counted(rejects.sift(chain.from_iterable(prompts)), labels))
+    absent = [columns.tell(key) for key in instructions.attributes if key not in columns]
     if not count:
-        names = ", ".join(instructions.attributes)
+        names = ", ".join(absent) if absent else ", ".join(instructions.attributes)
         raise UserError(f"{args.manifest}: nothing to ask with {args.instructions} ({names}){rejects.why}")
+    rejects.tell()
+    for key, attribute in instructions.attributes.items():
+        found = _labels({label: labels[key, label] for label in attribute.options})
+        print(f"{key}: {found if key in columns else f'no prompt, {columns.tell(key)}'}")
     print(f"{args.out}: {count} prompts{rejects.summary}")
     return 0
+
+
+def _counted(rows: Iterable[dict], labels: Counter[tuple[str, str]]) -> Iterator[dict]:
+    """The rows; `labels` counts them by attribute and right label."""
+    for row in rows:
+        asked = prompt_of(row)
+        if "label" in asked:
+            labels[asked["attribute"], asked["label"]] += 1
+        yield row
+
+
+def _labels(counts: dict[str, int]) -> str:
+    """How many prompts each label is the answer of, and the labels that no prompt teaches."""
+    asked = [f"{label} {count}" for label, count in Counter(counts).most_common() if count]
+    absent = [label for label, count in counts.items() if not count]
+    found = first(asked) if asked else "no prompt"
+    return found + (f"; no prompt for {first(absent)}" if asked and absent else "")
 
 
 def _prompts(

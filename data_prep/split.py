@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from caad_ds.errors import UserError
 from caad_ds.files import read_yaml
 from caad_ds.text import comparable
+from data_prep.columns import Columns
 from data_prep.hashing import fraction
 from data_prep.jsonl import Rejected
 from data_prep.manifest import ManifestWriter, check_output, read_manifest
@@ -76,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
         rejects = stack.enter_context(Rejects(args.out / f"{args.manifest.stem}.split.jsonl"))
         splits = {name: stack.enter_context(ManifestWriter(path)) for name, path in paths.items()}
         unused = 0
-        for record in rejects.sift(read_manifest(args.manifest, "split")):
+        columns = Columns()
+        for record in columns.watch(rejects.sift(read_manifest(args.manifest, "split"))):
             names = splits_of(record, rules)
             if isinstance(names, Rejected):
                 rejects.add(names)
@@ -84,12 +86,14 @@ def run(args: argparse.Namespace) -> int:
             unused += not names
             for name in names:
                 splits[name].write(record)
-        for name, split in splits.items():
-            if not split.count:
+        for rule in rules:
+            if not splits[rule.name].count:
+                held = "".join(f"; {columns.tell(key)}" for key in rule.where)
                 raise UserError(
-                    f"{args.rules}: split {name!r} is empty, no record matches its rule: widen its 'from' and 'to' "
-                    f"(a few values may all be hashed elsewhere), or its 'where'{rejects.why}"
+                    f"{args.rules}: split {rule.name!r} is empty, no record matches its rule: widen its 'from' and "
+                    f"'to' (a few values may all be hashed elsewhere), or its 'where'{held}{rejects.why}"
                 )
+    rejects.tell()
     for split in splits.values():
         print(f"{split.path}: {split.count} records")
     print(f"{args.manifest}: {unused} records in no split{rejects.summary}")

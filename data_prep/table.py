@@ -153,7 +153,10 @@ def json_rows(listing: Path, root: Path) -> Iterator[Row | Rejected]:
 
 def _record(row: Row, source: str, reading: Reading, convert: Convert, audio: Sequence[str]) -> dict | Rejected:
     try:
-        record = {"id": row.id, "source": source, **convert(reading.renamed(row.values), audio)}
+        values = reading.renamed(row.values)
+        if (column := reading.columns.get("audio")) is not None and values["audio"] is None:
+            raise Fault(f"it names no audio: its column {column!r} is empty")
+        record = {"id": row.id, "source": source, **convert(values, audio)}
         held = [entry.pop("bytes", None) for entry in record["audios"]]
         if reason := record_fault(record):
             raise Fault(reason)

@@ -344,6 +344,32 @@ def test_steps_over_a_corpus_say_how_far_they_are(tmp_path, manifest, instructio
     assert all(f"{step}: 8/8 (" in said for step in ("describe", "split", "benchmark gender", "benchmark accent"))
 
 
+def test_describe_says_which_labels_are_asked_about_which_are_not_and_what_it_rejects(
+    tmp_path, manifest, instructions, prep, capsys
+):
+    rows = read(manifest)
+    rows[1]["metadata"]["gender"] = "Female"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "described.jsonl"
+    arguments = ("--manifest", manifest, "--out", out, "--instructions", instructions, "--questions-per-audio", 2)
+    assert prep(describe, *arguments, "--attributes", "gender", "noise") == 0
+    said, told = capsys.readouterr()
+    assert "gender: male 4, female 3\n" in said and "noise: noisy 7; no prompt for clean\n" in said
+    assert "clip1: record clip1: gender is 'Female', which the instruction file does not know" in told
+
+
+def test_an_attribute_that_is_no_column_is_named_with_the_columns(tmp_path, manifest, prep, capsys):
+    file = tmp_path / "mine.yaml"
+    other = "  sex: {name: Sex, questions: ['Female or male?'], options: {female: She is female., male: He is male.}}\n"
+    file.write_text(POOL.replace("facts:", other + "facts:"))
+    columns = "no record has 'sex'; the columns are accent, gender, noise, speaking_rate, voice"
+    arguments = ("--manifest", manifest, "--instructions", file)
+    prep(describe, *arguments, "--out", tmp_path / "described.jsonl")
+    assert f"sex: no prompt, {columns}\n" in capsys.readouterr().out
+    prep(conflict_benchmark, *arguments, "--out", tmp_path / "benchmark")
+    assert "gender 8, sex 0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("attributes", [["gender"], ["gender", "accent", "noise"]])
 def test_what_a_conflict_benchmark_cannot_use_is_listed_once_and_the_others_are_asked(
     tmp_path, manifest, prep, capsys, attributes

@@ -42,3 +42,15 @@ def test_values_written_in_several_ways_are_hashed_to_one_split(values):
     rules = [Rule(name=f"r/{k}", hash_of="speaker", **{"from": k / 8, "to": (k + 1) / 8}) for k in range(8)]
     taken = [splits_of({"id": "a", "metadata": {"speaker": value}}, rules) for value in values]
     assert taken.count(taken[0]) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("gender: [women]", "'gender' holds male, female"),
+        ("sex: [male]", "no record has 'sex'; the columns are accent, gender, noise, speaking_rate, voice"),
+    ],
+)
+def test_a_split_that_takes_nothing_says_what_the_columns_hold(where, message, split, capsys):
+    assert split(f"- {{name: a, where: {{{where}}}}}") == 2
+    assert message in capsys.readouterr().err

@@ -102,6 +102,8 @@ def test_a_csv_of_a_spreadsheet_comes_to_shards_and_back(ending, tmp_path, data,
     assert [record["id"] for record in found.records] == ["clips-0000002", "clips-0000003", "clips-0000010"]
     assert [record["audios"][0]["duration"] for record in found.records] == [0.5, 0.5, 0.5]
     assert found.rejected["clips.csv line 5"] == "it names no audio: its column 'path' is empty"
+    renamed = ingest("csv", data / "clips.csv", "--map", "audio=path", "text=sentence", "speaker=client_id")
+    assert renamed.rejected["clips.csv line 5"] == found.rejected["clips.csv line 5"]
     assert "there is no such file" in found.rejected["clips-0000006"]
     assert "its cells cannot be told" in found.rejected["clips.csv line 8"]
     assert found.rejected["clips.csv line 9"] == (
