@@ -31,6 +31,8 @@ HEADER = 4096  # bytes; a file with more holds something, whatever its header sa
 # What sums of samples beyond floating point come to is an error or a broken rule by name, and no warning of numpy's.
 _unwarned = np.errstate(over="ignore", invalid="ignore")
 
+# What libsndfile reads, and of which a file that is cut short is noticed.
+CHECKED = frozenset("WAV WAVEX RF64 W64 AIFF AU CAF FLAC OGG MP3 NIST SVX".split())
 File = Any  # a soundfile.SoundFile, or a Container, which has its interface
 
 
@@ -127,6 +129,8 @@ def _opened(path: Path | BinaryIO, whole: bool) -> Iterator[File]:
             stale.check(data)
             source = wav.repaired(data) or path
             file = stack.enter_context(soundfile.SoundFile(source))
+            if file.format not in CHECKED:
+                raise AudioError(f"a file of the form {file.format_info}, of which a cut one looks whole; convert it")
             if whole and _is_mp3(file):
                 data.seek(0)
                 file = stack.enter_context(soundfile.SoundFile(data))

@@ -18,7 +18,7 @@ QUOTES = r"[\s\"'\u2018-\u201d()\[\]{}*_`]"
 DENIED = regex.compile(
     r"(?<!\w)(?:(?:no|not|nor|neither|never|cannot|without|than|at (?:least|most)|instead of|anything but|far from|"
     r"hardly|(?:opposite|contrary|reverse|lack|absence) (?:of|to)|opposed to|except(?: for)?|unlike|lacks|"
-    r"excludes|excluding|(?:is|are|was|were|do|does|did|ca|wo|would|could|should|has|have)n['\u2019]?t)(?!\w)|non(?:-|(?!\w))|anti-)"
+    r"excludes|excluding|(?:is|are|was|were|do|does|did|ca|wo|would|could|should|has|have|ai)n['\u2019\u02bc]?t)(?!\w)|not-|non(?:-|(?!\w))|anti-)"
     rf"{QUOTES}*(?:(?:{'|'.join(BETWEEN.split())}){QUOTES}+)*$"
 )
 COPULA = r"(?:is|are|was|were|seems|sounds|would be|can be)"

@@ -377,6 +377,14 @@ def test_a_file_that_is_cut_is_not_read_in_part(tmp_path, subtype):
             read_it(path)
 
 
+@pytest.mark.parametrize("form", ["VOC", "AVR", "PAF", "IRCAM", "MAT5", "PVF"])
+def test_a_form_of_which_a_cut_file_looks_whole_is_refused(tmp_path, form):
+    soundfile.write(tmp_path / "a", SECOND, 16_000, format=form)
+    for read_it in (audio.probe, audio.load, audio.load_pcm16):
+        with pytest.raises(audio.AudioError, match="of which a cut one looks whole; convert it"):
+            read_it(tmp_path / "a")
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "ULAW"])
 def test_a_sphere_file_is_read_as_its_header_says(tmp_path, subtype):
     path = tmp_path / "a.sph"
