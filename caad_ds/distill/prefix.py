@@ -5,10 +5,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.errors import UserError
+from caad_ds.models.kept import KeptLayer
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import Embedded
 
@@ -59,25 +59,7 @@ def shared_prefix(batch: Batch, queries: int) -> int:
     return end if heard and end <= common else 0
 
 
-class _Constant(DynamicLayer):
-    """Keys and values [1, heads, P, width] of one layer, joined to those of what follows and never grown by them."""
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, keys: Tensor, values: Tensor):
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Those of [B, heads, S, width] as [B, heads, P + S, width]."""
-        samples = len(key_states)
-        keys, values = (constant.expand(samples, -1, -1, -1) for constant in (self.keys, self.values))
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
-
-
 def _keys_and_values(model: SpeechLM, embedded: Embedded) -> Cache:
     cache = DynamicCache()
     model.backbone(embedded, cache)
-    return Cache([_Constant(layer.keys, layer.values) for layer in cache.layers])  # type: ignore[union-attr, arg-type]
+    return Cache([KeptLayer(layer.keys, layer.values) for layer in cache.layers])  # type: ignore[union-attr, arg-type]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, get_layer_types_and_kwargs
+from transformers.cache_utils import get_layer_types_and_kwargs
 
+from caad_ds.models.kept import KeptLayer
 from caad_ds.models.llm import hidden_states, takes_positions
 from caad_ds.models.speech_lm import SpeechLM
 from caad_ds.models.states import positions
@@ -66,7 +67,7 @@ def levels(
     Args:
         audio: embeddings [n, E] that stand at audio positions.
         cuts: for each level where every sequence is cut, not before its cut at the level above; the last one is where
-            it ends. A level at which no sequence goes on is left out.
+            it ends. A level at which no sequence is continued is left out.
         keep: whether the last level's keys and values are wanted.
     """
     held: Held | None = None
@@ -119,33 +120,14 @@ def _extended(
         here = slice(begin, begin + AT_ONCE)
         cache: Cache = DynamicCache()
         if held is not None:
-            cache = Cache([_After(*pair, parents[here], keep) for pair in held.layers])
+            # What follows is kept only where it is continued: all layers together would take much memory.
+            cache = Cache([KeptLayer(*pair, parents[here], grows=keep) for pair in held.layers])
         at = positions(mask[here])[:, -length:]
         hidden.append(hidden_states(model.llm, embedded(model, audio, ids[here]), mask[here], at, cache))
         if keep:
             parts.append([(layer.keys, layer.values) for layer in cache.layers])
     joined = [tuple(map(torch.cat, zip(*pairs, strict=True))) for pairs in zip(*parts, strict=True)] if keep else []
     return torch.cat(hidden), _at_right_edge(Held(joined, mask)) if keep else None
-
-
-class _After(DynamicLayer):
-    """Keys and values of one layer, [P, heads, S, width], of which the beginnings `rows` [B] go on.
-
-    What follows them is kept where it is to be gone on from; all layers together would take much memory.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, keep: bool):
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values, self._rows, self._keep = keys, values, rows, keep
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Those of the beginnings and [B, heads, T, width] after them, as [B, heads, S + T, width]."""
-        keys = torch.cat([self.keys[self._rows], key_states], dim=-2)
-        values = torch.cat([self.values[self._rows], value_states], dim=-2)
-        if self._keep:
-            self.keys, self.values = keys, values
-        return keys, values
 
 
 def _at_right_edge(held: Held) -> Held:
