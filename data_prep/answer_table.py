@@ -104,7 +104,8 @@ class AnswerTable:
 
     def show(self, out: Path) -> None:
         """Print the table and examples of what is wrong; of very many questions those with the most problems."""
-        from caad_ds.evaluation.tables import percent, show, terminal  # takes seconds to import
+        from caad_ds.evaluation.fitting import Table  # these take seconds to import
+        from caad_ds.evaluation.tables import percent, show
 
         rows = sorted(self.content()["questions"], key=_trouble, reverse=True)[:SHOWN_ROWS]
         rows.sort(key=lambda row: (row["about"], row["question"]))
@@ -122,7 +123,7 @@ class AnswerTable:
         examples = _examples(rows)
         hidden = len(self._wordings) > len(rows) or len(examples) > SHOWN_EXAMPLES
         show(
-            terminal(
+            Table(
                 "Stage 1 by question",
                 ["question", "records", "answered", *rules, *(f"{what} %" for what in NAMED)],
                 cells,

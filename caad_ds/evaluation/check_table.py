@@ -8,7 +8,7 @@ from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.scores import POOLED
 from caad_ds.evaluation.signals import Signal
-from caad_ds.evaluation.tables import LEGEND, MAIN, percent, show, terminal
+from caad_ds.evaluation.tables import LEGEND, MAIN, percent, show
 from caad_ds.evaluation.verdict import Attribute
 
 EVERY_SECONDS = 60.0
@@ -45,7 +45,7 @@ def _so_far(attributes: Sequence[Attribute], done: int, total: int) -> Table:
         each = "/".join(f"{100 * right.mean():.0f}" for right in attribute.right(Signal()))
         without = [f"{100 * attribute.right(signal)[0].mean():.0f}" for signal in negatives]
         rows.append([attribute.name, str(len(attribute.gt)), each, *without])
-    return terminal(f"so far, {done} of {total} rows: likeliest option, %", header, rows)
+    return Table(f"so far, {done} of {total} rows: likeliest option, %", header, rows)
 
 
 def show_result(name: str, table: dict[Signal, dict], decoded: dict[Signal, dict], verdict: dict) -> None:
@@ -65,7 +65,7 @@ def _table(title: str, table: dict[Signal, dict]) -> Table:
         each = ["/".join(f"{100 * groups[s][f'accuracy_{c}']['value']:.0f}" for c in CONDITIONS) for s in subsets]
         pooled = [percent(groups[POOLED][key]["value"]) for key in MAIN.values()]
         rows.append([signal.name, *pooled, *("-" if share is None else f"{share:.2f}" for share in shares), *each])
-    return terminal(title, header, rows)
+    return Table(title, header, rows)
 
 
 def listed(table: dict[Signal, dict]) -> list[dict[str, Any]]:

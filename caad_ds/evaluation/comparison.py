@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.mlflow_log import Record, log_record, output_folder
 from caad_ds.evaluation.speed import SIZE_LEGEND, size_rows
-from caad_ds.evaluation.tables import markdown, show, terminal
+from caad_ds.evaluation.tables import markdown, show
 from caad_ds.files import write_atomic, write_json
 
 
@@ -32,9 +33,9 @@ class Comparison:
 
 def publish(found: Comparison, speeds: dict[str, dict], notes: list[str], args: argparse.Namespace) -> None:
     """Prints the tables, `notes` on the runs below; saves all with `args.out` and logs it with `args.mlflow`."""
-    show(terminal(found.title, *found.table), *found.legends, *notes)
+    show(Table(found.title, *found.table), *found.legends, *notes)
     if speeds:
-        show(terminal("Size", *size_rows(speeds)), SIZE_LEGEND)
+        show(Table("Size", *size_rows(speeds)), SIZE_LEGEND)
     files = ["table.json", "table.md", *found.pictures]
     with output_folder(args.out) as folder:
         if args.out or args.mlflow:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from caad_ds.evaluation.benchmark import Benchmark
 from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.matching import named
-from caad_ds.evaluation.tables import markdown, terminal
+from caad_ds.evaluation.tables import markdown
 
 MOST = 12  # options; open questions have hundreds of answers, which make no table
 OTHER = "none or several"
@@ -49,7 +49,7 @@ def summed(tables: Sequence[dict[str, dict]]) -> dict[str, dict]:
 
 def on_terminal(tables: dict[str, dict]) -> list[Table]:
     """A table per subset."""
-    return [terminal(f"{subset}: options named", *_rows(table)) for subset, table in tables.items()]
+    return [Table(f"{subset}: options named", *_rows(table)) for subset, table in tables.items()]
 
 
 def in_markdown(name: str, tables: dict[str, dict]) -> list[str]:

@@ -19,6 +19,7 @@ from caad_ds.evaluation.confusions import confusions, on_terminal
 from caad_ds.evaluation.decoding import Contrast, Sampling, decode
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
+from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.identity import identity, run_name
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.items import Clip, Item
@@ -41,7 +42,6 @@ from caad_ds.evaluation.tables import (
     show,
     show_doubtful,
     show_rejected,
-    terminal,
 )
 from caad_ds.files import sole_writer
 from caad_ds.progress import progress, waiting
@@ -147,11 +147,11 @@ def _score(
     table, notes = _shown(scores)
     title = f"{setup['name']}: percentages; 95% intervals over items"
     notes += [NO_INTERVAL, *unseparated_notes(alike)]
-    show(terminal(title, *table), *notes, _by_rule(scores, len(predictions), len(differing)))
+    show(Table(title, *table), *notes, _by_rule(scores, len(predictions), len(differing)))
     if scores["confusions"]:
         show(*on_terminal(scores["confusions"]), NAMED)
     if speed:
-        show(terminal("Size and speed", *speed_rows({setup["name"]: speed})), SPEED_LEGEND)
+        show(Table("Size and speed", *speed_rows({setup["name"]: speed})), SPEED_LEGEND)
     show_rejected(rejected, folder.path / "scores.json")
     log_evaluation(args, folder.path, table)
     return ROWS_REJECTED if rejected else 0

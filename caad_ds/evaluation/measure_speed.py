@@ -14,6 +14,7 @@ from caad_ds.device import pick_device
 from caad_ds.distill.negatives import Negative
 from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, generate
+from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
@@ -25,7 +26,7 @@ from caad_ds.evaluation.mlflow_log import (
     output_folder,
 )
 from caad_ds.evaluation.speed import LEGEND, speed_metrics, speed_rows
-from caad_ds.evaluation.tables import markdown, show, terminal
+from caad_ds.evaluation.tables import markdown, show
 from caad_ds.files import write_atomic, write_json
 from caad_ds.memory import PeakMemory
 from caad_ds.progress import progress
@@ -79,7 +80,7 @@ def publish(measured: dict[str, dict], args: argparse.Namespace) -> None:
     """Prints the table; saves it with `args.out` and logs it with `args.mlflow`."""
     setting = f"{args.rounds} rounds, {args.tokens} tokens an answer, {args.benchmark.resolve().name}"
     table = speed_rows(measured)
-    show(terminal(f"{TITLE}: {setting}", *table), LEGEND)
+    show(Table(f"{TITLE}: {setting}", *table), LEGEND)
     with output_folder(args.out) as folder:
         files = [folder / "speed.md", folder / "speed.json"]
         if args.out or args.mlflow:

@@ -111,11 +111,6 @@ def significance_legend(baseline: str, differences: dict[str, dict[str, dict]]) 
     return meaning + (f" {TOO_FEW[0].upper()}{TOO_FEW[1:]}, so never marked: {', '.join(sorted(few))}." if few else "")
 
 
-def terminal(title: str, header: list[str], rows: list[list[str]]) -> Table:
-    """A table for the terminal."""
-    return Table(title, header, rows)
-
-
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A table for a Markdown file."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
