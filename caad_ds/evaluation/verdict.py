@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from caad_ds.evaluation.generalisation import UNKNOWN, Heard, advice, comparison, course, finding
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.options import entropy
-from caad_ds.evaluation.scores import LEVEL, POOLED, score, wilson
+from caad_ds.evaluation.scores import LEVEL, POOLED, score
 from caad_ds.evaluation.signals import Signal
 
 # Below this share of the labels' entropy a negative favours one option for no reason that the text gives. Above it,
@@ -166,7 +166,8 @@ def _distribution(shares: dict[str, float | None]) -> tuple[bool, str]:
 def _leak(attributes: list[Attribute], neg: Signal) -> str:
     right = np.concatenate([attribute.right(neg)[0] for attribute in attributes])
     commonest = np.concatenate([np.full(len(a.gt), a.shares.max()) for a in attributes]).mean()
-    return ", above the commonest labels': the text alone gives answers away" if _above(right, commonest) else ""
+    leaks = Heard(right, float(commonest)).above_chance
+    return ", above the commonest labels': the text alone gives answers away" if leaks else ""
 
 
 def _best(audible: list[Attribute], fit: list[Signal]) -> Signal | None:
@@ -210,11 +211,6 @@ def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool, deaf: 
     )
     noise = "" if sure else f" The gain is within the noise of {len(gain)} items."
     return f"Take negative {best.negative} with alpha {best.alpha:g}: on {_names(audible)} {changes}.{noise}"
-
-
-def _above(right: np.ndarray, share: float) -> bool:
-    """Whether the share of right answers, bool [rows], is above another by more than its 95% interval."""
-    return bool(wilson(float(right.mean()), len(right))[0] > share)
 
 
 def _accuracy(attributes: list[Attribute], signal: Signal, condition: str) -> float:
