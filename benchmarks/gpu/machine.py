@@ -9,11 +9,11 @@ import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.text import read_text
+from caad_ds.tracking.origin import installed_version
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE_SECONDS = 60  # a new machine reads PyTorch from a cold disk
@@ -50,7 +50,7 @@ class Machine:
         return Machine(
             **found,
             driver=_driver(),
-            packages={name: _version(name) for name in PACKAGES},
+            packages={name: installed_version(name) for name in PACKAGES},
             host_gb=_host_gb(),
             disk_gb=shutil.disk_usage(tempfile.gettempdir()).free / 1e9,
         )
@@ -99,13 +99,6 @@ def _ask(program: str, environment: dict[str, str]) -> str:
     if asked.returncode or not lines:
         raise UserError(f"this Python cannot be asked about its GPU ({lines[-1] if lines else 'no output'})")
     return lines[-1]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _driver() -> str | None:

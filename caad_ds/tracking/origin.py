@@ -65,7 +65,7 @@ def origin_tags(world_size: int | str) -> dict[str, str]:
         "version.caad-ds": __version__,
         "version.python": platform.python_version(),
     }
-    tags |= {f"version.{name}": found for name in PACKAGES if (found := _version(name))}
+    tags |= {f"version.{name}": found for name in PACKAGES if (found := installed_version(name))}
     return tags | git_tags(PACKAGE)
 
 
@@ -99,7 +99,8 @@ def _user() -> str:
         return "unknown"
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Return the version of a package, None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
