@@ -103,7 +103,7 @@ def take_audio(values: dict[str, Any], names: Sequence[str] = AUDIO_NAMES) -> tu
         raise Fault(f"it names no audio: {missing}")
     if len(given) > 1 and given[0] != names[0]:
         raise Fault(f"columns {given[0]!r} and {given[1]!r} may both name the audio; choose one by --map audio=COLUMN")
-    text = next((name for name in TEXT_NAMES if others.get(name) is not None), None)
+    text = first_given(others, TEXT_NAMES)
     entry = _source(others.pop(given[0])) | {"text": "" if text is None else others.pop(text)}
     # In a table of parts an empty offset is the beginning of its file.
     if "offset" in others and (others["offset"] is not None or others.get("duration") is not None):
@@ -113,6 +113,11 @@ def take_audio(values: dict[str, Any], names: Sequence[str] = AUDIO_NAMES) -> tu
             if (value := others.pop(name, None)) is not None:
                 entry[name] = seconds(name, value)
     return entry, others
+
+
+def first_given(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of the names under which the row has a value."""
+    return next((name for name in names if row.get(name) is not None), None)
 
 
 def seconds(name: str, value: object) -> float:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from caad_ds.errors import UserError
 from caad_ds.files import read_json
-
-POSITIONS_PER_SECOND = 50  # of Whisper's encoder
+from caad_ds.models.architecture import POSITIONS_PER_SECOND
 
 
 def window_seconds(path: Path) -> float:

@@ -13,6 +13,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.decoded import Sample
 from caad_ds.data.levels import faults, longer
 from caad_ds.errors import UserError
+from caad_ds.evaluation.commands.arguments import DTYPES
 from caad_ds.evaluation.items import Clip, Item
 from caad_ds.models import speech_lm
 from caad_ds.models.encoder import SpeechEncoder
@@ -20,7 +21,7 @@ from caad_ds.models.llm import position_limit
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.states import AudioStates
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Loaded:
     @staticmethod
     def load(folder: Path, device: torch.device, dtype: str = "float32") -> "Loaded":
         """The model of a folder; the encoder stays in float32."""
-        model, encoder, tokenizer = speech_lm.load(folder, DTYPES[dtype])
+        model, encoder, tokenizer = speech_lm.load(folder, TORCH_DTYPES[dtype])
         model.eval()
         for module in (model, encoder):
             torch.nn.Module.to(module, device)

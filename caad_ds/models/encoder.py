@@ -15,12 +15,11 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.decoded import Sample
 from caad_ds.errors import UserError
 from caad_ds.models import lora
-from caad_ds.models.architecture import is_architecture, read_architecture
+from caad_ds.models.architecture import POSITIONS_PER_SECOND, is_architecture, read_architecture
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.states import AudioStates
 
 SAMPLE_RATE = 16_000
-POSITIONS_PER_SECOND = 50
 
 
 class SpeechEncoder(nn.Module):

@@ -20,12 +20,11 @@ from caad_ds.errors import UserError
 from data_prep import forms
 from data_prep.jsonl import Rejected
 from data_prep.manifest import FIELDS, type_fault
-from data_prep.table import Fault, Row, identity_of, json_rows, seconds, take_audio
+from data_prep.table import TEXT_NAMES, Fault, Row, first_given, identity_of, json_rows, seconds, take_audio
 
 BARE_AUDIO = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(MARK)}(?:{re.escape(END_AUDIO)})?")
 AUDIO = ("audio",)
 PATH_NAMES = ("path", "audio", "audio_filepath")
-TEXT_NAMES = ("text", "transcription")
 RESPONSE_NAMES = ("response", "target")
 
 
@@ -52,7 +51,7 @@ def convert(row: dict, audio: Sequence[str]) -> dict:
         entry, others = _plain(row, audio)
         audios = [entry]
     record = {name: row[name] for name in FIELDS if row.get(name) is not None} | {"audios": audios}
-    answer = _first(row, RESPONSE_NAMES)
+    answer = first_given(row, RESPONSE_NAMES)
     if answer:
         record["response"] = row[answer]
     used = {*FIELDS, answer or "target"}
@@ -77,10 +76,10 @@ def _merged(fields: dict, metadata: dict) -> dict:
 
 
 def _audio(audio: object) -> dict:
-    name = _first(audio, PATH_NAMES) if isinstance(audio, dict) else None
+    name = first_given(audio, PATH_NAMES) if isinstance(audio, dict) else None
     if not isinstance(audio, dict) or name is None or not isinstance(audio[name], str):
         raise Fault(f"an audio must be an object with one of {', '.join(PATH_NAMES)}, not {audio!r:.60}")
-    text = _first(audio, TEXT_NAMES)
+    text = first_given(audio, TEXT_NAMES)
     # The length of a whole file is measured; that of a part is given.
     place = ("offset", "duration") if audio.get("offset") is not None else ()
     given = {field: seconds(field, audio[field]) for field in place if audio.get(field) is not None}
@@ -94,8 +93,3 @@ def _message(message: object) -> dict:
     if not isinstance(message.get("audios") or [], list):
         raise Fault(f"'audios' of a message must be a list, not {message['audios']!r:.60}")
     return {**message, "content": BARE_AUDIO.sub(f"{START_AUDIO}{MARK}{END_AUDIO}", message["content"])}
-
-
-def _first(row: dict, names: tuple[str, ...]) -> str | None:
-    """The first of the names under which the row has a value."""
-    return next((name for name in names if row.get(name) is not None), None)
