@@ -32,7 +32,6 @@ from caad_ds.tracking.store import (
     experiment_id,
     log_inputs,
     log_params,
-    new_run,
     training_run,
 )
 from caad_ds.tracking.target import DEFAULT_EXPERIMENT, DEFAULT_URI, EXPERIMENT_VARIABLE, URI_VARIABLE
@@ -115,16 +114,18 @@ def log_evaluation(args: argparse.Namespace, folder: Path, table: tuple[list[str
         }
         files = [folder / "scores.json", folder / "predictions.jsonl"]
         setup, benchmark = known["setup"], args.benchmark.resolve()
-        data = [Data(benchmark.name, str(benchmark), setup["benchmark_sha256"], "evaluation")]
-        tags = {key: measured[key] for key in ("device",) if key in measured}
-        whose = setup["model_sha256"]
-        log_record(
-            args,
-            folder,
-            Record(
-                f"{known['name']}: evaluation", setup, chosen(found), tables, files, "evaluation", whose, data, tags
-            ),
+        record = Record(
+            f"{known['name']}: evaluation",
+            setup,
+            chosen(found),
+            tables,
+            files,
+            "evaluation",
+            model_sha256=setup["model_sha256"],
+            data=[Data(benchmark.name, str(benchmark), setup["benchmark_sha256"], "evaluation")],
+            tags={"device": measured["device"]} if "device" in measured else {},
         )
+        log_record(args, folder, record)
 
 
 def chosen(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -230,11 +231,13 @@ def _begin(client: "MlflowClient", args: argparse.Namespace, record: Record) -> 
     tags = {**origin_tags(os.environ.get("WORLD_SIZE", "1")), "kind": record.kind, **record.tags}
     trained = training_run(client, record.model_sha256, args.experiment) if record.model_sha256 else None
     if trained is None:
+        experiment = experiment_id(client, args.mlflow)
         where = f", experiment {args.mlflow.experiment} ({args.mlflow.experiment_from})"
-        return new_run(client, experiment_id(client, args.mlflow), record.name, printable(tags)), where
-    tags["mlflow.parentRunId"] = trained.info.run_id
-    where = f", a child of {trained.info.run_name}, run {trained.info.run_id}"
-    return new_run(client, trained.info.experiment_id, record.name, printable(tags)), where
+    else:
+        experiment = trained.info.experiment_id
+        tags["mlflow.parentRunId"] = trained.info.run_id
+        where = f", a child of {trained.info.run_name}, run {trained.info.run_id}"
+    return client.create_run(experiment, run_name=record.name, tags=printable(tags)), where
 
 
 def _log_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float]) -> None:

@@ -22,7 +22,6 @@ from caad_ds.tracking.store import (
     log_params,
     log_tags,
     logged_steps,
-    new_run,
 )
 from caad_ds.tracking.target import Target, curves
 
@@ -204,7 +203,9 @@ class Tracker:
                 client = connect(self.target.uri)
                 run = existing_run(client, self.run_id)
                 if run is None:
-                    run = new_run(client, experiment_id(client, self.target), self._run_name, self._tags)
+                    run = client.create_run(
+                        experiment_id(client, self.target), run_name=self._run_name, tags=self._tags
+                    )
                 self.run_id = run.info.run_id
                 log_params(client, run, self._params)
                 log_inputs(client, run, self._data)

@@ -70,11 +70,6 @@ def existing_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
     return None
 
 
-def new_run(client: "MlflowClient", experiment_id: str, run_name: str, tags: Mapping[str, str]) -> "Run":
-    """Make a run in an experiment."""
-    return client.create_run(experiment_id, run_name=run_name, tags=dict(tags))
-
-
 def training_run(client: "MlflowClient", model_sha256: str, experiment: str | None = None) -> "Run | None":
     """Return the newest run that made a model, or whose checkpoint was exported as it; None if there is none.
 
