@@ -70,7 +70,7 @@ def faults(here: Values, there: Values, path: str, asked: bool) -> Iterator[str]
             yield f"{path}: it cannot be compared by {column!r}: {lacking} no such metadata"
 
 
-def told(here: Values, there: Values, path: str) -> str:
+def compared(here: Values, there: Values, path: str) -> str:
     """What was compared and found apart, or that nothing was."""
     found = list(overlaps(here, there))
     apart = [f"{o.column} ({o.here} here, {o.there} there)" for o in found if not o.shared]

@@ -35,12 +35,8 @@ def run(args: argparse.Namespace) -> int:
     if args.remove_parts:
         for part in parts:
             path = part.path(args.out)
-            for file in (
-                path,
-                rejected_path(path),
-                table_path(path),
-                stamp_path(path),
-            ):  # the stamp last: it says that a part is whole
+            # The stamp last: it says that a part is whole.
+            for file in (path, rejected_path(path), table_path(path), stamp_path(path)):
                 file.unlink(missing_ok=True)
     return 0
 

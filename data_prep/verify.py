@@ -20,8 +20,7 @@ from caad_ds.files import write_atomic
 from caad_ds.progress import progress, waiting
 from data_prep.accounting import unaccounted
 from data_prep.contents import Contents, Tally, shown
-from data_prep.disjoint import SPEAKERS, Values, faults
-from data_prep.disjoint import told as told_apart
+from data_prep.disjoint import SPEAKERS, Values, compared, faults
 from data_prep.duplicates import Duplicates, find_duplicates
 from data_prep.held_out import HeldOut
 from data_prep.jsonl import Rejected, read_rows
@@ -123,15 +122,15 @@ def fault_lines(found: Findings) -> list[str]:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         return found.faults
-    faults = Faults()
+    by_kind = Faults()
     for fault in found.faults:
         name, _, reason = fault.partition(": ")
-        faults.add(name, reason)
+        by_kind.add(name, reason)
     try:
         write_atomic(path, "".join(f"{fault}\n" for fault in found.faults).encode())
     except UserError:
         return found.faults
-    return faults.lines("faults", path)
+    return by_kind.lines("faults", path)
 
 
 def told(found: Findings) -> list[str]:
@@ -151,8 +150,8 @@ def told(found: Findings) -> list[str]:
     )
     lines += [f"compared with {count} audios of {path}" for path, count in found.held_out.sizes.items()]
     if found.held_out.columns:
-        apart = (told_apart(found.values, there, path) for path, there in found.held_out.values.items())
-        lines += filter(None, apart)
+        by_column = (compared(found.values, there, path) for path, there in found.held_out.values.items())
+        lines += filter(None, by_column)
     return lines
 
 
