@@ -14,7 +14,7 @@ from data_prep.prompt import OPTIONS, prompt_of
 
 RIGHT, ANOTHER, NEITHER = "right", "another", "none or several"
 NAMED = (RIGHT, ANOTHER, NEITHER)
-MOST = 1000  # wordings that are told apart
+MOST = 1000  # wordings that are counted separately
 OTHERS = ("others", f"those after the first {MOST:,}")
 EXAMPLES = 2  # of each problem with a wording
 LONGEST = 400  # characters of an answer in an example

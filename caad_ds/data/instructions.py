@@ -39,7 +39,7 @@ class Attribute(_Strict):
     options: Annotated[dict[str, str], Field(min_length=2)]
 
     @model_validator(mode="after")
-    def _told_apart(self) -> "Attribute":
+    def _are_distinct(self) -> "Attribute":
         for what, texts in (("options", self.options.keys()), ("statements", self.options.values())):
             first: dict[str, str] = {}
             for text in texts:

@@ -20,7 +20,7 @@ CUT_SECONDS = 0.1
 
 
 def check(file: BinaryIO) -> None:
-    """Raise AudioError where samples go on after the length in the header, or a SPHERE file ends before; the file is
+    """Raise AudioError where samples continue after the length in the header, or a SPHERE file ends before; the file is
     left at its start."""
     try:
         _check(file)

@@ -1,4 +1,4 @@
-"""What a check of a teacher has found so far, a line for each row of the benchmark, so that it goes on after a kill."""
+"""What a check of a teacher has found so far, a line for each row of the benchmark, so that it resumes after a kill."""
 
 import json
 from contextlib import AbstractContextManager, ExitStack
@@ -14,7 +14,7 @@ from caad_ds.text import read_lines
 class CheckJournal(AbstractContextManager):
     """Lines `{stage, id, found}` in `<out>.partial.jsonl`, after one with the settings that decide them.
 
-    Without `out` it keeps all in memory alone. Opened again it goes on, without a last line that a kill cut short;
+    Without `out` it keeps all in memory alone. Opened again it resumes, without a last line that a kill cut short;
     UserError if the settings are others, or another process has it open.
     """
 
@@ -51,11 +51,11 @@ class CheckJournal(AbstractContextManager):
                 else:
                     self._found[line["stage"], line["id"]] = line["found"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: not a line of a check; remove the file to begin anew") from error
+                raise UserError(f"{path}:{number}: not a line of a check; remove the file to start over") from error
         changed = [key for key in settings | self._settings if settings.get(key) != self._settings.get(key)]
         if self._found and changed:
             raise UserError(
-                f"{path}: was begun with another {', '.join(changed)}; use another --out, or remove it to begin anew"
+                f"{path}: was begun with another {', '.join(changed)}; use another --out, or remove it to start over"
             )
 
     def __exit__(self, kind: type | None, error: BaseException | None, where: TracebackType | None) -> None:

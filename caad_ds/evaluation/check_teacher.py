@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     training = _training(args, benchmark, instructions)
     settings = _settings(args, benchmark, training, instructions) if args.out else {}
     if not args.out:
-        print("caad-ds check-teacher: nothing is kept without --out; interrupted, it begins anew", file=sys.stderr)
+        print("caad-ds check-teacher: nothing is kept without --out; interrupted, it starts over", file=sys.stderr)
     with CheckJournal(args.out, settings) as journal:
         with progress(f"loading {args.model}"):
             loaded = Loaded.load(args.model, device, args.dtype)
@@ -123,7 +123,7 @@ def _training(args: argparse.Namespace, benchmark: Benchmark, instructions: Inst
 def _settings(
     args: argparse.Namespace, benchmark: Benchmark, training: Benchmark | None, instructions: Instructions
 ) -> dict:
-    """What decides the figures, for a check that goes on; batch size and device do not."""
+    """What decides the figures, for a check that is resumed; batch size and device do not."""
     options = {name: list(attribute.options.items()) for name, attribute in instructions.attributes.items()}
     sha256 = cache(Clip.sha256)
     with waiting(f"hashing {args.model} and {args.benchmark}"):

@@ -38,7 +38,7 @@ class Paths:
     """Prompts as the paths see them: with the audio, then with each negative in its place.
 
     `audio` [n, E] holds the embeddings that stand at audio positions: those of the items' clips, then the negatives'.
-    A clip's positions are told apart, a negative's are the same in every prompt.
+    A clip's positions differ from another's, a negative's are the same in every prompt.
     """
 
     def __init__(self, loaded: Loaded, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative]):

@@ -16,7 +16,7 @@ PREFIX = "system/"  # what MLflow's page looks for
 class Machine:
     """Use of CPU, memory, disk and network of this machine, and of its GPUs, read at intervals by MLflow's monitors.
 
-    It reads nothing where psutil is missing, which is said once, or where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is
+    It reads nothing where psutil is missing, which is logged once, or where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is
     false. `step` numbers the first reading.
     """
 
@@ -26,7 +26,7 @@ class Machine:
         self._interval, self._due = INTERVAL, 0.0
         try:
             self._begin()
-        except Exception as error:  # a library that is missing or broken: training goes on
+        except Exception as error:  # a library that is missing or broken: training continues
             self._give_up(error)
 
     def read(self) -> dict[str, float]:

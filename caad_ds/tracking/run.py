@@ -49,10 +49,10 @@ class Tracker:
     """One MLflow run; does nothing unless `enabled`, which is for rank 0 alone.
 
     `params` and `tags` are flat mappings, whose secrets are hidden; `data` is what the run reads. With `run_id` that
-    run goes on: its status is RUNNING again, tags take the new values, and points and inputs that it already holds are
-    not sent twice. Points and tags go out from a thread, which keeps them while the store does not answer; that is said
-    once, and `finish` counts what never arrived. The same thread adds the system metrics of this machine. `run_id` is
-    None until the store has answered.
+    run is resumed: its status is RUNNING again, tags take the new values, and what it already holds of points and
+    inputs is not sent twice. Points and tags go out from a thread, which keeps them while the store does not answer;
+    that is logged once, and `finish` counts what never arrived. The same thread adds the system metrics of this
+    machine. `run_id` is None until the store has answered.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Tracker:
     def flush(self) -> None:
         """Send what is held, unless the store has not been answering; what a checkpoint covers must be in the store.
 
-        A killed run goes on after its checkpoint and never logs the steps before it again.
+        A killed run resumes from its checkpoint and never logs the steps before it again.
         """
         if self._enabled and self._reached:
             self._reached = self._send()
@@ -118,7 +118,7 @@ class Tracker:
     def artifact(self, path: str | Path) -> None:
         """Store a file, or a folder under its name, with the run.
 
-        A store that does not answer is said, not raised, nor waited for again.
+        A store that does not answer gives a warning; it is not waited for again.
         """
         if not self._enabled:
             return
@@ -180,7 +180,7 @@ class Tracker:
                         for _ in batch:
                             self._held.popleft()
                 self._send_tags(run)
-            except Exception as error:  # whatever fails in a store, training goes on
+            except Exception as error:  # whatever fails in a store, training continues
                 self._warn(error)
                 return False
             return True
@@ -190,7 +190,7 @@ class Tracker:
             tags = dict(self._tags)
         if tags:
             log_tags(run.client, run.id, tags)
-            with self._lock:  # one that was noted anew meanwhile goes out the next time
+            with self._lock:  # one that was set again meanwhile is sent the next time
                 self._tags = {key: value for key, value in self._tags.items() if tags.get(key) != value}
 
     def _oldest(self) -> list[tuple[str, float, int, int]]:

@@ -52,7 +52,7 @@ def make_store(path: Path) -> None:
 
 
 def existing_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
-    """Return the run to go on with, RUNNING; None if there is none or the store no longer has it."""
+    """Return the run to resume, RUNNING; None if there is none or the store no longer has it."""
     from mlflow.exceptions import MlflowException
 
     if run_id is None:

@@ -1,4 +1,4 @@
-"""What MLflow is told of a training run: its settings, where it comes from, its data, and the model that it made."""
+"""What MLflow gets of a training run: its settings, where it comes from, its data, and the model that it made."""
 
 import hashlib
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def start_tracker(
     cfg: Config, reader: IndexedReader | StreamReader, device: torch.device, run_id: str | None
 ) -> Tracker:
-    """Begin the run in MLflow, or go on with it; on other ranks than the main one the tracker does nothing."""
+    """Begin the run in MLflow, or resume it; on other ranks than the main one the tracker does nothing."""
     target = Target.of(cfg.tracking.uri, cfg.tracking.experiment)
     if not (cfg.tracking.enabled and is_main()):
         return Tracker(target, cfg.run.name, {}, enabled=False, run_id=run_id)
@@ -51,13 +51,13 @@ def note_model(tracker: Tracker, cfg: Config, folder: Path) -> None:
     try:
         tracker.tag(MODEL, model_hash(folder))
     except (OSError, UserError) as error:  # the model is written, and the run is not to fail after that
-        logger.warning("MLflow is not told the model's hash: %s", error)
+        logger.warning("MLflow did not get the model's hash: %s", error)
     if cfg.tracking.log_model:
         tracker.artifact(folder)
 
 
 def note_export(cfg: Config, run_id: str | None, folder: Path, checkpoint: str) -> None:
-    """Tag the run of an exported checkpoint with the hash of that model; what fails is said and no more."""
+    """Tag the run of an exported checkpoint with the hash of that model; a failure is a warning and no more."""
     if not cfg.tracking.enabled or run_id is None:
         return
     try:
@@ -66,7 +66,7 @@ def note_export(cfg: Config, run_id: str | None, folder: Path, checkpoint: str) 
             raise UserError(f"{file} is not there")
         log_tags(connect(uri), run_id, {f"{EXPORTED}{model_hash(folder)}": checkpoint})
     except Exception as error:  # whatever fails in a store, the model is on disk
-        logger.warning("MLflow is not told of the export, evaluations of it will be no children: %s", reason(error))
+        logger.warning("MLflow did not get the export, evaluations of it will be no children: %s", reason(error))
 
 
 def data_sets(cfg: Config, reader: IndexedReader | StreamReader) -> list[Data]:

@@ -110,7 +110,8 @@ def _cells(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, l
             cells = next(_reader(_texts(lines, taken), separator), [])
         except (csv.Error, TextError) as error:
             lines.put_back(taken[1:])
-            yield line[0], f"it is {error}" if isinstance(error, TextError) else f"its cells cannot be told ({error})"
+            of_cells = f"its cells cannot be separated ({error})"
+            yield line[0], f"it is {error}" if isinstance(error, TextError) else of_cells
             continue
         if columns > 1 and any(_width(decode_line(text), separator) == columns for _, text in taken[1:]):
             lines.put_back(taken[1:])

@@ -105,7 +105,7 @@ def test_a_csv_of_a_spreadsheet_comes_to_shards_and_back(ending, tmp_path, data,
     renamed = ingest("csv", data / "clips.csv", "--map", "audio=path", "text=sentence", "speaker=client_id")
     assert renamed.rejected["clips.csv line 5"] == found.rejected["clips.csv line 5"]
     assert "there is no such file" in found.rejected["clips-0000006"]
-    assert "its cells cannot be told" in found.rejected["clips.csv line 8"]
+    assert "its cells cannot be separated" in found.rejected["clips.csv line 8"]
     assert found.rejected["clips.csv line 9"] == (
         "it has 2 cells, the header 4 columns (path, sentence, client_id, age)"
     )

@@ -72,10 +72,10 @@ def test_the_run_names_its_model_and_its_exports(world, tmp_path, monkeypatch, c
     assert run.data.tags[f"exported.{hashes[0]}"] == "step-00000002"
     assert run.data.params["tracking.experiment"] == "tests"
     assert "model/model.safetensors" in {file.path for file in client.list_artifacts(run.info.run_id, "model")}
-    assert "MLflow is not told" not in caplog.text
+    assert "MLflow did not get" not in caplog.text
     (tmp_path / "mlflow.db").unlink()
     assert cli.main(["export", str(out), "--out", str(tmp_path / "4")]) == 0
-    assert "MLflow is not told of the export" in caplog.text and not (tmp_path / "mlflow.db").exists()
+    assert "MLflow did not get the export" in caplog.text and not (tmp_path / "mlflow.db").exists()
 
 
 def test_one_checkpoint_is_exported_and_loads(finished, tmp_path):
