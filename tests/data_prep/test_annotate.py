@@ -1,4 +1,4 @@
-"""Measures of synthesised signals, classes of them, and a run that is killed, refused or has nothing to measure."""
+"""Measures in the metadata, classes of them, and a run that is killed, refused or has nothing to measure."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,53 +14,20 @@ import psutil
 import pytest
 import soundfile
 from lines import read
+from signals import pulses, voiced
 
 from caad_ds.cli import main
-from caad_ds.data.audio import SAMPLE_RATE, AudioError
+from caad_ds.data.audio import SAMPLE_RATE
 from caad_ds.data.instructions import Instructions
 from data_prep import annotate as annotate_module
 from data_prep import annotators
-from data_prep.annotators import brouhaha, emotion2vec, snr
+from data_prep.annotators import brouhaha, snr
 from data_prep.classes import read_scales
-from data_prep.espeak import speak
-from data_prep.noise import background, scaled_to
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = CONFIGS / "annotate" / "classes.yaml"
 SIGNAL = ("duration", "loudness", "pitch", "snr", "speaking_rate")
 QUICK = ("duration", "loudness", "speaking_rate")
-VOICES = ("en-us+f3", "en-us+m3", "en-gb-scotland+m7", "en-us+Annie")
-TEXT, SYLLABLES = "the big dog finds my old table today and the teacher likes bread and water", 19
-
-
-def value(name: str, waveform: np.ndarray) -> float | str:
-    """The first value that an annotator gives."""
-    return next(iter(annotators.measure_of(name)(waveform.astype(np.float32)).values()))
-
-
-def voiced(hertz: float, seconds: float = 1.0, level: float = 0.1) -> np.ndarray:
-    """A tone with harmonics that fall off as those of a voice do."""
-    times = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    harmonics = range(1, int(4000 / hertz))
-    return level * sum(np.sin(2 * np.pi * hertz * number * times) / number for number in harmonics)
-
-
-def pulses(per_second: float, seconds: float = 4.0) -> np.ndarray:
-    """Vowel-like bursts at an even rate."""
-    phase = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE * per_second % 1
-    return voiced(120, seconds) * (0.1 + np.sin(np.pi * phase) ** 2)
-
-
-def hiss(seconds: float) -> np.ndarray:
-    """Noise above 4 kHz, louder than the vowels, as of an s."""
-    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(int(seconds * SAMPLE_RATE)))
-    spectrum[: spectrum.size // 2] = 0
-    return np.fft.irfft(spectrum)
-
-
-def with_noise(speech: np.ndarray, snr_db: float, seed: int = 0) -> np.ndarray:
-    padded = np.pad(speech, 800)
-    return padded + scaled_to(background(np.random.default_rng(seed), padded.size), speech, snr_db)
 
 
 @pytest.fixture
@@ -89,102 +55,6 @@ def clips(tmp_path, write_lines):
         return write_lines("manifest.jsonl", rows)
 
     return write
-
-
-def test_duration_is_that_of_the_samples():
-    assert value("duration", np.zeros(24_000)) == 1.5
-
-
-@pytest.mark.parametrize("gain_db", [0.0, -20.0, -40.0])
-def test_loudness_of_a_sine_is_what_bs_1770_says(gain_db):
-    sine = 10 ** (gain_db / 20) * np.sin(2 * np.pi * 997 * np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE)
-    assert value("loudness", sine) == pytest.approx(gain_db - 3.01, abs=0.1)
-
-
-@pytest.mark.parametrize("hertz", [75.0, 118.0, 210.0, 440.0])
-def test_pitch_is_the_fundamental(hertz):
-    assert value("pitch", voiced(hertz)) == pytest.approx(hertz, rel=0.015)
-    assert value("pitch", np.pad(voiced(hertz, level=0.01), 8000)) == pytest.approx(hertz, rel=0.015)
-
-
-def test_an_offset_of_the_recorder_changes_no_pitch():
-    speech = 0.1 * speak(TEXT, "en-us+m3", 150, 50)
-    assert value("pitch", speech + 0.05) == value("pitch", speech)
-
-
-@pytest.mark.parametrize("snr_db", [-5.0, 0.0, 10.0, 20.0])
-def test_snr_is_right_where_its_assumption_is(snr_db):
-    rng = np.random.default_rng(0)
-    speech = rng.gamma(0.4, size=10 * SAMPLE_RATE) * rng.choice([-1, 1], 10 * SAMPLE_RATE)
-    noise = rng.standard_normal(speech.size)
-    mixed = speech + scaled_to(noise, speech, snr_db)
-    assert value("snr", 0.01 * mixed) == pytest.approx(snr_db, abs=0.5)
-    assert value("snr", 0.01 * mixed + 0.02) == pytest.approx(snr_db, abs=0.5)  # an offset is no speech
-
-
-@pytest.mark.parametrize("snr_db", [0.0, 15.0])
-def test_digital_silence_is_no_part_of_the_snr(snr_db):
-    rng = np.random.default_rng(0)
-    noisy = rng.gamma(0.4, size=4 * SAMPLE_RATE) * rng.choice([-1, 1], 4 * SAMPLE_RATE)
-    noisy = 0.01 * (noisy + scaled_to(rng.standard_normal(noisy.size), noisy, snr_db))
-    expected = pytest.approx(value("snr", noisy), abs=0.3)
-    first, second = np.split(noisy, 2)
-    assert value("snr", np.pad(noisy, (1_600, 0))) == expected
-    assert value("snr", np.concatenate([first, np.zeros(8_000), second])) == expected
-    dithered = np.pad(noisy, (0, 32_000)) + rng.integers(-1, 2, noisy.size + 32_000) / 32768
-    assert value("snr", dithered) == expected
-    assert value("snr", np.pad(noisy, (0, 32_000)) + 0.02) == expected
-
-
-def test_snr_of_speech_follows_the_noise_that_was_added():
-    speeches = [0.1 * speak(TEXT, voice, 150, 50) for voice in VOICES]
-    levels = (0.0, 5.0, 10.0, 15.0, 20.0)
-    found = np.array([[value("snr", with_noise(speech, level)) for level in levels] for speech in speeches])
-    assert (np.diff(found, axis=1) > 2.5).all()
-    assert np.abs(found.mean(axis=0) - levels).max() < 2.0
-
-
-@pytest.mark.parametrize("per_second", [2.0, 3.0, 4.0, 5.0, 6.5, 8.0])
-def test_speaking_rate_counts_pulses(per_second):
-    expected = pytest.approx(per_second, rel=0.02)
-    assert value("speaking_rate", pulses(per_second)) == expected
-    quiet = np.pad(0.02 * pulses(per_second), (4000, 20_000))  # neither the level nor silence around it counts
-    assert value("speaking_rate", quiet) == expected
-    between = 1 - np.abs(np.sin(np.pi * np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE * per_second))
-    assert value("speaking_rate", pulses(per_second) + between**4 * hiss(4.0)) == expected
-
-
-@pytest.mark.parametrize("snr_db", [None, 10.0])
-@pytest.mark.parametrize("voice", VOICES[:2])
-def test_speaking_rate_rises_with_the_words_per_minute(voice, snr_db):
-    found, true = [], []
-    for words_per_minute in (100, 135, 170, 205):
-        speech = 0.1 * speak(TEXT, voice, words_per_minute, 50)
-        true.append(SYLLABLES * SAMPLE_RATE / speech.size)
-        found.append(value("speaking_rate", speech if snr_db is None else with_noise(speech, snr_db)))
-    assert all(slower < faster for slower, faster in pairwise(found))
-    assert found == pytest.approx(true, rel=0.15)
-
-
-@pytest.mark.parametrize(
-    ("name", "waveform", "reason"),
-    [
-        ("loudness", 0.1 * np.ones(6_000), "0.38 s are too short for loudness, which needs 0.4 s"),
-        ("loudness", np.zeros(16_000), "it is silent"),
-        ("pitch", voiced(120, 0.05), "too short for pitch"),
-        ("pitch", 0.1 * np.random.default_rng(0).standard_normal(16_000), "s are voiced, and pitch needs 0.1 s"),
-        ("pitch", np.zeros(16_000), "0.00 s are voiced"),
-        ("snr", np.ones(4_000), "0.25 s are too short for the signal-to-noise ratio"),
-        ("snr", np.full(16_000, 0.5), "it is silent"),
-        ("snr", np.pad(voiced(120, 0.3), 8_000), "0.30 s are too short for .*, digital silence left out"),
-        ("speaking_rate", pulses(2, 1.0), "2 syllables are heard, and a speaking rate needs 3"),
-        ("speaking_rate", np.zeros(16_000), "0 syllables"),
-        ("speaking_rate", np.zeros(10), "0 syllables"),
-    ],
-)
-def test_what_cannot_be_measured_says_why(name, waveform, reason):
-    with pytest.raises(AudioError, match=reason):
-        value(name, waveform)
 
 
 def test_numbers_and_classes_go_into_the_metadata_and_what_is_there_stays(tmp_path, clips, annotate):
@@ -393,20 +263,3 @@ def test_an_annotator_that_is_not_installed_names_its_extra(tmp_path, manifest, 
     status, _, err = annotate("--manifest", manifest, "--out", tmp_path / "out.jsonl", "--annotators", "snr", name)
     assert status == 2 and len(err.splitlines()) == 1
     assert f"annotator {name} needs" in err and f"pip install -e '.[{extra}]'" in err
-
-
-def test_emotion2vecs_output_becomes_an_emotion():
-    labels = ["生气/angry", "开心/happy", "中立/neutral", "其他/other", "<unk>"]
-    row = {"key": "a", "labels": labels, "scores": [0.01, 0.9506, 0.02, 0.01, 0.0094]}
-    assert emotion2vec.from_output(row) == {"emotion": "happy", "emotion_score": 0.951}
-    for number in (3, 4):
-        row["scores"] = [float(index == number) for index in range(5)]
-        with pytest.raises(AudioError, match="is no emotion"):
-            emotion2vec.from_output(row)
-
-
-def test_brouhahas_frames_are_averaged_over_speech():
-    frames = np.array([[0.9, 10.0, 30.0], [0.8, 20.0, 40.0], [0.1, -5.0, 60.0]], np.float32)
-    assert brouhaha.from_frames(frames) == {"brouhaha_snr_db": 15.0, "c50_db": 35.0}
-    with pytest.raises(AudioError, match="no speech"):
-        brouhaha.from_frames(frames[2:])

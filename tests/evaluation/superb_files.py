@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 COUNTING, MATCHING = "SpeakerCounting_LibriTTS-TestClean", "SpeakerVerification_VCTK-multiaudio"
+PLAIN, SPOKEN = "SpeakerVerification_VCTK", "SpokenTermDetection_LJSpeech"
 SOUND = "ChordClassification_AcousticGuitarAndPiano"
 SPAN = "<start_audio><|AUDIO|><end_audio>\n"
 
@@ -23,6 +24,10 @@ def wav_bytes(k):
     buffer = io.BytesIO()
     soundfile.write(buffer, wave(k), 16000, format="WAV")
     return buffer.getvalue()
+
+
+def second(count):
+    return [{"bytes": wav_bytes(10 + k), "path": None} for k in range(count)]
 
 
 def row(instance, label="male", clips=("0.wav",), **fields):
@@ -62,3 +67,7 @@ def write_saved(folder, instance, rows):
     files = [{"filename": f"data-{k:05d}-of-00002.arrow"} for k in (0, 1)]
     (place / "state.json").write_text(json.dumps({"_data_files": files, "_split": "test"}))
     (place / "dataset_info.json").write_text("{}")
+
+
+def reasons(benchmark):
+    return {rejected["id"]: rejected["reason"] for rejected in benchmark.rejected}
