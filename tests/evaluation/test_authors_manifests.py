@@ -9,7 +9,7 @@ from caad_ds.cli import main
 from caad_ds.errors import UserError
 from caad_ds.evaluation.benchmark import load
 from caad_ds.evaluation.mcr_bench import CONDITIONS
-from tests.evaluation.superb_files import COUNTING, wave
+from tests.evaluation.superb_files import COUNTING, reasons, wave
 
 ASK, LOUD = "Who speaks?", "How loud is it?"
 SYSTEM = {"role": "system", "content": "Focus on the audio clips and instruction."}
@@ -44,10 +44,6 @@ def write(tmp_path):
         return tmp_path / name
 
     return to_file
-
-
-def reasons(benchmark):
-    return {rejected["id"]: rejected["reason"] for rejected in benchmark.rejected}
 
 
 @pytest.mark.parametrize("form", [line, flat])
