@@ -137,7 +137,7 @@ def test_a_damaged_ogg_is_rejected(tmp_path, subtype):
     path = tmp_path / "a.ogg"
     soundfile.write(path, np.tile(SECOND, 5), 16_000, format="OGG", subtype=subtype)
     whole = path.read_bytes()
-    assert audio.probe(path) == pytest.approx(5.0, abs=0.01)
+    assert audio.probe(path) == pytest.approx(5.0, abs=0.01)  # an encoder may pad within a block
     last = whole.rindex(b"OggS")
     middle = bytearray(whole)
     middle[len(whole) // 2] ^= 1

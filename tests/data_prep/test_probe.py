@@ -18,7 +18,7 @@ def test_a_file_that_is_cut_short_is_rejected_and_one_without_padding_is_not(tmp
         probe(path)
     if subtype != "FLAC":  # whose last frame is lost as a whole
         path.write_bytes(whole[:-40])
-        assert probe(path) == pytest.approx(20.0, abs=0.01)
+        assert probe(path) == pytest.approx(20.0, abs=0.01)  # 40 bytes are at most 1.3 ms
 
 
 @pytest.mark.parametrize("claimed", [0x7FFFF000, 0x80000000 - 44, 0xFFFFFFFF])

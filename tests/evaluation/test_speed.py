@@ -42,6 +42,7 @@ def test_evaluate_notes_the_speed_of_full_batches_after_the_first(run, model_fol
     assert "tokens/s, batch 6" in capsys.readouterr().out
     speed = json.loads((tmp_path / "run" / "scores.json").read_text())["speed"]
     assert speed["parameters"]["total"] == parameters(model_folder)
+    # Buffers, such as positions of the encoder and the tables of rotary positions, come on top of parameters.
     assert speed["memory_mib"]["weights"] == pytest.approx(4 * parameters(model_folder) / MIB, rel=0.05)
     assert speed["dtype"] == "float32" and speed["threads"] == torch.get_num_threads() and "CPU" in speed["device"]
     [timed] = speed["runs"]
