@@ -3,7 +3,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-# DeepSpeed compiles its CPU operator once; it stays with the environment that it was compiled for.
+# DeepSpeed's CPU operator is compiled once, for an environment without a GPU, and stays with it.
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/$(VENV)/torch_extensions
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
@@ -23,6 +23,8 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -c constraints.txt torch
 	$(RUN) -m pip install -c constraints.txt -e '.[demo,test,dev]'
+	$(RUN) -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' >$(VENV)/cpu_op.log 2>&1 || \
+		echo "DeepSpeed's CPU op is not compiled ($(VENV)/cpu_op.log says why); the first training tries again"
 	touch $@
 
 demo: venv ## standard KD and CAAD from the shipped teacher: table, picture, MLflow curves

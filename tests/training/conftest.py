@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from deepspeed.comm.torch import build_shm_op
 
 from caad_ds.models.speech_lm import load
 from tests.tolerance import path
@@ -14,7 +15,11 @@ __all__ = ["config", "disk", "world"]
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
-    """A folder with `shards/`, `teacher/` (a model folder), `tokenizer/`, `student.json` and `teacher.json`."""
+    """A folder with `shards/`, `teacher/` (a model folder), `tokenizer/`, `student.json` and `teacher.json`.
+
+    DeepSpeed's CPU op is compiled then: no test's time limit has to hold for the compiler too, and a copy is whole.
+    """
+    build_shm_op()
     root = tmp_path_factory.mktemp("world")
     make_world(root)
     return root
