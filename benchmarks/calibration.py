@@ -30,7 +30,7 @@ from caad_ds.evaluation import dynamic_superb_scores
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.scores import POOLED, RATIOS, RULES
 from caad_ds.evaluation.significance import differences
-from caad_ds.progress import progress
+from caad_ds.utils.progress import progress
 
 SIZES = (1, 4, 8, 12, 20, 50, 200)
 LOGITS = np.array([1.2, 2.5, -0.3, 1.0])  # of a right answer, by condition

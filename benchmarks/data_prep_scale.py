@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from caad_ds.command import positive
 from caad_ds.data.instructions import Instructions
+from caad_ds.utils.command import positive
 
 ROOT = Path(__file__).parents[1]
 INSTRUCTIONS = ROOT / "configs" / "demo" / "instructions.yaml"

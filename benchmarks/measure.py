@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.memory import PeakMemory
-from caad_ds.text import read_text
+from caad_ds.utils.memory import PeakMemory
+from caad_ds.utils.text import read_text
 
 QUEUED = 4
 

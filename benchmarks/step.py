@@ -34,17 +34,17 @@ from transformers import WhisperConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cap_memory, milliseconds, peak_mib
-from caad_ds.config import Config
+from caad_ds.config.schema import Config
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.negatives import Negative
 from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.distill.step import DistillStep, Terms
-from caad_ds.flops import flop_counter
-from caad_ds.memory import MIB
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.speech_lm import SpeechLM, build
-from caad_ds.text import read_text
+from caad_ds.utils.flops import flop_counter
+from caad_ds.utils.memory import MIB
+from caad_ds.utils.text import read_text
 
 QUERIES, PROMPT, ANSWER = 64, 40, 96  # tokens of a sample: audio, text before the answer, answer
 ARCHITECTURES = Path(__file__).resolve().parents[1] / "configs/paper/architectures"
@@ -330,8 +330,8 @@ def config(precision: str) -> Config:
 @contextmanager
 def process_group() -> Iterator[None]:
     """Of this process alone, for engines; DeepSpeed can leave one, but not join a second."""
-    from caad_ds.progress import Heartbeat
     from caad_ds.training import distributed
+    from caad_ds.utils.progress import Heartbeat
 
     distributed.start(Heartbeat(enabled=False))
     yield

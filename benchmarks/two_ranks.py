@@ -22,7 +22,7 @@ import torch.multiprocessing as mp
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from caad_ds.data.batch import Batch
-from caad_ds.text import read_text
+from caad_ds.utils.text import read_text
 from examples.demo.commands import free_port
 
 PLACEMENTS = ("replicated", "resident")

@@ -8,9 +8,9 @@ import sys
 from types import ModuleType
 
 from caad_ds import __version__
-from caad_ds.command import Parser, guarded
-from caad_ds.errors import UserError
-from caad_ds.quiet import quiet
+from caad_ds.utils.command import Parser, guarded
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.quiet import quiet
 
 EVALUATION = "caad_ds.evaluation.commands"
 COMMANDS = {
@@ -27,7 +27,7 @@ COMMANDS = {
     "prep verify": ("data_prep.verify", "check shards against their index"),
     "prep conflict-benchmark": ("data_prep.conflict_benchmark", "write a benchmark in MCR-BENCH's format"),
     "train": ("caad_ds.train", "train: Stage 2 distillation, or CE"),
-    "dashboard": ("caad_ds.dashboard", "serve MLflow's pages and print the address of the curves"),
+    "dashboard": ("caad_ds.tracking.dashboard", "serve MLflow's pages and print the address of the curves"),
     "import-desta": ("caad_ds.import_desta", "make a teacher of a published DeSTA connector and its LLM"),
     "export": ("caad_ds.export", "write a checkpoint as a model folder"),
     "check-teacher": (f"{EVALUATION}.check_teacher", "is the teacher fit for contrastive distillation?"),

@@ -4,10 +4,10 @@ import argparse
 import re
 from pathlib import Path
 
-from caad_ds.config import Config
-from caad_ds.config_file import load_config
-from caad_ds.errors import UserError
-from caad_ds.progress import Heartbeat
+from caad_ds.config.reading import load_config
+from caad_ds.config.schema import Config
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import Heartbeat
 
 ORIGIN = "export.json"
 

@@ -4,11 +4,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.files import disk_errors
-from caad_ds.paths import check_hub_or_folder, existing
-from caad_ds.progress import Heartbeat
-from caad_ds.template_arguments import SWITCH, add_template_arguments
+from caad_ds.config.template_arguments import SWITCH, add_template_arguments
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors
+from caad_ds.utils.paths import check_hub_or_folder, existing
+from caad_ds.utils.progress import Heartbeat
 
 
 def register(parser: argparse.ArgumentParser) -> None:

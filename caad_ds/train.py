@@ -4,13 +4,13 @@ import argparse
 import sys
 from contextlib import ExitStack
 
-from caad_ds.command import Parser, guarded, is_alone, is_main
-from caad_ds.config_file import load_config
-from caad_ds.errors import UserError
-from caad_ds.files import sole_writer
-from caad_ds.progress import Heartbeat
-from caad_ds.quiet import quiet
+from caad_ds.config.reading import load_config
 from caad_ds.training.inputs import check_inputs
+from caad_ds.utils.command import Parser, guarded, is_alone, is_main
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import sole_writer
+from caad_ds.utils.progress import Heartbeat
+from caad_ds.utils.quiet import quiet
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
         mistake = error  # of this rank alone perhaps: the others learn of it where all have met
     with Heartbeat(enabled=is_main()) as voice:
         voice.begin(f"{cfg.run.name if cfg else args.config}: starting")
-        from caad_ds.ranks import agreed, noticed, raise_together
         from caad_ds.training import distributed
         from caad_ds.training.trainer import Trainer
+        from caad_ds.utils.ranks import agreed, noticed, raise_together
 
         device = distributed.start(voice)
         try:

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from caad_ds.data import audio
-from caad_ds.errors import UserError
-from caad_ds.files import write_atomic
-from caad_ds.progress import track
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_atomic
+from caad_ds.utils.progress import track
 from data_prep.annotators import brouhaha, loudness, snr
 from data_prep.entry import cut_out, waveform
 from data_prep.hashing import digest, fraction

@@ -8,13 +8,13 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from caad_ds.command import positive
 from caad_ds.data.audio import AudioError
 from caad_ds.data.levels import Rules, add_rules
-from caad_ds.errors import UserError
-from caad_ds.files import read_json, write_json
-from caad_ds.progress import progress, waiting
-from caad_ds.text import as_text
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.progress import progress, waiting
+from caad_ds.utils.text import as_text
 from data_prep import annotators
 from data_prep.classes import Scale, read_scales, settle
 from data_prep.entry import usable_waveform

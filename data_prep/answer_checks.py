@@ -4,8 +4,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.files import read_yaml
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_yaml
 
 CHECKS = ("checks_sha256", "max_words")  # the names of an output's settings that its answers do not depend on
 DEFAULT = Path(__file__).with_name("answer_checks.yaml")

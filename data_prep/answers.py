@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.engines import Answer
 from data_prep.journal import Journal
 from data_prep.jsonl import Rejected

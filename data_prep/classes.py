@@ -19,8 +19,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from caad_ds.errors import UserError
-from caad_ds.files import read_yaml
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_yaml
 
 
 class Scale(BaseModel):

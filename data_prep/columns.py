@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from caad_ds.text import as_text
+from caad_ds.utils.text import as_text
 from data_prep.prompt import PROMPT
 
 LISTED = 12  # so many values of a column, labels or names are listed

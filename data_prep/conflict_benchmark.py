@@ -12,10 +12,10 @@ from random import Random
 
 from caad_ds.data.audio import AudioError, encode, to_pcm16
 from caad_ds.data.instructions import Instructions, ask, hint
-from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, write_atomic, write_json
-from caad_ds.names import LONGEST, stems
-from caad_ds.progress import track
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.file_names import LONGEST, stems
+from caad_ds.utils.files import disk_errors, write_atomic, write_json
+from caad_ds.utils.progress import track
 from data_prep.entry import is_part, waveform
 from data_prep.jsonl import Rejected
 from data_prep.manifest import read_manifest

@@ -6,7 +6,7 @@ from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.prompt import PROMPT, prompt_of
 
 MAX_VALUES = 1000

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.text import TextError, read_lines, read_text
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import TextError, read_lines, read_text
 from data_prep.jsonl import Rejected
 
 UNREADABLE = "\ufffd"  # what Python decodes bytes to that are not UTF-8

@@ -10,7 +10,7 @@ from random import Random
 
 from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
 from caad_ds.data.markers import user_content
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.columns import Columns, first
 from data_prep.jsonl import Rejected
 from data_prep.manifest import check_output, read_manifest, write_manifest

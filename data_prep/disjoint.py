@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from caad_ds.text import comparable
+from caad_ds.utils.text import comparable
 from data_prep.contents import shown
 
 SPEAKERS = ("speaker", "speaker_id", "speaker_name", "spk", "spk_id", "client_id")  # as corpora call the column

@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 
 from caad_ds.data.audio import SAMPLE_RATE
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 # espeak-ng/speak_lib.h
 _AUDIO_OUTPUT_SYNCHRONOUS, _DONT_EXIT = 2, 0x8000

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from caad_ds.text import BOM
+from caad_ds.utils.text import BOM
 
 SEPARATORS = b",;\t|"
 START = 4096  # bytes that tell the form of a file

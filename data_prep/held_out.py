@@ -12,8 +12,8 @@ from pathlib import Path
 
 from caad_ds.data import audio
 from caad_ds.data.index import FILE_NAME, ShardIndex
-from caad_ds.errors import UserError
-from caad_ds.progress import progress, track
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import progress, track
 from data_prep.disjoint import Values
 from data_prep.entry import waveform
 from data_prep.jsonl import Rejected

@@ -11,13 +11,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from caad_ds.command import positive
 from caad_ds.data import levels
 from caad_ds.data.audio import PART_SECONDS, AudioError, examine
 from caad_ds.data.levels import MAX_SECONDS, SAMPLE_RATE, add_rules, longer
-from caad_ds.errors import UserError
-from caad_ds.files import read_json, write_json
-from caad_ds.progress import track, waiting
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.progress import track, waiting
 from data_prep import sources
 from data_prep.entry import is_part
 from data_prep.journal import Journal

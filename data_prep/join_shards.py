@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.data.index import VERSION, IndexFile, ShardIndex
-from caad_ds.errors import UserError
-from caad_ds.progress import track, waiting
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import track, waiting
 from data_prep.jsonl import Rejected, read_jsonl
 from data_prep.pack import clean, index_path, summary
 from data_prep.part import Part

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, drop_cut_line, sole_writer
-from caad_ds.progress import waiting
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, drop_cut_line, sole_writer
+from caad_ds.utils.progress import waiting
 from data_prep.jsonl import Rejected, read_placed, to_line, write_jsonl
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from caad_ds.errors import UserError
-from caad_ds.files import writing
-from caad_ds.text import BOM, TextError, decode_line, each_once, numbered
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import writing
+from caad_ds.utils.text import BOM, TextError, decode_line, each_once, numbered
 from data_prep import forms
 
 

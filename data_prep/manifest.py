@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from caad_ds.data.markers import AUDIO, MARKERS
-from caad_ds.errors import UserError
-from caad_ds.files import writing
-from caad_ds.progress import track, waiting
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import writing
+from caad_ds.utils.progress import track, waiting
 from data_prep.forms import plain_line
 from data_prep.jsonl import Rejected, count_lines, opened, read_rows, require_jsonl, to_line
 

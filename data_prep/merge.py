@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.files import read_json, write_json, writing
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json, write_json, writing
 from data_prep.answer_table import AnswerTable, table_path
 from data_prep.jsonl import Rejected, to_line
 from data_prep.manifest import manifest_hash, read_manifest

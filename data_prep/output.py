@@ -3,7 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.answers import RejectedAnswer
 from data_prep.jsonl import Rejected, read_jsonl
 from data_prep.rejects import rejected_path

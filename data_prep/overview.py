@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from caad_ds.errors import UserError
-from caad_ds.files import write_atomic
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_atomic
 from data_prep.contents import Tally, Value, shown
 
 if TYPE_CHECKING:

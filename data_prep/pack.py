@@ -16,11 +16,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from caad_ds.command import positive
 from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
 from caad_ds.data.levels import DEFAULT, Rules, add_rules
-from caad_ds.errors import UserError
-from caad_ds.progress import waiting
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import waiting
 from data_prep.journal import Journal
 from data_prep.jsonl import Rejected
 from data_prep.manifest import manifest_hash, read_manifest

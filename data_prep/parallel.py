@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")

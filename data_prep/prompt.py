@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 PROMPT = "prompt"
 ALWAYS = ("kind", "condition", "question")

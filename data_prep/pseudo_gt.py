@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from caad_ds.command import positive
-from caad_ds.errors import UserError
-from caad_ds.files import read_json, write_atomic, write_json
-from caad_ds.paths import check_hub_or_folder, model_folder
-from caad_ds.progress import progress, track, waiting
-from caad_ds.template_arguments import add_template_arguments
+from caad_ds.config.template_arguments import add_template_arguments
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json, write_atomic, write_json
+from caad_ds.utils.paths import check_hub_or_folder, model_folder
+from caad_ds.utils.progress import progress, track, waiting
 from data_prep.answer_checks import CHECKS, DEFAULT, AnswerChecks
 from data_prep.answer_table import AnswerTable, prompt_or_none
 from data_prep.answers import CHECK, ENGINE, Answers, RejectedAnswer

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from caad_ds.faults import Faults
-from caad_ds.files import writing
+from caad_ds.utils.fault_list import Faults
+from caad_ds.utils.files import writing
 from data_prep.jsonl import Rejected, to_line
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from typing import Any
 from caad_ds.data import audio
 from caad_ds.data.index import SampleEntry, Shard, audio_names
 from caad_ds.data.levels import DEFAULT, Rules
-from caad_ds.files import writing
-from caad_ds.names import encoded
+from caad_ds.utils.file_names import encoded
+from caad_ds.utils.files import writing
 from data_prep.entry import cut_out, usable_pcm16
 from data_prep.jsonl import Rejected
 

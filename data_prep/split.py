@@ -3,7 +3,7 @@
 The rules are a YAML list. A record belongs to a split if its metadata has one of the values listed under each key of
 `where`, and if the hash of its metadata value `hash_of` lies in [`from`, `to`): records that share that value stay
 together, whatever else is in the manifest. Either of the two is a rule by itself. Values are compared as
-`caad_ds.text.comparable` writes them: 2019, "2019" and pandas' 2019.0 are one.
+`caad_ds.utils.text.comparable` writes them: 2019, "2019" and pandas' 2019.0 are one.
 
     - {name: czech/teacher, where: {language: [Czech]}, hash_of: level, from: 0.0, to: 0.4}
     - {name: slovak, where: {language: [Slovak]}}
@@ -19,9 +19,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from caad_ds.errors import UserError
-from caad_ds.files import read_yaml
-from caad_ds.text import comparable
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_yaml
+from caad_ds.utils.text import comparable
 from data_prep.columns import Columns
 from data_prep.hashing import fraction
 from data_prep.jsonl import Rejected

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, read_json, write_json
-from caad_ds.progress import track
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, read_json, write_json
+from caad_ds.utils.progress import track
 from data_prep.clips import DEFAULT, SPLITS, Difficulty, render
 from data_prep.jsonl import write_jsonl
 

@@ -13,8 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
-from caad_ds.files import write_atomic
-from caad_ds.names import file_name
+from caad_ds.utils.file_names import file_name
+from caad_ds.utils.files import write_atomic
 from data_prep.jsonl import Rejected, read_rows, require_jsonl
 from data_prep.manifest import record_fault
 

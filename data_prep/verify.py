@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.command import positive
 from caad_ds.data.index import FILE_NAME, Shard, ShardIndex
-from caad_ds.errors import UserError
-from caad_ds.faults import EXAMPLES, Faults, kind_of
-from caad_ds.files import write_atomic
-from caad_ds.progress import progress, waiting
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.fault_list import EXAMPLES, Faults, kind_of
+from caad_ds.utils.files import write_atomic
+from caad_ds.utils.progress import progress, waiting
 from data_prep.accounting import unaccounted
 from data_prep.contents import Contents, Tally, shown
 from data_prep.disjoint import SPEAKERS, Values, compared, faults

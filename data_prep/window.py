@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.files import read_json
 from caad_ds.models.architecture import POSITIONS_PER_SECOND
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
 
 
 def window_seconds(path: Path) -> float:
@@ -17,7 +17,7 @@ def window_seconds(path: Path) -> float:
 
 
 def _of_config(path: Path) -> float:
-    from caad_ds.config_file import load_config  # it takes a moment to import
+    from caad_ds.config.reading import load_config  # it takes a moment to import
 
     student = load_config(path).student
     if student.path is not None:

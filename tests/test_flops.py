@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
-from caad_ds.flops import KERNELS, flop_counter
+from caad_ds.utils.flops import KERNELS, flop_counter
 
 QUERY, VALUE = (2, 6, 5, 8), (2, 6, 7, 8)  # batch, heads, length, width
 FORWARD, BACKWARD = sdpa_flop_count(QUERY, VALUE, VALUE), sdpa_backward_flop_count(QUERY, QUERY, VALUE, VALUE)

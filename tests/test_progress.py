@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from caad_ds import progress
-from caad_ds.progress import Heartbeat, track, waiting
+from caad_ds.utils import progress
+from caad_ds.utils.progress import Heartbeat, track, waiting
 
 
 @pytest.fixture(autouse=True)

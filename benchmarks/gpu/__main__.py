@@ -13,7 +13,7 @@ from benchmarks.gpu.machine import ROOT, Machine, commit
 from benchmarks.gpu.page import Page
 from benchmarks.gpu.run import Interrupt, Runner, say
 from benchmarks.gpu.stage import Stage
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 SHOWN = 30  # last lines of a stage without figures
 Stages = Callable[[bool, dict[str, str]], list[Stage]]

@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.text import read_text
 from caad_ds.tracking.origin import installed_version
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import read_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE_SECONDS = 60  # a new machine reads PyTorch from a cold disk

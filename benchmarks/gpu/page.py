@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.stage import Result, Stage
-from caad_ds.files import write_atomic, write_json
+from caad_ds.utils.files import write_atomic, write_json
 
 SHOWN = 12  # lines at the beginning and at the end of what is not a table
 WIDTH = 240

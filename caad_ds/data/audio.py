@@ -15,7 +15,7 @@ import soxr
 
 from caad_ds.data import containers, ogg, stale, wav
 from caad_ds.data.levels import SAMPLE_RATE, Levels
-from caad_ds.errors import AudioError
+from caad_ds.utils.errors import AudioError
 
 PROBE_FRAMES = 1 << 18
 # libsndfile's log of a WAV, AIFF, AU, 8SVX, and of W64 and RF64, where it is the size of the whole file

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from caad_ds.errors import AudioError
+from caad_ds.utils.errors import AudioError
 
 ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 FORMATS = {

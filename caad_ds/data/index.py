@@ -10,9 +10,9 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass as validated
 
 from caad_ds.data.samples import Chain, Count, SampleEntry, Table
-from caad_ds.errors import UserError
-from caad_ds.files import writing
-from caad_ds.text import read_text
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import writing
+from caad_ds.utils.text import read_text
 
 VERSION = 1
 FILE_NAME = "index.json"

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from caad_ds.errors import UserError
-from caad_ds.files import read_yaml
-from caad_ds.text import as_text
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_yaml
+from caad_ds.utils.text import as_text
 
 ATTRIBUTE = "attribute"
 IRRELEVANT = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 SAMPLE_RATE = 16_000
 FULL_SCALE = 32767 / 32768  # of 16 bit

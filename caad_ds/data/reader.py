@@ -14,7 +14,7 @@ from caad_ds.data.decoded import Sample
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
 from caad_ds.data.levels import SAMPLE_RATE, Levels, faults
 from caad_ds.data.markers import AUDIO
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
 LARGEST = 1 << 28  # bytes of a member, more than the hour that an audio may last

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 
 class Order(Protocol):

@@ -8,7 +8,7 @@ import os
 import re
 from typing import BinaryIO
 
-from caad_ds.errors import AudioError
+from caad_ds.utils.errors import AudioError
 
 SLACK = 4096  # bytes that may follow the samples and be no chunk
 OPEN = 0xFFFFFFFF  # an AU's length that was not known

@@ -24,7 +24,7 @@ import numpy as np
 from caad_ds.data import audio
 from caad_ds.data.decoded import Sample
 from caad_ds.data.reader import LARGEST, BrokenSample, Doubtful, parse
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 LIMITS = (
     "data.reader stream: the order depends on the number of ranks, an epoch is not exact, and a run that goes on from "

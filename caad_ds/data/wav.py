@@ -9,7 +9,7 @@ import re
 import string
 from typing import BinaryIO, Literal, cast
 
-from caad_ds.errors import AudioError
+from caad_ds.utils.errors import AudioError
 
 UNKNOWN = 0x7FFF0000  # and above: lengths that were written before they were known, which libsndfile understands
 SLACK_SECONDS = 0.1

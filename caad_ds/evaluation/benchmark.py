@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from caad_ds.errors import UserError
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark as McrBench
+from caad_ds.utils.errors import UserError
 
 
 class Benchmark(Protocol):

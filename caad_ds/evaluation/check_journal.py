@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, drop_cut_line, sole_writer, write_atomic
-from caad_ds.text import read_lines
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, drop_cut_line, sole_writer, write_atomic
+from caad_ds.utils.text import read_lines
 
 
 class CheckJournal(AbstractContextManager):

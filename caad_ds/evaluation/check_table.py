@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.scores import POOLED
 from caad_ds.evaluation.signals import Signal
 from caad_ds.evaluation.tables import LEGEND, MAIN, percent, show
 from caad_ds.evaluation.verdict import Attribute
+from caad_ds.utils.terminal_table import Table
 
 EVERY_SECONDS = 60.0
 SIGNALS = (

@@ -15,11 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.command import ROWS_REJECTED
 from caad_ds.data.instructions import Instructions
-from caad_ds.device import pick_device
 from caad_ds.distill.negatives import Negative
-from caad_ds.errors import UserError
 from caad_ds.evaluation.check_journal import CheckJournal
 from caad_ds.evaluation.check_table import Growing, listed, show_result
 from caad_ds.evaluation.generalisation import Heard, validation_losses
@@ -33,9 +30,12 @@ from caad_ds.evaluation.scores import POOLED, score
 from caad_ds.evaluation.signals import Signal
 from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.verdict import Attribute, figures, judge
-from caad_ds.files import write_json
 from caad_ds.models.folder_hash import model_hash
-from caad_ds.progress import progress, waiting
+from caad_ds.utils.command import ROWS_REJECTED
+from caad_ds.utils.device import pick_device
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_json
+from caad_ds.utils.progress import progress, waiting
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,8 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from caad_ds.command import ROWS_REJECTED
-from caad_ds.errors import UserError
 from caad_ds.evaluation.commands.compare import TITLE
 from caad_ds.evaluation.compare_dimensions import compare_dimensions, is_dynamic_superb
 from caad_ds.evaluation.compared_runs import read_runs
@@ -27,7 +25,9 @@ from caad_ds.evaluation.tables import (
     markdown,
     significance_legend,
 )
-from caad_ds.progress import progress, waiting
+from caad_ds.utils.command import ROWS_REJECTED
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import progress, waiting
 
 BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_all"}
 NOTE = (

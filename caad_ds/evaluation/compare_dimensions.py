@@ -16,7 +16,7 @@ from caad_ds.evaluation.tables import (
     significance_legend,
     with_deviation,
 )
-from caad_ds.progress import progress
+from caad_ds.utils.progress import progress
 
 NOTE = "Percentages; ± is the sample deviation over runs of one name (seeds)."
 

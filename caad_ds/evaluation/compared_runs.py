@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from caad_ds.errors import UserError
 from caad_ds.evaluation.benchmark import KINDS
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.matching import VERSION
 from caad_ds.evaluation.mcr_bench import Benchmark as McrBench
 from caad_ds.evaluation.predictions import REMEDY, RunFolder
 from caad_ds.evaluation.scores import POOLED, RULES
+from caad_ds.utils.errors import UserError
 
 BENCHMARK = {"benchmark": "benchmarks", "benchmark_sha256": "contents of the benchmark"}
 PER_MODEL = ("model_sha256", "seed")  # what runs of one name may differ in

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.mlflow_log import Record, log_record, output_folder
 from caad_ds.evaluation.speed import SIZE_LEGEND, size_rows
 from caad_ds.evaluation.tables import markdown, show
-from caad_ds.files import write_atomic, write_json
+from caad_ds.utils.files import write_atomic, write_json
+from caad_ds.utils.terminal_table import Table
 
 
 @dataclass(frozen=True)

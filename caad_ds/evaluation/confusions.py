@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from caad_ds.evaluation.benchmark import Benchmark
-from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.matching import named
 from caad_ds.evaluation.tables import markdown
+from caad_ds.utils.terminal_table import Table
 
 MOST = 12  # options; open questions have hundreds of answers, which make no table
 OTHER = "none or several"

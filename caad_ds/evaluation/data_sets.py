@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from caad_ds.text import read_text
+from caad_ds.utils.text import read_text
 
 KEPT = 4  # files, and row groups of a column, that stay open: the audios of one item and of its successor
 BATCH = 256  # rows

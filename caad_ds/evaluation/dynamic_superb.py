@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from caad_ds.errors import UserError
 from caad_ds.evaluation import manifest, mcr_bench
 from caad_ds.evaluation.dynamic_superb_metadata import NAME, from_metadata, metadata_files
 from caad_ds.evaluation.dynamic_superb_names import dimensions, present, presented
 from caad_ds.evaluation.dynamic_superb_tables import from_tables, has_tables
 from caad_ds.evaluation.dynamic_superb_terms import needs_term, turn_with_term
 from caad_ds.evaluation.items import Fault, Item
+from caad_ds.utils.errors import UserError
 
 CATEGORY = "DS@"
 

@@ -14,7 +14,7 @@ from caad_ds.evaluation import audio_files
 from caad_ds.evaluation.data_sets import of_one_split
 from caad_ds.evaluation.dynamic_superb_tables import instructed
 from caad_ds.evaluation.items import Clip, Fault, Item, is_text
-from caad_ds.text import read_text
+from caad_ds.utils.text import read_text
 
 NAME = "metadata.json"
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from caad_ds.evaluation.items import Fault
-from caad_ds.text import read_lines
+from caad_ds.utils.text import read_lines
 
 MULTIAUDIO = "-multiaudio"
 PREFIX = re.compile(r"(?:datasets--)?Dynamic-?Superb(?:/|--|___)", re.IGNORECASE)  # the organisation on the hub

@@ -9,17 +9,13 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.command import ROWS_REJECTED, is_main
-from caad_ds.device import pick_device
 from caad_ds.distill.negatives import Negative
-from caad_ds.errors import UserError
 from caad_ds.evaluation.benchmark import Benchmark, load
 from caad_ds.evaluation.confusions import LEGEND as NAMED
 from caad_ds.evaluation.confusions import confusions, on_terminal
 from caad_ds.evaluation.decoding import Contrast, Sampling, decode
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
-from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.identity import identity, run_name
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.items import Clip, Item
@@ -43,9 +39,13 @@ from caad_ds.evaluation.tables import (
     show_doubtful,
     show_rejected,
 )
-from caad_ds.files import sole_writer
-from caad_ds.progress import progress, waiting
-from caad_ds.ranks import agreed, from_main, gathered, joined, world
+from caad_ds.utils.command import ROWS_REJECTED, is_main
+from caad_ds.utils.device import pick_device
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import sole_writer
+from caad_ds.utils.progress import progress, waiting
+from caad_ds.utils.ranks import agreed, from_main, gathered, joined, world
+from caad_ds.utils.terminal_table import Table
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,12 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from caad_ds.command import ROWS_REJECTED
 from caad_ds.data.batch import Batch
 from caad_ds.data.instructions import Instructions
-from caad_ds.device import pick_device
 from caad_ds.distill.negatives import Negative, embed_without_audio
-from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.evaluation.identity import run_name
 from caad_ds.evaluation.inference import Clips, Loaded, as_sample
@@ -28,12 +25,15 @@ from caad_ds.evaluation.mlflow_log import Record, log_record
 from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.token_picture import draw
 from caad_ds.evaluation.token_text import Tokens
-from caad_ds.files import write_json
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.prompt import tokenization
 from caad_ds.models.states import Embedded
-from caad_ds.names import file_name
-from caad_ds.progress import progress
+from caad_ds.utils.command import ROWS_REJECTED
+from caad_ds.utils.device import pick_device
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.file_names import file_name
+from caad_ds.utils.files import write_json
+from caad_ds.utils.progress import progress
 
 LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...
 

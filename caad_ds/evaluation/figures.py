@@ -7,7 +7,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
-from caad_ds.files import write_atomic
+from caad_ds.utils.files import write_atomic
 
 POINTS = 72  # to the inch
 DOTS = 150  # to the inch

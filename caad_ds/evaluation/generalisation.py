@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from caad_ds.evaluation.scores import wilson
-from caad_ds.text import read_text
+from caad_ds.utils.text import read_text
 
 HEARD, OVERFITTED, UNDERTRAINED, UNKNOWN = "heard", "overfitted", "undertrained", "unknown"
 # An attribute that is heard, but this much better on the training clips, is in part known by heart.

@@ -12,7 +12,6 @@ from caad_ds.data import audio
 from caad_ds.data.batch import Batch
 from caad_ds.data.decoded import Sample
 from caad_ds.data.levels import faults, longer
-from caad_ds.errors import UserError
 from caad_ds.evaluation.commands.arguments import DTYPES
 from caad_ds.evaluation.items import Clip, Item
 from caad_ds.models import speech_lm
@@ -20,6 +19,7 @@ from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.llm import position_limit
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.states import AudioStates
+from caad_ds.utils.errors import UserError
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 

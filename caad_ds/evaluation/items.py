@@ -13,7 +13,7 @@ import numpy as np
 from caad_ds.data import audio
 from caad_ds.data.levels import Levels
 from caad_ds.evaluation.data_sets import FAULTS, Cell, value
-from caad_ds.text import trimmed
+from caad_ds.utils.text import trimmed
 
 
 def is_text(row: object) -> bool:

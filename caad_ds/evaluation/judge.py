@@ -11,13 +11,13 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from caad_ds.command import positive
-from caad_ds.errors import UserError
 from caad_ds.evaluation.matching import words
-from caad_ds.files import disk_errors, drop_cut_line
-from caad_ds.progress import progress
-from caad_ds.text import read_lines
 from caad_ds.tracking.secrets import HIDDEN, hide_secrets
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, drop_cut_line
+from caad_ds.utils.progress import progress
+from caad_ds.utils.text import read_lines
 
 TIMEOUT = 120.0  # seconds a reply may take
 PROMPT = """Question about an audio clip: {question}

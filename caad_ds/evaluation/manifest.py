@@ -18,7 +18,7 @@ from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.evaluation import audio_files
 from caad_ds.evaluation.items import Clip, Fault, is_text, text_of
 from caad_ds.evaluation.matching import words
-from caad_ds.text import BOM, TextError, decode_line, each_once, numbered
+from caad_ds.utils.text import BOM, TextError, decode_line, each_once, numbered
 
 PATHS = ("path", "audio", "audio_filepath")
 TEXTS = ("text", "transcription")

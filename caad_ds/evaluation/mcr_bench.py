@@ -18,11 +18,11 @@ from typing import ClassVar
 from unicodedata import normalize
 
 from caad_ds.data.markers import AUDIO, user_content
-from caad_ds.errors import UserError
 from caad_ds.evaluation import audio_files, manifest, mcr_manifest
 from caad_ds.evaluation.items import Clip, Item, is_text, text_of
 from caad_ds.evaluation.matching import words
-from caad_ds.text import each_once, read_text
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import each_once, read_text
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]

@@ -10,11 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.device import pick_device
 from caad_ds.distill.negatives import Negative
-from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, generate
-from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
@@ -27,9 +24,12 @@ from caad_ds.evaluation.mlflow_log import (
 )
 from caad_ds.evaluation.speed import LEGEND, speed_metrics, speed_rows
 from caad_ds.evaluation.tables import markdown, show
-from caad_ds.files import write_atomic, write_json
-from caad_ds.memory import PeakMemory
-from caad_ds.progress import progress
+from caad_ds.utils.device import pick_device
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_atomic, write_json
+from caad_ds.utils.memory import PeakMemory
+from caad_ds.utils.progress import progress
+from caad_ds.utils.terminal_table import Table
 
 TITLE = "Size and speed"
 

@@ -18,10 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from caad_ds.errors import UserError
 from caad_ds.evaluation.speed import speed_metrics
-from caad_ds.files import read_json, write_json
-from caad_ds.progress import progress
 from caad_ds.tracking import Target
 from caad_ds.tracking.origin import Data, origin_tags
 from caad_ds.tracking.secrets import hide_secrets, legal_key, printable, reason
@@ -35,6 +32,9 @@ from caad_ds.tracking.store import (
     training_run,
 )
 from caad_ds.tracking.target import DEFAULT_EXPERIMENT, DEFAULT_URI, EXPERIMENT_VARIABLE, URI_VARIABLE
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.progress import progress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, drop_cut_line, read_json, write_atomic, write_json
-from caad_ds.text import read_lines
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, drop_cut_line, read_json, write_atomic, write_json
+from caad_ds.utils.text import read_lines
 
 REMEDY = "delete its folder and run again"
 SCORES = {"name": str, "setup": dict, "rejected": list}

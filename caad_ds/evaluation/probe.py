@@ -17,7 +17,7 @@ from caad_ds.evaluation.mcr_bench import CONDITIONS, Row
 from caad_ds.evaluation.options import log_likelihoods
 from caad_ds.evaluation.prefix_tree import can_share
 from caad_ds.evaluation.signals import Signal, signals
-from caad_ds.progress import progress
+from caad_ds.utils.progress import progress
 
 
 @dataclass

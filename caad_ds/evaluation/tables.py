@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from caad_ds.evaluation.fitting import Table
 from caad_ds.evaluation.mcr_bench import CONDITIONS, HINTS
 from caad_ds.evaluation.scores import LEVEL, POOLED, RULES
-from caad_ds.faults import EXAMPLES, Faults
+from caad_ds.utils.fault_list import EXAMPLES, Faults
+from caad_ds.utils.terminal_table import Table
 
 UNWRAPPED = 240
 LEGEND = (

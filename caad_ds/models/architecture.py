@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from caad_ds.errors import UserError
-from caad_ds.text import read_text
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import read_text
 
 POSITIONS_PER_SECOND = 50  # of a Whisper encoder
 

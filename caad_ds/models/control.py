@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from caad_ds.data.markers import AUDIO, END_AUDIO, MARKERS, START_AUDIO
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 SPAN = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(AUDIO)}(?:{re.escape(END_AUDIO)})?")
 # How templates mark turns in plain text: <|user|>, [INST], <<SYS>>, and labels before a text: "### Response:", "USER:".

@@ -13,11 +13,11 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from caad_ds.data.batch import Batch
 from caad_ds.data.decoded import Sample
-from caad_ds.errors import UserError
 from caad_ds.models import lora
 from caad_ds.models.architecture import POSITIONS_PER_SECOND, is_architecture, read_architecture
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.states import AudioStates
+from caad_ds.utils.errors import UserError
 
 SAMPLE_RATE = 16_000
 

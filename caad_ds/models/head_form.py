@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from caad_ds.errors import UserError
 from caad_ds.loss.head import LMHead
+from caad_ds.utils.errors import UserError
 
 ROWS = 2**14  # of the head's weight at a time: a whole one in float32 may not fit
 # Sizes of the largest logit that the head is tried at: a cap is invisible below, curved around and flat above itself.

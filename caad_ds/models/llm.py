@@ -23,14 +23,14 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from caad_ds.errors import UserError
-from caad_ds.files import read_json
 from caad_ds.loss.head import LMHead
 from caad_ds.models.head_form import HeadForm, measured_form
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompt import FORM, PIECES
 from caad_ds.models.states import positions
 from caad_ds.models.template import TemplateSettings, freeze_template
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
 
 # Under these names configs of transformers give the longest sequence; the first that is there counts.
 SPEECH_LM = "caad_speech_lm"  # the model type of a SpeechLM's folder

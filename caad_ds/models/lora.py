@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 
 def inject(llm: PreTrainedModel, settings: dict[str, Any]) -> None:

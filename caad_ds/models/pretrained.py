@@ -6,8 +6,8 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from caad_ds.errors import UserError
-from caad_ds.paths import check_hub_or_folder
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.paths import check_hub_or_folder
 
 
 def pretrained(cls: Any, name: str | Path, what: str, **kwargs: Any) -> PreTrainedModel:

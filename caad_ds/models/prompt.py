@@ -14,8 +14,8 @@ from jinja2 import TemplateError
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.data.decoded import Sample
 from caad_ds.data.markers import AUDIO
-from caad_ds.errors import UserError
 from caad_ds.models.control import SPAN, check_texts, control_tokens, plain_markers
+from caad_ds.utils.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function", "ipython")
 FORM = "caad_prompt"  # key in tokenizer_config.json: how the ids of a record are made

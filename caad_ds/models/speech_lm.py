@@ -17,8 +17,6 @@ from transformers import (
 )
 
 from caad_ds.data.batch import Batch
-from caad_ds.errors import UserError
-from caad_ds.files import follow_umask
 from caad_ds.loss.head import LMHead
 from caad_ds.models import lora
 from caad_ds.models.architecture import is_architecture, read_architecture
@@ -39,7 +37,9 @@ from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompt import FORM, form_of
 from caad_ds.models.qformer import ConnectorForm, QFormerConnector
 from caad_ds.models.states import AudioStates, Embedded, positions
-from caad_ds.paths import check_model_folder
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import follow_umask
+from caad_ds.utils.paths import check_model_folder
 
 
 class SpeechLMConfig(PreTrainedConfig):

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, TemplateError, meta, nodes
 from jinja2.ext import loopcontrols
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 DATE = date(2024, 7, 26)  # the date that Llama 3's own template falls back to; any fixed one keeps runs comparable
 CLOCK = "strftime_now"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from caad_ds.errors import UserError
 from caad_ds.tracking.secrets import hide_secrets
+from caad_ds.utils.errors import UserError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 DEFAULT_EXPERIMENT = "caad-ds"

@@ -14,16 +14,16 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from caad_ds.config import CheckpointSection
-from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, follow_umask, write_atomic
-from caad_ds.progress import Heartbeat
-from caad_ds.ranks import agreed, from_main, world
-from caad_ds.text import read_text
+from caad_ds.config.schema import CheckpointSection
 from caad_ds.training import random_state, universal
 from caad_ds.training.engines import full_weights
 from caad_ds.training.finite import own_optimizer, require_finite
 from caad_ds.training.retention import kept
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, follow_umask, write_atomic
+from caad_ds.utils.progress import Heartbeat
+from caad_ds.utils.ranks import agreed, from_main, world
+from caad_ds.utils.text import read_text
 
 POINTER = "latest"
 STATE = "state.json"

@@ -20,8 +20,8 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.comm.torch import build_shm_op
 from torch.utils.cpp_extension import get_default_build_root
 
-from caad_ds.errors import RankError, UserError
-from caad_ds.progress import Heartbeat
+from caad_ds.utils.errors import RankError, UserError
+from caad_ds.utils.progress import Heartbeat
 
 CPU_OP = "deepspeed_shm_comm"
 STALE_SECONDS = 600  # no build of the op takes so long

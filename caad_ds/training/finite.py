@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 Named = Iterable[tuple[str, Tensor]]
 

@@ -3,10 +3,10 @@
 import hashlib
 from typing import Any
 
-from caad_ds.config import STREAM_ONLY, Config
-from caad_ds.config_file import load_config
-from caad_ds.errors import UserError
-from caad_ds.training.deepspeed_files import deepspeed_config
+from caad_ds.config.deepspeed_files import deepspeed_config
+from caad_ds.config.reading import load_config
+from caad_ds.config.schema import STREAM_ONLY, Config
+from caad_ds.utils.errors import UserError
 
 COURSE = {"data", "teacher", "student", "objective", "optimizer"}  # sections that decide the course of training
 COURSE_OF_RUN = ("seed", "precision", "encoder_precision", "attention")

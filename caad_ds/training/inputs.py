@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from caad_ds.config import Config
+from caad_ds.config.schema import Config
 from caad_ds.data.index import FILE_NAME, no_index
 from caad_ds.models.architecture import is_architecture, read_architecture
-from caad_ds.paths import check_hub_or_folder, check_model_folder
 from caad_ds.tracking import Target
+from caad_ds.utils.paths import check_hub_or_folder, check_model_folder
 
 
 def check_inputs(cfg: Config) -> None:

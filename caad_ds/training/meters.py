@@ -11,7 +11,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from caad_ds.data.batch import Batch
-from caad_ds.flops import flop_counter
+from caad_ds.utils.flops import flop_counter
 
 # Dense bf16 peak in TFLOP/s by a part of the device's name, the more specific first; from the makers' data sheets.
 PEAKS = {

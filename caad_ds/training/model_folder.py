@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from caad_ds.errors import UserError
-from caad_ds.files import disk_errors, write_json
 from caad_ds.models.speech_lm import SpeechLM, save
 from caad_ds.training.engines import Student, frozen_hash
 from caad_ds.training.finite import require_finite
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, write_json
 
 
 def all_weights(student: Student, trainable: Mapping[str, Tensor], frozen: str, config: Path) -> dict[str, Tensor]:

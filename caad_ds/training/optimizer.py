@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from caad_ds.config import OptimizerSection
+from caad_ds.config.schema import OptimizerSection
 
 
 class ClippedAdamW(torch.optim.AdamW):

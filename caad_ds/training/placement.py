@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from caad_ds.config import Config
-from caad_ds.errors import UserError
-from caad_ds.files import disk_errors
+from caad_ds.config.deepspeed_files import deepspeed_config
+from caad_ds.config.schema import Config
 from caad_ds.models.speech_lm import SpeechLM
-from caad_ds.training.deepspeed_files import deepspeed_config
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors
 
 GATHERED = 1_000_000_000  # weights that ZeRO-3 holds whole at a time, stage3_max_live_parameters of ds_configs/
 OPTIMIZER_BYTES = 16  # per trained weight: fp32 master, gradient and AdamW's two moments

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from caad_ds.config import HIGHER_IS_BETTER, CheckpointSection
+from caad_ds.config.schema import HIGHER_IS_BETTER, CheckpointSection
 
 
 def kept(section: CheckpointSection, steps: Mapping[int, Mapping[str, float]]) -> set[int]:

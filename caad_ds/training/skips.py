@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from caad_ds.command import is_main
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.step import DistillStep, Terms
-from caad_ds.errors import UserError
-from caad_ds.files import write_atomic, write_json
-from caad_ds.ranks import agreed, gathered
-from caad_ds.text import read_text
 from caad_ds.training.finite import not_finite, own_optimizer, own_weights
+from caad_ds.utils.command import is_main
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_atomic, write_json
+from caad_ds.utils.ranks import agreed, gathered
+from caad_ds.utils.text import read_text
 
 LOG = "skipped.jsonl"
 DIAGNOSIS = "not_finite.json"

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from caad_ds.command import is_main
-from caad_ds.config import Config
+from caad_ds.config.deepspeed_files import check_deepspeed
+from caad_ds.config.schema import Config
 from caad_ds.data.batch import Batch
 from caad_ds.data.decoded import Sample
 from caad_ds.data.loader import InOrder, InTurn, Loader
@@ -19,17 +19,12 @@ from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.negatives import AudioDropout
 from caad_ds.distill.step import DistillStep, Terms
-from caad_ds.errors import UserError
-from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter, tokenization
 from caad_ds.models.speech_lm import load
-from caad_ds.progress import Heartbeat
-from caad_ds.ranks import agreed, from_main, gathered, raise_together, world
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState
-from caad_ds.training.deepspeed_files import check_deepspeed
 from caad_ds.training.finite import NotFinite
 from caad_ds.training.identity import check_same_config, identity
 from caad_ds.training.meters import Meter
@@ -42,6 +37,11 @@ from caad_ds.training.skips import Skips, culprits, diagnosis, number_of, shown
 from caad_ds.training.tracked import note_model, start_tracker
 from caad_ds.training.usable import check_texts
 from caad_ds.training.validation import validate
+from caad_ds.utils.command import is_main
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_atomic
+from caad_ds.utils.progress import Heartbeat
+from caad_ds.utils.ranks import agreed, from_main, gathered, raise_together, world
 
 PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from deepspeed.checkpoint import ds_to_universal
 
-from caad_ds.files import disk_errors
+from caad_ds.utils.files import disk_errors
 
 TAG = "deepspeed"
 BYTES_PER_WEIGHT = 24  # two moments and the fp32 weight, as fragments of each rank and as whole tensors

@@ -8,14 +8,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from caad_ds.command import is_main
 from caad_ds.data.reader import IndexedReader
-from caad_ds.errors import UserError
-from caad_ds.files import write_atomic
 from caad_ds.models.prompt import Prompter
-from caad_ds.progress import Heartbeat
-from caad_ds.ranks import agreed, from_main, gathered, world
 from caad_ds.training.checkpoint import Checkpoints
+from caad_ds.utils.command import is_main
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_atomic
+from caad_ds.utils.progress import Heartbeat
+from caad_ds.utils.ranks import agreed, from_main, gathered, world
 
 LIST = "unusable.jsonl"
 

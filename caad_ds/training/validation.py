@@ -8,8 +8,8 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.loader import Collate, once
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.step import DistillStep
-from caad_ds.ranks import agreed, gathered, world
 from caad_ds.training.metrics import Sums
+from caad_ds.utils.ranks import agreed, gathered, world
 
 
 def validate(

@@ -19,7 +19,7 @@ from types import ModuleType
 import numpy as np
 
 from caad_ds.data.audio import SAMPLE_RATE, AudioError
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 Measure = Callable[[np.ndarray], dict[str, float | str]]
 

@@ -8,7 +8,7 @@ hub and log in (`hf auth login`). It runs on the CPU, or on a GPU where there is
 import numpy as np
 
 from caad_ds.data.audio import SAMPLE_RATE, AudioError
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.annotators import Measure
 
 KEYS = ("brouhaha_snr_db", "c50_db")

@@ -7,7 +7,7 @@ from typing import Any
 
 from caad_ds.data.instructions import ATTRIBUTE
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.hashing import digest
 from data_prep.prompt import prompt_of
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
 
@@ -113,6 +113,6 @@ def end_ids(prompter: "Prompter", eos: int | list[int] | None) -> set[int]:
 
 def default_dtype(device: str) -> str:
     """The weights' dtype where none is asked for: float32 on a CPU, else bfloat16; UserError for no such device."""
-    from caad_ds.device import pick_device
+    from caad_ds.utils.device import pick_device
 
     return "float32" if pick_device(device).type == "cpu" else "bfloat16"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from caad_ds.data.audio import AudioError
 from caad_ds.data.decoded import Sample
-from caad_ds.device import pick_device
-from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Sampling, end_tokens, generate
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.models.encoder import with_features
 from caad_ds.models.llm import position_limit
+from caad_ds.utils.device import pick_device
+from caad_ds.utils.errors import UserError
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
 from data_prep.engines.local import LocalEngine, Prompt, default_dtype

@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterable, Iterator
 from itertools import chain
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.engines import Answer
 from data_prep.prompt import prompt_of
 

@@ -17,9 +17,9 @@ class TransformersEngine(LocalEngine):
         import torch
         from transformers import AutoModelForCausalLM
 
-        from caad_ds.device import pick_device
         from caad_ds.models.llm import check_left_padding, check_stops, position_limit
         from caad_ds.models.pretrained import pretrained
+        from caad_ds.utils.device import pick_device
 
         self.device = pick_device(device)
         self.asking, self.batch_size = asking or Asking(), batch_size

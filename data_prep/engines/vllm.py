@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
 from data_prep.engines.local import LocalEngine, Prompt, chat_prompter, end_ids

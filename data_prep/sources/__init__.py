@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep import table
 from data_prep.jsonl import Rejected
 from data_prep.table import Reading

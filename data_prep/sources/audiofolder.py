@@ -9,7 +9,7 @@ A row without an id gets one of the metadata's path and its line. A file that no
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep import forms
 from data_prep.jsonl import Rejected
 from data_prep.sources import csv, parquet

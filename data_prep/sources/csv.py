@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.text import BOM, TextError, decode_line, numbered
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import BOM, TextError, decode_line, numbered
 from data_prep import forms
 from data_prep.jsonl import Rejected, start_of
 from data_prep.table import Row

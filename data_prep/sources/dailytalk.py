@@ -20,8 +20,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.text import TextError, read_text
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import TextError, read_text
 from data_prep.corpus import part, utterance
 from data_prep.jsonl import Rejected
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.jsonl import Rejected, read_rows
 
 

@@ -18,8 +18,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.text import read_text
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import read_text
 from data_prep.corpus import utterance
 from data_prep.jsonl import Rejected
 

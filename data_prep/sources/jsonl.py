@@ -16,7 +16,7 @@ from pathlib import Path
 
 from caad_ds.data.markers import AUDIO as MARK
 from caad_ds.data.markers import END_AUDIO, START_AUDIO
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep import forms
 from data_prep.jsonl import Rejected
 from data_prep.manifest import FIELDS, type_fault

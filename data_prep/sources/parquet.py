@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.jsonl import Rejected
 from data_prep.table import Row
 

@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.corpus import GENDERS, files, folders, lines, part, transcription, utterance
 from data_prep.jsonl import Rejected
 

@@ -25,7 +25,7 @@ them.
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.corpus import GENDERS, files, folders, lines, utterance
 from data_prep.jsonl import Rejected
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from caad_ds.command import guarded, positive
-from caad_ds.quiet import quiet
+from caad_ds.utils.command import guarded, positive
+from caad_ds.utils.quiet import quiet
 from examples.demo import corpus
 from examples.demo.commands import ROOT, Job, caad_ds, run_all
 from examples.demo.rows import FULL, SHORT, Row

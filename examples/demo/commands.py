@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from caad_ds.errors import UserError
-from caad_ds.progress import Heartbeat
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import Heartbeat
 
 ROOT = Path(__file__).parents[2]
 CAAD_DS = [sys.executable, "-u", "-m", "caad_ds.cli"]

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from transformers import WhisperConfig
 
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.progress import progress
-from caad_ds.text import read_lines
+from caad_ds.utils.progress import progress
+from caad_ds.utils.text import read_lines
 
 ATTRIBUTES = {
     "gender": ["female", "male"],

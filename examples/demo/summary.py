@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from caad_ds.text import read_text
+from caad_ds.utils.text import read_text
 
 COMPARABLE_POINTS = 2.0
 

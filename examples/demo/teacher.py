@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.files import write_atomic
 from caad_ds.models.speech_lm import load, save
-from caad_ds.text import read_text
+from caad_ds.utils.files import write_atomic
+from caad_ds.utils.text import read_text
 from examples.demo import corpus
 from examples.demo.commands import Job, caad_ds, run_all
 from examples.demo.encoder import train_encoder

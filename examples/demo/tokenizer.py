@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from caad_ds.files import parse_yaml
 from caad_ds.models.tokenizer import train_tokenizer
-from caad_ds.text import read_text
+from caad_ds.utils.files import parse_yaml
+from caad_ds.utils.text import read_text
 from data_prep.sentences import SLOTS
 from examples.demo.corpus import INSTRUCTIONS
 

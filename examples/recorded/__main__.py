@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from caad_ds.command import guarded, positive
-from caad_ds.quiet import quiet
-from caad_ds.text import read_text
+from caad_ds.utils.command import guarded, positive
+from caad_ds.utils.quiet import quiet
+from caad_ds.utils.text import read_text
 from examples.demo.commands import ROOT, Job, caad_ds
 
 DATA, RUNS, CONFIGS = Path("data/recorded"), Path("runs/recorded"), Path("configs/recorded")

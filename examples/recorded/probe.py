@@ -12,14 +12,14 @@ from random import Random
 import torch
 from torch import Tensor
 
-from caad_ds.command import guarded
 from caad_ds.data.audio import AudioError
 from caad_ds.data.instructions import Instructions
-from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.progress import progress, track
-from caad_ds.quiet import quiet
-from caad_ds.text import as_text
+from caad_ds.utils.command import guarded
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import progress, track
+from caad_ds.utils.quiet import quiet
+from caad_ds.utils.text import as_text
 from data_prep.entry import waveform
 from data_prep.manifest import load_manifest
 

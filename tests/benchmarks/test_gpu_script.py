@@ -17,7 +17,7 @@ from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.needs import gpu_memory, nvcc, package
 from benchmarks.gpu.run import GRACE_SECONDS, complaint
 from benchmarks.two_ranks import TOLERANCE, differences
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from tests.conftest import HAS_GPU
 
 ROOT = Path(__file__).parents[2]

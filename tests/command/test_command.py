@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from caad_ds import cli
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -61,7 +61,7 @@ def test_only_the_main_rank_tells(failing, capsys, monkeypatch):
 def test_libraries_are_silent(tmp_path):
     """Loading and saving weights, and DeepSpeed's import, print nothing once `quiet` was called."""
     script = f"""
-from caad_ds.quiet import quiet
+from caad_ds.utils.quiet import quiet
 quiet()
 import deepspeed
 from deepspeed.accelerator import get_accelerator

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from examples.demo import __main__ as demo
 from examples.demo.commands import Job, run_all
 from examples.recorded import probe

@@ -3,8 +3,8 @@
 import pytest
 
 from caad_ds import cli
-from caad_ds.errors import UserError
-from caad_ds.paths import check_hub_or_folder, existing, model_folder
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.paths import check_hub_or_folder, existing, model_folder
 
 
 def make(folder, *files):

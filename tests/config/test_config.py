@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from caad_ds.config import Config
-from caad_ds.config_file import load_config
-from caad_ds.config_names import SYNONYMS
-from caad_ds.errors import UserError
+from caad_ds.config.key_names import SYNONYMS
+from caad_ds.config.reading import load_config
+from caad_ds.config.schema import Config
+from caad_ds.utils.errors import UserError
 
 LEAST = {
     "run": {"output_dir": "out"},

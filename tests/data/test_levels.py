@@ -16,8 +16,8 @@ from caad_ds.data import audio
 from caad_ds.data.levels import Levels, Rules, faults
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import StreamReader
-from caad_ds.errors import UserError
 from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.utils.errors import UserError
 from data_prep.espeak import speak
 from data_prep.ingest import ingest
 from data_prep.manifest import write_manifest

@@ -12,7 +12,7 @@ import webdataset
 from tones import contents, read, record
 
 from caad_ds.data.reader import IndexedReader
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.manifest import load_manifest, write_manifest
 from data_prep.pack import pack
 from tests.tolerance import LEAST_BIT

@@ -5,7 +5,7 @@ from tones import contents, read
 
 from caad_ds.cli import main
 from caad_ds.data.reader import IndexedReader
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.join_shards import join
 from data_prep.manifest import load_manifest, write_manifest
 from data_prep.pack import pack

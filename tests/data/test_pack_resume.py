@@ -13,7 +13,7 @@ import pytest
 from tones import contents, record, tone
 
 from caad_ds.cli import main
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.manifest import load_manifest, write_manifest
 from data_prep.pack import pack
 

@@ -11,7 +11,7 @@ from tones import record, tone
 
 from caad_ds.cli import main
 from caad_ds.data.audio import load
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.add_noise import add_noise, mix
 from data_prep.hashing import fraction
 from data_prep.manifest import write_manifest

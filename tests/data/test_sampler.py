@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caad_ds.data.sampler import GlobalOrder, TokenBudgetOrder
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 sizes = st.integers(1, 60)
 batches = st.integers(1, 80)

@@ -6,7 +6,7 @@ import pytest
 from lines import read
 from questions import prompt, question
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep import pseudo_gt
 from data_prep.answer_checks import AnswerChecks, rule_of
 

@@ -7,7 +7,7 @@ import pytest
 from instruction_files import DEMO, FILES
 from lines import read
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep import conflict_benchmark
 
 

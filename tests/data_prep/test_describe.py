@@ -13,8 +13,8 @@ from lines import read
 
 from caad_ds.cli import main
 from caad_ds.data.instructions import Instructions, ask, hint
-from caad_ds.errors import UserError
 from caad_ds.evaluation.matching import matches_strictly
+from caad_ds.utils.errors import UserError
 from data_prep import conflict_benchmark, describe, split
 from data_prep.engines.asking import textual_messages
 from tests.tolerance import sampling

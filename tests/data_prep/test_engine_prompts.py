@@ -5,8 +5,8 @@ from lines import read
 from llm import TEMPLATE
 from transformers import AutoTokenizer
 
-from caad_ds.errors import UserError
-from caad_ds.files import read_json
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
 from data_prep import pseudo_gt
 from data_prep.engines.asking import Asking
 from data_prep.engines.local import chat_prompter

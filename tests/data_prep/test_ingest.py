@@ -13,8 +13,8 @@ from lines import read
 
 from caad_ds.data.audio import examine
 from caad_ds.data.reader import IndexedReader
-from caad_ds.errors import UserError
-from caad_ds.files import sole_writer
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import sole_writer
 from data_prep import ingest, sources
 from data_prep import synthesize as synthesis
 from data_prep.manifest import load_manifest, write_manifest
@@ -305,7 +305,7 @@ def test_a_requeued_job_waits_for_the_lock_of_the_node_that_it_lost(tmp_path, mo
     Timer(0.3, held.close).start()
     with sole_writer(tmp_path / "out"):
         pass
-    monkeypatch.setattr("caad_ds.files.RELEASED_AFTER", 0.2)
+    monkeypatch.setattr("caad_ds.utils.files.RELEASED_AFTER", 0.2)
     with (
         sole_writer(tmp_path / "out"),
         pytest.raises(UserError, match="another process"),

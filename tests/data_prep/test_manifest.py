@@ -3,7 +3,7 @@
 import pytest
 from lines import read
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.jsonl import Rejected
 from data_prep.manifest import load_manifest, read_manifest, write_manifest
 

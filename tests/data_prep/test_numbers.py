@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caad_ds.data.instructions import Instructions, ask
-from caad_ds.errors import UserError
-from caad_ds.files import parse_yaml, read_yaml
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import parse_yaml, read_yaml
 from data_prep import conflict_benchmark, describe, split
 from data_prep.classes import read_scales
 

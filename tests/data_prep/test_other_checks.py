@@ -4,7 +4,7 @@ import pytest
 from lines import read
 from questions import question
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep import merge, pseudo_gt
 
 STRICT = ("--max-words", 6)

@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep.engines.transformers import TransformersEngine
 
 

@@ -11,7 +11,7 @@ from questions import prompt, question
 from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep import pseudo_gt
 from data_prep.answer_checks import AnswerChecks
 from data_prep.answers import Answers

@@ -6,7 +6,7 @@ from lines import read
 from llm import make_llm
 from questions import question
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep import pseudo_gt
 from data_prep.engines.asking import Asking
 from data_prep.engines.sampling import sampler

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from lines import read
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 from data_prep import synthesize as command
 from data_prep.clips import MAX_SECONDS, SPLITS, Difficulty
 from data_prep.espeak import speak

@@ -7,10 +7,9 @@ import pytest
 import soundfile
 import torch
 
-from caad_ds.config import NEGATIVES
+from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.distill.negatives import Negative, embed_without_audio
-from caad_ds.errors import UserError
 from caad_ds.evaluation import check_teacher
 from caad_ds.evaluation import probe as probe_module
 from caad_ds.evaluation.answers import answers, shared_prompts, whole_prompts
@@ -24,6 +23,7 @@ from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.options import entropy, log_likelihoods, shared, whole
 from caad_ds.evaluation.probe import Probe
 from caad_ds.evaluation.signals import Signal
+from caad_ds.utils.errors import UserError
 from tests.tolerance import assert_close
 
 STATEMENTS = ["the speaker is male .", "female"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from caad_ds.config import NEGATIVES
+from caad_ds.config.schema import NEGATIVES
 from caad_ds.distill.negatives import Negative, embed_without_audio
 from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, Sampling, decode, generate
 from caad_ds.evaluation.inference import Clips, Loaded

@@ -8,7 +8,6 @@ import pytest
 import soundfile
 
 from caad_ds.cli import main
-from caad_ds.errors import UserError
 from caad_ds.evaluation.benchmark import load
 from caad_ds.evaluation.commands import evaluate
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
@@ -16,6 +15,7 @@ from caad_ds.evaluation.dynamic_superb_names import dimensions
 from caad_ds.evaluation.dynamic_superb_scores import differences, score_instances
 from caad_ds.evaluation.identity import fingerprint
 from caad_ds.evaluation.matching import VERSION
+from caad_ds.utils.errors import UserError
 from tests.evaluation.superb_files import (
     COUNTING,
     MATCHING,

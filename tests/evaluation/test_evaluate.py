@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from caad_ds.errors import UserError
 from caad_ds.evaluation import evaluate
 from caad_ds.evaluation.commands import compare
 from caad_ds.evaluation.commands import evaluate as command_line
 from caad_ds.evaluation.matching import matches
-from caad_ds.files import sole_writer
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import sole_writer
 
 
 def command(module, *argv):

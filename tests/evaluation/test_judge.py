@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from caad_ds.cli import main
-from caad_ds.errors import UserError
 from caad_ds.evaluation.judge import Judge
+from caad_ds.utils.errors import UserError
 
 pytest.importorskip("openai")
 KEY = "sk-not-to-be-seen"

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from caad_ds.cli import main
-from caad_ds.errors import UserError
 from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark
+from caad_ds.utils.errors import UserError
 
 ROW = {
     "audio": "a.wav",

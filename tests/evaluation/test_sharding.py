@@ -11,8 +11,8 @@ from datetime import timedelta
 
 import pytest
 
-from caad_ds import ranks
 from caad_ds.cli import main
+from caad_ds.utils import ranks
 
 RANKS = 2
 

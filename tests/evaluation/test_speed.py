@@ -13,8 +13,8 @@ from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.measure_speed import System
 from caad_ds.evaluation.meter import Clock, Meter
 from caad_ds.evaluation.speed import speed_rows
-from caad_ds.memory import MIB, PeakMemory
 from caad_ds.models import speech_lm
+from caad_ds.utils.memory import MIB, PeakMemory
 
 
 @pytest.fixture

@@ -23,15 +23,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from caad_ds.data.batch import Batch
 from caad_ds.distill.negatives import Negative, embed_both, embed_without_audio
-from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import Contrast, end_tokens, generate
 from caad_ds.evaluation.prefix_tree import can_share, levels
-from caad_ds.files import write_atomic
 from caad_ds.models.encoder import with_features
 from caad_ds.models.llm import build_llm, check_llm, hidden_states, position_limit
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import SpeechLM, build, load, save
 from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_atomic
 from tests.models.small import QUERIES, sample
 from tests.models.small_llms import VOCABULARY, settings
 from tests.tolerance import rounding

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from caad_ds.config import Config
-from caad_ds.config_file import load_config
-from caad_ds.errors import UserError
+from caad_ds.config.reading import load_config
+from caad_ds.config.schema import Config
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.models.speech_lm import build, load, save
 from caad_ds.training.engines import load_student
+from caad_ds.utils.errors import UserError
 from tests.models.small import sample
 from tests.training.tiny import llama
 

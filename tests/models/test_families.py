@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from caad_ds.distill.negatives import Negative, drop_audio, embed_both, embed_without_audio
-from caad_ds.errors import UserError
 from caad_ds.evaluation.decoding import end_tokens
 from caad_ds.models.head_form import HeadForm
 from caad_ds.models.llm import build_llm, check_llm, hidden_states, load_llm, position_limit
@@ -17,6 +16,7 @@ from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load, s
 from caad_ds.models.states import positions
 from caad_ds.training.engines import Student
 from caad_ds.training.model_folder import write_model
+from caad_ds.utils.errors import UserError
 from tests.models.small import POSITIONS, QUERIES
 from tests.models.test_negatives import without_span
 from tests.tolerance import assert_close, path

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from caad_ds.config import LoraSection
-from caad_ds.errors import UserError
+from caad_ds.config.schema import LoraSection
 from caad_ds.models.speech_lm import load, save
+from caad_ds.utils.errors import UserError
 from tests.models.small import make_model
 
 pytestmark = pytest.mark.numeric

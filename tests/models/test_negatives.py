@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from caad_ds.config import NEGATIVES
+from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.negatives import Negative, drop_audio, embed_both, embed_without_audio
 from caad_ds.models.states import AudioStates

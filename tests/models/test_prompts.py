@@ -11,11 +11,11 @@ from transformers.utils import chat_template_utils
 
 from caad_ds.data.decoded import Sample
 from caad_ds.data.markers import AUDIO, START_AUDIO, user_content
-from caad_ds.errors import UserError
 from caad_ds.models.llm import load_tokenizer
 from caad_ds.models.prompt import Prompter, answer_turn, tokenization
 from caad_ds.models.speech_lm import load, save
 from caad_ds.models.template import TemplateSettings, freeze_template
+from caad_ds.utils.errors import UserError
 from tests.models.chat_tokenizers import CHATML, GEMMA, LLAMA3, THINKING, ZEPHYR, byte_level, sentence_piece
 from tests.models.small import make_model
 

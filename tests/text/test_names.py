@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caad_ds.names import encoded, file_name, stems
+from caad_ds.utils.file_names import encoded, file_name, stems
 
 IDS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=120), unique=True, max_size=6)
 

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caad_ds.config_file import load_config
+from caad_ds.config.deepspeed_files import deepspeed_config
+from caad_ds.config.reading import load_config
 from caad_ds.data.instructions import Instructions
-from caad_ds.errors import UserError
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.judge import Judge
 from caad_ds.evaluation.mcr_bench import Benchmark
-from caad_ds.files import read_json
 from caad_ds.models.architecture import read_architecture
-from caad_ds.text import TextError, read_lines, read_text
-from caad_ds.training.deepspeed_files import deepspeed_config
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
+from caad_ds.utils.text import TextError, read_lines, read_text
 from data_prep.answer_checks import AnswerChecks
 from data_prep.classes import read_scales
 from data_prep.manifest import load_manifest
@@ -173,4 +173,4 @@ def test_nothing_else_opens_text_to_read_it(package):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and reads_text(node)
     ]
-    assert not found, f"read text by caad_ds.text: {', '.join(found)}"
+    assert not found, f"read text by caad_ds.utils.text: {', '.join(found)}"

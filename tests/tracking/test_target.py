@@ -2,9 +2,9 @@
 
 import pytest
 
-from caad_ds.errors import UserError
 from caad_ds.tracking import Target
 from caad_ds.tracking.target import curves
+from caad_ds.utils.errors import UserError
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "htp://user:hunter2@host", ""])

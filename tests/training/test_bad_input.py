@@ -12,9 +12,9 @@ import soundfile
 import torch
 import yaml
 
-from caad_ds.errors import UserError
-from caad_ds.files import sole_writer
 from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import sole_writer
 from data_prep.pack import pack
 from tests.training.disk import remount
 from tests.training.launching import Run, refusal

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from caad_ds.config_file import load_config
+from caad_ds.config.reading import load_config
 from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill import objective, signal
@@ -15,8 +15,8 @@ from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.speech_lm import load
 from caad_ds.models.states import AudioStates
-from caad_ds.progress import Heartbeat
 from caad_ds.training import distributed, engines
+from caad_ds.utils.progress import Heartbeat
 from tests.tolerance import assert_close
 from tests.training.tiny import config, encoder, start_from
 

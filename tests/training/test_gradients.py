@@ -8,8 +8,8 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file, save_file
 
-from caad_ds.config import Config
-from caad_ds.config_file import load_config
+from caad_ds.config.reading import load_config
+from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.negatives import Negative

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
-from caad_ds.config_file import load_config
-from caad_ds.errors import UserError
+from caad_ds.config.reading import load_config
 from caad_ds.models.speech_lm import load
 from caad_ds.training.engines import check_same_text, load_student
+from caad_ds.utils.errors import UserError
 from data_prep.pack import pack
 from tests.models.chat_tokenizers import CHATML
 from tests.training.launching import refusal, train, weights

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from caad_ds.config_file import load_config
+from caad_ds.config.reading import load_config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.step import DistillStep
 from caad_ds.models.encoder import with_features

@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from caad_ds.config_file import load_config
+from caad_ds.config.reading import load_config
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.speech_lm import load
 from tests.tolerance import assert_close

@@ -7,7 +7,7 @@ import importlib
 import sys
 from types import ModuleType
 
-from caad_ds.command import is_main
+from caad_ds.utils.command import is_main
 
 
 def implementation(name: str) -> ModuleType:

@@ -2,10 +2,10 @@
 
 import argparse
 
-from caad_ds.command import positive
-from caad_ds.config import NEGATIVES
-from caad_ds.errors import UserError
-from caad_ds.paths import existing, model_folder
+from caad_ds.config.schema import NEGATIVES
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.paths import existing, model_folder
 
 DTYPES = ("float32", "bfloat16")
 MODEL = "folder of a trained SpeechLM, or of the run that trained it"

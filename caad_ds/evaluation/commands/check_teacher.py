@@ -2,11 +2,11 @@
 
 import argparse
 
-from caad_ds.command import positive
-from caad_ds.config import NEGATIVES
+from caad_ds.config.schema import NEGATIVES
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
-from caad_ds.paths import existing, new_file
+from caad_ds.utils.command import positive
+from caad_ds.utils.paths import existing, new_file
 
 ALPHAS = (0.5, 1.0, 2.0)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow
-from caad_ds.paths import existing
+from caad_ds.utils.paths import existing
 
 FILES = ("table.json", "table.md", "table.png", "flips.png")
 TITLE = "Accuracy when audio and text disagree"

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from caad_ds.command import positive
-from caad_ds.errors import UserError
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_device_arguments, add_negative
 from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow
-from caad_ds.paths import existing, model_folder
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.paths import existing, model_folder
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from caad_ds.command import is_alone
-from caad_ds.errors import RankError, UserError
-from caad_ds.progress import waiting
+from caad_ds.utils.command import is_alone
+from caad_ds.utils.errors import RankError, UserError
+from caad_ds.utils.progress import waiting
 
 T = TypeVar("T")
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

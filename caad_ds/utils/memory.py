@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.text import read_text
+from caad_ds.utils.text import read_text
 
 MIB = 2**20
 

@@ -16,8 +16,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from caad_ds.errors import UserError
-from caad_ds.text import TextError, as_text, read_text
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import TextError, as_text, read_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)

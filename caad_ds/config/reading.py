@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from caad_ds.config import Config, Section
-from caad_ds.config_names import by_meaning
-from caad_ds.errors import UserError
-from caad_ds.files import parse_yaml
-from caad_ds.text import read_text
+from caad_ds.config.key_names import by_meaning
+from caad_ds.config.schema import Config, Section
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import parse_yaml
+from caad_ds.utils.text import read_text
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -6,8 +6,8 @@ Under several ranks only what is there is looked at: a path that one rank lacks 
 import sys
 from pathlib import Path
 
-from caad_ds.command import is_alone, is_main
-from caad_ds.errors import UserError
+from caad_ds.utils.command import is_alone, is_main
+from caad_ds.utils.errors import UserError
 
 
 def existing(text: str) -> Path:

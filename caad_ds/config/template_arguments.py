@@ -5,7 +5,7 @@ import math
 
 import yaml
 
-from caad_ds.files import parse_yaml
+from caad_ds.utils.files import parse_yaml
 
 SWITCH = "--template-switch"
 

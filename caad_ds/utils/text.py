@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from caad_ds.errors import UserError
+from caad_ds.utils.errors import UserError
 
 BOM = b"\xef\xbb\xbf"
 WIDE = {

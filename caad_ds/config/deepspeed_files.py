@@ -10,9 +10,9 @@ import torch.distributed as dist
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import ValidationError
 
-from caad_ds.config import Config, TeacherSection
-from caad_ds.errors import UserError
-from caad_ds.text import read_text
+from caad_ds.config.schema import Config, TeacherSection
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import read_text
 
 OURS = {  # keys whose one place is the YAML, and their names there
     "train_batch_size": "optimizer.batch_size",

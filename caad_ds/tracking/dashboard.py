@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from caad_ds.command import positive
-from caad_ds.errors import UserError
-from caad_ds.progress import Heartbeat
 from caad_ds.tracking.secrets import hide_secrets
 from caad_ds.tracking.store import connect, holds, newest_experiment
 from caad_ds.tracking.target import DEFAULT_URI, TRAININGS, URI_VARIABLE, Target, is_server, page, sqlite_path
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import Heartbeat
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn, TextIO
 
-from caad_ds.errors import RankError, UserError
+from caad_ds.utils.errors import RankError, UserError
 
 ROWS_REJECTED = 3
 INTERRUPTED = 130
