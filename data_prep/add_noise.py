@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.data import audio
+from caad_ds.data.audio import decode
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
 from caad_ds.utils.progress import track
@@ -77,7 +77,7 @@ def add_noise(
     for record in track(records, "adding noise", len(records)):
         try:
             done.append(_convert(record, records, folder, seed, snr if record["id"] in noisy else None))
-        except audio.AudioError as error:
+        except decode.AudioError as error:
             done.append(Rejected(record["id"], str(error)))
     return done
 
@@ -98,10 +98,10 @@ def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tu
         speech = waveform(entry)
         if snr:
             speech = mix(speech, _noise(record, records, speech.size, rng), rng.uniform(*snr))
-        data = audio.encode(audio.to_pcm16(speech))
+        data = decode.encode(decode.to_pcm16(speech))
         path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.flac"
         write_atomic(path, data)
-        seconds = speech.size / audio.SAMPLE_RATE
+        seconds = speech.size / decode.SAMPLE_RATE
         audios.append({**cut_out(entry), "path": path.as_posix(), "duration": seconds})
     metadata = {**(record.get("metadata") or {}), "noise": "noisy" if snr else "clean"}
     return {**record, "audios": audios, "metadata": metadata}
@@ -125,7 +125,7 @@ def _babble(record: dict, records: list[dict], length: int, rng: np.random.Gener
     others = (records[number] for number in rng.permutation(len(records)) if records[number]["id"] != record["id"])
     voices = list(islice(_decoded(others), BABBLE_VOICES))
     if len(voices) < BABBLE_VOICES:
-        raise audio.AudioError(f"only {len(voices)} of the other clips decode, too few to draw babble from")
+        raise decode.AudioError(f"only {len(voices)} of the other clips decode, too few to draw babble from")
     for voice in voices:
         voice = np.resize(np.roll(voice, rng.integers(voice.size)), length)
         total += voice / max(np.sqrt(np.mean(voice**2)), 1e-6)
@@ -135,7 +135,7 @@ def _babble(record: dict, records: list[dict], length: int, rng: np.random.Gener
 def _decoded(records: Iterable[dict]) -> Iterator[np.ndarray]:
     """The first audio of each record that has one which decodes."""
     for record in records:
-        with suppress(audio.AudioError):  # the record itself is rejected when its turn comes
+        with suppress(decode.AudioError):  # the record itself is rejected when its turn comes
             yield waveform(record["audios"][0])
 
 

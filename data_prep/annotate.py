@@ -8,8 +8,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from caad_ds.data.audio import AudioError
-from caad_ds.data.levels import Rules, add_rules
+from caad_ds.data.audio.decode import AudioError
+from caad_ds.data.audio.levels import Rules, add_rules
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_json

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from caad_ds.data.audio import SAMPLE_RATE, to_pcm16
+from caad_ds.data.audio.decode import SAMPLE_RATE, to_pcm16
 from caad_ds.utils.errors import UserError
 from data_prep.espeak import speak
 from data_prep.noise import background, scaled_to

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from caad_ds.data.audio import AudioError, encode, to_pcm16
+from caad_ds.data.audio.decode import AudioError, encode, to_pcm16
 from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.file_names import LONGEST, stems

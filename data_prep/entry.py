@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.data.audio import AudioError, measured, measured_pcm16
-from caad_ds.data.levels import Levels, Rules
+from caad_ds.data.audio.decode import AudioError, measured, measured_pcm16
+from caad_ds.data.audio.levels import Levels, Rules
 
 
 def waveform(entry: dict) -> np.ndarray:

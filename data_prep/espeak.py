@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from caad_ds.data.audio import SAMPLE_RATE
+from caad_ds.data.audio.decode import SAMPLE_RATE
 from caad_ds.utils.errors import UserError
 
 # espeak-ng/speak_lib.h

@@ -11,9 +11,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from caad_ds.data import levels
-from caad_ds.data.audio import PART_SECONDS, AudioError, examine
-from caad_ds.data.levels import MAX_SECONDS, SAMPLE_RATE, add_rules, longer
+from caad_ds.data.audio import levels
+from caad_ds.data.audio.decode import PART_SECONDS, AudioError, examine
+from caad_ds.data.audio.levels import MAX_SECONDS, SAMPLE_RATE, add_rules, longer
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_json

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from caad_ds.data.audio import SAMPLE_RATE
+from caad_ds.data.audio.decode import SAMPLE_RATE
 
 
 def background(rng: np.random.Generator, samples: int) -> np.ndarray:

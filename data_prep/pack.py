@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from caad_ds.data.audio.levels import DEFAULT, Rules, add_rules
 from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
-from caad_ds.data.levels import DEFAULT, Rules, add_rules
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import waiting

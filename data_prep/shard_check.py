@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 import soundfile
 
-from caad_ds.data import audio
+from caad_ds.data.audio import decode
 from caad_ds.data.index import SampleEntry, Shard
 from caad_ds.data.reader import BrokenSample, Header, parse
 from data_prep.contents import Contents
@@ -68,7 +68,7 @@ def check_shard(shard: Shard, folder: Path, columns: Sequence[str] = ()) -> Shar
 
 def audio_digest(pcm: np.ndarray) -> bytes:
     """What an audio, int16 [samples] at 16 kHz, is recognised by."""
-    return bytes.fromhex(audio.pcm_hash([pcm]))[:DIGEST]
+    return bytes.fromhex(decode.pcm_hash([pcm]))[:DIGEST]
 
 
 def _sample(file: BinaryIO, entry: SampleEntry) -> tuple[dict, list[bytes]]:
@@ -87,11 +87,11 @@ def _sample(file: BinaryIO, entry: SampleEntry) -> tuple[dict, list[bytes]]:
     if record["id"] != unquote(entry.key):
         raise BrokenSample(f"its record has the id {record['id']!r:.80}")
     # Longer than the index says is not decoded: a few bytes of FLAC can claim days of silence.
-    pcm = [audio.decode(data, "int16", longest=entry.seconds) for data in files]
-    seconds = sum(map(len, pcm)) / audio.SAMPLE_RATE
+    pcm = [decode.decode(data, "int16", longest=entry.seconds) for data in files]
+    seconds = sum(map(len, pcm)) / decode.SAMPLE_RATE
     if abs(seconds - entry.seconds) > 1e-6:
         raise BrokenSample(f"it lasts {seconds:g} s where the index says {entry.seconds:g}")
-    if audio.pcm_hash(pcm) != entry.pcm:
+    if decode.pcm_hash(pcm) != entry.pcm:
         raise BrokenSample("its audio is not what was packed (pcm hash differs)")
     return record, [audio_digest(part) for part in pcm]
 
@@ -142,5 +142,5 @@ def _prompt(record: dict) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    told = isinstance(error, BrokenSample | audio.AudioError | tarfile.TarError | soundfile.SoundFileError)
+    told = isinstance(error, BrokenSample | decode.AudioError | tarfile.TarError | soundfile.SoundFileError)
     return str(error) if told else f"{type(error).__name__}: {error}"

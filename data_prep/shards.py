@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caad_ds.data import audio
+from caad_ds.data.audio import decode
+from caad_ds.data.audio.levels import DEFAULT, Rules
 from caad_ds.data.index import SampleEntry, Shard, audio_names
-from caad_ds.data.levels import DEFAULT, Rules
 from caad_ds.utils.file_names import encoded
 from caad_ds.utils.files import writing
 from data_prep.entry import cut_out, usable_pcm16
@@ -46,16 +46,16 @@ def encode(record: dict | Rejected, rules: Rules = DEFAULT) -> Block | Rejected:
             return Rejected(record["id"], f"it has no {field}; run `caad-ds prep {command}` first")
     try:
         pcm = [usable_pcm16(entry, rules) for entry in record["audios"]]
-    except audio.AudioError as error:
+    except decode.AudioError as error:
         return Rejected(record["id"], str(error))
     if len(key := encoded(record["id"])) > LONGEST_KEY:
         return Rejected(record["id"], f"its id has {len(key)} bytes as a key, more than {LONGEST_KEY}; shorten it")
     names = [f"{key}.{name}" for name in audio_names(len(pcm))]
     audios = [{**cut_out(entry), "path": name} for entry, name in zip(record["audios"], names, strict=True)]
     content = json.dumps({**record, "audios": audios}, ensure_ascii=False, sort_keys=True).encode()
-    members = {f"{key}.json": content} | dict(zip(names, map(audio.encode, pcm), strict=True))
-    seconds = sum(map(len, pcm)) / audio.SAMPLE_RATE
-    return Block(key, _tar(members), seconds, _estimate_tokens(record), audio.pcm_hash(pcm))
+    members = {f"{key}.json": content} | dict(zip(names, map(decode.encode, pcm), strict=True))
+    seconds = sum(map(len, pcm)) / decode.SAMPLE_RATE
+    return Block(key, _tar(members), seconds, _estimate_tokens(record), decode.pcm_hash(pcm))
 
 
 def _tar(members: dict[str, bytes]) -> bytes:

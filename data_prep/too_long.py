@@ -7,7 +7,7 @@ record that comes with its answer cannot be cut at all.
 import math
 from collections.abc import Callable
 
-from caad_ds.data.levels import SAMPLE_RATE, longer
+from caad_ds.data.audio.levels import SAMPLE_RATE, longer
 from data_prep.jsonl import Rejected
 
 Policy = Callable[[dict, float], list[dict] | Rejected]

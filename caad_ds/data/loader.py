@@ -6,8 +6,8 @@ from itertools import islice
 
 import numpy as np
 
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch
-from caad_ds.data.decoded import Sample
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import Order
 from caad_ds.data.stream import StreamReader

@@ -9,10 +9,10 @@ from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from caad_ds.data import audio
-from caad_ds.data.decoded import Sample
+from caad_ds.data.audio import decode
+from caad_ds.data.audio.decoded import Sample
+from caad_ds.data.audio.levels import SAMPLE_RATE, Levels, faults
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
-from caad_ds.data.levels import SAMPLE_RATE, Levels, faults
 from caad_ds.data.markers import AUDIO
 from caad_ds.utils.errors import UserError
 
@@ -80,8 +80,8 @@ class IndexedReader:
         shard, entry = self.index.locate(number)
         try:
             record, audios = parse(self.read(number), entry.key)
-            sample = Sample(entry.key, record, [audio.decode(data, longest=entry.seconds) for data in audios])
-        except (BrokenSample, audio.AudioError) as error:
+            sample = Sample(entry.key, record, [decode.decode(data, longest=entry.seconds) for data in audios])
+        except (BrokenSample, decode.AudioError) as error:
             raise UserError(self._message(shard, entry, error)) from error
         if self.doubtful:
             self.doubtful.look(sample, f"{self.index.folder / shard.name}, sample {entry.key}")

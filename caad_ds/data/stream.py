@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from caad_ds.data import audio
-from caad_ds.data.decoded import Sample
+from caad_ds.data.audio import decode
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.reader import LARGEST, BrokenSample, Doubtful, parse
 from caad_ds.utils.errors import UserError
 
@@ -117,10 +117,10 @@ class StreamReader:
         for shard, key, block in found:
             try:
                 record, audios = parse(block, key)
-                sample = Sample(key, record, [audio.decode(data, longest=longest) for data in audios])
+                sample = Sample(key, record, [decode.decode(data, longest=longest) for data in audios])
                 check(sample)
                 self.doubtful.look(sample, f"{shard}, sample {key}")
-            except (BrokenSample, audio.AudioError, UserError) as error:
+            except (BrokenSample, decode.AudioError, UserError) as error:
                 self._broken(f"{shard}, sample {key}", error)
                 continue
             self._in_a_row = 0

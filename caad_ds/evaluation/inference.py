@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from caad_ds.data import audio
+from caad_ds.data.audio import decode
+from caad_ds.data.audio.decoded import Sample
+from caad_ds.data.audio.levels import faults, longer
 from caad_ds.data.batch import Batch
-from caad_ds.data.decoded import Sample
-from caad_ds.data.levels import faults, longer
 from caad_ds.evaluation.commands.arguments import DTYPES
 from caad_ds.evaluation.items import Clip, Item
 from caad_ds.models import speech_lm
@@ -96,7 +96,7 @@ class Clips:
             if clip not in self._kept and clip not in self.failed:
                 try:
                     waveforms[clip] = self._load(clip)
-                except audio.AudioError as error:
+                except decode.AudioError as error:
                     self.failed[clip] = str(error)
         self._kept = {clip: states for clip, states in self._kept.items() if clip in clips}
         if waveforms:
@@ -120,9 +120,9 @@ class Clips:
 
     def _load(self, clip: Clip) -> np.ndarray:
         waveform, levels = clip.measured()
-        seconds, window = len(waveform) / audio.SAMPLE_RATE, self.encoder.window_seconds
+        seconds, window = len(waveform) / decode.SAMPLE_RATE, self.encoder.window_seconds
         if longer(seconds, window):
-            raise audio.AudioError(f"its {seconds:.1f} s exceed the encoder's window of {window} s")
+            raise decode.AudioError(f"its {seconds:.1f} s exceed the encoder's window of {window} s")
         if found := faults(levels):
             self.doubtful[clip] = "; ".join(f"{rule}: {reason}" for rule, reason in found)
         return waveform

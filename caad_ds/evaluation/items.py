@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.data import audio
-from caad_ds.data.levels import Levels
+from caad_ds.data.audio import decode
+from caad_ds.data.audio.levels import Levels
 from caad_ds.evaluation.data_sets import FAULTS, Cell, value
 from caad_ds.utils.text import trimmed
 
@@ -56,7 +56,7 @@ class Clip:
 
     def measured(self) -> tuple[np.ndarray, Levels]:
         """What `load` gives, and the levels that rules judge."""
-        return audio.measured(self._source())
+        return decode.measured(self._source())
 
     def sha256(self) -> str:
         """Of the audio's bytes as they are kept; of what cannot be read, which no item will be asked about, ""."""
@@ -64,7 +64,7 @@ class Clip:
             source = self._source()
             with source if isinstance(source, BytesIO) else open(source, "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
-        except (audio.AudioError, OSError):
+        except (decode.AudioError, OSError):
             return ""
 
     def _source(self) -> Path | BytesIO:
@@ -73,12 +73,12 @@ class Clip:
         try:
             held = value(self.path, self.cell)
         except FAULTS as error:
-            raise audio.AudioError(str(error)) from error
+            raise decode.AudioError(str(error)) from error
         if isinstance(held, dict) and held.get("bytes"):
             return BytesIO(held["bytes"])
         if isinstance(held, dict) and held.get("path"):
             return self.path.parent / held["path"]
-        raise audio.AudioError("the cell holds neither bytes nor a path")
+        raise decode.AudioError("the cell holds neither bytes nor a path")
 
 
 @dataclass(frozen=True)

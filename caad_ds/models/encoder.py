@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
-from caad_ds.data.decoded import Sample
 from caad_ds.models import lora
 from caad_ds.models.architecture import POSITIONS_PER_SECOND, is_architecture, read_architecture
 from caad_ds.models.pretrained import pretrained

@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from caad_ds.config.deepspeed_files import check_deepspeed
 from caad_ds.config.schema import Config
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
-from caad_ds.data.decoded import Sample
 from caad_ds.data.loader import InOrder, InTurn, Loader
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader

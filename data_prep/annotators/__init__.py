@@ -18,7 +18,7 @@ from types import ModuleType
 
 import numpy as np
 
-from caad_ds.data.audio import SAMPLE_RATE, AudioError
+from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from caad_ds.utils.errors import UserError
 
 Measure = Callable[[np.ndarray], dict[str, float | str]]

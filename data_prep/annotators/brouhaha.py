@@ -7,7 +7,7 @@ hub and log in (`hf auth login`). It runs on the CPU, or on a GPU where there is
 
 import numpy as np
 
-from caad_ds.data.audio import SAMPLE_RATE, AudioError
+from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from caad_ds.utils.errors import UserError
 from data_prep.annotators import Measure
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from caad_ds.data.audio import SAMPLE_RATE
+from caad_ds.data.audio.decode import SAMPLE_RATE
 from data_prep.annotators import Measure
 
 KEYS = ("seconds",)

@@ -7,7 +7,7 @@ model hub at first use. It runs on a GPU where there is one; each worker holds a
 
 import numpy as np
 
-from caad_ds.data.audio import AudioError
+from caad_ds.data.audio.decode import AudioError
 from data_prep.annotators import Measure
 
 KEYS = ("emotion", "emotion_score")

@@ -6,7 +6,7 @@ is 3 LU louder as such.
 
 import numpy as np
 
-from caad_ds.data.audio import SAMPLE_RATE, AudioError
+from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from data_prep.annotators import Measure, at_least
 
 KEYS = ("loudness_lufs",)

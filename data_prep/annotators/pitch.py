@@ -6,7 +6,7 @@ pYIN: Mauch and Dixon, "pYIN: A fundamental frequency estimator using probabilis
 
 import numpy as np
 
-from caad_ds.data.audio import SAMPLE_RATE, AudioError
+from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from data_prep.annotators import Measure, at_least
 
 KEYS = ("pitch_hz",)

@@ -12,8 +12,8 @@ have 12 dB with 5% of zeros behind it.
 
 import numpy as np
 
-from caad_ds.data.audio import SAMPLE_RATE, AudioError
-from caad_ds.data.levels import NOISE
+from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
+from caad_ds.data.audio.levels import NOISE
 from data_prep.annotators import Measure, at_least
 
 KEYS = ("snr_db",)

@@ -11,7 +11,7 @@ The transcription is not used: words differ in length between languages, and Chi
 
 import numpy as np
 
-from caad_ds.data.audio import SAMPLE_RATE, AudioError
+from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from data_prep.annotators import Measure
 
 KEYS = ("syllables_per_second",)

@@ -6,8 +6,8 @@ It imports PyTorch, so whoever offers it imports it when it is asked for.
 from collections.abc import Iterator
 from pathlib import Path
 
-from caad_ds.data.audio import AudioError
-from caad_ds.data.decoded import Sample
+from caad_ds.data.audio.decode import AudioError
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.evaluation.decoding import Sampling, end_tokens, generate
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.models.encoder import with_features

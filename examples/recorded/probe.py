@@ -12,7 +12,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from caad_ds.data.audio import AudioError
+from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.instructions import Instructions
 from caad_ds.models.encoder import SpeechEncoder
 from caad_ds.utils.command import guarded

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tones import record
 
-from caad_ds.data.audio import encode
+from caad_ds.data.audio.decode import encode
 
 TEN_GB = 10 << 30
 FLAC = encode(np.zeros(1600, "<i2"))

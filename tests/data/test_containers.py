@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from caad_ds.cli import main
-from caad_ds.data.audio import AudioError, load, load_pcm16, probe
+from caad_ds.data.audio.decode import AudioError, load, load_pcm16, probe
 
 av = pytest.importorskip("av")
 RATE = 16_000

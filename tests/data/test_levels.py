@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tones import read, record, tone
 
 from caad_ds.cli import main
-from caad_ds.data import audio
-from caad_ds.data.levels import Levels, Rules, faults
+from caad_ds.data.audio import decode
+from caad_ds.data.audio.levels import Levels, Rules, faults
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.models.encoder import SpeechEncoder
@@ -113,7 +113,7 @@ def test_a_rule_may_be_lifted_and_the_index_says_so(clips, capsys):
 def test_a_rule_that_is_lifted_hides_no_other(tmp_path, wave, allowed, rule):
     """Channels that cancel wholly leave silence; integers taken for floats leave a clip at full scale."""
     soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
-    levels = audio.examine(tmp_path / "a.wav")
+    levels = decode.examine(tmp_path / "a.wav")
     assert Rules().fault(levels).startswith(f"{allowed}: ")
     assert Rules(allow=(allowed,)).fault(levels).startswith(f"{rule}: ")
     assert Rules(allow=(allowed, rule)).fault(levels) is None
@@ -123,7 +123,7 @@ def test_a_rule_that_is_lifted_hides_no_other(tmp_path, wave, allowed, rule):
 def test_clipping_is_known_in_encodings_whose_highest_sample_is_below_1(tmp_path, subtype):
     for wave, rule in ((np.clip(SINE * 6, -1, 1), "clipped"), (SINE, None)):
         soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype=subtype)
-        for levels in (audio.examine(tmp_path / "a.wav"), audio.measured_pcm16(tmp_path / "a.wav")[1]):
+        for levels in (decode.examine(tmp_path / "a.wav"), decode.measured_pcm16(tmp_path / "a.wav")[1]):
             assert (Rules().fault(levels) or "").partition(":")[0] == (rule or "")
             assert levels.clipped > 6_000 or not rule  # of 8,000, above and below
 
@@ -131,10 +131,10 @@ def test_clipping_is_known_in_encodings_whose_highest_sample_is_below_1(tmp_path
 @pytest.mark.parametrize("wave", [PAIR * 1e30, np.where(np.abs(PAIR) > 0.4, np.copysign(np.inf, PAIR), PAIR)])
 def test_what_is_beyond_floating_point_is_named_without_a_warning(tmp_path, wave, recwarn):
     soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
-    for read_it in (audio.examine, lambda path: audio.measured_pcm16(path)[1]):
+    for read_it in (decode.examine, lambda path: decode.measured_pcm16(path)[1]):
         try:
             assert Rules().fault(read_it(tmp_path / "a.wav")).startswith("scale: ")
-        except audio.AudioError as error:
+        except decode.AudioError as error:
             assert "not finite" in str(error)
     assert not recwarn
 
@@ -142,8 +142,8 @@ def test_what_is_beyond_floating_point_is_named_without_a_warning(tmp_path, wave
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.m4a", "a.flac"])
 def test_a_file_without_a_byte_is_empty(tmp_path, name):
     (tmp_path / name).touch()
-    with pytest.raises(audio.AudioError, match="the file is empty"):
-        audio.examine(tmp_path / name)
+    with pytest.raises(decode.AudioError, match="the file is empty"):
+        decode.examine(tmp_path / name)
 
 
 def test_shards_that_no_rule_has_judged_are_read_and_their_audio_is_named(clips, capsys):
@@ -195,7 +195,7 @@ def test_what_ingest_and_pack_take_is_what_training_takes(tmp_path, frames, rate
     window = SpeechEncoder.__new__(SpeechEncoder)
     window.__dict__["extractor"] = type("Window", (), {"chunk_length": 30})
     try:
-        window.check_window([audio.load(tmp_path / "a.flac")])
+        window.check_window([decode.load(tmp_path / "a.flac")])
         trains = True
     except UserError:
         trains = False
@@ -218,7 +218,7 @@ def test_one_limit_is_measured_in_one_way(tmp_path, frames, fits):
         assert "16,001 samples" in rejected[0].reason
     window = SpeechEncoder.__new__(SpeechEncoder)
     window.__dict__["extractor"] = type("Window", (), {"chunk_length": 1})
-    waveform = audio.load(tmp_path / "a.wav")
+    waveform = decode.load(tmp_path / "a.wav")
     if fits:
         window.check_window([waveform])
     else:
@@ -247,10 +247,10 @@ def test_what_is_cut_fits(tmp_path, policy, limit, capsys):
 
 def test_a_part_that_lies_beyond_its_file_is_rejected(tmp_path):
     tone(tmp_path / "a.wav", 300, 1.0)
-    with pytest.raises(audio.AudioError, match=r"only 0\.50 of 1\.00 s are there"):
-        audio.load(tmp_path / "a.wav", 0.5, 1.0)
-    for read_it in (audio.load, audio.load_pcm16):
-        with pytest.raises(audio.AudioError, match="a part from 2 s on begins after the end of its file"):
+    with pytest.raises(decode.AudioError, match=r"only 0\.50 of 1\.00 s are there"):
+        decode.load(tmp_path / "a.wav", 0.5, 1.0)
+    for read_it in (decode.load, decode.load_pcm16):
+        with pytest.raises(decode.AudioError, match="a part from 2 s on begins after the end of its file"):
             read_it(tmp_path / "a.wav", 2.0, 1.0)
 
 
@@ -267,7 +267,7 @@ def test_the_levels_of_blocks_are_those_of_the_whole():
     assert_close(parts.mono_power, whole.mono_power, 400)
     assert len(whole.low) == len(whole.power) == 10_000 / 400
     assert faults(whole) == faults(parts)
-    pcm = audio.to_pcm16(wave[:, 0])
+    pcm = decode.to_pcm16(wave[:, 0])
     assert Levels(16_000, 1).add(pcm).clipped == Levels(16_000, 1).add(pcm / np.float32(32_768)).clipped
 
 
@@ -276,7 +276,7 @@ def test_the_levels_of_blocks_are_those_of_the_whole():
 )
 def test_silence_is_known_in_whatever_format(tmp_path, kind):
     soundfile.write(tmp_path / "a", np.zeros(16_000), 16_000, format=kind[0], subtype=kind[1])
-    assert Rules().fault(audio.examine(tmp_path / "a")).startswith("silent: all its samples are alike")
+    assert Rules().fault(decode.examine(tmp_path / "a")).startswith("silent: all its samples are alike")
 
 
 @pytest.mark.parametrize(("subtype", "steps"), [("PCM_16", 1), ("PCM_U8", 256), ("ULAW", 8), ("ALAW", 8)])
@@ -285,7 +285,7 @@ def test_silence_is_known_by_the_steps_of_an_encoding(tmp_path, subtype, steps):
     noise = np.random.default_rng(0).integers(-1, 2, 16_000) * steps
     for loud, expected in ((1, "silent"), (3, "")):
         soundfile.write(tmp_path / "a.wav", (noise * loud).astype("<i2"), 16_000, subtype=subtype)
-        assert (Rules().fault(audio.examine(tmp_path / "a.wav")) or "").partition(":")[0] == expected
+        assert (Rules().fault(decode.examine(tmp_path / "a.wav")) or "").partition(":")[0] == expected
 
 
 @pytest.mark.parametrize("level", [-20, -50, -65])
@@ -297,6 +297,6 @@ def test_quiet_speech_and_that_of_two_microphones_is_usable(tmp_path, level):
     for late in (0, 3, 20, 60):  # samples by which the second microphone hears it later
         pair = np.stack([speech, 0.7 * np.roll(speech, late)]) + room
         soundfile.write(tmp_path / "a.wav", pair.T, 16_000)
-        assert Rules().fault(audio.examine(tmp_path / "a.wav")) is None
+        assert Rules().fault(decode.examine(tmp_path / "a.wav")) is None
     soundfile.write(tmp_path / "a.wav", speech, 16_000)
-    assert Rules().fault(audio.examine(tmp_path / "a.wav")) is None
+    assert Rules().fault(decode.examine(tmp_path / "a.wav")) is None

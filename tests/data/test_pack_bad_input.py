@@ -11,7 +11,7 @@ import soundfile
 from tones import read, record, tone
 
 from caad_ds.cli import main
-from caad_ds.data.audio import AudioError, decode, encode, load, load_pcm16, probe, to_pcm16
+from caad_ds.data.audio.decode import AudioError, decode, encode, load, load_pcm16, probe, to_pcm16
 from caad_ds.data.reader import IndexedReader
 from data_prep.manifest import write_manifest
 from data_prep.pack import pack

@@ -10,7 +10,7 @@ import soundfile
 from tones import record, tone
 
 from caad_ds.cli import main
-from caad_ds.data.audio import load
+from caad_ds.data.audio.decode import load
 from caad_ds.utils.errors import UserError
 from data_prep.add_noise import add_noise, mix
 from data_prep.hashing import fraction

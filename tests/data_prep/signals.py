@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from caad_ds.data.audio import SAMPLE_RATE
+from caad_ds.data.audio.decode import SAMPLE_RATE
 
 
 def voiced(hertz: float, seconds: float = 1.0, level: float = 0.1) -> np.ndarray:

@@ -17,7 +17,7 @@ from lines import read
 from signals import pulses, voiced
 
 from caad_ds.cli import main
-from caad_ds.data.audio import SAMPLE_RATE
+from caad_ds.data.audio.decode import SAMPLE_RATE
 from caad_ds.data.instructions import Instructions
 from data_prep import annotate as annotate_module
 from data_prep import annotators

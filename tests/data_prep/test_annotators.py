@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from signals import pulses, voiced
 
-from caad_ds.data.audio import SAMPLE_RATE, AudioError
+from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from data_prep import annotators
 from data_prep.annotators import brouhaha, emotion2vec
 from data_prep.espeak import speak

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from lines import read
 
-from caad_ds.data.audio import examine
+from caad_ds.data.audio.decode import examine
 from caad_ds.data.reader import IndexedReader
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from caad_ds.data.audio import AudioError, probe
+from caad_ds.data.audio.decode import AudioError, probe
 
 
 @pytest.mark.parametrize("subtype", ["WAV", "AIFF", "AU", "FLAC"])

@@ -14,7 +14,7 @@ import webdataset
 from lines import read
 
 from caad_ds.cli import main
-from caad_ds.data.audio import decode, to_pcm16
+from caad_ds.data.audio.decode import decode, to_pcm16
 from caad_ds.data.markers import AUDIO
 from caad_ds.data.reader import IndexedReader
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lines import read
 
 from caad_ds import cli
-from caad_ds.data.audio import load_pcm16
+from caad_ds.data.audio.decode import load_pcm16
 from caad_ds.data.reader import IndexedReader
 from data_prep.manifest import load_manifest, write_manifest
 from data_prep.pack import pack

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
-from caad_ds.data.decoded import Sample
 from caad_ds.models.encoder import with_features
 from caad_ds.models.prompt import Prompter
 from caad_ds.models.tokenizer import train_tokenizer

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from caad_ds.data.decoded import Sample
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
 from caad_ds.models.speech_lm import SpeechLM, build
 from tests.training.tiny import amplify, llama

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
-from caad_ds.data.decoded import Sample
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import AUDIO, START_AUDIO, user_content
 from caad_ds.models.llm import load_tokenizer
 from caad_ds.models.prompt import Prompter, answer_turn, tokenization

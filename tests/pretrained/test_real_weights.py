@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from caad_ds.config.schema import ObjectiveSection
-from caad_ds.data.decoded import Sample
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
 from caad_ds.distill.objective import StudentObjective
 from caad_ds.models.encoder import SpeechEncoder, with_features

@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from caad_ds.data import containers, ogg, stale, wav
-from caad_ds.data.levels import SAMPLE_RATE, Levels
+from caad_ds.data.audio import containers, ogg, stale, wav
+from caad_ds.data.audio.levels import SAMPLE_RATE, Levels
 from caad_ds.utils.errors import AudioError
 
 PROBE_FRAMES = 1 << 18
