@@ -31,9 +31,9 @@ from caad_ds.cli import main as caad_ds
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.mcr_bench import CONDITIONS
 from caad_ds.evaluation.tables import markdown
-from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.llm import load_tokenizer
-from caad_ds.models.speech_lm import build, save
+from caad_ds.models.language_model.llm import load_tokenizer
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.speech_lm import build, save
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO, INSTRUCTIONS = ROOT / "examples/demo/teacher_model", ROOT / "configs/demo/instructions.yaml"

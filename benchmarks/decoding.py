@@ -21,15 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.paper import SECONDS, architectures, random_encoder, random_model
 from caad_ds.data.markers import user_content
-from caad_ds.distill.negatives import Negative
-from caad_ds.evaluation.decoding import Contrast
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.items import Clip, Item
 from caad_ds.evaluation.measure_speed import System, measure
 from caad_ds.evaluation.speed import LEGEND, speed_rows
 from caad_ds.evaluation.tables import markdown
-from caad_ds.models.prompt import Prompter
-from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.generation.decoding import Contrast
+from caad_ds.models.negatives import Negative
+from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.utils.device import pick_device
 
 BATCH = 8

@@ -31,9 +31,9 @@ from benchmarks.measure import cap_memory, cpu_name
 from benchmarks.step import published
 from caad_ds.cli import main as caad_ds
 from caad_ds.data.markers import user_content
-from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.speech_lm import SpeechLM, build, save
-from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.models.prompts.train_tokenizer import train_tokenizer
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, save
 from caad_ds.utils.files import parse_yaml
 from caad_ds.utils.text import read_text
 

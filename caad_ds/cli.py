@@ -28,7 +28,7 @@ COMMANDS = {
     "prep conflict-benchmark": ("data_prep.conflict_benchmark", "write a benchmark in MCR-BENCH's format"),
     "train": ("caad_ds.train", "train: Stage 2 distillation, or CE"),
     "dashboard": ("caad_ds.tracking.dashboard", "serve MLflow's pages and print the address of the curves"),
-    "import-desta": ("caad_ds.import_desta", "make a teacher of a published DeSTA connector and its LLM"),
+    "import-desta": ("caad_ds.models.import_desta", "make a teacher of a published DeSTA connector and its LLM"),
     "export": ("caad_ds.export", "write a checkpoint as a model folder"),
     "check-teacher": (f"{EVALUATION}.check_teacher", "is the teacher fit for contrastive distillation?"),
     "evaluate": (f"{EVALUATION}.evaluate", "answer a benchmark and score the answers"),

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         # DeepSpeed takes seconds to import; a wrong path is told before.
         from safetensors.torch import load_file
 
-        from caad_ds.models.prompt import tokenization
+        from caad_ds.models.prompts.prompter import tokenization
         from caad_ds.training import engines
         from caad_ds.training.checkpoint import WEIGHTS, Checkpoints, verify
         from caad_ds.training.identity import part_hash

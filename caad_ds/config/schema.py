@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from caad_ds.models.template import DATE
+from caad_ds.models.prompts.chat_template import DATE
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only"]

@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from caad_ds.distill.negatives import Negative, embed_without_audio
-from caad_ds.evaluation.decoding import ContrastiveLogits, continued
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.options import cuts
 from caad_ds.evaluation.prefix_tree import can_share, embedded, levels
 from caad_ds.evaluation.signals import Paths, Signal
-from caad_ds.models.speech_lm import SpeechLM
-from caad_ds.models.states import Embedded, positions
+from caad_ds.generation.decoding import ContrastiveLogits, continued
+from caad_ds.models.negatives import Negative, embed_without_audio
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.models.whisper_qformer.states import Embedded, positions
 
 
 def answers(

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from caad_ds.data.instructions import Instructions
-from caad_ds.distill.negatives import Negative
 from caad_ds.evaluation.check_journal import CheckJournal
 from caad_ds.evaluation.check_table import Growing, listed, show_result
 from caad_ds.evaluation.generalisation import Heard, validation_losses
@@ -31,6 +30,7 @@ from caad_ds.evaluation.signals import Signal
 from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.verdict import Attribute, figures, judge
 from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.negatives import Negative
 from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.distill.negatives import Negative
 from caad_ds.evaluation.benchmark import Benchmark, load
 from caad_ds.evaluation.confusions import LEGEND as NAMED
 from caad_ds.evaluation.confusions import confusions, on_terminal
-from caad_ds.evaluation.decoding import Contrast, Sampling, decode
 from caad_ds.evaluation.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
 from caad_ds.evaluation.identity import identity, run_name
@@ -39,6 +37,8 @@ from caad_ds.evaluation.tables import (
     show_doubtful,
     show_rejected,
 )
+from caad_ds.generation.decoding import Contrast, Sampling, decode
+from caad_ds.models.negatives import Negative
 from caad_ds.utils.command import ROWS_REJECTED, is_main
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from caad_ds.data.batch import Batch
 from caad_ds.data.instructions import Instructions
-from caad_ds.distill.negatives import Negative, embed_without_audio
-from caad_ds.evaluation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.evaluation.identity import run_name
 from caad_ds.evaluation.inference import Clips, Loaded, as_sample
 from caad_ds.evaluation.items import Item
@@ -25,9 +23,11 @@ from caad_ds.evaluation.mlflow_log import Record, log_record
 from caad_ds.evaluation.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.token_picture import draw
 from caad_ds.evaluation.token_text import Tokens
+from caad_ds.generation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.models.folder_hash import model_hash
-from caad_ds.models.prompt import tokenization
-from caad_ds.models.states import Embedded
+from caad_ds.models.negatives import Negative, embed_without_audio
+from caad_ds.models.prompts.prompter import tokenization
+from caad_ds.models.whisper_qformer.states import Embedded
 from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError

@@ -14,11 +14,11 @@ from caad_ds.data.audio.levels import faults, longer
 from caad_ds.data.batch import Batch
 from caad_ds.evaluation.commands.arguments import DTYPES
 from caad_ds.evaluation.items import Clip, Item
-from caad_ds.models import speech_lm
-from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.llm import position_limit
-from caad_ds.models.prompt import Prompter
-from caad_ds.models.states import AudioStates
+from caad_ds.models.language_model.llm import position_limit
+from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.whisper_qformer import speech_lm
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.states import AudioStates
 from caad_ds.utils.errors import UserError
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.distill.negatives import Negative
-from caad_ds.evaluation.decoding import Contrast, generate
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.mcr_bench import Benchmark
@@ -24,6 +22,8 @@ from caad_ds.evaluation.mlflow_log import (
 )
 from caad_ds.evaluation.speed import LEGEND, speed_metrics, speed_rows
 from caad_ds.evaluation.tables import markdown, show
+from caad_ds.generation.decoding import Contrast, generate
+from caad_ds.models.negatives import Negative
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic, write_json

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.generation.streamers import BaseStreamer
 
-from caad_ds.evaluation.decoding import end_tokens
 from caad_ds.evaluation.inference import Loaded
+from caad_ds.generation.decoding import end_tokens
 from caad_ds.utils.device import device_name
 from caad_ds.utils.memory import MIB, PeakMemory
 

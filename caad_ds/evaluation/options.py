@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from caad_ds.data.batch import Batch
-from caad_ds.distill.negatives import Negative, embed_without_audio
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.prefix_tree import Ids, can_share, common_length, levels
 from caad_ds.evaluation.signals import Paths, Signal, signals
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import contrast
+from caad_ds.models.negatives import Negative, embed_without_audio
 
 LOGITS = 1 << 21  # of one signal at a time
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from caad_ds.data.instructions import Instructions
-from caad_ds.distill.negatives import Negative
 from caad_ds.evaluation.answers import answers
 from caad_ds.evaluation.check_journal import CheckJournal
 from caad_ds.evaluation.ears import Ears
@@ -17,6 +16,7 @@ from caad_ds.evaluation.mcr_bench import CONDITIONS, Row
 from caad_ds.evaluation.options import log_likelihoods
 from caad_ds.evaluation.prefix_tree import can_share
 from caad_ds.evaluation.signals import Signal, signals
+from caad_ds.models.negatives import Negative
 from caad_ds.utils.progress import progress
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from caad_ds.distill.negatives import Negative
 from caad_ds.evaluation.inference import Loaded, as_sample, different_clips
 from caad_ds.evaluation.items import Item
 from caad_ds.evaluation.prefix_tree import Ids
-from caad_ds.models.prompt import Encoded
+from caad_ds.models.negatives import Negative
+from caad_ds.models.prompts.prompter import Encoded
 from caad_ds.utils.errors import UserError
 
 

@@ -7,10 +7,10 @@ from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.data.stream import StreamReader
-from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.llm import position_limit
-from caad_ds.models.prompt import Prompter
-from caad_ds.models.speech_lm import SpeechLM
+from caad_ds.models.language_model.llm import position_limit
+from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 
 SOME = 16  # samples that are looked at where the index does not tell

@@ -16,15 +16,15 @@ from transformers.utils import is_flash_attn_2_available
 
 from caad_ds.config.deepspeed_files import deepspeed_config, teacher_settings
 from caad_ds.config.schema import Config, LoraSection, StudentSection
-from caad_ds.distill.negatives import Negative
 from caad_ds.distill.objective import StudentObjective, Timed
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.models.architecture import is_architecture
-from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.llm import check_own_vocabulary, check_vocabulary, load_tokenizer
-from caad_ds.models.prompt import tokenization
-from caad_ds.models.speech_lm import SpeechLM, build, keep_first_layers, load
-from caad_ds.models.template import TemplateSettings
+from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabulary, load_tokenizer
+from caad_ds.models.negatives import Negative
+from caad_ds.models.prompts.chat_template import TemplateSettings
+from caad_ds.models.prompts.prompter import tokenization
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, keep_first_layers, load
 from caad_ds.training.finite import require_finite
 from caad_ds.training.optimizer import adamw
 from caad_ds.utils.errors import UserError

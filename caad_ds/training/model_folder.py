@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from caad_ds.models.speech_lm import SpeechLM, save
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, save
 from caad_ds.training.engines import Student, frozen_hash
 from caad_ds.training.finite import require_finite
 from caad_ds.utils.errors import UserError

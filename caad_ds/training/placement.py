@@ -13,7 +13,7 @@ from deepspeed.accelerator import get_accelerator
 
 from caad_ds.config.deepspeed_files import deepspeed_config
 from caad_ds.config.schema import Config
-from caad_ds.models.speech_lm import SpeechLM
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors
 

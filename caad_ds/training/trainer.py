@@ -17,11 +17,11 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.loader import InOrder, InTurn, Loader
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
-from caad_ds.distill.negatives import AudioDropout
 from caad_ds.distill.step import DistillStep, Terms
-from caad_ds.models.encoder import with_features
-from caad_ds.models.prompt import Prompter, tokenization
-from caad_ds.models.speech_lm import load
+from caad_ds.models.negatives import AudioDropout
+from caad_ds.models.prompts.prompter import Prompter, tokenization
+from caad_ds.models.whisper_qformer.encoder import with_features
+from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
 from caad_ds.training.checkpoint import Checkpoints, RunState

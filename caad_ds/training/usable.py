@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caad_ds.data.reader import IndexedReader
-from caad_ds.models.prompt import Prompter
+from caad_ds.models.prompts.prompter import Prompter
 from caad_ds.training.checkpoint import Checkpoints
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError

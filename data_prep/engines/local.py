@@ -9,7 +9,7 @@ from data_prep.engines import Answer
 from data_prep.engines.asking import Asking
 
 if TYPE_CHECKING:  # it imports PyTorch
-    from caad_ds.models.prompt import Prompter
+    from caad_ds.models.prompts.prompter import Prompter
 
 WINDOW = 16  # batches per block
 ANY = {"role": "user", "content": "?"}  # a chat that every template takes
@@ -92,8 +92,8 @@ def chat_prompter(model: str, asking: Asking) -> "Prompter":
     """
     from transformers import AutoTokenizer
 
-    from caad_ds.models.prompt import Prompter
-    from caad_ds.models.template import TemplateSettings, freeze_template
+    from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
+    from caad_ds.models.prompts.prompter import Prompter
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")

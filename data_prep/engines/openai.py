@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from caad_ds.models.control import check_markup
+from caad_ds.models.prompts.control_tokens import check_markup
 from caad_ds.utils.errors import UserError
 from data_prep.engines import Answer
 from data_prep.engines.asking import Asking

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.audio.decoded import Sample
-from caad_ds.evaluation.decoding import Sampling, end_tokens, generate
 from caad_ds.evaluation.inference import Loaded
-from caad_ds.models.encoder import with_features
-from caad_ds.models.llm import position_limit
+from caad_ds.generation.decoding import Sampling, end_tokens, generate
+from caad_ds.models.language_model.llm import position_limit
+from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from data_prep.engines import Answer

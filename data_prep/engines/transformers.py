@@ -17,7 +17,7 @@ class TransformersEngine(LocalEngine):
         import torch
         from transformers import AutoModelForCausalLM
 
-        from caad_ds.models.llm import check_left_padding, check_stops, position_limit
+        from caad_ds.models.language_model.llm import check_left_padding, check_stops, position_limit
         from caad_ds.models.pretrained import pretrained
         from caad_ds.utils.device import pick_device
 

@@ -47,7 +47,7 @@ class VllmEngine(LocalEngine):
     batch_size = BLOCK
 
     def __init__(self, model: str, asking: Asking | None = None, *, dtype: str, tensor_parallel_size: int = 1):
-        from caad_ds.models.llm import check_stops
+        from caad_ds.models.language_model.llm import check_stops
 
         prepare()
         try:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperConfig
 
-from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.progress import progress
 from caad_ds.utils.text import read_lines
 

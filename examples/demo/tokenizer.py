@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.utils.files import parse_yaml
 from caad_ds.utils.text import read_text
 from data_prep.sentences import SLOTS

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.instructions import Instructions
-from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.command import guarded
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import progress, track

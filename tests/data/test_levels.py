@@ -16,7 +16,7 @@ from caad_ds.data.audio import decode
 from caad_ds.data.audio.levels import Levels, Rules, faults
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import StreamReader
-from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.errors import UserError
 from data_prep.espeak import speak
 from data_prep.ingest import ingest

@@ -11,7 +11,7 @@ import yaml
 from lines import read
 
 from caad_ds import cli
-from caad_ds.models.speech_lm import SpeechLMConfig
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLMConfig
 
 PLAIN = '{"audio": "a.wav", "text": "hello", "mood": "calm"}\n'
 FORMS = {

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
 from caad_ds.data.markers import user_content
-from caad_ds.evaluation.decoding import Sampling, decode
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.items import Clip, Item
-from caad_ds.models.llm import load_tokenizer
-from caad_ds.models.speech_lm import build, save
+from caad_ds.generation.decoding import Sampling, decode
+from caad_ds.models.language_model.llm import load_tokenizer
+from caad_ds.models.whisper_qformer.speech_lm import build, save
 from data_prep.answer_checks import CHECKS
 from data_prep.engines.asking import Asking
 from data_prep.engines.speech import SpeechEngine

@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, WhisperConfig
 
-from caad_ds.models import speech_lm
-from caad_ds.models.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer import speech_lm
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from tests.tolerance import path
 
 WORDS = "user assistant who speaks how loud the speaker is male female man woman voice quiet it rains hello".split()

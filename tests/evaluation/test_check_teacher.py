@@ -9,13 +9,11 @@ import torch
 
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.instructions import Instructions
-from caad_ds.distill.negatives import Negative, embed_without_audio
 from caad_ds.evaluation import check_teacher
 from caad_ds.evaluation import probe as probe_module
 from caad_ds.evaluation.answers import answers, shared_prompts, whole_prompts
 from caad_ds.evaluation.check_journal import CheckJournal
 from caad_ds.evaluation.commands import check_teacher as command_line
-from caad_ds.evaluation.decoding import Contrast, decode
 from caad_ds.evaluation.ears import Ears
 from caad_ds.evaluation.generalisation import HEARD, UNKNOWN
 from caad_ds.evaluation.inference import Clips, Loaded
@@ -23,6 +21,8 @@ from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.evaluation.options import entropy, log_likelihoods, shared, whole
 from caad_ds.evaluation.probe import Probe
 from caad_ds.evaluation.signals import Signal
+from caad_ds.generation.decoding import Contrast, decode
+from caad_ds.models.negatives import Negative, embed_without_audio
 from caad_ds.utils.errors import UserError
 from tests.tolerance import assert_close
 

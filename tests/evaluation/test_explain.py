@@ -10,7 +10,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from caad_ds import cli
-from caad_ds.distill.negatives import Negative
 from caad_ds.evaluation.ears import Ears
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.mcr_bench import Benchmark
@@ -18,7 +17,8 @@ from caad_ds.evaluation.options import log_likelihoods
 from caad_ds.evaluation.signals import Signal
 from caad_ds.evaluation.token_picture import A_PAGE, draw, visible
 from caad_ds.evaluation.token_text import Tokens
-from caad_ds.models import speech_lm
+from caad_ds.models.negatives import Negative
+from caad_ds.models.whisper_qformer import speech_lm
 from tests.tolerance import assert_close
 
 INSTRUCTIONS = """

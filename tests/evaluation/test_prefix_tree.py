@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.evaluation.options import cuts
 from caad_ds.evaluation.prefix_tree import can_share, levels
-from caad_ds.models import speech_lm
-from caad_ds.models.llm import hidden_states
+from caad_ds.models.language_model.llm import hidden_states
+from caad_ds.models.whisper_qformer import speech_lm
 from tests.evaluation.conftest import LOUD, tiny_parts
 from tests.tolerance import assert_close, path
 

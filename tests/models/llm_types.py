@@ -22,14 +22,14 @@ from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from caad_ds.data.batch import Batch
-from caad_ds.distill.negatives import Negative, embed_both, embed_without_audio
-from caad_ds.evaluation.decoding import Contrast, end_tokens, generate
 from caad_ds.evaluation.prefix_tree import can_share, levels
-from caad_ds.models.encoder import with_features
-from caad_ds.models.llm import build_llm, check_llm, hidden_states, position_limit
-from caad_ds.models.prompt import Prompter
-from caad_ds.models.speech_lm import SpeechLM, build, load, save
-from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.generation.decoding import Contrast, end_tokens, generate
+from caad_ds.models.language_model.llm import build_llm, check_llm, hidden_states, position_limit
+from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
+from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.train_tokenizer import train_tokenizer
+from caad_ds.models.whisper_qformer.encoder import with_features
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, load, save
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
 from tests.models.small import QUERIES, sample
@@ -298,9 +298,9 @@ def sweep(kinds: tuple[str, ...] = TYPES, tell: Callable[[Result], None] = lambd
 PAGE = """# Which language models work
 
 Any type in the causal LM mapping of transformers may be the LLM of a teacher or a student. When one is loaded, its own
-forward is compared on a few tokens with what is built around it (`caad_ds/models/llm.py`): head, constant factor, soft
-cap, embeddings, padding on both sides, causality. A type that does not pass is refused by name before anything is
-trained.
+forward is compared on a few tokens with what is built around it (`caad_ds/models/language_model/llm.py`): head,
+constant factor, soft cap, embeddings, padding on both sides, causality. A type that does not pass is refused by name
+before anything is trained.
 
 The check runs eight short forwards and widens the head to float32 twice, on the device where the model lies when it
 is loaded: the CPU, on every rank. For an LLM of Llama 3.1 8B's widths in bfloat16 on one thread of an AMD EPYC with

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, BertConfig, WhisperConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from caad_ds import cli
-from caad_ds.models.desta import read_connector, tapped_layers
-from caad_ds.models.encoder import SpeechEncoder, with_features
-from caad_ds.models.prompt import Prompter
-from caad_ds.models.speech_lm import load
+from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.whisper_qformer.desta import read_connector, tapped_layers
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features
+from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.utils.errors import UserError
 from tests.models.small import make_model, sample
 from tests.tolerance import assert_close, path

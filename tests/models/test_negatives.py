@@ -5,8 +5,8 @@ import torch
 
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.batch import IGNORE, Batch
-from caad_ds.distill.negatives import Negative, drop_audio, embed_both, embed_without_audio
-from caad_ds.models.states import AudioStates
+from caad_ds.models.negatives import Negative, drop_audio, embed_both, embed_without_audio
+from caad_ds.models.whisper_qformer.states import AudioStates
 
 pytestmark = pytest.mark.numeric
 

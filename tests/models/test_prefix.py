@@ -5,9 +5,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.config.schema import NEGATIVES
-from caad_ds.distill.negatives import Negative
 from caad_ds.distill.prefix import KEPT, shared_prefix
 from caad_ds.distill.signal import TeacherForward
+from caad_ds.models.negatives import Negative
 from caad_ds.utils.errors import UserError
 from tests.models.small import QUERIES, sample
 from tests.training.tiny import amplify

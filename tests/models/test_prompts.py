@@ -11,10 +11,10 @@ from transformers.utils import chat_template_utils
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import AUDIO, START_AUDIO, user_content
-from caad_ds.models.llm import load_tokenizer
-from caad_ds.models.prompt import Prompter, answer_turn, tokenization
-from caad_ds.models.speech_lm import load, save
-from caad_ds.models.template import TemplateSettings, freeze_template
+from caad_ds.models.language_model.llm import load_tokenizer
+from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
+from caad_ds.models.prompts.prompter import Prompter, answer_turn, tokenization
+from caad_ds.models.whisper_qformer.speech_lm import load, save
 from caad_ds.utils.errors import UserError
 from tests.models.chat_tokenizers import CHATML, GEMMA, LLAMA3, THINKING, ZEPHYR, byte_level, sentence_piece
 from tests.models.small import make_model

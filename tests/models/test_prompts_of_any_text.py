@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caad_ds.data.markers import MARKERS, user_content
-from caad_ds.models.prompt import Prompter
-from caad_ds.models.template import freeze_template
+from caad_ds.models.prompts.chat_template import freeze_template
+from caad_ds.models.prompts.prompter import Prompter
 from caad_ds.utils.errors import UserError
 from tests.models.chat_tokenizers import KINDS
 

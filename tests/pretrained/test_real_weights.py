@@ -12,10 +12,10 @@ from caad_ds.config.schema import ObjectiveSection
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
 from caad_ds.distill.objective import StudentObjective
-from caad_ds.models.encoder import SpeechEncoder, with_features
-from caad_ds.models.llm import load_tokenizer
-from caad_ds.models.prompt import Prompter
-from caad_ds.models.speech_lm import build
+from caad_ds.models.language_model.llm import load_tokenizer
+from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features
+from caad_ds.models.whisper_qformer.speech_lm import build
 from data_prep.engines.asking import Asking
 from data_prep.engines.transformers import TransformersEngine
 

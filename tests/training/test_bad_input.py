@@ -12,7 +12,7 @@ import soundfile
 import torch
 import yaml
 
-from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
 from data_prep.pack import pack

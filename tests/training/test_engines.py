@@ -11,10 +11,10 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill import objective, signal
 from caad_ds.distill.step import DistillStep
-from caad_ds.models.encoder import with_features
-from caad_ds.models.prompt import Prompter
-from caad_ds.models.speech_lm import load
-from caad_ds.models.states import AudioStates
+from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.whisper_qformer.encoder import with_features
+from caad_ds.models.whisper_qformer.speech_lm import load
+from caad_ds.models.whisper_qformer.states import AudioStates
 from caad_ds.training import distributed, engines
 from caad_ds.utils.progress import Heartbeat
 from tests.tolerance import assert_close

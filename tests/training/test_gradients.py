@@ -12,12 +12,12 @@ from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
-from caad_ds.distill.negatives import Negative
 from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import TeacherForward
-from caad_ds.models.encoder import with_features
-from caad_ds.models.prompt import Prompter
-from caad_ds.models.speech_lm import load
+from caad_ds.models.negatives import Negative
+from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.whisper_qformer.encoder import with_features
+from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.training.engines import load_student
 from tests.tolerance import assert_close, training
 from tests.training.launching import Run, curve

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.config.reading import load_config
 from caad_ds.data.reader import IndexedReader
-from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.training.engines import load_student
 from caad_ds.utils.errors import UserError
 from tests.training.launching import refusal

@@ -9,8 +9,8 @@ import torch
 from caad_ds.config.reading import load_config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.step import DistillStep
-from caad_ds.models.encoder import with_features
-from caad_ds.models.prompt import Prompter
+from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.training import engines
 from caad_ds.training.finite import own_optimizer
 from caad_ds.training.optimizer import forget_gradients

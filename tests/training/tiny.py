@@ -11,9 +11,9 @@ import yaml
 from transformers import WhisperConfig
 
 from caad_ds.data.markers import user_content
-from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.speech_lm import build, save
-from caad_ds.models.tokenizer import train_tokenizer
+from caad_ds.models.prompts.train_tokenizer import train_tokenizer
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.speech_lm import build, save
 from data_prep import pack
 
 CLIPS = 24

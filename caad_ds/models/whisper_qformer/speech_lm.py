@@ -18,10 +18,9 @@ from transformers import (
 
 from caad_ds.data.batch import Batch
 from caad_ds.loss.head import LMHead
-from caad_ds.models import lora
 from caad_ds.models.architecture import is_architecture, read_architecture
-from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.llm import (
+from caad_ds.models.language_model import lora
+from caad_ds.models.language_model.llm import (
     SPEECH_LM,
     build_llm,
     check_llm,
@@ -34,9 +33,10 @@ from caad_ds.models.llm import (
     load_tokenizer,
 )
 from caad_ds.models.pretrained import pretrained
-from caad_ds.models.prompt import FORM, form_of
-from caad_ds.models.qformer import ConnectorForm, QFormerConnector
-from caad_ds.models.states import AudioStates, Embedded, positions
+from caad_ds.models.prompts.prompter import FORM, form_of
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.qformer import ConnectorForm, QFormerConnector
+from caad_ds.models.whisper_qformer.states import AudioStates, Embedded, positions
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import follow_umask
 from caad_ds.utils.paths import check_model_folder

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from caad_ds.models.encoder import SpeechEncoder
-from caad_ds.models.llm import embedding_width, load_llm
-from caad_ds.models.qformer import DESTA_FEED_FORWARD
-from caad_ds.models.speech_lm import SpeechLM, build
+from caad_ds.models.language_model.llm import embedding_width, load_llm
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.qformer import DESTA_FEED_FORWARD
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build
 from caad_ds.utils.errors import UserError
 
 FILES = ("model.safetensors", "qformer_connector.pth")

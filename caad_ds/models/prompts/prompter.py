@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.data.markers import AUDIO
-from caad_ds.models.control import SPAN, check_texts, control_tokens, plain_markers
+from caad_ds.models.prompts.control_tokens import SPAN, check_texts, control_tokens, plain_markers
 from caad_ds.utils.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function", "ipython")

@@ -27,12 +27,12 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
-from caad_ds.distill.negatives import Negative, embed_both
 from caad_ds.loss.objective import contrast
-from caad_ds.models.llm import accepted, plain_generation
-from caad_ds.models.prompt import answer_turn
-from caad_ds.models.speech_lm import SpeechLM
-from caad_ds.models.states import AudioStates, Embedded
+from caad_ds.models.language_model.llm import accepted, plain_generation
+from caad_ds.models.negatives import Negative, embed_both
+from caad_ds.models.prompts.prompter import answer_turn
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.models.whisper_qformer.states import AudioStates, Embedded
 
 
 @dataclass(frozen=True)

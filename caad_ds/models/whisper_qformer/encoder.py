@@ -13,10 +13,10 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
-from caad_ds.models import lora
 from caad_ds.models.architecture import POSITIONS_PER_SECOND, is_architecture, read_architecture
+from caad_ds.models.language_model import lora
 from caad_ds.models.pretrained import pretrained
-from caad_ds.models.states import AudioStates
+from caad_ds.models.whisper_qformer.states import AudioStates
 from caad_ds.utils.errors import UserError
 
 SAMPLE_RATE = 16_000

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from caad_ds.data.batch import Batch
-from caad_ds.models.encoder import SAMPLE_RATE, SpeechEncoder
-from caad_ds.models.speech_lm import SpeechLM
-from caad_ds.models.states import AudioStates, Embedded
+from caad_ds.models.whisper_qformer.encoder import SAMPLE_RATE, SpeechEncoder
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.models.whisper_qformer.states import AudioStates, Embedded
 from caad_ds.utils.errors import UserError
 
 NOISE_AMPLITUDE = 0.1
