@@ -330,12 +330,12 @@ def config(precision: str) -> Config:
 @contextmanager
 def process_group() -> Iterator[None]:
     """Of this process alone, for engines; DeepSpeed can leave one, but not join a second."""
-    from caad_ds.training import distributed
+    from caad_ds.training import process_group
     from caad_ds.utils.progress import Heartbeat
 
-    distributed.start(Heartbeat(enabled=False))
+    process_group.start(Heartbeat(enabled=False))
     yield
-    distributed.stop()
+    process_group.stop()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 
 from caad_ds.config.reading import load_config
-from caad_ds.training.inputs import check_inputs
+from caad_ds.training.checks.config_paths import check_inputs
 from caad_ds.utils.command import Parser, guarded, is_alone, is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
@@ -34,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
         mistake = error  # of this rank alone perhaps: the others learn of it where all have met
     with Heartbeat(enabled=is_main()) as voice:
         voice.begin(f"{cfg.run.name if cfg else args.config}: starting")
-        from caad_ds.training import distributed
+        from caad_ds.training import process_group
         from caad_ds.training.trainer import Trainer
         from caad_ds.utils.ranks import agreed, noticed, raise_together
 
-        device = distributed.start(voice)
+        device = process_group.start(voice)
         try:
             with noticed(), ExitStack() as held:
                 raise_together(mistake)
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 with Trainer(cfg, device, voice) as trainer:
                     return trainer.run()
         finally:
-            distributed.stop()
+            process_group.stop()
 
 
 def main(argv: list[str] | None = None) -> int:

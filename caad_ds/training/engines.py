@@ -25,7 +25,7 @@ from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.models.prompts.prompter import tokenization
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, keep_first_layers, load
-from caad_ds.training.finite import require_finite
+from caad_ds.training.checks.finite_weights import require_finite
 from caad_ds.training.optimizer import adamw
 from caad_ds.utils.errors import UserError
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, save
+from caad_ds.training.checks.finite_weights import require_finite
 from caad_ds.training.engines import Student, frozen_hash
-from caad_ds.training.finite import require_finite
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, write_json
 

@@ -24,18 +24,18 @@ from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
-from caad_ds.training.checkpoint import Checkpoints, RunState
-from caad_ds.training.finite import NotFinite
+from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
+from caad_ds.training.checks.finite_weights import NotFinite
+from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
+from caad_ds.training.checks.usable_samples import check_texts
 from caad_ds.training.identity import check_same_config, identity
-from caad_ds.training.meters import Meter
-from caad_ds.training.metrics import Sums
+from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
+from caad_ds.training.metrics.sums import Sums
+from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.model_folder import write_model
 from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
-from caad_ds.training.skips import Skips, culprits, diagnosis, number_of, shown
-from caad_ds.training.tracked import note_model, start_tracker
-from caad_ds.training.usable import check_texts
 from caad_ds.training.validation import validate
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError

@@ -8,7 +8,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.loader import Collate, once
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.step import DistillStep
-from caad_ds.training.metrics import Sums
+from caad_ds.training.metrics.sums import Sums
 from caad_ds.utils.ranks import agreed, gathered, world
 
 

@@ -60,13 +60,13 @@ def test_a_lock_that_a_killed_build_left(made, tmp_path):
 
 def die_in_the_op() -> None:
     """In a rank: it is killed while it loads DeepSpeed's CPU op, which leaves torch's lock."""
-    from caad_ds.training import distributed
+    from caad_ds.training import process_group
 
     def dies() -> None:
-        distributed._torch_locks()[0].touch()
+        process_group._torch_locks()[0].touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    distributed.build_shm_op = dies
+    process_group.build_shm_op = dies
 
 
 def test_a_rank_killed_as_it_loads_the_op_holds_up_no_other(made, tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from caad_ds.training.checkpoint import verify
+from caad_ds.training.checkpoints.checkpoint import verify
 from tests.training.launching import refusal, train
 from tests.training.tiny import config
 

@@ -15,7 +15,7 @@ from caad_ds.models.prompts.prompter import Prompter
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.models.whisper_qformer.states import AudioStates
-from caad_ds.training import distributed, engines
+from caad_ds.training import engines, process_group
 from caad_ds.utils.progress import Heartbeat
 from tests.tolerance import assert_close
 from tests.training.tiny import config, encoder, start_from
@@ -25,9 +25,9 @@ from tests.training.tiny import config, encoder, start_from
 def alone():
     """A process group of this process alone."""
     before = dict(os.environ)
-    distributed.start(Heartbeat(enabled=False))
+    process_group.start(Heartbeat(enabled=False))
     yield
-    distributed.stop()
+    process_group.stop()
     os.environ.clear()
     os.environ.update(before)
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from caad_ds.config.reading import load_config
 from caad_ds.data.index import ShardIndex
 from caad_ds.data.sampler import GlobalOrder
-from caad_ds.training.checkpoint import verify
+from caad_ds.training.checkpoints.checkpoint import verify
+from caad_ds.training.checks.skipped_steps import Skips
 from caad_ds.training.engines import load_student
 from caad_ds.training.model_folder import write_model
-from caad_ds.training.skips import Skips
 from caad_ds.utils.errors import UserError
 from tests.training.alike import assert_same_curves, assert_same_weights
 from tests.training.launching import Run, curve, refusal, weights

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from caad_ds.config.schema import CheckpointSection
-from caad_ds.training.retention import kept
+from caad_ds.training.checkpoints.retention import kept
 from tests.training.launching import curve, train
 from tests.training.tiny import config
 

@@ -12,7 +12,7 @@ from caad_ds.distill.step import DistillStep
 from caad_ds.models.prompts.prompter import Prompter
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.training import engines
-from caad_ds.training.finite import own_optimizer
+from caad_ds.training.checks.finite_weights import own_optimizer
 from caad_ds.training.optimizer import forget_gradients
 from tests.training.test_engines import alone
 from tests.training.tiny import ZERO3, ce

@@ -12,7 +12,7 @@ import torch
 
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.step import DistillStep, Terms
-from caad_ds.training.finite import not_finite, own_optimizer, own_weights
+from caad_ds.training.checks.finite_weights import not_finite, own_optimizer, own_weights
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic, write_json

@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
 
         from caad_ds.models.prompts.prompter import tokenization
         from caad_ds.training import engines
-        from caad_ds.training.checkpoint import WEIGHTS, Checkpoints, verify
+        from caad_ds.training.checkpoints.checkpoint import WEIGHTS, Checkpoints, verify
         from caad_ds.training.identity import part_hash
+        from caad_ds.training.metrics.mlflow_run import note_export
         from caad_ds.training.model_folder import all_weights, write_model
-        from caad_ds.training.tracked import note_export
 
         if source == output_dir:
             found = Checkpoints(output_dir, cfg.checkpoint, voice).find()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from caad_ds.data.reader import IndexedReader
 from caad_ds.models.prompts.prompter import Prompter
-from caad_ds.training.checkpoint import Checkpoints
+from caad_ds.training.checkpoints.checkpoint import Checkpoints
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from caad_ds.config.schema import CheckpointSection
-from caad_ds.training import random_state, universal
+from caad_ds.training.checkpoints import random_state, universal_checkpoint
+from caad_ds.training.checkpoints.retention import kept
+from caad_ds.training.checks.finite_weights import own_optimizer, require_finite
 from caad_ds.training.engines import full_weights
-from caad_ds.training.finite import own_optimizer, require_finite
-from caad_ds.training.retention import kept
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, follow_umask, write_atomic
 from caad_ds.utils.progress import Heartbeat
@@ -132,7 +132,9 @@ class Checkpoints:
         final = self.root / f"step-{state.step:08d}"
         partial = final.with_suffix(".partial")
         agreed(lambda: self._make(partial) if dist.get_rank() == 0 else None)
-        engine.save_checkpoint(str(partial), tag=universal.TAG, save_latest=False, exclude_frozen_parameters=True)
+        engine.save_checkpoint(
+            str(partial), tag=universal_checkpoint.TAG, save_latest=False, exclude_frozen_parameters=True
+        )
         trainable = full_weights(engine, trainable_only=True)
         agreed(lambda: require_finite(trainable.items(), where, REMEDY))
         agreed(lambda: self._write_random(partial))
@@ -157,7 +159,7 @@ class Checkpoints:
             hashes = {str(p.relative_to(partial)): _sha256(p) for p in files}
             text = json.dumps({"state": asdict(state), "sha256": hashes}, indent=1)
             write_atomic(partial / STATE, text.encode())
-            for path in [*files, partial / universal.TAG, partial]:
+            for path in [*files, partial / universal_checkpoint.TAG, partial]:
                 _sync(path)
             if final.exists():  # damaged, or of steps that are done again
                 self._remove(final)
@@ -191,7 +193,7 @@ class Checkpoints:
         """Bring engine and random state back from a verified checkpoint; every rank calls it."""
         rank, world_size = world()
         if state.world_size == world_size or not engine.zero_optimization():
-            universal.load_shards(folder, engine)
+            universal_checkpoint.load_shards(folder, engine)
         else:
             self._load_universal(folder, state, engine)
         if state.world_size == world_size:
@@ -208,10 +210,10 @@ class Checkpoints:
                 f"cannot; start {state.world_size} ranks"
             )
         self.voice.begin(f"converting {folder.name} of {state.world_size} ranks for {world_size}")
-        agreed(lambda: self._require_space(engine, universal.BYTES_PER_WEIGHT))
+        agreed(lambda: self._require_space(engine, universal_checkpoint.BYTES_PER_WEIGHT))
         converted = self.root / "universal.partial"
-        agreed(lambda: universal.convert(folder, converted) if rank == 0 else None)
-        universal.load(converted, engine)
+        agreed(lambda: universal_checkpoint.convert(folder, converted) if rank == 0 else None)
+        universal_checkpoint.load(converted, engine)
         dist.barrier()
         if rank == 0:
             shutil.rmtree(converted)
