@@ -35,7 +35,7 @@ setup(
     packages=find_packages(include=["caad_ds", "caad_ds.*", "data_prep", "data_prep.*", "ds_configs"]),
     package_data={
         "ds_configs": ["*.json"],
-        "caad_ds": ["loss/rows.c", "evaluation/dynamic_superb.tsv"],
+        "caad_ds": ["loss/rows.c", "evaluation/benchmarks/dynamic_superb/dynamic_superb.tsv"],
         "data_prep": ["*.html", "*.yaml"],
     },
     install_requires=[

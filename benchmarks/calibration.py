@@ -26,10 +26,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cpu_name
-from caad_ds.evaluation import dynamic_superb_scores
-from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.evaluation.scores import POOLED, RATIOS, RULES
-from caad_ds.evaluation.significance import differences
+from caad_ds.evaluation.benchmarks.dynamic_superb import dynamic_superb_scores
+from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.scoring.scores import POOLED, RATIOS, RULES
+from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.utils.progress import progress
 
 SIZES = (1, 4, 8, 12, 20, 50, 200)

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.paper import SECONDS, architectures, random_encoder, random_model
 from caad_ds.data.markers import user_content
+from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.inference import Loaded
-from caad_ds.evaluation.items import Clip, Item
-from caad_ds.evaluation.measure_speed import System, measure
-from caad_ds.evaluation.speed import LEGEND, speed_rows
-from caad_ds.evaluation.tables import markdown
+from caad_ds.evaluation.report.tables import markdown
+from caad_ds.evaluation.speed.compare_speed import System, measure
+from caad_ds.evaluation.speed.figures import LEGEND, speed_rows
 from caad_ds.generation.decoding import Contrast
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.prompter import Prompter

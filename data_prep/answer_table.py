@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from caad_ds.evaluation.matching import named
+from caad_ds.evaluation.scoring.matching import named
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_json
 from data_prep.answer_checks import rule_of
@@ -104,7 +104,7 @@ class AnswerTable:
 
     def show(self, out: Path) -> None:
         """Print the table and examples of what is wrong; of very many questions those with the most problems."""
-        from caad_ds.evaluation.tables import percent, show
+        from caad_ds.evaluation.report.tables import percent, show
         from caad_ds.utils.terminal_table import Table  # these take seconds to import
 
         rows = sorted(self.content()["questions"], key=_trouble, reverse=True)[:SHOWN_ROWS]

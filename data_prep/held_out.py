@@ -87,7 +87,7 @@ def _of_manifest(path: Path, values: Values) -> Iterator[Clip | Rejected]:
 
 def _of_benchmark(path: Path, values: Values) -> Iterator[Clip | Rejected]:
     # It brings transformers' normaliser along, which takes seconds to import.
-    from caad_ds.evaluation.mcr_bench import Benchmark
+    from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 
     benchmark = Benchmark.load(path)
     yield from (Rejected(row["id"], row["reason"]) for row in benchmark.rejected)

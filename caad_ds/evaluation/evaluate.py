@@ -9,25 +9,21 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.evaluation.benchmark import Benchmark, load
-from caad_ds.evaluation.confusions import LEGEND as NAMED
-from caad_ds.evaluation.confusions import confusions, on_terminal
-from caad_ds.evaluation.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.dynamic_superb_scores import instances_notes, instances_rows, score_instances
+from caad_ds.evaluation.benchmarks.benchmark import Benchmark, load
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
+    instances_notes,
+    instances_rows,
+    score_instances,
+)
+from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.identity import identity, run_name
 from caad_ds.evaluation.inference import Clips, Loaded
-from caad_ds.evaluation.items import Clip, Item
-from caad_ds.evaluation.judge import Judge
-from caad_ds.evaluation.judged import judged, unseparated, unseparated_notes
-from caad_ds.evaluation.matching import RULES, VERSION, disagreement_counts, disagreements
-from caad_ds.evaluation.meter import Meter
-from caad_ds.evaluation.mlflow_log import log_evaluation
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.scores import DEFINITIONS, score_groups
-from caad_ds.evaluation.scores import RULES as SCORED
-from caad_ds.evaluation.speed import LEGEND as SPEED_LEGEND
-from caad_ds.evaluation.speed import speed_rows
-from caad_ds.evaluation.tables import (
+from caad_ds.evaluation.report.confusions import LEGEND as NAMED
+from caad_ds.evaluation.report.confusions import confusions, on_terminal
+from caad_ds.evaluation.report.mlflow_log import log_evaluation
+from caad_ds.evaluation.report.tables import (
     LEGEND,
     NO_INTERVAL,
     SUBSET_LEGEND,
@@ -37,6 +33,14 @@ from caad_ds.evaluation.tables import (
     show_doubtful,
     show_rejected,
 )
+from caad_ds.evaluation.scoring.judged_answers import judged, unseparated, unseparated_notes
+from caad_ds.evaluation.scoring.llm_judge import Judge
+from caad_ds.evaluation.scoring.matching import RULES, VERSION, disagreement_counts, disagreements
+from caad_ds.evaluation.scoring.scores import DEFINITIONS, score_groups
+from caad_ds.evaluation.scoring.scores import RULES as SCORED
+from caad_ds.evaluation.speed.figures import LEGEND as SPEED_LEGEND
+from caad_ds.evaluation.speed.figures import speed_rows
+from caad_ds.evaluation.speed.measure import Meter
 from caad_ds.generation.decoding import Contrast, Sampling, decode
 from caad_ds.models.negatives import Negative
 from caad_ds.utils.command import ROWS_REJECTED, is_main

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from caad_ds.evaluation.benchmark import Benchmark
-from caad_ds.evaluation.items import Clip, Item
+from caad_ds.evaluation.benchmarks.benchmark import Benchmark
+from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.models.folder_hash import model_hash
 
 

@@ -12,8 +12,8 @@ from caad_ds.data.audio import decode
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import faults, longer
 from caad_ds.data.batch import Batch
+from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.commands.arguments import DTYPES
-from caad_ds.evaluation.items import Clip, Item
 from caad_ds.models.language_model.llm import position_limit
 from caad_ds.models.prompts.prompter import Prompter
 from caad_ds.models.whisper_qformer import speech_lm

@@ -74,6 +74,6 @@ def _library() -> tuple[Any, Any, Any]:
         import pyarrow.parquet
     except ImportError as error:
         raise UserError("Parquet files need pyarrow: pip install 'caad-ds[parquet]'") from error
-    from caad_ds.evaluation.data_sets import class_names
+    from caad_ds.evaluation.benchmarks.hf_datasets import class_names
 
     return pyarrow, pyarrow.parquet, class_names

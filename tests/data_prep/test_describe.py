@@ -13,7 +13,7 @@ from lines import read
 
 from caad_ds.cli import main
 from caad_ds.data.instructions import Instructions, ask, hint
-from caad_ds.evaluation.matching import matches_strictly
+from caad_ds.evaluation.scoring.matching import matches_strictly
 from caad_ds.utils.errors import UserError
 from data_prep import conflict_benchmark, describe, split
 from data_prep.engines.asking import textual_messages

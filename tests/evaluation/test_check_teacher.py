@@ -9,18 +9,18 @@ import torch
 
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.instructions import Instructions
-from caad_ds.evaluation import check_teacher
-from caad_ds.evaluation import probe as probe_module
-from caad_ds.evaluation.answers import answers, shared_prompts, whole_prompts
-from caad_ds.evaluation.check_journal import CheckJournal
+from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.commands import check_teacher as command_line
-from caad_ds.evaluation.ears import Ears
-from caad_ds.evaluation.generalisation import HEARD, UNKNOWN
 from caad_ds.evaluation.inference import Clips, Loaded
-from caad_ds.evaluation.mcr_bench import Benchmark
-from caad_ds.evaluation.options import entropy, log_likelihoods, shared, whole
-from caad_ds.evaluation.probe import Probe
-from caad_ds.evaluation.signals import Signal
+from caad_ds.evaluation.teacher_check import check_teacher
+from caad_ds.evaluation.teacher_check import probe as probe_module
+from caad_ds.evaluation.teacher_check.encoded_clips import Ears
+from caad_ds.evaluation.teacher_check.generalisation import HEARD, UNKNOWN
+from caad_ds.evaluation.teacher_check.journal import CheckJournal
+from caad_ds.evaluation.teacher_check.option_likelihoods import entropy, log_likelihoods, shared, whole
+from caad_ds.evaluation.teacher_check.probe import Probe
+from caad_ds.evaluation.teacher_check.signals import Signal
+from caad_ds.evaluation.teacher_check.teacher_answers import answers, shared_prompts, whole_prompts
 from caad_ds.generation.decoding import Contrast, decode
 from caad_ds.models.negatives import Negative, embed_without_audio
 from caad_ds.utils.errors import UserError
@@ -119,7 +119,7 @@ def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, m
         assert max_new_tokens == 4
         return {s: ["neither" if s == POS and i.condition == "adversarial" else i.gt for i in items] for s in wanted}
 
-    monkeypatch.setattr("caad_ds.evaluation.probe.answers", told)
+    monkeypatch.setattr("caad_ds.evaluation.teacher_check.probe.answers", told)
     rows = Benchmark.load(conflicts).rows
     table = check_teacher.decoded_figures(probe(loaded, conflicts, instructions), rows, 1.0)
     for group, items in (("all", 7), ("gender", 4), ("noise", 3)):
@@ -131,7 +131,9 @@ def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, m
 
 @pytest.mark.parametrize("prefill", [shared_prompts, whole_prompts])
 def test_answers_of_several_signals_are_those_of_one_at_a_time(loaded, asked, monkeypatch, prefill):
-    monkeypatch.setattr("caad_ds.evaluation.answers.can_share", lambda llm: prefill is shared_prompts)
+    monkeypatch.setattr(
+        "caad_ds.evaluation.teacher_check.teacher_answers.can_share", lambda llm: prefill is shared_prompts
+    )
     items, outputs = asked
     negatives = [Negative.of(name, loaded.encoder) for name in NEGATIVES]
     wanted = [POS, *(Signal(name, 1.5) for name in NEGATIVES)]

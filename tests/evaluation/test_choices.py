@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caad_ds.evaluation.choices import enumerated, spelled_out
-from caad_ds.evaluation.matching import disagreement_counts, disagreements, verdicts
+from caad_ds.evaluation.scoring.matching import disagreement_counts, disagreements, verdicts
+from caad_ds.evaluation.scoring.option_marks import enumerated, spelled_out
 
 QUESTION = "How does the speaker feel? A. happy B. sad C. very angry"
 # No single letter, which would be a mark, and no word that joins options or introduces them.

@@ -12,10 +12,10 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from caad_ds import cli
-from caad_ds.evaluation.matching import VERSION
-from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.evaluation.plots import bars, flip_matrices, flips
-from caad_ds.evaluation.scores import score
+from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices, flips
+from caad_ds.evaluation.scoring.matching import VERSION
+from caad_ds.evaluation.scoring.scores import score
 
 ITEMS = 40
 NEUTRAL = np.arange(ITEMS) < 30

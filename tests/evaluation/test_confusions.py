@@ -5,9 +5,9 @@ import json
 import pytest
 
 from caad_ds import cli
-from caad_ds.evaluation.confusions import OTHER, named, summed
-from caad_ds.evaluation.matching import verdicts
 from caad_ds.evaluation.predictions import RunFolder
+from caad_ds.evaluation.report.confusions import OTHER, named, summed
+from caad_ds.evaluation.scoring.matching import verdicts
 
 ACCENTS = ("italian", "spanish", "french")
 

@@ -6,8 +6,8 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.config.schema import NEGATIVES
+from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.inference import Clips, Loaded
-from caad_ds.evaluation.mcr_bench import Benchmark
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, Sampling, decode, generate
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
 from caad_ds.models.negatives import Negative, embed_without_audio

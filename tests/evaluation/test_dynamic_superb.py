@@ -8,13 +8,13 @@ import pytest
 import soundfile
 
 from caad_ds.cli import main
-from caad_ds.evaluation.benchmark import load
+from caad_ds.evaluation.benchmarks.benchmark import load
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import differences, score_instances
+from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions
 from caad_ds.evaluation.commands import evaluate
-from caad_ds.evaluation.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.dynamic_superb_names import dimensions
-from caad_ds.evaluation.dynamic_superb_scores import differences, score_instances
 from caad_ds.evaluation.identity import fingerprint
-from caad_ds.evaluation.matching import VERSION
+from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.utils.errors import UserError
 from tests.evaluation.superb_files import (
     COUNTING,

@@ -9,7 +9,7 @@ import soundfile
 from caad_ds.evaluation import evaluate
 from caad_ds.evaluation.commands import compare
 from caad_ds.evaluation.commands import evaluate as command_line
-from caad_ds.evaluation.matching import matches
+from caad_ds.evaluation.scoring.matching import matches
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
 

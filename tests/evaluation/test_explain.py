@@ -10,13 +10,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from caad_ds import cli
-from caad_ds.evaluation.ears import Ears
+from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
+from caad_ds.evaluation.explain.token_picture import A_PAGE, draw, visible
+from caad_ds.evaluation.explain.token_text import Tokens
 from caad_ds.evaluation.inference import Loaded
-from caad_ds.evaluation.mcr_bench import Benchmark
-from caad_ds.evaluation.options import log_likelihoods
-from caad_ds.evaluation.signals import Signal
-from caad_ds.evaluation.token_picture import A_PAGE, draw, visible
-from caad_ds.evaluation.token_text import Tokens
+from caad_ds.evaluation.teacher_check.encoded_clips import Ears
+from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
+from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.models.negatives import Negative
 from caad_ds.models.whisper_qformer import speech_lm
 from tests.tolerance import assert_close

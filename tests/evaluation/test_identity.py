@@ -5,7 +5,7 @@ import shutil
 
 import soundfile
 
-from caad_ds.evaluation.benchmark import load
+from caad_ds.evaluation.benchmarks.benchmark import load
 from caad_ds.evaluation.identity import fingerprint
 from caad_ds.models.folder_hash import model_hash
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from caad_ds.cli import main
-from caad_ds.evaluation.judge import Judge
+from caad_ds.evaluation.scoring.llm_judge import Judge
 from caad_ds.utils.errors import UserError
 
 pytest.importorskip("openai")

@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caad_ds.evaluation.matching import RULES, inseparable, matches, matches_leniently, matches_strictly, verdicts
-from caad_ds.evaluation.reading import canonical, tokens
+from caad_ds.evaluation.scoring.matching import (
+    RULES,
+    inseparable,
+    matches,
+    matches_leniently,
+    matches_strictly,
+    verdicts,
+)
+from caad_ds.evaluation.scoring.normalization import canonical, tokens
 
 OPTIONS = ["male", "female", "fast", "very fast"]
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from caad_ds.cli import main
-from caad_ds.evaluation.mcr_bench import CONDITIONS, Benchmark
+from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Benchmark
 from caad_ds.utils.errors import UserError
 
 ROW = {

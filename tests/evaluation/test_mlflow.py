@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from caad_ds import cli
-from caad_ds.evaluation import mlflow_log
+from caad_ds.evaluation.report import mlflow_log
 from caad_ds.models.folder_hash import model_hash
 
 EXPERIMENT = "caad-ds"

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from caad_ds.evaluation.options import cuts
-from caad_ds.evaluation.prefix_tree import can_share, levels
+from caad_ds.evaluation.teacher_check.option_likelihoods import cuts
+from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
 from caad_ds.models.language_model.llm import hidden_states
 from caad_ds.models.whisper_qformer import speech_lm
 from tests.evaluation.conftest import LOUD, tiny_parts

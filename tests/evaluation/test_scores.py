@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.evaluation.scores import resample, score, score_groups
-from caad_ds.evaluation.units import numbered, units_of
+from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.scoring.resampling_units import numbered, units_of
+from caad_ds.evaluation.scoring.scores import resample, score, score_groups
 
 
 def one_run(neutral, faithful, adversarial, irrelevant):

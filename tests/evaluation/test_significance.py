@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
 from benchmarks.calibration import ALIKE, ALIKE_ALONE, APART, marks
-from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.evaluation.scores import RATIOS, score_groups
-from caad_ds.evaluation.significance import (
+from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.scoring.resampling_units import FEWEST
+from caad_ds.evaluation.scoring.scores import RATIOS, score_groups
+from caad_ds.evaluation.scoring.significance import (
     EXCHANGES,
     differences,
     exchange_p,
@@ -23,7 +24,6 @@ from caad_ds.evaluation.significance import (
     holm,
     ratio_sums,
 )
-from caad_ds.evaluation.units import FEWEST
 from tests.tolerance import sampling
 
 
@@ -109,7 +109,7 @@ STATISTICS = {
 
 @pytest.mark.parametrize(("runs", "questions"), [(1, 1), (3, 1), (2, 3)])
 def test_every_figure_is_tested_as_enumeration_of_all_exchanges_says(runs, questions, monkeypatch):
-    monkeypatch.setattr("caad_ds.evaluation.significance.MOST_LEVERAGE", np.inf)
+    monkeypatch.setattr("caad_ds.evaluation.scoring.significance.MOST_LEVERAGE", np.inf)
     rng = np.random.default_rng(runs)
     unit = np.arange(7 * questions) // questions
     for _ in range(4):
@@ -155,7 +155,7 @@ def test_drawn_exchanges_agree_with_enumerated_ones(monkeypatch):
     rng = np.random.default_rng(0)
     ours, theirs = (ratio_sums(rng.random((1, 4, 12)) < chance, np.arange(12)) for chance in (0.7, 0.6))
     exact = exchange_test(ours, theirs)
-    monkeypatch.setattr("caad_ds.evaluation.significance.ENUMERATED", 1)
+    monkeypatch.setattr("caad_ds.evaluation.scoring.significance.ENUMERATED", 1)
     drawn = exchange_test(ours, theirs)
     assert (abs(drawn - exact) <= [sampling(EXCHANGES, p) for p in exact]).all() and (drawn != exact).any()
     best, worst = share(rng.random(1100) + 1), share(rng.random(1100) - 1)  # more exchanges than a float counts

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from caad_ds import cli
+from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.inference import Clips, Loaded
-from caad_ds.evaluation.mcr_bench import Benchmark
-from caad_ds.evaluation.measure_speed import System
-from caad_ds.evaluation.meter import Clock, Meter
-from caad_ds.evaluation.speed import speed_rows
+from caad_ds.evaluation.speed.compare_speed import System
+from caad_ds.evaluation.speed.figures import speed_rows
+from caad_ds.evaluation.speed.measure import Clock, Meter
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models.negatives import Negative
 from caad_ds.models.whisper_qformer import speech_lm

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from caad_ds.evaluation.dynamic_superb_scores import instances_rows, score_instances
-from caad_ds.evaluation.mcr_bench import CONDITIONS
-from caad_ds.evaluation.scores import score_groups
-from caad_ds.evaluation.significance import differences
-from caad_ds.evaluation.speed import size_rows, speed_rows
-from caad_ds.evaluation.tables import comparison_rows, difference_rows, interval_rows, scores_rows
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_rows, score_instances
+from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.report.tables import comparison_rows, difference_rows, interval_rows, scores_rows
+from caad_ds.evaluation.scoring.scores import score_groups
+from caad_ds.evaluation.scoring.significance import differences
+from caad_ds.evaluation.speed.figures import size_rows, speed_rows
 from caad_ds.utils.terminal_table import Table
 
 NAMES = ("teacher", "a_student_with_a_name_as_long_as_a_path", "another student + CD 1.5 zero_mel, seed 1")

@@ -5,9 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from caad_ds.evaluation.generalisation import HEARD, OVERFITTED, UNDERTRAINED, UNKNOWN, Heard, validation_losses
-from caad_ds.evaluation.signals import Signal
-from caad_ds.evaluation.verdict import Attribute, figures, judge
+from caad_ds.evaluation.teacher_check.generalisation import (
+    HEARD,
+    OVERFITTED,
+    UNDERTRAINED,
+    UNKNOWN,
+    Heard,
+    validation_losses,
+)
+from caad_ds.evaluation.teacher_check.signals import Signal
+from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
 
 POS, NEG, CONTRAST = Signal(), Signal("silence"), Signal("silence", 1.0)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from caad_ds.data.batch import Batch
-from caad_ds.evaluation.prefix_tree import can_share, levels
+from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
 from caad_ds.generation.decoding import Contrast, end_tokens, generate
 from caad_ds.models.language_model.llm import build_llm, check_llm, hidden_states, position_limit
 from caad_ds.models.negatives import Negative, embed_both, embed_without_audio

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from caad_ds.cli import main
-from caad_ds.evaluation.manifest import rows
+from caad_ds.evaluation.benchmarks.manifest import rows
 from data_prep import sources
 from data_prep.jsonl import Rejected, read_rows
 from data_prep.manifest import record_fault

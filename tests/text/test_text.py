@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from caad_ds.config.deepspeed_files import deepspeed_config
 from caad_ds.config.reading import load_config
 from caad_ds.data.instructions import Instructions
-from caad_ds.evaluation.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.judge import Judge
-from caad_ds.evaluation.mcr_bench import Benchmark
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
+from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
+from caad_ds.evaluation.scoring.llm_judge import Judge
 from caad_ds.models.architecture import read_architecture
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json

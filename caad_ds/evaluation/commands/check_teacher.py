@@ -31,4 +31,4 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the teacher; returns the exit status."""
-    return implementation("check_teacher").run(args)
+    return implementation("teacher_check.check_teacher").run(args)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow
+from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, check_mlflow
 from caad_ds.utils.paths import existing
 
 FILES = ("table.json", "table.md", "table.png", "flips.png")
@@ -23,4 +23,4 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the arguments, then compare; returns the exit status."""
     check_mlflow(args)
-    return implementation("compare").run(args)
+    return implementation("comparison.compare").run(args)

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from caad_ds.evaluation.benchmark import KINDS
+from caad_ds.evaluation.benchmarks.benchmark import KINDS
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments, add_negative, check_contrast
-from caad_ds.evaluation.judge import add_judge_arguments
-from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow
+from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, check_mlflow
+from caad_ds.evaluation.scoring.llm_judge import add_judge_arguments
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 

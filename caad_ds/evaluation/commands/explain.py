@@ -5,7 +5,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import MODEL, add_device_arguments, add_negative, check_contrast
-from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow
+from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, check_mlflow
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import existing, model_folder
@@ -46,4 +46,4 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--temperature {args.temperature}: give a finite number above 0")
     if args.instructions and args.answer != "gt":
         raise UserError("--instructions: has the right answers' statements; give --answer gt as well")
-    return implementation("explain").run(args)
+    return implementation("explain.explain").run(args)

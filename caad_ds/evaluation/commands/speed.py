@@ -5,7 +5,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_device_arguments, add_negative
-from caad_ds.evaluation.mlflow_log import add_mlflow_arguments, check_mlflow
+from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, check_mlflow
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import existing, model_folder
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if len(dict(args.models)) < len(args.models):
         raise UserError("--models: give NAME=DIR, each name once")
     check_mlflow(args)
-    return implementation("measure_speed").run(args)
+    return implementation("speed.compare_speed").run(args)
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -1,0 +1,144 @@
+"""Dynamic-SUPERB phase 1 (arXiv 2309.09510), in each of the forms that it is kept in.
+
+*.jsonl in a folder, or one such file   a row per line (`manifest.py`), its category DS@<instance>
+<instance>/                             a folder per instance: tables of Hugging Face (`dynamic_superb_tables.py`),
+                                        or metadata.json beside audio files (`dynamic_superb_metadata.py`)
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+from caad_ds.evaluation.benchmarks import manifest, mcr_bench
+from caad_ds.evaluation.benchmarks.dynamic_superb.hf_tables import from_tables, has_tables
+from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions, present, presented
+from caad_ds.evaluation.benchmarks.dynamic_superb.metadata_json import NAME, from_metadata, metadata_files
+from caad_ds.evaluation.benchmarks.dynamic_superb.terms import needs_term, turn_with_term
+from caad_ds.evaluation.benchmarks.items import Fault, Item
+from caad_ds.utils.errors import UserError
+
+CATEGORY = "DS@"
+
+
+@dataclass(frozen=True)
+class DynamicSuperb:
+    """The usable rows as items, `<instance>/<row>`, the labels of each instance, and why rows cannot be used."""
+
+    items: list[Item] = field(default_factory=list)
+    options: dict[str, list[str]] = field(default_factory=dict)
+    rejected: list[dict] = field(default_factory=list)
+    limited: bool = False  # rows were left out by a limit
+
+    kind: ClassVar[str] = "dynamic-superb"
+    conditions: ClassVar[tuple[None]] = (None,)
+
+    @staticmethod
+    def load(path: Path, limit: int | None = None) -> "DynamicSuperb":
+        """Reads a folder, or a JSONL file; `limit` keeps the first usable rows of each instance.
+
+        Instances are called as today, each presentation by its own name (`dynamic_superb_names`). `options` holds the
+        distinct labels of an instance, before the limit. UserError when no row can be used.
+        """
+        if manifest.manifests(path) and _instances(path):
+            raise UserError(f"{path}: has *.jsonl and folders of instances; give the JSONL file, or move one of them")
+        read = list(_from_manifest(path) if manifest.manifests(path) else _from_folders(path))
+        items, faults = _presented([item for item in read if isinstance(item, Item)])
+        rejected = [row for row in read if isinstance(row, dict)] + faults
+        if not items:
+            reason = f"{rejected[0]['id']}: {rejected[0]['reason']}" if rejected else "there is none"
+            raise UserError(f"{path}: no row of Dynamic-SUPERB in it can be used ({reason}); fix the files")
+        of: dict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            of[item.subset].append(item)
+        labels = {name: sorted({item.gt for item in ours}) for name, ours in of.items()}
+        kept = [item for name in sorted(of) for item in of[name][:limit]]
+        return DynamicSuperb(kept, labels, rejected, limited=len(kept) < len(items))
+
+    @staticmethod
+    def is_in(path: Path) -> bool:
+        """Whether a path looks like this benchmark."""
+        in_manifest = manifest.manifests(path) and manifest.benchmarks_in(path) != {mcr_bench.CATEGORY}
+        return bool(in_manifest or _instances(path))
+
+
+def _instances(path: Path) -> list[Path]:
+    """The folders that hold an instance; `path` itself where it is called like one, or no folder in it holds one."""
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
+    found = [folder for folder in folders if has_tables(folder) or metadata_files(folder)]
+    if found and present(path.name) not in dimensions():
+        return found
+    return [path] if path.is_dir() and (has_tables(path) or metadata_files(path)) else []
+
+
+def _from_folders(path: Path) -> Iterator[Item | dict]:
+    for folder in _instances(path):
+        if has_tables(folder) and metadata_files(folder):
+            yield {"id": folder.name, "reason": f"{folder} has tables and {NAME}; move one of them"}
+        else:
+            yield from from_tables(folder) if has_tables(folder) else from_metadata(folder)
+
+
+def _from_manifest(path: Path) -> Iterator[Item | dict]:
+    """An item per row, or `{id, reason}`; rows of an instance are counted over all files."""
+    number: Counter[str] = Counter()
+    ids: dict[tuple[object, str], str] = {}
+    for where, folder, row in manifest.rows(path):
+        name = where
+        try:
+            if isinstance(row, Fault):
+                raise row
+            instance = _instance(row)
+            name = f"{instance}/{number[instance]}"
+            number[instance] += 1
+            manifest.note_id(row, where, ids)
+            item = _of_manifest(name, instance, row, folder)
+        except Fault as fault:
+            yield {"id": name, "reason": f"{where}: {fault}"}
+        else:
+            yield item
+
+
+def _instance(row: dict) -> str:
+    category = row.get("category")
+    if not isinstance(category, str) or not category.startswith(CATEGORY) or category.strip() == CATEGORY:
+        raise Fault(f"category {category!r} is not {CATEGORY}<instance>")
+    return category.removeprefix(CATEGORY).strip()
+
+
+def _of_manifest(name: str, instance: str, row: dict, folder: Path) -> Item:
+    asked = manifest.prompt(row, folder)
+    if needs_term(instance):
+        turn = asked.messages[-1]
+        turn["content"] = turn_with_term(turn["content"], row.get("text"))
+    return Item(name, instance, None, asked.clips, asked.messages, asked.question, asked.label)
+
+
+def _presented(items: list[Item]) -> tuple[list[Item], list[dict]]:
+    """Items under the row of the table that each belongs to, and those that are left out.
+
+    Of two names as written that are the same row of the table, one is left out, since its items would count twice.
+    """
+    held: dict[str, Counter[int]] = defaultdict(Counter)
+    for item in items:
+        held[item.subset][len(item.clips)] += 1
+    usual = {name: max(counts, key=lambda audios: (counts[audios], audios)) for name, counts in held.items()}
+    found, rejected = [], []
+    for item in items:
+        try:
+            found.append((item, presented(item.subset, len(item.clips), usual[item.subset])))
+        except Fault as fault:
+            rejected.append({"id": item.id, "reason": str(fault)})
+    kept: list[Item] = []
+    chosen: dict[str, str] = {}
+    for item, instance in sorted(found, key=lambda each: each[0].subset != each[1]):  # its own name goes first
+        if chosen.setdefault(instance, item.subset) == item.subset:
+            number = item.id.removeprefix(item.subset)
+            kept.append(replace(item, id=instance + number, subset=instance))
+    doubles = {item.subset: instance for item, instance in found if chosen[instance] != item.subset}
+    rejected += [
+        {"id": name, "reason": f"holds {instance}, and so does {chosen[instance]}; leave one of them"}
+        for name, instance in doubles.items()
+    ]
+    return kept, rejected

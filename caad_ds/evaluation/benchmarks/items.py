@@ -1,0 +1,99 @@
+"""What a benchmark asks: items, each a prompt about one or several clips, and their right answers."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from caad_ds.data.audio import decode
+from caad_ds.data.audio.levels import Levels
+from caad_ds.evaluation.benchmarks.hf_datasets import FAULTS, Cell, value
+from caad_ds.utils.text import trimmed
+
+
+def is_text(row: object) -> bool:
+    """Whether all texts in what JSON gave can be written again; half of a surrogate pair, `"\\ud800"`, cannot."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class Fault(Exception):
+    """Why a row of a benchmark cannot be asked."""
+
+
+def text_of(value: object) -> str | None:
+    """A text without the white space and invisible marks around it, a number or a boolean as JSON writes it (a whole
+    number without its fraction); None where it is something else, no number, or empty."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else repr(value) if math.isfinite(value) else None
+    return trimmed(str(value)) or None if isinstance(value, str | int) else None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One audio: a file, or a cell of a Parquet or Arrow file; `text` is its transcription, "" where none is known."""
+
+    path: Path
+    text: str = ""
+    cell: Cell | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.cell is None else f"{self.path} row {self.cell.row} {self.cell.column}"
+
+    def load(self) -> np.ndarray:
+        """float32 mono 16 kHz [samples]; raises AudioError if it is missing or does not decode."""
+        return self.measured()[0]
+
+    def measured(self) -> tuple[np.ndarray, Levels]:
+        """What `load` gives, and the levels that rules judge."""
+        return decode.measured(self._source())
+
+    def sha256(self) -> str:
+        """Of the audio's bytes as they are kept; of what cannot be read, which no item will be asked about, ""."""
+        try:
+            source = self._source()
+            with source if isinstance(source, BytesIO) else open(source, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except (decode.AudioError, OSError):
+            return ""
+
+    def _source(self) -> Path | BytesIO:
+        if self.cell is None:
+            return self.path
+        try:
+            held = value(self.path, self.cell)
+        except FAULTS as error:
+            raise decode.AudioError(str(error)) from error
+        if isinstance(held, dict) and held.get("bytes"):
+            return BytesIO(held["bytes"])
+        if isinstance(held, dict) and held.get("path"):
+            return self.path.parent / held["path"]
+        raise decode.AudioError("the cell holds neither bytes nor a path")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt: `messages` as chat templates take them, with `<|AUDIO|>` once per clip, in the clips' order.
+
+    `condition` is None in benchmarks that know none; `question` is the text that a person would be asked, without
+    marks of audio and without the `hint` that precedes it under some conditions.
+    """
+
+    id: str
+    subset: str
+    condition: str | None
+    clips: tuple[Clip, ...]
+    messages: Sequence[dict]
+    question: str
+    gt: str
+    hint: str | None = None

@@ -1,0 +1,223 @@
+"""MCR-BENCH (arXiv 2508.15407) as published, and any benchmark in its format.
+
+    <folder>/<NAME>/<NAME>.json    a list of rows: audio, gt, neutral, faithful, adversarial, irrelevant, text
+    <folder>/<NAME>/audio/         the clips
+
+`neutral` is the question, the next three are descriptions that precede it; `text`, the transcription, and `metadata`,
+an object, are optional. A further key that all rows have is a column of metadata; one that some have is taken for an
+unknown condition.
+
+The CAAD authors keep it as a JSONL manifest, a line per condition: `mcr_manifest.py`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+from unicodedata import normalize
+
+from caad_ds.data.markers import AUDIO, user_content
+from caad_ds.evaluation.benchmarks import audio_files, manifest, mcr_manifest
+from caad_ds.evaluation.benchmarks.items import Clip, Item, is_text, text_of
+from caad_ds.evaluation.scoring.matching import words
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import each_once, read_text
+
+CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
+HINTS = CONDITIONS[1:]
+CATEGORY = "MCR"  # what categories in a manifest begin with
+FIELDS = ("id", "audio", "gt", "text", "metadata", "condition", "conditions", *CONDITIONS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One benchmark row, `<NAME>/<index>`, with its hint per condition (None when neutral).
+
+    `turns` holds the messages of each condition where the file has them; else they are made of question and hint.
+    `metadata` is what is known of the clip, such as its speaker; it is not asked about.
+    """
+
+    id: str
+    subset: str
+    clip: Clip
+    question: str
+    hints: dict[str, str | None]
+    gt: str
+    turns: Mapping[str, Sequence[dict]] | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    def items(self) -> Iterator[Item]:
+        """The row under each of the four conditions."""
+        for condition, hint in self.hints.items():
+            turns = self.turns[condition] if self.turns else [self._turn(hint)]
+            yield Item(self.id, self.subset, condition, (self.clip,), turns, self.question, self.gt, hint)
+
+    def _turn(self, hint: str | None) -> dict:
+        return {"role": "user", "content": user_content(self.question, hint)}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The usable rows, the answers each subset knows, and a reason for every row that cannot be used."""
+
+    rows: list[Row]
+    options: dict[str, list[str]]
+    rejected: list[dict]
+    limited: bool = False  # rows were left out by a limit
+
+    kind: ClassVar[str] = "mcr-bench"
+    conditions: ClassVar[tuple[str, ...]] = CONDITIONS
+
+    @property
+    def items(self) -> list[Item]:
+        """Every row under every condition."""
+        return [item for row in self.rows for item in row.items()]
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a folder, or a JSONL file, looks like this benchmark."""
+        return bool(_subset_files(folder)) or CATEGORY in manifest.benchmarks_in(folder)
+
+    @staticmethod
+    def load(folder: str | Path, limit: int | None = None) -> "Benchmark":
+        """Reads a folder, or a JSONL file; `limit` keeps the first usable rows of each subset.
+
+        `options` holds the distinct ground truths of a subset, before the limit. A subset whose file cannot be read is
+        rejected as a whole. UserError when the folder holds no subset, or no row can be used.
+        """
+        folder = Path(folder)
+        files = _subset_files(folder)
+        in_manifest = bool(manifest.manifests(folder)) and (not files or CATEGORY in manifest.benchmarks_in(folder))
+        if not files and not in_manifest:
+            raise UserError(f"{folder}: no <NAME>/<NAME>.json in it; give the folder of an MCR-BENCH benchmark")
+        if files and in_manifest:
+            raise UserError(f"{folder}: has <NAME>/<NAME>.json and *.jsonl; give the JSONL file, or move one of them")
+        subsets = [_of_manifest(folder)] if in_manifest else map(_read_subset, files)
+        rows, rejected = [], []
+        for found, bad in subsets:
+            rows += found
+            rejected += bad
+        rejected += [] if in_manifest else _misnamed(folder)
+        if not rows:
+            reason = rejected[0]["reason"] if rejected else "every list is empty"
+            raise UserError(f"{folder}: nothing in it can be used ({len(rejected)} rejected; {reason}); fix the files")
+        names = dict.fromkeys([path.stem for path in files] + [row.subset for row in rows])
+        of = {name: [row for row in rows if row.subset == name] for name in names}
+        options = {name: sorted({row.gt for row in ours}) for name, ours in of.items()}
+        kept = [row for ours in of.values() for row in ours[:limit]]
+        return Benchmark(kept, options, rejected, limited=len(kept) < len(rows))
+
+
+def _subset_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*/*.json") if path.stem == path.parent.name)
+
+
+def _misnamed(folder: Path) -> list[dict]:
+    """Subsets whose file is called almost as it should be: `ser.json` or `SER (1).json` in SER."""
+    found = []
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        name, there = f"{place.name}.json", sorted(path.name for path in place.glob("*.json"))
+        alike = [other for other in there if _spelling(other).startswith(_spelling(place.name))]
+        if alike and name not in there:
+            found.append({"id": place.name, "reason": f"{place} has {', '.join(alike)} and no {name}; rename the file"})
+    return found
+
+
+def _spelling(name: str) -> str:
+    return normalize("NFC", name).casefold()
+
+
+def _of_manifest(path: Path) -> tuple[list[Row], list[dict]]:
+    joined, rejected = mcr_manifest.read(path, CATEGORY, CONDITIONS)
+    rows = []
+    for name, subset, lines in joined:
+        plain = lines["neutral"]
+        hints = {condition: mcr_manifest.hint(lines[condition].question, plain.question) for condition in CONDITIONS}
+        turns = {condition: lines[condition].messages for condition in CONDITIONS}
+        rows.append(Row(name, subset, plain.clips[0], plain.question, hints, plain.label, turns))
+    return rows, rejected
+
+
+def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
+    try:
+        entries = json.loads(read_text(path), object_pairs_hook=_object)
+    except (OSError, ValueError, RecursionError) as error:
+        return [], [{"id": path.stem, "reason": f"{path}: cannot be read as JSON ({error})"}]
+    if not isinstance(entries, list):
+        return [], [{"id": path.stem, "reason": f"{path}: holds a {type(entries).__name__}, not a list of rows"}]
+    keys = [set(entry) for entry in entries if isinstance(entry, dict)]
+    known = {*FIELDS, *(set.intersection(*keys) if len(keys) > 1 else ())}  # a further column, if all rows have it
+    first: dict[str, int] = {}
+    rows, rejected = [], []
+    for index, entry in enumerate(entries):
+        name = f"{path.stem}/{index}"
+        reason = _fault(entry, known) or _double(entry, index, first)
+        audio = None if reason else _audio_path(path.parent, entry["audio"])
+        if audio is None:
+            reason = reason or f"audio {entry['audio']} is not in {path.parent / 'audio'}"
+            rejected.append({"id": name, "reason": reason})
+        else:
+            rows.append(_row(name, path.stem, audio, entry))
+    return rows, rejected
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict | ValueError:
+    """A row, or why it is none, so that the rows beside it are read."""
+    try:
+        return each_once(pairs)
+    except ValueError as error:
+        return error
+
+
+def _fault(entry: object, known: set[str]) -> str | None:
+    if isinstance(entry, ValueError):
+        return str(entry)
+    if not isinstance(entry, dict):
+        return f"is a {type(entry).__name__}, not an object"
+    if not is_text(entry):
+        return "holds half of a surrogate pair, which is no character"
+    if unknown := _unknown_conditions(entry, known):
+        return f"unknown condition {', '.join(unknown)}; the conditions are {', '.join(CONDITIONS)}"
+    for name in ("audio", *CONDITIONS):
+        value = entry.get(name)
+        if not isinstance(value, str) or not value.strip():
+            return f"{name} is missing, empty or not a string"
+    if (gt := text_of(entry.get("gt"))) is None:
+        return "gt is missing, empty, or no text or number"
+    if not words(gt):
+        return f"gt {gt!r} has no word left after normalisation"
+    if not isinstance(entry.get("text") or "", str):
+        return "text is not a string"
+    if not isinstance(entry.get("metadata") or {}, dict):
+        return "metadata is not an object"
+    marked = [name for name in CONDITIONS if AUDIO in entry[name]]
+    return f"{marked[0]} holds {AUDIO}, which stands for an audio: remove it" if marked else None
+
+
+def _unknown_conditions(entry: dict, known: set[str]) -> list[str]:
+    """Keys that are not known, and names under `condition` or `conditions` that are no condition."""
+    listed = [entry.get("condition") or [], entry.get("conditions") or []]
+    named = [name for value in listed for name in (value if isinstance(value, list) else [value])]
+    keys = [key for key in entry if key not in known]
+    return [repr(name) for name in keys + named if name not in CONDITIONS]
+
+
+def _double(entry: dict, index: int, first: dict[str, int]) -> str | None:
+    """Why a row with an `id` cannot be told from an earlier one."""
+    name = entry.get("id")
+    if name is None or first.setdefault(str(name), index) == index:
+        return None
+    return f"id {name!r} is that of row {first[str(name)]}"
+
+
+def _audio_path(folder: Path, audio: str) -> Path | None:
+    """The clip relative to `<NAME>/audio`, `<NAME>` or the benchmark's folder, whichever holds it."""
+    return audio_files.find(audio, folder / "audio", folder, folder.parent)
+
+
+def _row(name: str, subset: str, audio: Path, entry: dict) -> Row:
+    hints = {"neutral": None, **{condition: entry[condition].strip() for condition in HINTS}}
+    clip = Clip(audio, entry.get("text") or "")
+    metadata = {key: value for key, value in entry.items() if key not in FIELDS} | (entry.get("metadata") or {})
+    return Row(name, subset, clip, entry["neutral"].strip(), hints, text_of(entry["gt"]) or "", metadata=metadata)

@@ -1,0 +1,121 @@
+"""MCR-BENCH as the CAAD authors' manifests hold it: a line per condition, its category `MCR@<subset>@<condition>`.
+
+Lines belong to one row if they are about one clip, as in the authors' own scoring, and a line with a hint repeats the
+neutral line's question. A clip that is asked several questions has several neutral lines.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from caad_ds.evaluation.benchmarks import manifest
+from caad_ds.evaluation.benchmarks.items import Fault
+from caad_ds.evaluation.benchmarks.manifest import Prompt
+from caad_ds.evaluation.scoring.matching import matches
+
+NEUTRAL = "neutral"
+
+
+@dataclass(frozen=True)
+class _Line:
+    where: str
+    condition: str
+    prompt: Prompt
+
+
+Joined = tuple[str, str, dict[str, Prompt]]
+
+
+def read(path: Path, kind: str, conditions: Sequence[str]) -> tuple[list[Joined], list[dict]]:
+    """Id, subset, and prompt per condition of each row that has all of them; `{id, reason}` of what is left out."""
+    lines: dict[tuple[str, tuple[Path, ...]], list[_Line]] = defaultdict(list)
+    ids: dict[tuple[object, str], str] = {}
+    rejected = []
+    for where, folder, row in manifest.rows(path):
+        try:
+            if isinstance(row, Fault):
+                raise row
+            subset, condition = _category(row.get("category"), kind, conditions)
+            manifest.note_id(row, where, ids)
+            prompt = manifest.prompt(row, folder)
+            about = lines[subset, tuple(clip.path for clip in prompt.clips)]
+            _no_repetition(condition, prompt, about)
+            about.append(_Line(where, condition, prompt))
+        except Fault as fault:
+            rejected.append({"id": where, "reason": str(fault)})
+    found = []
+    number: dict[str, int] = defaultdict(int)
+    for (subset, _), about in lines.items():
+        rows, strays = _rows(about)
+        rejected += [{"id": line.where, "reason": str(reason)} for line, reason in strays]
+        for row in rows:
+            name = f"{subset}/{number[subset]}"
+            number[subset] += 1
+            try:
+                found.append((name, subset, _whole(row, conditions)))
+            except Fault as fault:
+                rejected.append({"id": name, "reason": f"{row[0].where}: {fault}"})
+    return found, rejected
+
+
+def hint(text: str, question: str) -> str | None:
+    """What a line says beside its question; None where that is nothing."""
+    return text.replace(question, "", 1).strip() or None
+
+
+def _category(category: object, kind: str, conditions: Sequence[str]) -> tuple[str, str]:
+    parts = [part.strip() for part in category.split("@")] if isinstance(category, str) else []
+    if len(parts) != 3 or parts[0] != kind or not parts[1]:
+        raise Fault(f"category {category!r} is not {kind}@<subset>@<condition>")
+    if parts[2].lower() not in conditions:
+        raise Fault(f"unknown condition {parts[2]!r}; the conditions are {', '.join(conditions)}")
+    return parts[1], parts[2].lower()
+
+
+def _no_repetition(condition: str, prompt: Prompt, about: list[_Line]) -> None:
+    for line in about:
+        if line.condition == condition and line.prompt.question == prompt.question:
+            raise Fault(f"asks what {line.where} asks about the same clip")
+
+
+def _rows(about: list[_Line]) -> tuple[list[list[_Line]], list[tuple[_Line, Fault]]]:
+    """The lines about one clip by row, the neutral one first if there is one, and those that are of no row."""
+    neutral = [line for line in about if line.condition == NEUTRAL]
+    others = [line for line in about if line.condition != NEUTRAL]
+    if not neutral:
+        return [others], []
+    rows = {line.prompt.question: [line] for line in neutral}
+    strays = []
+    for line in others:
+        asked = [question for question in rows if _repeats(line.prompt.question, question)]
+        if asked:
+            rows[max(asked, key=len)].append(line)
+        else:
+            none = f"none of the {len(rows)} questions" if len(rows) > 1 else f"not the question of {neutral[0].where}"
+            strays.append((line, Fault(f"asks {none} about {line.prompt.clips[0]}")))
+    return list(rows.values()), strays
+
+
+def _repeats(text: str, question: str) -> bool:
+    return question in text or matches(text, question)
+
+
+def _whole(row: list[_Line], conditions: Sequence[str]) -> dict[str, Prompt]:
+    """The prompt of each condition; Fault where one is missing or there are two, or they are not of one item."""
+    by_condition: dict[str, list[_Line]] = {condition: [] for condition in conditions}
+    for line in row:
+        by_condition[line.condition].append(line)
+    clips = row[0].prompt.clips
+    if len(clips) != 1:
+        raise Fault(f"asks about {len(clips)} audios, not one")
+    if missing := [condition for condition, lines in by_condition.items() if not lines]:
+        raise Fault(f"{clips[0]} has no line for {', '.join(missing)}")
+    for condition, lines in by_condition.items():
+        if len(lines) > 1:
+            raise Fault(f"{clips[0]} has several lines for {condition} ({', '.join(line.where for line in lines)})")
+    if len(labels := dict.fromkeys(line.prompt.label for line in row)) > 1:
+        raise Fault(f"the answers about {clips[0]} differ between conditions: {', '.join(labels)}")
+    if any(line.prompt.clips != clips for line in row):
+        raise Fault(f"the transcriptions of {clips[0]} differ between conditions")
+    return {condition: lines[0].prompt for condition, lines in by_condition.items()}

@@ -1,0 +1,244 @@
+"""`caad-ds explain`: token by token, what a teacher says with the audio, without it, and under their contrast.
+
+An answer is forced on all paths, as in distillation. At each of its positions stand p_pos, p_neg and the contrastive
+target softmax(z_c / tau), and with --teacher the distribution of the student beside its teacher's three.
+"""
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from caad_ds.data.batch import Batch
+from caad_ds.data.instructions import Instructions
+from caad_ds.evaluation.benchmarks.items import Item
+from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
+from caad_ds.evaluation.explain.token_picture import draw
+from caad_ds.evaluation.explain.token_text import Tokens
+from caad_ds.evaluation.identity import run_name
+from caad_ds.evaluation.inference import Clips, Loaded, as_sample
+from caad_ds.evaluation.report.mlflow_log import Record, log_record
+from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
+from caad_ds.generation.decoding import Contrast, ContrastiveLogits, generate
+from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.negatives import Negative, embed_without_audio
+from caad_ds.models.prompts.prompter import tokenization
+from caad_ds.models.whisper_qformer.states import Embedded
+from caad_ds.utils.command import ROWS_REJECTED
+from caad_ds.utils.device import pick_device
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.file_names import file_name
+from caad_ds.utils.files import write_json
+from caad_ds.utils.progress import progress
+
+LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The models and the contrast between the teacher's paths; `student` is None where one model is all."""
+
+    teacher: Loaded
+    student: Loaded | None
+    contrasted: Contrast
+    temperature: float
+
+    @property
+    def answerer(self) -> Loaded:
+        """The model that is asked."""
+        return self.student or self.teacher
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the files of each item; 3 if clips could not be heard, else 0."""
+    items, rejected = chosen(Benchmark.load(args.benchmark), args.items)
+    instructions = Instructions.load(args.instructions) if args.instructions else None
+    setting = _load(args)
+    saved: list[tuple[dict, list[Path]]] = []
+    doubtful: dict[str, dict] = {}
+    with progress("explaining", len(items)) as advance:
+        for item in items:
+            clips = {id(loaded): Clips(loaded.encoder) for loaded in (setting.teacher, setting.answerer)}
+            if fault := _unaskable(setting, clips, item):
+                rejected[item.id] = fault
+            else:
+                answer = _answer(setting, clips, item, instructions, args)
+                found = {**described(item, args), **explained(setting, clips, item, answer, args.top)}
+                # `<subset>/<row>`: the row's number ends it, so that no two become one.
+                stem = args.out / file_name(item.id.replace("/", "_"), f".{item.condition}", LONGEST_ENDING)
+                numbers = stem.with_name(f"{stem.name}.json")
+                write_json(numbers, found)
+                saved.append((found, [numbers, *draw(found, stem)]))
+                doubtful |= {row["id"]: row for one in clips.values() for row in one.doubted([item])}
+            advance(1)
+    show_doubtful(list(doubtful.values()), None)
+    show_rejected([{"id": name, "reason": reason} for name, reason in rejected.items()], None)
+    print(f"saved the pictures and numbers of {len(saved)} items in {args.out}")
+    if saved:
+        log_record(args, args.out, _record(saved, args))
+    return ROWS_REJECTED if rejected else 0
+
+
+def _record(saved: list[tuple[dict, list[Path]]], args: argparse.Namespace) -> Record:
+    """All items as one run: what each was asked and what was said, beside its files."""
+    header = ["item", "condition", "right answer", "answer", "files"]
+    rows = [
+        [told["id"], told["condition"], told["gt"], told["answer"], ", ".join(file.name for file in files)]
+        for told, files in saved
+    ]
+    params = {key: value for key, value in _models(args).items() if value} | _setting(args)
+    files = [file for _, files in saved for file in files]
+    name, tables = f"{run_name(args.model.resolve())}, token by token", {"table_shown.json": (header, rows)}
+    trained = model_hash(args.model) if args.mlflow else None
+    return Record(name, params, {}, tables, files, "explanation", trained)
+
+
+def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | None:
+    """Why an item's clip cannot be heard or its prompt not be written, or None."""
+    failed = [reason for one in clips.values() if not one.hear([item]) for reason in one.failed.values()]
+    if failed:
+        return f"audio {item.clips[0]}: {failed[0]}"
+    try:
+        for loaded in {id(one): one for one in (setting.teacher, setting.answerer)}.values():
+            loaded.prompts([item])
+    except UserError as error:
+        return f"prompt: {error}"
+    return None
+
+
+def chosen(benchmark: Benchmark, names: Sequence[str]) -> tuple[list[Item], dict[str, str]]:
+    """The items `ID:condition`, or of `ID` all four, and by id why the benchmark's others cannot be used.
+
+    UserError names one that is not there, or where none of them can be used.
+    """
+    by_row = {row.id: list(row.items()) for row in benchmark.rows}
+    by_item = {f"{item.id}:{item.condition}": [item] for items in by_row.values() for item in items}
+    reasons = {row["id"]: row["reason"] for row in benchmark.rejected}
+    found: dict[tuple, Item] = {}
+    rejected = {}
+    for name in names:
+        items = by_row.get(name) or by_item.get(name)
+        row = name if name in reasons else name.rpartition(":")[0]
+        if items is None and row in reasons:
+            rejected[row] = reasons[row]
+            continue
+        if items is None:
+            near = difflib.get_close_matches(name, [*by_row, *by_item], n=1) or [next(iter(by_item))]
+            raise UserError(f"--items {name}: no such item in the benchmark; one is {near[0]}")
+        found.update({(item.id, item.condition): item for item in items})
+    if not found:
+        raise UserError(f"--items {names[0]}: the benchmark's row cannot be used ({next(iter(rejected.values()))})")
+    return list(found.values()), rejected
+
+
+def explained(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[int], top: int) -> dict:
+    """The answer and, at each position, the likeliest tokens under every signal and the answer's own, if not there."""
+    signals = {
+        name: z.double().div(setting.temperature).softmax(-1) for name, z in _logits(setting, clips, item, answer)
+    }
+    told = Tokens(setting.teacher.tokenizer)
+    positions = []
+    for place, token in enumerate(answer):
+        here = {name: p[place] for name, p in signals.items()}
+        most = torch.stack(list(here.values())).amax(0)
+        likeliest = most.topk(min(top, len(most))).indices.tolist()
+        shown = sorted({*likeliest, token}, key=lambda one, p=here["target"]: (-float(p[one]), one))
+        listed = [{"id": t, "text": told(t), **{name: float(p[t]) for name, p in here.items()}} for t in shown]
+        positions.append({"id": token, "text": told(token), "tokens": listed})
+    return {"answer": setting.teacher.tokenizer.decode(answer), "signals": list(signals), "positions": positions}
+
+
+@torch.no_grad()
+def _logits(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[int]) -> list[tuple[str, Tensor]]:
+    """Logits [T, V] at the answer's positions: p_pos, p_neg and the target of the teacher, and the student's."""
+    teacher, student, contrasted = setting.teacher, setting.student, setting.contrasted
+    batch = _with_answer(teacher.prompts([item]), answer)
+
+    def forward(loaded: Loaded, embed: Callable[[], Embedded]) -> Tensor:
+        return loaded.model.head().logits(loaded.model.backbone(embed()))
+
+    def heard(loaded: Loaded) -> Tensor:
+        return forward(loaded, lambda: loaded.model.embed(batch, clips[id(loaded)].states([item])))
+
+    z_pos = heard(teacher)
+    z_neg = forward(teacher, lambda: embed_without_audio(teacher.model, batch, contrasted.negative))
+    z_c = ContrastiveLogits(contrasted.alpha, contrasted.plausibility).contrasted(z_pos, z_neg)
+    found = [("p_pos", z_pos), ("p_neg", z_neg), ("target", z_c)]
+    return found + ([("student", heard(student))] if student else [])
+
+
+def _with_answer(prompt: Batch, answer: list[int]) -> Batch:
+    """A batch of one prompt without padding, and an answer's tokens after it."""
+    more = torch.tensor([answer], device=prompt.input_ids.device)
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids, more], 1),
+        attention_mask=torch.cat([prompt.attention_mask, torch.ones_like(more)], 1),
+        audio_mask=torch.cat([prompt.audio_mask, torch.zeros_like(more, dtype=torch.bool)], 1),
+        labels=torch.cat([prompt.labels, more], 1),
+    )
+
+
+def _answer(
+    setting: Setting, clips: dict[int, Clips], item: Item, instructions: Instructions | None, args: argparse.Namespace
+) -> list[int]:
+    """The tokens of the answer that is looked at, its end included."""
+    loaded = setting.answerer
+    if args.answer == "gt":
+        statement = _statement(item, instructions, args.instructions)
+        return loaded.prompter.check(as_sample(item, statement)).answer
+    contrasted = None
+    if args.answer == "contrast":
+        negative = Negative.of(args.negative, loaded.encoder)
+        contrasted = Contrast(args.contrast_alpha, negative, args.plausibility)
+    [tokens] = generate(
+        loaded.model, loaded.tokenizer, loaded.prompts([item]), clips[id(loaded)].states([item]),
+        max_new_tokens=args.max_new_tokens, contrasted=contrasted,
+    )  # fmt: skip
+    return tokens.tolist()
+
+
+def _statement(item: Item, instructions: Instructions | None, file: Path) -> str:
+    if instructions is None:
+        return item.gt
+    attribute = instructions.attributes.get(item.subset)
+    if attribute is None or item.gt not in attribute.options:
+        raise UserError(f"{file}: has no statement for {item.gt!r} of {item.subset}; add it, or leave the file out")
+    return attribute.options[item.gt]
+
+
+def described(item: Item, args: argparse.Namespace) -> dict:
+    """What was asked, and how."""
+    asked = {"id": item.id, "condition": item.condition, "question": item.question, "hint": item.hint, "gt": item.gt}
+    return {**asked, **_models(args), "setting": _setting(args)}
+
+
+def _models(args: argparse.Namespace) -> dict:
+    return {"model": str(args.model), "teacher": args.teacher and str(args.teacher)}
+
+
+def _setting(args: argparse.Namespace) -> dict:
+    names = ("answer", "contrast_alpha", "negative", "plausibility", "temperature")
+    return {name: getattr(args, name) for name in names}
+
+
+def _load(args: argparse.Namespace) -> Setting:
+    device = pick_device(args.device)
+    with progress(f"loading {args.teacher or args.model}"):
+        teacher = Loaded.load(args.teacher or args.model, device, args.dtype)
+        student = Loaded.load(args.model, device, args.dtype) if args.teacher else None
+        if student:  # it is shown under the teacher's prompts, as in training
+            ours, theirs = tokenization(student.tokenizer), tokenization(teacher.tokenizer)
+            if differing := [part for part in ours if ours[part] != theirs[part]]:
+                raise UserError(
+                    f"{args.model} and {args.teacher} have different tokenizers ({', '.join(differing)}); explain the "
+                    "student alone"
+                )
+        if student and student.model.config.num_queries != teacher.model.config.num_queries:
+            raise UserError(f"{args.model} and {args.teacher} give an audio different numbers of positions")
+        negative = Negative.of(args.negative, teacher.encoder)
+    return Setting(teacher, student, Contrast(args.contrast_alpha, negative, args.plausibility), args.temperature)

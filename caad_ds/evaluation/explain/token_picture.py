@@ -1,0 +1,128 @@
+"""The picture of one answer: at each of its positions, the likeliest tokens with audio, without, and in the target."""
+
+from collections.abc import Sequence
+from itertools import count, takewhile
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from caad_ds.evaluation.identity import run_name
+from caad_ds.evaluation.report.comparison_plots import PALETTE
+from caad_ds.evaluation.report.matplotlib_figures import drawable, save, wrapped
+
+ACROSS = 4
+A_PAGE = 20
+LONGEST = 14
+SMALLEST = 0.005
+VISIBLE = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
+INCHES = {"panel": 3.0, "bar": 0.1, "around": 0.55, "line": 0.17}
+HEAD = 9.5  # points
+LINE = INCHES["panel"] * ACROSS - 0.3
+
+
+def draw(explained: dict, stem: Path) -> list[Path]:
+    """Writes what `explain` found about an item as `<stem>.png`; an answer too long for one goes on in `<stem>.2.png`.
+
+    Returns the files. Those that a longer answer left there before go.
+    """
+    positions = explained["positions"]
+    pages = [positions[start : start + A_PAGE] for start in range(0, len(positions), A_PAGE)]
+    paths = []
+    # Text from a model may hold dollar signs, which would be read as mathematics.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        for number, page in enumerate(pages):
+            path = _page(stem, number)
+            save(_figure(explained, page, number * A_PAGE), path)
+            paths.append(path)
+    for left in takewhile(Path.exists, (_page(stem, number) for number in count(len(pages)))):
+        left.unlink()
+    return paths
+
+
+def _page(stem: Path, number: int) -> Path:
+    return stem.with_name(f"{stem.name}{f'.{number + 1}' if number else ''}.png")
+
+
+def _figure(explained: dict, page: Sequence[dict], first: int) -> Figure:
+    signals, head = explained["signals"], _head(explained)
+    shown = [_shown(position, signals) for position in page]
+    across = min(ACROSS, max(2, len(page)))
+    most = [max(map(len, shown[start : start + across])) for start in range(0, len(page), across)]
+    heights = [rows * (len(signals) + 1) * INCHES["bar"] + INCHES["around"] for rows in most]
+    figure = Figure(
+        figsize=(INCHES["panel"] * ACROSS, sum(heights) + (len(head) + 3) * INCHES["line"]), layout="constrained"
+    )
+    figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=HEAD)
+    colours = dict(zip(signals, PALETTE, strict=False))
+    axes = figure.subplots(len(most), across, squeeze=False, height_ratios=heights).flatten()
+    for k, position in enumerate(page):
+        _panel(axes[k], position, shown[k], colours, most[k // across])
+        axes[k].set_title(f"{first + k + 1}  {visible(position['text'])}", fontsize=9.5, fontweight="bold", loc="left")
+    for axis in axes[len(page) :]:
+        axis.set_visible(False)
+    names = _names(explained)
+    handles = [Patch(color=colour, label=names[signal]) for signal, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9.5)
+    return figure
+
+
+def _shown(position: dict, signals: Sequence[str]) -> list[dict]:
+    """The tokens of a position whose bars can be seen, and the answer's own."""
+    tokens = position["tokens"]
+    return [t for t in tokens if t["id"] == position["id"] or max(t[signal] for signal in signals) >= SMALLEST]
+
+
+def _panel(axis: Axes, position: dict, tokens: list[dict], colours: dict[str, str], most: int) -> None:
+    """Bars for `tokens`, with room for `most`: the panels of a line have one scale."""
+    step = len(colours) + 1
+    for k, (signal, colour) in enumerate(colours.items()):
+        bars = axis.barh(
+            [row * step + k for row in range(len(tokens))], [t[signal] for t in tokens], 0.92, color=colour
+        )
+        axis.bar_label(bars, [f"{t[signal]:.2f}" for t in tokens], padding=2, fontsize=6)
+    axis.set_yticks([row * step + (len(colours) - 1) / 2 for row in range(len(tokens))])
+    labels = axis.set_yticklabels([visible(token["text"]) for token in tokens], fontsize=8.5)
+    for label, token in zip(labels, tokens, strict=True):
+        label.set_fontweight("bold" if token["id"] == position["id"] else "normal")
+    axis.set_ylim(most * step - 0.5, -1)  # the first on top
+    axis.set_xlim(0, 1.12)
+    axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=7.5)
+    axis.tick_params(length=0)
+    axis.xaxis.grid(True, color="0.9")
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _head(explained: dict) -> list[str]:
+    setting = explained["setting"]
+    whose = {"own": "own, greedy", "contrast": "own, contrastive decoding", "gt": "right answer, forced"}
+    models = run_name(Path(explained["model"]).resolve())
+    if explained["teacher"]:
+        models = f"student {models}, teacher {run_name(Path(explained['teacher']).resolve())}"
+    lines = [
+        f"{explained['id']}, {explained['condition']}: {explained['question']} (right: {explained['gt']}); {models}",
+        f"Hint: {explained['hint'] or 'none'}",
+        f"Answer ({whose[setting['answer']]}): {explained['answer']}",
+    ]
+    return [part for line in lines for part in wrapped(line, LINE, HEAD)]
+
+
+def _names(explained: dict) -> dict[str, str]:
+    setting = explained["setting"]
+    beta = "" if setting["plausibility"] is None else f", plausibility {setting['plausibility']:g}"
+    tau = "" if setting["temperature"] == 1 else f", all at temperature {setting['temperature']:g}"
+    return {
+        "p_pos": "p_pos: with audio",
+        "p_neg": f"p_neg: without it ({setting['negative']})",
+        "target": f"contrastive target, alpha {setting['contrast_alpha']:g}{beta}{tau}",
+        "student": "student",
+    }
+
+
+def visible(text: str) -> str:
+    """A token's text with its spaces and line breaks visible, cut where it is long; `\\u4f60` for a missing glyph."""
+    text = drawable("".join(VISIBLE.get(letter, letter) for letter in text))
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,0 +1,65 @@
+"""Which option the answers named where another was right: a table for each attribute, of the answers without a hint."""
+
+from collections.abc import Iterable, Sequence
+
+from caad_ds.evaluation.benchmarks.benchmark import Benchmark
+from caad_ds.evaluation.report.tables import markdown
+from caad_ds.evaluation.scoring.matching import named
+from caad_ds.utils.terminal_table import Table
+
+MOST = 12  # options; open questions have hundreds of answers, which make no table
+OTHER = "none or several"
+LEGEND = f"Named by neutral answers, by the rule lenient, marks of options read; {OTHER}: no option, or more than one."
+
+
+def confusions(benchmark: Benchmark, predictions: Iterable[dict]) -> dict[str, dict]:
+    """By subset with at most MOST options: `options`, and `counts`, a row per right option and a column per option that
+    the answer named, the last for OTHER; of the predictions without a hint."""
+    question = {item.id: item.question for item in benchmark.items}
+    found = {
+        subset: {"options": options, "counts": [[0] * (len(options) + 1) for _ in options]}
+        for subset, options in benchmark.options.items()
+        if 1 < len(options) <= MOST
+    }
+    for prediction in predictions:
+        table = found.get(prediction["subset"])
+        if table is None or prediction["condition"] != "neutral":
+            continue
+        options = table["options"]
+        said = named(prediction["prediction"], tuple(options), question[prediction["id"]])
+        table["counts"][options.index(prediction["gt"])][len(options) if said is None else options.index(said)] += 1
+    return {subset: table for subset, table in found.items() if any(map(any, table["counts"]))}
+
+
+def summed(tables: Sequence[dict[str, dict]]) -> dict[str, dict]:
+    """The counts of several runs together."""
+    first, *others = tables
+    return {
+        subset: {
+            "options": table["options"],
+            "counts": [
+                [sum(cells) for cells in zip(*rows, strict=True)]
+                for rows in zip(table["counts"], *(other[subset]["counts"] for other in others), strict=True)
+            ],
+        }
+        for subset, table in first.items()
+        if all(subset in other for other in others)
+    }
+
+
+def on_terminal(tables: dict[str, dict]) -> list[Table]:
+    """A table per subset."""
+    return [Table(f"{subset}: options named", *_rows(table)) for subset, table in tables.items()]
+
+
+def in_markdown(name: str, tables: dict[str, dict]) -> list[str]:
+    """A title and a table per subset, of one system."""
+    found = []
+    for subset, table in tables.items():
+        found += [f"{name}, {subset}: options named", markdown(*_rows(table))]
+    return found
+
+
+def _rows(table: dict) -> tuple[list[str], list[list[str]]]:
+    rows = [[gt, *map(str, counts)] for gt, counts in zip(table["options"], table["counts"], strict=True)]
+    return ["right", *table["options"], OTHER], rows

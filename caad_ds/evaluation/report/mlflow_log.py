@@ -1,0 +1,249 @@
+"""`--mlflow`: finished scores, tables, speeds and pictures into an MLflow store, which may be dead without any harm.
+
+Everything is on disk before, is sent once, and goes out from a thread that is waited for so long and no longer. An
+evaluation of a model that a tracked run has trained is a child of that run.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from caad_ds.evaluation.speed.figures import speed_metrics
+from caad_ds.tracking import Target
+from caad_ds.tracking.origin import Data, origin_tags
+from caad_ds.tracking.secrets import hide_secrets, legal_key, printable, reason
+from caad_ds.tracking.store import (
+    BATCH_METRICS,
+    connect,
+    existing_run,
+    experiment_id,
+    log_inputs,
+    log_params,
+    training_run,
+)
+from caad_ds.tracking.target import DEFAULT_EXPERIMENT, DEFAULT_URI, EXPERIMENT_VARIABLE, URI_VARIABLE
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.progress import progress
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PATIENCE = 120.0  # seconds
+NOTE = "mlflow.json"
+UNNAMED = ""  # `--mlflow` without a URI
+MOST = 40  # metrics of an evaluation; a page that draws hundreds of charts shows nothing
+# Of an evaluation's numbers by their path, the most important first.
+CHOSEN = (
+    r"all/(accuracy_\w+|shift|mrs)(_low|_high)?",
+    r"overall(_low|_high)?",
+    r"all/items|rejected",
+    r"speed/(parameters/total|memory_mib/weights|batch_\d+/(tokens_per_second|first_token_ms))",
+    r"[^/]+/accuracy_adversarial",
+    r"dimensions/[^/]+(?<!_low)(?<!_high)(?<!_deviation)(?<!/instances)",
+    r"all/(tir_all|norm_accuracy)_[a-z]+",
+)
+FIELDS = {"": "value", "_low": "low", "_high": "high", "_deviation": "deviation"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What goes into one MLflow run; its files decide whether a folder has anything new to send.
+
+    `tables` are by file name, header and rows each. `model_sha256` names the model whose training run is the parent.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    tables: Mapping[str, tuple[list[str], list[list]]]
+    files: list[Path]
+    kind: str
+    model_sha256: str | None = None
+    data: list[Data] = field(default_factory=list)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def add_mlflow_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--mlflow` and `--experiment`."""
+    parser.add_argument(
+        "--mlflow", nargs="?", const=UNNAMED, metavar="URI",
+        help=f"also into this MLflow store or server (without URI: {URI_VARIABLE}, else {DEFAULT_URI})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--experiment",
+        metavar="NAME",
+        help=f"there (default: its model's training run's, else {EXPERIMENT_VARIABLE}, else {DEFAULT_EXPERIMENT})",
+    )
+
+
+def check_mlflow(args: argparse.Namespace) -> None:
+    """Make `args.mlflow` a Target, before the work; UserError for a URI that MLflow cannot use, or none."""
+    if args.mlflow is not None:
+        args.mlflow = Target.of(args.mlflow or None, args.experiment, ("--mlflow", "--experiment"))
+    elif args.experiment is not None:
+        raise UserError(f"--experiment {args.experiment}: belongs to an MLflow store; give --mlflow as well")
+
+
+def log_evaluation(args: argparse.Namespace, folder: Path, table: tuple[list[str], list[list[str]]]) -> None:
+    """Sends what a run folder's `scores.json` holds as metrics and setup, and its files, if `--mlflow` is given.
+
+    `table`: header and rows as shown. The most important numbers (CHOSEN) are metrics, those of `groups` without that
+    prefix; all are in the table `metrics.json`. What the folder has sent to this experiment is not sent again.
+    """
+    if args.mlflow is not None:
+        scores = read_json(folder / "scores.json", "run the evaluation again")
+        known = {key: scores.pop(key) for key in ("name", "setup", "rejected")}
+        measured = scores.pop("speed", None) or {}
+        rest = {**scores.pop("groups", {}), **scores, "speed": speed_metrics(measured)}
+        found = dict(flat_metrics({"rejected": len(known["rejected"]), **rest}))
+        tables = {
+            "table_shown.json": table,
+            "metrics.json": (["metric", "value"], [list(each) for each in found.items()]),
+        }
+        files = [folder / "scores.json", folder / "predictions.jsonl"]
+        setup, benchmark = known["setup"], args.benchmark.resolve()
+        record = Record(
+            f"{known['name']}: evaluation",
+            setup,
+            chosen(found),
+            tables,
+            files,
+            "evaluation",
+            model_sha256=setup["model_sha256"],
+            data=[Data(benchmark.name, str(benchmark), setup["benchmark_sha256"], "evaluation")],
+            tags={"device": measured["device"]} if "device" in measured else {},
+        )
+        log_record(args, folder, record)
+
+
+def chosen(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the numbers that stand for an evaluation, at most MOST of them."""
+    names = [name for pattern in CHOSEN for name in metrics if re.fullmatch(pattern, name)]
+    return {name: metrics[name] for name in list(dict.fromkeys(names))[:MOST]}
+
+
+@contextmanager
+def output_folder(out: Path | None) -> Iterator[Path]:
+    """The folder of `--out`; without it a temporary one, for what goes into a store alone."""
+    with nullcontext(out) if out else TemporaryDirectory() as place:
+        yield Path(place)
+
+
+def log_record(args: argparse.Namespace, folder: Path, record: Record) -> None:
+    """Sends a record whose files are in `folder`, if `--mlflow` is given.
+
+    What fails, or takes too long, is said in one line on stderr. What the folder has sent to this experiment is not
+    sent again.
+    """
+    if args.mlflow is None:
+        return
+    where = hide_secrets(args.mlflow.uri)
+    told: list[str] = []
+
+    def send() -> None:
+        try:
+            told.append(_send_once(args, folder, record))
+        except Exception as error:  # whatever fails in a store, the scores are on disk
+            told.append(f"MLflow at {where} did not take {record.name} ({reason(error)}); what is on disk is whole")
+
+    thread = threading.Thread(target=send, name="mlflow", daemon=True)
+    with progress(f"logging {record.name} to MLflow"):
+        thread.start()
+        thread.join(PATIENCE)
+    late = f"MLflow at {where} did not take {record.name} within {PATIENCE:g} s; what is on disk is whole"
+    print(told[0] if told else late, file=sys.stderr)
+
+
+def flat_metrics(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in nested scores by their path `a/b/c`; a `{value, low, ...}` gives `c`, `c_low`, ...
+
+    What is undefined, or no number, is left out.
+    """
+    for key, value in scores.items():
+        if isinstance(value, Mapping):
+            if "value" in value:
+                yield from flat_metrics({f"{key}{end}": value.get(field) for end, field in FIELDS.items()}, prefix)
+            rest = {name: part for name, part in value.items() if name not in FIELDS.values()}
+            yield from flat_metrics(rest, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", float(value)
+
+
+def _send_once(args: argparse.Namespace, folder: Path, record: Record) -> str:
+    """What to say of it: a run that was made, or one that holds the same already."""
+    target = args.mlflow
+    sent = {"uri": hide_secrets(target.uri), "experiment": target.experiment, "sha256": _sha256(record.files)}
+    note = read_json(folder / NOTE, "delete it") if (folder / NOTE).is_file() else {}
+    client = connect(target.uri)
+    known = {key: note.get(key) for key in sent} == sent and existing_run(client, note["run_id"]) is not None
+    run_id, where = (note["run_id"], "") if known else _new(client, args, record)
+    client.set_terminated(run_id, "FINISHED")
+    write_json(folder / NOTE, {**sent, "run_id": run_id})
+    said = f"{'already there as' if known else 'logged as'} run {run_id}{where}"
+    return f"MLflow at {sent['uri']} ({target.uri_from}): {said}"
+
+
+def _sha256(files: list[Path]) -> str:
+    """Over names and bytes."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{file.stat().st_size};".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _new(client: "MlflowClient", args: argparse.Namespace, record: Record) -> tuple[str, str]:
+    """The id of a run that holds the record, and where it lies, in words."""
+    run, where = _begin(client, args, record)
+    run_id = run.info.run_id
+    try:
+        log_params(client, run, printable(record.params))
+        log_inputs(client, run, record.data)
+        _log_metrics(client, run_id, record.metrics)
+        for name, (header, rows) in record.tables.items():
+            columns = zip(*rows, strict=True)
+            client.log_table(run_id, {h: list(c) for h, c in zip(header, columns, strict=True)}, name)
+        for file in record.files:
+            client.log_artifact(run_id, str(file))
+    except Exception:
+        with suppress(Exception):
+            client.set_terminated(run_id, "FAILED")
+        raise
+    return run_id, where
+
+
+def _begin(client: "MlflowClient", args: argparse.Namespace, record: Record) -> "tuple[Run, str]":
+    """A new run: below the one that trained the model where there is one, else in the experiment of the target.
+
+    A user's `--experiment` stands: a parent is looked for in it alone.
+    """
+    tags = {**origin_tags(os.environ.get("WORLD_SIZE", "1")), "kind": record.kind, **record.tags}
+    trained = training_run(client, record.model_sha256, args.experiment) if record.model_sha256 else None
+    if trained is None:
+        experiment = experiment_id(client, args.mlflow)
+        where = f", experiment {args.mlflow.experiment} ({args.mlflow.experiment_from})"
+    else:
+        experiment = trained.info.experiment_id
+        tags["mlflow.parentRunId"] = trained.info.run_id
+        where = f", a child of {trained.info.run_name}, run {trained.info.run_id}"
+    return client.create_run(experiment, run_name=record.name, tags=printable(tags)), where
+
+
+def _log_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    points = [Metric(legal_key(key), value, now, 0) for key, value in metrics.items()]
+    for first in range(0, len(points), BATCH_METRICS):
+        client.log_batch(run_id, metrics=points[first : first + BATCH_METRICS])

@@ -1,0 +1,177 @@
+"""An LLM as a further rule of matching, over an OpenAI-compatible endpoint; verdicts are kept in `judge.jsonl`."""
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from caad_ds.evaluation.scoring.matching import words
+from caad_ds.tracking.secrets import HIDDEN, hide_secrets
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, drop_cut_line
+from caad_ds.utils.progress import progress
+from caad_ds.utils.text import read_lines
+
+TIMEOUT = 120.0  # seconds a reply may take
+PROMPT = """Question about an audio clip: {question}
+Reference answer: {gt}
+Given answer: {prediction}
+
+Does the given answer mean the same as the reference answer? An answer that names several alternatives does not. \
+Reply with one word, Yes or No."""
+NO_KEY = "none"  # local servers take any, and the client wants one
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model behind an endpoint, and the file that holds what it has said."""
+
+    model: str
+    base_url: str
+    key: str
+    concurrency: int
+    file: Path
+
+    @staticmethod
+    def of(args: argparse.Namespace, folder: Path) -> "Judge | None":
+        """The judge that the arguments name, if they name one; UserError where one of them, or `openai`, is missing."""
+        if args.judge_base_url is None and args.judge_model is None:
+            return None
+        if args.judge_base_url is None or args.judge_model is None:
+            raise UserError("--judge-base-url and --judge-model belong together; give both")
+        name = args.judge_api_key_env
+        if name is not None and not os.environ.get(name):
+            raise UserError(f"--judge-api-key-env {name}: that variable is not set; export the key in it")
+        key = os.environ[name] if name else NO_KEY
+        if not key.isascii() or not key.isprintable():
+            raise UserError(f"--judge-api-key-env {name}: holds what no key has, such as a line break; export it anew")
+        _check_url(args.judge_base_url)
+        try:
+            import openai  # noqa: F401
+        except ImportError as error:
+            raise UserError("an LLM judge needs the package openai; pip install 'caad-ds[openai]'") from error
+        return Judge(args.judge_model, args.judge_base_url, key, args.judge_concurrency, folder / "judge.jsonl")
+
+    def verdicts(self, asked: Iterable[tuple[str, str, str]]) -> list[bool | None]:
+        """Whether each (question, gt, prediction) is right; None where the judge said neither yes nor no.
+
+        What the file holds is not asked again. UserError if the endpoint fails; what was judged before is kept.
+        """
+        prompts = [PROMPT.format(question=question, gt=gt, prediction=said) for question, gt, said in asked]
+        known = self._known()
+        left = {self._hash(prompt): prompt for prompt in prompts if self._hash(prompt) not in known}
+        if left:
+            with progress(f"asking {self.model}", len(left)) as advance, disk_errors(self.file.parent):
+                with open(self.file, "a", encoding="utf-8") as file:
+                    for name, reply in self._replies(left.items()):
+                        known[name] = _verdict(reply) if reply is not None else None
+                        if reply is not None:
+                            line = {"key": name, "model": self.model, "verdict": known[name], "reply": reply}
+                            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                            file.flush()
+                        advance(1)
+        return [known[self._hash(prompt)] for prompt in prompts]
+
+    def _hash(self, prompt: str) -> str:
+        return hashlib.sha256(json.dumps([self.model, prompt]).encode()).hexdigest()
+
+    def _known(self) -> dict[str, bool | None]:
+        if not self.file.is_file():
+            return {}
+        drop_cut_line(self.file)
+        try:
+            kept = [json.loads(line) for _, line in read_lines(self.file)]
+            return {line["key"]: line["verdict"] for line in kept}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.file}: cannot be read ({error}); delete it, and all is judged again") from error
+
+    def _replies(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str | None]]:
+        """Replies as they come, by hash; None for a prompt that the endpoint refuses."""
+        import openai
+
+        with openai.OpenAI(base_url=self.base_url, api_key=self.key, timeout=TIMEOUT) as client:
+
+            def ask(prompt: str) -> str | None:
+                turn = {"role": "user", "content": prompt}
+                try:
+                    said = client.chat.completions.create(model=self.model, messages=[turn], temperature=0)
+                except (openai.BadRequestError, openai.UnprocessableEntityError):
+                    return None
+                except json.JSONDecodeError:  # what is declared as JSON and is none
+                    said = None
+                return self._content(said)
+
+            try:
+                yield from _concurrently(ask, prompts, self.concurrency)
+            except openai.OpenAIError as error:
+                raise self._failed(self._safe(error)) from None  # the client's own error holds the URL
+
+    def _content(self, said: object) -> str:
+        """The text of a reply; some servers answer 200 with a page, or with an error of their own."""
+        choices = getattr(said, "choices", None)
+        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+        if message is None:
+            raise self._failed("its reply is no chat completion; does the URL end in /v1?")
+        return message.content or ""
+
+    def _failed(self, reason: str) -> UserError:
+        place = hide_secrets(self.base_url)
+        return UserError(f"--judge-base-url {place}: {reason}; the verdicts so far are kept, run it again")
+
+    def _safe(self, error: Exception) -> str:
+        """An error in one short line, without the key or the credentials of a URL."""
+        text = str(error) if self.key == NO_KEY else str(error).replace(self.key, HIDDEN)
+        return hide_secrets(" ".join(text.split()))[:200]
+
+
+def _check_url(url: str) -> None:
+    """UserError for what no client can ask; it is not repeated, since of a broken URL no one knows what is secret."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UserError("--judge-base-url: no URL; give one such as https://host/v1, a / in a password as %2F")
+
+
+def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
+    """What names a judge."""
+    parser.add_argument("--judge-base-url", metavar="URL", help="OpenAI-compatible endpoint of an LLM judge")
+    parser.add_argument("--judge-model", metavar="NAME", help="the judge's model there")
+    parser.add_argument("--judge-api-key-env", metavar="VAR", help="environment variable that holds its key")
+    parser.add_argument("--judge-concurrency", type=positive, default=8, metavar="N", help="at once (default 8)")
+
+
+def _verdict(reply: str) -> bool | None:
+    """Yes or no, whichever one of both the reply has."""
+    said = {"yes", "no"} & set(words(reply))
+    return None if len(said) != 1 else said == {"yes"}
+
+
+def _concurrently(
+    ask: Callable[[str], str | None], prompts: Iterable[tuple[str, str]], count: int
+) -> Iterator[tuple[str, str | None]]:
+    """`ask` for each prompt, `count` at once; after a failure those under way still come, then it is raised."""
+    left = iter(prompts)
+    failure: Exception | None = None
+    with ThreadPoolExecutor(count) as pool:
+        asked = {pool.submit(ask, prompt): name for name, prompt in islice(left, count)}
+        while asked:
+            for future in wait(asked, return_when=FIRST_COMPLETED).done:
+                name = asked.pop(future)
+                if error := future.exception():
+                    failure = failure or error
+                    continue
+                yield name, future.result()
+                if failure is None:
+                    asked |= {pool.submit(ask, prompt): name for name, prompt in islice(left, 1)}
+    if failure is not None:
+        raise failure

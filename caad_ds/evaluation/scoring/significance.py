@@ -1,0 +1,234 @@
+"""Differences of systems from a baseline on the same items: intervals and p values.
+
+Test        The two systems' answers are exchanged, unit by unit (a clip with all questions about it, under every
+            condition, all runs together; units.py). If the systems are alike in truth, each of the 2^units exchanges
+            is as likely as what was observed, so p, the share of exchanges that are as extreme, is exact at every size.
+Statistic   A metric is a ratio of sums over items, n / d (scores.py). Its difference over its standard error (the delta
+            method's, over units), computed anew for every exchange: so p holds for many units also where the systems
+            are alike in the metric alone (Janssen 1997; Chung and Romano 2013). Of shares, d = 1, it orders exchanges
+            as the difference does; with one run and a question each that is McNemar's exact test.
+Too few     The standard error misleads where denominators differ and few items count. There (`_leverage`) p is 1.
+Interval    95% of a paired bootstrap over units (the same draw for both systems, every run and condition).
+p_holm      Holm's correction over the systems compared, for each group and metric by itself.
+
+Several runs of one name (seeds) stand for their mean: the null hypothesis is that on other items *these* models would
+do alike; what other seeds would give, it does not tell.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from scipy.stats import binom
+
+from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit, units_of
+from caad_ds.evaluation.scoring.scores import (
+    LEVEL,
+    RATIOS,
+    RULES,
+    SHARES,
+    answers,
+    interval,
+    items_by_subset,
+    numerators_and_denominators,
+    outcomes,
+    resample,
+)
+
+DRAWS = 2000
+EXCHANGES = 9999  # drawn where there are too many to enumerate
+ENUMERATED = 1 << 14  # exchanges, of which those alike are one
+MOST_LEVERAGE = 0.2  # chosen by benchmarks/calibration.py
+BLOCK = 500  # exchanges at a time
+FIELDS = ("value", "low", "high", "test", "p", "least_p", "p_holm", "significant", "too_few")
+TIE = 1e-9  # between values of |t| that rounding may have made unequal
+Sums = Callable[[np.ndarray], np.ndarray]
+
+
+def differences(systems: dict[str, list[list[dict]]], baseline: str, draws: int = DRAWS) -> dict[str, dict[str, dict]]:
+    """By system, group and metric what each system but the baseline differs by; inside a group by the other rules.
+
+    `systems`: the runs of each name, as `score_groups` takes them, all over the same items. A difference is `{value,
+    low, high, test, p, least_p, p_holm, significant, too_few}`; those of shares have also `higher` and `lower`, the
+    number of items on which the system is above the baseline, and below. `least_p` is the smallest p that so many
+    units can give, and `too_few` says that it could not make the figure significant. Where a metric is undefined for
+    either, all are None; `low` and `high` also where the bootstrap has no spread (`scores.interval`).
+    """
+    others = [name for name in systems if name != baseline]
+    found: dict[str, dict[str, dict]] = {name: {} for name in others}
+    units = units_of(systems[baseline][0])
+    known: dict[tuple[str, ...], list] = {}  # where there is one subset, it is all
+    for group, ids in items_by_subset(systems[baseline][0]).items():
+        unit = numbered(units, ids)
+        if tuple(ids) not in known:
+            known[tuple(ids)] = [_of_items(systems, baseline, ids, unit, rule, draws) for rule in RULES]
+        first, *rest = known[tuple(ids)]
+        for name in others:
+            found[name][group] = {**first[name], **{rule: each[name] for rule, each in zip(RULES[1:], rest)}}
+    return found
+
+
+def exchange_p(ours: np.ndarray, theirs: np.ndarray, sums: Sums) -> np.ndarray:
+    """Compute the two-sided p of each figure, and the smallest it could be, [2, figures], by exchanging units.
+
+    `sums` makes numerators and denominators [2, units, figures] of answers [runs, ...] of one system. Several runs are
+    exchanged together, since those of one system may be more alike than those of two. A system with more runs than the
+    other is tested K times, once for each of its runs, with as many runs as the other has; K / k times the k-th
+    smallest p is a p value whatever their dependence, because on average at most k alpha of them are below
+    k alpha / K. k is half of K, rounded up.
+    """
+    few, many = sorted((ours, theirs), key=len)
+    if len(few) == len(many):
+        return exchange_test(sums(ours), sums(theirs))
+    each = [exchange_test(sums(few), sums(np.roll(many, -k, axis=0)[: len(few)])) for k in range(len(many))]
+    half = -(-len(many) // 2)
+    return np.minimum(1.0, len(many) / half * np.sort(each, axis=0)[half - 1])
+
+
+def exchange_test(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Compute p = P(|t| of a random exchange >= |t|), and the smallest p that it could be, [2, figures].
+
+    From numerators and denominators [2, units, figures]. Exact where the exchanges can be enumerated, else
+    (1 + count) / (1 + EXCHANGES) over seeded draws.
+
+    With N, D the sums over both systems, z = D n - N d are a unit's residuals from their common ratio, w = z_a - z_b,
+    m = z_a + z_b. The difference of the ratios is proportional to sum(w), and what a unit adds to it is w - g m, where
+    g = sum(d_a - d_b) / D: so t^2 = sum(w)^2 / sum((w - g m)^2), and 0 where that is 0 / 0, which no difference is. It
+    is defined also where an exchange leaves a system without a denominator. An exchange of a unit changes the signs of
+    its w and d_a - d_b; N, D and m stay.
+    """
+    (n_a, d_a), (n_b, d_b) = ours, theirs
+    part, whole = (n_a + n_b).sum(0), (d_a + d_b).sum(0)
+    z_a, z_b = n_a * whole - d_a * part, n_b * whole - d_b * part
+    g = (d_a - d_b) / np.where(whole, whole, 1)
+    w, m = z_a - z_b, (z_a + z_b) * g.any(0)  # m counts only where denominators differ
+    terms, constant = np.stack([w, w * m, g]), np.stack([(w**2).sum(0), (m**2).sum(0)])
+    p = [_enumerated(terms[..., k], constant[:, k]) for k in range(len(whole))]
+    left = [k for k, value in enumerate(p) if value is None]
+    for k, value in zip(left, _drawn(terms[..., left], constant[:, left]) if left else (), strict=True):
+        p[k] = float(value)
+    least = max(2.0 ** (1 - len(w)), 1 / (1 + EXCHANGES))
+    too_few = _leverage(np.stack([z_a, z_b]), g.sum(0)) > MOST_LEVERAGE
+    return np.where(too_few, 1.0, [p, np.full(len(p), min(1.0, least))])
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p values adjusted by Holm's step-down procedure, which bounds the chance of any false finding among them."""
+    order = np.argsort(p_values)
+    steps = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return adjusted.tolist()
+
+
+def adjust(family: list[dict]) -> None:
+    """Adds `p_holm`, `significant` and `too_few` to the differences of several systems in one figure."""
+    family = [difference for difference in family if difference["p"] is not None]
+    for difference, p in zip(family, holm([difference["p"] for difference in family]), strict=True):
+        too_few = difference["least_p"] * len(family) >= 1 - LEVEL
+        difference.update(p_holm=p, significant=p < 1 - LEVEL, too_few=too_few)
+
+
+def difference_of(value: float, drawn: np.ndarray, units: int, p: float, least: float) -> dict:
+    """A difference, from its bootstrap's draws [draws] and its test; all None where it is undefined."""
+    if np.isnan(value):
+        return dict.fromkeys(FIELDS)
+    low, high = interval(drawn, units)
+    return {"value": float(value), "low": low, "high": high, "test": "exchange", "p": float(p), "least_p": float(least)}
+
+
+def ratio_sums(right: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Numerators and denominators of every metric, [2, units, 12], from answers bool [runs, 4, items]."""
+    return np.stack(numerators_and_denominators(per_unit(outcomes(right).sum(0), unit).T))
+
+
+def _of_items(
+    systems: dict[str, list[list[dict]]], baseline: str, ids: list[str], unit: np.ndarray, rule: str, draws: int
+) -> dict[str, dict[str, dict]]:
+    """By system and metric, for one group of items and one rule."""
+    right = {name: answers(runs, ids, rule) for name, runs in systems.items()}
+    units = int(unit.max()) + 1
+    ends = np.cumsum([len(runs) for runs in right.values()])
+    rows = {name: slice(end - len(right[name]), end) for name, end in zip(right, ends.tolist(), strict=True)}
+    point, drawn = resample(np.concatenate(list(right.values())), unit, draws, seed=0)
+    found: dict[str, dict[str, dict]] = {}
+    for name in (name for name in systems if name != baseline):
+        tested = exchange_p(right[name], right[baseline], lambda answered: ratio_sums(answered, unit))
+        higher = _above(right[name], right[baseline])
+        found[name] = {}
+        for metric, (p, least), sign in zip(RATIOS, tested.T, _direction(right[name], right[baseline]), strict=True):
+            value = point[metric][rows[name]].mean() - point[metric][rows[baseline]].mean()
+            p = 1.0 if value * sign < 0 else p
+            draw = drawn[metric][:, rows[name]].mean(-1) - drawn[metric][:, rows[baseline]].mean(-1)
+            found[name][metric] = difference_of(value, draw, units, p, least) | higher.get(metric, {})
+    for metric in RATIOS:
+        adjust([metrics[metric] for metrics in found.values()])
+    return found
+
+
+def _direction(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Sign of the difference tested, [12]: of ratios of sums over runs, where the figure is a mean of ratios."""
+    (part, whole), (other, of) = (numerators_and_denominators(outcomes(r).sum((0, -1))) for r in (ours, theirs))
+    return np.sign(part * of - other * whole)
+
+
+def _above(ours: np.ndarray, theirs: np.ndarray) -> dict[str, dict[str, int]]:
+    """For each share the items on which its mean over runs is above the other system's, and below."""
+    mine, other = (numerators_and_denominators(outcomes(right).sum(0).T)[0] for right in (ours, theirs))
+    by_item = dict(zip(RATIOS, (mine * len(theirs) - other * len(ours)).T, strict=True))
+    return {m: {"higher": int((by_item[m] > 0).sum()), "lower": int((by_item[m] < 0).sum())} for m in SHARES}
+
+
+def _leverage(residuals: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Compute how far single units decide each difference, [figures], from residuals [2, units, figures] and g.
+
+    It bounds the skewness of the difference between systems whose residuals have one law: of which a system with few
+    items to its denominator may not have shown how large they can be. It is 0 where denominators are alike.
+    """
+    second, fourth = ((residuals**k).sum((0, 1)) for k in (2, 4))
+    bound = np.sqrt(fourth) / np.where(second, second, 1)
+    with np.errstate(divide="ignore"):
+        return 2 * abs(g) / np.sqrt(np.maximum(0, 1 - g**2)) * np.maximum(bound, np.finfo(float).tiny)
+
+
+def _enumerated(terms: np.ndarray, constant: np.ndarray) -> float | None:
+    """Exact p of one figure from terms [3, units] and constants [2]; None where exchanges are too many.
+
+    Of units with the same terms, up to their sign, it matters only how many are exchanged.
+    """
+    terms = terms[:, terms.any(0)]
+    if not terms.size:
+        return 1.0
+    first = np.take_along_axis(terms, (terms != 0).argmax(0)[None], 0)  # its sign is made positive
+    kinds, counts = np.unique(terms * np.sign(first), axis=1, return_counts=True)
+    if np.log2(counts + 1).sum() > np.log2(ENUMERATED):
+        return None
+    kept = np.indices(counts + 1).reshape(len(counts), -1)
+    chances = np.prod([_heads(int(count))[k] for count, k in zip(counts, kept, strict=True)], axis=0)
+    t = _statistic(kinds @ (2.0 * kept - counts[:, None]), constant[:, None])
+    return min(1.0, float(chances[t >= _statistic(terms.sum(1), constant) - TIE].sum()))
+
+
+@lru_cache(1 << 12)
+def _heads(count: int) -> np.ndarray:
+    """Chances of 0, 1, ..., `count` heads of so many coins."""
+    return binom.pmf(np.arange(count + 1), count, 0.5)
+
+
+def _drawn(terms: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    """p of each figure, [figures], over EXCHANGES draws that all figures share."""
+    terms = terms[:, terms.any(axis=(0, 2))]
+    random, observed = np.random.default_rng(0), _statistic(terms.sum(1), constant)
+    extreme = np.zeros(terms.shape[-1], int)
+    for size in (min(BLOCK, EXCHANGES - done) for done in range(0, EXCHANGES, BLOCK)):
+        signs = random.integers(0, 2, (size, terms.shape[1]), np.int8) * 2.0 - 1
+        extreme += (_statistic(signs @ terms, constant[:, None]) >= observed - TIE).sum(0)
+    return (1 + extreme) / (1 + EXCHANGES)
+
+
+def _statistic(sums: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    """|t| from sums of the terms of exchanges [3, ...] and the sums that no exchange changes [2, ...]."""
+    w, wm, g = sums
+    ww, mm = constant
+    variance = ww - 2 * g * wm + g**2 * mm
+    return np.where(w != 0, abs(w) / np.sqrt(np.where(w != 0, variance, 1)), 0)

@@ -1,0 +1,73 @@
+"""What a check of a teacher shows: a table that grows while it runs, the final tables, and the JSON file."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.report.tables import LEGEND, MAIN, percent, show
+from caad_ds.evaluation.scoring.scores import POOLED
+from caad_ds.evaluation.teacher_check.signals import Signal
+from caad_ds.evaluation.teacher_check.verdict import Attribute
+from caad_ds.utils.terminal_table import Table
+
+EVERY_SECONDS = 60.0
+SIGNALS = (
+    "z_pos: logits with the audio; z_neg: with the negative in its place; z_c: their contrast. n/f/a/i: neutral, "
+    "faithful, adversarial, irrelevant."
+)
+
+
+class Growing:
+    """Shows what has been found so far: a table with a row for each attribute, as one ends and every minute."""
+
+    def __init__(self, total: int, rows: Callable[[], list[Attribute]]):
+        """`rows` gives the attributes as far as they are known."""
+        self._total, self._attributes = total, rows
+        self._shown = time.monotonic()
+
+    def show(self, ended: bool) -> None:
+        """Call after each batch, with whether an attribute ended; when all are known the final table follows."""
+        if not ended and time.monotonic() < self._shown + EVERY_SECONDS:
+            return
+        attributes = self._attributes()
+        done = sum(len(attribute.gt) for attribute in attributes)
+        if attributes and done < self._total:
+            show(_so_far(attributes, done, self._total))
+            self._shown = time.monotonic()
+
+
+def _so_far(attributes: Sequence[Attribute], done: int, total: int) -> Table:
+    negatives = [s for s in attributes[0].likelihoods if s.negative is not None and s.alpha is None]
+    header = ["attribute", "rows", "z_pos n/f/a/i", *(f"{signal.name} n" for signal in negatives)]
+    rows = []
+    for attribute in attributes:
+        each = "/".join(f"{100 * right.mean():.0f}" for right in attribute.right(Signal()))
+        without = [f"{100 * attribute.right(signal)[0].mean():.0f}" for signal in negatives]
+        rows.append([attribute.name, str(len(attribute.gt)), each, *without])
+    return Table(f"so far, {done} of {total} rows: likeliest option, %", header, rows)
+
+
+def show_result(name: str, table: dict[Signal, dict], decoded: dict[Signal, dict], verdict: dict) -> None:
+    """Print both tables, what explains them, and the verdict."""
+    title = f"{name}: likeliest option, %; entropy over the labels' when neutral"
+    tables = _table(title, table), _table("greedy answers, right by the matching rule, %", decoded)
+    show(*tables, LEGEND, SIGNALS, *verdict["lines"])
+
+
+def _table(title: str, table: dict[Signal, dict]) -> Table:
+    subsets = [subset for subset in next(iter(table.values())) if subset != POOLED]
+    entropies = ["entropy"] if "entropy_share" in table[Signal()][POOLED] else []
+    header = ["signal", *MAIN, *entropies, *(f"{subset} n/f/a/i" for subset in subsets)]
+    rows = []
+    for signal, groups in table.items():
+        shares = [groups[POOLED]["entropy_share"] for _ in entropies]
+        each = ["/".join(f"{100 * groups[s][f'accuracy_{c}']['value']:.0f}" for c in CONDITIONS) for s in subsets]
+        pooled = [percent(groups[POOLED][key]["value"]) for key in MAIN.values()]
+        rows.append([signal.name, *pooled, *("-" if share is None else f"{share:.2f}" for share in shares), *each])
+    return Table(title, header, rows)
+
+
+def listed(table: dict[Signal, dict]) -> list[dict[str, Any]]:
+    """The figures of each signal as the JSON file has them."""
+    return [{**vars(signal), "name": signal.name, "groups": groups} for signal, groups in table.items()]

@@ -1,0 +1,89 @@
+"""The signals of a teacher, and the sequences of tokens that its paths see."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from caad_ds.evaluation.benchmarks.items import Item
+from caad_ds.evaluation.inference import Loaded, as_sample, different_clips
+from caad_ds.evaluation.teacher_check.prefix_tree import Ids
+from caad_ds.models.negatives import Negative
+from caad_ds.models.prompts.prompter import Encoded
+from caad_ds.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Logits of the teacher: z_pos (no negative), z_neg (no alpha), or z_c = (1 + alpha) z_pos - alpha z_neg."""
+
+    negative: str | None = None
+    alpha: float | None = None
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        if self.negative is None:
+            return "z_pos"
+        return f"z_neg {self.negative}" if self.alpha is None else f"z_c {self.negative} {self.alpha:g}"
+
+
+def signals(negatives: Sequence[str], alphas: Sequence[float]) -> list[Signal]:
+    """z_pos, then of each negative z_neg and the contrasts."""
+    return [Signal(), *(Signal(negative, alpha) for negative in negatives for alpha in (None, *alphas))]
+
+
+class Paths:
+    """Prompts as the paths see them: with the audio, then with each negative in its place.
+
+    `audio` [n, E] holds the embeddings that stand at audio positions: those of the items' clips, then the negatives'.
+    A clip's positions differ from another's, a negative's are the same in every prompt.
+    """
+
+    def __init__(self, loaded: Loaded, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative]):
+        """`outputs` [U, K, E] of the different clips of the items, in order of appearance."""
+        self._loaded = loaded
+        heard = [loaded.model.connect(negative.states) for negative in negatives if negative.states is not None]
+        self.audio = torch.cat([outputs, *heard]).flatten(0, 1)
+        number = {clip: place for place, clip in enumerate(different_clips(items))}
+        own = [[number[clip] for clip in item.clips] for item in items]
+        silent = iter(range(len(number), len(number) + len(heard)))
+        self._numbers: list[list[list[int]] | None] = [own]  # of each path and item, the audios; None: removed
+        for negative in negatives:
+            constant = None if negative.states is None else next(silent)
+            self._numbers.append(None if constant is None else [[constant] * len(audios) for audios in own])
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def prompts(self, encoded: Sequence[Encoded]) -> list[list[Ids]]:
+        """For each path the items' prompts."""
+        found = [
+            [self._ids(prompt, None if numbers is None else numbers[k]) for k, prompt in enumerate(encoded)]
+            for numbers in self._numbers
+        ]
+        for item, prompts in zip(self._items, zip(*found, strict=True), strict=True):
+            if not all(prompts):
+                raise UserError(
+                    f"{item.id}: without its audio nothing comes before an answer; choose other negatives than "
+                    "text_only, or write a question"
+                )
+        return found
+
+    def encoded(self, answers: Sequence[str | None]) -> list[Encoded]:
+        """The items' prompts, each with an answer, or None for the prompt alone."""
+        prompter = self._loaded.prompter
+        return [
+            prompter.check(as_sample(item, answer), with_answer=answer is not None)
+            for item, answer in zip(self._items, answers, strict=True)
+        ]
+
+    def _ids(self, prompt: Encoded, audios: list[int] | None) -> Ids:
+        if audios is None:
+            return tuple(token for token, heard in zip(prompt.prompt, prompt.is_audio, strict=True) if not heard)
+        queries = self._loaded.prompter.num_queries
+        rows = iter(-1 - (audio * queries + k) for audio in audios for k in range(queries))
+        pairs = zip(prompt.prompt, prompt.is_audio, strict=True)
+        return tuple(next(rows) if heard else token for token, heard in pairs)
