@@ -36,7 +36,7 @@ setup(
     package_data={
         "ds_configs": ["*.json"],
         "caad_ds": ["loss/rows.c", "evaluation/benchmarks/dynamic_superb/dynamic_superb.tsv"],
-        "data_prep": ["*.html", "*.yaml"],
+        "data_prep": ["verify/*.html", "stage1/*.yaml"],
     },
     install_requires=[
         "argcomplete>=3.1",

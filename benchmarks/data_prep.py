@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import cpu_name
 from caad_ds.data.reader import IndexedReader, parse
 from caad_ds.data.stream import StreamReader
-from data_prep import annotators
-from data_prep.espeak import speak
-from data_prep.manifest import write_manifest
-from data_prep.pack import pack
+from data_prep.annotate import annotators
+from data_prep.common.manifest import write_manifest
+from data_prep.pack.pack import pack
+from data_prep.synthetic.espeak import speak
 
 Step = Callable[[], object]
 FILES = 60  # that the records share

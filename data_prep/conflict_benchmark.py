@@ -16,11 +16,11 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.file_names import LONGEST, stems
 from caad_ds.utils.files import disk_errors, write_atomic, write_json
 from caad_ds.utils.progress import track
-from data_prep.entry import is_part, waveform
-from data_prep.jsonl import Rejected
-from data_prep.manifest import read_manifest
-from data_prep.prompt import PROMPT
-from data_prep.rejects import Rejects
+from data_prep.common.audio_entry import is_part, waveform
+from data_prep.common.jsonl import Rejected
+from data_prep.common.manifest import read_manifest
+from data_prep.common.prompt_metadata import PROMPT
+from data_prep.common.rejects import Rejects
 
 LONGEST_SUFFIX = 16  # bytes of a format's name
 

@@ -11,11 +11,11 @@ from random import Random
 from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
 from caad_ds.data.markers import user_content
 from caad_ds.utils.errors import UserError
-from data_prep.columns import Columns, first
-from data_prep.jsonl import Rejected
-from data_prep.manifest import check_output, read_manifest, write_manifest
-from data_prep.prompt import OPTIONS, PROMPT, prompt_of
-from data_prep.rejects import Rejects
+from data_prep.common.jsonl import Rejected
+from data_prep.common.manifest import check_output, read_manifest, write_manifest
+from data_prep.common.metadata_columns import Columns, first
+from data_prep.common.prompt_metadata import OPTIONS, PROMPT, prompt_of
+from data_prep.common.rejects import Rejects
 
 # As in examples/recorded, where CAAD lowered the shift with these shares (docs/results/recorded_speech.md). Half of the
 # prompts carry no hint: where one is there and nearly always right, the audio is not needed and not learned. The false
@@ -98,8 +98,8 @@ def describe(
 ) -> list[dict]:
     """The record with its seed description, once per question asked about it; [] if nothing can be asked.
 
-    A pure function of (record, seed). The metadata gains `prompt` (data_prep/prompt.py); UserError if that key is the
-    user's. A record that comes with messages of its own keeps them.
+    A pure function of (record, seed). The metadata gains `prompt` (data_prep/common/prompt_metadata.py); UserError if
+    that key is the user's. A record that comes with messages of its own keeps them.
     """
     prompt_of(record)
     described = {**record, "seed_description": record.get("seed_description") or seed_description(record, instructions)}

@@ -22,11 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_yaml
 from caad_ds.utils.text import comparable
-from data_prep.columns import Columns
-from data_prep.hashing import fraction
-from data_prep.jsonl import Rejected
-from data_prep.manifest import ManifestWriter, check_output, read_manifest
-from data_prep.rejects import Rejects
+from data_prep.common.hashing import fraction
+from data_prep.common.jsonl import Rejected
+from data_prep.common.manifest import ManifestWriter, check_output, read_manifest
+from data_prep.common.metadata_columns import Columns
+from data_prep.common.rejects import Rejects
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -6,7 +6,7 @@ from typing import Any
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.utils.files import parse_yaml
 from caad_ds.utils.text import read_text
-from data_prep.sentences import SLOTS
+from data_prep.synthetic.sentences import SLOTS
 from examples.demo.corpus import INSTRUCTIONS
 
 VOCABULARY = 512

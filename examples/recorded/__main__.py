@@ -1,7 +1,7 @@
 """CAAD on recorded human speech: `python -m examples.recorded --root FOLDER` (docs/results/recorded_speech.md).
 
-FOLDER holds the unpacked Debian packages of the corpus (data_prep/sources/fillets_ng.py says how to get them). Every
-step is a command that is shown; what a run before has finished is left alone, so an interrupted run goes on.
+FOLDER holds the unpacked Debian packages of the corpus (data_prep/ingest/sources/fillets_ng.py says how to get them).
+Every step is a command that is shown; what a run before has finished is left alone, so an interrupted run goes on.
 """
 
 import argparse

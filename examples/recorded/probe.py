@@ -20,8 +20,8 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import progress, track
 from caad_ds.utils.quiet import quiet
 from caad_ds.utils.text import as_text
-from data_prep.entry import waveform
-from data_prep.manifest import load_manifest
+from data_prep.common.audio_entry import waveform
+from data_prep.common.manifest import load_manifest
 
 ENCODER, TAPS, WINDOW_SECONDS = "openai/whisper-tiny.en", [0, 1, 2, 3], 8
 INSTRUCTIONS = Path("configs/recorded/instructions.yaml")

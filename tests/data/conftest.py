@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tones import record, tone
 
-from data_prep.manifest import write_manifest
+from data_prep.common.manifest import write_manifest
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.errors import UserError
-from data_prep.espeak import speak
-from data_prep.ingest import ingest
-from data_prep.manifest import write_manifest
-from data_prep.pack import pack
+from data_prep.common.manifest import write_manifest
+from data_prep.ingest.ingest import ingest
+from data_prep.pack.pack import pack
+from data_prep.synthetic.espeak import speak
 from tests.tolerance import assert_close
 
 SINE = 0.5 * np.sin(np.arange(8_000) * 0.3)

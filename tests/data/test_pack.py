@@ -13,8 +13,8 @@ from tones import contents, read, record
 
 from caad_ds.data.reader import IndexedReader
 from caad_ds.utils.errors import UserError
-from data_prep.manifest import load_manifest, write_manifest
-from data_prep.pack import pack
+from data_prep.common.manifest import load_manifest, write_manifest
+from data_prep.pack.pack import pack
 from tests.tolerance import LEAST_BIT
 
 SMALL = 16_000  # bytes: several shards

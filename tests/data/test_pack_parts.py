@@ -6,11 +6,11 @@ from tones import contents, read
 from caad_ds.cli import main
 from caad_ds.data.reader import IndexedReader
 from caad_ds.utils.errors import UserError
-from data_prep.join_shards import join
-from data_prep.manifest import load_manifest, write_manifest
-from data_prep.pack import pack
-from data_prep.part import Part
-from data_prep.verify import verify
+from data_prep.common.array_part import Part
+from data_prep.common.manifest import load_manifest, write_manifest
+from data_prep.pack.join_shards import join
+from data_prep.pack.pack import pack
+from data_prep.verify.verify import verify
 
 SMALL = 16_000
 

@@ -14,8 +14,8 @@ from tones import contents, record, tone
 
 from caad_ds.cli import main
 from caad_ds.utils.errors import UserError
-from data_prep.manifest import load_manifest, write_manifest
-from data_prep.pack import pack
+from data_prep.common.manifest import load_manifest, write_manifest
+from data_prep.pack.pack import pack
 
 SMALL = 16_000
 
@@ -88,7 +88,7 @@ def zombie(pid: str) -> bool:
 
 def interrupted(manifest: Path, folder: Path, monkeypatch, after: int) -> None:
     """Pack until `after` shards are there; what is on disk then is what a kill leaves."""
-    from data_prep import pack as module
+    from data_prep.pack import pack as module
 
     class Killed(BaseException):
         pass

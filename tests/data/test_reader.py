@@ -19,8 +19,8 @@ from caad_ds.data import reader as reader_module
 from caad_ds.data.index import ShardIndex
 from caad_ds.data.reader import IndexedReader
 from caad_ds.utils.errors import UserError
-from data_prep.manifest import write_manifest
-from data_prep.pack import pack
+from data_prep.common.manifest import write_manifest
+from data_prep.pack.pack import pack
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from tones import record, tone
 from caad_ds.cli import main
 from caad_ds.data.audio.decode import load
 from caad_ds.utils.errors import UserError
-from data_prep.add_noise import add_noise, mix
-from data_prep.hashing import fraction
-from data_prep.manifest import write_manifest
-from data_prep.sources.fillets_ng import GAME, records
+from data_prep.common.hashing import fraction
+from data_prep.common.manifest import write_manifest
+from data_prep.ingest.sources.fillets_ng import GAME, records
 from data_prep.split import read_rules, splits_of
+from data_prep.synthetic.add_noise import add_noise, mix
 from tests.tolerance import LEAST_BIT, decibels
 
 SCRIPT = """

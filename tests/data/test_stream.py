@@ -15,7 +15,7 @@ from hostile import FLAC, GOOD, HOSTILE, RECORD, member, tar
 from caad_ds.data.reader import BrokenSample, IndexedReader
 from caad_ds.data.stream import StreamReader, blocks, expand
 from caad_ds.utils.errors import UserError
-from data_prep.pack import pack
+from data_prep.pack.pack import pack
 
 
 @pytest.fixture

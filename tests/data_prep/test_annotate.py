@@ -19,10 +19,10 @@ from signals import pulses, voiced
 from caad_ds.cli import main
 from caad_ds.data.audio.decode import SAMPLE_RATE
 from caad_ds.data.instructions import Instructions
-from data_prep import annotate as annotate_module
-from data_prep import annotators
-from data_prep.annotators import brouhaha, snr
-from data_prep.classes import read_scales
+from data_prep.annotate import annotate as annotate_module
+from data_prep.annotate import annotators
+from data_prep.annotate.annotators import brouhaha, snr
+from data_prep.annotate.classes import read_scales
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = CONFIGS / "annotate" / "classes.yaml"

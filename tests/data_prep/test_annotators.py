@@ -7,10 +7,10 @@ import pytest
 from signals import pulses, voiced
 
 from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
-from data_prep import annotators
-from data_prep.annotators import brouhaha, emotion2vec
-from data_prep.espeak import speak
-from data_prep.noise import background, scaled_to
+from data_prep.annotate import annotators
+from data_prep.annotate.annotators import brouhaha, emotion2vec
+from data_prep.synthetic.espeak import speak
+from data_prep.synthetic.noise import background, scaled_to
 
 VOICES = ("en-us+f3", "en-us+m3", "en-gb-scotland+m7", "en-us+Annie")
 # What a measure may be off by is its own, not rounding's, and the same on every machine.

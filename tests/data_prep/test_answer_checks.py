@@ -7,8 +7,8 @@ from lines import read
 from questions import prompt, question
 
 from caad_ds.utils.errors import UserError
-from data_prep import pseudo_gt
-from data_prep.answer_checks import AnswerChecks, rule_of
+from data_prep.stage1 import pseudo_gt
+from data_prep.stage1.answer_checks import AnswerChecks, rule_of
 
 BAD = {
     "": "empty",

@@ -5,9 +5,10 @@ import json
 import pytest
 from lines import read
 
-from data_prep import answer_table, describe, merge, pseudo_gt
-from data_prep.engines import Answer
-from data_prep.engines.asking import SYSTEM, Asking
+from data_prep import describe
+from data_prep.stage1 import answer_table, merge, pseudo_gt
+from data_prep.stage1.engines import Answer
+from data_prep.stage1.engines.settings import SYSTEM, Asking
 
 OPEN, CLOSED = "Which gender is it?", "Male or female?"
 INSTRUCTIONS = f"""

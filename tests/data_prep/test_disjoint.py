@@ -5,8 +5,8 @@ import json
 import pytest
 
 from caad_ds import cli
-from data_prep.manifest import load_manifest, write_manifest
-from data_prep.pack import pack
+from data_prep.common.manifest import load_manifest, write_manifest
+from data_prep.pack.pack import pack
 
 RULES = "attributes: {mood: {name: Mood, questions: [Which], options: {calm: It is calm., sad: It is sad.}}}"
 TURN = {"role": "user", "content": "<start_audio><|AUDIO|><end_audio>\nWho speaks?"}

@@ -7,11 +7,11 @@ from transformers import AutoTokenizer
 
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
-from data_prep import pseudo_gt
-from data_prep.engines.asking import Asking
-from data_prep.engines.local import chat_prompter
-from data_prep.engines.openai import OpenAIEngine
-from data_prep.engines.transformers import TransformersEngine
+from data_prep.stage1 import pseudo_gt
+from data_prep.stage1.engines.local import chat_prompter
+from data_prep.stage1.engines.openai import OpenAIEngine
+from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.transformers import TransformersEngine
 
 REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
 SWITCHED = TEMPLATE + "{% if not enable_thinking %}none{% endif %}"

@@ -15,10 +15,10 @@ from caad_ds.data.audio.decode import examine
 from caad_ds.data.reader import IndexedReader
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
-from data_prep import ingest, sources
-from data_prep import synthesize as synthesis
-from data_prep.manifest import load_manifest, write_manifest
-from data_prep.pack import pack
+from data_prep.common.manifest import load_manifest, write_manifest
+from data_prep.ingest import ingest, sources
+from data_prep.pack.pack import pack
+from data_prep.synthetic import synthesize as synthesis
 from tests.tolerance import LEAST_BIT
 
 USER = "<start_audio><|AUDIO|><end_audio>\nWho speaks?"

@@ -4,8 +4,8 @@ import pytest
 from lines import read
 
 from caad_ds.utils.errors import UserError
-from data_prep.jsonl import Rejected
-from data_prep.manifest import load_manifest, read_manifest, write_manifest
+from data_prep.common.jsonl import Rejected
+from data_prep.common.manifest import load_manifest, read_manifest, write_manifest
 
 
 def test_manifest_paths_survive_a_move_of_the_folder(tmp_path, manifest):

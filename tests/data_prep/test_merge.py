@@ -8,7 +8,7 @@ from llm import make_llm
 from questions import question
 
 from caad_ds.utils.errors import UserError
-from data_prep import merge, pseudo_gt
+from data_prep.stage1 import merge, pseudo_gt
 
 BLOCKED = ("--engine", "transformers", "--device", "cpu", "--max-new-tokens", 12, "--batch-size", 2, "--system", "")
 

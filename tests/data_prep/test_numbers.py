@@ -13,7 +13,7 @@ from caad_ds.data.instructions import Instructions, ask
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import parse_yaml, read_yaml
 from data_prep import conflict_benchmark, describe, split
-from data_prep.classes import read_scales
+from data_prep.annotate.classes import read_scales
 
 ONE = "name: Speakers\n    questions: [How many]\n    options:\n"
 

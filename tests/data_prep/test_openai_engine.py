@@ -19,7 +19,7 @@ from llm import make_llm
 from questions import question
 
 from caad_ds import cli
-from data_prep import pseudo_gt
+from data_prep.stage1 import pseudo_gt
 
 KEY = "sk-not-to-be-told-0123456789"
 OPTIONS = ("--engine", "openai", "--max-new-tokens", 24)

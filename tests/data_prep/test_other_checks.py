@@ -5,7 +5,7 @@ from lines import read
 from questions import question
 
 from caad_ds.utils.errors import UserError
-from data_prep import merge, pseudo_gt
+from data_prep.stage1 import merge, pseudo_gt
 
 STRICT = ("--max-words", 6)
 ENDS = (".jsonl", ".rejected.jsonl", ".questions.json", ".settings.json")
@@ -68,7 +68,7 @@ def test_a_kill_while_they_are_judged_loses_no_answer(answer, no_engine, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(f"data_prep.pseudo_gt.{moment}", killed)
+        patch.setattr(f"data_prep.stage1.pseudo_gt.{moment}", killed)
         answer("again.jsonl", *STRICT)
     answer("again.jsonl", *STRICT)
     assert whole(out) == fresh

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from caad_ds import cli
-from data_prep.contents import Contents, Tally
-from data_prep.manifest import write_manifest
-from data_prep.overview import page, panel
-from data_prep.pack import pack
-from data_prep.verify import verify
+from data_prep.common.manifest import write_manifest
+from data_prep.pack.pack import pack
+from data_prep.verify.contents import Contents, Tally
+from data_prep.verify.overview import page, panel
+from data_prep.verify.verify import verify
 
 SCRIPT = "<script>alert('x')</script>"
 LONG = "Supercalifragilistic" * 400

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.utils.errors import UserError
-from data_prep.engines.transformers import TransformersEngine
+from data_prep.stage1.engines.transformers import TransformersEngine
 
 
 def test_an_llm_whose_answers_depend_on_the_batch_is_refused(tmp_path):

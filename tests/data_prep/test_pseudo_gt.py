@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
 from caad_ds.utils.errors import UserError
-from data_prep import pseudo_gt
-from data_prep.answer_checks import AnswerChecks
-from data_prep.answers import Answers
-from data_prep.engines import Answer
-from data_prep.engines.asking import Asking, textual_messages
-from data_prep.engines.template import TemplateEngine
-from data_prep.engines.transformers import TransformersEngine
-from data_prep.journal import Journal
+from data_prep.common.journal import Journal
+from data_prep.stage1 import pseudo_gt
+from data_prep.stage1.answer_checks import AnswerChecks
+from data_prep.stage1.answers import Answers
+from data_prep.stage1.engines import Answer
+from data_prep.stage1.engines.settings import Asking, textual_messages
+from data_prep.stage1.engines.template import TemplateEngine
+from data_prep.stage1.engines.transformers import TransformersEngine
 
 FULL = Path("/dev/full")
 

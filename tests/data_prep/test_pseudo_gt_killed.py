@@ -15,8 +15,12 @@ from caad_ds import cli
 
 # Children are forked from a process that has imported this once.
 PROCESSES = multiprocessing.get_context("forkserver")
-IMPORTS = ["__main__", "data_prep.pseudo_gt"]
-LLM_IMPORTS = ["data_prep.engines.sampling", "caad_ds.models.pretrained", "transformers.models.llama.modeling_llama"]
+IMPORTS = ["__main__", "data_prep.stage1.pseudo_gt"]
+LLM_IMPORTS = [
+    "data_prep.stage1.engines.sampling",
+    "caad_ds.models.pretrained",
+    "transformers.models.llama.modeling_llama",
+]
 OUTPUTS = ("answered.jsonl", "answered.rejected.jsonl", "answered.settings.json")
 
 

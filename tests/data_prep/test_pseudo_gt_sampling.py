@@ -7,9 +7,9 @@ from llm import make_llm
 from questions import question
 
 from caad_ds.utils.errors import UserError
-from data_prep import pseudo_gt
-from data_prep.engines.asking import Asking
-from data_prep.engines.sampling import sampler
+from data_prep.stage1 import pseudo_gt
+from data_prep.stage1.engines.sampling import sampler
+from data_prep.stage1.engines.settings import Asking
 from tests.tolerance import sampling
 
 SAMPLED = ("--engine", "transformers", "--device", "cpu", "--max-new-tokens", 24, "--temperature", 0.8)

@@ -5,7 +5,9 @@ import tracemalloc
 import pytest
 
 from caad_ds.data.index import IndexFile, SampleEntry, Shard, ShardIndex
-from data_prep import describe, ingest, pack, split
+from data_prep import describe, split
+from data_prep.ingest import ingest
+from data_prep.pack import pack
 
 PER_RECORD = 500  # bytes; a record as a dictionary takes thousands
 SMALL, LARGE = 1200, 2700  # both beyond the block size in which files are read

@@ -18,9 +18,9 @@ from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.generation.decoding import Sampling, decode
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.whisper_qformer.speech_lm import build, save
-from data_prep.answer_checks import CHECKS
-from data_prep.engines.asking import Asking
-from data_prep.engines.speech import SpeechEngine
+from data_prep.stage1.answer_checks import CHECKS
+from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.speech import SpeechEngine
 from tests.training.tiny import amplify, encoder
 
 COUNT, MOST = 20, 24

@@ -6,11 +6,11 @@ import soundfile
 from lines import read
 
 from caad_ds.utils.errors import UserError
-from data_prep import synthesize as command
-from data_prep.clips import MAX_SECONDS, SPLITS, Difficulty
-from data_prep.espeak import speak
-from data_prep.noise import background, scaled_to
-from data_prep.sentences import SLOTS, bucket, sentence
+from data_prep.synthetic import synthesize as command
+from data_prep.synthetic.clips import MAX_SECONDS, SPLITS, Difficulty
+from data_prep.synthetic.espeak import speak
+from data_prep.synthetic.noise import background, scaled_to
+from data_prep.synthetic.sentences import SLOTS, bucket, sentence
 from tests.tolerance import decibels
 
 SIZES = ("--teacher", 12, "--distill", 8, "--validation", 2, "--test", 8)

@@ -16,9 +16,9 @@ from lines import read
 from caad_ds import cli
 from caad_ds.data.audio.decode import load_pcm16
 from caad_ds.data.reader import IndexedReader
-from data_prep.manifest import load_manifest, write_manifest
-from data_prep.pack import pack
-from data_prep.sources import csv
+from data_prep.common.manifest import load_manifest, write_manifest
+from data_prep.ingest.sources import csv
+from data_prep.pack.pack import pack
 from tests.tolerance import LEAST_BIT
 
 TURN = {"role": "user", "content": "<start_audio><|AUDIO|><end_audio>\nWho speaks?"}

@@ -15,8 +15,8 @@ from lines import read
 
 from caad_ds import cli
 from caad_ds.data.index import IndexFile, SampleEntry, Shard, ShardIndex
-from data_prep.manifest import write_manifest
-from data_prep.pack import pack
+from data_prep.common.manifest import write_manifest
+from data_prep.pack.pack import pack
 
 SMALL = 20_000  # bytes: several shards
 

@@ -16,8 +16,8 @@ from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.prompts.prompter import Prompter
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features
 from caad_ds.models.whisper_qformer.speech_lm import build
-from data_prep.engines.asking import Asking
-from data_prep.engines.transformers import TransformersEngine
+from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.transformers import TransformersEngine
 
 ENCODER, LLM = "openai/whisper-tiny.en", "HuggingFaceTB/SmolLM2-135M-Instruct"
 pytestmark = [

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.join_shards import join
-from data_prep.manifest import write_manifest
-from data_prep.pack import pack
-from data_prep.part import Part
+from data_prep.common.array_part import Part
+from data_prep.common.manifest import write_manifest
+from data_prep.pack.join_shards import join
+from data_prep.pack.pack import pack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from tones import contents, record, tone

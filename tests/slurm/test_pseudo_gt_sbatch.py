@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from caad_ds import cli
-from data_prep.jsonl import write_jsonl
+from data_prep.common.jsonl import write_jsonl
 from tests.data_prep.questions import question
 
 pytestmark = pytest.mark.slurm

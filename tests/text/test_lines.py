@@ -6,10 +6,10 @@ import pytest
 
 from caad_ds.cli import main
 from caad_ds.evaluation.benchmarks.manifest import rows
-from data_prep import sources
-from data_prep.jsonl import Rejected, read_rows
-from data_prep.manifest import record_fault
-from data_prep.table import Reading
+from data_prep.common.jsonl import Rejected, read_rows
+from data_prep.common.manifest import record_fault
+from data_prep.ingest import sources
+from data_prep.ingest.table import Reading
 
 
 def read(path):

@@ -18,10 +18,10 @@ from caad_ds.models.architecture import read_architecture
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.text import TextError, read_lines, read_text
-from data_prep.answer_checks import AnswerChecks
-from data_prep.classes import read_scales
-from data_prep.manifest import load_manifest
+from data_prep.annotate.classes import read_scales
+from data_prep.common.manifest import load_manifest
 from data_prep.split import read_rules
+from data_prep.stage1.answer_checks import AnswerChecks
 
 ROOT = Path(__file__).parents[2]
 BOM = b"\xef\xbb\xbf"

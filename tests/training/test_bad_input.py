@@ -15,7 +15,7 @@ import yaml
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
-from data_prep.pack import pack
+from data_prep.pack.pack import pack
 from tests.training.disk import remount
 from tests.training.launching import Run, refusal
 from tests.training.tiny import ce, config, llama, records

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from caad_ds.data.audio.levels import ALLOWED, Rules
-from data_prep.pack import pack
+from data_prep.pack.pack import pack
 from tests.training.launching import Run
 from tests.training.tiny import ce, records
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from data_prep.pack import pack
+from data_prep.pack.pack import pack
 from tests.training.launching import Run, curve, train
 from tests.training.tiny import config
 

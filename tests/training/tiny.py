@@ -14,7 +14,7 @@ from caad_ds.data.markers import user_content
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import build, save
-from data_prep import pack
+from data_prep.pack import pack
 
 CLIPS = 24
 LR, STEPS = 1e-2, 6

@@ -1,0 +1,124 @@
+"""JSONL files: an object per line, read line by line so that one bad line does not hide the others."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import writing
+from caad_ds.utils.text import BOM, TextError, decode_line, each_once, numbered
+from data_prep.common import forms
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """What a step leaves out and lists beside its output: the record's id (file name and line where there is none), and
+    why."""
+
+    id: str
+    reason: str
+
+
+def to_line(value: dict) -> str:
+    """A dictionary as one line of JSONL."""
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """A JSONL file, replaced as a whole."""
+    with writing(path) as file:
+        file.writelines(to_line(row).encode() for row in rows)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:
+    """Line number (from 1) and object of each line that is not blank, or why it is none; UserError for no such file."""
+    for number, _, row in read_placed(path):
+        yield number, row
+
+
+def read_placed(path: Path) -> Iterator[tuple[int, int, dict | Rejected]]:
+    """As `read_rows`, with the byte offset of the line after its number."""
+    place = 0
+    with _readable(path):
+        for number, line in numbered(path):
+            if line.removeprefix(BOM).strip():
+                yield number, place, _object(line, f"{path.name} line {number}")
+            place += len(line)
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+    """As `read_rows`, where a line that is no JSON object is a UserError: for files that this project has written."""
+    for number, row in read_rows(path):
+        if isinstance(row, Rejected):
+            raise UserError(f"{path} line {number}: {row.reason}")
+        yield number, row
+
+
+def count_lines(path: Path) -> int:
+    """The number of lines of a file, blank ones included: a total for the progress of reading it."""
+    with opened(path) as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def require_jsonl(path: Path) -> None:
+    """UserError, which names what reads it, for a file that is CSV, TSV, Parquet or one JSON array."""
+    if found := forms.check_jsonl(path, start_of(path)):
+        raise UserError(f"{path}: {found}")
+
+
+def start_of(path: Path) -> bytes:
+    """The first bytes of a file, by which its form is known; none of a pipe, which can be read once."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        return b""
+    with opened(path) as file:
+        return file.read(forms.START)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read bytes from; UserError if it cannot be opened or read."""
+    with _readable(path), open(path, "rb") as file:
+        yield file
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: {forms.in_folder(path)}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _object(line: bytes, where: str) -> dict | Rejected:
+    try:
+        value = json.loads(decode_line(line), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=each_once)
+        if b"\\u" in line:  # an escape may be half of a character, which no file can be written with
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Rejected(where, "it holds half a surrogate pair, which is no text; is an emoji cut in two?")
+    except TextError as error:
+        return Rejected(where, f"it is {error}; is it a JSONL file?")
+    except json.JSONDecodeError as error:
+        return Rejected(where, f"it is not JSON ({error.msg}, column {error.colno}); is the file cut short?")
+    except RecursionError:
+        return Rejected(where, "it is JSON nested too deeply")
+    except ValueError as error:  # NaN, 1e999, a key that comes twice, an integer of thousands of digits
+        return Rejected(where, f"it is not JSON ({error})")
+    return value if isinstance(value, dict) else Rejected(where, f"a record must be a JSON object, not {value!r:.60}")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _finite(number: str) -> float:
+    """Python reads 1e999 as infinity, which no line can be written with."""
+    if math.isinf(value := float(number)):
+        raise ValueError(f"{number:.20} is beyond floating point")
+    return value

@@ -1,0 +1,71 @@
+"""The list of what a step leaves out, beside its output."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from caad_ds.utils.fault_list import Faults
+from caad_ds.utils.files import writing
+from data_prep.common.jsonl import Rejected, to_line
+
+T = TypeVar("T")
+
+
+def rejected_path(out: Path) -> Path:
+    """Where a step lists what it left out of `out`: `manifest.jsonl` has `manifest.rejected.jsonl` beside it."""
+    return out.with_name(f"{out.stem}.rejected.jsonl")
+
+
+class Rejects:
+    """A context that lists `{id, reason}`, and what else a `Rejected` holds, as they come; the list is there when it
+    ends, and no file if nothing was left out. `count` is their number and `first` the first one."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = rejected_path(out)
+        self.count = 0
+        self.first: Rejected | None = None
+        self._files = ExitStack()
+        self._file: BinaryIO | None = None
+        self._faults = Faults()
+
+    def add(self, rejected: Rejected) -> None:
+        """List one."""
+        if self._file is None:
+            self._file = self._files.enter_context(writing(self.path))
+        self._file.write(to_line(vars(rejected)).encode())
+        self.count += 1
+        self.first = self.first or rejected
+        self._faults.add(rejected.id, rejected.reason)
+
+    def sift(self, items: Iterable[T | Rejected]) -> Iterator[T]:
+        """The items that are usable; the others are listed."""
+        for item in items:
+            if isinstance(item, Rejected):
+                self.add(item)
+            else:
+                yield item
+
+    def tell(self) -> None:
+        """Say on stderr how many there are of each kind, with examples."""
+        if self.count:
+            print("\n".join(self._faults.lines("records rejected", self.path)), file=sys.stderr)
+
+    @property
+    def summary(self) -> str:
+        """What to add to a step's last line."""
+        return f"; {self.count} rejected, see {self.path}" if self.count else ""
+
+    @property
+    def why(self) -> str:
+        """What to add to the error of a step that could use nothing."""
+        return f", the first of {self.count}: {self.first.id}: {self.first.reason}" if self.first else ""
+
+    def __enter__(self) -> "Rejects":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.__exit__(*error)
+        if not self.count and error[0] is None:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,268 @@
+"""`prep ingest`: a corpus becomes a manifest, every audio of it decoded once."""
+
+import argparse
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from caad_ds.data.audio import levels
+from caad_ds.data.audio.decode import PART_SECONDS, AudioError, examine
+from caad_ds.data.audio.levels import MAX_SECONDS, SAMPLE_RATE, add_rules, longer
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.progress import track, waiting
+from data_prep.common.audio_entry import is_part
+from data_prep.common.journal import Journal
+from data_prep.common.jsonl import Rejected, to_line
+from data_prep.common.manifest import check_output, record_fault, write_manifest
+from data_prep.common.parallel import ordered
+from data_prep.common.rejects import Rejects
+from data_prep.ingest import sources
+from data_prep.ingest.table import Reading
+from data_prep.ingest.too_long import POLICIES
+from data_prep.ingest.window import window_seconds
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is taken: audio of at most `max_seconds`, what becomes of longer one (`too_long.POLICIES`), whether links
+    out of the folder `root` of the audio are followed, and which rules usable audio may break (levels.py)."""
+
+    root: Path
+    max_seconds: float = MAX_SECONDS
+    too_long: str = "reject"
+    follow_links: bool = False
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of one record of a source, known by its `hash`: the records `kept` of it, or why there is none."""
+
+    id: str
+    hash: str
+    kept: list[dict] = field(default_factory=list)
+    reason: str = ""
+    cut: bool = False
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("source", metavar="SOURCE", help=f"one of {', '.join(sources.names())}")
+    parser.add_argument("--root", type=Path, required=True, help="the corpus: the folder or file that the source reads")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    table = parser.add_argument_group("tables (csv, audiofolder, parquet, nemo, jsonl)")
+    table.add_argument(
+        "--map", nargs="+", action="extend", default=[], metavar="NAME=COLUMN",
+        help="rename columns, such as text=sentence speaker=client_id; audio, text, id, offset and duration have a "
+        "meaning, every other name is metadata",
+    )  # fmt: skip
+    table.add_argument(
+        "--audio-root", type=Path, metavar="DIR", help="where relative paths begin (default: the table's folder)"
+    )
+    parser.add_argument(
+        "--for", type=Path, dest="model", metavar="CONFIG_OR_MODEL",
+        help="a run's YAML or a model folder, whose encoder's window is the limit in place of --max-seconds",
+    )  # fmt: skip
+    add_rules(parser)
+    parser.add_argument(
+        "--too-long", choices=POLICIES, default="reject", help="what becomes of longer audio (default %(default)s)"
+    )
+    parser.add_argument("--follow-links", action="store_true", help="take audio that a link in the root leads out to")
+    parser.add_argument("--workers", type=positive, default=1, help="processes that decode (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the manifest and, beside it, the list of rejected records; print how many of each.
+
+    A run that was killed goes on after the last record that it settled.
+    """
+    check_output(args.out, args.root)
+    limit, allow = _limit(args), levels.Rules.of(args).allow
+    rules = Rules(args.audio_root or args.root, limit, args.too_long, args.follow_links, allow)
+    reading = Reading(_columns(args.map), args.audio_root, args.out.with_suffix(".audio"))
+    settings = {"source": args.source, **{name: str(value) for name, value in vars(rules).items() if value != ()}}
+    settings |= {"map": reading.columns} if reading.columns else {}
+    settings |= {"root": str(args.root), "audio_root": str(args.audio_root)} if args.audio_root else {}
+    stamp = args.out.with_suffix(".settings.json")
+    if (
+        args.out.exists()
+        and stamp.exists()
+        and read_json(stamp, "remove it to ingest anew") == settings | {"records_sha256": _hash_source(args, reading)}
+    ):
+        print(f"{args.out}: finished before, left alone; its audio is not opened again, remove {stamp} for that")
+        return 0
+    labels = hashlib.sha256()
+    found = _hashed(unique(sources.read(args.source, args.root, reading)), labels)
+    with Journal(args.out, settings) as journal:
+        with waiting(f"{args.root}: skipping what was settled before"):
+            pending = chain(islice(left := _without(found, journal), 1), left)
+        for settled in track(settle(pending, rules, args.workers), f"ingest {args.source}"):
+            journal.append(vars(settled))
+        totals: Counter[str] = Counter()
+        with Rejects(args.out) as rejects, waiting(f"writing {args.out}"):
+            count = write_manifest(args.out, rejects.sift(unique(_outcomes(journal, totals))))
+        if count:
+            write_json(stamp, settings | {"records_sha256": labels.hexdigest()})
+        journal.remove()
+    if not count:
+        raise UserError(f"{args.root}: source {args.source} gave no usable record{rejects.why}")
+    if args.model:
+        print(f"{args.model}: its window of {limit:g} s is the limit")
+    rejects.tell()
+    cut = f", {totals['cut']} too long and cut ({args.too_long})" if totals["cut"] else ""
+    untold = f", {totals['untold']} without text" if totals["untold"] else ""
+    print(f"{args.out}: {count} records, {totals['seconds'] / 3600:.2f} hours{untold}{cut}{rejects.summary}")
+    return 0
+
+
+def ingest(source: str, root: Path, max_seconds: float = MAX_SECONDS) -> tuple[list[dict], list[Rejected]]:
+    """The records of a source with the durations (seconds) of their audios, and those rejected, all in memory."""
+    kept, rejected = [], []
+    for settled in settle(unique(sources.read(source, root, Reading())), Rules(root, max_seconds)):
+        kept += settled.kept
+        if settled.reason:
+            rejected.append(Rejected(settled.id, settled.reason))
+    return kept, rejected
+
+
+def unique(records: Iterable[dict | Rejected]) -> Iterator[dict | Rejected]:
+    """The records, a `Rejected` in place of each whose id has been there."""
+    seen: set[str] = set()
+    for record in records:
+        if isinstance(record, dict) and record["id"] in seen:
+            record = Rejected(record["id"], "an earlier record has this id as well; ids must be unique")
+        elif isinstance(record, dict):
+            seen.add(record["id"])
+        yield record
+
+
+def settle(records: Iterable[dict | Rejected], rules: Rules, workers: int = 1) -> Iterator[Settled]:
+    """What becomes of each record, in their order."""
+    return ordered(partial(_settle, rules=rules), records, workers)
+
+
+def _hash(record: dict | Rejected) -> str:
+    """What a record of the source is recognised by when a run goes on."""
+    value = {"id": record.id, "reason": record.reason} if isinstance(record, Rejected) else record
+    return hashlib.sha256(to_line(value).encode()).hexdigest()[:32]
+
+
+def _hashed(records: Iterable[dict | Rejected], digest: Any) -> Iterator[dict | Rejected]:
+    """The records, each added to a digest of all."""
+    for record in records:
+        digest.update(_hash(record).encode())
+        yield record
+
+
+def _limit(args: argparse.Namespace) -> float:
+    """How long an audio may be, in seconds; UserError where two arguments say it."""
+    if args.model is None:
+        return args.max_seconds
+    if args.max_seconds != MAX_SECONDS:
+        raise UserError("--for and --max-seconds both say how long an audio may be; remove one of them")
+    return float(window_seconds(args.model))
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    """Column by name, of `--map NAME=COLUMN ...`; UserError for what is none, and for a name that comes twice."""
+    parted = [pair.partition("=") for pair in pairs]
+    for name, _, column in parted:
+        if not name or not column:
+            raise UserError(f"--map {name}{column}: write it as NAME=COLUMN, such as text=sentence")
+    columns = {name: column for name, _, column in parted}
+    if len(columns) < len(parted):
+        raise UserError(f"--map {' '.join(pairs)}: each name can stand for one column")
+    return columns
+
+
+def _hash_source(args: argparse.Namespace, reading: Reading) -> str:
+    """The digest of all that the source gives now; its audio is not opened."""
+    digest = hashlib.sha256()
+    records = unique(sources.read(args.source, args.root, reading))
+    for _ in track(_hashed(records, digest), f"comparing {args.root}"):
+        pass
+    return digest.hexdigest()
+
+
+def _without(records: Iterator[dict | Rejected], journal: Journal) -> Iterator[dict | Rejected]:
+    """The records after those of the journal; UserError if the source does not give these any more."""
+    for settled in journal:
+        record = next(records, None)
+        if record is None or _hash(record) != settled["hash"]:
+            raise UserError(
+                f"{journal.path}: the corpus has changed since {settled['id']!r} was ingested; remove this file to "
+                "ingest anew"
+            )
+    yield from records
+
+
+def _outcomes(journal: Journal, totals: Counter[str]) -> Iterator[dict | Rejected]:
+    """The journal's records and rejects; `totals` adds up `seconds`, how many were `cut`, how many have no text."""
+    for settled in journal:
+        if settled["reason"]:
+            yield Rejected(settled["id"], settled["reason"])
+        totals["cut"] += settled["cut"]
+        for record in settled["kept"]:
+            totals["untold"] += not all(audio.get("text") for audio in record["audios"])
+            totals["seconds"] += sum(audio["duration"] for audio in record["audios"])
+            yield record
+
+
+def _settle(record: dict | Rejected, rules: Rules) -> Settled:
+    if isinstance(record, Rejected):
+        return Settled(record.id, _hash(record), reason=record.reason)
+    if fault := record_fault(record):
+        return Settled(record["id"], _hash(record), reason=fault)
+    try:
+        timed, found = zip(*(_examined(audio, rules) for audio in record["audios"]), strict=True)
+    except (AudioError, OSError) as error:  # such as a name that is too long for the file system
+        return Settled(record["id"], _hash(record), reason=str(error))
+    probed = {**record, "audios": list(timed)}
+    too_long = any(longer(audio["duration"], rules.max_seconds) for audio in timed)
+    judged = levels.Rules(allow=rules.allow)
+    faults = (f"{fault} ({a['path']})" for a, f in zip(timed, found, strict=True) if (fault := judged.fault(f)))
+    if not (too_long and rules.too_long == "reject") and (fault := next(faults, None)):
+        return Settled(record["id"], _hash(record), reason=fault)
+    if not too_long:
+        return Settled(record["id"], _hash(record), [probed])
+    parts = POLICIES[rules.too_long](probed, rules.max_seconds)
+    if isinstance(parts, Rejected):
+        return Settled(record["id"], _hash(record), reason=parts.reason)
+    return Settled(record["id"], _hash(record), parts, cut=True)
+
+
+def _examined(audio: dict, rules: Rules) -> tuple[dict, levels.Levels]:
+    """An audio with its length in seconds, and its levels; of a part those of the part.
+
+    A `duration` without an `offset` is what the source says of the file: one that is longer is heard so far.
+    """
+    path, said = Path(audio["path"]), audio.get("duration")
+    if not rules.follow_links and _leads_out(path, rules.root if rules.root.is_dir() else rules.root.parent):
+        raise AudioError(f"{path} is a link that leads out of the root; --follow-links takes it")
+    try:
+        found = examine(path, *((audio["offset"], said) if is_part(audio) else ()))
+        if said is not None and not is_part(audio):
+            if found.seconds < said - PART_SECONDS:
+                raise AudioError(f"only {found.seconds:.2f} of {said:.2f} s are there")
+            if found.seconds > said + PART_SECONDS:
+                audio, found = {**audio, "offset": 0.0}, examine(path, 0.0, said)
+    except AudioError as error:
+        raise AudioError(f"{path} does not decode: {error}") from error
+    # A sample at 16 kHz lasts 0.0000625 s. A part keeps its length, by which it is cut again at the file's own rate.
+    kept = is_part(audio) and said is not None and abs(found.seconds - said) < 2 / SAMPLE_RATE
+    return {**audio, "duration": said if kept else round(found.seconds, 7)}, found
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    """Whether a path that is below the root by its name lies elsewhere by its links."""
+    named, named_root = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    # realpath, as Path.resolve raises at a link that leads to itself
+    return named.is_relative_to(named_root) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))

@@ -1,0 +1,29 @@
+"""A folder of audio with metadata files, as the `datasets` library calls `audiofolder`.
+
+    ROOT/metadata.csv, or .jsonl or .parquet    a row per file: file_name (relative to this folder), and other columns
+    ROOT/train/metadata.csv, ...                the same for further folders, at any depth
+
+A row without an id gets one of the metadata's path and its line. A file that no metadata names is not taken.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from caad_ds.utils.errors import UserError
+from data_prep.common import forms
+from data_prep.common.jsonl import Rejected
+from data_prep.ingest.sources import csv, parquet
+from data_prep.ingest.table import Row, json_rows
+
+AUDIO = ("file_name",)
+READERS = {".csv": csv.read, ".jsonl": json_rows, ".parquet": parquet.read}
+
+
+def rows(root: Path) -> Iterator[Row | Rejected]:
+    """The rows of every metadata file, by path; UserError where `root` has none."""
+    found = sorted(path for path in root.rglob("metadata.*") if path.suffix in READERS and path.is_file())
+    if not found:
+        told = forms.in_folder(root) if root.is_dir() else "it is a file; name its folder"
+        raise UserError(f"{root}: no metadata.csv, .jsonl or .parquet is in it: {told}")
+    for listing in found:
+        yield from READERS[listing.suffix](listing, root)

@@ -1,0 +1,152 @@
+"""A CSV or TSV file with a header, a line per recording, such as Common Voice's `validated.tsv`.
+
+    caad-ds prep ingest csv --root validated.tsv --audio-root clips \\
+        --map audio=path text=sentence speaker=client_id --out all.jsonl
+
+The header is the first line that is not blank. The separator of a `.tsv` is the tab; elsewhere it is the one of
+`, ; | tab` that parts the header most. In a CSV cells may stand in quotes, also after a blank, and hold line breaks; in
+a TSV a quote is a character like any other, except that one pair around a whole cell is taken off. A line whose quotes
+do not close, or only after what looks like further rows, or that has another number of cells than the header, is
+rejected, and the line after it is read.
+"""
+
+import csv
+import re
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import BOM, TextError, decode_line, numbered
+from data_prep.common import forms
+from data_prep.common.jsonl import Rejected, start_of
+from data_prep.ingest.table import Row
+
+SEPARATORS = (",", ";", "\t", "|")
+EXCEL = re.compile(r'"?sep=(.)"?')  # a first line that Excel reads
+
+
+def rows(root: Path) -> Iterator[Row | Rejected]:
+    """A row per line of the file below its header; UserError where it has none, or is no such file."""
+    if root.is_dir():
+        raise UserError(f"{root}: {forms.in_folder(root)}")
+    return read(root, root)
+
+
+def read(listing: Path, root: Path) -> Iterator[Row | Rejected]:
+    """The rows of a file at or below `root`."""
+    _require_table(listing)
+    lines = _Lines(listing)
+    separator, header = _header(lines, listing)
+    for number, cells in _cells(lines, separator, len(header)):
+        if isinstance(cells, list) and any(cells):
+            cells = _values(cells, header)
+        if isinstance(cells, dict):
+            yield Row(listing, root, number, cells)
+        elif cells and isinstance(cells, str):
+            yield Rejected(Row(listing, root, number, {}).where, cells)
+
+
+class _Lines:
+    """The lines of a file with their numbers, of which those that were taken can be put back."""
+
+    def __init__(self, path: Path) -> None:
+        self._rest = numbered(path)
+        self._back: deque[tuple[int, bytes]] = deque()
+
+    def take(self) -> tuple[int, bytes] | None:
+        """The next line, None at the end."""
+        return self._back.popleft() if self._back else next(self._rest, None)
+
+    def put_back(self, lines: list[tuple[int, bytes]]) -> None:
+        """Lines that were taken last, to be taken again."""
+        self._back.extendleft(reversed(lines))
+
+
+def _require_table(path: Path) -> None:
+    start = start_of(path)
+    if start.startswith(b"PAR1"):
+        raise UserError(f"{path}: {forms.check_jsonl(path, start)}")
+    if start.removeprefix(BOM).lstrip().startswith(b"{"):
+        raise UserError(f"{path}: it looks like JSONL, not CSV; `caad-ds prep ingest jsonl --root {path}` reads it")
+
+
+def _header(lines: _Lines, path: Path) -> tuple[str, list[str]]:
+    """Separator and names of the columns, one without a name by its number; UserError where two are alike."""
+    separator = "\t" if path.suffix.lower() == ".tsv" else ""
+    first = _not_blank(lines)
+    if first and (excel := EXCEL.fullmatch(decode_line(first[1], "replace").strip())):
+        separator, first = excel[1], _not_blank(lines)
+    if first is None:
+        raise UserError(f"{path}: it is empty; its first line must name the columns")
+    choices = (separator,) if separator else SEPARATORS
+    try:
+        text = decode_line(first[1]) + "\n"
+        parted = {choice: [cell.strip() for cell in next(_reader(iter([text]), choice))] for choice in choices}
+    except (csv.Error, TextError) as error:
+        raise UserError(f"{path} line {first[0]}: the header cannot be read ({error}); correct it") from error
+    separator = max(choices, key=lambda choice: len(parted[choice]))
+    names = [cell or f"column {number}" for number, cell in enumerate(parted[separator], 1)]
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{path}: two columns are called {doubles[0]!r}; rename one of them")
+    return separator, names
+
+
+def _not_blank(lines: _Lines) -> tuple[int, bytes] | None:
+    """The next line that is not blank, None where all others are."""
+    return next((line for line in iter(lines.take, None) if line[1].removeprefix(BOM).strip()), None)
+
+
+def _cells(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, list[str] | str]]:
+    """The number of each row's first line, and its cells without white space around them, or why it has none.
+
+    A quote that is never closed may end at one of a later row. The rows between them would be text of a cell, so a row
+    is refused whose further lines would be rows of `columns` cells by themselves.
+    """
+    while (line := lines.take()) is not None:
+        lines.put_back([line])
+        taken: list[tuple[int, bytes]] = []
+        try:
+            cells = next(_reader(_texts(lines, taken), separator), [])
+        except (csv.Error, TextError) as error:
+            lines.put_back(taken[1:])
+            of_cells = f"its cells cannot be separated ({error})"
+            yield line[0], f"it is {error}" if isinstance(error, TextError) else of_cells
+            continue
+        if columns > 1 and any(_width(decode_line(text), separator) == columns for _, text in taken[1:]):
+            lines.put_back(taken[1:])
+            yield line[0], f"its quotes end in line {taken[-1][0]}, and lines between look like rows; close the quote"
+            continue
+        yield line[0], [cell.strip() for cell in cells]
+
+
+def _width(text: str, separator: str) -> int:
+    """The number of cells of a line by itself."""
+    return len(next(csv.reader([text], delimiter=separator, skipinitialspace=True), []))
+
+
+def _reader(texts: Iterator[str], separator: str) -> Iterator[list[str]]:
+    if separator != "\t":
+        # Quotes after the blank of `a.wav, "one, two"` are quotes too.
+        return csv.reader(texts, delimiter=separator, skipinitialspace=True, strict=True)
+    return ([_unquoted(cell) for cell in text.rstrip("\n").split("\t")] for text in texts)
+
+
+def _texts(lines: _Lines, taken: list[tuple[int, bytes]]) -> Iterator[str]:
+    while (line := lines.take()) is not None:
+        taken.append(line)
+        yield decode_line(line[1]) + "\n"
+
+
+def _unquoted(cell: str) -> str:
+    """A cell of a TSV without the quotes that a program has put around it."""
+    inner = cell.strip()[1:-1]
+    whole = len(cell.strip()) > 1 and cell.strip()[0] == cell.strip()[-1] == '"'
+    return inner.replace('""', '"') if whole and '"' not in inner.replace('""', "") else cell
+
+
+def _values(cells: list[str], header: list[str]) -> dict[str, str | None] | str:
+    """The cells by their columns, None for an empty one, or what is wrong with their number."""
+    if len(cells) != len(header) and (len(cells) < len(header) or any(cells[len(header) :])):
+        return f"it has {len(cells)} cells, the header {len(header)} columns ({', '.join(header)})"
+    return {name: cell or None for name, cell in zip(header, cells)}

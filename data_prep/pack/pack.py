@@ -1,0 +1,178 @@
+"""`prep pack`: an answered manifest becomes WebDataset shards with an index of byte offsets.
+
+Shards are plain tars of `<key>.json` and `<key>.flac` (16 kHz mono, 16 bit) with fixed times and owners, so equal
+input gives equal bytes on equal library versions; any WebDataset reader takes them. `index.json` comes last.
+
+A shard depends on nothing but the records since the last cut. So a run that was killed goes on after its last whole
+shard, which the journal `index.partial.jsonl` names, and ends with the bytes of an undisturbed run.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from caad_ds.data.audio.levels import DEFAULT, Rules, add_rules
+from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import waiting
+from data_prep.common.array_part import Part
+from data_prep.common.journal import Journal
+from data_prep.common.jsonl import Rejected
+from data_prep.common.manifest import manifest_hash, read_manifest
+from data_prep.common.parallel import ordered
+from data_prep.common.rejects import Rejects, rejected_path
+from data_prep.pack.shards import ShardWriter, encode
+
+SHARD_BYTES = 256 << 20
+PART_NAME = re.compile(r"train-\d{5}-\d{6}\.tar")
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `prep pack`."""
+    parser.add_argument("--manifest", type=Path, required=True, help="answered manifest (JSONL)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    parser.add_argument(
+        "--shard-bytes", type=positive, default=SHARD_BYTES, help="cut shards at this size (%(default)s)"
+    )
+    add_rules(parser)
+    parser.add_argument("--workers", type=positive, default=1, help="processes that encode (%(default)s)")
+    parser.add_argument(
+        "--shard", type=Part.parse, metavar="I/N", help="pack part I of N alone; `prep join-shards` joins the parts"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pack, and print what was packed, skipped and rejected."""
+    index, fresh = pack(args.manifest, args.out, args.shard_bytes, args.workers, args.shard, Rules.of(args))
+    joined = not fresh and (args.out / FILE_NAME).exists()
+    print(summary(index, args.out, None if joined else args.shard) + ("" if fresh else ", already packed"))
+    return 0
+
+
+def summary(index: ShardIndex, folder: Path, part: Part | None = None) -> str:
+    """One line on what an index holds, and where the rejected are listed."""
+    shards, rejected = index.file.shards, index.file.rejected
+    hours = sum(shard.seconds for shard in shards) / 3600
+    listed = f"; {rejected} rejected, see {rejected_path(index_path(folder, part))}" if rejected else ""
+    return f"{folder}: {len(index)} samples, {hours:.2f} h in {len(shards)} shards{listed}"
+
+
+def pack(
+    manifest: Path,
+    folder: Path,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    part: Part | None = None,
+    rules: Rules = DEFAULT,
+) -> tuple[ShardIndex, bool]:
+    """Write the shards of a manifest, or of a part of it, into `folder`; returns their index and whether anything was
+    written.
+
+    A folder that already holds this manifest, cut at this size, is left alone. Raises UserError for a folder that
+    holds other shards, a manifest without a usable record, and a full disk; what is whole by then stays.
+    """
+    with waiting(f"reading {manifest}"):
+        made_of = {"manifest": manifest_hash(manifest), "shard_bytes": shard_bytes, "rules": rules.content()}
+    out, prefix = index_path(folder, part), "train" if part is None else f"train-{part.index:05d}"
+    if (packed := _packed(folder, out, made_of)) is not None:
+        clean(out, prefix)
+        return packed, False
+    journal = Journal(out, made_of)
+    if not journal.path.exists() and (found := _strangers(folder, part, prefix)):
+        raise UserError(f"{folder} holds shards without {out.name} ({found[0]}): delete them, or name another --out")
+    with journal:
+        records = read_manifest(manifest, f"packing {manifest}")
+        _append(part.take(records) if part else records, journal, folder, shard_bytes, prefix, workers, rules)
+        with Rejects(out) as rejects, waiting(f"writing {out}"):
+            shards = list(rejects.sift(_outcomes(journal)))
+        if shards or part:
+            content = IndexFile(VERSION, **made_of, rejected=rejects.count, shards=shards)
+            with waiting(f"writing {out}"):
+                content.write(out)
+        clean(out, prefix)
+    rejects.tell()
+    if not shards and not part:
+        raise UserError(f"{manifest}: no record is usable{rejects.why}")
+    return ShardIndex.load(folder, name=out.name), True
+
+
+def index_path(folder: Path, part: Part | None = None) -> Path:
+    """Where the index of the whole lies, or of a part: `index.00003-of-00008.json`."""
+    return part.path(folder / FILE_NAME) if part else folder / FILE_NAME
+
+
+def clean(out: Path, prefix: str) -> None:
+    """Remove what was needed only until the index `out` was there, and what killed runs left."""
+    Journal(out, {}).path.unlink(missing_ok=True)
+    for pattern in (f".{prefix}-*.partial", f".{out.stem}.*.partial"):
+        for stale in out.parent.glob(pattern):
+            stale.unlink()
+
+
+def _packed(folder: Path, out: Path, made_of: dict) -> ShardIndex | None:
+    """The index of what is in the folder already: of the whole, or of this part."""
+    for name in dict.fromkeys((FILE_NAME, out.name)):
+        if (folder / name).exists():
+            index = ShardIndex.load(folder, name=name)
+            # An earlier release did not write the rules.
+            if all(getattr(index.file, key) in (value, {}) for key, value in made_of.items()):
+                return index
+            raise UserError(
+                f"{folder} holds shards of another manifest, --shard-bytes, --max-seconds or --allow: name another "
+                "--out, or delete it"
+            )
+    return None
+
+
+def _strangers(folder: Path, part: Part | None, prefix: str) -> list[str]:
+    """Shards in the folder that other parts of the manifest have not written."""
+    names = sorted(path.name for path in folder.glob("train-*.tar"))
+    return [name for name in names if part is None or name.startswith(prefix) or not PART_NAME.fullmatch(name)]
+
+
+def _append(
+    records: Iterator[dict | Rejected],
+    journal: Journal,
+    folder: Path,
+    shard_bytes: int,
+    prefix: str,
+    workers: int,
+    rules: Rules,
+) -> None:
+    """Encode the records that are not in a shard of the journal, and append shards and rejected ones to it."""
+    done, first = _resume(journal, folder)
+    at = done  # records that are settled once this one is
+    with ShardWriter(folder, shard_bytes, prefix, first) as writer:
+        for result in ordered(partial(encode, rules=rules), islice(records, done, None), workers):
+            if isinstance(result, Rejected):
+                journal.append({"id": result.id, "reason": result.reason})
+            elif shard := writer.add(result):
+                journal.append({"records": at, "shard": shard.content()})
+            at += 1
+        if shard := writer.finish():
+            journal.append({"records": at, "shard": shard.content()})
+
+
+def _resume(journal: Journal, folder: Path) -> tuple[int, int]:
+    """(records, shards) that a run before this one has settled; what came after its last whole shard is forgotten."""
+    records, shards, kept = 0, 0, 0
+    for number, row in enumerate(journal, 1):
+        if "shard" in row:
+            path = folder / row["shard"]["name"]
+            if not path.is_file() or path.stat().st_size != row["shard"]["bytes"]:
+                break
+            records, shards, kept = row["records"], shards + 1, number
+    journal.rewind(kept)
+    return records, shards
+
+
+def _outcomes(journal: Journal) -> Iterator[Shard | Rejected]:
+    shard = TypeAdapter(Shard)
+    for row in journal:
+        yield shard.validate_python(row["shard"]) if "shard" in row else Rejected(row["id"], row["reason"])

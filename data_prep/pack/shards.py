@@ -1,0 +1,136 @@
+"""Tar members of a sample, and the shards that they are appended to."""
+
+import hashlib
+import io
+import json
+import tarfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caad_ds.data.audio import decode
+from caad_ds.data.audio.levels import DEFAULT, Rules
+from caad_ds.data.index import SampleEntry, Shard, audio_names
+from caad_ds.utils.file_names import encoded
+from caad_ds.utils.files import writing
+from data_prep.common.audio_entry import cut_out, usable_pcm16
+from data_prep.common.jsonl import Rejected
+
+LONGEST_KEY = 4096  # bytes of a sample's key; readers of tars allocate what a header claims, up to a limit
+_END = 2 * tarfile.BLOCKSIZE  # two empty blocks end a tar
+
+
+@dataclass(frozen=True)
+class Block:
+    """A sample ready to be appended to a shard: its tar members and what the index says of them."""
+
+    key: str
+    members: bytes
+    seconds: float
+    tokens: int
+    pcm: str
+
+
+def encode(record: dict | Rejected, rules: Rules = DEFAULT) -> Block | Rejected:
+    """Decode the audios of a record (absolute paths) and make its tar members; what is rejected already stays so, and
+    what the rules find unusable is.
+
+    The audio paths of the packed record are the member names. The key is the record's id, with what WebDataset or a
+    file system would misread (dots, slashes) percent-encoded.
+    """
+    if isinstance(record, Rejected):
+        return record
+    for field, command in (("messages", "describe"), ("response", "pseudo-gt")):
+        if not record.get(field):
+            return Rejected(record["id"], f"it has no {field}; run `caad-ds prep {command}` first")
+    try:
+        pcm = [usable_pcm16(entry, rules) for entry in record["audios"]]
+    except decode.AudioError as error:
+        return Rejected(record["id"], str(error))
+    if len(key := encoded(record["id"])) > LONGEST_KEY:
+        return Rejected(record["id"], f"its id has {len(key)} bytes as a key, more than {LONGEST_KEY}; shorten it")
+    names = [f"{key}.{name}" for name in audio_names(len(pcm))]
+    audios = [{**cut_out(entry), "path": name} for entry, name in zip(record["audios"], names, strict=True)]
+    content = json.dumps({**record, "audios": audios}, ensure_ascii=False, sort_keys=True).encode()
+    members = {f"{key}.json": content} | dict(zip(names, map(decode.encode, pcm), strict=True))
+    seconds = sum(map(len, pcm)) / decode.SAMPLE_RATE
+    return Block(key, _tar(members), seconds, _estimate_tokens(record), decode.pcm_hash(pcm))
+
+
+def _tar(members: dict[str, bytes]) -> bytes:
+    """Members with fixed owner, mode and time (0), without the end of the archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:  # USTAR cuts names at 100 bytes
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mode = 0o644
+            tar.addfile(info, io.BytesIO(data))
+        return buffer.getvalue()
+
+
+def _estimate_tokens(record: dict) -> int:
+    """Text of prompt, transcriptions and answer at four bytes a token."""
+    texts = [message["content"] for message in record["messages"]]
+    texts += [entry.get("text") or "" for entry in record["audios"]]
+    return -(-sum(len(text.encode()) for text in [*texts, record["response"]]) // 4)
+
+
+class ShardWriter:
+    """Appends blocks to shards of at most `shard_bytes`; a shard gets its name when it is whole and on disk.
+
+    A context. `first` is the number of the first shard to write, `prefix` what comes before it in the name.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int, prefix: str = "train", first: int = 0) -> None:
+        self._folder = folder
+        self._shard_bytes = shard_bytes
+        self._prefix = prefix
+        self._number = first
+        self._open: ExitStack | None = None
+
+    def add(self, block: Block) -> Shard | None:
+        """Append a sample; returns the shard that was closed because it had no room. UserError if the disk is full."""
+        full = self._open is not None and self._offset + len(block.members) + _END > self._shard_bytes
+        closed = self.finish() if full else None
+        if self._open is None:
+            self._begin()
+        entry = SampleEntry(block.key, self._offset, len(block.members), block.seconds, block.tokens, block.pcm)
+        self._samples.append(entry)
+        self._write(block.members)
+        return closed
+
+    def finish(self) -> Shard | None:
+        """End the shard that is open, if there is one."""
+        if self._open is None:
+            return None
+        self._write(bytes(_END + -(self._offset + _END) % tarfile.RECORDSIZE))
+        self._open.close()
+        self._open = None
+        name, seconds = self._name, sum(sample.seconds for sample in self._samples)
+        self._number += 1
+        return Shard(name, self._hash.hexdigest(), self._offset, seconds, self._samples)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._prefix}-{self._number:06d}.tar"
+
+    def _begin(self) -> None:
+        self._open = ExitStack()
+        self._file = self._open.enter_context(writing(self._folder / self._name))
+        self._hash = hashlib.sha256()
+        self._offset = 0
+        self._samples: list[SampleEntry] = []
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._offset += len(data)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._open is not None:
+            self._open.__exit__(*error)

@@ -1,0 +1,88 @@
+"""How a model is asked: a text LLM with the seed description in place of the audio (CAAD, Stage 1), a SpeechLM with the
+audio itself; and how its answer is drawn."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from caad_ds.data.instructions import ATTRIBUTE
+from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
+from caad_ds.utils.errors import UserError
+from data_prep.common.hashing import digest
+from data_prep.common.prompt_metadata import prompt_of
+
+# For questions about an attribute: without an example a small LLM talks on, or names any option (docs/tutorial.md). The
+# example's attributes are none that are likely to be asked about: small LLMs repeat its values.
+SYSTEM = (
+    "Answer in one short sentence from the attributes in parentheses. For example, (Age: old, Accent: Welsh, Place: "
+    "hall) gives: The speaker is old. The accent is Welsh. The place is a hall."
+)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """System prompt, most tokens of an answer, sampling, and how the chat template is used.
+
+    `system` None is SYSTEM for a text LLM's questions about an attribute, and none for all else; "" is none.
+    `temperature` 0 is greedy, `top_p` the share of the probability that is drawn from. `merge_system` puts the system
+    prompt before the first user turn; `switches` are variables of the chat template.
+    """
+
+    system: str | None = None
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    merge_system: bool = False
+    switches: Mapping[str, Any] = field(default_factory=dict)
+
+    def messages(self, record: dict) -> list[dict]:
+        """The chat that a text LLM reads; UserError if the record cannot be asked about."""
+        default = SYSTEM if prompt_of(record).get("kind") == ATTRIBUTE else ""
+        return self._after_system(default if self.system is None else self.system, textual_messages(record))
+
+    def spoken(self, record: dict) -> list[dict]:
+        """The chat that a SpeechLM reads, the record's own; UserError if the record cannot be asked about."""
+        prompt_of(record)
+        if not record.get("messages"):
+            raise UserError("it has no messages; run `caad-ds prep describe` first")
+        return self._after_system(self.system or "", record["messages"])
+
+    def _after_system(self, system: str, messages: list[dict]) -> list[dict]:
+        first = [{"role": "system", "content": system}] if system else []
+        chat = [*first, *messages]
+        if self.merge_system and len(chat) > 1 and [turn["role"] for turn in chat[:2]] == ["system", "user"]:
+            return [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
+        return chat
+
+    def seed_of(self, identity: str) -> int:
+        """A record's own seed, of 31 bits, which every engine takes: its answer is the same whatever came before."""
+        return int.from_bytes(digest(f"{self.seed}/{identity}")[:4], "big") >> 1
+
+    @property
+    def truncated(self) -> str:
+        """The reason to reject an answer that was cut off."""
+        return f"truncated: it did not end within {self.max_new_tokens} tokens"
+
+
+def textual_messages(record: dict) -> list[dict]:
+    """The record's messages with the seed description in place of the audio.
+
+    Where `prep describe` recorded the question, it is asked without the hint: a false hint would make false
+    pseudo ground truth. Several audios take one line of the seed description each.
+    """
+    description = record.get("seed_description")
+    if not description or not record.get("messages"):
+        raise UserError("it has no seed description or messages; run `caad-ds prep describe` first")
+    if question := prompt_of(record).get("question"):
+        return [{"role": "user", "content": f"{description}\n{question}"}]
+    lines = description.split("\n") if len(record["audios"]) > 1 else [description]
+    if len(lines) != len(record["audios"]):
+        raise UserError(f"its seed description has {len(lines)} lines for {len(record['audios'])} audios")
+    rest = iter(lines)
+    return [{**message, "content": _described(message["content"], rest)} for message in record["messages"]]
+
+
+def _described(content: str, lines: Iterator[str]) -> str:
+    first, *others = content.replace(f"{START_AUDIO}{AUDIO}{END_AUDIO}", AUDIO).split(AUDIO)
+    return first + "".join(next(lines) + other for other in others)

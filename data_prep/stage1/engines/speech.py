@@ -1,0 +1,72 @@
+"""A trained SpeechLM in this process, which answers from the audio: the anchor of the paper's ablation (CAAD).
+
+It imports PyTorch, so whoever offers it imports it when it is asked for.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from caad_ds.data.audio.decode import AudioError
+from caad_ds.data.audio.decoded import Sample
+from caad_ds.evaluation.inference import Loaded
+from caad_ds.generation.decoding import Sampling, end_tokens, generate
+from caad_ds.models.language_model.llm import position_limit
+from caad_ds.models.whisper_qformer.encoder import with_features
+from caad_ds.utils.device import pick_device
+from caad_ds.utils.errors import UserError
+from data_prep.common.audio_entry import waveform
+from data_prep.stage1.engines import Answer
+from data_prep.stage1.engines.local import LocalEngine, Prompt, default_dtype
+from data_prep.stage1.engines.settings import Asking
+
+
+class SpeechEngine(LocalEngine):
+    """Answers each record's own messages, hints included, from what it hears; the seed description is not read.
+
+    `folder` is a model folder, of a teacher for one. Audio that does not decode or exceeds the encoder's window rejects
+    its record; an audio that records of one batch share is encoded once. Drawn tokens depend on (seed, id, step) alone.
+    """
+
+    def __init__(
+        self, folder: Path, asking: Asking | None = None, *, batch_size: int = 8, device: str = "", dtype: str = ""
+    ):
+        self.loaded = Loaded.load(folder, pick_device(device), dtype or default_dtype(device))
+        self.asking, self.batch_size = asking or Asking(), batch_size
+        self.prompter = self.loaded.prompter
+        self.ends = set(end_tokens(self.loaded.model, self.tokenizer))
+        self.positions = position_limit(self.loaded.model.llm.config)
+
+    def _asked(self, record: dict) -> dict:
+        return {**record, "messages": self.asking.spoken(record)}
+
+    def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
+        samples = []
+        for record, _ in prompts:
+            try:
+                samples.append(self._sample(record))
+            except (AudioError, UserError) as error:
+                yield Answer(record["id"], reason=f"audio: {error}")
+        if samples:
+            yield from self._heard(samples)
+
+    def _sample(self, record: dict) -> Sample:
+        waveforms = []
+        for entry in record["audios"]:
+            waveforms.append(waveform(entry))
+            self.loaded.encoder.check_window(waveforms[-1:], f"{entry['path']}: ")
+        return Sample(record["id"], self._asked(record), waveforms)
+
+    def _heard(self, samples: list[Sample]) -> Iterator[Answer]:
+        model, encoder = self.loaded.model, self.loaded.encoder
+        prompts = self.loaded.prompter.batch(samples, pad="left", with_answer=False)
+        batch = with_features(prompts, samples, encoder).to(self.loaded.device)
+        states = encoder.perceive(batch.features)
+        most = self.asking.max_new_tokens
+        tokens = generate(model, self.tokenizer, batch, states, max_new_tokens=most, sampling=self._sampling())
+        for sample, ids in zip(samples, tokens.tolist(), strict=True):
+            yield self._answer(sample.record, ids)
+
+    def _sampling(self) -> Sampling | None:
+        if not self.asking.temperature:
+            return None
+        return Sampling(self.asking.temperature, self.asking.top_p, seed=self.asking.seed)

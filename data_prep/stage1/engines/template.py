@@ -1,0 +1,34 @@
+"""The toy engine: the right answer is in the metadata already."""
+
+from collections.abc import Container, Iterable, Iterator
+from itertools import chain
+
+from caad_ds.utils.errors import UserError
+from data_prep.common.prompt_metadata import prompt_of
+from data_prep.stage1.engines import Answer
+
+MISSING = (
+    "record: its prompt has no statement for the template engine to answer with; run `caad-ds prep describe`, or "
+    "take --engine transformers"
+)
+
+
+class TemplateEngine:
+    """Answers with the statement that `prep describe` recorded with the prompt.
+
+    For toy vocabularies such as the demo's only: its answers are as varied as the instruction file's statements, one
+    per option. It stands in for an LLM where a model learns these few sentences from scratch.
+    """
+
+    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
+        for record in chain.from_iterable(blocks):
+            if record["id"] not in done:
+                yield _answer(record)
+
+
+def _answer(record: dict) -> Answer:
+    try:
+        statement = prompt_of(record).get("statement")
+    except UserError as error:
+        return Answer(record["id"], reason=f"record: {error}")
+    return Answer(record["id"], statement) if statement else Answer(record["id"], reason=MISSING)

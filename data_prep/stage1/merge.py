@@ -1,0 +1,103 @@
+"""`prep merge`: the parts that `pseudo-gt --shard` wrote become one manifest, as one run would have written it."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json, write_json, writing
+from data_prep.common.array_part import Part
+from data_prep.common.jsonl import Rejected, to_line
+from data_prep.common.manifest import manifest_hash, read_manifest
+from data_prep.common.rejects import Rejects, rejected_path
+from data_prep.stage1.answer_table import AnswerTable, table_path
+from data_prep.stage1.output import Output
+from data_prep.stage1.pseudo_gt import finished, stamp_path, summary
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--manifest", type=Path, required=True, help="what the parts were made of")
+    parser.add_argument("--out", type=Path, required=True, help="as it was given to `prep pseudo-gt --shard`")
+    parser.add_argument("--remove-parts", action="store_true", help="remove the parts when they are merged")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Merge the parts of `--out`, all of which must be there, finished, with every record of the manifest once."""
+    parts = find_parts(args.out)
+    settings = _settings(args, parts)
+    if finished(args.out, settings):
+        print(f"{args.out}: merged before, left alone")
+    else:
+        _complete(args.out, parts)
+        _merge(args, parts, settings)
+    if args.remove_parts:
+        for part in parts:
+            path = part.path(args.out)
+            # The stamp last: it says that a part is whole.
+            for file in (path, rejected_path(path), table_path(path), stamp_path(path)):
+                file.unlink(missing_ok=True)
+    return 0
+
+
+def find_parts(out: Path) -> list[Part]:
+    """The finished parts of an output, in order; UserError if parts of several divisions are there."""
+    name = re.compile(re.escape(out.stem) + r"\.(\d{5})-of-(\d{5})\.settings\.json")
+    found = [name.fullmatch(path.name) for path in sorted(out.parent.glob("*-of-*.settings.json"))]
+    parts = [Part(int(match[1]), int(match[2])) for match in found if match]
+    if len(counts := sorted({part.count for part in parts})) > 1:
+        raise UserError(f"{out}: there are parts of {counts[0]} and of {counts[1]} shards; remove those of one kind")
+    return parts
+
+
+def _settings(args: argparse.Namespace, parts: list[Part]) -> dict:
+    """Those that all parts were made under."""
+    stamps = [stamp_path(part.path(args.out)) for part in parts]
+    if not stamps and not (args.out.exists() and stamp_path(args.out).exists()):
+        raise UserError(f"{args.out}: no finished part of it is there; run `caad-ds prep pseudo-gt --shard I/N` first")
+    settings = [read_json(stamp, "run that shard again") for stamp in stamps or [stamp_path(args.out)]]
+    for stamp, other in zip(stamps[1:], settings[1:]):
+        if changed := [key for key in settings[0] | other if settings[0].get(key) != other.get(key)]:
+            raise UserError(f"{stamp}: another {', '.join(changed)} than in {stamps[0].name}; answer one of them anew")
+    if settings[0].get("manifest_sha256") != manifest_hash(args.manifest):
+        raise UserError(f"{args.manifest}: the answers for {args.out} were made from another manifest; name that one")
+    return settings[0]
+
+
+def _complete(out: Path, parts: list[Part]) -> None:
+    count = parts[0].count
+    there = {part.index for part in parts if part.path(out).exists()}
+    if missing := [f"{index}/{count}" for index in range(count) if index not in there]:
+        raise UserError(f"{out}: not finished: shard {', '.join(missing)}; run `caad-ds prep pseudo-gt --shard` for it")
+
+
+def _merge(args: argparse.Namespace, parts: list[Part], settings: dict) -> None:
+    table = AnswerTable()
+    count = 0
+    with writing(args.out) as file, Rejects(args.out) as rejects:
+        for row in rejects.sift(_walk(args, parts, settings["block"], table)):
+            file.write(to_line(row).encode())
+            count += 1
+        if not count:
+            raise UserError(f"{args.manifest}: no record was answered{rejects.why}")
+    table.show(args.out)
+    table.save(args.out)
+    write_json(stamp_path(args.out), settings)
+    print(f"{args.out}: {count} answered{summary(rejects, table)}, merged from {len(parts)} parts")
+
+
+def _walk(args: argparse.Namespace, parts: list[Part], block: int, table: AnswerTable) -> Iterator[dict | Rejected]:
+    """The rows of the parts in the manifest's order, counted in the table; UserError unless all its records are there
+    once."""
+    outputs = [Output(part.path(args.out), _remedy(args.out, part)) for part in parts]
+    for number, item in enumerate(read_manifest(args.manifest, "merge")):
+        row = outputs[number // block % len(parts)].take(item)
+        table.add(item, row)
+        yield row
+    for output in outputs:
+        output.end()
+
+
+def _remedy(out: Path, part: Part) -> str:
+    return f"remove {stamp_path(part.path(out))} and answer --shard {part.index}/{part.count} again"

@@ -1,0 +1,57 @@
+"""What Stage 1 wrote, read back in the manifest's order: the answered records and the list of those rejected."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from caad_ds.utils.errors import UserError
+from data_prep.common.jsonl import Rejected, read_jsonl
+from data_prep.common.rejects import rejected_path
+from data_prep.stage1.answers import RejectedAnswer
+
+
+class Output:
+    """`out` and its list of rejected ones, taken item by item of the manifest; `remedy` ends the errors."""
+
+    def __init__(self, out: Path, remedy: str) -> None:
+        self.out, self._remedy = out, remedy
+        self._answered, self._rejected = Rows(out), Rows(rejected_path(out))
+
+    def take(self, item: dict | Rejected) -> dict | Rejected:
+        """What became of the next item: its record with the response, or why it was rejected; UserError if neither is
+        there."""
+        identity = item.id if isinstance(item, Rejected) else item["id"]
+        row = None if isinstance(item, Rejected) else self._answered.take(identity)
+        if row is not None:
+            return row
+        if (row := self._rejected.take(identity)) is not None:
+            with suppress(TypeError):  # another tool's row
+                return RejectedAnswer(**row) if "response" in row else Rejected(**row)
+        raise self._damaged(f"record {identity!r} is not in its place")
+
+    def end(self) -> None:
+        """UserError if there is more than the manifest's items."""
+        for rows in (self._answered, self._rejected):
+            if rows.head is not None:
+                raise self._damaged(f"record {rows.head.get('id')!r} is there twice, or not of this part")
+
+    def _damaged(self, what: str) -> UserError:
+        return UserError(f"{self.out}: {what}; {self._remedy}")
+
+
+class Rows:
+    """The rows of a file in their order, each taken by its id; none where there is no file."""
+
+    def __init__(self, path: Path) -> None:
+        self._rows = read_jsonl(path) if path.exists() else iter(())
+        self._advance()
+
+    def take(self, identity: str) -> dict | None:
+        """The next row if it has that id."""
+        if self.head is None or self.head.get("id") != identity:
+            return None
+        row = self.head
+        self._advance()
+        return row
+
+    def _advance(self) -> None:
+        self.head = next((row for _, row in self._rows), None)

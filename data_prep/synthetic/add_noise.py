@@ -1,0 +1,150 @@
+"""`prep add-noise`: noise as an attribute of recorded speech, added to half of the records.
+
+Both halves are written alike (16 kHz FLAC), so that nothing but the noise tells them apart. The records are ranked by
+a hash of seed and id, and the first half becomes noisy. Babble comes from the other clips of the same manifest, so
+split first and add noise to each split: then each is balanced, and no clip of a test is heard in training.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from caad_ds.data.audio import decode
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_atomic
+from caad_ds.utils.progress import track
+from data_prep.annotate.annotators import brouhaha, loudness, snr
+from data_prep.common.audio_entry import cut_out, waveform
+from data_prep.common.hashing import digest, fraction
+from data_prep.common.jsonl import Rejected
+from data_prep.common.manifest import check_output, read_manifest, write_manifest
+from data_prep.common.rejects import Rejects
+
+KINDS = ("white", "pink", "babble")
+BABBLE_VOICES = 4
+MEASURED = (*snr.KEYS, *brouhaha.KEYS, *loudness.KEYS)  # of audio without the noise, and no more true with it
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `prep add-noise`."""
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest of clean recordings (JSONL)")
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
+    parser.add_argument("--audio-dir", type=Path, required=True, help="folder for the audio")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--snr", type=_range, default=(0.0, 12.0), metavar="LOW:HIGH", help="in dB (0:12)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the audio, then the manifest and, beside it, the list of rejected records."""
+    check_output(args.out, args.manifest)
+    with Rejects(args.out) as rejects:
+        records = list(rejects.sift(read_manifest(args.manifest)))
+        done = list(rejects.sift(add_noise(records, args.audio_dir, args.seed, args.snr))) if records else []
+        if not write_manifest(args.out, done):
+            raise UserError(f"{args.manifest}: it holds no usable record{rejects.why}")
+    noisy = sum(record["metadata"]["noise"] == "noisy" for record in done)
+    rejects.tell()
+    print(f"{args.out}: {noisy} noisy and {len(done) - noisy} clean records{rejects.summary}")
+    return 0
+
+
+def add_noise(
+    records: list[dict], folder: Path, seed: int = 0, snr: tuple[float, float] = (0.0, 12.0)
+) -> list[dict | Rejected]:
+    """The records with `noise: noisy | clean` in their metadata and their audio written below `folder`; a `Rejected` in
+    place of one whose audio does not decode.
+
+    The kind of noise is drawn evenly, its level evenly between the two values of `snr` (dB over the whole clip).
+    Raises UserError for too few records to draw babble from, for one whose noise or loudness was measured before, and a
+    full disk.
+    """
+    for record in records:
+        if key := next((key for key in MEASURED if key in (record.get("metadata") or {})), None):
+            raise UserError(
+                f"record {record['id']!r}: its {key!r} was measured without the noise; add noise first, then run "
+                "`caad-ds prep annotate` on what that gives"
+            )
+    if len(records) <= BABBLE_VOICES:
+        raise UserError(f"{len(records)} records are too few to draw babble from: give at least {BABBLE_VOICES + 1}")
+    ranked = sorted((record["id"] for record in records), key=lambda name: fraction(f"noisy:{seed}:{name}"))
+    noisy = set(ranked[: len(ranked) // 2])
+    done: list[dict | Rejected] = []
+    for record in track(records, "adding noise", len(records)):
+        try:
+            done.append(_convert(record, records, folder, seed, snr if record["id"] in noisy else None))
+        except decode.AudioError as error:
+            done.append(Rejected(record["id"], str(error)))
+    return done
+
+
+def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
+    """Speech with noise at `snr` dB (ratio of mean powers): float32 [samples], scaled down where it would clip."""
+    gain = np.sqrt(np.mean(speech**2) / max(np.mean(noise**2), 1e-12) / 10 ** (snr / 10))
+    mixed = speech + gain * noise
+    return (mixed / max(1.0, np.abs(mixed).max())).astype(np.float32)
+
+
+def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tuple[float, float] | None) -> dict:
+    """The record with its audio written, with noise if `snr` is given; a file is named by its content, so that
+    manifests may share a folder."""
+    rng = np.random.default_rng(list(digest(f"noise:{seed}:{record['id']}")))
+    audios = []
+    for entry in record["audios"]:
+        speech = waveform(entry)
+        if snr:
+            speech = mix(speech, _noise(record, records, speech.size, rng), rng.uniform(*snr))
+        data = decode.encode(decode.to_pcm16(speech))
+        path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.flac"
+        write_atomic(path, data)
+        seconds = speech.size / decode.SAMPLE_RATE
+        audios.append({**cut_out(entry), "path": path.as_posix(), "duration": seconds})
+    metadata = {**(record.get("metadata") or {}), "noise": "noisy" if snr else "clean"}
+    return {**record, "audios": audios, "metadata": metadata}
+
+
+def _noise(record: dict, records: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
+    kind = rng.choice(KINDS)
+    if kind == "babble":
+        return _babble(record, records, length, rng)
+    white = rng.standard_normal(length)
+    if kind == "white":
+        return white
+    spectrum = np.fft.rfft(white)  # pink: power falls as 1 / f
+    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1)), length)
+
+
+def _babble(record: dict, records: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
+    """Other clips at equal power, each repeated to the length and begun at a random place, summed; AudioError where too
+    few of them decode."""
+    total = np.zeros(length)
+    others = (records[number] for number in rng.permutation(len(records)) if records[number]["id"] != record["id"])
+    voices = list(islice(_decoded(others), BABBLE_VOICES))
+    if len(voices) < BABBLE_VOICES:
+        raise decode.AudioError(f"only {len(voices)} of the other clips decode, too few to draw babble from")
+    for voice in voices:
+        voice = np.resize(np.roll(voice, rng.integers(voice.size)), length)
+        total += voice / max(np.sqrt(np.mean(voice**2)), 1e-6)
+    return total
+
+
+def _decoded(records: Iterable[dict]) -> Iterator[np.ndarray]:
+    """The first audio of each record that has one which decodes."""
+    for record in records:
+        with suppress(decode.AudioError):  # the record itself is rejected when its turn comes
+            yield waveform(record["audios"][0])
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        bounds = float(low), float(high)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOW:HIGH in dB, such as 0:12") from None
+    if bounds[0] > bounds[1]:
+        raise argparse.ArgumentTypeError(f"{text!r}: the low end is above the high end")
+    return bounds

@@ -1,0 +1,236 @@
+"""`prep verify`: is a folder of shards whole, without doubles, and apart from the audio that is held out."""
+
+import argparse
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from caad_ds.data.index import FILE_NAME, Shard, ShardIndex
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.fault_list import EXAMPLES, Faults, kind_of
+from caad_ds.utils.files import write_atomic
+from caad_ds.utils.progress import progress, waiting
+from data_prep.common.jsonl import Rejected, read_rows
+from data_prep.common.parallel import ordered
+from data_prep.common.rejects import rejected_path
+from data_prep.verify.accounting import unaccounted
+from data_prep.verify.contents import Contents, Tally, shown
+from data_prep.verify.disjoint import SPEAKERS, Values, compared, faults
+from data_prep.verify.duplicates import Duplicates, find_duplicates
+from data_prep.verify.held_out import HeldOut
+from data_prep.verify.shard_check import DIGEST, ShardReport, check_shard
+
+FAULT_CHARACTERS = 600
+
+
+@dataclass
+class Findings:
+    """What was found in a folder: its `faults`, one line each, and what the overview shows."""
+
+    index: ShardIndex
+    held_out: HeldOut
+    faults: list[str] = field(default_factory=list)
+    contents: Contents = field(default_factory=Contents)
+    reasons: Tally = field(default_factory=Tally)
+    values: Values = field(default_factory=Values)
+    duplicates: Duplicates = field(default_factory=lambda: find_duplicates(np.empty(0, np.int64), b""))
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `prep verify`."""
+    parser.add_argument("folder", type=Path, help="folder with index.json")
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="what was packed: each record must be accounted")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="shards, benchmarks (MCR-BENCH's format) or manifests whose audio must not be in the folder",
+    )
+    parser.add_argument(
+        "--disjoint", nargs="*", metavar="COLUMN",
+        help="metadata whose values must not be on both sides of --against; without a name none is compared (default: "
+        f"what both have of {', '.join(SPEAKERS)})",
+    )  # fmt: skip
+    parser.add_argument("--overview", type=Path, metavar="FILE", help="write a page (.html) about what the shards hold")
+    parser.add_argument("--workers", type=positive, default=1, help="processes that decode (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything; print each fault and the statistics, exit status 1 if there is a fault."""
+    if args.overview:
+        from data_prep.verify.overview import check_name, write_overview  # takes a second to import
+
+        check_name(args.overview)
+    if args.disjoint and not args.against:
+        raise UserError("--disjoint compares with what --against names; give that as well")
+    found = verify(args.folder, args.manifest, args.against, args.workers, args.disjoint)
+    for line in [*fault_lines(found), *told(found)]:
+        print(line)
+    if args.overview:
+        write_overview(args.overview, found)
+        print(f"overview: {args.overview}")
+    shards = found.index.file.shards
+    print(f"{args.folder}: {len(found.index)} samples in {len(shards)} shards, {len(found.faults)} faults")
+    return 1 if found.faults else 0
+
+
+def verify(
+    folder: Path,
+    manifest: Path | None = None,
+    against: list[Path] | None = None,
+    workers: int = 1,
+    disjoint: Sequence[str] | None = None,
+) -> Findings:
+    """Check a folder of shards, its records against `manifest`, its audio against what is held out, and so the columns
+    `disjoint` of the metadata (None: those that look like speakers).
+
+    Raises UserError for an index that cannot be read and for a manifest or `against` that is none.
+    """
+    held_out = HeldOut(SPEAKERS if disjoint is None else tuple(dict.fromkeys(disjoint)))
+    with waiting(f"reading {folder / FILE_NAME}"):
+        found = Findings(ShardIndex.load(folder, check_files=False), held_out)
+    for path in against or []:
+        held_out.add(path, workers)
+    found.faults += held_out.faults
+    _check_listing(found)
+    _check_shards(found, workers)
+    for path, there in held_out.values.items():
+        found.faults += faults(found.values, there, path, asked=disjoint is not None)
+    _check_accounts(found, manifest)
+    found.faults = [shown(fault, FAULT_CHARACTERS) for fault in found.faults]
+    return found
+
+
+def fault_lines(found: Findings) -> list[str]:
+    """The faults; of many the number of each kind and examples, and all in `index.faults.txt`, written here.
+
+    All of them where that file cannot be written.
+    """
+    path = found.index.folder / "index.faults.txt"
+    if len(found.faults) <= EXAMPLES:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return found.faults
+    by_kind = Faults()
+    for fault in found.faults:
+        name, _, reason = fault.partition(": ")
+        by_kind.add(name, reason)
+    try:
+        write_atomic(path, "".join(f"{fault}\n" for fault in found.faults).encode())
+    except UserError:
+        return found.faults
+    return by_kind.lines("faults", path)
+
+
+def told(found: Findings) -> list[str]:
+    """The statistics, a line each."""
+    lines = []
+    seconds = np.array([entry.seconds for entry in found.index.samples])
+    if len(seconds):
+        p95 = np.percentile(seconds, 95)
+        lines.append(
+            f"durations in seconds: min {seconds.min():.2f}, median {np.median(seconds):.2f}, mean "
+            f"{seconds.mean():.2f}, p95 {p95:.2f}, max {seconds.max():.2f}; {seconds.sum() / 3600:.2f} hours"
+        )
+    copies = len(found.duplicates.copies)
+    lines.append(
+        f"{found.duplicates.audios} different audios, {found.duplicates.shared} of them with several prompts"
+        + (f"; {copies} samples are copies" if copies else "")
+    )
+    lines += [f"compared with {count} audios of {path}" for path, count in found.held_out.sizes.items()]
+    if found.held_out.columns:
+        by_column = (compared(found.values, there, path) for path, there in found.held_out.values.items())
+        lines += filter(None, by_column)
+    return lines
+
+
+def _check_listing(found: Findings) -> None:
+    """The index by itself, and against the names in the folder."""
+    folder, shards = found.index.folder, found.index.file.shards
+    if not len(found.index):
+        found.faults.append(f"{folder}: its index lists no sample")
+    listed = {shard.name for shard in shards}
+    found.faults += [
+        f"{path}: it is not in the index, a reader of all tars would take it too"
+        for path in sorted(folder.glob("*.tar"))
+        if path.name not in listed
+    ]
+    keys: set[str] = set()
+    for shard in shards:
+        for entry in shard.samples:
+            if entry.key in keys:
+                found.faults.append(f"{folder / shard.name}, sample {entry.key}: the index lists this key before")
+            keys.add(entry.key)
+
+
+def _check_shards(found: Findings, workers: int) -> None:
+    """Every shard, in parallel; then what only all samples together tell."""
+    index = found.index
+    shards = index.file.shards
+    numbers, digests, start = array("q"), bytearray(), 0
+    columns = found.held_out.columns if found.held_out.values else ()
+    found.values = Values(columns)
+    reports = ordered(partial(check_shard, folder=index.folder, columns=columns), shards, workers)
+    with progress(f"verifying {index.folder}", len(index)) as advance:
+        for shard, report in zip(shards, reports, strict=True):
+            found.faults += report.faults + _leaks(found, shard, report)
+            found.contents.merge(report.contents)
+            found.values.merge(report.values)
+            for sample in report.samples:
+                numbers.append(start + sample.number)
+                digests += _joined(sample.audios) + sample.prompt
+            start += len(shard.samples)
+            advance(len(shard.samples))
+    with waiting("looking for duplicates"):
+        found.duplicates = find_duplicates(np.frombuffer(numbers, dtype=np.int64), digests)
+        for copy, original in found.duplicates.copies:
+            shard, entry = index.locate(copy)
+            same = index.locate(original)[1].key
+            found.faults.append(
+                f"{index.folder / shard.name}, sample {entry.key}: the same audio and prompt as sample {same}"
+            )
+
+
+def _leaks(found: Findings, shard: Shard, report: ShardReport) -> list[str]:
+    names = found.held_out.names
+    return [
+        f"{found.index.folder / shard.name}, sample {shard.samples[sample.number].key}: its audio is held out, it is "
+        + names[digest]
+        for sample in report.samples
+        for digest in dict.fromkeys(sample.audios)
+        if digest in names
+    ]
+
+
+def _joined(audios: list[bytes]) -> bytes:
+    """The digest of all audios of a sample."""
+    return audios[0] if len(audios) == 1 else hashlib.sha256(b"".join(audios)).digest()[:DIGEST]
+
+
+def _check_accounts(found: Findings, manifest: Path | None) -> None:
+    """The number of rejected records against their list, and the manifest against both."""
+    index, path = found.index, rejected_path(found.index.folder / FILE_NAME)
+    rejected: Counter[str] = Counter()
+    if path.is_file():
+        for number, row in read_rows(path):
+            if isinstance(row, Rejected) or not isinstance(row.get("id"), str):
+                found.faults.append(f"{path} line {number}: it is not a rejected record")
+                continue
+            rejected[row["id"]] += 1
+            found.reasons.add(shown(kind_of(row.get("reason")), 100))
+    listed = path.is_file() or manifest is not None
+    if listed and rejected.total() != index.file.rejected:
+        found.faults.append(f"{path}: it lists {rejected.total()} records, the index counts {index.file.rejected}")
+    if manifest:
+        found.faults += unaccounted(index, manifest, rejected)
