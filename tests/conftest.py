@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.root import ROOT
+
 settings.register_profile("untimed", deadline=None)  # no test depends on the machine's speed
 settings.load_profile("untimed")
 
@@ -29,7 +31,7 @@ LONGEST_FIRST = ("training", "slurm", "evaluation", "loss")  # folders whose fil
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, so that processes end together; skip what needs a GPU or browser."""
     order = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
+    items.sort(key=lambda item: order.get(item.path.relative_to(ROOT / "tests").parts[0], len(order)))
     for item in items:
         if item.get_closest_marker("gpu") and not HAS_GPU:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))

@@ -19,8 +19,8 @@ from benchmarks.gpu.run import GRACE_SECONDS, complaint
 from benchmarks.two_ranks import TOLERANCE, differences
 from caad_ds.utils.errors import UserError
 from tests.conftest import HAS_GPU
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 from benchmarks.gpu.__main__ import main

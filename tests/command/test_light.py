@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from caad_ds import __version__, cli
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "deepspeed", "mlflow")
 BENCHMARK = ["--benchmark", "absent"]
 WRONG = {

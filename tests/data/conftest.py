@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tones import record, tone
 
 from data_prep.common.manifest import write_manifest
+from tests.data.tones import record, tone
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from tones import record
 
 from caad_ds.data.audio.decode import encode
+from tests.data.tones import record
 
 TEN_GB = 10 << 30
 FLAC = encode(np.zeros(1600, "<i2"))

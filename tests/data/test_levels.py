@@ -9,7 +9,6 @@ import soundfile
 import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tones import read, record, tone
 
 from caad_ds.cli import main
 from caad_ds.data.audio import decode
@@ -22,6 +21,7 @@ from data_prep.common.manifest import write_manifest
 from data_prep.ingest.ingest import ingest
 from data_prep.pack.pack import pack
 from data_prep.synthetic.espeak import speak
+from tests.data.tones import read, record, tone
 from tests.tolerance import assert_close
 
 SINE = 0.5 * np.sin(np.arange(8_000) * 0.3)

@@ -9,12 +9,12 @@ import pytest
 import soundfile
 import soxr
 import webdataset
-from tones import contents, read, record
 
 from caad_ds.data.reader import IndexedReader
 from caad_ds.utils.errors import UserError
 from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.pack.pack import pack
+from tests.data.tones import contents, read, record
 from tests.tolerance import LEAST_BIT
 
 SMALL = 16_000  # bytes: several shards

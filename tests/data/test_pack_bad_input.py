@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tones import read, record, tone
 
 from caad_ds.cli import main
 from caad_ds.data.audio.decode import AudioError, decode, encode, load, load_pcm16, probe, to_pcm16
 from caad_ds.data.reader import IndexedReader
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
+from tests.data.tones import read, record, tone
 
 
 def lying_flac(path: Path, claimed: int) -> Path:

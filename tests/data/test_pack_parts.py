@@ -1,7 +1,6 @@
 """Parts packed by the tasks of an array job, and joined."""
 
 import pytest
-from tones import contents, read
 
 from caad_ds.cli import main
 from caad_ds.data.reader import IndexedReader
@@ -11,6 +10,7 @@ from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.pack.join_shards import join
 from data_prep.pack.pack import pack
 from data_prep.verify.verify import verify
+from tests.data.tones import contents, read
 
 SMALL = 16_000
 

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tones import contents, record, tone
 
 from caad_ds.cli import main
 from caad_ds.utils.errors import UserError
 from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.pack.pack import pack
+from tests.data.tones import contents, record, tone
 
 SMALL = 16_000
 

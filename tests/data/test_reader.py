@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hostile import FLAC, HOSTILE, RECORD
-from tones import record, tone
 
 from caad_ds.data import reader as reader_module
 from caad_ds.data.index import ShardIndex
@@ -21,6 +19,8 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.utils.errors import UserError
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
+from tests.data.hostile import FLAC, HOSTILE, RECORD
+from tests.data.tones import record, tone
 
 
 @pytest.fixture

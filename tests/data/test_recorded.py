@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tones import record, tone
 
 from caad_ds.cli import main
 from caad_ds.data.audio.decode import load
@@ -17,6 +16,8 @@ from data_prep.common.manifest import write_manifest
 from data_prep.ingest.sources.fillets_ng import GAME, records
 from data_prep.split import read_rules, splits_of
 from data_prep.synthetic.add_noise import add_noise, mix
+from tests.data.tones import record, tone
+from tests.root import CONFIGS
 from tests.tolerance import LEAST_BIT, decibels
 
 SCRIPT = """
@@ -25,7 +26,7 @@ dialogId("door-v-why", "font_big",
          "Why?")
 dialogId("door-p-other", "font_statue", "I am no fish.")
 """
-RULES = Path(__file__).parents[2] / "configs" / "recorded" / "splits.yaml"
+RULES = CONFIGS / "recorded" / "splits.yaml"
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
-from llm import make_llm
-from questions import prompt, question
 
 from data_prep import describe
-
-CONFIGS = Path(__file__).parents[2] / "configs"
+from tests.data_prep.llm import make_llm
+from tests.data_prep.questions import prompt, question
+from tests.root import CONFIGS
 
 
 @pytest.fixture

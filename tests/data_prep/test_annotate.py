@@ -13,8 +13,6 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from lines import read
-from signals import pulses, voiced
 
 from caad_ds.cli import main
 from caad_ds.data.audio.decode import SAMPLE_RATE
@@ -23,8 +21,10 @@ from data_prep.annotate import annotate as annotate_module
 from data_prep.annotate import annotators
 from data_prep.annotate.annotators import brouhaha, snr
 from data_prep.annotate.classes import read_scales
+from tests.data_prep.lines import read
+from tests.data_prep.signals import pulses, voiced
+from tests.root import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = CONFIGS / "annotate" / "classes.yaml"
 SIGNAL = ("duration", "loudness", "pitch", "snr", "speaking_rate")
 QUICK = ("duration", "loudness", "speaking_rate")

@@ -4,13 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from signals import pulses, voiced
 
 from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from data_prep.annotate import annotators
 from data_prep.annotate.annotators import brouhaha, emotion2vec
 from data_prep.synthetic.espeak import speak
 from data_prep.synthetic.noise import background, scaled_to
+from tests.data_prep.signals import pulses, voiced
 
 VOICES = ("en-us+f3", "en-us+m3", "en-gb-scotland+m7", "en-us+Annie")
 # What a measure may be off by is its own, not rounding's, and the same on every machine.

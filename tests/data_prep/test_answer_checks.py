@@ -3,12 +3,12 @@
 from collections import Counter
 
 import pytest
-from lines import read
-from questions import prompt, question
 
 from caad_ds.utils.errors import UserError
 from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.answer_checks import AnswerChecks, rule_of
+from tests.data_prep.lines import read
+from tests.data_prep.questions import prompt, question
 
 BAD = {
     "": "empty",

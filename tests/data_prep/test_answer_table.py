@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from lines import read
 
 from data_prep import describe
 from data_prep.stage1 import answer_table, merge, pseudo_gt
 from data_prep.stage1.engines import Answer
 from data_prep.stage1.engines.settings import SYSTEM, Asking
+from tests.data_prep.lines import read
 
 OPEN, CLOSED = "Which gender is it?", "Male or female?"
 INSTRUCTIONS = f"""

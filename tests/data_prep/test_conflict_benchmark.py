@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from instruction_files import DEMO, FILES
-from lines import read
 
 from caad_ds.utils.errors import UserError
 from data_prep import conflict_benchmark
+from tests.data_prep.instruction_files import DEMO, FILES
+from tests.data_prep.lines import read
 
 
 def test_conflict_benchmark_has_mcr_benchs_layout(tmp_path, manifest, instructions, prep):

@@ -8,8 +8,6 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from instruction_files import DEMO, FILES
-from lines import read
 
 from caad_ds.cli import main
 from caad_ds.data.instructions import Instructions, ask, hint
@@ -17,6 +15,8 @@ from caad_ds.evaluation.scoring.matching import matches_strictly
 from caad_ds.utils.errors import UserError
 from data_prep import conflict_benchmark, describe, split
 from data_prep.stage1.engines.settings import textual_messages
+from tests.data_prep.instruction_files import DEMO, FILES
+from tests.data_prep.lines import read
 from tests.tolerance import sampling
 
 RECORD = {

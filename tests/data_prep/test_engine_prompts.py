@@ -1,8 +1,6 @@
 """How engines of Stage 1 write prompts: contents that look like control, templates that refuse, switches."""
 
 import pytest
-from lines import read
-from llm import TEMPLATE
 from transformers import AutoTokenizer
 
 from caad_ds.utils.errors import UserError
@@ -12,6 +10,8 @@ from data_prep.stage1.engines.local import chat_prompter
 from data_prep.stage1.engines.openai import OpenAIEngine
 from data_prep.stage1.engines.settings import Asking
 from data_prep.stage1.engines.transformers import TransformersEngine
+from tests.data_prep.lines import read
+from tests.data_prep.llm import TEMPLATE
 
 REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
 SWITCHED = TEMPLATE + "{% if not enable_thinking %}none{% endif %}"

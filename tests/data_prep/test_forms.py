@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from lines import read
 
 from caad_ds import cli
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLMConfig
+from tests.data_prep.lines import read
 
 PLAIN = '{"audio": "a.wav", "text": "hello", "mood": "calm"}\n'
 FORMS = {

@@ -9,7 +9,6 @@ from threading import Timer
 import numpy as np
 import pytest
 import soundfile
-from lines import read
 
 from caad_ds.data.audio.decode import examine
 from caad_ds.data.reader import IndexedReader
@@ -19,6 +18,7 @@ from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.ingest import ingest, sources
 from data_prep.pack.pack import pack
 from data_prep.synthetic import synthesize as synthesis
+from tests.data_prep.lines import read
 from tests.tolerance import LEAST_BIT
 
 USER = "<start_audio><|AUDIO|><end_audio>\nWho speaks?"

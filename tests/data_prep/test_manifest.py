@@ -1,11 +1,11 @@
 """Manifest files: moved, read with their faults, and not written over something else."""
 
 import pytest
-from lines import read
 
 from caad_ds.utils.errors import UserError
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import load_manifest, read_manifest, write_manifest
+from tests.data_prep.lines import read
 
 
 def test_manifest_paths_survive_a_move_of_the_folder(tmp_path, manifest):

@@ -3,12 +3,12 @@
 import tracemalloc
 
 import pytest
-from lines import read
-from llm import make_llm
-from questions import question
 
 from caad_ds.utils.errors import UserError
 from data_prep.stage1 import merge, pseudo_gt
+from tests.data_prep.lines import read
+from tests.data_prep.llm import make_llm
+from tests.data_prep.questions import question
 
 BLOCKED = ("--engine", "transformers", "--device", "cpu", "--max-new-tokens", 12, "--batch-size", 2, "--system", "")
 

@@ -14,12 +14,12 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from lines import read
-from llm import make_llm
-from questions import question
 
 from caad_ds import cli
 from data_prep.stage1 import pseudo_gt
+from tests.data_prep.lines import read
+from tests.data_prep.llm import make_llm
+from tests.data_prep.questions import question
 
 KEY = "sk-not-to-be-told-0123456789"
 OPTIONS = ("--engine", "openai", "--max-new-tokens", 24)

@@ -1,11 +1,11 @@
 """Finished answers are judged by other checks without asking the engine, and give what one run under these gives."""
 
 import pytest
-from lines import read
-from questions import question
 
 from caad_ds.utils.errors import UserError
 from data_prep.stage1 import merge, pseudo_gt
+from tests.data_prep.lines import read
+from tests.data_prep.questions import question
 
 STRICT = ("--max-words", 6)
 ENDS = (".jsonl", ".rejected.jsonl", ".questions.json", ".settings.json")

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lines import read
-from questions import prompt, question
 from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
@@ -20,6 +18,8 @@ from data_prep.stage1.engines import Answer
 from data_prep.stage1.engines.settings import Asking, textual_messages
 from data_prep.stage1.engines.template import TemplateEngine
 from data_prep.stage1.engines.transformers import TransformersEngine
+from tests.data_prep.lines import read
+from tests.data_prep.questions import prompt, question
 
 FULL = Path("/dev/full")
 

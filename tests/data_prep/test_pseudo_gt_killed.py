@@ -8,10 +8,10 @@ from contextlib import suppress
 from multiprocessing import forkserver
 
 import pytest
-from llm import make_llm
-from questions import question
 
 from caad_ds import cli
+from tests.data_prep.llm import make_llm
+from tests.data_prep.questions import question
 
 # Children are forked from a process that has imported this once.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from lines import read
-from llm import make_llm
-from questions import question
 
 from caad_ds.utils.errors import UserError
 from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.engines.sampling import sampler
 from data_prep.stage1.engines.settings import Asking
+from tests.data_prep.lines import read
+from tests.data_prep.llm import make_llm
+from tests.data_prep.questions import question
 from tests.tolerance import sampling
 
 SAMPLED = ("--engine", "transformers", "--device", "cpu", "--max-new-tokens", 24, "--temperature", 0.8)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 import webdataset
-from lines import read
 
 from caad_ds.cli import main
 from caad_ds.data.audio.decode import decode, to_pcm16
 from caad_ds.data.markers import AUDIO
 from caad_ds.data.reader import IndexedReader
+from tests.data_prep.lines import read
 
 MARK = "<start_audio><|AUDIO|><end_audio>"
 SYSTEM = {"role": "system", "content": "The audio clips stand between <start_audio> and <end_audio>."}

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lines import read
-from llm import make_llm
 from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
@@ -21,6 +19,8 @@ from caad_ds.models.whisper_qformer.speech_lm import build, save
 from data_prep.stage1.answer_checks import CHECKS
 from data_prep.stage1.engines.settings import Asking
 from data_prep.stage1.engines.speech import SpeechEngine
+from tests.data_prep.lines import read
+from tests.data_prep.llm import make_llm
 from tests.training.tiny import amplify, encoder
 
 COUNT, MOST = 20, 24

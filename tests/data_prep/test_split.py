@@ -1,10 +1,10 @@
 """Rules of `prep split`: by value, by the hash of a value, or by both."""
 
 import pytest
-from lines import read
 
 from caad_ds import cli
 from data_prep.split import Rule, splits_of
+from tests.data_prep.lines import read
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import soundfile
-from lines import read
 
 from caad_ds.utils.errors import UserError
 from data_prep.synthetic import synthesize as command
@@ -11,6 +10,7 @@ from data_prep.synthetic.clips import MAX_SECONDS, SPLITS, Difficulty
 from data_prep.synthetic.espeak import speak
 from data_prep.synthetic.noise import background, scaled_to
 from data_prep.synthetic.sentences import SLOTS, bucket, sentence
+from tests.data_prep.lines import read
 from tests.tolerance import decibels
 
 SIZES = ("--teacher", 12, "--distill", 8, "--validation", 2, "--test", 8)

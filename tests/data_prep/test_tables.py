@@ -11,7 +11,6 @@ import pytest
 import soundfile
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from lines import read
 
 from caad_ds import cli
 from caad_ds.data.audio.decode import load_pcm16
@@ -19,6 +18,7 @@ from caad_ds.data.reader import IndexedReader
 from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.ingest.sources import csv
 from data_prep.pack.pack import pack
+from tests.data_prep.lines import read
 from tests.tolerance import LEAST_BIT
 
 TURN = {"role": "user", "content": "<start_audio><|AUDIO|><end_audio>\nWho speaks?"}

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lines import read
 
 from caad_ds import cli
 from caad_ds.data.index import IndexFile, SampleEntry, Shard, ShardIndex
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
+from tests.data_prep.lines import read
 
 SMALL = 20_000  # bytes: several shards
 

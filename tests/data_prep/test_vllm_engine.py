@@ -9,9 +9,10 @@ import time
 from importlib.util import find_spec
 
 import pytest
-from lines import read
-from llm import TEMPLATE, make_llm
-from questions import question
+
+from tests.data_prep.lines import read
+from tests.data_prep.llm import TEMPLATE, make_llm
+from tests.data_prep.questions import question
 
 if not find_spec("vllm"):
     pytest.skip("vLLM is not installed: docs/corpora.md says how", allow_module_level=True)

@@ -16,7 +16,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-WHEELS = Path(__file__).parents[2] / ".venv/tokenizers"  # .ci/run puts them there; their files alone are read
+from tests.root import ROOT
+
+WHEELS = ROOT / ".venv/tokenizers"  # .ci/run puts them there; their files alone are read
 RANKS = int(os.environ.get("CAAD_DS_RANKS", "4000"))  # pieces that are read of a published vocabulary, the first ones
 WORDS = "The speaker is happy. It sounds low, high or sad? Is the tone high? he said stop yes no user assistant audio"
 

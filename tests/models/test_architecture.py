@@ -2,7 +2,6 @@
 
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,9 @@ from caad_ds.models.whisper_qformer.speech_lm import build, load, save
 from caad_ds.training.engines import load_student
 from caad_ds.utils.errors import UserError
 from tests.models.small import sample
+from tests.root import ROOT
 from tests.training.tiny import llama
 
-ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "configs" / "paper"
 WHISPER = {
     "model_type": "whisper", "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64,

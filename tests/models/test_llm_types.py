@@ -1,12 +1,11 @@
 """Every type of causal LM in the installed transformers: none is silently wrong, and the docs say what each is."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.models.llm_types import TYPES, sweep, table
+from tests.root import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs/models.md"
+PAGE = ROOT / "docs/models.md"
 
 
 @pytest.mark.parametrize("kind", ["cohere", "opt", "mamba", "gpt2", "gemma2"])

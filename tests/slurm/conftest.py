@@ -1,14 +1,12 @@
 """One test Slurm for the whole session."""
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cluster import Cluster, missing
+from tests.slurm.cluster import Cluster, missing
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,10 @@ from data_prep.common.array_part import Part
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.join_shards import join
 from data_prep.pack.pack import pack
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from tones import contents, record, tone
+from tests.data.tones import contents, record, tone
+from tests.root import ROOT
 
 pytestmark = pytest.mark.slurm
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm/pack.sbatch"
 
 

@@ -1,16 +1,15 @@
 """slurm/pseudo_gt.sbatch on a real two-node Slurm: an array over parts, then the merge."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
 from caad_ds import cli
 from data_prep.common.jsonl import write_jsonl
 from tests.data_prep.questions import question
+from tests.root import ROOT
 
 pytestmark = pytest.mark.slurm
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm/pseudo_gt.sbatch"
 
 

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import free_ports
 from mlflow import MlflowClient
 
+from tests.root import ROOT
+from tests.slurm.cluster import free_ports
 from tests.training.conftest import config, world  # noqa: F401 (world is a fixture)
 
 pytestmark = pytest.mark.slurm
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm/distill.sbatch"
 PROBE = Path(__file__).with_name("probe.py")
 

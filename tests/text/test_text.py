@@ -22,8 +22,8 @@ from data_prep.annotate.classes import read_scales
 from data_prep.common.manifest import load_manifest
 from data_prep.split import read_rules
 from data_prep.stage1.answer_checks import AnswerChecks
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 BOM = b"\xef\xbb\xbf"
 ROW = dict.fromkeys(("gt", "neutral", "faithful", "adversarial", "irrelevant"), "yes") | {"audio": "a.wav"}
 

@@ -6,15 +6,14 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from caad_ds import cli
 from caad_ds.tracking import Target, Tracker
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 SEEN_WITHIN = 30  # seconds
 
 

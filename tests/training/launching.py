@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from examples.demo.commands import free_port
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 # Ranks are forked from one process that holds the imports, which would cost each of them seconds.

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from caad_ds.cli import main
+from tests.root import CONFIGS
 
-INSTRUCTIONS = Path(__file__).parents[3] / "configs" / "paper" / "instructions.yaml"
+INSTRUCTIONS = CONFIGS / "paper" / "instructions.yaml"
 
 
 @dataclass
