@@ -19,7 +19,7 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.utils.errors import UserError
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
-from tests.data.hostile import FLAC, HOSTILE, RECORD
+from tests.data.audio.hostile import FLAC, HOSTILE, RECORD
 from tests.data.tones import record, tone
 
 

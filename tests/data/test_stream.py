@@ -15,7 +15,7 @@ from caad_ds.data.reader import BrokenSample, IndexedReader
 from caad_ds.data.stream import StreamReader, blocks, expand
 from caad_ds.utils.errors import UserError
 from data_prep.pack.pack import pack
-from tests.data.hostile import FLAC, GOOD, HOSTILE, RECORD, member, tar
+from tests.data.audio.hostile import FLAC, GOOD, HOSTILE, RECORD, member, tar
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from caad_ds.training.engines import load_student
 from caad_ds.training.model_folder import write_model
 from caad_ds.utils.errors import UserError
 from tests.training.alike import assert_same_curves, assert_same_weights
+from tests.training.checks.poison import poison
 from tests.training.launching import Run, curve, refusal, weights
-from tests.training.poison import poison
 from tests.training.tiny import ce, config
 
 STEPS, BATCH, BAD = 6, 8, "clip-11"

@@ -1,6 +1,6 @@
 """Every type of causal LM that transformers has, built small: which work here, which are refused, and why.
 
-    python -m tests.models.llm_types docs/models.md
+    python -m tests.models.language_model.llm_types docs/models.md
 
 writes the table. All that decides is the product's own code: `build_llm`, `SpeechLM`, `generate`, `save` and `load`.
 """
@@ -32,8 +32,8 @@ from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, load, save
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
+from tests.models.language_model.small_llms import VOCABULARY, settings
 from tests.models.small import QUERIES, sample
-from tests.models.small_llms import VOCABULARY, settings
 from tests.tolerance import rounding
 from tests.training.tiny import amplify, encoder
 
@@ -319,7 +319,7 @@ refused, and {unbuilt} could not be built small (they are checked all the same w
 - weights and end tokens survive saving and loading;
 - as many positions as the config names, but at most 4,096, are read.
 
-Made by `python -m tests.models.llm_types docs/models.md`; `pytest -m slow tests/models/test_llm_types.py` holds it to
+Made by `python -m tests.models.language_model.llm_types docs/models.md`; `pytest -m slow -k test_llm_types` holds it to
 what is installed.
 
 | type | with it | reason, or what is special |

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.models.llm_types import TYPES, sweep, table
+from tests.models.language_model.llm_types import TYPES, sweep, table
 from tests.root import ROOT
 
 PAGE = ROOT / "docs/models.md"

@@ -9,7 +9,7 @@ from caad_ds.cli import main
 from caad_ds.evaluation.benchmarks.benchmark import load
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.utils.errors import UserError
-from tests.evaluation.superb_files import COUNTING, reasons, wave
+from tests.evaluation.benchmarks.superb_files import COUNTING, reasons, wave
 
 ASK, LOUD = "Who speaks?", "How loud is it?"
 SYSTEM = {"role": "system", "content": "Focus on the audio clips and instruction."}

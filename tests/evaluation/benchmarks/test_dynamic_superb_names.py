@@ -6,7 +6,7 @@ from caad_ds.evaluation.benchmarks.benchmark import load
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_notes, score_instances
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, dimensions, present
 from caad_ds.evaluation.scoring.scores import RULES
-from tests.evaluation.superb_files import (
+from tests.evaluation.benchmarks.superb_files import (
     COUNTING,
     PLAIN,
     SPOKEN,
@@ -17,7 +17,7 @@ from tests.evaluation.superb_files import (
     write_jsonl,
     write_parquet,
 )
-from tests.evaluation.superb_files import MATCHING as PAIR
+from tests.evaluation.benchmarks.superb_files import MATCHING as PAIR
 
 # The 55 names of the benchmark's first release, as its own repositories list them.
 FIRST = """

@@ -9,7 +9,7 @@ from caad_ds.data.markers import MARKERS, user_content
 from caad_ds.models.prompts.chat_template import freeze_template
 from caad_ds.models.prompts.prompter import Prompter
 from caad_ds.utils.errors import UserError
-from tests.models.chat_tokenizers import KINDS
+from tests.models.prompts.chat_tokenizers import KINDS
 
 QUERIES = 2
 FULLWIDTH = str.maketrans("<>|/", "＜＞｜／")

@@ -11,7 +11,7 @@ from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.training.engines import check_same_text, load_student
 from caad_ds.utils.errors import UserError
 from data_prep.pack.pack import pack
-from tests.models.chat_tokenizers import CHATML
+from tests.models.prompts.chat_tokenizers import CHATML
 from tests.training.launching import refusal, train, weights
 from tests.training.tiny import ce, config, llama
 

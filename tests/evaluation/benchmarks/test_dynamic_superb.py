@@ -16,7 +16,7 @@ from caad_ds.evaluation.commands import evaluate
 from caad_ds.evaluation.identity import fingerprint
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.utils.errors import UserError
-from tests.evaluation.superb_files import (
+from tests.evaluation.benchmarks.superb_files import (
     COUNTING,
     MATCHING,
     SOUND,

@@ -15,7 +15,7 @@ from caad_ds.evaluation.benchmarks.benchmark import load
 from caad_ds.evaluation.benchmarks.dynamic_superb.terms import turn_with_term
 from caad_ds.evaluation.benchmarks.items import Fault
 from caad_ds.utils.errors import UserError
-from tests.evaluation.superb_files import (
+from tests.evaluation.benchmarks.superb_files import (
     COUNTING,
     PLAIN,
     SPAN,
@@ -28,8 +28,8 @@ from tests.evaluation.superb_files import (
     write_jsonl,
     write_parquet,
 )
-from tests.evaluation.superb_files import MATCHING as PAIR
-from tests.evaluation.superb_files import write_saved as write_datasets
+from tests.evaluation.benchmarks.superb_files import MATCHING as PAIR
+from tests.evaluation.benchmarks.superb_files import write_saved as write_datasets
 from tests.tolerance import LEAST_BIT
 
 TERMS = [

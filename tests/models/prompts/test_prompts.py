@@ -16,7 +16,7 @@ from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_templa
 from caad_ds.models.prompts.prompter import Prompter, answer_turn, tokenization
 from caad_ds.models.whisper_qformer.speech_lm import load, save
 from caad_ds.utils.errors import UserError
-from tests.models.chat_tokenizers import CHATML, GEMMA, LLAMA3, THINKING, ZEPHYR, byte_level, sentence_piece
+from tests.models.prompts.chat_tokenizers import CHATML, GEMMA, LLAMA3, THINKING, ZEPHYR, byte_level, sentence_piece
 from tests.models.small import make_model
 
 CLOCK = "{{ strftime_now('%-d %B %Y, %Y-%m-%d') }} " + CHATML
