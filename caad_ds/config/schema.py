@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from caad_ds.models.prompts.chat_template import DATE
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only"]
 NEGATIVES = get_args(NegativeName)
+# The date that Llama 3's own template falls back to; any fixed one keeps runs comparable.
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
 
 
 class Section(BaseModel):
@@ -124,7 +124,9 @@ class LoraSection(Section):
 class TemplateSection(Section):
     """What the chat template of a new student is frozen with; the saved model carries it."""
 
-    date: datetime.date = Field(DATE, description="today's date for templates that ask the clock (strftime_now)")
+    date: datetime.date = Field(
+        TEMPLATE_DATE, description="today's date for templates that ask the clock (strftime_now)"
+    )
     merge_system: bool = Field(False, description="put system text into the user's turn, where templates refuse it")
     switches: dict[str, bool | int | float | str | None] = Field(
         {}, description="variables of the template, such as enable_thinking: false"

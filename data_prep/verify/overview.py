@@ -4,7 +4,6 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -15,9 +14,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
 from data_prep.verify.contents import Tally, Value, shown
-
-if TYPE_CHECKING:
-    from data_prep.verify.verify import Findings
+from data_prep.verify.findings import Findings
 
 TEMPLATE = "overview.html"
 BARS = 8  # a panel's bars; what is left is one more, "others"
@@ -67,12 +64,12 @@ def check_name(path: Path) -> None:
         raise UserError(f"--overview {path}: the page replaces what is there; name a file that ends in .html")
 
 
-def write_overview(path: Path, found: "Findings") -> None:
+def write_overview(path: Path, found: Findings) -> None:
     """Write the page about what `prep verify` found; UserError if the disk is full."""
     write_atomic(path, page(found).encode())
 
 
-def page(found: "Findings") -> str:
+def page(found: Findings) -> str:
     """The page's HTML; it loads nothing and runs no script."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -171,7 +168,7 @@ def _figures(values: np.ndarray, form: str) -> str:
     )
 
 
-def _pictures(found: "Findings") -> list[Picture]:
+def _pictures(found: Findings) -> list[Picture]:
     samples = found.index.samples
     shown_values = [
         ("Duration", "seconds", np.array([entry.seconds for entry in samples])),
@@ -181,7 +178,7 @@ def _pictures(found: "Findings") -> list[Picture]:
     return [histogram(*values) for values in shown_values if len(values[2])]
 
 
-def _facts(found: "Findings") -> list[tuple[str, str]]:
+def _facts(found: Findings) -> list[tuple[str, str]]:
     index = found.index
     shards = index.file.shards
     return [

@@ -6,7 +6,6 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,26 +21,14 @@ from data_prep.common.jsonl import Rejected, read_rows
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import rejected_path
 from data_prep.verify.accounting import unaccounted
-from data_prep.verify.contents import Contents, Tally, shown
+from data_prep.verify.contents import shown
 from data_prep.verify.disjoint import SPEAKERS, Values, compared, faults
-from data_prep.verify.duplicates import Duplicates, find_duplicates
+from data_prep.verify.duplicates import find_duplicates
+from data_prep.verify.findings import Findings
 from data_prep.verify.held_out import HeldOut
 from data_prep.verify.shard_check import DIGEST, ShardReport, check_shard
 
 FAULT_CHARACTERS = 600
-
-
-@dataclass
-class Findings:
-    """What was found in a folder: its `faults`, one line each, and what the overview shows."""
-
-    index: ShardIndex
-    held_out: HeldOut
-    faults: list[str] = field(default_factory=list)
-    contents: Contents = field(default_factory=Contents)
-    reasons: Tally = field(default_factory=Tally)
-    values: Values = field(default_factory=Values)
-    duplicates: Duplicates = field(default_factory=lambda: find_duplicates(np.empty(0, np.int64), b""))
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, TemplateError, meta, nodes
 from jinja2.ext import loopcontrols
 
+from caad_ds.config.schema import TEMPLATE_DATE
 from caad_ds.utils.errors import UserError
 
-DATE = date(2024, 7, 26)  # the date that Llama 3's own template falls back to; any fixed one keeps runs comparable
 CLOCK = "strftime_now"
 DIRECTIVES = ("%-d", "%-m", *(f"%{letter}" for letter in "YymdebBaAHIMSpjFTDRzZ"))
 MERGED_SYSTEM = """\
@@ -37,7 +37,7 @@ class TemplateSettings:
     the settings in messages.
     """
 
-    date: date = DATE
+    date: date = TEMPLATE_DATE
     merge_system: bool = False
     switches: Mapping[str, Any] = field(default_factory=dict)
     key: str = "student.template.switches"
@@ -96,7 +96,7 @@ def freeze_template(tokenizer: Any, settings: TemplateSettings | None = None) ->
             )
     if CLOCK in read:
         head += _clock(settings.date)
-    elif settings.date != DATE and f"macro {CLOCK}(" in text and _clock(settings.date) not in text:
+    elif settings.date != TEMPLATE_DATE and f"macro {CLOCK}(" in text and _clock(settings.date) not in text:
         raise UserError(
             f"student.template.date: the chat template of {tokenizer.name_or_path} was frozen with another date "
             "before; remove the key, or take the tokenizer of the original model"

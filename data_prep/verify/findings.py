@@ -1,0 +1,24 @@
+"""What `prep verify` finds in a folder of shards."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caad_ds.data.index import ShardIndex
+from data_prep.verify.contents import Contents, Tally
+from data_prep.verify.disjoint import Values
+from data_prep.verify.duplicates import Duplicates, find_duplicates
+from data_prep.verify.held_out import HeldOut
+
+
+@dataclass
+class Findings:
+    """What was found in a folder: its `faults`, one line each, and what the overview shows."""
+
+    index: ShardIndex
+    held_out: HeldOut
+    faults: list[str] = field(default_factory=list)
+    contents: Contents = field(default_factory=Contents)
+    reasons: Tally = field(default_factory=Tally)
+    values: Values = field(default_factory=Values)
+    duplicates: Duplicates = field(default_factory=lambda: find_duplicates(np.empty(0, np.int64), b""))
