@@ -52,10 +52,11 @@ test-cpus: venv ## the numeric tests with other vector instructions and numbers 
 test-gpu: venv ## what a GPU computes: the loss, its Triton kernel natively, evaluation
 	$(RUN) -m pytest tests/loss tests/evaluation
 
-lint: venv ## ruff, mypy, and no conflict of a merge left behind
+lint: venv ## ruff, mypy, the order of imports, and no conflict of a merge left behind
 	! git grep -nE '^(<{7}|>{7}) '
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 	$(RUN) -m mypy
 
 bench: venv ## the benchmarks, with their tables

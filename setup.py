@@ -20,7 +20,6 @@ def description() -> str:
 
 
 AUDIO = ["av>=14"]  # its wheels bring FFmpeg along
-PARQUET = ["pyarrow>=15"]
 ANNOTATE = ["librosa>=0.11", "pyloudnorm>=0.2"]
 
 setup(
@@ -41,12 +40,15 @@ setup(
     install_requires=[
         "argcomplete>=3.1",
         "deepspeed>=0.19.8",  # earlier: a gradient that is not finite is applied (a norm of NaN counts as 1)
+        "huggingface_hub>=1",
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "mlflow>=3",
         "numpy>=1.26",
         "peft>=0.17",
         "protobuf>=4.25",  # transformers reads SentencePiece models with it
+        "psutil>=5.9",
+        "pyarrow>=15",
         "pydantic>=2.7",
         "pyyaml>=6",
         "regex>=2024.4.16",
@@ -63,16 +65,14 @@ setup(
         "demo": ["espeakng-loader>=0.2.4"],
         "annotate": ANNOTATE,
         "audio": AUDIO,
-        "parquet": PARQUET,
         "emotion": ["funasr>=1.1", "modelscope", "torchaudio"],
         "brouhaha": ["brouhaha @ git+https://github.com/marianne-m/brouhaha-vad", "pyannote.audio>=3.1"],
         # A CUDA build of PyTorch brings its own Triton; elsewhere its kernels are tested under the interpreter.
         "test": [
             *ANNOTATE,
             *AUDIO,
-            *PARQUET,
             "hypothesis>=6.100",
-            "psutil>=5.9",
+            "packaging>=24",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "selenium>=4.20",  # MLflow's pages in a real browser
@@ -81,7 +81,7 @@ setup(
             "webdataset>=0.2.100",
         ],
         "peers": ["accelerate", "datasets", "liger-kernel", "trl"],
-        "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
+        "dev": ["import-linter>=2.5", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
         "gpu": ["nvidia-ml-py>=12"],  # GPUs among MLflow's system metrics
         "openai": ["openai>=1.98"],
         "stream": ["webdataset>=0.2.100"],

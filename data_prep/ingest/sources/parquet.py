@@ -35,7 +35,12 @@ def rows(root: Path) -> Iterator[Row | Rejected]:
 
 def read(listing: Path, root: Path) -> Iterator[Row | Rejected]:
     """The rows of a file at or below `root`, a few in memory at a time; from where it cannot be read it is rejected."""
-    pa, pq, class_names = _library()
+    # Imported here, for help and wrong paths are answered before.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from caad_ds.evaluation.benchmarks.hf_datasets import class_names
+
     number = 0
     try:
         with pq.ParquetFile(listing, pre_buffer=False, buffer_size=1 << 20) as file:
@@ -66,14 +71,3 @@ def _label(value: Any, names: list[str], short: type | None) -> Any:
 
 def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _library() -> tuple[Any, Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("Parquet files need pyarrow: pip install 'caad-ds[parquet]'") from error
-    from caad_ds.evaluation.benchmarks.hf_datasets import class_names
-
-    return pyarrow, pyarrow.parquet, class_names
