@@ -83,12 +83,14 @@ def _labels(counts: dict[str, int]) -> str:
 
 def _prompts(
     record: dict, instructions: Instructions, hints: dict[str, float], args: argparse.Namespace
-) -> list[dict] | list[Rejected]:
+) -> list[dict | Rejected]:
     try:
         rows = describe(record, instructions, hints, args.questions_per_audio, args.seed)
     except UserError as error:
         return [Rejected(record["id"], str(error))]
-    return rows or [
+    if rows:
+        return [*rows]
+    return [
         Rejected(record["id"], "there is nothing to ask: its metadata holds none of the attributes, and no prompt fits")
     ]
 
@@ -108,13 +110,13 @@ def describe(
     rng = Random(f"{seed}/{record['id']}")
     rows = []
     for number, asked in enumerate(islice(_questions(record, instructions, rng), questions)):
-        about_attribute = isinstance(asked, Ask)
-        condition = rng.choices(list(hints), list(hints.values()))[0] if about_attribute else "none"
-        claim = hint(instructions, asked, condition, rng) if about_attribute else None
+        about = asked if isinstance(asked, Ask) else None
+        condition = rng.choices(list(hints), list(hints.values()))[0] if about else "none"
+        claim = hint(instructions, about, condition, rng) if about else None
         row = {**described, "messages": [_turn(user_content(asked.question, claim, len(record["audios"])))]}
         prompt = {**vars(asked), "condition": condition}
-        if about_attribute:
-            prompt[OPTIONS] = list(instructions.attributes[asked.attribute].options)
+        if about:
+            prompt[OPTIONS] = list(instructions.attributes[about.attribute].options)
         row["metadata"] = {**(record.get("metadata") or {}), PROMPT: prompt}
         if questions > 1:
             row["id"] = f"{record['id']}-q{number}"

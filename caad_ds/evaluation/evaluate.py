@@ -118,7 +118,7 @@ def _score(
         )
     if not predictions:
         raise UserError(f"no item could be evaluated ({rejected[0]['reason']}); mend the clips")
-    rules = RULES
+    rules: tuple[str, ...] = RULES
     if judge is not None:
         question = {item.id: item.question for item in items}
         verdicts = judge.verdicts((question[p["id"]], p["gt"], p["prediction"]) for p in predictions)
@@ -193,7 +193,7 @@ def _sampling(args: argparse.Namespace) -> Sampling | None:
 
 
 def _answer(
-    loaded: Loaded, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str]], meter: Meter,
+    loaded: Loaded, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str | None]], meter: Meter,
     args: argparse.Namespace, doubted: list[dict],
 ) -> list[dict]:  # fmt: skip
     """Predicts this rank's share of what is not done yet; returns the items that could not be heard or asked.

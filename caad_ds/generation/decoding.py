@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -177,7 +177,7 @@ def continued(
         pad_token_id=tokenizer.eos_token_id,
     )
     with plain_generation(model.llm):
-        return model.llm.generate(
+        return cast(Any, model.llm).generate(
             inputs_embeds=embedded.inputs_embeds,
             attention_mask=embedded.attention_mask,
             **accepted(model.llm, position_ids=embedded.position_ids),

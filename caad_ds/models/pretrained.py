@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
 
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import check_hub_or_folder
 
 
-def pretrained(cls: Any, name: str | Path, what: str, **kwargs: Any) -> PreTrainedModel:
+def pretrained(cls: Any, name: str | Path, what: str, **kwargs: Any) -> Any:
     """`cls.from_pretrained(name, **kwargs)`; UserError if it does not load or lacks weights of the model.
 
     `what` names the kind of model in the message.

@@ -41,7 +41,7 @@ def open_data(cfg: Config, rank: int, world_size: int) -> IndexedReader | Stream
     """The training data by `data.reader`; UserError for what is not there, of a stream only where it is read."""
     data = cfg.data
     if data.reader == "indexed":
-        return IndexedReader(data.train)
+        return IndexedReader(str(data.train))
     place = {"seed": cfg.run.seed, "rank": rank, "world_size": world_size}
     return StreamReader(data.train, buffer=data.shuffle_buffer, skip=data.skip_broken, **place)
 

@@ -89,6 +89,7 @@ def load_student(cfg: Config) -> Student:
         if section.keep_layers is not None:
             keep_first_layers(model, section.keep_layers)
     else:
+        assert section.encoder is not None and section.llm is not None  # the schema refuses that
         encoder = SpeechEncoder.from_pretrained(
             section.encoder, section.taps, section.window_seconds, final_norm=section.connector != "desta"
         )
@@ -136,9 +137,9 @@ def choose_weights(model: SpeechLM, section: StudentSection) -> None:
 
 def _tokenizer(cfg: Config) -> Any:
     section = cfg.student
-    source = section.tokenizer or (cfg.teacher and cfg.teacher.path)
+    source = section.tokenizer or (cfg.teacher.path if cfg.teacher else None)
     if source is None:
-        if isinstance(section.llm, dict) or is_architecture(section.llm):
+        if not isinstance(section.llm, str) or is_architecture(section.llm):
             raise UserError("student.tokenizer is missing: an architecture has no tokenizer of its own")
         source = section.llm
     template = section.template
@@ -203,7 +204,7 @@ def _hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype}".encode())
         # As bytes: numpy has no bfloat16, and float32 would double what is hashed of a large model.
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -43,7 +43,12 @@ def adamw(
     # Where the optimizer's states lie in host memory, its step runs there too, and fused six times as fast. DeepSpeed's
     # own for it counts its steps outside of its state: a run that goes on from a checkpoint would round otherwise.
     fused = True if "offload_optimizer" in zero else None
-    options = {"lr": section.lr, "betas": section.betas, "weight_decay": section.weight_decay, "fused": fused}
+    options: dict[str, Any] = {
+        "lr": section.lr,
+        "betas": section.betas,
+        "weight_decay": section.weight_decay,
+        "fused": fused,
+    }
     if zero.get("stage", 0) == 0 and precision == "fp32":
         settings["gradient_clipping"] = 0.0
         return ClippedAdamW(trainable, section.max_grad_norm, **options)

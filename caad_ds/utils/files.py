@@ -58,8 +58,10 @@ def _as_written(node: yaml.ScalarNode) -> None:
 
 def _constructed(node: yaml.Node | None) -> Any:
     """The value of a node; None of none, as of an empty file."""
+    if node is None:
+        return None
     try:
-        return None if node is None else _Loader("").construct_document(node)
+        return _Loader("").construct_document(node)
     except ValueError as error:  # a date such as 2019-13-45
         raise yaml.MarkedYAMLError(problem=f"{error} in a value", problem_mark=node.start_mark) from error
 
@@ -73,7 +75,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if _is_full(error):
             raise UserError(f"no space left for {folder}: free some or write elsewhere, then run it again") from error
         if isinstance(error, _REFUSED) or getattr(error, "errno", None) == errno.EROFS:
-            raise UserError(f"{folder} cannot be written ({error.strerror}): write elsewhere") from error
+            raise UserError(
+                f"{folder} cannot be written ({getattr(error, 'strerror', error)}): write elsewhere"
+            ) from error
         raise
 
 
@@ -222,7 +226,8 @@ def read_yaml(path: Path, kind: Any) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        what = f"{error.problem} in line {mark.line + 1}" if mark else " ".join(str(error).split())
+        problem = getattr(error, "problem", None)
+        what = f"{problem} in line {mark.line + 1}" if mark else " ".join(str(error).split())
         raise UserError(f"{path}: {'' if isinstance(error, Unquoted) else 'it is not YAML: '}{what}") from error
     except ValidationError as error:
         first = error.errors()[0]

@@ -117,11 +117,11 @@ def raise_together(failure: Exception | None) -> None:
 
     A UserError keeps its type. Of anything else the rank that met it raises it as it is, and the others its name.
     """
-    unforeseen = failure is not None and not isinstance(failure, UserError)
-    told = UserError(f"{type(failure).__name__}: {failure}") if unforeseen else failure
+    unforeseen = None if isinstance(failure, UserError) else failure
+    told = failure if unforeseen is None else UserError(f"{type(failure).__name__}: {failure}")
     failures = gathered(told)
-    if unforeseen:
-        raise failure
+    if unforeseen is not None:
+        raise unforeseen
     for rank, error in enumerate(failures):
         if error is not None:
             raise type(error)(str(error) if len(failures) == 1 else f"{error} (rank {rank})") from failure

@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import writing
@@ -79,7 +79,7 @@ def start_of(path: Path) -> bytes:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """A file to read bytes from; UserError if it cannot be opened or read."""
     with _readable(path), open(path, "rb") as file:
         yield file

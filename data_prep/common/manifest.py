@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
 from caad_ds.data.markers import AUDIO, MARKERS
 from caad_ds.utils.errors import UserError
@@ -82,8 +83,10 @@ class ManifestWriter:
     def __enter__(self) -> "ManifestWriter":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._files.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.__exit__(kind, error, trace)
 
 
 def check_output(out: Path, *inputs: Path) -> None:

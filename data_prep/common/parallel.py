@@ -44,6 +44,8 @@ def ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Ite
 def _end_with_parent() -> None:
     """End this worker when its parent is killed; it would wait for more work for ever."""
     parent = parent_process()
+    if parent is None:
+        return
 
     def watch() -> None:
         connection.wait([parent.sentinel])

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO, TypeVar
 
 from caad_ds.utils.fault_list import Faults
@@ -65,7 +66,9 @@ class Rejects:
     def __enter__(self) -> "Rejects":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._files.__exit__(*error)
-        if not self.count and error[0] is None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.__exit__(kind, error, trace)
+        if not self.count and error is None:
             self.path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -78,7 +79,11 @@ def pack(
     holds other shards, a manifest without a usable record, and a full disk; what is whole by then stays.
     """
     with waiting(f"reading {manifest}"):
-        made_of = {"manifest": manifest_hash(manifest), "shard_bytes": shard_bytes, "rules": rules.content()}
+        made_of: dict[str, Any] = {
+            "manifest": manifest_hash(manifest),
+            "shard_bytes": shard_bytes,
+            "rules": rules.content(),
+        }
     out, prefix = index_path(folder, part), "train" if part is None else f"train-{part.index:05d}"
     if (packed := _packed(folder, out, made_of)) is not None:
         clean(out, prefix)

@@ -125,7 +125,7 @@ def histogram(title: str, unit: str, values: np.ndarray) -> Picture:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "caad-ds", "font.size": 9}):
         figure = Figure(figsize=(4.4, 2.5), layout="constrained")
         axis = figure.subplots()
-        axis.hist(values, bins=bins, color=COLOUR, edgecolor="white", linewidth=0.4)
+        axis.hist(values, bins=list(bins), color=COLOUR, edgecolor="white", linewidth=0.4)
         axis.set_xlabel(unit)
         axis.set_ylabel("samples")
         axis.spines[["top", "right"]].set_visible(False)

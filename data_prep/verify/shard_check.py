@@ -6,9 +6,10 @@ import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -71,7 +72,7 @@ def audio_digest(pcm: np.ndarray) -> bytes:
     return bytes.fromhex(decode.pcm_hash([pcm]))[:DIGEST]
 
 
-def _sample(file: BinaryIO, entry: SampleEntry) -> tuple[dict, list[bytes]]:
+def _sample(file: BufferedReader, entry: SampleEntry) -> tuple[dict, list[bytes]]:
     """The record and the digests of its audios; an exception where the sample is not what the index says."""
     if entry.size > MAX_SAMPLE:
         raise BrokenSample(f"the index says {entry.size} bytes, no sample has that many")
@@ -96,7 +97,7 @@ def _sample(file: BinaryIO, entry: SampleEntry) -> tuple[dict, list[bytes]]:
     return record, [audio_digest(part) for part in pcm]
 
 
-def _whole(file: BinaryIO, shard: Shard) -> list[str]:
+def _whole(file: BufferedReader, shard: Shard) -> list[str]:
     found = file.seek(0, io.SEEK_END)
     if found != shard.bytes:
         return [f"{found} bytes where the index says {shard.bytes}"]
@@ -124,12 +125,12 @@ def _whole(file: BinaryIO, shard: Shard) -> list[str]:
     return faults
 
 
-def _keys(file: BinaryIO) -> list[str]:
+def _keys(file: BufferedReader) -> list[str]:
     """The samples as any reader of tars finds them: members one after another that share a key."""
     keys: list[str] = []
     with tarfile.open(fileobj=file, mode="r:", tarinfo=Header) as tar:
         while member := tar.next():
-            tar.members.clear()  # it would keep them all
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
             key = member.name.partition(".")[0]
             if keys[-1:] != [key]:
                 keys.append(key)

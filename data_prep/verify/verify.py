@@ -92,8 +92,8 @@ def verify(
     found.faults += held_out.faults
     _check_listing(found)
     _check_shards(found, workers)
-    for path, there in held_out.values.items():
-        found.faults += faults(found.values, there, path, asked=disjoint is not None)
+    for name, there in held_out.values.items():
+        found.faults += faults(found.values, there, name, asked=disjoint is not None)
     _check_accounts(found, manifest)
     found.faults = [shown(fault, FAULT_CHARACTERS) for fault in found.faults]
     return found

@@ -1,5 +1,6 @@
 """Benchmarks by their kind, and what identifies one."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -10,15 +11,25 @@ from caad_ds.utils.errors import UserError
 
 
 class Benchmark(Protocol):
-    """What evaluation needs of a benchmark: its items, every row under every one of `conditions`.
-
-    `options` holds the answers that each subset knows, `rejected` an `{id, reason}` for what cannot be asked.
-    """
+    """What evaluation needs of a benchmark: its items, every row under every one of `conditions`."""
 
     kind: ClassVar[str]
-    conditions: ClassVar[tuple[str | None, ...]]
-    options: dict[str, list[str]]
-    rejected: list[dict]
+
+    @property
+    def conditions(self) -> Sequence[str | None]:
+        """Under which each row is asked."""
+
+    @property
+    def options(self) -> Mapping[str, list[str]]:
+        """The answers that each subset knows."""
+
+    @property
+    def rejected(self) -> list[dict]:
+        """An `{id, reason}` for what cannot be asked."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether rows were left out."""
 
     @property
     def items(self) -> list[Item]:

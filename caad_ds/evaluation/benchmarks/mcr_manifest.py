@@ -49,13 +49,13 @@ def read(path: Path, kind: str, conditions: Sequence[str]) -> tuple[list[Joined]
     for (subset, _), about in lines.items():
         rows, strays = _rows(about)
         rejected += [{"id": line.where, "reason": str(reason)} for line, reason in strays]
-        for row in rows:
+        for one in rows:
             name = f"{subset}/{number[subset]}"
             number[subset] += 1
             try:
-                found.append((name, subset, _whole(row, conditions)))
+                found.append((name, subset, _whole(one, conditions)))
             except Fault as fault:
-                rejected.append({"id": name, "reason": f"{row[0].where}: {fault}"})
+                rejected.append({"id": name, "reason": f"{one[0].where}: {fault}"})
     return found, rejected
 
 

@@ -146,7 +146,8 @@ def explained(setting: Setting, clips: dict[int, Clips], item: Item, answer: lis
         here = {name: p[place] for name, p in signals.items()}
         most = torch.stack(list(here.values())).amax(0)
         likeliest = most.topk(min(top, len(most))).indices.tolist()
-        shown = sorted({*likeliest, token}, key=lambda one, p=here["target"]: (-float(p[one]), one))
+        of_target = {one: float(here["target"][one]) for one in {*likeliest, token}}
+        shown = sorted(of_target, key=lambda one: (-of_target[one], one))
         listed = [{"id": t, "text": told(t), **{name: float(p[t]) for name, p in here.items()}} for t in shown]
         positions.append({"id": token, "text": told(token), "tokens": listed})
     return {"answer": setting.teacher.tokenizer.decode(answer), "signals": list(signals), "positions": positions}

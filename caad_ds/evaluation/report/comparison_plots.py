@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from caad_ds.evaluation.report.matplotlib_figures import save, width, wrapped
@@ -80,8 +81,8 @@ def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
     names = {name: wrapped(name, PANEL - 0.2, NAME) for name in systems}
     text = wrapped(f"{title}: % of items; outlined: right answers that the false hint turns wrong", across - 0.2, TITLE)
     inches = PANEL + 0.17 * max(map(len, names.values()))
-    figure = Figure(figsize=(across, 0.7 + 0.2 * len(text) + inches * rows), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.09)  # between a row's tick labels and the next one's names
+    spaced = ConstrainedLayoutEngine(h_pad=0.09)  # between a row's tick labels and the next one's names
+    figure = Figure(figsize=(across, 0.7 + 0.2 * len(text) + inches * rows), layout=spaced)
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel in panels.flat[len(systems) :]:
         panel.set_visible(False)

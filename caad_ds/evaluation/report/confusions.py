@@ -1,6 +1,7 @@
 """Which option the answers named where another was right: a table for each attribute, of the answers without a hint."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.report.tables import markdown
@@ -16,7 +17,7 @@ def confusions(benchmark: Benchmark, predictions: Iterable[dict]) -> dict[str, d
     """By subset with at most MOST options: `options`, and `counts`, a row per right option and a column per option that
     the answer named, the last for OTHER; of the predictions without a hint."""
     question = {item.id: item.question for item in benchmark.items}
-    found = {
+    found: dict[str, dict[str, Any]] = {
         subset: {"options": options, "counts": [[0] * (len(options) + 1) for _ in options]}
         for subset, options in benchmark.options.items()
         if 1 < len(options) <= MOST

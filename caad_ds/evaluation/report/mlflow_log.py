@@ -108,7 +108,7 @@ def log_evaluation(args: argparse.Namespace, folder: Path, table: tuple[list[str
         measured = scores.pop("speed", None) or {}
         rest = {**scores.pop("groups", {}), **scores, "speed": speed_metrics(measured)}
         found = dict(flat_metrics({"rejected": len(known["rejected"]), **rest}))
-        tables = {
+        tables: dict[str, tuple[list[str], list[Any]]] = {
             "table_shown.json": table,
             "metrics.json": (["metric", "value"], [list(each) for each in found.items()]),
         }

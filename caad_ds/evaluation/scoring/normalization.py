@@ -34,8 +34,13 @@ SHORT = regex.compile(r"-?\p{Nd}{1,15}(?:\.\p{Nd}{1,15})?|-?\.\p{Nd}{1,15}")
 ACCIDENTAL = {"sharp": "#", "flat": "\u266d"}
 COUNTING = ("is", "answer")  # words after which a last "one" is a number
 
-ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-ONES = {name: value for value, name in enumerate([*ONES.split(), "eighteen", "nineteen"])}
+ONES = {
+    name: value
+    for value, name in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split()
+    )
+}
 TENS = {name: 10 * k for k, name in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 SCALES = (
     "hundred thousand million billion dozen half halves third thirds quarter quarters fifth fifths tenth tenths".split()

@@ -113,7 +113,8 @@ def _marked(question: str, style: str, alphabet: str | list[str]) -> dict[str, s
     ends = [found.start() for _, found in marks[1:]] + [len(question)]
     texts = [question[found.end() : end] for (_, found), end in zip(marks, ends, strict=True)]
     texts[-1] = texts[-1].lstrip()
-    texts[-1] = texts[-1][: END.search(texts[-1]).start()]
+    if end := END.search(texts[-1]):
+        texts[-1] = texts[-1][: end.start()]
     options = {name: JOINT.sub("", text.strip()).strip(QUOTES) for (name, _), text in zip(marks, texts, strict=True)}
     return options if all(options.values()) else {}
 

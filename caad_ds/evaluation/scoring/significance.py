@@ -109,7 +109,7 @@ def exchange_test(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         p[k] = float(value)
     least = max(2.0 ** (1 - len(w)), 1 / (1 + EXCHANGES))
     too_few = _leverage(np.stack([z_a, z_b]), g.sum(0)) > MOST_LEVERAGE
-    return np.where(too_few, 1.0, [p, np.full(len(p), min(1.0, least))])
+    return np.where(too_few, 1.0, np.array([p, [min(1.0, least)] * len(p)], float))
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -203,7 +203,7 @@ def _enumerated(terms: np.ndarray, constant: np.ndarray) -> float | None:
     kinds, counts = np.unique(terms * np.sign(first), axis=1, return_counts=True)
     if np.log2(counts + 1).sum() > np.log2(ENUMERATED):
         return None
-    kept = np.indices(counts + 1).reshape(len(counts), -1)
+    kept = np.indices(tuple(counts + 1)).reshape(len(counts), -1)
     chances = np.prod([_heads(int(count))[k] for count, k in zip(counts, kept, strict=True)], axis=0)
     t = _statistic(kinds @ (2.0 * kept - counts[:, None]), constant[:, None])
     return min(1.0, float(chances[t >= _statistic(terms.sum(1), constant) - TIE].sum()))

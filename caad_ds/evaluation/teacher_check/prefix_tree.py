@@ -6,6 +6,7 @@ begins there. So sliding windows and distances between positions are those of th
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -125,8 +126,11 @@ def _extended(
         at = positions(mask[here])[:, -length:]
         hidden.append(hidden_states(model.llm, embedded(model, audio, ids[here]), mask[here], at, cache))
         if keep:
-            parts.append([(layer.keys, layer.values) for layer in cache.layers])
-    joined = [tuple(map(torch.cat, zip(*pairs, strict=True))) for pairs in zip(*parts, strict=True)] if keep else []
+            parts.append([(layer.keys, layer.values) for layer in cast(list[KeptLayer], cache.layers)])
+    joined = []
+    for pairs in zip(*parts, strict=True):
+        keys, values = zip(*pairs, strict=True)
+        joined.append((torch.cat(keys), torch.cat(values)))
     return torch.cat(hidden), _at_right_edge(Held(joined, mask)) if keep else None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import Cache, LogitsProcessor
 
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.inference import Loaded
@@ -65,7 +65,7 @@ class _Together(LogitsProcessor):
 @torch.no_grad()
 def shared_prompts(
     loaded: Loaded, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative], paths: Sequence[int]
-) -> tuple[Embedded, object]:
+) -> tuple[Embedded, Cache | None]:
     """The prompts of the items on each of `paths`, one path after another, and keys and values of all but their last
     position; what prompts have in common is run once."""
     found = Paths(loaded, items, outputs, negatives)
@@ -89,7 +89,7 @@ def shared_prompts(
 @torch.no_grad()
 def whole_prompts(
     loaded: Loaded, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative], paths: Sequence[int]
-) -> tuple[Embedded, None]:
+) -> tuple[Embedded, Cache | None]:
     """The same for any LLM, nothing of it run yet."""
     model: SpeechLM = loaded.model
     batch = loaded.prompts(items)

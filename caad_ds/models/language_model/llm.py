@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -128,7 +128,12 @@ def position_limit(config: Any) -> int | None:
 
 def embedding_width(llm: PreTrainedModel) -> int:
     """Return the width of the token embeddings, which is not that of the hidden states in every family (OPT)."""
-    return llm.get_input_embeddings().weight.shape[-1]
+    return _embedding(llm).shape[-1]
+
+
+def _embedding(llm: PreTrainedModel) -> Tensor:
+    """The token embeddings [V, E]."""
+    return cast(Tensor, llm.get_input_embeddings().weight)
 
 
 def lm_head(llm: PreTrainedModel) -> LMHead:
@@ -169,7 +174,7 @@ def takes_positions(llm: PreTrainedModel) -> bool:
 
 def _body(llm: PreTrainedModel) -> PreTrainedModel:
     """The model without its head."""
-    return getattr(llm, "model", llm) if llm.base_model is llm else llm.base_model
+    return getattr(llm, "model", llm) if llm.base_model is llm else cast(PreTrainedModel, llm.base_model)
 
 
 def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
@@ -241,7 +246,7 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
 def check_left_padding(llm: PreTrainedModel, name: str) -> None:
     """Refuse an LLM whose answers to prompts of a batch depend on the longest of them; for what asks it by tokens."""
     with _at_rest(llm):
-        rows = len(llm.get_input_embeddings().weight)
+        rows = len(_embedding(llm))
         ids = torch.arange(1, PROBED + 1, device=llm.device)[None] * max(1, rows // (PROBED + 1)) % rows
         padded, mask = torch.cat([ids[:, :PADS], ids], 1), torch.ones_like(ids)
         hidden = torch.cat([torch.zeros_like(ids[:, :PADS]), mask], 1)
@@ -265,7 +270,7 @@ def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
     mask = embeds.new_ones(1, PROBED, dtype=torch.long)
     ask = accepted(llm, position_ids=positions(mask))
     with plain_generation(llm):
-        said = llm.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=fixed, **ask)
+        said = cast(Any, llm).generate(inputs_embeds=embeds, attention_mask=mask, generation_config=fixed, **ask)
     steps = len(said.logits)
     tokens = said.sequences[:, -steps:][:, :-1]
     mask = embeds.new_ones(1, PROBED + steps - 1, dtype=torch.long)
@@ -317,7 +322,7 @@ def check_stops(strings: Any, name: str) -> None:
 
 def check_vocabulary(llm: PreTrainedModel, tokenizer: Any, where: str) -> None:
     """Refuse a tokenizer with a token whose id the embedding does not have."""
-    rows = len(llm.get_input_embeddings().weight)
+    rows = len(_embedding(llm))
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if largest >= rows:
         raise UserError(

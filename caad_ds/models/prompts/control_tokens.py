@@ -48,7 +48,8 @@ def _user_defined(tokenizer: Any) -> dict[int, str]:
         return {}
     from sentencepiece import sentencepiece_model_pb2
 
-    pieces = sentencepiece_model_pb2.ModelProto.FromString(model.serialized_model_proto()).pieces
+    proto = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # it is made as the module is imported
+    pieces = proto.FromString(model.serialized_model_proto()).pieces
     return {tokenizer.convert_tokens_to_ids(p.piece): p.piece for p in pieces if p.type == USER_DEFINED}
 
 

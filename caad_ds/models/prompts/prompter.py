@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jinja2 import TemplateError
@@ -119,7 +119,7 @@ class Prompter:
 
     def batch(self, samples: Sequence[Sample], *, pad: str = "right", with_answer: bool = True) -> Batch:
         """Tokenise samples into a Batch without features; `pad` is the side, "left" for generation."""
-        rows = []
+        rows: list[tuple[list[int], list[bool], list[int]]] = []
         for sample in samples:
             encoded = self.check(sample, with_answer=with_answer)
             ids, answer = encoded.prompt, encoded.answer[: self.max_answer_tokens]
@@ -130,7 +130,7 @@ class Prompter:
 
         def padded(column: int, value: int) -> torch.Tensor:
             out = []
-            for row in rows:
+            for row in cast(list[tuple[list[int], ...]], rows):
                 gap = [value] * (length - len(row[column]))
                 out.append(gap + row[column] if pad == "left" else row[column] + gap)
             return torch.tensor(out)

@@ -54,7 +54,7 @@ class QFormerConnector(nn.Module):
             )
         )
         if form == "desta":
-            self.qformer.layernorm = None  # a weight that nothing reads would never get a gradient
+            self.qformer.layernorm = None  # type: ignore[assignment]  # a weight that nothing reads would never get a gradient
         self.norm = nn.LayerNorm(encoder_dim)
         self.project = nn.Linear(encoder_dim, llm_dim)
 

@@ -75,6 +75,10 @@ class SpeechLMConfig(PreTrainedConfig):
 class SpeechLM(PreTrainedModel):
     """Connector and causal LM of a speech language model; the encoder that feeds it is a `SpeechEncoder`."""
 
+    config: SpeechLMConfig
+    llm: PreTrainedModel
+    connector: QFormerConnector
+
     config_class = SpeechLMConfig
     base_model_prefix = ""
     supports_gradient_checkpointing = True
@@ -214,13 +218,13 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Speech
     """The SpeechLM of a model folder in `dtype`, with its encoder in fp32 and its tokenizer."""
     folder = Path(folder)
     check_model_folder(folder)
-    model = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
+    model: SpeechLM = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
     config = model.config
     source = encoder_of(folder, config.encoder)
     if isinstance(source, Path):
         config.encoder = None  # a relative path means nothing to a copy of this model: it gets the weights
     encoder = SpeechEncoder.from_pretrained(
-        source, config.taps, config.window_seconds, final_norm=config.connector != "desta"
+        source, config.taps or [], config.window_seconds, final_norm=config.connector != "desta"
     )
     generation = folder / "generation_config.json"
     if generation.is_file():

@@ -45,8 +45,8 @@ class Embedded:
 
     def first(self, length: int) -> "Embedded":
         """The first sample's first positions, none of which predicts an answer token."""
-        values = (value[:1, :length] for value in (self.inputs_embeds, self.attention_mask, self.position_ids))
-        return Embedded(*values, self.answer_rows[:0])
+        embeds, mask, places = self.inputs_embeds, self.attention_mask, self.position_ids
+        return Embedded(embeds[:1, :length], mask[:1, :length], places[:1, :length], self.answer_rows[:0])
 
     def after(self, length: int) -> "Embedded":
         """The batch without its first positions, for a model that holds their keys and values."""

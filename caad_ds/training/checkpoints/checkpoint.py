@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Checkpoints:
             if damage:
                 self.voice.say(f"{damage[-1]}; trying {folder.name}")
             try:
-                return folder, agreed(lambda folder=folder: verify(folder, identity))
+                return folder, agreed(partial(verify, folder, identity))
             except Damaged as error:
                 damage.append(error)
         if damage:

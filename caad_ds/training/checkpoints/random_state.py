@@ -1,6 +1,7 @@
 """The random state of a rank: kept with a checkpoint, restored or drawn anew on resume."""
 
 import random
+from typing import cast
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 
 def random_state() -> dict:
     """The states of torch's, numpy's and Python's generators, as `torch.load(weights_only=True)` reads them."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    kind, keys, position, has_gauss, gauss = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
     version, words, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

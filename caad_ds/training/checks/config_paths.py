@@ -22,7 +22,7 @@ def check_inputs(cfg: Config) -> None:
     for folder in folders:
         if folder is not None and not (folder / FILE_NAME).exists():
             raise no_index(folder / FILE_NAME)
-    for model in (cfg.teacher and cfg.teacher.path, cfg.student.path):
+    for model in (cfg.teacher.path if cfg.teacher else None, cfg.student.path):
         if model is not None:
             check_model_folder(Path(model))
     if cfg.student.path is not None:

@@ -39,12 +39,11 @@ def read(listing: Path, root: Path) -> Iterator[Row | Rejected]:
     lines = _Lines(listing)
     separator, header = _header(lines, listing)
     for number, cells in _cells(lines, separator, len(header)):
-        if isinstance(cells, list) and any(cells):
-            cells = _values(cells, header)
-        if isinstance(cells, dict):
-            yield Row(listing, root, number, cells)
-        elif cells and isinstance(cells, str):
-            yield Rejected(Row(listing, root, number, {}).where, cells)
+        values = _values(cells, header) if isinstance(cells, list) and any(cells) else cells
+        if isinstance(values, dict):
+            yield Row(listing, root, number, values)
+        elif values and isinstance(values, str):
+            yield Rejected(Row(listing, root, number, {}).where, values)
 
 
 class _Lines:

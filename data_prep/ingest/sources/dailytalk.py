@@ -73,7 +73,7 @@ def _fault(entry: object) -> str | None:
     return None
 
 
-def _record(data: Path, dialogue: str, number: str, entry: dict) -> dict:
+def _record(data: Path, dialogue: str, number: str, entry: dict) -> dict | Rejected:
     name = f"{number}_{entry['speaker']}_d{dialogue}"
     return utterance(
         "dailytalk",

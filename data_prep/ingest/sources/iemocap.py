@@ -87,7 +87,7 @@ def _read(path: Path, start: str, pattern: re.Pattern[str], table: dict[str, re.
             yield Rejected(where, f"it does not parse: {line!r:.80}")
 
 
-def _record(wav: Path, dialogue: str, parts: re.Match[str], label: re.Match[str], text: str) -> dict:
+def _record(wav: Path, dialogue: str, parts: re.Match[str], label: re.Match[str], text: str) -> dict | Rejected:
     valence, activation, dominance = (f"{float(score):g}/5" for score in label.groups()[2:])
     return utterance(
         "iemocap",

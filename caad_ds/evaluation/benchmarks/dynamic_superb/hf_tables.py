@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import repeat
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,7 +64,7 @@ def _rows_with_cells(instance: str, file: Path) -> Iterator[tuple[dict, list[Cel
     if missing := [name for name in read if name not in names]:
         raise Fault(f"{file} has no column {', '.join(missing)}, it has {', '.join(names)}")
     columns = sorted((name for name in names if AUDIO_COLUMN.fullmatch(name)), key=lambda name: int(name[5:] or 1))
-    lists = lengths(file, "audios") if "audios" in names else ()
-    for number, (row, length) in enumerate(zip_longest(texts(file, read), lists, fillvalue=0)):
+    lists = lengths(file, "audios") if "audios" in names else repeat(0)
+    for number, (row, length) in enumerate(zip(texts(file, read), lists, strict=False)):
         cells = [Cell(column, number) for column in columns]
         yield row, cells + [Cell("audios", number, place) for place in range(length)]
