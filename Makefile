@@ -12,7 +12,7 @@ export DS_ACCELERATOR ?= cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-full demo-teacher test test-slow test-cpus test-gpu lint bench gpu-bench dashboard
+.PHONY: help venv demo demo-full demo-teacher test test-slow test-cpus test-gpu lint docs bench gpu-bench dashboard
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -58,6 +58,10 @@ lint: venv ## ruff, mypy, the order of imports, and no conflict of a merge left 
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo
 	$(RUN) -m mypy
+
+docs: venv ## the documentation as a site, in site/; a broken link or a missing name is an error
+	$(RUN) -m pip install -q -c constraints.txt -e '.[docs]'
+	$(VENV)/bin/zensical build --strict --clean
 
 bench: venv ## the benchmarks, with their tables
 	$(RUN) -u -m benchmarks

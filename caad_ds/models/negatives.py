@@ -1,4 +1,4 @@
-"""The teacher's second path: what stands in the audio's place (method.md, "other negatives")."""
+"""The teacher's second path: what stands in the audio's place (docs/method.md, Negatives)."""
 
 import zlib
 from dataclasses import dataclass, replace
