@@ -10,9 +10,9 @@ from benchmarks import data_prep
 @pytest.mark.parametrize(
     ("table", "rows"),
     [
-        ("pack", list(data_prep.INPUTS)),
+        pytest.param("pack", list(data_prep.INPUTS), marks=pytest.mark.slow),
         ("read", ["indexed, in random order", "stream, buffer of 100"]),
-        ("annotate", ["duration", "loudness", "pitch", "snr", "speaking_rate"]),
+        pytest.param("annotate", ["duration", "loudness", "pitch", "snr", "speaking_rate"], marks=pytest.mark.slow),
     ],
 )
 def test_a_table_has_a_speed_for_each_row(table, rows, monkeypatch, capsys):

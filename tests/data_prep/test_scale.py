@@ -46,7 +46,9 @@ def peak(tmp_path, write_lines, tone, prep, instructions):
     return measure
 
 
-@pytest.mark.parametrize("step", ["ingest", pytest.param("describe", marks=pytest.mark.slow), "split"])
+@pytest.mark.parametrize(
+    "step", [*(pytest.param(step, marks=pytest.mark.slow) for step in ("ingest", "describe")), "split"]
+)
 def test_a_larger_corpus_takes_an_id_per_record_more(step, peak):
     assert peak(step, LARGE) - peak(step, SMALL) < PER_RECORD * (LARGE - SMALL)
 

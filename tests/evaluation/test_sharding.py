@@ -74,6 +74,7 @@ def test_ranks_share_the_work_and_score_as_one_process(asked, alone, tmp_path):
     assert [file.name for file in (tmp_path / "run").glob("predictions*")] == ["predictions.jsonl"]
 
 
+@pytest.mark.slow
 def test_after_a_kill_no_item_is_answered_twice_whatever_the_number_of_ranks(asked, alone, tmp_path):
     folder = tmp_path / "run"
     argv = [*asked, "--batch-size", "1", "--out", str(folder)]

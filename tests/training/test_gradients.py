@@ -75,7 +75,7 @@ def plain_gradients(cfg: Config) -> dict[str, torch.Tensor]:
     [
         pytest.param("connector", marks=pytest.mark.numeric),
         pytest.param("lora", marks=pytest.mark.slow),
-        "all",
+        pytest.param("all", marks=pytest.mark.slow),
     ],
 )
 def test_gradients_are_those_of_plain_pytorch_and_the_loss_falls(world, terms, tmp_path, monkeypatch, mode, placed):

@@ -71,7 +71,7 @@ HALVES = {"micro_batch": 1}  # four micro-steps on two ranks
 
 @pytest.mark.parametrize(
     "batch",
-    [1, pytest.param(3, marks=pytest.mark.slow), None],
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), None],
     ids=["each micro-batch", "three at a time", "a whole window"],
 )
 def test_offloaded_to_the_host_the_losses_are_the_same(world, folder, resident, terms, batch):

@@ -43,6 +43,7 @@ def test_only_the_connector_changes_with_and_without_checkpointing_alike(world, 
     assert_same_weights(out, folder / "connector-False", terms, STEPS)
 
 
+@pytest.mark.slow
 def test_adapters_of_the_encoder_train_inside_the_engine(world, folder, terms):
     """On two ranks as in one process; the teacher's encoder stays as it was, the student's is saved merged."""
     student = {"train": "lora", "lora": {"rank": 2, "alpha": 8, "encoder": True}}
@@ -117,6 +118,7 @@ def test_a_trained_student_is_a_start_and_a_teacher(world, folder, zero3):
     assert curve(out, "train/agreement")[0][1] > 0.9
 
 
+@pytest.mark.slow
 def test_a_published_connectors_form_trains_under_zero3_as_in_one_process(world, folder, terms):
     whole, ears, tokenizer = load(world / "teacher")
     ears.final_norm = False

@@ -9,6 +9,7 @@ from tests.training.tiny import config
 BUDGET = {"batch_size": None, "micro_batch": None, "batch_tokens": 640, "micro_tokens": 160}
 
 
+@pytest.mark.slow
 def test_one_rank_and_two_see_the_same_steps(world, tmp_path, terms):
     for ranks in (1, 2):
         out = tmp_path / f"ranks-{ranks}"

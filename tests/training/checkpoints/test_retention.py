@@ -34,6 +34,7 @@ def test_a_pass_that_gave_no_number_does_not_compete():
     assert kept(CheckpointSection(every=2, keep=1, keep_best=3), passes) == {2, 8}
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_best_and_its_milestones(world, tmp_path):
     out = tmp_path / "out"
     section = {"every": 2, "keep": 1, "keep_best": 1, "best_metric": "token_accuracy", "milestone_every": 6}

@@ -212,6 +212,7 @@ def stopped(out: Path, printed: str) -> tuple[dict, list[Path]]:
     return json.loads((out / "not_finite.json").read_text()), folders
 
 
+@pytest.mark.slow
 def test_a_run_without_a_good_sample_stops_with_a_whole_checkpoint(world, tmp_path):
     out = tmp_path / "out"
     file = ce(world, out, optimizer={"steps": STEPS, "max_skipped": 3}, tracking={"enabled": False})
