@@ -30,12 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import cap_memory, cpu_name
 from benchmarks.step import published
 from caad_ds.cli import main as caad_ds
+from caad_ds.config.inheritance import merged, read_files
 from caad_ds.data.markers import user_content
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, save
-from caad_ds.utils.files import parse_yaml
-from caad_ds.utils.text import read_text
 
 CLIPS, SECONDS, WORDS = 64, 5, 100
 MEASURED = 10  # last steps; at least as many before them compile kernels and fill caches
@@ -135,7 +134,7 @@ def random_model(llm: dict, encoder: SpeechEncoder) -> SpeechLM:
 def config(work: Path, row: str, steps: int, tiny: bool) -> Path:
     """The YAML of one row: configs/paper/caad.yaml on these weights and shards."""
     paper = Path(__file__).resolve().parents[1] / "configs/paper/caad.yaml"
-    values = parse_yaml(read_text(paper))
+    values = merged(read_files(paper))
     values["run"] |= {"name": row, "output_dir": str(work / "runs" / row), "log_every": steps - MEASURED}
     values["data"]["train"] = str(work / "shards")
     values["teacher"]["path"] = str(work / "teacher")

@@ -1,4 +1,9 @@
-"""What other training code calls the keys of the configuration, to answer an unknown key by its meaning."""
+"""The names of the configuration's keys, and what other training code calls them, to answer an unknown key."""
+
+import difflib
+from typing import get_args
+
+from caad_ds.config.schema import Config, Section
 
 SYNONYMS = {
     "optimizer.lr": ("learning_rate", "lr_max", "max_lr", "peak_lr", "base_lr"),
@@ -52,7 +57,37 @@ SYNONYMS = {
 }  # fmt: skip
 
 
-def by_meaning(name: str) -> list[str]:
+def unknown_key(location: tuple) -> str:
+    """Say that there is no key at a location (its sections, then its name), and which ones may be meant."""
+    *within, name = map(str, location)
+    meant = _by_meaning(name)
+    near = [f"{section}.{name}" for section in Config.model_fields if name in _keys_of((section,))] + meant
+    if not meant and (within or not near):
+        near += difflib.get_close_matches(name, _keys_of(tuple(within)), n=1, cutoff=0.4)
+    return f"unknown key {'.'.join([*within, name])}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+
+
+def section_at(location: tuple) -> type[Section] | None:
+    """The section at a location, such as `("student", "lora")`; None where a value or nothing is there."""
+    section: type[Section] | None = Config
+    for part in location:
+        field = section.model_fields.get(part) if section else None
+        section = section_of(field.annotation) if field else None
+    return section
+
+
+def section_of(annotation: object) -> type[Section] | None:
+    """The section that a key of this type holds, None of one that holds a value."""
+    options = get_args(annotation) or (annotation,)
+    return next((option for option in options if isinstance(option, type) and issubclass(option, Section)), None)
+
+
+def _keys_of(location: tuple) -> list[str]:
+    section = section_at(location)
+    return list(section.model_fields) if section else []
+
+
+def _by_meaning(name: str) -> list[str]:
     """The keys, with their sections, that other code calls `name`."""
     name = name.lower().replace("-", "_")
     return [key for key, others in SYNONYMS.items() if name in others]
