@@ -64,7 +64,8 @@ def unknown_key(location: tuple) -> str:
     near = [f"{section}.{name}" for section in Config.model_fields if name in _keys_of((section,))] + meant
     if not meant and (within or not near):
         near += difflib.get_close_matches(name, _keys_of(tuple(within)), n=1, cutoff=0.4)
-    return f"unknown key {'.'.join([*within, name])}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else "`caad-ds config` lists the keys"
+    return f"unknown key {'.'.join([*within, name])}; {hint}"
 
 
 def section_at(location: tuple) -> type[Section] | None:

@@ -26,6 +26,8 @@ def _changed(section: Section, keys: tuple[str, ...]) -> list[str]:
 
 
 class RunSection(Section):
+    """The run as a whole: its name and folder, seed and precision."""
+
     name: str = Field("caad", description="name of the run, in MLflow and in tables")
     output_dir: Path = Field(..., description="checkpoints, the resolved config and the final model go here")
     seed: int = Field(0, ge=0, description="seeds weights and data order")
@@ -35,7 +37,7 @@ class RunSection(Section):
         "sdpa", description="attention of both language models; flash_attention_2 where it is installed"
     )
     peak_tflops: float | None = Field(
-        None, gt=0, description="of the device, for MFU, recomputation counted; default: in bf16, by its name if known"
+        None, gt=0, description="device peak TFLOP/s for MFU (recomputation included); default: by device name, in bf16"
     )
     log_every: int = Field(10, ge=1, description="steps between two progress lines and metric points")
 
@@ -44,6 +46,8 @@ STREAM_ONLY = ("shuffle_buffer",)
 
 
 class DataSection(Section):
+    """The shards, and how they are read."""
+
     train: str | list[str] = Field(..., description="folder of shards with index.json; addresses of tars for a stream")
     reader: Literal["indexed", "stream"] = Field(
         "indexed", description="stream reads tars from object stores and pipes, in an order of their own"
@@ -76,6 +80,8 @@ class DataSection(Section):
 
 
 class TeacherSection(Section):
+    """The teacher to distil from, and where its weights lie."""
+
     path: str = Field(..., description="model folder of the trained teacher")
     negative: NegativeName = Field("zero_mel", description="what stands in the audio's place on the second path")
     placement: Literal["auto", "replicated", "resident", "cpu", "nvme"] = Field(
@@ -114,7 +120,7 @@ DISTILL_ONLY = ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", 
 class LoraSection(Section):
     """Low-rank adapters on the LLM's linear layers (PEFT's LoRA), trained beside the connector."""
 
-    rank: int = Field(16, ge=1, description="r")
+    rank: int = Field(16, ge=1, description="rank of the adapters (r)")
     alpha: float = Field(32.0, gt=0, description="the adapters' output is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input; above 0 a run depends on its ranks")
     targets: str | list[str] = Field("all-linear", description="names of the layers; all-linear leaves out the head")
@@ -134,6 +140,8 @@ class TemplateSection(Section):
 
 
 class StudentSection(Section):
+    """The model that is trained: from a folder, or built from an LLM and an encoder."""
+
     path: str | None = Field(None, description="model folder to start from; else a new model is built from the rest")
     llm: str | dict[str, Any] | None = Field(None, description="hub id or folder, or an architecture or its .json")
     keep_layers: int | None = Field(None, ge=1, description="keep only the LLM's first layers")
@@ -141,8 +149,8 @@ class StudentSection(Section):
     taps: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2, 3], min_length=1, description="tapped encoder layers")
     window_seconds: int = Field(30, ge=1, le=30, description="the encoder's input window")
     num_queries: int = Field(64, ge=1, description="connector outputs per audio (K)")
-    qformer_layers: int = Field(2, ge=1)
-    qformer_heads: int = Field(8, ge=1)
+    qformer_layers: int = Field(2, ge=1, description="layers of the connector's Q-Former")
+    qformer_heads: int = Field(8, ge=1, description="attention heads of its layers")
     normalize_states: bool = Field(False, description="LayerNorm on the encoder's states before the connector")
     connector: Literal["blip2", "desta"] = Field("blip2", description="the Q-Former's form; the authors' is desta")
     tokenizer: str | None = Field(None, description="hub id or folder; default: the teacher's, else the LLM's")
@@ -151,7 +159,7 @@ class StudentSection(Section):
         "connector", description="which weights train (paper: connector); lora trains the connector too"
     )
     lora: LoraSection | None = Field(None, description="the adapters of train: lora")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward instead of keeping them")
     deepspeed: str = Field("student_zero3.json", description="DeepSpeed JSON: a path, or a name in ds_configs/")
 
     @model_validator(mode="after")
@@ -170,17 +178,21 @@ class StudentSection(Section):
 
 
 class ObjectiveSection(Section):
+    """What is minimised: lambda * KD + (1 - lambda) * CE, or CE alone."""
+
     name: Literal["distill", "ce"] = Field("distill", description="ce trains on the pseudo ground truth alone")
     alpha: float = Field(1.0, ge=0, description="strength of the contrast; 0 is standard KD")
-    temperature: float = Field(2.0, gt=0, description="tau")
-    kd_weight: float = Field(0.7, ge=0, le=1, description="lambda")
+    temperature: float = Field(2.0, gt=0, description="divides the logits of teacher and student (tau)")
+    kd_weight: float = Field(0.7, ge=0, le=1, description="share of KD in the loss (lambda)")
     plausibility: float | None = Field(None, gt=0, le=1, description="beta of the adaptive plausibility mask")
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl"] = Field(
         "forward_kl", description="between target and student; the paper's is forward_kl"
     )
     mix: float = Field(0.5, gt=0, lt=1, description="the target's share in the mixture of jsd and skewed_kl")
     sharpen: float = Field(0.0, ge=0, description="with alpha 0: scale the target's logits by 1 + sharpen (a control)")
-    reduction: Literal["token", "sample"] = "token"
+    reduction: Literal["token", "sample"] = Field(
+        "token", description="mean over answer tokens, or over the samples' means"
+    )
     logits: Literal["float32", "bfloat16"] = Field(
         "float32", description="held by the loss; bfloat16 is faster and rounded, for run.precision bf16 on CUDA"
     )
@@ -206,18 +218,20 @@ class ObjectiveSection(Section):
 
 
 class OptimizerSection(Section):
-    lr: float = Field(1e-4, gt=0)
-    betas: tuple[Beta, Beta] = (0.9, 0.98)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup_steps: int = Field(2000, ge=0)
+    """AdamW, its schedule (warm-up, then cosine), and what a step takes."""
+
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.98), description="AdamW's decay of its two moments")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
+    warmup_steps: int = Field(2000, ge=0, description="steps of linear warm-up, before the cosine")
     steps: int | None = Field(None, ge=1, description="optimizer steps; or give epochs")
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, description="passes over the data; or give steps")
     batch_size: int = Field(8, ge=1, description="samples per optimizer step, over all ranks")
     micro_batch: int | None = Field(None, ge=1, description="samples per rank and forward; default batch_size / ranks")
     batch_tokens: int | None = Field(None, ge=1, description="tokens per step instead of batch_size, padding included")
     micro_tokens: int | None = Field(None, ge=1, description="tokens per rank and forward, with batch_tokens")
     bucket_window: int = Field(32, ge=1, description="steps whose samples are sorted by length, with batch_tokens")
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="global gradient norm above which gradients are scaled down")
     max_skipped: int = Field(
         10, ge=1, description="stop when so many steps in a row were skipped since a loss or gradient was not finite"
     )
@@ -247,6 +261,8 @@ class OptimizerSection(Section):
 
 
 class CheckpointSection(Section):
+    """When checkpoints are written, and which are kept."""
+
     every: int = Field(500, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="how many of the newest are kept")
     keep_best: int = Field(0, ge=0, description="how many of the best by best_metric are kept beside them")
@@ -265,12 +281,16 @@ class CheckpointSection(Section):
 
 
 class ValidationSection(Section):
+    """The validation pass over data.validation."""
+
     every: int = Field(500, ge=1, description="steps between validation passes")
     batch_size: int = Field(32, ge=1, description="samples per rank and forward")
 
 
 class TrackingSection(Section):
-    enabled: bool = True
+    """Where MLflow stores the run."""
+
+    enabled: bool = Field(True, description="whether anything is logged to MLflow")
     uri: str | None = Field(
         None, description="MLflow store or server; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db"
     )

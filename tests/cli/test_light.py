@@ -27,6 +27,7 @@ WRONG = {
     "prep join-shards": ["absent"],
     "prep verify": ["absent"],
     "prep conflict-benchmark": ["--manifest", "absent", "--instructions", "absent", "--out", "a"],
+    "config": ["absent"],
     "train": ["--config", "config.yaml"],
     "dashboard": ["--mlflow", "sqlite:///absent.db"],
     "import-desta": ["there.jsonl", "--llm", "./absent", "--encoder", "openai/whisper-tiny", "--out", "a"],
