@@ -30,7 +30,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.loss.objective import contrast
 from caad_ds.models.language_model.llm import accepted, plain_generation
 from caad_ds.models.negatives import Negative, embed_both
-from caad_ds.models.prompts.prompter import answer_turn
+from caad_ds.models.prompts.prompter import end_tokens
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.models.whisper_qformer.states import AudioStates, Embedded
 
@@ -155,7 +155,8 @@ def generate(
         embedded = embed_both(model, batch, states, contrasted.negative)
         processors.append(ContrastiveLogits(contrasted.alpha, contrasted.plausibility))
     if min_new_tokens:  # after the contrast, which needs finite logits
-        device, ends = str(embedded.inputs_embeds.device), end_tokens(model, tokenizer)
+        ends = end_tokens(tokenizer, model.llm.generation_config.eos_token_id)
+        device = str(embedded.inputs_embeds.device)
         processors.append(MinNewTokensLengthLogitsProcessor(0, min_new_tokens, ends, device))
     if sampling is not None:
         processors.extend(sampling.processors(batch.keys, max_new_tokens))
@@ -173,7 +174,7 @@ def continued(
     greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        eos_token_id=end_tokens(model, tokenizer),
+        eos_token_id=end_tokens(tokenizer, model.llm.generation_config.eos_token_id),
         pad_token_id=tokenizer.eos_token_id,
     )
     with plain_generation(model.llm):
@@ -186,10 +187,3 @@ def continued(
             generation_config=greedy,
             streamer=streamer,
         )
-
-
-def end_tokens(model: SpeechLM, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, the chat template's, and what the generation config names."""
-    own = model.llm.generation_config.eos_token_id
-    written = {tokenizer.eos_token_id, answer_turn(tokenizer).end}
-    return sorted({*written, *(own if isinstance(own, list) else [own])} - {None})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.evaluation.inference import Loaded
-from caad_ds.generation.decoding import end_tokens
+from caad_ds.models.prompts.prompter import end_tokens
 from caad_ds.utils.device import device_name
 from caad_ds.utils.memory import MIB, PeakMemory
 
@@ -30,7 +30,7 @@ class Clock(BaseStreamer):
 
     def __init__(self, loaded: Loaded, rows: int):
         self.rows = rows
-        self.ends = torch.tensor(end_tokens(loaded.model, loaded.tokenizer))
+        self.ends = torch.tensor(end_tokens(loaded.tokenizer, loaded.model.llm.generation_config.eos_token_id))
         self.steps: list[Tensor] = []
         self.times: list[float] = []
         synchronize(loaded.device)

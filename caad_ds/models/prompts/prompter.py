@@ -282,6 +282,13 @@ def answer_turn(tokenizer: Any) -> Turn:
     return Turn("" if lead.strip() else lead, end, trims)
 
 
+def end_tokens(tokenizer: Any, named: int | Sequence[int] | None) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, the chat template's, and the `named` ones, which are the
+    `eos_token_id` of the model's generation config."""
+    own = [named] if named is None or isinstance(named, int) else named
+    return sorted({tokenizer.eos_token_id, answer_turn(tokenizer).end, *own} - {None})
+
+
 def form_of(tokenizer: Any) -> str:
     """How the ids of a record are made, by the tokenizer's own settings: `WHOLE` unless they say otherwise."""
     return tokenizer.init_kwargs.get(FORM, WHOLE)

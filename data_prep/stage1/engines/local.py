@@ -27,7 +27,7 @@ class LocalEngine(ABC):
     asking: Asking
     batch_size: int
     prompter: "Prompter"
-    ends: set[int]  # the tokens that end an answer
+    ends: list[int]  # the tokens that end an answer
     positions: int | None  # the most tokens of prompt and answer together, where the model says so
 
     @property
@@ -103,12 +103,6 @@ def chat_prompter(model: str, asking: Asking) -> "Prompter":
     if not tokenizer.chat_template:
         raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")
     return Prompter(freeze_template(tokenizer, TemplateSettings(switches=asking.switches, key="--template-switch")), 0)
-
-
-def end_ids(prompter: "Prompter", eos: int | list[int] | None) -> set[int]:
-    """The tokens that end an answer, by tokenizer, chat template and the model's generation config (`eos`)."""
-    written = {prompter.tokenizer.eos_token_id, prompter.turn.end}
-    return {*written, *(eos if isinstance(eos, list) else [eos])} - {None}
 
 
 def default_dtype(device: str) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.evaluation.inference import Loaded
-from caad_ds.generation.decoding import Sampling, end_tokens, generate
+from caad_ds.generation.decoding import Sampling, generate
 from caad_ds.models.language_model.llm import position_limit
+from caad_ds.models.prompts.prompter import end_tokens
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
@@ -33,7 +34,7 @@ class SpeechEngine(LocalEngine):
         self.loaded = Loaded.load(folder, pick_device(device), dtype or default_dtype(device))
         self.asking, self.batch_size = asking or Asking(), batch_size
         self.prompter = self.loaded.prompter
-        self.ends = set(end_tokens(self.loaded.model, self.tokenizer))
+        self.ends = end_tokens(self.tokenizer, self.loaded.model.llm.generation_config.eos_token_id)
         self.positions = position_limit(self.loaded.model.llm.config)
 
     def _asked(self, record: dict) -> dict:

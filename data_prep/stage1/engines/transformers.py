@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompter, default_dtype, end_ids
+from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompter, default_dtype
 from data_prep.stage1.engines.settings import Asking
 
 
@@ -19,6 +19,7 @@ class TransformersEngine(LocalEngine):
 
         from caad_ds.models.language_model.llm import check_left_padding, check_stops, position_limit
         from caad_ds.models.pretrained import pretrained
+        from caad_ds.models.prompts.prompter import end_tokens
         from caad_ds.utils.device import pick_device
 
         self.device = pick_device(device)
@@ -32,7 +33,7 @@ class TransformersEngine(LocalEngine):
         self.model = language_model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.ends = end_ids(self.prompter, self.model.generation_config.eos_token_id)
+        self.ends = end_tokens(self.tokenizer, self.model.generation_config.eos_token_id)
         self.positions = position_limit(self.model.config)
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
@@ -46,7 +47,7 @@ class TransformersEngine(LocalEngine):
                 do_sample=False,
                 logits_processor=self._sampler([record["id"] for record, _ in prompts]),
                 max_new_tokens=self.asking.max_new_tokens,
-                eos_token_id=sorted(self.ends),
+                eos_token_id=self.ends,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         new = output[:, batch["input_ids"].shape[1] :].tolist()

@@ -12,7 +12,7 @@ from typing import Any
 
 from caad_ds.utils.errors import UserError
 from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompter, end_ids
+from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompter
 from data_prep.stage1.engines.settings import Asking
 
 BLOCK = 1024  # records handed over at once
@@ -48,6 +48,7 @@ class VllmEngine(LocalEngine):
 
     def __init__(self, model: str, asking: Asking | None = None, *, dtype: str, tensor_parallel_size: int = 1):
         from caad_ds.models.language_model.llm import check_stops
+        from caad_ds.models.prompts.prompter import end_tokens
 
         prepare()
         try:
@@ -72,7 +73,7 @@ class VllmEngine(LocalEngine):
             raise UserError(f"--model {model}: vLLM does not load it ({reason}); mend that, or take another") from error
         self.positions = self.llm.model_config.max_model_len
         generation = self.llm.model_config.try_get_generation_config()
-        self.ends = end_ids(self.prompter, generation.get("eos_token_id"))
+        self.ends = end_tokens(self.tokenizer, generation.get("eos_token_id"))
         check_stops(generation.get("stop_strings"), f"--model {model}")
         self._penalty = generation.get("repetition_penalty", 1.0)
 
@@ -92,6 +93,6 @@ class VllmEngine(LocalEngine):
             max_tokens=self.asking.max_new_tokens,
             seed=self.asking.seed_of(identity),
             repetition_penalty=self._penalty,  # as `generate` of transformers applies it
-            stop_token_ids=sorted(self.ends),
+            stop_token_ids=self.ends,
             detokenize=False,  # vLLM's text lacks a last character that is cut, which the tokenizer's marks
         )

@@ -23,10 +23,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from caad_ds.data.batch import Batch
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
-from caad_ds.generation.decoding import Contrast, end_tokens, generate
+from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models.language_model.llm import build_llm, check_llm, hidden_states, position_limit
 from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompter import Prompter, end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, load, save
@@ -220,7 +220,7 @@ def decoding(model: SpeechLM, world: World) -> str:
         )  # fmt: skip
         if tokens.shape[1] != STEPS:
             raise Wrong(f"{tokens.shape[1]} tokens and not {STEPS}")
-        ends = end_tokens(model, world.tokenizer)
+        ends = end_tokens(world.tokenizer, model.llm.generation_config.eos_token_id)
         for number, said in enumerate(tokens):
             one = world.batch(number, with_answer=False)
             first = model.embed(one, world.states(one)).inputs_embeds
@@ -240,7 +240,7 @@ def round_trip(model: SpeechLM, world: World) -> str:
     with tempfile.TemporaryDirectory(dir=world.folder) as folder:
         save(folder, model, world.encoder, world.tokenizer)
         again, *_ = load(folder)
-    if (ends := end_tokens(again, world.tokenizer)) != [2, 7, 9]:
+    if (ends := end_tokens(world.tokenizer, again.llm.generation_config.eos_token_id)) != [2, 7, 9]:
         raise Wrong(f"end tokens {ends}")
     require_near(alone(again.eval(), world, 1), alone(model, world, 1), "loaded again")
     return ""

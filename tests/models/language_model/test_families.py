@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from caad_ds.generation.decoding import end_tokens
 from caad_ds.models.language_model.head_form import HeadForm
 from caad_ds.models.language_model.llm import build_llm, check_llm, hidden_states, load_llm, position_limit
 from caad_ds.models.negatives import Negative, drop_audio, embed_both, embed_without_audio
+from caad_ds.models.prompts.prompter import end_tokens
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, keep_first_layers, load, save
 from caad_ds.models.whisper_qformer.states import positions
 from caad_ds.training.engines import Student
@@ -199,20 +199,24 @@ def own_ends(request, tokenizer, tmp_path):
     return str(tmp_path / "llm"), [2, 7, 9] if request.param != 7 else [2, 7]
 
 
+def ends_of(model: SpeechLM, tokenizer) -> list[int]:
+    return end_tokens(tokenizer, model.llm.generation_config.eos_token_id)
+
+
 def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(own_ends, tokenizer, ears, tmp_path):
     folder, ends = own_ends
     model = build(folder, ears, None, keep_layers=1, **CONNECTOR)
-    assert end_tokens(model, tokenizer) == ends
+    assert ends_of(model, tokenizer) == ends
     save(tmp_path / "saved", model, ears, tokenizer)
     again, *_ = load(tmp_path / "saved")
     keep_first_layers(again, 1)
-    assert end_tokens(again, tokenizer) == ends
+    assert ends_of(again, tokenizer) == ends
     student = Student(again, ears, tokenizer)
     write_model(tmp_path / "trained", student, dict(again.named_parameters()), torch.bfloat16)
-    assert end_tokens(load(tmp_path / "trained")[0], tokenizer) == ends
+    assert ends_of(load(tmp_path / "trained")[0], tokenizer) == ends
     model.llm.generation_config.eos_token_id = list(range(len(tokenizer)))  # whatever it says first ends it
     save(tmp_path / "short", model, ears, tokenizer)
-    assert len(end_tokens(load(tmp_path / "short")[0], tokenizer)) == len(tokenizer)
+    assert len(ends_of(load(tmp_path / "short")[0], tokenizer)) == len(tokenizer)
 
 
 def test_answers_that_end_at_texts_are_refused_by_that_name(own_ends):
