@@ -41,7 +41,8 @@ from caad_ds.evaluation.scoring.scores import RULES as SCORED
 from caad_ds.evaluation.speed.figures import LEGEND as SPEED_LEGEND
 from caad_ds.evaluation.speed.figures import speed_rows
 from caad_ds.evaluation.speed.measure import Meter
-from caad_ds.generation.decoding import Contrast, Sampling, decode
+from caad_ds.generation.decoding import Contrast, decode
+from caad_ds.generation.sampling import Sampling
 from caad_ds.models.negatives import Negative
 from caad_ds.utils.command import ROWS_REJECTED, is_main
 from caad_ds.utils.device import pick_device

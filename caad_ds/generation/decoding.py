@@ -5,13 +5,10 @@ that leaves one token. `generate` itself searches greedily, so that nothing else
 the batch [with audio; without] hold the same z_c and go on with the same token.
 """
 
-import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
@@ -20,13 +17,11 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
+from caad_ds.generation.sampling import Sampling
 from caad_ds.loss.objective import contrast
 from caad_ds.models.language_model.llm import accepted, plain_generation
 from caad_ds.models.negatives import Negative, embed_both
@@ -42,52 +37,6 @@ class Contrast:
     alpha: float
     negative: Negative
     plausibility: float | None = None
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Drawing from softmax(z / temperature), of the `top_k` likeliest tokens and of the likeliest of mass `top_p`.
-
-    The number drawn for a step depends on (seed, item, step) alone: not on the batch, its size, the device or the rank.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    seed: int = 0
-
-    def processors(self, keys: Sequence[str], steps: int) -> list[LogitsProcessor]:
-        """The warpers in the order of transformers, then the draw for the items `keys`."""
-        warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(float(self.temperature))]
-        if self.top_k is not None:
-            warpers.append(TopKLogitsWarper(self.top_k))
-        if self.top_p < 1:
-            warpers.append(TopPLogitsWarper(self.top_p))
-        return [*warpers, Draw(np.stack([self._uniform(key, steps) for key in keys]))]
-
-    def _uniform(self, key: str, steps: int) -> np.ndarray:
-        """Uniform numbers of [0, 1), float64 [steps]; fewer steps get the first ones of more."""
-        digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest)).random(steps)
-
-
-class Draw(LogitsProcessor):
-    """Leaves of each row the token at which its cumulative probability passes the step's number in `uniform` [B, T].
-
-    Rows beyond the first B are other paths of the same items, and take the token that was drawn for the first.
-    """
-
-    def __init__(self, uniform: np.ndarray):
-        self.uniform = torch.from_numpy(uniform)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits [paths * B, V] of 0 at the token drawn and -inf elsewhere."""
-        items = len(self.uniform)
-        # In float64 the rounding of a sum over the vocabulary moves no boundary that anyone could see.
-        cumulative = torch.softmax(scores[:items].double(), dim=-1).cumsum(-1)
-        share = self.uniform[:, input_ids.shape[1], None].to(scores.device)
-        token = torch.searchsorted(cumulative, share * cumulative[:, -1:], right=True)
-        return torch.full_like(scores, -math.inf).scatter(-1, token.repeat(len(scores) // items, 1), 0.0)
 
 
 class ContrastiveLogits(LogitsProcessor):

@@ -233,6 +233,8 @@ def _settings(args: argparse.Namespace) -> dict:
     settings |= {"template_switches": dict(args.template_switch)} if args.template_switch else {}
     if args.temperature:
         settings |= {"top_p": args.top_p, "seed": args.seed}
+    if args.temperature and args.engine == "transformers":
+        settings["sampling"] = "inverse CDF"  # runs whose settings lack this drew by Gumbel noise
     if args.engine == "openai":
         return settings
     if args.engine == "vllm":

@@ -8,7 +8,8 @@ from transformers.generation.streamers import BaseStreamer
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.inference import Clips, Loaded
-from caad_ds.generation.decoding import Contrast, ContrastiveLogits, Sampling, decode, generate
+from caad_ds.generation.decoding import Contrast, ContrastiveLogits, decode, generate
+from caad_ds.generation.sampling import Sampling
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
 from caad_ds.models.negatives import Negative, embed_without_audio
 from tests.tolerance import SIGMAS, assert_close

@@ -20,8 +20,8 @@ Prompt = tuple[dict, list[int]]  # a record and the tokens that it is asked by
 class LocalEngine(ABC):
     """Answers in batches, the records of a block sorted by length so that little is padded.
 
-    In float32 an answer is the same in any batch; in bfloat16 another batch rounds differently, and may word it
-    differently.
+    In float32 a greedy answer is the same in any batch, and a drawn one nearly always; in bfloat16 another batch rounds
+    differently, and may word either differently.
     """
 
     asking: Asking

@@ -3,13 +3,16 @@ audio itself; and how its answer is drawn."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caad_ds.data.instructions import ATTRIBUTE
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
 from caad_ds.utils.errors import UserError
 from data_prep.common.hashing import digest
 from data_prep.common.prompt_metadata import prompt_of
+
+if TYPE_CHECKING:  # it imports PyTorch
+    from caad_ds.generation.sampling import Sampling
 
 # For questions about an attribute: without an example a small LLM talks on, or names any option (docs/tutorial.md). The
 # example's attributes are none that are likely to be asked about: small LLMs repeat its values.
@@ -55,8 +58,14 @@ class Asking:
             return [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
         return chat
 
+    def sampling(self) -> "Sampling | None":
+        """How engines of this process draw a record's answer, by `seed` and its id; None where they are greedy."""
+        from caad_ds.generation.sampling import Sampling
+
+        return Sampling(self.temperature, self.top_p, seed=self.seed) if self.temperature else None
+
     def seed_of(self, identity: str) -> int:
-        """A record's own seed, of 31 bits, which every engine takes: its answer is the same whatever came before."""
+        """A record's own seed, of 31 bits, which every other engine takes: its answer is the same whatever came before."""
         return int.from_bytes(digest(f"{self.seed}/{identity}")[:4], "big") >> 1
 
     @property

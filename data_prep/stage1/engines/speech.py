@@ -9,7 +9,7 @@ from pathlib import Path
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.evaluation.inference import Loaded
-from caad_ds.generation.decoding import Sampling, generate
+from caad_ds.generation.decoding import generate
 from caad_ds.models.language_model.llm import position_limit
 from caad_ds.models.prompts.prompter import end_tokens
 from caad_ds.models.whisper_qformer.encoder import with_features
@@ -63,11 +63,6 @@ class SpeechEngine(LocalEngine):
         batch = with_features(prompts, samples, encoder).to(self.loaded.device)
         states = encoder.perceive(batch.features)
         most = self.asking.max_new_tokens
-        tokens = generate(model, self.tokenizer, batch, states, max_new_tokens=most, sampling=self._sampling())
+        tokens = generate(model, self.tokenizer, batch, states, max_new_tokens=most, sampling=self.asking.sampling())
         for sample, ids in zip(samples, tokens.tolist(), strict=True):
             yield self._answer(sample.record, ids)
-
-    def _sampling(self) -> Sampling | None:
-        if not self.asking.temperature:
-            return None
-        return Sampling(self.asking.temperature, self.asking.top_p, seed=self.asking.seed)

@@ -38,26 +38,20 @@ class TransformersEngine(LocalEngine):
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         import torch
+        from transformers import LogitsProcessorList
 
         batch = self.tokenizer.pad({"input_ids": [ids for _, ids in prompts]}, return_tensors="pt").to(self.device)
+        length, most = batch["input_ids"].shape[1], self.asking.max_new_tokens
+        sampling, names = self.asking.sampling(), [record["id"] for record, _ in prompts]
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 do_sample=False,
-                logits_processor=self._sampler([record["id"] for record, _ in prompts]),
-                max_new_tokens=self.asking.max_new_tokens,
+                logits_processor=LogitsProcessorList(sampling.processors(names, most, length) if sampling else []),
+                max_new_tokens=most,
                 eos_token_id=self.ends,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        new = output[:, batch["input_ids"].shape[1] :].tolist()
-        for (record, _), ids in zip(prompts, new, strict=True):
+        for (record, _), ids in zip(prompts, output[:, length:].tolist(), strict=True):
             yield self._answer(record, ids)
-
-    def _sampler(self, identities: list[str]) -> Any:
-        if not self.asking.temperature:
-            return None
-        from data_prep.stage1.engines.sampling import sampler
-
-        seeds = [self.asking.seed_of(identity) for identity in identities]
-        return sampler(self.asking.temperature, self.asking.top_p, seeds, self.device)

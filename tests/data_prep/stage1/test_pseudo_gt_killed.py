@@ -17,7 +17,7 @@ from tests.data_prep.questions import question
 PROCESSES = multiprocessing.get_context("forkserver")
 IMPORTS = ["__main__", "data_prep.stage1.pseudo_gt"]
 LLM_IMPORTS = [
-    "data_prep.stage1.engines.sampling",
+    "caad_ds.generation.sampling",
     "caad_ds.models.pretrained",
     "transformers.models.llama.modeling_llama",
 ]

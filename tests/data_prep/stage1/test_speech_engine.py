@@ -13,7 +13,8 @@ from caad_ds import cli
 from caad_ds.data.markers import user_content
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.inference import Clips, Loaded
-from caad_ds.generation.decoding import Sampling, decode
+from caad_ds.generation.decoding import decode
+from caad_ds.generation.sampling import Sampling
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.whisper_qformer.speech_lm import build, save
 from data_prep.stage1.answer_checks import CHECKS

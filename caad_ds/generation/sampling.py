@@ -1,0 +1,64 @@
+"""Sampling in transformers' `generate` such that an answer does not depend on those beside it.
+
+`generate` draws all rows of a batch from one generator, and a GPU's generator draws other numbers than a CPU's.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Drawing from softmax(z / temperature), of the `top_k` likeliest tokens and of the likeliest of mass `top_p`.
+
+    The number drawn for a step depends on (seed, item, step) alone: not on the batch, its size, the device or the rank.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int = 0
+
+    def processors(self, keys: Sequence[str], steps: int, prompt: int = 0) -> list[LogitsProcessor]:
+        """The warpers in the order of transformers, then the draw for the items `keys`.
+
+        `prompt` is the number of tokens that `generate` is given; 0 where it is given embeddings.
+        """
+        warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(float(self.temperature))]
+        if self.top_k is not None:
+            warpers.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            warpers.append(TopPLogitsWarper(self.top_p))
+        return [*warpers, Draw(np.stack([self._uniform(key, steps) for key in keys]), prompt)]
+
+    def _uniform(self, key: str, steps: int) -> np.ndarray:
+        """Uniform numbers of [0, 1), float64 [steps]; fewer steps get the first ones of more."""
+        digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest)).random(steps)
+
+
+class Draw(LogitsProcessor):
+    """Leaves of each row the token at which its cumulative probability passes the step's number in `uniform` [B, T].
+
+    Rows beyond the first B are other paths of the same items, and take the token that was drawn for the first. The
+    first step is the one after `prompt` tokens.
+    """
+
+    def __init__(self, uniform: np.ndarray, prompt: int = 0):
+        self.uniform, self.prompt = torch.from_numpy(uniform), prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits [paths * B, V] of 0 at the token drawn and -inf elsewhere."""
+        items, step = len(self.uniform), input_ids.shape[1] - self.prompt
+        # In float64 the rounding of a sum over the vocabulary moves no boundary that anyone could see.
+        cumulative = torch.softmax(scores[:items].double(), dim=-1).cumsum(-1)
+        share = self.uniform[:, step, None].to(scores.device)
+        token = torch.searchsorted(cumulative, share * cumulative[:, -1:], right=True)
+        return torch.full_like(scores, -math.inf).scatter(-1, token.repeat(len(scores) // items, 1), 0.0)
