@@ -3,30 +3,33 @@
 import argparse
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from caad_ds.evaluation.scoring.matching import words
-from caad_ds.tracking.secrets import HIDDEN, hide_secrets
+from caad_ds.generation.chat_client import (
+    ChatClient,
+    ChatError,
+    NoCompletion,
+    RequestRefused,
+    check_installed,
+    is_url,
+    key_of,
+)
+from caad_ds.tracking.secrets import hide_secrets
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, drop_cut_line
 from caad_ds.utils.progress import progress
 from caad_ds.utils.text import read_lines
 
-TIMEOUT = 120.0  # seconds a reply may take
 PROMPT = """Question about an audio clip: {question}
 Reference answer: {gt}
 Given answer: {prediction}
 
 Does the given answer mean the same as the reference answer? An answer that names several alternatives does not. \
 Reply with one word, Yes or No."""
-NO_KEY = "none"  # local servers take any, and the client wants one
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,12 @@ class Judge:
         if args.judge_base_url is None or args.judge_model is None:
             raise UserError("--judge-base-url and --judge-model belong together; give both")
         name = args.judge_api_key_env
-        if name is not None and not os.environ.get(name):
+        key = "" if name is None else key_of(name, "--judge-api-key-env")
+        if name is not None and not key:
             raise UserError(f"--judge-api-key-env {name}: that variable is not set; export the key in it")
-        key = os.environ[name] if name else NO_KEY
-        if not key.isascii() or not key.isprintable():
-            raise UserError(f"--judge-api-key-env {name}: holds what no key has, such as a line break; export it anew")
-        _check_url(args.judge_base_url)
-        try:
-            import openai  # noqa: F401
-        except ImportError as error:
-            raise UserError("an LLM judge needs the package openai; pip install 'caad-ds[openai]'") from error
+        if not is_url(args.judge_base_url):  # not repeated: of a broken URL no one knows what is secret
+            raise UserError("--judge-base-url: no URL; give one such as https://host/v1, a / in a password as %2F")
+        check_installed("an LLM judge")
         return Judge(args.judge_model, args.judge_base_url, key, args.judge_concurrency, folder / "judge.jsonl")
 
     def verdicts(self, asked: Iterable[tuple[str, str, str]]) -> list[bool | None]:
@@ -94,52 +93,26 @@ class Judge:
 
     def _replies(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str | None]]:
         """Replies as they come, by hash; None for a prompt that the endpoint refuses."""
-        import openai
+        client = ChatClient(self.model, self.base_url, self.key)
 
-        with openai.OpenAI(base_url=self.base_url, api_key=self.key, timeout=TIMEOUT) as client:
-
-            def ask(prompt: str) -> str | None:
-                turn = {"role": "user", "content": prompt}
-                try:
-                    said = client.chat.completions.create(model=self.model, messages=[turn], temperature=0)
-                except (openai.BadRequestError, openai.UnprocessableEntityError):
-                    return None
-                except json.JSONDecodeError:  # what is declared as JSON and is none
-                    said = None
-                return self._content(said)
-
+        async def ask(named: tuple[str, str]) -> tuple[str, str | None]:
+            name, prompt = named
             try:
-                yield from _concurrently(ask, prompts, self.concurrency)
-            except openai.OpenAIError as error:
-                raise self._failed(self._safe(error)) from None  # the client's own error holds the URL
+                reply = await client.reply(messages=[{"role": "user", "content": prompt}], temperature=0)
+            except RequestRefused:
+                return name, None
+            return name, reply.text
 
-    def _content(self, said: object) -> str:
-        """The text of a reply; some servers answer 200 with a page, or with an error of their own."""
-        choices = getattr(said, "choices", None)
-        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-        if message is None:
-            raise self._failed("its reply is no chat completion; does the URL end in /v1?")
-        return message.content or ""
+        try:
+            yield from client.each(ask, prompts, self.concurrency)
+        except NoCompletion as error:
+            raise self._failed("its reply is no chat completion; does the URL end in /v1?") from error
+        except ChatError as error:
+            raise self._failed(str(error)) from error
 
     def _failed(self, reason: str) -> UserError:
         place = hide_secrets(self.base_url)
         return UserError(f"--judge-base-url {place}: {reason}; the verdicts so far are kept, run it again")
-
-    def _safe(self, error: Exception) -> str:
-        """An error in one short line, without the key or the credentials of a URL."""
-        text = str(error) if self.key == NO_KEY else str(error).replace(self.key, HIDDEN)
-        return hide_secrets(" ".join(text.split()))[:200]
-
-
-def _check_url(url: str) -> None:
-    """UserError for what no client can ask; it is not repeated, since of a broken URL no one knows what is secret."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise UserError("--judge-base-url: no URL; give one such as https://host/v1, a / in a password as %2F")
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -154,24 +127,3 @@ def _verdict(reply: str) -> bool | None:
     """Yes or no, whichever one of both the reply has."""
     said = {"yes", "no"} & set(words(reply))
     return None if len(said) != 1 else said == {"yes"}
-
-
-def _concurrently(
-    ask: Callable[[str], str | None], prompts: Iterable[tuple[str, str]], count: int
-) -> Iterator[tuple[str, str | None]]:
-    """`ask` for each prompt, `count` at once; after a failure those under way still come, then it is raised."""
-    left = iter(prompts)
-    failure: Exception | None = None
-    with ThreadPoolExecutor(count) as pool:
-        asked = {pool.submit(ask, prompt): name for name, prompt in islice(left, count)}
-        while asked:
-            for future in wait(asked, return_when=FIRST_COMPLETED).done:
-                name = asked.pop(future)
-                if error := future.exception():
-                    failure = failure or error
-                    continue
-                yield name, future.result()
-                if failure is None:
-                    asked |= {pool.submit(ask, prompt): name for name, prompt in islice(left, 1)}
-    if failure is not None:
-        raise failure

@@ -65,7 +65,7 @@ class Asking:
         return Sampling(self.temperature, self.top_p, seed=self.seed) if self.temperature else None
 
     def seed_of(self, identity: str) -> int:
-        """A record's own seed, of 31 bits, which every other engine takes: its answer is the same whatever came before."""
+        """A record's own seed, of 31 bits, which other engines take: its answer is the same whatever came before."""
         return int.from_bytes(digest(f"{self.seed}/{identity}")[:4], "big") >> 1
 
     @property

@@ -1,0 +1,141 @@
+"""Chat completions of an OpenAI-compatible server (extra `openai`): bounded concurrency, errors without secrets."""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from caad_ds.tracking.secrets import HIDDEN, hide_secrets
+from caad_ds.utils.errors import UserError
+
+UNUSABLE = {400, 413, 422}  # what a server says of one request and not of itself
+NO_KEY = "none"  # the package insists on a key; servers of one's own mostly do not
+Item, Found = TypeVar("Item"), TypeVar("Found")
+
+
+class ChatError(Exception):
+    """The server does not answer, or refuses everybody; one line, without the key or the credentials of a URL."""
+
+
+class RequestRefused(ChatError):
+    """The server refuses this one request."""
+
+
+class NoCompletion(ChatError):
+    """What came is no chat completion: some servers answer 200 with a page, or with an error of their own."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The first choice of a chat completion."""
+
+    text: str
+    finish_reason: str | None
+    refusal: str | None
+
+
+class ChatClient:
+    """A model behind an endpoint, for one call of `each`.
+
+    Rate limits (with their Retry-After), timeouts, lost connections and statuses from 500 on are tried again `retries`
+    times, after 0.5 s, 1 s, 2 s, ... 8 s. `base_url` and `key` are those that `is_url` and `key_of` have checked.
+    """
+
+    def __init__(self, model: str, base_url: str, key: str, *, retries: int = 2, timeout: float = 120.0):
+        import openai
+
+        self.model, self.place, self._key, self._openai = model, hide_secrets(base_url), key, openai
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url, api_key=key or NO_KEY, max_retries=retries, timeout=timeout
+        )
+
+    async def reply(self, **request: Any) -> Reply:
+        """The reply to a request, in the parameters of `chat.completions.create`; ChatError."""
+        openai = self._openai
+        try:
+            completion = await self._client.chat.completions.create(model=self.model, **request)
+        except openai.APIStatusError as error:
+            kind = RequestRefused if error.status_code in UNUSABLE else ChatError
+            raise kind(self._told(error)) from None  # the client's own error holds the URL
+        except openai.OpenAIError as error:
+            raise ChatError(self._told(error)) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:  # what is declared as JSON and is none
+            raise NoCompletion(f"the server's answer is not JSON ({error})") from None
+        return _first_choice(completion)
+
+    def each(
+        self, answer: Callable[[Item], Awaitable[Found]], items: Iterable[Item], concurrency: int
+    ) -> Iterator[Found]:
+        """What `answer`, which awaits `reply`, makes of each item, as it comes, `concurrency` at once.
+
+        After a failure those under way still come, then it is raised. An interrupt ends all at once.
+        """
+        left = iter(items)
+        running: set[asyncio.Task[Found]] = set()
+        failure: BaseException | None = None
+        # A loop and no threads: Python waits for its threads before it ends, and a request may take minutes.
+        with asyncio.Runner() as runner:
+            start = runner.get_loop().create_task
+            try:
+                while True:
+                    if failure is None:
+                        running |= {start(answer(item)) for item in islice(left, concurrency - len(running))}
+                    if not running:
+                        break
+                    finished, running = runner.run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
+                    failure = failure or next(filter(None, [task.exception() for task in finished]), None)
+                    yield from (task.result() for task in finished if task.exception() is None)
+            finally:
+                runner.run(self._end(running))
+        if failure is not None:
+            raise failure
+
+    async def _end(self, running: Iterable[asyncio.Task]) -> None:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._client.close()
+
+    def _told(self, error: Exception) -> str:
+        """An error in one short line, without the key, which a server may repeat."""
+        line = " ".join(str(error).split()).rstrip(".")
+        return hide_secrets(line.replace(self._key, HIDDEN) if self._key else line)[:300]
+
+
+def key_of(variable: str, option: str) -> str:
+    """The key in an environment variable, "" where it is not set; UserError, which names the option, for no key."""
+    key = os.environ.get(variable, "")
+    if not key.isascii() or not key.isprintable():
+        raise UserError(f"{option} {variable}: holds what no key has, such as a line break; export it anew")
+    return key
+
+
+def is_url(text: str) -> bool:
+    """Whether a client can ask there. What is no URL is not to be shown: no one knows what in it is secret."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def check_installed(what: str) -> None:
+    """UserError, which begins with `what` needs it, where there is no package `openai`."""
+    try:
+        import openai  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{what} needs the package openai; pip install 'caad-ds[openai]'") from error
+
+
+def _first_choice(completion: object) -> Reply:
+    choices = getattr(completion, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    if message is None:
+        raise NoCompletion("what came is no chat completion")
+    content, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
+    return Reply(content or "", getattr(choice, "finish_reason", None), refusal)
