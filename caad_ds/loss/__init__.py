@@ -1,7 +1,8 @@
 """The objective of contrastive audio-aware distillation."""
 
 from caad_ds.loss.distillation import contrastive_distillation_loss
+from caad_ds.loss.divergence import Divergence
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import LossOutput, contrast
 
-__all__ = ["LMHead", "LossOutput", "contrast", "contrastive_distillation_loss"]
+__all__ = ["Divergence", "LMHead", "LossOutput", "contrast", "contrastive_distillation_loss"]

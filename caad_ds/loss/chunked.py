@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from caad_ds.loss.divergence import divergence_and_gradient
 from caad_ds.loss.head import LMHead, LogitsMemory, matmul, wide_dtype
 from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, contrast, hidden_contrast
 
@@ -225,10 +224,7 @@ def _distillation(
     if z_pos is not None:
         log_p_pos = torch.log_softmax(z_pos / objective.temperature, dim=-1)
         found["contrast_shift"] = torch.linalg.vecdot(q, log_q - log_p_pos)
-    if objective.divergence == "forward_kl":
-        found["kd"] = torch.linalg.vecdot(q, log_q.sub_(log_p))
-        return found, p.sub_(q)
-    found["kd"], step = divergence_and_gradient(objective.divergence, objective.mix, log_q, log_p)
+    found["kd"], step = objective.divergence.with_gradient(log_q, q, log_p, p, objective.mix)
     return found, step
 
 

@@ -1,19 +1,19 @@
 """The public loss: arguments checked, rows weighted, one of the implementations run."""
 
 import os
-from functools import cache, partial
-from importlib.util import find_spec
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from caad_ds.loss import checks, native
 from caad_ds.loss.chunked import chunked_loss
+from caad_ds.loss.divergence import Divergence, find_divergence
 from caad_ds.loss.head import LMHead, wide_dtype
+from caad_ds.loss.implementations import IMPLEMENTATIONS, fastest, native_lacks, triton_lacks
 from caad_ds.loss.objective import LossOutput, Objective, Rows
 from caad_ds.loss.reference import reference_loss
 
-IMPLEMENTATIONS = ("auto", "chunked", "native", "triton", "reference")
 LOGITS = ("float32", "bfloat16")
 
 
@@ -29,7 +29,7 @@ def contrastive_distillation_loss(
     temperature: float,
     kd_weight: float,
     plausibility: float | None = None,
-    divergence: str = "forward_kl",
+    divergence: str | Divergence = "forward_kl",
     mix: float = 0.5,
     sharpen: float = 0.0,
     normalizer: float | Tensor | None = None,
@@ -58,8 +58,9 @@ def contrastive_distillation_loss(
         labels: int64 [N]; rows equal to `ignore_index` count for nothing.
         alpha, temperature, kd_weight: the paper's alpha, tau and lambda.
         plausibility: beta; tokens with p_pos < beta * max p_pos, p_pos = softmax(z_pos), get zero target probability.
-        divergence, mix: D, one of forward_kl (the paper's), reverse_kl, jsd, skewed_kl. With q the target, p the
-            student, m = mix * q + (1 - mix) * p: jsd is mix * KL(q, m) + (1 - mix) * KL(p, m), skewed_kl KL(q, m).
+        divergence: D, a name of divergence.py (the paper's is forward_kl), `package.module:name` of a `Divergence` of
+            your own, or one itself.
+        mix: the target's share in m = mix * q + (1 - mix) * p, for the divergences that have such a mixture.
         sharpen: without `teacher_neg`, the target is softmax((1 + sharpen) * z_pos / tau).
         normalizer: what the summed rows are divided by: tokens, or samples under `reduction="sample"`;
             None takes those of this call.
@@ -67,8 +68,8 @@ def contrastive_distillation_loss(
         token_weights: [N], a factor for each row's loss; diagnostics and the normalizer of None do not know it.
         vocab_size: both terms are taken over the first so many tokens; needed where the heads differ in V.
         implementation: "chunked" (PyTorch), "triton" (CUDA; on a CPU only under TRITON_INTERPRET=1), "native" (C on a
-            CPU, the forward KL without softcap and plausibility), "reference", the dense yardstick, or "auto": triton
-            or native where they can run, else chunked. float64 is for chunked and reference.
+            CPU, without softcap and plausibility), "reference", the dense yardstick, or "auto": triton or native where
+            they can run and have the divergence, else chunked. float64 is for chunked and reference.
         logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone).
         check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary and a normalizer
             that is not above 0 (all wait for the device).
@@ -84,7 +85,7 @@ def contrastive_distillation_loss(
 
     Source: CAAD (arXiv 2606.23052), Stage 2; plausibility: Li et al. 2023, contrastive decoding.
     """
-    objective = Objective(alpha, temperature, kd_weight, plausibility, sharpen, divergence, mix)
+    objective = Objective(alpha, temperature, kd_weight, plausibility, sharpen, find_divergence(divergence), mix)
     checks.choice("reduction", reduction, ("token", "sample"))
     checks.choice("implementation", implementation, IMPLEMENTATIONS)
     checks.choice("logits", logits, LOGITS)
@@ -120,7 +121,7 @@ def contrastive_distillation_loss(
     teacher_head = None if teacher_head is None else teacher_head.first(vocab)
     arguments = (rows, student_head.first(vocab), teacher_head, objective)
     if implementation == "auto":
-        implementation = _fastest(*arguments)
+        implementation, _ = fastest(objective, student_hidden.device.type, dtype, *arguments[1:3])
     half = student_hidden.is_cuda and student_hidden.dtype == student_head.weight.dtype == torch.bfloat16
     expected = "float32 unless triton runs on CUDA with hidden states and head in bfloat16"
     checks.require(logits == "float32" or (implementation == "triton" and half), "logits", logits, expected)
@@ -133,27 +134,11 @@ def contrastive_distillation_loss(
     return chunked_loss(*arguments)
 
 
-def _fastest(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> str:
-    if wide_dtype(rows.student, student_head.weight) == torch.float64:
-        return "chunked"
-    if rows.student.is_cuda:
-        return "triton" if _has_triton() else "chunked"
-    lacking = native.missing(objective, student_head, teacher_head) or native.unavailable()
-    return "chunked" if rows.student.device.type != "cpu" or lacking else "native"
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
 def _native_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:
     place, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
     checks.require(place == "cpu", "student_hidden.device", place, "cpu for native")
     checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for native")
-    lacking = native.missing(objective, student_head, teacher_head)
-    checks.require(lacking is None, "implementation", "native", f"another: native has no {lacking}")
-    reason = native.unavailable()
+    reason = native_lacks(objective, student_head, teacher_head) or native.unavailable()
     checks.require(reason is None, "implementation", "native", f"another: {reason}")
     return chunked_loss(rows, student_head, teacher_head, objective, native.chunk_terms)
 
@@ -161,6 +146,8 @@ def _native_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, 
 def _triton_loss(
     rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective, logits: torch.dtype
 ) -> LossOutput:
+    reason = triton_lacks(objective)
+    checks.require(reason is None, "implementation", "triton", f"another: {reason}")
     try:
         # Not everywhere installed, and slow to import.
         from caad_ds.loss.kernels import chunk_terms

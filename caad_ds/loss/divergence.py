@@ -6,53 +6,150 @@ With m = mix * q + (1 - mix) * p:
     reverse_kl   KL(p || q)                                  MiniLLM, Gu et al. 2024
     jsd          mix * KL(q || m) + (1 - mix) * KL(p || m)   GKD, Agarwal et al. 2024
     skewed_kl    KL(q || m)                                  DistiLLM, Ko et al. 2024
+
+Everything that is known of a divergence stands here: a new one is a function and an entry of DIVERGENCES.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
 
 import torch
 from torch import Tensor
 
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd", "skewed_kl")
+from caad_ds.utils.plugins import load_plugin
 
 
-def divergence(name: str, mix: float, log_q: Tensor, log_p: Tensor) -> Tensor:
-    """The divergence of each row, [N], from log-probabilities [N, V], which must be finite; differentiable."""
-    q, p = log_q.exp(), log_p.exp()
-    if name == "reverse_kl":
-        return _kl(p, log_p, log_q)
-    if name == "forward_kl":
-        return _kl(q, log_q, log_p)
-    log_m = _log_mixture(mix, log_q, log_p)
-    forward = _kl(q, log_q, log_m)
-    return forward if name == "skewed_kl" else mix * forward + (1 - mix) * _kl(p, log_p, log_m)
+@dataclass(frozen=True)
+class Divergence:
+    """A divergence D of the student's p from the target q, row by row.
 
-
-def divergence_and_gradient(name: str, mix: float, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The divergence of each row, [m], and its gradient in the student's logits over tau, [m, V].
-
-    For a divergence D(p) with p = softmax(u): dD/du = p * (dD/dp - sum(p * dD/dp)). Not for the forward KL, whose
-    gradient is p - q.
+    Args:
+        name: what messages call it.
+        value: `value(log_q, log_p, mix)`: D of each row, [N], from log-probabilities [N, V], which are finite; written
+            in differentiable operations, it is what every implementation is held to.
+        step: `step(log_q, q, log_p, p, mix)`: D of each row, [m], and dD/du [m, V], u being the student's logits over
+            tau; it may write over its arguments. Without it autograd differentiates `value`, in more time and memory.
+        kernels: which implementations have it beside reference and chunked: "triton" (kernels.py), "native" (rows.c).
+        infinite_at_zero: whether D is infinite where q is 0, as it is beyond a plausibility mask.
     """
-    p, q = log_p.exp(), log_q.exp()
-    if name == "reverse_kl":
-        ratio = log_p - log_q
-        value = (p * ratio).sum(-1)
-        return value, ratio.sub_(value.unsqueeze(-1)).mul_(p)
-    log_m = _log_mixture(mix, log_q, log_p)
+
+    name: str
+    value: Callable[[Tensor, Tensor, float], Tensor]
+    step: Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = None
+    kernels: frozenset[str] = frozenset()
+    infinite_at_zero: bool = False
+
+    def __call__(self, log_q: Tensor, log_p: Tensor, mix: float) -> Tensor:
+        """D of each row, [N]; differentiable."""
+        found = self.value(log_q, log_p, mix)
+        if found.shape != log_p.shape[:-1]:
+            shape = tuple(log_p.shape)
+            raise ValueError(f"divergence {self.name} gives {tuple(found.shape)} for {shape}, expected one value a row")
+        return found
+
+    def with_gradient(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor, mix: float) -> tuple[Tensor, Tensor]:
+        """D of each row, [m], and dD/du [m, V]; the arguments may be written over."""
+        if self.step is not None:
+            return self.step(log_q, q, log_p, p, mix)
+        with torch.enable_grad():
+            leaf = log_p.detach().requires_grad_(True)
+            value = self(log_q, leaf, mix)
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
+        # log p = u - log sum exp(u)
+        return value.detach(), slope - p * slope.sum(-1, keepdim=True)
+
+
+def forward_kl(log_q: Tensor, log_p: Tensor, mix: float = 0.5) -> Tensor:
+    """KL(q || p)."""
+    return _kl(log_q, log_p)
+
+
+def _forward_kl_step(log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor, mix: float) -> tuple[Tensor, Tensor]:
+    return torch.linalg.vecdot(q, log_q.sub_(log_p)), p.sub_(q)
+
+
+# With p = softmax(u), dD/du = p * (dD/dp - sum(p * dD/dp)).
+
+
+def _reverse_kl(log_q: Tensor, log_p: Tensor, mix: float) -> Tensor:
+    return _kl(log_p, log_q)
+
+
+def _reverse_kl_step(log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor, mix: float) -> tuple[Tensor, Tensor]:
+    ratio = log_p - log_q
+    value = (p * ratio).sum(-1)
+    return value, ratio.sub_(value.unsqueeze(-1)).mul_(p)
+
+
+def _jsd(log_q: Tensor, log_p: Tensor, mix: float) -> Tensor:
+    log_m = _log_mixture(log_q, log_p, mix)
+    return mix * _kl(log_q, log_m) + (1 - mix) * _kl(log_p, log_m)
+
+
+def _jsd_step(log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor, mix: float) -> tuple[Tensor, Tensor]:
+    log_m = _log_mixture(log_q, log_p, mix)
     forward = (log_q - log_m).mul_(q).sum(-1)
     ratio = log_p - log_m
-    if name == "skewed_kl":
-        posterior = ratio.exp_().mul_(q)
-        return forward, p.mul_(posterior.sum(-1, keepdim=True)).sub_(posterior).mul_(1 - mix)
     backward = (p * ratio).sum(-1)
     gradient = ratio.sub_(backward.unsqueeze(-1)).mul_(p).mul_(1 - mix)
     return mix * forward + (1 - mix) * backward, gradient
 
 
-def _log_mixture(mix: float, log_q: Tensor, log_p: Tensor) -> Tensor:
+def _skewed_kl(log_q: Tensor, log_p: Tensor, mix: float) -> Tensor:
+    return _kl(log_q, _log_mixture(log_q, log_p, mix))
+
+
+def _skewed_kl_step(log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor, mix: float) -> tuple[Tensor, Tensor]:
+    log_m = _log_mixture(log_q, log_p, mix)
+    forward = (log_q - log_m).mul_(q).sum(-1)
+    posterior = (log_p - log_m).exp_().mul_(q)
+    return forward, p.mul_(posterior.sum(-1, keepdim=True)).sub_(posterior).mul_(1 - mix)
+
+
+def _log_mixture(log_q: Tensor, log_p: Tensor, mix: float) -> Tensor:
     return torch.logaddexp(log_q + math.log(mix), log_p + math.log1p(-mix))
 
 
-def _kl(a: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
-    return (a * (log_a - log_b)).sum(-1)
+def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+    return (log_a.exp() * (log_a - log_b)).sum(-1)
+
+
+TRITON = frozenset({"triton"})
+DIVERGENCES = {
+    divergence.name: divergence
+    for divergence in (
+        Divergence("forward_kl", forward_kl, _forward_kl_step, TRITON | {"native"}),
+        Divergence("reverse_kl", _reverse_kl, _reverse_kl_step, TRITON, infinite_at_zero=True),
+        Divergence("jsd", _jsd, _jsd_step, TRITON),
+        Divergence("skewed_kl", _skewed_kl, _skewed_kl_step, TRITON),
+    )
+}
+
+
+def find_divergence(name: str | Divergence) -> Divergence:
+    """The divergence of a name in DIVERGENCES, or that which `package.module:name` names; one itself is returned.
+
+    Raises:
+        ValueError: naming the argument, its value and what was expected.
+    """
+    return name if isinstance(name, Divergence) else _named(str(name))
+
+
+@cache
+def _named(name: str) -> Divergence:
+    if name in DIVERGENCES:
+        return DIVERGENCES[name]
+    expected = f"divergence is {name!r}, expected one of {', '.join(DIVERGENCES)}, or package.module:name of your own"
+    if ":" not in name:
+        near = get_close_matches(name, DIVERGENCES, n=1)
+        raise ValueError(expected + (f"; did you mean {near[0]}?" if near else ""))
+    try:
+        found = load_plugin(name)
+    except ImportError as error:
+        raise ValueError(f"{expected}: {error}") from error
+    if not isinstance(found, Divergence):
+        raise ValueError(f"{expected}: that is no Divergence but a {type(found).__name__}")
+    return found

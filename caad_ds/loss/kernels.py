@@ -16,7 +16,6 @@ import triton.language as tl
 from torch import Tensor
 
 from caad_ds.loss import objective as objective_module
-from caad_ds.loss.divergence import DIVERGENCES
 from caad_ds.loss.head import LMHead, LogitsMemory
 from caad_ds.loss.objective import Objective, Rows, computed, hidden_contrast
 
@@ -25,7 +24,6 @@ WARPS = 8
 STAGES = {4: 3, 2: 4}  # by bytes of a logit: blocks on their way from memory, and the one that is worked on
 TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
 
-FORWARD_KL, REVERSE_KL, JSD, SKEWED_KL = (tl.constexpr(number) for number in range(len(DIVERGENCES)))
 LOG2_E = tl.constexpr(math.log2(math.e))
 LN_2 = tl.constexpr(math.log(2))
 NEVER = tl.constexpr(objective_module.NEVER)
@@ -112,7 +110,7 @@ def chunk_terms(
                 TEACHER_BIAS=teacher is not None and teacher.bias is not None,
                 STUDENT_CAP=student.softcap is not None,
                 TEACHER_CAP=teacher is not None and teacher.softcap is not None,
-                DIVERGENCE=DIVERGENCES.index(objective.divergence),
+                DIVERGENCE=objective.divergence.name,
                 GRADIENT=with_gradient,
                 BLOCK=min(BLOCK, triton.next_power_of_2(vocab)),
                 STAGES=STAGES[z_s.element_size()],
@@ -288,23 +286,23 @@ def _rows(
             entropy_t -= q * log_q
             if SEPARATE:
                 shift += q * (log_q - ((pos - peak_pos) * scale - log_pos))
-            if DIVERGENCE == FORWARD_KL:
+            if DIVERGENCE == "forward_kl":
                 forward += q * (log_q - log_p)
                 step = p - q
-            elif DIVERGENCE == REVERSE_KL:
+            elif DIVERGENCE == "reverse_kl":
                 backward += p * (log_p - log_q)
             else:
                 log_m = _log_mixture(log_q, log_p, mix)
                 forward += q * (log_q - log_m)
                 backward += p * (log_p - log_m)
                 posterior += q * tl.exp2(log_p - log_m)
-        if GRADIENT and (DIVERGENCE == FORWARD_KL or not TEACHER):
+        if GRADIENT and (DIVERGENCE == "forward_kl" or not TEACHER):
             _store(
                 gradient, z, step, peak_s, log_1, cols, row, vocab, label, kd_share, ce_share, cap_s,
                 LABELS, STUDENT_CAP,
             )  # fmt: skip
 
-    if GRADIENT and TEACHER and DIVERGENCE != FORWARD_KL:
+    if GRADIENT and TEACHER and DIVERGENCE != "forward_kl":
         mean_backward, mean_posterior = tl.sum(backward, 0), tl.sum(posterior, 0)
         for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
             cols = start + lanes
@@ -316,11 +314,11 @@ def _rows(
             log_p = (z - peak_s) * scale - log_s
             log_q = (t - peak_t) * scale - log_t
             p, q = tl.exp2(log_p), tl.exp2(log_q)
-            if DIVERGENCE == REVERSE_KL:
+            if DIVERGENCE == "reverse_kl":
                 step = p * (log_p - log_q - mean_backward) * LN_2
             else:
                 log_m = _log_mixture(log_q, log_p, mix)
-                if DIVERGENCE == JSD:
+                if DIVERGENCE == "jsd":
                     step = (1 - mix) * p * (log_p - log_m - mean_backward) * LN_2
                 else:
                     step = (1 - mix) * (p * mean_posterior - q * tl.exp2(log_p - log_m))
@@ -329,11 +327,12 @@ def _rows(
                 LABELS, STUDENT_CAP,
             )  # fmt: skip
 
-    if DIVERGENCE == REVERSE_KL:
+    if DIVERGENCE == "reverse_kl":
         kd = tl.sum(backward, 0)
-    elif DIVERGENCE == JSD:
+    elif DIVERGENCE == "jsd":
         kd = mix * tl.sum(forward, 0) + (1 - mix) * tl.sum(backward, 0)
     else:
+        tl.static_assert(DIVERGENCE == "forward_kl" or DIVERGENCE == "skewed_kl", "a divergence that is not written")
         kd = tl.sum(forward, 0)
     cross_entropy = log_1 * LN_2 - (at_label - peak_s)
     # An infinite logit makes an entropy NaN; 0 times it tells so where a term by itself might not.

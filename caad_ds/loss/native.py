@@ -33,8 +33,8 @@ SMALL = 2**16  # logits that are done sooner than another thread is woken
 
 def missing(objective: Objective, *heads: LMHead | None) -> str | None:
     """What this implementation lacks for an objective and its heads, or None."""
-    if objective.divergence != "forward_kl":
-        return f"divergence {objective.divergence}"
+    if "native" not in objective.divergence.kernels:
+        return f"divergence {objective.divergence.name}"
     if objective.plausibility is not None:
         return "plausibility"
     return "softcap" if any(head is not None and head.softcap is not None for head in heads) else None

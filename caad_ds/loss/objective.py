@@ -1,12 +1,13 @@
 """What every implementation of the loss takes and gives."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from caad_ds.loss.divergence import DIVERGENCES
+from caad_ds.loss.divergence import DIVERGENCES, Divergence, find_divergence
 from caad_ds.loss.head import LMHead
 
 # The logit of a token that cannot be: its probability is 0 and, unlike with -inf, 0 times its logarithm is 0. So an
@@ -19,7 +20,7 @@ LARGEST = 1e6
 class Objective:
     """The scalars of L = kd_weight * L_CD + (1 - kd_weight) * L_GT (the paper's lambda, tau, alpha).
 
-    `divergence` is that of L_CD, and `mix` the target's share in the mixture of jsd and skewed_kl.
+    `divergence` is that of L_CD, and `mix` the target's share in the mixture of those that have one.
     """
 
     alpha: float
@@ -27,7 +28,7 @@ class Objective:
     kd_weight: float
     plausibility: float | None = None
     sharpen: float = 0.0
-    divergence: str = "forward_kl"
+    divergence: Divergence = DIVERGENCES["forward_kl"]
     mix: float = 0.5
 
     def __post_init__(self):
@@ -41,10 +42,15 @@ class Objective:
         self._require("kd_weight", 0 <= self.kd_weight <= 1, "a number in [0, 1]")
         self._require("plausibility", self.plausibility is None or 0 < self.plausibility <= 1, "None or in (0, 1]")
         self._require("sharpen", 0 <= self.sharpen <= LARGEST, f"a number in [0, {LARGEST:g}]")
-        self._require("divergence", self.divergence in DIVERGENCES, f"one of {', '.join(DIVERGENCES)}")
         self._require("mix", 0 < self.mix < 1, "a number between 0 and 1")
-        infinite = self.divergence == "reverse_kl" and self.plausibility is not None
-        self._require("plausibility", not infinite, "None with reverse_kl, which would be infinite")
+        finite = self.plausibility is None or not self.divergence.infinite_at_zero
+        self._require("plausibility", finite, f"None with {self.divergence.name}, which would be infinite")
+
+    @classmethod
+    def of(cls, settings: Any) -> "Objective":
+        """That of a run's `objective` section, which has attributes of these names; ValueError as of the loss."""
+        values = {each.name: getattr(settings, each.name) for each in fields(cls)}
+        return cls(**values | {"divergence": find_divergence(settings.divergence)})
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

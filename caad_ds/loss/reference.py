@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from caad_ds.loss.divergence import divergence
+from caad_ds.loss.divergence import forward_kl
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, contrast
 
@@ -23,10 +23,10 @@ def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None
         z_pos, log_q = _target(rows.positive, rows.negative, teacher_head, objective)
         diagnostics["agreement"] = z_s.argmax(-1) == log_q.argmax(-1)
         diagnostics["teacher_entropy"] = _entropy(log_q)
-        kd = tau**2 * divergence(objective.divergence, objective.mix, log_q, log_p)
+        kd = tau**2 * objective.divergence(log_q, log_p, objective.mix)
         kd = kd + 0 * (diagnostics["student_entropy"] + diagnostics["teacher_entropy"]).detach()
         log_p_pos = torch.log_softmax(z_pos / tau, dim=-1)
-        diagnostics["contrast_shift"] = divergence("forward_kl", objective.mix, log_q, log_p_pos)
+        diagnostics["contrast_shift"] = forward_kl(log_q, log_p_pos)
     if objective.uses_labels:
         ce = torch.nn.functional.cross_entropy(z_s, rows.labels, reduction="none")
         ce = ce + 0 * diagnostics["student_entropy"].detach()

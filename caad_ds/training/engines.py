@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from caad_ds.config.deepspeed_files import deepspeed_config, teacher_settings
 from caad_ds.config.schema import Config, LoraSection, StudentSection
 from caad_ds.distill.objective import StudentObjective, Timed
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
+from caad_ds.loss.implementations import fastest
+from caad_ds.loss.objective import Objective
 from caad_ds.models.architecture import is_architecture
 from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabulary, load_tokenizer
 from caad_ds.models.negatives import Negative
@@ -41,10 +42,17 @@ class Student:
     tokenizer: Any
 
 
-def check_logits(cfg: Config) -> None:
-    """Refuse logits in bfloat16 where no Triton kernel can hold them."""
-    if cfg.objective.logits == "bfloat16" and not (torch.cuda.is_available() and find_spec("triton")):
-        raise UserError("objective.logits: bfloat16 needs an NVIDIA GPU and Triton; set it to float32")
+def loss_implementation(cfg: Config, device: torch.device, *models: SpeechLM | None) -> str:
+    """What computes the run's loss, in words: the choice of `contrastive_distillation_loss`.
+
+    UserError for logits in bfloat16 where that is not the Triton kernel, which alone can hold them.
+    """
+    heads = [model and model.head() for model in models]
+    name, reason = fastest(Objective.of(cfg.objective), device.type, torch.float32, *heads)
+    told = f"{name} ({reason})" if reason else name
+    if cfg.objective.logits == "bfloat16" and name != "triton":
+        raise UserError(f"objective.logits: bfloat16 needs the loss in Triton, here it is {told}; set it to float32")
+    return told
 
 
 def check_attention(cfg: Config) -> None:

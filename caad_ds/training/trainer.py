@@ -84,7 +84,7 @@ class Trainer:
         self.indexed = [each for each in (self.reader, self.validation_reader) if isinstance(each, IndexedReader)]
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         check_deepspeed(cfg)
-        engines.check_logits(cfg)
+        engines.loss_implementation(cfg, self.device)  # refused before models are loaded
         engines.check_attention(cfg)
         self.teacher_model = self.teacher_encoder = None
         if cfg.teacher is not None:
@@ -102,6 +102,8 @@ class Trainer:
         for reader in self.indexed:
             check_window(reader, self.encoder)
         engines.check_finite(self.student, cfg, self.teacher_model, self.teacher_encoder)
+        loss = engines.loss_implementation(cfg, self.device, self.student.model, self.teacher_model)
+        self.voice.say(f"loss: {loss}")
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
         whose, limit = fewest_positions(student=self.student.model, teacher=self.teacher_model)

@@ -37,7 +37,7 @@ scalars = st.fixed_dictionaries(
         "temperature": st.sampled_from([0.5, 1.0, 2.0, 10.0]),
         "kd_weight": st.sampled_from([0.0, 0.3, 0.7, 1.0]),
         "plausibility": st.sampled_from([None, None, 0.1, 1.0]),
-        "divergence": st.sampled_from(DIVERGENCES),
+        "divergence": st.sampled_from(list(DIVERGENCES)),
         "mix": st.sampled_from([0.1, 0.5, 0.9]),
     }
 )
@@ -138,7 +138,7 @@ def test_bfloat16_inputs_lose_nothing_but_the_gradients_last_rounding(problem, s
 @pytest.mark.parametrize(
     "extra",
     [{}, {"plausibility": 0.2}, {"kd_weight": 1.0}, {"kd_weight": 0.0}]
-    + [{"divergence": name, "mix": 0.3} for name in DIVERGENCES[1:]]
+    + [{"divergence": name, "mix": 0.3} for name in DIVERGENCES if name != "forward_kl"]
     + [{"divergence": "jsd", "plausibility": 0.2}],
 )
 @pytest.mark.parametrize("softcap, factors", [(None, (1.0, 1.0)), (3.0, (0.4, 2.5))])

@@ -1,19 +1,25 @@
-"""Whether what a run's config names is there, before anything is imported that takes seconds."""
+"""Whether what a run's config names is there, before models and data are loaded; paths before PyTorch is imported."""
 
 from pathlib import Path
 
-from caad_ds.config.schema import Config
+from caad_ds.config.schema import Config, ObjectiveSection
 from caad_ds.data.index import FILE_NAME, no_index
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.tracking import Target
+from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import check_hub_or_folder, check_model_folder
 
 
 def check_inputs(cfg: Config) -> None:
-    """Raise UserError for a folder or file that is not there, or what is no MLflow store.
+    """Raise UserError for a path or a divergence that is not there, or what is no MLflow store.
 
     Hub ids, streams and servers are not looked up.
     """
+    _check_paths(cfg)
+    _check_objective(cfg.objective)
+
+
+def _check_paths(cfg: Config) -> None:
     if cfg.tracking.enabled:
         Target.of(cfg.tracking.uri, cfg.tracking.experiment)
     folders = [cfg.data.validation]
@@ -33,3 +39,12 @@ def check_inputs(cfg: Config) -> None:
             read_architecture(name)
         elif isinstance(name, str):
             check_hub_or_folder(name, what)
+
+
+def _check_objective(section: ObjectiveSection) -> None:
+    from caad_ds.loss.objective import Objective  # it imports PyTorch
+
+    try:
+        Objective.of(section)
+    except ValueError as error:
+        raise UserError(f"objective.{error}") from error

@@ -1,0 +1,45 @@
+"""Which implementation computes the loss: the kernel of the device where it has what is asked for, else PyTorch."""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from caad_ds.loss import native
+from caad_ds.loss.head import LMHead
+from caad_ds.loss.objective import Objective
+
+IMPLEMENTATIONS = ("auto", "chunked", "native", "triton", "reference")
+
+
+def fastest(objective: Objective, device: str, dtype: torch.dtype, *heads: LMHead | None) -> tuple[str, str]:
+    """The implementation that "auto" takes on a type of device, and if it is "chunked", why no kernel can be taken.
+
+    `dtype` is that of the softmax.
+    """
+    if dtype == torch.float64:
+        return "chunked", "kernels compute no float64"
+    if device == "cuda":
+        reason = triton_lacks(objective) or (None if _has_triton() else "Triton is not installed")
+        return ("chunked", reason) if reason else ("triton", "")
+    if device != "cpu":
+        return "chunked", f"there is no kernel for {device}"
+    reason = native_lacks(objective, *heads) or native.unavailable()
+    return ("chunked", reason) if reason else ("native", "")
+
+
+def triton_lacks(objective: Objective) -> str | None:
+    """What the Triton kernel does not have of an objective, in words, or None."""
+    divergence = objective.divergence
+    return None if "triton" in divergence.kernels else f"triton has no divergence {divergence.name}"
+
+
+def native_lacks(objective: Objective, *heads: LMHead | None) -> str | None:
+    """What the C loop does not have of an objective and its heads, in words, or None."""
+    lacking = native.missing(objective, *heads)
+    return lacking and f"native has no {lacking}"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
