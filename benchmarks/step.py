@@ -37,7 +37,7 @@ from benchmarks.measure import cap_memory, milliseconds, peak_mib
 from caad_ds.config.schema import Config
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.objective import StudentObjective
-from caad_ds.distill.signal import OnlineTeacher, TeacherForward
+from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.models.negatives import Negative
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
@@ -212,7 +212,7 @@ def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[
     from caad_ds.training import engines
 
     folder = Path(tempfile.mkdtemp(dir=swap)) if placed == "nvme" else None
-    teacher: OnlineTeacher = engines.teacher_signal(cfg, setting.teacher, setting.encoder, placed, folder)
+    teacher = engines.teacher_signal(cfg, setting.teacher, setting.encoder, placed, folder)
     student = engines.Student(setting.student, setting.encoder, None)
     engine = engines.student_engine(cfg, student, len(setting.batch.keys), 1)
     work = DistillStep(engine, setting.encoder, teacher, setting.encoder)
@@ -223,7 +223,7 @@ def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[
 
     yield step
     engine.destroy()
-    teacher.engine.destroy()
+    teacher.close()
     if folder is not None:
         shutil.rmtree(folder)
 

@@ -18,7 +18,10 @@ from caad_ds.models.whisper_qformer.states import AudioStates
 
 
 class TeacherSignal(Protocol):
-    """The teacher as the step sees it: hidden states at the answer rows, and the head that turns them into logits."""
+    """The teacher as training sees it: hidden states at the answer rows, and the head that turns them into logits.
+
+    A run asks nothing else of it, so that the states may come from an engine or from somewhere else.
+    """
 
     def signal(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
         """h_pos [N, Ht] with audio and h_neg [N, Ht] without it (None for standard KD)."""
@@ -26,6 +29,14 @@ class TeacherSignal(Protocol):
 
     def head(self) -> AbstractContextManager[LMHead]:
         """The teacher's LM head, whole on every rank inside the context."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The weights that the states are computed with, as a module gives them; none where they are only read."""
+        ...
+
+    def close(self) -> None:
+        """Release what it holds, at the end of a run or after a failure; the process group is still there."""
         ...
 
 
@@ -87,3 +98,11 @@ class OnlineTeacher:
                 bias = None if head.bias is None else head.bias.clone()
                 head = replace(head, weight=head.weight.clone(), bias=bias)
         yield head
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The teacher's weights; under ZeRO-3 each is a rank's share."""
+        return self.engine.module.named_parameters()
+
+    def close(self) -> None:
+        """Release the engine, with ZeRO-3's hooks and buffers."""
+        self.engine.destroy()

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 
 
 class Trainer:
-    """One run of Stage 2 (or of CE training) on this rank; a context, which releases the engines at its end.
+    """One run of Stage 2 (or of CE training) on this rank; a context, which releases the engines at its end, however.
 
     `run()` returns the exit status: 0 when all steps are done, 75 when SIGUSR1 made it checkpoint and stop early.
     """
@@ -59,12 +60,13 @@ class Trainer:
         self.rank, self.world_size = world()
         self.stopping = False
         self.largest = 0
-        self.swap_folder: Path | None = None
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
         check_texts(self.indexed, self.prompter, self.checkpoints, cfg.data.skip_broken, voice)
         agreed(self._plan)
-        self._build_engines()
+        with ExitStack() as held:
+            self._build_engines(held)
+            self.held = held.pop_all()  # a process group must not outlive its engines
         self.sums = Sums(device, cfg.objective)
 
     # -- building ---------------------------------------------------------------------------------------------------
@@ -102,8 +104,7 @@ class Trainer:
         for reader in self.indexed:
             check_window(reader, self.encoder)
         engines.check_finite(self.student, cfg, self.teacher_model, self.teacher_encoder)
-        loss = engines.loss_implementation(cfg, self.device, self.student.model, self.teacher_model)
-        self.voice.say(f"loss: {loss}")
+        self.voice.say(f"loss: {engines.loss_implementation(cfg, self.device, self.student.model, self.teacher_model)}")
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
         whose, limit = fewest_positions(student=self.student.model, teacher=self.teacher_model)
@@ -118,7 +119,8 @@ class Trainer:
         # A run that is shorter has failed as well if but its first step was applied.
         self.skips = Skips(cfg.run.output_dir, min(cfg.optimizer.max_skipped, max(1, self.total_steps - 1)))
 
-    def _build_engines(self) -> None:
+    def _build_engines(self, held: ExitStack) -> None:
+        """The step, with what it holds put on `held` as soon as it is there."""
         cfg = self.cfg
         # Before the student's engine may take the encoder's weights apart.
         dropout = cfg.objective.audio_dropout, cfg.objective.dropout_negative
@@ -126,28 +128,32 @@ class Trainer:
         teacher, teacher_batch = None, 1
         if self.teacher_model is not None:
             self.voice.begin("building the teacher's engine")
-            placed, reason = agreed(self._place_teacher)
+            placed, reason, folder = agreed(lambda: self._place_teacher(held))
             self.voice.say(f"teacher: {placed} ({reason})")
             if cfg.teacher.keep_prefix:
                 kept = "what prompts begin with is kept"
                 if placed != "replicated":
                     kept = "no prefix is kept, ranks gather this teacher's layers together"
                 self.voice.say(f"teacher.keep_prefix: {kept}")
-            teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder, placed, self.swap_folder)
+            teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder, placed, folder)
+            held.callback(teacher.close)
             teacher_batch = cfg.teacher.batch or (self.accumulation if placed in ("cpu", "nvme") else 1)
         self.voice.begin("building the student's engine")
         self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops)
         part = self.meter.clock.part
         self.engine = engines.student_engine(cfg, self.student, self.micro_batch, self.accumulation, part)
+        held.callback(self.engine.destroy)
         self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder, teacher_batch, part)
 
-    def _place_teacher(self) -> tuple[str, str]:
-        """Where the teacher lies and why; on NVMe it gets a folder of this rank's own, removed at the end."""
+    def _place_teacher(self, held: ExitStack) -> tuple[str, str, Path | None]:
+        """Where the teacher lies and why, and on NVMe a folder of this rank's own."""
         width = engines.DTYPES[self.cfg.run.precision].itemsize
         placed, reason = placement(self.cfg, self.teacher_model, self.student.model, width)
-        if placed == "nvme":
-            self.swap_folder = swap_folder(self.cfg.teacher.nvme_path, self.cfg.run.output_dir)
-        return placed, reason
+        if placed != "nvme":
+            return placed, reason, None
+        folder = swap_folder(self.cfg.teacher.nvme_path, self.cfg.run.output_dir)
+        held.callback(shutil.rmtree, folder)
+        return placed, reason, folder
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -341,12 +347,7 @@ class Trainer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A process group must not outlive its engines.
-        self.engine.destroy()
-        if self.step.teacher is not None:
-            self.step.teacher.engine.destroy()
-        if self.swap_folder is not None:
-            shutil.rmtree(self.swap_folder)
+        self.held.close()
 
     # -- parts ------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Both ZeRO-3 engines in this process: one forward per engine and step, the encoder once, heads on answer rows only."""
 
 import os
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,8 @@ from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.models.whisper_qformer.states import AudioStates
 from caad_ds.training import engines, process_group
+from caad_ds.training.checks.skipped_steps import diagnosis
+from caad_ds.training.trainer import Trainer
 from caad_ds.utils.progress import Heartbeat
 from tests.tolerance import assert_close
 from tests.training.tiny import config, encoder, start_from
@@ -54,7 +57,7 @@ def parts(request, world, tmp_path):
     step = DistillStep(engine, student.encoder, teacher, student.encoder)
     yield SimpleNamespace(step=step, engine=engine, teacher=teacher, student=student, batch=batch)
     engine.destroy()
-    teacher.engine.destroy()
+    teacher.close()
 
 
 def counted(monkeypatch, owner, name: str) -> list:
@@ -245,4 +248,55 @@ def test_in_bf16_weights_are_cast_and_rotary_frequencies_are_not(world, tmp_path
     assert all(layer.training and layer.gradient_checkpointing for layer in engine.module.student.llm.model.layers)
     assert not teacher.engine.module.training
     engine.destroy()
-    teacher.engine.destroy()
+    teacher.close()
+
+
+@pytest.fixture
+def closed(monkeypatch) -> list:
+    """The teachers that are closed, as they are."""
+    teachers, close = [], signal.OnlineTeacher.close
+    monkeypatch.setattr(signal.OnlineTeacher, "close", lambda self: (teachers.append(self), close(self)))
+    return teachers
+
+
+@pytest.mark.parametrize("where", ["student_engine", "forward"])
+def test_the_teacher_is_closed_where_a_run_fails(made, monkeypatch, closed, where):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    owner, name = (engines, where) if where == "student_engine" else (signal.TeacherForward, where)
+    monkeypatch.setattr(owner, name, fail)
+    with (
+        pytest.raises(RuntimeError, match="out of memory"),
+        Trainer(load_config(made()), torch.device("cpu"), Heartbeat(enabled=False)) as trainer,
+    ):
+        trainer.run()
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize("parts", ["zero_mel"], indirect=True)
+def test_another_teacher_takes_the_place_of_an_engine(parts):
+    """What training asks of a teacher is the protocol: no engine, no model."""
+    batch = parts.batch(0, 1)
+    with parts.teacher.head() as head:
+        kept = parts.teacher.signal(batch, parts.student.encoder.perceive(batch.features)), head
+
+    class Kept:
+        def signal(self, batch, states):
+            return kept[0]
+
+        def head(self):
+            return nullcontext(kept[1])
+
+        def named_parameters(self):
+            return iter(())
+
+        def close(self):
+            pass
+
+    step = DistillStep(parts.engine, parts.student.encoder, Kept(), parts.student.encoder)
+    parts.engine.eval()
+    with parts.step.teacher_head(), step.teacher_head():
+        count = len(batch.targets)
+        assert torch.equal(step.evaluate(batch, count)[0], parts.step.evaluate(batch, count)[0])
+    assert diagnosis(step)["teacher"] == []

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caad_ds.distill.signal import TeacherSignal
 from caad_ds.utils.errors import UserError
 
 Named = Iterable[tuple[str, Tensor]]
@@ -31,8 +32,8 @@ def require_finite(tensors: Named, where: str, remedy: str) -> None:
         raise NotFinite(f"{where}: {names[0]}{count} holds NaN or infinity; {remedy}")
 
 
-def own_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """A module's weights as far as this rank holds them: under ZeRO-3 its share of each."""
+def own_weights(module: nn.Module | TeacherSignal) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a module or a teacher as far as this rank holds them: under ZeRO-3 its share of each."""
     for name, parameter in module.named_parameters():
         yield name, getattr(parameter, "ds_tensor", parameter).detach()
 

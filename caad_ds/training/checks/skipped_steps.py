@@ -147,7 +147,7 @@ def diagnosis(step: DistillStep) -> dict[str, list[str]]:
     """The names of weights and optimizer states that are not finite, over all ranks; every rank calls it."""
     parts = {"student": own_weights(step.engine.module), "optimizer": own_optimizer(step.engine)}
     if step.teacher is not None:
-        parts["teacher"] = own_weights(step.teacher.engine.module)
+        parts["teacher"] = own_weights(step.teacher)
     found = {name: not_finite(tensors) for name, tensors in parts.items()}
     return {name: sorted({each for rank in gathered(found) for each in rank[name]}) for name in found}
 
