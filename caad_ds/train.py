@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             with noticed(), ExitStack() as held:
                 raise_together(mistake)
+                assert cfg is not None  # or there is a mistake
                 voice.turn_to(lambda: f"waiting for {cfg.run.output_dir}, which another process is writing")
                 agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir.resolve())) if is_main() else None)
                 with Trainer(cfg, device, voice) as trainer:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,7 +14,8 @@ from caad_ds.utils.errors import UserError
 
 UNUSABLE = {400, 413, 422}  # what a server says of one request and not of itself
 NO_KEY = "none"  # the package insists on a key; servers of one's own mostly do not
-Item, Found = TypeVar("Item"), TypeVar("Found")
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 class ChatError(Exception):
@@ -68,7 +69,7 @@ class ChatClient:
         return _first_choice(completion)
 
     def each(
-        self, answer: Callable[[Item], Awaitable[Found]], items: Iterable[Item], concurrency: int
+        self, answer: Callable[[Item], Coroutine[Any, Any, Found]], items: Iterable[Item], concurrency: int
     ) -> Iterator[Found]:
         """What `answer`, which awaits `reply`, makes of each item, as it comes, `concurrency` at once.
 

@@ -47,7 +47,7 @@ def loss_implementation(cfg: Config, device: torch.device, *models: SpeechLM | N
 
     UserError for logits in bfloat16 where that is not the Triton kernel, which alone can hold them.
     """
-    heads = [model and model.head() for model in models]
+    heads = [None if model is None else model.head() for model in models]
     name, reason = fastest(Objective.of(cfg.objective), device.type, torch.float32, *heads)
     told = f"{name} ({reason})" if reason else name
     if cfg.objective.logits == "bfloat16" and name != "triton":

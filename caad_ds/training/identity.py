@@ -68,7 +68,7 @@ def check_same_config(cfg: Config) -> None:
 
 def flatten(values: dict, prefix: str = "") -> dict:
     """Nested sections as `a.b` keys."""
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in values.items():
         out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out

@@ -6,13 +6,14 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from caad_ds.config.deepspeed_files import check_deepspeed
-from caad_ds.config.schema import Config
+from caad_ds.config.schema import Config, TeacherSection
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
 from caad_ds.data.loader import InOrder, InTurn, Loader
@@ -22,7 +23,7 @@ from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.models.negatives import AudioDropout
 from caad_ds.models.prompts.prompter import Prompter, tokenization
 from caad_ds.models.whisper_qformer.encoder import with_features
-from caad_ds.models.whisper_qformer.speech_lm import load
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, load
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
@@ -99,7 +100,7 @@ class Trainer:
             engines.check_same_features(teacher_encoder, self.encoder)
             shared = engines.same_encoder(teacher_encoder, self.encoder)
             self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
-        for each in {self.encoder, self.teacher_encoder} - {None}:
+        for each in filter(None, (self.encoder, self.teacher_encoder)):
             each.autocast = torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None
         for reader in self.indexed:
             check_window(reader, self.encoder)
@@ -115,7 +116,11 @@ class Trainer:
         """The order of the data and the number of steps."""
         cfg = self.cfg
         self.order = data_order(cfg, self.reader, self.prompter) if isinstance(self.reader, IndexedReader) else None
-        self.total_steps = cfg.optimizer.steps or max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
+        if cfg.optimizer.steps is not None:
+            self.total_steps = cfg.optimizer.steps
+        else:
+            assert self.order is not None and cfg.optimizer.epochs is not None  # the schema refuses anything else
+            self.total_steps = max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
         # A run that is shorter has failed as well if but its first step was applied.
         self.skips = Skips(cfg.run.output_dir, min(cfg.optimizer.max_skipped, max(1, self.total_steps - 1)))
 
@@ -126,9 +131,9 @@ class Trainer:
         dropout = cfg.objective.audio_dropout, cfg.objective.dropout_negative
         self.dropout = AudioDropout(*dropout, self.encoder, cfg.run.seed)
         teacher, teacher_batch = None, 1
-        if self.teacher_model is not None:
+        if cfg.teacher is not None and self.teacher_model is not None and self.teacher_encoder is not None:
             self.voice.begin("building the teacher's engine")
-            placed, reason, folder = agreed(lambda: self._place_teacher(held))
+            placed, reason, folder = agreed(partial(self._place_teacher, cfg.teacher, self.teacher_model, held))
             self.voice.say(f"teacher: {placed} ({reason})")
             if cfg.teacher.keep_prefix:
                 kept = "what prompts begin with is kept"
@@ -145,13 +150,13 @@ class Trainer:
         held.callback(self.engine.destroy)
         self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder, teacher_batch, part)
 
-    def _place_teacher(self, held: ExitStack) -> tuple[str, str, Path | None]:
+    def _place_teacher(self, section: TeacherSection, model: SpeechLM, held: ExitStack) -> tuple[str, str, Path | None]:
         """Where the teacher lies and why, and on NVMe a folder of this rank's own."""
         width = engines.DTYPES[self.cfg.run.precision].itemsize
-        placed, reason = placement(self.cfg, self.teacher_model, self.student.model, width)
-        if placed != "nvme":
+        placed, reason = placement(self.cfg, model, self.student.model, width)
+        if placed != "nvme" or section.nvme_path is None:
             return placed, reason, None
-        folder = swap_folder(self.cfg.teacher.nvme_path, self.cfg.run.output_dir)
+        folder = swap_folder(section.nvme_path, self.cfg.run.output_dir)
         held.callback(shutil.rmtree, folder)
         return placed, reason, folder
 
@@ -205,7 +210,9 @@ class Trainer:
     def _train(self, state: RunState) -> bool:
         """Steps from those that are done; False if asked to stop before the end."""
         cfg = self.cfg
-        if self.order is not None:
+        self.samples: InOrder | InTurn
+        if isinstance(self.reader, IndexedReader):
+            assert self.order is not None  # made by _plan
             self.samples = InOrder(self.reader, self.order, self.rank, self.world_size, self.accumulation)
         else:
             begin = first_shard(state.shards, self.rank, self.world_size)
@@ -215,7 +222,7 @@ class Trainer:
         loader = Loader(self.samples, self._collate)
         self.meter.restart()
         for step, read in enumerate(loader.steps(state.step, self.total_steps), state.step):
-            self.voice.turn_to(lambda at=step + 1: f"step {at}/{self.total_steps}: in progress")
+            self.voice.turn_to(partial("step {}/{}: in progress".format, step + 1, self.total_steps))
             stop_now = self._step(step, read)
             done = step + 1
             last = done == self.total_steps
@@ -302,6 +309,7 @@ class Trainer:
         self.voice.turn_to(lambda: "validating")
         sums = Sums(self.device, self.cfg.objective)
         size = self.cfg.validation.batch_size
+        assert self.validation_reader is not None  # else nothing validates
         values, bad = validate(self.step, self.validation_reader, self._collate, self._weight, sums, size)
         self.voice.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
         if bad:
