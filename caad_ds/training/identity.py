@@ -1,37 +1,79 @@
 """What a run is known by when it is started again: the settings, weights and data that decide its course."""
 
 import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from caad_ds.config.deepspeed_files import deepspeed_config
 from caad_ds.config.reading import load_config
-from caad_ds.config.schema import STREAM_ONLY, Config
+from caad_ds.config.schema import Config
+from caad_ds.training.unversioned_settings import unversioned_settings
 from caad_ds.utils.errors import UserError
 
-COURSE = {"data", "teacher", "student", "objective", "optimizer"}  # sections that decide the course of training
-COURSE_OF_RUN = ("seed", "precision", "encoder_precision", "attention")
+# Settings are hashed without those that are at their default, so that a new key orphans no checkpoint. Whoever changes
+# a default that decides the course of training must add 1 here: a key that a checkpoint leaves out then means another
+# value. tests/training/test_identity.py holds the defaults of this version.
+IDENTITY_VERSION = 1
+VERSION = "version"  # its name among the parts of an identity
+
+COURSE: dict[str, Any] = {  # what decides the course of training: sections, or keys of them
+    **dict.fromkeys(("data", "teacher", "student", "objective", "optimizer"), True),
+    "run": {"seed", "precision", "encoder_precision", "attention"},
+}
 NOT_COURSE = {  # of these, what decides the speed alone
     "teacher": {"placement", "nvme_path", "batch", "keep_prefix", "deepspeed"},
     "optimizer": {"micro_batch", "max_skipped"},
     "student": {"gradient_checkpointing"},
     "data": {"validation"},
 }
+OLDER = "resume it with the version of caad-ds that wrote it, or use another run.output_dir to start over"
 
 
-def identity(
-    cfg: Config, teacher: list[str], student: tuple[str, str], data: str, prompts: dict[str, Any]
-) -> dict[str, str]:
-    """A hash of each part that decides the course of training.
+@dataclass(frozen=True)
+class Identity:
+    """What decides the course of a run.
+
+    Args:
+        parts: The version and a hash of each part, as checkpoints store them.
+        unversioned: The same as checkpoints stored it before there was a version.
+    """
+
+    parts: Mapping[str, str]
+    unversioned: Mapping[str, str]
+
+    def check(self, stored: Mapping[str, str], folder: Path) -> None:
+        """Refuse the checkpoint in a folder, by what differs, if the parts that it stores are not those of this run."""
+        if "prompts" not in stored:
+            raise UserError(
+                f"{folder}: it holds no hash of prompts: a version of caad-ds wrote it that made other token ids of a "
+                f"record; {OLDER}"
+            )
+        now = self.parts if VERSION in stored else self.unversioned
+        if stored.get(VERSION) != now.get(VERSION):
+            raise UserError(
+                f"{folder}: settings that it does not name have another default since ({VERSION} {stored.get(VERSION)} "
+                f"-> {now.get(VERSION)}); {OLDER}"
+            )
+        parts = [part for part in stored | dict(now) if stored.get(part) != now.get(part)]
+        if parts:
+            changed = ", ".join(f"{part}, hash {stored.get(part)} -> {now.get(part)}" for part in parts)
+            raise UserError(
+                f"{folder}: what it was made from holds other things now ({changed}); bring that back, use another "
+                "run.output_dir, or remove the folder to start over"
+            )
+
+
+def identity(cfg: Config, teacher: list[str], student: tuple[str, str], data: str, prompts: dict[str, Any]) -> Identity:
+    """Hash each part that decides the course of training.
 
     Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not:
     `teacher` and `student` are hashes of their weights, `data` is the reader's identity, `prompts` is what the ids of
     a record depend on.
     """
-    settings = cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE)
-    if cfg.data.reader == "indexed":  # a run that began before there was another goes on
-        settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("reader", *STREAM_ONLY)}
     parts = {
-        "settings": (settings, [getattr(cfg.run, key) for key in COURSE_OF_RUN]),
         "teacher": teacher,
         "student": student,
         "data": data,
@@ -39,7 +81,16 @@ def identity(
         # How checkpoints are cut.
         "student.deepspeed": deepspeed_config(cfg.student.deepspeed).get("zero_optimization"),
     }
-    return {part: part_hash(value) for part, value in parts.items()}
+    hashes = {part: part_hash(value) for part, value in parts.items()}
+    settings = json.dumps(_course(cfg, exclude_defaults=True), sort_keys=True)
+    return Identity(
+        {VERSION: str(IDENTITY_VERSION), "settings": part_hash(settings)} | hashes,
+        {"settings": part_hash(unversioned_settings(_course(cfg)))} | hashes,
+    )
+
+
+def _course(cfg: Config, **options: bool) -> dict[str, Any]:
+    return cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE, **options)
 
 
 def part_hash(value: object) -> str:
@@ -52,12 +103,10 @@ def check_same_config(cfg: Config) -> None:
     path = cfg.run.output_dir / "config.yaml"
     if not path.is_file():
         return
-    began, now = (
-        flatten(each.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE))
-        | {f"run.{key}": getattr(each.run, key) for key in COURSE_OF_RUN}
-        for each in (load_config(path), cfg)
-    )
-    changed = [f"{key} {began.get(key)} -> {now.get(key)}" for key in began | now if began.get(key) != now.get(key)]
+    began, now = (flatten(_course(each)) for each in (load_config(path), cfg))
+    changed = [
+        f"{key} {began.get(key)} -> {now.get(key)}" for key in sorted(began | now) if began.get(key) != now.get(key)
+    ]
     if changed:
         raise UserError(
             f"{cfg.run.output_dir} was begun with another config ({', '.join(changed)}); use another run.output_dir, "

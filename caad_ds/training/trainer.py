@@ -30,7 +30,7 @@ from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
 from caad_ds.training.checks.usable_samples import check_texts
-from caad_ds.training.identity import check_same_config, identity
+from caad_ds.training.identity import Identity, check_same_config, identity
 from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
 from caad_ds.training.metrics.sums import Sums
 from caad_ds.training.metrics.throughput import Meter
@@ -195,7 +195,7 @@ class Trainer:
         if found is None:
             agreed(self._write_config)
             self.skips.restore(0, 0, 0)
-            return RunState(0, self.world_size, self.identity, None, self.frozen)
+            return RunState(0, self.world_size, self.identity.parts, None, self.frozen)
         folder, state = found
         self.voice.begin(f"resuming from {folder}")
         self.checkpoints.load(folder, state, self.engine, self.cfg.run.seed)
@@ -323,7 +323,7 @@ class Trainer:
         dist.all_gather_object(shards, self.samples.position(done))
         means = {name: value for name, value in validation.items() if math.isfinite(value)}
         state = RunState(
-            done, self.world_size, self.identity, self.tracker.run_id, self.frozen, means, shards,
+            done, self.world_size, self.identity.parts, self.tracker.run_id, self.frozen, means, shards,
             self.skips.total, self.skips.in_row,
         )  # fmt: skip
         try:
@@ -393,7 +393,7 @@ class Trainer:
             f"{left // 60}:{left % 60:02d} left"
         )
 
-    def _identity(self) -> dict[str, str]:
+    def _identity(self) -> Identity:
         """Hashes of what decides the course of training."""
         # Not hashed a second time, which takes most of the start of a large run; a shared encoder is in the first.
         teacher = []

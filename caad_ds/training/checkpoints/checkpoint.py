@@ -20,6 +20,7 @@ from caad_ds.training.checkpoints import random_state, universal_checkpoint
 from caad_ds.training.checkpoints.retention import kept
 from caad_ds.training.checks.finite_weights import own_optimizer, require_finite
 from caad_ds.training.engines import full_weights
+from caad_ds.training.identity import Identity
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, follow_umask, write_atomic
 from caad_ds.utils.progress import Heartbeat
@@ -43,10 +44,10 @@ class Damaged(UserError):
 class RunState:
     """What a checkpoint says of the run: `step` optimizer steps are done, and that is also the data position.
 
-    `identity` has a hash of each part that decides the course of training; `frozen` is the hash of the weights that the
-    checkpoint does not hold; `validation` the means of a pass at this very step; `shards` where each rank was in a
-    stream, by the number of the shard that it was reading; `skipped` steps were skipped so far, the last
-    `skipped_in_row` of them without one in between that was applied.
+    `identity` has the parts of an `Identity`; `frozen` is the hash of the weights that the checkpoint does not hold;
+    `validation` the means of a pass at this very step; `shards` where each rank was in a stream, by the number of the
+    shard that it was reading; `skipped` steps were skipped so far, the last `skipped_in_row` of them without one in
+    between that was applied.
     """
 
     step: int
@@ -78,7 +79,7 @@ class Checkpoints:
         """The checkpoint that the run would go on from if it is whole, None if there is none."""
         return next(iter(self._candidates()), None)
 
-    def find(self, identity: Mapping[str, str] | None = None) -> tuple[Path, RunState] | None:
+    def find(self, identity: Identity | None = None) -> tuple[Path, RunState] | None:
         """The newest whole checkpoint, None if the run has none; every rank calls it.
 
         A damaged one is named and passed over; UserError if none is whole, or if one was made by another run than
@@ -225,7 +226,7 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def verify(folder: Path, identity: Mapping[str, str] | None = None) -> RunState:
+def verify(folder: Path, identity: Identity | None = None) -> RunState:
     """What a checkpoint says of its run, after this rank has hashed its share of the files.
 
     Damaged names the file that is missing or is not as it was written; UserError if another run than `identity` (where
@@ -240,13 +241,8 @@ def verify(folder: Path, identity: Mapping[str, str] | None = None) -> RunState:
         raise Damaged(f"{path}: damaged or missing ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path}: damaged ({error})") from error
-    if identity is not None and made != identity:
-        parts = [part for part in made | dict(identity) if made.get(part) != identity.get(part)]
-        changed = ", ".join(f"{part}, hash {made.get(part)} -> {identity.get(part)}" for part in parts)
-        raise UserError(
-            f"{folder}: what it was made from holds other things now ({changed}); bring that back, use another "
-            "run.output_dir, or remove the folder to start over"
-        )
+    if identity is not None:
+        identity.check(made, folder)
     rank, world_size = world()
     for name, digest in hashes[rank::world_size]:
         path = folder / name

@@ -1,13 +1,17 @@
-"""A checkpoint that is not whole, not this run's, or not the newest: what is done, and said aloud."""
+"""A checkpoint that is not whole, not this run's, not the newest, or an earlier version's: what is done, and told."""
 
 import json
 import shutil
 
 import pytest
 import yaml
+from pydantic import create_model
 
+from caad_ds.config import reading
+from caad_ds.config.schema import Config, OptimizerSection
+from caad_ds.training import identity
 from caad_ds.training.checkpoints.checkpoint import verify
-from tests.training.launching import refusal, train
+from tests.training.launching import Run, refusal, train
 from tests.training.tiny import config
 
 OFF = {"tracking": {"enabled": False}}
@@ -112,3 +116,24 @@ def test_a_pointer_to_nothing_and_none(resumable):
 def test_a_user_goes_back_to_an_older_checkpoint(resumable):
     (resumable.with_suffix("") / "checkpoints/latest").write_text("step-00000002\n")
     assert "at step 2" in train(resumable)
+
+
+def add_a_key() -> None:
+    """As a later version of the schema would."""
+    optimizer = create_model("Optimizer", __base__=OptimizerSection, added=(float, 0.5))
+    reading.Config = create_model("Later", __base__=Config, optimizer=(optimizer, ...))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("versioned", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_a_checkpoint_resumes_after_the_schema_has_got_another_key(resumable, versioned):
+    folder = resumable.with_suffix("") / "checkpoints/step-00000004"
+    state = folder / "state.json"
+    recorded = json.loads(state.read_text())
+    if not versioned:  # as it was written before there was a version
+        course = reading.load_config(resumable).model_dump(mode="json", include=identity.COURSE)
+        settings = identity.part_hash(identity.unversioned_settings(course))
+        recorded["state"]["identity"] = {**recorded["state"]["identity"], "settings": settings}
+        del recorded["state"]["identity"]["version"]
+        state.write_text(json.dumps(recorded))
+    run = Run(resumable, 1, prepare=add_a_key)
+    assert run.wait() == [0] and f"resumed from {folder} at step 4" in run.output()
