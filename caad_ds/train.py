@@ -15,7 +15,7 @@ from caad_ds.utils.quiet import quiet
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `train`."""
-    parser.add_argument("--config", required=True, help="the run's YAML; see configs/")
+    parser.add_argument("--config", required=True, help="the run's YAML; see configs/, and caad-ds config for its keys")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="override keys of the YAML"
     )
