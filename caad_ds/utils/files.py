@@ -20,7 +20,8 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import TextError, as_text, read_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
+PARTIAL, LOCK = ".partial", ".lock"  # how the names of files end that are there while another is written
 RELEASED_AFTER = 120  # seconds until the locks of a node that has gone are given up; NFS takes 90
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # file systems without them
@@ -68,17 +69,24 @@ def _constructed(node: yaml.Node | None) -> Any:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or a folder that cannot be written, into a UserError."""
+    """Turn a full disk, or a folder that cannot be made or written, into a UserError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         if _is_full(error):
             raise UserError(f"no space left for {folder}: free some or write elsewhere, then run it again") from error
-        if isinstance(error, _REFUSED) or getattr(error, "errno", None) == errno.EROFS:
-            raise UserError(
-                f"{folder} cannot be written ({getattr(error, 'strerror', error)}): write elsewhere"
-            ) from error
+        if isinstance(error, OSError) and (error.errno in _REFUSED or _cannot_be_made(error, folder)):
+            raise UserError(f"{folder} cannot be written ({error.strerror}): write elsewhere") from error
         raise
+
+
+def _cannot_be_made(error: OSError, folder: Path) -> bool:
+    """Whether that "no such file" is of the folder, or of the first file made in it, as in /proc; a file that the body
+    wanted to read is another matter."""
+    if error.errno != errno.ENOENT or error.filename is None:
+        return False
+    path = Path(os.fsdecode(error.filename))
+    return path == folder or path in folder.parents or (path.parent == folder and path.suffix in (PARTIAL, LOCK))
 
 
 @contextmanager
@@ -87,7 +95,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
     UserError if the disk is full.
     """
-    partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}{PARTIAL}")
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_stale(path)
@@ -105,7 +113,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 def _drop_stale(path: Path) -> None:
     """Remove what processes of this host that were killed have left of a file."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(os.uname().nodename)}.*.partial"):
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(os.uname().nodename)}.*{PARTIAL}"):
         try:
             os.kill(int(partial.name.split(".")[-2]), 0)
         except ProcessLookupError:
@@ -122,7 +130,7 @@ def sole_writer(path: Path) -> Iterator[None]:
     requeued job waits: a file system may hold the lock of the node that it has lost for a while. The lock of a folder
     whose parent cannot be written, such as a mounted volume, is in the folder.
     """
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path.with_name(f".{path.name}{LOCK}")
     if path.is_dir() and not os.access(path.parent, os.W_OK):
         lock = path / ".lock"
     requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"

@@ -321,6 +321,12 @@ def test_a_run_folder_has_one_writer(run, tmp_path):
     assert run() == 0 and not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("out", ["/proc/absent", "/dev/null/below"])
+def test_a_folder_that_cannot_be_made_is_named(run, out):
+    with pytest.raises(UserError, match=r"cannot be written \(.*\): write elsewhere"):
+        run(out=out)
+
+
 def test_answers_that_another_process_took_away_are_missed(run, tmp_path, monkeypatch):
     def lose(*args, **kwargs):
         (tmp_path / "run" / "predictions.jsonl").write_text("")
