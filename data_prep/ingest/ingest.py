@@ -69,7 +69,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--for", type=Path, dest="model", metavar="CONFIG_OR_MODEL",
-        help="a run's YAML or a model folder, whose encoder's window is the limit in place of --max-seconds",
+        help="a run's YAML or folder, or a model folder: its encoder's window is the limit in place of --max-seconds",
     )  # fmt: skip
     add_rules(parser)
     parser.add_argument(

@@ -5,27 +5,33 @@ from pathlib import Path
 from caad_ds.models.architecture import POSITIONS_PER_SECOND
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
+from caad_ds.utils.paths import check_model_folder, model_folder
 
 
 def window_seconds(path: Path) -> float:
-    """The encoder's window of a training config (YAML), or of a model folder; UserError where it is neither."""
-    if path.is_dir():
-        return _of_folder(path)
-    if not path.is_file():
-        raise UserError(f"--for {path}: there is no such config or folder; check the path")
-    return _of_config(path)
+    """The encoder's window of a training config (YAML), of a model folder, or of the model in a run's folder.
+
+    UserError where it is none of them.
+    """
+    try:
+        return _of_folder(model_folder(str(path))) if path.is_dir() else _of_config(path)
+    except UserError as error:
+        raise UserError(f"--for {error}") from error
 
 
 def _of_config(path: Path) -> float:
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such config or folder; check the path")
     from caad_ds.config.reading import load_config  # it takes a moment to import
 
     student = load_config(path).student
     if student.path is not None:
+        check_model_folder(Path(student.path))
         return _of_folder(Path(student.path))
     have = _positions(Path(student.encoder or ""))
     if have is not None and student.window_seconds > have:
         raise UserError(
-            f"--for {path}: student.window_seconds: a window of {student.window_seconds} s exceeds the encoder's "
+            f"{path}: student.window_seconds: a window of {student.window_seconds} s exceeds the encoder's "
             f"{have:g} s; lower it"
         )
     return student.window_seconds
@@ -34,15 +40,12 @@ def _of_config(path: Path) -> float:
 def _of_folder(folder: Path) -> float:
     """The window of a SpeechLM's folder, or of a Whisper encoder's."""
     config = folder / "config.json"
-    if not config.is_file():
-        below = f"; name {folder / 'model'}" if (folder / "model" / "config.json").is_file() else ""
-        raise UserError(f"--for {folder}: no model there (config.json is missing){below or '; name a model folder'}")
     window = read_json(config, "name another model").get("window_seconds")
     if isinstance(window, int | float) and window > 0:
         return window
     if (positions := _positions(folder)) is not None:
         return positions
-    raise UserError(f"--for {config}: it says no window; name the folder of a SpeechLM, of a Whisper, or a config")
+    raise UserError(f"{config}: it says no window; name the folder of a SpeechLM, of a Whisper, or a config")
 
 
 def _positions(encoder: Path) -> float | None:

@@ -97,7 +97,7 @@ def model(forms):
     return forms / "model"
 
 
-@pytest.mark.parametrize("kind", ["config", "started from a model", "model", "whisper"])
+@pytest.mark.parametrize("kind", ["config", "started from a model", "model", "run", "whisper"])
 def test_the_limit_is_the_window_of_a_config_or_a_model(kind, forms, model, capsys):
     (forms / "whisper").mkdir()
     (forms / "whisper" / "config.json").write_text(json.dumps({"model_type": "whisper", "max_source_positions": 50}))
@@ -105,6 +105,7 @@ def test_the_limit_is_the_window_of_a_config_or_a_model(kind, forms, model, caps
         "config": lambda: config(forms / "my.yaml", llm="x/llm", encoder="x/whisper", window_seconds=1),
         "started from a model": lambda: config(forms / "my.yaml", path=str(model)),
         "model": lambda: model,
+        "run": lambda: model.parent,
         "whisper": lambda: forms / "whisper",
     }[kind]()
     arguments = ["--root", "own.jsonl", "--out", "out.jsonl", "--too-long", "truncate", "--for", str(named)]
@@ -118,7 +119,8 @@ def test_the_limit_is_the_window_of_a_config_or_a_model(kind, forms, model, caps
     [
         ("absent", [], "--for absent: there is no such config or folder"),
         ("folder", [], "--for folder: no model there (config.json is missing)"),
-        ("run", [], "name run/model"),
+        ("unfinished", [], "--for unfinished: no model there (config.json is missing); that run is not finished"),
+        ("run.yaml", [], "run's folder, its model is run/model"),
         ("i.yaml", [], "i.yaml: run is missing"),
         ("model", ["--max-seconds", "8"], "--for and --max-seconds both say"),
         ("wide.yaml", [], "a window of 30 s exceeds the encoder's 1 s; lower it"),
@@ -127,6 +129,8 @@ def test_the_limit_is_the_window_of_a_config_or_a_model(kind, forms, model, caps
 def test_what_says_no_window_is_refused(named, arguments, message, forms, model, capsys):
     (forms / "run/model").mkdir(parents=True)
     (forms / "run/model/config.json").write_text("{}")
+    (forms / "unfinished/checkpoints").mkdir(parents=True)
+    config(forms / "run.yaml", path="run")
     (forms / "whisper.json").write_text(json.dumps({"model_type": "whisper", "max_source_positions": 50}))
     config(forms / "wide.yaml", llm="x/llm", encoder=str(forms / "whisper.json"))
     command = ["prep", "ingest", "jsonl", "--root", "own.jsonl", "--out", "out.jsonl", "--for", named, *arguments]
