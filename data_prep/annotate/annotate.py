@@ -13,12 +13,13 @@ from caad_ds.data.audio.levels import Rules, add_rules
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.journal import Journal, same_settings
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.text import as_text
 from data_prep.annotate import annotators
 from data_prep.annotate.classes import Scale, read_scales, settle
 from data_prep.common.audio_entry import usable_waveform
-from data_prep.common.journal import Journal, same_settings
+from data_prep.common.journal import step_journal
 from data_prep.common.jsonl import Rejected, count_lines, write_jsonl
 from data_prep.common.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.common.parallel import ordered
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         same_settings(read_json(stamp, f"remove it and {args.out} to annotate anew"), settings, args.out)
         print(f"{args.out}: finished before, left alone")
         return 0
-    with Journal(args.out, measuring) as journal:
+    with step_journal(args.out, measuring) as journal:
         measure_all(args, journal)
         told = finish(args, journal, scales)
         write_json(stamp, settings)

@@ -36,18 +36,10 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:
     """Line number (from 1) and object of each line that is not blank, or why it is none; UserError for no such file."""
-    for number, _, row in read_placed(path):
-        yield number, row
-
-
-def read_placed(path: Path) -> Iterator[tuple[int, int, dict | Rejected]]:
-    """As `read_rows`, with the byte offset of the line after its number."""
-    place = 0
     with _readable(path):
         for number, line in numbered(path):
             if line.removeprefix(BOM).strip():
-                yield number, place, _object(line, f"{path.name} line {number}")
-            place += len(line)
+                yield number, _object(line, f"{path.name} line {number}")
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:

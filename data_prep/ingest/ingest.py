@@ -17,9 +17,10 @@ from caad_ds.data.audio.levels import MAX_SECONDS, SAMPLE_RATE, add_rules, longe
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import track, waiting
 from data_prep.common.audio_entry import is_part
-from data_prep.common.journal import Journal
+from data_prep.common.journal import step_journal
 from data_prep.common.jsonl import Rejected, to_line
 from data_prep.common.manifest import check_output, record_fault, write_manifest
 from data_prep.common.parallel import ordered
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     labels = hashlib.sha256()
     found = _hashed(unique(sources.read(args.source, args.root, reading)), labels)
-    with Journal(args.out, settings) as journal:
+    with step_journal(args.out, settings) as journal:
         with waiting(f"{args.root}: skipping what was settled before"):
             pending = chain(islice(left := _without(found, journal), 1), left)
         for settled in track(settle(pending, rules, args.workers), f"ingest {args.source}"):

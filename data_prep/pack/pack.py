@@ -21,9 +21,10 @@ from caad_ds.data.audio.levels import DEFAULT, Rules, add_rules
 from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import waiting
 from data_prep.common.array_part import Part
-from data_prep.common.journal import Journal
+from data_prep.common.journal import journal_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest
 from data_prep.common.parallel import ordered
@@ -88,10 +89,9 @@ def pack(
     if (packed := _packed(folder, out, made_of)) is not None:
         clean(out, prefix)
         return packed, False
-    journal = Journal(out, made_of)
-    if not journal.path.exists() and (found := _strangers(folder, part, prefix)):
+    if not journal_path(out).exists() and (found := _strangers(folder, part, prefix)):
         raise UserError(f"{folder} holds shards without {out.name} ({found[0]}): delete them, or name another --out")
-    with journal:
+    with step_journal(out, made_of) as journal:
         records = read_manifest(manifest, f"packing {manifest}")
         _append(part.take(records) if part else records, journal, folder, shard_bytes, prefix, workers, rules)
         with Rejects(out) as rejects, waiting(f"writing {out}"):
@@ -114,7 +114,7 @@ def index_path(folder: Path, part: Part | None = None) -> Path:
 
 def clean(out: Path, prefix: str) -> None:
     """Remove what was needed only until the index `out` was there, and what killed runs left."""
-    Journal(out, {}).path.unlink(missing_ok=True)
+    journal_path(out).unlink(missing_ok=True)
     for pattern in (f".{prefix}-*.partial", f".{out.stem}.*.partial"):
         for stale in out.parent.glob(pattern):
             stale.unlink()

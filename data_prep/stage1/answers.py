@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from caad_ds.utils.errors import UserError
-from data_prep.common.journal import Journal
+from caad_ds.utils.journal import Journal
 from data_prep.common.jsonl import Rejected
 from data_prep.stage1.engines import Answer
 

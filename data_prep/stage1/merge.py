@@ -7,6 +7,7 @@ from pathlib import Path
 
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_json, writing
+from caad_ds.utils.journal import changed_keys
 from data_prep.common.array_part import Part
 from data_prep.common.jsonl import Rejected, to_line
 from data_prep.common.manifest import manifest_hash, read_manifest
@@ -58,7 +59,7 @@ def _settings(args: argparse.Namespace, parts: list[Part]) -> dict:
         raise UserError(f"{args.out}: no finished part of it is there; run `caad-ds prep pseudo-gt --shard I/N` first")
     settings = [read_json(stamp, "run that shard again") for stamp in stamps or [stamp_path(args.out)]]
     for stamp, other in zip(stamps[1:], settings[1:]):
-        if changed := [key for key in settings[0] | other if settings[0].get(key) != other.get(key)]:
+        if changed := changed_keys(settings[0], other):
             raise UserError(f"{stamp}: another {', '.join(changed)} than in {stamps[0].name}; answer one of them anew")
     if settings[0].get("manifest_sha256") != manifest_hash(args.manifest):
         raise UserError(f"{args.manifest}: the answers for {args.out} were made from another manifest; name that one")

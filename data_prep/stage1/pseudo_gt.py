@@ -9,10 +9,11 @@ from caad_ds.config.template_arguments import add_template_arguments
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_atomic, write_json
+from caad_ds.utils.journal import same_settings
 from caad_ds.utils.paths import check_hub_or_folder, model_folder
 from caad_ds.utils.progress import progress, track, waiting
 from data_prep.common.array_part import Part
-from data_prep.common.journal import Journal, journal_path, same_settings
+from data_prep.common.journal import journal_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.common.rejects import Rejects
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     def blocks() -> Iterator[list[dict | Rejected]]:
         return part.take(in_blocks(read_manifest(args.manifest), block))
 
-    with Journal(out, settings) as journal:
+    with step_journal(out, settings) as journal:
         with waiting(f"reading {args.manifest}"):
             answers = Answers(journal)
             if before:

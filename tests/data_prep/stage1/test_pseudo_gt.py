@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
 from caad_ds.utils.errors import UserError
-from data_prep.common.journal import Journal
+from data_prep.common.journal import step_journal
 from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.answer_checks import AnswerChecks
 from data_prep.stage1.answers import Answers
@@ -124,7 +124,7 @@ def test_a_broken_line_among_the_answers_is_named(tmp_path, line, expected):
     partial.write_text(f'{{"engine": "template"}}\n{whole}{line}\n{whole}')
     before = partial.read_bytes()
     with pytest.raises(UserError, match=f"{partial} {expected}"):
-        with Journal(tmp_path / "answered.jsonl", {"engine": "template"}) as journal:
+        with step_journal(tmp_path / "answered.jsonl", {"engine": "template"}) as journal:
             Answers(journal)
     assert partial.read_bytes() == before
 
@@ -141,7 +141,7 @@ def test_broken_settings_are_named(tmp_path, described, prep, text):
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full, which is always full, on this system")
 def test_a_full_disk_is_told_in_one_line(tmp_path):
     with pytest.raises(UserError, match=f"no space left for {tmp_path}: free some or write elsewhere"):
-        with Journal(tmp_path / "answered.jsonl", {}) as journal:
+        with step_journal(tmp_path / "answered.jsonl", {}) as journal:
             journal._file = open(FULL, "ab")
             pseudo_gt.answer_all(TemplateEngine(), [[{"id": "a", "metadata": prompt("a", "b")}]], Answers(journal), 1)
 

@@ -200,7 +200,7 @@ def test_an_interrupted_check_goes_on(model_folder, conflicts, instructions, tmp
         with open(journal, "a") as file:
             file.write('{"stage": "cut')
         asked.clear()
-    with pytest.raises(UserError, match=r"partial.jsonl: was begun with another alphas; use another --out"):
+    with pytest.raises(UserError, match=r"partial.jsonl: it was made with another alphas; choose another --out"):
         command(*arguments, out, "--alphas", 3)
     capsys.readouterr()
     stopping("log_likelihoods", 0)  # nothing of this is left to ask
