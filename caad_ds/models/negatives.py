@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.data.batch import Batch
-from caad_ds.models.whisper_qformer.encoder import SAMPLE_RATE, SpeechEncoder
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.models.whisper_qformer.states import AudioStates, Embedded
 from caad_ds.utils.errors import UserError
