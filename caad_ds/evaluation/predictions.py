@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import disk_errors, drop_cut_line, read_json, write_atomic, write_json
+from caad_ds.utils.files import disk_errors, drop_cut_line, read_json, to_line, write_json, write_jsonl
 from caad_ds.utils.text import read_lines
 
 REMEDY = "delete its folder and run again"
@@ -52,8 +52,8 @@ class RunFolder:
         A kill leaves at most the last line cut, which `open` drops.
         """
         file = self._predictions if rank is None else self.path / f"predictions.{rank}.jsonl"
-        with disk_errors(self.path), open(file, "a", encoding="utf-8") as lines:
-            lines.writelines(_line(p) for p in predictions)
+        with disk_errors(self.path), open(file, "ab") as lines:
+            lines.writelines(map(to_line, predictions))
 
     def merge(self, order: Iterable[Key] = ()) -> None:
         """Puts the ranks' predictions into `predictions.jsonl`, those of `order` (id, condition) in that order.
@@ -66,7 +66,7 @@ class RunFolder:
         found = {_key(p): p for file in self._files() for p in _read(file)}
         place = {key: k for k, key in enumerate(order)}
         ordered = sorted(found, key=lambda key: place.get(key, len(place)))
-        write_atomic(self._predictions, "".join(_line(found[key]) for key in ordered).encode())
+        write_jsonl(self._predictions, (found[key] for key in ordered))
         for part in parts:
             part.unlink()
 
@@ -86,7 +86,7 @@ class RunFolder:
         before = self._read_if_any()
         after = [revised(p) for p in before]
         if after != before:
-            write_atomic(self._predictions, "".join(map(_line, after)).encode())
+            write_jsonl(self._predictions, after)
 
     def write_scores(self, scores: dict) -> None:
         """Writes `scores.json` whole."""
@@ -94,7 +94,7 @@ class RunFolder:
 
     def write_disagreements(self, predictions: list[dict]) -> None:
         """Writes `disagreements.jsonl` whole: what the rules of matching judge differently."""
-        write_atomic(self.path / "disagreements.jsonl", "".join(map(_line, predictions)).encode())
+        write_jsonl(self.path / "disagreements.jsonl", predictions)
 
     def add_doubtful(self, rows: list[dict]) -> list[dict]:
         """The rows of `doubtful.jsonl` and these, each id once; the file is replaced where there are new ones."""
@@ -102,7 +102,7 @@ class RunFolder:
         kept = [json.loads(line) for _, line in read_lines(path)] if path.is_file() else []
         known = {row["id"]: row for row in kept + rows}
         if rows:
-            write_atomic(path, "".join(map(_line, known.values())).encode())
+            write_jsonl(path, known.values())
         return list(known.values())
 
     def speed(self) -> dict | None:
@@ -167,10 +167,6 @@ def _is_prediction(value: object) -> bool:
 
 def _key(prediction: dict) -> Key:
     return prediction["id"], prediction["condition"]
-
-
-def _line(prediction: dict) -> str:
-    return json.dumps(prediction, ensure_ascii=False) + "\n"
 
 
 def _short(value: object) -> str:

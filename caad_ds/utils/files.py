@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -188,6 +188,17 @@ def follow_umask(folder: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """An indented JSON file, replaced as a whole; NaN, which is no JSON, is refused."""
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def to_line(value: dict) -> bytes:
+    """A dictionary as one line of JSONL."""
+    return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """A JSONL file, replaced as a whole."""
+    with writing(path) as file:
+        file.writelines(map(to_line, rows))
 
 
 def read_json(path: Path, remedy: str) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import disk_errors, drop_cut_line, sole_writer, write_atomic
+from caad_ds.utils.files import disk_errors, drop_cut_line, sole_writer, to_line, write_atomic
 from caad_ds.utils.progress import waiting
 from caad_ds.utils.text import decode_line, numbered
 
@@ -38,7 +38,7 @@ class Journal:
         with waiting(f"reading {self.path}"):
             self.count = sum(1 for _ in self.placed()) if self.path.exists() else 0
         if not self.count:
-            write_atomic(self.path, _line(self._settings))
+            write_atomic(self.path, to_line(self._settings))
         with disk_errors(self.path.parent):
             self._file = open(self.path, "ab")
             self._lines = open(self.path, "rb")
@@ -53,7 +53,7 @@ class Journal:
         """Write a line and hand it to the system: a kill after that does not lose it. Returns its place."""
         with disk_errors(self.path.parent):
             place = self._file.tell()
-            self._file.write(_line(value))
+            self._file.write(to_line(value))
             self._file.flush()
         self.count += 1
         return place
@@ -111,10 +111,6 @@ def same_settings(made: dict, settings: dict, path: Path) -> None:
     replaced unasked."""
     if changed := changed_keys(made, settings):
         raise UserError(f"{path}: it was made with another {', '.join(changed)}; choose another --out, or remove it")
-
-
-def _line(value: dict) -> bytes:
-    return (json.dumps(value, ensure_ascii=False) + "\n").encode()
 
 
 def _row(line: bytes, where: str) -> dict:

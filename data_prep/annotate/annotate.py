@@ -12,7 +12,7 @@ from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.audio.levels import Rules, add_rules
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.files import read_json, write_json, write_jsonl
 from caad_ds.utils.journal import Journal, same_settings
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.text import as_text
@@ -20,7 +20,7 @@ from data_prep.annotate import annotators
 from data_prep.annotate.classes import Scale, read_scales, settle
 from data_prep.common.audio_entry import usable_waveform
 from data_prep.common.journal import step_journal
-from data_prep.common.jsonl import Rejected, count_lines, write_jsonl
+from data_prep.common.jsonl import Rejected, count_lines
 from data_prep.common.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import Rejects

@@ -2,14 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import writing
 from caad_ds.utils.text import BOM, TextError, decode_line, each_once, numbered
 from data_prep.common import forms
 
@@ -21,17 +20,6 @@ class Rejected:
 
     id: str
     reason: str
-
-
-def to_line(value: dict) -> str:
-    """A dictionary as one line of JSONL."""
-    return json.dumps(value, ensure_ascii=False) + "\n"
-
-
-def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """A JSONL file, replaced as a whole."""
-    with writing(path) as file:
-        file.writelines(to_line(row).encode() for row in rows)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:

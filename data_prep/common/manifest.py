@@ -10,10 +10,10 @@ from types import TracebackType
 
 from caad_ds.data.markers import AUDIO, MARKERS
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import writing
+from caad_ds.utils.files import to_line, writing
 from caad_ds.utils.progress import track, waiting
 from data_prep.common.forms import plain_line
-from data_prep.common.jsonl import Rejected, count_lines, opened, read_rows, require_jsonl, to_line
+from data_prep.common.jsonl import Rejected, count_lines, opened, read_rows, require_jsonl
 
 FIELDS: dict[str, type] = {
     "id": str,
@@ -73,7 +73,7 @@ class ManifestWriter:
         validate(record, f"record {record.get('id')!r}")
         if not self.count:
             self._file = self._files.enter_context(writing(self.path))
-        self._file.write(to_line(_with_paths(record, self._relative)).encode())
+        self._file.write(to_line(_with_paths(record, self._relative)))
         self.count += 1
 
     def _relative(self, audio: str) -> Path:

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import BinaryIO, TypeVar
 
 from caad_ds.utils.fault_list import Faults
-from caad_ds.utils.files import writing
-from data_prep.common.jsonl import Rejected, to_line
+from caad_ds.utils.files import to_line, writing
+from data_prep.common.jsonl import Rejected
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Rejects:
         """List one."""
         if self._file is None:
             self._file = self._files.enter_context(writing(self.path))
-        self._file.write(to_line(vars(rejected)).encode())
+        self._file.write(to_line(vars(rejected)))
         self.count += 1
         self.first = self.first or rejected
         self._faults.add(rejected.id, rejected.reason)

@@ -16,12 +16,12 @@ from caad_ds.data.audio.decode import PART_SECONDS, AudioError, examine
 from caad_ds.data.audio.levels import MAX_SECONDS, SAMPLE_RATE, add_rules, longer
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.files import read_json, to_line, write_json
 from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import track, waiting
 from data_prep.common.audio_entry import is_part
 from data_prep.common.journal import step_journal
-from data_prep.common.jsonl import Rejected, to_line
+from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, record_fault, write_manifest
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import Rejects
@@ -153,7 +153,7 @@ def settle(records: Iterable[dict | Rejected], rules: Rules, workers: int = 1) -
 def _hash(record: dict | Rejected) -> str:
     """What a record of the source is recognised by when a run goes on."""
     value = {"id": record.id, "reason": record.reason} if isinstance(record, Rejected) else record
-    return hashlib.sha256(to_line(value).encode()).hexdigest()[:32]
+    return hashlib.sha256(to_line(value)).hexdigest()[:32]
 
 
 def _hashed(records: Iterable[dict | Rejected], digest: Any) -> Iterator[dict | Rejected]:

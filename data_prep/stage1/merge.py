@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import read_json, write_json, writing
+from caad_ds.utils.files import read_json, to_line, write_json, writing
 from caad_ds.utils.journal import changed_keys
 from data_prep.common.array_part import Part
-from data_prep.common.jsonl import Rejected, to_line
+from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest
 from data_prep.common.rejects import Rejects, rejected_path
 from data_prep.stage1.answer_table import AnswerTable, table_path
@@ -78,7 +78,7 @@ def _merge(args: argparse.Namespace, parts: list[Part], settings: dict) -> None:
     count = 0
     with writing(args.out) as file, Rejects(args.out) as rejects:
         for row in rejects.sift(_walk(args, parts, settings["block"], table)):
-            file.write(to_line(row).encode())
+            file.write(to_line(row))
             count += 1
         if not count:
             raise UserError(f"{args.manifest}: no record was answered{rejects.why}")

@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import disk_errors, read_json, write_json
+from caad_ds.utils.files import disk_errors, read_json, write_json, write_jsonl
 from caad_ds.utils.progress import track
-from data_prep.common.jsonl import write_jsonl
 from data_prep.synthetic.clips import DEFAULT, SPLITS, Difficulty, render
 
 SETTINGS, METADATA = "settings.json", "metadata.jsonl"

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from caad_ds import cli
-from data_prep.common.jsonl import write_jsonl
+from caad_ds.utils.files import write_jsonl
 from tests.data_prep.questions import question
 from tests.root import ROOT
 

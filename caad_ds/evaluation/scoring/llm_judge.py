@@ -20,7 +20,7 @@ from caad_ds.generation.chat_client import (
 from caad_ds.tracking.secrets import hide_secrets
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import disk_errors, drop_cut_line
+from caad_ds.utils.files import disk_errors, drop_cut_line, to_line
 from caad_ds.utils.progress import progress
 from caad_ds.utils.text import read_lines
 
@@ -68,12 +68,12 @@ class Judge:
         left = {self._hash(prompt): prompt for prompt in prompts if self._hash(prompt) not in known}
         if left:
             with progress(f"asking {self.model}", len(left)) as advance, disk_errors(self.file.parent):
-                with open(self.file, "a", encoding="utf-8") as file:
+                with open(self.file, "ab") as file:
                     for name, reply in self._replies(left.items()):
                         known[name] = _verdict(reply) if reply is not None else None
                         if reply is not None:
                             line = {"key": name, "model": self.model, "verdict": known[name], "reply": reply}
-                            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                            file.write(to_line(line))
                             file.flush()
                         advance(1)
         return [known[self._hash(prompt)] for prompt in prompts]

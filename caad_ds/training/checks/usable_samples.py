@@ -4,7 +4,6 @@ What is found depends on data, prompts and models alone, which a run is known by
 it resumes, the same samples are left out.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from caad_ds.models.prompts.prompter import Prompter
 from caad_ds.training.checkpoints.checkpoint import Checkpoints
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import write_atomic
+from caad_ds.utils.files import write_jsonl
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
 
@@ -76,4 +75,4 @@ def _write(path: Path, readers: Sequence[IndexedReader], found: Sequence[dict[in
     ]
     path.unlink(missing_ok=True)  # of an earlier start
     if rows:
-        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        write_jsonl(path, rows)
