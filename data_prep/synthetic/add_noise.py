@@ -114,7 +114,9 @@ def _noise(record: dict, records: list[dict], length: int, rng: np.random.Genera
     white = rng.standard_normal(length)
     if kind == "white":
         return white
-    spectrum = np.fft.rfft(white)  # pink: power falls as 1 / f
+    # Pink: power falls as 1 / f down to the lowest frequency, where that of noise.py is flat below 30 Hz. Shared,
+    # nearly every sample of one would change, and with it the demo's table or docs/results/recorded_speech.md.
+    spectrum = np.fft.rfft(white)
     return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1)), length)
 
 

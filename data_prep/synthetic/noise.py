@@ -29,6 +29,7 @@ def _white(hertz: np.ndarray) -> np.ndarray:
 
 
 def _pink(hertz: np.ndarray) -> np.ndarray:
+    """Flat up to 30 Hz, then 3 dB less an octave; add_noise.py has another pink, which is not flat below."""
     return 1 / np.sqrt(np.maximum(hertz, 30.0))
 
 
