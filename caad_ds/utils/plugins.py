@@ -1,7 +1,11 @@
-"""Code of a user's own, found by its dotted name."""
+"""Code of a user's own, found by its dotted name; its folder has to be on PYTHONPATH."""
 
-import pkgutil
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import Any
+
+from caad_ds.utils.errors import UserError
 
 
 def load_plugin(name: str) -> Any:
@@ -10,10 +14,34 @@ def load_plugin(name: str) -> Any:
     Raises:
         ImportError: in one line, whatever kept it from being imported.
     """
+    module, colon, attribute = name.partition(":")
     try:
-        return pkgutil.resolve_name(name)
+        found = import_module(module)
+        return getattr(found, attribute) if colon else found
     except Exception as error:  # whatever a module of somebody else may raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        missing = isinstance(error, ModuleNotFoundError) and name.startswith(error.name or "")
-        hint = "; add the folder that it lies in to PYTHONPATH" if missing else ""
+        absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        hint = "; add the folder that it lies in to PYTHONPATH" if absent else ""
         raise ImportError(f"it cannot be imported ({reason}){hint}") from error
+
+
+def plugin_module(kind: str, name: str, package: str, names: Sequence[str], needed: Sequence[str] = ()) -> ModuleType:
+    """The module of a plain name, one of the `names` in a package, or of a dotted name, one of a user's own.
+
+    UserError, which begins with `kind`, where there is none, or it lacks one of the attributes that are `needed`.
+    """
+    if "." not in name:
+        if name not in names:
+            known = ", ".join(names)
+            raise UserError(
+                f"{kind} {name!r}: there is none of that name; take one of {known}, or package.module of your own"
+            )
+        return import_module(f"{package}.{name}")
+    try:
+        module = load_plugin(name)
+    except ImportError as error:
+        raise UserError(f"{kind} {name!r}: {error}") from error
+    for attribute in needed:
+        if not hasattr(module, attribute):
+            raise UserError(f"{kind} {name!r}: it has no {attribute}; the head of {package} says what it needs")
+    return module

@@ -39,10 +39,10 @@ class Measured:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    known = ", ".join(annotators.names())
+    known = f"of {', '.join(annotators.names())}, or package.module of your own"
     parser.add_argument("--manifest", type=Path, required=True, help="what `prep ingest` wrote")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    parser.add_argument("--annotators", nargs="+", default=[], metavar="NAME", help=f"of {known}")
+    parser.add_argument("--annotators", nargs="+", default=[], metavar="NAME", help=known)
     parser.add_argument("--classes", type=Path, metavar="FILE", help="YAML: which numbers become which classes")
     add_rules(parser, max_seconds=False)
     parser.add_argument("--overwrite", action="store_true", help="replace metadata that is there already")

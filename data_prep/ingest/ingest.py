@@ -56,7 +56,8 @@ class Settled:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", metavar="SOURCE", help=f"one of {', '.join(sources.names())}")
+    known = ", ".join(sources.names())
+    parser.add_argument("source", metavar="SOURCE", help=f"one of {known}, or package.module of your own")
     parser.add_argument("--root", type=Path, required=True, help="the corpus: the folder or file that the source reads")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     table = parser.add_argument_group("tables (csv, audiofolder, parquet, nemo, jsonl)")

@@ -20,13 +20,15 @@ from data_prep.common.rejects import Rejects
 from data_prep.stage1.answer_checks import CHECKS, DEFAULT, AnswerChecks
 from data_prep.stage1.answer_table import AnswerTable, prompt_or_none
 from data_prep.stage1.answers import CHECK, ENGINE, Answers, RejectedAnswer
-from data_prep.stage1.engines import Answer, Engine, vllm
+from data_prep.stage1.engines import Answer, Engine, own_engine, vllm
 from data_prep.stage1.engines.local import WINDOW, default_dtype
 from data_prep.stage1.engines.openai import KEY_VARIABLE, OpenAIEngine
 from data_prep.stage1.engines.settings import SYSTEM, Asking
 from data_prep.stage1.engines.template import TemplateEngine
 from data_prep.stage1.engines.transformers import TransformersEngine
 from data_prep.stage1.output import Output
+
+ENGINES = ("template", "transformers", "vllm", "openai", "speech")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +37,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     parser.add_argument(
         "--engine",
-        choices=("template", "transformers", "vllm", "openai", "speech"),
+        type=_engine_name,
         required=True,
-        help="speech: a trained SpeechLM answers from the audio; others answer from the seed description",
-    )
+        metavar="NAME",
+        help=f"one of {', '.join(ENGINES)}, or package.module of your own; speech: a trained SpeechLM answers from the "
+        "audio; the others answer from the seed description",
+    ).completer = lambda **_: ENGINES  # read by argcomplete
     parser.add_argument("--shard", type=Part.parse, metavar="I/N", help="answer part I of N; `prep merge` joins them")
     llm = parser.add_argument_group("the model and its answers")
     llm.add_argument(
@@ -222,7 +226,8 @@ def finished(out: Path, settings: dict) -> dict | None:
 def _settings(args: argparse.Namespace) -> dict:
     """What the answers depend on, as far as it is known; a server's address, a device and a number of processes are not
     part of it, so that a run may go on elsewhere."""
-    settings = {"manifest_sha256": manifest_hash(args.manifest), "engine": args.engine, "block": 1}
+    block = getattr(own_engine(args.engine), "BLOCK", 1)
+    settings = {"manifest_sha256": manifest_hash(args.manifest), "engine": args.engine, "block": block}
     if args.template_switch and args.engine in ("template", "speech"):
         raise UserError(f"--template-switch: --engine {args.engine} does not read it; remove it")
     if args.engine == "template":
@@ -236,7 +241,7 @@ def _settings(args: argparse.Namespace) -> dict:
         settings |= {"top_p": args.top_p, "seed": args.seed}
     if args.temperature and args.engine == "transformers":
         settings["sampling"] = "inverse CDF"  # runs whose settings lack this drew by Gumbel noise
-    if args.engine == "openai":
+    if args.engine == "openai" or own_engine(args.engine):
         return settings
     if args.engine == "vllm":
         vllm.prepare()
@@ -254,6 +259,8 @@ def _dtype(args: argparse.Namespace) -> str:
 def _model(args: argparse.Namespace) -> dict:
     """What is known of the model: its name, or the hash of a folder that training may have written anew."""
     kind = "folder of a trained SpeechLM" if args.engine == "speech" else "hub id, folder or name of an instruct model"
+    if not args.model and own_engine(args.engine):
+        return {}
     if not args.model:
         raise UserError(f"--engine {args.engine}: it needs --model, the {kind}")
     if args.engine != "speech":
@@ -279,6 +286,9 @@ def _engine(args: argparse.Namespace) -> Engine:
         args.merge_system,
         dict(args.template_switch),
     )
+    if own := own_engine(args.engine):
+        with waiting(f"loading {args.engine}"):
+            return own.load(args.model, asking)
     if args.engine == "openai":
         return OpenAIEngine(
             args.model,
@@ -300,6 +310,14 @@ def _engine(args: argparse.Namespace) -> Engine:
 
             return SpeechEngine(Path(args.model), asking, **local)
         return TransformersEngine(args.model, asking, **local)
+
+
+def _engine_name(text: str) -> str:
+    if text not in ENGINES and "." not in text:
+        raise argparse.ArgumentTypeError(
+            f"there is no {text!r}; take one of {', '.join(ENGINES)}, or package.module of your own"
+        )
+    return text
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Measures of a clip, one module each, found by the module's name.
+"""Measures of a clip, one module each, found by the module's name; a dotted name is that of a module elsewhere.
 
 An annotator is a module with
 
@@ -12,7 +12,6 @@ An annotator is a module with
 import pkgutil
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.plugins import plugin_module
 
 Measure = Callable[[np.ndarray], dict[str, float | str]]
 
@@ -31,9 +31,7 @@ def names() -> list[str]:
 
 def get(name: str) -> ModuleType:
     """The module of an annotator; UserError lists the names where there is none of that name."""
-    if name not in names():
-        raise UserError(f"annotator {name!r}: there is none of that name; take one of {', '.join(names())}")
-    return import_module(f"{__name__}.{name}")
+    return plugin_module("annotator", name, __name__, names(), ("KEYS", "NEEDS", "load"))
 
 
 def check_installed(chosen: Sequence[str]) -> None:

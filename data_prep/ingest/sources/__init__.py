@@ -1,4 +1,4 @@
-"""Corpora, one module each, found by the module's name.
+"""Corpora, one module each, found by the module's name; a dotted name is that of a module elsewhere.
 
 A corpus is a module with `records(root: Path) -> Iterator[dict | Rejected]`, which yields one record per utterance (or
 per prompt) as docs/architecture.md defines it, and a `Rejected` for what it finds unusable: one bad line or file does
@@ -12,11 +12,11 @@ whose rows data_prep/ingest/table.py makes records of. It may have `AUDIO`, the 
 
 import pkgutil
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.plugins import plugin_module
 from data_prep.common.jsonl import Rejected
 from data_prep.ingest import table
 from data_prep.ingest.table import Reading
@@ -29,9 +29,10 @@ def names() -> list[str]:
 
 def get(name: str) -> ModuleType:
     """The module of a source; UserError lists the names where there is no such source."""
-    if name not in names():
-        raise UserError(f"source {name!r}: there is none of that name; take one of {', '.join(names())}")
-    return import_module(f"{__name__}.{name}")
+    source = plugin_module("source", name, __name__, names())
+    if not hasattr(source, "rows") and not hasattr(source, "records"):
+        raise UserError(f"source {name!r}: it has neither records nor rows; the head of {__name__} says what it needs")
+    return source
 
 
 def read(name: str, root: Path, reading: Reading) -> Iterator[dict | Rejected]:

@@ -1,8 +1,17 @@
-"""What answers a record: the toy template, a text LLM from its seed description, or a SpeechLM from its audio."""
+"""What answers a record: the toy template, a text LLM from its seed description, or a SpeechLM from its audio.
+
+An engine outside this package is a module, named with its dots, that has
+
+- `load(model: str | None, asking: Asking) -> Engine`: what --model names, and how records are asked (settings.py);
+- `BLOCK`, if its answers depend on which records it gets together: how many neighbours make a block (default 1).
+"""
 
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
+
+from caad_ds.utils.plugins import plugin_module
 
 
 @dataclass(frozen=True)
@@ -27,3 +36,8 @@ class Engine(Protocol):
     """
 
     def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]: ...
+
+
+def own_engine(name: str) -> ModuleType | None:
+    """The module of an engine outside this package, None for a plain name; UserError where there is no such module."""
+    return plugin_module("--engine", name, __name__, (), ("load",)) if "." in name else None
