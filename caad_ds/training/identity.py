@@ -57,7 +57,7 @@ class Identity:
                 f"{folder}: settings that it does not name have another default since ({VERSION} {stored.get(VERSION)} "
                 f"-> {now.get(VERSION)}); {OLDER}"
             )
-        parts = [part for part in stored | dict(now) if stored.get(part) != now.get(part)]
+        parts = [part for part in {**stored, **now} if stored.get(part) != now.get(part)]
         if parts:
             changed = ", ".join(f"{part}, hash {stored.get(part)} -> {now.get(part)}" for part in parts)
             raise UserError(
@@ -89,8 +89,8 @@ def identity(cfg: Config, teacher: list[str], student: tuple[str, str], data: st
     )
 
 
-def _course(cfg: Config, **options: bool) -> dict[str, Any]:
-    return cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE, **options)
+def _course(cfg: Config, exclude_defaults: bool = False) -> dict[str, Any]:
+    return cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE, exclude_defaults=exclude_defaults)
 
 
 def part_hash(value: object) -> str:

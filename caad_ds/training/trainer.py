@@ -32,7 +32,7 @@ from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, nu
 from caad_ds.training.checks.usable_samples import check_texts
 from caad_ds.training.identity import Identity, check_same_config, identity
 from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
-from caad_ds.training.metrics.sums import Sums
+from caad_ds.training.metrics.sums import Sums, step_line
 from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.model_folder import write_model
 from caad_ds.training.optimizer import forget_gradients
@@ -383,15 +383,7 @@ class Trainer:
         if self.engine.was_step_applied():
             values["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
         self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
-        left = int(values["seconds_per_step"] * (self.total_steps - done))
-        terms = "no step applied  "
-        if "ce" in values:
-            kd = "" if "kd" not in values else f"kd {values['kd']:.4f}  "
-            terms = f"{kd}ce {values['ce']:.4f}  accuracy {values['token_accuracy']:.3f}  "
-        self.voice.say(
-            f"step {done}/{self.total_steps}  {terms}{values['samples_per_second']:.1f} samples/s  "
-            f"{left // 60}:{left % 60:02d} left"
-        )
+        self.voice.say(step_line(done, self.total_steps, values))
 
     def _identity(self) -> Identity:
         """Hashes of what decides the course of training."""

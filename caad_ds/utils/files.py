@@ -96,6 +96,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     UserError if the disk is full.
     """
     partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}{PARTIAL}")
+    if path.exists() and not path.is_file():  # a rename over /dev/null would leave a file in its place
+        raise UserError(f"{path} is no regular file: name another")
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_stale(path)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from caad_ds.config.template_arguments import add_template_arguments
 from caad_ds.utils.command import positive
@@ -35,14 +36,15 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--manifest", type=Path, required=True, help="what `prep describe` wrote")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    parser.add_argument(
+    engine: Any = parser.add_argument(
         "--engine",
         type=_engine_name,
         required=True,
         metavar="NAME",
         help=f"one of {', '.join(ENGINES)}, or package.module of your own; speech: a trained SpeechLM answers from the "
         "audio; the others answer from the seed description",
-    ).completer = lambda **_: ENGINES  # read by argcomplete
+    )
+    engine.completer = lambda **_: ENGINES  # read by argcomplete
     parser.add_argument("--shard", type=Part.parse, metavar="I/N", help="answer part I of N; `prep merge` joins them")
     llm = parser.add_argument_group("the model and its answers")
     llm.add_argument(

@@ -23,7 +23,7 @@ class CheckJournal(AbstractContextManager):
     @property
     def path(self) -> Path | None:
         """The file, if there is one."""
-        return self._journal and self._journal.path
+        return None if self._journal is None else self._journal.path
 
     def __enter__(self) -> "CheckJournal":
         if self._journal is not None:

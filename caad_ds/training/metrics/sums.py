@@ -63,3 +63,14 @@ class Sums:
         if self.objective.name == "ce":
             del terms["kd"]
         return terms | totals | out
+
+
+def step_line(done: int, total: int, values: dict[str, float]) -> str:
+    """What a run prints of a step: its terms, the speed, and the time that is left."""
+    left = int(values["seconds_per_step"] * (total - done))
+    terms = "no step applied  "
+    if "ce" in values:
+        kd = "" if "kd" not in values else f"kd {values['kd']:.4f}  "
+        terms = f"{kd}ce {values['ce']:.4f}  accuracy {values['token_accuracy']:.3f}  "
+    speed = f"{values['samples_per_second']:.1f} samples/s"
+    return f"step {done}/{total}  {terms}{speed}  {left // 60}:{left % 60:02d} left"

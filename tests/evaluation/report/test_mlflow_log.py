@@ -150,6 +150,13 @@ def test_numbers_at_any_depth_are_metrics():
     }  # fmt: skip
 
 
+def test_of_very_many_numbers_no_more_than_forty_are_metrics():
+    found = {f"dimensions/dimension{number}": 0.5 for number in range(100)}
+    assert len(mlflow_log.chosen({"overall": 0.5, **found})) == 40 and "overall" in mlflow_log.chosen(
+        found | {"overall": 0.5}
+    )
+
+
 def test_without_mlflow_no_store_is_made(evaluate, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert evaluate() == 0
