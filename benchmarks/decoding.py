@@ -28,7 +28,7 @@ from caad_ds.evaluation.speed.compare_speed import System, measure
 from caad_ds.evaluation.speed.figures import LEGEND, speed_rows
 from caad_ds.generation.decoding import Contrast
 from caad_ds.models.negatives import Negative
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.utils.device import pick_device
 
@@ -58,7 +58,7 @@ def systems(tiny: bool, device: torch.device, tokenizer: Any) -> dict[str, Syste
         torch.set_default_dtype(torch.float32)
 
     def loaded(model: Any) -> Loaded:
-        return Loaded(model, encoder, tokenizer, Prompter(tokenizer, model.config.num_queries), device)
+        return Loaded(model, encoder, tokenizer, PromptEncoder(tokenizer, model.config.num_queries), device)
 
     contrasted = Contrast(1.0, Negative.of("zero_mel", encoder))
     return {

@@ -162,7 +162,7 @@ def authors(setting: Setting, objective: Config) -> Callable[[], None]:
     batch, section = setting.batch, objective.objective
 
     def logits(model: SpeechLM, features: Tensor) -> Tensor:
-        embedded = model.embed(batch, setting.encoder.perceive(features))
+        embedded = model.embed(batch, setting.encoder.encode(features))
         return model.llm(
             inputs_embeds=embedded.inputs_embeds, attention_mask=embedded.attention_mask,
             position_ids=embedded.position_ids, use_cache=False,
@@ -196,7 +196,7 @@ def ours(setting: Setting, cfg: Config, keep_prefix: bool = False) -> Callable[[
     count = len(setting.batch.targets)
 
     def step() -> None:
-        states = setting.encoder.perceive(setting.batch.features)
+        states = setting.encoder.encode(setting.batch.features)
         with torch.no_grad():
             positive, negative = teacher(setting.batch, states)
         module(setting.batch, states, positive, negative, setting.teacher.head(), count)[0].backward()

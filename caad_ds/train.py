@@ -32,20 +32,20 @@ def run(args: argparse.Namespace) -> int:
         if is_alone():
             raise  # before DeepSpeed, which takes seconds to import and may compile
         mistake = error  # of this rank alone perhaps: the others learn of it where all have met
-    with Heartbeat(enabled=is_main()) as voice:
-        voice.begin(f"{cfg.run.name if cfg else args.config}: starting")
+    with Heartbeat(enabled=is_main()) as heartbeat:
+        heartbeat.begin(f"{cfg.run.name if cfg else args.config}: starting")
         from caad_ds.training import process_group
         from caad_ds.training.trainer import Trainer
         from caad_ds.utils.ranks import agreed, noticed, raise_together
 
-        device = process_group.start(voice)
+        device = process_group.start(heartbeat)
         try:
             with noticed(), ExitStack() as held:
                 raise_together(mistake)
                 assert cfg is not None  # or there is a mistake
-                voice.turn_to(lambda: f"waiting for {cfg.run.output_dir}, which another process is writing")
+                heartbeat.turn_to(lambda: f"waiting for {cfg.run.output_dir}, which another process is writing")
                 agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir.resolve())) if is_main() else None)
-                with Trainer(cfg, device, voice) as trainer:
+                with Trainer(cfg, device, heartbeat) as trainer:
                     return trainer.run()
         finally:
             process_group.stop()

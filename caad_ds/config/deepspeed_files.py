@@ -59,7 +59,7 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
         DeepSpeedZeroConfig(**values.get("zero_optimization", {}))
     except (ValidationError, TypeError) as error:
         first = " ".join(str(error).split("[type=")[0].splitlines()[1:]) or str(error)
-        raise UserError(f"{path}: zero_optimization: {' '.join(first.split())}; mend that key") from None
+        raise UserError(f"{path}: zero_optimization: {' '.join(first.split())}; fix that key") from None
     for key, reason in UNGUARDED.items():
         if key in values["zero_optimization"]:
             raise UserError(f"{path}: zero_optimization.{key} {reason}; remove it")

@@ -54,7 +54,8 @@ class DataSection(Section):
     )
     shuffle_buffer: int = Field(1000, ge=1, description="samples that a rank's stream is shuffled in")
     skip_broken: bool = Field(
-        False, description="leave out, count and name samples that make no prompt, and what is broken in a stream"
+        False,
+        description="skip, count and list samples without a prompt and corrupt ones of a stream, instead of failing",
     )
     validation: Path | None = Field(None, description="folder of shards for the validation pass")
     group_by_audio: bool = Field(False, description="keep prompts about one audio in one batch, which encodes it once")
@@ -83,16 +84,17 @@ class TeacherSection(Section):
     """The teacher to distil from, and where its weights lie."""
 
     path: str = Field(..., description="model folder of the trained teacher")
-    negative: NegativeName = Field("zero_mel", description="what stands in the audio's place on the second path")
+    negative: NegativeName = Field("zero_mel", description="input that replaces the audio in the contrastive pass")
     placement: Literal["auto", "replicated", "resident", "cpu", "nvme"] = Field(
-        "auto", description="whole on each device, shared among them, or not there; auto: the fastest that fits"
+        "auto",
+        description="a copy of the weights per device, shards, host memory or NVMe; auto: the fastest that fits",
     )
     nvme_path: Path | None = Field(None, description="folder on a local disk for placement nvme")
     batch: int | None = Field(
         None, ge=1, description="micro-batches per forward; default: all of a step where it is offloaded, else 1"
     )
     keep_prefix: bool = Field(
-        False, description="where it lies replicated: keep the keys and values of what prompts begin with, audio silent"
+        False, description="cache the KV of the constant prefix of the audio-free pass (replicated teacher only)"
     )
     deepspeed: str | None = Field(None, description="a DeepSpeed JSON of your own in place of placement's")
 

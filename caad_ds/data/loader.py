@@ -40,7 +40,7 @@ class Loader:
         return [self.collate(samples) for samples in self.samples(step)]
 
 
-class InOrder:
+class IndexedBatches:
     """A rank's samples of a step as an order deals them."""
 
     def __init__(self, reader: IndexedReader, order: Order, rank: int, world_size: int, accumulation: int):
@@ -56,7 +56,7 @@ class InOrder:
         return 0
 
 
-class InTurn:
+class StreamBatches:
     """A rank's samples of a step as `stream` gives them, which `reader` reads; steps come one after another."""
 
     def __init__(self, reader: StreamReader, stream: Iterator[Sample], micro_batch: int, accumulation: int):

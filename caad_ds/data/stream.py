@@ -27,7 +27,7 @@ from caad_ds.data.reader import LARGEST, BrokenSample, Doubtful, parse
 from caad_ds.utils.errors import UserError
 
 LIMITS = (
-    "data.reader stream: the order depends on the number of ranks, an epoch is not exact, and a run that goes on from "
+    "data.reader stream: the order depends on the number of ranks, an epoch is not exact, and a run that resumes from "
     "a checkpoint begins the shards anew that its ranks were reading, without what waited in their buffers"
 )
 IN_A_ROW = 100  # broken shards or samples, and none that is whole: the data, or the way to it, is at fault
@@ -149,7 +149,7 @@ def expand(train: str | list[str]) -> list[str]:
         try:
             urls += wds.shardlists.expand_urls(each)
         except (AssertionError, ValueError) as error:  # an unset variable, an open brace
-            raise UserError(f"data.train {each}: {error}; mend the address") from error
+            raise UserError(f"data.train {each}: {error}; fix the address") from error
     if not urls:
         raise UserError(f"data.train {train}: it names no tar; give addresses, or a folder of tars")
     return urls

@@ -52,10 +52,10 @@ class StudentObjective(nn.Module):
         cfg = self.objective
         if self.encoder is not None:
             with self.part("encoder"):
-                states = self.encoder.perceive(batch.features)
+                states = self.encoder.encode(batch.features)
         assert states is not None, "states of an encoder that is not in here"
-        audio = self.student.connect(states)
-        hidden = self.student.backbone(self.student.place(batch, audio[batch.audio_index]))
+        audio = self.student.project(states)
+        hidden = self.student.hidden_states(self.student.merge_audio(batch, audio[batch.audio_index]))
         head = self.student.head()
         # Families pad one vocabulary to several sizes; the rows beyond the smaller head's stand for no token.
         vocabulary = None if teacher_head is None else min(len(head.weight), len(teacher_head.weight))

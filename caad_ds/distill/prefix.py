@@ -35,15 +35,15 @@ class KeptPrefixes:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def backbone(self, model: SpeechLM, embedded: Embedded, prefix: Tensor) -> Tensor:
-        """What `model.backbone(embedded)` gives where all samples begin with the tokens `prefix` [P]."""
+    def hidden_states(self, model: SpeechLM, embedded: Embedded, prefix: Tensor) -> Tensor:
+        """What `model.hidden_states(embedded)` gives where all samples begin with the tokens `prefix` [P]."""
         key = tuple(prefix.tolist())
         if key not in self._kept:
             self._kept[key] = _keys_and_values(model, embedded.first(len(key)))
         self._kept.move_to_end(key)
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        return model.backbone(embedded.after(len(key)), self._kept[key])
+        return model.hidden_states(embedded.after(len(key)), self._kept[key])
 
 
 def shared_prefix(batch: Batch, queries: int) -> int:
@@ -61,5 +61,5 @@ def shared_prefix(batch: Batch, queries: int) -> int:
 
 def _keys_and_values(model: SpeechLM, embedded: Embedded) -> Cache:
     cache = DynamicCache()
-    model.backbone(embedded, cache)
+    model.hidden_states(embedded, cache)
     return Cache([KeptLayer(layer.keys, layer.values) for layer in cache.layers])  # type: ignore[union-attr, arg-type]

@@ -56,12 +56,12 @@ class TeacherForward(nn.Module):
     def forward(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
         """Both paths as one forward of 2B samples; only the positive one if there is no negative."""
         if self.negative is None:
-            return self.model.backbone(self.model.embed(batch, states)), None
+            return self.model.hidden_states(self.model.embed(batch, states)), None
         if self.kept is not None and len(prefix := self._constant(batch, self.negative)):
             silent = embed_without_audio(self.model, batch, self.negative)
-            negative = self.kept.backbone(self.model, silent, prefix)
-            return self.model.backbone(self.model.embed(batch, states)), negative
-        hidden = self.model.backbone(embed_both(self.model, batch, states, self.negative))
+            negative = self.kept.hidden_states(self.model, silent, prefix)
+            return self.model.hidden_states(self.model.embed(batch, states)), negative
+        hidden = self.model.hidden_states(embed_both(self.model, batch, states, self.negative))
         positive, negative = hidden.chunk(2)
         return positive, negative
 

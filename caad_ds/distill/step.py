@@ -91,7 +91,7 @@ class DistillStep:
 
     def _perceive(self, encoder: SpeechEncoder, batches: list[Batch]) -> list:
         with self.part("encoder"):
-            return [encoder.perceive(batch.features) for batch in batches]
+            return [encoder.encode(batch.features) for batch in batches]
 
     def _student(self, heard: Heard, normalizer: float) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         batch, states, (positive, negative) = heard

@@ -118,7 +118,7 @@ def _score(
             f"{folder.path}: {len(lost)} of {len(names)} items have no answer; start the same command again"
         )
     if not predictions:
-        raise UserError(f"no item could be evaluated ({rejected[0]['reason']}); mend the clips")
+        raise UserError(f"no item could be evaluated ({rejected[0]['reason']}); fix the clips")
     rules: tuple[str, ...] = RULES
     if judge is not None:
         question = {item.id: item.question for item in items}

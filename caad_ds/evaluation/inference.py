@@ -15,7 +15,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.commands.arguments import DTYPES
 from caad_ds.models.language_model.llm import position_limit
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer import speech_lm
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.states import AudioStates
@@ -31,7 +31,7 @@ class Loaded:
     model: speech_lm.SpeechLM
     encoder: SpeechEncoder
     tokenizer: Any
-    prompter: Prompter
+    prompter: PromptEncoder
     device: torch.device
 
     @staticmethod
@@ -42,7 +42,9 @@ class Loaded:
         for module in (model, encoder):
             torch.nn.Module.to(module, device)
         limit = position_limit(model.llm.config)
-        return Loaded(model, encoder, tokenizer, Prompter(tokenizer, model.config.num_queries, limit=limit), device)
+        return Loaded(
+            model, encoder, tokenizer, PromptEncoder(tokenizer, model.config.num_queries, limit=limit), device
+        )
 
     def askable(self, items: Iterable[Item], room: int, refused: dict[str, str]) -> list[Item]:
         """The items whose prompts can be written and leave `room` tokens for an answer.
@@ -100,7 +102,7 @@ class Clips:
                     self.failed[clip] = str(error)
         self._kept = {clip: states for clip, states in self._kept.items() if clip in clips}
         if waveforms:
-            hidden = self.encoder.perceive(self.encoder.features(list(waveforms.values()))).hidden
+            hidden = self.encoder.encode(self.encoder.features(list(waveforms.values()))).hidden
             self._kept.update(zip(waveforms, hidden, strict=True))
         return [item for item in items if self.failed.keys().isdisjoint(item.clips)]
 

@@ -36,7 +36,7 @@ class Negative:
         if name == "text_only":
             return cls(name, None, None)
         features = _features(name, encoder)
-        return cls(name, features, encoder.perceive(features))
+        return cls(name, features, encoder.encode(features))
 
 
 def _features(name: str, encoder: SpeechEncoder) -> Tensor:
@@ -58,18 +58,18 @@ def embed_without_audio(model: SpeechLM, batch: Batch, negative: Negative) -> Em
                 "choose another negative than text_only, or write a prompt"
             )
         nothing = torch.zeros(0, model.config.num_queries, model.connector.project.out_features)
-        return model.place(removed, nothing.to(batch.input_ids.device))
+        return model.merge_audio(removed, nothing.to(batch.input_ids.device))
     audios = int(batch.audio_mask.sum()) // model.config.num_queries
-    return model.place(batch, model.connect(negative.states).expand(audios, -1, -1))
+    return model.merge_audio(batch, model.project(negative.states).expand(audios, -1, -1))
 
 
 def embed_both(model: SpeechLM, batch: Batch, states: AudioStates, negative: Negative) -> Embedded:
     """Both paths as one batch of 2B: with audio, then without; the connector runs once over U + 1 audios."""
     if negative.states is None:
         return Embedded.cat(model.embed(batch, states), embed_without_audio(model, batch, negative))
-    audio = model.connect(AudioStates.cat([states, negative.states]))
+    audio = model.project(AudioStates.cat([states, negative.states]))
     heard = audio[batch.audio_index]
-    return Embedded.cat(model.place(batch, heard), model.place(batch, audio[-1:].expand_as(heard)))
+    return Embedded.cat(model.merge_audio(batch, heard), model.merge_audio(batch, audio[-1:].expand_as(heard)))
 
 
 class AudioDropout:

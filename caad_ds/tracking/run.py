@@ -215,7 +215,7 @@ class Tracker:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             where = hide_secrets(self.target.uri)
-            logger.warning("MLflow at %s does not answer, training goes on without it: %s", where, reason(error))
+            logger.warning("MLflow at %s does not answer, training continues without it: %s", where, reason(error))
             if "_alembic_tmp" in str(error):
                 logger.warning("MLflow at %s: its tables are half made; move the file away and run again", where)
         self._warned = True

@@ -8,12 +8,12 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.data.stream import StreamReader
 from caad_ds.models.language_model.llm import position_limit
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 
-SOME = 16  # samples that are looked at where the index does not tell
+PROBED_SAMPLES = 16  # samples that are looked at where the index does not tell
 
 
 def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def check_window(reader: IndexedReader, encoder: SpeechEncoder) -> None:
     """
     index = reader.index
     long = [number for number, entry in enumerate(index.samples) if entry.seconds > encoder.window_seconds]
-    for number in long[:: max(1, len(long) // SOME)]:
+    for number in long[:: max(1, len(long) // PROBED_SAMPLES)]:
         shard, entry = index.locate(number)
         count = f"{len(long)} of {len(index)} samples have more than {encoder.window_seconds} s"
         encoder.check_window(reader[number].waveforms, f"{index.folder / shard.name}, sample {entry.key} ({count}): ")
@@ -73,12 +73,12 @@ def fewest_positions(**models: SpeechLM | None) -> tuple[str, int | None]:
     return min(limits.items(), key=lambda item: math.inf if item[1] is None else item[1])
 
 
-def data_order(cfg: Config, reader: IndexedReader, prompter: Prompter) -> Order:
+def data_order(cfg: Config, reader: IndexedReader, prompter: PromptEncoder) -> Order:
     """The order that the config asks for: by number of samples, grouped or not, or by a budget of tokens."""
     opt, entries = cfg.optimizer, reader.index.samples
     if opt.batch_tokens is not None and opt.micro_tokens is not None:
         # The index estimates the text; what the chat template and the audio add is seen on some samples.
-        some = range(0, len(reader), max(1, len(reader) // SOME))
+        some = range(0, len(reader), max(1, len(reader) // PROBED_SAMPLES))
         added = max(prompter.length(reader.without_audio(n)) - entries[n].tokens for n in some)
         lengths = [entry.tokens + added for entry in entries]
         if over := [entry.key for entry, length in zip(entries, lengths, strict=True) if length > opt.micro_tokens]:

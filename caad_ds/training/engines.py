@@ -23,7 +23,7 @@ from caad_ds.models.architecture import is_architecture
 from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabulary, load_tokenizer
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.chat_template import TemplateSettings
-from caad_ds.models.prompts.prompter import tokenization
+from caad_ds.models.prompts.prompt_encoder import tokenization
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, keep_first_layers, load
 from caad_ds.training.checks.finite_weights import require_finite

@@ -26,8 +26,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify the checkpoint, put its weights into the config's student, write the folder."""
-    with Heartbeat() as voice:
-        voice.begin(f"reading {args.source}")
+    with Heartbeat() as heartbeat:
+        heartbeat.begin(f"reading {args.source}")
         check_ours(args.out)
         source = padded(args.source)
         cfg, output_dir = resolved_config(source)
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         # DeepSpeed takes seconds to import; a wrong path is told before.
         from safetensors.torch import load_file
 
-        from caad_ds.models.prompts.prompter import tokenization
+        from caad_ds.models.prompts.prompt_encoder import tokenization
         from caad_ds.training import engines
         from caad_ds.training.checkpoints.checkpoint import WEIGHTS, Checkpoints, verify
         from caad_ds.training.identity import part_hash
@@ -43,13 +43,13 @@ def run(args: argparse.Namespace) -> int:
         from caad_ds.training.model_folder import all_weights, write_model
 
         if source == output_dir:
-            found = Checkpoints(output_dir, cfg.checkpoint, voice).find()
+            found = Checkpoints(output_dir, cfg.checkpoint, heartbeat).find()
             if found is None:
                 raise UserError(f"{output_dir}: no checkpoint there yet; train it first")
             folder, state = found
         else:
             folder, state = source, verify(source)
-        voice.begin(f"loading the student of {output_dir / 'config.yaml'}")
+        heartbeat.begin(f"loading the student of {output_dir / 'config.yaml'}")
         student = engines.load_student(cfg)
         if state.identity.get("prompts") != part_hash(tokenization(student.tokenizer)):
             raise UserError(
@@ -57,13 +57,13 @@ def run(args: argparse.Namespace) -> int:
                 "was trained with; restore what student.tokenizer, or else the teacher or student.llm, names"
             )
         weights = all_weights(student, load_file(folder / WEIGHTS), state.frozen, output_dir / "config.yaml")
-        voice.begin(f"writing {args.out}")
+        heartbeat.begin(f"writing {args.out}")
         origin = {"run": cfg.run.name, "step": state.step, "identity": state.identity}
         write_model(
             args.out, student, weights, engines.DTYPES[cfg.run.precision], merge=not args.keep_adapters, origin=origin
         )
         note_export(cfg, state.tracking_id, args.out, folder.name)
-        voice.say(f"exported {folder} to {args.out}")
+        heartbeat.say(f"exported {folder} to {args.out}")
     return 0
 
 

@@ -61,8 +61,8 @@ class Identity:
         if parts:
             changed = ", ".join(f"{part}, hash {stored.get(part)} -> {now.get(part)}" for part in parts)
             raise UserError(
-                f"{folder}: what it was made from holds other things now ({changed}); bring that back, use another "
-                "run.output_dir, or remove the folder to start over"
+                f"{folder}: teacher, student, data or settings differ from this checkpoint's ({changed}); restore "
+                "them, use another run.output_dir, or remove the folder to start over"
             )
 
 

@@ -27,21 +27,21 @@ CPU_OP = "deepspeed_shm_comm"
 STALE_SECONDS = 600  # no build of the op takes so long
 
 
-def start(voice: Heartbeat) -> torch.device:
+def start(heartbeat: Heartbeat) -> torch.device:
     """Join the process group (alone if no launcher set one up) and return this rank's device.
 
     UserError where DeepSpeed's CPU op cannot be compiled, or would wait for a build that was killed. The ranks have not
     met then: RankError on the first of each node, for the main rank knows of its own node alone.
     """
     try:
-        return _start(voice)
+        return _start(heartbeat)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             raise
         raise RankError(str(error)) from error
 
 
-def _start(voice: Heartbeat) -> torch.device:
+def _start(heartbeat: Heartbeat) -> torch.device:
     if "RANK" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -53,7 +53,7 @@ def _start(voice: Heartbeat) -> torch.device:
     if accelerator.device_name() == "cpu":
         built = _check_cpu_op()
         begins = "joining the ranks" if os.environ["WORLD_SIZE"] != "1" else "starting DeepSpeed"
-        voice.begin(begins + ("" if built else ", compiling DeepSpeed's CPU op once: up to 2 minutes"))
+        heartbeat.begin(begins + ("" if built else ", compiling DeepSpeed's CPU op once: up to 2 minutes"))
         # DeepSpeed's launcher sets LOCAL_SIZE; the CPU communication op reads LOCAL_WORLD_SIZE's twin from it too.
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     else:
@@ -80,7 +80,7 @@ def _start(voice: Heartbeat) -> torch.device:
         if built:
             raise
         raise UserError(
-            f"DeepSpeed's CPU op cannot be compiled with {_compiler()} ({_why(error)}); mend that compiler, or set CXX "
+            f"DeepSpeed's CPU op cannot be compiled with {_compiler()} ({_why(error)}); fix that compiler, or set CXX "
             "to another, then run it again"
         ) from error
     return torch.device(accelerator.current_device_name())

@@ -16,12 +16,12 @@ from caad_ds.config.deepspeed_files import check_deepspeed
 from caad_ds.config.schema import Config, TeacherSection
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
-from caad_ds.data.loader import InOrder, InTurn, Loader
+from caad_ds.data.loader import IndexedBatches, Loader, StreamBatches
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.models.negatives import AudioDropout
-from caad_ds.models.prompts.prompter import Prompter, tokenization
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder, tokenization
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, load
 from caad_ds.training import engines
@@ -32,7 +32,7 @@ from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, nu
 from caad_ds.training.checks.usable_samples import check_texts
 from caad_ds.training.identity import Identity, check_same_config, identity
 from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
-from caad_ds.training.metrics.sums import Sums, step_line
+from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.model_folder import write_model
 from caad_ds.training.optimizer import forget_gradients
@@ -54,34 +54,34 @@ class Trainer:
     `run()` returns the exit status: 0 when all steps are done, 75 when SIGUSR1 made it checkpoint and stop early.
     """
 
-    def __init__(self, cfg: Config, device: torch.device, voice: Heartbeat):
+    def __init__(self, cfg: Config, device: torch.device, heartbeat: Heartbeat):
         self.cfg = cfg
         self.device = device
-        self.voice = voice
+        self.heartbeat = heartbeat
         self.rank, self.world_size = world()
         self.stopping = False
         self.largest = 0
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
-        check_texts(self.indexed, self.prompter, self.checkpoints, cfg.data.skip_broken, voice)
+        check_texts(self.indexed, self.prompter, self.checkpoints, cfg.data.skip_broken, heartbeat)
         agreed(self._plan)
         with ExitStack() as held:
             self._build_engines(held)
             self.held = held.pop_all()  # a process group must not outlive its engines
-        self.sums = Sums(device, cfg.objective)
+        self.sums = MetricSums(device, cfg.objective)
 
     # -- building ---------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
         """Everything that a user's mistake can break, before any engine exists."""
         cfg = self.cfg
-        self.checkpoints = Checkpoints(cfg.run.output_dir, cfg.checkpoint, self.voice)
+        self.checkpoints = Checkpoints(cfg.run.output_dir, cfg.checkpoint, self.heartbeat)
         if self.checkpoints.newest() is not None:
             check_same_config(cfg)
-        self.voice.begin("loading models and data")
+        self.heartbeat.begin("loading models and data")
         self.reader = open_data(cfg, self.rank, self.world_size)
         if isinstance(self.reader, StreamReader):
-            self.voice.say(LIMITS)
+            self.heartbeat.say(LIMITS)
         self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
         # What a stream gives is checked as it comes.
         self.indexed = [each for each in (self.reader, self.validation_reader) if isinstance(each, IndexedReader)]
@@ -105,12 +105,13 @@ class Trainer:
         for reader in self.indexed:
             check_window(reader, self.encoder)
         engines.check_finite(self.student, cfg, self.teacher_model, self.teacher_encoder)
-        self.voice.say(f"loss: {engines.loss_implementation(cfg, self.device, self.student.model, self.teacher_model)}")
+        computed = engines.loss_implementation(cfg, self.device, self.student.model, self.teacher_model)
+        self.heartbeat.say(f"loss: {computed}")
         self.frozen = engines.frozen_hash(self.student)
         self.identity = self._identity()
         whose, limit = fewest_positions(student=self.student.model, teacher=self.teacher_model)
         lengths = self.student.model.config.num_queries, cfg.data.max_answer_tokens, limit
-        self.prompter = Prompter(self.student.tokenizer, *lengths, f"the LLM of {whose}")
+        self.prompter = PromptEncoder(self.student.tokenizer, *lengths, f"the LLM of {whose}")
 
     def _plan(self) -> None:
         """The order of the data and the number of steps."""
@@ -132,18 +133,18 @@ class Trainer:
         self.dropout = AudioDropout(*dropout, self.encoder, cfg.run.seed)
         teacher, teacher_batch = None, 1
         if cfg.teacher is not None and self.teacher_model is not None and self.teacher_encoder is not None:
-            self.voice.begin("building the teacher's engine")
+            self.heartbeat.begin("building the teacher's engine")
             placed, reason, folder = agreed(partial(self._place_teacher, cfg.teacher, self.teacher_model, held))
-            self.voice.say(f"teacher: {placed} ({reason})")
+            self.heartbeat.say(f"teacher: {placed} ({reason})")
             if cfg.teacher.keep_prefix:
                 kept = "what prompts begin with is kept"
                 if placed != "replicated":
                     kept = "no prefix is kept, ranks gather this teacher's layers together"
-                self.voice.say(f"teacher.keep_prefix: {kept}")
+                self.heartbeat.say(f"teacher.keep_prefix: {kept}")
             teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder, placed, folder)
             held.callback(teacher.close)
             teacher_batch = cfg.teacher.batch or (self.accumulation if placed in ("cpu", "nvme") else 1)
-        self.voice.begin("building the student's engine")
+        self.heartbeat.begin("building the student's engine")
         self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops)
         part = self.meter.clock.part
         self.engine = engines.student_engine(cfg, self.student, self.micro_batch, self.accumulation, part)
@@ -166,15 +167,15 @@ class Trainer:
         """Train to the end, from the newest checkpoint if there is one."""
         state = self._resume()
         if state.step >= self.total_steps and (self.cfg.run.output_dir / "model").is_dir():
-            self.voice.say(
+            self.heartbeat.say(
                 f"{self.cfg.run.name}: already finished at step {state.step}; remove {self.cfg.run.output_dir} to redo"
             )
             return 0
         self.tracker = start_tracker(self.cfg, self.reader, self.device, state.tracking_id)
         if self.cfg.tracking.enabled:
-            self.voice.say(self.tracker.where())
+            self.heartbeat.say(self.tracker.where())
         self.tracker.artifact(self.cfg.run.output_dir / "config.yaml")
-        self.voice.say(f"to checkpoint and stop: kill -USR1 {os.getpid()}")
+        self.heartbeat.say(f"to checkpoint and stop: kill -USR1 {os.getpid()}")
         status = "FAILED"
         try:
             finished = self._train(state)
@@ -183,24 +184,24 @@ class Trainer:
             status = "KILLED"
             kept = self.checkpoints.newest()
             what = f"run the same command to go on from {kept.name}" if kept else "no checkpoint was written yet"
-            self.voice.say(f"interrupted: {what}")
+            self.heartbeat.say(f"interrupted: {what}")
             raise
         finally:
             self.tracker.finish(status)
         return 0 if finished else PREEMPTED
 
     def _resume(self) -> RunState:
-        self.voice.turn_to(lambda: "looking for a checkpoint")
+        self.heartbeat.turn_to(lambda: "looking for a checkpoint")
         found = self.checkpoints.find(self.identity)
         if found is None:
             agreed(self._write_config)
             self.skips.restore(0, 0, 0)
             return RunState(0, self.world_size, self.identity.parts, None, self.frozen)
         folder, state = found
-        self.voice.begin(f"resuming from {folder}")
+        self.heartbeat.begin(f"resuming from {folder}")
         self.checkpoints.load(folder, state, self.engine, self.cfg.run.seed)
         self.skips.restore(state.step, state.skipped, state.skipped_in_row)
-        self.voice.say(f"resumed from {folder} at step {state.step}")
+        self.heartbeat.say(f"resumed from {folder} at step {state.step}")
         return state
 
     def _write_config(self) -> None:
@@ -210,19 +211,19 @@ class Trainer:
     def _train(self, state: RunState) -> bool:
         """Steps from those that are done; False if asked to stop before the end."""
         cfg = self.cfg
-        self.samples: InOrder | InTurn
+        self.samples: IndexedBatches | StreamBatches
         if isinstance(self.reader, IndexedReader):
             assert self.order is not None  # made by _plan
-            self.samples = InOrder(self.reader, self.order, self.rank, self.world_size, self.accumulation)
+            self.samples = IndexedBatches(self.reader, self.order, self.rank, self.world_size, self.accumulation)
         else:
             begin = first_shard(state.shards, self.rank, self.world_size)
-            self.voice.say(f"the stream begins with shard {begin}")
+            self.heartbeat.say(f"the stream begins with shard {begin}")
             stream = self.reader.samples(self.encoder.window_seconds, begin, self.prompter.check)
-            self.samples = InTurn(self.reader, stream, self.micro_batch, self.accumulation)
+            self.samples = StreamBatches(self.reader, stream, self.micro_batch, self.accumulation)
         loader = Loader(self.samples, self._collate)
         self.meter.restart()
         for step, read in enumerate(loader.steps(state.step, self.total_steps), state.step):
-            self.voice.turn_to(partial("step {}/{}: in progress".format, step + 1, self.total_steps))
+            self.heartbeat.turn_to(partial("step {}/{}: in progress".format, step + 1, self.total_steps))
             stop_now = self._step(step, read)
             done = step + 1
             last = done == self.total_steps
@@ -242,7 +243,7 @@ class Trainer:
             if saves or validates:
                 self.meter.restart()
             if stop_now and not last:
-                self.voice.say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
+                self.heartbeat.say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
                 return False
         if self.skips.too_many:  # at the last step, by the run that made the checkpoint of it: no step is left to do
             self._give_up(self.total_steps, self.skips.told)
@@ -287,10 +288,10 @@ class Trainer:
 
     def _skip(self, done: int, read: list[Batch], window: list[Batch], terms: list[Terms]) -> None:
         """Find out why the engine has skipped a step, and say it."""
-        self.voice.turn_to(lambda: "looking for what is not finite")
+        self.heartbeat.turn_to(lambda: "looking for what is not finite")
         forget_gradients(self.engine)
         found = {"lr": self.engine.optimizer.param_groups[0]["lr"], **culprits(self.step, read, window, terms)}
-        self.voice.say(f"step {done}/{self.total_steps}  {self.skips.skipped(done, found)}")
+        self.heartbeat.say(f"step {done}/{self.total_steps}  {self.skips.skipped(done, found)}")
 
     def _give_up(self, done: int, why: str) -> None:
         """Write down what is known of a run whose values are not finite, and end it; every rank calls it."""
@@ -306,18 +307,18 @@ class Trainer:
         )
 
     def _validate(self) -> dict[str, float]:
-        self.voice.turn_to(lambda: "validating")
-        sums = Sums(self.device, self.cfg.objective)
+        self.heartbeat.turn_to(lambda: "validating")
+        sums = MetricSums(self.device, self.cfg.objective)
         size = self.cfg.validation.batch_size
         assert self.validation_reader is not None  # else nothing validates
         values, bad = validate(self.step, self.validation_reader, self._collate, self._weight, sums, size)
-        self.voice.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
+        self.heartbeat.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
         if bad:
-            self.voice.say(f"validation: the loss is not finite in the batches of {shown(bad)}")
+            self.heartbeat.say(f"validation: the loss is not finite in the batches of {shown(bad)}")
         return values
 
     def _checkpoint(self, done: int, validation: dict[str, float]) -> None:
-        self.voice.turn_to(lambda: "writing a checkpoint")
+        self.heartbeat.turn_to(lambda: "writing a checkpoint")
         self.tracker.flush()
         shards: list[int] = [0] * self.world_size
         dist.all_gather_object(shards, self.samples.position(done))
@@ -333,13 +334,13 @@ class Trainer:
 
     def _finish(self) -> None:
         """Write the trained model's folder, whole or not at all."""
-        self.voice.turn_to(lambda: "writing the model")
+        self.heartbeat.turn_to(lambda: "writing the model")
         if isinstance(self.reader, StreamReader) and self.reader.skip:
             skipped = torch.tensor(self.reader.skipped, device=self.device)
             dist.all_reduce(skipped)
-            self.voice.say(f"broken shards and samples that were skipped, over all ranks: {skipped.item()}")
+            self.heartbeat.say(f"broken shards and samples that were skipped, over all ranks: {skipped.item()}")
         if self.reader.doubtful and (told := Doubtful.together(gathered(self.reader.doubtful)).summary):
-            self.voice.say(f"samples with audio that `caad-ds prep pack` would reject: {told}")
+            self.heartbeat.say(f"samples with audio that `caad-ds prep pack` would reject: {told}")
         weights = engines.full_weights(self.engine)
         agreed(lambda: self._write_model(weights) if is_main() else None)
 
@@ -347,17 +348,15 @@ class Trainer:
         final = self.cfg.run.output_dir / "model"
         write_model(final, self.student, weights, engines.DTYPES[self.cfg.run.precision])
         if self.prompter.truncated:
-            self.voice.say(f"answers cut at data.max_answer_tokens, over all reads: {self.prompter.truncated}")
+            self.heartbeat.say(f"answers cut at data.max_answer_tokens, over all reads: {self.prompter.truncated}")
         note_model(self.tracker, self.cfg, final)
-        self.voice.say(f"finished: {final}")
+        self.heartbeat.say(f"finished: {final}")
 
     def __enter__(self) -> "Trainer":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.held.close()
-
-    # -- parts ------------------------------------------------------------------------------------------------------
 
     def _collate(self, samples: list[Sample]) -> Batch:
         return with_features(self.prompter.batch(samples), samples, self.encoder)
@@ -367,7 +366,7 @@ class Trainer:
         positions, budget = batch.input_ids.numel(), self.cfg.optimizer.micro_tokens
         if budget is not None and positions > max(budget, self.largest):
             self.largest = positions
-            self.voice.say(
+            self.heartbeat.say(
                 f"a micro-batch has {positions} tokens, optimizer.micro_tokens is {budget}: texts are longer than the "
                 "index's estimate; lower it if memory is short"
             )
@@ -383,7 +382,7 @@ class Trainer:
         if self.engine.was_step_applied():
             values["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
         self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
-        self.voice.say(step_line(done, self.total_steps, values))
+        self.heartbeat.say(step_line(done, self.total_steps, values))
 
     def _identity(self) -> Identity:
         """Hashes of what decides the course of training."""

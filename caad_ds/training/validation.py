@@ -8,7 +8,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.loader import Collate, once
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.step import DistillStep
-from caad_ds.training.metrics.sums import Sums
+from caad_ds.training.metrics.sums import MetricSums
 from caad_ds.utils.ranks import agreed, gathered, world
 
 
@@ -17,7 +17,7 @@ def validate(
     reader: IndexedReader,
     collate: Collate,
     weigh: Callable[[Batch], float],
-    sums: Sums,
+    sums: MetricSums,
     batch_size: int,
 ) -> tuple[dict[str, float], list[str]]:
     """The means over all samples, with `sums` empty before, and the ids of batches whose loss is not finite.

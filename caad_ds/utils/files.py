@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, also when the disk is full."""
+"""Atomic writes, locks, JSON and YAML."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""How far a long step has come, told even while one of its parts takes long."""
+"""Progress bars, and a heartbeat for logs."""
 
 import sys
 import threading

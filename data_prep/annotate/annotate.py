@@ -50,7 +50,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Annotate every record; a run that was killed goes on after the last record that it measured."""
+    """Annotate every record; an interrupted run resumes after the last record that it measured."""
     scales = _check(args)
     measuring = {
         "manifest_sha256": manifest_hash(args.manifest),

@@ -84,7 +84,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the manifest and, beside it, the list of rejected records; print how many of each.
 
-    A run that was killed goes on after the last record that it settled.
+    An interrupted run resumes after the last record that it settled.
     """
     check_output(args.out, args.root)
     limit, allow = _limit(args), levels.Rules.of(args).allow
@@ -152,7 +152,7 @@ def settle(records: Iterable[dict | Rejected], rules: Rules, workers: int = 1) -
 
 
 def _hash(record: dict | Rejected) -> str:
-    """What a record of the source is recognised by when a run goes on."""
+    """What a record of the source is recognised by when a run resumes."""
     value = {"id": record.id, "reason": record.reason} if isinstance(record, Rejected) else record
     return hashlib.sha256(to_line(value)).hexdigest()[:32]
 

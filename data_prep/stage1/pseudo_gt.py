@@ -24,7 +24,7 @@ from data_prep.stage1.answers import CHECK, ENGINE, Answers, RejectedAnswer
 from data_prep.stage1.engines import Answer, Engine, own_engine, vllm
 from data_prep.stage1.engines.local import WINDOW, default_dtype
 from data_prep.stage1.engines.openai import KEY_VARIABLE, OpenAIEngine
-from data_prep.stage1.engines.settings import SYSTEM, Asking
+from data_prep.stage1.engines.settings import SYSTEM, GenerationSettings
 from data_prep.stage1.engines.template import TemplateEngine
 from data_prep.stage1.engines.transformers import TransformersEngine
 from data_prep.stage1.output import Output
@@ -87,7 +87,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer every record that has no response yet; a run that was cut off goes on where it stopped.
+    """Answer every record that has no response yet; an interrupted run resumes where it stopped.
 
     An output that is finished is judged anew where only the checks are others; that asks no engine.
     """
@@ -279,7 +279,7 @@ def _model(args: argparse.Namespace) -> dict:
 def _engine(args: argparse.Namespace) -> Engine:
     if args.engine == "template":
         return TemplateEngine()
-    asking = Asking(
+    asking = GenerationSettings(
         args.system,
         args.max_new_tokens,
         args.temperature,

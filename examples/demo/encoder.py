@@ -109,7 +109,7 @@ def _shifted(features: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _report(encoder: SpeechEncoder, probe: Probe, features: Tensor, classes: Tensor) -> None:
-    logits = probe(encoder.perceive(features).hidden)
+    logits = probe(encoder.encode(features).hidden)
     for a, attribute in enumerate(ATTRIBUTES):
         shares = [(tap[a].argmax(-1).cpu() == classes[:, a]).float().mean().item() for tap in logits]
         print(f"encoder: {attribute} on unseen voices, by layer: " + ", ".join(f"{100 * s:.1f}" for s in shares))

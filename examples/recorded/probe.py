@@ -65,7 +65,7 @@ def examples(encoder: SpeechEncoder, records: list[dict], attributes: dict[str, 
             heard = waveform(record["audios"][0])
         except AudioError as error:
             raise UserError(f"record {record['id']}: {error}; ingest the corpus again") from error
-        states.append(encoder.perceive(encoder.features([heard])).hidden[0].mean(1))
+        states.append(encoder.encode(encoder.features([heard])).hidden[0].mean(1))
     labels = [[2.0 * o.index(as_text(r["metadata"][key])) - 1 for key, o in attributes.items()] for r in records]
     return torch.stack(states), torch.tensor(labels)
 

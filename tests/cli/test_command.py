@@ -39,7 +39,7 @@ def failing(monkeypatch):
 
         @staticmethod
         def run(args):
-            raise UserError("file.yaml: broken; mend it")
+            raise UserError("file.yaml: broken; fix it")
 
     monkeypatch.setitem(cli.COMMANDS, "train", ("failing", "fails"))
     monkeypatch.setitem(sys.modules, "failing", Module)
@@ -47,7 +47,7 @@ def failing(monkeypatch):
 
 def test_a_users_mistake_is_one_line_and_status_2(failing, capsys):
     assert cli.main(["train"]) == 2
-    assert capsys.readouterr().err == "caad-ds: error: file.yaml: broken; mend it\n"
+    assert capsys.readouterr().err == "caad-ds: error: file.yaml: broken; fix it\n"
     assert cli.main(["train", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
 

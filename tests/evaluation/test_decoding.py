@@ -81,7 +81,7 @@ def extended(batch, said):
 @torch.no_grad()
 def logits(loaded, embedded):
     last = torch.tensor([embedded.attention_mask.shape[1] - 1])
-    return loaded.model.head().logits(loaded.model.backbone(replace(embedded, answer_rows=last)))
+    return loaded.model.head().logits(loaded.model.hidden_states(replace(embedded, answer_rows=last)))
 
 
 @pytest.mark.parametrize("sampling", [None, SAMPLED])
@@ -140,8 +140,8 @@ def test_a_step_is_the_teacher_forced_contrast_of_the_loss(loaded, items, terms,
         batch = extended(loaded.prompts([item]), said[k].tolist())
         batch.labels[0, -LENGTH:] = said[k]
         with torch.no_grad():
-            h_pos = model.backbone(model.embed(batch, clips.states(clips.hear([item]))))
-            h_neg = model.backbone(embed_without_audio(model, batch, negative))
+            h_pos = model.hidden_states(model.embed(batch, clips.states(clips.hear([item]))))
+            h_neg = model.hidden_states(embed_without_audio(model, batch, negative))
         z_c = contrast(model.head().logits(h_pos), model.head().logits(h_neg), alpha)
         decoded = torch.stack([z[k] for z in steps])
         largest = (1 + 2 * alpha) * max(model.head().logits(h).abs().max().item() for h in (h_pos, h_neg))

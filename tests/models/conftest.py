@@ -7,7 +7,7 @@ import torch
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.whisper_qformer.encoder import with_features
 from tests.models.small import POSITIONS, QUERIES, make_model, sample
@@ -31,7 +31,7 @@ def ears():
 @pytest.fixture
 def parts(tokenizer, ears):
     """Model, encoder, prompter, `batch(samples, pad=...)` with features, `close(found, expected)` up to rounding."""
-    prompter = Prompter(tokenizer, QUERIES)
+    prompter = PromptEncoder(tokenizer, QUERIES)
 
     def batch(samples: list[Sample], **kwargs) -> Batch:
         return with_features(prompter.batch(samples, **kwargs), samples, ears)

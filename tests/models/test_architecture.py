@@ -54,7 +54,7 @@ def test_a_student_of_two_files_is_random_seeded_and_saved_whole(files):
     model, ears, _ = load(files / "out")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights.items())
     features = ears.features(sample("a").waveforms)
-    assert torch.equal(ears.perceive(features).hidden, made.encoder.perceive(features).hidden)
+    assert torch.equal(ears.encode(features).hidden, made.encoder.encode(features).hidden)
 
 
 def test_a_student_has_the_form_that_was_asked_for(files):

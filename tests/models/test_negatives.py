@@ -31,26 +31,26 @@ def without_span(batch: Batch) -> Batch:
 @pytest.mark.parametrize("pad", ["right", "left"])
 def test_text_only_equals_removing_the_span(parts, samples, pad):
     batch = parts.batch(samples, pad=pad)
-    states = parts.encoder.perceive(batch.features)
+    states = parts.encoder.encode(batch.features)
     text_only = Negative.of("text_only", parts.encoder)
-    both = parts.model.backbone(embed_both(parts.model, batch, states, text_only))
+    both = parts.model.hidden_states(embed_both(parts.model, batch, states, text_only))
     heard, unheard = both.chunk(2)
     removed = without_span(batch)
-    plain = parts.model.backbone(parts.model.place(removed, torch.zeros(0, 4, 32)))
+    plain = parts.model.hidden_states(parts.model.merge_audio(removed, torch.zeros(0, 4, 32)))
     parts.close(unheard, plain)
     assert (heard - unheard).abs().max() > 0.1
-    alone = parts.model.backbone(embed_without_audio(parts.model, batch, text_only))
+    alone = parts.model.hidden_states(embed_without_audio(parts.model, batch, text_only))
     parts.close(alone, plain)
 
 
 @pytest.mark.parametrize("name", NEGATIVES)
 def test_both_paths_in_one_forward_equal_each_alone(parts, samples, name):
     batch = parts.batch(samples)
-    states = parts.encoder.perceive(batch.features)
+    states = parts.encoder.encode(batch.features)
     negative = Negative.of(name, parts.encoder)
-    heard, unheard = parts.model.backbone(embed_both(parts.model, batch, states, negative)).chunk(2)
-    parts.close(heard, parts.model.backbone(parts.model.embed(batch, states)))
-    alone = parts.model.backbone(embed_without_audio(parts.model, batch, negative))
+    heard, unheard = parts.model.hidden_states(embed_both(parts.model, batch, states, negative)).chunk(2)
+    parts.close(heard, parts.model.hidden_states(parts.model.embed(batch, states)))
+    alone = parts.model.hidden_states(embed_without_audio(parts.model, batch, negative))
     parts.close(unheard, alone)
 
 
@@ -71,10 +71,10 @@ def test_dropped_audio_is_the_negative_path_of_that_sample_alone(parts, samples,
     batch = parts.batch(samples)
     negative = Negative.of(name, parts.encoder)
     dropped = drop_audio(batch, torch.tensor([False, True, False]), negative)
-    states = parts.encoder.perceive(dropped.features)
-    mixed = parts.model.backbone(parts.model.embed(dropped, states))
-    heard = parts.model.backbone(parts.model.embed(batch, parts.encoder.perceive(batch.features)))
-    unheard = parts.model.backbone(embed_without_audio(parts.model, batch, negative))
+    states = parts.encoder.encode(dropped.features)
+    mixed = parts.model.hidden_states(parts.model.embed(dropped, states))
+    heard = parts.model.hidden_states(parts.model.embed(batch, parts.encoder.encode(batch.features)))
+    unheard = parts.model.hidden_states(embed_without_audio(parts.model, batch, negative))
     second = batch.sample_of_row == 1
     parts.close(mixed[second], unheard[second])
     parts.close(mixed[~second], heard[~second])
@@ -87,12 +87,12 @@ def test_a_shared_audio_is_dropped_for_one_sample_and_heard_by_the_others(parts,
     dropped = drop_audio(batch, torch.tensor([True, False, False]), negative)
 
     def hidden(made: Batch) -> torch.Tensor:
-        return parts.model.backbone(parts.model.embed(made, parts.encoder.perceive(made.features)))
+        return parts.model.hidden_states(parts.model.embed(made, parts.encoder.encode(made.features)))
 
     apart = torch.cat([hidden(parts.batch([one])) for one in asked])
     parts.close(hidden(batch), apart)
     first = batch.sample_of_row == 0
-    unheard = parts.model.backbone(embed_without_audio(parts.model, batch, negative))
+    unheard = parts.model.hidden_states(embed_without_audio(parts.model, batch, negative))
     parts.close(hidden(dropped)[first], unheard[first])
     parts.close(hidden(dropped)[~first], apart[~first])
 

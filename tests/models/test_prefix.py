@@ -29,7 +29,7 @@ def asked(key: str, question: str = "Is it high?", system: str = "beep"):
 def batch(parts):
     """Three samples of unequal length that begin alike, with their states."""
     made = parts.batch([asked("low"), asked("high", "It is the tone?"), asked("c", "high or low? beep beep")])
-    return made, parts.encoder.perceive(made.features)
+    return made, parts.encoder.encode(made.features)
 
 
 def lengths(model) -> list[tuple[int, int]]:
@@ -106,7 +106,7 @@ def test_samples_that_begin_differently_take_one_forward_of_both_paths(parts, pa
     texts = [asked("a"), asked("b", system="high")] if pad == "right" else [asked("a"), asked("low", "It is high or?")]
     batch = parts.batch(texts, pad=pad)
     assert shared_prefix(batch, QUERIES) == 0
-    states, negative = parts.encoder.perceive(batch.features), Negative.of("zero_mel", parts.encoder)
+    states, negative = parts.encoder.encode(batch.features), Negative.of("zero_mel", parts.encoder)
     expected = TeacherForward(parts.model, negative)(batch, states)
     seen = lengths(parts.model)
     got = TeacherForward(parts.model, negative, keep_prefix=True)(batch, states)
@@ -116,7 +116,7 @@ def test_samples_that_begin_differently_take_one_forward_of_both_paths(parts, pa
 
 def test_a_sample_with_a_second_audio_hears_its_silence_too(parts, samples):
     batch = parts.batch(samples)
-    states, negative = parts.encoder.perceive(batch.features), Negative.of("noise", parts.encoder)
+    states, negative = parts.encoder.encode(batch.features), Negative.of("noise", parts.encoder)
     prefix = shared_prefix(batch, QUERIES)
     assert prefix and batch.audio_mask[:, prefix:].any()
     kept = TeacherForward(parts.model, negative, keep_prefix=True)
@@ -132,7 +132,7 @@ def test_an_audio_that_the_answer_follows_at_once_is_not_kept(parts, monkeypatch
     batch = parts.batch(texts)
     first = batch.answer_rows[0]
     assert batch.audio_mask[0, first] and not batch.audio_mask[0, first + 1]
-    states, negative = parts.encoder.perceive(batch.features), Negative.of("zero_mel", parts.encoder)
+    states, negative = parts.encoder.encode(batch.features), Negative.of("zero_mel", parts.encoder)
     kept = TeacherForward(parts.model, negative, keep_prefix=True)
     assert_equal_paths(parts, kept(batch, states), TeacherForward(parts.model, negative)(batch, states))
 
@@ -147,6 +147,6 @@ def test_what_is_kept_depends_on_no_other_sample_and_has_a_bound(parts, batch):
     for count in range(KEPT + 1):
         for key in ("low", "high"):
             other = parts.batch([asked(key, system="beep " * (count + 1))])
-            kept(other, parts.encoder.perceive(other.features))
+            kept(other, parts.encoder.encode(other.features))
     assert len(kept.kept) == KEPT
     assert all(torch.equal(a, b) for a, b in zip(kept(*batch), fresh(*batch), strict=True))

@@ -13,10 +13,10 @@ from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
 from caad_ds.distill.objective import StudentObjective
 from caad_ds.models.language_model.llm import load_tokenizer
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features
 from caad_ds.models.whisper_qformer.speech_lm import build
-from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.transformers import TransformersEngine
 
 ENCODER, LLM = "openai/whisper-tiny.en", "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -40,7 +40,7 @@ def record(number: int) -> dict:
 
 
 def test_a_real_llm_answers_the_seed_description():
-    [answer] = TransformersEngine(LLM, Asking(max_new_tokens=32)).answers([[record(0)]], ())
+    [answer] = TransformersEngine(LLM, GenerationSettings(max_new_tokens=32)).answers([[record(0)]], ())
     assert "female" in answer.response.lower()
 
 
@@ -50,12 +50,12 @@ def test_a_student_of_real_parts_learns():
     model = build(LLM, encoder, ENCODER, num_queries=8, qformer_layers=1, qformer_heads=6, keep_layers=4)
     noise = np.random.default_rng(0).standard_normal((2, 16_000), np.float32) * 0.1
     samples = [Sample(str(n), record(n), [wave]) for n, wave in enumerate(noise)]
-    batch = with_features(Prompter(load_tokenizer(LLM), 8).batch(samples), samples, encoder)
+    batch = with_features(PromptEncoder(load_tokenizer(LLM), 8).batch(samples), samples, encoder)
     module = StudentObjective(model, ObjectiveSection(name="ce"))
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
     losses = []
     for _ in range(4):
-        loss = module(batch, encoder.perceive(batch.features), normalizer=len(batch.targets))[0]
+        loss = module(batch, encoder.encode(batch.features), normalizer=len(batch.targets))[0]
         losses.append(loss.item())
         loss.backward()
         optimizer.step()

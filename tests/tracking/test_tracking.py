@@ -106,7 +106,7 @@ def test_a_dead_server_is_said_once_and_costs_seconds(caplog):
     assert tracker.run_id is None
     said = [r.getMessage() for r in caplog.records]  # of any library
     assert len(said) == 2
-    assert "does not answer, training goes on without it" in said[0] and "refused" in said[0]
+    assert "does not answer, training continues without it" in said[0] and "refused" in said[0]
     assert said[1].endswith("6 points were lost")
     assert "hunter2" not in caplog.text
 

@@ -12,7 +12,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill import objective, signal
 from caad_ds.distill.step import DistillStep
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.models.whisper_qformer.states import AudioStates
@@ -48,7 +48,7 @@ def parts(request, world, tmp_path):
     assert engines.same_encoder(teacher_encoder, student.encoder)
     teacher = engines.teacher_signal(cfg, teacher_model, student.encoder)
     engine = engines.student_engine(cfg, student, 4, 1)
-    reader, prompter = IndexedReader(cfg.data.train), Prompter(student.tokenizer, 4)
+    reader, prompter = IndexedReader(cfg.data.train), PromptEncoder(student.tokenizer, 4)
 
     def batch(*numbers: int) -> Batch:
         samples = [reader[n] for n in numbers]
@@ -91,7 +91,7 @@ def test_the_traces_stay_complete_and_the_weights_partitioned(parts):
 
 
 def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, monkeypatch):
-    perceived = counted(monkeypatch, parts.student.encoder, "perceive")
+    perceived = counted(monkeypatch, parts.student.encoder, "encode")
     scored = counted(monkeypatch, objective, "contrastive_distillation_loss")
     batch = parts.batch(0, 1, 2, 3)
     widths = []
@@ -172,7 +172,7 @@ def counting(gather, names: dict, gathered: list):
 @pytest.mark.numeric
 def test_a_window_gives_each_batch_what_it_gets_alone(parts, terms):
     window = [parts.batch(0, 1), parts.batch(5, 6, 7), parts.batch(20)]
-    states = [parts.student.encoder.perceive(batch.features) for batch in window]
+    states = [parts.student.encoder.encode(batch.features) for batch in window]
     alone = [parts.teacher.signal(batch, state) for batch, state in zip(window, states, strict=True)]
     together = parts.teacher.signal(Batch.cat(window), AudioStates.cat(states))
     for path in (0, 1):
@@ -182,7 +182,7 @@ def test_a_window_gives_each_batch_what_it_gets_alone(parts, terms):
 
 
 def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypatch):
-    perceived = counted(monkeypatch, parts.student.encoder, "perceive")
+    perceived = counted(monkeypatch, parts.student.encoder, "encode")
     batch = parts.batch(0, 1, 0, 0)
     with parts.step.teacher_head():
         parts.step.train([batch], len(batch.targets))
@@ -193,7 +193,7 @@ def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypa
 def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
     other = encoder(layers=3)
     step = DistillStep(parts.engine, parts.student.encoder, parts.teacher, other)
-    ours, theirs = (counted(monkeypatch, e, "perceive") for e in (parts.student.encoder, other))
+    ours, theirs = (counted(monkeypatch, e, "encode") for e in (parts.student.encoder, other))
     batch = parts.batch(0, 1)
     with step.teacher_head():
         step.train([batch], len(batch.targets))
@@ -203,11 +203,11 @@ def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
 @pytest.mark.numeric
 def test_the_teachers_states_are_those_of_the_plain_model(parts, terms, world):
     batch = parts.batch(3, 4, 5)
-    states = parts.student.encoder.perceive(batch.features)
+    states = parts.student.encoder.encode(batch.features)
     positive, negative = parts.teacher.signal(batch, states)
     plain, _, _ = load(world / "teacher")
     with torch.no_grad():
-        assert_close(positive, plain.eval().backbone(plain.embed(batch, states)), terms)
+        assert_close(positive, plain.eval().hidden_states(plain.embed(batch, states)), terms)
     if negative is not None:
         assert (negative - positive).abs().max() > 0.1
     with parts.teacher.head() as head:
@@ -225,7 +225,7 @@ def test_a_batch_without_answers_costs_nothing_and_breaks_nothing(parts):
 
 def test_heads_padded_to_different_sizes_share_one_vocabulary(parts):
     batch = parts.batch(0, 1)
-    states = parts.student.encoder.perceive(batch.features)
+    states = parts.student.encoder.encode(batch.features)
     positive, negative = parts.teacher.signal(batch, states)
     with parts.teacher.head() as head, torch.no_grad():
         padded = type(head)(torch.cat([head.weight, torch.ones(8, head.weight.shape[1])]), head.bias, head.softcap)
@@ -279,7 +279,7 @@ def test_another_teacher_takes_the_place_of_an_engine(parts):
     """What training asks of a teacher is the protocol: no engine, no model."""
     batch = parts.batch(0, 1)
     with parts.teacher.head() as head:
-        kept = parts.teacher.signal(batch, parts.student.encoder.perceive(batch.features)), head
+        kept = parts.teacher.signal(batch, parts.student.encoder.encode(batch.features)), head
 
     class Kept:
         def signal(self, batch, states):

@@ -15,7 +15,7 @@ from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import TeacherForward
 from caad_ds.models.negatives import Negative
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.training.engines import load_student
@@ -56,10 +56,10 @@ def record_gradients() -> None:
 def plain_gradients(cfg: Config) -> dict[str, torch.Tensor]:
     """The gradients of the first global batch, by PyTorch alone."""
     student = load_student(cfg)
-    reader, prompter = IndexedReader(cfg.data.train), Prompter(student.tokenizer, student.model.config.num_queries)
+    reader, prompter = IndexedReader(cfg.data.train), PromptEncoder(student.tokenizer, student.model.config.num_queries)
     samples = [reader[int(n)] for n in GlobalOrder(len(reader), cfg.optimizer.batch_size, cfg.run.seed).batch(0)]
     batch = with_features(prompter.batch(samples), samples, student.encoder)
-    states = student.encoder.perceive(batch.features)
+    states = student.encoder.encode(batch.features)
     model = load(cfg.teacher.path)[0].eval()
     teacher = TeacherForward(model, Negative.of(cfg.teacher.negative, student.encoder))
     with torch.no_grad():

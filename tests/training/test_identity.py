@@ -104,7 +104,9 @@ def test_checkpoints_without_a_version_are_recognised(values, settings):
     assert stored["settings"] == settings
     now.check(stored, Path("step-4"))
     for part in stored:
-        with pytest.raises(UserError, match=rf"^step-4: what .* \({part}, hash 0 -> {stored[part]}\); bring that back"):
+        with pytest.raises(
+            UserError, match=rf"^step-4: .* differ from this .* \({part}, hash 0 -> {stored[part]}\); restore them"
+        ):
             now.check(stored | {part: "0"}, Path("step-4"))
 
 

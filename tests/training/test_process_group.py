@@ -44,7 +44,7 @@ def test_a_compiler_that_fails(made, tmp_path, ranks):
     compiler.chmod(0o755)
     environment = {"CXX": str(compiler), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
     line = refusal(made(), ranks=ranks, env=environment)
-    assert f"CPU op cannot be compiled with {compiler} (x.cpp:1: error: no such thing); mend that compiler" in line
+    assert f"CPU op cannot be compiled with {compiler} (x.cpp:1: error: no such thing); fix that compiler" in line
     line = refusal(made(), ranks=ranks, env={**environment, "CXX": "/bin/false"})
     assert "cannot be compiled with /bin/false (" in line
 

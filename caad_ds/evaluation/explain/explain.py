@@ -26,7 +26,7 @@ from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.negatives import Negative, embed_without_audio
-from caad_ds.models.prompts.prompter import tokenization
+from caad_ds.models.prompts.prompt_encoder import tokenization
 from caad_ds.models.whisper_qformer.states import Embedded
 from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.device import pick_device
@@ -160,7 +160,7 @@ def _logits(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[
     batch = _with_answer(teacher.prompts([item]), answer)
 
     def forward(loaded: Loaded, embed: Callable[[], Embedded]) -> Tensor:
-        return loaded.model.head().logits(loaded.model.backbone(embed()))
+        return loaded.model.head().logits(loaded.model.hidden_states(embed()))
 
     def heard(loaded: Loaded) -> Tensor:
         return forward(loaded, lambda: loaded.model.embed(batch, clips[id(loaded)].states([item])))

@@ -137,4 +137,4 @@ def _check_clips(loaded: Loaded, items: Sequence[Item]) -> None:
     clips = Clips(loaded.encoder)
     if len(clips.hear(items)) < len(items):
         path, reason = next(iter(clips.failed.items()))
-        raise UserError(f"{path}: {reason}; mend the clip, or leave its row out of the benchmark")
+        raise UserError(f"{path}: {reason}; fix the clip, or leave its row out of the benchmark")

@@ -9,7 +9,7 @@ from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.inference import Clips, Loaded, different_clips
 
 
-class Ears:
+class EncodedClips:
     """The connector's outputs [K, E] of clips, kept in host memory: a clip of the paper's models takes half a MiB."""
 
     def __init__(self, loaded: Loaded):
@@ -22,7 +22,7 @@ class Ears:
         """The items whose clips can all be heard."""
         new = self._clips.hear([item for item in items if not self._kept.keys() >= set(item.clips)])
         if new:
-            outputs = self._loaded.model.connect(self._clips.states(new)).cpu()
+            outputs = self._loaded.model.project(self._clips.states(new)).cpu()
             self._kept.update(zip(different_clips(new), outputs, strict=True))
         return [item for item in items if self._kept.keys() >= set(item.clips)]
 

@@ -46,10 +46,10 @@ def whole(
     batch = loaded.answered([item for item in items for _ in statements], [*statements] * len(items))
     model = loaded.model
     head = model.head()
-    z_pos = head.logits(model.backbone(model.place(batch, outputs[batch.audio_index])))
+    z_pos = head.logits(model.hidden_states(model.merge_audio(batch, outputs[batch.audio_index])))
     found = {Signal(): _of_answers(z_pos, batch)}
     for negative in negatives:
-        z_neg = head.logits(model.backbone(embed_without_audio(model, batch, negative)))
+        z_neg = head.logits(model.hidden_states(embed_without_audio(model, batch, negative)))
         found[Signal(negative.name)] = _of_answers(z_neg, batch)
         for alpha in alphas:
             found[Signal(negative.name, alpha)] = _of_answers(contrast(z_pos, z_neg, alpha), batch)

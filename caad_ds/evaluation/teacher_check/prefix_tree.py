@@ -99,7 +99,7 @@ def common_length(sequences: Sequence[Ids]) -> int:
 
 
 def embedded(model: SpeechLM, audio: Tensor, ids: Tensor) -> Tensor:
-    """The embeddings of `ids`, [..., E], as `SpeechLM.place` puts them together."""
+    """The embeddings of `ids`, [..., E], as `SpeechLM.merge_audio` puts them together."""
     tokens = model.get_input_embeddings()(ids.clamp_min(0))
     heard = audio[(-1 - ids).clamp_min(0)] if len(audio) else tokens
     return torch.where((ids < 0).unsqueeze(-1), heard.to(tokens.dtype), tokens)

@@ -10,7 +10,7 @@ from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Row
 from caad_ds.evaluation.inference import Loaded
-from caad_ds.evaluation.teacher_check.encoded_clips import Ears
+from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share
@@ -39,7 +39,7 @@ class Probe:
     rejected: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._ears = Ears(self.loaded)
+        self._ears = EncodedClips(self.loaded)
 
     @property
     def signals(self) -> list[Signal]:

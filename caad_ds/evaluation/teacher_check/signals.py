@@ -10,7 +10,7 @@ from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.inference import Loaded, as_sample, different_clips
 from caad_ds.evaluation.teacher_check.prefix_tree import Ids
 from caad_ds.models.negatives import Negative
-from caad_ds.models.prompts.prompter import Encoded
+from caad_ds.models.prompts.prompt_encoder import Encoded
 from caad_ds.utils.errors import UserError
 
 
@@ -44,7 +44,7 @@ class Paths:
     def __init__(self, loaded: Loaded, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative]):
         """`outputs` [U, K, E] of the different clips of the items, in order of appearance."""
         self._loaded = loaded
-        heard = [loaded.model.connect(negative.states) for negative in negatives if negative.states is not None]
+        heard = [loaded.model.project(negative.states) for negative in negatives if negative.states is not None]
         self.audio = torch.cat([outputs, *heard]).flatten(0, 1)
         number = {clip: place for place, clip in enumerate(different_clips(items))}
         own = [[number[clip] for clip in item.clips] for item in items]

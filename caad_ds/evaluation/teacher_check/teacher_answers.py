@@ -93,7 +93,7 @@ def whole_prompts(
     """The same for any LLM, nothing of it run yet."""
     model: SpeechLM = loaded.model
     batch = loaded.prompts(items)
-    every = [model.place(batch, outputs[batch.audio_index])]
+    every = [model.merge_audio(batch, outputs[batch.audio_index])]
     every += [embed_without_audio(model, batch, negative) for negative in negatives]
     together = every[paths[0]]
     for path in paths[1:]:

@@ -109,7 +109,7 @@ class SpeechEncoder(nn.Module):
         extracted = self.extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt", device=device)
         return extracted.input_features.float()
 
-    def perceive(self, features: Tensor) -> AudioStates:
+    def encode(self, features: Tensor) -> AudioStates:
         """Encode features [A, mel, frames] into the tapped states [A, taps, frames / 2, D].
 
         With a gradient only where adapters train; then it belongs into an engine's forward.

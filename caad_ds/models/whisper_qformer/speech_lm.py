@@ -33,7 +33,7 @@ from caad_ds.models.language_model.llm import (
     load_tokenizer,
 )
 from caad_ds.models.pretrained import pretrained
-from caad_ds.models.prompts.prompter import FORM, form_of
+from caad_ds.models.prompts.prompt_encoder import FORM, form_of
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.qformer import ConnectorForm, QFormerConnector
 from caad_ds.models.whisper_qformer.states import AudioStates, Embedded, positions
@@ -119,11 +119,11 @@ class SpeechLM(PreTrainedModel):
         """The LLM's head."""
         return self.llm.get_output_embeddings()
 
-    def connect(self, states: AudioStates) -> Tensor:
+    def project(self, states: AudioStates) -> Tensor:
         """Connector outputs [A, K, H] of A audios."""
         return self.connector(states)
 
-    def place(self, batch: Batch, audio: Tensor) -> Embedded:
+    def merge_audio(self, batch: Batch, audio: Tensor) -> Embedded:
         """Token embeddings of the batch with connector outputs `audio` [A, K, H] at its audio positions."""
         tokens = self.get_input_embeddings()(batch.input_ids)
         held, given = int(batch.audio_mask.sum()), audio.shape[0] * audio.shape[1]
@@ -142,9 +142,9 @@ class SpeechLM(PreTrainedModel):
 
     def embed(self, batch: Batch, states: AudioStates) -> Embedded:
         """The batch as the causal LM takes it, with the audio in its place; `states` holds its U different audios."""
-        return self.place(batch, self.connect(states)[batch.audio_index])
+        return self.merge_audio(batch, self.project(states)[batch.audio_index])
 
-    def backbone(self, embedded: Embedded, past: Cache | None = None) -> Tensor:
+    def hidden_states(self, embedded: Embedded, past: Cache | None = None) -> Tensor:
         """Final hidden states [N, H] at the answer rows, after the last norm, before the head.
 
         `past` holds the keys and values of what comes before `embedded`, or takes its own if it is empty.

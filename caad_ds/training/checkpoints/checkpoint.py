@@ -70,10 +70,10 @@ class Checkpoints:
     are skipped none is removed: what was saved before may be the last from which training can go on.
     """
 
-    def __init__(self, output_dir: Path, section: CheckpointSection, voice: Heartbeat):
+    def __init__(self, output_dir: Path, section: CheckpointSection, heartbeat: Heartbeat):
         self.root = output_dir / "checkpoints"
         self.section = section
-        self.voice = voice
+        self.heartbeat = heartbeat
 
     def newest(self) -> Path | None:
         """The checkpoint that the run would go on from if it is whole, None if there is none."""
@@ -88,7 +88,7 @@ class Checkpoints:
         damage: list[Damaged] = []
         for folder in from_main(self._candidates):
             if damage:
-                self.voice.say(f"{damage[-1]}; trying {folder.name}")
+                self.heartbeat.say(f"{damage[-1]}; trying {folder.name}")
             try:
                 return folder, agreed(partial(verify, folder, identity))
             except Damaged as error:
@@ -211,7 +211,7 @@ class Checkpoints:
                 f"{folder}: made by {state.world_size} ranks, resumed by {world_size}, which an optimizer on NVMe "
                 f"cannot; start {state.world_size} ranks"
             )
-        self.voice.begin(f"converting {folder.name} of {state.world_size} ranks for {world_size}")
+        self.heartbeat.begin(f"converting {folder.name} of {state.world_size} ranks for {world_size}")
         agreed(lambda: self._require_space(engine, universal_checkpoint.BYTES_PER_WEIGHT))
         converted = self.root / "universal.partial"
         agreed(lambda: universal_checkpoint.convert(folder, converted) if rank == 0 else None)

@@ -162,7 +162,7 @@ def _not_finite_audio(step: DistillStep, batch: Batch) -> list[str]:
     """The ids of the samples with audio whose features, or the student's encoder's states of them, are not finite."""
     finite = batch.features.isfinite().flatten(1).all(1)
     if step.encoder.adapters is None:  # one that trains runs in the student's engine only
-        states = step.encoder.perceive(batch.features).hidden
+        states = step.encoder.encode(batch.features).hidden
         finite &= states.isfinite().flatten(1).all(1).to(finite.device)
     queries = int(batch.audio_mask.sum()) // len(batch.audio_index)
     sample = torch.arange(len(batch.keys)).repeat_interleave(batch.audio_mask.sum(1) // queries)

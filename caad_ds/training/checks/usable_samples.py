@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caad_ds.data.reader import IndexedReader
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.training.checkpoints.checkpoint import Checkpoints
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
@@ -20,7 +20,11 @@ LIST = "unusable.jsonl"
 
 
 def check_texts(
-    readers: Sequence[IndexedReader], prompter: Prompter, checkpoints: Checkpoints, skip: bool, voice: Heartbeat
+    readers: Sequence[IndexedReader],
+    prompter: PromptEncoder,
+    checkpoints: Checkpoints,
+    skip: bool,
+    heartbeat: Heartbeat,
 ) -> None:
     """Encode the texts of every sample, each rank its share; every rank calls it.
 
@@ -33,7 +37,7 @@ def check_texts(
     path = checkpoints.root.parent / LIST
     if from_main(lambda: checkpoints.newest() is not None and not path.exists()):
         return
-    found = [_unusable(reader, prompter, voice) for reader in readers]
+    found = [_unusable(reader, prompter, heartbeat) for reader in readers]
     agreed(lambda: _write(path, readers, found) if is_main() else None)
     for reader, reasons in zip(readers, found, strict=True):
         if not reasons:
@@ -43,16 +47,16 @@ def check_texts(
         if not skip or len(reasons) == len(reader):
             raise UserError(f"{told}; correct them, or set data.skip_broken to leave them out" if not skip else told)
         reader.leave_out(reasons)
-        voice.say(f"left out: {told}")
+        heartbeat.say(f"left out: {told}")
 
 
-def _unusable(reader: IndexedReader, prompter: Prompter, voice: Heartbeat) -> dict[int, str]:
+def _unusable(reader: IndexedReader, prompter: PromptEncoder, heartbeat: Heartbeat) -> dict[int, str]:
     """Why a sample cannot be used, by its number in the index, over all ranks."""
     rank, world_size = world()
     mine: dict[int, str] = {}
     numbers = range(rank, len(reader), world_size)
     done = 0
-    voice.turn_to(lambda: f"checking texts: {done}/{len(numbers)} of this rank")
+    heartbeat.turn_to(lambda: f"checking texts: {done}/{len(numbers)} of this rank")
 
     def check() -> None:
         nonlocal done

@@ -12,7 +12,7 @@ TOTALS = ("rows", "samples", "tokens", "positions")  # sums that are reported as
 MEANS = ("token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
 
 
-class Sums:
+class MetricSums:
     """Named sums on the device; reading them is one all-reduce.
 
     `objective` says how kd and ce make the loss; objective ce has no teacher, and so no kd.

@@ -2,7 +2,8 @@
 
 An engine outside this package is a module, named with its dots, that has
 
-- `load(model: str | None, asking: Asking) -> Engine`: what --model names, and how records are asked (settings.py);
+- `load(model: str | None, asking: GenerationSettings) -> Engine`: what --model names, and how records are asked
+  (settings.py);
 - `BLOCK`, if its answers depend on which records it gets together: how many neighbours make a block (default 1).
 """
 

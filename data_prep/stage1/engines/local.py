@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from caad_ds.utils.errors import UserError
 from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.settings import GenerationSettings
 
 if TYPE_CHECKING:  # it imports PyTorch
-    from caad_ds.models.prompts.prompter import Prompter
+    from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 
 WINDOW = 16  # batches per block
 ANY = {"role": "user", "content": "?"}  # a chat that every template takes
@@ -24,9 +24,9 @@ class LocalEngine(ABC):
     differently, and may word either differently.
     """
 
-    asking: Asking
+    asking: GenerationSettings
     batch_size: int
-    prompter: "Prompter"
+    prompter: "PromptEncoder"
     ends: list[int]  # the tokens that end an answer
     positions: int | None  # the most tokens of prompt and answer together, where the model says so
 
@@ -85,7 +85,7 @@ def _told(error: UserError, record: dict) -> str:
     return str(error).removeprefix(f"record {record['id']}: ")
 
 
-def chat_prompter(model: str, asking: Asking) -> "Prompter":
+def chat_prompter(model: str, asking: GenerationSettings) -> "PromptEncoder":
     """What writes the prompts of an instruct model; UserError if it has no tokenizer or no template.
 
     Its tokenizer pads on the left, its chat template is frozen.
@@ -93,7 +93,7 @@ def chat_prompter(model: str, asking: Asking) -> "Prompter":
     from transformers import AutoTokenizer
 
     from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
-    from caad_ds.models.prompts.prompter import Prompter
+    from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
@@ -102,7 +102,9 @@ def chat_prompter(model: str, asking: Asking) -> "Prompter":
         raise UserError(f"--model {model}: no tokenizer there that loads: {reason}") from error
     if not tokenizer.chat_template:
         raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")
-    return Prompter(freeze_template(tokenizer, TemplateSettings(switches=asking.switches, key="--template-switch")), 0)
+    return PromptEncoder(
+        freeze_template(tokenizer, TemplateSettings(switches=asking.switches, key="--template-switch")), 0
+    )
 
 
 def default_dtype(device: str) -> str:

@@ -17,7 +17,7 @@ from caad_ds.generation.chat_client import (
 from caad_ds.models.prompts.control_tokens import check_markup
 from caad_ds.utils.errors import UserError
 from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.settings import GenerationSettings
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -32,7 +32,7 @@ class OpenAIEngine:
     def __init__(
         self,
         model: str,
-        asking: Asking,
+        asking: GenerationSettings,
         *,
         base_url: str,
         key_variable: str = KEY_VARIABLE,

@@ -23,7 +23,7 @@ SYSTEM = (
 
 
 @dataclass(frozen=True)
-class Asking:
+class GenerationSettings:
     """System prompt, most tokens of an answer, sampling, and how the chat template is used.
 
     `system` None is SYSTEM for a text LLM's questions about an attribute, and none for all else; "" is none.

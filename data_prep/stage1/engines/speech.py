@@ -11,14 +11,14 @@ from caad_ds.data.audio.decoded import Sample
 from caad_ds.evaluation.inference import Loaded
 from caad_ds.generation.decoding import generate
 from caad_ds.models.language_model.llm import position_limit
-from caad_ds.models.prompts.prompter import end_tokens
+from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from data_prep.common.audio_entry import waveform
 from data_prep.stage1.engines import Answer
 from data_prep.stage1.engines.local import LocalEngine, Prompt, default_dtype
-from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.settings import GenerationSettings
 
 
 class SpeechEngine(LocalEngine):
@@ -29,10 +29,16 @@ class SpeechEngine(LocalEngine):
     """
 
     def __init__(
-        self, folder: Path, asking: Asking | None = None, *, batch_size: int = 8, device: str = "", dtype: str = ""
+        self,
+        folder: Path,
+        asking: GenerationSettings | None = None,
+        *,
+        batch_size: int = 8,
+        device: str = "",
+        dtype: str = "",
     ):
         self.loaded = Loaded.load(folder, pick_device(device), dtype or default_dtype(device))
-        self.asking, self.batch_size = asking or Asking(), batch_size
+        self.asking, self.batch_size = asking or GenerationSettings(), batch_size
         self.prompter = self.loaded.prompter
         self.ends = end_tokens(self.tokenizer, self.loaded.model.llm.generation_config.eos_token_id)
         self.positions = position_limit(self.loaded.model.llm.config)
@@ -61,7 +67,7 @@ class SpeechEngine(LocalEngine):
         model, encoder = self.loaded.model, self.loaded.encoder
         prompts = self.loaded.prompter.batch(samples, pad="left", with_answer=False)
         batch = with_features(prompts, samples, encoder).to(self.loaded.device)
-        states = encoder.perceive(batch.features)
+        states = encoder.encode(batch.features)
         most = self.asking.max_new_tokens
         tokens = generate(model, self.tokenizer, batch, states, max_new_tokens=most, sampling=self.asking.sampling())
         for sample, ids in zip(samples, tokens.tolist(), strict=True):

@@ -5,25 +5,31 @@ from typing import Any
 
 from data_prep.stage1.engines import Answer
 from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompter, default_dtype
-from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.settings import GenerationSettings
 
 
 class TransformersEngine(LocalEngine):
     """Answers from the seed descriptions."""
 
     def __init__(
-        self, model: str, asking: Asking | None = None, *, batch_size: int = 8, device: str = "", dtype: str = ""
+        self,
+        model: str,
+        asking: GenerationSettings | None = None,
+        *,
+        batch_size: int = 8,
+        device: str = "",
+        dtype: str = "",
     ):
         import torch
         from transformers import AutoModelForCausalLM
 
         from caad_ds.models.language_model.llm import check_left_padding, check_stops, position_limit
         from caad_ds.models.pretrained import pretrained
-        from caad_ds.models.prompts.prompter import end_tokens
+        from caad_ds.models.prompts.prompt_encoder import end_tokens
         from caad_ds.utils.device import pick_device
 
         self.device = pick_device(device)
-        self.asking, self.batch_size = asking or Asking(), batch_size
+        self.asking, self.batch_size = asking or GenerationSettings(), batch_size
         weights = getattr(torch, dtype or default_dtype(device))
         language_model: Any = pretrained(AutoModelForCausalLM, model, "causal LM", dtype=weights)
         check_stops(language_model.generation_config.stop_strings, f"--model {model}")

@@ -13,7 +13,7 @@ from typing import Any
 from caad_ds.utils.errors import UserError
 from data_prep.stage1.engines import Answer
 from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompter
-from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.settings import GenerationSettings
 
 BLOCK = 1024  # records handed over at once
 
@@ -46,9 +46,11 @@ class VllmEngine(LocalEngine):
 
     batch_size = BLOCK
 
-    def __init__(self, model: str, asking: Asking | None = None, *, dtype: str, tensor_parallel_size: int = 1):
+    def __init__(
+        self, model: str, asking: GenerationSettings | None = None, *, dtype: str, tensor_parallel_size: int = 1
+    ):
         from caad_ds.models.language_model.llm import check_stops
-        from caad_ds.models.prompts.prompter import end_tokens
+        from caad_ds.models.prompts.prompt_encoder import end_tokens
 
         prepare()
         try:
@@ -57,7 +59,7 @@ class VllmEngine(LocalEngine):
         except ImportError as error:
             how = "give it an environment of its own, as docs/corpora.md says"
             raise UserError(f"--engine vllm: vLLM is not installed here ({error}); {how}") from error
-        self.asking, self._params = asking or Asking(), SamplingParams
+        self.asking, self._params = asking or GenerationSettings(), SamplingParams
         self.prompter = chat_prompter(model, self.asking)  # before the weights, which take longer
         options: Any = {"dtype": dtype, "tensor_parallel_size": tensor_parallel_size, "seed": 0}
         if self.asking.temperature and current_platform.is_cpu():
@@ -70,7 +72,7 @@ class VllmEngine(LocalEngine):
                 self.llm: Any = LLM(model=model, max_model_len=-1, use_tqdm_on_load=False, **options)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"--model {model}: vLLM does not load it ({reason}); mend that, or take another") from error
+            raise UserError(f"--model {model}: vLLM does not load it ({reason}); fix that, or take another") from error
         self.positions = self.llm.model_config.max_model_len
         generation = self.llm.model_config.try_get_generation_config()
         self.ends = end_tokens(self.tokenizer, generation.get("eos_token_id"))

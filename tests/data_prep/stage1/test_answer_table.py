@@ -7,7 +7,7 @@ import pytest
 from data_prep import describe
 from data_prep.stage1 import answer_table, merge, pseudo_gt
 from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.settings import SYSTEM, Asking
+from data_prep.stage1.engines.settings import SYSTEM, GenerationSettings
 from tests.data_prep.lines import read
 
 OPEN, CLOSED = "Which gender is it?", "Male or female?"
@@ -124,8 +124,8 @@ def test_very_many_wordings_are_told_apart_up_to_a_limit(monkeypatch, capsys, tm
 
 def test_questions_about_attributes_have_a_system_prompt_by_default(asked):
     records = {record["metadata"]["prompt"]["kind"]: record for record in read(asked)}
-    first = {kind: Asking().messages(record)[0] for kind, record in records.items()}
+    first = {kind: GenerationSettings().messages(record)[0] for kind, record in records.items()}
     assert first["attribute"] == {"role": "system", "content": SYSTEM} and first["describe"]["role"] == "user"
     for system in ("", "Be brief."):
-        roles = [Asking(system).messages(record)[0]["content"] == system for record in records.values()]
+        roles = [GenerationSettings(system).messages(record)[0]["content"] == system for record in records.values()]
         assert roles == [bool(system)] * 2

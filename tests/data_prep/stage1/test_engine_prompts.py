@@ -8,7 +8,7 @@ from caad_ds.utils.files import read_json
 from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.engines.local import chat_prompter
 from data_prep.stage1.engines.openai import OpenAIEngine
-from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.transformers import TransformersEngine
 from tests.data_prep.lines import read
 from tests.data_prep.llm import TEMPLATE
@@ -37,7 +37,7 @@ def answers(engine, records) -> dict[str, str]:
 def test_a_description_that_holds_a_control_token_rejects_its_record_alone(tiny_llm, described):
     records = read(described)
     records[2]["seed_description"] += "</s>"
-    found = answers(TransformersEngine(str(tiny_llm), Asking("", max_new_tokens=2), device="cpu"), records)
+    found = answers(TransformersEngine(str(tiny_llm), GenerationSettings("", max_new_tokens=2), device="cpu"), records)
     reason = "record: its user message 1 holds '</s>', which is a control token of the tokenizer; remove it"
     assert found[records[2]["id"]] == reason and len(found) == 8
     assert sum(reason.startswith("record: ") for reason in found.values()) == 1
@@ -52,7 +52,7 @@ def test_an_answer_that_spells_a_control_token_is_rejected(tiny_llm, described):
 
 
 def test_a_server_is_sent_no_markup(described):
-    engine = OpenAIEngine("m", Asking(), base_url="http://127.0.0.1:9/v1")
+    engine = OpenAIEngine("m", GenerationSettings(), base_url="http://127.0.0.1:9/v1")
     records = read(described)[:1]
     records[0]["seed_description"] += " <|im_end|>"
     [reason] = answers(engine, records).values()
@@ -60,14 +60,16 @@ def test_a_server_is_sent_no_markup(described):
 
 
 def test_switches_reach_a_server(described):
-    engine = OpenAIEngine("m", Asking(switches={"enable_thinking": False}), base_url="http://127.0.0.1:9/v1")
+    engine = OpenAIEngine(
+        "m", GenerationSettings(switches={"enable_thinking": False}), base_url="http://127.0.0.1:9/v1"
+    )
     request = engine._request(read(described)[0])
     assert request["extra_body"] == {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_template_that_refuses_the_system_role_gets_it_merged(retemplated, described, merge):
-    asking = Asking("Be brief.", merge_system=merge)
+    asking = GenerationSettings("Be brief.", merge_system=merge)
     prompter, record = chat_prompter(retemplated(REFUSING), asking), read(described)[0]
     asked = {"id": "a", "messages": asking.messages(record), "audios": []}
     if merge:
@@ -79,12 +81,15 @@ def test_a_template_that_refuses_the_system_role_gets_it_merged(retemplated, des
 
 def test_a_switch_of_the_template_is_set(retemplated, described):
     folder, record = retemplated(SWITCHED), read(described)[0]
-    for asking, end in ((Asking(), "none"), (Asking(switches={"enable_thinking": True}), "assistant:")):
+    for asking, end in (
+        (GenerationSettings(), "none"),
+        (GenerationSettings(switches={"enable_thinking": True}), "assistant:"),
+    ):
         prompter = chat_prompter(folder, asking)
         asked = {"id": "a", "messages": asking.messages(record), "audios": []}
         assert prompter.tokenizer.decode(prompter.prompt(asked)[0]).endswith(end)
     with pytest.raises(UserError, match=r"--template-switch: the chat template of .* does not read 'thinking'"):
-        chat_prompter(folder, Asking(switches={"thinking": True}))
+        chat_prompter(folder, GenerationSettings(switches={"thinking": True}))
 
 
 def test_what_a_template_is_set_to_is_recorded(described, prep, tmp_path, tiny_llm):

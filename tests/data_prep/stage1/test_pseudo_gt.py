@@ -15,7 +15,7 @@ from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.answer_checks import AnswerChecks
 from data_prep.stage1.answers import Answers
 from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.settings import Asking, textual_messages
+from data_prep.stage1.engines.settings import GenerationSettings, textual_messages
 from data_prep.stage1.engines.template import TemplateEngine
 from data_prep.stage1.engines.transformers import TransformersEngine
 from tests.data_prep.lines import read
@@ -51,7 +51,9 @@ def test_foreign_messages_get_one_description_line_per_audio():
         textual_messages({**record, "seed_description": "one"})
 
 
-@pytest.mark.parametrize("asking", [Asking(max_new_tokens=24), Asking(max_new_tokens=24, temperature=0.7, top_p=0.9)])
+@pytest.mark.parametrize(
+    "asking", [GenerationSettings(max_new_tokens=24), GenerationSettings(max_new_tokens=24, temperature=0.7, top_p=0.9)]
+)
 def test_batched_answers_equal_those_one_by_one(tiny_llm, described, asking):
     records = read(described)
     for number, record in enumerate(records):
@@ -70,7 +72,7 @@ def test_batched_answers_equal_those_one_by_one(tiny_llm, described, asking):
     [([5, 6, 1, 1], "kept", ""), ([5, 6, 7], "kept", "did not end within 6"), ([1, 1], "", "empty: ")],
 )
 def test_empty_and_truncated_answers_are_rejected(tiny_llm, described, monkeypatch, ids, response, reason):
-    engine = TransformersEngine(str(tiny_llm), Asking(max_new_tokens=6), device="cpu")
+    engine = TransformersEngine(str(tiny_llm), GenerationSettings(max_new_tokens=6), device="cpu")
 
     def generate(input_ids, **_options):
         return torch.cat([input_ids, torch.tensor([ids]).expand(len(input_ids), -1)], dim=1)
@@ -276,7 +278,7 @@ def test_a_resumed_run_forms_the_same_batches(tiny_llm):
             return super()._generate(prompts)
 
     records = [question(number) for number in range(11)]
-    engine = Watched(str(tiny_llm), Asking(max_new_tokens=2), batch_size=3, device="cpu")
+    engine = Watched(str(tiny_llm), GenerationSettings(max_new_tokens=2), batch_size=3, device="cpu")
     runs = []
     for done in (set(), {"clip0", "clip1", "clip4", "clip6"}):
         batches = []
@@ -295,7 +297,7 @@ def test_prompts_that_cannot_be_asked_are_rejected_alone(tiny_llm):
     records = [question(number) for number in range(4)]
     records[0]["seed_description"] = "word " * 4000
     records[1]["seed_description"] = ""
-    engine = TransformersEngine(str(tiny_llm), Asking("", max_new_tokens=2), device="cpu")
+    engine = TransformersEngine(str(tiny_llm), GenerationSettings("", max_new_tokens=2), device="cpu")
     engine.tokenizer.chat_template = (
         "{{ raise_exception('no such role') if 'clip 2' in messages[0].content else messages[0].content }}"
     )
@@ -303,6 +305,6 @@ def test_prompts_that_cannot_be_asked_are_rejected_alone(tiny_llm):
     assert answers["clip1"].startswith("record: it has no seed description")
     assert answers["clip2"].startswith("record: the chat template refuses it: no such role; ")
     assert "record" not in answers["clip3"]
-    engine = TransformersEngine(str(tiny_llm), Asking(max_new_tokens=2), device="cpu")
+    engine = TransformersEngine(str(tiny_llm), GenerationSettings(max_new_tokens=2), device="cpu")
     [answer] = engine.answers([records[:1]], ())
     assert answer.reason.startswith("record: its prompt of ") and answer.reason.endswith("leaves no room in 2048")

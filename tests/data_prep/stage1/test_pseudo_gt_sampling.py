@@ -7,7 +7,7 @@ import pytest
 from caad_ds.utils.errors import UserError
 from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.answer_checks import CHECKS
-from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.settings import GenerationSettings
 from tests.data_prep.lines import read
 from tests.data_prep.llm import make_llm
 from tests.data_prep.questions import question
@@ -22,7 +22,7 @@ def talker(tmp_path_factory):
 
 
 def test_seeds_fit_every_engine_and_differ_by_id_and_seed():
-    seeds = {Asking(seed=seed).seed_of(f"clip{number}") for seed in range(3) for number in range(100)}
+    seeds = {GenerationSettings(seed=seed).seed_of(f"clip{number}") for seed in range(3) for number in range(100)}
     assert len(seeds) == 300 and min(seeds) >= 0 and max(seeds) < 2**31
 
 

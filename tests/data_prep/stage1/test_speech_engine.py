@@ -18,7 +18,7 @@ from caad_ds.generation.sampling import Sampling
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.whisper_qformer.speech_lm import build, save
 from data_prep.stage1.answer_checks import CHECKS
-from data_prep.stage1.engines.settings import Asking
+from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.speech import SpeechEngine
 from tests.data_prep.lines import read
 from tests.data_prep.llm import make_llm
@@ -165,9 +165,9 @@ def test_what_cannot_be_heard_or_asked_rejects_its_record_alone(tmp_path, teache
 
 
 def test_audio_that_prompts_of_a_batch_share_is_encoded_once(teacher, corpus, monkeypatch):
-    engine = SpeechEngine(teacher, Asking(system="Be brief.", max_new_tokens=2), batch_size=4, device="cpu")
-    encode, encoded = engine.loaded.encoder.perceive, []
-    monkeypatch.setattr(engine.loaded.encoder, "perceive", lambda mel: encoded.append(len(mel)) or encode(mel))
+    engine = SpeechEngine(teacher, GenerationSettings(system="Be brief.", max_new_tokens=2), batch_size=4, device="cpu")
+    encode, encoded = engine.loaded.encoder.encode, []
+    monkeypatch.setattr(engine.loaded.encoder, "encode", lambda mel: encoded.append(len(mel)) or encode(mel))
     rows = [{**row, "audios": [{"path": str(corpus.parent / "0.wav")}]} for row in read(corpus)[:4]]
     assert len(list(engine.answers([rows], ()))) == 4 and encoded == [1]
     asked = engine.tokenizer.decode(engine._prompt(rows[0])[1])

@@ -14,7 +14,7 @@ from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.explain.token_picture import A_PAGE, draw, visible
 from caad_ds.evaluation.explain.token_text import Tokens
 from caad_ds.evaluation.inference import Loaded
-from caad_ds.evaluation.teacher_check.encoded_clips import Ears
+from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.models.negatives import Negative
@@ -70,7 +70,7 @@ def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_fo
     assert told["answer"].startswith("the speaker is male") and len(told["positions"]) == 6
     loaded = Loaded.load(model_folder, torch.device("cpu"))
     [item] = [i for row in Benchmark.load(conflicts).rows for i in row.items() if i.id == "gender/2"][1:2]
-    ears = Ears(loaded)
+    ears = EncodedClips(loaded)
     outputs = ears.outputs(ears.hear([item]))
     negative = Negative.of("silence", loaded.encoder)
     expected = log_likelihoods(loaded, [item], outputs, ["the speaker is male ."], [negative], [1.5])

@@ -14,7 +14,7 @@ from caad_ds.evaluation.commands import check_teacher as command_line
 from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.teacher_check import check_teacher
 from caad_ds.evaluation.teacher_check import probe as probe_module
-from caad_ds.evaluation.teacher_check.encoded_clips import Ears
+from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.generalisation import HEARD, UNKNOWN
 from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy, log_likelihoods, shared, whole
@@ -57,7 +57,7 @@ def loaded(model_folder):
 @pytest.fixture
 def asked(loaded, conflicts):
     """Items of two rows, and what the model hears of their clips."""
-    ears = Ears(loaded)
+    ears = EncodedClips(loaded)
     items = ears.hear([item for row in Benchmark.load(conflicts).rows[:2] for item in row.items()])
     return items, ears.outputs(items)
 
@@ -75,7 +75,7 @@ def test_likelihoods_equal_one_statement_at_a_time(loaded, asked, terms):
             z_pos, z_neg = (
                 loaded.model.llm(inputs_embeds=e.inputs_embeds).logits[0, e.answer_rows]
                 for e in (
-                    loaded.model.place(batch, outputs[i // 4 : i // 4 + 1]),
+                    loaded.model.merge_audio(batch, outputs[i // 4 : i // 4 + 1]),
                     embed_without_audio(loaded.model, batch, negative),
                 )
             )

@@ -26,7 +26,7 @@ from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models.language_model.llm import build_llm, check_llm, hidden_states, position_limit
 from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
-from caad_ds.models.prompts.prompter import Prompter, end_tokens
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder, end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, load, save
@@ -63,7 +63,7 @@ class World:
         self.folder = folder
         self.tokenizer = train_tokenizer(texts, 60, folder / "tokenizer")
         self.encoder = encoder()
-        self.prompter = Prompter(self.tokenizer, QUERIES)
+        self.prompter = PromptEncoder(self.tokenizer, QUERIES)
         self.samples = [sample("a"), sample("b", audios=2, text="beep beep"), sample("c", text="")]
 
     def batch(self, number: int | None = None, **kwargs: Any) -> Batch:
@@ -72,7 +72,7 @@ class World:
         return with_features(self.prompter.batch(chosen, **kwargs), chosen, self.encoder)
 
     def states(self, batch: Batch) -> Any:
-        return self.encoder.perceive(batch.features)
+        return self.encoder.encode(batch.features)
 
 
 def far(found: Tensor, expected: Tensor) -> float:
@@ -147,14 +147,14 @@ def reason(error: Exception) -> str:
 
 def alone(model: SpeechLM, world: World, number: int) -> Tensor:
     batch = world.batch(number)
-    return model.backbone(model.embed(batch, world.states(batch)))
+    return model.hidden_states(model.embed(batch, world.states(batch)))
 
 
 def padding(model: SpeechLM, world: World) -> str:
     expected = torch.cat([alone(model, world, n) for n in range(len(world.samples))])
     for side in ("right", "left"):
         batch = world.batch(pad=side)
-        require_near(model.backbone(model.embed(batch, world.states(batch))), expected, f"padded on the {side}")
+        require_near(model.hidden_states(model.embed(batch, world.states(batch))), expected, f"padded on the {side}")
     return ""
 
 
@@ -163,7 +163,7 @@ def head(model: SpeechLM, world: World) -> str:
     embedded = model.embed(batch, world.states(batch))
     output = model.llm(inputs_embeds=embedded.inputs_embeds, attention_mask=embedded.attention_mask, use_cache=False)
     own = output.logits.flatten(0, 1)
-    require_near(model.head().logits(model.backbone(embedded)), own[batch.answer_rows], "logits")
+    require_near(model.head().logits(model.hidden_states(embedded)), own[batch.answer_rows], "logits")
     return ""
 
 
@@ -181,8 +181,8 @@ def text_only(model: SpeechLM, world: World) -> str:
     expected = torch.cat(rows)
     for side in ("right", "left"):
         batch = world.batch(pad=side)
-        require_near(model.backbone(embed_without_audio(model, batch, negative)), expected, "without audio")
-        both = model.backbone(embed_both(model, batch, world.states(batch), negative))
+        require_near(model.hidden_states(embed_without_audio(model, batch, negative)), expected, "without audio")
+        both = model.hidden_states(embed_both(model, batch, world.states(batch), negative))
         require_near(both.chunk(2)[1], expected, "without audio, beside the path with it")
     return ""
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from caad_ds.models.language_model.head_form import HeadForm
 from caad_ds.models.language_model.llm import build_llm, check_llm, hidden_states, load_llm, position_limit
 from caad_ds.models.negatives import Negative, drop_audio, embed_both, embed_without_audio
-from caad_ds.models.prompts.prompter import end_tokens
+from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, keep_first_layers, load, save
 from caad_ds.models.whisper_qformer.states import positions
 from caad_ds.training.engines import Student
@@ -60,12 +60,12 @@ def test_the_head_gives_the_models_own_logits(parts, samples, tokenizer, ears, t
     model, *_ = load(tmp_path, dtype)
     model.eval()
     batch = parts.batch(samples)
-    embedded = model.embed(batch, ears.perceive(batch.features))
+    embedded = model.embed(batch, ears.encode(batch.features))
     own = model.llm(
         inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
     ).logits.float()
     own = own.flatten(0, 1)[batch.answer_rows]
-    found = model.head().logits(model.backbone(embedded))
+    found = model.head().logits(model.hidden_states(embedded))
     assert own.abs().max() > 0.1
     # Each logit is a sum of 32 products, and in bfloat16 rounded by itself.
     near = (found - own).abs() <= 8 * torch.finfo(dtype).eps * (own.abs() + own.abs().mean())
@@ -168,10 +168,10 @@ def test_audio_goes_where_its_sample_is_whatever_the_embeddings_width(parts, sam
     opt = {"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 16, "hidden_size": 32}
     model = family(tokenizer, ears, opt)
     batch = parts.batch(samples)
-    audio = model.connect(ears.perceive(batch.features))[batch.audio_index]
+    audio = model.project(ears.encode(batch.features))[batch.audio_index]
     other = audio.clone()
     other[0] = 5.0  # the first sample's
-    heard, changed = (model.backbone(model.place(batch, each)) for each in (audio, other))
+    heard, changed = (model.hidden_states(model.merge_audio(batch, each)) for each in (audio, other))
     first = batch.sample_of_row == 0
     assert torch.equal(heard[~first], changed[~first])
     assert (heard[first] - changed[first]).abs().max() > 0.01
@@ -182,7 +182,7 @@ def test_connector_outputs_of_another_width_are_refused(parts, samples, width):
     batch = parts.batch(samples)
     audio = torch.zeros(len(batch.audio_index), QUERIES, width)
     with pytest.raises(UserError, match=f"connector outputs are {width} wide, the LLM's embeddings 32"):
-        parts.model.place(batch, audio)
+        parts.model.merge_audio(batch, audio)
 
 
 @pytest.fixture(params=[[2, 7, 9], 7], ids=["several", "another"])
@@ -241,15 +241,15 @@ def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokeniz
         one = {"input_ids": removed.input_ids[number, kept][None], "labels": removed.labels[number, kept][None]}
         shape = one["input_ids"]
         alone = type(batch)(["a"], attention_mask=torch.ones_like(shape), audio_mask=shape < 0, **one)
-        rows.append(model.backbone(model.place(alone, torch.zeros(0, QUERIES, 32))))
+        rows.append(model.hidden_states(model.merge_audio(alone, torch.zeros(0, QUERIES, 32))))
     expected = torch.cat(rows)
-    states = ears.perceive(batch.features)
+    states = ears.encode(batch.features)
     terms = path(model, ears, positions=POSITIONS)
-    assert_close(model.backbone(embed_without_audio(model, batch, text_only)), expected, terms)
-    both = model.backbone(embed_both(model, batch, states, text_only))
+    assert_close(model.hidden_states(embed_without_audio(model, batch, text_only)), expected, terms)
+    both = model.hidden_states(embed_both(model, batch, states, text_only))
     assert_close(both.chunk(2)[1], expected, terms)
     dropped = drop_audio(batch, torch.tensor([False, True, False]), text_only)
-    mixed = model.backbone(model.embed(dropped, ears.perceive(dropped.features)))
+    mixed = model.hidden_states(model.embed(dropped, ears.encode(dropped.features)))
     second = batch.sample_of_row == 1
     assert_close(mixed[second], expected[second], terms)
     assert_close(mixed[~second], both.chunk(2)[0][~second], terms)

@@ -22,7 +22,7 @@ def adapted(tokenizer, ears):
 def hidden(model, parts, samples):
     batch = parts.batch(samples)
     with torch.no_grad():
-        return model.backbone(model.embed(batch, parts.encoder.perceive(batch.features)))
+        return model.hidden_states(model.embed(batch, parts.encoder.encode(batch.features)))
 
 
 def move(model):

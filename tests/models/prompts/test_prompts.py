@@ -13,7 +13,7 @@ from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import AUDIO, START_AUDIO, user_content
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
-from caad_ds.models.prompts.prompter import Prompter, answer_turn, tokenization
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder, answer_turn, tokenization
 from caad_ds.models.whisper_qformer.speech_lm import load, save
 from caad_ds.utils.errors import UserError
 from tests.models.prompts.chat_tokenizers import CHATML, GEMMA, LLAMA3, THINKING, ZEPHYR, byte_level, sentence_piece
@@ -43,7 +43,7 @@ def gemma(tmp_path):
 
 def encode(tokenizer, asked: dict, queries: int = 2) -> SimpleNamespace:
     """The ids of a record's prompt and answer, as training collates them."""
-    batch = Prompter(tokenizer, queries).batch([Sample("r", asked, [])])
+    batch = PromptEncoder(tokenizer, queries).batch([Sample("r", asked, [])])
     ids, answer = batch.input_ids[0], batch.labels[0] >= 0
     return SimpleNamespace(
         prompt=ids[~answer].tolist(), answer=ids[answer].tolist(), is_audio=batch.audio_mask[0].tolist()
@@ -286,10 +286,10 @@ def test_a_sample_longer_than_the_models_positions_is_named(zephyr):
     encoded = encode(zephyr, record(), queries=40)
     length = len(encoded.prompt) + len(encoded.answer)
     sample = Sample("key-7", record(), [])
-    assert Prompter(zephyr, 40, limit=length).batch([sample]).input_ids.shape == (1, length)
+    assert PromptEncoder(zephyr, 40, limit=length).batch([sample]).input_ids.shape == (1, length)
     with pytest.raises(UserError, match=rf"sample key-7: prompt and answer take {length} tokens, the model reads"):
-        Prompter(zephyr, 40, limit=length - 1).batch([sample])
-    short = Prompter(zephyr, 40, max_answer_tokens=2, limit=length - 1)
+        PromptEncoder(zephyr, 40, limit=length - 1).batch([sample])
+    short = PromptEncoder(zephyr, 40, max_answer_tokens=2, limit=length - 1)
     assert short.length(sample) == len(short.encode(record()).prompt) + 2
     assert short.truncated == 0  # an answer that is only looked at is not one that was cut for training
     assert short.batch([sample]).labels.ge(0).sum() == 2 and short.truncated == 1

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from caad_ds.data.markers import MARKERS, user_content
 from caad_ds.models.prompts.chat_template import freeze_template
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.utils.errors import UserError
 from tests.models.prompts.chat_tokenizers import KINDS
 
@@ -19,7 +19,7 @@ PLAIN = st.text("abcdeéß 漢字,.?!\U0001f600'-", max_size=12)
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request, tmp_path_factory):
     made = KINDS[request.param](tmp_path_factory.mktemp("tokenizer"))
-    return made, Prompter(freeze_template(made.tokenizer), QUERIES)
+    return made, PromptEncoder(freeze_template(made.tokenizer), QUERIES)
 
 
 def texts(kind):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, BertConfig, WhisperConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from caad_ds import cli
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer.desta import read_connector, tapped_layers
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features
 from caad_ds.models.whisper_qformer.speech_lm import load
@@ -127,11 +127,11 @@ def test_an_imported_connector_gives_the_published_ones_output(theirs, bases, ki
     model, ears, tokenizer = load(bases / "out")
     assert (ears.taps, ears.window_seconds, model.config.qformer_layers) == ([1, 3], 30, LAYERS)
     samples = [sample("a"), sample("b")]
-    batch = with_features(Prompter(tokenizer, QUERIES).batch(samples), samples, ears)
-    ours = model.connect(ears.perceive(batch.features))
+    batch = with_features(PromptEncoder(tokenizer, QUERIES).batch(samples), samples, ears)
+    ours = model.project(ears.encode(batch.features))
     expected = theirs(layer_outputs(ears.whisper, batch.features, [1, 3]))
     assert_close(ours, expected, path(model.connector, ears, positions=ears.whisper.config.max_source_positions))
-    model.place(batch, ours)  # as many positions as it has queries
+    model.merge_audio(batch, ours)  # as many positions as it has queries
     llm = AutoModelForCausalLM.from_pretrained(bases / "llm", dtype=torch.float32).state_dict()
     assert all(torch.equal(llm[name], value) for name, value in model.llm.state_dict().items())
 

@@ -22,7 +22,7 @@ from tests.training.tiny import llama
 
 
 def logits(parts, batch):
-    hidden = parts.model.backbone(parts.model.embed(batch, parts.encoder.perceive(batch.features)))
+    hidden = parts.model.hidden_states(parts.model.embed(batch, parts.encoder.encode(batch.features)))
     return hidden @ parts.model.head().weight.T
 
 
@@ -56,7 +56,7 @@ def test_answer_rows_predict_the_answer_and_its_end(parts, samples, tokenizer):
 @pytest.mark.numeric
 def test_hidden_states_are_those_before_the_head(parts, samples):
     batch = parts.batch(samples)
-    embedded = parts.model.embed(batch, parts.encoder.perceive(batch.features))
+    embedded = parts.model.embed(batch, parts.encoder.encode(batch.features))
     full = parts.model.llm(
         inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
     ).logits
@@ -75,7 +75,7 @@ def test_a_saved_model_loads_bit_equal(tokenizer, ears, parts, samples, tmp_path
     theirs = AutoModel.from_pretrained(tmp_path).state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     batch = parts.batch(samples)
-    assert torch.equal(ears.perceive(batch.features).hidden, encoder.perceive(batch.features).hidden)
+    assert torch.equal(ears.encode(batch.features).hidden, encoder.encode(batch.features).hidden)
     assert torch.equal(ears.features(samples[0].waveforms), encoder.features(samples[0].waveforms))
     assert words.get_vocab() == tokenizer.get_vocab() and words.chat_template == tokenizer.chat_template
 
@@ -190,7 +190,7 @@ def test_as_many_audios_as_markers(parts):
         parts.batch([one])
     batch = parts.batch([sample("a")])
     with pytest.raises(UserError, match="4 audio positions in the text but 8 connector outputs"):
-        parts.model.place(batch, torch.zeros(2, 4, 32))
+        parts.model.merge_audio(batch, torch.zeros(2, 4, 32))
 
 
 def test_answers_are_cut_and_counted(parts, tokenizer):

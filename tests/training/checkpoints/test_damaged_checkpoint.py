@@ -51,7 +51,7 @@ def test_a_checkpoint_of_other_weights_or_data(resumable):
     recorded["state"]["identity"]["teacher"] = since_replaced
     state.write_text(json.dumps(recorded))
     line = refusal(resumable)
-    changed = f"holds other things now (teacher, hash {since_replaced} -> {now}); bring that back, use another"
+    changed = f"differ from this checkpoint's (teacher, hash {since_replaced} -> {now}); restore them, use another"
     assert "step-00000004: what it was made from " + changed in line
 
 

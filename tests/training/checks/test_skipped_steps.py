@@ -9,7 +9,7 @@ import torch
 from caad_ds.config.reading import load_config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.step import DistillStep
-from caad_ds.models.prompts.prompter import Prompter
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.training import engines
 from caad_ds.training.checks.finite_weights import own_optimizer
@@ -72,7 +72,7 @@ def trained(world, tmp_path, zero: str, precision: str, spoil=None) -> list[torc
     cfg = load_config(ce(world, tmp_path / "out", run={"precision": dtype}, student={"deepspeed": str(file)}))
     student = engines.load_student(cfg)
     engine = engines.student_engine(cfg, student, 2, 2)
-    reader, prompter = IndexedReader(cfg.data.train), Prompter(student.tokenizer, 4)
+    reader, prompter = IndexedReader(cfg.data.train), PromptEncoder(student.tokenizer, 4)
 
     def batch(first: int):
         samples = [reader[first], reader[first + 1]]

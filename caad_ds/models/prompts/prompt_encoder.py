@@ -41,7 +41,7 @@ class Turn:
     trims: bool
 
 
-class Prompter:
+class PromptEncoder:
     """Tokenises records for a model with K = `num_queries` connector outputs per audio.
 
     `<|AUDIO|>` becomes K placeholder positions followed by the audio's transcription (DeSTA2, section 3). The ids are
