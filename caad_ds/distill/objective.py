@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from caad_ds.config.schema import ObjectiveSection
 from caad_ds.data.batch import Batch
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
+from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
-from caad_ds.models.whisper_qformer.states import AudioStates
 
 Timed = Callable[[str], AbstractContextManager]  # wraps a named part of the step
 

@@ -13,8 +13,8 @@ from caad_ds.data.batch import Batch
 from caad_ds.distill.prefix import KeptPrefixes, shared_prefix
 from caad_ds.loss.head import LMHead
 from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
+from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
-from caad_ds.models.whisper_qformer.states import AudioStates
 
 
 class TeacherSignal(Protocol):

@@ -11,8 +11,8 @@ from caad_ds.data.batch import Batch
 from caad_ds.distill.objective import Timed
 from caad_ds.distill.signal import TeacherSignal
 from caad_ds.loss.head import LMHead
+from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.states import AudioStates
 
 Terms = tuple[Tensor, Tensor, dict[str, Tensor]]
 Heard = tuple[Batch, AudioStates | None, tuple[Tensor | None, Tensor | None]]

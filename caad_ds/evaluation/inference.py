@@ -17,8 +17,8 @@ from caad_ds.evaluation.commands.arguments import DTYPES
 from caad_ds.models.language_model.llm import position_limit
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer import speech_lm
+from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.states import AudioStates
 from caad_ds.utils.errors import UserError
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}

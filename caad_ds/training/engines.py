@@ -1,7 +1,5 @@
 """Models and their DeepSpeed engines: the frozen teacher's and the student's."""
 
-import hashlib
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from caad_ds.models.prompts.prompt_encoder import tokenization
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, keep_first_layers, load
 from caad_ds.training.checks.finite_weights import require_finite
+from caad_ds.training.identity import weights_hash
 from caad_ds.training.optimizer import adamw
 from caad_ds.utils.errors import UserError
 
@@ -189,31 +188,6 @@ def same_encoder(first: SpeechEncoder, second: SpeechEncoder) -> bool:
     """Whether two encoders give the same states, so that one run serves both models."""
     alike = all(getattr(first, key) == getattr(second, key) for key in ("taps", "window_seconds", "final_norm"))
     return alike and weights_hash(first.whisper) == weights_hash(second.whisper)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """sha256 over a module's weights, names included."""
-    return _hash(sorted(module.state_dict().items()))
-
-
-def frozen_hash(student: Student) -> str:
-    """sha256 over the weights that a checkpoint of this student does not hold: its encoder's and its frozen ones."""
-    frozen = [(name, p) for name, p in student.model.named_parameters() if not p.requires_grad]
-    return _hash([*sorted(student.encoder.whisper.state_dict().items()), *frozen])
-
-
-def start_hash(student: Student) -> str:
-    """sha256 over the weights that train, as they are before the first step."""
-    return _hash((name, p) for name, p in student.model.named_parameters() if p.requires_grad)
-
-
-def _hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype}".encode())
-        # As bytes: numpy has no bfloat16, and float32 would double what is hashed of a large model.
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def teacher_signal(

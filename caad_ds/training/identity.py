@@ -2,10 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from caad_ds.config.deepspeed_files import deepspeed_config
 from caad_ds.config.reading import load_config
@@ -121,3 +124,28 @@ def flatten(values: dict, prefix: str = "") -> dict:
     for key, value in values.items():
         out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
+
+
+def weights_hash(module: nn.Module) -> str:
+    """sha256 over a module's weights, names included."""
+    return _hash(sorted(module.state_dict().items()))
+
+
+def frozen_hash(student: nn.Module, encoder: nn.Module) -> str:
+    """sha256 over the weights that a checkpoint of a student does not hold: its encoder's and its own frozen ones."""
+    frozen = [(name, p) for name, p in student.named_parameters() if not p.requires_grad]
+    return _hash([*sorted(encoder.state_dict().items()), *frozen])
+
+
+def start_hash(student: nn.Module) -> str:
+    """sha256 over the weights that train, as they are before the first step."""
+    return _hash((name, p) for name, p in student.named_parameters() if p.requires_grad)
+
+
+def _hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype}".encode())
+        # As bytes: numpy has no bfloat16, and float32 would double what is hashed of a large model.
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, save
 from caad_ds.training.checks.finite_weights import require_finite
-from caad_ds.training.engines import Student, frozen_hash
+from caad_ds.training.engines import Student
+from caad_ds.training.identity import frozen_hash
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, write_json
 
@@ -26,7 +27,7 @@ def all_weights(student: Student, trainable: Mapping[str, Tensor], frozen: str, 
     expected = {name: parameter.shape for name, parameter in own.items() if parameter.requires_grad}
     if expected != {name: tensor.shape for name, tensor in trainable.items()}:
         raise UserError(f"{config}: its student has other trainable weights than the checkpoint; was the file changed?")
-    if frozen_hash(student) != frozen:
+    if frozen_hash(student.model, student.encoder.whisper) != frozen:
         raise UserError(
             f"{config}: the frozen weights of its student (encoder, LLM) are not those that the run began with; "
             "bring back the ones that student: names"

@@ -30,7 +30,7 @@ from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
 from caad_ds.training.checks.usable_samples import check_texts
-from caad_ds.training.identity import Identity, check_same_config, identity
+from caad_ds.training.identity import Identity, check_same_config, frozen_hash, identity, start_hash, weights_hash
 from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
 from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
@@ -107,7 +107,7 @@ class Trainer:
         engines.check_finite(self.student, cfg, self.teacher_model, self.teacher_encoder)
         computed = engines.loss_implementation(cfg, self.device, self.student.model, self.teacher_model)
         self.heartbeat.say(f"loss: {computed}")
-        self.frozen = engines.frozen_hash(self.student)
+        self.frozen = frozen_hash(self.student.model, self.encoder.whisper)
         self.identity = self._identity()
         whose, limit = fewest_positions(student=self.student.model, teacher=self.teacher_model)
         lengths = self.student.model.config.num_queries, cfg.data.max_answer_tokens, limit
@@ -389,10 +389,10 @@ class Trainer:
         # Not hashed a second time, which takes most of the start of a large run; a shared encoder is in the first.
         teacher = []
         if self.teacher_model is not None:
-            teacher.append(engines.weights_hash(self.teacher_model))
+            teacher.append(weights_hash(self.teacher_model))
             if self.teacher_encoder is not None and self.teacher_encoder is not self.encoder:
-                teacher.append(engines.weights_hash(self.teacher_encoder))
-        student = (self.frozen, engines.start_hash(self.student))
+                teacher.append(weights_hash(self.teacher_encoder))
+        student = (self.frozen, start_hash(self.student.model))
         return identity(self.cfg, teacher, student, self.reader.identity, tokenization(self.student.tokenizer))
 
     def _stop(self, *_: object) -> None:

@@ -123,3 +123,12 @@ def _refuse_wide(data: bytes, where: object) -> None:
         raise TextError(f"{where}: {kind} text; save the file as UTF-8")
     if b"\0" in data[:2]:  # the first characters of such a text without its mark
         raise TextError(f"{where}: not UTF-8 text (zero bytes, as UTF-16 has them); save the file as UTF-8")
+
+
+def is_text(row: object) -> bool:
+    """Whether all texts in what JSON gave can be written again; half of a surrogate pair, `"\\ud800"`, cannot."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -6,7 +6,7 @@ import torch
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.models.negatives import Negative, drop_audio, embed_both, embed_without_audio
-from caad_ds.models.whisper_qformer.states import AudioStates
+from caad_ds.models.whisper_qformer.audio_states import AudioStates
 
 pytestmark = pytest.mark.numeric
 

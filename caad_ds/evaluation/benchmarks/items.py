@@ -16,15 +16,6 @@ from caad_ds.evaluation.benchmarks.hf_datasets import FAULTS, Cell, value
 from caad_ds.utils.text import trimmed
 
 
-def is_text(row: object) -> bool:
-    """Whether all texts in what JSON gave can be written again; half of a surrogate pair, `"\\ud800"`, cannot."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 class Fault(Exception):
     """Why a row of a benchmark cannot be asked."""
 

@@ -19,10 +19,10 @@ from unicodedata import normalize
 
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files, manifest, mcr_manifest
-from caad_ds.evaluation.benchmarks.items import Clip, Item, is_text, text_of
+from caad_ds.evaluation.benchmarks.items import Clip, Item, text_of
 from caad_ds.evaluation.scoring.matching import words
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.text import each_once, read_text
+from caad_ds.utils.text import each_once, is_text, read_text
 
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]

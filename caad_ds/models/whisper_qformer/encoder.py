@@ -17,7 +17,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.models.architecture import POSITIONS_PER_SECOND, is_architecture, read_architecture
 from caad_ds.models.language_model import lora
 from caad_ds.models.pretrained import pretrained
-from caad_ds.models.whisper_qformer.states import AudioStates
+from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.utils.errors import UserError
 
 

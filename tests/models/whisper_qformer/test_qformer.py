@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.qformer import QFormerConnector
-from caad_ds.models.whisper_qformer.states import AudioStates
 from tests.tolerance import assert_close, path
 from tests.training.tiny import amplify
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from caad_ds.evaluation.benchmarks import audio_files
 from caad_ds.evaluation.benchmarks.dynamic_superb.hf_tables import instructed
 from caad_ds.evaluation.benchmarks.hf_datasets import of_one_split
-from caad_ds.evaluation.benchmarks.items import Clip, Fault, Item, is_text
-from caad_ds.utils.text import read_text
+from caad_ds.evaluation.benchmarks.items import Clip, Fault, Item
+from caad_ds.utils.text import is_text, read_text
 
 NAME = "metadata.json"
 

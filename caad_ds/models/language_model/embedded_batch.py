@@ -1,21 +1,9 @@
-"""The values that pass between encoder, connector and language model."""
+"""A batch as the causal LM takes it: embeddings instead of tokens."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class AudioStates:
-    """Tapped encoder states of A audios: `hidden` [A, taps, frames, D]."""
-
-    hidden: Tensor
-
-    @staticmethod
-    def cat(parts: list["AudioStates"]) -> "AudioStates":
-        """The audios of several states, one after another."""
-        return AudioStates(torch.cat([part.hidden for part in parts]))
 
 
 @dataclass(frozen=True)
