@@ -81,7 +81,7 @@ setup(
             "webdataset>=0.2.100",
         ],
         "peers": ["accelerate", "datasets", "liger-kernel", "trl"],
-        "dev": ["import-linter>=2.5", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
+        "dev": ["import-linter>=2.5", "mypy>=1.11", "pre-commit>=4", "ruff>=0.6", "types-PyYAML"],
         "docs": ["mkdocstrings[python]>=1", "zensical>=0.0.73"],
         "gpu": ["nvidia-ml-py>=12"],  # GPUs among MLflow's system metrics
         "openai": ["openai>=1.98"],

@@ -53,10 +53,13 @@ def contrastive_distillation_loss(
     Args:
         student_hidden: [N, Hs], float32, bfloat16 or float64; receives the gradient, as `student_head` does if it
             requires one. Logits are float32 at least; no [N, V] tensor is made except by `reference`.
-        teacher_pos, teacher_neg: [N, Ht] with the audio and without. No `teacher_neg`: standard KD, alpha 0.
-            The teacher's arguments may be None, and are not looked at, where `kd_weight` is 0.
+        teacher_pos: [N, Ht], the teacher's hidden states with the audio. The teacher's arguments may be None, and are
+            not looked at, where `kd_weight` is 0.
+        teacher_neg: [N, Ht], those without the audio; None: standard KD, alpha 0.
         labels: int64 [N]; rows equal to `ignore_index` count for nothing.
-        alpha, temperature, kd_weight: the paper's alpha, tau and lambda.
+        alpha: the paper's alpha, the strength of the contrast.
+        temperature: the paper's tau.
+        kd_weight: the paper's lambda, the share of the distillation term.
         plausibility: beta; tokens with p_pos < beta * max p_pos, p_pos = softmax(z_pos), get zero target probability.
         divergence: D, a name of divergence.py (the paper's is forward_kl), `package.module:name` of a `Divergence` of
             your own, or one itself.
