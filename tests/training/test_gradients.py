@@ -1,6 +1,7 @@
 """Two ranks with both engines give the gradients of plain PyTorch, whatever trains and wherever the teacher lies."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ def record_gradients() -> None:
     from caad_ds.training import trainer
 
     class Recording(trainer.Trainer):
-        def _build_engines(self) -> None:
-            super()._build_engines()
+        def _build_engines(self, held: ExitStack) -> None:
+            super()._build_engines(held)
             step = self.engine.step
 
             def recorded() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.commands.compare import TITLE
 from caad_ds.evaluation.comparison.dynamic_superb_dimensions import compare_dimensions, is_dynamic_superb
+from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
 from caad_ds.evaluation.comparison.result import Comparison, publish
 from caad_ds.evaluation.comparison.run_folders import read_runs
 from caad_ds.evaluation.predictions import RunFolder
@@ -73,7 +74,8 @@ def compare_conditions(runs: dict[str, list[list[dict]]], baseline: str, title: 
     with progress(f"differences from {baseline}"):
         found = differences(runs, baseline)
     details = [INTERVALS, markdown(*interval_rows(_pooled(systems, FIGURES)))]
-    legends = [LEGEND, NOTE]
+    commonest = commonest_labels(next(iter(runs.values()))[0])
+    legends = [LEGEND, NOTE, *neutral_notes(systems, baseline, commonest[POOLED])]
     if found:
         pooled = _pooled(found, {**MAIN, "MRS": "mrs"})
         details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(pooled))]
@@ -84,7 +86,8 @@ def compare_conditions(runs: dict[str, list[list[dict]]], baseline: str, title: 
     }
     table = comparison_rows(systems, found)
     logged = _pooled(systems, {key: key for key in FIGURES.values()})
-    return Comparison(title, baseline, systems, logged, found, table, legends, details, pictures)
+    attributes = by_attribute(systems, commonest)
+    return Comparison(title, baseline, systems, logged, found, table, legends, details, pictures, attributes)
 
 
 def _pooled(systems: dict[str, dict], figures: dict[str, str]) -> dict[str, dict[str, dict]]:

@@ -11,13 +11,16 @@ from caad_ds.evaluation.speed.figures import SIZE_LEGEND, size_rows
 from caad_ds.utils.files import write_atomic, write_json
 from caad_ds.utils.terminal_table import Table
 
+BY_ATTRIBUTE = "Neutral accuracy by attribute"
+
 
 @dataclass(frozen=True)
 class Comparison:
     """Scores by system, differences from the baseline, the table that is shown, and what the files hold beside it.
 
     `figures` are those of each system that are metrics in MLflow, by name, `{value, low, high, ...}` each.
-    `details` are further parts of table.md; `pictures` draw themselves, by file name.
+    `details` are further parts of table.md; `pictures` draw themselves, by file name. `by_attribute` is a second table,
+    of neutral accuracy.
     """
 
     title: str
@@ -29,11 +32,14 @@ class Comparison:
     legends: list[str]
     details: list[str]
     pictures: dict[str, Callable[[Path], None]]
+    by_attribute: tuple[list[str], list[list[str]]] | None = None
 
 
 def publish(found: Comparison, speeds: dict[str, dict], notes: list[str], args: argparse.Namespace) -> None:
     """Prints the tables, `notes` on the runs below; saves all with `args.out` and logs it with `args.mlflow`."""
     show(Table(found.title, *found.table), *found.legends, *notes)
+    if found.by_attribute:
+        show(Table(BY_ATTRIBUTE, *found.by_attribute))
     if speeds:
         show(Table("Size", *size_rows(speeds)), SIZE_LEGEND)
     files = ["table.json", "table.md", *found.pictures]
@@ -57,7 +63,9 @@ def _figures(found: Comparison) -> Iterator[tuple[str, str, dict]]:
 
 
 def _save(found: Comparison, speeds: dict[str, dict], notes: list[str], folder: Path) -> None:
-    text = [f"# {found.title}", markdown(*found.table), *found.legends, *notes, *found.details]
+    text = [f"# {found.title}", markdown(*found.table), *found.legends, *notes]
+    text += [f"{BY_ATTRIBUTE}:", markdown(*found.by_attribute)] if found.by_attribute else []
+    text += found.details
     text += [markdown(*size_rows(speeds)), SIZE_LEGEND] if speeds else []
     figures = {"systems": found.systems, "baseline": found.baseline, "differences": found.differences}
     figures |= {"speed": speeds, "legends": found.legends, "notes": notes}

@@ -66,7 +66,9 @@ def _checked(path: Path, setup: dict, others: dict[Path, dict]) -> dict:
     for other, its in others.items():
         for key, what in BENCHMARK.items():
             if setup.get(key) != its.get(key):
-                raise UserError(f"{path} and {other}: evaluated on different {what}; compare runs on one")
+                raise UserError(
+                    f"{path} and {other}: evaluated on different {what}; compare runs on one, with one --limit"
+                )
         if path.resolve() == other.resolve():
             raise UserError(f"{path}: given twice; a run counts once")
         if _without(setup, ("name",)) == _without(its, ("name",)):

@@ -145,7 +145,11 @@ def _negative(attributes: list[Attribute], table: dict, neg: Signal) -> tuple[li
     spread, where = _distribution({a.name: table[neg][a.name]["entropy_share"] for a in attributes})
     neutral = _points(_accuracy(attributes, neg, "neutral"))
     lost = [f"{s.alpha:g}" for s in contrasts if s not in kept]
-    cost = f"neutral accuracy falls at alpha {', '.join(lost)}" if lost else "no alpha lowers neutral accuracy"
+    cost = (
+        f"neutral accuracy falls at alpha {', '.join(lost)}"
+        if lost
+        else "no alpha lowers neutral accuracy by likelihood, the attributes taken together"
+    )
     line = f"{neg.negative}: {where}; neutral accuracy without audio {neutral}{_leak(attributes, neg)}; {cost}."
     return (kept if spread else []), line
 

@@ -52,7 +52,7 @@ def test_a_checkpoint_of_other_weights_or_data(resumable):
     state.write_text(json.dumps(recorded))
     line = refusal(resumable)
     changed = f"differ from this checkpoint's (teacher, hash {since_replaced} -> {now}); restore them, use another"
-    assert "step-00000004: what it was made from " + changed in line
+    assert "step-00000004: teacher, student, data or settings " + changed in line
 
 
 def damage(path) -> None:
