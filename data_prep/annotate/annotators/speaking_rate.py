@@ -13,6 +13,7 @@ import numpy as np
 
 from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from data_prep.annotate.annotators import Measure
+from data_prep.annotate.numba_cache import one_process
 
 KEYS = ("syllables_per_second",)
 NEEDS = {"librosa": "annotate"}
@@ -24,7 +25,10 @@ LEAST_NUCLEI = 3
 
 def load() -> Measure:
     """Two decimals; AudioError where fewer than three nuclei are heard."""
-    import librosa
+    with one_process():
+        import librosa
+
+        librosa.power_to_db(np.abs(librosa.stft(np.zeros(FRAME, np.float32), n_fft=FRAME)) ** 2)
     from scipy.signal import find_peaks
 
     low, high = BAND_HZ
