@@ -1,4 +1,4 @@
-"""A configuration from its YAML files and `--set`; a mistake is told by its key, beside the nearest that is known."""
+"""A configuration from its YAML files and `--set`; errors name the key and the nearest known one."""
 
 from pathlib import Path
 from typing import Any

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from caad_ds.config.key_names import SYNONYMS
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.utils.errors import UserError
+from tests.config.refusals import refusal
 
 LEAST = {
     "run": {"output_dir": "out"},
@@ -33,14 +33,6 @@ def write(tmp_path):
         return path
 
     return to_file
-
-
-def refusal(path, *overrides: str) -> str:
-    with pytest.raises(UserError) as caught:
-        load_config(path, list(overrides))
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_defaults_are_the_papers(write):

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from caad_ds.config.reading import load_config
-from caad_ds.utils.errors import UserError
+from tests.config.refusals import refusal
 
 BASE = {
     "run": {"name": "base", "output_dir": "out", "seed": 7},
@@ -28,14 +28,6 @@ def files(tmp_path):
         return tmp_path
 
     return write
-
-
-def refusal(path, *overrides: str) -> str:
-    with pytest.raises(UserError) as caught:
-        load_config(path, list(overrides))
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_a_files_own_keys_win_and_the_others_are_inherited(files):
