@@ -12,8 +12,8 @@ from pathlib import Path
 def one_process() -> Iterator[None]:
     """Hold a lock of this user and host while librosa is imported and called for the first time.
 
-    Two processes that compile at once overwrite each other's files in the cache (numba 0.68): one then runs the code of
-    another signature, which ends in a segmentation fault.
+    Of three processes that did so at once with an empty cache (numba 0.68), one ended in a segmentation fault in a
+    compiled function: they write files of the same names.
     """
     path = Path(tempfile.gettempdir()) / f"caad-ds-numba-{os.getuid()}.lock"
     lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
