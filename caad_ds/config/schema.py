@@ -29,8 +29,8 @@ class RunSection(Section):
     """The run as a whole: its name and folder, seed and precision."""
 
     name: str = Field("caad", description="name of the run, in MLflow and in tables")
-    output_dir: Path = Field(..., description="checkpoints, the resolved config and the final model go here")
-    seed: int = Field(0, ge=0, description="seeds weights and data order")
+    output_dir: Path = Field(..., description="folder for checkpoints, the resolved config and the final model")
+    seed: int = Field(0, ge=0, description="seed of the weights and the data order")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="dtype of teacher and student in the engines")
     encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="dtype of the encoder's matrix products")
     attention: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = Field(
@@ -50,16 +50,19 @@ class DataSection(Section):
 
     train: str | list[str] = Field(..., description="folder of shards with index.json; addresses of tars for a stream")
     reader: Literal["indexed", "stream"] = Field(
-        "indexed", description="stream reads tars from object stores and pipes, in an order of their own"
+        "indexed",
+        description="indexed: a folder with its index; stream: tars from object stores or pipes, shuffled by rank",
     )
-    shuffle_buffer: int = Field(1000, ge=1, description="samples that a rank's stream is shuffled in")
+    shuffle_buffer: int = Field(1000, ge=1, description="samples in a rank's shuffle buffer (stream)")
     skip_broken: bool = Field(
         False,
         description="skip, count and list samples without a prompt and corrupt ones of a stream, instead of failing",
     )
     validation: Path | None = Field(None, description="folder of shards for the validation pass")
-    group_by_audio: bool = Field(False, description="keep prompts about one audio in one batch, which encodes it once")
-    max_answer_tokens: int = Field(300, ge=1, description="longer answers are cut and counted")
+    group_by_audio: bool = Field(
+        False, description="put prompts about one audio in one batch, so that it is encoded once"
+    )
+    max_answer_tokens: int = Field(300, ge=1, description="longer answers are truncated and counted")
 
     @field_validator("train")
     @classmethod
@@ -81,7 +84,7 @@ class DataSection(Section):
 
 
 class TeacherSection(Section):
-    """The teacher to distil from, and where its weights lie."""
+    """The teacher to distil from, and where its weights are kept."""
 
     path: str = Field(..., description="model folder of the trained teacher")
     negative: NegativeName = Field("zero_mel", description="input that replaces the audio in the contrastive pass")
@@ -124,8 +127,12 @@ class LoraSection(Section):
 
     rank: int = Field(16, ge=1, description="rank of the adapters (r)")
     alpha: float = Field(32.0, gt=0, description="the adapters' output is scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input; above 0 a run depends on its ranks")
-    targets: str | list[str] = Field("all-linear", description="names of the layers; all-linear leaves out the head")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout on the adapters' input; above 0, results depend on the number of ranks"
+    )
+    targets: str | list[str] = Field(
+        "all-linear", description="names of the layers with adapters; all-linear: all but the head"
+    )
     encoder: bool = Field(False, description="adapters on all linear layers of the student's encoder as well")
 
 
@@ -158,7 +165,7 @@ class StudentSection(Section):
     tokenizer: str | None = Field(None, description="hub id or folder; default: the teacher's, else the LLM's")
     template: TemplateSection = Field(TemplateSection(), description="settings of the tokenizer's chat template")
     train: Literal["connector", "lora", "all"] = Field(
-        "connector", description="which weights train (paper: connector); lora trains the connector too"
+        "connector", description="which weights are trained (paper: connector); lora trains the connector as well"
     )
     lora: LoraSection | None = Field(None, description="the adapters of train: lora")
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward instead of keeping them")
@@ -192,15 +199,20 @@ class ObjectiveSection(Section):
         description="between target and student: a name of caad_ds/loss/divergence.py (the paper's is forward_kl), "
         "or package.module:name of your own",
     )
-    mix: float = Field(0.5, gt=0, lt=1, description="the target's share in the mixture of divergences that have one")
+    mix: float = Field(
+        0.5, gt=0, lt=1, description="weight of the target in the mixture, for divergences that have one"
+    )
     sharpen: float = Field(0.0, ge=0, description="with alpha 0: scale the target's logits by 1 + sharpen (a control)")
     reduction: Literal["token", "sample"] = Field(
         "token", description="mean over answer tokens, or over the samples' means"
     )
     logits: Literal["float32", "bfloat16"] = Field(
-        "float32", description="held by the loss; bfloat16 is faster and rounded, for run.precision bf16 on CUDA"
+        "float32",
+        description="dtype of the logits in the loss; bfloat16 is faster and less exact (run.precision bf16 on CUDA)",
     )
-    audio_dropout: float = Field(0.0, ge=0, lt=1, description="share of samples that hear the negative instead (ce)")
+    audio_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of samples whose audio is replaced by the negative (ce)"
+    )
     dropout_negative: NegativeName = Field("zero_mel", description="the negative that audio_dropout uses")
 
     @property
@@ -220,7 +232,7 @@ class ObjectiveSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW, its schedule (warm-up, then cosine), and what a step takes."""
+    """AdamW, its schedule (warm-up, then cosine), and the batch of a step."""
 
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
     betas: tuple[Beta, Beta] = Field((0.9, 0.98), description="AdamW's decay of its two moments")
@@ -228,14 +240,14 @@ class OptimizerSection(Section):
     warmup_steps: int = Field(2000, ge=0, description="steps of linear warm-up, before the cosine")
     steps: int | None = Field(None, ge=1, description="optimizer steps; or give epochs")
     epochs: float | None = Field(None, gt=0, description="passes over the data; or give steps")
-    batch_size: int = Field(8, ge=1, description="samples per optimizer step, over all ranks")
+    batch_size: int = Field(8, ge=1, description="samples per optimizer step, all ranks together")
     micro_batch: int | None = Field(None, ge=1, description="samples per rank and forward; default batch_size / ranks")
     batch_tokens: int | None = Field(None, ge=1, description="tokens per step instead of batch_size, padding included")
     micro_tokens: int | None = Field(None, ge=1, description="tokens per rank and forward, with batch_tokens")
     bucket_window: int = Field(32, ge=1, description="steps whose samples are sorted by length, with batch_tokens")
     max_grad_norm: float = Field(1.0, gt=0, description="global gradient norm above which gradients are scaled down")
     max_skipped: int = Field(
-        10, ge=1, description="stop when so many steps in a row were skipped since a loss or gradient was not finite"
+        10, ge=1, description="stop after this many skipped steps in a row (loss or gradient not finite)"
     )
 
     @model_validator(mode="after")
@@ -271,7 +283,7 @@ class CheckpointSection(Section):
     best_metric: Literal["kd", "ce", "token_accuracy", "agreement"] = Field(
         "ce", description="of the validation pass at the checkpoint's step; one without such a pass does not compete"
     )
-    milestone_every: int | None = Field(None, ge=1, description="checkpoints of every so many steps are kept for ever")
+    milestone_every: int | None = Field(None, ge=1, description="steps between checkpoints that are never deleted")
 
     @model_validator(mode="after")
     def _milestones_are_checkpoints(self) -> "CheckpointSection":
