@@ -36,9 +36,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import cap_memory, milliseconds, peak_mib
 from caad_ds.config.schema import Config
 from caad_ds.data.batch import IGNORE, Batch
-from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.step import DistillStep, Terms
+from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.negatives import Negative
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from caad_ds.data.batch import Batch
-from caad_ds.distill.objective import Timed
 from caad_ds.distill.signal import TeacherSignal
+from caad_ds.distill.student_objective import Timed
 from caad_ds.loss.head import LMHead
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder

@@ -13,8 +13,8 @@ from transformers.utils import is_flash_attn_2_available
 
 from caad_ds.config.deepspeed_files import deepspeed_config, teacher_settings
 from caad_ds.config.schema import Config, LoraSection, StudentSection
-from caad_ds.distill.objective import StudentObjective, Timed
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
+from caad_ds.distill.student_objective import StudentObjective, Timed
 from caad_ds.loss.implementations import fastest
 from caad_ds.loss.objective import Objective
 from caad_ds.models.architecture import is_architecture

@@ -11,7 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from caad_ds.config.schema import ObjectiveSection
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
-from caad_ds.distill.objective import StudentObjective
+from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features

@@ -13,8 +13,8 @@ from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
-from caad_ds.distill.objective import StudentObjective
 from caad_ds.distill.signal import TeacherForward
+from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.whisper_qformer.encoder import with_features

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from caad_ds.cli import main
-from caad_ds.evaluation.benchmarks.manifest import rows
+from caad_ds.evaluation.benchmarks.prompt_manifest import rows
 from data_prep.common.jsonl import Rejected, read_rows
 from data_prep.common.manifest import record_fault
 from data_prep.ingest import sources

@@ -18,7 +18,7 @@ from typing import ClassVar
 from unicodedata import normalize
 
 from caad_ds.data.markers import AUDIO, user_content
-from caad_ds.evaluation.benchmarks import audio_files, manifest, mcr_manifest
+from caad_ds.evaluation.benchmarks import audio_files, mcr_manifest, prompt_manifest
 from caad_ds.evaluation.benchmarks.items import Clip, Item, text_of
 from caad_ds.evaluation.scoring.matching import words
 from caad_ds.utils.errors import UserError
@@ -77,7 +77,7 @@ class Benchmark:
     @staticmethod
     def is_in(folder: Path) -> bool:
         """Whether a folder, or a JSONL file, looks like this benchmark."""
-        return bool(_subset_files(folder)) or CATEGORY in manifest.benchmarks_in(folder)
+        return bool(_subset_files(folder)) or CATEGORY in prompt_manifest.benchmarks_in(folder)
 
     @staticmethod
     def load(folder: str | Path, limit: int | None = None) -> "Benchmark":
@@ -88,7 +88,9 @@ class Benchmark:
         """
         folder = Path(folder)
         files = _subset_files(folder)
-        in_manifest = bool(manifest.manifests(folder)) and (not files or CATEGORY in manifest.benchmarks_in(folder))
+        in_manifest = bool(prompt_manifest.manifests(folder)) and (
+            not files or CATEGORY in prompt_manifest.benchmarks_in(folder)
+        )
         if not files and not in_manifest:
             raise UserError(f"{folder}: no <NAME>/<NAME>.json in it; give the folder of an MCR-BENCH benchmark")
         if files and in_manifest:

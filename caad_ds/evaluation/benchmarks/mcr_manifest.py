@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.evaluation.benchmarks import manifest
+from caad_ds.evaluation.benchmarks import prompt_manifest
 from caad_ds.evaluation.benchmarks.items import Fault
-from caad_ds.evaluation.benchmarks.manifest import Prompt
+from caad_ds.evaluation.benchmarks.prompt_manifest import Prompt
 from caad_ds.evaluation.scoring.matching import matches
 
 NEUTRAL = "neutral"
@@ -32,13 +32,13 @@ def read(path: Path, kind: str, conditions: Sequence[str]) -> tuple[list[Joined]
     lines: dict[tuple[str, tuple[Path, ...]], list[_Line]] = defaultdict(list)
     ids: dict[tuple[object, str], str] = {}
     rejected = []
-    for where, folder, row in manifest.rows(path):
+    for where, folder, row in prompt_manifest.rows(path):
         try:
             if isinstance(row, Fault):
                 raise row
             subset, condition = _category(row.get("category"), kind, conditions)
-            manifest.note_id(row, where, ids)
-            prompt = manifest.prompt(row, folder)
+            prompt_manifest.note_id(row, where, ids)
+            prompt = prompt_manifest.prompt(row, folder)
             about = lines[subset, tuple(clip.path for clip in prompt.clips)]
             _no_repetition(condition, prompt, about)
             about.append(_Line(where, condition, prompt))

@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from caad_ds.distill.objective import StudentObjective
+from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.training import trainer
 
 

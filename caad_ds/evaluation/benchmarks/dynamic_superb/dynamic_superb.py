@@ -1,6 +1,6 @@
 """Dynamic-SUPERB phase 1 (arXiv 2309.09510), in each of the forms that it is kept in.
 
-*.jsonl in a folder, or one such file   a row per line (`manifest.py`), its category DS@<instance>
+*.jsonl in a folder, or one such file   a row per line (`prompt_manifest.py`), its category DS@<instance>
 <instance>/                             a folder per instance: tables of Hugging Face (`dynamic_superb_tables.py`),
                                         or metadata.json beside audio files (`dynamic_superb_metadata.py`)
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from caad_ds.evaluation.benchmarks import manifest, mcr_bench
+from caad_ds.evaluation.benchmarks import mcr_bench, prompt_manifest
 from caad_ds.evaluation.benchmarks.dynamic_superb.hf_tables import from_tables, has_tables
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions, present, presented
 from caad_ds.evaluation.benchmarks.dynamic_superb.metadata_json import NAME, from_metadata, metadata_files
@@ -41,9 +41,9 @@ class DynamicSuperb:
         Instances are called as today, each presentation by its own name (`dynamic_superb_names`). `options` holds the
         distinct labels of an instance, before the limit. UserError when no row can be used.
         """
-        if manifest.manifests(path) and _instances(path):
+        if prompt_manifest.manifests(path) and _instances(path):
             raise UserError(f"{path}: has *.jsonl and folders of instances; give the JSONL file, or move one of them")
-        read = list(_from_manifest(path) if manifest.manifests(path) else _from_folders(path))
+        read = list(_from_manifest(path) if prompt_manifest.manifests(path) else _from_folders(path))
         items, faults = _presented([item for item in read if isinstance(item, Item)])
         rejected = [row for row in read if isinstance(row, dict)] + faults
         if not items:
@@ -59,7 +59,7 @@ class DynamicSuperb:
     @staticmethod
     def is_in(path: Path) -> bool:
         """Whether a path looks like this benchmark."""
-        in_manifest = manifest.manifests(path) and manifest.benchmarks_in(path) != {mcr_bench.CATEGORY}
+        in_manifest = prompt_manifest.manifests(path) and prompt_manifest.benchmarks_in(path) != {mcr_bench.CATEGORY}
         return bool(in_manifest or _instances(path))
 
 
@@ -84,7 +84,7 @@ def _from_manifest(path: Path) -> Iterator[Item | dict]:
     """An item per row, or `{id, reason}`; rows of an instance are counted over all files."""
     number: Counter[str] = Counter()
     ids: dict[tuple[object, str], str] = {}
-    for where, folder, row in manifest.rows(path):
+    for where, folder, row in prompt_manifest.rows(path):
         name = where
         try:
             if isinstance(row, Fault):
@@ -92,7 +92,7 @@ def _from_manifest(path: Path) -> Iterator[Item | dict]:
             instance = _instance(row)
             name = f"{instance}/{number[instance]}"
             number[instance] += 1
-            manifest.note_id(row, where, ids)
+            prompt_manifest.note_id(row, where, ids)
             item = _of_manifest(name, instance, row, folder)
         except Fault as fault:
             yield {"id": name, "reason": f"{where}: {fault}"}
@@ -108,7 +108,7 @@ def _instance(row: dict) -> str:
 
 
 def _of_manifest(name: str, instance: str, row: dict, folder: Path) -> Item:
-    asked = manifest.prompt(row, folder)
+    asked = prompt_manifest.prompt(row, folder)
     if needs_term(instance):
         turn = asked.messages[-1]
         turn["content"] = turn_with_term(turn["content"], row.get("text"))

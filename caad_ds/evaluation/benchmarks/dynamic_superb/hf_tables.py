@@ -11,7 +11,7 @@ from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks.dynamic_superb.terms import needs_term, with_term
 from caad_ds.evaluation.benchmarks.hf_datasets import FAULTS, TABLES, Cell, lengths, schema, table_files, texts
 from caad_ds.evaluation.benchmarks.items import Clip, Fault, Item
-from caad_ds.evaluation.benchmarks.manifest import answer
+from caad_ds.evaluation.benchmarks.prompt_manifest import answer
 
 AUDIO_COLUMN = re.compile(r"audio\d*")
 
