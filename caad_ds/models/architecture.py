@@ -7,8 +7,6 @@ from typing import Any
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import read_text
 
-POSITIONS_PER_SECOND = 50  # of a Whisper encoder
-
 
 def is_architecture(name: str | Path) -> bool:
     """Whether a model is named by a JSON file, and not by a hub id or a folder."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from caad_ds.models.architecture import POSITIONS_PER_SECOND
+from caad_ds.models.whisper_qformer.rates import POSITIONS_PER_SECOND
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import check_model_folder, model_folder

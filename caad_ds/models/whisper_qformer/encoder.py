@@ -12,12 +12,12 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from caad_ds.data.audio.decoded import Sample
-from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.data.batch import Batch
-from caad_ds.models.architecture import POSITIONS_PER_SECOND, is_architecture, read_architecture
+from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.language_model import lora
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
+from caad_ds.models.whisper_qformer.rates import POSITIONS_PER_SECOND, SAMPLE_RATE
 from caad_ds.utils.errors import UserError
 
 
