@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from caad_ds.data.batch import IGNORE, Batch
-from caad_ds.models.language_model.embedded_batch import Embedded
 from caad_ds.models.language_model.kv_cache import KeptLayer
+from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 

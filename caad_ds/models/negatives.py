@@ -9,8 +9,8 @@ from torch import Tensor
 
 from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.data.batch import Batch
-from caad_ds.models.language_model.embedded_batch import Embedded
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
+from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError

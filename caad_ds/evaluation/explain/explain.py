@@ -25,9 +25,9 @@ from caad_ds.evaluation.report.mlflow_log import Record, log_record
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.models.folder_hash import model_hash
-from caad_ds.models.language_model.embedded_batch import Embedded
 from caad_ds.models.negatives import Negative, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import tokenization
+from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError

@@ -13,8 +13,8 @@ from caad_ds.evaluation.teacher_check.option_likelihoods import cuts
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, embedded, levels
 from caad_ds.evaluation.teacher_check.signals import Paths, Signal
 from caad_ds.generation.decoding import ContrastiveLogits, continued
-from caad_ds.models.language_model.embedded_batch import Embedded, positions
 from caad_ds.models.negatives import Negative, embed_without_audio
+from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 
 

@@ -24,11 +24,11 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from caad_ds.loss.head import LMHead
-from caad_ds.models.language_model.embedded_batch import positions
 from caad_ds.models.language_model.head_form import HeadForm, measured_form
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.prompts.prompt_encoder import FORM, PIECES
+from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 

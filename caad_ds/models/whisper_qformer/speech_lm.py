@@ -20,7 +20,6 @@ from caad_ds.data.batch import Batch
 from caad_ds.loss.head import LMHead
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.language_model import lora
-from caad_ds.models.language_model.embedded_batch import Embedded, positions
 from caad_ds.models.language_model.llm import (
     SPEECH_LM,
     build_llm,
@@ -36,6 +35,7 @@ from caad_ds.models.language_model.llm import (
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.prompt_encoder import FORM, form_of
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
+from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.qformer import ConnectorForm, QFormerConnector
 from caad_ds.utils.errors import UserError
