@@ -23,10 +23,11 @@ from transformers.generation.streamers import BaseStreamer
 from caad_ds.data.batch import Batch
 from caad_ds.generation.sampling import Sampling
 from caad_ds.loss.objective import contrast
-from caad_ds.models.language_model.llm import accepted, plain_generation
+from caad_ds.models.language_model.llm import plain_generation
 from caad_ds.models.negatives import Negative, embed_both
 from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
+from caad_ds.models.whisper_qformer.causal_lm import accepted
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 

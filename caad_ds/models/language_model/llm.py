@@ -16,7 +16,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    Cache,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -28,6 +27,7 @@ from caad_ds.models.language_model.head_form import HeadForm, measured_form
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.prompts.prompt_encoder import FORM, PIECES
+from caad_ds.models.whisper_qformer.causal_lm import accepted, hidden_states, lm_body, token_embeddings
 from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
@@ -126,16 +126,6 @@ def position_limit(config: Any) -> int | None:
     return limit
 
 
-def embedding_width(llm: PreTrainedModel) -> int:
-    """Return the width of the token embeddings, which is not that of the hidden states in every family (OPT)."""
-    return _embedding(llm).shape[-1]
-
-
-def _embedding(llm: PreTrainedModel) -> Tensor:
-    """The token embeddings [V, E]."""
-    return cast(Tensor, llm.get_input_embeddings().weight)
-
-
 def lm_head(llm: PreTrainedModel) -> LMHead:
     """Return the LM head: weight [V, H], bias, soft cap and constant factor.
 
@@ -146,35 +136,6 @@ def lm_head(llm: PreTrainedModel) -> LMHead:
         form = check_llm(llm, type(llm).__name__)
     layer = llm.get_output_embeddings()
     return LMHead(layer.weight, getattr(layer, "bias", None), form.softcap, form.scale)
-
-
-def accepted(module: torch.nn.Module, **arguments: Any) -> dict[str, Any]:
-    """Return those of the arguments that the forward of `module` names; not every family takes positions."""
-    names = inspect.signature(module.forward).parameters
-    return {name: value for name, value in arguments.items() if name in names}
-
-
-def hidden_states(
-    llm: PreTrainedModel, embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, past: Cache | None = None
-) -> Tensor:
-    """Return the final hidden states [B, S, H], after the last norm, of token embeddings [B, S, E].
-
-    `past` holds the keys and values of what comes before, or takes its own if it is empty.
-    """
-    body = _body(llm)
-    cache = {} if past is None else {"past_key_values": past}
-    more = accepted(body, position_ids=position_ids, use_cache=past is not None) | cache
-    return body(inputs_embeds=embeds, attention_mask=attention_mask, **more).last_hidden_state
-
-
-def takes_positions(llm: PreTrainedModel) -> bool:
-    """Return whether `hidden_states` gives the model its positions; others make their own from mask or place."""
-    return bool(accepted(_body(llm), position_ids=None))
-
-
-def _body(llm: PreTrainedModel) -> PreTrainedModel:
-    """The model without its head."""
-    return getattr(llm, "model", llm) if llm.base_model is llm else cast(PreTrainedModel, llm.base_model)
 
 
 def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
@@ -217,7 +178,7 @@ def _at_rest(llm: PreTrainedModel) -> Iterator[None]:
 
 
 def _checked_form(llm: PreTrainedModel) -> HeadForm:
-    table, body, layer = llm.get_input_embeddings(), _body(llm), llm.get_output_embeddings()
+    table, body, layer = llm.get_input_embeddings(), lm_body(llm), llm.get_output_embeddings()
     if layer is None or getattr(layer, "weight", None) is None:
         raise UserError("it has no LM head of its own")
     if body is llm:
@@ -246,7 +207,7 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
 def check_left_padding(llm: PreTrainedModel, name: str) -> None:
     """Refuse an LLM whose answers to prompts of a batch depend on the longest of them; for what asks it by tokens."""
     with _at_rest(llm):
-        rows = len(_embedding(llm))
+        rows = len(token_embeddings(llm))
         ids = torch.arange(1, PROBED + 1, device=llm.device)[None] * max(1, rows // (PROBED + 1)) % rows
         padded, mask = torch.cat([ids[:, :PADS], ids], 1), torch.ones_like(ids)
         hidden = torch.cat([torch.zeros_like(ids[:, :PADS]), mask], 1)
@@ -322,7 +283,7 @@ def check_stops(strings: Any, name: str) -> None:
 
 def check_vocabulary(llm: PreTrainedModel, tokenizer: Any, where: str) -> None:
     """Refuse a tokenizer with a token whose id the embedding does not have."""
-    rows = len(_embedding(llm))
+    rows = len(token_embeddings(llm))
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if largest >= rows:
         raise UserError(

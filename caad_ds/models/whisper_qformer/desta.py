@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from caad_ds.models.language_model.llm import embedding_width, load_llm
+from caad_ds.models.language_model.llm import load_llm
+from caad_ds.models.whisper_qformer.causal_lm import embedding_width
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.qformer import DESTA_FEED_FORWARD
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build

@@ -26,8 +26,6 @@ from caad_ds.models.language_model.llm import (
     check_llm,
     check_vocabulary,
     cut_layers,
-    embedding_width,
-    hidden_states,
     lm_head,
     load_llm,
     load_tokenizer,
@@ -35,6 +33,7 @@ from caad_ds.models.language_model.llm import (
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.prompt_encoder import FORM, form_of
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
+from caad_ds.models.whisper_qformer.causal_lm import embedding_width, hidden_states
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.qformer import ConnectorForm, QFormerConnector

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.evaluation.teacher_check.option_likelihoods import cuts
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
-from caad_ds.models.language_model.llm import hidden_states
 from caad_ds.models.whisper_qformer import speech_lm
+from caad_ds.models.whisper_qformer.causal_lm import hidden_states
 from tests.evaluation.conftest import LOUD, tiny_parts
 from tests.tolerance import assert_close, path
 

@@ -24,10 +24,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from caad_ds.data.batch import Batch
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
 from caad_ds.generation.decoding import Contrast, generate
-from caad_ds.models.language_model.llm import build_llm, check_llm, hidden_states, position_limit
+from caad_ds.models.language_model.llm import build_llm, check_llm, position_limit
 from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder, end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
+from caad_ds.models.whisper_qformer.causal_lm import hidden_states
 from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, load, save
 from caad_ds.utils.errors import UserError
