@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         # torch and transformers take seconds to import; a wrong path is told before.
         from caad_ds.models.language_model.llm import load_tokenizer
         from caad_ds.models.prompts.chat_template import TemplateSettings
-        from caad_ds.models.whisper_qformer import desta
+        from caad_ds.models.speech_lm import desta
         from caad_ds.models.whisper_qformer.speech_lm import save
 
         settings = TemplateSettings(merge_system=args.merge_system, switches=dict(args.template_switch), key=SWITCH)
