@@ -32,8 +32,9 @@ from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.report.tables import markdown
 from caad_ds.models.language_model.llm import load_tokenizer
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import build, save
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO, INSTRUCTIONS = ROOT / "examples/demo/teacher_model", ROOT / "configs/demo/instructions.yaml"

@@ -33,8 +33,10 @@ from caad_ds.cli import main as caad_ds
 from caad_ds.config.inheritance import merged, read_files
 from caad_ds.data.markers import user_content
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, save
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 
 CLIPS, SECONDS, WORDS = 64, 5, 100
 MEASURED = 10  # last steps; at least as many before them compile kernels and fill caches

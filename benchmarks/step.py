@@ -40,8 +40,9 @@ from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.negatives import Negative
+from caad_ds.models.speech_lm.build import build
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.flops import flop_counter
 from caad_ds.utils.memory import MIB
 from caad_ds.utils.text import read_text

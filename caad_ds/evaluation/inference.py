@@ -16,9 +16,10 @@ from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.commands.arguments import DTYPES
 from caad_ds.models.language_model.llm import position_limit
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
-from caad_ds.models.whisper_qformer import speech_lm
+from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
@@ -28,7 +29,7 @@ TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 class Loaded:
     """A model with all that belongs to it, on one device, in inference mode."""
 
-    model: speech_lm.SpeechLM
+    model: SpeechLM
     encoder: SpeechEncoder
     tokenizer: Any
     prompter: PromptEncoder
@@ -37,7 +38,7 @@ class Loaded:
     @staticmethod
     def load(folder: Path, device: torch.device, dtype: str = "float32") -> "Loaded":
         """The model of a folder; the encoder stays in float32."""
-        model, encoder, tokenizer = speech_lm.load(folder, TORCH_DTYPES[dtype])
+        model, encoder, tokenizer = load(folder, TORCH_DTYPES[dtype])
         model.eval()
         for module in (model, encoder):
             torch.nn.Module.to(module, device)

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from caad_ds.models.whisper_qformer.speech_lm import encoder_of
+from caad_ds.models.speech_lm.folder import encoder_of
 from caad_ds.utils.files import read_json
 
 MODEL_FILES = ("config.json", "*.safetensors", "*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt")

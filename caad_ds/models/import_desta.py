@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         from caad_ds.models.language_model.llm import load_tokenizer
         from caad_ds.models.prompts.chat_template import TemplateSettings
         from caad_ds.models.speech_lm import desta
-        from caad_ds.models.whisper_qformer.speech_lm import save
+        from caad_ds.models.speech_lm.folder import save
 
         settings = TemplateSettings(merge_system=args.merge_system, switches=dict(args.template_switch), key=SWITCH)
         connector = desta.read_connector(args.checkpoint)

@@ -22,8 +22,10 @@ from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabu
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.models.prompts.prompt_encoder import tokenization
+from caad_ds.models.speech_lm.build import build, keep_first_layers
+from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, keep_first_layers, load
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.training.checks.finite_weights import require_finite
 from caad_ds.training.identity import weights_hash
 from caad_ds.training.optimizer import adamw

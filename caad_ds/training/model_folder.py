@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, save
+from caad_ds.models.speech_lm.folder import save
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.training.checks.finite_weights import require_finite
 from caad_ds.training.engines import Student
 from caad_ds.training.identity import frozen_hash
@@ -62,7 +63,7 @@ def write_model(
     merge: bool = True,
     origin: dict | None = None,
 ) -> None:
-    """Write a model folder that `speech_lm.load` reads, whole or not at all; it replaces what was there.
+    """Write a model folder that `load` reads, whole or not at all; it replaces what was there.
 
     Adapters are merged unless `merge` is false, an encoder's always. `origin` is kept in it as `export.json`. NotFinite
     if a weight is NaN or infinite.

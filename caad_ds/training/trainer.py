@@ -22,8 +22,9 @@ from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.models.negatives import AudioDropout
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder, tokenization
+from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.encoder import with_features
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, load
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.models.whisper_qformer.speech_lm import load, save
+from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.utils.files import write_atomic
 from caad_ds.utils.text import read_text
 from examples.demo import corpus

@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, WhisperConfig
 
-from caad_ds.models.whisper_qformer import speech_lm
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from tests.tolerance import path
 
@@ -40,7 +41,7 @@ def tiny_parts():
         "num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 0, "initializer_range": LOUD,
         "tie_word_embeddings": False,
     }  # fmt: skip
-    model = speech_lm.build(llm, encoder, None, num_queries=3, qformer_layers=1, qformer_heads=2)
+    model = build(llm, encoder, None, num_queries=3, qformer_layers=1, qformer_heads=2)
     for weight in model.connector.parameters():
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=LOUD)
@@ -62,7 +63,7 @@ def terms(parts):
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("model")
-    speech_lm.save(folder, *parts)
+    save(folder, *parts)
     return folder
 
 

@@ -8,8 +8,9 @@ import torch
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import build, load, save
 from caad_ds.training.engines import load_student
 from caad_ds.utils.errors import UserError
 from tests.models.small import sample

@@ -14,8 +14,8 @@ from caad_ds.data.markers import user_content
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
+from caad_ds.models.speech_lm.build import build
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features
-from caad_ds.models.whisper_qformer.speech_lm import build
 from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.transformers import TransformersEngine
 

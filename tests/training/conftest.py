@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from deepspeed.comm.torch import build_shm_op
 
-from caad_ds.models.whisper_qformer.speech_lm import load
+from caad_ds.models.speech_lm.folder import load
 from tests.tolerance import path
 from tests.training.disk import disk
 from tests.training.tiny import config, make_world

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from caad_ds import cli
 from caad_ds.models.folder_hash import model_hash
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, load
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.folder import load
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.training.engines import Student
 from caad_ds.training.model_folder import write_model
 from tests.training.launching import Run, tracked, train, weights

@@ -12,8 +12,9 @@ from transformers import WhisperConfig
 
 from caad_ds.data.markers import user_content
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import build, save
 from data_prep.pack import pack
 
 CLIPS = 24

@@ -28,12 +28,12 @@ from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.prompts.prompt_encoder import FORM, PIECES
 from caad_ds.models.whisper_qformer.causal_lm import accepted, hidden_states, lm_body, token_embeddings
+from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
 # Under these names configs of transformers give the longest sequence; the first that is there counts.
-SPEECH_LM = "caad_speech_lm"  # the model type of a SpeechLM's folder
 POSITION_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions", "n_ctx")
 # Rotary positions whose frequencies are stretched once for all lengths, from the original positions by a factor.
 STRETCHED = ("linear", "yarn", "llama3")
@@ -327,6 +327,6 @@ def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
     config = Path(name) / "config.json"
-    if config.is_file() and read_json(config, "give a whole folder").get("model_type") == SPEECH_LM:
+    if config.is_file() and read_json(config, "give a whole folder").get("model_type") == SpeechLMConfig.model_type:
         tokenizer.init_kwargs.setdefault(FORM, PIECES)  # saved before models said how their ids are made
     return freeze_template(tokenizer, settings)

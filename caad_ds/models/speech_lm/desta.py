@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from caad_ds.models.language_model.llm import load_llm
+from caad_ds.models.speech_lm.build import build
 from caad_ds.models.whisper_qformer.causal_lm import embedding_width
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.qformer import DESTA_FEED_FORWARD
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 
 FILES = ("model.safetensors", "qformer_connector.pth")

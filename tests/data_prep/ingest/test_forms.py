@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from caad_ds import cli
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLMConfig
+from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from tests.data_prep.lines import read
 
 PLAIN = '{"audio": "a.wav", "text": "hello", "mood": "calm"}\n'

@@ -16,7 +16,8 @@ from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.generation.decoding import decode
 from caad_ds.generation.sampling import Sampling
 from caad_ds.models.language_model.llm import load_tokenizer
-from caad_ds.models.whisper_qformer.speech_lm import build, save
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.folder import save
 from data_prep.stage1.answer_checks import CHECKS
 from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.speech import SpeechEngine

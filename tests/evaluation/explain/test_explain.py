@@ -18,7 +18,7 @@ from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.models.negatives import Negative
-from caad_ds.models.whisper_qformer import speech_lm
+from caad_ds.models.speech_lm.folder import load, save
 from tests.tolerance import assert_close
 
 INSTRUCTIONS = """
@@ -94,10 +94,10 @@ def test_plausibility_and_temperature_shape_the_target(explain, tmp_path):
 
 @pytest.mark.numeric
 def test_a_student_stands_beside_its_teacher(explain, model_folder, terms, tmp_path):
-    student, encoder, tokenizer = speech_lm.load(model_folder)
+    student, encoder, tokenizer = load(model_folder)
     with torch.no_grad():
         student.llm.get_output_embeddings().weight.mul_(0.5)
-    speech_lm.save(tmp_path / "student", student, encoder, tokenizer)
+    save(tmp_path / "student", student, encoder, tokenizer)
     given = "--items", "gender/0:neutral", "--max-new-tokens", 2
     assert explain(*given, "--model", tmp_path / "student", "--teacher", model_folder, out="both") == 0
     assert explain(*given, "--model", tmp_path / "student", out="alone") == 0

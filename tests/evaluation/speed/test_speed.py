@@ -13,7 +13,7 @@ from caad_ds.evaluation.speed.figures import speed_rows
 from caad_ds.evaluation.speed.measure import Clock, Meter
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models.negatives import Negative
-from caad_ds.models.whisper_qformer import speech_lm
+from caad_ds.models.speech_lm.folder import load
 from caad_ds.utils.memory import MIB, PeakMemory
 
 
@@ -32,7 +32,7 @@ def run(model_folder, benchmark, tmp_path):
 
 
 def parameters(folder):
-    model, encoder, _ = speech_lm.load(folder)
+    model, encoder, _ = load(folder)
     return sum(p.numel() for part in (model, encoder) for p in part.parameters())
 
 

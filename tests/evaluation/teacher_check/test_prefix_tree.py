@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.evaluation.teacher_check.option_likelihoods import cuts
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
-from caad_ds.models.whisper_qformer import speech_lm
+from caad_ds.models.speech_lm.build import build
 from caad_ds.models.whisper_qformer.causal_lm import hidden_states
 from tests.evaluation.conftest import LOUD, tiny_parts
 from tests.tolerance import assert_close, path
@@ -34,7 +34,7 @@ def model(request):
     torch.manual_seed(0)
     _, encoder, _ = tiny_parts()
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPE | request.param)).eval()
-    return speech_lm.build(llm, encoder, None, num_queries=AUDIO, qformer_layers=1, qformer_heads=2).eval()
+    return build(llm, encoder, None, num_queries=AUDIO, qformer_layers=1, qformer_heads=2).eval()
 
 
 sequences = st.lists(

@@ -28,9 +28,11 @@ from caad_ds.models.language_model.llm import build_llm, check_llm, position_lim
 from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder, end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.causal_lm import hidden_states
 from caad_ds.models.whisper_qformer.encoder import with_features
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, load, save
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
 from tests.models.language_model.small_llms import VOCABULARY, settings

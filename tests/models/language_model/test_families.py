@@ -12,9 +12,11 @@ from caad_ds.models.language_model.head_form import HeadForm
 from caad_ds.models.language_model.llm import build_llm, check_llm, load_llm, position_limit
 from caad_ds.models.negatives import Negative, drop_audio, embed_both, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import end_tokens
+from caad_ds.models.speech_lm.build import build, keep_first_layers
+from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.causal_lm import hidden_states
 from caad_ds.models.whisper_qformer.embedded_batch import positions
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM, build, keep_first_layers, load, save
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.training.engines import Student
 from caad_ds.training.model_folder import write_model
 from caad_ds.utils.errors import UserError

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from caad_ds.config.schema import LoraSection
-from caad_ds.models.whisper_qformer.speech_lm import load, save
+from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.utils.errors import UserError
 from tests.models.small import make_model
 

@@ -12,8 +12,8 @@ from transformers.models.bert.modeling_bert import BertEncoder
 from caad_ds import cli
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.speech_lm.desta import read_connector, tapped_layers
+from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features
-from caad_ds.models.whisper_qformer.speech_lm import load
 from caad_ds.utils.errors import UserError
 from tests.models.small import make_model, sample
 from tests.tolerance import assert_close, path

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from caad_ds.data.markers import AUDIO
+from caad_ds.models.speech_lm.build import build, keep_first_layers
+from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import build, keep_first_layers, load, save
 from caad_ds.training.identity import weights_hash
 from caad_ds.utils.errors import UserError
 from tests.models.small import make_model, sample

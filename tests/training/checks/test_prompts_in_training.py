@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from caad_ds.config.reading import load_config
-from caad_ds.models.whisper_qformer.speech_lm import load
+from caad_ds.models.speech_lm.folder import load
 from caad_ds.training.engines import check_same_text, load_student
 from caad_ds.utils.errors import UserError
 from data_prep.pack.pack import pack

@@ -1,0 +1,76 @@
+"""A new SpeechLM: a fresh connector around an LLM, or the first layers of one that is there."""
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedModel
+
+from caad_ds.models.architecture import is_architecture, read_architecture
+from caad_ds.models.language_model.llm import build_llm, cut_layers, load_llm
+from caad_ds.models.whisper_qformer.config import SpeechLMConfig
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.qformer import ConnectorForm
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.utils.errors import UserError
+
+
+def build(
+    llm: str | dict | PreTrainedModel,
+    encoder: SpeechEncoder,
+    encoder_name: str | None,
+    *,
+    num_queries: int,
+    qformer_layers: int,
+    qformer_heads: int,
+    normalize_states: bool = False,
+    connector: ConnectorForm = "blip2",
+    keep_layers: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> SpeechLM:
+    """A SpeechLM with a fresh connector in fp32 on `encoder`, around an LLM.
+
+    `llm` is a hub id or folder (its weights are loaded in `dtype`), an architecture: a dict or a .json file (random
+    weights in fp32), or a causal LM that `load_llm` gave.
+    `keep_layers` keeps only the LLM's first layers. `encoder_name` is recorded so that the model finds its encoder
+    again.
+    """
+    if isinstance(llm, str):
+        if is_architecture(llm):
+            llm = build_llm(read_architecture(llm), llm, keep_layers)
+        else:
+            llm = load_llm(llm, dtype, keep_layers)
+    elif isinstance(llm, dict):
+        llm = build_llm(llm, "student.llm", keep_layers)
+    try:
+        config = SpeechLMConfig(
+            llm_config=llm.config.to_dict(),
+            encoder=encoder_name,
+            encoder_dim=encoder.dim,
+            taps=encoder.taps,
+            window_seconds=encoder.window_seconds,
+            num_queries=num_queries,
+            qformer_layers=qformer_layers,
+            qformer_heads=qformer_heads,
+            normalize_states=normalize_states,
+            connector=connector,
+        )
+        return SpeechLM(config, llm)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"no model can be built of the student's llm and qformer_heads: {reason}; fix them") from error
+
+
+def keep_first_layers(model: SpeechLM, layers: int) -> None:
+    """Leave the model only its LLM's first `layers` layers, and its connector.
+
+    A student that starts here keeps the teacher's ears and embedding space, and learns anew what the other layers did.
+    """
+    have = model.config.llm_config.num_hidden_layers
+    for config in {id(c): c for c in (model.config.llm_config, model.llm.config)}.values():
+        cut_layers(config, layers, "student.path")
+    decoder = model.llm.get_decoder()  # of OPT a part of the base model
+    lists = {name: child for name, child in decoder.named_children() if isinstance(child, torch.nn.ModuleList)}
+    per_layer = {name: child for name, child in lists.items() if len(child) == have}
+    if not per_layer:
+        raise UserError(f"student.keep_layers: no layers found in {type(decoder).__name__}; build a student from llm")
+    for name, child in per_layer.items():
+        setattr(decoder, name, child[:layers])

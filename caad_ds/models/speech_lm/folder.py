@@ -1,0 +1,63 @@
+"""A model folder: SpeechLM, encoder and tokenizer, read and written together.
+
+`AutoConfig` and `AutoModel` of transformers know a SpeechLM once this is imported.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, GenerationConfig
+
+from caad_ds.models.language_model.llm import check_llm, check_vocabulary, load_tokenizer
+from caad_ds.models.pretrained import pretrained
+from caad_ds.models.prompts.prompt_encoder import FORM, form_of
+from caad_ds.models.whisper_qformer.config import SpeechLMConfig
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.utils.files import follow_umask
+from caad_ds.utils.paths import check_model_folder
+
+
+def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[SpeechLM, SpeechEncoder, Any]:
+    """The SpeechLM of a model folder in `dtype`, with its encoder in fp32 and its tokenizer."""
+    folder = Path(folder)
+    check_model_folder(folder)
+    model: SpeechLM = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
+    config = model.config
+    source = encoder_of(folder, config.encoder)
+    if isinstance(source, Path):
+        config.encoder = None  # a relative path means nothing to a copy of this model: it gets the weights
+    encoder = SpeechEncoder.from_pretrained(
+        source, config.taps or [], config.window_seconds, final_norm=config.connector != "desta"
+    )
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        model.llm.generation_config = GenerationConfig.from_pretrained(folder)
+    check_llm(model.llm, str(folder))
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(model.llm, tokenizer, str(folder))
+    return model, encoder, tokenizer
+
+
+def encoder_of(folder: Path, encoder: str | None) -> str | Path:
+    """Where the encoder of a model folder is that its config calls `encoder`: a folder, or else a hub id."""
+    beside = folder / (encoder or "encoder")
+    return beside if encoder is None or beside.is_dir() else encoder
+
+
+def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:
+    """Write a model folder that `load` reads; the encoder's weights only if the config names no hub id for it."""
+    model.save_pretrained(folder)
+    tokenizer.init_kwargs[FORM] = form_of(tokenizer)
+    # By hand: transformers refuses to write settings of sampling that it reads, and SpeechLM itself has no such file.
+    text = model.llm.generation_config.to_json_string()
+    (Path(folder) / "generation_config.json").write_text(text, encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+    if model.config.encoder is None:
+        encoder.save_pretrained(Path(folder) / "encoder")
+    follow_umask(Path(folder))
+
+
+AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig)
+AutoModel.register(SpeechLMConfig, SpeechLM)
