@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
         settings = TemplateSettings(merge_system=args.merge_system, switches=dict(args.template_switch), key=SWITCH)
         connector = desta.read_connector(args.checkpoint)
-        encoder = desta.load_encoder(args.encoder, connector)
+        encoder = desta.load_tapped_encoder(args.encoder, connector)
         tokenizer = load_tokenizer(args.llm, settings)
         # A local encoder is copied into the model's folder; a hub id is recorded.
         recorded = None if Path(args.encoder).exists() else args.encoder

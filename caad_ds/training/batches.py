@@ -9,6 +9,7 @@ from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.data.stream import StreamReader
 from caad_ds.models.language_model.llm import position_limit
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
+from caad_ds.models.speech_lm.features import check_length
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
@@ -64,7 +65,7 @@ def check_window(reader: IndexedReader, encoder: SpeechEncoder) -> None:
     for number in long[:: max(1, len(long) // PROBED_SAMPLES)]:
         shard, entry = index.locate(number)
         count = f"{len(long)} of {len(index)} samples have more than {encoder.window_seconds} s"
-        encoder.check_window(reader[number].waveforms, f"{index.folder / shard.name}, sample {entry.key} ({count}): ")
+        check_length(encoder, reader[number].waveforms, f"{index.folder / shard.name}, sample {entry.key} ({count}): ")
 
 
 def fewest_positions(**models: SpeechLM | None) -> tuple[str, int | None]:

@@ -22,7 +22,9 @@ from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabu
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.models.prompts.prompt_encoder import tokenization
+from caad_ds.models.speech_lm import adapters
 from caad_ds.models.speech_lm.build import build, keep_first_layers
+from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
@@ -99,7 +101,7 @@ def load_student(cfg: Config) -> Student:
             keep_first_layers(model, section.keep_layers)
     else:
         assert section.encoder is not None and section.llm is not None  # the schema refuses that
-        encoder = SpeechEncoder.from_pretrained(
+        encoder = load_encoder(
             section.encoder, section.taps, section.window_seconds, final_norm=section.connector != "desta"
         )
         # A local encoder is copied into the model's folder when saved; a hub id is recorded.
@@ -122,7 +124,7 @@ def load_student(cfg: Config) -> Student:
             check_own_vocabulary(section.llm, tokenizer)
     choose_weights(model, section)
     if section.lora is not None and section.lora.encoder:
-        encoder.add_adapters(section.lora.model_dump())
+        adapters.add_to_encoder(encoder, section.lora.model_dump())
         model.config.encoder = None  # no hub id holds what this one becomes
     set_attention(model, cfg.run.attention)
     if section.gradient_checkpointing:
@@ -135,7 +137,7 @@ def choose_weights(model: SpeechLM, section: StudentSection) -> None:
     if section.train == "lora":
         asked = None if section.lora is None else section.lora.model_dump()
         if model.config.lora is None:
-            model.add_adapters(asked or LoraSection().model_dump())
+            adapters.add(model, asked or LoraSection().model_dump())
         elif asked not in (None, model.config.lora):
             raise UserError(
                 f"student.lora: {section.path} has adapters of its own, {model.config.lora}; remove the key"

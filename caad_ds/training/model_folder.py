@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from caad_ds.models.speech_lm import adapters
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.training.checks.finite_weights import require_finite
@@ -50,7 +51,7 @@ def trained(student: Student, weights: Mapping[str, Tensor], dtype: torch.dtype,
     model.tie_weights()
     model.llm.generation_config = deepcopy(student.model.llm.generation_config)  # its end tokens
     if merge:
-        model.merge_adapters()
+        adapters.merge(model)
     return model
 
 
@@ -75,7 +76,8 @@ def write_model(
     encoder = student.encoder
     if encoder.adapters is not None:
         part = {name: weight for name, weight in weights.items() if name.startswith("encoder.")}
-        encoder = encoder.rebuilt({name.removeprefix("encoder."): weight.to(dtype) for name, weight in part.items()})
+        part = {name.removeprefix("encoder."): weight.to(dtype) for name, weight in part.items()}
+        encoder = adapters.merged_encoder(encoder, part)
         require_finite(encoder.named_parameters(), f"{folder} is not written", "use an older checkpoint")
     try:
         with disk_errors(folder):

@@ -22,8 +22,8 @@ from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.models.negatives import AudioDropout
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder, tokenization
+from caad_ds.models.speech_lm.features import with_features
 from caad_ds.models.speech_lm.folder import load
-from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from caad_ds.models.speech_lm.encoder_folder import save_encoder
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.utils.files import write_atomic
 from caad_ds.utils.text import read_text
@@ -36,7 +37,7 @@ def make_parts(root: Path, seed: int) -> tuple[Path, Path]:
         make_tokenizer(tokenizer)
     if not encoder.exists():
         partial = encoder.with_suffix(".partial")
-        train_encoder(root / "audio", ENCODER_STEPS, seed).save_pretrained(partial)
+        save_encoder(partial, train_encoder(root / "audio", ENCODER_STEPS, seed))
         partial.rename(encoder)
     return tokenizer, encoder
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.instructions import Instructions
+from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.command import guarded
 from caad_ds.utils.errors import UserError
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     attributes = {key: list(a.options) for key, a in Instructions.load(INSTRUCTIONS).attributes.items()}
     manifests = [load_manifest(path) for path in args.manifests]
     with progress(f"loading {ENCODER}"):
-        encoder = SpeechEncoder.from_pretrained(ENCODER, TAPS, WINDOW_SECONDS)
+        encoder = load_encoder(ENCODER, TAPS, WINDOW_SECONDS)
     sets = []
     for records, count in zip(manifests, CLIPS.values(), strict=True):
         Random(0).shuffle(records)

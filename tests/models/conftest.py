@@ -9,7 +9,7 @@ from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
-from caad_ds.models.whisper_qformer.encoder import with_features
+from caad_ds.models.speech_lm.features import with_features
 from tests.models.small import POSITIONS, QUERIES, make_model, sample
 from tests.tolerance import assert_close, path
 from tests.training.tiny import encoder

@@ -9,8 +9,8 @@ import torch
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
 from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.models.speech_lm.folder import load, save
-from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.training.engines import load_student
 from caad_ds.utils.errors import UserError
 from tests.models.small import sample
@@ -130,9 +130,7 @@ def test_the_papers_models_have_their_size(llm, form, body, connector):
     section = load_config(PAPER / "caad.yaml").student
     architectures = PAPER / "architectures"
     with torch.device("meta"):
-        ears = SpeechEncoder.from_pretrained(
-            architectures / "whisper-medium.json", section.taps, section.window_seconds
-        )
+        ears = load_encoder(architectures / "whisper-medium.json", section.taps, section.window_seconds)
         model = build(
             str(architectures / f"{llm}.json"), ears, None, num_queries=section.num_queries,
             qformer_layers=section.qformer_layers, qformer_heads=section.qformer_heads, connector=form,

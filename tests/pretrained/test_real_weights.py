@@ -15,7 +15,8 @@ from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.speech_lm.build import build
-from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features
+from caad_ds.models.speech_lm.encoder_folder import load_encoder
+from caad_ds.models.speech_lm.features import with_features
 from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.transformers import TransformersEngine
 
@@ -46,7 +47,7 @@ def test_a_real_llm_answers_the_seed_description():
 
 def test_a_student_of_real_parts_learns():
     torch.manual_seed(0)
-    encoder = SpeechEncoder.from_pretrained(ENCODER, [0, 1, 2, 3], 2)
+    encoder = load_encoder(ENCODER, [0, 1, 2, 3], 2)
     model = build(LLM, encoder, ENCODER, num_queries=8, qformer_layers=1, qformer_heads=6, keep_layers=4)
     noise = np.random.default_rng(0).standard_normal((2, 16_000), np.float32) * 0.1
     samples = [Sample(str(n), record(n), [wave]) for n, wave in enumerate(noise)]

@@ -13,9 +13,9 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.distill import objective, signal
 from caad_ds.distill.step import DistillStep
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
+from caad_ds.models.speech_lm.features import with_features
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
-from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.training import engines, process_group
 from caad_ds.training.checks.skipped_steps import diagnosis
 from caad_ds.training.trainer import Trainer

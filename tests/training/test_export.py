@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from caad_ds import cli
 from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.speech_lm import adapters
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
@@ -110,7 +111,7 @@ def test_adapters_are_merged_or_kept(world, tmp_path):
     assert any("lora_B" in name for name in kept.state_dict())
     ears = [load(folder)[1].state_dict() for folder in (tmp_path / "model", out / "model")]
     assert all(torch.equal(value, ears[1][name]) for name, value in ears[0].items())
-    kept.merge_adapters()
+    adapters.merge(kept)
     assert kept.state_dict().keys() == merged.state_dict().keys()
     assert all(torch.equal(value, merged.state_dict()[name]) for name, value in kept.state_dict().items())
 

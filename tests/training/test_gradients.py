@@ -17,8 +17,8 @@ from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
+from caad_ds.models.speech_lm.features import with_features
 from caad_ds.models.speech_lm.folder import load
-from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.training.engines import load_student
 from tests.tolerance import assert_close, training
 from tests.training.launching import Run, curve

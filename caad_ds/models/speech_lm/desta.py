@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caad_ds.models.language_model.llm import load_llm
 from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.models.whisper_qformer.causal_lm import embedding_width
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.qformer import DESTA_FEED_FORWARD
@@ -78,9 +79,9 @@ def tapped_layers(encoder_layers: int, taps: int) -> list[int]:
     return [(n + 1) * encoder_layers // taps - 1 for n in range(taps)]
 
 
-def load_encoder(name: str, connector: DestaConnector) -> SpeechEncoder:
+def load_tapped_encoder(name: str, connector: DestaConnector) -> SpeechEncoder:
     """The encoder that the connector was trained on, tapped where DeSTA taps it."""
-    encoder = SpeechEncoder.from_pretrained(name, [0], WINDOW_SECONDS, final_norm=False)
+    encoder = load_encoder(name, [0], WINDOW_SECONDS, final_norm=False)
     if encoder.dim != connector.encoder_dim:
         raise UserError(
             f"--encoder {name}: its states are {encoder.dim} wide, the checkpoint's connector reads "

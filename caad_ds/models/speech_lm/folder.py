@@ -1,6 +1,6 @@
 """A model folder: SpeechLM, encoder and tokenizer, read and written together.
 
-`AutoConfig` and `AutoModel` of transformers know a SpeechLM once this is imported.
+Once this is imported, transformers' `AutoConfig` and `AutoModel` know a SpeechLM, also one with adapters.
 """
 
 from pathlib import Path
@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, GenerationConfig
 
+from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.llm import check_llm, check_vocabulary, load_tokenizer
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.prompt_encoder import FORM, form_of
+from caad_ds.models.speech_lm.encoder_folder import load_encoder, save_encoder
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
@@ -28,9 +30,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Speech
     source = encoder_of(folder, config.encoder)
     if isinstance(source, Path):
         config.encoder = None  # a relative path means nothing to a copy of this model: it gets the weights
-    encoder = SpeechEncoder.from_pretrained(
-        source, config.taps or [], config.window_seconds, final_norm=config.connector != "desta"
-    )
+    encoder = load_encoder(source, config.taps or [], config.window_seconds, final_norm=config.connector != "desta")
     generation = folder / "generation_config.json"
     if generation.is_file():
         model.llm.generation_config = GenerationConfig.from_pretrained(folder)
@@ -55,9 +55,10 @@ def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer:
     (Path(folder) / "generation_config.json").write_text(text, encoding="utf-8")
     tokenizer.save_pretrained(folder)
     if model.config.encoder is None:
-        encoder.save_pretrained(Path(folder) / "encoder")
+        save_encoder(Path(folder) / "encoder", encoder)
     follow_umask(Path(folder))
 
 
 AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig)
 AutoModel.register(SpeechLMConfig, SpeechLM)
+SpeechLM.inject_adapters = staticmethod(lora.inject)

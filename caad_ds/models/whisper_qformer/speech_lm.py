@@ -1,6 +1,7 @@
 """The speech language model: connector and causal LM; one class from the demo's size to the paper's."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -8,7 +9,6 @@ from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
 from caad_ds.data.batch import Batch
 from caad_ds.loss.head import LMHead
-from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.causal_lm import embedding_width, hidden_states
@@ -31,13 +31,20 @@ class SpeechLM(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
+    # PEFT's adapters need PEFT: caad_ds sets this where it reads model folders.
+    inject_adapters: ClassVar[Callable[[PreTrainedModel, dict[str, Any]], None] | None] = None
 
     def __init__(self, config: SpeechLMConfig, llm: PreTrainedModel | None = None):
         super().__init__(config)
         # One that is there already is not made at random first: large models would take their memory twice.
         self.llm = AutoModelForCausalLM.from_config(config.llm_config) if llm is None else llm
         if config.lora is not None:
-            lora.inject(self.llm, config.lora)
+            inject = type(self).inject_adapters
+            if inject is None:
+                raise ValueError(
+                    "the model's adapters are not merged into its weights; export it without --keep-adapters"
+                )
+            inject(self.llm, config.lora)
         self.connector = QFormerConnector(
             encoder_dim=config.encoder_dim,
             llm_dim=embedding_width(self.llm),
@@ -97,17 +104,6 @@ class SpeechLM(PreTrainedModel):
         """
         arguments = (embedded.inputs_embeds, embedded.attention_mask, embedded.position_ids)
         return hidden_states(self.llm, *arguments, past).flatten(0, 1)[embedded.answer_rows]
-
-    def add_adapters(self, settings: dict[str, Any]) -> None:
-        """Put fresh adapters on the LLM, `settings` as in config.py's LoraSection."""
-        lora.inject(self.llm, settings)
-        self.config.lora = settings
-
-    def merge_adapters(self) -> None:
-        """Make the adapters, if there are any, part of the weights that they stand beside."""
-        if self.config.lora is not None:
-            lora.merge(self.llm)
-            self.config.lora = None
 
     def head(self) -> LMHead:
         """The LM head of weight [V, H]; under ZeRO-3 read it inside a gathering scope only."""

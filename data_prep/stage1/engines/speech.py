@@ -12,7 +12,7 @@ from caad_ds.evaluation.inference import Loaded
 from caad_ds.generation.decoding import generate
 from caad_ds.models.language_model.llm import position_limit
 from caad_ds.models.prompts.prompt_encoder import end_tokens
-from caad_ds.models.whisper_qformer.encoder import with_features
+from caad_ds.models.speech_lm.features import check_length, with_features
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from data_prep.common.audio_entry import waveform
@@ -60,7 +60,7 @@ class SpeechEngine(LocalEngine):
         waveforms = []
         for entry in record["audios"]:
             waveforms.append(waveform(entry))
-            self.loaded.encoder.check_window(waveforms[-1:], f"{entry['path']}: ")
+            check_length(self.loaded.encoder, waveforms[-1:], f"{entry['path']}: ")
         return Sample(record["id"], self._asked(record), waveforms)
 
     def _heard(self, samples: list[Sample]) -> Iterator[Answer]:

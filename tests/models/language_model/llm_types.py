@@ -29,9 +29,9 @@ from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder, end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.features import with_features
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.causal_lm import hidden_states
-from caad_ds.models.whisper_qformer.encoder import with_features
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from caad_ds.config.schema import LoraSection
+from caad_ds.models.speech_lm import adapters
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.utils.errors import UserError
 from tests.models.small import make_model
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.numeric
 def adapted(tokenizer, ears):
     """A model with adapters that are trained, in a manner of speaking."""
     model = make_model(tokenizer, ears)
-    model.add_adapters(LoraSection(rank=2, alpha=4.0).model_dump())
+    adapters.add(model, LoraSection(rank=2, alpha=4.0).model_dump())
     return model
 
 
@@ -41,7 +42,7 @@ def test_fresh_adapters_change_nothing_trained_ones_do(adapted, tokenizer, ears,
 def test_merged_is_the_same_function_without_adapters(adapted, parts, samples):
     move(adapted)
     before = hidden(adapted, parts, samples)
-    adapted.merge_adapters()
+    adapters.merge(adapted)
     assert not any("lora" in name or "base_layer" in name for name in adapted.state_dict())
     parts.close(hidden(adapted, parts, samples), before)
 
@@ -50,7 +51,7 @@ def test_merged_is_the_same_function_without_adapters(adapted, parts, samples):
 def test_a_saved_model_loads_with_its_adapters_or_merged(adapted, tokenizer, ears, parts, samples, tmp_path, merged):
     move(adapted)
     if merged:
-        adapted.merge_adapters()
+        adapters.merge(adapted)
     save(tmp_path, adapted, ears, tokenizer)
     again = load(tmp_path)[0]
     assert torch.equal(hidden(again, parts, samples), hidden(adapted, parts, samples))
@@ -59,12 +60,12 @@ def test_a_saved_model_loads_with_its_adapters_or_merged(adapted, tokenizer, ear
 
 def test_a_layer_that_is_not_there_is_named(tokenizer, ears):
     with pytest.raises(UserError, match=r"student\.lora\.targets .*query_proj"):
-        make_model(tokenizer, ears).add_adapters(LoraSection(targets=["query_proj"]).model_dump())
+        adapters.add(make_model(tokenizer, ears), LoraSection(targets=["query_proj"]).model_dump())
 
 
 @pytest.mark.parametrize("tied, name", [(False, "lm_head"), (True, "lm_head"), (True, "embed_tokens")])
 def test_the_head_takes_no_adapters(tokenizer, ears, tied, name):
     """The loss takes the head's weight: its adapters would never train, and those of tied embeddings change it."""
     with pytest.raises(UserError, match=r"student\.lora\.targets .*: they name the LLM's head"):
-        make_model(tokenizer, ears, tied).add_adapters(LoraSection(targets=["q_proj", name]).model_dump())
-    make_model(tokenizer, ears, False).add_adapters(LoraSection(targets=["q_proj", "embed_tokens"]).model_dump())
+        adapters.add(make_model(tokenizer, ears, tied), LoraSection(targets=["q_proj", name]).model_dump())
+    adapters.add(make_model(tokenizer, ears, False), LoraSection(targets=["q_proj", "embed_tokens"]).model_dump())

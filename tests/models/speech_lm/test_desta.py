@@ -12,8 +12,10 @@ from transformers.models.bert.modeling_bert import BertEncoder
 from caad_ds import cli
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.speech_lm.desta import read_connector, tapped_layers
+from caad_ds.models.speech_lm.encoder_folder import save_encoder
+from caad_ds.models.speech_lm.features import with_features
 from caad_ds.models.speech_lm.folder import load
-from caad_ds.models.whisper_qformer.encoder import SpeechEncoder, with_features
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.errors import UserError
 from tests.models.small import make_model, sample
 from tests.tolerance import assert_close, path
@@ -80,7 +82,7 @@ def bases(tokenizer, tmp_path):
     ears = SpeechEncoder.from_config(shape, taps=[0])
     amplify(ears.whisper)
     nn.init.normal_(ears.whisper.layer_norm.weight, 2.0)
-    ears.save_pretrained(tmp_path / "whisper")
+    save_encoder(tmp_path / "whisper", ears)
     return tmp_path
 
 

@@ -10,7 +10,7 @@ from caad_ds.config.reading import load_config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.step import DistillStep
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
-from caad_ds.models.whisper_qformer.encoder import with_features
+from caad_ds.models.speech_lm.features import with_features
 from caad_ds.training import engines
 from caad_ds.training.checks.finite_weights import own_optimizer
 from caad_ds.training.optimizer import forget_gradients

@@ -1,0 +1,71 @@
+"""A Whisper encoder of a checkpoint or of an architecture file, and the folder that it is written to."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from caad_ds.models.architecture import is_architecture, read_architecture
+from caad_ds.models.pretrained import pretrained
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.utils.errors import UserError
+
+
+def load_encoder(name: str | Path, taps: list[int], window_seconds: int, final_norm: bool = True) -> SpeechEncoder:
+    """Load a Whisper encoder cut to `window_seconds` (whole seconds).
+
+    `name` is a hub id or a folder, or an architecture file (.json) for one with random weights.
+
+    Raises:
+        UserError: there is none, or it has not these layers or not that window.
+    """
+    if is_architecture(name):
+        whisper, extractor = _random_whisper(name, window_seconds)
+    else:
+        whisper, extractor = _pretrained_whisper(name, window_seconds)
+    layers = whisper.config.encoder_layers
+    if any(not 0 <= tap < layers for tap in taps):
+        raise UserError(f"{name}: taps {taps} do not fit an encoder of {layers} layers; use 0 to {layers - 1}")
+    encoder = SpeechEncoder(whisper, extractor, taps, final_norm)
+    try:
+        encoder.cut_window(window_seconds)
+    except ValueError as error:
+        raise UserError(f"student.window_seconds: {error}; lower it") from None
+    return encoder
+
+
+def save_encoder(folder: str | Path, encoder: SpeechEncoder) -> None:
+    """Write the encoder as a Whisper checkpoint without a decoder, which `load_encoder` reads."""
+    no_decoder = {"decoder_layers": 0, "vocab_size": 1, "max_target_positions": 1}
+    no_text = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+    config = WhisperConfig(**{**encoder.whisper.config.to_dict(), **no_decoder, **no_text})
+    model = WhisperModel(config).to(encoder.whisper.conv1.weight.dtype)
+    for parameter in model.decoder.parameters():  # random embeddings, though nothing reads them
+        nn.init.zeros_(parameter)
+    model.encoder.load_state_dict(encoder.whisper.state_dict())
+    model.save_pretrained(folder)
+    encoder.extractor.save_pretrained(folder)
+
+
+def _pretrained_whisper(name: str | Path, window_seconds: int) -> tuple[WhisperEncoder, WhisperFeatureExtractor]:
+    whisper = pretrained(WhisperModel, name, "Whisper encoder", dtype=torch.float32).get_encoder()
+    try:
+        return whisper, WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no feature extractor there ({reason}); give a hub id or a folder") from error
+
+
+def _random_whisper(path: str | Path, window_seconds: int) -> tuple[WhisperEncoder, WhisperFeatureExtractor]:
+    values = read_architecture(path)
+    if values["model_type"] != "whisper":
+        raise UserError(f"{path}: its model_type is {values['model_type']}; an encoder's must be whisper")
+    try:
+        config = WhisperConfig(**values)
+        whisper = WhisperEncoder(config)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"{path}: no encoder can be built of it: {' '.join(str(error).split())[:200]}") from error
+    return whisper, WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=window_seconds)
