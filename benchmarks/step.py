@@ -39,8 +39,10 @@ from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.distill.student_objective import StudentObjective
+from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.negatives import Negative
 from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.embed import embed
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.flops import flop_counter
@@ -163,7 +165,7 @@ def authors(setting: Setting, objective: Config) -> Callable[[], None]:
     batch, section = setting.batch, objective.objective
 
     def logits(model: SpeechLM, features: Tensor) -> Tensor:
-        embedded = model.embed(batch, setting.encoder.encode(features))
+        embedded = embed(model, batch, setting.encoder.encode(features))
         return model.llm(
             inputs_embeds=embedded.inputs_embeds, attention_mask=embedded.attention_mask,
             position_ids=embedded.position_ids, use_cache=False,
@@ -200,7 +202,7 @@ def ours(setting: Setting, cfg: Config, keep_prefix: bool = False) -> Callable[[
         states = setting.encoder.encode(setting.batch.features)
         with torch.no_grad():
             positive, negative = teacher(setting.batch, states)
-        module(setting.batch, states, positive, negative, setting.teacher.head(), count)[0].backward()
+        module(setting.batch, states, positive, negative, lm_head(setting.teacher.llm), count)[0].backward()
         setting.optimizer.step()
         setting.optimizer.zero_grad()
 

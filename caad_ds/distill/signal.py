@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from caad_ds.data.batch import Batch
 from caad_ds.distill.prefix import KeptPrefixes, shared_prefix
 from caad_ds.loss.head import LMHead
+from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
+from caad_ds.models.speech_lm.embed import embed
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 
@@ -56,11 +58,11 @@ class TeacherForward(nn.Module):
     def forward(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
         """Both paths as one forward of 2B samples; only the positive one if there is no negative."""
         if self.negative is None:
-            return self.model.hidden_states(self.model.embed(batch, states)), None
+            return self.model.hidden_states(embed(self.model, batch, states)), None
         if self.kept is not None and len(prefix := self._constant(batch, self.negative)):
             silent = embed_without_audio(self.model, batch, self.negative)
             negative = self.kept.hidden_states(self.model, silent, prefix)
-            return self.model.hidden_states(self.model.embed(batch, states)), negative
+            return self.model.hidden_states(embed(self.model, batch, states)), negative
         hidden = self.model.hidden_states(embed_both(self.model, batch, states, self.negative))
         positive, negative = hidden.chunk(2)
         return positive, negative
@@ -93,7 +95,7 @@ class OnlineTeacher:
         model = self.engine.module.model
         partitioned = [p for p in model.get_output_embeddings().parameters() if hasattr(p, "ds_id")]
         with torch.no_grad(), deepspeed.zero.GatheredParameters(partitioned, modifier_rank=None):
-            head = model.head()
+            head = lm_head(model.llm)
             if partitioned:
                 bias = None if head.bias is None else head.bias.clone()
                 head = replace(head, weight=head.weight.clone(), bias=bias)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from caad_ds.config.schema import ObjectiveSection
 from caad_ds.data.batch import Batch
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
+from caad_ds.models.language_model.llm import lm_head
+from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
@@ -55,8 +57,8 @@ class StudentObjective(nn.Module):
                 states = self.encoder.encode(batch.features)
         assert states is not None, "states of an encoder that is not in here"
         audio = self.student.project(states)
-        hidden = self.student.hidden_states(self.student.merge_audio(batch, audio[batch.audio_index]))
-        head = self.student.head()
+        hidden = self.student.hidden_states(merge_audio(self.student, batch, audio[batch.audio_index]))
+        head = lm_head(self.student.llm)
         # Families pad one vocabulary to several sizes; the rows beyond the smaller head's stand for no token.
         vocabulary = None if teacher_head is None else min(len(head.weight), len(teacher_head.weight))
         with self.part("loss"):

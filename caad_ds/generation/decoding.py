@@ -26,6 +26,7 @@ from caad_ds.loss.objective import contrast
 from caad_ds.models.language_model.llm import plain_generation
 from caad_ds.models.negatives import Negative, embed_both
 from caad_ds.models.prompts.prompt_encoder import end_tokens
+from caad_ds.models.speech_lm.embed import embed
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.causal_lm import accepted
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded
@@ -101,7 +102,7 @@ def generate(
     """
     processors: list[LogitsProcessor] = []
     if contrasted is None:
-        embedded = model.embed(batch, states)
+        embedded = embed(model, batch, states)
     else:
         embedded = embed_both(model, batch, states, contrasted.negative)
         processors.append(ContrastiveLogits(contrasted.alpha, contrasted.plausibility))

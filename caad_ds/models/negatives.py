@@ -9,6 +9,7 @@ from torch import Tensor
 
 from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.data.batch import Batch
+from caad_ds.models.speech_lm.embed import embed, merge_audio
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
@@ -59,18 +60,18 @@ def embed_without_audio(model: SpeechLM, batch: Batch, negative: Negative) -> Em
                 "choose another negative than text_only, or write a prompt"
             )
         nothing = torch.zeros(0, model.config.num_queries, model.connector.project.out_features)
-        return model.merge_audio(removed, nothing.to(batch.input_ids.device))
+        return merge_audio(model, removed, nothing.to(batch.input_ids.device))
     audios = int(batch.audio_mask.sum()) // model.config.num_queries
-    return model.merge_audio(batch, model.project(negative.states).expand(audios, -1, -1))
+    return merge_audio(model, batch, model.project(negative.states).expand(audios, -1, -1))
 
 
 def embed_both(model: SpeechLM, batch: Batch, states: AudioStates, negative: Negative) -> Embedded:
     """Both paths as one batch of 2B: with audio, then without; the connector runs once over U + 1 audios."""
     if negative.states is None:
-        return Embedded.cat(model.embed(batch, states), embed_without_audio(model, batch, negative))
+        return Embedded.cat(embed(model, batch, states), embed_without_audio(model, batch, negative))
     audio = model.project(AudioStates.cat([states, negative.states]))
     heard = audio[batch.audio_index]
-    return Embedded.cat(model.merge_audio(batch, heard), model.merge_audio(batch, audio[-1:].expand_as(heard)))
+    return Embedded.cat(merge_audio(model, batch, heard), merge_audio(model, batch, audio[-1:].expand_as(heard)))
 
 
 class AudioDropout:

@@ -18,7 +18,7 @@ from caad_ds.distill.student_objective import StudentObjective, Timed
 from caad_ds.loss.implementations import fastest
 from caad_ds.loss.objective import Objective
 from caad_ds.models.architecture import is_architecture
-from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabulary, load_tokenizer
+from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabulary, lm_head, load_tokenizer
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.models.prompts.prompt_encoder import tokenization
@@ -50,7 +50,7 @@ def loss_implementation(cfg: Config, device: torch.device, *models: SpeechLM | N
 
     UserError for logits in bfloat16 where that is not the Triton kernel, which alone can hold them.
     """
-    heads = [None if model is None else model.head() for model in models]
+    heads = [None if model is None else lm_head(model.llm) for model in models]
     name, reason = fastest(Objective.of(cfg.objective), device.type, torch.float32, *heads)
     told = f"{name} ({reason})" if reason else name
     if cfg.objective.logits == "bfloat16" and name != "triton":

@@ -11,7 +11,9 @@ from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, decode, generate
 from caad_ds.generation.sampling import Sampling
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
+from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.negatives import Negative, embed_without_audio
+from caad_ds.models.speech_lm.embed import embed
 from tests.tolerance import SIGMAS, assert_close
 
 pytestmark = pytest.mark.numeric
@@ -58,7 +60,7 @@ def step_by_step(loaded, item, alpha, negative):
     said = []
     for _ in range(LENGTH):
         now = extended(batch, said)
-        z_pos = logits(loaded, loaded.model.embed(now, states))
+        z_pos = logits(loaded, embed(loaded.model, now, states))
         z_neg = logits(loaded, embed_without_audio(loaded.model, now, negative))
         token = int(contrast(z_pos, z_neg, alpha).argmax())
         if token == loaded.tokenizer.eos_token_id:
@@ -81,7 +83,7 @@ def extended(batch, said):
 @torch.no_grad()
 def logits(loaded, embedded):
     last = torch.tensor([embedded.attention_mask.shape[1] - 1])
-    return loaded.model.head().logits(loaded.model.hidden_states(replace(embedded, answer_rows=last)))
+    return lm_head(loaded.model.llm).logits(loaded.model.hidden_states(replace(embedded, answer_rows=last)))
 
 
 @pytest.mark.parametrize("sampling", [None, SAMPLED])
@@ -140,16 +142,16 @@ def test_a_step_is_the_teacher_forced_contrast_of_the_loss(loaded, items, terms,
         batch = extended(loaded.prompts([item]), said[k].tolist())
         batch.labels[0, -LENGTH:] = said[k]
         with torch.no_grad():
-            h_pos = model.hidden_states(model.embed(batch, clips.states(clips.hear([item]))))
+            h_pos = model.hidden_states(embed(model, batch, clips.states(clips.hear([item]))))
             h_neg = model.hidden_states(embed_without_audio(model, batch, negative))
-        z_c = contrast(model.head().logits(h_pos), model.head().logits(h_neg), alpha)
+        z_c = contrast(lm_head(model.llm).logits(h_pos), lm_head(model.llm).logits(h_neg), alpha)
         decoded = torch.stack([z[k] for z in steps])
-        largest = (1 + 2 * alpha) * max(model.head().logits(h).abs().max().item() for h in (h_pos, h_neg))
+        largest = (1 + 2 * alpha) * max(lm_head(model.llm).logits(h).abs().max().item() for h in (h_pos, h_neg))
         assert_close(decoded.log_softmax(-1), z_c.log_softmax(-1), terms, largest)
         identity = LMHead(torch.eye(decoded.shape[1]))  # a student whose logits are those of the decoder
         decoded.requires_grad_(True)
         loss = contrastive_distillation_loss(
-            decoded, identity, h_pos, h_neg, model.head(), said[k], alpha=alpha, temperature=tau, kd_weight=1.0
+            decoded, identity, h_pos, h_neg, lm_head(model.llm), said[k], alpha=alpha, temperature=tau, kd_weight=1.0
         ).loss
         # tau * (p - q) / rows: of first order in differences of logits, where the loss is of second.
         [gradient] = torch.autograd.grad(loss, decoded)
@@ -184,7 +186,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(loaded, items, alpha):
     item, count, temperature = items[0], 3000, 2.5
     negative = Negative.of("zero_mel", loaded.encoder)
     clips, batch = Clips(loaded.encoder), loaded.prompts([item])
-    z = logits(loaded, loaded.model.embed(batch, clips.states(clips.hear([item]))))[0]
+    z = logits(loaded, embed(loaded.model, batch, clips.states(clips.hear([item]))))[0]
     if alpha is not None:
         z = contrast(z, logits(loaded, embed_without_audio(loaded.model, batch, negative))[0], alpha)
     expected = count * torch.softmax(z / temperature, dim=-1)

@@ -6,6 +6,7 @@ import torch
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.models.negatives import Negative, drop_audio, embed_both, embed_without_audio
+from caad_ds.models.speech_lm.embed import embed, merge_audio
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 
 pytestmark = pytest.mark.numeric
@@ -36,7 +37,7 @@ def test_text_only_equals_removing_the_span(parts, samples, pad):
     both = parts.model.hidden_states(embed_both(parts.model, batch, states, text_only))
     heard, unheard = both.chunk(2)
     removed = without_span(batch)
-    plain = parts.model.hidden_states(parts.model.merge_audio(removed, torch.zeros(0, 4, 32)))
+    plain = parts.model.hidden_states(merge_audio(parts.model, removed, torch.zeros(0, 4, 32)))
     parts.close(unheard, plain)
     assert (heard - unheard).abs().max() > 0.1
     alone = parts.model.hidden_states(embed_without_audio(parts.model, batch, text_only))
@@ -49,7 +50,7 @@ def test_both_paths_in_one_forward_equal_each_alone(parts, samples, name):
     states = parts.encoder.encode(batch.features)
     negative = Negative.of(name, parts.encoder)
     heard, unheard = parts.model.hidden_states(embed_both(parts.model, batch, states, negative)).chunk(2)
-    parts.close(heard, parts.model.hidden_states(parts.model.embed(batch, states)))
+    parts.close(heard, parts.model.hidden_states(embed(parts.model, batch, states)))
     alone = parts.model.hidden_states(embed_without_audio(parts.model, batch, negative))
     parts.close(unheard, alone)
 
@@ -72,8 +73,8 @@ def test_dropped_audio_is_the_negative_path_of_that_sample_alone(parts, samples,
     negative = Negative.of(name, parts.encoder)
     dropped = drop_audio(batch, torch.tensor([False, True, False]), negative)
     states = parts.encoder.encode(dropped.features)
-    mixed = parts.model.hidden_states(parts.model.embed(dropped, states))
-    heard = parts.model.hidden_states(parts.model.embed(batch, parts.encoder.encode(batch.features)))
+    mixed = parts.model.hidden_states(embed(parts.model, dropped, states))
+    heard = parts.model.hidden_states(embed(parts.model, batch, parts.encoder.encode(batch.features)))
     unheard = parts.model.hidden_states(embed_without_audio(parts.model, batch, negative))
     second = batch.sample_of_row == 1
     parts.close(mixed[second], unheard[second])
@@ -87,7 +88,7 @@ def test_a_shared_audio_is_dropped_for_one_sample_and_heard_by_the_others(parts,
     dropped = drop_audio(batch, torch.tensor([True, False, False]), negative)
 
     def hidden(made: Batch) -> torch.Tensor:
-        return parts.model.hidden_states(parts.model.embed(made, parts.encoder.encode(made.features)))
+        return parts.model.hidden_states(embed(parts.model, made, parts.encoder.encode(made.features)))
 
     apart = torch.cat([hidden(parts.batch([one])) for one in asked])
     parts.close(hidden(batch), apart)

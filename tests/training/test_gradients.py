@@ -15,6 +15,7 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.student_objective import StudentObjective
+from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.speech_lm.features import with_features
@@ -66,7 +67,7 @@ def plain_gradients(cfg: Config) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         positive, negative = teacher(batch, states)
     module = StudentObjective(student.model, cfg.objective)
-    module(batch, states, positive, negative, model.head(), len(batch.targets))[0].backward()
+    module(batch, states, positive, negative, lm_head(model.llm), len(batch.targets))[0].backward()
     return {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
 
 

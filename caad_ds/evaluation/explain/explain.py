@@ -25,8 +25,10 @@ from caad_ds.evaluation.report.mlflow_log import Record, log_record
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.negatives import Negative, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import tokenization
+from caad_ds.models.speech_lm.embed import embed
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.device import pick_device
@@ -159,11 +161,11 @@ def _logits(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[
     teacher, student, contrasted = setting.teacher, setting.student, setting.contrasted
     batch = _with_answer(teacher.prompts([item]), answer)
 
-    def forward(loaded: Loaded, embed: Callable[[], Embedded]) -> Tensor:
-        return loaded.model.head().logits(loaded.model.hidden_states(embed()))
+    def forward(loaded: Loaded, embedded: Callable[[], Embedded]) -> Tensor:
+        return lm_head(loaded.model.llm).logits(loaded.model.hidden_states(embedded()))
 
     def heard(loaded: Loaded) -> Tensor:
-        return forward(loaded, lambda: loaded.model.embed(batch, clips[id(loaded)].states([item])))
+        return forward(loaded, lambda: embed(loaded.model, batch, clips[id(loaded)].states([item])))
 
     z_pos = heard(teacher)
     z_neg = forward(teacher, lambda: embed_without_audio(teacher.model, batch, contrasted.negative))

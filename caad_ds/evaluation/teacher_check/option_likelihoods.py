@@ -13,7 +13,9 @@ from caad_ds.evaluation.teacher_check.prefix_tree import Ids, can_share, common_
 from caad_ds.evaluation.teacher_check.signals import Paths, Signal, signals
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import contrast
+from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.negatives import Negative, embed_without_audio
+from caad_ds.models.speech_lm.embed import merge_audio
 
 LOGITS = 1 << 21  # of one signal at a time
 
@@ -45,8 +47,8 @@ def whole(
     """The log-likelihoods [items * options] by a forward of each prompt with each statement, for any LLM."""
     batch = loaded.answered([item for item in items for _ in statements], [*statements] * len(items))
     model = loaded.model
-    head = model.head()
-    z_pos = head.logits(model.hidden_states(model.merge_audio(batch, outputs[batch.audio_index])))
+    head = lm_head(model.llm)
+    z_pos = head.logits(model.hidden_states(merge_audio(model, batch, outputs[batch.audio_index])))
     found = {Signal(): _of_answers(z_pos, batch)}
     for negative in negatives:
         z_neg = head.logits(model.hidden_states(embed_without_audio(model, batch, negative)))
@@ -80,7 +82,7 @@ def shared(
             starts.append(len(prompts[item]) - 1)
             groups.append((path, items[item].id, item))
     hidden, row = _answer_rows(loaded, paths, sequences, starts, groups)
-    return _scored(loaded.model.head(), hidden, row.chunk(len(paths)), answers, negatives, alphas)
+    return _scored(lm_head(loaded.model.llm), hidden, row.chunk(len(paths)), answers, negatives, alphas)
 
 
 def _answer_rows(

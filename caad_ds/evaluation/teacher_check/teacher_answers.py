@@ -14,6 +14,7 @@ from caad_ds.evaluation.teacher_check.prefix_tree import can_share, embedded, le
 from caad_ds.evaluation.teacher_check.signals import Paths, Signal
 from caad_ds.generation.decoding import ContrastiveLogits, continued
 from caad_ds.models.negatives import Negative, embed_without_audio
+from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 
@@ -93,7 +94,7 @@ def whole_prompts(
     """The same for any LLM, nothing of it run yet."""
     model: SpeechLM = loaded.model
     batch = loaded.prompts(items)
-    every = [model.merge_audio(batch, outputs[batch.audio_index])]
+    every = [merge_audio(model, batch, outputs[batch.audio_index])]
     every += [embed_without_audio(model, batch, negative) for negative in negatives]
     together = every[paths[0]]
     for path in paths[1:]:

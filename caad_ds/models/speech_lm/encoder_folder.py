@@ -33,7 +33,7 @@ def load_encoder(name: str | Path, taps: list[int], window_seconds: int, final_n
     try:
         encoder.cut_window(window_seconds)
     except ValueError as error:
-        raise UserError(f"student.window_seconds: {error}; lower it") from None
+        raise UserError(f"student.window_seconds: {error}; lower it") from error
     return encoder
 
 

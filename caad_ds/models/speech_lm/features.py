@@ -19,7 +19,7 @@ def check_length(encoder: SpeechEncoder, waveforms: Sequence[np.ndarray], where:
     except ValueError as error:
         raise UserError(
             f"{where}{error}; reject or split such clips at ingest (--max-seconds {encoder.window_seconds})"
-        ) from None
+        ) from error
 
 
 def with_features(batch: Batch, samples: Sequence[Sample], encoder: SpeechEncoder) -> Batch:

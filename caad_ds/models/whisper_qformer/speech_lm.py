@@ -7,15 +7,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
-from caad_ds.data.batch import Batch
-from caad_ds.loss.head import LMHead
-from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.causal_lm import embedding_width, hidden_states
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
-from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
+from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.models.whisper_qformer.qformer import QFormerConnector
-from caad_ds.utils.errors import UserError
 
 
 class SpeechLM(PreTrainedModel):
@@ -76,26 +72,24 @@ class SpeechLM(PreTrainedModel):
         """Connector outputs [A, K, H] of A audios."""
         return self.connector(states)
 
-    def merge_audio(self, batch: Batch, audio: Tensor) -> Embedded:
-        """Token embeddings of the batch with connector outputs `audio` [A, K, H] at its audio positions."""
-        tokens = self.get_input_embeddings()(batch.input_ids)
-        held, given = int(batch.audio_mask.sum()), audio.shape[0] * audio.shape[1]
+    def merge_audio(self, input_ids: Tensor, audio_mask: Tensor, audio: Tensor) -> Tensor:
+        """Embeddings [B, S, H] of tokens int64 [B, S], with connector outputs `audio` [A, K, H] where the mask is true.
+
+        ValueError where the outputs do not fit the mask or the LLM's embeddings.
+        """
+        tokens = self.get_input_embeddings()(input_ids)
+        held, given = int(audio_mask.sum()), audio.shape[0] * audio.shape[1]
         if held != given:
-            raise UserError(
-                f"batch of {batch.keys[0]}, ...: {held} audio positions in the text but {given} connector outputs; "
+            raise ValueError(
+                f"{held} audio positions in the text but {given} connector outputs; "
                 "each <|AUDIO|> needs one audio and as many positions as the connector has queries"
             )
         if audio.shape[-1] != tokens.shape[-1]:
-            raise UserError(
-                f"batch of {batch.keys[0]}, ...: connector outputs are {audio.shape[-1]} wide, the LLM's embeddings "
+            raise ValueError(
+                f"connector outputs are {audio.shape[-1]} wide, the LLM's embeddings "
                 f"{tokens.shape[-1]}; the model's connector is not one for this LLM"
             )
-        mixed = tokens.masked_scatter(batch.audio_mask.unsqueeze(-1), audio.to(tokens.dtype))
-        return Embedded(mixed, batch.attention_mask, positions(batch.attention_mask), batch.answer_rows)
-
-    def embed(self, batch: Batch, states: AudioStates) -> Embedded:
-        """The batch as the causal LM takes it, with the audio in its place; `states` holds its U different audios."""
-        return self.merge_audio(batch, self.project(states)[batch.audio_index])
+        return tokens.masked_scatter(audio_mask.unsqueeze(-1), audio.to(tokens.dtype))
 
     def hidden_states(self, embedded: Embedded, past: Cache | None = None) -> Tensor:
         """Final hidden states [N, H] at the answer rows, after the last norm, before the head.
@@ -104,7 +98,3 @@ class SpeechLM(PreTrainedModel):
         """
         arguments = (embedded.inputs_embeds, embedded.attention_mask, embedded.position_ids)
         return hidden_states(self.llm, *arguments, past).flatten(0, 1)[embedded.answer_rows]
-
-    def head(self) -> LMHead:
-        """The LM head of weight [V, H]; under ZeRO-3 read it inside a gathering scope only."""
-        return lm_head(self.llm)

@@ -23,6 +23,7 @@ from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.teacher_answers import answers, shared_prompts, whole_prompts
 from caad_ds.generation.decoding import Contrast, decode
 from caad_ds.models.negatives import Negative, embed_without_audio
+from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.utils.errors import UserError
 from tests.tolerance import assert_close
 
@@ -75,7 +76,7 @@ def test_likelihoods_equal_one_statement_at_a_time(loaded, asked, terms):
             z_pos, z_neg = (
                 loaded.model.llm(inputs_embeds=e.inputs_embeds).logits[0, e.answer_rows]
                 for e in (
-                    loaded.model.merge_audio(batch, outputs[i // 4 : i // 4 + 1]),
+                    merge_audio(loaded.model, batch, outputs[i // 4 : i // 4 + 1]),
                     embed_without_audio(loaded.model, batch, negative),
                 )
             )

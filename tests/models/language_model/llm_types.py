@@ -24,11 +24,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from caad_ds.data.batch import Batch
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
 from caad_ds.generation.decoding import Contrast, generate
-from caad_ds.models.language_model.llm import build_llm, check_llm, position_limit
+from caad_ds.models.language_model.llm import build_llm, check_llm, lm_head, position_limit
 from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder, end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.embed import embed
 from caad_ds.models.speech_lm.features import with_features
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.causal_lm import hidden_states
@@ -150,23 +151,23 @@ def reason(error: Exception) -> str:
 
 def alone(model: SpeechLM, world: World, number: int) -> Tensor:
     batch = world.batch(number)
-    return model.hidden_states(model.embed(batch, world.states(batch)))
+    return model.hidden_states(embed(model, batch, world.states(batch)))
 
 
 def padding(model: SpeechLM, world: World) -> str:
     expected = torch.cat([alone(model, world, n) for n in range(len(world.samples))])
     for side in ("right", "left"):
         batch = world.batch(pad=side)
-        require_near(model.hidden_states(model.embed(batch, world.states(batch))), expected, f"padded on the {side}")
+        require_near(model.hidden_states(embed(model, batch, world.states(batch))), expected, f"padded on the {side}")
     return ""
 
 
 def head(model: SpeechLM, world: World) -> str:
     batch = world.batch(0)
-    embedded = model.embed(batch, world.states(batch))
+    embedded = embed(model, batch, world.states(batch))
     output = model.llm(inputs_embeds=embedded.inputs_embeds, attention_mask=embedded.attention_mask, use_cache=False)
     own = output.logits.flatten(0, 1)
-    require_near(model.head().logits(model.hidden_states(embedded)), own[batch.answer_rows], "logits")
+    require_near(lm_head(model.llm).logits(model.hidden_states(embedded)), own[batch.answer_rows], "logits")
     return ""
 
 
@@ -226,11 +227,11 @@ def decoding(model: SpeechLM, world: World) -> str:
         ends = end_tokens(world.tokenizer, model.llm.generation_config.eos_token_id)
         for number, said in enumerate(tokens):
             one = world.batch(number, with_answer=False)
-            first = model.embed(one, world.states(one)).inputs_embeds
+            first = embed(model, one, world.states(one)).inputs_embeds
             more = torch.cat([first, model.get_input_embeddings()(said[None, :-1])], 1)
             whole = torch.ones(more.shape[:2], dtype=torch.long)
             states = hidden_states(model.llm, more, whole, torch.arange(more.shape[1])[None])
-            z = model.head().logits(states[0, first.shape[1] - 1 :])
+            z = lm_head(model.llm).logits(states[0, first.shape[1] - 1 :])
             z[:, ends] = -torch.inf
             best, chosen = z.max(-1).values, z.gather(-1, said[:, None])[:, 0]
             if not (best - chosen <= TOLERANCE * z[z.isfinite()].abs().max()).all():

@@ -9,10 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from caad_ds.models.language_model.head_form import HeadForm
-from caad_ds.models.language_model.llm import build_llm, check_llm, load_llm, position_limit
+from caad_ds.models.language_model.llm import build_llm, check_llm, lm_head, load_llm, position_limit
 from caad_ds.models.negatives import Negative, drop_audio, embed_both, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.models.speech_lm.build import build, keep_first_layers
+from caad_ds.models.speech_lm.embed import embed, merge_audio
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.causal_lm import hidden_states
 from caad_ds.models.whisper_qformer.embedded_batch import positions
@@ -63,12 +64,12 @@ def test_the_head_gives_the_models_own_logits(parts, samples, tokenizer, ears, t
     model, *_ = load(tmp_path, dtype)
     model.eval()
     batch = parts.batch(samples)
-    embedded = model.embed(batch, ears.encode(batch.features))
+    embedded = embed(model, batch, ears.encode(batch.features))
     own = model.llm(
         inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
     ).logits.float()
     own = own.flatten(0, 1)[batch.answer_rows]
-    found = model.head().logits(model.hidden_states(embedded))
+    found = lm_head(model.llm).logits(model.hidden_states(embedded))
     assert own.abs().max() > 0.1
     # Each logit is a sum of 32 products, and in bfloat16 rounded by itself.
     near = (found - own).abs() <= 8 * torch.finfo(dtype).eps * (own.abs() + own.abs().mean())
@@ -145,8 +146,8 @@ def test_stretched_positions_are_read_to_their_end_and_whatever_shares_the_batch
 
 
 def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, ears):
-    assert family(tokenizer, ears, {"model_type": "granite", "logits_scaling": 3.0}).head().scale == 1 / 3
-    assert family(tokenizer, ears, {}).head().scale == 1
+    assert lm_head(family(tokenizer, ears, {"model_type": "granite", "logits_scaling": 3.0}).llm).scale == 1 / 3
+    assert lm_head(family(tokenizer, ears, {}).llm).scale == 1
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_audio_goes_where_its_sample_is_whatever_the_embeddings_width(parts, sam
     audio = model.project(ears.encode(batch.features))[batch.audio_index]
     other = audio.clone()
     other[0] = 5.0  # the first sample's
-    heard, changed = (model.hidden_states(model.merge_audio(batch, each)) for each in (audio, other))
+    heard, changed = (model.hidden_states(merge_audio(model, batch, each)) for each in (audio, other))
     first = batch.sample_of_row == 0
     assert torch.equal(heard[~first], changed[~first])
     assert (heard[first] - changed[first]).abs().max() > 0.01
@@ -185,7 +186,7 @@ def test_connector_outputs_of_another_width_are_refused(parts, samples, width):
     batch = parts.batch(samples)
     audio = torch.zeros(len(batch.audio_index), QUERIES, width)
     with pytest.raises(UserError, match=f"connector outputs are {width} wide, the LLM's embeddings 32"):
-        parts.model.merge_audio(batch, audio)
+        merge_audio(parts.model, batch, audio)
 
 
 @pytest.fixture(params=[[2, 7, 9], 7], ids=["several", "another"])
@@ -244,7 +245,7 @@ def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokeniz
         one = {"input_ids": removed.input_ids[number, kept][None], "labels": removed.labels[number, kept][None]}
         shape = one["input_ids"]
         alone = type(batch)(["a"], attention_mask=torch.ones_like(shape), audio_mask=shape < 0, **one)
-        rows.append(model.hidden_states(model.merge_audio(alone, torch.zeros(0, QUERIES, 32))))
+        rows.append(model.hidden_states(merge_audio(model, alone, torch.zeros(0, QUERIES, 32))))
     expected = torch.cat(rows)
     states = ears.encode(batch.features)
     terms = path(model, ears, positions=POSITIONS)
@@ -252,7 +253,7 @@ def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokeniz
     both = model.hidden_states(embed_both(model, batch, states, text_only))
     assert_close(both.chunk(2)[1], expected, terms)
     dropped = drop_audio(batch, torch.tensor([False, True, False]), text_only)
-    mixed = model.hidden_states(model.embed(dropped, ears.encode(dropped.features)))
+    mixed = model.hidden_states(embed(model, dropped, ears.encode(dropped.features)))
     second = batch.sample_of_row == 1
     assert_close(mixed[second], expected[second], terms)
     assert_close(mixed[~second], both.chunk(2)[0][~second], terms)

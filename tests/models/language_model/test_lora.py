@@ -5,6 +5,7 @@ import torch
 
 from caad_ds.config.schema import LoraSection
 from caad_ds.models.speech_lm import adapters
+from caad_ds.models.speech_lm.embed import embed
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.utils.errors import UserError
 from tests.models.small import make_model
@@ -23,7 +24,7 @@ def adapted(tokenizer, ears):
 def hidden(model, parts, samples):
     batch = parts.batch(samples)
     with torch.no_grad():
-        return model.hidden_states(model.embed(batch, parts.encoder.encode(batch.features)))
+        return model.hidden_states(embed(model, batch, parts.encoder.encode(batch.features)))
 
 
 def move(model):

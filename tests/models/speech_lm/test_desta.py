@@ -12,6 +12,7 @@ from transformers.models.bert.modeling_bert import BertEncoder
 from caad_ds import cli
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.speech_lm.desta import read_connector, tapped_layers
+from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.speech_lm.encoder_folder import save_encoder
 from caad_ds.models.speech_lm.features import with_features
 from caad_ds.models.speech_lm.folder import load
@@ -133,7 +134,7 @@ def test_an_imported_connector_gives_the_published_ones_output(theirs, bases, ki
     ours = model.project(ears.encode(batch.features))
     expected = theirs(layer_outputs(ears.whisper, batch.features, [1, 3]))
     assert_close(ours, expected, path(model.connector, ears, positions=ears.whisper.config.max_source_positions))
-    model.merge_audio(batch, ours)  # as many positions as it has queries
+    merge_audio(model, batch, ours)  # as many positions as it has queries
     llm = AutoModelForCausalLM.from_pretrained(bases / "llm", dtype=torch.float32).state_dict()
     assert all(torch.equal(llm[name], value) for name, value in model.llm.state_dict().items())
 

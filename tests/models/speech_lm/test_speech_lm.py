@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from caad_ds.data.markers import AUDIO
+from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.speech_lm.build import build, keep_first_layers
+from caad_ds.models.speech_lm.embed import embed, merge_audio
 from caad_ds.models.speech_lm.encoder_folder import load_encoder, save_encoder
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
@@ -23,8 +25,8 @@ from tests.training.tiny import llama
 
 
 def logits(parts, batch):
-    hidden = parts.model.hidden_states(parts.model.embed(batch, parts.encoder.encode(batch.features)))
-    return hidden @ parts.model.head().weight.T
+    hidden = parts.model.hidden_states(embed(parts.model, batch, parts.encoder.encode(batch.features)))
+    return hidden @ lm_head(parts.model.llm).weight.T
 
 
 @pytest.mark.numeric
@@ -57,7 +59,7 @@ def test_answer_rows_predict_the_answer_and_its_end(parts, samples, tokenizer):
 @pytest.mark.numeric
 def test_hidden_states_are_those_before_the_head(parts, samples):
     batch = parts.batch(samples)
-    embedded = parts.model.embed(batch, parts.encoder.encode(batch.features))
+    embedded = embed(parts.model, batch, parts.encoder.encode(batch.features))
     full = parts.model.llm(
         inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
     ).logits
@@ -191,7 +193,7 @@ def test_as_many_audios_as_markers(parts):
         parts.batch([one])
     batch = parts.batch([sample("a")])
     with pytest.raises(UserError, match="4 audio positions in the text but 8 connector outputs"):
-        parts.model.merge_audio(batch, torch.zeros(2, 4, 32))
+        merge_audio(parts.model, batch, torch.zeros(2, 4, 32))
 
 
 def test_answers_are_cut_and_counted(parts, tokenizer):
