@@ -4,14 +4,14 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from caad_ds.models.whisper_qformer.qformer import ConnectorForm
+from .qformer import ConnectorForm
 
 
 class SpeechLMConfig(PreTrainedConfig):
     """Shape of a `SpeechLM` and where its frozen encoder is.
 
     `encoder` is a hub id, or a folder relative to the model's own; None is its `encoder/`. `lora` holds the settings of
-    the adapters on the LLM (config.py, LoraSection), if it has any.
+    the adapters on the LLM (`rank`, `alpha`, `dropout`, `targets`), if it has any.
     """
 
     model_type = "caad_speech_lm"

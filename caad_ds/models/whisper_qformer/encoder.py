@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from caad_ds.models.whisper_qformer.audio_states import AudioStates
-from caad_ds.models.whisper_qformer.rates import POSITIONS_PER_SECOND, SAMPLE_RATE
+from .audio_states import AudioStates
+from .rates import POSITIONS_PER_SECOND, SAMPLE_RATE
 
 
 class SpeechEncoder(nn.Module):

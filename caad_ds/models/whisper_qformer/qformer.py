@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from caad_ds.models.whisper_qformer.audio_states import AudioStates
+from .audio_states import AudioStates
 
 ConnectorForm = Literal["blip2", "desta"]
 DESTA_FEED_FORWARD = 3072  # BERT base's, which DeSTA keeps whatever the width

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
-from caad_ds.models.whisper_qformer.audio_states import AudioStates
-from caad_ds.models.whisper_qformer.causal_lm import embedding_width, hidden_states
-from caad_ds.models.whisper_qformer.config import SpeechLMConfig
-from caad_ds.models.whisper_qformer.embedded_batch import Embedded
-from caad_ds.models.whisper_qformer.qformer import QFormerConnector
+from .audio_states import AudioStates
+from .causal_lm import embedding_width, hidden_states
+from .config import SpeechLMConfig
+from .embedded_batch import Embedded
+from .qformer import QFormerConnector
 
 
 class SpeechLM(PreTrainedModel):
