@@ -2,7 +2,7 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -50,27 +50,46 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Annotate every record; an interrupted run resumes after the last record that it measured."""
-    scales = _check(args)
+    """Annotate the manifest, and print what it holds now."""
+    rules = Rules.of(allow=args.allow)
+    told = annotate(args.manifest, args.out, args.annotators, args.classes, rules, args.overwrite, args.workers)
+    print(told or f"{args.out}: finished before, left alone")
+    return 0
+
+
+def annotate(
+    manifest: Path,
+    out: Path,
+    names: Sequence[str] = (),
+    classes: Path | None = None,
+    rules: Rules = ANY_LENGTH,
+    overwrite: bool = False,
+    workers: int = 1,
+) -> str | None:
+    """Annotate every record by the annotators `names` and the classes of a YAML file; an interrupted run resumes after
+    the last record that it measured.
+
+    Returns what there is to tell, None where the output was finished before. UserError, before anything is measured,
+    for what cannot be measured or classed, and for an output of other settings.
+    """
+    scales = _check(manifest, out, names, classes)
     measuring = {
-        "manifest_sha256": manifest_hash(args.manifest),
-        "annotators": args.annotators,
-        "overwrite": args.overwrite,
-        **({"allow": sorted(set(args.allow))} if args.allow else {}),
+        "manifest_sha256": manifest_hash(manifest),
+        "annotators": list(names),
+        "overwrite": overwrite,
+        **({"allow": list(rules.allow)} if rules.allow else {}),
     }
     settings = measuring | {"classes": {key: scale.model_dump() for key, scale in scales.items()}}
-    stamp = args.out.with_suffix(".settings.json")
-    if args.out.exists() and stamp.exists():
-        same_settings(read_json(stamp, f"remove it and {args.out} to annotate anew"), settings, args.out)
-        print(f"{args.out}: finished before, left alone")
-        return 0
-    with step_journal(args.out, measuring) as journal:
-        measure_all(args, journal)
-        told = finish(args, journal, scales)
+    stamp = out.with_suffix(".settings.json")
+    if out.exists() and stamp.exists():
+        same_settings(read_json(stamp, f"remove it and {out} to annotate anew"), settings, out)
+        return None
+    with step_journal(out, measuring) as journal:
+        measure_all(manifest, partial(measure, names=names, overwrite=overwrite, rules=rules), journal, workers)
+        told = finish(manifest, out, journal, scales, overwrite)
         write_json(stamp, settings)
         journal.remove()
-    print(told)
-    return 0
+    return told
 
 
 def measure(record: dict, names: Sequence[str], overwrite: bool = False, rules: Rules = ANY_LENGTH) -> Measured:
@@ -100,33 +119,32 @@ def measure(record: dict, names: Sequence[str], overwrite: bool = False, rules: 
     return Measured(record["id"], values, missing)
 
 
-def measure_all(args: argparse.Namespace, journal: Journal) -> None:
+def measure_all(manifest: Path, measure_one: Callable[[dict], Measured], journal: Journal, workers: int) -> None:
     """Measure the records that the journal does not have yet, in the manifest's order."""
-    one = partial(measure, names=args.annotators, overwrite=args.overwrite, rules=Rules.of(args))
-    rest = islice(_records(args.manifest), journal.count, None)
-    with progress("annotate", count_lines(args.manifest)) as advance:
+    rest = islice(_records(manifest), journal.count, None)
+    with progress("annotate", count_lines(manifest)) as advance:
         advance(journal.count)
-        for measured in ordered(one, rest, args.workers):
+        for measured in ordered(measure_one, rest, workers):
             journal.append(vars(measured))
             advance(1)
 
 
-def finish(args: argparse.Namespace, journal: Journal, scales: dict[str, Scale]) -> str:
+def finish(manifest: Path, out: Path, journal: Journal, scales: dict[str, Scale], overwrite: bool) -> str:
     """Write the manifest and the lists of what was rejected and of what is missing; returns what there is to tell."""
-    with waiting(f"classes of {args.out}"):
-        scales = settle(scales, _annotated(_records(args.manifest), journal, args.overwrite))
+    with waiting(f"classes of {out}"):
+        scales = settle(scales, _annotated(_records(manifest), journal, overwrite))
     labels: dict[str, Counter] = {key: Counter() for key in scales}
-    with Rejects(args.out) as rejects, waiting(f"writing {args.out}"):
-        records = _annotated(rejects.sift(read_manifest(args.manifest)), journal, args.overwrite)
-        count = write_manifest(args.out, (_classed(record, scales, labels, args.overwrite) for record in records))
-        missing = _list_missing(missing_path(args.out), journal)
+    with Rejects(out) as rejects, waiting(f"writing {out}"):
+        records = _annotated(rejects.sift(read_manifest(manifest)), journal, overwrite)
+        count = write_manifest(out, (_classed(record, scales, labels, overwrite) for record in records))
+        missing = _list_missing(missing_path(out), journal)
     if not count:
-        raise UserError(f"{args.manifest}: it holds no usable record{rejects.why}")
-    told = [f"{args.out}: {count} records{rejects.summary}"]
+        raise UserError(f"{manifest}: it holds no usable record{rejects.why}")
+    told = [f"{out}: {count} records{rejects.summary}"]
     told += [f"  {key}: {scale.told(labels[key])}" for key, scale in scales.items()]
     if missing:
         listed = ", ".join(f"{name} in {times}" for name, times in sorted(missing.items()))
-        told.append(f"  not measured: {listed}; see {missing_path(args.out)}")
+        told.append(f"  not measured: {listed}; see {missing_path(out)}")
     return "\n".join(told)
 
 
@@ -135,25 +153,25 @@ def missing_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.missing.jsonl")
 
 
-def _check(args: argparse.Namespace) -> dict[str, Scale]:
+def _check(manifest: Path, out: Path, names: Sequence[str], classes: Path | None) -> dict[str, Scale]:
     """The classes that are asked for; UserError for what would otherwise fail only when all is measured."""
-    check_output(args.out, args.manifest)
-    if not args.annotators and not args.classes:
+    check_output(out, manifest)
+    if not names and not classes:
         raise UserError("nothing to do: give --annotators, --classes, or both")
-    if double := [name for name, times in Counter(args.annotators).items() if times > 1]:
+    if double := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(f"--annotators: {double[0]} is named twice")
-    annotators.check_installed(args.annotators)
-    scales = read_scales(args.classes) if args.classes else {}
-    given = {key for name in args.annotators for key in annotators.get(name).KEYS}
+    annotators.check_installed(names)
+    scales = read_scales(classes) if classes else {}
+    given = {key for name in names for key in annotators.get(name).KEYS}
     wanted = {scale.of: key for key, scale in scales.items() if scale.of not in given}
     if wanted:
-        with waiting(f"reading {args.manifest}"):
-            for record in _records(args.manifest):
+        with waiting(f"reading {manifest}"):
+            for record in _records(manifest):
                 for number in wanted.keys() & (record.get("metadata") or {}).keys():
                     del wanted[number]
     for number, key in wanted.items():
         raise UserError(
-            f"{args.classes}: {key} is made of {number!r}, which neither {args.manifest} nor an annotator gives; "
+            f"{classes}: {key} is made of {number!r}, which neither {manifest} nor an annotator gives; "
             "add the annotator, or leave the class out"
         )
     return scales

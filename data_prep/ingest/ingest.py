@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -54,6 +54,18 @@ class Settled:
     cut: bool = False
 
 
+@dataclass(frozen=True)
+class Ingested:
+    """What a manifest holds: `count` records with the `seconds` of their audio, how many were too long and `cut`, how
+    many have no text (`untold`); and what was rejected."""
+
+    count: int
+    seconds: float
+    cut: int
+    untold: int
+    rejects: Rejects
+
+
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     known = ", ".join(sources.names())
@@ -82,57 +94,76 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the manifest and, beside it, the list of rejected records; print how many of each.
-
-    An interrupted run resumes after the last record that it settled.
-    """
-    check_output(args.out, args.root)
-    limit, allow = _limit(args), levels.Rules.of(args).allow
-    rules = Rules(args.audio_root or args.root, limit, args.too_long, args.follow_links, allow)
-    reading = Reading(_columns(args.map), args.audio_root, args.out.with_suffix(".audio"))
-    settings = {"source": args.source, **{name: str(value) for name, value in vars(rules).items() if value != ()}}
-    settings |= {"map": reading.columns} if reading.columns else {}
-    settings |= {"root": str(args.root), "audio_root": str(args.audio_root)} if args.audio_root else {}
-    stamp = args.out.with_suffix(".settings.json")
-    if (
-        args.out.exists()
-        and stamp.exists()
-        and read_json(stamp, "remove it to ingest anew") == settings | {"records_sha256": _hash_source(args, reading)}
-    ):
-        print(f"{args.out}: finished before, left alone; its audio is not opened again, remove {stamp} for that")
+    """Ingest the corpus; print how many records there are, and how many were rejected or cut."""
+    limit = _limit(args.model, args.max_seconds)
+    found = ingest(
+        args.source, args.root, args.out, max_seconds=limit, too_long=args.too_long, follow_links=args.follow_links,
+        allow=args.allow, columns=_columns(args.map), audio_root=args.audio_root, workers=args.workers,
+    )  # fmt: skip
+    if found is None:
+        print(
+            f"{args.out}: finished before, left alone; its audio is not opened again, remove {_stamp_path(args.out)} "
+            "for that"
+        )
         return 0
+    if args.model:
+        print(f"{args.model}: its window of {limit:g} s is the limit")
+    found.rejects.tell()
+    cut = f", {found.cut} too long and cut ({args.too_long})" if found.cut else ""
+    untold = f", {found.untold} without text" if found.untold else ""
+    print(f"{args.out}: {found.count} records, {found.seconds / 3600:.2f} hours{untold}{cut}{found.rejects.summary}")
+    return 0
+
+
+def ingest(
+    source: str,
+    root: Path,
+    out: Path,
+    *,
+    max_seconds: float = MAX_SECONDS,
+    too_long: str = "reject",
+    follow_links: bool = False,
+    allow: Iterable[str] = (),
+    columns: Mapping[str, str] | None = None,
+    audio_root: Path | None = None,
+    workers: int = 1,
+) -> Ingested | None:
+    """Write the manifest of the corpus `root`, and beside it the list of rejected records; an interrupted run resumes
+    after the last record that it settled.
+
+    `columns` and `audio_root` are those of `Reading`, the other options those of `Rules`. Returns what the manifest
+    holds, None where it was finished before. UserError for no such source or corpus, and for one without a usable
+    record.
+    """
+    check_output(out, root)
+    allowed = levels.Rules.of(max_seconds, allow).allow
+    rules = Rules(audio_root or root, max_seconds, too_long, follow_links, allowed)
+    reading = Reading(columns or {}, audio_root, out.with_suffix(".audio"))
+    settings: dict[str, Any] = {"source": source}
+    settings |= {name: str(value) for name, value in vars(rules).items() if value != ()}
+    settings |= {"map": reading.columns} if reading.columns else {}
+    settings |= {"root": str(root), "audio_root": str(audio_root)} if audio_root else {}
+    stamp = _stamp_path(out)
+    if out.exists() and stamp.exists():
+        made = read_json(stamp, "remove it to ingest anew")
+        if made == settings | {"records_sha256": _hash_source(source, root, reading)}:
+            return None
     labels = hashlib.sha256()
-    found = _hashed(unique(sources.read(args.source, args.root, reading)), labels)
-    with step_journal(args.out, settings) as journal:
-        with waiting(f"{args.root}: skipping what was settled before"):
-            pending = chain(islice(left := _without(found, journal), 1), left)
-        for settled in track(settle(pending, rules, args.workers), f"ingest {args.source}"):
+    records = _hashed(unique(sources.read(source, root, reading)), labels)
+    with step_journal(out, settings) as journal:
+        with waiting(f"{root}: skipping what was settled before"):
+            pending = chain(islice(left := _without(records, journal), 1), left)
+        for settled in track(settle(pending, rules, workers), f"ingest {source}"):
             journal.append(vars(settled))
         totals: Counter[str] = Counter()
-        with Rejects(args.out) as rejects, waiting(f"writing {args.out}"):
-            count = write_manifest(args.out, rejects.sift(unique(_outcomes(journal, totals))))
+        with Rejects(out) as rejects, waiting(f"writing {out}"):
+            count = write_manifest(out, rejects.sift(unique(_outcomes(journal, totals))))
         if count:
             write_json(stamp, settings | {"records_sha256": labels.hexdigest()})
         journal.remove()
     if not count:
-        raise UserError(f"{args.root}: source {args.source} gave no usable record{rejects.why}")
-    if args.model:
-        print(f"{args.model}: its window of {limit:g} s is the limit")
-    rejects.tell()
-    cut = f", {totals['cut']} too long and cut ({args.too_long})" if totals["cut"] else ""
-    untold = f", {totals['untold']} without text" if totals["untold"] else ""
-    print(f"{args.out}: {count} records, {totals['seconds'] / 3600:.2f} hours{untold}{cut}{rejects.summary}")
-    return 0
-
-
-def ingest(source: str, root: Path, max_seconds: float = MAX_SECONDS) -> tuple[list[dict], list[Rejected]]:
-    """The records of a source with the durations (seconds) of their audios, and those rejected, all in memory."""
-    kept, rejected = [], []
-    for settled in settle(unique(sources.read(source, root, Reading())), Rules(root, max_seconds)):
-        kept += settled.kept
-        if settled.reason:
-            rejected.append(Rejected(settled.id, settled.reason))
-    return kept, rejected
+        raise UserError(f"{root}: source {source} gave no usable record{rejects.why}")
+    return Ingested(count, totals["seconds"], totals["cut"], totals["untold"], rejects)
 
 
 def unique(records: Iterable[dict | Rejected]) -> Iterator[dict | Rejected]:
@@ -164,13 +195,18 @@ def _hashed(records: Iterable[dict | Rejected], digest: Any) -> Iterator[dict | 
         yield record
 
 
-def _limit(args: argparse.Namespace) -> float:
-    """How long an audio may be, in seconds; UserError where two arguments say it."""
-    if args.model is None:
-        return args.max_seconds
-    if args.max_seconds != MAX_SECONDS:
+def _stamp_path(out: Path) -> Path:
+    """Where the settings of a finished manifest lie."""
+    return out.with_suffix(".settings.json")
+
+
+def _limit(model: Path | None, max_seconds: float) -> float:
+    """How long an audio may be, in seconds, by --for and --max-seconds; UserError where both say it."""
+    if model is None:
+        return max_seconds
+    if max_seconds != MAX_SECONDS:
         raise UserError("--for and --max-seconds both say how long an audio may be; remove one of them")
-    return float(window_seconds(args.model))
+    return float(window_seconds(model))
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:
@@ -185,11 +221,10 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     return columns
 
 
-def _hash_source(args: argparse.Namespace, reading: Reading) -> str:
+def _hash_source(source: str, root: Path, reading: Reading) -> str:
     """The digest of all that the source gives now; its audio is not opened."""
     digest = hashlib.sha256()
-    records = unique(sources.read(args.source, args.root, reading))
-    for _ in track(_hashed(records, digest), f"comparing {args.root}"):
+    for _ in track(_hashed(unique(sources.read(source, root, reading)), digest), f"comparing {root}"):
         pass
     return digest.hexdigest()
 

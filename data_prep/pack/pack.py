@@ -51,7 +51,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pack, and print what was packed, skipped and rejected."""
-    index, fresh = pack(args.manifest, args.out, args.shard_bytes, args.workers, args.shard, Rules.of(args))
+    rules = Rules.of(args.max_seconds, args.allow)
+    index, fresh = pack(args.manifest, args.out, args.shard_bytes, args.workers, args.shard, rules)
     joined = not fresh and (args.out / FILE_NAME).exists()
     print(summary(index, args.out, None if joined else args.shard) + ("" if fresh else ", already packed"))
     return 0

@@ -1,7 +1,7 @@
 """Whether an audio is usable: what is measured of it, and the rules that ingest, annotate, pack and training share."""
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -129,12 +129,12 @@ class Rules:
         )
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> "Rules":
-        """The rules that the arguments of `add_rules` name."""
-        limit = getattr(args, "max_seconds", None)
-        if limit is not None and not 0 < limit < np.inf:
-            raise UserError(f"--max-seconds {limit:g}: it must be a number above 0")
-        return cls(limit, tuple(sorted(set(args.allow))))
+    def of(cls, max_seconds: float | None = None, allow: Iterable[str] = ()) -> "Rules":
+        """The rules that the values of --max-seconds and --allow name; UserError for a limit that is no number above
+        0."""
+        if max_seconds is not None and not 0 < max_seconds < np.inf:
+            raise UserError(f"--max-seconds {max_seconds:g}: it must be a number above 0")
+        return cls(max_seconds, tuple(sorted(set(allow))))
 
     def content(self) -> dict:
         """The rules as they stand in settings and in the index of shards."""

@@ -362,15 +362,19 @@ def test_workers_change_nothing(tmp_path, write_lines, tone, prep):
 
 
 @pytest.mark.parametrize("name", ["id", "audio", "text"])
-def test_a_line_of_the_demos_corpus_that_lacks_something_is_named(name, tmp_path, write_lines):
+def test_a_line_of_the_demos_corpus_that_lacks_something_is_named(name, tmp_path, write_lines, tone):
     row = {"id": "a", "audio": "a.wav", "text": "hello", "duration": 1.0}
     write_lines("split/metadata.jsonl", [row, {key: value for key, value in row.items() if key != name}])
-    _, rejected = ingest.ingest("demo", tmp_path / "split")
-    assert rejected[1].id == "metadata.jsonl line 2" and f"no '{name}' in text; remove" in rejected[1].reason
+    tone("split/a.wav", 1.0)
+    found = ingest.ingest("demo", tmp_path / "split", tmp_path / "a.jsonl")
+    [rejected] = read(tmp_path / "a.rejected.jsonl")
+    assert (found.count, found.seconds, found.rejects.count) == (1, 1.0, 1)
+    assert rejected["id"] == "metadata.jsonl line 2" and f"no '{name}' in text; remove" in rejected["reason"]
+    assert ingest.ingest("demo", tmp_path / "split", tmp_path / "a.jsonl") is None
 
 
 def test_unknown_source_and_missing_root_are_refused(tmp_path):
     with pytest.raises(UserError, match="demo"):
         sources.get("nothing")
     with pytest.raises(UserError, match="no such folder"):
-        ingest.ingest("demo", tmp_path / "nowhere")
+        ingest.ingest("demo", tmp_path / "nowhere", tmp_path / "a.jsonl")
