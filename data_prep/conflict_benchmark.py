@@ -6,6 +6,7 @@ Format (arXiv 2508.15407): `<task>/<task>.json` beside `<task>/audio/`; here a t
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -35,19 +36,28 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a task per attribute that at least one record holds, and beside the folder a list of what was left out."""
-    instructions = Instructions.load(args.instructions, args.attributes)
+    """Write the benchmark; returns the exit status."""
+    write_benchmark(args.manifest, args.out, args.instructions, args.attributes, args.seed)
+    return 0
+
+
+def write_benchmark(
+    manifest: Path, out: Path, instruction_file: Path, attributes: Sequence[str] | None = None, seed: int = 0
+) -> None:
+    """Write a task per attribute (None: of all) that at least one record holds, and beside the folder `out` a list of
+    what was left out; print their sizes."""
+    instructions = Instructions.load(instruction_file, attributes)
     for key in instructions.attributes:
         if key in (".", "..") or "/" in key or len(f"{key}.json".encode()) > LONGEST:
-            raise UserError(f"{args.instructions}: the attribute {key!r:.60} is to be a folder's name; rename it")
+            raise UserError(f"{instruction_file}: the attribute {key!r:.60} is to be a folder's name; rename it")
     counts = {}
-    with Rejects(args.out.with_name(f"{args.out.name}.jsonl")) as rejects:
-        records = list(rejects.sift(map(partial(_usable, instructions), read_manifest(args.manifest))))
+    with Rejects(out.with_name(f"{out.name}.jsonl")) as rejects:
+        records = list(rejects.sift(map(partial(_usable, instructions), read_manifest(manifest))))
         for key in instructions.attributes:
             asked = [record for record in records if key in instructions.known(record)]
             # A corpus comes sorted; so that the first rows (--limit) stand for all, they come in no order here.
-            Random(f"{args.seed}/{key}").shuffle(asked)
-            count, unheard = write_task(args.out / key, asked, instructions, key, args.seed)
+            Random(f"{seed}/{key}").shuffle(asked)
+            count, unheard = write_task(out / key, asked, instructions, key, seed)
             for rejected in unheard:
                 rejects.add(rejected)
             if unheard:  # its other questions are about the same audio
@@ -56,12 +66,9 @@ def run(args: argparse.Namespace) -> int:
             if count:
                 counts[key] = count
     if not counts:
-        raise UserError(f"{args.manifest}: no usable record has an attribute of {args.instructions}{rejects.why}")
+        raise UserError(f"{manifest}: no usable record has an attribute of {instruction_file}{rejects.why}")
     rejects.tell()
-    print(
-        f"{args.out}: " + ", ".join(f"{key} {counts.get(key, 0)}" for key in instructions.attributes) + rejects.summary
-    )
-    return 0
+    print(f"{out}: " + ", ".join(f"{key} {counts.get(key, 0)}" for key in instructions.attributes) + rejects.summary)
 
 
 def write_task(

@@ -3,7 +3,7 @@
 import argparse
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
@@ -41,27 +41,46 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the described manifest, and beside it the records that hold no attribute to ask about."""
-    if args.questions_per_audio < 1:
-        raise UserError(f"--questions-per-audio {args.questions_per_audio}: at least one question is needed")
-    check_output(args.out, args.manifest)
-    hints = parse_hints(args.hints)
-    instructions = Instructions.load(args.instructions, args.attributes)
+    """Describe the manifest; returns the exit status."""
+    describe_manifest(
+        args.manifest, args.out, args.instructions, args.attributes, args.hints, args.questions_per_audio, args.seed
+    )
+    return 0
+
+
+def describe_manifest(
+    manifest: Path,
+    out: Path,
+    instructions: Path,
+    attributes: Sequence[str] | None = None,
+    hints: str = HINTS,
+    questions: int = 1,
+    seed: int = 0,
+) -> None:
+    """Write the described manifest, and beside it the records that hold no attribute to ask about; print how many
+    prompts each label is the answer of.
+
+    The options are the command's: `attributes` None asks about all, `hints` is CONDITION=SHARE,....
+    """
+    if questions < 1:
+        raise UserError(f"--questions-per-audio {questions}: at least one question is needed")
+    check_output(out, manifest)
+    shares = parse_hints(hints)
+    known = Instructions.load(instructions, attributes)
     columns, labels = Columns(), Counter[tuple[str, str]]()
-    with Rejects(args.out) as rejects:
-        records = columns.watch(rejects.sift(read_manifest(args.manifest, "describe")))
-        prompts = (_prompts(record, instructions, hints, args) for record in records)
-        count = write_manifest(args.out, _counted(rejects.sift(chain.from_iterable(prompts)), labels))
-    absent = [columns.tell(key) for key in instructions.attributes if key not in columns]
+    with Rejects(out) as rejects:
+        records = columns.watch(rejects.sift(read_manifest(manifest, "describe")))
+        prompts = (_prompts(record, known, shares, questions, seed) for record in records)
+        count = write_manifest(out, _counted(rejects.sift(chain.from_iterable(prompts)), labels))
+    absent = [columns.tell(key) for key in known.attributes if key not in columns]
     if not count:
-        names = ", ".join(absent) if absent else ", ".join(instructions.attributes)
-        raise UserError(f"{args.manifest}: nothing to ask with {args.instructions} ({names}){rejects.why}")
+        names = ", ".join(absent) if absent else ", ".join(known.attributes)
+        raise UserError(f"{manifest}: nothing to ask with {instructions} ({names}){rejects.why}")
     rejects.tell()
-    for key, attribute in instructions.attributes.items():
+    for key, attribute in known.attributes.items():
         found = _labels({label: labels[key, label] for label in attribute.options})
         print(f"{key}: {found if key in columns else f'no prompt, {columns.tell(key)}'}")
-    print(f"{args.out}: {count} prompts{rejects.summary}")
-    return 0
+    print(f"{out}: {count} prompts{rejects.summary}")
 
 
 def _counted(rows: Iterable[dict], labels: Counter[tuple[str, str]]) -> Iterator[dict]:
@@ -82,10 +101,10 @@ def _labels(counts: dict[str, int]) -> str:
 
 
 def _prompts(
-    record: dict, instructions: Instructions, hints: dict[str, float], args: argparse.Namespace
+    record: dict, instructions: Instructions, hints: dict[str, float], questions: int, seed: int
 ) -> list[dict | Rejected]:
     try:
-        rows = describe(record, instructions, hints, args.questions_per_audio, args.seed)
+        rows = describe(record, instructions, hints, questions, seed)
     except UserError as error:
         return [Rejected(record["id"], str(error))]
     if rows:

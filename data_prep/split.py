@@ -67,18 +67,27 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write one manifest per rule, and `<manifest>.split.rejected.jsonl`; print their sizes."""
-    rules = read_rules(args.rules)
-    paths = {rule.name: args.out / f"{rule.name}.jsonl" for rule in rules}
+    """Split the manifest; returns the exit status."""
+    split(args.manifest, args.out, args.rules)
+    return 0
+
+
+def split(manifest: Path, out: Path, rule_file: Path) -> None:
+    """Write one manifest per rule into the folder `out`, and `<manifest>.split.rejected.jsonl`; print their sizes.
+
+    UserError for a rule that no record matches, and where two splits of one run share a record.
+    """
+    rules = read_rules(rule_file)
+    paths = {rule.name: out / f"{rule.name}.jsonl" for rule in rules}
     for path in paths.values():
-        check_output(path, args.manifest)
+        check_output(path, manifest)
     # A name of its own: the step that wrote the manifest may have its list of rejected ones in this folder too.
     with ExitStack() as stack:
-        rejects = stack.enter_context(Rejects(args.out / f"{args.manifest.stem}.split.jsonl"))
+        rejects = stack.enter_context(Rejects(out / f"{manifest.stem}.split.jsonl"))
         splits = {name: stack.enter_context(ManifestWriter(path)) for name, path in paths.items()}
         unused = 0
         columns = Columns()
-        for record in columns.watch(rejects.sift(read_manifest(args.manifest, "split"))):
+        for record in columns.watch(rejects.sift(read_manifest(manifest, "split"))):
             names = splits_of(record, rules)
             if isinstance(names, Rejected):
                 rejects.add(names)
@@ -90,14 +99,13 @@ def run(args: argparse.Namespace) -> int:
             if not splits[rule.name].count:
                 held = "".join(f"; {columns.tell(key)}" for key in rule.where)
                 raise UserError(
-                    f"{args.rules}: split {rule.name!r} is empty, no record matches its rule: widen its 'from' and "
+                    f"{rule_file}: split {rule.name!r} is empty, no record matches its rule: widen its 'from' and "
                     f"'to' (a few values may all be hashed elsewhere), or its 'where'{held}{rejects.why}"
                 )
     rejects.tell()
-    for split in splits.values():
-        print(f"{split.path}: {split.count} records")
-    print(f"{args.manifest}: {unused} records in no split{rejects.summary}")
-    return 0
+    for writer in splits.values():
+        print(f"{writer.path}: {writer.count} records")
+    print(f"{manifest}: {unused} records in no split{rejects.summary}")
 
 
 def read_rules(path: Path) -> list[Rule]:
