@@ -25,21 +25,26 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Merge the parts of `--out`, all of which must be there, finished, with every record of the manifest once."""
-    parts = find_parts(args.out)
-    settings = _settings(args, parts)
-    if finished(args.out, settings):
-        print(f"{args.out}: merged before, left alone")
+    """Merge the parts; returns the exit status."""
+    merge(args.manifest, args.out, args.remove_parts)
+    return 0
+
+
+def merge(manifest: Path, out: Path, remove_parts: bool = False) -> None:
+    """Merge the parts of `out`, all of which must be there, finished, with every record of the manifest once."""
+    parts = find_parts(out)
+    settings = _settings(manifest, out, parts)
+    if finished(out, settings):
+        print(f"{out}: merged before, left alone")
     else:
-        _complete(args.out, parts)
-        _merge(args, parts, settings)
-    if args.remove_parts:
+        _complete(out, parts)
+        _merge(manifest, out, parts, settings)
+    if remove_parts:
         for part in parts:
-            path = part.path(args.out)
+            path = part.path(out)
             # The stamp last: it says that a part is whole.
             for file in (path, rejected_path(path), table_path(path), stamp_path(path)):
                 file.unlink(missing_ok=True)
-    return 0
 
 
 def find_parts(out: Path) -> list[Part]:
@@ -52,17 +57,17 @@ def find_parts(out: Path) -> list[Part]:
     return parts
 
 
-def _settings(args: argparse.Namespace, parts: list[Part]) -> dict:
+def _settings(manifest: Path, out: Path, parts: list[Part]) -> dict:
     """Those that all parts were made under."""
-    stamps = [stamp_path(part.path(args.out)) for part in parts]
-    if not stamps and not (args.out.exists() and stamp_path(args.out).exists()):
-        raise UserError(f"{args.out}: no finished part of it is there; run `caad-ds prep pseudo-gt --shard I/N` first")
-    settings = [read_json(stamp, "run that shard again") for stamp in stamps or [stamp_path(args.out)]]
+    stamps = [stamp_path(part.path(out)) for part in parts]
+    if not stamps and not (out.exists() and stamp_path(out).exists()):
+        raise UserError(f"{out}: no finished part of it is there; run `caad-ds prep pseudo-gt --shard I/N` first")
+    settings = [read_json(stamp, "run that shard again") for stamp in stamps or [stamp_path(out)]]
     for stamp, other in zip(stamps[1:], settings[1:]):
         if changed := changed_keys(settings[0], other):
             raise UserError(f"{stamp}: another {', '.join(changed)} than in {stamps[0].name}; answer one of them anew")
-    if settings[0].get("manifest_sha256") != manifest_hash(args.manifest):
-        raise UserError(f"{args.manifest}: the answers for {args.out} were made from another manifest; name that one")
+    if settings[0].get("manifest_sha256") != manifest_hash(manifest):
+        raise UserError(f"{manifest}: the answers for {out} were made from another manifest; name that one")
     return settings[0]
 
 
@@ -73,26 +78,26 @@ def _complete(out: Path, parts: list[Part]) -> None:
         raise UserError(f"{out}: not finished: shard {', '.join(missing)}; run `caad-ds prep pseudo-gt --shard` for it")
 
 
-def _merge(args: argparse.Namespace, parts: list[Part], settings: dict) -> None:
+def _merge(manifest: Path, out: Path, parts: list[Part], settings: dict) -> None:
     table = AnswerTable()
     count = 0
-    with writing(args.out) as file, Rejects(args.out) as rejects:
-        for row in rejects.sift(_walk(args, parts, settings["block"], table)):
+    with writing(out) as file, Rejects(out) as rejects:
+        for row in rejects.sift(_walk(manifest, out, parts, settings["block"], table)):
             file.write(to_line(row))
             count += 1
         if not count:
-            raise UserError(f"{args.manifest}: no record was answered{rejects.why}")
-    table.show(args.out)
-    table.save(args.out)
-    write_json(stamp_path(args.out), settings)
-    print(f"{args.out}: {count} answered{summary(rejects, table)}, merged from {len(parts)} parts")
+            raise UserError(f"{manifest}: no record was answered{rejects.why}")
+    table.show(out)
+    table.save(out)
+    write_json(stamp_path(out), settings)
+    print(f"{out}: {count} answered{summary(rejects, table)}, merged from {len(parts)} parts")
 
 
-def _walk(args: argparse.Namespace, parts: list[Part], block: int, table: AnswerTable) -> Iterator[dict | Rejected]:
+def _walk(manifest: Path, out: Path, parts: list[Part], block: int, table: AnswerTable) -> Iterator[dict | Rejected]:
     """The rows of the parts in the manifest's order, counted in the table; UserError unless all its records are there
     once."""
-    outputs = [Output(part.path(args.out), _remedy(args.out, part)) for part in parts]
-    for number, item in enumerate(read_manifest(args.manifest, "merge")):
+    outputs = [Output(part.path(out), _remedy(out, part)) for part in parts]
+    for number, item in enumerate(read_manifest(manifest, "merge")):
         row = outputs[number // block % len(parts)].take(item)
         table.add(item, row)
         yield row
