@@ -1,5 +1,10 @@
 """What answers a record: the toy template, a text LLM from its seed description, or a SpeechLM from its audio.
 
+An engine of this package is a module of it whose name is one of `ENGINES`, with
+
+- `prepare(options: EngineOptions) -> PreparedEngine` (options.py), which loads no weights: it raises UserError for
+  options that the engine cannot work with, and says what the answers depend on. Importing the module loads no PyTorch.
+
 An engine outside this package is a module, named with its dots, that has
 
 - `load(model: str | None, asking: GenerationSettings) -> Engine`: what --model names, and how records are asked
@@ -7,12 +12,17 @@ An engine outside this package is a module, named with its dots, that has
 - `BLOCK`, if its answers depend on which records it gets together: how many neighbours make a block (default 1).
 """
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 from caad_ds.utils.plugins import plugin_module
+from caad_ds.utils.progress import waiting
+from data_prep.stage1.engines.options import EngineOptions
+
+ENGINES = ("template", "transformers", "vllm", "openai", "speech")
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,32 @@ class Engine(Protocol):
     def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]: ...
 
 
-def own_engine(name: str) -> ModuleType | None:
-    """The module of an engine outside this package, None for a plain name; UserError where there is no such module."""
-    return plugin_module("--engine", name, __name__, (), ("load",)) if "." in name else None
+@dataclass(frozen=True)
+class PreparedEngine:
+    """An engine that is ready to be loaded: what its answers depend on, as it stands in an output's settings, and how
+    many neighbours make a block.
+
+    A server's address, a device and a number of processes are no part of the settings, so that a run may go on
+    elsewhere.
+    """
+
+    settings: dict[str, Any]
+    load: Callable[[], Engine]
+    block: int = 1
+
+
+def find(name: str) -> Callable[[EngineOptions], PreparedEngine]:
+    """The `prepare` of the engine of that name; UserError where there is no such engine."""
+    module = plugin_module("--engine", name, __name__, ENGINES, ("load",))
+    return module.prepare if name in ENGINES else partial(_prepare_own, name, module)
+
+
+def _prepare_own(name: str, module: ModuleType, options: EngineOptions) -> PreparedEngine:
+    """An engine outside this package, of which nothing is known but what it is given."""
+
+    def load() -> Engine:
+        with waiting(f"loading {name}"):
+            return module.load(options.model, options.asking)
+
+    model = {"model": options.model} if options.model else {}
+    return PreparedEngine(model | options.asking.content(), load, getattr(module, "BLOCK", 1))

@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import waiting
 from data_prep.stage1.engines import Answer
 from data_prep.stage1.engines.settings import GenerationSettings
 
@@ -105,6 +106,12 @@ def chat_prompter(model: str, asking: GenerationSettings) -> "PromptEncoder":
     return PromptEncoder(
         freeze_template(tokenizer, TemplateSettings(switches=asking.switches, key="--template-switch")), 0
     )
+
+
+def chosen_dtype(dtype: str, device: str) -> str:
+    """The weights' dtype that is asked for, else the default of the device."""
+    with waiting("starting PyTorch"):
+        return dtype or default_dtype(device)
 
 
 def default_dtype(device: str) -> str:

@@ -16,39 +16,35 @@ from caad_ds.generation.chat_client import (
 )
 from caad_ds.models.prompts.control_tokens import check_markup
 from caad_ds.utils.errors import UserError
-from data_prep.stage1.engines import Answer
+from data_prep.stage1.engines import Answer, PreparedEngine
+from data_prep.stage1.engines.options import KEY_VARIABLE, EngineOptions, Server
 from data_prep.stage1.engines.settings import GenerationSettings
 
-KEY_VARIABLE = "OPENAI_API_KEY"
+
+def prepare(options: EngineOptions) -> PreparedEngine:
+    """Prepare the model of that name on the server, which is not asked for it."""
+    model, asking = options.needed_model("openai"), options.asking
+    settings = {"model": model, **asking.content()}
+    return PreparedEngine(settings, lambda: OpenAIEngine(model, asking, options.server))
 
 
 class OpenAIEngine:
-    """Answers with at most `concurrency` requests under way, each tried again `retries` times (see `ChatClient`).
+    """Answers with several requests under way, each tried again where it fails (see `ChatClient`).
 
     UserError, once what is under way has been answered, if the server still does not answer, or refuses everybody
     (401, 404, ...). Whether a seed gives the same text again is the server's matter.
     """
 
-    def __init__(
-        self,
-        model: str,
-        asking: GenerationSettings,
-        *,
-        base_url: str,
-        key_variable: str = KEY_VARIABLE,
-        concurrency: int = 8,
-        retries: int = 8,
-        timeout: float = 120.0,
-    ):
-        if not is_url(base_url):
-            shown = "" if "@" in base_url else f" {base_url!r}"  # what stands before an @ may be a password
+    def __init__(self, model: str, asking: GenerationSettings, server: Server):
+        if not is_url(server.base_url):
+            shown = "" if "@" in server.base_url else f" {server.base_url!r}"  # before an @ may be a password
             raise UserError(f"--base-url{shown}: it must be a URL, such as http://127.0.0.1:8000/v1")
         check_installed("--engine openai")
-        key = key_of(key_variable, "--api-key-env")
-        if not key and key_variable != KEY_VARIABLE:
-            raise UserError(f"--api-key-env {key_variable}: there is no such environment variable; export it")
-        self.asking, self.concurrency = asking, concurrency
-        self._client = ChatClient(model, base_url, key, retries=retries, timeout=timeout)
+        key = key_of(server.key_variable, "--api-key-env")
+        if not key and server.key_variable != KEY_VARIABLE:
+            raise UserError(f"--api-key-env {server.key_variable}: there is no such environment variable; export it")
+        self.asking, self.concurrency = asking, server.concurrency
+        self._client = ChatClient(model, server.base_url, key, retries=server.retries, timeout=server.timeout)
 
     def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
         missing = (record for record in chain.from_iterable(blocks) if record["id"] not in done)

@@ -39,6 +39,14 @@ class GenerationSettings:
     merge_system: bool = False
     switches: Mapping[str, Any] = field(default_factory=dict)
 
+    def content(self, system: str | None = SYSTEM) -> dict[str, Any]:
+        """The settings as they stand in those of an output; `system` is what the engine takes for None."""
+        content: dict[str, Any] = {"system": system if self.system is None else self.system}
+        content |= {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+        content |= {"merge_system": True} if self.merge_system else {}
+        content |= {"template_switches": dict(self.switches)} if self.switches else {}
+        return content | ({"top_p": self.top_p, "seed": self.seed} if self.temperature else {})
+
     def messages(self, record: dict) -> list[dict]:
         """The chat that a text LLM reads; UserError if the record cannot be asked about."""
         default = SYSTEM if prompt_of(record).get("kind") == ATTRIBUTE else ""

@@ -1,24 +1,37 @@
-"""A trained SpeechLM in this process, which answers from the audio: the anchor of the paper's ablation (CAAD).
-
-It imports PyTorch, so whoever offers it imports it when it is asked for.
-"""
+"""A trained SpeechLM in this process, which answers from the audio: the anchor of the paper's ablation (CAAD)."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.audio.decoded import Sample
-from caad_ds.evaluation.inference import Loaded
-from caad_ds.generation.decoding import generate
-from caad_ds.models.language_model.llm import position_limit
-from caad_ds.models.prompts.prompt_encoder import end_tokens
-from caad_ds.models.speech_lm.features import check_length, with_features
-from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.paths import model_folder
+from caad_ds.utils.progress import progress, waiting
 from data_prep.common.audio_entry import waveform
-from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.local import LocalEngine, Prompt, default_dtype
+from data_prep.stage1.engines import Answer, Engine, PreparedEngine
+from data_prep.stage1.engines.local import WINDOW, LocalEngine, Prompt, chosen_dtype, default_dtype
+from data_prep.stage1.engines.options import EngineOptions
 from data_prep.stage1.engines.settings import GenerationSettings
+
+
+def prepare(options: EngineOptions) -> PreparedEngine:
+    """Prepare the model of a folder, which the settings name by its hash: training may have written it anew."""
+    options.refuse_switches("speech")
+    asking, batch_size = options.asking, options.batch_size
+    folder = model_folder(options.needed_model("speech", "folder of a trained SpeechLM"))
+    with waiting(f"hashing {folder}"):
+        from caad_ds.models.folder_hash import model_hash  # it imports PyTorch
+
+        model = model_hash(folder)
+    dtype = chosen_dtype(options.dtype, options.device)
+
+    def load() -> Engine:
+        with progress(f"loading {folder}"):
+            return SpeechEngine(folder, asking, batch_size=batch_size, device=options.device, dtype=dtype)
+
+    settings = {"model_sha256": model, **asking.content(system=None), "dtype": dtype, "batch_size": batch_size}
+    return PreparedEngine(settings, load, WINDOW * batch_size)
 
 
 class SpeechEngine(LocalEngine):
@@ -37,6 +50,11 @@ class SpeechEngine(LocalEngine):
         device: str = "",
         dtype: str = "",
     ):
+        from caad_ds.evaluation.inference import Loaded
+        from caad_ds.models.language_model.llm import position_limit
+        from caad_ds.models.prompts.prompt_encoder import end_tokens
+        from caad_ds.utils.device import pick_device
+
         self.loaded = Loaded.load(folder, pick_device(device), dtype or default_dtype(device))
         self.asking, self.batch_size = asking or GenerationSettings(), batch_size
         self.prompter = self.loaded.prompter
@@ -57,6 +75,8 @@ class SpeechEngine(LocalEngine):
             yield from self._heard(samples)
 
     def _sample(self, record: dict) -> Sample:
+        from caad_ds.models.speech_lm.features import check_length
+
         waveforms = []
         for entry in record["audios"]:
             waveforms.append(waveform(entry))
@@ -64,6 +84,9 @@ class SpeechEngine(LocalEngine):
         return Sample(record["id"], self._asked(record), waveforms)
 
     def _heard(self, samples: list[Sample]) -> Iterator[Answer]:
+        from caad_ds.generation.decoding import generate
+        from caad_ds.models.speech_lm.features import with_features
+
         model, encoder = self.loaded.model, self.loaded.encoder
         prompts = self.loaded.prompter.batch(samples, pad="left", with_answer=False)
         batch = with_features(prompts, samples, encoder).to(self.loaded.device)

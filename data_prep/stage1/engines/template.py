@@ -5,12 +5,19 @@ from itertools import chain
 
 from caad_ds.utils.errors import UserError
 from data_prep.common.prompt_metadata import prompt_of
-from data_prep.stage1.engines import Answer
+from data_prep.stage1.engines import Answer, PreparedEngine
+from data_prep.stage1.engines.options import EngineOptions
 
 MISSING = (
     "record: its prompt has no statement for the template engine to answer with; run `caad-ds prep describe`, or "
     "take --engine transformers"
 )
+
+
+def prepare(options: EngineOptions) -> PreparedEngine:
+    """Prepare the engine, which has no settings."""
+    options.refuse_switches("template")
+    return PreparedEngine({}, TemplateEngine)
 
 
 class TemplateEngine:

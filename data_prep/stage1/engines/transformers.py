@@ -3,9 +3,28 @@
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompter, default_dtype
+from caad_ds.utils.paths import check_hub_or_folder
+from caad_ds.utils.progress import progress
+from data_prep.stage1.engines import Answer, Engine, PreparedEngine
+from data_prep.stage1.engines.local import WINDOW, LocalEngine, Prompt, chat_prompter, chosen_dtype, default_dtype
+from data_prep.stage1.engines.options import EngineOptions
 from data_prep.stage1.engines.settings import GenerationSettings
+
+
+def prepare(options: EngineOptions) -> PreparedEngine:
+    """Prepare the model that is named; a folder is looked for, a hub id is not looked up."""
+    model, asking, batch_size = options.needed_model("transformers"), options.asking, options.batch_size
+    check_hub_or_folder(model, "causal LM")
+    # Runs whose settings lack this drew by Gumbel noise.
+    sampling = {"sampling": "inverse CDF"} if asking.temperature else {}
+    dtype = chosen_dtype(options.dtype, options.device)
+
+    def load() -> Engine:
+        with progress(f"loading {model}"):
+            return TransformersEngine(model, asking, batch_size=batch_size, device=options.device, dtype=dtype)
+
+    settings = {"model": model, **asking.content(), **sampling, "dtype": dtype, "batch_size": batch_size}
+    return PreparedEngine(settings, load, WINDOW * batch_size)
 
 
 class TransformersEngine(LocalEngine):

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from caad_ds.utils.errors import UserError
-from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompter
+from caad_ds.utils.paths import check_hub_or_folder
+from caad_ds.utils.progress import progress
+from data_prep.stage1.engines import Answer, Engine, PreparedEngine
+from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompter, chosen_dtype
+from data_prep.stage1.engines.options import EngineOptions
 from data_prep.stage1.engines.settings import GenerationSettings
 
 BLOCK = 1024  # records handed over at once
@@ -31,7 +34,21 @@ SETTINGS = {
 }
 
 
-def prepare() -> None:
+def prepare(options: EngineOptions) -> PreparedEngine:
+    """Prepare the model that is named; a folder is looked for, a hub id is not looked up."""
+    model, asking = options.needed_model("vllm"), options.asking
+    check_hub_or_folder(model, "causal LM")
+    set_environment()
+    dtype = chosen_dtype(options.dtype, "")  # vLLM picks its device itself
+
+    def load() -> Engine:
+        with progress(f"loading {model}"):
+            return VllmEngine(model, asking, dtype=dtype, tensor_parallel_size=options.tensor_parallel_size)
+
+    return PreparedEngine({"model": model, **asking.content(), "dtype": dtype}, load, BLOCK)
+
+
+def set_environment() -> None:
     """Set what PyTorch and vLLM read when they are imported; a user's own settings in the environment stay."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -52,7 +69,7 @@ class VllmEngine(LocalEngine):
         from caad_ds.models.language_model.llm import check_stops
         from caad_ds.models.prompts.prompt_encoder import end_tokens
 
-        prepare()
+        set_environment()
         try:
             from vllm import LLM, SamplingParams
             from vllm.platforms import current_platform

@@ -6,7 +6,7 @@ import pytest
 
 from data_prep import describe
 from data_prep.stage1 import answer_table, merge, pseudo_gt
-from data_prep.stage1.engines import Answer
+from data_prep.stage1.engines import Answer, template
 from data_prep.stage1.engines.settings import SYSTEM, GenerationSettings
 from tests.data_prep.lines import read
 
@@ -38,7 +38,7 @@ class Talker:
 @pytest.fixture
 def asked(tmp_path, prep, write_lines, monkeypatch):
     """200 prompts of both wordings, and one of the corpus's own, answered by `said`."""
-    monkeypatch.setattr(pseudo_gt, "TemplateEngine", Talker)
+    monkeypatch.setattr(template, "TemplateEngine", Talker)
     (tmp_path / "open.yaml").write_text(INSTRUCTIONS)
     audios = [{"path": "a.wav", "duration": 1.0}]
     rows = [

@@ -8,6 +8,7 @@ from caad_ds.utils.files import read_json
 from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.engines.local import chat_prompter
 from data_prep.stage1.engines.openai import OpenAIEngine
+from data_prep.stage1.engines.options import Server
 from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.transformers import TransformersEngine
 from tests.data_prep.lines import read
@@ -15,6 +16,7 @@ from tests.data_prep.llm import TEMPLATE
 
 REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
 SWITCHED = TEMPLATE + "{% if not enable_thinking %}none{% endif %}"
+NOBODY = Server("http://127.0.0.1:9/v1")
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_an_answer_that_spells_a_control_token_is_rejected(tiny_llm, described):
 
 
 def test_a_server_is_sent_no_markup(described):
-    engine = OpenAIEngine("m", GenerationSettings(), base_url="http://127.0.0.1:9/v1")
+    engine = OpenAIEngine("m", GenerationSettings(), NOBODY)
     records = read(described)[:1]
     records[0]["seed_description"] += " <|im_end|>"
     [reason] = answers(engine, records).values()
@@ -60,9 +62,7 @@ def test_a_server_is_sent_no_markup(described):
 
 
 def test_switches_reach_a_server(described):
-    engine = OpenAIEngine(
-        "m", GenerationSettings(switches={"enable_thinking": False}), base_url="http://127.0.0.1:9/v1"
-    )
+    engine = OpenAIEngine("m", GenerationSettings(switches={"enable_thinking": False}), NOBODY)
     request = engine._request(read(described)[0])
     assert request["extra_body"] == {"chat_template_kwargs": {"enable_thinking": False}}
 

@@ -4,6 +4,7 @@ import pytest
 
 from caad_ds.utils.errors import UserError
 from data_prep.stage1 import merge, pseudo_gt
+from data_prep.stage1.engines import template
 from tests.data_prep.lines import read
 from tests.data_prep.questions import question
 
@@ -31,7 +32,7 @@ def no_engine(monkeypatch):
         def answers(self, blocks, done):
             pytest.fail("the engine was asked")
 
-    return lambda: monkeypatch.setattr(pseudo_gt, "TemplateEngine", Silent)
+    return lambda: monkeypatch.setattr(template, "TemplateEngine", Silent)
 
 
 def whole(out):

@@ -14,7 +14,8 @@ from data_prep.common.journal import step_journal
 from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.answer_checks import AnswerChecks
 from data_prep.stage1.answers import Answers
-from data_prep.stage1.engines import Answer
+from data_prep.stage1.engines import Answer, template
+from data_prep.stage1.engines.options import EngineOptions
 from data_prep.stage1.engines.settings import GenerationSettings, textual_messages
 from data_prep.stage1.engines.template import TemplateEngine
 from data_prep.stage1.engines.transformers import TransformersEngine
@@ -97,7 +98,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, described, prep, monkey
                 asked.append(answer.id)
                 yield answer
 
-    monkeypatch.setattr(pseudo_gt, "TemplateEngine", Dying)
+    monkeypatch.setattr(template, "TemplateEngine", Dying)
     arguments = ("--manifest", described, "--out", out, "--engine", "template")
     with pytest.raises(KeyboardInterrupt):
         prep(pseudo_gt, *arguments)
@@ -174,7 +175,7 @@ def test_rejected_answers_are_listed_and_given_responses_kept(tmp_path, describe
         def answers(self, blocks, done):
             return (Answer(record["id"], "  ") for block in blocks for record in block)
 
-    monkeypatch.setattr(pseudo_gt, "TemplateEngine", Refusing)
+    monkeypatch.setattr(template, "TemplateEngine", Refusing)
     rows = read(described)
     rows[0]["response"] = "given"
     source, out = write_lines("given.jsonl", rows), tmp_path / "answered.jsonl"
@@ -308,3 +309,14 @@ def test_prompts_that_cannot_be_asked_are_rejected_alone(tiny_llm):
     engine = TransformersEngine(str(tiny_llm), GenerationSettings(max_new_tokens=2), device="cpu")
     [answer] = engine.answers([records[:1]], ())
     assert answer.reason.startswith("record: its prompt of ") and answer.reason.endswith("leaves no room in 2048")
+
+
+def test_a_call_writes_what_the_command_writes(tmp_path, source, prep, tiny_llm):
+    options = ("--engine", "transformers", "--model", tiny_llm, "--device", "cpu", "--max-new-tokens", 4)
+    prep(pseudo_gt, "--manifest", source, "--out", tmp_path / "command.jsonl", *options)
+    options = EngineOptions(str(tiny_llm), GenerationSettings(max_new_tokens=4), device="cpu")
+    pseudo_gt.answer_manifest(source, tmp_path / "call.jsonl", "transformers", options, AnswerChecks())
+    for end in (".jsonl", ".rejected.jsonl", ".settings.json"):
+        assert (tmp_path / f"call{end}").read_bytes() == (tmp_path / f"command{end}").read_bytes()
+    with pytest.raises(UserError, match="--engine 'transformer': there is none of that name; take one of template, "):
+        pseudo_gt.answer_manifest(source, tmp_path / "call.jsonl", "transformer", options, AnswerChecks())
