@@ -2,7 +2,9 @@
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from caad_ds.config.template_arguments import SWITCH, add_template_arguments
 from caad_ds.utils.errors import UserError
@@ -22,32 +24,50 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the model folder; returns the exit status."""
-    if args.out.exists():
-        raise UserError(f"{args.out}: it is there already; remove it, or give another --out")
-    check_hub_or_folder(args.llm, "causal LM")
-    check_hub_or_folder(args.encoder, "Whisper encoder")
+    switches = dict(args.template_switch)
+    import_desta(args.checkpoint, args.llm, args.encoder, args.out, merge_system=args.merge_system, switches=switches)
+    return 0
+
+
+def import_desta(
+    checkpoint: Path,
+    llm: str,
+    encoder_id: str,
+    out: Path,
+    *,
+    merge_system: bool = False,
+    switches: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the model folder `out`: the connector of a checkpoint with the LLM and the Whisper that it was trained on.
+
+    `llm` and `encoder_id` are hub ids or folders; `merge_system` and `switches` freeze the chat template (see
+    `TemplateSettings`). UserError where `out` is there already, and for inputs that do not fit together.
+    """
+    if out.exists():
+        raise UserError(f"{out}: it is there already; remove it, or give another --out")
+    check_hub_or_folder(llm, "causal LM")
+    check_hub_or_folder(encoder_id, "Whisper encoder")
     with Heartbeat() as voice:
-        voice.begin(f"import-desta: {args.checkpoint}")
+        voice.begin(f"import-desta: {checkpoint}")
         # torch and transformers take seconds to import; a wrong path is told before.
         from caad_ds.models.language_model.llm import load_tokenizer
         from caad_ds.models.prompts.chat_template import TemplateSettings
         from caad_ds.models.speech_lm import desta
         from caad_ds.models.speech_lm.folder import save
 
-        settings = TemplateSettings(merge_system=args.merge_system, switches=dict(args.template_switch), key=SWITCH)
-        connector = desta.read_connector(args.checkpoint)
-        encoder = desta.load_tapped_encoder(args.encoder, connector)
-        tokenizer = load_tokenizer(args.llm, settings)
+        settings = TemplateSettings(merge_system=merge_system, switches=switches or {}, key=SWITCH)
+        connector = desta.read_connector(checkpoint)
+        encoder = desta.load_tapped_encoder(encoder_id, connector)
+        tokenizer = load_tokenizer(llm, settings)
         # A local encoder is copied into the model's folder; a hub id is recorded.
-        recorded = None if Path(args.encoder).exists() else args.encoder
-        model = desta.assemble(connector, args.llm, encoder, recorded)
-        partial = args.out.with_name(f".{args.out.name}.partial")
+        recorded = None if Path(encoder_id).exists() else encoder_id
+        model = desta.assemble(connector, llm, encoder, recorded)
+        partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         with disk_errors(partial):
             save(partial, model, encoder, tokenizer)
-            partial.rename(args.out)
+            partial.rename(out)
         voice.say(
-            f"{args.out}: taps on layers {', '.join(map(str, encoder.taps))} of {args.encoder} (the first is 0), "
+            f"{out}: taps on layers {', '.join(map(str, encoder.taps))} of {encoder_id} (the first is 0), "
             f"{connector.num_queries} queries, {connector.layers} Q-Former layers"
         )
-    return 0

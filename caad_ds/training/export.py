@@ -25,11 +25,21 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify the checkpoint, put its weights into the config's student, write the folder."""
+    """Write the model folder; returns the exit status."""
+    export(args.source, args.out, merge=not args.keep_adapters)
+    return 0
+
+
+def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
+    """Verify a checkpoint (of a run the newest), put its weights into the config's student, write the folder `out`.
+
+    `merge` adds LoRA's products to the weights. UserError for what is no run or checkpoint, or damaged, and where
+    `out` is not an export.
+    """
     with Heartbeat() as heartbeat:
-        heartbeat.begin(f"reading {args.source}")
-        check_ours(args.out)
-        source = padded(args.source)
+        heartbeat.begin(f"reading {run_or_checkpoint}")
+        check_ours(out)
+        source = padded(run_or_checkpoint)
         cfg, output_dir = resolved_config(source)
         check_there(source, output_dir)
         # DeepSpeed takes seconds to import; a wrong path is told before.
@@ -57,14 +67,11 @@ def run(args: argparse.Namespace) -> int:
                 "was trained with; restore what student.tokenizer, or else the teacher or student.llm, names"
             )
         weights = all_weights(student, load_file(folder / WEIGHTS), state.frozen, output_dir / "config.yaml")
-        heartbeat.begin(f"writing {args.out}")
+        heartbeat.begin(f"writing {out}")
         origin = {"run": cfg.run.name, "step": state.step, "identity": state.identity}
-        write_model(
-            args.out, student, weights, engines.DTYPES[cfg.run.precision], merge=not args.keep_adapters, origin=origin
-        )
-        note_export(cfg, state.tracking_id, args.out, folder.name)
-        heartbeat.say(f"exported {folder} to {args.out}")
-    return 0
+        write_model(out, student, weights, engines.DTYPES[cfg.run.precision], merge=merge, origin=origin)
+        note_export(cfg, state.tracking_id, out, folder.name)
+        heartbeat.say(f"exported {folder} to {out}")
 
 
 def padded(source: Path) -> Path:
