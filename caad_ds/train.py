@@ -1,65 +1,8 @@
-"""The training entry: `deepspeed caad_ds/train.py --config FILE`, or one process with plain python."""
+"""The script that launchers start: `deepspeed caad_ds/train.py --config FILE`. From Python, `caad_ds.train` trains."""
 
-import argparse
 import sys
-from contextlib import ExitStack
 
-from caad_ds.config.reading import load_config
-from caad_ds.training.checks.config_paths import check_inputs
-from caad_ds.utils.command import Parser, guarded, is_alone, is_main
-from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import sole_writer
-from caad_ds.utils.progress import Heartbeat
-from caad_ds.utils.quiet import quiet
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `train`."""
-    parser.add_argument("--config", required=True, help="the run's YAML; see configs/, and caad-ds config for its keys")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="override keys of the YAML"
-    )
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # given by DeepSpeed's launcher
-
-
-def run(args: argparse.Namespace) -> int:
-    """Train as the config says; returns the exit status (75: checkpointed on SIGUSR1, run again)."""
-    cfg, mistake = None, None
-    try:
-        cfg = load_config(args.config, args.set)
-        check_inputs(cfg)
-    except UserError as error:
-        if is_alone():
-            raise  # before DeepSpeed, which takes seconds to import and may compile
-        mistake = error  # of this rank alone perhaps: the others learn of it where all have met
-    with Heartbeat(enabled=is_main()) as heartbeat:
-        heartbeat.begin(f"{cfg.run.name if cfg else args.config}: starting")
-        from caad_ds.training import process_group
-        from caad_ds.training.trainer import Trainer
-        from caad_ds.utils.ranks import agreed, noticed, raise_together
-
-        device = process_group.start(heartbeat)
-        try:
-            with noticed(), ExitStack() as held:
-                raise_together(mistake)
-                assert cfg is not None  # or there is a mistake
-                heartbeat.turn_to(lambda: f"waiting for {cfg.run.output_dir}, which another process is writing")
-                agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir.resolve())) if is_main() else None)
-                with Trainer(cfg, device, heartbeat) as trainer:
-                    return trainer.run()
-        finally:
-            process_group.stop()
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse, run, and turn a user's mistake into one line and exit status 2."""
-    quiet()
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = Parser(prog="train.py", description=__doc__)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
-    register(parser)
-    return guarded(lambda: run(parser.parse_args(argv)), debug="--debug" in argv)
-
+from caad_ds.training.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

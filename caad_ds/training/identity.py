@@ -13,7 +13,7 @@ from torch import nn
 from caad_ds.config.deepspeed_files import deepspeed_config
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.training.unversioned_settings import unversioned_settings
+from caad_ds.training.checkpoints.unversioned_settings import unversioned_settings
 from caad_ds.utils.errors import UserError
 
 # Settings are hashed without those that are at their default, so that a new key orphans no checkpoint. Whoever changes

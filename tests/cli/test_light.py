@@ -41,7 +41,8 @@ WRONG = {
 # Each command in one process, one after the other: what it has imported beyond those before it is its own.
 SCRIPT = """
 import contextlib, io, json, sys
-from caad_ds import cli, train
+from caad_ds import cli
+from caad_ds.training import train
 HEAVY, WRONG = json.loads(sys.argv[1])
 def heavy():
     return [name for name in HEAVY if name in sys.modules]

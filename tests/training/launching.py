@@ -91,11 +91,11 @@ def _rank(argv: list[str], place: dict[str, str], log: str, prepare: Callable[[]
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
-    from caad_ds import train
+    from caad_ds.training.train import main
 
     if prepare is not None:
         prepare()
-    sys.exit(train.main(argv))
+    sys.exit(main(argv))
 
 
 def train(config_file: Path, ranks: int = 1, *arguments: str) -> str:

@@ -170,7 +170,7 @@ def test_a_rank_that_fails_alone_in_its_own_way_ends_all(made):
 
 def lack_the_config() -> None:
     """In a rank: the second one's node does not have the file."""
-    from caad_ds import train
+    from caad_ds.training import train
 
     load = train.load_config
     if os.environ["RANK"] == "1":

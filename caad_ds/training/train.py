@@ -1,0 +1,106 @@
+"""Training as a command, as a launcher's script and as a function."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from caad_ds.config.reading import load_config
+from caad_ds.config.schema import Config
+from caad_ds.training.checks.config_paths import check_inputs
+from caad_ds.utils.command import Parser, guarded, is_alone, is_main
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import sole_writer
+from caad_ds.utils.progress import Heartbeat
+from caad_ds.utils.quiet import quiet
+
+DESCRIPTION = "The training entry: `deepspeed caad_ds/train.py --config FILE`, or one process with plain python."
+
+
+def train(config: Config) -> Path | None:
+    """Train as a configuration says, in this process, as `caad-ds train` does.
+
+    Progress is printed, and a run that was interrupted resumes. Call it from the main thread. Under a launcher's
+    variables (`RANK`, `WORLD_SIZE`, ...) this process is one of their ranks.
+
+    Args:
+        config: of `load_config`, or made of sections.
+
+    Returns:
+        The folder of the trained model; None where SIGUSR1 has ended the run after a checkpoint.
+
+    Raises:
+        UserError: a path of the configuration is not there, or the run cannot be done as it says.
+    """
+    with _process_restored():
+        status = _train(lambda: config, config.run.name)
+    return None if status else config.run.output_dir / "model"
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `train`."""
+    parser.add_argument("--config", required=True, help="the run's YAML; see configs/, and caad-ds config for its keys")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="override keys of the YAML"
+    )
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # given by DeepSpeed's launcher
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the config says; returns the exit status (75: checkpointed on SIGUSR1, run again)."""
+    return _train(lambda: load_config(args.config, args.set), args.config)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, and turn a user's mistake into one line and exit status 2."""
+    quiet()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = Parser(prog="train.py", description=DESCRIPTION)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    register(parser)
+    return guarded(lambda: run(parser.parse_args(argv)), debug="--debug" in argv)
+
+
+def _train(read: Callable[[], Config], title: str) -> int:
+    """Train as the configuration says that `read` gives; without one `title` stands for the run's name."""
+    cfg, mistake = None, None
+    try:
+        cfg = read()
+        check_inputs(cfg)
+    except UserError as error:
+        if is_alone():
+            raise  # before DeepSpeed, which takes seconds to import and may compile
+        mistake = error  # of this rank alone perhaps: the others learn of it where all have met
+    with Heartbeat(enabled=is_main()) as heartbeat:
+        heartbeat.begin(f"{cfg.run.name if cfg else title}: starting")
+        from caad_ds.training import process_group
+        from caad_ds.training.trainer import Trainer
+        from caad_ds.utils.ranks import agreed, noticed, raise_together
+
+        device = process_group.start(heartbeat)
+        try:
+            with noticed(), ExitStack() as held:
+                raise_together(mistake)
+                assert cfg is not None  # or there is a mistake
+                heartbeat.turn_to(lambda: f"waiting for {cfg.run.output_dir}, which another process is writing")
+                agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir.resolve())) if is_main() else None)
+                with Trainer(cfg, device, heartbeat) as trainer:
+                    return trainer.run()
+        finally:
+            process_group.stop()
+
+
+@contextmanager
+def _process_restored() -> Iterator[None]:
+    """Leave environment and signals as they were: ranks of one, and a handler that would hold the run's memory."""
+    environment, handler = dict(os.environ), signal.getsignal(signal.SIGUSR1)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
