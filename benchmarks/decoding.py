@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.paper import SECONDS, architectures, random_encoder, random_model
 from caad_ds.data.markers import user_content
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.report.tables import markdown
 from caad_ds.evaluation.speed.compare_speed import System, measure
 from caad_ds.evaluation.speed.figures import LEGEND, speed_rows
 from caad_ds.generation.decoding import Contrast
+from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
@@ -57,8 +57,8 @@ def systems(tiny: bool, device: torch.device, tokenizer: Any) -> dict[str, Syste
         teacher, student = (random_model(shapes[part], encoder).eval() for part in ("teacher", "student"))
         torch.set_default_dtype(torch.float32)
 
-    def loaded(model: Any) -> Loaded:
-        return Loaded(model, encoder, tokenizer, PromptEncoder(tokenizer, model.config.num_queries), device)
+    def loaded(model: Any) -> Model:
+        return Model(model, encoder, tokenizer, PromptEncoder(tokenizer, model.config.num_queries), device)
 
     contrasted = Contrast(1.0, Negative.of("zero_mel", encoder))
     return {

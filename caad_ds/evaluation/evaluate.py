@@ -18,7 +18,6 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
 )
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.identity import identity, run_name
-from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.confusions import LEGEND as NAMED
 from caad_ds.evaluation.report.confusions import confusions, on_terminal
@@ -41,7 +40,9 @@ from caad_ds.evaluation.scoring.scores import RULES as SCORED
 from caad_ds.evaluation.speed.figures import LEGEND as SPEED_LEGEND
 from caad_ds.evaluation.speed.figures import speed_rows
 from caad_ds.evaluation.speed.measure import Meter
+from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
+from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
 from caad_ds.models.negatives import Negative
 from caad_ds.utils.command import ROWS_REJECTED, is_main
@@ -80,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
         return from_main(lambda: _score(args, setup, benchmark, folder, unheard, judge, speed, sha256))
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Benchmark, Loaded]:
+def _prepare(args: argparse.Namespace) -> tuple[Benchmark, Model]:
     with _aloud(progress(f"reading {args.benchmark}")):
         benchmark = load(args.benchmark, args.kind, args.limit)
     with _aloud(progress(f"loading {args.model}")):
-        return benchmark, Loaded.load(args.model, _device(args.device), args.dtype)
+        return benchmark, Model.load(args.model, _device(args.device), args.dtype)
 
 
 def _aloud(told: AbstractContextManager) -> AbstractContextManager:
@@ -194,7 +195,7 @@ def _sampling(args: argparse.Namespace) -> Sampling | None:
 
 
 def _answer(
-    loaded: Loaded, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str | None]], meter: Meter,
+    loaded: Model, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str | None]], meter: Meter,
     args: argparse.Namespace, doubted: list[dict],
 ) -> list[dict]:  # fmt: skip
     """Predicts this rank's share of what is not done yet; returns the items that could not be heard or asked.

@@ -31,6 +31,7 @@ from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.causal_lm import accepted
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Contrast:
     alpha: float
     negative: Negative
     plausibility: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < math.inf:
+            raise UserError(f"contrast_alpha {self.alpha}: give a finite number of at least 0")
+        if self.plausibility is not None and not 0 < self.plausibility <= 1:
+            raise UserError(f"plausibility {self.plausibility}: give a number in (0, 1]")
 
 
 class ContrastiveLogits(LogitsProcessor):

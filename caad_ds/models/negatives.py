@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.data.batch import Batch
 from caad_ds.models.speech_lm.embed import embed, merge_audio
@@ -34,7 +35,9 @@ class Negative:
 
     @classmethod
     def of(cls, name: str, encoder: SpeechEncoder) -> "Negative":
-        """The negative `name` (one of config.NEGATIVES) as `encoder` hears it."""
+        """The negative `name` (one of config.NEGATIVES) as `encoder` hears it; UserError for another name."""
+        if name not in NEGATIVES:
+            raise UserError(f"negative {name!r}: not known; use one of {', '.join(NEGATIVES)}")
         if name == "text_only":
             return cls(name, None, None)
         features = _features(name, encoder)

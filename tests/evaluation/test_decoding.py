@@ -7,8 +7,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
-from caad_ds.evaluation.inference import Clips, Loaded
+from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, decode, generate
+from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
 from caad_ds.models.language_model.llm import lm_head
@@ -24,7 +25,7 @@ SAMPLED = Sampling(temperature=1.5, top_p=0.95, seed=3)
 
 @pytest.fixture
 def loaded(model_folder):
-    return Loaded.load(model_folder, torch.device("cpu"))
+    return Model.load(model_folder, torch.device("cpu"))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,6 +56,26 @@ def measured(path: Path | BinaryIO, start: float = 0.0, seconds: float | None = 
     """What `load` gives, and the levels of the same part by which `Rules` judge it."""
     with _opened(path, whole=not start and seconds is None) as file:
         return _cut(*_waveform(file, *_part(file, start, seconds)), seconds)
+
+
+@_unwarned
+def measured_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, Levels]:
+    """What `measured` gives of a file that holds these samples, [frames] or [frames, channels], at `rate` Hz.
+
+    Floats have full scale 1; of signed integers of at most 32 bits it is the type's. Raises AudioError for anything
+    else, and for what is empty or not finite.
+    """
+    samples = np.asarray(samples)
+    if not isinstance(rate, Integral) or rate < 1:
+        raise AudioError(f"a sample rate of {rate!r}; give a whole number of Hz")
+    if samples.dtype.kind == "i" and samples.itemsize <= 4:
+        samples = samples / np.float32(2.0 ** (8 * samples.itemsize - 1))
+    elif samples.dtype.kind != "f":
+        raise AudioError(f"samples of type {samples.dtype}; give floats of full scale 1, or integers of 16 bits")
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > max(1, len(samples))):
+        raise AudioError(f"samples of shape {samples.shape}; give [frames] or [frames, channels]")
+    channels = samples.astype(np.float32, copy=False)
+    return _converted(_not_empty(channels), Levels(int(rate), 1 if channels.ndim == 1 else channels.shape[1]))
 
 
 @_unwarned
@@ -170,10 +191,15 @@ def _part(file: File, start: float, seconds: float | None) -> tuple[int, int | N
 def _waveform(file: File, first: int, frames: int | None) -> tuple[np.ndarray, Levels]:
     channels = _read(file, first, frames, "float32")
     _check_claims(file, len(channels), (first, frames))
+    return _converted(_not_empty(channels, file), _levels(file), file)
+
+
+def _converted(channels: np.ndarray, levels: Levels, file: File = None) -> tuple[np.ndarray, Levels]:
+    """float32 samples [frames] or [frames, channels] as mono at 16 kHz, and the levels with them."""
     mono = _mono(channels)
-    levels = _levels(file).add(_not_empty(channels, file), mono)
-    if file.samplerate != SAMPLE_RATE:
-        mono = soxr.resample(mono, file.samplerate, SAMPLE_RATE)
+    levels.add(channels, mono)
+    if levels.rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, levels.rate, SAMPLE_RATE)
     if not np.isfinite(_not_empty(mono, file)).all():
         raise AudioError("the audio holds values that are not finite")
     return mono.astype(np.float32, copy=False), levels
@@ -221,7 +247,7 @@ def _blocks(file: File, first: int, frames: int | None, size: int, dtype: str = 
             yield block
 
 
-def _not_empty(samples: np.ndarray | int, file: File) -> np.ndarray:
+def _not_empty(samples: np.ndarray | int, file: File = None) -> np.ndarray:
     if not (samples.size if isinstance(samples, np.ndarray) else samples):
         size = os.path.getsize(file.name) if isinstance(getattr(file, "name", None), str | Path) else 0
         rest = f", but the file has {size} bytes: was its recorder killed?" if size > HEADER else ""

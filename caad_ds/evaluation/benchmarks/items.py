@@ -88,3 +88,8 @@ class Item:
     question: str
     gt: str
     hint: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its own name among the items; conditions of a row share an `id`."""
+        return f"{self.id}:{self.condition}"

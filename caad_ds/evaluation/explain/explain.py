@@ -20,10 +20,12 @@ from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.explain.token_picture import draw
 from caad_ds.evaluation.explain.token_text import Tokens
 from caad_ds.evaluation.identity import run_name
-from caad_ds.evaluation.inference import Clips, Loaded, as_sample
 from caad_ds.evaluation.report.mlflow_log import Record, log_record
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
+from caad_ds.generation.asked import as_sample
+from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, generate
+from caad_ds.generation.model import Model
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.negatives import Negative, embed_without_audio
@@ -44,13 +46,13 @@ LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...
 class Setting:
     """The models and the contrast between the teacher's paths; `student` is None where one model is all."""
 
-    teacher: Loaded
-    student: Loaded | None
+    teacher: Model
+    student: Model | None
     contrasted: Contrast
     temperature: float
 
     @property
-    def answerer(self) -> Loaded:
+    def answerer(self) -> Model:
         """The model that is asked."""
         return self.student or self.teacher
 
@@ -161,10 +163,10 @@ def _logits(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[
     teacher, student, contrasted = setting.teacher, setting.student, setting.contrasted
     batch = _with_answer(teacher.prompts([item]), answer)
 
-    def forward(loaded: Loaded, embedded: Callable[[], Embedded]) -> Tensor:
+    def forward(loaded: Model, embedded: Callable[[], Embedded]) -> Tensor:
         return lm_head(loaded.model.llm).logits(loaded.model.hidden_states(embedded()))
 
-    def heard(loaded: Loaded) -> Tensor:
+    def heard(loaded: Model) -> Tensor:
         return forward(loaded, lambda: embed(loaded.model, batch, clips[id(loaded)].states([item])))
 
     z_pos = heard(teacher)
@@ -232,8 +234,8 @@ def _setting(args: argparse.Namespace) -> dict:
 def _load(args: argparse.Namespace) -> Setting:
     device = pick_device(args.device)
     with progress(f"loading {args.teacher or args.model}"):
-        teacher = Loaded.load(args.teacher or args.model, device, args.dtype)
-        student = Loaded.load(args.model, device, args.dtype) if args.teacher else None
+        teacher = Model.load(args.teacher or args.model, device, args.dtype)
+        student = Model.load(args.model, device, args.dtype) if args.teacher else None
         if student:  # it is shown under the teacher's prompts, as in training
             ours, theirs = tokenization(student.tokenizer), tokenization(teacher.tokenizer)
             if differing := [part for part in ours if ours[part] != theirs[part]]:

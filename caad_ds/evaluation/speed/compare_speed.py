@@ -12,7 +12,6 @@ from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
-from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.report.mlflow_log import (
     Record,
     flat_metrics,
@@ -22,7 +21,9 @@ from caad_ds.evaluation.report.mlflow_log import (
 from caad_ds.evaluation.report.tables import markdown, show
 from caad_ds.evaluation.speed.figures import LEGEND, speed_metrics, speed_rows
 from caad_ds.evaluation.speed.measure import Clock, Timing, description, spread, synchronize, timed
+from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, generate
+from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
@@ -38,7 +39,7 @@ TITLE = "Size and speed"
 class System:
     """A model and how it decodes."""
 
-    loaded: Loaded
+    loaded: Model
     contrasted: Contrast | None
 
     def answer(self, items: Sequence[Item], tokens: int) -> tuple[float, Timing]:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     for name, folder in args.models:
         with progress(f"loading {folder}"):
-            loaded = Loaded.load(folder, device, args.dtype)
+            loaded = Model.load(folder, device, args.dtype)
             systems[name] = System(loaded, None)
             if args.contrast_alpha is not None:
                 contrasted = Contrast(args.contrast_alpha, Negative.of(args.negative, loaded.encoder))
@@ -133,7 +134,7 @@ def _items(folder: Path, count: int) -> list[Item]:
     return items[:count]
 
 
-def _check_clips(loaded: Loaded, items: Sequence[Item]) -> None:
+def _check_clips(loaded: Model, items: Sequence[Item]) -> None:
     clips = Clips(loaded.encoder)
     if len(clips.hear(items)) < len(items):
         path, reason = next(iter(clips.failed.items()))

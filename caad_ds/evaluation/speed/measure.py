@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.generation.streamers import BaseStreamer
 
-from caad_ds.evaluation.inference import Loaded
+from caad_ds.generation.model import Model
 from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.utils.device import device_name
 from caad_ds.utils.memory import MIB, PeakMemory
@@ -28,7 +28,7 @@ class Timing:
 class Clock(BaseStreamer):
     """Notes when `generate` has each step's tokens of a batch of `rows` items; starts when it is made."""
 
-    def __init__(self, loaded: Loaded, rows: int):
+    def __init__(self, loaded: Model, rows: int):
         self.rows = rows
         self.ends = torch.tensor(end_tokens(loaded.tokenizer, loaded.model.llm.generation_config.eos_token_id))
         self.steps: list[Tensor] = []
@@ -56,7 +56,7 @@ class Clock(BaseStreamer):
 class Meter:
     """Times an evaluation's batches of full size; the first one warms up and is left out."""
 
-    def __init__(self, loaded: Loaded, batch_size: int):
+    def __init__(self, loaded: Model, batch_size: int):
         self.loaded = loaded
         self.batch_size = batch_size
         self.timings: list[Timing] = []
@@ -82,7 +82,7 @@ class Meter:
         return description(self.loaded, working, [timed(self.timings, self.batch_size)])
 
 
-def description(loaded: Loaded, working: float | None, runs: list[dict]) -> dict:
+def description(loaded: Model, working: float | None, runs: list[dict]) -> dict:
     """Size and speed of a system, and where they were measured."""
     parts = {"encoder": loaded.encoder, "connector": loaded.model.connector, "llm": loaded.model.llm}
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}

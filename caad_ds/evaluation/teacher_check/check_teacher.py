@@ -19,7 +19,6 @@ from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.items import Clip
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Benchmark, Row
 from caad_ds.evaluation.identity import fingerprint, run_name
-from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.scoring.matching import matches
 from caad_ds.evaluation.scoring.scores import POOLED, score
@@ -29,6 +28,7 @@ from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.probe import Probe
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
+from caad_ds.generation.model import Model
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.negatives import Negative
 from caad_ds.utils.command import ROWS_REJECTED
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         print("caad-ds check-teacher: nothing is kept without --out; interrupted, it starts over", file=sys.stderr)
     with CheckJournal(args.out, settings) as journal:
         with progress(f"loading {args.model}"):
-            loaded = Loaded.load(args.model, device, args.dtype)
+            loaded = Model.load(args.model, device, args.dtype)
             negatives = [Negative.of(name, loaded.encoder) for name in dict.fromkeys(args.negatives)]
         alphas = list(dict.fromkeys(args.alphas))
         probe = Probe(loaded, negatives, alphas, instructions, journal, args.batch_size, args.max_new_tokens)

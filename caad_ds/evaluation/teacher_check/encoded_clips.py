@@ -5,17 +5,19 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.inference import Clips, Loaded, different_clips
+from caad_ds.evaluation.benchmarks.items import Item
+from caad_ds.generation.asked import Audio, different_clips
+from caad_ds.generation.clips import Clips
+from caad_ds.generation.model import Model
 
 
 class EncodedClips:
     """The connector's outputs [K, E] of clips, kept in host memory: a clip of the paper's models takes half a MiB."""
 
-    def __init__(self, loaded: Loaded):
+    def __init__(self, loaded: Model):
         self._loaded = loaded
         self._clips = Clips(loaded.encoder)
-        self._kept: dict[Clip, Tensor] = {}
+        self._kept: dict[Audio, Tensor] = {}
 
     @torch.no_grad()
     def hear(self, items: Sequence[Item]) -> list[Item]:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from caad_ds.data.batch import Batch
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.teacher_check.prefix_tree import Ids, can_share, common_length, levels
 from caad_ds.evaluation.teacher_check.signals import Paths, Signal, signals
+from caad_ds.generation.model import Model
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import contrast
 from caad_ds.models.language_model.llm import lm_head
@@ -22,7 +22,7 @@ LOGITS = 1 << 21  # of one signal at a time
 
 @torch.no_grad()
 def log_likelihoods(
-    loaded: Loaded,
+    loaded: Model,
     items: Sequence[Item],
     outputs: Tensor,
     statements: Sequence[str],
@@ -41,7 +41,7 @@ def log_likelihoods(
 
 
 def whole(
-    loaded: Loaded, items: Sequence[Item], outputs: Tensor, statements: Sequence[str], negatives: Sequence[Negative],
+    loaded: Model, items: Sequence[Item], outputs: Tensor, statements: Sequence[str], negatives: Sequence[Negative],
     alphas: Sequence[float],
 ) -> dict[Signal, Tensor]:  # fmt: skip
     """The log-likelihoods [items * options] by a forward of each prompt with each statement, for any LLM."""
@@ -65,7 +65,7 @@ def _of_answers(z: Tensor, batch: Batch) -> Tensor:
 
 
 def shared(
-    loaded: Loaded, items: Sequence[Item], outputs: Tensor, statements: Sequence[str], negatives: Sequence[Negative],
+    loaded: Model, items: Sequence[Item], outputs: Tensor, statements: Sequence[str], negatives: Sequence[Negative],
     alphas: Sequence[float],
 ) -> dict[Signal, Tensor]:  # fmt: skip
     """The same as `whole`: clips, their questions and the statements' common beginnings are run once each."""
@@ -86,7 +86,7 @@ def shared(
 
 
 def _answer_rows(
-    loaded: Loaded, paths: Paths, sequences: list[Ids], starts: list[int], groups: list[tuple]
+    loaded: Model, paths: Paths, sequences: list[Ids], starts: list[int], groups: list[tuple]
 ) -> tuple[Tensor, Tensor]:
     """Hidden states [R, H], and for each sequence, from its position `starts` on, which of them is its, one after the
     other: int64 [N]."""

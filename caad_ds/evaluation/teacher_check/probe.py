@@ -9,13 +9,13 @@ import numpy as np
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Row
-from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share
 from caad_ds.evaluation.teacher_check.signals import Signal, signals
 from caad_ds.evaluation.teacher_check.teacher_answers import answers
+from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative
 from caad_ds.utils.progress import progress
 
@@ -27,7 +27,7 @@ class Probe:
     `rejected` has the reason, by id, of rows that cannot be asked.
     """
 
-    loaded: Loaded
+    loaded: Model
     negatives: Sequence[Negative]
     alphas: Sequence[float]
     instructions: Instructions

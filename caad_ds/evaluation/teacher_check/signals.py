@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.inference import Loaded, as_sample, different_clips
 from caad_ds.evaluation.teacher_check.prefix_tree import Ids
+from caad_ds.generation.asked import as_sample, different_clips
+from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.prompt_encoder import Encoded
 from caad_ds.utils.errors import UserError
@@ -41,7 +42,7 @@ class Paths:
     A clip's positions differ from another's, a negative's are the same in every prompt.
     """
 
-    def __init__(self, loaded: Loaded, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative]):
+    def __init__(self, loaded: Model, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative]):
         """`outputs` [U, K, E] of the different clips of the items, in order of appearance."""
         self._loaded = loaded
         heard = [loaded.model.project(negative.states) for negative in negatives if negative.states is not None]

@@ -8,11 +8,11 @@ from torch import Tensor
 from transformers import Cache, LogitsProcessor
 
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.teacher_check.option_likelihoods import cuts
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, embedded, levels
 from caad_ds.evaluation.teacher_check.signals import Paths, Signal
 from caad_ds.generation.decoding import ContrastiveLogits, continued
+from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative, embed_without_audio
 from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
@@ -20,7 +20,7 @@ from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 
 
 def answers(
-    loaded: Loaded,
+    loaded: Model,
     items: Sequence[Item],
     outputs: Tensor,
     signals: Sequence[Signal],
@@ -65,7 +65,7 @@ class _Together(LogitsProcessor):
 
 @torch.no_grad()
 def shared_prompts(
-    loaded: Loaded, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative], paths: Sequence[int]
+    loaded: Model, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative], paths: Sequence[int]
 ) -> tuple[Embedded, Cache | None]:
     """The prompts of the items on each of `paths`, one path after another, and keys and values of all but their last
     position; what prompts have in common is run once."""
@@ -89,7 +89,7 @@ def shared_prompts(
 
 @torch.no_grad()
 def whole_prompts(
-    loaded: Loaded, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative], paths: Sequence[int]
+    loaded: Model, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative], paths: Sequence[int]
 ) -> tuple[Embedded, Cache | None]:
     """The same for any LLM, nothing of it run yet."""
     model: SpeechLM = loaded.model

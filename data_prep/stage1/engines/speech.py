@@ -50,12 +50,12 @@ class SpeechEngine(LocalEngine):
         device: str = "",
         dtype: str = "",
     ):
-        from caad_ds.evaluation.inference import Loaded
+        from caad_ds.generation.model import Model
         from caad_ds.models.language_model.llm import position_limit
         from caad_ds.models.prompts.prompt_encoder import end_tokens
         from caad_ds.utils.device import pick_device
 
-        self.loaded = Loaded.load(folder, pick_device(device), dtype or default_dtype(device))
+        self.loaded = Model.load(folder, pick_device(device), dtype or default_dtype(device))
         self.asking, self.batch_size = asking or GenerationSettings(), batch_size
         self.prompter = self.loaded.prompter
         self.ends = end_tokens(self.tokenizer, self.loaded.model.llm.generation_config.eos_token_id)

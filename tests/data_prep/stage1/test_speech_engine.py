@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from caad_ds import cli
 from caad_ds.data.markers import user_content
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.inference import Clips, Loaded
+from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import decode
+from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.speech_lm.build import build
@@ -87,7 +88,7 @@ def whole(folder) -> list[bytes]:
 @pytest.mark.parametrize("options", [GREEDY, DRAWN], ids=["greedy", "sampled"])
 def test_it_answers_what_evaluation_decodes_of_the_clip(tmp_path, teacher, corpus, options):
     assert answer(corpus, teacher, tmp_path / "answered.jsonl", *options) == 0
-    loaded = Loaded.load(teacher, torch.device("cpu"))
+    loaded = Model.load(teacher, torch.device("cpu"))
     clips = Clips(loaded.encoder)
     expected = {}
     for row in read(corpus):

@@ -13,10 +13,10 @@ from caad_ds import cli
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.explain.token_picture import A_PAGE, draw, visible
 from caad_ds.evaluation.explain.token_text import Tokens
-from caad_ds.evaluation.inference import Loaded
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
 from caad_ds.evaluation.teacher_check.signals import Signal
+from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative
 from caad_ds.models.speech_lm.folder import load, save
 from tests.tolerance import assert_close
@@ -68,7 +68,7 @@ def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_fo
     assert explain("--items", "gender/2:faithful", *options) == 0
     told = found(tmp_path, "gender_2.faithful")
     assert told["answer"].startswith("the speaker is male") and len(told["positions"]) == 6
-    loaded = Loaded.load(model_folder, torch.device("cpu"))
+    loaded = Model.load(model_folder, torch.device("cpu"))
     [item] = [i for row in Benchmark.load(conflicts).rows for i in row.items() if i.id == "gender/2"][1:2]
     ears = EncodedClips(loaded)
     outputs = ears.outputs(ears.hear([item]))

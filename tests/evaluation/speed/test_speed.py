@@ -7,11 +7,12 @@ import torch
 
 from caad_ds import cli
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
-from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.speed.compare_speed import System
 from caad_ds.evaluation.speed.figures import speed_rows
 from caad_ds.evaluation.speed.measure import Clock, Meter
+from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, generate
+from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.utils.memory import MIB, PeakMemory
@@ -54,7 +55,7 @@ def test_evaluate_notes_the_speed_of_full_batches_after_the_first(run, model_fol
 
 
 def test_the_clock_counts_what_was_said_and_when(model_folder):
-    clock = Clock(Loaded.load(model_folder, torch.device("cpu")), rows=2)
+    clock = Clock(Model.load(model_folder, torch.device("cpu")), rows=2)
     clock.put(torch.empty(4, 0))
     for tokens in ([5, 5, 5, 5], [0, 5, 0, 5], [0, 5, 0, 5]):
         time.sleep(0.05)
@@ -65,7 +66,7 @@ def test_the_clock_counts_what_was_said_and_when(model_folder):
 
 
 def test_too_few_batches_measure_nothing(model_folder):
-    meter = Meter(Loaded.load(model_folder, torch.device("cpu")), 4)
+    meter = Meter(Model.load(model_folder, torch.device("cpu")), 4)
     with meter.batch(4):
         pass
     assert meter.summary() is None
@@ -90,7 +91,7 @@ def test_table_of_models_with_and_without_contrast(run, model_folder, tmp_path, 
 
 
 def test_every_system_says_as_many_tokens(model_folder, benchmark):
-    loaded = Loaded.load(model_folder, torch.device("cpu"))
+    loaded = Model.load(model_folder, torch.device("cpu"))
     items = [item for row in Benchmark.load(benchmark).rows for item in row.items()]
     clips = Clips(loaded.encoder)
     states = clips.states(clips.hear(items))

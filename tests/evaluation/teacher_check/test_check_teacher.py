@@ -11,7 +11,6 @@ from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.commands import check_teacher as command_line
-from caad_ds.evaluation.inference import Clips, Loaded
 from caad_ds.evaluation.teacher_check import check_teacher
 from caad_ds.evaluation.teacher_check import probe as probe_module
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
@@ -21,7 +20,9 @@ from caad_ds.evaluation.teacher_check.option_likelihoods import entropy, log_lik
 from caad_ds.evaluation.teacher_check.probe import Probe
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.teacher_answers import answers, shared_prompts, whole_prompts
+from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
+from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative, embed_without_audio
 from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.utils.errors import UserError
@@ -52,7 +53,7 @@ def instructions(tmp_path):
 
 @pytest.fixture
 def loaded(model_folder):
-    return Loaded.load(model_folder, torch.device("cpu"))
+    return Model.load(model_folder, torch.device("cpu"))
 
 
 @pytest.fixture
