@@ -1,3 +1,50 @@
-"""caad-ds: Contrastive Audio-Aware Distillation of speech language models on DeepSpeed."""
+"""caad-ds: Contrastive Audio-Aware Distillation of speech language models on DeepSpeed.
+
+The names of `__all__` are imported when they are first used: `import caad_ds` loads no PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # the types of what `_MODULES` names; a name stands in both
+    from caad_ds.config.reading import load_config as load_config
+    from caad_ds.config.schema import Config as Config
+    from caad_ds.generation.model import Model as Model
+    from caad_ds.generation.model import load as load
+    from caad_ds.loss.distillation import contrastive_distillation_loss as contrastive_distillation_loss
+    from caad_ds.loss.divergence import Divergence as Divergence
+    from caad_ds.loss.head import LMHead as LMHead
+    from caad_ds.loss.objective import LossOutput as LossOutput
+    from caad_ds.loss.objective import contrast as contrast
+    from caad_ds.training.train import train as train
+    from caad_ds.utils.errors import UserError as UserError
+
+_MODULES = {
+    "Config": "caad_ds.config.schema",
+    "Divergence": "caad_ds.loss.divergence",
+    "LMHead": "caad_ds.loss.head",
+    "LossOutput": "caad_ds.loss.objective",
+    "Model": "caad_ds.generation.model",
+    "UserError": "caad_ds.utils.errors",
+    "contrast": "caad_ds.loss.objective",
+    "contrastive_distillation_loss": "caad_ds.loss.distillation",
+    "load": "caad_ds.generation.model",
+    "load_config": "caad_ds.config.reading",
+    "train": "caad_ds.training.train",
+}
+
+__all__ = [*_MODULES]
+
+if not TYPE_CHECKING:  # else every name would be one of the package for a type checker
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -36,6 +36,7 @@ def train(config: Config) -> Path | None:
         UserError: a path of the configuration is not there, or the run cannot be done as it says.
     """
     with _process_restored():
+        quiet()
         status = _train(lambda: config, config.run.name)
     return None if status else config.run.output_dir / "model"
 

@@ -1,0 +1,103 @@
+"""A loaded model answers a recording as an evaluation answers the same item of a benchmark."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+import caad_ds
+from caad_ds import cli
+from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
+from caad_ds.utils.errors import UserError
+
+LENGTH = 8
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return caad_ds.load(model_folder, device="cpu")
+
+
+@pytest.fixture
+def clip(conflicts):
+    return next(iter(Benchmark.load(conflicts).rows)).clip.path
+
+
+@pytest.mark.parametrize("contrast", [{}, {"contrast_alpha": 1.5, "negative": "silence", "plausibility": 0.01}])
+def test_an_answer_is_the_prediction_that_evaluate_writes(model, model_folder, conflicts, tmp_path, contrast):
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in contrast.items()]
+    argv = ["--model", model_folder, "--benchmark", conflicts, "--out", tmp_path / "run", "--device", "cpu"]
+    argv += ["--max-new-tokens", LENGTH, "--batch-size", 1, *flags]
+    assert cli.main(["evaluate", *map(str, argv)]) == 0
+    lines = map(json.loads, (tmp_path / "run/predictions.jsonl").read_text().splitlines())
+    written = {(line["id"], line["condition"]): line["prediction"] for line in lines}
+    said = {
+        (item.id, item.condition): model.answer(
+            item.clips[0].path, item.question, item.clips[0].text, hint=item.hint, max_new_tokens=LENGTH, **contrast
+        )
+        for item in Benchmark.load(conflicts).items
+    }
+    assert said == written and len(set(said.values())) > 4
+
+
+def test_samples_in_memory_are_answered_as_their_file(model, clip, tmp_path):
+    def said(audio):
+        return model.answer(audio, "who speaks ?", max_new_tokens=LENGTH)
+
+    floats, rate = soundfile.read(clip, dtype="float32")
+    integers, _ = soundfile.read(clip, dtype="int16")
+    assert said(clip) == said(str(clip)) == said((floats, rate)) == said((integers, rate))
+    stereo = np.stack([floats, floats / 4], 1)
+    soundfile.write(tmp_path / "stereo.wav", stereo, 22_050, subtype="FLOAT")
+    assert said((stereo, 22_050)) == said(tmp_path / "stereo.wav") != said(clip)
+
+
+@pytest.mark.parametrize(
+    ("audio", "told"),
+    [
+        ("absent.wav", "audio absent.wav: there is no such file"),
+        ((np.zeros((2, 9000), np.float32), 16_000), r"samples of shape \(2, 9000\); give \[frames\]"),
+        ((np.zeros(9000, bool), 16_000), "samples of type bool; give floats"),
+        ((np.zeros(9000), 16e3), "a sample rate of 16000.0; give a whole number"),
+        ((np.zeros(0), 16_000), "the audio is empty"),
+        ((np.full(9000, np.nan), 16_000), "values that are not finite"),
+        ((np.ones(40_000), 16_000), "its 2.5 s exceed the encoder's window of 1 s"),
+    ],
+)
+def test_audio_that_cannot_be_heard_is_refused(model, audio, told):
+    with pytest.raises(UserError, match=told):
+        model.answer(audio, "who speaks ?")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"contrast_alpha": -1.0}, "contrast_alpha -1.0: give a finite number of at least 0"),
+        ({"contrast_alpha": 1.0, "plausibility": 2.0}, r"plausibility 2.0: give a number in \(0, 1\]"),
+        ({"plausibility": 0.1}, "plausibility: belongs to contrastive decoding; give contrast_alpha"),
+        ({"contrast_alpha": 1.0, "negative": "quiet"}, "negative 'quiet': not known; use one of zero_mel, silence"),
+        ({"text": "<eos>"}, "its transcript 1 holds '<eos>'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(model, clip, options, told):
+    with pytest.raises(UserError, match=told):
+        model.answer(clip, "who speaks ?", **options)
+
+
+def test_doubtful_audio_is_answered_with_a_warning(model):
+    with pytest.warns(UserWarning, match="audio samples: silent"):
+        model.answer((np.zeros(9000), 16_000), "who speaks ?")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [({"device": "gpu"}, "gpu: not usable here"), ({"dtype": "int8"}, "dtype int8: no floating")]
+)
+def test_a_device_or_dtype_that_is_none_is_refused(model_folder, options, told):
+    with pytest.raises(UserError, match=told):
+        caad_ds.load(model_folder, **options)
+
+
+def test_a_runs_folder_gives_its_model(model_folder, tmp_path):
+    (tmp_path / "model").symlink_to(model_folder)
+    assert caad_ds.load(tmp_path, device="cpu").model.config.num_queries == 3
