@@ -1,0 +1,1 @@
+"""The Python API, a short script for each use."""

@@ -1,0 +1,68 @@
+"""The scripts of examples/api, on a tiny model and its data."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from deepspeed.comm.torch import build_shm_op
+
+import caad_ds
+from examples.api import answer, compare, evaluate, loss, train
+from tests.evaluation.conftest import write_benchmark
+from tests.training.tiny import config, make_world
+
+later = pytest.mark.skipif(
+    not {"evaluate", "compare"} <= {*caad_ds.__all__}, reason="caad_ds has no evaluate and compare yet"
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A folder with `teacher/` (a model folder), its recordings and shards."""
+    build_shm_op()
+    root = tmp_path_factory.mktemp("world")
+    make_world(root)
+    return root
+
+
+def test_a_recording_is_answered(world, capsys):
+    said = answer.main(str(world / "teacher"), str(world / "0.wav"), "Is the tone high or low?")
+    assert len(said) == 3 and said[0] == said[1]
+    assert capsys.readouterr().out == "\n".join(said) + "\n"
+
+
+def test_the_loss_has_a_gradient(capsys):
+    gradient = loss.main()
+    assert gradient.shape == (10, 32) and 0 < gradient.norm() < 10
+    numbers = [float(number) for number in re.findall(r"[0-9]+\.[0-9]+", capsys.readouterr().out)]
+    assert numbers[0] == pytest.approx(0.7 * numbers[1] + 0.3 * numbers[2], abs=2e-3)  # printed to a thousandth
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_and_leaves_the_process_as_it_was(world, capsys):
+    file, out = config(world, world / "my", tracking={"enabled": False}), world / "out"
+    before = dict(os.environ), signal.getsignal(signal.SIGUSR1)
+    folder = train.main(str(file), str(out))
+    assert folder == out / "model" and "step 3/3" in capsys.readouterr().out
+    assert caad_ds.load_config(out / "config.yaml").objective.alpha == 0
+    assert caad_ds.load(folder, device="cpu").answer(world / "0.wav", "Is the tone high or low?") is not None
+    assert train.main(str(file), str(out)) == folder and "already finished" in capsys.readouterr().out
+    assert (dict(os.environ), signal.getsignal(signal.SIGUSR1)) == before
+
+
+def test_a_path_that_is_not_there_is_refused(world):
+    file = config(world, world / "other", data={"train": str(world / "absent")})
+    with pytest.raises(caad_ds.UserError, match="absent"):
+        train.main(str(file), str(world / "other"))
+
+
+@later
+def test_models_are_evaluated_and_compared(world):
+    benchmark = write_benchmark(world / "benchmark", {"gender": 4, "noise": 2})
+    for name in ("a", "b"):
+        scores = evaluate.main(str(world / "teacher"), str(benchmark), str(world / name))
+        assert scores["groups"]["all"]["accuracy_neutral"]
+    compare.main(str(world / "table"), str(world / "a"), str(world / "b"))
+    assert (world / "table/table.md").exists()
