@@ -1,6 +1,5 @@
 """`caad-ds evaluate`: a model's answers to a benchmark, and their scores."""
 
-import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -9,83 +8,129 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.evaluation.benchmarks.benchmark import Benchmark, load
+from caad_ds.evaluation.benchmarks.benchmark import KINDS, Benchmark, load
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
-    instances_notes,
-    instances_rows,
-    score_instances,
-)
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.identity import identity, run_name
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.report.confusions import LEGEND as NAMED
-from caad_ds.evaluation.report.confusions import confusions, on_terminal
-from caad_ds.evaluation.report.mlflow_log import log_evaluation
-from caad_ds.evaluation.report.tables import (
-    LEGEND,
-    NO_INTERVAL,
-    SUBSET_LEGEND,
-    percent,
-    scores_rows,
-    show,
-    show_doubtful,
-    show_rejected,
-)
-from caad_ds.evaluation.scoring.judged_answers import judged, unseparated, unseparated_notes
+from caad_ds.evaluation.report.confusions import confusions
+from caad_ds.evaluation.report.tables import show_doubtful
+from caad_ds.evaluation.scoring.judged_answers import judged, unseparated
 from caad_ds.evaluation.scoring.llm_judge import Judge
 from caad_ds.evaluation.scoring.matching import RULES, VERSION, disagreement_counts, disagreements
 from caad_ds.evaluation.scoring.scores import DEFINITIONS, score_groups
 from caad_ds.evaluation.scoring.scores import RULES as SCORED
-from caad_ds.evaluation.speed.figures import LEGEND as SPEED_LEGEND
-from caad_ds.evaluation.speed.figures import speed_rows
+from caad_ds.evaluation.settings import DTYPES, Decoding, check_choice, check_counts
 from caad_ds.evaluation.speed.measure import Meter
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
 from caad_ds.models.negatives import Negative
-from caad_ds.utils.command import ROWS_REJECTED, is_main
+from caad_ds.utils.command import is_main
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
+from caad_ds.utils.paths import existing, model_folder
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.ranks import agreed, from_main, gathered, joined, world
-from caad_ds.utils.terminal_table import Table
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluates and prints the table; 3 if rows of the benchmark could not be used, else 0.
+def evaluate(
+    model: str | Path,
+    benchmark: str | Path,
+    out: str | Path,
+    *,
+    kind: str | None = None,
+    limit: int | None = None,
+    name: str | None = None,
+    contrast_alpha: float | None = None,
+    negative: str = "zero_mel",
+    plausibility: float | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    seed: int | None = None,
+    max_new_tokens: int = 16,
+    batch_size: int = 32,
+    device: str | None = None,
+    dtype: str = "float32",
+    judge_base_url: str | None = None,
+    judge_model: str | None = None,
+    judge_api_key_env: str | None = None,
+    judge_concurrency: int = 8,
+) -> dict:
+    """Answer a benchmark with a model and score the answers, as `caad-ds evaluate` does.
 
     Started as several ranks, each answers its share of the batches, and rank 0 scores them all.
+
+    Args:
+        model: folder of a trained SpeechLM, or of the run that trained it.
+        benchmark: a benchmark's folder, or JSONL file.
+        out: run folder that is written; a call with the same settings resumes what is there.
+        kind: the benchmark's; None: detected.
+        limit: only the first rows of each subset.
+        name: the system's in tables; None: the model's. Seeds share one.
+        contrast_alpha: contrastive decoding with this alpha; None: without a contrast.
+        negative: input of its second path: zero_mel, silence, noise or text_only.
+        plausibility: of the contrast: keep tokens with p >= plausibility * max p_pos.
+        temperature: sample from softmax(z / temperature); None: greedy.
+        top_p: nucleus sampling with this cumulative probability.
+        top_k: sample from the likeliest tokens.
+        seed: of the sampling; None: 0.
+        max_new_tokens: per answer.
+        batch_size: items at once.
+        device: cpu, cuda, cuda:1, ...; None: cuda if there is one.
+        dtype: of the model, float32 or bfloat16.
+        judge_base_url: OpenAI-compatible endpoint of an LLM judge, with `judge_model`.
+        judge_model: the judge's name there.
+        judge_api_key_env: environment variable that holds its key.
+        judge_concurrency: requests at once.
+
+    Returns:
+        What `scores.json` in `out` holds (docs/evaluation.md), on every rank; rows that could not be used are under
+        `rejected`.
+
+    Raises:
+        UserError: a value out of its range, a path that holds something else, or nothing that could be evaluated.
     """
+    decoding = Decoding(contrast_alpha, negative, plausibility, temperature, top_p, top_k, seed, max_new_tokens)
+    check_counts(limit=limit, batch_size=batch_size, judge_concurrency=judge_concurrency)
+    check_choice("--dtype", dtype, DTYPES)
+    if kind is not None:
+        check_choice("--kind", kind, [*KINDS])
+    model, place, folder = model_folder(model), existing(benchmark), RunFolder(Path(out))
     with joined(), ExitStack() as held:
-        from_main(lambda: held.enter_context(sole_writer(args.out.resolve())))
-        folder = RunFolder(args.out)
-        judge = Judge.of(args, folder.path)
-        benchmark, loaded = agreed(lambda: _prepare(args))
-        with _aloud(waiting(f"hashing {args.model} and {args.benchmark}")):
+        from_main(lambda: held.enter_context(sole_writer(folder.path.resolve())))
+        judge = Judge.of(judge_base_url, judge_model, judge_api_key_env, judge_concurrency, folder.path)
+        asked, loaded = agreed(lambda: (_read(place, kind, limit), _load(model, device, dtype)))
+        with _aloud(waiting(f"hashing {model} and {place}")):
             sha256 = cache(Clip.sha256)
-            setup = from_main(lambda: identity(args, benchmark, sha256))
+            setup = from_main(lambda: identity(model, asked, decoding, name=name, dtype=dtype, sha256=sha256))
         earlier_speed = from_main(folder.speed)
-        wanted = [(item.id, item.condition) for item in benchmark.items]
+        wanted = [(item.id, item.condition) for item in asked.items]
         done = from_main(lambda: folder.open(setup, wanted))
-        meter = Meter(loaded, args.batch_size)
+        meter = Meter(loaded, batch_size)
         others = _aloud(waiting("waiting for the other ranks"))
         doubted: list[dict] = []
-        failed = agreed(lambda: _answer(loaded, benchmark, folder, done, meter, args, doubted), others)
+        title = f"evaluating {run_name(model.resolve())}"
+        failed = agreed(lambda: _answer(loaded, asked, folder, done, meter, decoding, title, doubted), others)
         unheard = {row["id"]: row for rows in gathered(failed) for row in rows}  # ranks share a row's conditions
         doubtful = {row["id"]: row for rows in gathered(doubted) for row in rows}
         from_main(lambda: _tell(folder, list(doubtful.values())))
         speed = meter.summary() or earlier_speed  # an earlier call's where this one had too few batches left
-        return from_main(lambda: _score(args, setup, benchmark, folder, unheard, judge, speed, sha256))
+        return from_main(lambda: _score(setup, asked, folder, unheard, judge, speed, sha256))
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Benchmark, Model]:
-    with _aloud(progress(f"reading {args.benchmark}")):
-        benchmark = load(args.benchmark, args.kind, args.limit)
-    with _aloud(progress(f"loading {args.model}")):
-        return benchmark, Model.load(args.model, _device(args.device), args.dtype)
+def _read(place: Path, kind: str | None, limit: int | None) -> Benchmark:
+    with _aloud(progress(f"reading {place}")):
+        return load(place, kind, limit)
+
+
+def _load(model: Path, device: str | None, dtype: str) -> Model:
+    with _aloud(progress(f"loading {model}")):
+        return Model.load(model, _device(device), dtype)
 
 
 def _aloud(told: AbstractContextManager) -> AbstractContextManager:
@@ -101,10 +146,10 @@ def _device(name: str | None) -> torch.device:
 
 
 def _score(
-    args: argparse.Namespace, setup: dict, benchmark: Benchmark, folder: RunFolder, unheard: dict[str, dict],
+    setup: dict, benchmark: Benchmark, folder: RunFolder, unheard: dict[str, dict],
     judge: Judge | None, speed: dict | None, sha256: Callable[[Clip], str],
-) -> int:  # fmt: skip
-    """Writes and shows scores and disagreements of all predictions; the exit status."""
+) -> dict:  # fmt: skip
+    """Writes scores and disagreements of all predictions; returns the scores."""
     items = benchmark.items
     folder.merge([(item.id, item.condition) for item in items])
     names = dict.fromkeys(item.id for item in items)
@@ -126,8 +171,7 @@ def _score(
         verdicts = judge.verdicts((question[p["id"]], p["gt"], p["prediction"]) for p in predictions)
         predictions = [{**p, "judge": bool(verdict)} for p, verdict in zip(predictions, verdicts, strict=True)]
         rules = (*RULES, "judge")
-    differing = disagreements(predictions, rules)
-    folder.write_disagreements(differing)
+    folder.write_disagreements(disagreements(predictions, rules))
     with waiting("scoring"):
         scores = {
             "name": setup["name"],
@@ -149,18 +193,9 @@ def _score(
         }
     if judge is not None:
         scores["judge"] |= {"model": judge.model, "unclear": verdicts.count(None)}
-    folder.write_scores({**scores, "speed": speed})
-    table, notes = _shown(scores)
-    title = f"{setup['name']}: percentages; 95% intervals over items"
-    notes += [NO_INTERVAL, *unseparated_notes(alike)]
-    show(Table(title, *table), *notes, _by_rule(scores, len(predictions), len(differing)))
-    if scores["confusions"]:
-        show(*on_terminal(scores["confusions"]), NAMED)
-    if speed:
-        show(Table("Size and speed", *speed_rows({setup["name"]: speed})), SPEED_LEGEND)
-    show_rejected(rejected, folder.path / "scores.json")
-    log_evaluation(args, folder.path, table)
-    return ROWS_REJECTED if rejected else 0
+    scores["speed"] = speed
+    folder.write_scores(scores)
+    return scores
 
 
 def _tell(folder: RunFolder, found: list[dict]) -> None:
@@ -174,29 +209,9 @@ def _scored(kind: str, predictions: list[dict], complete: bool) -> dict:
     return {"groups": score_groups([predictions])}
 
 
-def _shown(scores: dict) -> tuple[tuple[list[str], list[list[str]]], list[str]]:
-    """Header and rows of the table, and what explains it."""
-    if scores["setup"]["benchmark"] == DynamicSuperb.kind:
-        return instances_rows(scores), instances_notes(scores)
-    return scores_rows(scores["groups"]), [LEGEND, SUBSET_LEGEND]
-
-
-def _by_rule(scores: dict, answers: int, differing: int) -> str:
-    each = ", ".join(f"{rule} {percent(count / answers)}" for rule, count in scores["rules"].items())
-    unclear = f" ({scores['judge']['unclear']} replies neither yes nor no)" if "judge" in scores else ""
-    return f"{answers} answers by each rule, %: {each}{unclear}; the rules differ on {differing} (disagreements.jsonl)"
-
-
-def _sampling(args: argparse.Namespace) -> Sampling | None:
-    """How tokens are drawn, None for greedy search."""
-    if args.temperature is None:
-        return None
-    return Sampling(args.temperature, args.top_p or 1.0, args.top_k, args.seed or 0)
-
-
 def _answer(
     loaded: Model, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str | None]], meter: Meter,
-    args: argparse.Namespace, doubted: list[dict],
+    decoding: Decoding, title: str, doubted: list[dict],
 ) -> list[dict]:  # fmt: skip
     """Predicts this rank's share of what is not done yet; returns the items that could not be heard or asked.
 
@@ -204,24 +219,27 @@ def _answer(
     """
     rank, ranks = world()
     left = [item for item in benchmark.items if (item.id, item.condition) not in done]
-    share = list(_batches(left, args.batch_size))[rank::ranks]
+    share = list(_batches(left, meter.batch_size))[rank::ranks]
     whole = sum(map(len, share)) + (len(done) if ranks == 1 else 0)
     clips = Clips(loaded.encoder)
     refused: dict[str, str] = {}
     contrasted = None
-    if args.contrast_alpha is not None:
-        contrasted = Contrast(args.contrast_alpha, Negative.of(args.negative, loaded.encoder), args.plausibility)
-    title = f"evaluating {run_name(args.model.resolve())}" + (f", rank 0 of {ranks}" if ranks > 1 else "")
-    with _aloud(progress(title, whole)) as advance:
+    if decoding.contrast_alpha is not None:
+        negative = Negative.of(decoding.negative, loaded.encoder)
+        contrasted = Contrast(decoding.contrast_alpha, negative, decoding.plausibility)
+    sampling = None
+    if decoding.temperature is not None:
+        sampling = Sampling(decoding.temperature, decoding.top_p or 1.0, decoding.top_k, decoding.seed or 0)
+    with _aloud(progress(title + (f", rank 0 of {ranks}" if ranks > 1 else ""), whole)) as advance:
         advance(whole - sum(map(len, share)))
         for asked in share:
-            heard = clips.hear(loaded.askable(asked, args.max_new_tokens, refused))
+            heard = clips.hear(loaded.askable(asked, decoding.max_new_tokens, refused))
             if heard:
                 prompts, states = loaded.prompts(heard), clips.states(heard)
                 with meter.batch(len(heard)) as clock:
                     texts = decode(
-                        loaded.model, loaded.tokenizer, prompts, states, max_new_tokens=args.max_new_tokens,
-                        contrasted=contrasted, sampling=_sampling(args), streamer=clock,
+                        loaded.model, loaded.tokenizer, prompts, states, max_new_tokens=decoding.max_new_tokens,
+                        contrasted=contrasted, sampling=sampling, streamer=clock,
                     )  # fmt: skip
                 said = [_prediction(i, text) for i, text in zip(heard, texts, strict=True)]
                 folder.append(said, rank if ranks > 1 else None)

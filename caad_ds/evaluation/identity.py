@@ -1,6 +1,5 @@
 """What an evaluation is one of: the model, the benchmark and the decoding that decide its answers."""
 
-import argparse
 import hashlib
 import json
 from collections.abc import Callable
@@ -9,30 +8,40 @@ from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
+from caad_ds.evaluation.settings import Decoding
 from caad_ds.models.folder_hash import model_hash
 
 
-def identity(args: argparse.Namespace, benchmark: Benchmark, sha256: Callable[[Clip], str]) -> dict:
+def identity(
+    model: Path,
+    benchmark: Benchmark,
+    decoding: Decoding,
+    *,
+    name: str | None,
+    dtype: str,
+    sha256: Callable[[Clip], str],
+) -> dict:
     """The setup that decides the predictions, alike for what decodes alike; batch size and device do not.
 
-    `sha256` hashes a clip, as `Clip.sha256` does.
+    `name` is what tables call it, by default the model's with the contrast. `sha256` hashes a clip, as `Clip.sha256`
+    does.
     """
-    contrasted = args.contrast_alpha is not None
-    suffix = f" + CD {args.contrast_alpha:g} {args.negative}" if contrasted else ""
+    contrasted = decoding.contrast_alpha is not None
+    suffix = f" + CD {decoding.contrast_alpha:g} {decoding.negative}" if contrasted else ""
     return {
-        "name": args.name or run_name(args.model.resolve()) + suffix,
-        "model_sha256": model_hash(args.model),
+        "name": name or run_name(model.resolve()) + suffix,
+        "model_sha256": model_hash(model),
         "benchmark": benchmark.kind,
         "benchmark_sha256": fingerprint(benchmark, sha256),
-        "contrast_alpha": args.contrast_alpha,
-        "negative": args.negative if contrasted else None,
-        "plausibility": args.plausibility,
-        "temperature": args.temperature,
-        "top_p": None if args.top_p == 1 else args.top_p,
-        "top_k": args.top_k,
-        "seed": None if args.temperature is None else args.seed or 0,
-        "max_new_tokens": args.max_new_tokens,
-        "dtype": args.dtype,
+        "contrast_alpha": decoding.contrast_alpha,
+        "negative": decoding.negative if contrasted else None,
+        "plausibility": decoding.plausibility,
+        "temperature": decoding.temperature,
+        "top_p": None if decoding.top_p == 1 else decoding.top_p,
+        "top_k": decoding.top_k,
+        "seed": None if decoding.temperature is None else decoding.seed or 0,
+        "max_new_tokens": decoding.max_new_tokens,
+        "dtype": dtype,
     }
 
 

@@ -96,6 +96,10 @@ class RunFolder:
         """Writes `disagreements.jsonl` whole: what the rules of matching judge differently."""
         write_jsonl(self.path / "disagreements.jsonl", predictions)
 
+    def disagreements(self) -> int:
+        """On how many answers the rules of matching differ, of a finished evaluation."""
+        return sum(1 for _ in read_lines(self.path / "disagreements.jsonl"))
+
     def add_doubtful(self, rows: list[dict]) -> list[dict]:
         """The rows of `doubtful.jsonl` and these, each id once; the file is replaced where there are new ones."""
         path = self.path / "doubtful.jsonl"

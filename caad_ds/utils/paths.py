@@ -10,7 +10,7 @@ from caad_ds.utils.command import is_alone, is_main
 from caad_ds.utils.errors import UserError
 
 
-def existing(text: str) -> Path:
+def existing(text: str | Path) -> Path:
     """Return an argument's path; UserError where nothing is there."""
     path = Path(text)
     if is_alone() and not path.exists():
@@ -26,7 +26,7 @@ def new_file(text: str) -> Path:
     return path
 
 
-def model_folder(text: str) -> Path:
+def model_folder(text: str | Path) -> Path:
     """Return the model folder that an argument names: that folder, or `model/` in a run's folder.
 
     UserError where there is neither.

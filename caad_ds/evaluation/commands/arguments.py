@@ -3,11 +3,10 @@
 import argparse
 
 from caad_ds.config.schema import NEGATIVES
+from caad_ds.evaluation.settings import DTYPES
 from caad_ds.utils.command import positive
-from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import existing, model_folder
 
-DTYPES = ("float32", "bfloat16")
 MODEL = "folder of a trained SpeechLM, or of the run that trained it"
 
 
@@ -31,11 +30,3 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 def add_negative(parser: argparse.ArgumentParser) -> None:
     """Add the input of the second path of contrastive decoding."""
     parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
-
-
-def check_contrast(alpha: float | None, plausibility: float | None) -> None:
-    """Raise UserError where --contrast-alpha or --plausibility is out of its range."""
-    if alpha is not None and not 0 <= alpha < float("inf"):
-        raise UserError(f"--contrast-alpha {alpha}: give a finite number of at least 0")
-    if plausibility is not None and not 0 < plausibility <= 1:
-        raise UserError(f"--plausibility {plausibility}: give a number in (0, 1]")

@@ -1,10 +1,14 @@
 """`caad-ds compare`: several evaluations side by side, as tables and as pictures."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, check_mlflow
+from caad_ds.evaluation.comparison.result import log_comparison, show_comparison
+from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, output_folder, store_of
+from caad_ds.evaluation.report.tables import show
+from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.paths import existing
 
 FILES = ("table.json", "table.md", "table.png", "flips.png")
@@ -21,6 +25,16 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, then compare; returns the exit status."""
-    check_mlflow(args)
-    return implementation("comparison.compare").run(args)
+    """Compare, print the tables, log them; 3 if a run could not use rows of its benchmark, else 0."""
+    store = store_of(args.mlflow, args.experiment)
+    compare = implementation("comparison.compare").compare
+    with output_folder(args.out) as folder:
+        found = compare(args.runs, baseline=args.baseline, out=folder if args.out or store else None, title=args.title)
+        show_comparison(found)
+        if args.out:
+            show(f"saved {args.out}/{', '.join(found.files)}")
+        log_comparison(store, folder, found)
+    if found.rejected:
+        partial = ", ".join(f"{count} rows left out in {path}" for path, count in found.rejected.items())
+        print(f"caad-ds compare: not the whole benchmark: {partial}", file=sys.stderr)
+    return ROWS_REJECTED if found.rejected else 0

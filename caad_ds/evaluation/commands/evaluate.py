@@ -1,15 +1,18 @@
 """`caad-ds evaluate`: a model's answers to a benchmark, and their scores."""
 
 import argparse
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import KINDS
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import add_model_arguments, add_negative, check_contrast
-from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, check_mlflow
+from caad_ds.evaluation.commands.arguments import add_model_arguments, add_negative
+from caad_ds.evaluation.predictions import RunFolder
+from caad_ds.evaluation.report.evaluation_tables import evaluation_rows, show_evaluation
+from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, log_evaluation, store_of
 from caad_ds.evaluation.scoring.llm_judge import add_judge_arguments
-from caad_ds.utils.command import positive
-from caad_ds.utils.errors import UserError
+from caad_ds.evaluation.settings import Decoding
+from caad_ds.utils.command import ROWS_REJECTED, is_main, positive
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -31,16 +34,17 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, then evaluate; returns the exit status."""
-    check_contrast(args.contrast_alpha, args.plausibility)
-    if args.plausibility is not None and args.contrast_alpha is None:
-        raise UserError("--plausibility: belongs to contrastive decoding; give --contrast-alpha as well")
-    if args.temperature is not None and not 0 < args.temperature < float("inf"):
-        raise UserError(f"--temperature {args.temperature}: give a finite number above 0; leave it out for greedy")
-    if args.top_p is not None and not 0 < args.top_p <= 1:
-        raise UserError(f"--top-p {args.top_p}: give a number in (0, 1]")
-    given = [flag for flag in ("top_p", "top_k", "seed") if getattr(args, flag) is not None]
-    if given and args.temperature is None:
-        raise UserError(f"--{given[0].replace('_', '-')}: belongs to sampling; give --temperature as well")
-    check_mlflow(args)
-    return implementation("evaluate").run(args)
+    """Check the arguments, evaluate, print the table; 3 if rows of the benchmark could not be used, else 0."""
+    decoding = Decoding(**{option.name: getattr(args, option.name) for option in fields(Decoding)})
+    store = store_of(args.mlflow, args.experiment)
+    scores = implementation("evaluate").evaluate(
+        model=args.model, benchmark=args.benchmark, out=args.out, kind=args.kind, limit=args.limit, name=args.name,
+        batch_size=args.batch_size, device=args.device, dtype=args.dtype,
+        judge_base_url=args.judge_base_url, judge_model=args.judge_model,
+        judge_api_key_env=args.judge_api_key_env, judge_concurrency=args.judge_concurrency,
+        **asdict(decoding),
+    )  # fmt: skip
+    if is_main():
+        show_evaluation(scores, RunFolder(args.out))
+        log_evaluation(store, args.out, args.benchmark, evaluation_rows(scores))
+    return ROWS_REJECTED if scores["rejected"] else 0

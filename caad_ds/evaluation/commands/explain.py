@@ -1,16 +1,17 @@
 """`caad-ds explain`: what audio, text and their contrast make of each token of an answer."""
 
 import argparse
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import MODEL, add_device_arguments, add_negative, check_contrast
-from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, check_mlflow
-from caad_ds.utils.command import positive
-from caad_ds.utils.errors import UserError
+from caad_ds.evaluation.commands.arguments import MODEL, add_device_arguments, add_negative
+from caad_ds.evaluation.explain.result import log_explanations
+from caad_ds.evaluation.explain.settings import ANSWERS, AnswerSettings
+from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, store_of
+from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
+from caad_ds.utils.command import ROWS_REJECTED, positive
 from caad_ds.utils.paths import existing, model_folder
-
-ANSWERS = ("own", "contrast", "gt")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +40,15 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, then explain; returns the exit status."""
-    check_mlflow(args)
-    check_contrast(args.contrast_alpha, args.plausibility)
-    if not 0 < args.temperature < float("inf"):
-        raise UserError(f"--temperature {args.temperature}: give a finite number above 0")
-    if args.instructions and args.answer != "gt":
-        raise UserError("--instructions: has the right answers' statements; give --answer gt as well")
-    return implementation("explain.explain").run(args)
+    """Check the arguments, explain, say what was saved, log it; 3 if clips could not be heard, else 0."""
+    store = store_of(args.mlflow, args.experiment)
+    wanted = AnswerSettings(**{option.name: getattr(args, option.name) for option in fields(AnswerSettings)})
+    found = implementation("explain.explain").explain(
+        args.model, args.benchmark, args.items, args.out, teacher=args.teacher, top=args.top,
+        max_new_tokens=args.max_new_tokens, device=args.device, dtype=args.dtype, **asdict(wanted),
+    )  # fmt: skip
+    show_doubtful(found.doubtful, None)
+    show_rejected(found.rejected, None)
+    print(f"saved the pictures and numbers of {len(found.items)} items in {args.out}")
+    log_explanations(store, args.out, found)
+    return ROWS_REJECTED if found.rejected else 0

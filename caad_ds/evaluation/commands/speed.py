@@ -5,7 +5,10 @@ from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_device_arguments, add_negative
-from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, check_mlflow
+from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, output_folder, store_of
+from caad_ds.evaluation.report.tables import show
+from caad_ds.evaluation.settings import check_above_zero
+from caad_ds.evaluation.speed.result import FILES, log_speeds, show_speeds
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import existing, model_folder
@@ -28,13 +31,23 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, then measure; returns the exit status."""
-    if args.contrast_alpha is not None and not 0 < args.contrast_alpha < float("inf"):
-        raise UserError(f"--contrast-alpha {args.contrast_alpha}: give a finite number above 0")
+    """Check the arguments, measure, print the table, log it; returns the exit status."""
+    check_above_zero("--contrast-alpha", args.contrast_alpha)
     if len(dict(args.models)) < len(args.models):
         raise UserError("--models: give NAME=DIR, each name once")
-    check_mlflow(args)
-    return implementation("speed.compare_speed").run(args)
+    store = store_of(args.mlflow, args.experiment)
+    compare_speed = implementation("speed.compare_speed").compare_speed
+    with output_folder(args.out) as folder:
+        found = compare_speed(
+            dict(args.models), args.benchmark, contrast_alpha=args.contrast_alpha, negative=args.negative,
+            batch_size=args.batch_size, tokens=args.tokens, rounds=args.rounds, device=args.device, dtype=args.dtype,
+            out=folder if args.out or store else None,
+        )  # fmt: skip
+        show_speeds(found)
+        if args.out:
+            show(f"saved {args.out}/{', '.join(FILES)}")
+        log_speeds(store, folder, found)
+    return 0
 
 
 def _named(text: str) -> tuple[str, Path]:

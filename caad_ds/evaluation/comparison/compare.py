@@ -1,13 +1,13 @@
 """`caad-ds compare`: several evaluations side by side, as tables and as pictures."""
 
-import argparse
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from caad_ds.evaluation.commands.compare import TITLE
 from caad_ds.evaluation.comparison.dynamic_superb_dimensions import compare_dimensions, is_dynamic_superb
 from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
-from caad_ds.evaluation.comparison.result import Comparison, publish
+from caad_ds.evaluation.comparison.result import Comparison, save
 from caad_ds.evaluation.comparison.run_folders import read_runs
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices
@@ -26,8 +26,8 @@ from caad_ds.evaluation.report.tables import (
 )
 from caad_ds.evaluation.scoring.scores import POOLED, score_groups
 from caad_ds.evaluation.scoring.significance import differences
-from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.paths import existing
 from caad_ds.utils.progress import progress, waiting
 
 BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_all"}
@@ -41,27 +41,41 @@ INTERVALS = (
 )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints the table, a row per name in order of appearance; saves it and its pictures with --out.
+def compare(
+    runs: Sequence[str | Path], *, baseline: str | None = None, out: str | Path | None = None, title: str = TITLE
+) -> Comparison:
+    """Compare finished evaluations of one benchmark, as `caad-ds compare` does.
 
-    3 if a run could not use rows of its benchmark, else 0.
+    Args:
+        runs: run folders of `evaluate`; those of one name are its seeds.
+        baseline: name of the system that the others are tested against; None: the first.
+        out: folder that table.json, table.md and the pictures are written to; None: nothing is written.
+        title: of the table and the picture.
+
+    Returns:
+        Scores by system and differences from the baseline, with all that tables and pictures show of them.
+
+    Raises:
+        UserError: no run, one that is unfinished, runs that cannot stand side by side, or a baseline that is no run's.
     """
-    with waiting(f"reading {len(args.runs)} runs"):
-        read = read_runs(args.runs)
-        speeds = read_speeds(args.runs)
-    baseline = _baseline(args.baseline, list(read.systems))
-    if is_dynamic_superb(args.runs[0]):
-        title = "Dynamic-SUPERB" if args.title == TITLE else args.title
-        found = compare_dimensions(read.systems, baseline, title, read.complete)
+    if not runs:
+        raise UserError("no run to compare; give run folders of `caad-ds evaluate`")
+    folders = [existing(run) for run in runs]
+    with waiting(f"reading {len(folders)} runs"):
+        read = read_runs(folders)
+        speeds = read_speeds(folders)
+    first = _baseline(baseline, list(read.systems))
+    if is_dynamic_superb(folders[0]):
+        title = "Dynamic-SUPERB" if title == TITLE else title
+        found = compare_dimensions(read.systems, first, title, read.complete)
     else:
-        found = compare_conditions(read.systems, baseline, args.title)
+        found = compare_conditions(read.systems, first, title)
         named = [part for name, tables in read.confusions.items() for part in in_markdown(name, summed(tables))]
         found.details.extend([NAMED, *named] if named else [])
-    publish(found, speeds, read.notes, args)
-    if read.rejected:
-        partial = ", ".join(f"{count} rows left out in {path}" for path, count in read.rejected.items())
-        print(f"caad-ds compare: not the whole benchmark: {partial}", file=sys.stderr)
-    return ROWS_REJECTED if read.rejected else 0
+    found = replace(found, speeds=speeds, notes=read.notes, rejected=read.rejected)
+    if out is not None:
+        save(found, Path(out))
+    return found
 
 
 def compare_conditions(runs: dict[str, list[list[dict]]], baseline: str, title: str) -> Comparison:

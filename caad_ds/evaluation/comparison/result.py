@@ -1,11 +1,10 @@
 """What `compare` found, whatever the benchmark, and its way to the terminal, the files and MLflow."""
 
-import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from caad_ds.evaluation.report.mlflow_log import Record, log_record, output_folder
+from caad_ds.evaluation.report.mlflow_log import Record, Store, log_record
 from caad_ds.evaluation.report.tables import markdown, show
 from caad_ds.evaluation.speed.figures import SIZE_LEGEND, size_rows
 from caad_ds.utils.files import write_atomic, write_json
@@ -20,7 +19,8 @@ class Comparison:
 
     `figures` are those of each system that are metrics in MLflow, by name, `{value, low, high, ...}` each.
     `details` are further parts of table.md; `pictures` draw themselves, by file name. `by_attribute` is a second table,
-    of neutral accuracy.
+    of neutral accuracy. `speeds` are by system, as far as its run measured any; `notes` are what to know of the runs;
+    `rejected` counts the rows that a run could not use.
     """
 
     title: str
@@ -33,27 +33,33 @@ class Comparison:
     details: list[str]
     pictures: dict[str, Callable[[Path], None]]
     by_attribute: tuple[list[str], list[list[str]]] | None = None
+    speeds: dict[str, dict] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    rejected: dict[Path, int] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that `save` writes."""
+        return ["table.json", "table.md", *self.pictures]
 
 
-def publish(found: Comparison, speeds: dict[str, dict], notes: list[str], args: argparse.Namespace) -> None:
-    """Prints the tables, `notes` on the runs below; saves all with `args.out` and logs it with `args.mlflow`."""
-    show(Table(found.title, *found.table), *found.legends, *notes)
+def show_comparison(found: Comparison) -> None:
+    """Print the tables, and the notes on the runs below the first."""
+    show(Table(found.title, *found.table), *found.legends, *found.notes)
     if found.by_attribute:
         show(Table(BY_ATTRIBUTE, *found.by_attribute))
-    if speeds:
-        show(Table("Size", *size_rows(speeds)), SIZE_LEGEND)
-    files = ["table.json", "table.md", *found.pictures]
-    with output_folder(args.out) as folder:
-        if args.out or args.mlflow:
-            _save(found, speeds, notes, folder)
-        if args.out:
-            show(f"saved {args.out}/{', '.join(files)}")
-        params = {"title": found.title, "baseline": found.baseline, "systems": ", ".join(found.systems)}
-        metrics = {f"{system}/{name}": figure["value"] for system, name, figure in _figures(found)}
-        tables = {"table_shown.json": found.table}
-        log_record(
-            args, folder, Record(found.title, params, metrics, tables, [folder / f for f in files], "comparison")
-        )
+    if found.speeds:
+        show(Table("Size", *size_rows(found.speeds)), SIZE_LEGEND)
+
+
+def log_comparison(store: Store | None, folder: Path, found: Comparison) -> None:
+    """Sends a comparison whose files are in `folder`, if there is a store."""
+    params = {"title": found.title, "baseline": found.baseline, "systems": ", ".join(found.systems)}
+    metrics = {f"{system}/{name}": figure["value"] for system, name, figure in _figures(found)}
+    files = [folder / name for name in found.files]
+    log_record(
+        store, folder, Record(found.title, params, metrics, {"table_shown.json": found.table}, files, "comparison")
+    )
 
 
 def _figures(found: Comparison) -> Iterator[tuple[str, str, dict]]:
@@ -62,13 +68,14 @@ def _figures(found: Comparison) -> Iterator[tuple[str, str, dict]]:
         yield from ((system, name, figure) for name, figure in figures.items() if figure["value"] is not None)
 
 
-def _save(found: Comparison, speeds: dict[str, dict], notes: list[str], folder: Path) -> None:
-    text = [f"# {found.title}", markdown(*found.table), *found.legends, *notes]
+def save(found: Comparison, folder: Path) -> None:
+    """Writes table.json, table.md and the pictures."""
+    text = [f"# {found.title}", markdown(*found.table), *found.legends, *found.notes]
     text += [f"{BY_ATTRIBUTE}:", markdown(*found.by_attribute)] if found.by_attribute else []
     text += found.details
-    text += [markdown(*size_rows(speeds)), SIZE_LEGEND] if speeds else []
+    text += [markdown(*size_rows(found.speeds)), SIZE_LEGEND] if found.speeds else []
     figures = {"systems": found.systems, "baseline": found.baseline, "differences": found.differences}
-    figures |= {"speed": speeds, "legends": found.legends, "notes": notes}
+    figures |= {"speed": found.speeds, "legends": found.legends, "notes": found.notes}
     write_json(folder / "table.json", {"title": found.title, **figures})
     write_atomic(folder / "table.md", ("\n\n".join(text) + "\n").encode())
     for name, draw in found.pictures.items():

@@ -4,7 +4,6 @@ An answer is forced on all paths, as in distillation. At each of its positions s
 target softmax(z_c / tau), and with --teacher the distribution of the student beside its teacher's three.
 """
 
-import argparse
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,26 +16,25 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
+from caad_ds.evaluation.explain.result import Explanations
+from caad_ds.evaluation.explain.settings import AnswerSettings
 from caad_ds.evaluation.explain.token_picture import draw
 from caad_ds.evaluation.explain.token_text import Tokens
-from caad_ds.evaluation.identity import run_name
-from caad_ds.evaluation.report.mlflow_log import Record, log_record
-from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
+from caad_ds.evaluation.settings import DTYPES, check_choice, check_counts
 from caad_ds.generation.asked import as_sample
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.generation.model import Model
-from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.negatives import Negative, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import tokenization
 from caad_ds.models.speech_lm.embed import embed
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded
-from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.file_names import file_name
 from caad_ds.utils.files import write_json
+from caad_ds.utils.paths import existing, model_folder
 from caad_ds.utils.progress import progress
 
 LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...
@@ -57,48 +55,74 @@ class Setting:
         return self.student or self.teacher
 
 
-def run(args: argparse.Namespace) -> int:
-    """Writes the files of each item; 3 if clips could not be heard, else 0."""
-    items, rejected = chosen(Benchmark.load(args.benchmark), args.items)
-    instructions = Instructions.load(args.instructions) if args.instructions else None
-    setting = _load(args)
+def explain(
+    model: str | Path,
+    benchmark: str | Path,
+    items: Sequence[str],
+    out: str | Path,
+    *,
+    teacher: str | Path | None = None,
+    answer: str = "own",
+    instructions: str | Path | None = None,
+    contrast_alpha: float = 1.0,
+    negative: str = "zero_mel",
+    plausibility: float | None = None,
+    temperature: float = 1.0,
+    top: int = 5,
+    max_new_tokens: int = 32,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> Explanations:
+    """Explain answers token by token, as `caad-ds explain` does; writes a PNG and a JSON file per item.
+
+    Args:
+        model: folder of a trained SpeechLM, or of the run that trained it.
+        benchmark: folder in MCR-BENCH's format.
+        items: `gender/0`, which is under all conditions, or `gender/0:adversarial`.
+        out: folder of the files.
+        teacher: folder of the model whose signals stand beside the model's own distribution.
+        answer: own (the model's), contrast (its own under contrast) or gt.
+        instructions: YAML with the right answers' statements, for `gt`.
+        contrast_alpha: of the target.
+        negative: input of its second path: zero_mel, silence, noise or text_only.
+        plausibility: of the target: keep tokens with p >= plausibility * max p_pos.
+        temperature: of all distributions.
+        top: tokens of each position.
+        max_new_tokens: per answer.
+        device: cpu, cuda, cuda:1, ...; None: cuda if there is one.
+        dtype: of the models, float32 or bfloat16.
+
+    Raises:
+        UserError: a value out of its range, a path that holds something else, or an item that is not there.
+    """
+    wanted = AnswerSettings(
+        answer, contrast_alpha, negative, plausibility, temperature, existing(instructions) if instructions else None
+    )
+    check_counts(top=top, max_new_tokens=max_new_tokens)
+    check_choice("--dtype", dtype, DTYPES)
+    models = model_folder(model), model_folder(teacher) if teacher else None
+    asked, rejected = chosen(Benchmark.load(existing(benchmark)), items)
+    statements = Instructions.load(wanted.instructions) if wanted.instructions else None
+    setting = _load(*models, wanted, device, dtype)
     saved: list[tuple[dict, list[Path]]] = []
     doubtful: dict[str, dict] = {}
-    with progress("explaining", len(items)) as advance:
-        for item in items:
+    with progress("explaining", len(asked)) as advance:
+        for item in asked:
             clips = {id(loaded): Clips(loaded.encoder) for loaded in (setting.teacher, setting.answerer)}
             if fault := _unaskable(setting, clips, item):
                 rejected[item.id] = fault
             else:
-                answer = _answer(setting, clips, item, instructions, args)
-                found = {**described(item, args), **explained(setting, clips, item, answer, args.top)}
+                tokens = _answer(setting, clips, item, statements, wanted, max_new_tokens)
+                found = {**described(item, *models, wanted), **explained(setting, clips, item, tokens, top)}
                 # `<subset>/<row>`: the row's number ends it, so that no two become one.
-                stem = args.out / file_name(item.id.replace("/", "_"), f".{item.condition}", LONGEST_ENDING)
+                stem = Path(out) / file_name(item.id.replace("/", "_"), f".{item.condition}", LONGEST_ENDING)
                 numbers = stem.with_name(f"{stem.name}.json")
                 write_json(numbers, found)
                 saved.append((found, [numbers, *draw(found, stem)]))
                 doubtful |= {row["id"]: row for one in clips.values() for row in one.doubted([item])}
             advance(1)
-    show_doubtful(list(doubtful.values()), None)
-    show_rejected([{"id": name, "reason": reason} for name, reason in rejected.items()], None)
-    print(f"saved the pictures and numbers of {len(saved)} items in {args.out}")
-    if saved:
-        log_record(args, args.out, _record(saved, args))
-    return ROWS_REJECTED if rejected else 0
-
-
-def _record(saved: list[tuple[dict, list[Path]]], args: argparse.Namespace) -> Record:
-    """All items as one run: what each was asked and what was said, beside its files."""
-    header = ["item", "condition", "right answer", "answer", "files"]
-    rows = [
-        [told["id"], told["condition"], told["gt"], told["answer"], ", ".join(file.name for file in files)]
-        for told, files in saved
-    ]
-    params = {key: value for key, value in _models(args).items() if value} | _setting(args)
-    files = [file for _, files in saved for file in files]
-    name, tables = f"{run_name(args.model.resolve())}, token by token", {"table_shown.json": (header, rows)}
-    trained = model_hash(args.model) if args.mlflow else None
-    return Record(name, params, {}, tables, files, "explanation", trained)
+    left_out = [{"id": name, "reason": reason} for name, reason in rejected.items()]
+    return Explanations(saved, left_out, list(doubtful.values()))
 
 
 def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | None:
@@ -189,25 +213,30 @@ def _with_answer(prompt: Batch, answer: list[int]) -> Batch:
 
 
 def _answer(
-    setting: Setting, clips: dict[int, Clips], item: Item, instructions: Instructions | None, args: argparse.Namespace
+    setting: Setting,
+    clips: dict[int, Clips],
+    item: Item,
+    instructions: Instructions | None,
+    wanted: AnswerSettings,
+    most: int,
 ) -> list[int]:
-    """The tokens of the answer that is looked at, its end included."""
+    """The tokens of the answer that is looked at, its end included; `most` of them where the model answers."""
     loaded = setting.answerer
-    if args.answer == "gt":
-        statement = _statement(item, instructions, args.instructions)
+    if wanted.answer == "gt":
+        statement = _statement(item, instructions, wanted.instructions)
         return loaded.prompter.check(as_sample(item, statement)).answer
     contrasted = None
-    if args.answer == "contrast":
-        negative = Negative.of(args.negative, loaded.encoder)
-        contrasted = Contrast(args.contrast_alpha, negative, args.plausibility)
+    if wanted.answer == "contrast":
+        negative = Negative.of(wanted.negative, loaded.encoder)
+        contrasted = Contrast(wanted.contrast_alpha, negative, wanted.plausibility)
     [tokens] = generate(
         loaded.model, loaded.tokenizer, loaded.prompts([item]), clips[id(loaded)].states([item]),
-        max_new_tokens=args.max_new_tokens, contrasted=contrasted,
+        max_new_tokens=most, contrasted=contrasted,
     )  # fmt: skip
     return tokens.tolist()
 
 
-def _statement(item: Item, instructions: Instructions | None, file: Path) -> str:
+def _statement(item: Item, instructions: Instructions | None, file: Path | None) -> str:
     if instructions is None:
         return item.gt
     attribute = instructions.attributes.get(item.subset)
@@ -216,34 +245,26 @@ def _statement(item: Item, instructions: Instructions | None, file: Path) -> str
     return attribute.options[item.gt]
 
 
-def described(item: Item, args: argparse.Namespace) -> dict:
+def described(item: Item, model: Path, teacher: Path | None, wanted: AnswerSettings) -> dict:
     """What was asked, and how."""
     asked = {"id": item.id, "condition": item.condition, "question": item.question, "hint": item.hint, "gt": item.gt}
-    return {**asked, **_models(args), "setting": _setting(args)}
+    return {**asked, "model": str(model), "teacher": teacher and str(teacher), "setting": wanted.shown()}
 
 
-def _models(args: argparse.Namespace) -> dict:
-    return {"model": str(args.model), "teacher": args.teacher and str(args.teacher)}
-
-
-def _setting(args: argparse.Namespace) -> dict:
-    names = ("answer", "contrast_alpha", "negative", "plausibility", "temperature")
-    return {name: getattr(args, name) for name in names}
-
-
-def _load(args: argparse.Namespace) -> Setting:
-    device = pick_device(args.device)
-    with progress(f"loading {args.teacher or args.model}"):
-        teacher = Model.load(args.teacher or args.model, device, args.dtype)
-        student = Model.load(args.model, device, args.dtype) if args.teacher else None
+def _load(model: Path, beside: Path | None, wanted: AnswerSettings, place: str | None, dtype: str) -> Setting:
+    device = pick_device(place)
+    with progress(f"loading {beside or model}"):
+        teacher = Model.load(beside or model, device, dtype)
+        student = Model.load(model, device, dtype) if beside else None
         if student:  # it is shown under the teacher's prompts, as in training
             ours, theirs = tokenization(student.tokenizer), tokenization(teacher.tokenizer)
             if differing := [part for part in ours if ours[part] != theirs[part]]:
                 raise UserError(
-                    f"{args.model} and {args.teacher} have different tokenizers ({', '.join(differing)}); explain the "
+                    f"{model} and {beside} have different tokenizers ({', '.join(differing)}); explain the "
                     "student alone"
                 )
         if student and student.model.config.num_queries != teacher.model.config.num_queries:
-            raise UserError(f"{args.model} and {args.teacher} give an audio different numbers of positions")
-        negative = Negative.of(args.negative, teacher.encoder)
-    return Setting(teacher, student, Contrast(args.contrast_alpha, negative, args.plausibility), args.temperature)
+            raise UserError(f"{model} and {beside} give an audio different numbers of positions")
+        negative = Negative.of(wanted.negative, teacher.encoder)
+    contrasted = Contrast(wanted.contrast_alpha, negative, wanted.plausibility)
+    return Setting(teacher, student, contrasted, wanted.temperature)

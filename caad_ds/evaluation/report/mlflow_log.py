@@ -75,6 +75,14 @@ class Record:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Store:
+    """Where a command logs to; `experiment` is the one that the user named, if any."""
+
+    target: Target
+    experiment: str | None
+
+
 def add_mlflow_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--mlflow` and `--experiment`."""
     parser.add_argument(
@@ -88,21 +96,27 @@ def add_mlflow_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_mlflow(args: argparse.Namespace) -> None:
-    """Make `args.mlflow` a Target, before the work; UserError for a URI that MLflow cannot use, or none."""
-    if args.mlflow is not None:
-        args.mlflow = Target.of(args.mlflow or None, args.experiment, ("--mlflow", "--experiment"))
-    elif args.experiment is not None:
-        raise UserError(f"--experiment {args.experiment}: belongs to an MLflow store; give --mlflow as well")
+def store_of(uri: str | None, experiment: str | None) -> Store | None:
+    """Return the store of `--mlflow` and `--experiment`, None where nothing is to be logged; checked before the work.
+
+    UserError for a URI that MLflow cannot use, or an experiment without a store.
+    """
+    if uri is not None:
+        return Store(Target.of(uri or None, experiment, ("--mlflow", "--experiment")), experiment)
+    if experiment is not None:
+        raise UserError(f"--experiment {experiment}: belongs to an MLflow store; give --mlflow as well")
+    return None
 
 
-def log_evaluation(args: argparse.Namespace, folder: Path, table: tuple[list[str], list[list[str]]]) -> None:
-    """Sends what a run folder's `scores.json` holds as metrics and setup, and its files, if `--mlflow` is given.
+def log_evaluation(
+    store: Store | None, folder: Path, benchmark: Path, table: tuple[list[str], list[list[str]]]
+) -> None:
+    """Sends what a run folder's `scores.json` holds as metrics and setup, and its files, if there is a store.
 
     `table`: header and rows as shown. The most important numbers (CHOSEN) are metrics, those of `groups` without that
     prefix; all are in the table `metrics.json`. What the folder has sent to this experiment is not sent again.
     """
-    if args.mlflow is not None:
+    if store is not None:
         scores = read_json(folder / "scores.json", "run the evaluation again")
         known = {key: scores.pop(key) for key in ("name", "setup", "rejected")}
         measured = scores.pop("speed", None) or {}
@@ -113,7 +127,7 @@ def log_evaluation(args: argparse.Namespace, folder: Path, table: tuple[list[str
             "metrics.json": (["metric", "value"], [list(each) for each in found.items()]),
         }
         files = [folder / "scores.json", folder / "predictions.jsonl"]
-        setup, benchmark = known["setup"], args.benchmark.resolve()
+        setup, benchmark = known["setup"], benchmark.resolve()
         record = Record(
             f"{known['name']}: evaluation",
             setup,
@@ -125,7 +139,7 @@ def log_evaluation(args: argparse.Namespace, folder: Path, table: tuple[list[str
             data=[Data(benchmark.name, str(benchmark), setup["benchmark_sha256"], "evaluation")],
             tags={"device": measured["device"]} if "device" in measured else {},
         )
-        log_record(args, folder, record)
+        log_record(store, folder, record)
 
 
 def chosen(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -141,20 +155,20 @@ def output_folder(out: Path | None) -> Iterator[Path]:
         yield Path(place)
 
 
-def log_record(args: argparse.Namespace, folder: Path, record: Record) -> None:
-    """Sends a record whose files are in `folder`, if `--mlflow` is given.
+def log_record(store: Store | None, folder: Path, record: Record) -> None:
+    """Sends a record whose files are in `folder`, if there is a store.
 
     What fails, or takes too long, is said in one line on stderr. What the folder has sent to this experiment is not
     sent again.
     """
-    if args.mlflow is None:
+    if store is None:
         return
-    where = hide_secrets(args.mlflow.uri)
+    where = hide_secrets(store.target.uri)
     told: list[str] = []
 
     def send() -> None:
         try:
-            told.append(_send_once(args, folder, record))
+            told.append(_send_once(store, folder, record))
         except Exception as error:  # whatever fails in a store, the scores are on disk
             told.append(f"MLflow at {where} did not take {record.name} ({reason(error)}); what is on disk is whole")
 
@@ -181,14 +195,14 @@ def flat_metrics(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{key}", float(value)
 
 
-def _send_once(args: argparse.Namespace, folder: Path, record: Record) -> str:
+def _send_once(store: Store, folder: Path, record: Record) -> str:
     """What to say of it: a run that was made, or one that holds the same already."""
-    target = args.mlflow
+    target = store.target
     sent = {"uri": hide_secrets(target.uri), "experiment": target.experiment, "sha256": _sha256(record.files)}
     note = read_json(folder / NOTE, "delete it") if (folder / NOTE).is_file() else {}
     client = connect(target.uri)
     known = {key: note.get(key) for key in sent} == sent and existing_run(client, note["run_id"]) is not None
-    run_id, where = (note["run_id"], "") if known else _new(client, args, record)
+    run_id, where = (note["run_id"], "") if known else _new(client, store, record)
     client.set_terminated(run_id, "FINISHED")
     write_json(folder / NOTE, {**sent, "run_id": run_id})
     said = f"{'already there as' if known else 'logged as'} run {run_id}{where}"
@@ -203,9 +217,9 @@ def _sha256(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _new(client: "MlflowClient", args: argparse.Namespace, record: Record) -> tuple[str, str]:
+def _new(client: "MlflowClient", store: Store, record: Record) -> tuple[str, str]:
     """The id of a run that holds the record, and where it lies, in words."""
-    run, where = _begin(client, args, record)
+    run, where = _begin(client, store, record)
     run_id = run.info.run_id
     try:
         log_params(client, run, printable(record.params))
@@ -223,16 +237,16 @@ def _new(client: "MlflowClient", args: argparse.Namespace, record: Record) -> tu
     return run_id, where
 
 
-def _begin(client: "MlflowClient", args: argparse.Namespace, record: Record) -> "tuple[Run, str]":
+def _begin(client: "MlflowClient", store: Store, record: Record) -> "tuple[Run, str]":
     """A new run: below the one that trained the model where there is one, else in the experiment of the target.
 
     A user's `--experiment` stands: a parent is looked for in it alone.
     """
     tags = {**origin_tags(os.environ.get("WORLD_SIZE", "1")), "kind": record.kind, **record.tags}
-    trained = training_run(client, record.model_sha256, args.experiment) if record.model_sha256 else None
+    trained = training_run(client, record.model_sha256, store.experiment) if record.model_sha256 else None
     if trained is None:
-        experiment = experiment_id(client, args.mlflow)
-        where = f", experiment {args.mlflow.experiment} ({args.mlflow.experiment_from})"
+        experiment = experiment_id(client, store.target)
+        where = f", experiment {store.target.experiment} ({store.target.experiment_from})"
     else:
         experiment = trained.info.experiment_id
         tags["mlflow.parentRunId"] = trained.info.run_id

@@ -43,20 +43,21 @@ class Judge:
     file: Path
 
     @staticmethod
-    def of(args: argparse.Namespace, folder: Path) -> "Judge | None":
-        """The judge that the arguments name, if they name one; UserError where one of them, or `openai`, is missing."""
-        if args.judge_base_url is None and args.judge_model is None:
+    def of(
+        base_url: str | None, model: str | None, api_key_env: str | None, concurrency: int, folder: Path
+    ) -> "Judge | None":
+        """The judge that is named, if one is; UserError where a part of it, or `openai`, is missing."""
+        if base_url is None and model is None:
             return None
-        if args.judge_base_url is None or args.judge_model is None:
+        if base_url is None or model is None:
             raise UserError("--judge-base-url and --judge-model belong together; give both")
-        name = args.judge_api_key_env
-        key = "" if name is None else key_of(name, "--judge-api-key-env")
-        if name is not None and not key:
-            raise UserError(f"--judge-api-key-env {name}: that variable is not set; export the key in it")
-        if not is_url(args.judge_base_url):  # not repeated: of a broken URL no one knows what is secret
+        key = "" if api_key_env is None else key_of(api_key_env, "--judge-api-key-env")
+        if api_key_env is not None and not key:
+            raise UserError(f"--judge-api-key-env {api_key_env}: that variable is not set; export the key in it")
+        if not is_url(base_url):  # not repeated: of a broken URL no one knows what is secret
             raise UserError("--judge-base-url: no URL; give one such as https://host/v1, a / in a password as %2F")
         check_installed("an LLM judge")
-        return Judge(args.judge_model, args.judge_base_url, key, args.judge_concurrency, folder / "judge.jsonl")
+        return Judge(model, base_url, key, concurrency, folder / "judge.jsonl")
 
     def verdicts(self, asked: Iterable[tuple[str, str, str]]) -> list[bool | None]:
         """Whether each (question, gt, prediction) is right; None where the judge said neither yes nor no.

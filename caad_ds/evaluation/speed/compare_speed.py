@@ -4,35 +4,26 @@ Every system answers the same items with the same number of tokens, so that what
 turns in every round: a machine that slows down slows all of them.
 """
 
-import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from caad_ds.config.schema import NEGATIVES
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
-from caad_ds.evaluation.report.mlflow_log import (
-    Record,
-    flat_metrics,
-    log_record,
-    output_folder,
-)
-from caad_ds.evaluation.report.tables import markdown, show
-from caad_ds.evaluation.speed.figures import LEGEND, speed_metrics, speed_rows
+from caad_ds.evaluation.settings import DTYPES, check_above_zero, check_choice, check_counts
 from caad_ds.evaluation.speed.measure import Clock, Timing, description, spread, synchronize, timed
+from caad_ds.evaluation.speed.result import Speeds, save
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import write_atomic, write_json
 from caad_ds.utils.memory import PeakMemory
+from caad_ds.utils.paths import existing, model_folder
 from caad_ds.utils.progress import progress
-from caad_ds.utils.terminal_table import Table
-
-TITLE = "Size and speed"
 
 
 @dataclass(frozen=True)
@@ -59,40 +50,58 @@ class System:
         return encoder, clock.timing
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints the table, two rows a model with --contrast-alpha; saves it with --out, logs it with --mlflow."""
-    items = _items(args.benchmark, args.batch_size)
+def compare_speed(
+    models: Mapping[str, str | Path],
+    benchmark: str | Path,
+    *,
+    contrast_alpha: float | None = None,
+    negative: str = "zero_mel",
+    batch_size: int = 8,
+    tokens: int = 32,
+    rounds: int = 5,
+    device: str | None = None,
+    dtype: str = "float32",
+    out: str | Path | None = None,
+) -> Speeds:
+    """Measure size and speed of models on the same items, as `caad-ds speed` does; ratios are to the first model.
+
+    Args:
+        models: folders of trained SpeechLMs, or of the runs that trained them, by the names that tables call them.
+        benchmark: folder in MCR-BENCH's format.
+        contrast_alpha: each model with contrastive decoding of this alpha, too.
+        negative: input of its second path: zero_mel, silence, noise or text_only.
+        batch_size: items at once, beside batch 1.
+        tokens: of each answer.
+        rounds: timed turns.
+        device: cpu, cuda, cuda:1, ...; None: cuda if there is one.
+        dtype: of the models, float32 or bfloat16.
+        out: folder that speed.md and speed.json are written to; None: nothing is written.
+
+    Raises:
+        UserError: a value out of its range, a path that holds something else, or a clip that cannot be heard.
+    """
+    if not models:
+        raise UserError("--models: give NAME=DIR, each name once")
+    check_above_zero("--contrast-alpha", contrast_alpha)
+    check_choice("--negative", negative, NEGATIVES)
+    check_choice("--dtype", dtype, DTYPES)
+    check_counts(batch_size=batch_size, tokens=tokens, rounds=rounds)
+    folders, place = {name: model_folder(folder) for name, folder in models.items()}, existing(benchmark)
+    items = _items(place, batch_size)
     systems: dict[str, System] = {}
-    device = pick_device(args.device)
-    for name, folder in args.models:
+    chosen = pick_device(device)
+    for name, folder in folders.items():
         with progress(f"loading {folder}"):
-            loaded = Model.load(folder, device, args.dtype)
+            loaded = Model.load(folder, chosen, dtype)
             systems[name] = System(loaded, None)
-            if args.contrast_alpha is not None:
-                contrasted = Contrast(args.contrast_alpha, Negative.of(args.negative, loaded.encoder))
-                systems[f"{name} + CD {args.contrast_alpha:g} {args.negative}"] = System(loaded, contrasted)
+            if contrast_alpha is not None:
+                contrasted = Contrast(contrast_alpha, Negative.of(negative, loaded.encoder))
+                systems[f"{name} + CD {contrast_alpha:g} {negative}"] = System(loaded, contrasted)
         _check_clips(loaded, items)
-    measured = measure(systems, items, args.tokens, args.rounds)
-    publish(measured, args)
-    return 0
-
-
-def publish(measured: dict[str, dict], args: argparse.Namespace) -> None:
-    """Prints the table; saves it with `args.out` and logs it with `args.mlflow`."""
-    setting = f"{args.rounds} rounds, {args.tokens} tokens an answer, {args.benchmark.resolve().name}"
-    table = speed_rows(measured)
-    show(Table(f"{TITLE}: {setting}", *table), LEGEND)
-    with output_folder(args.out) as folder:
-        files = [folder / "speed.md", folder / "speed.json"]
-        if args.out or args.mlflow:
-            text = [f"# {TITLE}", f"{setting}.", markdown(*table), LEGEND]
-            write_atomic(files[0], ("\n\n".join(text) + "\n").encode())
-            write_json(files[1], {"tokens": args.tokens, "rounds": args.rounds, "systems": measured})
-        if args.out:
-            show(f"saved {args.out}/speed.md, speed.json")
-        params = {"systems": ", ".join(measured), "setting": setting}
-        metrics = dict(flat_metrics({name: speed_metrics(speed) for name, speed in measured.items()}))
-        log_record(args, folder, Record(TITLE, params, metrics, {"table_shown.json": table}, files, "speed"))
+    found = Speeds(measure(systems, items, tokens, rounds), tokens, rounds, place.resolve().name)
+    if out is not None:
+        save(found, Path(out))
+    return found
 
 
 def measure(systems: dict[str, System], items: Sequence[Item], tokens: int, rounds: int) -> dict[str, dict]:

@@ -1,0 +1,36 @@
+"""Which answer `explain` looks at, and under what contrast; checked before PyTorch is imported."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from caad_ds.evaluation.settings import check_above_zero, check_choice, check_contrast
+from caad_ds.utils.errors import UserError
+
+ANSWERS = ("own", "contrast", "gt")
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """The answer (one of ANSWERS), the contrast of the target, and the temperature of all distributions.
+
+    Raises:
+        UserError: a value out of its range, or `instructions` (the file of the right answers' statements) without `gt`.
+    """
+
+    answer: str = "own"
+    contrast_alpha: float = 1.0
+    negative: str = "zero_mel"
+    plausibility: float | None = None
+    temperature: float = 1.0
+    instructions: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_contrast(self.contrast_alpha, self.negative, self.plausibility)
+        check_above_zero("--temperature", self.temperature)
+        check_choice("--answer", self.answer, ANSWERS)
+        if self.instructions and self.answer != "gt":
+            raise UserError("--instructions: has the right answers' statements; give --answer gt as well")
+
+    def shown(self) -> dict:
+        """Return what the files of an item hold of it."""
+        return {name: value for name, value in asdict(self).items() if name != "instructions"}

@@ -1,0 +1,59 @@
+"""What `evaluate` prints of an evaluation that is done."""
+
+from caad_ds.evaluation.benchmarks.benchmark import KINDS
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_notes, instances_rows
+from caad_ds.evaluation.predictions import RunFolder
+from caad_ds.evaluation.report.confusions import LEGEND as NAMED
+from caad_ds.evaluation.report.confusions import on_terminal
+from caad_ds.evaluation.report.tables import (
+    LEGEND,
+    NO_INTERVAL,
+    SUBSET_LEGEND,
+    percent,
+    scores_rows,
+    show,
+    show_rejected,
+)
+from caad_ds.evaluation.scoring.judged_answers import unseparated_notes
+from caad_ds.evaluation.scoring.scores import POOLED
+from caad_ds.evaluation.speed.figures import LEGEND as SPEED_LEGEND
+from caad_ds.evaluation.speed.figures import speed_rows
+from caad_ds.utils.terminal_table import Table
+
+
+def evaluation_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table of one system's scores."""
+    return instances_rows(scores) if _is_dynamic_superb(scores) else scores_rows(scores["groups"])
+
+
+def show_evaluation(scores: dict, folder: RunFolder) -> None:
+    """Print the tables of an evaluation and what explains them, and name the rows that were left out."""
+    name = scores["setup"]["name"]
+    notes = instances_notes(scores) if _is_dynamic_superb(scores) else [LEGEND, SUBSET_LEGEND]
+    notes += [NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
+    table = Table(f"{name}: percentages; 95% intervals over items", *evaluation_rows(scores))
+    show(table, *notes, _by_rule(scores, folder.disagreements()))
+    if scores["confusions"]:
+        show(*on_terminal(scores["confusions"]), NAMED)
+    if scores["speed"]:
+        show(Table("Size and speed", *speed_rows({name: scores["speed"]})), SPEED_LEGEND)
+    show_rejected(scores["rejected"], folder.path / "scores.json")
+
+
+def _is_dynamic_superb(scores: dict) -> bool:
+    return scores["setup"]["benchmark"] == DynamicSuperb.kind
+
+
+def _by_rule(scores: dict, differing: int) -> str:
+    answers = _answers(scores)
+    each = ", ".join(f"{rule} {percent(count / answers)}" for rule, count in scores["rules"].items())
+    unclear = f" ({scores['judge']['unclear']} replies neither yes nor no)" if "judge" in scores else ""
+    return f"{answers} answers by each rule, %: {each}{unclear}; the rules differ on {differing} (disagreements.jsonl)"
+
+
+def _answers(scores: dict) -> int:
+    """How many answers were scored: of each item one under every condition."""
+    if _is_dynamic_superb(scores):
+        return sum(instance["items"] for instance in scores["instances"].values())
+    return scores["groups"][POOLED]["items"] * len(KINDS[scores["setup"]["benchmark"]].conditions)
