@@ -18,7 +18,7 @@ def existing(text: str | Path) -> Path:
     return path
 
 
-def new_file(text: str) -> Path:
+def new_file(text: str | Path) -> Path:
     """Return the path of a file that a command writes at its end; UserError where a folder is there."""
     path = Path(text)
     if is_alone() and path.is_dir():

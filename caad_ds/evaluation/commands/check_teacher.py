@@ -5,7 +5,8 @@ import argparse
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
-from caad_ds.utils.command import positive
+from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
+from caad_ds.utils.command import ROWS_REJECTED, positive
 from caad_ds.utils.paths import existing, new_file
 
 ALPHAS = (0.5, 1.0, 2.0)
@@ -30,5 +31,15 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the teacher; returns the exit status."""
-    return implementation("teacher_check.check_teacher").run(args)
+    """Check the teacher, print tables and verdict; 3 if rows of the benchmark could not be used, else 0."""
+    found = implementation("teacher_check.check_teacher").check_teacher(
+        args.model, args.benchmark, args.instructions, train_benchmark=args.train_benchmark,
+        negatives=args.negatives, alphas=args.alphas, out=args.out, limit=args.limit,
+        max_new_tokens=args.max_new_tokens, batch_size=args.batch_size, device=args.device, dtype=args.dtype,
+    )  # fmt: skip
+    from caad_ds.evaluation.teacher_check.check_tables import show_result  # imports PyTorch
+
+    show_result(found.name, found.signals, found.decoded, found.verdict)
+    show_doubtful(found.doubtful, args.out)
+    show_rejected(found.rejected, args.out)
+    return ROWS_REJECTED if found.rejected else 0

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import MODEL, add_device_arguments, add_negative
-from caad_ds.evaluation.explain.result import log_explanations
 from caad_ds.evaluation.explain.settings import ANSWERS, AnswerSettings
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, store_of
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
@@ -50,5 +49,7 @@ def run(args: argparse.Namespace) -> int:
     show_doubtful(found.doubtful, None)
     show_rejected(found.rejected, None)
     print(f"saved the pictures and numbers of {len(found.items)} items in {args.out}")
+    from caad_ds.evaluation.explain.result import log_explanations  # imports PyTorch
+
     log_explanations(store, args.out, found)
     return ROWS_REJECTED if found.rejected else 0

@@ -218,9 +218,9 @@ def _answer(
     item: Item,
     instructions: Instructions | None,
     wanted: AnswerSettings,
-    most: int,
+    max_new_tokens: int,
 ) -> list[int]:
-    """The tokens of the answer that is looked at, its end included; `most` of them where the model answers."""
+    """The tokens of the answer that is looked at, its end included."""
     loaded = setting.answerer
     if wanted.answer == "gt":
         statement = _statement(item, instructions, wanted.instructions)
@@ -231,7 +231,7 @@ def _answer(
         contrasted = Contrast(wanted.contrast_alpha, negative, wanted.plausibility)
     [tokens] = generate(
         loaded.model, loaded.tokenizer, loaded.prompts([item]), clips[id(loaded)].states([item]),
-        max_new_tokens=most, contrasted=contrasted,
+        max_new_tokens=max_new_tokens, contrasted=contrasted,
     )  # fmt: skip
     return tokens.tolist()
 

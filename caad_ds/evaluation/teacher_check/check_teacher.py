@@ -5,24 +5,26 @@ option that the distillation target itself prefers. Beside it stand the teacher'
 by contrastive decoding with each negative, at the alpha that the verdict recommends (or the highest, if none).
 """
 
-import argparse
 import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.items import Clip
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Benchmark, Row
+from caad_ds.evaluation.commands.check_teacher import ALPHAS
 from caad_ds.evaluation.identity import fingerprint, run_name
-from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
 from caad_ds.evaluation.scoring.matching import matches
 from caad_ds.evaluation.scoring.scores import POOLED, score
-from caad_ds.evaluation.teacher_check.check_tables import Growing, listed, show_result
+from caad_ds.evaluation.settings import DTYPES, check_choice, check_counts
+from caad_ds.evaluation.teacher_check.check_tables import Growing, listed
 from caad_ds.evaluation.teacher_check.generalisation import Heard, validation_losses
 from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.probe import Probe
@@ -31,60 +33,129 @@ from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
 from caad_ds.generation.model import Model
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.negatives import Negative
-from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_json
+from caad_ds.utils.paths import existing, model_folder, new_file
 from caad_ds.utils.progress import progress, waiting
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints table and verdict; 3 if rows of the benchmark could not be used, else 0."""
-    if any(not 0 < alpha < float("inf") for alpha in args.alphas):
-        raise UserError(f"--alphas {' '.join(f'{a:g}' for a in args.alphas)}: give finite numbers above 0")
-    name = run_name(args.model.resolve())
-    device = pick_device(args.device)
-    instructions = Instructions.load(args.instructions)
-    benchmark = Benchmark.load(args.benchmark, args.limit)
-    rows, rejected = _known(benchmark.rows, instructions, args.instructions)
-    training = _training(args, benchmark, instructions)
-    settings = _settings(args, benchmark, training, instructions) if args.out else {}
-    if not args.out:
+@dataclass(frozen=True)
+class TeacherCheck:
+    """What a check found: metrics by signal of the likeliest options and of greedy answers, and the verdict on them.
+
+    `rejected` and `doubtful` are `{id, reason}` of rows that could not be used, or are asked about unusable audio.
+    """
+
+    name: str
+    signals: dict[Signal, dict]
+    decoded: dict[Signal, dict]
+    verdict: dict
+    rejected: list[dict]
+    doubtful: list[dict]
+
+
+def check_teacher(
+    model: str | Path,
+    benchmark: str | Path,
+    instructions: str | Path,
+    *,
+    train_benchmark: str | Path | None = None,
+    negatives: Sequence[str] = NEGATIVES,
+    alphas: Sequence[float] = ALPHAS,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    max_new_tokens: int = 16,
+    batch_size: int = 32,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> TeacherCheck:
+    """Check whether a teacher is fit for contrastive distillation, as `caad-ds check-teacher` does.
+
+    Args:
+        model: folder of a trained SpeechLM, or of the run that trained it.
+        benchmark: folder in MCR-BENCH's format, of clips that the teacher was not trained on.
+        instructions: YAML with the options of each subset and their statements.
+        train_benchmark: one of clips that the teacher was trained on: tells overfitting from too little training.
+        negatives: inputs of the second path: zero_mel, silence, noise, text_only.
+        alphas: of the contrasts that are tried.
+        out: JSON file of figures and verdict; an interrupted check resumes. None: nothing is kept.
+        limit: only the first rows of each subset.
+        max_new_tokens: per answer.
+        batch_size: items at once.
+        device: cpu, cuda, cuda:1, ...; None: cuda if there is one.
+        dtype: of the model, float32 or bfloat16.
+
+    Raises:
+        UserError: a value out of its range, a path that holds something else, or no row that could be used.
+    """
+    _check(negatives, alphas, dtype)
+    check_counts(limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    folder, place, file = model_folder(model), existing(benchmark), existing(instructions)
+    written = None if out is None else new_file(out)
+    alphas, name = list(dict.fromkeys(alphas)), run_name(folder.resolve())
+    chosen = pick_device(device)
+    known = Instructions.load(file)
+    tested = Benchmark.load(place, limit)
+    rows, rejected = _known(tested.rows, known, file)
+    training = None
+    if train_benchmark is not None:
+        training = _training(existing(train_benchmark), limit, place, tested, known, file)
+    settings: dict = {}
+    if written:
+        with waiting(f"hashing {folder} and {place}"):
+            settings = _settings(folder, tested, training, known) | {
+                "negatives": list(dict.fromkeys(negatives)),
+                "alphas": alphas,
+                "max_new_tokens": max_new_tokens,
+                "dtype": dtype,
+            }
+    else:
         print("caad-ds check-teacher: nothing is kept without --out; interrupted, it starts over", file=sys.stderr)
-    with CheckJournal(args.out, settings) as journal:
-        with progress(f"loading {args.model}"):
-            loaded = Model.load(args.model, device, args.dtype)
-            negatives = [Negative.of(name, loaded.encoder) for name in dict.fromkeys(args.negatives)]
-        alphas = list(dict.fromkeys(args.alphas))
-        probe = Probe(loaded, negatives, alphas, instructions, journal, args.batch_size, args.max_new_tokens)
+    with CheckJournal(written, settings) as journal:
+        with progress(f"loading {folder}"):
+            loaded = Model.load(folder, chosen, dtype)
+            heard_without = [Negative.of(negative, loaded.encoder) for negative in dict.fromkeys(negatives)]
+        probe = Probe(loaded, heard_without, alphas, known, journal, batch_size, max_new_tokens)
         found = _likelihoods(probe, rows, name)
-        rejected = benchmark.rejected + rejected + [{"id": n, "reason": r} for n, r in probe.rejected.items()]
+        rejected = tested.rejected + rejected + [{"id": n, "reason": r} for n, r in probe.rejected.items()]
         if not found:
-            raise UserError(f"{args.benchmark}: no row could be used ({rejected[0]['reason']}); fix the benchmark")
+            raise UserError(f"{place}: no row could be used ({rejected[0]['reason']}); fix the benchmark")
         heard = _heard(probe, training.rows if training else [])
         with progress("scoring"):
-            attributes = _attributes(rows, found, instructions)
+            attributes = _attributes(rows, found, known)
             table = {signal: figures(attributes, signal) for signal in probe.signals}
-            verdict = judge(attributes, table, heard, validation_losses(args.model))
+            verdict = judge(attributes, table, heard, validation_losses(folder))
         alpha = verdict["alpha"] or max(alphas)
         decoded = decoded_figures(probe, [row for row in rows if row.id in found], alpha)
-        doubtful = probe.doubtful(rows)
-        show_result(name, table, decoded, verdict)
-        if args.out:
-            result = {
-                "model": name,
-                "model_sha256": settings["model_sha256"],
-                "verdict": verdict,
-                "signals": listed(table),
-                "decoded": listed(decoded),
-                "rejected": rejected,
-                "doubtful": doubtful,
-            }
-            write_json(args.out, result)
+        check = TeacherCheck(name, table, decoded, verdict, rejected, probe.doubtful(rows))
+        if written:
+            write_json(written, _listed(check, settings["model_sha256"]))
             journal.remove()
-    show_doubtful(doubtful, args.out)
-    show_rejected(rejected, args.out)
-    return ROWS_REJECTED if rejected else 0
+    return check
+
+
+def _check(negatives: Sequence[str], alphas: Sequence[float], dtype: str) -> None:
+    if not alphas or any(not 0 < alpha < float("inf") for alpha in alphas):
+        raise UserError(f"--alphas {' '.join(f'{a:g}' for a in alphas)}: give finite numbers above 0")
+    if not negatives:
+        raise UserError(f"--negatives: give one or several of {', '.join(NEGATIVES)}")
+    for negative in negatives:
+        check_choice("--negatives", negative, NEGATIVES)
+    check_choice("--dtype", dtype, DTYPES)
+
+
+def _listed(check: TeacherCheck, model_sha256: str) -> dict:
+    """What the JSON file holds."""
+    return {
+        "model": check.name,
+        "model_sha256": model_sha256,
+        "verdict": check.verdict,
+        "signals": listed(check.signals),
+        "decoded": listed(check.decoded),
+        "rejected": check.rejected,
+        "doubtful": check.doubtful,
+    }
 
 
 def _known(rows: list[Row], instructions: Instructions, file: Path) -> tuple[list[Row], list[dict]]:
@@ -101,43 +172,36 @@ def _known(rows: list[Row], instructions: Instructions, file: Path) -> tuple[lis
     return known, rejected
 
 
-def _training(args: argparse.Namespace, benchmark: Benchmark, instructions: Instructions) -> Benchmark | None:
+def _training(
+    place: Path, limit: int | None, tested: Path, benchmark: Benchmark, instructions: Instructions, file: Path
+) -> Benchmark:
     """The benchmark of training clips, of the subsets that the other one has; UserError where a clip is in both."""
-    if args.train_benchmark is None:
-        return None
-    found = Benchmark.load(args.train_benchmark, args.limit)
+    found = Benchmark.load(place, limit)
     rows = [row for row in found.rows if row.subset in benchmark.options]
-    rows, _ = _known(rows, instructions, args.instructions)
+    rows, _ = _known(rows, instructions, file)
     if not rows:
-        raise UserError(f"{args.train_benchmark}: has no row about {', '.join(benchmark.options)}; give one that has")
-    with waiting(f"comparing {args.train_benchmark} with {args.benchmark}"):
+        raise UserError(f"{place}: has no row about {', '.join(benchmark.options)}; give one that has")
+    with waiting(f"comparing {place} with {tested}"):
         ours, theirs = ({row.clip.sha256() for row in each} - {""} for each in (benchmark.rows, rows))
     if shared := len(ours & theirs):
         raise UserError(
-            f"{args.train_benchmark}: has {shared} clips that are in {args.benchmark} too; "
+            f"{place}: has {shared} clips that are in {tested} too; "
             "that one must be of clips that the teacher was not trained on"
         )
     return Benchmark(rows, found.options, found.rejected)
 
 
-def _settings(
-    args: argparse.Namespace, benchmark: Benchmark, training: Benchmark | None, instructions: Instructions
-) -> dict:
-    """What decides the figures, for a check that is resumed; batch size and device do not."""
+def _settings(model: Path, benchmark: Benchmark, training: Benchmark | None, instructions: Instructions) -> dict:
+    """Of what decides the figures, for a check that is resumed, all that is a hash of files."""
     options = {name: list(attribute.options.items()) for name, attribute in instructions.attributes.items()}
     sha256 = cache(Clip.sha256)
-    with waiting(f"hashing {args.model} and {args.benchmark}"):
-        return {
-            "check": 1,
-            "model_sha256": model_hash(args.model),
-            "benchmark_sha256": fingerprint(benchmark, sha256),
-            "train_benchmark_sha256": fingerprint(training, sha256) if training else None,
-            "options_sha256": hashlib.sha256(json.dumps(options).encode()).hexdigest(),
-            "negatives": list(dict.fromkeys(args.negatives)),
-            "alphas": list(dict.fromkeys(args.alphas)),
-            "max_new_tokens": args.max_new_tokens,
-            "dtype": args.dtype,
-        }
+    return {
+        "check": 1,
+        "model_sha256": model_hash(model),
+        "benchmark_sha256": fingerprint(benchmark, sha256),
+        "train_benchmark_sha256": fingerprint(training, sha256) if training else None,
+        "options_sha256": hashlib.sha256(json.dumps(options).encode()).hexdigest(),
+    }
 
 
 def _likelihoods(probe: Probe, rows: list[Row], name: str) -> dict[str, dict[Signal, np.ndarray]]:
