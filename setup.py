@@ -60,6 +60,7 @@ setup(
         "soxr>=0.5",
         "torch>=2.8",
         "transformers>=5.23",
+        "typing_extensions>=4.9",  # pydantic asks for its TypedDict before Python 3.12
     ],
     extras_require={
         "demo": ["espeakng-loader>=0.2.4"],

@@ -13,6 +13,7 @@ from random import Random
 
 from caad_ds.data.audio.decode import AudioError, encode, to_pcm16
 from caad_ds.data.instructions import Instructions, ask, hint
+from caad_ds.data.record import Audio, Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.file_names import LONGEST, stems
 from caad_ds.utils.files import disk_errors, write_atomic, write_json
@@ -72,7 +73,7 @@ def write_benchmark(
 
 
 def write_task(
-    folder: Path, records: list[dict], instructions: Instructions, key: str, seed: int
+    folder: Path, records: list[Record], instructions: Instructions, key: str, seed: int
 ) -> tuple[int, list[Rejected]]:
     """Write `<folder>/<key>.json`, a list of rows, and the audio that they name.
 
@@ -103,7 +104,7 @@ def write_task(
     return len(rows), unheard
 
 
-def _usable(instructions: Instructions, record: dict | Rejected) -> dict | Rejected:
+def _usable(instructions: Instructions, record: Record | Rejected) -> Record | Rejected:
     """The record, or why no question can be asked about it."""
     if isinstance(record, Rejected):
         return record
@@ -115,7 +116,7 @@ def _usable(instructions: Instructions, record: dict | Rejected) -> dict | Rejec
     return record
 
 
-def _place(entry: dict, folder: Path, name: str) -> str:
+def _place(entry: Audio, folder: Path, name: str) -> str:
     audio = Path(entry["path"])
     if audio.exists() and not audio.is_file():
         raise AudioError(f"its audio {audio} is no file")

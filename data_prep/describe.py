@@ -10,6 +10,7 @@ from random import Random
 
 from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
 from caad_ds.data.markers import user_content
+from caad_ds.data.record import Audio, Message, Record
 from caad_ds.utils.errors import UserError
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, read_manifest, write_manifest
@@ -83,7 +84,7 @@ def describe_manifest(
     print(f"{out}: {count} prompts{rejects.summary}")
 
 
-def _counted(rows: Iterable[dict], labels: Counter[tuple[str, str]]) -> Iterator[dict]:
+def _counted(rows: Iterable[Record], labels: Counter[tuple[str, str]]) -> Iterator[Record]:
     """The rows; `labels` counts them by attribute and right label."""
     for row in rows:
         asked = prompt_of(row)
@@ -101,8 +102,8 @@ def _labels(counts: dict[str, int]) -> str:
 
 
 def _prompts(
-    record: dict, instructions: Instructions, hints: dict[str, float], questions: int, seed: int
-) -> list[dict | Rejected]:
+    record: Record, instructions: Instructions, hints: dict[str, float], questions: int, seed: int
+) -> list[Record | Rejected]:
     try:
         rows = describe(record, instructions, hints, questions, seed)
     except UserError as error:
@@ -115,24 +116,25 @@ def _prompts(
 
 
 def describe(
-    record: dict, instructions: Instructions, hints: dict[str, float], questions: int, seed: int
-) -> list[dict]:
+    record: Record, instructions: Instructions, hints: dict[str, float], questions: int, seed: int
+) -> list[Record]:
     """The record with its seed description, once per question asked about it; [] if nothing can be asked.
 
     A pure function of (record, seed). The metadata gains `prompt` (data_prep/common/prompt_metadata.py); UserError if
     that key is the user's. A record that comes with messages of its own keeps them.
     """
     prompt_of(record)
-    described = {**record, "seed_description": record.get("seed_description") or seed_description(record, instructions)}
+    seeded = record.get("seed_description") or seed_description(record, instructions)
+    described: Record = {**record, "seed_description": seeded}
     if record.get("messages"):
         return [described]
     rng = Random(f"{seed}/{record['id']}")
-    rows = []
+    rows: list[Record] = []
     for number, asked in enumerate(islice(_questions(record, instructions, rng), questions)):
         about = asked if isinstance(asked, Ask) else None
         condition = rng.choices(list(hints), list(hints.values()))[0] if about else "none"
         claim = hint(instructions, about, condition, rng) if about else None
-        row = {**described, "messages": [_turn(user_content(asked.question, claim, len(record["audios"])))]}
+        row: Record = {**described, "messages": [_turn(user_content(asked.question, claim, len(record["audios"])))]}
         prompt = {**vars(asked), "condition": condition}
         if about:
             prompt[OPTIONS] = list(instructions.attributes[about.attribute].options)
@@ -143,7 +145,7 @@ def describe(
     return rows
 
 
-def seed_description(record: dict, instructions: Instructions) -> str:
+def seed_description(record: Record, instructions: Instructions) -> str:
     """A line per audio: `[00:00-00:02] text (Gender: female, Speaking rate: fast)`, with what is known.
 
     Line breaks in a text or a value become spaces: Stage 1 takes the description apart by its lines.
@@ -168,7 +170,7 @@ def parse_hints(text: str) -> dict[str, float]:
     return shares
 
 
-def _questions(record: dict, instructions: Instructions, rng: Random) -> Iterator[Ask | Prompt]:
+def _questions(record: Record, instructions: Instructions, rng: Random) -> Iterator[Ask | Prompt]:
     """Questions of the kinds' shares: the known attributes in a random order, and again in another when they are used
     up; each other prompt once."""
     shares = instructions.shares(record)
@@ -193,12 +195,12 @@ def _rounds(known: list[str], rng: Random) -> Iterator[str]:
         yield from rng.sample(known, len(known))
 
 
-def _turn(content: str) -> dict:
+def _turn(content: str) -> Message:
     return {"role": "user", "content": content}
 
 
-def _span(audio: dict, record: dict) -> str:
-    if not isinstance(audio.get("duration"), int | float):
+def _span(audio: Audio, record: Record) -> str:
+    if (duration := audio.get("duration")) is None:
         raise UserError(f"record {record['id']}: its audio has no duration; run `caad-ds prep ingest` first")
-    minutes, seconds = divmod(math.ceil(audio["duration"]), 60)
+    minutes, seconds = divmod(math.ceil(duration), 60)
     return f"[00:00-{minutes:02d}:{seconds:02d}]"

@@ -19,6 +19,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_yaml
 from caad_ds.utils.text import comparable
@@ -50,7 +51,7 @@ class Rule(BaseModel):
             raise ValueError(f"split {self.name!r}: it takes every record; give 'where', 'hash_of' or both")
         return self
 
-    def matches(self, record: dict) -> bool:
+    def matches(self, record: Record) -> bool:
         """Whether a record's metadata is what `where` asks for."""
         metadata = record.get("metadata") or {}
         return all(
@@ -113,7 +114,7 @@ def read_rules(path: Path) -> list[Rule]:
     return read_yaml(path, list[Rule])
 
 
-def splits_of(record: dict, rules: list[Rule]) -> list[str] | Rejected:
+def splits_of(record: Record, rules: list[Rule]) -> list[str] | Rejected:
     """The splits that take a record, a `Rejected` where it lacks what a rule hashes; UserError if two splits of one run
     take it."""
     taken: dict[PurePosixPath, str] = {}

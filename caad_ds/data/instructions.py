@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_yaml
 from caad_ds.utils.text import as_text
@@ -88,14 +89,14 @@ class Instructions(_Strict):
             raise ValueError(f"{min(doubles)!r} is both an attribute and a fact")
         return self
 
-    def shares(self, record: dict) -> dict[str, float]:
+    def shares(self, record: Record) -> dict[str, float]:
         """How often each kind of prompt is drawn for a record, of those that it has something for; not normalised."""
         told = bool(record.get("audios")) and all(audio.get("text") for audio in record["audios"])
         shares = {kind: prompts.share for kind, prompts in self.prompts.items() if told or not prompts.needs_text}
         rest = 1 - sum(prompts.share for prompts in self.prompts.values())
         return shares | ({ATTRIBUTE: rest} if rest > 1e-9 and self.known(record) else {})
 
-    def named(self, record: dict) -> list[tuple[str, str]]:
+    def named(self, record: Record) -> list[tuple[str, str]]:
         """Names and values for the seed description: the attributes and facts that the record's metadata holds."""
         metadata = record.get("metadata") or {}
         known = [(self.attributes[key].name, as_text(metadata[key])) for key in self.known(record)]
@@ -111,7 +112,7 @@ class Instructions(_Strict):
             raise UserError(f"{path}: has no attribute {unknown[0]} (it has {', '.join(whole.attributes)})")
         return whole.model_copy(update={"attributes": {k: whole.attributes[k] for k in only or whole.attributes}})
 
-    def known(self, record: dict) -> list[str]:
+    def known(self, record: Record) -> list[str]:
         """The attributes that the record's metadata holds, in the file's order; UserError if a value is no option."""
         metadata = record.get("metadata") or {}
         known = [key for key in self.attributes if metadata.get(key) is not None]
@@ -144,9 +145,9 @@ class Prompt:
     question: str
 
 
-def ask(instructions: Instructions, record: dict, key: str, rng: Random) -> Ask:
+def ask(instructions: Instructions, record: Record, key: str, rng: Random) -> Ask:
     """One of the attribute's questions, with the answer that the record's metadata gives."""
-    attribute, label = instructions.attributes[key], as_text(record["metadata"][key])
+    attribute, label = instructions.attributes[key], as_text((record.get("metadata") or {})[key])
     return Ask(key, rng.choice(attribute.questions), label, attribute.options[label])
 
 

@@ -13,7 +13,7 @@ from caad_ds.data.audio import decode
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import SAMPLE_RATE, Levels, faults
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
-from caad_ds.data.markers import AUDIO
+from caad_ds.data.record import PackedRecord, RecordFault, as_packed
 from caad_ds.utils.errors import UserError
 
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
@@ -158,7 +158,7 @@ class Header(tarfile.TarInfo):
         return header
 
 
-def parse(block: bytes, key: str) -> tuple[dict, list[bytes]]:
+def parse(block: bytes, key: str) -> tuple[PackedRecord, list[bytes]]:
     """The record of a sample and its audio files, in the record's order, from the sample's tar members.
 
     Raises BrokenSample for members that are missing, foreign or no plain files, and for a record that is no JSON or
@@ -174,7 +174,7 @@ def parse(block: bytes, key: str) -> tuple[dict, list[bytes]]:
     return record, [members[name] for name in names]
 
 
-def first_record(head: bytes, key: str) -> dict | None:
+def first_record(head: bytes, key: str) -> PackedRecord | None:
     """The record of a sample from its first bytes; None where it is not the first member, or not whole in them."""
     try:
         with tarfile.open(fileobj=io.BytesIO(head), mode="r:", tarinfo=Header) as tar:
@@ -186,23 +186,14 @@ def first_record(head: bytes, key: str) -> dict | None:
     return _record(head[member.offset_data : member.offset_data + member.size], key)
 
 
-def _record(data: bytes, key: str) -> dict:
+def _record(data: bytes, key: str) -> PackedRecord:
     """A record, with what a prompt is made of."""
     try:
-        record = json.loads(data)
+        return as_packed(json.loads(data))
+    except RecordFault as fault:
+        raise BrokenSample(str(fault)) from fault
     except (ValueError, RecursionError) as error:
         raise BrokenSample(f"the member {key}.json is no JSON ({error})") from error
-    for field, kind in (("audios", list), ("messages", list), ("response", str)):
-        if not isinstance(record, dict) or not isinstance(record.get(field), kind):
-            raise BrokenSample(f"the record is not an object with a {kind.__name__} `{field}`")
-    for field, texts in (("audios", ["text"]), ("messages", ["role", "content"])):
-        for each in record[field]:
-            if not isinstance(each, dict) or not all(isinstance(each.get(name) or "", str) for name in texts):
-                raise BrokenSample(f"each of `{field}` must be an object with {' and '.join(texts)} in text")
-    marks = sum((message.get("content") or "").count(AUDIO) for message in record["messages"])
-    if marks != len(record["audios"]):
-        raise BrokenSample(f"its messages hold {marks} {AUDIO}, its record {len(record['audios'])} audios")
-    return record
 
 
 def _members(block: bytes, key: str) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -192,7 +192,7 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def to_line(value: dict) -> bytes:
+def to_line(value: Mapping[str, object]) -> bytes:
     """A dictionary as one line of JSONL."""
     return (json.dumps(value, ensure_ascii=False) + "\n").encode()
 

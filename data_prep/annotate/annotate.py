@@ -10,6 +10,7 @@ from pathlib import Path
 
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.audio.levels import Rules, add_rules
+from caad_ds.data.record import Record
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_json, write_jsonl
@@ -92,7 +93,7 @@ def annotate(
     return told
 
 
-def measure(record: dict, names: Sequence[str], overwrite: bool = False, rules: Rules = ANY_LENGTH) -> Measured:
+def measure(record: Record, names: Sequence[str], overwrite: bool = False, rules: Rules = ANY_LENGTH) -> Measured:
     """What the annotators `names` find in a record whose audio the rules find usable.
 
     One of whose keys the record has any is not run, unless `overwrite`: an emotion of the corpus and a score of another
@@ -119,7 +120,7 @@ def measure(record: dict, names: Sequence[str], overwrite: bool = False, rules: 
     return Measured(record["id"], values, missing)
 
 
-def measure_all(manifest: Path, measure_one: Callable[[dict], Measured], journal: Journal, workers: int) -> None:
+def measure_all(manifest: Path, measure_one: Callable[[Record], Measured], journal: Journal, workers: int) -> None:
     """Measure the records that the journal does not have yet, in the manifest's order."""
     rest = islice(_records(manifest), journal.count, None)
     with progress("annotate", count_lines(manifest)) as advance:
@@ -177,11 +178,11 @@ def _check(manifest: Path, out: Path, names: Sequence[str], classes: Path | None
     return scales
 
 
-def _records(manifest: Path) -> Iterator[dict]:
+def _records(manifest: Path) -> Iterator[Record]:
     return (record for record in read_manifest(manifest) if not isinstance(record, Rejected))
 
 
-def _annotated(records: Iterable[dict], journal: Journal, overwrite: bool) -> Iterator[dict]:
+def _annotated(records: Iterable[Record], journal: Journal, overwrite: bool) -> Iterator[Record]:
     """The records with what was measured in them."""
     rows = iter(journal)
     for record in records:
@@ -191,16 +192,17 @@ def _annotated(records: Iterable[dict], journal: Journal, overwrite: bool) -> It
         yield _with(record, row["values"], overwrite)
 
 
-def _classed(record: dict, scales: dict[str, Scale], labels: dict[str, Counter], overwrite: bool) -> dict:
+def _classed(record: Record, scales: dict[str, Scale], labels: dict[str, Counter], overwrite: bool) -> Record:
     """The record with the classes of its numbers, which are counted in `labels`."""
-    found = {key: scale.label(record["metadata"].get(scale.of)) for key, scale in scales.items()}
-    record = _with(record, {key: label for key, label in found.items() if label}, overwrite)
+    metadata = record.get("metadata") or {}
+    found = {key: scale.label(metadata.get(scale.of)) for key, scale in scales.items()}
+    classed = _with(record, {key: label for key, label in found.items() if label}, overwrite)
     for key, counter in labels.items():
-        counter[as_text(record["metadata"].get(key))] += 1
-    return record
+        counter[as_text((classed["metadata"] or {}).get(key))] += 1
+    return classed
 
 
-def _with(record: dict, values: dict, overwrite: bool) -> dict:
+def _with(record: Record, values: dict, overwrite: bool) -> Record:
     """The record with values in its metadata; those that are there already stay, unless `overwrite`."""
     metadata = record.get("metadata") or {}
     new = {key: value for key, value in values.items() if overwrite or metadata.get(key) is None}

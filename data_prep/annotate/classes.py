@@ -19,6 +19,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_yaml
 
@@ -71,7 +72,7 @@ def read_scales(path: Path) -> dict[str, Scale]:
     return scales
 
 
-def settle(scales: dict[str, Scale], records: Iterable[dict]) -> dict[str, Scale]:
+def settle(scales: dict[str, Scale], records: Iterable[Record]) -> dict[str, Scale]:
     """The scales with thresholds in place of quantiles, which are those of the records' numbers (8 bytes for each)."""
     values = {scale.of: array("d") for scale in scales.values() if scale.quantiles}
     if not values:

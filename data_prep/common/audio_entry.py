@@ -8,52 +8,60 @@ import numpy as np
 
 from caad_ds.data.audio.decode import AudioError, measured, measured_pcm16
 from caad_ds.data.audio.levels import Levels, Rules
+from caad_ds.data.record import Audio
 
 
-def waveform(entry: dict) -> np.ndarray:
+def waveform(entry: Audio) -> np.ndarray:
     """What the entry names, float32 [samples] at 16 kHz; AudioError, which names the file, if it is not to be had."""
     return _loaded(measured, entry)[0]
 
 
-def usable_waveform(entry: dict, rules: Rules) -> np.ndarray:
+def usable_waveform(entry: Audio, rules: Rules) -> np.ndarray:
     """As `waveform`; AudioError too where a rule finds it unusable."""
     return _usable(measured, entry, rules)
 
 
-def usable_pcm16(entry: dict, rules: Rules) -> np.ndarray:
+def usable_pcm16(entry: Audio, rules: Rules) -> np.ndarray:
     """The same as int16 [samples]."""
     return _usable(measured_pcm16, entry, rules)
 
 
-def is_part(entry: dict) -> bool:
+def seconds_of(entry: Audio) -> float:
+    """How long the audio lasts, as `prep ingest` measured it; 0 where it has not."""
+    return entry.get("duration") or 0.0
+
+
+def is_part(entry: Audio) -> bool:
     """Whether the entry names a part of its file."""
     return entry.get("offset") is not None
 
 
-def cut_out(entry: dict) -> dict:
+def cut_out(entry: Audio) -> Audio:
     """The entry of a file that holds that part alone."""
-    return {name: value for name, value in entry.items() if name != "offset"}
+    part = entry.copy()
+    part.pop("offset", None)
+    return part
 
 
-def _usable(load: Callable[..., tuple[np.ndarray, Levels]], entry: dict, rules: Rules) -> np.ndarray:
+def _usable(load: Callable[..., tuple[np.ndarray, Levels]], entry: Audio, rules: Rules) -> np.ndarray:
     samples, levels = _loaded(load, entry)
     if fault := rules.fault(levels):
         raise AudioError(f"{fault} ({entry['path']})")
     return samples
 
 
-def _loaded(load: Callable[..., tuple[np.ndarray, Levels]], entry: dict) -> tuple[np.ndarray, Levels]:
+def _loaded(load: Callable[..., tuple[np.ndarray, Levels]], entry: Audio) -> tuple[np.ndarray, Levels]:
     try:
         return load(Path(entry["path"]), *_part(entry))
     except AudioError as error:
         raise AudioError(f"{entry['path']} does not decode: {error}") from error
 
 
-def _part(entry: dict) -> tuple[float, ...]:
+def _part(entry: Audio) -> tuple[float, ...]:
     """Start and length in seconds where the entry names a part."""
-    if not is_part(entry):
+    if (offset := entry.get("offset")) is None:
         return ()
-    start, seconds = entry["offset"], entry.get("duration") or 0.0
+    start, seconds = offset, seconds_of(entry)
     if not (math.isfinite(start) and start >= 0 and math.isfinite(seconds) and seconds > 0):
         raise AudioError(f"a part from {start} s on that lasts {seconds} s is none")
     return start, seconds

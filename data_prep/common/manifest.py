@@ -2,32 +2,20 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from caad_ds.data.markers import AUDIO, MARKERS
+from caad_ds.data.record import Audio, Record, RecordFault, as_record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import to_line, writing
 from caad_ds.utils.progress import track, waiting
 from data_prep.common.forms import plain_line
 from data_prep.common.jsonl import Rejected, count_lines, opened, read_rows, require_jsonl
 
-FIELDS: dict[str, type] = {
-    "id": str,
-    "audios": list,
-    "messages": list,
-    "metadata": dict,
-    "seed_description": str,
-    "response": str,
-    "source": str,
-}
-KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
 
-
-def read_manifest(path: Path, what: str | None = None) -> Iterator[dict | Rejected]:
+def read_manifest(path: Path, what: str | None = None) -> Iterator[Record | Rejected]:
     """The records of a manifest as they are read, with the paths of their audios made absolute.
 
     In place of a line that is no record, or whose id has been there, comes the `Rejected` that says so. With `what`
@@ -40,7 +28,7 @@ def read_manifest(path: Path, what: str | None = None) -> Iterator[dict | Reject
         yield row if isinstance(row, Rejected) else _checked(row, number, path, seen)
 
 
-def load_manifest(path: Path) -> list[dict]:
+def load_manifest(path: Path) -> list[Record]:
     """All records of a manifest; UserError, with file, line and field, for the first that is unusable, or if none is
     there."""
     records = []
@@ -68,9 +56,12 @@ class ManifestWriter:
         self._folder = path.parent.absolute()
         self._files = ExitStack()
 
-    def write(self, record: dict) -> None:
+    def write(self, record: Record) -> None:
         """Append a record; UserError if it is none."""
-        validate(record, f"record {record.get('id')!r}")
+        try:
+            as_record(record)
+        except RecordFault as fault:
+            raise UserError(f"record {record.get('id')!r}: {fault}") from fault
         if not self.count:
             self._file = self._files.enter_context(writing(self.path))
         self._file.write(to_line(_with_paths(record, self._relative)))
@@ -101,7 +92,7 @@ def check_output(out: Path, *inputs: Path) -> None:
             raise UserError(f"--out {out}: that is what is read; name another file")
 
 
-def write_manifest(path: Path, records: Iterable[dict]) -> int:
+def write_manifest(path: Path, records: Iterable[Record]) -> int:
     """Write records as a manifest, replaced as a whole; returns their number, and writes nothing where it is 0."""
     with ManifestWriter(path) as manifest:
         for record in records:
@@ -115,69 +106,21 @@ def manifest_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def validate(record: dict, where: str) -> None:
-    """Raise UserError, beginning with `where`, unless the value is a manifest record (docs/architecture.md)."""
-    if fault := record_fault(record):
-        raise UserError(f"{where}: {fault}")
-
-
-def record_fault(record: dict) -> str | None:
-    """Why a JSON object is no manifest record, or None."""
-    if fault := type_fault(record):
-        return fault
-    for name in ("id", "audios"):
-        if not record.get(name):
-            return f"field {name!r} is missing or empty"
-    for audio in record["audios"]:
-        if not isinstance(audio, dict) or not isinstance(audio.get("path"), str) or "\0" in audio["path"]:
-            return f"each of 'audios' must be an object with a 'path', not {audio!r:.60}"
-        if not isinstance(audio.get("text") or "", str):
-            return f"'text' of an audio must be a text, not {audio['text']!r:.60}"
-        if held := _marker(audio.get("text")):
-            return f"'text' of an audio holds {held!r}, which marks audio in a message; remove it"
-        for name in ("offset", "duration"):
-            value = audio.get(name) or 0
-            if not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
-                return f"{name!r} of an audio must be a number of seconds, not {value!r:.60}"
-    if held := _marker(record.get("response")):
-        return f"'response' holds {held!r}, which marks audio in a message; remove it"
-    return _message_fault(record)
-
-
-def type_fault(record: dict) -> str | None:
-    """Which manifest field is there and has another type than it should, or None."""
-    for name, kind in FIELDS.items():
-        if record.get(name) is not None and not isinstance(record[name], kind):
-            return f"field {name!r} must be {KINDS[kind]}, not {record[name]!r:.60}"
-    return None
-
-
-def _checked(row: dict, number: int, path: Path, seen: set[str]) -> dict | Rejected:
+def _checked(row: dict, number: int, path: Path, seen: set[str]) -> Record | Rejected:
     where, folder = f"{path.name} line {number}", path.parent
-    if fault := plain_line(row, path) or record_fault(row):
+    try:
+        if other := plain_line(row, path):
+            raise RecordFault(other)
+        record = as_record(row)
+    except RecordFault as fault:
         named = isinstance(row.get("id"), str) and row["id"]
-        return Rejected(row["id"], f"{where}: {fault}") if named else Rejected(where, fault)
-    if row["id"] in seen:
-        return Rejected(row["id"], f"{where}: this id is on an earlier line as well; ids must be unique")
-    seen.add(row["id"])
-    return _with_paths(row, lambda audio: (folder / audio).absolute())
+        return Rejected(row["id"], f"{where}: {fault}") if named else Rejected(where, str(fault))
+    if record["id"] in seen:
+        return Rejected(record["id"], f"{where}: this id is on an earlier line as well; ids must be unique")
+    seen.add(record["id"])
+    return _with_paths(record, lambda audio: (folder / audio).absolute())
 
 
-def _marker(text: str | None) -> str | None:
-    return next((marker for marker in MARKERS if marker in (text or "")), None)
-
-
-def _message_fault(record: dict) -> str | None:
-    messages = record.get("messages") or []
-    for message in messages:
-        if not isinstance(message, dict) or not all(isinstance(message.get(name), str) for name in ("role", "content")):
-            return f"each of 'messages' must have a 'role' and a 'content' in text, not {message!r:.60}"
-    marks = sum(message["content"].count(AUDIO) for message in messages)
-    if messages and marks != len(record["audios"]):
-        return f"'messages' hold {marks} {AUDIO} but 'audios' has {len(record['audios'])}; make them equal"
-    return None
-
-
-def _with_paths(record: dict, change: Callable[[str], Path]) -> dict:
-    audios = [{**audio, "path": change(audio["path"]).as_posix()} for audio in record["audios"]]
+def _with_paths(record: Record, change: Callable[[str], Path]) -> Record:
+    audios: list[Audio] = [{**audio, "path": change(audio["path"]).as_posix()} for audio in record["audios"]]
     return {**record, "audios": audios}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from caad_ds.data.record import Record
 from caad_ds.utils.text import as_text
 from data_prep.common.prompt_metadata import PROMPT
 
@@ -14,7 +15,7 @@ class Columns:
     def __init__(self) -> None:
         self._values: dict[str, dict[str, None]] = {}  # a dict, since its keys keep their order
 
-    def watch(self, records: Iterable[dict]) -> Iterator[dict]:
+    def watch(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records."""
         for record in records:
             for name, value in (record.get("metadata") or {}).items():

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 
 PROMPT = "prompt"
@@ -10,7 +11,7 @@ OF_ATTRIBUTES = ("attribute", "label", "statement")
 OPTIONS = "options"
 
 
-def prompt_of(record: dict) -> dict[str, Any]:
+def prompt_of(record: Record) -> dict[str, Any]:
     """What is recorded of the record's prompt: `kind`, `condition` and `question` (without the hint), and where that is
     about an attribute `attribute`, `label`, `statement` (the right answer) and its `options`, a list; {} if nothing is.
 

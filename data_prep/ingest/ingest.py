@@ -3,32 +3,35 @@
 import argparse
 import hashlib
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from caad_ds.data.audio import levels
 from caad_ds.data.audio.decode import PART_SECONDS, AudioError, examine
 from caad_ds.data.audio.levels import MAX_SECONDS, SAMPLE_RATE, add_rules, longer
+from caad_ds.data.record import Audio, Record, RecordFault, as_record
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, to_line, write_json
 from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import track, waiting
-from data_prep.common.audio_entry import is_part
+from data_prep.common.audio_entry import is_part, seconds_of
 from data_prep.common.journal import step_journal
 from data_prep.common.jsonl import Rejected
-from data_prep.common.manifest import check_output, record_fault, write_manifest
+from data_prep.common.manifest import check_output, write_manifest
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import Rejects
 from data_prep.ingest import sources
 from data_prep.ingest.table import Reading
 from data_prep.ingest.too_long import POLICIES
 from data_prep.ingest.window import window_seconds
+
+R = TypeVar("R", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Settled:
 
     id: str
     hash: str
-    kept: list[dict] = field(default_factory=list)
+    kept: list[Record] = field(default_factory=list)
     reason: str = ""
     cut: bool = False
 
@@ -155,7 +158,7 @@ def ingest(
             pending = chain(islice(left := _without(records, journal), 1), left)
         for settled in track(settle(pending, rules, workers), f"ingest {source}"):
             journal.append(vars(settled))
-        totals: Counter[str] = Counter()
+        totals: dict[str, float] = defaultdict(int)
         with Rejects(out) as rejects, waiting(f"writing {out}"):
             count = write_manifest(out, rejects.sift(unique(_outcomes(journal, totals))))
         if count:
@@ -163,18 +166,20 @@ def ingest(
         journal.remove()
     if not count:
         raise UserError(f"{root}: source {source} gave no usable record{rejects.why}")
-    return Ingested(count, totals["seconds"], totals["cut"], totals["untold"], rejects)
+    return Ingested(count, totals["seconds"], int(totals["cut"]), int(totals["untold"]), rejects)
 
 
-def unique(records: Iterable[dict | Rejected]) -> Iterator[dict | Rejected]:
+def unique(records: Iterable[R | Rejected]) -> Iterator[R | Rejected]:
     """The records, a `Rejected` in place of each whose id has been there."""
     seen: set[str] = set()
     for record in records:
-        if isinstance(record, dict) and record["id"] in seen:
-            record = Rejected(record["id"], "an earlier record has this id as well; ids must be unique")
-        elif isinstance(record, dict):
+        if isinstance(record, Rejected):
+            yield record
+        elif record["id"] in seen:
+            yield Rejected(record["id"], "an earlier record has this id as well; ids must be unique")
+        else:
             seen.add(record["id"])
-        yield record
+            yield record
 
 
 def settle(records: Iterable[dict | Rejected], rules: Rules, workers: int = 1) -> Iterator[Settled]:
@@ -182,9 +187,9 @@ def settle(records: Iterable[dict | Rejected], rules: Rules, workers: int = 1) -
     return ordered(partial(_settle, rules=rules), records, workers)
 
 
-def _hash(record: dict | Rejected) -> str:
+def _hash(record: Mapping[str, Any] | Rejected) -> str:
     """What a record of the source is recognised by when a run resumes."""
-    value = {"id": record.id, "reason": record.reason} if isinstance(record, Rejected) else record
+    value: Mapping[str, Any] = {"id": record.id, "reason": record.reason} if isinstance(record, Rejected) else record
     return hashlib.sha256(to_line(value)).hexdigest()[:32]
 
 
@@ -241,7 +246,7 @@ def _without(records: Iterator[dict | Rejected], journal: Journal) -> Iterator[d
     yield from records
 
 
-def _outcomes(journal: Journal, totals: Counter[str]) -> Iterator[dict | Rejected]:
+def _outcomes(journal: Journal, totals: dict[str, float]) -> Iterator[Record | Rejected]:
     """The journal's records and rejects; `totals` adds up `seconds`, how many were `cut`, how many have no text."""
     for settled in journal:
         if settled["reason"]:
@@ -249,21 +254,23 @@ def _outcomes(journal: Journal, totals: Counter[str]) -> Iterator[dict | Rejecte
         totals["cut"] += settled["cut"]
         for record in settled["kept"]:
             totals["untold"] += not all(audio.get("text") for audio in record["audios"])
-            totals["seconds"] += sum(audio["duration"] for audio in record["audios"])
+            totals["seconds"] += sum(seconds_of(audio) for audio in record["audios"])
             yield record
 
 
-def _settle(record: dict | Rejected, rules: Rules) -> Settled:
-    if isinstance(record, Rejected):
-        return Settled(record.id, _hash(record), reason=record.reason)
-    if fault := record_fault(record):
-        return Settled(record["id"], _hash(record), reason=fault)
+def _settle(given: dict | Rejected, rules: Rules) -> Settled:
+    if isinstance(given, Rejected):
+        return Settled(given.id, _hash(given), reason=given.reason)
+    try:
+        record = as_record(given)
+    except RecordFault as wrong:
+        return Settled(given["id"], _hash(given), reason=str(wrong))
     try:
         timed, found = zip(*(_examined(audio, rules) for audio in record["audios"]), strict=True)
     except (AudioError, OSError) as error:  # such as a name that is too long for the file system
         return Settled(record["id"], _hash(record), reason=str(error))
-    probed = {**record, "audios": list(timed)}
-    too_long = any(longer(audio["duration"], rules.max_seconds) for audio in timed)
+    probed: Record = {**record, "audios": list(timed)}
+    too_long = any(longer(seconds_of(audio), rules.max_seconds) for audio in timed)
     judged = levels.Rules(allow=rules.allow)
     faults = (f"{fault} ({a['path']})" for a, f in zip(timed, found, strict=True) if (fault := judged.fault(f)))
     if not (too_long and rules.too_long == "reject") and (fault := next(faults, None)):
@@ -276,7 +283,7 @@ def _settle(record: dict | Rejected, rules: Rules) -> Settled:
     return Settled(record["id"], _hash(record), parts, cut=True)
 
 
-def _examined(audio: dict, rules: Rules) -> tuple[dict, levels.Levels]:
+def _examined(audio: Audio, rules: Rules) -> tuple[Audio, levels.Levels]:
     """An audio with its length in seconds, and its levels; of a part those of the part.
 
     A `duration` without an `offset` is what the source says of the file: one that is longer is heard so far.

@@ -13,10 +13,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
+from caad_ds.data.record import RecordFault, as_record
 from caad_ds.utils.file_names import file_name
 from caad_ds.utils.files import write_atomic
 from data_prep.common.jsonl import Rejected, read_rows, require_jsonl
-from data_prep.common.manifest import record_fault
 
 AUDIO_NAMES = ("audio", "path", "file_name", "audio_filepath")  # of the column, where a form does not say
 TEXT_NAMES = ("text", "transcription")
@@ -163,14 +163,13 @@ def _record(row: Row, source: str, reading: Reading, convert: Convert, audio: Se
             raise Fault(f"it names no audio: its column {column!r} is empty")
         record = {"id": row.id, "source": source, **convert(values, audio)}
         held = [entry.pop("bytes", None) for entry in record["audios"]]
-        if reason := record_fault(record):
-            raise Fault(reason)
+        as_record(record)
         folder = reading.audio_root or row.listing.parent
         for number, (entry, data) in enumerate(zip(record["audios"], held, strict=True)):
             named = Path(entry["path"])
             path = folder / named if data is None else _written(data, f"{record['id']}", number, named, reading)
             entry["path"] = path.as_posix()
-    except Fault as fault:
+    except (Fault, RecordFault) as fault:
         return Rejected(row.where, str(fault))
     return record
 

@@ -8,39 +8,42 @@ import math
 from collections.abc import Callable
 
 from caad_ds.data.audio.levels import SAMPLE_RATE, longer
+from caad_ds.data.record import Audio, Record
+from data_prep.common.audio_entry import seconds_of
 from data_prep.common.jsonl import Rejected
 
-Policy = Callable[[dict, float], list[dict] | Rejected]
+Policy = Callable[[Record, float], list[Record] | Rejected]
 
 
-def reject(record: dict, limit: float) -> Rejected:
+def reject(record: Record, limit: float) -> Rejected:
     """Leave the record out."""
-    longest = max(record["audios"], key=lambda audio: audio["duration"])
-    samples = round(longest["duration"] * SAMPLE_RATE)
-    reason = f"long: {longest['path']} lasts {longest['duration']:.2f} s, more than {limit:g} s"
+    longest = max(record["audios"], key=seconds_of)
+    seconds = seconds_of(longest)
+    samples = round(seconds * SAMPLE_RATE)
+    reason = f"long: {longest['path']} lasts {seconds:.2f} s, more than {limit:g} s"
     return Rejected(record["id"], f"{reason} ({samples:,} samples at {SAMPLE_RATE} Hz)")
 
 
-def truncate(record: dict, limit: float) -> list[dict] | Rejected:
+def truncate(record: Record, limit: float) -> list[Record] | Rejected:
     """Keep the first `limit` seconds of each audio."""
     if fault := _uncuttable(record):
         return Rejected(record["id"], fault)
     audios = [
-        _part(audio, audio.get("offset", 0.0), limit) if longer(audio["duration"], limit) else audio
+        _part(audio, audio.get("offset") or 0.0, limit) if longer(seconds_of(audio), limit) else audio
         for audio in record["audios"]
     ]
     return [{**record, "audios": audios}]
 
 
-def split(record: dict, limit: float) -> list[dict] | Rejected:
+def split(record: Record, limit: float) -> list[Record] | Rejected:
     """A record for each of the equal parts of at most `limit` seconds: `<id>-s0`, `<id>-s1`, ..."""
     if fault := _uncuttable(record):
         return Rejected(record["id"], fault)
     if len(record["audios"]) != 1:
         return Rejected(record["id"], f"it has {len(record['audios'])} audios, and only one can be split")
     (audio,) = record["audios"]
-    count = math.ceil(audio["duration"] / limit)
-    seconds, start = audio["duration"] / count, audio.get("offset", 0.0)
+    count = math.ceil(seconds_of(audio) / limit)
+    seconds, start = seconds_of(audio) / count, audio.get("offset") or 0.0
     rounded = min(round(seconds, 4), limit)
     return [
         {**record, "id": f"{record['id']}-s{number}", "audios": [_part(audio, start + number * seconds, rounded)]}
@@ -51,10 +54,10 @@ def split(record: dict, limit: float) -> list[dict] | Rejected:
 POLICIES: dict[str, Policy] = {"reject": reject, "truncate": truncate, "split": split}
 
 
-def _part(audio: dict, offset: float, seconds: float) -> dict:
+def _part(audio: Audio, offset: float, seconds: float) -> Audio:
     return {**audio, "text": "", "offset": round(offset, 4), "duration": seconds}
 
 
-def _uncuttable(record: dict) -> str | None:
+def _uncuttable(record: Record) -> str | None:
     given = next((name for name in ("response", "seed_description") if record.get(name)), None)
     return f"it is too long, and its {given!r} speaks of the whole audio: it cannot be cut" if given else None

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from caad_ds.data.audio.levels import DEFAULT, Rules, add_rules
 from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
+from caad_ds.data.record import Record
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.journal import Journal
@@ -143,7 +144,7 @@ def _strangers(folder: Path, part: Part | None, prefix: str) -> list[str]:
 
 
 def _append(
-    records: Iterator[dict | Rejected],
+    records: Iterator[Record | Rejected],
     journal: Journal,
     folder: Path,
     shard_bytes: int,

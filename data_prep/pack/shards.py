@@ -12,6 +12,7 @@ from typing import Any
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.levels import DEFAULT, Rules
 from caad_ds.data.index import SampleEntry, Shard, audio_names
+from caad_ds.data.record import Record
 from caad_ds.utils.file_names import encoded
 from caad_ds.utils.files import writing
 from data_prep.common.audio_entry import cut_out, usable_pcm16
@@ -32,7 +33,7 @@ class Block:
     pcm: str
 
 
-def encode(record: dict | Rejected, rules: Rules = DEFAULT) -> Block | Rejected:
+def encode(record: Record | Rejected, rules: Rules = DEFAULT) -> Block | Rejected:
     """Decode the audios of a record (absolute paths) and make its tar members; what is rejected already stays so, and
     what the rules find unusable is.
 
@@ -70,11 +71,11 @@ def _tar(members: dict[str, bytes]) -> bytes:
         return buffer.getvalue()
 
 
-def _estimate_tokens(record: dict) -> int:
+def _estimate_tokens(record: Record) -> int:
     """Text of prompt, transcriptions and answer at four bytes a token."""
-    texts = [message["content"] for message in record["messages"]]
+    texts = [message["content"] for message in record.get("messages") or []]
     texts += [entry.get("text") or "" for entry in record["audios"]]
-    return -(-sum(len(text.encode()) for text in [*texts, record["response"]]) // 4)
+    return -(-sum(len(text.encode()) for text in [*texts, record.get("response") or ""]) // 4)
 
 
 class ShardWriter:

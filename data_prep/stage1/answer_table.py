@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from caad_ds.data.record import Record
 from caad_ds.evaluation.scoring.matching import named
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_json
@@ -55,7 +56,7 @@ class AnswerTable:
         self.rules: Counter[str] = Counter()
         self._wordings: dict[tuple[str, str], Wording] = {}
 
-    def add(self, item: dict | Rejected, outcome: dict | Rejected) -> None:
+    def add(self, item: Record | Rejected, outcome: Record | Rejected) -> None:
         """Count an item of the manifest, and what became of it: the record with its response, or why it is rejected."""
         rule = rule_of(outcome.reason) if isinstance(outcome, Rejected) else ""
         if rule:
@@ -70,11 +71,12 @@ class AnswerTable:
             wording.rejected[rule] += 1
             wording.add_problem(rule, label, outcome.response if isinstance(outcome, RejectedAnswer) else "")
         elif label and (options := prompt.get(OPTIONS)):
-            found = named(outcome["response"], tuple(options), prompt["question"])
+            response = outcome.get("response") or ""
+            found = named(response, tuple(options), prompt["question"])
             what = RIGHT if found == label else NEITHER if found is None else ANOTHER
             wording.named[what] += 1
             if what != RIGHT:
-                wording.add_problem(what, label, outcome["response"])
+                wording.add_problem(what, label, response)
 
     def _wording(self, prompt: dict) -> Wording:
         key = (prompt.get("attribute") or prompt["kind"], prompt["question"]) if prompt else ("", "")
@@ -140,7 +142,7 @@ def table_path(out: Path) -> Path:
     return out.with_suffix(".questions.json")
 
 
-def prompt_or_none(record: dict) -> dict:
+def prompt_or_none(record: Record) -> dict:
     """What `prep describe` recorded of a record's prompt, {} where that is something else."""
     try:
         return prompt_of(record)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, to_line, write_json, writing
 from caad_ds.utils.journal import changed_keys
@@ -93,7 +94,7 @@ def _merge(manifest: Path, out: Path, parts: list[Part], settings: dict) -> None
     print(f"{out}: {count} answered{summary(rejects, table)}, merged from {len(parts)} parts")
 
 
-def _walk(manifest: Path, out: Path, parts: list[Part], block: int, table: AnswerTable) -> Iterator[dict | Rejected]:
+def _walk(manifest: Path, out: Path, parts: list[Part], block: int, table: AnswerTable) -> Iterator[Record | Rejected]:
     """The rows of the parts in the manifest's order, counted in the table; UserError unless all its records are there
     once."""
     outputs = [Output(part.path(out), _remedy(out, part)) for part in parts]

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
+from caad_ds.data.record import Record, RecordFault, as_record
 from caad_ds.utils.errors import UserError
 from data_prep.common.jsonl import Rejected, read_jsonl
 from data_prep.common.rejects import rejected_path
@@ -16,13 +17,16 @@ class Output:
         self.out, self._remedy = out, remedy
         self._answered, self._rejected = Rows(out), Rows(rejected_path(out))
 
-    def take(self, item: dict | Rejected) -> dict | Rejected:
+    def take(self, item: Record | Rejected) -> Record | Rejected:
         """What became of the next item: its record with the response, or why it was rejected; UserError if neither is
         there."""
         identity = item.id if isinstance(item, Rejected) else item["id"]
         row = None if isinstance(item, Rejected) else self._answered.take(identity)
         if row is not None:
-            return row
+            try:
+                return as_record(row)
+            except RecordFault as fault:
+                raise self._damaged(f"record {identity!r}: {fault}") from fault
         if (row := self._rejected.take(identity)) is not None:
             with suppress(TypeError):  # another tool's row
                 return RejectedAnswer(**row) if "response" in row else Rejected(**row)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from caad_ds.config.template_arguments import add_template_arguments
+from caad_ds.data.record import Record
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_atomic, write_json
@@ -142,7 +143,7 @@ def answer_manifest(
     if merged:
         raise UserError(f"{whole}: it is merged; leave out --shard to judge it by other checks, which asks no engine")
 
-    def blocks() -> Iterator[list[dict | Rejected]]:
+    def blocks() -> Iterator[list[Record | Rejected]]:
         return (part or Part(0, 1)).take(in_blocks(read_manifest(manifest), prepared.block))
 
     with step_journal(out, settings) as journal:
@@ -168,28 +169,28 @@ def answer_manifest(
     print(f"{out}: {count} answered{summary(rejects, table)}")
 
 
-def in_blocks(items: Iterable[dict | Rejected], size: int) -> Iterator[list[dict | Rejected]]:
+def in_blocks(items: Iterable[Record | Rejected], size: int) -> Iterator[list[Record | Rejected]]:
     """The items of a manifest, `size` neighbours at a time."""
     items = iter(items)
     while block := list(islice(items, size)):
         yield block
 
 
-def unanswered(blocks: Iterable[list[dict | Rejected]]) -> Iterator[list[dict]]:
+def unanswered(blocks: Iterable[list[Record | Rejected]]) -> Iterator[list[Record]]:
     """The records of each block that come without a response."""
     for block in blocks:
-        yield [item for item in block if isinstance(item, dict) and not item.get("response")]
+        yield [item for item in block if not isinstance(item, Rejected) and not item.get("response")]
 
 
-def answer_all(engine: Engine, blocks: Iterable[list[dict]], answers: Answers, missing: int) -> None:
+def answer_all(engine: Engine, blocks: Iterable[list[Record]], answers: Answers, missing: int) -> None:
     """Add the answers that are missing, each as it comes."""
     for answer in track(engine.answers(blocks, answers), "pseudo ground truth", missing):
         answers.add(answer)
 
 
 def join(
-    items: Iterable[dict | Rejected], answers: Answers, checks: AnswerChecks, table: AnswerTable
-) -> Iterator[dict | Rejected]:
+    items: Iterable[Record | Rejected], answers: Answers, checks: AnswerChecks, table: AnswerTable
+) -> Iterator[Record | Rejected]:
     """The records with their responses, in the manifest's order; those without one that can be used as `Rejected`. Each
     is counted in the table."""
     for item in items:
@@ -198,7 +199,7 @@ def join(
         yield outcome
 
 
-def _outcome(item: dict | Rejected, answers: Answers, checks: AnswerChecks) -> dict | Rejected:
+def _outcome(item: Record | Rejected, answers: Answers, checks: AnswerChecks) -> Record | Rejected:
     if isinstance(item, Rejected):
         return Rejected(item.id, f"record: {item.reason}")
     if item.get("response"):
@@ -214,22 +215,22 @@ def _outcome(item: dict | Rejected, answers: Answers, checks: AnswerChecks) -> d
     return {**item, "response": answer.response}
 
 
-def reopen(out: Path, items: Iterable[dict | Rejected], answers: Answers) -> None:
+def reopen(out: Path, items: Iterable[Record | Rejected], answers: Answers) -> None:
     """Put the answers of a finished output back among `answers`, and take it for unfinished when all are there."""
     print(f"{out}: finished before; its answers are judged anew by other checks")
     stamp = stamp_path(out)
     output = Output(out, f"remove {stamp} to answer anew")
     for item in items:
         row = output.take(item)
-        if isinstance(item, dict) and not item.get("response") and item["id"] not in answers:
+        if not isinstance(item, Rejected) and not item.get("response") and item["id"] not in answers:
             answers.add(_answer(row))
     output.end()
     stamp.unlink()
 
 
-def _answer(row: dict | Rejected) -> Answer:
-    if isinstance(row, dict):
-        return Answer(row["id"], row["response"])
+def _answer(row: Record | Rejected) -> Answer:
+    if not isinstance(row, Rejected):
+        return Answer(row["id"], row.get("response") or "")
     if not isinstance(row, RejectedAnswer):
         return Answer(row.id, reason=row.reason)
     return Answer(row.id, row.response, row.reason if row.by == ENGINE else "")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from caad_ds.data.audio import decode
+from caad_ds.data.record import Audio, Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
 from caad_ds.utils.progress import track
@@ -47,15 +48,15 @@ def run(args: argparse.Namespace) -> int:
         done = list(rejects.sift(add_noise(records, args.audio_dir, args.seed, args.snr))) if records else []
         if not write_manifest(args.out, done):
             raise UserError(f"{args.manifest}: it holds no usable record{rejects.why}")
-    noisy = sum(record["metadata"]["noise"] == "noisy" for record in done)
+    noisy = sum((record["metadata"] or {})["noise"] == "noisy" for record in done)
     rejects.tell()
     print(f"{args.out}: {noisy} noisy and {len(done) - noisy} clean records{rejects.summary}")
     return 0
 
 
 def add_noise(
-    records: list[dict], folder: Path, seed: int = 0, snr: tuple[float, float] = (0.0, 12.0)
-) -> list[dict | Rejected]:
+    records: list[Record], folder: Path, seed: int = 0, snr: tuple[float, float] = (0.0, 12.0)
+) -> list[Record | Rejected]:
     """The records with `noise: noisy | clean` in their metadata and their audio written below `folder`; a `Rejected` in
     place of one whose audio does not decode.
 
@@ -73,7 +74,7 @@ def add_noise(
         raise UserError(f"{len(records)} records are too few to draw babble from: give at least {BABBLE_VOICES + 1}")
     ranked = sorted((record["id"] for record in records), key=lambda name: fraction(f"noisy:{seed}:{name}"))
     noisy = set(ranked[: len(ranked) // 2])
-    done: list[dict | Rejected] = []
+    done: list[Record | Rejected] = []
     for record in track(records, "adding noise", len(records)):
         try:
             done.append(_convert(record, records, folder, seed, snr if record["id"] in noisy else None))
@@ -89,11 +90,11 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
     return (mixed / max(1.0, np.abs(mixed).max())).astype(np.float32)
 
 
-def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tuple[float, float] | None) -> dict:
+def _convert(record: Record, records: list[Record], folder: Path, seed: int, snr: tuple[float, float] | None) -> Record:
     """The record with its audio written, with noise if `snr` is given; a file is named by its content, so that
     manifests may share a folder."""
     rng = np.random.default_rng(list(digest(f"noise:{seed}:{record['id']}")))
-    audios = []
+    audios: list[Audio] = []
     for entry in record["audios"]:
         speech = waveform(entry)
         if snr:
@@ -107,7 +108,7 @@ def _convert(record: dict, records: list[dict], folder: Path, seed: int, snr: tu
     return {**record, "audios": audios, "metadata": metadata}
 
 
-def _noise(record: dict, records: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
+def _noise(record: Record, records: list[Record], length: int, rng: np.random.Generator) -> np.ndarray:
     kind = rng.choice(KINDS)
     if kind == "babble":
         return _babble(record, records, length, rng)
@@ -120,7 +121,7 @@ def _noise(record: dict, records: list[dict], length: int, rng: np.random.Genera
     return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1)), length)
 
 
-def _babble(record: dict, records: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
+def _babble(record: Record, records: list[Record], length: int, rng: np.random.Generator) -> np.ndarray:
     """Other clips at equal power, each repeated to the length and begun at a random place, summed; AudioError where too
     few of them decode."""
     total = np.zeros(length)
@@ -134,7 +135,7 @@ def _babble(record: dict, records: list[dict], length: int, rng: np.random.Gener
     return total
 
 
-def _decoded(records: Iterable[dict]) -> Iterator[np.ndarray]:
+def _decoded(records: Iterable[Record]) -> Iterator[np.ndarray]:
     """The first audio of each record that has one which decodes."""
     for record in records:
         with suppress(decode.AudioError):  # the record itself is rejected when its turn comes

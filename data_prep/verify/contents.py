@@ -6,6 +6,7 @@ from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from data_prep.common.prompt_metadata import PROMPT, prompt_of
 
@@ -54,9 +55,9 @@ class Contents:
     words: array = field(default_factory=lambda: array("Q"))
     uncounted: int = 0
 
-    def add(self, record: dict) -> None:
+    def add(self, record: Record) -> None:
         """Count a record (docs/architecture.md)."""
-        self.words.append(len(record["response"].split()))
+        self.words.append(len((record.get("response") or "").split()))
         metadata = dict(record.get("metadata") or {})
         try:
             prompt = prompt_of(record)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from caad_ds.data.audio import decode
 from caad_ds.data.index import FILE_NAME, ShardIndex
+from caad_ds.data.record import Audio
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import progress, track
 from data_prep.common.audio_entry import waveform
@@ -21,7 +22,7 @@ from data_prep.common.parallel import ordered
 from data_prep.verify.disjoint import Values
 from data_prep.verify.shard_check import audio_digest, check_shard
 
-Clip = tuple[str, dict]  # a name, and the audio as a record's entry
+Clip = tuple[str, Audio]  # a name, and the audio as a record's entry
 Outcome = tuple[str, bytes | str]  # a name, and the digest of its audio or why it has none
 
 
@@ -100,10 +101,12 @@ def _different(clips: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:
     """Each audio once, however many prompts are about it."""
     seen = set()
     for clip in clips:
-        entry = {} if isinstance(clip, Rejected) else clip[1]
-        place = (entry.get("path"), entry.get("offset"), entry.get("duration"))
-        if not entry or place not in seen:
-            seen.add(place)
+        if isinstance(clip, Rejected):
+            yield clip
+            continue
+        path, offset, duration = map(clip[1].get, ("path", "offset", "duration"))
+        if (path, offset, duration) not in seen:
+            seen.add((path, offset, duration))
             yield clip
 
 

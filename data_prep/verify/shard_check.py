@@ -18,7 +18,7 @@ import soundfile
 from caad_ds.data.audio import decode
 from caad_ds.data.index import SampleEntry, Shard
 from caad_ds.data.reader import BrokenSample, Header, parse
-from data_prep.common.manifest import record_fault
+from caad_ds.data.record import Record, RecordFault, as_record
 from data_prep.verify.contents import Contents
 from data_prep.verify.disjoint import Values
 
@@ -72,7 +72,7 @@ def audio_digest(pcm: np.ndarray) -> bytes:
     return bytes.fromhex(decode.pcm_hash([pcm]))[:DIGEST]
 
 
-def _sample(file: BufferedReader, entry: SampleEntry) -> tuple[dict, list[bytes]]:
+def _sample(file: BufferedReader, entry: SampleEntry) -> tuple[Record, list[bytes]]:
     """The record and the digests of its audios; an exception where the sample is not what the index says."""
     if entry.size > MAX_SAMPLE:
         raise BrokenSample(f"the index says {entry.size} bytes, no sample has that many")
@@ -80,9 +80,11 @@ def _sample(file: BufferedReader, entry: SampleEntry) -> tuple[dict, list[bytes]
     block = file.read(entry.size)
     if len(block) != entry.size:
         raise BrokenSample(f"the shard ends {entry.size - len(block)} bytes too early")
-    record, files = parse(block, entry.key)
-    if fault := record_fault(record):
-        raise BrokenSample(f"the record: {fault}")
+    packed, files = parse(block, entry.key)
+    try:
+        record = as_record(packed)
+    except RecordFault as fault:
+        raise BrokenSample(f"the record: {fault}") from fault
     if not (record.get("messages") and record.get("response")):
         raise BrokenSample("the record has no messages or no response")
     if record["id"] != unquote(entry.key):
@@ -137,8 +139,8 @@ def _keys(file: BufferedReader) -> list[str]:
     return keys
 
 
-def _prompt(record: dict) -> bytes:
-    turns = [(message["role"], message["content"]) for message in record["messages"]]
+def _prompt(record: Record) -> bytes:
+    turns = [(message["role"], message["content"]) for message in record.get("messages") or []]
     return hashlib.sha256(json.dumps(turns).encode()).digest()[:DIGEST]
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from caad_ds.cli import main
+from caad_ds.data.record import RecordFault, as_record
 from caad_ds.evaluation.benchmarks.prompt_manifest import rows
 from data_prep.common.jsonl import Rejected, read_rows
-from data_prep.common.manifest import record_fault
 from data_prep.ingest import sources
 from data_prep.ingest.table import Reading
 
@@ -42,6 +42,7 @@ def test_a_boolean_is_no_id(tmp_path, identity):
 def test_seconds_beyond_floating_point_are_rejected_and_stop_no_others(tmp_path, field):
     audio = {"path": "a.wav", "offset": 1, "duration": 1} | {field: 10**400}
     row = {"id": "a", "audios": [audio], "messages": [{"role": "user", "content": "<|AUDIO|>"}], "response": "Yes."}
-    assert field in (record_fault(row) or "")
+    with pytest.raises(RecordFault, match=f"'{field}' of an audio must be a number of seconds"):
+        as_record(row)
     (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
     assert main(["prep", "pack", "--manifest", str(tmp_path / "m.jsonl"), "--out", str(tmp_path / "out")]) == 2

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from caad_ds.data.record import PromptRecord
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -13,5 +15,5 @@ class Sample:
     """
 
     key: str
-    record: dict
+    record: PromptRecord
     waveforms: list[np.ndarray]

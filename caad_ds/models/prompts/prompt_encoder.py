@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.data.markers import AUDIO
+from caad_ds.data.record import PromptRecord
 from caad_ds.models.prompts.control_tokens import SPAN, check_texts, control_tokens, plain_markers
 from caad_ds.utils.errors import UserError
 
@@ -88,14 +89,14 @@ class PromptEncoder:
         self._unknown = [] if unknown is None or unknown in self._control else [tokenizer.unk_token]
         self._frame = lru_cache(1024)(self._frame_of)
 
-    def encode(self, record: dict, *, with_answer: bool = True) -> Encoded:
+    def encode(self, record: PromptRecord, *, with_answer: bool = True) -> Encoded:
         """Token ids of a record; UserError, which names it, if it cannot be written as the template's prompt."""
         try:
             return self._encoded(record, record["response"] if with_answer else None)
         except UserError as error:
             raise UserError(f"record {record['id']}: {error}") from error
 
-    def prompt(self, record: dict) -> tuple[list[int], list[bool]]:
+    def prompt(self, record: PromptRecord) -> tuple[list[int], list[bool]]:
         """Token ids of the prompt up to the answer, and for each whether it holds a connector output."""
         encoded = self.encode(record, with_answer=False)
         return encoded.prompt, encoded.is_audio
@@ -149,7 +150,7 @@ class PromptEncoder:
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
-    def _encoded(self, record: dict, answer: str | None) -> Encoded:
+    def _encoded(self, record: PromptRecord, answer: str | None) -> Encoded:
         messages, transcripts = _messages(record), [audio.get("text") or "" for audio in record["audios"]]
         frame, markers = self._frame(tuple((role, _skeleton(content)) for role, content in messages))
         texts = {f"{role} message {n}": SPAN.sub("\n", content) for n, (role, content) in enumerate(messages, 1)}
@@ -312,7 +313,7 @@ def tokenization(tokenizer: Any) -> dict[str, Any]:
     return found
 
 
-def _messages(record: dict) -> list[tuple[str, str]]:
+def _messages(record: PromptRecord) -> list[tuple[str, str]]:
     """(role, content) of each message; UserError for a role that no template knows."""
     messages = []
     for message in record["messages"]:

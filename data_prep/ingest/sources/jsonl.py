@@ -16,10 +16,10 @@ from pathlib import Path
 
 from caad_ds.data.markers import AUDIO as MARK
 from caad_ds.data.markers import END_AUDIO, START_AUDIO
+from caad_ds.data.record import FIELDS, type_fault
 from caad_ds.utils.errors import UserError
 from data_prep.common import forms
 from data_prep.common.jsonl import Rejected
-from data_prep.common.manifest import FIELDS, type_fault
 from data_prep.ingest.table import TEXT_NAMES, Fault, Row, first_given, identity_of, json_rows, seconds, take_audio
 
 BARE_AUDIO = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(MARK)}(?:{re.escape(END_AUDIO)})?")

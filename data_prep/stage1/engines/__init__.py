@@ -18,6 +18,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Protocol
 
+from caad_ds.data.record import Record
 from caad_ds.utils.plugins import plugin_module
 from caad_ds.utils.progress import waiting
 from data_prep.stage1.engines.options import EngineOptions
@@ -46,7 +47,7 @@ class Engine(Protocol):
     record stops the others: one that cannot be asked gets an answer with a reason.
     """
 
-    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]: ...
+    def answers(self, blocks: Iterable[list[Record]], done: Container[str]) -> Iterator[Answer]: ...
 
 
 @dataclass(frozen=True)

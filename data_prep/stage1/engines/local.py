@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from caad_ds.data.record import Message, PromptRecord, Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import waiting
 from data_prep.stage1.engines import Answer
@@ -13,9 +14,9 @@ if TYPE_CHECKING:  # it imports PyTorch
     from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 
 WINDOW = 16  # batches per block
-ANY = {"role": "user", "content": "?"}  # a chat that every template takes
+ANY: Message = {"role": "user", "content": "?"}  # a chat that every template takes
 
-Prompt = tuple[dict, list[int]]  # a record and the tokens that it is asked by
+Prompt = tuple[Record, list[int]]  # a record and the tokens that it is asked by
 
 
 class LocalEngine(ABC):
@@ -35,7 +36,7 @@ class LocalEngine(ABC):
     def tokenizer(self) -> Any:
         return self.prompter.tokenizer
 
-    def _asked(self, record: dict) -> dict:
+    def _asked(self, record: Record) -> PromptRecord:
         """What is asked, as a record; UserError if it cannot be asked about."""
         return {"id": record["id"], "messages": self.asking.messages(record), "audios": []}
 
@@ -43,7 +44,7 @@ class LocalEngine(ABC):
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         """The answers to one batch."""
 
-    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
+    def answers(self, blocks: Iterable[list[Record]], done: Container[str]) -> Iterator[Answer]:
         for block in blocks:
             if all(record["id"] in done for record in block):
                 continue
@@ -60,30 +61,30 @@ class LocalEngine(ABC):
                 if any(record["id"] not in done for record, _ in batch):
                     yield from (answer for answer in self._generate(batch) if answer.id not in done)
 
-    def _prompt(self, record: dict) -> Prompt | Answer:
+    def _prompt(self, record: Record) -> Prompt | Answer:
         try:
             ids, _ = self.prompter.prompt(self._asked(record))
         except UserError as error:
-            return Answer(record["id"], reason=f"record: {_told(error, record)}")
+            return Answer(record["id"], reason=f"record: {_told(error, record['id'])}")
         if self.positions and len(ids) + self.asking.max_new_tokens > self.positions:
             reason = f"record: its prompt of {len(ids)} tokens leaves no room in {self.positions}"
             return Answer(record["id"], reason=reason)
         return record, ids
 
-    def _answer(self, record: dict, ids: list[int]) -> Answer:
+    def _answer(self, identity: str, ids: list[int]) -> Answer:
         end = next((position for position, token in enumerate(ids) if token in self.ends), None)
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
         if end is None:
-            return Answer(record["id"], text, self.asking.truncated)
+            return Answer(identity, text, self.asking.truncated)
         try:
-            self.prompter.encode({"id": record["id"], "messages": [ANY], "audios": [], "response": text})
+            self.prompter.encode({"id": identity, "messages": [ANY], "audios": [], "response": text})
         except UserError as error:
-            return Answer(record["id"], text, f"markup: {_told(error, record)}")
-        return Answer(record["id"], text)
+            return Answer(identity, text, f"markup: {_told(error, identity)}")
+        return Answer(identity, text)
 
 
-def _told(error: UserError, record: dict) -> str:
-    return str(error).removeprefix(f"record {record['id']}: ")
+def _told(error: UserError, identity: str) -> str:
+    return str(error).removeprefix(f"record {identity}: ")
 
 
 def chat_prompter(model: str, asking: GenerationSettings) -> "PromptEncoder":

@@ -4,6 +4,7 @@ from collections.abc import Container, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
+from caad_ds.data.record import Record
 from caad_ds.generation.chat_client import (
     ChatClient,
     ChatError,
@@ -46,11 +47,11 @@ class OpenAIEngine:
         self.asking, self.concurrency = asking, server.concurrency
         self._client = ChatClient(model, server.base_url, key, retries=server.retries, timeout=server.timeout)
 
-    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
+    def answers(self, blocks: Iterable[list[Record]], done: Container[str]) -> Iterator[Answer]:
         missing = (record for record in chain.from_iterable(blocks) if record["id"] not in done)
         return self._client.each(self._answer, missing, self.concurrency)
 
-    async def _answer(self, record: dict) -> Answer:
+    async def _answer(self, record: Record) -> Answer:
         identity, client = record["id"], self._client
         try:
             request = self._request(record)
@@ -66,7 +67,7 @@ class OpenAIEngine:
             where = f"{client.place}, model {client.model}, record {identity}"
             raise UserError(f"{where}: {error}; fix that, or wait until it answers, and run this again") from error
 
-    def _request(self, record: dict) -> dict[str, Any]:
+    def _request(self, record: Record) -> dict[str, Any]:
         messages = self.asking.messages(record)
         check_markup(message["content"] for message in messages)
         # `max_tokens` is the older name of `max_completion_tokens`, and the one that all servers know.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from caad_ds.data.instructions import ATTRIBUTE
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
+from caad_ds.data.record import Message, Record
 from caad_ds.utils.errors import UserError
 from data_prep.common.hashing import digest
 from data_prep.common.prompt_metadata import prompt_of
@@ -47,20 +48,20 @@ class GenerationSettings:
         content |= {"template_switches": dict(self.switches)} if self.switches else {}
         return content | ({"top_p": self.top_p, "seed": self.seed} if self.temperature else {})
 
-    def messages(self, record: dict) -> list[dict]:
+    def messages(self, record: Record) -> list[Message]:
         """The chat that a text LLM reads; UserError if the record cannot be asked about."""
         default = SYSTEM if prompt_of(record).get("kind") == ATTRIBUTE else ""
         return self._after_system(default if self.system is None else self.system, textual_messages(record))
 
-    def spoken(self, record: dict) -> list[dict]:
+    def spoken(self, record: Record) -> list[Message]:
         """The chat that a SpeechLM reads, the record's own; UserError if the record cannot be asked about."""
         prompt_of(record)
-        if not record.get("messages"):
+        if not (messages := record.get("messages")):
             raise UserError("it has no messages; run `caad-ds prep describe` first")
-        return self._after_system(self.system or "", record["messages"])
+        return self._after_system(self.system or "", messages)
 
-    def _after_system(self, system: str, messages: list[dict]) -> list[dict]:
-        first = [{"role": "system", "content": system}] if system else []
+    def _after_system(self, system: str, messages: list[Message]) -> list[Message]:
+        first: list[Message] = [{"role": "system", "content": system}] if system else []
         chat = [*first, *messages]
         if self.merge_system and len(chat) > 1 and [turn["role"] for turn in chat[:2]] == ["system", "user"]:
             return [{"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]]
@@ -82,14 +83,14 @@ class GenerationSettings:
         return f"truncated: it did not end within {self.max_new_tokens} tokens"
 
 
-def textual_messages(record: dict) -> list[dict]:
+def textual_messages(record: Record) -> list[Message]:
     """The record's messages with the seed description in place of the audio.
 
     Where `prep describe` recorded the question, it is asked without the hint: a false hint would make false
     pseudo ground truth. Several audios take one line of the seed description each.
     """
-    description = record.get("seed_description")
-    if not description or not record.get("messages"):
+    description, messages = record.get("seed_description"), record.get("messages")
+    if not description or not messages:
         raise UserError("it has no seed description or messages; run `caad-ds prep describe` first")
     if question := prompt_of(record).get("question"):
         return [{"role": "user", "content": f"{description}\n{question}"}]
@@ -97,7 +98,7 @@ def textual_messages(record: dict) -> list[dict]:
     if len(lines) != len(record["audios"]):
         raise UserError(f"its seed description has {len(lines)} lines for {len(record['audios'])} audios")
     rest = iter(lines)
-    return [{**message, "content": _described(message["content"], rest)} for message in record["messages"]]
+    return [{**message, "content": _described(message["content"], rest)} for message in messages]
 
 
 def _described(content: str, lines: Iterator[str]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.audio.decoded import Sample
+from caad_ds.data.record import PromptRecord, Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import model_folder
 from caad_ds.utils.progress import progress, waiting
@@ -61,8 +62,8 @@ class SpeechEngine(LocalEngine):
         self.ends = end_tokens(self.tokenizer, self.loaded.model.llm.generation_config.eos_token_id)
         self.positions = position_limit(self.loaded.model.llm.config)
 
-    def _asked(self, record: dict) -> dict:
-        return {**record, "messages": self.asking.spoken(record)}
+    def _asked(self, record: Record) -> PromptRecord:
+        return {"id": record["id"], "messages": self.asking.spoken(record), "audios": record["audios"]}
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         samples = []
@@ -74,7 +75,7 @@ class SpeechEngine(LocalEngine):
         if samples:
             yield from self._heard(samples)
 
-    def _sample(self, record: dict) -> Sample:
+    def _sample(self, record: Record) -> Sample:
         from caad_ds.models.speech_lm.features import check_length
 
         waveforms = []
@@ -94,4 +95,4 @@ class SpeechEngine(LocalEngine):
         most = self.asking.max_new_tokens
         tokens = generate(model, self.tokenizer, batch, states, max_new_tokens=most, sampling=self.asking.sampling())
         for sample, ids in zip(samples, tokens.tolist(), strict=True):
-            yield self._answer(sample.record, ids)
+            yield self._answer(sample.key, ids)

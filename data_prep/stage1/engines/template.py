@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterable, Iterator
 from itertools import chain
 
+from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from data_prep.common.prompt_metadata import prompt_of
 from data_prep.stage1.engines import Answer, PreparedEngine
@@ -27,13 +28,13 @@ class TemplateEngine:
     per option. It stands in for an LLM where a model learns these few sentences from scratch.
     """
 
-    def answers(self, blocks: Iterable[list[dict]], done: Container[str]) -> Iterator[Answer]:
+    def answers(self, blocks: Iterable[list[Record]], done: Container[str]) -> Iterator[Answer]:
         for record in chain.from_iterable(blocks):
             if record["id"] not in done:
                 yield _answer(record)
 
 
-def _answer(record: dict) -> Answer:
+def _answer(record: Record) -> Answer:
     try:
         statement = prompt_of(record).get("statement")
     except UserError as error:

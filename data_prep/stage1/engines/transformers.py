@@ -79,4 +79,4 @@ class TransformersEngine(LocalEngine):
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         for (record, _), ids in zip(prompts, output[:, length:].tolist(), strict=True):
-            yield self._answer(record, ids)
+            yield self._answer(record["id"], ids)

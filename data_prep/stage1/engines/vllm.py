@@ -103,7 +103,7 @@ class VllmEngine(LocalEngine):
         outputs = self.llm.generate(tokens, params, use_tqdm=False)
         for (record, _), output in zip(prompts, outputs, strict=True):
             [only] = output.outputs
-            yield self._answer(record, list(only.token_ids))
+            yield self._answer(record["id"], list(only.token_ids))
 
     def _sampling(self, identity: str) -> Any:
         return self._params(

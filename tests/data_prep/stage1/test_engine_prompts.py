@@ -49,7 +49,7 @@ def test_an_answer_that_spells_a_control_token_is_rejected(tiny_llm, described):
     engine = TransformersEngine(str(tiny_llm), device="cpu")
     spelled = engine.tokenizer("a<", add_special_tokens=False)["input_ids"]
     spelled += engine.tokenizer("/s>", add_special_tokens=False)["input_ids"]
-    answer = engine._answer(read(described)[0], [*spelled, 1])
+    answer = engine._answer(read(described)[0]["id"], [*spelled, 1])
     assert answer.response == "a</s>" and answer.reason.startswith("markup: its answer holds '</s>'")
 
 
