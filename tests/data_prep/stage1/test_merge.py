@@ -102,6 +102,7 @@ def test_missing_parts_are_named(prep, source, parts, tmp_path):
         (lambda lines: [*lines, lines[-1]], "record 'clip38' is there twice"),
         (lambda lines: [*lines[:4], lines[4], *lines[4:]], "is not in its place"),
         (lambda lines: [*lines, b'{"another": "row"}'], "record None is there twice, or not of this part"),
+        (lambda lines: [lines[0].replace(b'"audios"', b'"audio"'), *lines[1:]], "field 'audios' is missing or empty"),
         (lambda lines: [*lines, b"{"], "line 20: it is not JSON"),
     ],
 )
