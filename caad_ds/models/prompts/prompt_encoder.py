@@ -94,7 +94,7 @@ class PromptEncoder:
         try:
             return self._encoded(record, record["response"] if with_answer else None)
         except UserError as error:
-            raise UserError(f"record {record['id']}: {error}") from error
+            raise UserError(f"record {record.get('id', 'without id')}: {error}") from error
 
     def prompt(self, record: PromptRecord) -> tuple[list[int], list[bool]]:
         """Token ids of the prompt up to the answer, and for each whether it holds a connector output."""

@@ -279,6 +279,13 @@ def test_a_template_that_draws_is_refused():
         freeze_template(byte_level("{{ ['a', 'b'] | random }}" + CHATML))
 
 
+def test_a_record_of_another_tool_has_no_id_to_be_refused_by(zephyr):
+    foreign = record("he said </s>")
+    del foreign["id"]
+    with pytest.raises(UserError, match=r"record without id: its transcript 1 holds '</s>'"):
+        encode(zephyr, foreign)
+
+
 # -- M9: lengths -------------------------------------------------------------------------------------------------------
 
 
