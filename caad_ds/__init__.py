@@ -11,6 +11,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # the types of what `_MODULES` names; a name stands in both
     from caad_ds.config.reading import load_config as load_config
     from caad_ds.config.schema import Config as Config
+    from caad_ds.evaluation.comparison.compare import compare as compare
+    from caad_ds.evaluation.comparison.result import Comparison as Comparison
+    from caad_ds.evaluation.evaluate import evaluate as evaluate
     from caad_ds.generation.model import Model as Model
     from caad_ds.generation.model import load as load
     from caad_ds.loss.distillation import contrastive_distillation_loss as contrastive_distillation_loss
@@ -22,14 +25,17 @@ if TYPE_CHECKING:  # the types of what `_MODULES` names; a name stands in both
     from caad_ds.utils.errors import UserError as UserError
 
 _MODULES = {
+    "Comparison": "caad_ds.evaluation.comparison.result",
     "Config": "caad_ds.config.schema",
     "Divergence": "caad_ds.loss.divergence",
     "LMHead": "caad_ds.loss.head",
     "LossOutput": "caad_ds.loss.objective",
     "Model": "caad_ds.generation.model",
     "UserError": "caad_ds.utils.errors",
+    "compare": "caad_ds.evaluation.comparison.compare",
     "contrast": "caad_ds.loss.objective",
     "contrastive_distillation_loss": "caad_ds.loss.distillation",
+    "evaluate": "caad_ds.evaluation.evaluate",
     "load": "caad_ds.generation.model",
     "load_config": "caad_ds.config.reading",
     "train": "caad_ds.training.train",

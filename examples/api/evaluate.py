@@ -2,15 +2,13 @@
 
 import json
 import sys
-from pathlib import Path
 
 import caad_ds
 
 
 def main(model: str, benchmark: str, out: str) -> dict:
     """Answer and score every item; `out` holds predictions and scores, as of `caad-ds evaluate`."""
-    caad_ds.evaluate(model=model, benchmark=benchmark, out=out)
-    scores = json.loads((Path(out) / "scores.json").read_text())
+    scores = caad_ds.evaluate(model=model, benchmark=benchmark, out=out)
     print(json.dumps(scores["groups"]["all"], indent=2))
     return scores
 

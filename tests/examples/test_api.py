@@ -13,10 +13,6 @@ from examples.api import answer, compare, evaluate, loss, train
 from tests.evaluation.conftest import write_benchmark
 from tests.training.tiny import config, make_world
 
-later = pytest.mark.skipif(
-    not {"evaluate", "compare"} <= {*caad_ds.__all__}, reason="caad_ds has no evaluate and compare yet"
-)
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
@@ -58,11 +54,11 @@ def test_a_path_that_is_not_there_is_refused(world):
         train.main(str(file), str(world / "other"))
 
 
-@later
 def test_models_are_evaluated_and_compared(world):
     benchmark = write_benchmark(world / "benchmark", {"gender": 4, "noise": 2})
-    for name in ("a", "b"):
-        scores = evaluate.main(str(world / "teacher"), str(benchmark), str(world / name))
-        assert scores["groups"]["all"]["accuracy_neutral"]
-    compare.main(str(world / "table"), str(world / "a"), str(world / "b"))
+    scores = evaluate.main(str(world / "teacher"), str(benchmark), str(world / "a"))
+    assert scores["groups"]["all"]["accuracy_neutral"]
+    caad_ds.evaluate(world / "teacher", benchmark, world / "b", name="contrast", contrast_alpha=1.0)
+    found = compare.main(str(world / "table"), str(world / "a"), str(world / "b"))
+    assert [*found.systems] == ["teacher", "contrast"] and [*found.differences] == ["contrast"]
     assert (world / "table/table.md").exists()
