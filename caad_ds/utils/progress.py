@@ -23,6 +23,7 @@ class Heartbeat:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._said = time.monotonic()
+        self.last_beat = ""
         self.turn_to(lambda: "starting")
 
     def turn_to(self, doing: Callable[[], str]) -> None:
@@ -42,8 +43,9 @@ class Heartbeat:
             print(line, file=self.stream, flush=True)
 
     def beat(self) -> None:
-        """Say what is going on, and for how long."""
-        self.say(f"{self._doing()} ({time.monotonic() - self._began:.0f} s so far)")
+        """Say what is going on, and for how long; `last_beat` is what was said to go on."""
+        self.last_beat = self._doing()
+        self.say(f"{self.last_beat} ({time.monotonic() - self._began:.0f} s so far)")
 
     def __enter__(self) -> "Heartbeat":
         if self.enabled:
@@ -66,7 +68,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
     """Reports a step on stderr; the body calls what it is given with the number of parts that it has finished.
 
     A live bar on a terminal, otherwise a line at the start, every 8 s and at the end; without `total` only the
-    number so far and the time, and no line at the end of what took less.
+    number so far and the time, and no line at the end of what took less. A count is not said again at the end.
     """
     console = Console(stderr=True)
     if console.is_terminal:
@@ -81,14 +83,18 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
         nonlocal done
         done += count
 
+    def state() -> str:
+        return f"{what}: {done}/{total}" if total is not None else f"{what}: {done}" if done else what
+
     began = time.monotonic()
     with Heartbeat(stream=sys.stderr) as heart:
-        heart.turn_to(lambda: f"{what}: {done}/{total}" if total is not None else f"{what}: {done}" if done else what)
+        heart.turn_to(state)
         heart.beat()
         try:
             yield advance
         finally:
-            if total is not None or time.monotonic() - began >= BEAT_SECONDS:
+            said_before = state() == heart.last_beat != what
+            if not said_before and (total is not None or time.monotonic() - began >= BEAT_SECONDS):
                 heart.beat()
 
 

@@ -26,6 +26,15 @@ def test_a_slow_item_does_not_silence_the_report(capfd):
     assert sum(line.startswith("a step: 1/2") for line in lines) > 1
 
 
+def test_the_last_count_is_said_once_where_a_beat_has_said_it(capfd, monkeypatch):
+    monkeypatch.setattr(progress, "BEAT_SECONDS", 0.3)
+    with progress.progress("a step", 2) as advance:
+        advance(2)
+        time.sleep(0.4)  # a beat, and no second one
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in lines] == ["a step: 0/2", "a step: 2/2"]
+
+
 def test_what_is_mostly_short_speaks_only_where_it_is_long(capfd):
     with waiting("reading"):
         pass
