@@ -11,7 +11,7 @@ from rich.console import Console
 
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_rows, score_instances
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
-from caad_ds.evaluation.report.tables import comparison_rows, difference_rows, interval_rows, scores_rows
+from caad_ds.evaluation.report.tables import comparison_rows, difference_rows, interval_rows, scores_rows, show
 from caad_ds.evaluation.scoring.scores import score_groups
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.evaluation.speed.figures import size_rows, speed_rows
@@ -84,6 +84,13 @@ def test_no_figure_is_folded(kind, width):
     shown = {cell for line in cells for cell in line}
     given = figures_of([cell for row in rows for cell in row])
     assert given and set(given) <= shown
+
+
+@pytest.mark.parametrize(("columns", "longest"), [("60", 60), ("", 240)])
+def test_a_pipe_is_as_wide_as_columns_says(columns, longest, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    show("word " * 100)
+    assert max(map(len, capsys.readouterr().out.splitlines())) == pytest.approx(longest, abs=5)
 
 
 def test_a_table_that_fits_is_printed_as_it_is():

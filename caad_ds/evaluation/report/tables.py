@@ -1,5 +1,6 @@
 """The tables of `evaluate` and `compare`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -118,9 +119,9 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def show(*parts: Table | str) -> None:
-    """Print to standard output, as wide as the terminal, or UNWRAPPED where there is none."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
+    """Print to standard output, as wide as the terminal or as COLUMNS says, or UNWRAPPED where there is neither."""
+    console = Console(highlight=False)  # its width is that of COLUMNS where that is set
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = UNWRAPPED
     for part in parts:
         for printed in part.fitted(console.width) if isinstance(part, Table) else [part]:
