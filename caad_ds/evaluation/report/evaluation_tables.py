@@ -17,8 +17,7 @@ from caad_ds.evaluation.report.tables import (
 )
 from caad_ds.evaluation.scoring.judged_answers import unseparated_notes
 from caad_ds.evaluation.scoring.scores import POOLED
-from caad_ds.evaluation.speed.figures import LEGEND as SPEED_LEGEND
-from caad_ds.evaluation.speed.figures import speed_rows
+from caad_ds.evaluation.speed.figures import speed_legend, speed_rows
 from caad_ds.utils.terminal_table import Table
 
 
@@ -37,7 +36,8 @@ def show_evaluation(scores: dict, folder: RunFolder) -> None:
     if scores["confusions"]:
         show(*on_terminal(scores["confusions"]), NAMED)
     if scores["speed"]:
-        show(Table("Size and speed", *speed_rows({name: scores["speed"]})), SPEED_LEGEND)
+        measured = {name: scores["speed"]}
+        show(Table("Size and speed", *speed_rows(measured)), speed_legend(measured))
     show_rejected(scores["rejected"], folder.path / "scores.json")
 
 

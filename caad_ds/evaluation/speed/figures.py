@@ -11,10 +11,6 @@ memory_mib          `weights`: what the parameters take; `working`: the peak abo
 Times are `{median, low, high}` over batches, low and high the quartiles.
 """
 
-LEGEND = (
-    "Medians over batches; in brackets the quartiles; x: against the first system. tokens/s and first token: from the "
-    "encoder's states on, the prompt included. memory: weights, encoder included, and the peak above them."
-)
 SIZE_LEGEND = (
     "memory: weights, encoder included, and the peak above them. Speeds of evaluations are of different moments and "
     "are not compared; `caad-ds speed` measures systems in turns."
@@ -60,6 +56,15 @@ def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
         cells += [_cell(_figure(speed, sizes[0], "encoder_ms"))] * with_encoder
         rows.append([name, *cells, _where(speed)])
     return header, rows
+
+
+def speed_legend(systems: dict[str, dict]) -> str:
+    """What the columns of `speed_rows` mean; ratios only where there are some."""
+    ratios = "; x: against the first system" if len(systems) > 1 else ""
+    return (
+        f"Medians over batches; in brackets the quartiles{ratios}. tokens/s and first token: from the encoder's states "
+        "on, the prompt included. memory: weights, encoder included, and the peak above them."
+    )
 
 
 def size_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.report.mlflow_log import Record, Store, flat_metrics, log_record
 from caad_ds.evaluation.report.tables import markdown, show
-from caad_ds.evaluation.speed.figures import LEGEND, speed_metrics, speed_rows
+from caad_ds.evaluation.speed.figures import speed_legend, speed_metrics, speed_rows
 from caad_ds.utils.files import write_atomic, write_json
 from caad_ds.utils.terminal_table import Table
 
@@ -30,14 +30,14 @@ class Speeds:
 
 def save(found: Speeds, folder: Path) -> None:
     """Writes speed.md and speed.json."""
-    text = [f"# {TITLE}", f"{found.setting}.", markdown(*speed_rows(found.systems)), LEGEND]
+    text = [f"# {TITLE}", f"{found.setting}.", markdown(*speed_rows(found.systems)), speed_legend(found.systems)]
     write_atomic(folder / "speed.md", ("\n\n".join(text) + "\n").encode())
     write_json(folder / "speed.json", {"tokens": found.tokens, "rounds": found.rounds, "systems": found.systems})
 
 
 def show_speeds(found: Speeds) -> None:
     """Print the table and what explains it."""
-    show(Table(f"{TITLE}: {found.setting}", *speed_rows(found.systems)), LEGEND)
+    show(Table(f"{TITLE}: {found.setting}", *speed_rows(found.systems)), speed_legend(found.systems))
 
 
 def log_speeds(store: Store | None, folder: Path, found: Speeds) -> None:

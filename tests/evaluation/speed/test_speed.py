@@ -8,7 +8,7 @@ import torch
 from caad_ds import cli
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.speed.compare_speed import System
-from caad_ds.evaluation.speed.figures import speed_rows
+from caad_ds.evaluation.speed.figures import speed_legend, speed_rows
 from caad_ds.evaluation.speed.measure import Clock, Meter
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, generate
@@ -110,7 +110,9 @@ def test_ratios_are_to_the_first_system():
         where = {"device": "a CPU", "threads": 2, "dtype": "float32"}
         return {"parameters": {"total": 2e6}, "memory_mib": {"weights": 8.0, "working": None}, "runs": [run], **where}
 
-    header, rows = speed_rows({"teacher": speed(100.0), "student": speed(250.0)})
+    two = {"teacher": speed(100.0), "student": speed(250.0)}
+    header, rows = speed_rows(two)
+    assert "; x: against the first system." in speed_legend(two)
     assert header[3:7] == [
         "tokens/s, batch 8",
         "x tokens/s, batch 8",
@@ -121,7 +123,9 @@ def test_ratios_are_to_the_first_system():
     assert rows[1][4] == "2.50" and rows[1][-1] == "a CPU, threads: 2, float32"
     header, rows = speed_rows({"teacher": speed(100.0), "other batch": speed(9.0, batch=2)})
     assert rows[0][3:7] == ["-", "-", "100 [100, 100]", "1.00"] and rows[1][4] == "-", "nothing to compare with"
-    assert speed_rows({"teacher": speed(100.0)})[0][3:5] == ["tokens/s, batch 8", "first token ms, batch 8"]
+    one = {"teacher": speed(100.0)}
+    assert speed_rows(one)[0][3:5] == ["tokens/s, batch 8", "first token ms, batch 8"]
+    assert "x:" not in speed_legend(one), "a legend of a column that is not there"
 
 
 def test_compare_prints_sizes_and_no_speeds_of_different_moments(run, model_folder, tmp_path, capsys):
