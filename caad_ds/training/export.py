@@ -61,7 +61,12 @@ def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
             folder, state = source, verify(source)
         heartbeat.begin(f"loading the student of {output_dir / 'config.yaml'}")
         student = engines.load_student(cfg)
-        if state.identity.get("prompts") != part_hash(tokenization(student.tokenizer)):
+        if "prompts" not in state.identity:
+            raise UserError(
+                f"{folder}: it does not record the tokenizer and chat template that it was trained with; export it "
+                "with the version of caad-ds that wrote it"
+            )
+        if state.identity["prompts"] != part_hash(tokenization(student.tokenizer)):
             raise UserError(
                 f"{output_dir / 'config.yaml'}: its student's tokenizer or chat template is not the one that the run "
                 "was trained with; restore what student.tokenizer, or else the teacher or student.llm, names"

@@ -185,6 +185,17 @@ def test_another_chat_template_than_the_runs_is_refused(finished, world, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+def test_a_checkpoint_that_does_not_record_its_prompts_is_refused_by_that(finished, tmp_path, capsys):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    folder = copy / "checkpoints/step-00000004"
+    recorded = json.loads((folder / "state.json").read_text())
+    del recorded["state"]["identity"]["prompts"]
+    (folder / "state.json").write_text(json.dumps(recorded))
+    line = refusal(capsys, folder, "--out", tmp_path / "out")
+    assert f"{folder}: it does not record the tokenizer and chat template" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_bases_than_the_runs_are_refused(finished, tmp_path, capsys):
     copy = shutil.copytree(finished, tmp_path / "copy")
     changed = copy / "config.yaml"
