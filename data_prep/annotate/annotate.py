@@ -78,6 +78,7 @@ def annotate(
         "manifest_sha256": manifest_hash(manifest),
         "annotators": list(names),
         "overwrite": overwrite,
+        **({"annotator_versions": versions} if (versions := annotators.versions(names)) else {}),
         **({"allow": list(rules.allow)} if rules.allow else {}),
     }
     settings = measuring | {"classes": {key: scale.model_dump() for key, scale in scales.items()}}

@@ -6,7 +6,8 @@ An annotator is a module with
 - `NEEDS`: the module that it imports beyond the project's own requirements -> the extra of setup.py that installs it;
 - `load() -> Measure`: called once in a process, it makes models and tables ready. The measure takes a waveform
   (float32 [samples] in [-1, 1] at 16 kHz, mono) and gives `{key: value}`, numbers rounded to what they are worth; it
-  raises AudioError for a clip that it cannot measure.
+  raises AudioError for a clip that it cannot measure;
+- `VERSION`, where its values have changed since it first came: with another one an interrupted run does not resume.
 """
 
 import pkgutil
@@ -42,6 +43,11 @@ def check_installed(chosen: Sequence[str]) -> None:
                 raise UserError(
                     f"annotator {name} needs {package}, which is not installed: pip install -e '.[{extra}]'"
                 )
+
+
+def versions(chosen: Sequence[str]) -> dict[str, int]:
+    """The versions of the annotators whose values have changed since they first came."""
+    return {name: module.VERSION for name in chosen if hasattr(module := get(name), "VERSION")}
 
 
 @cache

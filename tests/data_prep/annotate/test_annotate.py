@@ -252,6 +252,14 @@ def test_measures_of_another_input_are_not_replaced(tmp_path, clips, annotate):
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
+def test_measures_of_another_version_are_not_mixed(tmp_path, manifest, annotate, monkeypatch):
+    arguments = ("--manifest", manifest, "--out", tmp_path / "out.jsonl", "--annotators", "duration")
+    annotate(*arguments)
+    monkeypatch.setattr(annotators.get("duration"), "VERSION", 2, raising=False)
+    status, _, err = annotate(*arguments)
+    assert status == 2 and "it was made with another annotator_versions; choose another --out" in err
+
+
 @pytest.mark.parametrize(("name", "extra"), [("emotion2vec", "emotion"), ("brouhaha", "brouhaha")])
 def test_an_annotator_that_is_not_installed_names_its_extra(tmp_path, manifest, annotate, name, extra):
     try:

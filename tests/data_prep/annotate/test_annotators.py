@@ -60,6 +60,31 @@ def test_an_offset_of_the_recorder_changes_no_pitch():
     assert value("pitch", speech + 0.05) == value("pitch", speech)
 
 
+def falling(first: float, last: float, seconds: float) -> np.ndarray:
+    """A voice whose pitch falls evenly, as in a word that is said alone."""
+    phase = 2 * np.pi * np.cumsum(np.linspace(first, last, int(seconds * SAMPLE_RATE))) / SAMPLE_RATE
+    return 0.1 * sum(np.sin(number * phase) / number for number in range(1, 20))
+
+
+def rumble(samples: int, level: float) -> np.ndarray:
+    """Noise below 45 Hz, as of a desk or a microphone that is held."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(samples))
+    spectrum[np.fft.rfftfreq(samples, 1 / SAMPLE_RATE) > 45] = 0
+    noise = np.fft.irfft(spectrum, samples)
+    return level * noise / noise.std()
+
+
+def test_pitch_of_a_short_word_is_heard_above_a_rumble():
+    word = np.pad(falling(130, 90, 0.25), 4_000)
+    assert value("pitch", word + rumble(word.size, 0.05)) == pytest.approx(110, rel=0.05)
+
+
+def test_a_rumble_below_the_range_has_no_pitch():
+    hum = rumble(2 * SAMPLE_RATE, 0.05) + 1e-4 * np.random.default_rng(1).standard_normal(2 * SAMPLE_RATE)
+    with pytest.raises(AudioError, match="are voiced"):
+        value("pitch", hum)
+
+
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 10.0, 20.0])
 def test_snr_is_right_where_its_assumption_is(snr_db):
     rng = np.random.default_rng(0)
