@@ -12,6 +12,7 @@ from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, 
 from caad_ds.data.markers import user_content
 from caad_ds.data.record import Audio, Message, Record
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.wording import counted
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, read_manifest, write_manifest
 from data_prep.common.metadata_columns import Columns, first
@@ -81,7 +82,7 @@ def describe_manifest(
     for key, attribute in known.attributes.items():
         found = _labels({label: labels[key, label] for label in attribute.options})
         print(f"{key}: {found if key in columns else f'no prompt, {columns.tell(key)}'}")
-    print(f"{out}: {count} prompts{rejects.summary}")
+    print(f"{out}: {counted(count, 'prompt')}{rejects.summary}")
 
 
 def _counted(rows: Iterable[Record], labels: Counter[tuple[str, str]]) -> Iterator[Record]:

@@ -23,6 +23,7 @@ from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_yaml
 from caad_ds.utils.text import comparable
+from caad_ds.utils.wording import counted
 from data_prep.common.hashing import fraction
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import ManifestWriter, check_output, read_manifest
@@ -105,8 +106,8 @@ def split(manifest: Path, out: Path, rule_file: Path) -> None:
                 )
     rejects.tell()
     for writer in splits.values():
-        print(f"{writer.path}: {writer.count} records")
-    print(f"{manifest}: {unused} records in no split{rejects.summary}")
+        print(f"{writer.path}: {counted(writer.count, 'record')}")
+    print(f"{manifest}: {counted(unused, 'record')} in no split{rejects.summary}")
 
 
 def read_rules(path: Path) -> list[Rule]:

@@ -17,6 +17,7 @@ from caad_ds.utils.files import read_json, write_json, write_jsonl
 from caad_ds.utils.journal import Journal, same_settings
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.text import as_text
+from caad_ds.utils.wording import counted
 from data_prep.annotate import annotators
 from data_prep.annotate.classes import Scale, read_scales, settle
 from data_prep.common.audio_entry import usable_waveform
@@ -142,7 +143,7 @@ def finish(manifest: Path, out: Path, journal: Journal, scales: dict[str, Scale]
         missing = _list_missing(missing_path(out), journal)
     if not count:
         raise UserError(f"{manifest}: it holds no usable record{rejects.why}")
-    told = [f"{out}: {count} records{rejects.summary}"]
+    told = [f"{out}: {counted(count, 'record')}{rejects.summary}"]
     told += [f"  {key}: {scale.told(labels[key])}" for key, scale in scales.items()]
     if missing:
         listed = ", ".join(f"{name} in {times}" for name, times in sorted(missing.items()))

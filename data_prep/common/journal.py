@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from caad_ds.utils.journal import Journal
+from caad_ds.utils.wording import counted
 
 
 def journal_path(out: Path) -> Path:
@@ -17,5 +18,5 @@ def step_journal(out: Path, settings: dict) -> Iterator[Journal]:
     """The journal of a step, open; says so where an earlier run has begun it."""
     with Journal(journal_path(out), settings) as journal:
         if journal.count:
-            print(f"{journal.path}: going on after {journal.count} lines")
+            print(f"{journal.path}: going on after {counted(journal.count, 'line')}")
         yield journal

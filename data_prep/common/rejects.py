@@ -51,7 +51,8 @@ class Rejects:
     def tell(self) -> None:
         """Say on stderr how many there are of each kind, with examples."""
         if self.count:
-            print("\n".join(self._faults.lines("records rejected", self.path)), file=sys.stderr)
+            title = "record rejected" if self.count == 1 else "records rejected"
+            print("\n".join(self._faults.lines(title, self.path)), file=sys.stderr)
 
     @property
     def summary(self) -> str:

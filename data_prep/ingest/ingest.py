@@ -20,6 +20,7 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, to_line, write_json
 from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import track, waiting
+from caad_ds.utils.wording import counted
 from data_prep.common.audio_entry import is_part, seconds_of
 from data_prep.common.journal import step_journal
 from data_prep.common.jsonl import Rejected
@@ -114,7 +115,9 @@ def run(args: argparse.Namespace) -> int:
     found.rejects.tell()
     cut = f", {found.cut} too long and cut ({args.too_long})" if found.cut else ""
     untold = f", {found.untold} without text" if found.untold else ""
-    print(f"{args.out}: {found.count} records, {found.seconds / 3600:.2f} hours{untold}{cut}{found.rejects.summary}")
+    print(
+        f"{args.out}: {counted(found.count, 'record')}, {found.seconds / 3600:.2f} hours{untold}{cut}{found.rejects.summary}"
+    )
     return 0
 
 

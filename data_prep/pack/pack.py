@@ -24,6 +24,7 @@ from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import waiting
+from caad_ds.utils.wording import counted
 from data_prep.common.array_part import Part
 from data_prep.common.journal import journal_path, step_journal
 from data_prep.common.jsonl import Rejected
@@ -64,7 +65,7 @@ def summary(index: ShardIndex, folder: Path, part: Part | None = None) -> str:
     shards, rejected = index.file.shards, index.file.rejected
     hours = sum(shard.seconds for shard in shards) / 3600
     listed = f"; {rejected} rejected, see {rejected_path(index_path(folder, part))}" if rejected else ""
-    return f"{folder}: {len(index)} samples, {hours:.2f} h in {len(shards)} shards{listed}"
+    return f"{folder}: {counted(len(index), 'sample')}, {hours:.2f} h in {counted(len(shards), 'shard')}{listed}"
 
 
 def pack(

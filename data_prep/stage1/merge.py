@@ -9,6 +9,7 @@ from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, to_line, write_json, writing
 from caad_ds.utils.journal import changed_keys
+from caad_ds.utils.wording import counted
 from data_prep.common.array_part import Part
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest
@@ -91,7 +92,7 @@ def _merge(manifest: Path, out: Path, parts: list[Part], settings: dict) -> None
     table.show(out)
     table.save(out)
     write_json(stamp_path(out), settings)
-    print(f"{out}: {count} answered{summary(rejects, table)}, merged from {len(parts)} parts")
+    print(f"{out}: {count} answered{summary(rejects, table)}, merged from {counted(len(parts), 'part')}")
 
 
 def _walk(manifest: Path, out: Path, parts: list[Part], block: int, table: AnswerTable) -> Iterator[Record | Rejected]:

@@ -19,6 +19,7 @@ from caad_ds.data.record import Audio, Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
 from caad_ds.utils.progress import track
+from caad_ds.utils.wording import counted
 from data_prep.annotate.annotators import brouhaha, loudness, snr
 from data_prep.common.audio_entry import cut_out, waveform
 from data_prep.common.hashing import digest, fraction
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{args.manifest}: it holds no usable record{rejects.why}")
     noisy = sum((record["metadata"] or {})["noise"] == "noisy" for record in done)
     rejects.tell()
-    print(f"{args.out}: {noisy} noisy and {len(done) - noisy} clean records{rejects.summary}")
+    print(f"{args.out}: {noisy} noisy and {counted(len(done) - noisy, 'clean record')}{rejects.summary}")
     return 0
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, read_json, write_json, write_jsonl
 from caad_ds.utils.progress import track
+from caad_ds.utils.wording import counted
 from data_prep.synthetic.clips import DEFAULT, SPLITS, Difficulty, render
 
 SETTINGS, METADATA = "settings.json", "metadata.jsonl"
@@ -59,7 +60,7 @@ def synthesize(
     with disk_errors(folder):
         rows = _render_all(partial(render, folder, split, seed, difficulty), size, workers, f"synthesize {split}")
     write_jsonl(folder / METADATA, rows)
-    print(f"{folder}: {size} clips, {sum(row['duration'] for row in rows) / 60:.1f} minutes")
+    print(f"{folder}: {counted(size, 'clip')}, {sum(row['duration'] for row in rows) / 60:.1f} minutes")
 
 
 def _render_all(render_one: Callable[[int], dict], size: int, workers: int, what: str) -> list[dict]:

@@ -17,6 +17,7 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.fault_list import EXAMPLES, Faults, kind_of
 from caad_ds.utils.files import write_atomic
 from caad_ds.utils.progress import progress, waiting
+from caad_ds.utils.wording import counted
 from data_prep.common.jsonl import Rejected, read_rows
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import rejected_path
@@ -68,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         write_overview(args.overview, found)
         print(f"overview: {args.overview}")
     shards = found.index.file.shards
-    print(f"{args.folder}: {len(found.index)} samples in {len(shards)} shards, {len(found.faults)} faults")
+    samples, faults = counted(len(found.index), "sample"), counted(len(found.faults), "fault")
+    print(f"{args.folder}: {samples} in {counted(len(shards), 'shard')}, {faults}")
     return 1 if found.faults else 0
 
 
@@ -132,10 +134,10 @@ def told(found: Findings) -> list[str]:
         )
     copies = len(found.duplicates.copies)
     lines.append(
-        f"{found.duplicates.audios} different audios, {found.duplicates.shared} of them with several prompts"
-        + (f"; {copies} samples are copies" if copies else "")
+        f"{counted(found.duplicates.audios, 'different audio')}, {found.duplicates.shared} of them with several prompts"
+        + (f"; {counted(copies, 'sample is a copy', 'samples are copies')}" if copies else "")
     )
-    lines += [f"compared with {count} audios of {path}" for path, count in found.held_out.sizes.items()]
+    lines += [f"compared with {counted(count, 'audio')} of {path}" for path, count in found.held_out.sizes.items()]
     if found.held_out.columns:
         by_column = (compared(found.values, there, path) for path, there in found.held_out.values.items())
         lines += filter(None, by_column)
@@ -218,6 +220,8 @@ def _check_accounts(found: Findings, manifest: Path | None) -> None:
             found.reasons.add(shown(kind_of(row.get("reason")), 100))
     listed = path.is_file() or manifest is not None
     if listed and rejected.total() != index.file.rejected:
-        found.faults.append(f"{path}: it lists {rejected.total()} records, the index counts {index.file.rejected}")
+        found.faults.append(
+            f"{path}: it lists {counted(rejected.total(), 'record')}, the index counts {index.file.rejected}"
+        )
     if manifest:
         found.faults += unaccounted(index, manifest, rejected)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import Heartbeat
+from caad_ds.utils.wording import counted
 
 ROOT = Path(__file__).parents[2]
 CAAD_DS = [sys.executable, "-u", "-m", "caad_ds.cli"]
@@ -67,7 +68,7 @@ class Job:
 def run_all(jobs: list[Job], side_by_side: int, what: str) -> None:
     """Run many jobs, some at a time, with a line for each that ends."""
     with ThreadPoolExecutor(side_by_side) as pool, Heartbeat() as voice:
-        voice.begin(f"{what}: {len(jobs)} runs, {side_by_side} at a time")
+        voice.begin(f"{what}: {counted(len(jobs), 'run')}, {side_by_side} at a time")
         waiting = [pool.submit(job.run_quietly) for job in jobs]
         try:
             for done, future in enumerate(as_completed(waiting), 1):

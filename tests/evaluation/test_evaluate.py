@@ -284,11 +284,11 @@ def test_what_must_be_known_of_compared_runs_is_noted(run, conflicts, tmp_path, 
     run(out="a")
     run("--max-new-tokens", 4, "--name", "short", out="b")
     assert command(compare, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "table") == 3
-    assert f"1 rows left out in {tmp_path / 'a'}, 1 rows left out in {tmp_path / 'b'}" in capsys.readouterr().err
+    assert f"1 row left out in {tmp_path / 'a'}, 1 row left out in {tmp_path / 'b'}" in capsys.readouterr().err
     table, saved = ((tmp_path / "table" / name).read_text() for name in ("table.md", "table.json"))
     for note in json.loads(saved)["notes"]:
         assert note in table
-    assert "Over 6 items." in table and f"1 rows left out in {tmp_path / 'b'}." in table
+    assert "Over 6 items." in table and f"1 row left out in {tmp_path / 'b'}." in table
     assert f"--max-new-tokens differs: 16 in {tmp_path / 'a'}, 4 in {tmp_path / 'b'}." in table
 
 

@@ -67,7 +67,7 @@ def same(folder, other):
 def test_ranks_share_the_work_and_score_as_one_process(asked, alone, tmp_path):
     status, errors = finished(start([*asked, "--out", str(tmp_path / "run")]))
     assert status == [3, 3]
-    assert "rank 0 of 2: 42/42" in errors[0] and "1 rows were left out" in errors[0]
+    assert "rank 0 of 2: 42/42" in errors[0] and "1 row was left out" in errors[0]
     assert errors[1] == "", "one rank speaks for all"
     assert same(tmp_path / "run", alone)
     assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == (alone / "predictions.jsonl").read_bytes()

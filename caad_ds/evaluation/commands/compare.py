@@ -10,6 +10,7 @@ from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, output_fo
 from caad_ds.evaluation.report.tables import show
 from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.paths import existing
+from caad_ds.utils.wording import counted
 
 FILES = ("table.json", "table.md", "table.png", "flips.png")
 TITLE = "Accuracy when audio and text disagree"
@@ -35,6 +36,6 @@ def run(args: argparse.Namespace) -> int:
             show(f"saved {args.out}/{', '.join(found.files)}")
         log_comparison(store, folder, found)
     if found.rejected:
-        partial = ", ".join(f"{count} rows left out in {path}" for path, count in found.rejected.items())
+        partial = ", ".join(f"{counted(count, 'row')} left out in {path}" for path, count in found.rejected.items())
         print(f"caad-ds compare: not the whole benchmark: {partial}", file=sys.stderr)
     return ROWS_REJECTED if found.rejected else 0

@@ -11,6 +11,7 @@ from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, store_of
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
 from caad_ds.utils.command import ROWS_REJECTED, positive
 from caad_ds.utils.paths import existing, model_folder
+from caad_ds.utils.wording import counted
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     show_doubtful(found.doubtful, None)
     show_rejected(found.rejected, None)
-    print(f"saved the pictures and numbers of {len(found.items)} items in {args.out}")
+    print(f"saved the pictures and numbers of {counted(len(found.items), 'item')} in {args.out}")
     from caad_ds.evaluation.explain.result import log_explanations  # imports PyTorch
 
     log_explanations(store, args.out, found)

@@ -29,6 +29,7 @@ from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import existing
 from caad_ds.utils.progress import progress, waiting
+from caad_ds.utils.wording import counted
 
 BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_all"}
 NOTE = (
@@ -61,7 +62,7 @@ def compare(
     if not runs:
         raise UserError("no run to compare; give run folders of `caad-ds evaluate`")
     folders = [existing(run) for run in runs]
-    with waiting(f"reading {len(folders)} runs"):
+    with waiting(f"reading {counted(len(folders), 'run')}"):
         read = read_runs(folders)
         speeds = read_speeds(folders)
     first = _baseline(baseline, list(read.systems))

@@ -11,6 +11,7 @@ from caad_ds.evaluation.predictions import REMEDY, RunFolder
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.evaluation.scoring.scores import POOLED, RULES
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.wording import counted
 
 BENCHMARK = {"benchmark": "benchmarks", "benchmark_sha256": "contents of the benchmark"}
 PER_MODEL = ("model_sha256", "seed")  # what runs of one name may differ in
@@ -56,8 +57,8 @@ def read_runs(folders: list[Path]) -> Runs:
         runs.confusions.setdefault(scores["name"], []).append(scores.get("confusions", {}))
         if scores["rejected"]:
             runs.rejected[path] = len(scores["rejected"])
-    left_out = [f"{count} rows left out in {path}." for path, count in runs.rejected.items()]
-    runs.notes = [f"Over {len({name for name, _ in items})} items.", *left_out, *_differing(setups)]
+    left_out = [f"{counted(count, 'row')} left out in {path}." for path, count in runs.rejected.items()]
+    runs.notes = [f"Over {counted(len({name for name, _ in items}), 'item')}.", *left_out, *_differing(setups)]
     return runs
 
 

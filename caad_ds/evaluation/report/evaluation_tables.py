@@ -19,6 +19,7 @@ from caad_ds.evaluation.scoring.judged_answers import unseparated_notes
 from caad_ds.evaluation.scoring.scores import POOLED
 from caad_ds.evaluation.speed.figures import speed_legend, speed_rows
 from caad_ds.utils.terminal_table import Table
+from caad_ds.utils.wording import counted
 
 
 def evaluation_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
@@ -49,7 +50,7 @@ def _by_rule(scores: dict, differing: int) -> str:
     answers = _answers(scores)
     each = ", ".join(f"{rule} {percent(count / answers)}" for rule, count in scores["rules"].items())
     unclear = f" ({scores['judge']['unclear']} replies neither yes nor no)" if "judge" in scores else ""
-    return f"{answers} answers by each rule, %: {each}{unclear}; the rules differ on {differing} (disagreements.jsonl)"
+    return f"{counted(answers, 'answer')} by each rule, %: {each}{unclear}; the rules differ on {differing} (disagreements.jsonl)"
 
 
 def _answers(scores: dict) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, HINTS
 from caad_ds.evaluation.scoring.scores import LEVEL, POOLED, RULES
 from caad_ds.utils.fault_list import EXAMPLES, Faults
 from caad_ds.utils.terminal_table import Table
+from caad_ds.utils.wording import counted
 
 UNWRAPPED = 240
 LEGEND = (
@@ -130,25 +132,27 @@ def show(*parts: Table | str) -> None:
 
 def show_rejected(rejected: list[dict], place: Path | None) -> None:
     """Names on standard error the rows that were left out; beyond the first ones, where all of them are listed."""
-    _name_rows(rejected, "rows were left out", place)
+    _name_rows(rejected, ("row was left out", "rows were left out"), place)
 
 
 def show_doubtful(doubtful: list[dict], place: Path | None) -> None:
     """Names on standard error the rows that are asked about audio which a rule (levels.py) finds unusable."""
-    _name_rows(doubtful, "rows are asked about audio that training would not take", place)
+    asked = "asked about audio that training would not take"
+    _name_rows(doubtful, (f"row is {asked}", f"rows are {asked}"), place)
 
 
-def _name_rows(rows: list[dict], told: str, place: Path | None) -> None:
-    """Print to standard error the number of rows, `told` and each reason; of many only some if `place` has all."""
+def _name_rows(rows: list[dict], told: Sequence[str], place: Path | None) -> None:
+    """Print to standard error the number of rows, what is `told` of one and of many, and each reason; of many only some
+    if `place` has all."""
     if not rows:
         return
-    lines = [f"{len(rows)} {told}" + (f" (all in {place})" if place else "") + ":"]
+    lines = [counted(len(rows), *told) + (f" (all in {place})" if place else "") + ":"]
     lines += [f"  {row['id']}: {row['reason']}" for row in rows]
     if place and len(rows) > EXAMPLES:
         faults = Faults()
         for row in rows:
             faults.add(row["id"], row["reason"])
-        lines = faults.lines(told, place)
+        lines = faults.lines(told[1], place)
     print("\n".join(lines), file=sys.stderr)
 
 

@@ -38,6 +38,7 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_json
 from caad_ds.utils.paths import existing, model_folder, new_file
 from caad_ds.utils.progress import progress, waiting
+from caad_ds.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,9 @@ def _settings(model: Path, benchmark: Benchmark, training: Benchmark | None, ins
 def _likelihoods(probe: Probe, rows: list[Row], name: str) -> dict[str, dict[Signal, np.ndarray]]:
     """What `Probe.likelihoods` finds, shown as it grows."""
     if before := len(probe.known(rows)):
-        print(f"caad-ds check-teacher: resuming after {before} rows of {probe.journal.path}", file=sys.stderr)
+        print(
+            f"caad-ds check-teacher: resuming after {counted(before, 'row')} of {probe.journal.path}", file=sys.stderr
+        )
     growing = Growing(len(rows), lambda: _attributes(rows, probe.known(rows), probe.instructions))
     return probe.likelihoods(rows, f"checking {name}", growing.show)
 

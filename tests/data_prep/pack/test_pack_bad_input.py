@@ -55,7 +55,7 @@ def test_each_bad_record_is_listed_and_the_others_are_packed(folder, capsys):
     manifest.write_text("\n".join(lines) + "\n")
     assert main(["prep", "pack", "--manifest", str(manifest), "--out", str(folder / "out"), "--workers", "2"]) == 0
     said = capsys.readouterr().out
-    assert f"2 samples, 0.00 h in 1 shards; 17 rejected, see {folder / 'out/index.rejected.jsonl'}" in said
+    assert f"2 samples, 0.00 h in 1 shard; 17 rejected, see {folder / 'out/index.rejected.jsonl'}" in said
     rejected = read(folder / "out/index.rejected.jsonl")
     torn = [f"m.jsonl line {number}" for number in (15, 16)]
     short = ["no end", "backwards", "m.jsonl line 10", "before", "beyond", "unasked", "mute"]

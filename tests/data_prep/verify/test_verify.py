@@ -225,7 +225,7 @@ def test_hostile_members_are_faults_and_nothing_is_written(case, tmp_path, verif
     assert status == 1 and sorted(tmp_path.rglob("*")) == before
     assert any(part in faults[0] for part in told.split("|")) and "sample bad: " in faults[0]
     assert not any("sample good: " in line for line in faults)
-    assert lines[-2].startswith("1 different audios")
+    assert lines[-2].startswith("1 different audio,")
     assert lines[-1].endswith(f"{len(faults)} faults") and not any(Path("/tmp/bad.json").parent.glob("bad.json"))
 
 
@@ -238,9 +238,9 @@ def test_an_audio_with_the_same_prompt_again_is_a_fault_and_with_another_is_not(
     pack(tmp_path / "more.jsonl", tmp_path / "more")
     status, lines = verify(tmp_path / "more")
     faults = [line for line in lines if "the same audio" in line]
-    assert status == 1 and lines[-1].endswith("1 faults")
+    assert status == 1 and lines[-1].endswith("1 fault")
     assert faults[0].endswith(f"sample copy: the same audio and prompt as sample {key('voice/2.take')}")
-    assert "10 different audios, 1 of them with several prompts; 1 samples are copies" in lines
+    assert "10 different audios, 1 of them with several prompts; 1 sample is a copy" in lines
 
 
 def test_held_out_audio_is_found_in_shards_benchmarks_and_manifests(tmp_path, shards, verify, records):
@@ -299,7 +299,7 @@ def test_every_record_of_the_manifest_is_accounted_for(tmp_path, records, verify
     rows = read(listed)
     listed.write_text(json.dumps(rows[0]) + "\n")
     status, lines = verify(out, "--manifest", manifest)
-    assert status == 1 and f"{listed}: it lists 1 records, the index counts 2" in lines
+    assert status == 1 and f"{listed}: it lists 1 record, the index counts 2" in lines
     assert f"{manifest}, record {rows[1]['id']}: it is neither packed nor rejected" in lines
 
     listed.write_text(

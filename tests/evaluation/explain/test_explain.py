@@ -125,7 +125,7 @@ def test_a_silent_clip_is_explained_and_named(explain, conflicts, capsys):
     soundfile.write(conflicts / "gender" / "audio" / "0.wav", np.zeros(8000), 16000)
     assert explain("--items", "gender/0", "--max-new-tokens", 1) == 0
     said = capsys.readouterr().err
-    assert "1 rows are asked about audio that training would not take" in said and said.count("gender/0: audio") == 1
+    assert "1 row is asked about audio that training would not take" in said and said.count("gender/0: audio") == 1
 
 
 def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, capsys):
@@ -150,8 +150,8 @@ def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, caps
     assert "gender/0: audio" in capsys.readouterr().err
     assert explain("--items", "gender/0", "gender/1:neutral", "--max-new-tokens", 2, out="rest") == 3
     said = capsys.readouterr()
-    assert said.err.count("gender/0: audio") == 1 and "1 rows were left out" in said.err, "one row, not its conditions"
-    assert "pictures and numbers of 1 items" in said.out
+    assert said.err.count("gender/0: audio") == 1 and "1 row was left out" in said.err, "one row, not its conditions"
+    assert "pictures and numbers of 1 item " in said.out
 
 
 def test_a_row_that_was_rejected_is_told_with_its_reason(explain, conflicts, capsys):
@@ -164,7 +164,7 @@ def test_a_row_that_was_rejected_is_told_with_its_reason(explain, conflicts, cap
         assert f"--items {name}: the benchmark's row cannot be used" in told and "gt" in told
     assert explain("--items", "gender/2", "gender/1:neutral", "--max-new-tokens", 2) == 3
     said = capsys.readouterr()
-    assert "gender/2: gt is missing" in said.err and "pictures and numbers of 1 items" in said.out
+    assert "gender/2: gt is missing" in said.err and "pictures and numbers of 1 item " in said.out
 
 
 def test_more_tokens_than_there_are(explain, tmp_path):

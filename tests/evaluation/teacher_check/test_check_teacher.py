@@ -168,7 +168,7 @@ def test_command(model_folder, conflicts, instructions, tmp_path, capsys):
     assert [row["id"] for row in result["rejected"]] == ["noise/3"]
     assert [row["id"] for row in result["doubtful"]] == ["noise/1"]
     printed, err = (" ".join(part.split()) for part in capsys.readouterr())
-    assert "1 rows are asked about audio that training would not take" in err and "1.wav: silent: all" in err
+    assert "1 row is asked about audio that training would not take" in err and "1.wav: silent: all" in err
     decoded = [(s["negative"], s["alpha"]) for s in result["decoded"]]
     alpha = result["verdict"]["alpha"] or 2.0
     assert decoded == [(None, None), *((negative, alpha) for negative in NEGATIVES)] and "greedy answers" in printed
