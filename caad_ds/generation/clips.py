@@ -8,11 +8,11 @@ import torch
 
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.levels import faults, longer
-from caad_ds.generation.asked import Asked, Audio, different_clips
+from caad_ds.generation.question import Askable, Audio, different_clips
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 
-A = TypeVar("A", bound=Asked)
+A = TypeVar("A", bound=Askable)
 
 
 class Clips:
@@ -44,16 +44,16 @@ class Clips:
             self._kept.update(zip(waveforms, hidden, strict=True))
         return [item for item in items if self.failed.keys().isdisjoint(item.clips)]
 
-    def states(self, items: Sequence[Asked]) -> AudioStates:
+    def states(self, items: Sequence[Askable]) -> AudioStates:
         """The states of the different clips of items that `hear` returned, in order of appearance."""
         return AudioStates(torch.stack([self._kept[clip] for clip in different_clips(items)]))
 
-    def rejected(self, items: Iterable[Asked]) -> list[dict]:
+    def rejected(self, items: Iterable[Askable]) -> list[dict]:
         """The items, each once whatever its conditions, with a clip that could not be heard, and the reason."""
         unheard = {item.id: clip for item in items for clip in item.clips if clip in self.failed}
         return [{"id": name, "reason": f"audio {clip}: {self.failed[clip]}"} for name, clip in unheard.items()]
 
-    def doubted(self, items: Iterable[Asked]) -> list[dict]:
+    def doubted(self, items: Iterable[Askable]) -> list[dict]:
         """The items, each once, that are asked about a clip which a rule finds unusable, and the reason."""
         heard = {item.id: clip for item in items for clip in item.clips if clip in self.doubtful}
         return [{"id": name, "reason": f"audio {clip}: {self.doubtful[clip]}"} for name, clip in heard.items()]

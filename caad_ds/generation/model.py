@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from caad_ds.data.batch import Batch
-from caad_ds.generation.asked import Asked, Question, Recording, as_sample, different_clips
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
+from caad_ds.generation.question import Askable, Question, Recording, as_sample, different_clips
 from caad_ds.models.language_model.llm import position_limit
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
@@ -23,7 +23,7 @@ from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import model_folder
 
-A = TypeVar("A", bound=Asked)
+A = TypeVar("A", bound=Askable)
 
 
 def load(model: str | Path, device: str | None = None, dtype: str | torch.dtype = "float32") -> "Model":
@@ -126,17 +126,17 @@ class Model:
                 refused.setdefault(item.id, f"prompt: {error}")
         return kept
 
-    def prompts(self, items: Sequence[Asked]) -> Batch:
+    def prompts(self, items: Sequence[Askable]) -> Batch:
         """The left-padded prompts of items."""
         samples = [as_sample(item) for item in items]
         return self._placed(self.prompter.batch(samples, pad="left", with_answer=False), items)
 
-    def answered(self, items: Sequence[Asked], answers: Sequence[str]) -> Batch:
+    def answered(self, items: Sequence[Askable], answers: Sequence[str]) -> Batch:
         """Each item's prompt with a given answer after it."""
         samples = [as_sample(item, answer) for item, answer in zip(items, answers, strict=True)]
         return self._placed(self.prompter.batch(samples), items)
 
-    def _placed(self, batch: Batch, items: Sequence[Asked]) -> Batch:
+    def _placed(self, batch: Batch, items: Sequence[Askable]) -> Batch:
         """The batch with the index of each clip among the different ones, in the order of `Clips.states`."""
         number = {clip: place for place, clip in enumerate(different_clips(items))}
         index = torch.tensor([number[clip] for item in items for clip in item.clips])

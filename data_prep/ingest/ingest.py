@@ -115,9 +115,8 @@ def run(args: argparse.Namespace) -> int:
     found.rejects.tell()
     cut = f", {found.cut} too long and cut ({args.too_long})" if found.cut else ""
     untold = f", {found.untold} without text" if found.untold else ""
-    print(
-        f"{args.out}: {counted(found.count, 'record')}, {found.seconds / 3600:.2f} hours{untold}{cut}{found.rejects.summary}"
-    )
+    length = f"{found.seconds / 3600:.2f} hours"
+    print(f"{args.out}: {counted(found.count, 'record')}, {length}{untold}{cut}{found.rejects.summary}")
     return 0
 
 

@@ -50,7 +50,8 @@ def _by_rule(scores: dict, differing: int) -> str:
     answers = _answers(scores)
     each = ", ".join(f"{rule} {percent(count / answers)}" for rule, count in scores["rules"].items())
     unclear = f" ({scores['judge']['unclear']} replies neither yes nor no)" if "judge" in scores else ""
-    return f"{counted(answers, 'answer')} by each rule, %: {each}{unclear}; the rules differ on {differing} (disagreements.jsonl)"
+    differ = f"the rules differ on {differing} (disagreements.jsonl)"
+    return f"{counted(answers, 'answer')} by each rule, %: {each}{unclear}; {differ}"
 
 
 def _answers(scores: dict) -> int:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.generation.asked import Audio, different_clips
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.model import Model
+from caad_ds.generation.question import Audio, different_clips
 
 
 class EncodedClips:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.teacher_check.prefix_tree import Ids
-from caad_ds.generation.asked import as_sample, different_clips
 from caad_ds.generation.model import Model
+from caad_ds.generation.question import as_sample, different_clips
 from caad_ds.models.negatives import Negative
 from caad_ds.models.prompts.prompt_encoder import Encoded
 from caad_ds.utils.errors import UserError

@@ -25,7 +25,7 @@ class Audio(Protocol):
         """float32 mono 16 kHz [samples] and the levels that rules judge; raises AudioError if it does not decode."""
 
 
-class Asked(Protocol):
+class Askable(Protocol):
     """One prompt: `messages` as chat templates take them, with `<|AUDIO|>` once per clip, in the clips' order.
 
     Several prompts may share an `id`, which lists name; `key` is a prompt's own.
@@ -90,7 +90,7 @@ class Question:
         return [{"role": "user", "content": user_content(self.question, self.hint)}]
 
 
-def as_sample(asked: Asked, answer: str | None = None) -> Sample:
+def as_sample(asked: Askable, answer: str | None = None) -> Sample:
     """A prompt as the models take it; its audio is given apart, as states."""
     record = {
         "id": asked.key,
@@ -101,6 +101,6 @@ def as_sample(asked: Asked, answer: str | None = None) -> Sample:
     return Sample(asked.key, cast(PromptRecord, record), [])  # benchmarks check what they read
 
 
-def different_clips(prompts: Iterable[Asked]) -> list[Audio]:
+def different_clips(prompts: Iterable[Askable]) -> list[Audio]:
     """The clips of prompts, each once, in order of appearance."""
     return list(dict.fromkeys(clip for asked in prompts for clip in asked.clips))
