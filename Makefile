@@ -33,7 +33,7 @@ demo: venv ## standard KD and CAAD from the shipped teacher: table, picture, MLf
 demo-full: venv ## every control and ablation, 3 teacher seeds x 3 student seeds
 	$(RUN) -u -m examples.demo full
 
-demo-teacher: venv ## make the shipped teacher anew
+demo-teacher: venv ## make the shipped teacher again
 	$(RUN) -u -m examples.demo teacher
 
 # Each process takes one file of tests after another, whose fixtures it shares; each test computes on one thread. Three

@@ -121,7 +121,8 @@ def describe(
 ) -> list[Record]:
     """The record with its seed description, once per question asked about it; [] if nothing can be asked.
 
-    A pure function of (record, seed). The metadata gains `prompt` (data_prep/common/prompt_metadata.py); UserError if
+    A pure function of (record, seed). A prompt that comes up twice is written once, so there may be fewer than
+    `questions`. The metadata gains `prompt` (data_prep/common/prompt_metadata.py); UserError if
     that key is the user's. A record that comes with messages of its own keeps them.
     """
     prompt_of(record)
@@ -131,11 +132,16 @@ def describe(
         return [described]
     rng = Random(f"{seed}/{record['id']}")
     rows: list[Record] = []
+    contents: set[str] = set()
     for number, asked in enumerate(islice(_questions(record, instructions, rng), questions)):
         about = asked if isinstance(asked, Ask) else None
         condition = rng.choices(list(hints), list(hints.values()))[0] if about else "none"
         claim = hint(instructions, about, condition, rng) if about else None
-        row: Record = {**described, "messages": [_turn(user_content(asked.question, claim, len(record["audios"])))]}
+        content = user_content(asked.question, claim, len(record["audios"]))
+        if content in contents:  # attributes were used up; a prompt that is there twice is a fault of the shards
+            continue
+        contents.add(content)
+        row: Record = {**described, "messages": [_turn(content)]}
         prompt = {**vars(asked), "condition": condition}
         if about:
             prompt[OPTIONS] = list(instructions.attributes[about.attribute].options)

@@ -34,7 +34,7 @@ def reset_peak() -> int:
 
 
 def in_one_attempt(check: Callable[[int], bool]) -> bool:
-    """Whether `check(attempt)`, which does the work anew and compares its memory, is true in one of three attempts.
+    """Whether `check(attempt)`, which does the work again and compares its memory, is true in one of three attempts.
 
     What is traced is the whole process: a thread that an earlier test left behind, or a module imported for the first
     time, adds to one attempt and not to all.

@@ -89,7 +89,7 @@ class ShardIndex:
         index = cls(folder, _parse(folder / name))
         if check_files:
             for fault in (f for shard in index.file.shards if (f := index.shard_fault(shard))):
-                raise UserError(f"{fault}: copy it again, or pack the folder anew")
+                raise UserError(f"{fault}: copy it again, or pack the folder again")
         return index
 
     def __len__(self) -> int:
@@ -157,20 +157,20 @@ def _parse(path: Path) -> IndexFile:
     except (FileNotFoundError, NotADirectoryError):
         raise no_index(path) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): pack the folder anew") from None
+        raise UserError(f"{path} cannot be read ({error}): pack the folder again") from None
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
-        raise UserError(f"{path} has version {version!r}, this release reads version {VERSION}: pack the folder anew")
+        raise UserError(f"{path} has version {version!r}, this release reads version {VERSION}: pack the folder again")
     try:
         index = TypeAdapter(IndexFile).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}, at {where}: {first['msg']}: pack the folder anew") from None
+        raise UserError(f"{path}, at {where}: {first['msg']}: pack the folder again") from None
     for shard in index.shards:
         for sample in shard.samples:
             if sample.offset + sample.size > shard.bytes:
                 raise UserError(
-                    f"{path}: sample {sample.key} lies beyond the end of {shard.name}: pack the folder anew"
+                    f"{path}: sample {sample.key} lies beyond the end of {shard.name}: pack the folder again"
                 )
     return index

@@ -117,7 +117,9 @@ class IndexedReader:
 
     def _message(self, shard: Shard, entry: SampleEntry, reason: object) -> str:
         path = self.index.folder / shard.name
-        return f"{path}, sample {entry.key}: {reason}; run `caad-ds prep verify {self.index.folder}`, then pack it anew"
+        return (
+            f"{path}, sample {entry.key}: {reason}; run `caad-ds prep verify {self.index.folder}`, then pack it again"
+        )
 
     def close(self) -> None:
         """Close the shards; the next read opens them again."""

@@ -28,7 +28,7 @@ from caad_ds.utils.errors import UserError
 
 LIMITS = (
     "data.reader stream: the order depends on the number of ranks, an epoch is not exact, and a run that resumes from "
-    "a checkpoint begins the shards anew that its ranks were reading, without what waited in their buffers"
+    "a checkpoint begins the shards again that its ranks were reading, without what waited in their buffers"
 )
 IN_A_ROW = 100  # broken shards or samples, and none that is whole: the data, or the way to it, is at fault
 TOLD = 10  # skipped ones that a rank names
@@ -65,7 +65,7 @@ class StreamReader:
     def samples(
         self, longest: float, position: int = 0, check: Callable[[Sample], object] = lambda sample: None
     ) -> Iterator[Sample]:
-        """The samples from a shard of the stream on, for ever.
+        """The samples from a shard of the stream on, forever.
 
         Audio of more than `longest` seconds is broken, and so is a sample that `check` raises UserError for.
         """
@@ -128,7 +128,7 @@ class StreamReader:
 
     def _broken(self, where: str, error: object) -> None:
         if not self.skip:
-            raise UserError(f"{where}: {error}; pack or copy it anew, or set data.skip_broken")
+            raise UserError(f"{where}: {error}; pack or copy it again, or set data.skip_broken")
         self.skipped += 1
         self._in_a_row += 1
         if self._in_a_row >= IN_A_ROW:
@@ -199,7 +199,7 @@ def _members(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
     for _ in range(2 + tarfile.RECORDSIZE // CHUNK):  # the padding, for a command that is not to die of a closed pipe
         if not stream.read(CHUNK):
             return
-    raise BrokenSample("it goes on after its end")
+    raise BrokenSample("it continues after its end")
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:

@@ -105,14 +105,14 @@ def evaluate(
         from_main(lambda: held.enter_context(sole_writer(folder.path.resolve())))
         judge = Judge.of(judge_base_url, judge_model, judge_api_key_env, judge_concurrency, folder.path)
         asked, loaded = agreed(lambda: (_read(place, kind, limit), _load(model, device, dtype)))
-        with _aloud(waiting(f"hashing {model} and {place}")):
+        with _on_main(waiting(f"hashing {model} and {place}")):
             sha256 = cache(Clip.sha256)
             setup = from_main(lambda: identity(model, asked, decoding, name=name, dtype=dtype, sha256=sha256))
         earlier_speed = from_main(folder.speed)
         wanted = [(item.id, item.condition) for item in asked.items]
         done = from_main(lambda: folder.open(setup, wanted))
         meter = Meter(loaded, batch_size)
-        others = _aloud(waiting("waiting for the other ranks"))
+        others = _on_main(waiting("waiting for the other ranks"))
         doubted: list[dict] = []
         title = f"evaluating {run_name(model.resolve())}"
         failed = agreed(lambda: _answer(loaded, asked, folder, done, meter, decoding, title, doubted), others)
@@ -124,16 +124,16 @@ def evaluate(
 
 
 def _read(place: Path, kind: str | None, limit: int | None) -> Benchmark:
-    with _aloud(progress(f"reading {place}")):
+    with _on_main(progress(f"reading {place}")):
         return load(place, kind, limit)
 
 
 def _load(model: Path, device: str | None, dtype: str) -> Model:
-    with _aloud(progress(f"loading {model}")):
+    with _on_main(progress(f"loading {model}")):
         return Model.load(model, _device(device), dtype)
 
 
-def _aloud(told: AbstractContextManager) -> AbstractContextManager:
+def _on_main(told: AbstractContextManager) -> AbstractContextManager:
     """What one rank tells for all."""
     return told if is_main() else nullcontext(lambda count: None)
 
@@ -230,7 +230,7 @@ def _answer(
     sampling = None
     if decoding.temperature is not None:
         sampling = Sampling(decoding.temperature, decoding.top_p or 1.0, decoding.top_k, decoding.seed or 0)
-    with _aloud(progress(title + (f", rank 0 of {ranks}" if ranks > 1 else ""), whole)) as advance:
+    with _on_main(progress(title + (f", rank 0 of {ranks}" if ranks > 1 else ""), whole)) as advance:
         advance(whole - sum(map(len, share)))
         for asked in share:
             heard = clips.hear(loaded.askable(asked, decoding.max_new_tokens, refused))

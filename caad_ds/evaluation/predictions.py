@@ -25,7 +25,7 @@ class RunFolder:
         """Which of the `wanted` were predicted under this very setup; UserError if the folder holds another's, or whose
         it holds cannot be told.
 
-        What ranks left is put into `predictions.jsonl` first, so any number of ranks goes on with it. Where something
+        What ranks left is put into `predictions.jsonl` first, so any number of ranks continues with it. Where something
         is left to predict, scores of an earlier state go.
         """
         file = self.path / "setup.json"

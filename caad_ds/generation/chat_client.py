@@ -111,7 +111,7 @@ def key_of(variable: str, option: str) -> str:
     """The key in an environment variable, "" where it is not set; UserError, which names the option, for no key."""
     key = os.environ.get(variable, "")
     if not key.isascii() or not key.isprintable():
-        raise UserError(f"{option} {variable}: holds what no key has, such as a line break; export it anew")
+        raise UserError(f"{option} {variable}: holds what no key has, such as a line break; export it again")
     return key
 
 

@@ -33,7 +33,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mlflow", metavar="URI", help=f"MLflow store or server (default: {URI_VARIABLE}, else {DEFAULT_URI})"
     )
-    parser.add_argument("--experiment", metavar="NAME", help="opens on this one (default: that of the newest run)")
+    parser.add_argument("--experiment", metavar="NAME", help="experiment to open (default: that of the newest run)")
     parser.add_argument("--port", type=positive, help=f"of the pages (default: {PORT}, or the next that is free)")
     parser.add_argument("--open", action="store_true", help="open a browser as well")
 

@@ -20,7 +20,11 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_CHECKPOINT",
         help="a run's folder (its newest checkpoint), or one such as RUN/checkpoints/step-00000400 (or step-400)",
     )
-    parser.add_argument("--keep-adapters", action="store_true", help="LoRA beside its weights, not merged into them")
+    parser.add_argument(
+        "--keep-adapters",
+        action="store_true",
+        help="keep LoRA adapters separate instead of merging them into the weights",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
 
 

@@ -40,8 +40,8 @@ def all_weights(student: Student, trainable: Mapping[str, Tensor], frozen: str, 
 def trained(student: Student, weights: Mapping[str, Tensor], dtype: torch.dtype, merge: bool) -> SpeechLM:
     """The student's model with `weights` (all of them, under its own names; a tied head may be left out), in `dtype`.
 
-    It is built anew around them: in training the student's own parameters are partitioned. Its buffers are not, and are
-    taken as they are. `merge` makes its adapters, if it has any, part of the weights beside them.
+    It is built again around them: in training the student's own parameters are partitioned. Its buffers are not, and
+    are taken as they are. `merge` makes its adapters, if it has any, part of the weights beside them.
     """
     with torch.device("meta"):  # at random first, a large model would take minutes and its memory twice
         model = SpeechLM(deepcopy(student.model.config))

@@ -41,7 +41,7 @@ def adamw(
     """AdamW over the trainable weights for the engine of `settings`, whose clipping it takes over where it must."""
     zero = settings.get("zero_optimization", {})
     # Where the optimizer's states lie in host memory, its step runs there too, and fused six times as fast. DeepSpeed's
-    # own for it counts its steps outside of its state: a run that goes on from a checkpoint would round otherwise.
+    # own for it counts its steps outside of its state: a run that continues from a checkpoint would round otherwise.
     fused = True if "offload_optimizer" in zero else None
     options: dict[str, Any] = {
         "lr": section.lr,

@@ -103,7 +103,7 @@ def _in_turn() -> Iterator[None]:
     """One rank after the other in DeepSpeed's CPU op, where the file system has locks.
 
     Torch has a lock of its own around it. Ranks that wait there while another compiles do not learn why that fails, and
-    for one that was killed they wait for ever: what is written in our lock tells that its last holder was.
+    for one that was killed they wait forever: what is written in our lock tells that its last holder was.
     """
     with _open_lock() as lock:
         with suppress(OSError):
@@ -133,7 +133,7 @@ def _open_lock() -> FileIO:
 
 
 def _refuse_stale_lock() -> None:
-    """UserError where a build of somebody else was killed: torch waits for ever, silently, for its lock."""
+    """UserError where a build of somebody else was killed: torch waits forever, silently, for its lock."""
     for lock in _torch_locks():
         if lock.exists() and (minutes := (time.time() - lock.stat().st_mtime) / 60) > STALE_SECONDS / 60:
             raise UserError(f"{lock}: left {minutes:.0f} minutes ago by a build that was killed; remove that file")

@@ -100,7 +100,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Says on stderr every 8 s what goes on; for a step that is short but for large input, where it says nothing."""
+    """Says on stderr every 8 s what is running; for a step that is short but for large input, where it says nothing."""
     with Heartbeat(stream=sys.stderr) as heart:
         heart.turn_to(lambda: what)
         yield

@@ -98,7 +98,7 @@ def from_main(action: Callable[[], T]) -> T:
 
 
 def agreed(action: Callable[[], T], waiting: AbstractContextManager = SILENT) -> T:
-    """Run `action` on every rank; if any fails, all do (as `raise_together` says), so that none waits for ever.
+    """Run `action` on every rank; if any fails, all do (as `raise_together` says), so that none waits forever.
 
     `waiting` is entered while the other ranks are not done.
     """

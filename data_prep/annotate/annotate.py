@@ -47,8 +47,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotators", nargs="+", default=[], metavar="NAME", help=known)
     parser.add_argument("--classes", type=Path, metavar="FILE", help="YAML: which numbers become which classes")
     add_rules(parser, max_seconds=False)
-    parser.add_argument("--overwrite", action="store_true", help="replace metadata that is there already")
-    parser.add_argument("--workers", type=positive, default=1, help="processes that measure (default %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing metadata")
+    parser.add_argument("--workers", type=positive, default=1, help="measuring processes (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,7 +85,7 @@ def annotate(
     settings = measuring | {"classes": {key: scale.model_dump() for key, scale in scales.items()}}
     stamp = out.with_suffix(".settings.json")
     if out.exists() and stamp.exists():
-        same_settings(read_json(stamp, f"remove it and {out} to annotate anew"), settings, out)
+        same_settings(read_json(stamp, f"remove it and {out} to annotate again"), settings, out)
         return None
     with step_journal(out, measuring) as journal:
         measure_all(manifest, partial(measure, names=names, overwrite=overwrite, rules=rules), journal, workers)

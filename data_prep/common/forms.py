@@ -1,5 +1,6 @@
 """Which form of data a file or folder has that a step was given in place of JSONL, and which source reads it."""
 
+import shlex
 from pathlib import Path
 
 from caad_ds.utils.text import BOM
@@ -47,4 +48,4 @@ def plain_line(row: dict, path: Path) -> str | None:
 
 
 def _ingest(source: str, path: Path) -> str:
-    return f"`caad-ds prep ingest {source} --root {path} --out MANIFEST.jsonl` makes a manifest of it"
+    return f"`caad-ds prep ingest {source} --root {shlex.quote(str(path))} --out MANIFEST.jsonl` makes a manifest of it"

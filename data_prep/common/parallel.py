@@ -42,7 +42,7 @@ def ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Ite
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent is killed; it would wait for more work for ever."""
+    """End this worker when its parent is killed; it would wait for more work forever."""
     parent = parent_process()
     if parent is None:
         return

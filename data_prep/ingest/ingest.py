@@ -83,7 +83,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "meaning, every other name is metadata",
     )  # fmt: skip
     table.add_argument(
-        "--audio-root", type=Path, metavar="DIR", help="where relative paths begin (default: the table's folder)"
+        "--audio-root", type=Path, metavar="DIR", help="folder that relative paths start from (default: the table's)"
     )
     parser.add_argument(
         "--for", type=Path, dest="model", metavar="CONFIG_OR_MODEL",
@@ -91,10 +91,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_rules(parser)
     parser.add_argument(
-        "--too-long", choices=POLICIES, default="reject", help="what becomes of longer audio (default %(default)s)"
+        "--too-long", choices=POLICIES, default="reject", help="what to do with longer audio (default %(default)s)"
     )
-    parser.add_argument("--follow-links", action="store_true", help="take audio that a link in the root leads out to")
-    parser.add_argument("--workers", type=positive, default=1, help="processes that decode (default %(default)s)")
+    parser.add_argument("--follow-links", action="store_true", help="follow symbolic links out of the root")
+    parser.add_argument("--workers", type=positive, default=1, help="decoding processes (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -150,7 +150,7 @@ def ingest(
     settings |= {"root": str(root), "audio_root": str(audio_root)} if audio_root else {}
     stamp = _stamp_path(out)
     if out.exists() and stamp.exists():
-        made = read_json(stamp, "remove it to ingest anew")
+        made = read_json(stamp, "remove it to ingest again")
         if made == settings | {"records_sha256": _hash_source(source, root, reading)}:
             return None
     labels = hashlib.sha256()
@@ -243,7 +243,7 @@ def _without(records: Iterator[dict | Rejected], journal: Journal) -> Iterator[d
         if record is None or _hash(record) != settled["hash"]:
             raise UserError(
                 f"{journal.path}: the corpus has changed since {settled['id']!r} was ingested; remove this file to "
-                "ingest anew"
+                "ingest again"
             )
     yield from records
 

@@ -42,7 +42,7 @@ def join(folder: Path) -> ShardIndex:
     ]
     first = files[0]
     if any((f.manifest, f.shard_bytes, f.rules) != (first.manifest, first.shard_bytes, first.rules) for f in files):
-        raise UserError(f"{folder}: its parts are of different manifests, --shard-bytes or rules; pack them anew")
+        raise UserError(f"{folder}: its parts are of different manifests, --shard-bytes or rules; pack them again")
     shards = [shard for file in files for shard in file.shards]
     out = index_path(folder)
     with Rejects(out) as rejects, waiting(f"writing {out}"):

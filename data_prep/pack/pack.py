@@ -3,7 +3,7 @@
 Shards are plain tars of `<key>.json` and `<key>.flac` (16 kHz mono, 16 bit) with fixed times and owners, so equal
 input gives equal bytes on equal library versions; any WebDataset reader takes them. `index.json` comes last.
 
-A shard depends on nothing but the records since the last cut. So a run that was killed goes on after its last whole
+A shard depends on nothing but the records since the last cut. So a run that was killed continues after its last whole
 shard, which the journal `index.partial.jsonl` names, and ends with the bytes of an undisturbed run.
 """
 
@@ -42,10 +42,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", type=Path, required=True, help="answered manifest (JSONL)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument(
-        "--shard-bytes", type=positive, default=SHARD_BYTES, help="cut shards at this size (%(default)s)"
+        "--shard-bytes",
+        type=positive,
+        default=SHARD_BYTES,
+        help="start a new shard at this size, in bytes (default %(default)s)",
     )
     add_rules(parser)
-    parser.add_argument("--workers", type=positive, default=1, help="processes that encode (%(default)s)")
+    parser.add_argument("--workers", type=positive, default=1, help="encoding processes (default %(default)s)")
     parser.add_argument(
         "--shard", type=Part.parse, metavar="I/N", help="pack part I of N alone; `prep join-shards` joins the parts"
     )

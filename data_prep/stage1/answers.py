@@ -48,4 +48,4 @@ def _answer(row: dict, where: str) -> Answer:
     try:
         return TypeAdapter(Answer).validate_python(row)
     except ValidationError as error:
-        raise UserError(f"{where}: no answer of Stage 1; remove that line, and its record is answered anew") from error
+        raise UserError(f"{where}: no answer of Stage 1; remove that line, and its record is answered again") from error

@@ -21,7 +21,9 @@ from data_prep.stage1.pseudo_gt import finished, stamp_path, summary
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--manifest", type=Path, required=True, help="what the parts were made of")
+    parser.add_argument(
+        "--manifest", type=Path, required=True, help="manifest that was given to `prep pseudo-gt --shard`"
+    )
     parser.add_argument("--out", type=Path, required=True, help="as it was given to `prep pseudo-gt --shard`")
     parser.add_argument("--remove-parts", action="store_true", help="remove the parts when they are merged")
 
@@ -67,7 +69,7 @@ def _settings(manifest: Path, out: Path, parts: list[Part]) -> dict:
     settings = [read_json(stamp, "run that shard again") for stamp in stamps or [stamp_path(out)]]
     for stamp, other in zip(stamps[1:], settings[1:]):
         if changed := changed_keys(settings[0], other):
-            raise UserError(f"{stamp}: another {', '.join(changed)} than in {stamps[0].name}; answer one of them anew")
+            raise UserError(f"{stamp}: another {', '.join(changed)} than in {stamps[0].name}; answer one of them again")
     if settings[0].get("manifest_sha256") != manifest_hash(manifest):
         raise UserError(f"{manifest}: the answers for {out} were made from another manifest; name that one")
     return settings[0]

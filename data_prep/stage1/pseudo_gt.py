@@ -60,7 +60,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="longer answers are rejected (default %(default)s, for descriptions; attributes alone need 32)",
     )
     llm.add_argument("--temperature", type=_at_least_0, default=0.0, help="0, the default, is greedy")
-    llm.add_argument("--top-p", type=_share, default=1.0, help="draw from this share of the probability (default 1)")
+    llm.add_argument(
+        "--top-p", type=_share, default=1.0, help="nucleus sampling with cumulative probability P (default 1)"
+    )
     llm.add_argument("--seed", type=int, default=0, help="each record draws from this and its id (default %(default)s)")
     llm.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="", help="default: float32 on a cpu, else bfloat16"
@@ -79,16 +81,19 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--api-key-env",
         metavar="NAME",
         default=Server.key_variable,
-        help="variable that holds the key (default %(default)s)",
+        help="environment variable with the API key (default %(default)s)",
     )
     server.add_argument(
-        "--concurrency", type=positive, default=Server.concurrency, help="requests under way (default %(default)s)"
+        "--concurrency", type=positive, default=Server.concurrency, help="concurrent requests (default %(default)s)"
     )
     server.add_argument(
-        "--retries", type=_count, default=Server.retries, help="of a request that failed (default %(default)s)"
+        "--retries", type=_count, default=Server.retries, help="retries of a failed request (default %(default)s)"
     )
     server.add_argument(
-        "--timeout", type=_seconds, default=Server.timeout, help="seconds of a request (default %(default)s)"
+        "--timeout",
+        type=_seconds,
+        default=Server.timeout,
+        help="timeout of a request, in seconds (default %(default)s)",
     )
     checks = parser.add_argument_group("which answers are rejected")
     checks.add_argument("--checks", type=Path, default=DEFAULT, metavar="FILE", help="YAML: rule -> patterns")
@@ -125,7 +130,7 @@ def answer_manifest(
     """Answer every record that has no response yet; an interrupted run resumes where it stopped.
 
     `engine` is one of `ENGINES` or `package.module`; of a `part` the output lies beside `out`. An output that is
-    finished is judged anew where only the checks are others; that asks no engine. UserError where no record was
+    finished is judged again where only the checks are others; that asks no engine. UserError where no record was
     answered.
     """
     whole, out = out, part.path(out) if part else out
@@ -217,9 +222,9 @@ def _outcome(item: Record | Rejected, answers: Answers, checks: AnswerChecks) ->
 
 def reopen(out: Path, items: Iterable[Record | Rejected], answers: Answers) -> None:
     """Put the answers of a finished output back among `answers`, and take it for unfinished when all are there."""
-    print(f"{out}: finished before; its answers are judged anew by other checks")
+    print(f"{out}: finished before; its answers are judged again by other checks")
     stamp = stamp_path(out)
-    output = Output(out, f"remove {stamp} to answer anew")
+    output = Output(out, f"remove {stamp} to answer again")
     for item in items:
         row = output.take(item)
         if not isinstance(item, Rejected) and not item.get("response") and item["id"] not in answers:
@@ -255,7 +260,7 @@ def finished(out: Path, settings: dict) -> dict | None:
     stamp = stamp_path(out)
     if not (out.exists() and stamp.exists()):
         return None
-    made = read_json(stamp, f"remove it and {out} to answer anew")
+    made = read_json(stamp, f"remove it and {out} to answer again")
     same_settings({name: made[name] for name in made if name not in CHECKS or name in settings}, settings, out)
     return made
 

@@ -36,9 +36,15 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `prep add-noise`."""
     parser.add_argument("--manifest", type=Path, required=True, help="manifest of clean recordings (JSONL)")
     parser.add_argument("--out", type=Path, required=True, help="manifest to write")
-    parser.add_argument("--audio-dir", type=Path, required=True, help="folder for the audio")
+    parser.add_argument("--audio-dir", type=Path, required=True, help="folder for the noisy audio")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--snr", type=_range, default=(0.0, 12.0), metavar="LOW:HIGH", help="in dB (0:12)")
+    parser.add_argument(
+        "--snr",
+        type=_range,
+        default=(0.0, 12.0),
+        metavar="LOW:HIGH",
+        help="range of the signal-to-noise ratio, in dB (default 0:12)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder that gets one folder per split")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes; the corpus does not depend on it")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="which (default: all)")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="which ones (default: all)")
     for name, split in SPLITS.items():
         parser.add_argument(
             f"--{name}", type=int, default=split.size, metavar="N", help=f"clips (default {split.size})"

@@ -1,7 +1,7 @@
 """The audio of evaluation data, recognised by the hash of its decoded samples, so that none of it is trained on.
 
 What this finds is the same recording from the same file, however it was packed. What it cannot find has other samples:
-a lossy copy (MP3, OGG), another cut, level or sampling rate, added noise, the same sentence recorded anew. The same
+a lossy copy (MP3, OGG), another cut, level or sampling rate, added noise, the same sentence recorded again. The same
 speaker is found where the metadata name one (disjoint.py).
 """
 

@@ -51,7 +51,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         f"what both have of {', '.join(SPEAKERS)})",
     )  # fmt: skip
     parser.add_argument("--overview", type=Path, metavar="FILE", help="write a page (.html) about what the shards hold")
-    parser.add_argument("--workers", type=positive, default=1, help="processes that decode (default %(default)s)")
+    parser.add_argument("--workers", type=positive, default=1, help="decoding processes (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -187,7 +187,8 @@ def _check_shards(found: Findings, workers: int) -> None:
             shard, entry = index.locate(copy)
             same = index.locate(original)[1].key
             found.faults.append(
-                f"{index.folder / shard.name}, sample {entry.key}: the same audio and prompt as sample {same}"
+                f"{index.folder / shard.name}, sample {entry.key}: the same audio and prompt as sample {same}; "
+                "remove one of the two from the manifest, or keep both: training counts it twice"
             )
 
 

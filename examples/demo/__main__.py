@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     full.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="override keys of every run"
     )
-    teacher = commands.add_parser("teacher", help="make the shipped teacher and its twin anew")
+    teacher = commands.add_parser("teacher", help="make the shipped teacher and its twin again")
     teacher.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     os.chdir(ROOT)

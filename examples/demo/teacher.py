@@ -57,7 +57,7 @@ def teacher_jobs(root: Path, runs: Path, seed: int, extra: tuple[str, ...] = ())
 
 
 def make_teacher(root: Path, runs: Path, seed: int = 0) -> None:
-    """Make the shipped teacher and its twin anew and write what was done and found to `card.json`."""
+    """Make the shipped teacher and its twin again and write what was done and found to `card.json`."""
     corpus.synthesize(root, {"teacher": corpus.SIZES["teacher"], "validation": corpus.SIZES["validation"]})
     corpus.shards(root, "teacher")
     benchmark = corpus.benchmark(root, "validation")

@@ -15,6 +15,7 @@ from torch import Tensor
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.instructions import Instructions
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
+from caad_ds.models.speech_lm.features import check_length
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.command import guarded
 from caad_ds.utils.errors import UserError
@@ -66,6 +67,7 @@ def examples(encoder: SpeechEncoder, records: list[dict], attributes: dict[str, 
             heard = waveform(record["audios"][0])
         except AudioError as error:
             raise UserError(f"record {record['id']}: {error}; ingest the corpus again") from error
+        check_length(encoder, [heard], "")
         states.append(encoder.encode(encoder.features([heard])).hidden[0].mean(1))
     labels = [[2.0 * o.index(as_text(r["metadata"][key])) - 1 for key, o in attributes.items()] for r in records]
     return torch.stack(states), torch.tensor(labels)

@@ -125,7 +125,7 @@ def test_a_hostile_sample_is_skipped_or_named_and_costs_no_memory(tmp_path, name
     def is_cheap(attempt: int) -> bool:
         with memory.traced():
             with pytest.raises(
-                UserError, match=r"bad\.tar.*; pack or copy it anew, or set data\.skip_broken"
+                UserError, match=r"bad\.tar.*; pack or copy it again, or set data\.skip_broken"
             ) as caught:
                 keys(opened([str(tmp_path / "bad.tar")]), 1)
             skipping = opened([str(tmp_path / "bad.tar"), str(tmp_path / "good.tar")], skip=True)
@@ -157,7 +157,7 @@ def test_a_tar_without_samples_and_one_without_end_are_broken(tmp_path):
     (tmp_path / "empty.tar").write_bytes(tar())
     with pytest.raises(UserError, match="it holds no sample"):
         keys(opened([str(tmp_path / "empty.tar")]), 1)
-    with pytest.raises(BrokenSample, match="it goes on after its end"), open("/dev/zero", "rb") as zeros:
+    with pytest.raises(BrokenSample, match="it continues after its end"), open("/dev/zero", "rb") as zeros:
         list(blocks(zeros))
 
 

@@ -74,7 +74,9 @@ def test_prompts_are_a_function_of_id_and_seed_and_agree_with_their_labels(ident
     record = {**RECORD, "id": identity}
     rows = describe.describe(record, DEMO, MIXED, questions, seed)
     assert rows == describe.describe(record, DEMO, MIXED, questions, seed)
-    assert len(rows) == len({row["id"] for row in rows}) == questions
+    known = len(RECORD["metadata"].keys() & DEMO.attributes.keys())
+    assert min(questions, known) <= len(rows) == len({row["id"] for row in rows}) <= questions
+    assert len({row["messages"][0]["content"] for row in rows}) == len(rows)
     for row in rows:
         prompt, content = row["metadata"]["prompt"], row["messages"][0]["content"]
         assert prompt["label"] == RECORD["metadata"][prompt["attribute"]]
@@ -337,6 +339,18 @@ def test_describe_says_which_labels_are_asked_about_which_are_not_and_what_it_re
     said, told = capsys.readouterr()
     assert "gender: male 4, female 3\n" in said and "noise: noisy 7; no prompt for clean\n" in said
     assert "clip1: record clip1: gender is 'Female', which the instruction file does not know" in told
+
+
+def test_a_record_with_few_attributes_is_not_asked_the_same_twice(tmp_path, manifest, instructions, prep):
+    rows = read(manifest)
+    for row in rows:
+        row["metadata"] = {"gender": row["metadata"]["gender"]}
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "described.jsonl"
+    arguments = ("--manifest", manifest, "--out", out, "--instructions", instructions, "--questions-per-audio", 8)
+    assert prep(describe, *arguments, "--attributes", "gender", "--hints", "none=1") == 0
+    asked = [(row["audios"][0]["path"], row["messages"][0]["content"]) for row in read(out)]
+    assert len(rows) < len(asked) == len(set(asked)) < 8 * len(rows)
 
 
 def test_an_attribute_that_is_no_column_is_named_with_the_columns(tmp_path, manifest, prep, capsys):

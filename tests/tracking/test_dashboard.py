@@ -82,7 +82,7 @@ def seen(browser, address: str, *texts: str) -> str:
     def text(driver) -> str:
         return driver.find_element("tag name", "body").text
 
-    browser.get("about:blank")  # what differs in its fragment alone is not loaded anew
+    browser.get("about:blank")  # what differs in its fragment alone is not loaded again
     browser.get(address)
     WebDriverWait(browser, SEEN_WITHIN).until(lambda driver: all(each in text(driver) for each in texts))
     return text(browser)

@@ -65,7 +65,7 @@ def test_a_broken_shard_stops_all_ranks_or_is_skipped(world, shards, tmp_path):
     file = config(world, tmp_path / "out", data=stream([str(broken), *whole]))
     run = Run(file, 2)
     assert run.wait() == [2, 2], run.output()
-    assert f"error: {broken}: it ends early; pack or copy it anew, or set data.skip_broken" in run.output()
+    assert f"error: {broken}: it ends early; pack or copy it again, or set data.skip_broken" in run.output()
     said = train(config(world, tmp_path / "skip", data=stream([str(broken), *whole], skip_broken=True)), 2)
     assert "that were skipped, over all ranks: " in said
 

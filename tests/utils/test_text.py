@@ -52,7 +52,7 @@ READERS = {
     "rules": ("a.yaml", "- {name: a, hash_of: level}\n- {name: b/c, hash_of: é}\n", read_rules),
     "scales": ("a.yaml", "pitch: {of: hz, labels: [é, b], thresholds: [1]}\n", read_scales),
     "checks": ("a.yaml", "leak:\n- é\n- b\n", lambda path: AnswerChecks(path).reason("be é")),
-    "json": ("a.json", '{\n"a": "é"}\n', lambda path: read_json(path, "write it anew")),
+    "json": ("a.json", '{\n"a": "é"}\n', lambda path: read_json(path, "write it again")),
     "deepspeed": ("a.json", json.dumps(DEEPSPEED, indent=1), lambda path: deepspeed_config(str(path))),
     "architecture": ("a.json", '{\n"model_type": "llama"\n}\n', read_architecture),
     "manifest": ("a.jsonl", '{"id": "é", "audios": [{"path": "a.wav"}]}\n{"id": "b", "audios": [{"path": "b"}]}\n',

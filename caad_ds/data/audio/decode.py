@@ -102,7 +102,7 @@ def examine(path: Path, start: float = 0.0, seconds: float | None = None) -> Lev
     long it is.
 
     Raises AudioError as `load` does, and where the file ends before its header says (cut short, its text would speak
-    of more than is heard) or goes on after it, which is not read.
+    of more than is heard) or continues after it, which is not read.
     """
     whole = not start and seconds is None
     with _opened(path, whole) as file:
@@ -132,13 +132,19 @@ def _check_claims(file: File, frames: int, part: tuple[int, int | None]) -> None
         raise AudioError(f"the file is cut short: {seconds:.2f} of {claims:.2f} s are there{hint}")
 
 
+def _why_no_file(path: Path) -> str:
+    if path.is_dir():
+        return "it is a folder"
+    return "there is no such file" + ("; write paths with / in place of \\" if "\\" in str(path) else "")
+
+
 @contextmanager
 def _opened(path: Path | BinaryIO, whole: bool) -> Iterator[File]:
     """An audio file by libsndfile, or by PyAV what that does not read; `whole` looks for damage that neither tells."""
     try:
         with ExitStack() as stack:
             if isinstance(path, Path) and not path.is_file():
-                raise AudioError("there is no such file")
+                raise AudioError(_why_no_file(path))
             if isinstance(path, Path) and not path.stat().st_size:
                 raise AudioError("the file is empty")
             data = stack.enter_context(open(path, "rb")) if isinstance(path, Path) else path
@@ -168,12 +174,12 @@ def _is_mp3(file: File) -> bool:
 
 
 def _check_end(data: BinaryIO, file: File) -> None:
-    """AudioError where an MP3 goes on after what was read: libsndfile believes the length that it has by the bit rate
+    """AudioError where an MP3 continues after what was read: libsndfile believes the length that it has by the bit rate
     of its first frame."""
     rest = data.read(FEW_FRAMES)
     if len(rest) == FEW_FRAMES and rest[0] == 0xFF and rest[1] >= 0xE0:  # the head of a frame
         seconds = file.tell() / file.samplerate
-        raise AudioError(f"an MP3 that does not say its length: it goes on after {seconds:.2f} s; convert it")
+        raise AudioError(f"an MP3 that does not say its length: it continues after {seconds:.2f} s; convert it")
 
 
 def _part(file: File, start: float, seconds: float | None) -> tuple[int, int | None]:

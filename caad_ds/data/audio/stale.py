@@ -47,7 +47,7 @@ def _check(file: BinaryIO) -> None:
         return
     if end - stop > SLACK:
         raise AudioError(
-            f"its header says {stop:,} bytes, the file has {end:,}: was its recorder killed? Write the file anew"
+            f"its header says {stop:,} bytes, the file has {end:,}: was its recorder killed? Write the file again"
         )
 
 
@@ -56,7 +56,7 @@ def _end_of_flac(file: BinaryIO, head: bytes, end: int) -> int:
     shortest, block, longest = (int.from_bytes(head[a:b]) for a, b in ((8, 10), (10, 12), (15, 18)))
     samples = int.from_bytes(head[21:26]) & 0xFFFFFFFFF
     if not samples:
-        raise AudioError("a FLAC that does not say its length: was it written to a pipe? Encode it anew")
+        raise AudioError("a FLAC that does not say its length: was it written to a pipe? Encode it again")
     if shortest != block or not longest:  # frames of several lengths, or of unknown sizes
         return end
     at, last = 4, False

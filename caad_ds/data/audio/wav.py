@@ -65,7 +65,7 @@ def _repaired(file: BinaryIO) -> BinaryIO | None:
         return cast(BinaryIO, _Patched(file, patches))
     if there - size > SLACK_SECONDS * per_second:
         raise AudioError(
-            f"its header says {size} bytes of samples, {there} follow: was its recorder killed? Write the file anew"
+            f"its header says {size} bytes of samples, {there} follow: was its recorder killed? Write the file again"
         )
     return None
 

@@ -16,7 +16,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--benchmark", type=existing, required=True, metavar="PATH", help="a benchmark's folder, or JSONL file"
     )
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="items at once (default 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="items per batch (default 32)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each subset")
     add_device_arguments(parser)
 
@@ -24,9 +24,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where every command that runs models runs them, and in what."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the models (default float32)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the models (default float32)")
 
 
 def add_negative(parser: argparse.ArgumentParser) -> None:
     """Add the input of the second path of contrastive decoding."""
-    parser.add_argument("--negative", choices=NEGATIVES, default="zero_mel", help="its second path (default zero_mel)")
+    parser.add_argument(
+        "--negative",
+        choices=NEGATIVES,
+        default="zero_mel",
+        help="input that replaces the audio in the contrastive pass (default zero_mel)",
+    )

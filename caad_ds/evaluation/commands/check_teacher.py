@@ -22,9 +22,13 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--train-benchmark", type=existing, metavar="PATH",
         help="a benchmark of clips that the teacher was trained on: tells overfitting from too little training",
     )  # fmt: skip
-    parser.add_argument("--negatives", nargs="+", choices=NEGATIVES, default=NEGATIVES, help="which (default: all)")
+    parser.add_argument(
+        "--negatives", nargs="+", choices=NEGATIVES, default=NEGATIVES, help="which ones (default: all)"
+    )
     parser.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, metavar="A", help="default 0.5 1 2")
-    parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
+    parser.add_argument(
+        "--max-new-tokens", type=positive, default=16, metavar="N", help="maximum new tokens per answer (default 16)"
+    )
     parser.add_argument(
         "--out", type=new_file, metavar="FILE", help="writes figures and verdict as JSON; an interrupted check resumes"
     )

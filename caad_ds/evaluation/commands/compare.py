@@ -19,9 +19,9 @@ TITLE = "Accuracy when audio and text disagree"
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("runs", nargs="+", type=existing, metavar="RUN", help="run folder of `caad-ds evaluate`")
-    parser.add_argument("--baseline", metavar="NAME", help="tests the others against it (default: the first)")
+    parser.add_argument("--baseline", metavar="NAME", help="system to test the others against (default: the first)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"writes {', '.join(FILES)} there")
-    parser.add_argument("--title", default=TITLE, help="of the table and the picture")
+    parser.add_argument("--title", default=TITLE, help="title of the table and the picture")
     add_mlflow_arguments(parser)
 
 

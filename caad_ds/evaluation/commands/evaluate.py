@@ -18,7 +18,7 @@ from caad_ds.utils.command import ROWS_REJECTED, is_main, positive
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_model_arguments(parser)
-    parser.add_argument("--kind", choices=KINDS, help="the benchmark's (default: detected)")
+    parser.add_argument("--kind", choices=KINDS, help="format of the benchmark (default: detected)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; resumes an interrupted run")
     parser.add_argument("--name", help="the system's name in tables (default: the run folder's); seeds share one")
     parser.add_argument("--contrast-alpha", type=float, metavar="A", help="contrastive decoding with this alpha")
@@ -27,8 +27,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, metavar="T", help="sample from softmax(z / T); default: greedy")
     parser.add_argument("--top-p", type=float, metavar="P", help="nucleus sampling with cumulative probability P")
     parser.add_argument("--top-k", type=positive, metavar="K", help="sample from the K likeliest tokens")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the sampling (default 0)")
-    parser.add_argument("--max-new-tokens", type=positive, default=16, metavar="N", help="per answer (default 16)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the sampling (default 0)")
+    parser.add_argument(
+        "--max-new-tokens", type=positive, default=16, metavar="N", help="maximum new tokens per answer (default 16)"
+    )
     add_judge_arguments(parser)
     add_mlflow_arguments(parser)
 

@@ -18,7 +18,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--model", type=model_folder, required=True, metavar="DIR", help=MODEL)
     parser.add_argument(
-        "--teacher", type=model_folder, metavar="DIR", help="its p_pos, p_neg and target, beside the model's own"
+        "--teacher",
+        type=model_folder,
+        metavar="DIR",
+        help="teacher whose p_pos, p_neg and target are shown beside the model's own",
     )
     parser.add_argument("--benchmark", type=existing, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
     parser.add_argument("--items", nargs="+", required=True, metavar="ID", help="gender/0, or gender/0:adversarial")
@@ -29,12 +32,20 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--instructions", type=existing, metavar="FILE", help="with --answer gt: the gt's statement there"
     )
-    parser.add_argument("--contrast-alpha", type=float, default=1.0, metavar="A", help="of the target (default 1)")
+    parser.add_argument(
+        "--contrast-alpha", type=float, default=1.0, metavar="A", help="alpha of the target (default 1)"
+    )
     add_negative(parser)
     parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of all distributions (default 1)")
-    parser.add_argument("--top", type=positive, default=5, metavar="K", help="tokens of each position (default 5)")
-    parser.add_argument("--max-new-tokens", type=positive, default=32, metavar="N", help="per answer (default 32)")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="temperature of all distributions (default 1)"
+    )
+    parser.add_argument(
+        "--top", type=positive, default=5, metavar="K", help="number of tokens shown per position (default 5)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=positive, default=32, metavar="N", help="maximum new tokens per answer (default 32)"
+    )
     add_device_arguments(parser)
     add_mlflow_arguments(parser)
 

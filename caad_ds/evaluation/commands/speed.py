@@ -20,13 +20,17 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--models", nargs="+", type=_named, required=True, metavar="NAME=DIR", help="ratios are to the first one"
     )
     parser.add_argument("--benchmark", type=existing, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
-    parser.add_argument("--contrast-alpha", type=float, metavar="A", help="each model with contrastive decoding, too")
+    parser.add_argument(
+        "--contrast-alpha", type=float, metavar="A", help="measure each model with contrastive decoding as well"
+    )
     add_negative(parser)
-    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="beside batch 1 (default 8)")
-    parser.add_argument("--tokens", type=positive, default=32, metavar="N", help="of each answer (default 32)")
-    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="timed turns (default 5)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=8, metavar="N", help="batch size measured besides 1 (default 8)"
+    )
+    parser.add_argument("--tokens", type=positive, default=32, metavar="N", help="tokens per answer (default 32)")
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="timed rounds (default 5)")
     add_device_arguments(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="writes speed.md and speed.json there")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for speed.md and speed.json")
     add_mlflow_arguments(parser)
 
 

@@ -99,7 +99,7 @@ def _whole(path: Path, scores: dict) -> list[dict]:
     if scores.get("matching") != VERSION:
         raise UserError(
             f"{path}: scored by another version's rules of matching; run its `caad-ds evaluate` again with the same "
-            "options, which scores it anew and asks nothing again"
+            "options, which scores it again and asks nothing again"
         )
     predictions = RunFolder(path).complete((kind or McrBench).conditions)
     if not all(isinstance(p.get(rule), bool) for p in predictions for rule in RULES):

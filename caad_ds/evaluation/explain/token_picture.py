@@ -24,7 +24,7 @@ LINE = INCHES["panel"] * ACROSS - 0.3
 
 
 def draw(explained: dict, stem: Path) -> list[Path]:
-    """Writes what `explain` found about an item as `<stem>.png`; an answer too long for one goes on in `<stem>.2.png`.
+    """Writes what `explain` found about an item as `<stem>.png`; a long answer continues in `<stem>.2.png`.
 
     Returns the files. Those that a longer answer left there before go.
     """

@@ -1,7 +1,7 @@
 """The answers of a benchmark as the rules of matching judge them, and the options that these cannot separate.
 
 Verdicts are made when an evaluation is scored, from the texts of its answers: a run folder that an earlier version
-judged by other rules is judged anew by the same `caad-ds evaluate`, which asks nothing again.
+judged by other rules is judged again by the same `caad-ds evaluate`, which asks nothing again.
 """
 
 from collections.abc import Callable

@@ -119,9 +119,15 @@ class Judge:
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """What names a judge."""
     parser.add_argument("--judge-base-url", metavar="URL", help="OpenAI-compatible endpoint of an LLM judge")
-    parser.add_argument("--judge-model", metavar="NAME", help="the judge's model there")
-    parser.add_argument("--judge-api-key-env", metavar="VAR", help="environment variable that holds its key")
-    parser.add_argument("--judge-concurrency", type=positive, default=8, metavar="N", help="at once (default 8)")
+    parser.add_argument("--judge-model", metavar="NAME", help="name of the judge model at that endpoint")
+    parser.add_argument("--judge-api-key-env", metavar="VAR", help="environment variable with the endpoint's API key")
+    parser.add_argument(
+        "--judge-concurrency",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="concurrent requests to the judge (default 8)",
+    )
 
 
 def _verdict(reply: str) -> bool | None:

@@ -4,7 +4,7 @@ Test        The two systems' answers are exchanged, unit by unit (a clip with al
             condition, all runs together; units.py). If the systems are alike in truth, each of the 2^units exchanges
             is as likely as what was observed, so p, the share of exchanges that are as extreme, is exact at every size.
 Statistic   A metric is a ratio of sums over items, n / d (scores.py). Its difference over its standard error (the delta
-            method's, over units), computed anew for every exchange: so p holds for many units also where the systems
+            method's, over units), computed again for every exchange: so p holds for many units also where the systems
             are alike in the metric alone (Janssen 1997; Chung and Romano 2013). Of shares, d = 1, it orders exchanges
             as the difference does; with one run and a question each that is McNemar's exact test.
 Too few     The standard error misleads where denominators differ and few items count. There (`_leverage`) p is 1.

@@ -31,7 +31,7 @@ def add_to_encoder(encoder: SpeechEncoder, settings: dict[str, Any]) -> None:
 
 
 def merged_encoder(encoder: SpeechEncoder, weights: Mapping[str, Tensor]) -> SpeechEncoder:
-    """The encoder made anew of `weights`, under its own names, with its adapters merged."""
+    """The encoder made again of `weights`, under its own names, with its adapters merged."""
     made = SpeechEncoder(WhisperEncoder(encoder.whisper.config), encoder.extractor, encoder.taps, encoder.final_norm)
     if encoder.adapters is not None:
         add_to_encoder(made, encoder.adapters)

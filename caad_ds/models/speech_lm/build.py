@@ -62,7 +62,7 @@ def build(
 def keep_first_layers(model: SpeechLM, layers: int) -> None:
     """Leave the model only its LLM's first `layers` layers, and its connector.
 
-    A student that starts here keeps the teacher's ears and embedding space, and learns anew what the other layers did.
+    A student that starts here keeps the teacher's ears and embedding space, and learns again what the other layers did.
     """
     have = model.config.llm_config.num_hidden_layers
     for config in {id(c): c for c in (model.config.llm_config, model.llm.config)}.values():

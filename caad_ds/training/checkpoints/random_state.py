@@ -1,4 +1,4 @@
-"""The random state of a rank: kept with a checkpoint, restored or drawn anew on resume."""
+"""The random state of a rank: kept with a checkpoint, restored or drawn again on resume."""
 
 import random
 from typing import cast

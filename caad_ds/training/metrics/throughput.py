@@ -66,7 +66,7 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew, after something that is no step."""
+        """Begin again, after something that is no step."""
         self.clock.read()
         self._began, self._steps, self._positions = time.monotonic(), 0, 0
 

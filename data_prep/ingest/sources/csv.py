@@ -12,6 +12,7 @@ rejected, and the line after it is read.
 
 import csv
 import re
+import shlex
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,8 @@ def _require_table(path: Path) -> None:
     if start.startswith(b"PAR1"):
         raise UserError(f"{path}: {forms.check_jsonl(path, start)}")
     if start.removeprefix(BOM).lstrip().startswith(b"{"):
-        raise UserError(f"{path}: it looks like JSONL, not CSV; `caad-ds prep ingest jsonl --root {path}` reads it")
+        quoted = shlex.quote(str(path))
+        raise UserError(f"{path}: it looks like JSONL, not CSV; `caad-ds prep ingest jsonl --root {quoted}` reads it")
 
 
 def _header(lines: _Lines, path: Path) -> tuple[str, list[str]]:

@@ -55,9 +55,9 @@ def _load(listing: Path) -> dict:
     except TextError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{listing}: it is no JSON ({error}); unpack the archive anew") from error
+        raise UserError(f"{listing}: it is no JSON ({error}); unpack the archive again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{listing}: it is no object of dialogues; unpack the archive anew")
+        raise UserError(f"{listing}: it is no object of dialogues; unpack the archive again")
     return content
 
 

@@ -49,7 +49,7 @@ def records(root: Path) -> Iterator[dict | Rejected]:
         table = lines(listing)
         header = _fields(next(table, ("", ""))[1])
         if missing := {"item_name", *VALUES} - set(header):
-            raise UserError(f"{listing}: it has no column {', '.join(sorted(missing))}; download it anew")
+            raise UserError(f"{listing}: it has no column {', '.join(sorted(missing))}; download it again")
         for where, line in table:
             yield _record(dict(zip(header, _fields(line))), where, subsets)
 

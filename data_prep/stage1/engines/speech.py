@@ -17,7 +17,7 @@ from data_prep.stage1.engines.settings import GenerationSettings
 
 
 def prepare(options: EngineOptions) -> PreparedEngine:
-    """Prepare the model of a folder, which the settings name by its hash: training may have written it anew."""
+    """Prepare the model of a folder, which the settings name by its hash: training may have written it again."""
     options.refuse_switches("speech")
     asking, batch_size = options.asking, options.batch_size
     folder = model_folder(options.needed_model("speech", "folder of a trained SpeechLM"))

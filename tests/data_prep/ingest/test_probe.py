@@ -32,7 +32,7 @@ def test_a_wav_that_was_piped_is_whole(tmp_path, tone, claimed):
     assert probe(path) == pytest.approx(1.2)
 
 
-@pytest.mark.parametrize(("loud_first", "reason"), [(True, "it goes on after"), (False, "or it is an MP3 that")])
+@pytest.mark.parametrize(("loud_first", "reason"), [(True, "it continues after"), (False, "or it is an MP3 that")])
 def test_an_mp3_whose_length_is_a_guess_is_not_cut_silently(tmp_path, loud_first, reason):
     """libsndfile multiplies the bit rate of the first frame; the table that LAME writes tells it better."""
     path = tmp_path / "a.mp3"

@@ -110,6 +110,6 @@ def test_an_output_that_was_edited_is_not_judged(answer, no_engine):
     edited = b"".join([*rows[:7], *rows[8:]])
     out.write_bytes(edited)
     no_engine()
-    with pytest.raises(UserError, match=r"is not in its place; remove .*again\.settings\.json to answer anew"):
+    with pytest.raises(UserError, match=r"is not in its place; remove .*again\.settings\.json to answer again"):
         answer("again.jsonl", *STRICT)
     assert out.read_bytes() == edited

@@ -137,7 +137,7 @@ def test_broken_settings_are_named(tmp_path, described, prep, text):
     arguments = ("--manifest", described, "--out", tmp_path / "answered.jsonl", "--engine", "template")
     prep(pseudo_gt, *arguments)
     (tmp_path / "answered.settings.json").write_text(text)
-    with pytest.raises(UserError, match=r"answered\.settings\.json: .*JSON.*; remove it and .* to answer anew"):
+    with pytest.raises(UserError, match=r"answered\.settings\.json: .*JSON.*; remove it and .* to answer again"):
         prep(pseudo_gt, *arguments)
 
 

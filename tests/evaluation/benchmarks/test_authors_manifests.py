@@ -105,7 +105,7 @@ def test_lines_about_one_clip_are_a_row_under_four_conditions(write, form):
     items = benchmark.items[:4]
     assert [item.condition for item in items] == list(CONDITIONS)
     assert [item.hint for item in items] == [None, "A man.", "A woman.", "It rains."]
-    assert [item.messages[0] for item in items] == [SYSTEM] * 4, "the manifest's own prompt, not one made anew"
+    assert [item.messages[0] for item in items] == [SYSTEM] * 4, "the manifest's own prompt, not one made again"
     assert [item.messages[1]["content"].splitlines()[-1] for item in items] == [
         ASK, f"A man. {ASK}", f"A woman. {ASK}", f"It rains. {ASK}",
     ]  # fmt: skip

@@ -44,7 +44,7 @@ def small(values: dict[str, Any], fixed: dict[str, Any] | None = None) -> dict[s
             value = FACTORS[name]
         elif name.endswith(("token_id", "token_index")) and isinstance(value, int):
             value = {"pad": 0, "bos": 1, "eos": 2}.get(name.split("_")[0], min(value, VOCABULARY - 1))
-        if name != "per_layer_config":  # made anew of the other settings
+        if name != "per_layer_config":  # made again of the other settings
             out[name] = value
     if "kv_lora_rank" in out:  # latent attention has as many keys as queries
         out["num_key_value_heads"] = SMALL["num_attention_heads"]

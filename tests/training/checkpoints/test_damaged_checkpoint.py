@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_replaced(resumable, name):
     [line] = [line for line in said.splitlines() if line.endswith("; trying step-00000002")]
     assert line.startswith(f"{path}: damaged")
     assert f"resumed from {before} at step 2" in said and "step 3/4" in said
-    assert verify(newest).step == 4  # written anew
+    assert verify(newest).step == 4  # written again
 
 
 def test_a_damaged_file_that_one_of_two_ranks_finds(world, tmp_path):

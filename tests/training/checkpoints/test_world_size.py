@@ -1,4 +1,4 @@
-"""A run that goes on with another number of ranks: the same batches, the same curve to fp32 rounding."""
+"""A run that continues with another number of ranks: the same batches, the same curve to fp32 rounding."""
 
 import json
 import shutil

@@ -259,7 +259,7 @@ def test_no_space_for_the_model_leaves_no_half_of_it(world, disk, tmp_path):
     file = ce(world, tmp_path / "out", run={"output_dir": str(out)}, student={"train": "connector"}, **OFF)
     line = refusal(file, ranks=2)
     assert f"no space left for {out / 'model'}" in line and not (out / "model").exists()
-    assert (out / "checkpoints/latest").exists()  # with space, the same command goes on from there
+    assert (out / "checkpoints/latest").exists()  # with space, the same command continues from there
 
 
 def test_an_output_folder_that_cannot_be_made(made, tmp_path):
