@@ -14,6 +14,7 @@ import soundfile
 
 from caad_ds import cli
 from caad_ds.data.index import IndexFile, SampleEntry, Shard, ShardIndex
+from caad_ds.utils.wording import counted
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
 from tests.data_prep.lines import read
@@ -86,7 +87,7 @@ def test_a_sound_folder_has_no_fault_and_its_figures_are_told(shards, manifest, 
     index = ShardIndex.load(shards)
     status, lines = verify(shards, "--manifest", manifest)
     seconds = np.array([entry.seconds for entry in index.samples])
-    assert status == 0 and lines[-1] == f"{shards}: 10 samples in {len(index.file.shards)} shards, 0 faults"
+    assert status == 0 and lines[-1] == f"{shards}: 10 samples in {counted(len(index.file.shards), 'shard')}, 0 faults"
     assert len(index.file.shards) > 2
     assert lines[0] == (
         f"durations in seconds: min {seconds.min():.2f}, median {np.median(seconds):.2f}, mean {seconds.mean():.2f}, "
@@ -226,7 +227,7 @@ def test_hostile_members_are_faults_and_nothing_is_written(case, tmp_path, verif
     assert any(part in faults[0] for part in told.split("|")) and "sample bad: " in faults[0]
     assert not any("sample good: " in line for line in faults)
     assert lines[-2].startswith("1 different audio,")
-    assert lines[-1].endswith(f"{len(faults)} faults") and not any(Path("/tmp/bad.json").parent.glob("bad.json"))
+    assert lines[-1].endswith(counted(len(faults), "fault")) and not any(Path("/tmp/bad.json").parent.glob("bad.json"))
 
 
 def test_an_audio_with_the_same_prompt_again_is_a_fault_and_with_another_is_not(tmp_path, records, verify):
