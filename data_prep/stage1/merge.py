@@ -15,8 +15,8 @@ from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest
 from data_prep.common.rejects import Rejects, rejected_path
 from data_prep.stage1.answer_table import AnswerTable, table_path
-from data_prep.stage1.output import Output
-from data_prep.stage1.pseudo_gt import finished, stamp_path, summary
+from data_prep.stage1.output import Output, finished, stamp_path
+from data_prep.stage1.pseudo_gt import summary
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -10,21 +10,20 @@ from caad_ds.config.template_arguments import add_template_arguments
 from caad_ds.data.record import Record
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import read_json, write_atomic, write_json
-from caad_ds.utils.journal import same_settings
+from caad_ds.utils.files import write_atomic, write_json
 from caad_ds.utils.progress import track, waiting
 from data_prep.common.array_part import Part
 from data_prep.common.journal import journal_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.common.rejects import Rejects
-from data_prep.stage1.answer_checks import CHECKS, DEFAULT, AnswerChecks
+from data_prep.stage1.answer_checks import DEFAULT, AnswerChecks
 from data_prep.stage1.answer_table import AnswerTable, prompt_or_none
 from data_prep.stage1.answers import CHECK, ENGINE, Answers, RejectedAnswer
 from data_prep.stage1.engines import ENGINES, Answer, Engine, find
 from data_prep.stage1.engines.options import EngineOptions, Server
 from data_prep.stage1.engines.settings import GenerationSettings
-from data_prep.stage1.output import Output
+from data_prep.stage1.output import Output, finished, stamp_path
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -247,22 +246,6 @@ def summary(rejects: Rejects, table: AnswerTable) -> str:
         return ""
     each = ", ".join(f"{count} {rule}" for rule, count in sorted(table.rules.items()))
     return f"; {rejects.count} rejected ({each}), see {rejects.path}"
-
-
-def stamp_path(out: Path) -> Path:
-    """Where the settings of a finished output lie."""
-    return out.with_suffix(".settings.json")
-
-
-def finished(out: Path, settings: dict) -> dict | None:
-    """The settings of an output that is there, whole; UserError if they are others, among the checks where `settings`
-    names them."""
-    stamp = stamp_path(out)
-    if not (out.exists() and stamp.exists()):
-        return None
-    made = read_json(stamp, f"remove it and {out} to answer again")
-    same_settings({name: made[name] for name in made if name not in CHECKS or name in settings}, settings, out)
-    return made
 
 
 def _engine_name(text: str) -> str:

@@ -2,8 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import differences, score_instances
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
+    DrawnInstances,
+    instance_groups,
+    score_instances,
+)
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.comparison_plots import bars
@@ -16,6 +22,9 @@ from caad_ds.evaluation.report.tables import (
     significance_legend,
     with_deviation,
 )
+from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit
+from caad_ds.evaluation.scoring.significance import DRAWS as PAIRED_DRAWS
+from caad_ds.evaluation.scoring.significance import adjust, difference_of, exchange_p
 from caad_ds.utils.progress import progress
 
 NOTE = "Percentages; ± is the sample deviation over runs of one name (seeds)."
@@ -47,6 +56,49 @@ def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: 
     table = ["system", "runs", *figures[baseline]], rows
     pictures = {"table.png": lambda file: bars(figures, title, file)}
     return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures)
+
+
+def differences(
+    systems: dict[str, list[list[dict]]], baseline: str, draws: int = PAIRED_DRAWS, complete: bool = True
+) -> dict[str, dict]:
+    """By system but the baseline, and by dimension and ALL: mean over its runs minus mean over the baseline's.
+
+    `systems`: runs on the same items. A difference is one of `significance.differences`, its test the same exchange of
+    the systems' answers; an item weighs 1 / items of its instance. The bootstrap draws within each instance, the same
+    clips for both systems.
+    """
+    others = {name: runs for name, runs in systems.items() if name != baseline}
+    found = {name: _difference(runs, systems[baseline], draws, complete) for name, runs in others.items()}
+    for figure in next(iter(found.values()), {}):
+        adjust([figures[figure] for figures in found.values()])
+    return found
+
+
+def _difference(runs: list[list[dict]], baseline: list[list[dict]], draws: int, complete: bool) -> dict[str, dict]:
+    drawn = DrawnInstances([*runs, *baseline], draws, seed=0)
+    dimension, overall = instance_groups(drawn.items, complete)
+    found = {}
+    for name, instances in {**dimension, **overall}.items():
+        if instances:
+            means = (mean[..., 0, :] for mean in drawn.mean(instances))
+            value, each = (part[..., : len(runs)].mean(-1) - part[..., len(runs) :].mean(-1) for part in means)
+            p, least = _tested(drawn, instances, len(runs))
+            found[name] = difference_of(float(value), each, drawn.fewest(instances), p, least)
+    return found
+
+
+def _tested(drawn: DrawnInstances, instances: list[str], ours: int) -> tuple[float, float]:
+    """p of a mean of instances for the first `ours` runs against the others, and the smallest that it could be."""
+    names = [name for instance in instances for name in drawn.items[instance]]
+    right = np.concatenate([drawn.right[instance][0] for instance in instances], axis=-1)
+    weight = np.concatenate([np.full(len(drawn.items[i]), 1 / len(drawn.items[i])) for i in instances])
+    unit = numbered(drawn.units, names)
+
+    def sums(answered: np.ndarray) -> np.ndarray:
+        return np.stack([per_unit(answered.sum(0) * weight, unit), per_unit(weight, unit)])[..., None]
+
+    p, least = exchange_p(right[:ours], right[ours:], sums)[:, 0].tolist()
+    return p, least
 
 
 def _figures(scores: dict) -> dict[str, dict]:

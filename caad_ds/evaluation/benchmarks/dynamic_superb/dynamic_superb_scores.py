@@ -16,8 +16,6 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest,
 from caad_ds.evaluation.report.tables import percent, with_interval
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit, units_of
 from caad_ds.evaluation.scoring.scores import DRAWS, RULES, interval
-from caad_ds.evaluation.scoring.significance import DRAWS as PAIRED_DRAWS
-from caad_ds.evaluation.scoring.significance import adjust, difference_of, exchange_p
 
 ALL, OUTSIDE = "ALL", "AUDIO"
 PARTIAL = f"{ALL} (not all rows)"
@@ -33,9 +31,9 @@ def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, c
     is called `NAME (n of N)`. `missing` names the instances that no item is of, `unknown` those of no dimension.
     `complete` says that the runs are on every row of their instances.
     """
-    drawn = _Drawn(runs, draws, seed)
+    drawn = DrawnInstances(runs, draws, seed)
     known, items = dimensions(), drawn.items
-    dimension, overall = _groups(items, complete)
+    dimension, overall = instance_groups(items, complete)
     [(name, counted)] = overall.items()
     return {
         "runs": len(runs),
@@ -50,50 +48,7 @@ def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, c
     }
 
 
-def differences(
-    systems: dict[str, list[list[dict]]], baseline: str, draws: int = PAIRED_DRAWS, complete: bool = True
-) -> dict[str, dict]:
-    """By system but the baseline, and by dimension and ALL: mean over its runs minus mean over the baseline's.
-
-    `systems`: runs on the same items. A difference is one of `significance.differences`, its test the same exchange of
-    the systems' answers; an item weighs 1 / items of its instance. The bootstrap draws within each instance, the same
-    clips for both systems.
-    """
-    others = {name: runs for name, runs in systems.items() if name != baseline}
-    found = {name: _difference(runs, systems[baseline], draws, complete) for name, runs in others.items()}
-    for figure in next(iter(found.values()), {}):
-        adjust([figures[figure] for figures in found.values()])
-    return found
-
-
-def _difference(runs: list[list[dict]], baseline: list[list[dict]], draws: int, complete: bool) -> dict[str, dict]:
-    drawn = _Drawn([*runs, *baseline], draws, seed=0)
-    dimension, overall = _groups(drawn.items, complete)
-    found = {}
-    for name, instances in {**dimension, **overall}.items():
-        if instances:
-            means = (mean[..., 0, :] for mean in drawn.mean(instances))
-            value, each = (part[..., : len(runs)].mean(-1) - part[..., len(runs) :].mean(-1) for part in means)
-            p, least = _tested(drawn, instances, len(runs))
-            found[name] = difference_of(float(value), each, drawn.fewest(instances), p, least)
-    return found
-
-
-def _tested(drawn: "_Drawn", instances: list[str], ours: int) -> tuple[float, float]:
-    """p of a mean of instances for the first `ours` runs against the others, and the smallest that it could be."""
-    names = [name for instance in instances for name in drawn.items[instance]]
-    right = np.concatenate([drawn.right[instance][0] for instance in instances], axis=-1)
-    weight = np.concatenate([np.full(len(drawn.items[i]), 1 / len(drawn.items[i])) for i in instances])
-    unit = numbered(drawn.units, names)
-
-    def sums(answered: np.ndarray) -> np.ndarray:
-        return np.stack([per_unit(answered.sum(0) * weight, unit), per_unit(weight, unit)])[..., None]
-
-    p, least = exchange_p(right[:ours], right[ours:], sums)[:, 0].tolist()
-    return p, least
-
-
-class _Drawn:
+class DrawnInstances:
     """Accuracies [rules, runs] of instances, and under each draw [draws, rules, runs].
 
     `items` holds their ids, `right` float64 [rules, runs, items]. Units (units.py) are drawn within their instance,
@@ -139,7 +94,7 @@ class _Drawn:
         return right.mean(-1), (drawn[:, :-1] / drawn[:, -1:]).reshape(draws, *right.shape[:2])
 
 
-def _groups(have: Iterable[str], complete: bool) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def instance_groups(have: Iterable[str], complete: bool) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """The instances there are of each dimension, and of all that count, by the name that a mean of theirs may have."""
     known = dimensions()
     there = {name: [i for i, own in known.items() if own == name and i in have] for name in known.values()}
