@@ -39,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="chromium, chromedriver or selenium is not installed"))
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch) -> None:
+    """Tables are as wide as they like, also where a shell or pytest's workers set a width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def mlflow_tables(tmp_path_factory) -> Path:
     """A SQLite file with MLflow's tables, which take it seconds to make."""

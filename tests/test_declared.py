@@ -34,7 +34,7 @@ def imported(everywhere: bool) -> Iterator[tuple[str, str]]:
             tree = ast.parse(file.read_text())
             for node in ast.walk(tree) if everywhere else tree.body:
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
                 for name in {name.split(".")[0] for name in names} - OWN - sys.stdlib_module_names:
                     yield name, file.relative_to(ROOT).as_posix()
 

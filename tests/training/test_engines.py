@@ -10,7 +10,7 @@ import torch
 from caad_ds.config.reading import load_config
 from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
-from caad_ds.distill import objective, signal
+from caad_ds.distill import signal
 from caad_ds.distill.step import DistillStep
 from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
@@ -94,7 +94,7 @@ def test_the_traces_stay_complete_and_the_weights_partitioned(parts):
 
 def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, monkeypatch):
     perceived = counted(monkeypatch, parts.student.encoder, "encode")
-    scored = counted(monkeypatch, objective, "contrastive_distillation_loss")
+    scored = counted(monkeypatch, student_objective, "contrastive_distillation_loss")
     batch = parts.batch(0, 1, 2, 3)
     widths = []
     models = (parts.student.model, parts.teacher.engine.module.model)

@@ -240,7 +240,7 @@ def test_an_audio_with_the_same_prompt_again_is_a_fault_and_with_another_is_not(
     status, lines = verify(tmp_path / "more")
     faults = [line for line in lines if "the same audio" in line]
     assert status == 1 and lines[-1].endswith("1 fault")
-    assert faults[0].endswith(f"sample copy: the same audio and prompt as sample {key('voice/2.take')}")
+    assert f"sample copy: the same audio and prompt as sample {key('voice/2.take')}; remove" in faults[0]
     assert "10 different audios, 1 of them with several prompts; 1 sample is a copy" in lines
 
 
