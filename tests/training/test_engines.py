@@ -10,7 +10,7 @@ import torch
 from caad_ds.config.reading import load_config
 from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
-from caad_ds.distill import signal
+from caad_ds.distill import signal, student_objective
 from caad_ds.distill.step import DistillStep
 from caad_ds.models.language_model.llm import lm_head
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
