@@ -24,7 +24,7 @@ from caad_ds.data.markers import user_content
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.report.tables import markdown
 from caad_ds.evaluation.speed.compare_speed import System, measure
-from caad_ds.evaluation.speed.figures import LEGEND, speed_rows
+from caad_ds.evaluation.speed.figures import speed_legend, speed_rows
 from caad_ds.generation.decoding import Contrast
 from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative
@@ -81,7 +81,7 @@ def main() -> None:
         tokenizer = train_tokenizer([QUESTION, "words that were said"], 400, folder / "tokenizer")
         found = measure(systems(args.tiny, device, tokenizer), items(folder), args.tokens, args.rounds)
     print(f"{args.rounds} rounds, {args.tokens} tokens an answer, clips of {SECONDS} s\n")
-    print(markdown(*speed_rows(found)), LEGEND, sep="\n\n")
+    print(markdown(*speed_rows(found)), speed_legend(found), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from caad_ds.evaluation.scoring.llm_judge import Judge
 from caad_ds.evaluation.scoring.matching import RULES, VERSION, disagreement_counts, disagreements
 from caad_ds.evaluation.scoring.scores import DEFINITIONS, score_groups
 from caad_ds.evaluation.scoring.scores import RULES as SCORED
-from caad_ds.evaluation.settings import DTYPES, Decoding, check_choice, check_counts
 from caad_ds.evaluation.speed.measure import Meter
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
+from caad_ds.generation.decoding_settings import DTYPES, Decoding, check_choice, check_counts
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
 from caad_ds.models.negatives import Negative

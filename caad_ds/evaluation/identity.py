@@ -8,7 +8,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.settings import Decoding
+from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.models.folder_hash import model_hash
 
 

@@ -3,7 +3,7 @@
 import argparse
 
 from caad_ds.config.schema import NEGATIVES
-from caad_ds.evaluation.settings import DTYPES
+from caad_ds.generation.decoding_settings import DTYPES
 from caad_ds.utils.command import positive
 from caad_ds.utils.paths import existing, model_folder
 

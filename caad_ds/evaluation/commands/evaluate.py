@@ -11,7 +11,7 @@ from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.evaluation_tables import evaluation_rows, show_evaluation
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, log_evaluation, store_of
 from caad_ds.evaluation.scoring.llm_judge import add_judge_arguments
-from caad_ds.evaluation.settings import Decoding
+from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.utils.command import ROWS_REJECTED, is_main, positive
 
 

@@ -7,8 +7,8 @@ from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_device_arguments, add_negative
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, output_folder, store_of
 from caad_ds.evaluation.report.tables import show
-from caad_ds.evaluation.settings import check_above_zero
 from caad_ds.evaluation.speed.result import FILES, log_speeds, show_speeds
+from caad_ds.generation.decoding_settings import check_above_zero
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import existing, model_folder

@@ -8,8 +8,7 @@ from caad_ds.evaluation.commands.compare import TITLE
 from caad_ds.evaluation.comparison.dynamic_superb_dimensions import compare_dimensions, is_dynamic_superb
 from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
 from caad_ds.evaluation.comparison.result import Comparison, save
-from caad_ds.evaluation.comparison.run_folders import read_runs
-from caad_ds.evaluation.predictions import RunFolder
+from caad_ds.evaluation.comparison.run_folders import read_runs, read_speeds
 from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices
 from caad_ds.evaluation.report.confusions import LEGEND as NAMED
 from caad_ds.evaluation.report.confusions import in_markdown, summed
@@ -119,13 +118,3 @@ def _baseline(asked: str | None, names: list[str]) -> str:
     if asked is not None and asked not in names:
         raise UserError(f"--baseline {asked}: no run has this name; give one of {', '.join(names)}")
     return asked if asked is not None else names[0]
-
-
-def read_speeds(folders: list[Path]) -> dict[str, dict]:
-    """What the first run of each name measured of its speed, of those that measured any."""
-    found: dict[str, dict] = {}
-    for path in folders:
-        scores = RunFolder(path).read_scores()
-        if scores.get("speed"):
-            found.setdefault(scores["name"], scores["speed"])
-    return found

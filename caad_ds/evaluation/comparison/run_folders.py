@@ -62,6 +62,16 @@ def read_runs(folders: list[Path]) -> Runs:
     return runs
 
 
+def read_speeds(folders: list[Path]) -> dict[str, dict]:
+    """What the first run of each name measured of its speed, of those that measured any."""
+    found: dict[str, dict] = {}
+    for path in folders:
+        scores = RunFolder(path).read_scores()
+        if scores.get("speed"):
+            found.setdefault(scores["name"], scores["speed"])
+    return found
+
+
 def _checked(path: Path, setup: dict, others: dict[Path, dict]) -> dict:
     """The setup of a run that may stand beside the others."""
     for other, its in others.items():

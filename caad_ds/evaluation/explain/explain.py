@@ -20,9 +20,9 @@ from caad_ds.evaluation.explain.result import Explanations
 from caad_ds.evaluation.explain.settings import AnswerSettings
 from caad_ds.evaluation.explain.token_picture import draw
 from caad_ds.evaluation.explain.token_text import Tokens
-from caad_ds.evaluation.settings import DTYPES, check_choice, check_counts
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, generate
+from caad_ds.generation.decoding_settings import DTYPES, check_choice, check_counts
 from caad_ds.generation.model import Model
 from caad_ds.generation.question import as_sample
 from caad_ds.models.language_model.llm import lm_head

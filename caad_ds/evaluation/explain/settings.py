@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from caad_ds.evaluation.settings import check_above_zero, check_choice, check_contrast
+from caad_ds.generation.decoding_settings import check_above_zero, check_choice, check_contrast
 from caad_ds.utils.errors import UserError
 
 ANSWERS = ("own", "contrast", "gt")

@@ -12,11 +12,11 @@ from pathlib import Path
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
-from caad_ds.evaluation.settings import DTYPES, check_above_zero, check_choice, check_counts
 from caad_ds.evaluation.speed.measure import Clock, Timing, description, spread, synchronize, timed
 from caad_ds.evaluation.speed.result import Speeds, save
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, generate
+from caad_ds.generation.decoding_settings import DTYPES, check_above_zero, check_choice, check_counts
 from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative
 from caad_ds.utils.device import pick_device

@@ -23,13 +23,13 @@ from caad_ds.evaluation.commands.check_teacher import ALPHAS
 from caad_ds.evaluation.identity import fingerprint, run_name
 from caad_ds.evaluation.scoring.matching import matches
 from caad_ds.evaluation.scoring.scores import POOLED, score
-from caad_ds.evaluation.settings import DTYPES, check_choice, check_counts
 from caad_ds.evaluation.teacher_check.check_tables import Growing, listed
 from caad_ds.evaluation.teacher_check.generalisation import Heard, validation_losses
 from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.probe import Probe
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
+from caad_ds.generation.decoding_settings import DTYPES, check_choice, check_counts
 from caad_ds.generation.model import Model
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.negatives import Negative
