@@ -26,8 +26,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cpu_name
-from caad_ds.evaluation.benchmarks.dynamic_superb import dynamic_superb_scores
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.comparison import dynamic_superb_dimensions
 from caad_ds.evaluation.scoring.scores import POOLED, RATIOS, RULES
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.utils.progress import progress
@@ -185,7 +185,7 @@ def _marked(design: Design, right: dict[str, list[np.ndarray]]) -> list[set[str]
         for k, runs in enumerate(design.runs)
     }
     if design.shown == MEANS:
-        found = dynamic_superb_scores.differences(systems, "0", draws=2).values()
+        found = dynamic_superb_dimensions.differences(systems, "0", draws=2).values()
         by_rule = [[{name.split()[0]: each for name, each in system.items()} for system in found]]
     else:
         pooled = [groups[POOLED] for groups in differences(systems, "0", draws=2).values()]

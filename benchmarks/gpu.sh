@@ -4,7 +4,7 @@
 #   benchmarks/gpu.sh [--out DIR] [--commit TEXT] [--only STAGE ...]
 #   benchmarks/gpu.sh --tiny [--out DIR] [--only STAGE ...]
 #
-# Writes gpu_<date>_<device>.md into benchmarks/results, or into --out, anew after every stage; beside it .json, with each
+# Writes gpu_<date>_<device>.md into benchmarks/results, or into --out, again after every stage; beside it .json, with each
 # stage's result, and .log, with all that was printed. A stage that fails, or is stopped at its limit, leaves the others'
 # results and makes the exit status 1; what is missing here is skipped by name; Ctrl-C leaves what was finished. What a
 # stage does not use of its limit, the next ones may.

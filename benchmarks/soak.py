@@ -50,7 +50,7 @@ class Disturber:
             return None
         hit = self.place(run)
         run.processes[self.drawn.randrange(RANKS)].kill()
-        # What a launcher does to the other ranks, which may wait for ever for the one that is gone.
+        # What a launcher does to the other ranks, which may wait forever for the one that is gone.
         time.sleep(self.drawn.uniform(0, 0.05))
         for process in run.processes:
             process.kill()

@@ -1,4 +1,4 @@
-"""The page of a run, and the same as JSON; both are written anew after every stage."""
+"""The page of a run, and the same as JSON; both are written again after every stage."""
 
 import re
 from collections.abc import Sequence

@@ -12,6 +12,7 @@ import torch
 from caad_ds.data.batch import Batch
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
+from caad_ds.generation.decoding_settings import check_counts
 from caad_ds.generation.question import Askable, Question, Recording, as_sample, different_clips
 from caad_ds.models.language_model.llm import position_limit
 from caad_ds.models.negatives import Negative
@@ -93,6 +94,7 @@ class Model:
             UserError: the audio does not decode or exceeds the encoder's window, the texts make no prompt, or an option
                 is out of its range.
         """
+        check_counts(max_new_tokens=max_new_tokens)
         if plausibility is not None and contrast_alpha is None:
             raise UserError("plausibility: belongs to contrastive decoding; give contrast_alpha as well")
         recording = Recording(audio if isinstance(audio, tuple) else Path(audio), text or "")

@@ -73,6 +73,7 @@ def test_audio_that_cannot_be_heard_is_refused(model, audio, told):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        ({"max_new_tokens": 0}, "--max-new-tokens 0: give a whole number of at least 1"),
         ({"contrast_alpha": -1.0}, "contrast_alpha -1.0: give a finite number of at least 0"),
         ({"contrast_alpha": 1.0, "plausibility": 2.0}, r"plausibility 2.0: give a number in \(0, 1\]"),
         ({"plausibility": 0.1}, "plausibility: belongs to contrastive decoding; give contrast_alpha"),

@@ -47,7 +47,7 @@ def score(right: np.ndarray, draws: int = DRAWS, seed: int = 0, unit: np.ndarray
 
     Args:
         right: bool [runs, 4, items], conditions in the order of CONDITIONS.
-        unit: int [items], items that are drawn together (units.py); by default each by itself.
+        unit: int [items], items that are drawn together (resampling_units.py); by default each by itself.
 
     Returns:
         `items`, `clips` (units), `runs`, and each metric as `{value, low, high, deviation}`: the mean over runs, its

@@ -1,8 +1,8 @@
 """Dynamic-SUPERB phase 1 (arXiv 2309.09510), in each of the forms that it is kept in.
 
 *.jsonl in a folder, or one such file   a row per line (`prompt_manifest.py`), its category DS@<instance>
-<instance>/                             a folder per instance: tables of Hugging Face (`dynamic_superb_tables.py`),
-                                        or metadata.json beside audio files (`dynamic_superb_metadata.py`)
+<instance>/                             a folder per instance: tables of Hugging Face (`hf_tables.py`),
+                                        or metadata.json beside audio files (`metadata_json.py`)
 """
 
 from collections import Counter, defaultdict
