@@ -1,8 +1,9 @@
 """Differences of systems from a baseline on the same items: intervals and p values.
 
 Test        The two systems' answers are exchanged, unit by unit (a clip with all questions about it, under every
-            condition, all runs together; resampling_units.py). If the systems are alike in truth, each of the 2^units exchanges
-            is as likely as what was observed, so p, the share of exchanges that are as extreme, is exact at every size.
+            condition, all runs together; resampling_units.py). If the systems are alike in truth, each of the 2^units
+            exchanges is as likely as what was observed, so p, the share of exchanges that are as extreme, is exact at
+            every size.
 Statistic   A metric is a ratio of sums over items, n / d (scores.py). Its difference over its standard error (the delta
             method's, over units), computed again for every exchange: so p holds for many units also where the systems
             are alike in the metric alone (Janssen 1997; Chung and Romano 2013). Of shares, d = 1, it orders exchanges

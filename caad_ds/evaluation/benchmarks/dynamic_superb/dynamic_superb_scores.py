@@ -51,9 +51,9 @@ def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, c
 class DrawnInstances:
     """Accuracies [rules, runs] of instances, and under each draw [draws, rules, runs].
 
-    `items` holds their ids, `right` float64 [rules, runs, items]. Units (resampling_units.py) are drawn within their instance,
-    each instance by itself. Those with the same outcomes are drawn together, which gives the same distribution in a
-    fraction of the time.
+    `items` holds their ids, `right` float64 [rules, runs, items]. Units (resampling_units.py) are drawn within
+    their instance, each instance by itself. Those with the same outcomes are drawn together, which gives the same
+    distribution in a fraction of the time.
     """
 
     def __init__(self, runs: list[list[dict]], draws: int, seed: int):
