@@ -51,6 +51,7 @@ def write_benchmark(
     for key in instructions.attributes:
         if key in (".", "..") or "/" in key or len(f"{key}.json".encode()) > LONGEST:
             raise UserError(f"{instruction_file}: the attribute {key!r:.60} is to be a folder's name; rename it")
+    _no_other_task(out, instructions)
     counts = {}
     with Rejects(out.with_name(f"{out.name}.jsonl")) as rejects:
         records = list(rejects.sift(map(partial(_usable, instructions), read_manifest(manifest))))
@@ -70,6 +71,16 @@ def write_benchmark(
         raise UserError(f"{manifest}: no usable record has an attribute of {instruction_file}{rejects.why}")
     rejects.tell()
     print(f"{out}: " + ", ".join(f"{key} {counts.get(key, 0)}" for key in instructions.attributes) + rejects.summary)
+
+
+def _no_other_task(out: Path, instructions: Instructions) -> None:
+    """UserError where the folder has a task of another call: an evaluation would ask and pool it as well."""
+    written = sorted(file.parent.name for file in out.glob("*/*.json") if file.stem == file.parent.name)
+    if other := [name for name in written if name not in instructions.attributes]:
+        raise UserError(
+            f"{out}: it holds {', '.join(other)} from before, which is not asked about now; remove that folder, or "
+            "give another --out"
+        )
 
 
 def write_task(
@@ -99,8 +110,11 @@ def write_task(
         rows.append(
             {"audio": name, "gt": asked.label, **hints, "neutral": asked.question, "text": text, "metadata": metadata}
         )
+    file = folder / f"{folder.name}.json"
     if rows:
-        write_json(folder / f"{folder.name}.json", rows)
+        write_json(file, rows)
+    else:
+        file.unlink(missing_ok=True)  # of an earlier call, whose records had the attribute
     return len(rows), unheard
 
 

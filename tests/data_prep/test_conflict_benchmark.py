@@ -77,3 +77,17 @@ def test_an_attribute_that_cannot_be_a_folder_is_refused(tmp_path, manifest, pre
     (tmp_path / "i.yaml").write_text(text)
     with pytest.raises(UserError, match=r"the attribute '\.\./gender' is to be a folder's name; rename it"):
         prep(conflict_benchmark, "--manifest", manifest, "--instructions", tmp_path / "i.yaml", "--out", tmp_path / "b")
+
+
+def test_a_task_of_another_call_is_refused_and_one_without_records_goes(tmp_path, manifest, instructions, prep):
+    out = tmp_path / "benchmark"
+    arguments = ("--manifest", manifest, "--instructions", instructions, "--out", out)
+    prep(conflict_benchmark, *arguments, "--attributes", "gender", "accent")
+    with pytest.raises(UserError, match="benchmark: it holds gender from before, which is not asked about now; remove"):
+        prep(conflict_benchmark, *arguments, "--attributes", "accent")
+    rows = read(manifest)
+    for row in rows:
+        del row["metadata"]["accent"]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prep(conflict_benchmark, *arguments, "--attributes", "gender", "accent")
+    assert (out / "gender/gender.json").exists() and not (out / "accent/accent.json").exists()
