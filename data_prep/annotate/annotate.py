@@ -21,7 +21,7 @@ from caad_ds.utils.wording import counted
 from data_prep.annotate import annotators
 from data_prep.annotate.classes import Scale, read_scales, settle
 from data_prep.common.audio_entry import usable_waveform
-from data_prep.common.journal import step_journal
+from data_prep.common.journal import settings_path, step_journal
 from data_prep.common.jsonl import Rejected, count_lines
 from data_prep.common.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.common.parallel import ordered
@@ -83,7 +83,7 @@ def annotate(
         **({"allow": list(rules.allow)} if rules.allow else {}),
     }
     settings = measuring | {"classes": {key: scale.model_dump() for key, scale in scales.items()}}
-    stamp = out.with_suffix(".settings.json")
+    stamp = settings_path(out)
     if out.exists() and stamp.exists():
         same_settings(read_json(stamp, f"remove it and {out} to annotate again"), settings, out)
         return None

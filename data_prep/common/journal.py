@@ -1,4 +1,4 @@
-"""The journal of a step, beside its output."""
+"""The journal and the settings of a step, beside its output."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,11 @@ from caad_ds.utils.wording import counted
 def journal_path(out: Path) -> Path:
     """Where the journal of a step that writes `out` lies."""
     return out.with_suffix(".partial.jsonl")
+
+
+def settings_path(out: Path) -> Path:
+    """Where the settings of a finished output lie."""
+    return out.with_suffix(".settings.json")
 
 
 @contextmanager

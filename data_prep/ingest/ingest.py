@@ -22,7 +22,7 @@ from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import track, waiting
 from caad_ds.utils.wording import counted
 from data_prep.common.audio_entry import is_part, seconds_of
-from data_prep.common.journal import step_journal
+from data_prep.common.journal import settings_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, write_manifest
 from data_prep.common.parallel import ordered
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if found is None:
         print(
-            f"{args.out}: finished before, left alone; its audio is not opened again, remove {_stamp_path(args.out)} "
+            f"{args.out}: finished before, left alone; its audio is not opened again, remove {settings_path(args.out)} "
             "for that"
         )
         return 0
@@ -148,7 +148,7 @@ def ingest(
     settings |= {name: str(value) for name, value in vars(rules).items() if value != ()}
     settings |= {"map": reading.columns} if reading.columns else {}
     settings |= {"root": str(root), "audio_root": str(audio_root)} if audio_root else {}
-    stamp = _stamp_path(out)
+    stamp = settings_path(out)
     if out.exists() and stamp.exists():
         made = read_json(stamp, "remove it to ingest again")
         if made == settings | {"records_sha256": _hash_source(source, root, reading)}:
@@ -200,11 +200,6 @@ def _hashed(records: Iterable[dict | Rejected], digest: Any) -> Iterator[dict | 
     for record in records:
         digest.update(_hash(record).encode())
         yield record
-
-
-def _stamp_path(out: Path) -> Path:
-    """Where the settings of a finished manifest lie."""
-    return out.with_suffix(".settings.json")
 
 
 def _limit(model: Path | None, max_seconds: float) -> float:

@@ -11,11 +11,12 @@ from caad_ds.utils.files import read_json, to_line, write_json, writing
 from caad_ds.utils.journal import changed_keys
 from caad_ds.utils.wording import counted
 from data_prep.common.array_part import Part
+from data_prep.common.journal import settings_path
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest
 from data_prep.common.rejects import Rejects, rejected_path
 from data_prep.stage1.answer_table import AnswerTable, table_path
-from data_prep.stage1.output import Output, finished, stamp_path
+from data_prep.stage1.output import Output, finished
 from data_prep.stage1.pseudo_gt import summary
 
 
@@ -47,7 +48,7 @@ def merge(manifest: Path, out: Path, remove_parts: bool = False) -> None:
         for part in parts:
             path = part.path(out)
             # The stamp last: it says that a part is whole.
-            for file in (path, rejected_path(path), table_path(path), stamp_path(path)):
+            for file in (path, rejected_path(path), table_path(path), settings_path(path)):
                 file.unlink(missing_ok=True)
 
 
@@ -63,10 +64,10 @@ def find_parts(out: Path) -> list[Part]:
 
 def _settings(manifest: Path, out: Path, parts: list[Part]) -> dict:
     """Those that all parts were made under."""
-    stamps = [stamp_path(part.path(out)) for part in parts]
-    if not stamps and not (out.exists() and stamp_path(out).exists()):
+    stamps = [settings_path(part.path(out)) for part in parts]
+    if not stamps and not (out.exists() and settings_path(out).exists()):
         raise UserError(f"{out}: no finished part of it is there; run `caad-ds prep pseudo-gt --shard I/N` first")
-    settings = [read_json(stamp, "run that shard again") for stamp in stamps or [stamp_path(out)]]
+    settings = [read_json(stamp, "run that shard again") for stamp in stamps or [settings_path(out)]]
     for stamp, other in zip(stamps[1:], settings[1:]):
         if changed := changed_keys(settings[0], other):
             raise UserError(f"{stamp}: another {', '.join(changed)} than in {stamps[0].name}; answer one of them again")
@@ -93,7 +94,7 @@ def _merge(manifest: Path, out: Path, parts: list[Part], settings: dict) -> None
             raise UserError(f"{manifest}: no record was answered{rejects.why}")
     table.show(out)
     table.save(out)
-    write_json(stamp_path(out), settings)
+    write_json(settings_path(out), settings)
     print(f"{out}: {count} answered{summary(rejects, table)}, merged from {counted(len(parts), 'part')}")
 
 
@@ -110,4 +111,4 @@ def _walk(manifest: Path, out: Path, parts: list[Part], block: int, table: Answe
 
 
 def _remedy(out: Path, part: Part) -> str:
-    return f"remove {stamp_path(part.path(out))} and answer --shard {part.index}/{part.count} again"
+    return f"remove {settings_path(part.path(out))} and answer --shard {part.index}/{part.count} again"

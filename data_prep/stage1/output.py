@@ -7,6 +7,7 @@ from caad_ds.data.record import Record, RecordFault, as_record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.journal import same_settings
+from data_prep.common.journal import settings_path
 from data_prep.common.jsonl import Rejected, read_jsonl
 from data_prep.common.rejects import rejected_path
 from data_prep.stage1.answer_checks import CHECKS
@@ -64,15 +65,10 @@ class Rows:
         self.head = next((row for _, row in self._rows), None)
 
 
-def stamp_path(out: Path) -> Path:
-    """Where the settings of a finished output lie."""
-    return out.with_suffix(".settings.json")
-
-
 def finished(out: Path, settings: dict) -> dict | None:
     """The settings of an output that is there, whole; UserError if they are others, among the checks where `settings`
     names them."""
-    stamp = stamp_path(out)
+    stamp = settings_path(out)
     if not (out.exists() and stamp.exists()):
         return None
     made = read_json(stamp, f"remove it and {out} to answer again")

@@ -13,7 +13,7 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic, write_json
 from caad_ds.utils.progress import track, waiting
 from data_prep.common.array_part import Part
-from data_prep.common.journal import journal_path, step_journal
+from data_prep.common.journal import journal_path, settings_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.common.rejects import Rejects
@@ -23,7 +23,7 @@ from data_prep.stage1.answers import CHECK, ENGINE, Answers, RejectedAnswer
 from data_prep.stage1.engines import ENGINES, Answer, Engine, find
 from data_prep.stage1.engines.options import EngineOptions, Server
 from data_prep.stage1.engines.settings import GenerationSettings
-from data_prep.stage1.output import Output, finished, stamp_path
+from data_prep.stage1.output import Output, finished
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +168,7 @@ def answer_manifest(
         if not count:
             write_atomic(out, b"")  # other parts may hold answers
         table.save(out)
-        write_json(stamp_path(out), settings | checks.settings)
+        write_json(settings_path(out), settings | checks.settings)
         journal.remove()
     print(f"{out}: {count} answered{summary(rejects, table)}")
 
@@ -222,7 +222,7 @@ def _outcome(item: Record | Rejected, answers: Answers, checks: AnswerChecks) ->
 def reopen(out: Path, items: Iterable[Record | Rejected], answers: Answers) -> None:
     """Put the answers of a finished output back among `answers`, and take it for unfinished when all are there."""
     print(f"{out}: finished before; its answers are judged again by other checks")
-    stamp = stamp_path(out)
+    stamp = settings_path(out)
     output = Output(out, f"remove {stamp} to answer again")
     for item in items:
         row = output.take(item)
