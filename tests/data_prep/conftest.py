@@ -1,15 +1,14 @@
 """Small corpora and a command runner for the preparation steps."""
 
-import argparse
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
 
 from data_prep import describe
+from tests.command import run_command
 from tests.data_prep.llm import make_llm
 from tests.data_prep.questions import prompt, question
 from tests.root import CONFIGS
@@ -18,13 +17,7 @@ from tests.root import CONFIGS
 @pytest.fixture
 def prep():
     """Runs a command module as the console script does: `prep(module, "--out", path, ...)`."""
-
-    def run(module: ModuleType, *arguments: object) -> int:
-        parser = argparse.ArgumentParser()
-        module.register(parser)
-        return module.run(parser.parse_args([str(argument) for argument in arguments]))
-
-    return run
+    return run_command
 
 
 @pytest.fixture

@@ -9,9 +9,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, WhisperConfig
 
+from caad_ds.evaluation.commands import evaluate
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from tests.command import run_command
 from tests.tolerance import path
 
 WORDS = "user assistant who speaks how loud the speaker is male female man woman voice quiet it rains hello".split()
@@ -94,3 +96,21 @@ def make_benchmark(tmp_path):
 @pytest.fixture
 def conflicts(make_benchmark):
     return make_benchmark("benchmark", {"gender": 4, "noise": 3})
+
+
+@pytest.fixture
+def run(model_folder, conflicts, tmp_path):
+    """Runs `caad-ds evaluate` on the tiny model, into the folder `out` of the test."""
+
+    def run(*argv, out="run", benchmark=conflicts):
+        return run_command(
+            evaluate, "--model", model_folder, "--benchmark", benchmark, "--out", tmp_path / out,
+            "--device", "cpu", "--batch-size", 6, *argv,
+        )  # fmt: skip
+
+    return run
+
+
+def scores(folder):
+    """What `scores.json` holds, but for what the machine decides."""
+    return {**json.loads((folder / "scores.json").read_text()), "speed": None}

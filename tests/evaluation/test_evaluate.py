@@ -1,4 +1,3 @@
-import argparse
 import json
 import shutil
 
@@ -8,28 +7,11 @@ import soundfile
 
 from caad_ds.evaluation import evaluate
 from caad_ds.evaluation.commands import compare
-from caad_ds.evaluation.commands import evaluate as command_line
-from caad_ds.evaluation.comparison.compare import compare as compare_runs
 from caad_ds.evaluation.scoring.matching import matches
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
-
-
-def command(module, *argv):
-    parser = argparse.ArgumentParser()
-    module.register(parser)
-    return module.run(parser.parse_args([str(part) for part in argv]))
-
-
-@pytest.fixture
-def run(model_folder, conflicts, tmp_path):
-    def run(*argv, out="run", benchmark=conflicts):
-        return command(
-            command_line, "--model", model_folder, "--benchmark", benchmark, "--out", tmp_path / out,
-            "--device", "cpu", "--batch-size", 6, *argv,
-        )  # fmt: skip
-
-    return run
+from tests.command import run_command
+from tests.evaluation.conftest import scores
 
 
 def lines(folder):
@@ -120,11 +102,6 @@ def test_a_killed_run_goes_on_where_it_was(run, tmp_path, monkeypatch):
     assert scores(file.parent) == scores(tmp_path / "whole")
 
 
-def scores(folder):
-    """All but what the machine decides."""
-    return {**json.loads((folder / "scores.json").read_text()), "speed": None}
-
-
 def spy(function, sizes):
     def called(model, tokenizer, batch, *args, **kwargs):
         sizes.append(len(batch.keys))
@@ -161,7 +138,7 @@ def test_sampling_is_a_setup_of_its_own_and_its_seeds_share_a_name(run, tmp_path
     assert answers[0] != answers[1] != answers[2]
     with pytest.raises(UserError, match="seed was 1, is 2"):
         run(*sampled, "--seed", 2, out="seed1")
-    assert command(compare, tmp_path / "seed1", tmp_path / "seed2", "--out", tmp_path / "table") == 0
+    assert run_command(compare, tmp_path / "seed1", tmp_path / "seed2", "--out", tmp_path / "table") == 0
     assert json.loads((tmp_path / "table" / "table.json").read_text())["systems"]["drawn"]["all"]["runs"] == 2
 
 
@@ -169,7 +146,7 @@ def test_a_default_that_is_given_makes_no_second_seed(run, tmp_path):
     assert run("--temperature", 1, "--name", "drawn", out="a") == 0
     assert run("--temperature", 1, "--name", "drawn", "--seed", 0, "--top-p", 1, out="b") == 0
     with pytest.raises(UserError, match="one model, decoding and seed; a run counts once"):
-        command(compare, tmp_path / "a", tmp_path / "b")
+        run_command(compare, tmp_path / "a", tmp_path / "b")
 
 
 def test_a_run_is_called_by_its_folder_not_by_the_model_within(tmp_path, model_folder, run):
@@ -236,7 +213,7 @@ def test_compare_groups_seeds_and_saves_table_and_picture(run, tmp_path, capsys)
     retrain(tmp_path / "b2")
     flip(tmp_path / "b2" / "predictions.jsonl")
     runs = [tmp_path / name for name in ("a", "b1", "b2")]
-    assert command(compare, *runs, "--out", tmp_path / "table", "--title", "Demo") == 0
+    assert run_command(compare, *runs, "--out", tmp_path / "table", "--title", "Demo") == 0
     saved = json.loads((tmp_path / "table" / "table.json").read_text())
     assert [g["all"]["runs"] for g in saved["systems"].values()] == [1, 2]
     assert saved["systems"]["greedy"] == json.loads((tmp_path / "a" / "scores.json").read_text())["groups"]
@@ -266,24 +243,24 @@ def test_compare_refuses_unlike_or_unfinished_runs(run, make_benchmark, tmp_path
     run(out="a")
     run(out="b", benchmark=make_benchmark("other", {"gender": 2}))
     with pytest.raises(UserError, match=r"b and .*a: evaluated on different contents of the benchmark"):
-        command(compare, tmp_path / "a", tmp_path / "b")
+        run_command(compare, tmp_path / "a", tmp_path / "b")
     run("--name", "twin", out="c")
     with pytest.raises(UserError, match=r"c and .*a: one model, decoding and seed"):
-        command(compare, tmp_path / "a", tmp_path / "c")
+        run_command(compare, tmp_path / "a", tmp_path / "c")
     for alpha in (1, 2):
         run("--contrast-alpha", alpha, "--name", "CD", out=f"cd{alpha}")
     with pytest.raises(UserError, match="decodes otherwise"):
-        command(compare, tmp_path / "cd1", tmp_path / "cd2")
+        run_command(compare, tmp_path / "cd1", tmp_path / "cd2")
     (tmp_path / "b" / "scores.json").unlink()
     with pytest.raises(UserError, match="finish the run"):
-        command(compare, tmp_path / "b")
+        run_command(compare, tmp_path / "b")
 
 
 def test_what_must_be_known_of_compared_runs_is_noted(run, conflicts, tmp_path, capsys):
     (conflicts / "noise" / "audio" / "1.wav").unlink()
     run(out="a")
     run("--max-new-tokens", 4, "--name", "short", out="b")
-    assert command(compare, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "table") == 3
+    assert run_command(compare, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "table") == 3
     assert f"1 row left out in {tmp_path / 'a'}, 1 row left out in {tmp_path / 'b'}" in capsys.readouterr().err
     table, saved = ((tmp_path / "table" / name).read_text() for name in ("table.md", "table.json"))
     for note in json.loads(saved)["notes"]:
@@ -376,42 +353,3 @@ def test_a_run_is_taken_for_its_model_and_gives_its_name(run, model_folder, tmp_
     assert f"{tmp_path / 'caad'} is a run's folder; its model is {tmp_path / 'caad' / 'model'}" in told.err
     assert "caad-ds: loading PyTorch and transformers" in told.err
     assert "caad: percentages" in told.out and "evaluating caad" in told.err
-
-
-def test_a_notebook_evaluates_and_compares_as_the_commands_do(run, model_folder, conflicts, tmp_path, capsys):
-    assert run("--name", "greedy", out="greedy") == 0
-    assert run("--contrast-alpha", 1, "--negative", "silence", "--temperature", 0.5, "--top-p", 0.9, out="cd") == 0
-    assert command(compare, tmp_path / "greedy", tmp_path / "cd", "--out", tmp_path / "table") == 0
-    capsys.readouterr()
-    given = {"model": model_folder, "benchmark": str(conflicts), "batch_size": 6, "device": "cpu"}
-    greedy = evaluate.evaluate(**given, out=tmp_path / "n" / "greedy", name="greedy")
-    sampled = {"temperature": 0.5, "top_p": 0.9}
-    evaluate.evaluate(**given, out=tmp_path / "n" / "cd", contrast_alpha=1.0, negative="silence", **sampled)
-    found = compare_runs([tmp_path / "n" / "greedy", str(tmp_path / "n" / "cd")], out=tmp_path / "n" / "table")
-    assert capsys.readouterr().out == "", "the functions print no table"
-    assert greedy == json.loads((tmp_path / "n" / "greedy" / "scores.json").read_text())
-    for name in ("greedy", "cd"):
-        ours, theirs = tmp_path / "n" / name, tmp_path / name
-        for file in ("setup.json", "predictions.jsonl", "disagreements.jsonl"):
-            assert (ours / file).read_bytes() == (theirs / file).read_bytes()
-        assert scores(ours) == scores(theirs)
-    ours, theirs = (json.loads((folder / "table" / "table.json").read_text()) for folder in (tmp_path / "n", tmp_path))
-    assert found.systems == ours["systems"] and ours | {"speed": None} == theirs | {"speed": None}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"top_p": 0.9}, "--top-p: belongs to sampling"),
-        ({"contrast_alpha": 1.0, "negative": "nothing"}, "--negative nothing: give one of zero_mel, silence"),
-        ({"batch_size": 0}, "--batch-size 0: give a whole number of at least 1"),
-        ({"dtype": "float16"}, "--dtype float16: give one of float32, bfloat16"),
-        ({"benchmark": "absent"}, "absent: no such file or folder"),
-    ],
-)
-def test_what_a_notebook_gives_wrong_is_refused_before_anything_is_written(
-    model_folder, conflicts, tmp_path, wrong, message
-):
-    with pytest.raises(UserError, match=message):
-        evaluate.evaluate(**{"model": model_folder, "benchmark": conflicts, "out": tmp_path / "run", **wrong})
-    assert not (tmp_path / "run").exists()

@@ -1,6 +1,5 @@
 """A tiny world: tones as audio, a two-layer encoder, a teacher, real shards, and configurations on them."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from data_prep.pack import pack
+from tests.command import run_command
 
 CLIPS = 24
 LR, STEPS = 1e-2, 6
@@ -88,9 +88,7 @@ def make_world(root: Path) -> None:
     rows = records(root)
     manifest = root / "answered.jsonl"
     manifest.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    parser = argparse.ArgumentParser()
-    pack.register(parser)
-    assert pack.run(parser.parse_args(["--manifest", str(manifest), "--out", str(root / "shards")])) == 0
+    assert run_command(pack, "--manifest", manifest, "--out", root / "shards") == 0
     texts = [r["response"] for r in rows] + ["beep beep Is the tone high or low?"] * 4
     tokenizer = train_tokenizer(texts, 60, root / "tokenizer")
     ears = encoder()

@@ -1,4 +1,3 @@
-import argparse
 import json
 import shutil
 
@@ -17,6 +16,7 @@ from caad_ds.evaluation.comparison.dynamic_superb_dimensions import differences
 from caad_ds.evaluation.identity import fingerprint
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.utils.errors import UserError
+from tests.command import run_command
 from tests.evaluation.benchmarks.superb_files import (
     COUNTING,
     MATCHING,
@@ -344,10 +344,8 @@ def test_under_contrast_and_with_clips_that_cannot_be_heard(spoken, tmp_path, mo
     write_parquet(
         spoken, "DialogueActPairing_DailyTalk", table(5, audio2=pa.array(second, table(1).schema.field("audio").type))
     )
-    parser = argparse.ArgumentParser()
-    evaluate.register(parser)
     argv = ["--model", model_folder, "--benchmark", spoken, "--out", tmp_path / "run", "--contrast-alpha", 1]
-    assert evaluate.run(parser.parse_args([*map(str, argv), "--device", "cpu", "--batch-size", "4"])) == 3
+    assert run_command(evaluate, *argv, "--device", "cpu", "--batch-size", 4) == 3
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     pairing = "DialogueActPairing_DailyTalk-multiaudio"
     assert [rejected["id"] for rejected in scores["rejected"]] == [f"{pairing}/{k}" for k in (3, 4)]

@@ -1,4 +1,3 @@
-import argparse
 import json
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from caad_ds.generation.model import Model
 from caad_ds.models.negatives import Negative, embed_without_audio
 from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.utils.errors import UserError
+from tests.command import run_command
 from tests.tolerance import assert_close
 
 STATEMENTS = ["the speaker is male .", "female"]
@@ -150,9 +150,7 @@ def test_answers_of_several_signals_are_those_of_one_at_a_time(loaded, asked, mo
 
 
 def command(*argv):
-    parser = argparse.ArgumentParser()
-    command_line.register(parser)
-    return command_line.run(parser.parse_args([str(part) for part in argv]))
+    return run_command(command_line, *argv)
 
 
 def test_command(model_folder, conflicts, instructions, tmp_path, capsys):
