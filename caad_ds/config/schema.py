@@ -8,8 +8,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-NegativeName = Literal["zero_mel", "silence", "noise", "text_only"]
+NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
 NEGATIVES = get_args(NegativeName)
+CHECKED_NEGATIVES = NEGATIVES[:4]  # what check-teacher looks at unless it is told otherwise: those that hear no audio
+TranscriptName = Literal["after_audio", "none"]
 # The date that Llama 3's own template falls back to; any fixed one keeps runs comparable.
 TEMPLATE_DATE = datetime.date(2024, 7, 26)
 
@@ -63,6 +65,7 @@ class DataSection(Section):
         False, description="put prompts about one audio in one batch, so that it is encoded once"
     )
     max_answer_tokens: int = Field(300, ge=1, description="longer answers are truncated and counted")
+    workers: int = Field(1, ge=1, description="threads of a rank that read samples and extract their features")
 
     @field_validator("train")
     @classmethod
@@ -86,7 +89,10 @@ class DataSection(Section):
 class TeacherSection(Section):
     """The teacher to distil from, and where its weights are kept."""
 
-    path: str = Field(..., description="model folder of the trained teacher")
+    path: str = Field(..., description="folder or hub id of the teacher, or an architecture's .json")
+    transcript: TranscriptName | None = Field(
+        None, description="whether the audio's text stands in its prompts; default: as the model's family has it"
+    )
     negative: NegativeName = Field("zero_mel", description="input that replaces the audio in the contrastive pass")
     placement: Literal["auto", "replicated", "resident", "cpu", "nvme"] = Field(
         "auto",
@@ -151,7 +157,10 @@ class TemplateSection(Section):
 class StudentSection(Section):
     """The model that is trained: from a folder, or built from an LLM and an encoder."""
 
-    path: str | None = Field(None, description="model folder to start from; else a new model is built from the rest")
+    path: str | None = Field(
+        None,
+        description="folder or hub id to start from, or an architecture's .json; else a model is built from the rest",
+    )
     llm: str | dict[str, Any] | None = Field(None, description="hub id or folder, or an architecture or its .json")
     keep_layers: int | None = Field(None, ge=1, description="keep only the LLM's first layers")
     encoder: str | None = Field(None, description="Whisper: hub id or folder, or an architecture's .json")
@@ -162,8 +171,13 @@ class StudentSection(Section):
     qformer_heads: int = Field(8, ge=1, description="attention heads of its layers")
     normalize_states: bool = Field(False, description="LayerNorm on the encoder's states before the connector")
     connector: Literal["blip2", "desta"] = Field("blip2", description="the Q-Former's form; the authors' is desta")
-    tokenizer: str | None = Field(None, description="hub id or folder; default: the teacher's, else the LLM's")
+    tokenizer: str | None = Field(
+        None, description="hub id or folder (of an architecture: its processor); default: the teacher's, else the LLM's"
+    )
     template: TemplateSection = Field(TemplateSection(), description="settings of the tokenizer's chat template")
+    transcript: TranscriptName | None = Field(
+        None, description="whether the audio's text stands in its prompts; default: as the model's family has it"
+    )
     train: Literal["connector", "lora", "all"] = Field(
         "connector", description="which weights are trained (paper: connector); lora trains the connector as well"
     )
@@ -171,13 +185,19 @@ class StudentSection(Section):
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward instead of keeping them")
     deepspeed: str = Field("student_zero3.json", description="DeepSpeed JSON: a path, or a name in ds_configs/")
 
+    @property
+    def fresh_only(self) -> tuple[str, ...]:
+        """The keys that a student from a folder does not read; an architecture takes its processor from one."""
+        given = self.path is not None and self.path.endswith(".json")
+        return tuple(key for key in FRESH_ONLY if not (given and key == "tokenizer"))
+
     @model_validator(mode="after")
     def _one_origin(self) -> "StudentSection":
         if (self.path is None) == (self.llm is None):
             raise ValueError("give either path (a model folder) or llm (with encoder)")
         if self.llm is not None and self.encoder is None:
             raise ValueError("llm needs encoder: a Whisper hub id or folder")
-        if self.path is not None and (unread := _changed(self, FRESH_ONLY)):
+        if self.path is not None and (unread := _changed(self, self.fresh_only)):
             raise ValueError(f"{', '.join(unread)}: path brings its own; remove it, or build a student from llm")
         if self.lora is not None and self.train != "lora":
             raise ValueError(f"lora is not read with train: {self.train}; set train to lora, or remove it")
@@ -362,7 +382,7 @@ class Config(Section):
         values = self.model_dump(mode="json")
         unread = {
             "data": STREAM_ONLY if self.data.reader == "indexed" else (),
-            "student": FRESH_ONLY if self.student.path else (),
+            "student": self.student.fresh_only if self.student.path else (),
             "objective": DISTILL_ONLY if self.objective.name == "ce" else (),
         }
         return {

@@ -1,5 +1,6 @@
-"""What one micro-step sees: samples as the reader gives them, and the batch made of them."""
+"""What one micro-step sees: tokens, and the audio that stands among them, of one model's reading of some samples."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,15 +11,22 @@ from torch import Tensor
 
 IGNORE = -100
 
+Audio = Mapping[str, Tensor]  # what a model takes of audio, by the names of its inputs, a row for each different audio
+
+
+def _none() -> Tensor:
+    return torch.empty(0, dtype=torch.long)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """B tokenised samples with A audios in all, in order of appearance.
+    """B tokenised samples with A audios in all, in order of appearance, as one model reads them.
 
     `input_ids`, `attention_mask`, `labels` are int64 [B, S]; `labels[b, t]` is the token that stands at t if it
-    belongs to the answer, else -100. `audio_mask` is bool [B, S]: the K positions per audio that hold connector
-    outputs. `features` is float32 [U, mel, frames], one row per different audio, and `audio_index` int64 [A] tells
-    which row each audio is; prompts about one audio share a row. Both are empty where audio is not needed.
+    belongs to the answer, else -100. `audio_mask` is bool [B, S]: the positions that stand for audio. `audio` has the
+    inputs of U different audios, a row each; of the A audios in the text `audio_index` int64 [A] says which row each
+    is, `audio_sample` int64 [A] whose it is, and `audio_positions` int64 [A] how many positions it has. A row may have
+    no place in the text. `constant` names audio that is the same in every batch, so that its encoding can be kept.
     """
 
     keys: list[str]
@@ -26,30 +34,54 @@ class Batch:
     attention_mask: Tensor
     audio_mask: Tensor
     labels: Tensor
-    features: Tensor = field(default_factory=lambda: torch.empty(0))
-    audio_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    audio: Audio = field(default_factory=dict)
+    audio_index: Tensor = field(default_factory=_none)
+    audio_sample: Tensor = field(default_factory=_none)
+    audio_positions: Tensor = field(default_factory=_none)
+    constant: str = ""
 
     @staticmethod
-    def cat(batches: list["Batch"]) -> "Batch":
-        """Several batches as one, padded on the right to the longest; answer rows and audios keep their order."""
+    def cat(batches: Sequence["Batch"], pad: str = "right") -> "Batch":
+        """Several batches as one, padded to the longest on the side `pad`; answer rows and audios keep their order.
+
+        What is the same constant in all batches stays one row.
+        """
         if len(batches) == 1:
             return batches[0]
         length = max(batch.input_ids.shape[1] for batch in batches)
-        offsets = np.cumsum([0, *(len(batch.features) for batch in batches[:-1])])
 
         def column(name: str, value: int) -> Tensor:
-            parts = [getattr(batch, name) for batch in batches]
-            return torch.cat([F.pad(part, (0, length - part.shape[1]), value=value) for part in parts])
+            gaps = [length - batch.input_ids.shape[1] for batch in batches]
+            sides = [(gap, 0) if pad == "left" else (0, gap) for gap in gaps]
+            parts = [F.pad(getattr(batch, name), side, value=value) for batch, side in zip(batches, sides, strict=True)]
+            return torch.cat(parts)
 
+        constants = {batch.constant for batch in batches}
+        constant = constants.pop() if len(constants) == 1 else ""
+        audio: Audio
+        if constant:
+            audio, rows = batches[0].audio, [0] * len(batches)
+        else:
+            audio, rows = _joined([batch.audio for batch in batches]), [len_of(batch.audio) for batch in batches]
+        first_row = np.cumsum([0, *rows[:-1]]).tolist()
+        first_sample = np.cumsum([0, *(len(batch.keys) for batch in batches[:-1])]).tolist()
         return Batch(
             keys=[key for batch in batches for key in batch.keys],
             input_ids=column("input_ids", 0),
             attention_mask=column("attention_mask", 0),
             audio_mask=column("audio_mask", False),
             labels=column("labels", IGNORE),
-            features=torch.cat([batch.features for batch in batches]),
-            audio_index=torch.cat([b.audio_index + int(o) for b, o in zip(batches, offsets, strict=True)]),
+            audio=audio,
+            audio_index=torch.cat([b.audio_index + o for b, o in zip(batches, first_row, strict=True)]),
+            audio_sample=torch.cat([b.audio_sample + o for b, o in zip(batches, first_sample, strict=True)]),
+            audio_positions=torch.cat([batch.audio_positions for batch in batches]),
+            constant=constant,
         )
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether no sample has an answer: prompts are padded on the left, for answers to be written after them."""
+        return bool((self.labels == IGNORE).all())
 
     @property
     def answer_rows(self) -> Tensor:
@@ -70,6 +102,10 @@ class Batch:
         """For each answer row, int64 [N], which of the B samples it belongs to."""
         return self.answer_rows // self.labels.shape[1]
 
+    def placed(self) -> Audio:
+        """The audio with a row for each of the A audios in the text, in their order."""
+        return {name: value[self.audio_index] for name, value in self.audio.items()}
+
     def without_audio(self, samples: Tensor | None = None) -> "Batch":
         """The batch with the audio of the samples in `samples` (bool [B]; None: of all) removed, as if it never was.
 
@@ -80,22 +116,151 @@ class Batch:
         chosen = torch.ones_like(self.audio_mask[:, 0]) if samples is None else samples
         removed = self.audio_mask & chosen[:, None]
         kept = self.attention_mask.bool() & ~removed
-        at_end = bool((self.labels == IGNORE).all())
-        order = (kept if at_end else ~kept).to(torch.uint8).argsort(dim=1, stable=True)
+        order = (kept if self.is_prompt else ~kept).to(torch.uint8).argsort(dim=1, stable=True)
         kept = kept.gather(1, order)
-        per_sample = self.audio_mask.sum(1)
-        queries = int(per_sample.sum()) // max(1, len(self.audio_index))
-        of_audio = chosen.repeat_interleave(per_sample // max(1, queries))
+        heard = ~chosen[self.audio_sample]
+        # A pad must not hold the id of a placeholder: families count it whatever the mask says.
+        ids = torch.where(removed, self._filler(removed), self.input_ids)
         return replace(
             self,
-            input_ids=self.input_ids.gather(1, order),
+            input_ids=ids.gather(1, order),
             attention_mask=kept.to(self.attention_mask.dtype),
             audio_mask=(self.audio_mask & ~removed).gather(1, order),
             labels=self.labels.gather(1, order),
-            audio_index=self.audio_index[~of_audio],
+            audio=self.audio if samples is not None else {name: value[:0] for name, value in self.audio.items()},
+            audio_index=self.audio_index[heard],
+            audio_sample=self.audio_sample[heard],
+            audio_positions=self.audio_positions[heard],
+            constant="",
         )
+
+    def with_audio(self, audio: Audio, index: Tensor, positions: Tensor, constant: str = "") -> "Batch":
+        """The batch with other audio in the place of each of its own: `index`, `positions` int64 [A].
+
+        Where an audio has another number of positions than before, what follows moves.
+        """
+        same = torch.equal(positions, self.audio_positions)
+        moved = self if same else self._resized(positions)
+        return replace(moved, audio=audio, audio_index=index, audio_positions=positions, constant=constant)
+
+    def select(self, rows: Tensor) -> "Batch":
+        """The samples of these numbers, int64 [R], in this order; each at most once."""
+        order = torch.full((len(self.keys),), -1, dtype=torch.long, device=rows.device)
+        order[rows] = torch.arange(len(rows), device=rows.device)
+        sample = order[self.audio_sample]
+        by_sample = sample.argsort(stable=True)
+        kept = by_sample[sample[by_sample] >= 0]
+        return replace(
+            self,
+            keys=[self.keys[row] for row in rows.tolist()],
+            **{name: getattr(self, name)[rows] for name in ("input_ids", "attention_mask", "audio_mask", "labels")},
+            audio_index=self.audio_index[kept],
+            audio_sample=sample[kept],
+            audio_positions=self.audio_positions[kept],
+        )
+
+    def ignoring(self, samples: Tensor) -> "Batch":
+        """The batch in which the answers of these samples, bool [B], count for nothing."""
+        return replace(self, labels=self.labels.masked_fill(samples[:, None], IGNORE))
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        audio = {name: value.to(device, non_blocking=True) for name, value in self.audio.items()}
+        return replace(self, **moved, audio=audio)
+
+    def _filler(self, removed: Tensor) -> Tensor:
+        """An id that stands for no audio."""
+        return self.input_ids.flatten()[(~removed).flatten().to(torch.uint8).argmax()]
+
+    def _resized(self, positions: Tensor) -> "Batch":
+        """The batch with so many positions for each audio, int64 [A]."""
+        filler = int(self._filler(self.audio_mask))
+        old, new = iter(self.audio_positions.tolist()), iter(positions.tolist())
+        columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "audio_mask": []}
+        for ids, kept, heard, labels in zip(
+            *(getattr(self, name).tolist() for name in ("input_ids", "attention_mask", "audio_mask", "labels")),
+            strict=True,
+        ):
+            row: list[tuple[int, int, bool]] = []
+            here = 0  # positions of the present audio that are left
+            for token, attended, is_audio, label in zip(ids, kept, heard, labels, strict=True):
+                if not attended:
+                    continue
+                if not is_audio:
+                    row.append((token, label, False))
+                    continue
+                if here == 0:
+                    here = next(old)
+                    row += [(token, label, True)] * next(new)
+                here -= 1
+            for name, values in zip(columns, zip(*row, strict=True), strict=True):
+                columns[name].append(list(values))
+        lengths = [len(row) for row in columns["input_ids"]]
+        length = max(lengths)
+        on_left = self.is_prompt
+
+        def padded(rows: list[list[int]], value: int) -> Tensor:
+            gaps = [[value] * (length - len(row)) for row in rows]
+            made = [gap + row if on_left else row + gap for row, gap in zip(rows, gaps, strict=True)]
+            return torch.tensor(made, device=self.input_ids.device)
+
+        return replace(
+            self,
+            input_ids=padded(columns["input_ids"], filler),
+            attention_mask=padded([[1] * n for n in lengths], 0),
+            audio_mask=padded(columns["audio_mask"], 0).bool(),
+            labels=padded(columns["labels"], IGNORE),
+        )
+
+
+@dataclass(frozen=True)
+class PairedBatch:
+    """The same samples as teacher and student read them.
+
+    `teacher` is the student's own batch where both read alike, None without a teacher. `negative` is what `negative`
+    of the configuration makes of the teacher's: its second path; without a teacher what audio dropout puts in.
+    """
+
+    student: Batch
+    teacher: Batch | None = None
+    negative: Batch | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """The samples' ids."""
+        return self.student.keys
+
+    def ignoring(self, samples: Tensor) -> "PairedBatch":
+        """The same samples, of which the answers of these, bool [B], count for nothing."""
+        return self._each(lambda batch: batch.ignoring(samples))
+
+    def to(self, device: torch.device | str) -> "PairedBatch":
+        """The same on a device."""
+        return self._each(lambda batch: batch.to(device))
+
+    def _each(self, change: Any) -> "PairedBatch":
+        student = change(self.student)
+        teacher = student if self.teacher is self.student else self.teacher and change(self.teacher)
+        return PairedBatch(student, teacher, self.negative and change(self.negative))
+
+
+def len_of(audio: Audio) -> int:
+    """How many rows audio inputs have."""
+    return len(next(iter(audio.values()), ()))
+
+
+def _joined(parts: Sequence[Audio]) -> Audio:
+    """The rows of several, padded with zeros to the longest."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: _padded([part[name] for part in parts if name in part]) for name in names}
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    sizes = [max(part.shape[dim] for part in parts) for dim in range(1, parts[0].dim())]
+    made = []
+    for part in parts:
+        gaps = [size - have for size, have in zip(sizes, part.shape[1:], strict=True)]
+        made.append(F.pad(part, [each for gap in reversed(gaps) for each in (0, gap)]) if any(gaps) else part)
+    return torch.cat(made)

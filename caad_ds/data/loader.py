@@ -5,14 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
+import torch
 
 from caad_ds.data.audio.decoded import Sample
-from caad_ds.data.batch import IGNORE, Batch
+from caad_ds.data.batch import PairedBatch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import Order
 from caad_ds.data.stream import StreamReader
 
-Collate = Callable[[list[Sample]], Batch]
+Collate = Callable[[list[Sample]], PairedBatch]
 
 
 class Loader:
@@ -25,7 +26,7 @@ class Loader:
         self.samples = samples
         self.collate = collate
 
-    def steps(self, start: int, stop: int) -> Iterator[Callable[[], list[Batch]]]:
+    def steps(self, start: int, stop: int) -> Iterator[Callable[[], list[PairedBatch]]]:
         """For each step a callable that gives its micro-batches, or raises what reading them raised."""
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
             ahead = pool.submit(self.read, start)
@@ -35,7 +36,7 @@ class Loader:
                     ahead = pool.submit(self.read, step + 1)
                 yield current.result
 
-    def read(self, step: int) -> list[Batch]:
+    def read(self, step: int) -> list[PairedBatch]:
         """The micro-batches of one step."""
         return [self.collate(samples) for samples in self.samples(step)]
 
@@ -76,7 +77,7 @@ class StreamBatches:
         return self._positions[step]
 
 
-def once(reader: IndexedReader, collate: Collate, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
+def once(reader: IndexedReader, collate: Collate, rank: int, world_size: int, batch_size: int) -> Iterator[PairedBatch]:
     """Every sample once over all ranks, in equal numbers of batches.
 
     Where the last round is short, a rank repeats a sample with its labels ignored, so that it counts for nothing.
@@ -85,5 +86,4 @@ def once(reader: IndexedReader, collate: Collate, rank: int, world_size: int, ba
     for number in range(rounds):
         wanted = (number * world_size + rank) * batch_size + np.arange(batch_size)
         batch = collate([reader[int(i) % len(reader)] for i in wanted])
-        batch.labels[wanted >= len(reader)] = IGNORE
-        yield batch
+        yield batch.ignoring(torch.from_numpy(wanted >= len(reader)))

@@ -46,17 +46,19 @@ class KeptPrefixes:
         return model.hidden_states(embedded.after(len(key)), self._kept[key])
 
 
-def shared_prefix(batch: Batch, queries: int) -> int:
+def shared_prefix(batch: Batch) -> int:
     """How many positions the samples have in common, up to the end of the first audio; 0 where they differ in those.
 
-    `queries`: positions of an audio. The last of these may predict an answer's first token: then it is 0 too.
+    The last of these may predict an answer's first token: then it is 0 too.
     """
     ids, audio = batch.input_ids, batch.audio_mask
     same = (ids == ids[0]).all(0) & (audio == audio[0]).all(0) & batch.attention_mask.bool().all(0)
     same &= (batch.labels.roll(-1, dims=1) == IGNORE).all(0)
     common, begin, heard = torch.stack([same.cumprod(0).sum(), audio[0].int().argmax(), audio[0].any()]).tolist()
-    end = begin + queries
-    return end if heard and end <= common else 0
+    if not heard:
+        return 0
+    end = begin + int(batch.audio_positions[0])
+    return end if end <= common else 0
 
 
 def _keys_and_values(model: SpeechLM, embedded: Embedded) -> Cache:

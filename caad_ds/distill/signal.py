@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from caad_ds.data.batch import Batch
 from caad_ds.distill.prefix import KeptPrefixes, shared_prefix
 from caad_ds.loss.head import LMHead
-from caad_ds.models.language_model.llm import lm_head
-from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
-from caad_ds.models.speech_lm.embed import embed
-from caad_ds.models.whisper_qformer.audio_states import AudioStates
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 
 
 class TeacherSignal(Protocol):
@@ -25,8 +22,11 @@ class TeacherSignal(Protocol):
     A run asks nothing else of it, so that the states may come from an engine or from somewhere else.
     """
 
-    def signal(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
-        """h_pos [N, Ht] with audio and h_neg [N, Ht] without it (None for standard KD)."""
+    def signal(self, batch: Batch, negative: Batch | None) -> tuple[Tensor, Tensor | None]:
+        """h_pos [N, Ht] of the teacher's batch and h_neg [N, Ht] of its second path (None for standard KD).
+
+        Both batches are prepared.
+        """
         ...
 
     def head(self) -> AbstractContextManager[LMHead]:
@@ -49,29 +49,32 @@ class TeacherForward(nn.Module):
     With `keep_prefix` the negative path begins where its samples begin to differ, which makes it a forward of its own.
     """
 
-    def __init__(self, model: SpeechLM, negative: Negative | None, keep_prefix: bool = False):
+    def __init__(self, lm: AudioLM, keep_prefix: bool = False):
         super().__init__()
-        self.model = model
-        self.negative = negative
-        self.kept = KeptPrefixes(model.llm) if keep_prefix else None
+        self.model = lm.module
+        self.lm = lm
+        self.kept = KeptPrefixes(lm.generator) if keep_prefix else None
 
-    def forward(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
+    def forward(self, batch: Batch, negative: Batch | None) -> tuple[Tensor, Tensor | None]:
         """Both paths as one forward of 2B samples; only the positive one if there is no negative."""
-        if self.negative is None:
-            return self.model.hidden_states(embed(self.model, batch, states)), None
-        if self.kept is not None and len(prefix := self._constant(batch, self.negative)):
-            silent = embed_without_audio(self.model, batch, self.negative)
-            negative = self.kept.hidden_states(self.model, silent, prefix)
-            return self.model.hidden_states(embed(self.model, batch, states)), negative
-        hidden = self.model.hidden_states(embed_both(self.model, batch, states, self.negative))
-        positive, negative = hidden.chunk(2)
-        return positive, negative
+        if negative is None:
+            return self.lm.hidden(batch), None
+        if self.kept is not None and len(prefix := _constant(batch, negative)):
+            assert isinstance(self.lm, SpeechAudioLM)  # the configuration refuses others
+            kept = self.kept.hidden_states(self.lm.module, self.lm.embedded(negative), prefix)
+            return self.lm.hidden(batch), kept
+        positive, second = self.lm.hidden(Batch.cat([batch, negative])).chunk(2)
+        return positive, second
 
-    def _constant(self, batch: Batch, negative: Negative) -> Tensor:
-        """The tokens [P] that the negative path of every sample begins with, without audio that is removed."""
-        length = shared_prefix(batch, self.model.config.num_queries)
-        ids, audio = batch.input_ids[0, :length], batch.audio_mask[0, :length]
-        return ids if negative.states is not None else ids[~audio]
+
+def _constant(batch: Batch, negative: Batch) -> Tensor:
+    """The tokens [P] that the negative path of every sample begins with, without audio that is removed."""
+    removed = not len(negative.audio_index)
+    if not (removed or negative.constant):
+        return batch.input_ids[0, :0]
+    length = shared_prefix(batch)
+    ids, audio = batch.input_ids[0, :length], batch.audio_mask[0, :length]
+    return ids[~audio] if removed else ids
 
 
 class OnlineTeacher:
@@ -81,9 +84,12 @@ class OnlineTeacher:
         self.engine = engine
 
     @torch.no_grad()
-    def signal(self, batch: Batch, states: AudioStates) -> tuple[Tensor, Tensor | None]:
-        """h_pos [N, Ht] with audio and h_neg [N, Ht] without it (None for standard KD)."""
-        return self.engine(batch, states)
+    def signal(self, batch: Batch, negative: Batch | None) -> tuple[Tensor, Tensor | None]:
+        """h_pos [N, Ht] of the teacher's batch and h_neg [N, Ht] of its second path (None for standard KD).
+
+        Both batches are prepared.
+        """
+        return self.engine(batch, negative)
 
     @contextmanager
     def head(self) -> Iterator[LMHead]:
@@ -92,10 +98,10 @@ class OnlineTeacher:
         A copy where ZeRO-3 partitions it: the teacher's own forward, to whose embedding the head may be tied, gathers
         and partitions that weight again.
         """
-        model = self.engine.module.model
-        partitioned = [p for p in model.get_output_embeddings().parameters() if hasattr(p, "ds_id")]
+        lm = self.engine.module.lm
+        partitioned = [p for p in lm.generator.get_output_embeddings().parameters() if hasattr(p, "ds_id")]
         with torch.no_grad(), deepspeed.zero.GatheredParameters(partitioned, modifier_rank=None):
-            head = lm_head(model.llm)
+            head = lm.head()
             if partitioned:
                 bias = None if head.bias is None else head.bias.clone()
                 head = replace(head, weight=head.weight.clone(), bias=bias)

@@ -8,11 +8,8 @@ from torch import Tensor, nn
 from caad_ds.config.schema import ObjectiveSection
 from caad_ds.data.batch import Batch
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
-from caad_ds.models.language_model.llm import lm_head
-from caad_ds.models.speech_lm.embed import merge_audio
-from caad_ds.models.whisper_qformer.audio_states import AudioStates
-from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.shared_vocabulary import SharedVocabulary
 
 Timed = Callable[[str], AbstractContextManager]  # wraps a named part of the step
 
@@ -21,46 +18,53 @@ class StudentObjective(nn.Module):
     """Student and Stage 2 objective in one forward (method.md, L = lambda * L_CD + (1 - lambda) * L_GT).
 
     A trainable LM head that ZeRO-3 partitions can only be read inside the engine's forward, so the loss is in here.
-    `part("loss")` wraps what the loss takes, its gradient included. `encoder` is given if its adapters train: then it
-    runs in here, and no states are passed.
+    `part("loss")` wraps what the loss takes, its gradient included. `shared` are the tokens that teacher and student
+    have in common. What of the student lies outside its engine is in here if it trains.
     """
 
     def __init__(
         self,
-        student: SpeechLM,
+        student: AudioLM,
         objective: ObjectiveSection,
         part: Timed = nullcontext,
-        encoder: SpeechEncoder | None = None,
+        shared: SharedVocabulary | None = None,
     ):
         super().__init__()
         self.part = part
-        self.encoder = encoder
-        self.student = student
+        for name, module in student.beside().items():
+            self.add_module(name, module)
+        self.student = student.module
+        self.lm = student
         self.objective = objective
+        self.shared = shared
+
+    def train(self, mode: bool = True) -> "StudentObjective":
+        """Set the mode of what trains; what is frozen stays in evaluation."""
+        super().train(mode)
+        self.lm.freeze_running_parts()
+        return self
 
     def forward(
         self,
         batch: Batch,
-        states: AudioStates | None,
         teacher_pos: Tensor | None = None,
         teacher_neg: Tensor | None = None,
         teacher_head: LMHead | None = None,
         normalizer: float | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Loss, its terms kd and ce, and the diagnostics of one micro-batch; see `contrastive_distillation_loss`.
+        """Loss, its terms kd and ce, and the diagnostics of a prepared batch; see `contrastive_distillation_loss`.
 
         The teacher's states [N, Ht] and head are None for objective `ce`. A plain tuple, as ZeRO's hooks expect.
         """
         cfg = self.objective
-        if self.encoder is not None:
+        if self.lm.trains_tower_inside:
             with self.part("encoder"):
-                states = self.encoder.encode(batch.features)
-        assert states is not None, "states of an encoder that is not in here"
-        audio = self.student.project(states)
-        hidden = self.student.hidden_states(merge_audio(self.student, batch, audio[batch.audio_index]))
-        head = lm_head(self.student.llm)
-        # Families pad one vocabulary to several sizes; the rows beyond the smaller head's stand for no token.
-        vocabulary = None if teacher_head is None else min(len(head.weight), len(teacher_head.weight))
+                batch = self.lm.heard(batch)
+        hidden, path = self.lm.hidden_and_path(batch)
+        head, labels = self.lm.head(), batch.targets
+        vocabulary = None
+        if teacher_head is not None and self.shared is not None:
+            head, teacher_head, labels, vocabulary = self.shared.applied(head, teacher_head, labels)
         with self.part("loss"):
             out: LossOutput = contrastive_distillation_loss(
                 hidden,
@@ -68,7 +72,7 @@ class StudentObjective(nn.Module):
                 teacher_pos,
                 teacher_neg,
                 teacher_head,
-                batch.targets,
+                labels,
                 alpha=0.0 if teacher_neg is None else cfg.alpha,
                 temperature=cfg.temperature,
                 kd_weight=cfg.share_of_kd,
@@ -84,5 +88,4 @@ class StudentObjective(nn.Module):
             )
         # A path from the loss to weights that train, also where the connector alone trains and no sample hears its
         # audio: a loss that is not finite is noticed by its gradient (step.py). It adds 0 to both.
-        path = 0.0 * audio.flatten()[0]
-        return out.loss + path, out.kd, out.ce, out.diagnostics
+        return out.loss + 0.0 * path, out.kd, out.ce, out.diagnostics

@@ -22,12 +22,10 @@ from caad_ds.evaluation.scoring.matching import RULES, VERSION, disagreement_cou
 from caad_ds.evaluation.scoring.scores import DEFINITIONS, score_groups
 from caad_ds.evaluation.scoring.scores import RULES as SCORED
 from caad_ds.evaluation.speed.measure import Meter
-from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
 from caad_ds.generation.decoding_settings import DTYPES, Decoding, check_choice, check_counts
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
-from caad_ds.models.negatives import Negative
 from caad_ds.utils.command import is_main
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
@@ -221,12 +219,11 @@ def _answer(
     left = [item for item in benchmark.items if (item.id, item.condition) not in done]
     share = list(_batches(left, meter.batch_size))[rank::ranks]
     whole = sum(map(len, share)) + (len(done) if ranks == 1 else 0)
-    clips = Clips(loaded.encoder)
+    clips = loaded.clips(benchmark.items)
     refused: dict[str, str] = {}
     contrasted = None
     if decoding.contrast_alpha is not None:
-        negative = Negative.of(decoding.negative, loaded.encoder)
-        contrasted = Contrast(decoding.contrast_alpha, negative, decoding.plausibility)
+        contrasted = Contrast(decoding.contrast_alpha, decoding.negative, decoding.plausibility)
     sampling = None
     if decoding.temperature is not None:
         sampling = Sampling(decoding.temperature, decoding.top_p or 1.0, decoding.top_k, decoding.seed or 0)
@@ -235,11 +232,12 @@ def _answer(
         for asked in share:
             heard = clips.hear(loaded.askable(asked, decoding.max_new_tokens, refused))
             if heard:
-                prompts, states = loaded.prompts(heard), clips.states(heard)
+                prompts = clips.prompts(heard)
+                second = None if contrasted is None else clips.negative(heard, prompts, contrasted.negative)
                 with meter.batch(len(heard)) as clock:
                     texts = decode(
-                        loaded.model, loaded.tokenizer, prompts, states, max_new_tokens=decoding.max_new_tokens,
-                        contrasted=contrasted, sampling=sampling, streamer=clock,
+                        loaded.lm, prompts, max_new_tokens=decoding.max_new_tokens, contrasted=contrasted,
+                        negative=second, sampling=sampling, streamer=clock,
                     )  # fmt: skip
                 said = [_prediction(i, text) for i, text in zip(heard, texts, strict=True)]
                 folder.append(said, rank if ranks > 1 else None)

@@ -1,35 +1,53 @@
-"""The audio of prompts as encoder states."""
+"""The audio of prompts, read and encoded: what a model is asked as batches."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from caad_ds.data.audio import decode
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import faults, longer
-from caad_ds.generation.question import Askable, Audio, different_clips
-from caad_ds.models.whisper_qformer.audio_states import AudioStates
-from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.data.batch import Audio, Batch
+from caad_ds.generation.question import Askable, as_sample, different_clips
+from caad_ds.generation.question import Audio as Clip
+from caad_ds.models import negatives
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.reader import Features
+from caad_ds.utils.errors import UserError
 
 A = TypeVar("A", bound=Askable)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A clip as samples, its encoded audio (a row of each input) and the positions that it has."""
+
+    waveform: np.ndarray
+    audio: Audio
+    positions: int
+
+
 class Clips:
-    """Encoder states of clips; a clip that consecutive batches share is encoded once.
+    """Prompts as prepared batches; a clip that consecutive batches share is encoded once.
 
     `failed` maps the clips that cannot be heard to the reason, `doubtful` those that are heard although a rule finds
-    them unusable (levels.py): a silent clip may be meant.
+    them unusable (levels.py): a silent clip may be meant. `others` are the clips that negative `shuffled` takes from.
     """
 
-    def __init__(self, encoder: SpeechEncoder):
-        self.encoder = encoder
-        self.failed: dict[Audio, str] = {}
-        self.doubtful: dict[Audio, str] = {}
-        self._kept: dict[Audio, torch.Tensor] = {}
+    def __init__(self, lm: AudioLM, device: torch.device, others: Iterable[Askable] = ()):
+        self.lm, self.device = lm, device
+        self.failed: dict[Clip, str] = {}
+        self.doubtful: dict[Clip, str] = {}
+        self._others = different_clips(others)
+        self._kept: dict[Clip, _Kept] = {}
 
+    @torch.no_grad()
     def hear(self, items: Sequence[A]) -> list[A]:
-        """Encodes the clips of a batch and returns the items whose clips could all be heard."""
+        """Encode the clips of a batch and return the items whose clips could all be heard."""
         clips = different_clips(items)
         waveforms = {}
         for clip in clips:
@@ -38,15 +56,50 @@ class Clips:
                     waveforms[clip] = self._load(clip)
                 except decode.AudioError as error:
                     self.failed[clip] = str(error)
-        self._kept = {clip: states for clip, states in self._kept.items() if clip in clips}
+        self._kept = {clip: kept for clip, kept in self._kept.items() if clip in clips}
         if waveforms:
-            hidden = self.encoder.encode(self.encoder.features(list(waveforms.values()))).hidden
-            self._kept.update(zip(waveforms, hidden, strict=True))
+            features = self.lm.reader.features(list(waveforms.values()))
+            audio = self.lm.encode({name: each.to(self.device) for name, each in features.audio.items()})
+            for row, (clip, waveform) in enumerate(waveforms.items()):
+                each = {name: value[row] for name, value in audio.items()}
+                self._kept[clip] = _Kept(waveform, each, features.positions[row])
         return [item for item in items if self.failed.keys().isdisjoint(item.clips)]
 
-    def states(self, items: Sequence[Askable]) -> AudioStates:
-        """The states of the different clips of items that `hear` returned, in order of appearance."""
-        return AudioStates(torch.stack([self._kept[clip] for clip in different_clips(items)]))
+    def encoded(self, items: Iterable[Askable]) -> Audio:
+        """The encoded audio of the different clips of items that `hear` returned, in order of appearance."""
+        kept = [self._kept[clip].audio for clip in different_clips(items)]
+        return {name: torch.stack([audio[name] for audio in kept]) for name in (kept[0] if kept else {})}
+
+    def prompts(self, items: Sequence[Askable]) -> Batch:
+        """The left-padded prompts of items that `hear` returned."""
+        return self._batch([as_sample(item) for item in items], items, pad="left", with_answer=False)
+
+    def answered(self, items: Sequence[Askable], answers: Sequence[str]) -> Batch:
+        """Each item's prompt with a given answer after it."""
+        samples = [as_sample(item, answer) for item, answer in zip(items, answers, strict=True)]
+        return self._batch(samples, items)
+
+    def answered_ids(self, items: Sequence[Askable], answers: Sequence[Sequence[int]]) -> Batch:
+        """The same with an answer's tokens, its end included."""
+        return self._batch([as_sample(item) for item in items], items, answers=answers)
+
+    def negative(self, items: Sequence[Askable], batch: Batch, name: str) -> Batch:
+        """A batch of items, such as `prompts` gives, as the second path of the negative `name` sees it, prepared."""
+        samples = [
+            Sample(item.key, as_sample(item).record, [self._kept[clip].waveform for clip in item.clips])
+            for item in items
+        ]
+        if self.lm.reader.window is not None:  # then it is the same for any audio, whose states need not be moved
+            batch = replace(batch, audio={})
+        second = negatives.find(name)(batch.to("cpu"), samples, self.lm.reader, self._partner)
+        return self.lm.prepare(second.to(self.device))
+
+    def constant(self, name: str) -> Audio | None:
+        """The encoded audio of a negative that is the same for every sample, one row; None where it removes audio."""
+        token = torch.zeros(1, 1, dtype=torch.long)
+        batch = Batch([""], token, token, token.bool(), token)
+        second = negatives.find(name)(batch, [], self.lm.reader, None)
+        return self.lm.prepare(second.to(self.device)).audio if second.constant else None
 
     def rejected(self, items: Iterable[Askable]) -> list[dict]:
         """The items, each once whatever its conditions, with a clip that could not be heard, and the reason."""
@@ -58,11 +111,30 @@ class Clips:
         heard = {item.id: clip for item in items for clip in item.clips if clip in self.doubtful}
         return [{"id": name, "reason": f"audio {clip}: {self.doubtful[clip]}"} for name, clip in heard.items()]
 
-    def _load(self, clip: Audio) -> np.ndarray:
+    def _batch(self, samples: Sequence[Sample], items: Sequence[Askable], **reading: object) -> Batch:
+        clips = different_clips(items)
+        number = {clip: place for place, clip in enumerate(clips)}
+        index = [number[clip] for item in items for clip in item.clips]
+        features = Features(self.encoded(items), [self._kept[clip].positions for clip in clips])
+        return self.lm.reader.placed(samples, features, index, **reading).to(self.device)  # type: ignore[arg-type]
+
+    def _partner(self, key: str, number: int) -> np.ndarray:
+        """The audio of another item's clip, by the item's key alone."""
+        first = int.from_bytes(hashlib.sha256(f"{key}:{number}".encode()).digest()[:8])
+        own = next((kept.waveform for clip, kept in self._kept.items() if str(clip) in key), None)
+        for step in range(len(self._others)):
+            waveform = self._load(self._others[(first + step) % len(self._others)])
+            if own is None or not np.array_equal(waveform, own):
+                return waveform
+        raise UserError("negative shuffled: there is no other clip to take; choose another negative")
+
+    def _load(self, clip: Clip) -> np.ndarray:
         waveform, levels = clip.measured()
-        seconds, window = len(waveform) / decode.SAMPLE_RATE, self.encoder.window_seconds
+        seconds, window = len(waveform) / decode.SAMPLE_RATE, self.lm.reader.longest_seconds
         if longer(seconds, window):
-            raise decode.AudioError(f"its {seconds:.1f} s exceed the encoder's window of {window} s")
+            raise decode.AudioError(f"its {seconds:.1f} s exceed the encoder's window of {window:g} s")
+        if seconds < (least := self.lm.reader.shortest_seconds):
+            raise decode.AudioError(f"its {seconds:.3f} s are fewer than the {least:g} s that {self.lm.family} takes")
         if found := faults(levels):
             self.doubtful[clip] = "; ".join(f"{rule}: {reason}" for rule, reason in found)
         return waveform

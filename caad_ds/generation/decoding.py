@@ -1,4 +1,4 @@
-"""Greedy, sampled and contrastive decoding of a SpeechLM through transformers' own `generate`.
+"""Greedy, sampled and contrastive decoding of an audio LM through transformers' own `generate`.
 
 What happens to the logits of a step is a list of logits processors: the contrast, the warpers of sampling, then a draw
 that leaves one token. `generate` itself searches greedily, so that nothing else draws: under contrast both halves of
@@ -17,29 +17,28 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
+    SuppressTokensLogitsProcessor,
 )
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
 from caad_ds.generation.sampling import Sampling
 from caad_ds.loss.objective import contrast
+from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.language_model.llm import plain_generation
-from caad_ds.models.negatives import Negative, embed_both
 from caad_ds.models.prompts.prompt_encoder import end_tokens
-from caad_ds.models.speech_lm.embed import embed
-from caad_ds.models.whisper_qformer.audio_states import AudioStates
-from caad_ds.models.whisper_qformer.causal_lm import accepted
-from caad_ds.models.whisper_qformer.embedded_batch import Embedded
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Decoding by z_c = (1 + alpha) z_pos - alpha z_neg; `plausibility` drops tokens below that share of max p_pos."""
+    """Decoding by z_c = (1 + alpha) z_pos - alpha z_neg, the second path being that of `negative`.
+
+    `plausibility` drops tokens below that share of max p_pos.
+    """
 
     alpha: float
-    negative: Negative
+    negative: str
     plausibility: float | None = None
 
     def __post_init__(self) -> None:
@@ -71,59 +70,70 @@ class ContrastiveLogits(LogitsProcessor):
 
 
 def decode(
-    model: SpeechLM,
-    tokenizer: Any,
+    lm: AudioLM,
     batch: Batch,
-    states: AudioStates,
     *,
     max_new_tokens: int,
     contrasted: Contrast | None = None,
+    negative: Batch | None = None,
     sampling: Sampling | None = None,
     streamer: BaseStreamer | None = None,
 ) -> list[str]:
     """The answers to a left-padded batch of B prompts as text, special tokens left out; see `generate`."""
     tokens = generate(
-        model, tokenizer, batch, states,
-        max_new_tokens=max_new_tokens, contrasted=contrasted, sampling=sampling, streamer=streamer,
+        lm, batch,
+        max_new_tokens=max_new_tokens, contrasted=contrasted, negative=negative, sampling=sampling, streamer=streamer,
     )  # fmt: skip
-    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    return [text.strip() for text in lm.reader.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 @torch.no_grad()
 def generate(
-    model: SpeechLM,
-    tokenizer: Any,
+    lm: AudioLM,
     batch: Batch,
-    states: AudioStates,
     *,
     max_new_tokens: int,
     min_new_tokens: int = 0,
     contrasted: Contrast | None = None,
+    negative: Batch | None = None,
     sampling: Sampling | None = None,
     streamer: BaseStreamer | None = None,
 ) -> Tensor:
-    """The answers' tokens, int64 [B, T], to a left-padded batch of B prompts; after its end an answer is padded.
+    """The answers' tokens, int64 [B, T], to a prepared, left-padded batch of B prompts; after its end one is padded.
 
-    Greedy without `sampling`. Under `contrasted` both paths run as one batch of 2B with a cache each (CAAD, contrastive
-    decoding), which `streamer` sees; one token, the likeliest or the one drawn, serves both. T <= max_new_tokens.
+    Greedy without `sampling`. Under `contrasted` both paths, the second being the batch `negative`, run as one batch of
+    2B with a cache each (CAAD, contrastive decoding), which `streamer` sees; one token, the likeliest or the one drawn,
+    serves both. T <= max_new_tokens.
     """
     processors: list[LogitsProcessor] = []
-    if contrasted is None:
-        embedded = embed(model, batch, states)
-    else:
-        embedded = embed_both(model, batch, states, contrasted.negative)
+    both = batch
+    if contrasted is not None:
+        assert negative is not None, "the second path of a contrast"
+        both = Batch.cat([batch, negative], pad="left")
         processors.append(ContrastiveLogits(contrasted.alpha, contrasted.plausibility))
+    inputs = lm.generation_inputs(both)
+    given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    device = str(both.input_ids.device)
+    processors += without_placeholder(lm, device)
     if min_new_tokens:  # after the contrast, which needs finite logits
-        ends = end_tokens(tokenizer, model.llm.generation_config.eos_token_id)
-        device = str(embedded.inputs_embeds.device)
-        processors.append(MinNewTokensLengthLogitsProcessor(0, min_new_tokens, ends, device))
+        processors.append(MinNewTokensLengthLogitsProcessor(given, min_new_tokens, _ends(lm), device))
     if sampling is not None:
-        processors.extend(sampling.processors(batch.keys, max_new_tokens))
-    return continued(model, tokenizer, embedded, processors, max_new_tokens, streamer=streamer)[: len(batch.keys)]
+        processors.extend(sampling.processors(batch.keys, max_new_tokens, given))
+    return continued(lm, inputs, processors, max_new_tokens, streamer=streamer)[: len(batch.keys)]
+
+
+def without_placeholder(lm: AudioLM, device: str) -> list[LogitsProcessor]:
+    """What keeps the placeholder for audio out of an answer, where it is a token that nothing else uses."""
+    placeholder = lm.reader.prompts.placeholder
+    return [] if placeholder in _ends(lm) else [SuppressTokensLogitsProcessor([placeholder], device)]
+
+
+def _ends(lm: AudioLM) -> list[int]:
+    return end_tokens(lm.reader.tokenizer, lm.stops)
 
 
 def continued(
-    model: SpeechLM, tokenizer: Any, embedded: Embedded, processors: list[LogitsProcessor], max_new_tokens: int,
+    lm: AudioLM, inputs: dict[str, Any], processors: list[LogitsProcessor], max_new_tokens: int,
     *, past: Cache | None = None, streamer: BaseStreamer | None = None,
 ) -> Tensor:  # fmt: skip
     """The likeliest tokens after the processors, int64 [B, T], that continue left-padded prompts.
@@ -133,16 +143,15 @@ def continued(
     greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        eos_token_id=end_tokens(tokenizer, model.llm.generation_config.eos_token_id),
-        pad_token_id=tokenizer.eos_token_id,
+        eos_token_id=_ends(lm),
+        pad_token_id=lm.reader.tokenizer.eos_token_id,
     )
-    with plain_generation(model.llm):
-        return cast(Any, model.llm).generate(
-            inputs_embeds=embedded.inputs_embeds,
-            attention_mask=embedded.attention_mask,
-            **accepted(model.llm, position_ids=embedded.position_ids),
+    with plain_generation(lm.generator):
+        written = cast(Any, lm.generator).generate(
+            **inputs,
             **({} if past is None else {"past_key_values": past}),
             logits_processor=LogitsProcessorList(processors),
             generation_config=greedy,
             streamer=streamer,
         )
+    return written[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written

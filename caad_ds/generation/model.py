@@ -1,25 +1,21 @@
 """A model folder as it answers: the model on a device, prompts as batches, one recording and a question as text."""
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from caad_ds.data.batch import Batch
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
 from caad_ds.generation.decoding_settings import check_counts
-from caad_ds.generation.question import Askable, Question, Recording, as_sample, different_clips
-from caad_ds.models.language_model.llm import position_limit
-from caad_ds.models.negatives import Negative
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
-from caad_ds.models.speech_lm import folder as speech_folder
-from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.generation.question import Askable, Question, Recording, as_sample
+from caad_ds.models import auto
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.reader import Reader
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import model_folder
@@ -28,12 +24,12 @@ A = TypeVar("A", bound=Askable)
 
 
 def load(model: str | Path, device: str | None = None, dtype: str | torch.dtype = "float32") -> "Model":
-    """Load a trained model with its encoder and tokenizer.
+    """Load a model with what reads its prompts and audio.
 
     Args:
-        model: the folder of a trained SpeechLM, or of the run that trained it.
+        model: the folder of a model, or of the run that trained it, or a hub id.
         device: "cpu", "cuda", "cuda:1", ...; None: "cuda" if there is one.
-        dtype: of the language model and connector, "float32" or "bfloat16"; the encoder stays in float32.
+        dtype: "float32" or "bfloat16"; an encoder outside the model stays in float32.
 
     Raises:
         UserError: the folder holds no model that loads, or the device is not there.
@@ -45,21 +41,31 @@ def load(model: str | Path, device: str | None = None, dtype: str | torch.dtype 
 class Model:
     """A model with all that belongs to it, on one device, in inference mode."""
 
-    model: SpeechLM
-    encoder: SpeechEncoder
-    tokenizer: Any
-    prompter: PromptEncoder
+    lm: AudioLM
     device: torch.device
 
     @staticmethod
-    def load(folder: Path, device: torch.device, dtype: str | torch.dtype = "float32") -> "Model":
-        """The model of a folder; the encoder stays in float32."""
-        model, encoder, tokenizer = speech_folder.load(folder, _dtype(dtype))
-        model.eval()
-        for module in (model, encoder):
-            torch.nn.Module.to(module, device)
-        limit = position_limit(model.llm.config)
-        return Model(model, encoder, tokenizer, PromptEncoder(tokenizer, model.config.num_queries, limit=limit), device)
+    def load(folder: str | Path, device: torch.device, dtype: str | torch.dtype = "float32") -> "Model":
+        """The model of a folder or hub id; an encoder outside the model stays in float32."""
+        lm = auto.load(folder, _dtype(dtype))
+        lm.module.eval()
+        lm.to(device)
+        lm.reader.limit(lm.reader.prompts.max_answer_tokens, lm.position_limit, "the model")
+        return Model(lm, device)
+
+    @property
+    def reader(self) -> Reader:
+        """What makes its batches."""
+        return self.lm.reader
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of prompts and answers."""
+        return self.reader.tokenizer
+
+    def clips(self, others: Iterable[Askable] = ()) -> Clips:
+        """What reads and encodes the audio of prompts; `others` are those that negative `shuffled` takes audio from."""
+        return Clips(self.lm, self.device, others)
 
     def answer(
         self,
@@ -99,19 +105,17 @@ class Model:
             raise UserError("plausibility: belongs to contrastive decoding; give contrast_alpha as well")
         recording = Recording(audio if isinstance(audio, tuple) else Path(audio), text or "")
         asked = [Question(recording, question, hint)]
-        self.prompter.check(as_sample(asked[0]), with_answer=False, room=max_new_tokens)
-        clips = Clips(self.encoder)
+        self.reader.check(as_sample(asked[0]), with_answer=False, room=max_new_tokens)
+        clips = self.clips()
         if not clips.hear(asked):
             raise UserError(f"audio {recording}: {clips.failed[recording]}")
         if recording in clips.doubtful:
             warnings.warn(f"audio {recording}: {clips.doubtful[recording]}", stacklevel=2)
-        contrasted = None
+        batch, contrasted, second = clips.prompts(asked), None, None
         if contrast_alpha is not None:
-            contrasted = Contrast(contrast_alpha, Negative.of(negative, self.encoder), plausibility)
-        [said] = decode(
-            self.model, self.tokenizer, self.prompts(asked), clips.states(asked),
-            max_new_tokens=max_new_tokens, contrasted=contrasted,
-        )  # fmt: skip
+            contrasted = Contrast(contrast_alpha, negative, plausibility)
+            second = clips.negative(asked, batch, negative)
+        [said] = decode(self.lm, batch, max_new_tokens=max_new_tokens, contrasted=contrasted, negative=second)
         return said
 
     def askable(self, items: Iterable[A], room: int, refused: dict[str, str]) -> list[A]:
@@ -122,27 +126,11 @@ class Model:
         kept = []
         for item in items:
             try:
-                self.prompter.check(as_sample(item), with_answer=False, room=room)
+                self.reader.check(as_sample(item), with_answer=False, room=room)
                 kept.append(item)
             except UserError as error:
                 refused.setdefault(item.id, f"prompt: {error}")
         return kept
-
-    def prompts(self, items: Sequence[Askable]) -> Batch:
-        """The left-padded prompts of items."""
-        samples = [as_sample(item) for item in items]
-        return self._placed(self.prompter.batch(samples, pad="left", with_answer=False), items)
-
-    def answered(self, items: Sequence[Askable], answers: Sequence[str]) -> Batch:
-        """Each item's prompt with a given answer after it."""
-        samples = [as_sample(item, answer) for item, answer in zip(items, answers, strict=True)]
-        return self._placed(self.prompter.batch(samples), items)
-
-    def _placed(self, batch: Batch, items: Sequence[Askable]) -> Batch:
-        """The batch with the index of each clip among the different ones, in the order of `Clips.states`."""
-        number = {clip: place for place, clip in enumerate(different_clips(items))}
-        index = torch.tensor([number[clip] for item in items for clip in item.clips])
-        return replace(batch, audio_index=index).to(self.device)
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:

@@ -47,6 +47,10 @@ class LMHead:
         bias = None if self.bias is None else self.bias[:vocab_size]
         return replace(self, weight=self.weight[:vocab_size], bias=bias)
 
+    def rows(self, ids: Tensor) -> "LMHead":
+        """The head of the tokens `ids`, int64 [K], which is a copy."""
+        return replace(self, weight=self.weight[ids], bias=None if self.bias is None else self.bias[ids])
+
     def prepared(self, hidden: Tensor) -> "LMHead":
         """The head with its weight already in the dtype that products with `hidden` use, detached."""
         weight = self.weight.detach()

@@ -1,17 +1,19 @@
 """How a run's data is cut into global batches, and these into micro-batches."""
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.data.stream import StreamReader
-from caad_ds.models.language_model.llm import position_limit
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
-from caad_ds.models.speech_lm.features import check_length
-from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.distill.pairing import Pairing
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.negatives import Partners
+from caad_ds.models.reader import Reader
 from caad_ds.utils.errors import UserError
 
 PROBED_SAMPLES = 16  # samples that are looked at where the index does not tell
@@ -55,32 +57,54 @@ def first_shard(shards: Sequence[int], rank: int, world_size: int) -> int:
     return shards[rank] if len(shards) == world_size else min(shards, default=0)
 
 
-def check_window(reader: IndexedReader, encoder: SpeechEncoder) -> None:
-    """Refuse data with an audio that is longer than the encoder's window, before a step is done.
+def check_lengths(reader: IndexedReader, readers: Sequence[Reader]) -> None:
+    """Refuse data with an audio that is longer than a model takes, before a step is done.
 
-    The index knows a sample's seconds over all its audios; of the samples beyond the window some are looked at.
+    The index knows a sample's seconds over all its audios; of the samples beyond the limit some are looked at.
     """
-    index = reader.index
-    long = [number for number, entry in enumerate(index.samples) if entry.seconds > encoder.window_seconds]
+    index, least = reader.index, min(readers, key=lambda each: each.longest_seconds)
+    limit = least.longest_seconds
+    long = [number for number, entry in enumerate(index.samples) if entry.seconds > limit]
     for number in long[:: max(1, len(long) // PROBED_SAMPLES)]:
         shard, entry = index.locate(number)
-        count = f"{len(long)} of {len(index)} samples have more than {encoder.window_seconds} s"
-        check_length(encoder, reader[number].waveforms, f"{index.folder / shard.name}, sample {entry.key} ({count}): ")
+        count = f"{len(long)} of {len(index)} samples have more than {limit:g} s"
+        where = f"{index.folder / shard.name}, sample {entry.key} ({count}): "
+        least.check_audio(reader[number].waveforms, where)
 
 
-def fewest_positions(**models: SpeechLM | None) -> tuple[str, int | None]:
-    """The name of the model whose LLM reads the fewest positions, and how many; None where none names a limit."""
-    limits = {name: position_limit(model.llm.config) for name, model in models.items() if model is not None}
-    return min(limits.items(), key=lambda item: math.inf if item[1] is None else item[1])
+def limit_positions(models: Mapping[str, AudioLM | None], alike: bool, max_answer_tokens: int) -> None:
+    """Let each model's reader refuse what exceeds its positions; of two that read alike, what exceeds either's."""
+    there = {name: model for name, model in models.items() if model is not None}
+    limits = {name: model.position_limit for name, model in there.items()}
+    fewest = min(limits, key=lambda name: limits[name] or math.inf)
+    for name, model in there.items():
+        whose = fewest if alike else name
+        model.reader.limit(max_answer_tokens, limits[whose], f"the LLM of {whose}")
 
 
-def data_order(cfg: Config, reader: IndexedReader, prompter: PromptEncoder) -> Order:
+def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:
+    """For each sample and audio the audio of another sample, by the sample's id alone; a stream knows no others."""
+    if isinstance(reader, StreamReader):
+        return None
+
+    def partner(key: str, number: int) -> np.ndarray:
+        first = int.from_bytes(hashlib.sha256(f"{key}:{number}".encode()).digest()[:8]) % len(reader)
+        for step in range(len(reader)):
+            sample = reader[(first + step) % len(reader)]
+            if sample.key != key and sample.waveforms:
+                return sample.waveforms[0]
+        raise UserError("negative shuffled: there is no other sample with audio; choose another negative")
+
+    return partner
+
+
+def data_order(cfg: Config, reader: IndexedReader, pairing: Pairing) -> Order:
     """The order that the config asks for: by number of samples, grouped or not, or by a budget of tokens."""
     opt, entries = cfg.optimizer, reader.index.samples
     if opt.batch_tokens is not None and opt.micro_tokens is not None:
         # The index estimates the text; what the chat template and the audio add is seen on some samples.
         some = range(0, len(reader), max(1, len(reader) // PROBED_SAMPLES))
-        added = max(prompter.length(reader.without_audio(n)) - entries[n].tokens for n in some)
+        added = max(pairing.length(reader.without_audio(n)) - entries[n].tokens for n in some)
         lengths = [entry.tokens + added for entry in entries]
         if over := [entry.key for entry, length in zip(entries, lengths, strict=True) if length > opt.micro_tokens]:
             raise UserError(

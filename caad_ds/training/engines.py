@@ -1,7 +1,6 @@
 """Models and their DeepSpeed engines: the frozen teacher's and the student's."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from caad_ds.config.deepspeed_files import deepspeed_config, teacher_settings
@@ -17,40 +17,28 @@ from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.distill.student_objective import StudentObjective, Timed
 from caad_ds.loss.implementations import fastest
 from caad_ds.loss.objective import Objective
+from caad_ds.models import auto
 from caad_ds.models.architecture import is_architecture
-from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabulary, lm_head, load_tokenizer
-from caad_ds.models.negatives import Negative
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
+from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabulary, load_tokenizer
 from caad_ds.models.prompts.chat_template import TemplateSettings
-from caad_ds.models.prompts.prompt_encoder import tokenization
-from caad_ds.models.speech_lm import adapters
-from caad_ds.models.speech_lm.build import build, keep_first_layers
+from caad_ds.models.shared_vocabulary import SharedVocabulary
+from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
-from caad_ds.models.speech_lm.folder import load
-from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.training.checks.finite_weights import require_finite
-from caad_ds.training.identity import weights_hash
 from caad_ds.training.optimizer import adamw
 from caad_ds.utils.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@dataclass
-class Student:
-    """The student before it gets its engine, with all that goes with it."""
-
-    model: SpeechLM
-    encoder: SpeechEncoder
-    tokenizer: Any
-
-
-def loss_implementation(cfg: Config, device: torch.device, *models: SpeechLM | None) -> str:
+def loss_implementation(cfg: Config, device: torch.device, *models: AudioLM | None) -> str:
     """What computes the run's loss, in words: the choice of `contrastive_distillation_loss`.
 
     UserError for logits in bfloat16 where that is not the Triton kernel, which alone can hold them.
     """
-    heads = [None if model is None else lm_head(model.llm) for model in models]
+    heads = [None if model is None else model.head() for model in models]
     name, reason = fastest(Objective.of(cfg.objective), device.type, torch.float32, *heads)
     told = f"{name} ({reason})" if reason else name
     if cfg.objective.logits == "bfloat16" and name != "triton":
@@ -68,82 +56,92 @@ def check_attention(cfg: Config) -> None:
         raise UserError("run.attention: flash_attention_2 takes no fp32; set run.precision to bf16, or it to sdpa")
 
 
-def check_finite(
-    student: Student, cfg: Config, teacher: SpeechLM | None, teacher_encoder: SpeechEncoder | None
-) -> None:
+def check_finite(cfg: Config, student: AudioLM, teacher: AudioLM | None) -> None:
     """Refuse models with weights that are not finite: no step would ever be applied."""
     own = cfg.student.path or cfg.student.llm
-    models = {f"student {own if isinstance(own, str) else ''}".strip(): student.model, "the encoder": student.encoder}
+    models: dict[str, nn.Module] = {f"student {own if isinstance(own, str) else ''}".strip(): student.module}
+    models |= {f"the {name}": module for name, module in student.modules_outside().items()}
     if teacher is not None and cfg.teacher is not None:
-        models[f"teacher {cfg.teacher.path}"] = teacher
-        if teacher_encoder is not None:
-            models[f"teacher {cfg.teacher.path}, its encoder"] = teacher_encoder
+        models[f"teacher {cfg.teacher.path}"] = teacher.module
+        outside = teacher.modules_outside() if not student.shares_encoding(teacher) else {}
+        models |= {f"teacher {cfg.teacher.path}, its {name}": module for name, module in outside.items()}
     for name, model in models.items():
         require_finite(model.named_parameters(), name, "the file is damaged, or its training failed: use another")
 
 
-def set_attention(model: SpeechLM, attention: str) -> None:
-    """Let a model's LLM compute its attention so; UserError where it cannot."""
-    try:
-        model.llm.set_attn_implementation(attention)
-    except ValueError as error:
-        kind = type(model.llm).__name__
-        raise UserError(f"run.attention: a {kind} has no {attention} in transformers; set it to eager") from error
+def load_teacher(cfg: Config) -> AudioLM:
+    """The teacher of the config; what its architecture lacks in tokenizer or processor is the student's."""
+    assert cfg.teacher is not None
+    section = cfg.teacher
+    teacher = _model(section.path, cfg.student.tokenizer, cfg, "student.tokenizer")
+    teacher.reader.set_transcript(section.transcript)
+    teacher.set_attention(cfg.run.attention)
+    return teacher
 
 
-def load_student(cfg: Config) -> Student:
-    """The student of the config: a model folder, or an LLM with a fresh connector; seeded alike on every rank."""
+def load_student(cfg: Config) -> AudioLM:
+    """The student of the config, a model that is there or an LLM with a fresh connector; seeded alike on all ranks."""
     section = cfg.student
     torch.manual_seed(cfg.run.seed)
     if section.path is not None:
-        model, encoder, tokenizer = load(section.path, DTYPES[cfg.run.precision])
+        processor = section.tokenizer or (cfg.teacher.path if cfg.teacher else None)
+        student = _model(section.path, processor, cfg, "student.tokenizer")
         if section.keep_layers is not None:
-            keep_first_layers(model, section.keep_layers)
+            student.keep_first_layers(section.keep_layers)
     else:
-        assert section.encoder is not None and section.llm is not None  # the schema refuses that
-        encoder = load_encoder(
-            section.encoder, section.taps, section.window_seconds, final_norm=section.connector != "desta"
-        )
-        # A local encoder is copied into the model's folder when saved; a hub id is recorded.
-        recorded = None if Path(section.encoder).exists() else section.encoder
-        model = build(
-            section.llm,
-            encoder,
-            recorded,
-            keep_layers=section.keep_layers,
-            num_queries=section.num_queries,
-            qformer_layers=section.qformer_layers,
-            qformer_heads=section.qformer_heads,
-            normalize_states=section.normalize_states,
-            connector=section.connector,
-            dtype=DTYPES[cfg.run.precision],
-        )
-        tokenizer = _tokenizer(cfg)
-        check_vocabulary(model.llm, tokenizer, "student.llm")
-        if isinstance(section.llm, str) and not is_architecture(section.llm):
-            check_own_vocabulary(section.llm, tokenizer)
-    choose_weights(model, section)
-    if section.lora is not None and section.lora.encoder:
-        adapters.add_to_encoder(encoder, section.lora.model_dump())
-        model.config.encoder = None  # no hub id holds what this one becomes
-    set_attention(model, cfg.run.attention)
+        student = _fresh(cfg)
+    student.reader.set_transcript(section.transcript)
+    choose_weights(student, section)
+    student.set_attention(cfg.run.attention)
     if section.gradient_checkpointing:
-        model.llm.activation_checkpointing_enable()
-    return Student(model, encoder, tokenizer)
+        student.checkpoint_activations()
+    return student
 
 
-def choose_weights(model: SpeechLM, section: StudentSection) -> None:
+def _model(name: str, processor: str | None, cfg: Config, key: str) -> AudioLM:
+    """A model that is there, or one of an architecture file with random weights and a processor that is there."""
+    if not is_architecture(name):
+        return auto.load(name, DTYPES[cfg.run.precision])
+    if processor is None or is_architecture(processor):
+        raise UserError(f"{key} is missing: {name} is an architecture, which has no processor of its own")
+    return auto.build(name, processor)
+
+
+def _fresh(cfg: Config) -> SpeechAudioLM:
+    section = cfg.student
+    assert section.encoder is not None and section.llm is not None  # the schema refuses that
+    final_norm = section.connector != "desta"
+    encoder = load_encoder(section.encoder, section.taps, section.window_seconds, final_norm=final_norm)
+    # A local encoder is copied into the model's folder when saved; a hub id is recorded.
+    recorded = None if Path(section.encoder).exists() else section.encoder
+    model = build(
+        section.llm,
+        encoder,
+        recorded,
+        keep_layers=section.keep_layers,
+        num_queries=section.num_queries,
+        qformer_layers=section.qformer_layers,
+        qformer_heads=section.qformer_heads,
+        normalize_states=section.normalize_states,
+        connector=section.connector,
+        dtype=DTYPES[cfg.run.precision],
+    )
+    tokenizer = _tokenizer(cfg)
+    check_vocabulary(model.llm, tokenizer, "student.llm")
+    if isinstance(section.llm, str) and not is_architecture(section.llm):
+        check_own_vocabulary(section.llm, tokenizer)
+    return SpeechAudioLM(model, encoder, tokenizer)
+
+
+def choose_weights(student: AudioLM, section: StudentSection) -> None:
     """Let those weights train that `student.train` names; adapters are put on where they are asked for."""
     if section.train == "lora":
         asked = None if section.lora is None else section.lora.model_dump()
-        if model.config.lora is None:
-            adapters.add(model, asked or LoraSection().model_dump())
-        elif asked not in (None, model.config.lora):
-            raise UserError(
-                f"student.lora: {section.path} has adapters of its own, {model.config.lora}; remove the key"
-            )
-    for name, parameter in model.llm.named_parameters():
-        parameter.requires_grad_(section.train == "all" or (section.train == "lora" and "lora_" in name))
+        if student.lora is None:
+            student.add_adapters(asked or LoraSection().model_dump())
+        elif asked not in (None, student.lora):
+            raise UserError(f"student.lora: {section.path} has adapters of its own, {student.lora}; remove the key")
+    student.choose_weights(section.train)
 
 
 def _tokenizer(cfg: Config) -> Any:
@@ -158,79 +156,55 @@ def _tokenizer(cfg: Config) -> Any:
     return load_tokenizer(source, settings)
 
 
-def check_same_text(teacher: SpeechLM, teacher_tokenizer: Any, student: Student) -> None:
-    """Refuse two models that do not read the same tokens: tokenizers and queries per audio must be equal."""
-    names = f"{teacher_tokenizer.name_or_path}, {student.tokenizer.name_or_path}"
-    if teacher_tokenizer.get_vocab() != student.tokenizer.get_vocab():
-        raise UserError(
-            f"teacher and student have different tokenizers ({names}); distillation compares logits over one vocabulary"
-        )
-    theirs, ours = tokenization(teacher_tokenizer), tokenization(student.tokenizer)
-    if differing := [part for part in ours if ours[part] != theirs[part]]:
-        raise UserError(
-            f"teacher and student write a prompt or an answer differently: {' and '.join(differing)} of their "
-            f"tokenizers ({names}); set student.tokenizer to the teacher's folder, and leave out student.template"
-        )
-    if teacher.config.num_queries != student.model.config.num_queries:
-        raise UserError(
-            f"student.num_queries is {student.model.config.num_queries}, the teacher's {teacher.config.num_queries}: "
-            "make it equal, both read one token sequence"
-        )
-
-
-def check_same_features(teacher: SpeechEncoder, student: SpeechEncoder) -> None:
-    """Refuse two encoders that need different features: those of a batch are extracted once, for both."""
-    shapes = [(e.extractor.feature_size, e.window_seconds) for e in (teacher, student)]
-    if shapes[0] != shapes[1]:
-        raise UserError(
-            f"the teacher's encoder takes (mel bins, window in s) {shapes[0]}, the student's {shapes[1]}; "
-            "choose an encoder of the same kind and the teacher's student.window_seconds"
-        )
-
-
-def same_encoder(first: SpeechEncoder, second: SpeechEncoder) -> bool:
-    """Whether two encoders give the same states, so that one run serves both models."""
-    alike = all(getattr(first, key) == getattr(second, key) for key in ("taps", "window_seconds", "final_norm"))
-    return alike and weights_hash(first.whisper) == weights_hash(second.whisper)
+def shared_vocabulary(student: AudioLM, teacher: AudioLM) -> SharedVocabulary:
+    """The tokens that both models have in common; UserError where their answers would be other tokens."""
+    rows = len(student.head().weight), len(teacher.head().weight)
+    return SharedVocabulary.of(student.reader, teacher.reader, rows)
 
 
 def teacher_signal(
-    cfg: Config, model: SpeechLM, encoder: SpeechEncoder, placed: str = "resident", folder: Path | None = None
+    cfg: Config, teacher: AudioLM, placed: str = "resident", folder: Path | None = None
 ) -> OnlineTeacher:
     """The teacher in a ZeRO engine without optimizer, its weights at `placed`; `folder` holds them for nvme.
 
-    Standard KD (alpha 0) runs no negative path. A prefix is kept where no rank waits for another inside the teacher:
+    A prefix is kept where no rank waits for another inside the teacher:
     its layers run twice then, and whether they do depends on the rank's samples.
     """
     assert cfg.teacher is not None
-    negative = Negative.of(cfg.teacher.negative, encoder) if cfg.objective.alpha else None
+    if cfg.teacher.keep_prefix and not isinstance(teacher, SpeechAudioLM):
+        raise UserError(f"teacher.keep_prefix: not for models of type {teacher.family}; set it to false")
     keep = cfg.teacher.keep_prefix and placed == "replicated"
-    module = TeacherForward(model.requires_grad_(False).eval(), negative, keep)
+    teacher.module.requires_grad_(False).eval()
+    module = TeacherForward(teacher, keep)
     largest = max(p.numel() for p in module.parameters())
     ours = {"train_micro_batch_size_per_gpu": 1, **_precision(cfg)}
     settings = teacher_settings(cfg, placed, folder, largest, **ours)
     if folder is None:  # the swapper of NVMe has a buffer for each of a few weights, not for a layer of them
-        _fetch_whole_layers(model)
+        _fetch_whole_layers(teacher.decoder)
     prepare(module, settings, DTYPES[cfg.run.precision])
     engine, *_ = deepspeed.initialize(model=module, config=settings)
     engine.eval()
     return OnlineTeacher(engine)
 
 
-def _fetch_whole_layers(model: SpeechLM) -> None:
+def _fetch_whole_layers(decoder: PreTrainedModel) -> None:
     """Let ZeRO-3 gather and free a decoder layer at once.
 
     Around every linear layer its hooks take the host longer than a GPU takes to compute it.
     """
-    deepspeed.utils.set_z3_leaf_modules(model.llm, list(model.llm._no_split_modules or []), raise_if_not_found=False)
+    deepspeed.utils.set_z3_leaf_modules(decoder, list(decoder._no_split_modules or []), raise_if_not_found=False)
 
 
 def student_engine(
-    cfg: Config, student: Student, micro_batch: int, accumulation: int, part: Timed = nullcontext
+    cfg: Config,
+    student: AudioLM,
+    micro_batch: int,
+    accumulation: int,
+    part: Timed = nullcontext,
+    shared: SharedVocabulary | None = None,
 ) -> Any:
     """The student and its objective in a ZeRO engine with AdamW over the trainable weights."""
-    encoder = student.encoder if student.encoder.adapters is not None else None
-    module = StudentObjective(student.model, cfg.objective, part, encoder)
+    module = StudentObjective(student, cfg.objective, part, shared)
     trainable = [p for p in module.parameters() if p.requires_grad]
     settings = deepspeed_config(
         cfg.student.deepspeed,

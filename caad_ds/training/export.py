@@ -49,10 +49,9 @@ def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
         # DeepSpeed takes seconds to import; a wrong path is told before.
         from safetensors.torch import load_file
 
-        from caad_ds.models.prompts.prompt_encoder import tokenization
         from caad_ds.training import engines
         from caad_ds.training.checkpoints.checkpoint import WEIGHTS, Checkpoints, verify
-        from caad_ds.training.identity import part_hash
+        from caad_ds.training.identity import part_hash, prompts_identity
         from caad_ds.training.metrics.mlflow_run import note_export
         from caad_ds.training.model_folder import all_weights, write_model
 
@@ -70,7 +69,7 @@ def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
                 f"{folder}: it does not record the tokenizer and chat template that it was trained with; export it "
                 "with the version of caad-ds that wrote it"
             )
-        if state.identity["prompts"] != part_hash(tokenization(student.tokenizer)):
+        if state.identity["prompts"] != part_hash(prompts_identity(student.reader)):
             raise UserError(
                 f"{output_dir / 'config.yaml'}: its student's tokenizer or chat template is not the one that the run "
                 "was trained with; restore what student.tokenizer, or else the teacher or student.llm, names"

@@ -13,6 +13,10 @@ from torch import nn
 from caad_ds.config.deepspeed_files import deepspeed_config
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.prompts.prompt_encoder import tokenization
+from caad_ds.models.reader import AFTER_AUDIO, Reader
+from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.training.checkpoints.unversioned_settings import unversioned_settings
 from caad_ds.utils.errors import UserError
 
@@ -30,7 +34,7 @@ NOT_COURSE = {  # of these, what decides the speed alone
     "teacher": {"placement", "nvme_path", "batch", "keep_prefix", "deepspeed"},
     "optimizer": {"micro_batch", "max_skipped"},
     "student": {"gradient_checkpointing"},
-    "data": {"validation"},
+    "data": {"validation", "workers"},
 }
 OLDER = "resume it with the version of caad-ds that wrote it, or use another run.output_dir to start over"
 
@@ -69,12 +73,19 @@ class Identity:
             )
 
 
-def identity(cfg: Config, teacher: list[str], student: tuple[str, str], data: str, prompts: dict[str, Any]) -> Identity:
+def identity(
+    cfg: Config,
+    teacher: list[str],
+    student: tuple[str, str],
+    data: str,
+    prompts: dict[str, Any],
+    teacher_reading: dict[str, Any] | None = None,
+) -> Identity:
     """Hash each part that decides the course of training.
 
     Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not:
     `teacher` and `student` are hashes of their weights, `data` is the reader's identity, `prompts` is what the ids of
-    a record depend on.
+    a record depend on, `teacher_reading` what the teacher's batches depend on where it reads samples otherwise.
     """
     parts = {
         "teacher": teacher,
@@ -84,12 +95,21 @@ def identity(cfg: Config, teacher: list[str], student: tuple[str, str], data: st
         # How checkpoints are cut.
         "student.deepspeed": deepspeed_config(cfg.student.deepspeed).get("zero_optimization"),
     }
+    if teacher_reading is not None:
+        parts["teacher's reading"] = teacher_reading
     hashes = {part: part_hash(value) for part, value in parts.items()}
     settings = json.dumps(_course(cfg, exclude_defaults=True), sort_keys=True)
     return Identity(
         {VERSION: str(IDENTITY_VERSION), "settings": part_hash(settings)} | hashes,
         {"settings": part_hash(unversioned_settings(_course(cfg)))} | hashes,
     )
+
+
+def prompts_identity(reader: Reader) -> dict[str, Any]:
+    """What the ids of a record depend on; of a SpeechLM as it always was, so that its checkpoints resume."""
+    if reader.family == SpeechLMConfig.model_type and reader.transcript == AFTER_AUDIO:
+        return tokenization(reader.tokenizer)
+    return reader.identity()
 
 
 def _course(cfg: Config, exclude_defaults: bool = False) -> dict[str, Any]:
@@ -131,10 +151,10 @@ def weights_hash(module: nn.Module) -> str:
     return _hash(sorted(module.state_dict().items()))
 
 
-def frozen_hash(student: nn.Module, encoder: nn.Module) -> str:
+def frozen_hash(student: AudioLM) -> str:
     """sha256 over the weights that a checkpoint of a student does not hold: its encoder's and its own frozen ones."""
-    frozen = [(name, p) for name, p in student.named_parameters() if not p.requires_grad]
-    return _hash([*sorted(encoder.state_dict().items()), *frozen])
+    frozen = [(name, p) for name, p in student.module.named_parameters() if not p.requires_grad]
+    return _hash([*student.tensors_outside(), *frozen])
 
 
 def start_hash(student: nn.Module) -> str:

@@ -10,10 +10,10 @@ import psutil
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from torch import nn
 
 from caad_ds.config.deepspeed_files import deepspeed_config
 from caad_ds.config.schema import Config
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors
 
@@ -65,7 +65,7 @@ def choose(memory: Memory, nvme: bool) -> tuple[str, str]:
     raise UserError(f"no place for the teacher: {why}; set teacher.nvme_path, or use more ranks")
 
 
-def placement(cfg: Config, teacher: SpeechLM, student: SpeechLM, width: int) -> tuple[str, str]:
+def placement(cfg: Config, teacher: nn.Module, student: nn.Module, width: int) -> tuple[str, str]:
     """The placement of this run and its reason, the same on every rank; `width`: bytes of a weight in the engines."""
     assert cfg.teacher is not None
     if cfg.teacher.deepspeed is not None:
@@ -104,7 +104,7 @@ def swap_folder(root: Path | None, output_dir: Path) -> Path:
         return folder
 
 
-def _measure(teacher: SpeechLM, student: SpeechLM, width: int, cfg: Config) -> Memory:
+def _measure(teacher: nn.Module, student: nn.Module, width: int, cfg: Config) -> Memory:
     ranks = dist.get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or torch.cuda.device_count())
     zero = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
@@ -126,7 +126,7 @@ def _device_free() -> int:
     return min(free, limit)
 
 
-def _count(model: SpeechLM, trained: bool = False) -> int:
+def _count(model: nn.Module, trained: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained)
 
 

@@ -14,24 +14,37 @@ import torch.distributed as dist
 
 from caad_ds.config.deepspeed_files import check_deepspeed
 from caad_ds.config.schema import Config, TeacherSection
-from caad_ds.data.audio.decoded import Sample
-from caad_ds.data.batch import Batch
+from caad_ds.data.batch import PairedBatch
 from caad_ds.data.loader import IndexedBatches, Loader, StreamBatches
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
+from caad_ds.distill.audio_dropout import AudioDropout
+from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.step import DistillStep, Terms
-from caad_ds.models.negatives import AudioDropout
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder, tokenization
-from caad_ds.models.speech_lm.features import with_features
-from caad_ds.models.speech_lm.folder import load
-from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.models.audio_lm import AudioLM
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, check_window, data_order, fewest_positions, first_shard, open_data
+from caad_ds.training.batches import (
+    batch_shape,
+    check_lengths,
+    data_order,
+    first_shard,
+    limit_positions,
+    open_data,
+    partners_of,
+)
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
 from caad_ds.training.checks.usable_samples import check_texts
-from caad_ds.training.identity import Identity, check_same_config, frozen_hash, identity, start_hash, weights_hash
+from caad_ds.training.identity import (
+    Identity,
+    check_same_config,
+    frozen_hash,
+    identity,
+    prompts_identity,
+    start_hash,
+    weights_hash,
+)
 from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
 from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
@@ -64,7 +77,7 @@ class Trainer:
         self.largest = 0
         signal.signal(signal.SIGUSR1, self._stop)
         agreed(self._load)
-        check_texts(self.indexed, self.prompter, self.checkpoints, cfg.data.skip_broken, heartbeat)
+        check_texts(self.indexed, self.pairing.check, self.checkpoints, cfg.data.skip_broken, heartbeat)
         agreed(self._plan)
         with ExitStack() as held:
             self._build_engines(held)
@@ -90,34 +103,43 @@ class Trainer:
         check_deepspeed(cfg)
         engines.loss_implementation(cfg, self.device)  # refused before models are loaded
         engines.check_attention(cfg)
-        self.teacher_model = self.teacher_encoder = None
-        if cfg.teacher is not None:
-            self.teacher_model, teacher_encoder, tokenizer = load(cfg.teacher.path, engines.DTYPES[cfg.run.precision])
-            engines.set_attention(self.teacher_model, cfg.run.attention)
+        self.teacher = engines.load_teacher(cfg) if cfg.teacher is not None else None
         self.student = engines.load_student(cfg)
-        self.encoder = self.student.encoder.to(self.device)
-        if self.teacher_model is not None:
-            engines.check_same_text(self.teacher_model, tokenizer, self.student)
-            engines.check_same_features(teacher_encoder, self.encoder)
-            shared = engines.same_encoder(teacher_encoder, self.encoder)
-            self.teacher_encoder = self.encoder if shared else teacher_encoder.to(self.device)
-        for each in filter(None, (self.encoder, self.teacher_encoder)):
-            each.autocast = torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None
+        models = [self.student] if self.teacher is None else [self.student, self.teacher]
+        shares = self.teacher is not None and self.student.shares_encoding(self.teacher)
+        for model in models:
+            model.compute_outside_in(torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None)
+            if model is self.student or not shares:
+                for module in model.modules_outside().values():
+                    module.to(self.device)
+        self._pair(models)
         for reader in self.indexed:
-            check_window(reader, self.encoder)
-        engines.check_finite(self.student, cfg, self.teacher_model, self.teacher_encoder)
-        computed = engines.loss_implementation(cfg, self.device, self.student.model, self.teacher_model)
+            check_lengths(reader, [model.reader for model in models])
+        engines.check_finite(cfg, self.student, self.teacher)
+        computed = engines.loss_implementation(cfg, self.device, *models)
         self.heartbeat.say(f"loss: {computed}")
-        self.frozen = frozen_hash(self.student.model, self.encoder.whisper)
+        self.frozen = frozen_hash(self.student)
         self.identity = self._identity()
-        whose, limit = fewest_positions(student=self.student.model, teacher=self.teacher_model)
-        lengths = self.student.model.config.num_queries, cfg.data.max_answer_tokens, limit
-        self.prompter = PromptEncoder(self.student.tokenizer, *lengths, f"the LLM of {whose}")
+
+    def _pair(self, models: list[AudioLM]) -> None:
+        """What makes the batches of student and teacher."""
+        cfg = self.cfg
+        self.shared = engines.shared_vocabulary(self.student, self.teacher) if self.teacher else None
+        if self.teacher is not None and self.shared is not None:
+            rows = [len(model.head().weight) for model in models]
+            self.heartbeat.say(f"vocabulary: {self.shared.size} tokens in common, of {rows[1]} and {rows[0]} rows")
+        negative = cfg.objective.dropout_negative if cfg.objective.audio_dropout else None
+        if cfg.teacher is not None:  # standard KD (alpha 0) runs no second path
+            negative = cfg.teacher.negative if cfg.objective.alpha else None
+        readers = self.student.reader, self.teacher.reader if self.teacher else None
+        self.pairing = Pairing(*readers, negative, self.shared, partners_of(self.reader))
+        whose = {"student": self.student, "teacher": self.teacher}
+        limit_positions(whose, self.pairing.alike, cfg.data.max_answer_tokens)
 
     def _plan(self) -> None:
         """The order of the data and the number of steps."""
         cfg = self.cfg
-        self.order = data_order(cfg, self.reader, self.prompter) if isinstance(self.reader, IndexedReader) else None
+        self.order = data_order(cfg, self.reader, self.pairing) if isinstance(self.reader, IndexedReader) else None
         if cfg.optimizer.steps is not None:
             self.total_steps = cfg.optimizer.steps
         else:
@@ -129,33 +151,34 @@ class Trainer:
     def _build_engines(self, held: ExitStack) -> None:
         """The step, with what it holds put on `held` as soon as it is there."""
         cfg = self.cfg
-        # Before the student's engine may take the encoder's weights apart.
-        dropout = cfg.objective.audio_dropout, cfg.objective.dropout_negative
-        self.dropout = AudioDropout(*dropout, self.encoder, cfg.run.seed)
+        self.dropout = AudioDropout(cfg.objective.audio_dropout, cfg.run.seed)
         teacher, teacher_batch = None, 1
-        if cfg.teacher is not None and self.teacher_model is not None and self.teacher_encoder is not None:
+        if cfg.teacher is not None and self.teacher is not None:
             self.heartbeat.begin("building the teacher's engine")
-            placed, reason, folder = agreed(partial(self._place_teacher, cfg.teacher, self.teacher_model, held))
+            placed, reason, folder = agreed(partial(self._place_teacher, cfg.teacher, self.teacher, held))
             self.heartbeat.say(f"teacher: {placed} ({reason})")
             if cfg.teacher.keep_prefix:
                 kept = "what prompts begin with is kept"
                 if placed != "replicated":
                     kept = "no prefix is kept, ranks gather this teacher's layers together"
                 self.heartbeat.say(f"teacher.keep_prefix: {kept}")
-            teacher = engines.teacher_signal(cfg, self.teacher_model, self.teacher_encoder, placed, folder)
+            teacher = engines.teacher_signal(cfg, self.teacher, placed, folder)
             held.callback(teacher.close)
             teacher_batch = cfg.teacher.batch or (self.accumulation if placed in ("cpu", "nvme") else 1)
         self.heartbeat.begin("building the student's engine")
         self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops)
         part = self.meter.clock.part
-        self.engine = engines.student_engine(cfg, self.student, self.micro_batch, self.accumulation, part)
+        shape = self.micro_batch, self.accumulation
+        self.engine = engines.student_engine(cfg, self.student, *shape, part, self.shared)
         held.callback(self.engine.destroy)
-        self.step = DistillStep(self.engine, self.encoder, teacher, self.teacher_encoder, teacher_batch, part)
+        self.step = DistillStep(self.engine, self.student, teacher, self.teacher, teacher_batch, part)
 
-    def _place_teacher(self, section: TeacherSection, model: SpeechLM, held: ExitStack) -> tuple[str, str, Path | None]:
+    def _place_teacher(
+        self, section: TeacherSection, teacher: AudioLM, held: ExitStack
+    ) -> tuple[str, str, Path | None]:
         """Where the teacher lies and why, and on NVMe a folder of this rank's own."""
         width = engines.DTYPES[self.cfg.run.precision].itemsize
-        placed, reason = placement(self.cfg, model, self.student.model, width)
+        placed, reason = placement(self.cfg, teacher.module, self.student.module, width)
         if placed != "nvme" or section.nvme_path is None:
             return placed, reason, None
         folder = swap_folder(section.nvme_path, self.cfg.run.output_dir)
@@ -219,9 +242,10 @@ class Trainer:
         else:
             begin = first_shard(state.shards, self.rank, self.world_size)
             self.heartbeat.say(f"the stream begins with shard {begin}")
-            stream = self.reader.samples(self.encoder.window_seconds, begin, self.prompter.check)
+            longest = min(reader.longest_seconds for reader in self.pairing.readers)
+            stream = self.reader.samples(longest, begin, self.pairing.check)
             self.samples = StreamBatches(self.reader, stream, self.micro_batch, self.accumulation)
-        loader = Loader(self.samples, self._collate)
+        loader = Loader(self.samples, self.pairing)
         self.meter.restart()
         for step, read in enumerate(loader.steps(state.step, self.total_steps), state.step):
             self.heartbeat.turn_to(partial("step {}/{}: in progress".format, step + 1, self.total_steps))
@@ -251,7 +275,7 @@ class Trainer:
         self._finish()
         return True
 
-    def _step(self, step: int, read: Callable[[], list[Batch]]) -> bool:
+    def _step(self, step: int, read: Callable[[], list[PairedBatch]]) -> bool:
         """One optimizer step; returns whether any rank was asked to stop."""
         whole, batches, failure = [], [], None
         try:
@@ -274,9 +298,9 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         for batch in batches:
-            self.sums.add_batch(batch)
+            self.sums.add_batch(batch.student)
             self._check_budget(batch)
-        with self.meter.step(batches), self.step.teacher_head():
+        with self.meter.step([batch.student for batch in batches]), self.step.teacher_head():
             window = [batch.to(self.device) for batch in batches]
             terms = self.step.train(window, normalizer)
         if self.engine.was_step_applied():  # what DeepSpeed has read of the device, the same on every rank
@@ -287,7 +311,7 @@ class Trainer:
             self._skip(step + 1, whole, window, terms)
         return bool(stops)
 
-    def _skip(self, done: int, read: list[Batch], window: list[Batch], terms: list[Terms]) -> None:
+    def _skip(self, done: int, read: list[PairedBatch], window: list[PairedBatch], terms: list[Terms]) -> None:
         """Find out why the engine has skipped a step, and say it."""
         self.heartbeat.turn_to(lambda: "looking for what is not finite")
         forget_gradients(self.engine)
@@ -312,7 +336,7 @@ class Trainer:
         sums = MetricSums(self.device, self.cfg.objective)
         size = self.cfg.validation.batch_size
         assert self.validation_reader is not None  # else nothing validates
-        values, bad = validate(self.step, self.validation_reader, self._collate, self._weight, sums, size)
+        values, bad = validate(self.step, self.validation_reader, self.pairing, self._weight, sums, size)
         self.heartbeat.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
         if bad:
             self.heartbeat.say(f"validation: the loss is not finite in the batches of {shown(bad)}")
@@ -348,8 +372,8 @@ class Trainer:
     def _write_model(self, weights: dict[str, torch.Tensor]) -> None:
         final = self.cfg.run.output_dir / "model"
         write_model(final, self.student, weights, engines.DTYPES[self.cfg.run.precision])
-        if self.prompter.truncated:
-            self.heartbeat.say(f"answers cut at data.max_answer_tokens, over all reads: {self.prompter.truncated}")
+        if self.pairing.truncated:
+            self.heartbeat.say(f"answers cut at data.max_answer_tokens, over all reads: {self.pairing.truncated}")
         note_model(self.tracker, self.cfg, final)
         self.heartbeat.say(f"finished: {final}")
 
@@ -359,12 +383,10 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         self.held.close()
 
-    def _collate(self, samples: list[Sample]) -> Batch:
-        return with_features(self.prompter.batch(samples), samples, self.encoder)
-
-    def _check_budget(self, batch: Batch) -> None:
+    def _check_budget(self, batch: PairedBatch) -> None:
         """Lengths in the index are estimates: tell the largest micro-batch whenever it exceeds the budget by more."""
-        positions, budget = batch.input_ids.numel(), self.cfg.optimizer.micro_tokens
+        positions = max(each.input_ids.numel() for each in (batch.student, batch.teacher or batch.student))
+        budget = self.cfg.optimizer.micro_tokens
         if budget is not None and positions > max(budget, self.largest):
             self.largest = positions
             self.heartbeat.say(
@@ -372,8 +394,8 @@ class Trainer:
                 "index's estimate; lower it if memory is short"
             )
 
-    def _weight(self, batch: Batch) -> float:
-        rows = batch.sample_of_row
+    def _weight(self, batch: PairedBatch) -> float:
+        rows = batch.student.sample_of_row
         return float(rows.unique().numel() if self.cfg.objective.reduction == "sample" else rows.numel())
 
     def _report(self, done: int) -> None:
@@ -388,13 +410,15 @@ class Trainer:
     def _identity(self) -> Identity:
         """Hashes of what decides the course of training."""
         # Not hashed a second time, which takes most of the start of a large run; a shared encoder is in the first.
-        teacher = []
-        if self.teacher_model is not None:
-            teacher.append(weights_hash(self.teacher_model))
-            if self.teacher_encoder is not None and self.teacher_encoder is not self.encoder:
-                teacher.append(weights_hash(self.teacher_encoder))
-        student = (self.frozen, start_hash(self.student.model))
-        return identity(self.cfg, teacher, student, self.reader.identity, tokenization(self.student.tokenizer))
+        teacher, reading = [], None
+        if self.teacher is not None:
+            teacher.append(weights_hash(self.teacher.module))
+            if not self.student.shares_encoding(self.teacher):
+                teacher += map(weights_hash, self.teacher.modules_outside().values())
+            reading = None if self.pairing.alike else self.teacher.reader.identity()
+        student = (self.frozen, start_hash(self.student.module))
+        prompts = prompts_identity(self.student.reader)
+        return identity(self.cfg, teacher, student, self.reader.identity, prompts, reading)
 
     def _stop(self, *_: object) -> None:
         self.stopping = True

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from caad_ds.data.batch import Batch
+from caad_ds.data.batch import PairedBatch
 from caad_ds.data.loader import Collate, once
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.step import DistillStep
@@ -16,7 +16,7 @@ def validate(
     step: DistillStep,
     reader: IndexedReader,
     collate: Collate,
-    weigh: Callable[[Batch], float],
+    weigh: Callable[[PairedBatch], float],
     sums: MetricSums,
     batch_size: int,
 ) -> tuple[dict[str, float], list[str]]:

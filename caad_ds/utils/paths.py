@@ -29,9 +29,11 @@ def new_file(text: str | Path) -> Path:
 def model_folder(text: str | Path) -> Path:
     """Return the model folder that an argument names: that folder, or `model/` in a run's folder.
 
-    UserError where there is neither.
+    A hub id is returned as it is, and looked up where the model is loaded. UserError where there is neither.
     """
     path = Path(text)
+    if is_hub_id(str(text)):
+        return path
     if not (path / "config.json").is_file() and (path / "model" / "config.json").is_file():
         path = path / "model"
         if is_main():
@@ -46,8 +48,8 @@ def check_model_folder(path: Path) -> None:
     if (path / "config.json").is_file():
         return
     if not path.exists():
-        raise UserError(f"{path}: no such folder; give the folder of a trained SpeechLM")
-    what = "give the folder of a trained SpeechLM"
+        raise UserError(f"{path}: no such folder; give the folder of a model, or a hub id")
+    what = "give the folder of a model"
     if (path / "state.json").is_file():
         what = f"that is a checkpoint, `caad-ds export {path}` makes a model of it"
     elif (path / "checkpoints").is_dir():
@@ -55,6 +57,13 @@ def check_model_folder(path: Path) -> None:
     elif (path / "model" / "config.json").is_file():
         what = f"that is a run's folder, its model is {path / 'model'}"
     raise UserError(f"{path}: no model there (config.json is missing); {what}")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be a hub id, `organisation/name`, and no path: there is no folder of the first part's name."""
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith("/"):
+        return False
+    return not Path(name).parent.exists()
 
 
 def check_hub_or_folder(name: str, what: str) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.instructions import Instructions
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
-from caad_ds.models.speech_lm.features import check_length
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.command import guarded
 from caad_ds.utils.errors import UserError
@@ -67,7 +66,10 @@ def examples(encoder: SpeechEncoder, records: list[dict], attributes: dict[str, 
             heard = waveform(record["audios"][0])
         except AudioError as error:
             raise UserError(f"record {record['id']}: {error}; ingest the corpus again") from error
-        check_length(encoder, [heard], "")
+        try:
+            encoder.check_window([heard])
+        except ValueError as error:
+            raise UserError(f"record {record['id']}: {error}; ingest the corpus again with --max-seconds") from error
         states.append(encoder.encode(encoder.features([heard])).hidden[0].mean(1))
     labels = [[2.0 * o.index(as_text(r["metadata"][key])) - 1 for key, o in attributes.items()] for r in records]
     return torch.stack(states), torch.tensor(labels)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.schema import CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
@@ -23,7 +23,11 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="a benchmark of clips that the teacher was trained on: tells overfitting from too little training",
     )  # fmt: skip
     parser.add_argument(
-        "--negatives", nargs="+", choices=NEGATIVES, default=NEGATIVES, help="which ones (default: all)"
+        "--negatives",
+        nargs="+",
+        choices=NEGATIVES,
+        default=CHECKED_NEGATIVES,
+        help="which ones (default: all but shuffled)",
     )
     parser.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, metavar="A", help="default 0.5 1 2")
     parser.add_argument(

@@ -5,8 +5,8 @@ target softmax(z_c / tau), and with --teacher the distribution of the student be
 """
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,11 +25,7 @@ from caad_ds.generation.decoding import Contrast, ContrastiveLogits, generate
 from caad_ds.generation.decoding_settings import DTYPES, check_choice, check_counts
 from caad_ds.generation.model import Model
 from caad_ds.generation.question import as_sample
-from caad_ds.models.language_model.llm import lm_head
-from caad_ds.models.negatives import Negative, embed_without_audio
-from caad_ds.models.prompts.prompt_encoder import tokenization
-from caad_ds.models.speech_lm.embed import embed
-from caad_ds.models.whisper_qformer.embedded_batch import Embedded
+from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.file_names import file_name
@@ -42,12 +38,16 @@ LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...
 
 @dataclass(frozen=True)
 class Setting:
-    """The models and the contrast between the teacher's paths; `student` is None where one model is all."""
+    """The models and the contrast between the teacher's paths.
+
+    `student` and the tokens that both have in common are None where one model is all.
+    """
 
     teacher: Model
     student: Model | None
     contrasted: Contrast
     temperature: float
+    shared: SharedVocabulary | None = None
 
     @property
     def answerer(self) -> Model:
@@ -108,7 +108,7 @@ def explain(
     doubtful: dict[str, dict] = {}
     with progress("explaining", len(asked)) as advance:
         for item in asked:
-            clips = {id(loaded): Clips(loaded.encoder) for loaded in (setting.teacher, setting.answerer)}
+            clips = {id(loaded): loaded.clips(asked) for loaded in (setting.teacher, setting.answerer)}
             if fault := _unaskable(setting, clips, item):
                 rejected[item.id] = fault
             else:
@@ -132,7 +132,7 @@ def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | N
         return f"audio {item.clips[0]}: {failed[0]}"
     try:
         for loaded in {id(one): one for one in (setting.teacher, setting.answerer)}.values():
-            loaded.prompts([item])
+            loaded.reader.check(as_sample(item), with_answer=False)
     except UserError as error:
         return f"prompt: {error}"
     return None
@@ -185,31 +185,23 @@ def explained(setting: Setting, clips: dict[int, Clips], item: Item, answer: lis
 def _logits(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[int]) -> list[tuple[str, Tensor]]:
     """Logits [T, V] at the answer's positions: p_pos, p_neg and the target of the teacher, and the student's."""
     teacher, student, contrasted = setting.teacher, setting.student, setting.contrasted
-    batch = _with_answer(teacher.prompts([item]), answer)
 
-    def forward(loaded: Model, embedded: Callable[[], Embedded]) -> Tensor:
-        return lm_head(loaded.model.llm).logits(loaded.model.hidden_states(embedded()))
+    def logits(loaded: Model, batch: Batch) -> Tensor:
+        z = loaded.lm.head().logits(loaded.lm.hidden(batch))
+        if setting.shared is None:
+            return z
+        # Tokens that stand for another in the other model are out of the comparison.
+        return setting.shared.masked(z)
 
-    def heard(loaded: Model) -> Tensor:
-        return forward(loaded, lambda: embed(loaded.model, batch, clips[id(loaded)].states([item])))
+    def asked(loaded: Model) -> Batch:
+        return clips[id(loaded)].answered_ids([item], [answer])
 
-    z_pos = heard(teacher)
-    z_neg = forward(teacher, lambda: embed_without_audio(teacher.model, batch, contrasted.negative))
+    batch = asked(teacher)
+    z_pos = logits(teacher, batch)
+    z_neg = logits(teacher, clips[id(teacher)].negative([item], batch, contrasted.negative))
     z_c = ContrastiveLogits(contrasted.alpha, contrasted.plausibility).contrasted(z_pos, z_neg)
     found = [("p_pos", z_pos), ("p_neg", z_neg), ("target", z_c)]
-    return found + ([("student", heard(student))] if student else [])
-
-
-def _with_answer(prompt: Batch, answer: list[int]) -> Batch:
-    """A batch of one prompt without padding, and an answer's tokens after it."""
-    more = torch.tensor([answer], device=prompt.input_ids.device)
-    return replace(
-        prompt,
-        input_ids=torch.cat([prompt.input_ids, more], 1),
-        attention_mask=torch.cat([prompt.attention_mask, torch.ones_like(more)], 1),
-        audio_mask=torch.cat([prompt.audio_mask, torch.zeros_like(more, dtype=torch.bool)], 1),
-        labels=torch.cat([prompt.labels, more], 1),
-    )
+    return found + ([("student", logits(student, asked(student)))] if student else [])
 
 
 def _answer(
@@ -224,15 +216,13 @@ def _answer(
     loaded = setting.answerer
     if wanted.answer == "gt":
         statement = _statement(item, instructions, wanted.instructions)
-        return loaded.prompter.check(as_sample(item, statement)).answer
-    contrasted = None
+        return loaded.reader.check(as_sample(item, statement)).answer
+    heard, contrasted, second = clips[id(loaded)], None, None
+    batch = heard.prompts([item])
     if wanted.answer == "contrast":
-        negative = Negative.of(wanted.negative, loaded.encoder)
-        contrasted = Contrast(wanted.contrast_alpha, negative, wanted.plausibility)
-    [tokens] = generate(
-        loaded.model, loaded.tokenizer, loaded.prompts([item]), clips[id(loaded)].states([item]),
-        max_new_tokens=max_new_tokens, contrasted=contrasted,
-    )  # fmt: skip
+        contrasted = Contrast(wanted.contrast_alpha, wanted.negative, wanted.plausibility)
+        second = heard.negative([item], batch, wanted.negative)
+    [tokens] = generate(loaded.lm, batch, max_new_tokens=max_new_tokens, contrasted=contrasted, negative=second)
     return tokens.tolist()
 
 
@@ -256,15 +246,9 @@ def _load(model: Path, beside: Path | None, wanted: AnswerSettings, place: str |
     with progress(f"loading {beside or model}"):
         teacher = Model.load(beside or model, device, dtype)
         student = Model.load(model, device, dtype) if beside else None
-        if student:  # it is shown under the teacher's prompts, as in training
-            ours, theirs = tokenization(student.tokenizer), tokenization(teacher.tokenizer)
-            if differing := [part for part in ours if ours[part] != theirs[part]]:
-                raise UserError(
-                    f"{model} and {beside} have different tokenizers ({', '.join(differing)}); explain the "
-                    "student alone"
-                )
-        if student and student.model.config.num_queries != teacher.model.config.num_queries:
-            raise UserError(f"{model} and {beside} give an audio different numbers of positions")
-        negative = Negative.of(wanted.negative, teacher.encoder)
-    contrasted = Contrast(wanted.contrast_alpha, negative, wanted.plausibility)
-    return Setting(teacher, student, contrasted, wanted.temperature)
+        shared = None
+        if student:
+            rows = len(student.lm.head().weight), len(teacher.lm.head().weight)
+            shared = SharedVocabulary.of(student.reader, teacher.reader, rows)
+    contrasted = Contrast(wanted.contrast_alpha, wanted.negative, wanted.plausibility)
+    return Setting(teacher, student, contrasted, wanted.temperature, shared)

@@ -14,11 +14,9 @@ from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.speed.measure import Clock, Timing, description, spread, synchronize, timed
 from caad_ds.evaluation.speed.result import Speeds, save
-from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.generation.decoding_settings import DTYPES, check_above_zero, check_choice, check_counts
 from caad_ds.generation.model import Model
-from caad_ds.models.negatives import Negative
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.memory import PeakMemory
@@ -35,17 +33,19 @@ class System:
 
     def answer(self, items: Sequence[Item], tokens: int) -> tuple[float, Timing]:
         """Answers items with exactly `tokens` tokens each; the encoder's seconds, and the rest."""
-        loaded, clips = self.loaded, Clips(self.loaded.encoder)
+        loaded, clips = self.loaded, self.loaded.clips(items)
         synchronize(loaded.device)
         began = time.perf_counter()
         clips.hear(items)
         synchronize(loaded.device)
         encoder = time.perf_counter() - began
-        batch, states = loaded.prompts(items), clips.states(items)
+        batch, second = clips.prompts(items), None
+        if self.contrasted is not None:
+            second = clips.negative(items, batch, self.contrasted.negative)
         clock = Clock(loaded, len(items))
         generate(
-            loaded.model, loaded.tokenizer, batch, states,
-            max_new_tokens=tokens, min_new_tokens=tokens, contrasted=self.contrasted, streamer=clock,
+            loaded.lm, batch,
+            max_new_tokens=tokens, min_new_tokens=tokens, contrasted=self.contrasted, negative=second, streamer=clock,
         )  # fmt: skip
         return encoder, clock.timing
 
@@ -95,7 +95,7 @@ def compare_speed(
             loaded = Model.load(folder, chosen, dtype)
             systems[name] = System(loaded, None)
             if contrast_alpha is not None:
-                contrasted = Contrast(contrast_alpha, Negative.of(negative, loaded.encoder))
+                contrasted = Contrast(contrast_alpha, negative)
                 systems[f"{name} + CD {contrast_alpha:g} {negative}"] = System(loaded, contrasted)
         _check_clips(loaded, items)
     found = Speeds(measure(systems, items, tokens, rounds), tokens, rounds, place.resolve().name)
@@ -144,7 +144,7 @@ def _items(folder: Path, count: int) -> list[Item]:
 
 
 def _check_clips(loaded: Model, items: Sequence[Item]) -> None:
-    clips = Clips(loaded.encoder)
+    clips = loaded.clips()
     if len(clips.hear(items)) < len(items):
         path, reason = next(iter(clips.failed.items()))
         raise UserError(f"{path}: {reason}; fix the clip, or leave its row out of the benchmark")

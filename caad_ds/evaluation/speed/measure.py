@@ -30,7 +30,7 @@ class Clock(BaseStreamer):
 
     def __init__(self, loaded: Model, rows: int):
         self.rows = rows
-        self.ends = torch.tensor(end_tokens(loaded.tokenizer, loaded.model.llm.generation_config.eos_token_id))
+        self.ends = torch.tensor(end_tokens(loaded.tokenizer, loaded.lm.stops))
         self.steps: list[Tensor] = []
         self.times: list[float] = []
         synchronize(loaded.device)
@@ -84,14 +84,14 @@ class Meter:
 
 def description(loaded: Model, working: float | None, runs: list[dict]) -> dict:
     """Size and speed of a system, and where they were measured."""
-    parts = {"encoder": loaded.encoder, "connector": loaded.model.connector, "llm": loaded.model.llm}
+    parts = loaded.lm.parts()
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     return {
         "parameters": {**parameters, "total": sum(parameters.values())},
         "memory_mib": {"weights": sum(map(weights_mib, parts.values())), "working": working},
         "device": device_name(loaded.device),
         "threads": torch.get_num_threads(),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": str(loaded.lm.module.dtype).removeprefix("torch."),
         "runs": runs,
     }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.schema import CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.items import Clip
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Benchmark, Row
@@ -32,7 +32,6 @@ from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
 from caad_ds.generation.decoding_settings import DTYPES, check_choice, check_counts
 from caad_ds.generation.model import Model
 from caad_ds.models.folder_hash import model_hash
-from caad_ds.models.negatives import Negative
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_json
@@ -62,7 +61,7 @@ def check_teacher(
     instructions: str | Path,
     *,
     train_benchmark: str | Path | None = None,
-    negatives: Sequence[str] = NEGATIVES,
+    negatives: Sequence[str] = CHECKED_NEGATIVES,
     alphas: Sequence[float] = ALPHAS,
     out: str | Path | None = None,
     limit: int | None = None,
@@ -116,8 +115,9 @@ def check_teacher(
     with CheckJournal(written, settings) as journal:
         with progress(f"loading {folder}"):
             loaded = Model.load(folder, chosen, dtype)
-            heard_without = [Negative.of(negative, loaded.encoder) for negative in dict.fromkeys(negatives)]
-        probe = Probe(loaded, heard_without, alphas, known, journal, batch_size, max_new_tokens)
+        others = [next(iter(row.items())) for row in rows]
+        settings_of = known, journal, batch_size, max_new_tokens
+        probe = Probe(loaded, [*dict.fromkeys(negatives)], alphas, *settings_of, others=others)
         found = _likelihoods(probe, rows, name)
         rejected = tested.rejected + rejected + [{"id": n, "reason": r} for n, r in probe.rejected.items()]
         if not found:

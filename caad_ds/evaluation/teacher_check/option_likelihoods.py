@@ -8,14 +8,12 @@ from torch import Tensor
 
 from caad_ds.data.batch import Batch
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.teacher_check.prefix_tree import Ids, can_share, common_length, levels
+from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
+from caad_ds.evaluation.teacher_check.prefix_tree import Ids, common_length, levels
 from caad_ds.evaluation.teacher_check.signals import Paths, Signal, signals
 from caad_ds.generation.model import Model
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import contrast
-from caad_ds.models.language_model.llm import lm_head
-from caad_ds.models.negatives import Negative, embed_without_audio
-from caad_ds.models.speech_lm.embed import merge_audio
 
 LOGITS = 1 << 21  # of one signal at a time
 
@@ -24,37 +22,37 @@ LOGITS = 1 << 21  # of one signal at a time
 def log_likelihoods(
     loaded: Model,
     items: Sequence[Item],
-    outputs: Tensor,
+    ears: EncodedClips,
     statements: Sequence[str],
-    negatives: Sequence[Negative],
+    negatives: Sequence[str],
     alphas: Sequence[float],
 ) -> dict[Signal, np.ndarray]:
     """log p(statement | prompt), float64 [items, options], under every signal.
 
-    `outputs` [U, K, E] are the connector's, of the different clips of the items. The likelihood of a statement is that
-    of its tokens and its end, each under log_softmax(z) at its position. What prompts and statements have in common is
-    computed once, where the LLM allows it (`prefix_tree.can_share`).
+    `ears` has heard the items. The likelihood of a statement is that of its tokens and its end, each under
+    log_softmax(z) at its position. What prompts and statements have in common is computed once, where the model allows
+    it (`EncodedClips.shares`).
     """
-    compute = shared if can_share(loaded.model.llm) else whole
-    found = compute(loaded, items, outputs, statements, negatives, alphas)
+    compute = shared if ears.shares else whole
+    found = compute(loaded, items, ears, statements, negatives, alphas)
     return {signal: values.view(len(items), -1).cpu().double().numpy() for signal, values in found.items()}
 
 
 def whole(
-    loaded: Model, items: Sequence[Item], outputs: Tensor, statements: Sequence[str], negatives: Sequence[Negative],
+    loaded: Model, items: Sequence[Item], ears: EncodedClips, statements: Sequence[str], negatives: Sequence[str],
     alphas: Sequence[float],
 ) -> dict[Signal, Tensor]:  # fmt: skip
-    """The log-likelihoods [items * options] by a forward of each prompt with each statement, for any LLM."""
-    batch = loaded.answered([item for item in items for _ in statements], [*statements] * len(items))
-    model = loaded.model
-    head = lm_head(model.llm)
-    z_pos = head.logits(model.hidden_states(merge_audio(model, batch, outputs[batch.audio_index])))
+    """The log-likelihoods [items * options] by a forward of each prompt with each statement, for any model."""
+    asked = [item for item in items for _ in statements]
+    batch = ears.clips.answered(asked, [*statements] * len(items))
+    lm, head = loaded.lm, loaded.lm.head()
+    z_pos = head.logits(lm.hidden(batch))
     found = {Signal(): _of_answers(z_pos, batch)}
     for negative in negatives:
-        z_neg = head.logits(model.hidden_states(embed_without_audio(model, batch, negative)))
-        found[Signal(negative.name)] = _of_answers(z_neg, batch)
+        z_neg = head.logits(lm.hidden(ears.clips.negative(asked, batch, negative)))
+        found[Signal(negative)] = _of_answers(z_neg, batch)
         for alpha in alphas:
-            found[Signal(negative.name, alpha)] = _of_answers(contrast(z_pos, z_neg, alpha), batch)
+            found[Signal(negative, alpha)] = _of_answers(contrast(z_pos, z_neg, alpha), batch)
     return found
 
 
@@ -65,13 +63,13 @@ def _of_answers(z: Tensor, batch: Batch) -> Tensor:
 
 
 def shared(
-    loaded: Model, items: Sequence[Item], outputs: Tensor, statements: Sequence[str], negatives: Sequence[Negative],
+    loaded: Model, items: Sequence[Item], ears: EncodedClips, statements: Sequence[str], negatives: Sequence[str],
     alphas: Sequence[float],
 ) -> dict[Signal, Tensor]:  # fmt: skip
     """The same as `whole`: clips, their questions and the statements' common beginnings are run once each."""
-    paths = Paths(loaded, items, outputs, negatives)
+    paths = Paths(loaded, items, ears, negatives)
     encoded = [paths.encoded([statement] * len(items)) for statement in statements]
-    cut = loaded.prompter.max_answer_tokens
+    cut = loaded.reader.prompts.max_answer_tokens
     # By item, then by statement, as everything below.
     answers = [tuple(each[k].answer[:cut]) for k in range(len(items)) for each in encoded]
     sequences, starts, groups = [], [], []
@@ -82,7 +80,7 @@ def shared(
             starts.append(len(prompts[item]) - 1)
             groups.append((path, items[item].id, item))
     hidden, row = _answer_rows(loaded, paths, sequences, starts, groups)
-    return _scored(lm_head(loaded.model.llm), hidden, row.chunk(len(paths)), answers, negatives, alphas)
+    return _scored(loaded.lm.head(), hidden, row.chunk(len(paths)), answers, negatives, alphas)
 
 
 def _answer_rows(
@@ -93,7 +91,7 @@ def _answer_rows(
     hidden: list[Tensor] = []
     of: dict[tuple[int, int, int], int] = {}  # level, node, offset
     row: list[list[int]] = [[] for _ in sequences]
-    for number, level in enumerate(levels(loaded.model, paths.audio, sequences, cuts(sequences, groups))):
+    for number, level in enumerate(levels(paths.model, paths.audio, sequences, cuts(sequences, groups))):
         new = []
         for i, start in enumerate(starts):
             for position in range(max(start, level.start[i]), level.end[i]):
@@ -130,7 +128,7 @@ def cuts(sequences: Sequence[Ids], groups: Sequence[tuple]) -> list[list[int]]:
 
 def _scored(
     head: LMHead, hidden: Tensor, rows: Sequence[Tensor], answers: Sequence[tuple[int, ...]],
-    negatives: Sequence[Negative], alphas: Sequence[float],
+    negatives: Sequence[str], alphas: Sequence[float],
 ) -> dict[Signal, Tensor]:  # fmt: skip
     """Each answer's log-likelihood under every signal, from the hidden states at its tokens on each path.
 
@@ -142,8 +140,7 @@ def _scored(
     together, place = together.to(device), place.to(device)
     target = torch.tensor([token for answer in answers for token in answer], device=device)
     owner = torch.tensor([k for k, answer in enumerate(answers) for _ in answer], device=device)
-    names = [negative.name for negative in negatives]
-    found = {signal: hidden.new_zeros(len(answers), dtype=torch.float32) for signal in signals(names, alphas)}
+    found = {signal: hidden.new_zeros(len(answers), dtype=torch.float32) for signal in signals(negatives, alphas)}
     size = max(1, LOGITS // len(head.weight))
     for begin in range(0, together.shape[1], size):
         ours = ((place >= begin) & (place < begin + size)).nonzero().squeeze(-1)
@@ -154,7 +151,7 @@ def _scored(
 
         z_pos, *others = (head.logits(hidden[path[begin : begin + size]]) for path in together)
         add(Signal(), z_pos)
-        for name, z_neg in zip(names, others, strict=True):
+        for name, z_neg in zip(negatives, others, strict=True):
             add(Signal(name), z_neg)
             for alpha in alphas:
                 add(Signal(name, alpha), contrast(z_pos, z_neg, alpha))

@@ -12,11 +12,9 @@ from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Row
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
-from caad_ds.evaluation.teacher_check.prefix_tree import can_share
 from caad_ds.evaluation.teacher_check.signals import Signal, signals
 from caad_ds.evaluation.teacher_check.teacher_answers import answers
 from caad_ds.generation.model import Model
-from caad_ds.models.negatives import Negative
 from caad_ds.utils.progress import progress
 
 
@@ -24,11 +22,12 @@ from caad_ds.utils.progress import progress
 class Probe:
     """Asks about rows under some conditions what the journal does not hold yet, and keeps it there under `part`.
 
-    `rejected` has the reason, by id, of rows that cannot be asked.
+    `rejected` has the reason, by id, of rows that cannot be asked; `others` are the items that negative shuffled takes
+    audio from.
     """
 
     loaded: Model
-    negatives: Sequence[Negative]
+    negatives: Sequence[str]
     alphas: Sequence[float]
     instructions: Instructions
     journal: CheckJournal
@@ -37,14 +36,15 @@ class Probe:
     part: str = "benchmark"
     conditions: Sequence[str] = CONDITIONS
     rejected: dict[str, str] = field(default_factory=dict)
+    others: Sequence[Item] = ()
 
     def __post_init__(self) -> None:
-        self._ears = EncodedClips(self.loaded)
+        self._ears = EncodedClips(self.loaded, self.negatives, self.others)
 
     @property
     def signals(self) -> list[Signal]:
         """Those whose likelihoods are asked for."""
-        return signals([negative.name for negative in self.negatives], self.alphas)
+        return signals(self.negatives, self.alphas)
 
     @property
     def stage(self) -> str:
@@ -61,14 +61,14 @@ class Probe:
 
         def ask(asked: list[Row], items: list[Item]) -> dict[str, Any]:
             statements = list(self.instructions.attributes[asked[0].subset].options.values())
-            outputs = self._ears.outputs(items)
-            found = log_likelihoods(self.loaded, items, outputs, statements, self.negatives, self.alphas)
+            found = log_likelihoods(self.loaded, items, self._ears, statements, self.negatives, self.alphas)
             parts = np.split(np.stack([found[signal] for signal in self.signals]), len(asked), axis=1)
             return {row.id: part.tolist() for row, part in zip(asked, parts, strict=True)}
 
         def prompts(row: Row) -> int:
-            shared = can_share(self.loaded.model.llm)
-            return len(self.conditions) * (1 if shared else len(self.instructions.attributes[row.subset].options))
+            return len(self.conditions) * (
+                1 if self._ears.shares else len(self.instructions.attributes[row.subset].options)
+            )
 
         self._ask(self.stage, rows, what, ask, prompts, after)
         return self.known(rows)
@@ -87,8 +87,7 @@ class Probe:
         stage = f"{self.part}: answers, {', '.join(signal.name for signal in wanted)}"
 
         def ask(asked: list[Row], items: list[Item]) -> dict[str, Any]:
-            outputs = self._ears.outputs(items)
-            told = answers(self.loaded, items, outputs, wanted, self.negatives, self.max_new_tokens)
+            told = answers(self.loaded, items, self._ears, wanted, self.negatives, self.max_new_tokens)
             each, size = [told[signal] for signal in wanted], len(self.conditions)
             return {row.id: [texts[k * size :][:size] for texts in each] for k, row in enumerate(asked)}
 

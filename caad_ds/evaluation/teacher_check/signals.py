@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from caad_ds.evaluation.benchmarks.items import Item
+from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.prefix_tree import Ids
 from caad_ds.generation.model import Model
 from caad_ds.generation.question import as_sample, different_clips
-from caad_ds.models.negatives import Negative
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.prompts.prompt_encoder import Encoded
 from caad_ds.utils.errors import UserError
 
@@ -42,17 +42,19 @@ class Paths:
     A clip's positions differ from another's, a negative's are the same in every prompt.
     """
 
-    def __init__(self, loaded: Model, items: Sequence[Item], outputs: Tensor, negatives: Sequence[Negative]):
-        """`outputs` [U, K, E] of the different clips of the items, in order of appearance."""
-        self._loaded = loaded
-        heard = [loaded.model.project(negative.states) for negative in negatives if negative.states is not None]
-        self.audio = torch.cat([outputs, *heard]).flatten(0, 1)
+    def __init__(self, loaded: Model, items: Sequence[Item], ears: EncodedClips, negatives: Sequence[str]):
+        """`ears` has heard the items."""
+        assert isinstance(loaded.lm, SpeechAudioLM)  # as `EncodedClips.shares` says
+        self._reader, self.model = loaded.reader, loaded.lm.module
+        constants = [ears.constant(negative) for negative in negatives]
+        heard = [outputs for outputs in constants if outputs is not None]
+        self.audio = torch.cat([ears.outputs(items), *heard]).flatten(0, 1)
         number = {clip: place for place, clip in enumerate(different_clips(items))}
         own = [[number[clip] for clip in item.clips] for item in items]
         silent = iter(range(len(number), len(number) + len(heard)))
         self._numbers: list[list[list[int]] | None] = [own]  # of each path and item, the audios; None: removed
-        for negative in negatives:
-            constant = None if negative.states is None else next(silent)
+        for outputs in constants:
+            constant = None if outputs is None else next(silent)
             self._numbers.append(None if constant is None else [[constant] * len(audios) for audios in own])
         self._items = items
 
@@ -75,16 +77,15 @@ class Paths:
 
     def encoded(self, answers: Sequence[str | None]) -> list[Encoded]:
         """The items' prompts, each with an answer, or None for the prompt alone."""
-        prompter = self._loaded.prompter
         return [
-            prompter.check(as_sample(item, answer), with_answer=answer is not None)
+            self._reader.check(as_sample(item, answer), with_answer=answer is not None)
             for item, answer in zip(self._items, answers, strict=True)
         ]
 
     def _ids(self, prompt: Encoded, audios: list[int] | None) -> Ids:
         if audios is None:
             return tuple(token for token, heard in zip(prompt.prompt, prompt.is_audio, strict=True) if not heard)
-        queries = self._loaded.prompter.num_queries
+        queries = self._reader.prompts.num_queries
         rows = iter(-1 - (audio * queries + k) for audio in audios for k in range(queries))
         pairs = zip(prompt.prompt, prompt.is_audio, strict=True)
         return tuple(next(rows) if heard else token for token, heard in pairs)

@@ -167,6 +167,29 @@ def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
     return form
 
 
+def check_audio_head(model: PreTrainedModel, name: str, avoid: int) -> HeadForm:
+    """Compare an audio LLM's logits of a few tokens with its head's product of its states, and keep the head's form.
+
+    `avoid` is the id of its placeholder for audio. Needs whole weights.
+
+    Raises:
+        UserError: the logits are no such product up to a constant factor and a soft cap.
+    """
+    with _at_rest(model):
+        table = token_embeddings(model)
+        ids = torch.arange(1, PROBED + 1, device=table.device)[None] * max(1, len(table) // (PROBED + 1)) % len(table)
+        ids = torch.where(ids == avoid, ids - 1, ids)
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        hidden = model.base_model(**given).last_hidden_state[0]
+        try:
+            form = measured_form(model, hidden, lambda: model(**given).logits)
+        except UserError as error:
+            kind = model.config.model_type
+            raise UserError(f"{name}: a model of type {kind} cannot be used: {error}; take another model") from None
+    model._caad_head = form  # type: ignore[assignment]
+    return form
+
+
 @contextmanager
 def _at_rest(llm: PreTrainedModel) -> Iterator[None]:
     """In evaluation, without gradients, and with the random state as before."""

@@ -4,17 +4,17 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
 
 import torch
-from jinja2 import TemplateError
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.data.markers import AUDIO
 from caad_ds.data.record import PromptRecord
+from caad_ds.models.prompts.audio_spans import AudioSpans, MarkedText, render
 from caad_ds.models.prompts.control_tokens import SPAN, check_texts, control_tokens, plain_markers
 from caad_ds.utils.errors import UserError
 
@@ -26,7 +26,7 @@ CONTENT, ANSWER = "qzxv", "vxzq"  # stand for texts where the template's own are
 
 @dataclass(frozen=True)
 class Encoded:
-    """A record as token ids: `prompt`, whether each of it holds a connector output, and `answer` with its end."""
+    """A record as token ids: `prompt`, whether each of it stands for audio, and `answer` with its end."""
 
     prompt: list[int]
     is_audio: list[bool]
@@ -43,12 +43,12 @@ class Turn:
 
 
 class PromptEncoder:
-    """Tokenises records for a model with K = `num_queries` connector outputs per audio.
+    """Tokenises records for a model with `num_queries` positions per audio, or as many as each call says.
 
-    `<|AUDIO|>` becomes K placeholder positions followed by the audio's transcription (DeSTA2, section 3). The ids are
-    those of the whole text, prompt and answer, in which the placeholders stand as a special token does. Contents
-    never become control tokens: a record whose texts would is refused. Answers longer than `max_answer_tokens` are cut
-    before their end token and counted in `truncated`; what exceeds the `limit` of positions of `model` is refused.
+    `spans` says how audio stands in the text, and `transcripts` whether its transcription does. The ids are those of
+    the whole text, prompt and answer, in which an audio stands as a special token does. Contents never become control
+    tokens: a record whose texts would is refused. Answers longer than `max_answer_tokens` are cut before their end
+    token and counted in `truncated`; what exceeds the `limit` of positions of `model` is refused.
 
     Models that were trained before the ids were those of the whole text keep theirs (form "pieces"): the text between
     two audios, and the answer, are tokenised apart.
@@ -61,6 +61,8 @@ class PromptEncoder:
         max_answer_tokens: int = 300,
         limit: int | None = None,
         model: str = "the model",
+        spans: AudioSpans | None = None,
+        transcripts: bool = True,
     ):
         if not tokenizer.chat_template:
             raise UserError(f"tokenizer {tokenizer.name_or_path}: it has no chat template; use an instruct model's")
@@ -74,36 +76,59 @@ class PromptEncoder:
         self.max_answer_tokens = max_answer_tokens
         self.limit = limit
         self.model = model
+        self.spans = spans or MarkedText()
+        self.transcripts = transcripts
         self.truncated = 0
-        # The embedding at a placeholder is overwritten, and a pad is never attended to: any valid id will do.
-        self.filler = tokenizer.eos_token_id
+        self.filler = tokenizer.eos_token_id  # a pad is never attended to: any id will do that stands for no audio
         self.form = form_of(tokenizer)
         self.turn = answer_turn(tokenizer)
         # A tokenizer of its own, in which a marker of audio parts the text as any special token does.
         self._reader = copy.deepcopy(tokenizer)
-        self._reader.add_tokens([AUDIO], special_tokens=True)
-        self._audio = self._reader.convert_tokens_to_ids(AUDIO)
+        self._reader.add_tokens([self.spans.mark], special_tokens=True)
+        self._audio = self._reader.convert_tokens_to_ids(self.spans.mark)
+        # Where the model has no token for it, the embedding at a placeholder is overwritten: any id will do.
+        self.placeholder = self._audio if self._audio < len(tokenizer) else self.filler
         self._control = control_tokens(self._reader)
         self._marks = self._marks_of_roles()
         unknown = tokenizer.unk_token_id  # any text may become it, but none may spell it
         self._unknown = [] if unknown is None or unknown in self._control else [tokenizer.unk_token]
         self._frame = lru_cache(1024)(self._frame_of)
 
-    def encode(self, record: PromptRecord, *, with_answer: bool = True) -> Encoded:
-        """Token ids of a record; UserError, which names it, if it cannot be written as the template's prompt."""
+    def encode(
+        self, record: PromptRecord, *, with_answer: bool = True, positions: Sequence[int] | None = None
+    ) -> Encoded:
+        """Token ids of a record; UserError, which names it, if it cannot be written as the template's prompt.
+
+        `positions` says how many each of its audios has; None: `num_queries`.
+        """
+        if positions is None:
+            positions = [self.num_queries] * len(record["audios"])
         try:
-            return self._encoded(record, record["response"] if with_answer else None)
+            return self._encoded(record, record["response"] if with_answer else None, positions)
         except UserError as error:
             raise UserError(f"record {record.get('id', 'without id')}: {error}") from error
 
     def prompt(self, record: PromptRecord) -> tuple[list[int], list[bool]]:
-        """Token ids of the prompt up to the answer, and for each whether it holds a connector output."""
+        """Token ids of the prompt up to the answer, and for each whether it stands for audio."""
         encoded = self.encode(record, with_answer=False)
         return encoded.prompt, encoded.is_audio
 
-    def check(self, sample: Sample, *, with_answer: bool = True, room: int = 0) -> Encoded:
-        """Encode a sample; UserError, which names it, if that fails or leaves no `room` in the model's positions."""
-        encoded = self.encode(sample.record, with_answer=with_answer)
+    def check(
+        self,
+        sample: Sample,
+        *,
+        with_answer: bool = True,
+        room: int = 0,
+        positions: Sequence[int] | None = None,
+        answer: Sequence[int] | None = None,
+    ) -> Encoded:
+        """Encode a sample; UserError, which names it, if that fails or leaves no `room` in the model's positions.
+
+        `answer` are the ids of an answer to take instead of the record's; `positions` as in `encode`.
+        """
+        encoded = self.encode(sample.record, with_answer=with_answer and answer is None, positions=positions)
+        if answer is not None:
+            encoded = replace(encoded, answer=[*answer])
         length = len(encoded.prompt) + len(encoded.answer[: self.max_answer_tokens]) + room
         if self.limit is not None and length > self.limit:
             what = "prompt and answer" if with_answer or room else "prompt"
@@ -113,16 +138,27 @@ class PromptEncoder:
             )
         return encoded
 
-    def length(self, sample: Sample) -> int:
-        """Return how many tokens prompt and answer of a sample take; UserError as of `check`."""
-        encoded = self.check(sample)
-        return len(encoded.prompt) + len(encoded.answer[: self.max_answer_tokens])
+    def batch(
+        self,
+        samples: Sequence[Sample],
+        *,
+        pad: str = "right",
+        with_answer: bool = True,
+        positions: Sequence[int] | None = None,
+        answers: Sequence[Sequence[int]] | None = None,
+    ) -> Batch:
+        """Tokenise samples into a Batch without audio; `pad` is the side, "left" for generation.
 
-    def batch(self, samples: Sequence[Sample], *, pad: str = "right", with_answer: bool = True) -> Batch:
-        """Tokenise samples into a Batch without features; `pad` is the side, "left" for generation."""
+        `positions` of the samples' audios, one after another, and `answers` of the samples as in `check`.
+        """
+        counts = [len(sample.record["audios"]) for sample in samples]
+        each = [self.num_queries] * sum(counts) if positions is None else list(positions)
         rows: list[tuple[list[int], list[bool], list[int]]] = []
-        for sample in samples:
-            encoded = self.check(sample, with_answer=with_answer)
+        first = 0
+        for number, (sample, count) in enumerate(zip(samples, counts, strict=True)):
+            answer = None if answers is None else answers[number]
+            ours, first = each[first : first + count], first + count
+            encoded = self.check(sample, with_answer=with_answer, positions=ours, answer=answer)
             ids, answer = encoded.prompt, encoded.answer[: self.max_answer_tokens]
             self.truncated += len(encoded.answer) > len(answer)
             labels = [IGNORE] * len(ids) + answer
@@ -144,20 +180,24 @@ class PromptEncoder:
             input_ids=padded(0, self.filler),
             attention_mask=attended.long(),
             audio_mask=padded(1, False).bool(),
-            audio_index=torch.arange(sum(len(sample.record["audios"]) for sample in samples)),
             labels=padded(2, IGNORE),
+            audio_index=torch.arange(sum(counts)),
+            audio_sample=torch.arange(len(samples)).repeat_interleave(torch.tensor(counts, dtype=torch.long)),
+            audio_positions=torch.tensor(each, dtype=torch.long),
         )
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
-    def _encoded(self, record: PromptRecord, answer: str | None) -> Encoded:
-        messages, transcripts = _messages(record), [audio.get("text") or "" for audio in record["audios"]]
-        frame, markers = self._frame(tuple((role, _skeleton(content)) for role, content in messages))
+    def _encoded(self, record: PromptRecord, answer: str | None, positions: Sequence[int]) -> Encoded:
+        messages = _messages(record)
+        transcripts = [(audio.get("text") or "") if self.transcripts else "" for audio in record["audios"]]
+        given = self.spans.given(messages, transcripts)
+        frame, markers = self._frame(tuple((role, _skeleton(content)) for role, content in given))
         texts = {f"{role} message {n}": SPAN.sub("\n", content) for n, (role, content) in enumerate(messages, 1)}
         texts |= {f"transcript {n}": text for n, text in enumerate(transcripts, 1)}
         texts |= {} if answer is None else {"answer": answer}
         check_texts(texts, [*markers, *self._marks, *self._unknown])
-        text = self._written(messages, transcripts)
+        text = self._written(given, transcripts)
         if answer is not None:
             answer = self.turn.lead + (answer.strip() if self.turn.trims else answer)
         ids, answer_ids = self._ids(text, answer)
@@ -165,39 +205,44 @@ class PromptEncoder:
             raise UserError(self._culprit(texts))
         prompt: list[int] = []
         is_audio: list[bool] = []
+        left = iter(positions)
         for number in ids:
             here = number == self._audio
-            prompt += [self.filler] * self.num_queries if here else [number]
-            is_audio += [True] * self.num_queries if here else [False]
+            count = next(left) if here else 1
+            prompt += [self.placeholder if here else number] * count
+            is_audio += [here] * count
         return Encoded(prompt, is_audio, answer_ids if answer is None else [*answer_ids, self.turn.end])
 
     def _written(self, messages: Sequence[tuple[str, str]], transcripts: Sequence[str]) -> str:
-        """The prompt as text, each transcript after its audio's marker."""
-        text = render(self.tokenizer, messages)
-        pieces = text.split(AUDIO)
-        if len(pieces) != len(transcripts) + 1:
-            raise UserError(f"{len(pieces) - 1} {AUDIO} in its messages but {len(transcripts)} audios; make them equal")
+        """The prompt as text, with the transcripts in it."""
+        marked = sum(len(SPAN.findall(content)) for _, content in messages)
+        if marked != len(transcripts):
+            raise UserError(f"{marked} {AUDIO} in its messages but {len(transcripts)} audios; make them equal")
+        text = self.spans.render(self.tokenizer, messages)
+        kept = text.count(self.spans.mark) == marked
         for number, (role, content) in enumerate(messages, 1):
-            if content.strip() not in text:
+            if not kept or not all(piece.strip() in text for piece in self.spans.texts(content)):
                 raise _changed(role, number)
-        return AUDIO.join([pieces[0], *map(str.__add__, transcripts, pieces[1:])])
+        return self.spans.finished(text, transcripts)
 
     def _frame_of(self, messages: tuple[tuple[str, str], ...]) -> tuple[list[int], list[str]]:
         """The control tokens that the template itself writes around such messages, and its markers in plain text."""
         numbered = [(role, content.replace(CONTENT, f"{CONTENT}{n}z")) for n, (role, content) in enumerate(messages, 1)]
-        text = render(self.tokenizer, numbered)
+        text = self.spans.render(self.tokenizer, numbered)
         for n, (role, content) in enumerate(messages, 1):
             # The text itself may stand elsewhere too, in another message or in the template.
             if text.count(f"{CONTENT}{n}z") < content.count(CONTENT):
                 raise _changed(role, n)
-        return self._controls(self._tokens(text)), self._plain(re.split(rf"{CONTENT}\d+z|{SPAN.pattern}", text))
+        between = rf"{CONTENT}\d+z|{SPAN.pattern}|{re.escape(self.spans.mark)}"
+        return self._controls(self._tokens(text)), self._plain(re.split(between, text))
 
     def _marks_of_roles(self) -> list[str]:
         """The template's markers in plain text around every role: a text may spell those of another turn."""
         found: list[str] = []
         for roles in (("system", "user"), ("user", "assistant", "user")):
             try:
-                found += self._plain(render(self.tokenizer, [(role, CONTENT) for role in roles]).split(CONTENT))
+                text = self.spans.render(self.tokenizer, [(role, CONTENT) for role in roles])
+                found += self._plain(text.split(CONTENT))
             except UserError:  # it has no such turn
                 continue
         return found
@@ -211,7 +256,7 @@ class PromptEncoder:
     def _ids(self, text: str, answer: str | None) -> tuple[list[int], list[int]]:
         """Ids of prompt and answer, the prompt's with one id per audio."""
         if self.form == PIECES:
-            first, *rest = map(self._tokens, text.split(AUDIO))
+            first, *rest = map(self._tokens, text.split(self.spans.mark))
             ids = first + [number for piece in rest for number in (self._audio, *piece)]
             return ids, self._tokens(answer or "")
         ids = self._tokens(text)
@@ -221,7 +266,7 @@ class PromptEncoder:
         if whole[: len(ids)] == ids:
             return ids, whole[len(ids) :]
         # The answer's first characters would join the prompt's last ones, which stand before any of it is written.
-        apart = self._tokens(text + AUDIO + answer)
+        apart = self._tokens(text + self.spans.mark + answer)
         end = len(apart) - 1 - apart[::-1].index(self._audio)
         ids_apart, answer_ids = apart[:end], apart[end + 1 :]
         if ids_apart != ids or self._text(ids + answer_ids) != self._text(whole):
@@ -249,27 +294,14 @@ class PromptEncoder:
         return "its texts form a control token where they meet the chat template; change the text"
 
 
-def render(tokenizer: Any, messages: Iterable[tuple[str, str]], prompt: bool = True) -> str:
-    """The chat template's text of (role, content) messages; UserError with the template's words if it refuses them."""
-    chat = [{"role": role, "content": content} for role, content in messages]
-    try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
-    except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        remedy = "change its messages"
-        if any(message["role"] == "system" for message in chat):
-            remedy = "leave out the system message, or set student.template.merge_system (--merge-system in Stage 1)"
-        raise UserError(f"the chat template refuses it: {told:.200}; {remedy}") from error
-
-
 def answer_turn(tokenizer: Any) -> Turn:
     """How the template writes an answer's turn, seen on a short chat; a bare answer and `eos_token` if it refuses."""
     plain = Turn("", tokenizer.eos_token_id, False)
-    asked = [("user", CONTENT)]
+    asked = [{"role": "user", "content": CONTENT}]
     try:
         prompt = render(tokenizer, asked)
         # Between tabs, which no template writes itself: a space after the answer may be the template's (Llama 2).
-        whole = render(tokenizer, [*asked, ("assistant", f"\t{ANSWER}\t")], prompt=False)
+        whole = render(tokenizer, [*asked, {"role": "assistant", "content": f"\t{ANSWER}\t"}], prompt=False)
     except UserError:
         return plain
     before, found, after = whole.rpartition(ANSWER)

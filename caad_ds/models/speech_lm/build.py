@@ -5,7 +5,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from caad_ds.models.architecture import is_architecture, read_architecture
-from caad_ds.models.language_model.llm import build_llm, cut_layers, load_llm
+from caad_ds.models.language_model.llm import build_llm, load_llm
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.qformer import ConnectorForm
@@ -57,20 +57,3 @@ def build(
     except (ValueError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"no model can be built of the student's llm and qformer_heads: {reason}; fix them") from error
-
-
-def keep_first_layers(model: SpeechLM, layers: int) -> None:
-    """Leave the model only its LLM's first `layers` layers, and its connector.
-
-    A student that starts here keeps the teacher's ears and embedding space, and learns again what the other layers did.
-    """
-    have = model.config.llm_config.num_hidden_layers
-    for config in {id(c): c for c in (model.config.llm_config, model.llm.config)}.values():
-        cut_layers(config, layers, "student.path")
-    decoder = model.llm.get_decoder()  # of OPT a part of the base model
-    lists = {name: child for name, child in decoder.named_children() if isinstance(child, torch.nn.ModuleList)}
-    per_layer = {name: child for name, child in lists.items() if len(child) == have}
-    if not per_layer:
-        raise UserError(f"student.keep_layers: no layers found in {type(decoder).__name__}; build a student from llm")
-    for name, child in per_layer.items():
-        setattr(decoder, name, child[:layers])

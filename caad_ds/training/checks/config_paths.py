@@ -7,7 +7,7 @@ from caad_ds.data.index import FILE_NAME, no_index
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.tracking import Target
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import check_hub_or_folder, check_model_folder
+from caad_ds.utils.paths import check_hub_or_folder, check_model_folder, is_hub_id
 
 
 def check_inputs(cfg: Config) -> None:
@@ -29,7 +29,11 @@ def _check_paths(cfg: Config) -> None:
         if folder is not None and not (folder / FILE_NAME).exists():
             raise no_index(folder / FILE_NAME)
     for model in (cfg.teacher.path if cfg.teacher else None, cfg.student.path):
-        if model is not None:
+        if model is None:
+            continue
+        if is_architecture(model):
+            read_architecture(model)
+        elif not is_hub_id(model):
             check_model_folder(Path(model))
     if cfg.student.path is not None:
         return

@@ -3,14 +3,13 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from caad_ds.data.batch import IGNORE, Batch
+from caad_ds.data.batch import PairedBatch, len_of
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.training.checks.finite_weights import not_finite, own_optimizer, own_weights
 from caad_ds.utils.command import is_main
@@ -108,7 +107,9 @@ def shown(ids: Sequence[str]) -> str:
 
 
 @torch.no_grad()
-def culprits(step: DistillStep, read: Sequence[Batch], window: Sequence[Batch], terms: Sequence[Terms]) -> dict:
+def culprits(
+    step: DistillStep, read: Sequence[PairedBatch], window: Sequence[PairedBatch], terms: Sequence[Terms]
+) -> dict:
     """What of a skipped step was not finite, and which samples gave it, over all ranks; every rank calls it.
 
     `window` holds the batches of the step and `terms` their terms; `read` are the batches as they were read, before
@@ -133,7 +134,7 @@ def culprits(step: DistillStep, read: Sequence[Batch], window: Sequence[Batch], 
         for number in range(rounds):  # the same number on every rank, whose engines run together
             batch, row = suspects[number] if number < len(suspects) else (window[0], 0)
             alone = _only(batch, row)
-            kd, ce, _ = step.evaluate(alone, max(1, len(alone.targets)))
+            kd, ce, _ = step.evaluate(alone, max(1, len(alone.student.targets)))
             if number < len(suspects):
                 asked.append({"id": batch.keys[row], "kd": number_of(kd), "ce": number_of(ce)})
     step.engine.train()
@@ -158,19 +159,19 @@ def number_of(value: torch.Tensor | float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
-def _not_finite_audio(step: DistillStep, batch: Batch) -> list[str]:
-    """The ids of the samples with audio whose features, or the student's encoder's states of them, are not finite."""
-    finite = batch.features.isfinite().flatten(1).all(1)
-    if step.encoder.adapters is None:  # one that trains runs in the student's engine only
-        states = step.encoder.encode(batch.features).hidden
-        finite &= states.isfinite().flatten(1).all(1).to(finite.device)
-    queries = int(batch.audio_mask.sum()) // len(batch.audio_index)
-    sample = torch.arange(len(batch.keys)).repeat_interleave(batch.audio_mask.sum(1) // queries)
-    return [batch.keys[n] for n in sample[~finite[batch.audio_index]].unique().tolist()]
+def _not_finite_audio(step: DistillStep, batch: PairedBatch) -> list[str]:
+    """The ids of the samples with audio whose features, or what the student makes of them outside its engine, are not
+    finite."""
+    asked = batch.student
+    finite = torch.ones(len_of(asked.audio), dtype=torch.bool)
+    for audio in (asked.audio, step.student.encode(asked.audio)):
+        for each in audio.values():
+            finite &= each.isfinite().flatten(1).all(1).cpu()
+    bad = asked.audio_sample[~finite[asked.audio_index]]
+    return [batch.keys[number] for number in bad.unique().tolist()]
 
 
-def _only(batch: Batch, row: int) -> Batch:
+def _only(batch: PairedBatch, row: int) -> PairedBatch:
     """The batch with the answer of one sample alone."""
-    labels = torch.full_like(batch.labels, IGNORE)
-    labels[row] = batch.labels[row]
-    return replace(batch, labels=labels)
+    others = torch.arange(len(batch.keys), device=batch.student.labels.device) != row
+    return batch.ignoring(others)

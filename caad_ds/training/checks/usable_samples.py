@@ -4,11 +4,11 @@ What is found depends on data, prompts and models alone, which a run is known by
 it resumes, the same samples are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.reader import IndexedReader
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.training.checkpoints.checkpoint import Checkpoints
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
@@ -21,14 +21,14 @@ LIST = "unusable.jsonl"
 
 def check_texts(
     readers: Sequence[IndexedReader],
-    prompter: PromptEncoder,
+    check: Callable[[Sample], object],
     checkpoints: Checkpoints,
     skip: bool,
     heartbeat: Heartbeat,
 ) -> None:
     """Encode the texts of every sample, each rank its share; every rank calls it.
 
-    A run that has checkpoints and no list of such samples has done so already. Those that `prompter` refuses are listed
+    A run that has checkpoints and no list of such samples has done so already. Those that `check` refuses are listed
     in `unusable.jsonl` in the run's folder; with `skip` their readers leave them out.
 
     Raises:
@@ -37,7 +37,7 @@ def check_texts(
     path = checkpoints.root.parent / LIST
     if from_main(lambda: checkpoints.newest() is not None and not path.exists()):
         return
-    found = [_unusable(reader, prompter, heartbeat) for reader in readers]
+    found = [_unusable(reader, check, heartbeat) for reader in readers]
     agreed(lambda: _write(path, readers, found) if is_main() else None)
     for reader, reasons in zip(readers, found, strict=True):
         if not reasons:
@@ -50,7 +50,7 @@ def check_texts(
         heartbeat.say(f"left out: {told}")
 
 
-def _unusable(reader: IndexedReader, prompter: PromptEncoder, heartbeat: Heartbeat) -> dict[int, str]:
+def _unusable(reader: IndexedReader, check: Callable[[Sample], object], heartbeat: Heartbeat) -> dict[int, str]:
     """Why a sample cannot be used, by its number in the index, over all ranks."""
     rank, world_size = world()
     mine: dict[int, str] = {}
@@ -58,16 +58,16 @@ def _unusable(reader: IndexedReader, prompter: PromptEncoder, heartbeat: Heartbe
     done = 0
     heartbeat.turn_to(lambda: f"checking texts: {done}/{len(numbers)} of this rank")
 
-    def check() -> None:
+    def check_all() -> None:
         nonlocal done
         for number in numbers:
             try:
-                prompter.check(reader.without_audio(number))
+                check(reader.without_audio(number))
             except UserError as error:
                 mine[number] = str(error)
             done += 1
 
-    agreed(check)
+    agreed(check_all)
     return dict(sorted(item for each in gathered(mine) for item in each.items()))
 
 

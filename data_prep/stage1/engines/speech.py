@@ -1,4 +1,4 @@
-"""A trained SpeechLM in this process, which answers from the audio: the anchor of the paper's ablation (CAAD)."""
+"""An audio LM in this process, which answers from the audio: the anchor of the paper's ablation (CAAD)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from data_prep.stage1.engines.settings import GenerationSettings
 
 
 def prepare(options: EngineOptions) -> PreparedEngine:
-    """Prepare the model of a folder, which the settings name by its hash: training may have written it again."""
+    """Prepare the model of a folder or hub id, which the settings name by its hash: training may write it again."""
     options.refuse_switches("speech")
     asking, batch_size = options.asking, options.batch_size
     folder = model_folder(options.needed_model("speech", "folder of a trained SpeechLM"))
@@ -52,15 +52,14 @@ class SpeechEngine(LocalEngine):
         dtype: str = "",
     ):
         from caad_ds.generation.model import Model
-        from caad_ds.models.language_model.llm import position_limit
         from caad_ds.models.prompts.prompt_encoder import end_tokens
         from caad_ds.utils.device import pick_device
 
         self.loaded = Model.load(folder, pick_device(device), dtype or default_dtype(device))
         self.asking, self.batch_size = asking or GenerationSettings(), batch_size
-        self.prompter = self.loaded.prompter
-        self.ends = end_tokens(self.tokenizer, self.loaded.model.llm.generation_config.eos_token_id)
-        self.positions = position_limit(self.loaded.model.llm.config)
+        self.prompter = self.loaded.reader.prompts
+        self.ends = end_tokens(self.tokenizer, self.loaded.lm.stops)
+        self.positions = self.loaded.lm.position_limit
 
     def _asked(self, record: Record) -> PromptRecord:
         return {"id": record["id"], "messages": self.asking.spoken(record), "audios": record["audios"]}
@@ -76,23 +75,18 @@ class SpeechEngine(LocalEngine):
             yield from self._heard(samples)
 
     def _sample(self, record: Record) -> Sample:
-        from caad_ds.models.speech_lm.features import check_length
-
         waveforms = []
         for entry in record["audios"]:
             waveforms.append(waveform(entry))
-            check_length(self.loaded.encoder, waveforms[-1:], f"{entry['path']}: ")
+            self.loaded.reader.check_audio(waveforms[-1:], f"{entry['path']}: ")
         return Sample(record["id"], self._asked(record), waveforms)
 
     def _heard(self, samples: list[Sample]) -> Iterator[Answer]:
         from caad_ds.generation.decoding import generate
-        from caad_ds.models.speech_lm.features import with_features
 
-        model, encoder = self.loaded.model, self.loaded.encoder
-        prompts = self.loaded.prompter.batch(samples, pad="left", with_answer=False)
-        batch = with_features(prompts, samples, encoder).to(self.loaded.device)
-        states = encoder.encode(batch.features)
+        lm = self.loaded.lm
+        batch = lm.reader.collate(samples, pad="left", with_answer=False).to(self.loaded.device)
         most = self.asking.max_new_tokens
-        tokens = generate(model, self.tokenizer, batch, states, max_new_tokens=most, sampling=self.asking.sampling())
+        tokens = generate(lm, lm.prepare(batch), max_new_tokens=most, sampling=self.asking.sampling())
         for sample, ids in zip(samples, tokens.tolist(), strict=True):
             yield self._answer(sample.key, ids)

@@ -1,0 +1,86 @@
+"""Samples as teacher and student read them: a batch each, with one answer, and the batch of the second path."""
+
+from collections.abc import Sequence
+
+from caad_ds.data.audio.decoded import Sample
+from caad_ds.data.batch import IGNORE, Batch, PairedBatch
+from caad_ds.models import negatives
+from caad_ds.models.prompts.prompt_encoder import Encoded
+from caad_ds.models.reader import Reader
+from caad_ds.models.shared_vocabulary import SharedVocabulary
+from caad_ds.utils.errors import UserError
+
+
+class Pairing:
+    """Collates samples for teacher and student; where both read alike, once.
+
+    The answer's ids are those of the student's tokenizer after its own template, for both. `negative` names the second
+    path, `partners` gives it audio of other samples.
+    """
+
+    def __init__(
+        self,
+        student: Reader,
+        teacher: Reader | None = None,
+        negative: str | None = None,
+        shared: SharedVocabulary | None = None,
+        partners: negatives.Partners | None = None,
+    ):
+        self.student, self.teacher = student, teacher
+        self.alike = teacher is not None and student.identity() == teacher.identity()
+        self.negative = None if negative is None else negatives.find(negative)
+        self.shared, self.partners = shared, partners
+
+    def __call__(self, samples: Sequence[Sample]) -> PairedBatch:
+        """The samples' batches, on the CPU; UserError names a sample that one of the models cannot read."""
+        student = self.student.collate(samples)
+        teacher = student if self.alike else None
+        if self.teacher is not None and not self.alike:
+            answers = [row[row != IGNORE].tolist() for row in student.labels]
+            teacher = self.teacher.collate(samples, answers=answers)
+        return PairedBatch(student, teacher, self._second(teacher or student, samples))
+
+    def check(self, sample: Sample) -> Encoded:
+        """Encode a sample's texts as both do; UserError, which names it, where one cannot or the answers differ."""
+        encoded = self.student.check(sample)
+        if self.teacher is None or self.alike:
+            return encoded
+        theirs = self.teacher.check(sample)
+        if theirs.answer != encoded.answer:
+            raise UserError(
+                f"sample {sample.key}: teacher and student make other tokens of its answer (the first: "
+                f"{_first_difference(theirs.answer, encoded.answer)}); leave it out, or take models of one tokenizer"
+            )
+        if self.shared is not None and (other := next((t for t in encoded.answer if not self.shared.holds(t)), None)):
+            token = self.student.tokenizer.convert_ids_to_tokens(other)
+            raise UserError(
+                f"sample {sample.key}: its answer holds {token!r} ({other}), which is another token to the teacher; "
+                "change its text"
+            )
+        return encoded
+
+    def length(self, sample: Sample) -> int:
+        """The most positions that a sample takes in either model."""
+        return max(reader.length(sample) for reader in self.readers)
+
+    @property
+    def readers(self) -> list[Reader]:
+        """Those that read samples, the student's first."""
+        return [self.student] if self.teacher is None or self.alike else [self.student, self.teacher]
+
+    @property
+    def truncated(self) -> int:
+        """How many answers were cut."""
+        return self.student.prompts.truncated
+
+    def _second(self, batch: Batch, samples: Sequence[Sample]) -> Batch | None:
+        if self.negative is None:
+            return None
+        return self.negative(batch, samples, self.teacher or self.student, self.partners)
+
+
+def _first_difference(theirs: Sequence[int], ours: Sequence[int]) -> str:
+    place = next((n for n, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), None)
+    place = min(len(theirs), len(ours)) if place is None else place
+    said = [str(each[place]) if place < len(each) else "none" for each in (theirs, ours)]
+    return f"{said[0]} and {said[1]} at {place}"

@@ -1,0 +1,85 @@
+"""Which family a model folder or hub id is of, and the model loaded by it."""
+
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from caad_ds.models import families
+from caad_ds.models.architecture import read_architecture
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
+from caad_ds.utils.paths import check_model_folder, is_hub_id
+
+# What a model is made of; a repository may hold other formats of the weights as well.
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+# Why models of other types cannot be distilled, where their kind is known (by a part of model_type).
+UNFIT = {
+    "whisper": "an encoder-decoder model, whose decoder writes no answers to questions",
+    "wav2vec2": "a CTC model, which has no language model",
+    "hubert": "a CTC model, which has no language model",
+    "wavlm": "a CTC model, which has no language model",
+    "seamless": "an encoder-decoder model, whose decoder writes no answers to questions",
+    "speech_to_text": "an encoder-decoder model, whose decoder writes no answers to questions",
+    "realtime": "a streaming model, whose audio has no span in a prompt",
+    "kyutai": "a streaming model, whose audio has no span in a prompt",
+    "moshi": "a streaming model, whose audio has no span in a prompt",
+}
+
+
+def supported() -> list[str]:
+    """The `model_type` of every family that there is a module for."""
+    return sorted(module.name for module in iter_modules(families.__path__))
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder of a model; of a hub id the local copy, downloaded where it is not there.
+
+    UserError where there is neither.
+    """
+    path = Path(name)
+    if not is_hub_id(str(name)):
+        check_model_folder(path)
+        return path
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{name}: no such folder, and no model of that id could be downloaded ({reason:.200}); give the folder of "
+            "a model, or a hub id"
+        ) from error
+
+
+def family_of(folder: Path) -> ModuleType:
+    """The module of the family that a model folder is of; UserError where there is none, by name."""
+    config = read_json(folder / "config.json", "give the folder of a model")
+    return family(str(config.get("model_type")), str(folder))
+
+
+def family(kind: str, where: str) -> ModuleType:
+    """The module of a `model_type`; UserError, which begins with `where`, where there is none."""
+    if kind in supported():
+        return import_module(f"{families.__name__}.{kind}")
+    known = ", ".join(supported())
+    why = next((f": {reason}" for part, reason in UNFIT.items() if part in kind), "")
+    raise UserError(f"{where}: a model of type {kind} is not supported{why}; supported are {known} (docs/models.md)")
+
+
+def load(name: str | Path, dtype: torch.dtype = torch.float32) -> AudioLM:
+    """The model of a folder or hub id in `dtype`, with what reads its batches."""
+    folder = local_folder(name)
+    return family_of(folder).load(folder, dtype)
+
+
+def build(architecture: str, processor: str | Path) -> AudioLM:
+    """A model of an architecture file (.json) with random weights, and the processor of a folder or hub id."""
+    found = family(str(read_architecture(architecture)["model_type"]), architecture)
+    if not hasattr(found, "build"):
+        raise UserError(f"{architecture}: a whole {found.FAMILY} has parts, not one architecture; use student.llm")
+    return found.build(architecture, local_folder(processor))

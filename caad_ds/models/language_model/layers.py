@@ -1,0 +1,26 @@
+"""The first layers of a language model that is there."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from caad_ds.models.language_model.llm import cut_layers
+from caad_ds.utils.errors import UserError
+
+
+def keep_first_layers(model: PreTrainedModel, configs: Sequence[PreTrainedConfig], layers: int) -> None:
+    """Leave a language model only its first `layers` layers, and let its configs say so.
+
+    A student that starts here keeps the teacher's ears and embedding space, and learns again what the other layers did.
+    """
+    have = model.config.num_hidden_layers
+    for config in {id(c): c for c in (*configs, model.config)}.values():
+        cut_layers(config, layers, "student.path")
+    decoder = model.get_decoder()  # of OPT a part of the base model
+    lists = {name: child for name, child in decoder.named_children() if isinstance(child, torch.nn.ModuleList)}
+    per_layer = {name: child for name, child in lists.items() if len(child) == have}
+    if not per_layer:
+        raise UserError(f"student.keep_layers: no layers found in {type(decoder).__name__}; build a student from llm")
+    for name, child in per_layer.items():
+        setattr(decoder, name, child[:layers])

@@ -1,0 +1,34 @@
+"""What stands in the audio's place in the second pass (docs/method.md, Negatives): a module for each, found by name.
+
+A negative's module has `negative(batch, samples, reader, partners) -> Batch`: a model's batch of samples, on the CPU,
+becomes that of the second path. It may depend on each sample, and must not depend on the samples beside it. `samples`
+hold their waveforms, `partners(key, number)` gives audio of other samples. A new one is a module here, and a name in
+the configuration's `NegativeName`.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+
+from caad_ds.config.schema import NEGATIVES
+from caad_ds.data.audio.decoded import Sample
+from caad_ds.data.batch import Batch
+from caad_ds.utils.errors import UserError
+
+Partners = Callable[[str, int], np.ndarray]  # (sample's key, which of its audios) -> another sample's waveform
+
+
+class Negative(Protocol):
+    """Makes the batch of the second path."""
+
+    def __call__(self, batch: Batch, samples: Sequence[Sample], reader: Any, partners: Partners | None) -> Batch:
+        """The batch of the samples as the second path sees it."""
+
+
+def find(name: str) -> Negative:
+    """The negative of a name; UserError where there is none."""
+    if name not in NEGATIVES:
+        raise UserError(f"negative {name!r}: not known; use one of {', '.join(NEGATIVES)}")
+    return import_module(f"{__name__}.{name}").negative

@@ -1,0 +1,18 @@
+"""Another sample's audio, which depends on the sample alone: the same partner in every batch and epoch."""
+
+from collections.abc import Sequence
+
+from caad_ds.data.audio.decoded import Sample
+from caad_ds.data.batch import Batch
+from caad_ds.models.negatives import Partners
+from caad_ds.models.reader import Reader
+from caad_ds.utils.errors import UserError
+
+
+def negative(batch: Batch, samples: Sequence[Sample], reader: Reader, partners: Partners | None) -> Batch:
+    """The batch with the audio of a partner in the place of each."""
+    if partners is None:
+        raise UserError("negative shuffled: there are no other samples to take audio from; choose another negative")
+    waveforms = [partners(sample.key, n) for sample in samples for n in range(len(sample.record["audios"]))]
+    reader.check_audio(waveforms, "a partner of negative shuffled: ")
+    return reader.replaced(batch, waveforms)

@@ -1,0 +1,17 @@
+"""A silent waveform of the same length (AAD); its features are about -1.5 where the extractor is Whisper's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from caad_ds.data.audio.decoded import Sample
+from caad_ds.data.batch import Batch
+from caad_ds.models.negatives import Partners
+from caad_ds.models.reader import Reader
+
+
+def negative(batch: Batch, samples: Sequence[Sample], reader: Reader, partners: Partners | None) -> Batch:
+    """The batch with silence in the place of each audio."""
+    if (window := reader.window) is not None:
+        return reader.constant(batch, "silence", lambda: reader.features([np.zeros(window, np.float32)]))
+    return reader.replaced(batch, [np.zeros_like(waveform) for each in samples for waveform in each.waveforms])
