@@ -1,7 +1,8 @@
-"""Micro-batches of a step, read one step ahead."""
+"""Micro-batches of a step, read some steps ahead."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
@@ -13,32 +14,52 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import Order
 from caad_ds.data.stream import StreamReader
 
+KEPT = 1024  # steps whose place in a stream is known: more than are read ahead
 Collate = Callable[[list[Sample]], PairedBatch]
 
 
 class Loader:
-    """This rank's micro-batches of every step from `start` on; while a step runs, the next one is read.
+    """This rank's micro-batches of every step from `start` on; while a step runs, the next ones are read.
 
-    `samples` gives those of a step, a list per micro-batch. An error in reading is raised where its step is asked for.
+    `samples` gives those of a step, a list per micro-batch. `workers` threads make as many steps' batches ahead. In
+    `order`, as a stream gives them, samples are drawn by one thread more. An error in reading is raised where its step
+    is asked for.
     """
 
-    def __init__(self, samples: Callable[[int], Iterable[list[Sample]]], collate: Collate):
+    def __init__(
+        self,
+        samples: Callable[[int], Iterable[list[Sample]]],
+        collate: Collate,
+        workers: int = 1,
+        order: bool = False,
+    ):
         self.samples = samples
         self.collate = collate
+        self.workers = workers
+        self.order = order
 
     def steps(self, start: int, stop: int) -> Iterator[Callable[[], list[PairedBatch]]]:
         """For each step a callable that gives its micro-batches, or raises what reading them raised."""
-        with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-            ahead = pool.submit(self.read, start)
-            for step in range(start, stop):
-                current = ahead
-                if step + 1 < stop:
-                    ahead = pool.submit(self.read, step + 1)
-                yield current.result
+        ahead: deque[Future[list[PairedBatch]]] = deque()
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="stream") as source,
+            ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool,
+        ):
+            for step in range(start, stop + self.workers):
+                if step < stop:
+                    ahead.append(self._submit(source, pool, step))
+                if step >= start + self.workers:
+                    yield ahead.popleft().result
 
     def read(self, step: int) -> list[PairedBatch]:
         """The micro-batches of one step."""
         return [self.collate(samples) for samples in self.samples(step)]
+
+    def _submit(self, source: ThreadPoolExecutor, pool: ThreadPoolExecutor, step: int) -> Future[list[PairedBatch]]:
+        if not self.order:
+            return pool.submit(self.read, step)
+        drawn = source.submit(lambda: list(self.samples(step)))
+        return pool.submit(lambda: [self.collate(samples) for samples in drawn.result()])
 
 
 class IndexedBatches:
@@ -70,11 +91,12 @@ class StreamBatches:
         micro_batch, accumulation = self.shape
         for _ in range(accumulation):
             yield list(islice(self._stream, micro_batch))
-        self._positions = {step: self._positions.get(step, 0), step + 1: self.reader.position}
+        self._positions[step + 1] = self.reader.position
+        self._positions.pop(step - KEPT, None)
 
     def position(self, step: int) -> int:
         """The shard that was being read when the samples of so many steps had been taken."""
-        return self._positions[step]
+        return self._positions.get(step, 0)
 
 
 def once(reader: IndexedReader, collate: Collate, rank: int, world_size: int, batch_size: int) -> Iterator[PairedBatch]:

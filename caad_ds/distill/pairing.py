@@ -63,6 +63,10 @@ class Pairing:
         """The most positions that a sample takes in either model."""
         return max(reader.length(sample) for reader in self.readers)
 
+    def positions_of(self, seconds: float) -> int:
+        """The most positions that audio of that length takes in either model."""
+        return max(reader.positions_of(seconds) for reader in self.readers)
+
     @property
     def readers(self) -> list[Reader]:
         """Those that read samples, the student's first."""

@@ -102,10 +102,11 @@ def data_order(cfg: Config, reader: IndexedReader, pairing: Pairing) -> Order:
     """The order that the config asks for: by number of samples, grouped or not, or by a budget of tokens."""
     opt, entries = cfg.optimizer, reader.index.samples
     if opt.batch_tokens is not None and opt.micro_tokens is not None:
-        # The index estimates the text; what the chat template and the audio add is seen on some samples.
+        # The index estimates the text and knows the audio's length; what the chat template adds is seen on some samples.
         some = range(0, len(reader), max(1, len(reader) // PROBED_SAMPLES))
-        added = max(pairing.length(reader.without_audio(n)) - entries[n].tokens for n in some)
-        lengths = [entry.tokens + added for entry in entries]
+        estimates = [entry.tokens + pairing.positions_of(entry.seconds) for entry in entries]
+        added = max(pairing.length(reader.without_audio(n)) - estimates[n] for n in some)
+        lengths = [estimate + added for estimate in estimates]
         if over := [entry.key for entry, length in zip(entries, lengths, strict=True) if length > opt.micro_tokens]:
             raise UserError(
                 f"{cfg.data.train}: {len(over)} samples have more than optimizer.micro_tokens {opt.micro_tokens} "

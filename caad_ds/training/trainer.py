@@ -245,7 +245,8 @@ class Trainer:
             longest = min(reader.longest_seconds for reader in self.pairing.readers)
             stream = self.reader.samples(longest, begin, self.pairing.check)
             self.samples = StreamBatches(self.reader, stream, self.micro_batch, self.accumulation)
-        loader = Loader(self.samples, self.pairing)
+        in_order = isinstance(self.reader, StreamReader)
+        loader = Loader(self.samples, self.pairing, cfg.data.workers, in_order)
         self.meter.restart()
         for step, read in enumerate(loader.steps(state.step, self.total_steps), state.step):
             self.heartbeat.turn_to(partial("step {}/{}: in progress".format, step + 1, self.total_steps))

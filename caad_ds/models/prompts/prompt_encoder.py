@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from threading import Lock
 from typing import Any, cast
 
 import torch
@@ -79,6 +80,7 @@ class PromptEncoder:
         self.spans = spans or MarkedText()
         self.transcripts = transcripts
         self.truncated = 0
+        self._counting = Lock()  # several threads may read samples
         self.filler = tokenizer.eos_token_id  # a pad is never attended to: any id will do that stands for no audio
         self.form = form_of(tokenizer)
         self.turn = answer_turn(tokenizer)
@@ -160,7 +162,8 @@ class PromptEncoder:
             ours, first = each[first : first + count], first + count
             encoded = self.check(sample, with_answer=with_answer, positions=ours, answer=answer)
             ids, answer = encoded.prompt, encoded.answer[: self.max_answer_tokens]
-            self.truncated += len(encoded.answer) > len(answer)
+            with self._counting:
+                self.truncated += len(encoded.answer) > len(answer)
             labels = [IGNORE] * len(ids) + answer
             rows.append((ids + answer, encoded.is_audio + [False] * len(answer), labels))
         length = max(len(ids) for ids, _, _ in rows)

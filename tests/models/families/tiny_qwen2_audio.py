@@ -1,4 +1,4 @@
-"""Qwen2-Audio with random weights and its real processor, made offline: windows of 2 s, a byte-level BPE of 320 pieces."""
+"""Qwen2-Audio with random weights and its real processor, made offline: windows of 2 s, a BPE of few pieces."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import (
 
 from tests.training.tiny import amplify
 
-SECONDS = 2
+SECONDS, MELS = 2, 16
 PIECES = 320
 TEXTS = [
     "Is the tone high or low?",
@@ -59,9 +59,9 @@ def tokenizer(extra: tuple[str, ...] = (), template: str = TEMPLATE) -> Qwen2Tok
     return out
 
 
-def processor(extra: tuple[str, ...] = ()) -> Qwen2AudioProcessor:
-    """The real processor."""
-    extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=SECONDS)
+def processor(extra: tuple[str, ...] = (), mels: int = MELS, seconds: int = SECONDS) -> Qwen2AudioProcessor:
+    """The real processor, with so many mel bins and such a window."""
+    extractor = WhisperFeatureExtractor(feature_size=mels, chunk_length=seconds)
     return Qwen2AudioProcessor(extractor, tokenizer(extra), chat_template=TEMPLATE)
 
 
@@ -72,7 +72,7 @@ def architecture(made: Qwen2AudioProcessor, hidden: int = 32, layers: int = 2) -
         "audio_token_index": made.tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
         "audio_config": {
             "model_type": "qwen2_audio_encoder", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32, "num_mel_bins": 16, "max_source_positions": 50 * SECONDS,
+            "encoder_ffn_dim": 32, "num_mel_bins": MELS, "max_source_positions": 50 * SECONDS,
         },
         "text_config": {
             "model_type": "qwen2", "vocab_size": len(made.tokenizer), "hidden_size": hidden,

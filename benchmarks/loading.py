@@ -1,0 +1,86 @@
+"""How long a family's processor takes to make the audio inputs of a batch, against the time of an H100's step.
+
+    python -m benchmarks.loading [--clips 8] [--seconds 30] [--rounds 5] [--workers 1 2 4] [--out FILE]
+
+Features of `--clips` clips of noise, as training makes them: once for zero_mel and text_only, twice for silence, noise
+and shuffled. Extractor and shape are those of Qwen2-Audio (Whisper's with 128 mel bins over 30 s), the tokenizer is a
+small one. The floor is the 0.25 s of an H100's step: above it the GPU waits, unless `data.workers` threads read ahead.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import cpu_name
+from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.models.processor_reader import ProcessorReader
+from tests.models.families.tiny_qwen2_audio import processor
+
+FLOOR = 0.25  # seconds of an H100's step at 8 clips
+
+
+def main() -> None:
+    """Measure, and print a page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # as each of a rank's threads has a core
+    reader = ProcessorReader(
+        processor(mels=128, seconds=30), "qwen2_audio", lambda each: each.feature_extractor.chunk_length
+    )
+    rng = np.random.default_rng(0)
+    samples = int(args.seconds * SAMPLE_RATE)
+    clips = [(0.1 * rng.standard_normal(samples)).astype(np.float32) for _ in range(args.clips)]
+    one = timed(lambda: reader.features(clips[:1]), args.rounds)
+    page = [
+        f"torch {torch.__version__}, {cpu_name()}, {os.cpu_count()} cores, one thread each; {args.clips} clips of "
+        f"{args.seconds:g} s, 128 mel bins; the floor is a step of {FLOOR} s",
+        "",
+        f"One clip: {1e3 * one:.1f} ms.",
+        "",
+        "| workers | zero_mel, text_only: ms | of the floor | silence, noise, shuffled: ms | of the floor |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for workers in args.workers:
+        times = [
+            throughput(lambda n=n: [reader.features(clips) for _ in range(n)], workers, args.rounds) for n in (1, 2)
+        ]
+        page.append(f"| {workers} | " + " | ".join(f"{1e3 * t:.0f} | {t / FLOOR:.2f}" for t in times) + " |")
+    print("\n".join(page))
+    if args.out is not None:
+        args.out.write_text("\n".join(page) + "\n", encoding="utf-8")
+
+
+def timed(work: Callable[[], object], rounds: int) -> float:
+    """Median seconds of a call, after one that warms up."""
+    work()
+    took = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+def throughput(work: Callable[[], object], workers: int, rounds: int) -> float:
+    """Seconds per call where `workers` threads make batch after batch, as the loader's do."""
+    with ThreadPoolExecutor(workers) as pool:
+        began = time.perf_counter()
+        for made in [pool.submit(work) for _ in range(workers * rounds)]:
+            made.result()
+        return (time.perf_counter() - began) / (workers * rounds)
+
+
+if __name__ == "__main__":
+    main()
