@@ -8,7 +8,6 @@ small one. The floor is the 0.25 s of an H100's step: above it the GPU waits, un
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -44,7 +43,7 @@ def main() -> None:
     clips = [(0.1 * rng.standard_normal(samples)).astype(np.float32) for _ in range(args.clips)]
     one = timed(lambda: reader.features(clips[:1]), args.rounds)
     page = [
-        f"torch {torch.__version__}, {cpu_name()}, {os.cpu_count()} cores, one thread each; {args.clips} clips of "
+        f"torch {torch.__version__}, {cpu_name()}, one thread each; {args.clips} clips of "
         f"{args.seconds:g} s, 128 mel bins; the floor is a step of {FLOOR} s",
         "",
         f"One clip: {1e3 * one:.1f} ms.",

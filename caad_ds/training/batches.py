@@ -58,18 +58,27 @@ def first_shard(shards: Sequence[int], rank: int, world_size: int) -> int:
 
 
 def check_lengths(reader: IndexedReader, readers: Sequence[Reader]) -> None:
-    """Refuse data with an audio that is longer than a model takes, before a step is done.
+    """Refuse data with an audio that is longer or shorter than a model takes, before a step is done.
 
-    The index knows a sample's seconds over all its audios; of the samples beyond the limit some are looked at.
+    The index knows a sample's seconds over all its audios; of the samples beyond a limit some are looked at.
     """
-    index, least = reader.index, min(readers, key=lambda each: each.longest_seconds)
-    limit = least.longest_seconds
-    long = [number for number, entry in enumerate(index.samples) if entry.seconds > limit]
-    for number in long[:: max(1, len(long) // PROBED_SAMPLES)]:
+    longest = min(readers, key=lambda each: each.longest_seconds)
+    shortest = max(readers, key=lambda each: each.shortest_seconds)
+    most, least = longest.longest_seconds, shortest.shortest_seconds
+    entries = list(enumerate(reader.index.samples))
+    long = [number for number, entry in entries if entry.seconds > most]
+    short = [number for number, entry in entries if entry.seconds < least]
+    _look(reader, longest, long, f"samples have more than {most:g} s")
+    _look(reader, shortest, short, f"samples have less than {least:g} s")
+
+
+def _look(reader: IndexedReader, model: Reader, numbers: Sequence[int], what: str) -> None:
+    """Let a model check the audio of some of these samples."""
+    index = reader.index
+    for number in numbers[:: max(1, len(numbers) // PROBED_SAMPLES)]:
         shard, entry = index.locate(number)
-        count = f"{len(long)} of {len(index)} samples have more than {limit:g} s"
-        where = f"{index.folder / shard.name}, sample {entry.key} ({count}): "
-        least.check_audio(reader[number].waveforms, where)
+        where = f"{index.folder / shard.name}, sample {entry.key} ({len(numbers)} of {len(index)} {what}): "
+        model.check_audio(reader[number].waveforms, where)
 
 
 def limit_positions(models: Mapping[str, AudioLM | None], alike: bool, max_answer_tokens: int) -> None:

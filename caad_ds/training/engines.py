@@ -73,6 +73,7 @@ def load_teacher(cfg: Config) -> AudioLM:
     """The teacher of the config; what its architecture lacks in tokenizer or processor is the student's."""
     assert cfg.teacher is not None
     section = cfg.teacher
+    torch.manual_seed(cfg.run.seed + 1)  # of random weights, on every rank; a student of the same shape has others
     teacher = _model(section.path, cfg.student.tokenizer, cfg, "student.tokenizer")
     teacher.reader.set_transcript(section.transcript)
     teacher.set_attention(cfg.run.attention)
