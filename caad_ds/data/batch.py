@@ -120,7 +120,7 @@ class Batch:
         kept = kept.gather(1, order)
         heard = ~chosen[self.audio_sample]
         # A pad must not hold the id of a placeholder: families count it whatever the mask says.
-        ids = torch.where(removed, self._filler(removed), self.input_ids)
+        ids = torch.where(removed, self._filler(), self.input_ids)
         return replace(
             self,
             input_ids=ids.gather(1, order),
@@ -170,13 +170,13 @@ class Batch:
         audio = {name: value.to(device, non_blocking=True) for name, value in self.audio.items()}
         return replace(self, **moved, audio=audio)
 
-    def _filler(self, removed: Tensor) -> Tensor:
+    def _filler(self) -> Tensor:
         """An id that stands for no audio."""
-        return self.input_ids.flatten()[(~removed).flatten().to(torch.uint8).argmax()]
+        return self.input_ids.flatten()[(~self.audio_mask).flatten().to(torch.uint8).argmax()]
 
     def _resized(self, positions: Tensor) -> "Batch":
         """The batch with so many positions for each audio, int64 [A]."""
-        filler = int(self._filler(self.audio_mask))
+        filler = int(self._filler())
         old, new = iter(self.audio_positions.tolist()), iter(positions.tolist())
         columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "audio_mask": []}
         for ids, kept, heard, labels in zip(
