@@ -7,10 +7,10 @@ import torch
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
+from caad_ds.models import negatives
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
-from caad_ds.models.speech_lm.features import with_features
-from tests.models.small import POSITIONS, QUERIES, make_model, sample
+from tests.models.small import POSITIONS, make_model, sample
 from tests.tolerance import assert_close, path
 from tests.training.tiny import encoder
 
@@ -30,15 +30,23 @@ def ears():
 
 @pytest.fixture
 def parts(tokenizer, ears):
-    """Model, encoder, prompter, `batch(samples, pad=...)` with features, `close(found, expected)` up to rounding."""
-    prompter = PromptEncoder(tokenizer, QUERIES)
+    """An audio LM and its reader, with what tests do with them.
 
-    def batch(samples: list[Sample], **kwargs) -> Batch:
-        return with_features(prompter.batch(samples, **kwargs), samples, ears)
+    `batch(samples, pad=...)` collates, `negative(name, batch, samples, partners)` makes the second path,
+    `hidden(batch)` encodes and runs it, `close(found, expected)` compares up to rounding.
+    """
+    lm = SpeechAudioLM(make_model(tokenizer, ears), ears, tokenizer)
 
-    made = SimpleNamespace(model=make_model(tokenizer, ears), encoder=ears, prompter=prompter, batch=batch)
-    made.close = lambda found, expected: assert_close(found, expected, path(made.model, ears, positions=POSITIONS))
-    return made
+    def negative(name: str, batch: Batch, samples: list[Sample], partners: negatives.Partners | None = None) -> Batch:
+        return negatives.find(name)(batch, samples, lm.reader, partners)
+
+    def close(found, expected) -> None:
+        assert_close(found, expected, path(lm.module, ears, positions=POSITIONS))
+
+    return SimpleNamespace(
+        lm=lm, model=lm.module, reader=lm.reader, batch=lm.reader.collate, negative=negative, close=close,
+        hidden=lambda batch: lm.hidden(lm.prepare(batch)),
+    )  # fmt: skip
 
 
 @pytest.fixture
