@@ -5,9 +5,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.config.schema import NEGATIVES
+from caad_ds.data.batch import Batch
 from caad_ds.distill.prefix import KEPT, shared_prefix
 from caad_ds.distill.signal import TeacherForward
-from caad_ds.models.negatives import Negative
 from caad_ds.utils.errors import UserError
 from tests.models.small import QUERIES, sample
 from tests.training.tiny import amplify
@@ -26,10 +26,16 @@ def asked(key: str, question: str = "Is it high?", system: str = "beep"):
 
 
 @pytest.fixture
-def batch(parts):
-    """Three samples of unequal length that begin alike, with their states."""
-    made = parts.batch([asked("low"), asked("high", "It is the tone?"), asked("c", "high or low? beep beep")])
-    return made, parts.encoder.encode(made.features)
+def alike():
+    """Three samples of unequal length that begin alike."""
+    return [asked("low"), asked("high", "It is the tone?"), asked("c", "high or low? beep beep")]
+
+
+def paths(parts, name: str, samples, **kwargs) -> tuple[Batch, Batch]:
+    """Batches of both paths of the negative `name`, prepared."""
+    batch = parts.batch(samples, **kwargs)
+    negative = parts.negative(name, batch, samples, lambda key, number: sample(f"{key}{number}").waveforms[0])
+    return parts.lm.prepare(batch), parts.lm.prepare(negative)
 
 
 def lengths(model) -> list[tuple[int, int]]:
@@ -55,20 +61,29 @@ def assert_equal_paths(parts, first, second) -> None:
         parts.close(ours, theirs)
 
 
-@pytest.mark.parametrize("name", NEGATIVES)
-def test_a_kept_beginning_changes_no_hidden_state(parts, batch, name):
-    negative = Negative.of(name, parts.encoder)
-    kept, plain = TeacherForward(parts.model, negative, keep_prefix=True), TeacherForward(parts.model, negative)
-    expected = plain(*batch)
+@pytest.mark.parametrize("name", [name for name in NEGATIVES if name != "shuffled"])
+def test_a_kept_beginning_changes_no_hidden_state(parts, alike, name):
+    both = paths(parts, name, alike)
+    kept, plain = TeacherForward(parts.lm, keep_prefix=True), TeacherForward(parts.lm)
+    expected = plain(*both)
     seen = lengths(parts.model)
-    assert_equal_paths(parts, kept(*batch), expected)
-    assert_equal_paths(parts, kept(*batch), expected)
-    samples, positions = batch[0].input_ids.shape
-    prefix = shared_prefix(batch[0], QUERIES)
+    assert_equal_paths(parts, kept(*both), expected)
+    assert_equal_paths(parts, kept(*both), expected)
+    samples, positions = both[0].input_ids.shape
+    prefix = shared_prefix(both[0])
     assert prefix > QUERIES + 1
     prefix -= QUERIES if name == "text_only" else 0  # removed, not silent
     rest = [(samples, positions - prefix), (samples, positions)]
     assert seen == [(1, prefix), *rest, *rest]
+
+
+def test_a_negative_that_depends_on_the_sample_has_no_beginning_to_keep(parts, alike):
+    both = paths(parts, "shuffled", alike)
+    kept = TeacherForward(parts.lm, keep_prefix=True)
+    expected = TeacherForward(parts.lm)(*both)
+    seen = lengths(parts.model)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(kept(*both), expected, strict=True))
+    assert seen == [(6, both[0].input_ids.shape[1])] and len(kept.kept) == 0
 
 
 @pytest.mark.parametrize(
@@ -81,72 +96,68 @@ def test_a_kept_beginning_changes_no_hidden_state(parts, batch, name):
     ],
     ids=["mistral-sdpa", "mistral-eager", "gemma2", "qwen3"],
 )
-def test_with_other_language_models(parts, batch, settings, attention):
+def test_with_other_language_models(parts, alike, settings, attention):
     parts.model.llm = other_llm(parts, settings)
     parts.model.llm.set_attn_implementation(attention)
     amplify(parts.model.llm.model.layers)
-    negative = Negative.of("zero_mel", parts.encoder)
-    kept, plain = TeacherForward(parts.model, negative, keep_prefix=True), TeacherForward(parts.model, negative)
-    assert_equal_paths(parts, kept(*batch), plain(*batch))
-    assert_equal_paths(parts, kept(*batch), plain(*batch))
+    both = paths(parts, "zero_mel", alike)
+    kept, plain = TeacherForward(parts.lm, keep_prefix=True), TeacherForward(parts.lm)
+    assert_equal_paths(parts, kept(*both), plain(*both))
+    assert_equal_paths(parts, kept(*both), plain(*both))
 
 
 def test_layers_that_keep_other_things_are_refused(parts):
-    negative = Negative.of("zero_mel", parts.encoder)
     parts.model.llm.config.layer_types = ["conv", "full_attention"]
     with pytest.raises(UserError, match=r"teacher\.keep_prefix: llama has layers of conv; set it to false"):
-        TeacherForward(parts.model, negative, keep_prefix=True)
+        TeacherForward(parts.lm, keep_prefix=True)
     parts.model.llm = other_llm(parts, {"model_type": "rwkv"})
     with pytest.raises(UserError, match=r"teacher\.keep_prefix: rwkv has layers of a state; set it to false"):
-        TeacherForward(parts.model, negative, keep_prefix=True)
+        TeacherForward(parts.lm, keep_prefix=True)
 
 
 @pytest.mark.parametrize("pad", ["right", "left"])
 def test_samples_that_begin_differently_take_one_forward_of_both_paths(parts, pad):
     texts = [asked("a"), asked("b", system="high")] if pad == "right" else [asked("a"), asked("low", "It is high or?")]
-    batch = parts.batch(texts, pad=pad)
-    assert shared_prefix(batch, QUERIES) == 0
-    states, negative = parts.encoder.encode(batch.features), Negative.of("zero_mel", parts.encoder)
-    expected = TeacherForward(parts.model, negative)(batch, states)
+    both = paths(parts, "zero_mel", texts, pad=pad)
+    assert shared_prefix(both[0]) == 0
+    expected = TeacherForward(parts.lm)(*both)
     seen = lengths(parts.model)
-    got = TeacherForward(parts.model, negative, keep_prefix=True)(batch, states)
+    got = TeacherForward(parts.lm, keep_prefix=True)(*both)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(got, expected, strict=True))
-    assert seen == [(4, batch.input_ids.shape[1])]
+    assert seen == [(4, both[0].input_ids.shape[1])]
 
 
 def test_a_sample_with_a_second_audio_hears_its_silence_too(parts, samples):
-    batch = parts.batch(samples)
-    states, negative = parts.encoder.encode(batch.features), Negative.of("noise", parts.encoder)
-    prefix = shared_prefix(batch, QUERIES)
-    assert prefix and batch.audio_mask[:, prefix:].any()
-    kept = TeacherForward(parts.model, negative, keep_prefix=True)
-    assert_equal_paths(parts, kept(batch, states), TeacherForward(parts.model, negative)(batch, states))
+    both = paths(parts, "noise", samples)
+    prefix = shared_prefix(both[0])
+    assert prefix and both[0].audio_mask[:, prefix:].any()
+    kept = TeacherForward(parts.lm, keep_prefix=True)
+    assert_equal_paths(parts, kept(*both), TeacherForward(parts.lm)(*both))
 
 
 def test_an_audio_that_the_answer_follows_at_once_is_not_kept(parts, monkeypatch):
     bare = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    monkeypatch.setattr(parts.prompter.tokenizer, "chat_template", bare)
+    monkeypatch.setattr(parts.reader.tokenizer, "chat_template", bare)
     texts = [sample(key, text="") for key in ("a", "b")]
     for one in texts:
         one.record["messages"] = [{"role": "user", "content": "Is it high? <|AUDIO|>"}]
-    batch = parts.batch(texts)
+    both = paths(parts, "zero_mel", texts)
+    batch = both[0]
     first = batch.answer_rows[0]
     assert batch.audio_mask[0, first] and not batch.audio_mask[0, first + 1]
-    states, negative = parts.encoder.encode(batch.features), Negative.of("zero_mel", parts.encoder)
-    kept = TeacherForward(parts.model, negative, keep_prefix=True)
-    assert_equal_paths(parts, kept(batch, states), TeacherForward(parts.model, negative)(batch, states))
+    kept = TeacherForward(parts.lm, keep_prefix=True)
+    assert_equal_paths(parts, kept(*both), TeacherForward(parts.lm)(*both))
 
 
 def test_no_audio_no_prefix(parts):
-    assert shared_prefix(parts.prompter.batch([sample("a", audios=0), sample("b", audios=0)]), QUERIES) == 0
+    assert shared_prefix(parts.batch([sample("a", audios=0), sample("b", audios=0)])) == 0
 
 
-def test_what_is_kept_depends_on_no_other_sample_and_has_a_bound(parts, batch):
-    negative = Negative.of("zero_mel", parts.encoder)
-    kept, fresh = (TeacherForward(parts.model, negative, keep_prefix=True) for _ in range(2))
+def test_what_is_kept_depends_on_no_other_sample_and_has_a_bound(parts, alike):
+    kept, fresh = (TeacherForward(parts.lm, keep_prefix=True) for _ in range(2))
     for count in range(KEPT + 1):
         for key in ("low", "high"):
-            other = parts.batch([asked(key, system="beep " * (count + 1))])
-            kept(other, parts.encoder.encode(other.features))
+            kept(*paths(parts, "zero_mel", [asked(key, system="beep " * (count + 1))]))
     assert len(kept.kept) == KEPT
-    assert all(torch.equal(a, b) for a, b in zip(kept(*batch), fresh(*batch), strict=True))
+    both = paths(parts, "zero_mel", alike)
+    assert all(torch.equal(a, b) for a, b in zip(kept(*both), fresh(*both), strict=True))

@@ -24,13 +24,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from caad_ds.data.batch import Batch
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
 from caad_ds.generation.decoding import Contrast, generate
+from caad_ds.models import negatives
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.language_model.llm import build_llm, check_llm, lm_head, position_limit
-from caad_ds.models.negatives import Negative, embed_both, embed_without_audio
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder, end_tokens
+from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.speech_lm.build import build
-from caad_ds.models.speech_lm.embed import embed
-from caad_ds.models.speech_lm.features import with_features
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.causal_lm import hidden_states
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM

@@ -8,17 +8,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from caad_ds.data.batch import Batch
+from caad_ds.distill.audio_dropout import drop_audio
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.language_model.head_form import HeadForm
 from caad_ds.models.language_model.llm import build_llm, check_llm, lm_head, load_llm, position_limit
-from caad_ds.models.negatives import Negative, drop_audio, embed_both, embed_without_audio
 from caad_ds.models.prompts.prompt_encoder import end_tokens
-from caad_ds.models.speech_lm.build import build, keep_first_layers
-from caad_ds.models.speech_lm.embed import embed, merge_audio
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.causal_lm import hidden_states
 from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
-from caad_ds.training.engines import Student
 from caad_ds.training.model_folder import write_model
 from caad_ds.utils.errors import UserError
 from tests.models.small import POSITIONS, QUERIES
@@ -64,12 +65,13 @@ def test_the_head_gives_the_models_own_logits(parts, samples, tokenizer, ears, t
     model, *_ = load(tmp_path, dtype)
     model.eval()
     batch = parts.batch(samples)
-    embedded = embed(model, batch, ears.encode(batch.features))
+    lm = SpeechAudioLM(model, ears, tokenizer)
+    embedded = lm.embedded(lm.prepare(batch))
     own = model.llm(
         inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
     ).logits.float()
     own = own.flatten(0, 1)[batch.answer_rows]
-    found = lm_head(model.llm).logits(model.hidden_states(embedded))
+    found = lm.head().logits(lm.hidden(lm.prepare(batch)))
     assert own.abs().max() > 0.1
     # Each logit is a sum of 32 products, and in bfloat16 rounded by itself.
     near = (found - own).abs() <= 8 * torch.finfo(dtype).eps * (own.abs() + own.abs().mean())
@@ -172,7 +174,8 @@ def test_audio_goes_where_its_sample_is_whatever_the_embeddings_width(parts, sam
     opt = {"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 16, "hidden_size": 32}
     model = family(tokenizer, ears, opt)
     batch = parts.batch(samples)
-    audio = model.project(ears.encode(batch.features))[batch.audio_index]
+    lm = SpeechAudioLM(model, ears, tokenizer)
+    audio = lm.connected(lm.prepare(batch).audio)[batch.audio_index]
     other = audio.clone()
     other[0] = 5.0  # the first sample's
     heard, changed = (model.hidden_states(merge_audio(model, batch, each)) for each in (audio, other))
@@ -213,9 +216,9 @@ def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(own_ends
     assert ends_of(model, tokenizer) == ends
     save(tmp_path / "saved", model, ears, tokenizer)
     again, *_ = load(tmp_path / "saved")
-    keep_first_layers(again, 1)
+    student = SpeechAudioLM(again, ears, tokenizer)
+    student.keep_first_layers(1)
     assert ends_of(again, tokenizer) == ends
-    student = Student(again, ears, tokenizer)
     write_model(tmp_path / "trained", student, dict(again.named_parameters()), torch.bfloat16)
     assert ends_of(load(tmp_path / "trained")[0], tokenizer) == ends
     model.llm.generation_config.eos_token_id = list(range(len(tokenizer)))  # whatever it says first ends it
@@ -235,9 +238,8 @@ def test_answers_that_end_at_texts_are_refused_by_that_name(own_ends):
 @pytest.mark.parametrize("pad", ["right", "left"])
 def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokenizer, ears, settings, pad):
     """Hidden positions would still fill a window, a convolution and a state."""
-    model = family(tokenizer, ears, settings)
+    lm = SpeechAudioLM(family(tokenizer, ears, settings), ears, tokenizer)
     batch = parts.batch(samples, pad=pad)
-    text_only = Negative.of("text_only", ears)
     removed = without_span(batch)
     rows = []
     for number in range(len(samples)):
@@ -245,18 +247,18 @@ def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokeniz
         one = {"input_ids": removed.input_ids[number, kept][None], "labels": removed.labels[number, kept][None]}
         shape = one["input_ids"]
         alone = type(batch)(["a"], attention_mask=torch.ones_like(shape), audio_mask=shape < 0, **one)
-        rows.append(model.hidden_states(merge_audio(model, alone, torch.zeros(0, QUERIES, 32))))
+        rows.append(lm.module.hidden_states(merge_audio(lm.module, alone, torch.zeros(0, QUERIES, 32))))
     expected = torch.cat(rows)
-    states = ears.encode(batch.features)
-    terms = path(model, ears, positions=POSITIONS)
-    assert_close(model.hidden_states(embed_without_audio(model, batch, text_only)), expected, terms)
-    both = model.hidden_states(embed_both(model, batch, states, text_only))
-    assert_close(both.chunk(2)[1], expected, terms)
-    dropped = drop_audio(batch, torch.tensor([False, True, False]), text_only)
-    mixed = model.hidden_states(embed(model, dropped, ears.encode(dropped.features)))
+    terms = path(lm.module, ears, positions=POSITIONS)
+    text_only = lm.prepare(parts.negative("text_only", batch, samples))
+    assert_close(lm.hidden(text_only), expected, terms)
+    heard, unheard = lm.hidden(Batch.cat([lm.prepare(batch), text_only], pad)).chunk(2)
+    assert_close(unheard, expected, terms)
+    dropped = drop_audio(batch, text_only, torch.tensor([False, True, False]))
+    mixed = lm.hidden(lm.prepare(dropped))
     second = batch.sample_of_row == 1
     assert_close(mixed[second], expected[second], terms)
-    assert_close(mixed[~second], both.chunk(2)[0][~second], terms)
+    assert_close(mixed[~second], heard[~second], terms)
 
 
 def test_a_prompt_of_audio_alone_has_no_text_only(parts, samples, tokenizer, ears, monkeypatch):
@@ -266,4 +268,4 @@ def test_a_prompt_of_audio_alone_has_no_text_only(parts, samples, tokenizer, ear
         one.record["audios"][0]["text"] = ""
         one.record["messages"][0]["content"] = "<|AUDIO|>"
     with pytest.raises(UserError, match="without its audio nothing comes before an answer"):
-        embed_without_audio(parts.model, parts.batch(bare), Negative.of("text_only", ears))
+        parts.negative("text_only", parts.batch(bare), bare)

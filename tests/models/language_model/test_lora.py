@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from caad_ds.config.schema import LoraSection
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.speech_lm import adapters
-from caad_ds.models.speech_lm.embed import embed
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.utils.errors import UserError
 from tests.models.small import make_model
@@ -22,9 +22,9 @@ def adapted(tokenizer, ears):
 
 
 def hidden(model, parts, samples):
-    batch = parts.batch(samples)
+    lm = SpeechAudioLM(model, parts.lm.encoder, parts.reader.tokenizer)
     with torch.no_grad():
-        return model.hidden_states(embed(model, batch, parts.encoder.encode(batch.features)))
+        return lm.hidden(lm.prepare(parts.batch(samples)))
 
 
 def move(model):

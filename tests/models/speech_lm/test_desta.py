@@ -10,11 +10,10 @@ from transformers import AutoModelForCausalLM, BertConfig, WhisperConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from caad_ds import cli
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.speech_lm.desta import read_connector, tapped_layers
 from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.speech_lm.encoder_folder import save_encoder
-from caad_ds.models.speech_lm.features import with_features
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.errors import UserError
@@ -130,9 +129,10 @@ def test_an_imported_connector_gives_the_published_ones_output(theirs, bases, ki
     model, ears, tokenizer = load(bases / "out")
     assert (ears.taps, ears.window_seconds, model.config.qformer_layers) == ([1, 3], 30, LAYERS)
     samples = [sample("a"), sample("b")]
-    batch = with_features(PromptEncoder(tokenizer, QUERIES).batch(samples), samples, ears)
-    ours = model.project(ears.encode(batch.features))
-    expected = theirs(layer_outputs(ears.whisper, batch.features, [1, 3]))
+    lm = SpeechAudioLM(model, ears, tokenizer)
+    batch = lm.reader.collate(samples)
+    ours = lm.connected(lm.prepare(batch).audio)
+    expected = theirs(layer_outputs(ears.whisper, batch.audio["features"], [1, 3]))
     assert_close(ours, expected, path(model.connector, ears, positions=ears.whisper.config.max_source_positions))
     merge_audio(model, batch, ours)  # as many positions as it has queries
     llm = AutoModelForCausalLM.from_pretrained(bases / "llm", dtype=torch.float32).state_dict()

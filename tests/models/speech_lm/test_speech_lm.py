@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from caad_ds.data.markers import AUDIO
-from caad_ds.models.language_model.llm import lm_head
-from caad_ds.models.speech_lm.build import build, keep_first_layers
-from caad_ds.models.speech_lm.embed import embed, merge_audio
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.speech_lm.encoder_folder import load_encoder, save_encoder
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
@@ -24,9 +23,8 @@ from tests.models.small import make_model, sample
 from tests.training.tiny import llama
 
 
-def logits(parts, batch):
-    hidden = parts.model.hidden_states(embed(parts.model, batch, parts.encoder.encode(batch.features)))
-    return hidden @ lm_head(parts.model.llm).weight.T
+def logits(lm, batch):
+    return lm.hidden(lm.prepare(batch)) @ lm.head().weight.T
 
 
 @pytest.mark.numeric
@@ -34,15 +32,15 @@ def test_right_and_left_padding_give_the_same_answers(parts, samples):
     right, left = parts.batch(samples), parts.batch(samples, pad="left")
     assert not torch.equal(right.input_ids, left.input_ids)
     assert torch.equal(right.targets, left.targets) and torch.equal(right.sample_of_row, left.sample_of_row)
-    parts.close(logits(parts, right), logits(parts, left))
+    parts.close(logits(parts.lm, right), logits(parts.lm, left))
 
 
 @pytest.mark.numeric
 def test_a_sample_answers_alike_alone_and_in_a_batch(parts, samples):
     together = parts.batch(samples)
-    rows = logits(parts, together)
+    rows = logits(parts.lm, together)
     for n, one in enumerate(samples):
-        alone = logits(parts, parts.batch([one]))
+        alone = logits(parts.lm, parts.batch([one]))
         parts.close(rows[together.sample_of_row == n], alone)
 
 
@@ -59,11 +57,11 @@ def test_answer_rows_predict_the_answer_and_its_end(parts, samples, tokenizer):
 @pytest.mark.numeric
 def test_hidden_states_are_those_before_the_head(parts, samples):
     batch = parts.batch(samples)
-    embedded = embed(parts.model, batch, parts.encoder.encode(batch.features))
+    embedded = parts.lm.embedded(parts.lm.prepare(batch))
     full = parts.model.llm(
         inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
     ).logits
-    parts.close(logits(parts, batch), full.flatten(0, 1)[batch.answer_rows])
+    parts.close(logits(parts.lm, batch), full.flatten(0, 1)[batch.answer_rows])
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -78,7 +76,8 @@ def test_a_saved_model_loads_bit_equal(tokenizer, ears, parts, samples, tmp_path
     theirs = AutoModel.from_pretrained(tmp_path).state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     batch = parts.batch(samples)
-    assert torch.equal(ears.encode(batch.features).hidden, encoder.encode(batch.features).hidden)
+    features = batch.audio["features"]
+    assert torch.equal(ears.encode(features).hidden, encoder.encode(features).hidden)
     assert torch.equal(ears.features(samples[0].waveforms), encoder.features(samples[0].waveforms))
     assert words.get_vocab() == tokenizer.get_vocab() and words.chat_template == tokenizer.chat_template
 
@@ -97,16 +96,16 @@ def test_the_llms_first_layers_are_kept(tmp_path, ears, tokenizer):
 def test_a_models_first_layers_are_kept(parts, samples, ears, tokenizer, tmp_path):
     save(tmp_path / "whole", parts.model, ears, tokenizer)
     cut, *_ = load(tmp_path / "whole")
-    keep_first_layers(cut, 1)
+    SpeechAudioLM(cut, ears, tokenizer).keep_first_layers(1)
     save(tmp_path / "cut", cut, ears, tokenizer)
     again, *_ = load(tmp_path / "cut")
     whole, batch = parts.model.state_dict(), parts.batch(samples)
     assert again.state_dict().keys() == {name for name in whole if "layers.1." not in name or "connector" in name}
     assert all(torch.equal(whole[name], value) for name, value in again.state_dict().items())
-    kept, restored = (logits(SimpleNamespace(model=m, encoder=ears), batch) for m in (cut.eval(), again.eval()))
+    kept, restored = (logits(SpeechAudioLM(m, ears, tokenizer), batch) for m in (cut.eval(), again.eval()))
     assert torch.equal(kept, restored)
     with pytest.raises(UserError, match=r"student\.path: keep_layers 3 exceeds its 1 layers; lower it"):
-        keep_first_layers(again, 3)
+        SpeechAudioLM(again, ears, tokenizer).keep_first_layers(3)
 
 
 def test_layers_that_are_a_part_of_the_base_model_are_cut_too(ears, tokenizer):
@@ -115,7 +114,7 @@ def test_layers_that_are_a_part_of_the_base_model_are_cut_too(ears, tokenizer):
     whole = build(shape, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
     names = {name for name in whole.state_dict() if "decoder.layers.2." not in name}
     assert len(names) < len(whole.state_dict())
-    keep_first_layers(whole, 2)
+    SpeechAudioLM(whole, ears, tokenizer).keep_first_layers(2)
     assert whole.state_dict().keys() == names
 
 
@@ -197,9 +196,10 @@ def test_as_many_audios_as_markers(parts):
 
 
 def test_answers_are_cut_and_counted(parts, tokenizer):
-    parts.prompter.max_answer_tokens = 2
-    batch = parts.prompter.batch([sample("a"), sample("b")])
-    assert len(batch.targets) == 4 and parts.prompter.truncated == 2
+    prompts = parts.reader.prompts
+    prompts.max_answer_tokens = 2
+    batch = parts.batch([sample("a"), sample("b")])
+    assert len(batch.targets) == 4 and prompts.truncated == 2
 
 
 def test_positions_count_what_is_attended():
