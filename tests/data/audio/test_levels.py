@@ -15,8 +15,7 @@ from caad_ds.data.audio import decode
 from caad_ds.data.audio.levels import Levels, Rules, faults
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import StreamReader
-from caad_ds.models.speech_lm.features import check_length
-from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.families.caad_speech_lm import SpeechReader
 from caad_ds.utils.errors import UserError
 from data_prep.common.manifest import write_manifest
 from data_prep.ingest.ingest import ingest
@@ -181,6 +180,13 @@ def test_the_length_is_that_of_the_resampled_audio(frames, rate):
     assert levels.samples == len(soxr.resample(lines(frames, rate), rate, 16_000))
 
 
+def reader_of(seconds: int) -> SpeechReader:
+    """A reader that takes audio up to that length."""
+    reader = SpeechReader.__new__(SpeechReader)
+    reader.longest_seconds = seconds
+    return reader
+
+
 @pytest.mark.parametrize(
     ("frames", "rate", "fits"),
     [(1_323_001, 44_100, True), (1_323_002, 44_100, False), (240_001, 8_000, False), (1_440_002, 48_000, False)],
@@ -193,10 +199,8 @@ def test_what_ingest_and_pack_take_is_what_training_takes(tmp_path, frames, rate
     write_manifest(tmp_path / "m.jsonl", [record("a", tmp_path / "a.flac")])
     main(["prep", "pack", "--manifest", str(tmp_path / "m.jsonl"), "--out", str(tmp_path / "out")])
     ingested, packed = (tmp_path / "ingested.jsonl").exists(), (tmp_path / "out" / "index.json").exists()
-    window = SpeechEncoder.__new__(SpeechEncoder)
-    window.__dict__["extractor"] = type("Window", (), {"chunk_length": 30})
     try:
-        check_length(window, [decode.load(tmp_path / "a.flac")], "")
+        reader_of(30).check_audio([decode.load(tmp_path / "a.flac")], "")
         trains = True
     except UserError:
         trains = False
@@ -220,14 +224,12 @@ def test_one_limit_is_measured_in_one_way(tmp_path, frames, fits):
     else:
         with pytest.raises(UserError, match=r"a: long: 16,001 samples at 16 kHz, more than 1 s"):
             pack(tmp_path / "m.jsonl", tmp_path / "out", rules=Rules(1.0))
-    window = SpeechEncoder.__new__(SpeechEncoder)
-    window.__dict__["extractor"] = type("Window", (), {"chunk_length": 1})
     waveform = decode.load(tmp_path / "a.wav")
     if fits:
-        check_length(window, [waveform], "")
+        reader_of(1).check_audio([waveform], "")
     else:
-        with pytest.raises(UserError, match="exceeds the encoder's window"):
-            check_length(window, [waveform], "")
+        with pytest.raises(UserError, match="exceeds the model's window of 1 s"):
+            reader_of(1).check_audio([waveform], "")
 
 
 @pytest.mark.parametrize("policy", ["truncate", "split"])

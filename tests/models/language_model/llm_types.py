@@ -25,8 +25,8 @@ from caad_ds.data.batch import Batch
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import negatives
-from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
-from caad_ds.models.language_model.llm import build_llm, check_llm, lm_head, position_limit
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM, SpeechReader
+from caad_ds.models.language_model.llm import build_llm, check_llm
 from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.speech_lm.build import build
@@ -66,16 +66,20 @@ class World:
         self.folder = folder
         self.tokenizer = train_tokenizer(texts, 60, folder / "tokenizer")
         self.encoder = encoder()
-        self.prompter = PromptEncoder(self.tokenizer, QUERIES)
+        self.reader = SpeechReader(self.tokenizer, self.encoder, QUERIES)
         self.samples = [sample("a"), sample("b", audios=2, text="beep beep"), sample("c", text="")]
 
     def batch(self, number: int | None = None, **kwargs: Any) -> Batch:
         """All samples, or one."""
         chosen = self.samples if number is None else [self.samples[number]]
-        return with_features(self.prompter.batch(chosen, **kwargs), chosen, self.encoder)
+        return self.reader.collate(chosen, **kwargs)
 
-    def states(self, batch: Batch) -> Any:
-        return self.encoder.encode(batch.features)
+    def text_only(self, batch: Batch) -> Batch:
+        """The second path of all samples."""
+        return negatives.find("text_only")(batch, self.samples, self.reader, None)
+
+    def lm(self, model: SpeechLM) -> SpeechAudioLM:
+        return SpeechAudioLM(model, self.encoder, self.tokenizer)
 
 
 def far(found: Tensor, expected: Tensor) -> float:
@@ -118,10 +122,11 @@ def examined(kind: str, world: World) -> Result:
     except Exception as error:
         return Result(kind, "not built", reason(error))
     amplify(model.connector)
+    lm = world.lm(model)
     notes = []
     for check in (padding, head, text_only, sharing, decoding, round_trip, limit):
         try:
-            if note := check(model, world):
+            if note := check(lm, world):
                 notes.append(note)
         except UserError as error:
             return Result(kind, "refused", bare(str(error)))
@@ -148,31 +153,28 @@ def reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
-def alone(model: SpeechLM, world: World, number: int) -> Tensor:
-    batch = world.batch(number)
-    return model.hidden_states(embed(model, batch, world.states(batch)))
+def hidden(lm: SpeechAudioLM, batch: Batch) -> Tensor:
+    return lm.hidden(lm.prepare(batch))
 
 
-def padding(model: SpeechLM, world: World) -> str:
-    expected = torch.cat([alone(model, world, n) for n in range(len(world.samples))])
+def padding(lm: SpeechAudioLM, world: World) -> str:
+    expected = torch.cat([hidden(lm, world.batch(number)) for number in range(len(world.samples))])
     for side in ("right", "left"):
-        batch = world.batch(pad=side)
-        require_near(model.hidden_states(embed(model, batch, world.states(batch))), expected, f"padded on the {side}")
+        require_near(hidden(lm, world.batch(pad=side)), expected, f"padded on the {side}")
     return ""
 
 
-def head(model: SpeechLM, world: World) -> str:
-    batch = world.batch(0)
-    embedded = embed(model, batch, world.states(batch))
-    output = model.llm(inputs_embeds=embedded.inputs_embeds, attention_mask=embedded.attention_mask, use_cache=False)
+def head(lm: SpeechAudioLM, world: World) -> str:
+    batch = lm.prepare(world.batch(0))
+    embedded = lm.embedded(batch)
+    output = lm.generator(inputs_embeds=embedded.inputs_embeds, attention_mask=embedded.attention_mask, use_cache=False)
     own = output.logits.flatten(0, 1)
-    require_near(lm_head(model.llm).logits(model.hidden_states(embedded)), own[batch.answer_rows], "logits")
+    require_near(lm.head().logits(lm.hidden(batch)), own[batch.answer_rows], "logits")
     return ""
 
 
-def text_only(model: SpeechLM, world: World) -> str:
-    negative = Negative.of("text_only", world.encoder)
-    rows = []
+def text_only(lm: SpeechAudioLM, world: World) -> str:
+    model, rows = lm.module, []
     for number in range(len(world.samples)):
         batch = world.batch(number)
         kept = ~batch.audio_mask[0]
@@ -184,14 +186,16 @@ def text_only(model: SpeechLM, world: World) -> str:
     expected = torch.cat(rows)
     for side in ("right", "left"):
         batch = world.batch(pad=side)
-        require_near(model.hidden_states(embed_without_audio(model, batch, negative)), expected, "without audio")
-        both = model.hidden_states(embed_both(model, batch, world.states(batch), negative))
+        negative = lm.prepare(world.text_only(batch))
+        require_near(lm.hidden(negative), expected, "without audio")
+        both = lm.hidden(Batch.cat([lm.prepare(batch), negative], side))
         require_near(both.chunk(2)[1], expected, "without audio, beside the path with it")
     return ""
 
 
-def sharing(model: SpeechLM, world: World) -> str:
+def sharing(lm: SpeechAudioLM, world: World) -> str:
     """Sequences that begin alike, whose beginnings are run once, and each by itself."""
+    model = lm.module
     if not can_share(model.llm):
         return ""
     rest = list(range(3, 25))
@@ -212,25 +216,23 @@ def sharing(model: SpeechLM, world: World) -> str:
 STEPS = 6
 
 
-def decoding(model: SpeechLM, world: World) -> str:
-    negative = Negative.of("text_only", world.encoder)
-    batch = world.batch(pad="left", with_answer=False)
-    contrasted = Contrast(0.0, negative)
-    for how in (None, contrasted):
+def decoding(lm: SpeechAudioLM, world: World) -> str:
+    model, batch = lm.module, world.batch(pad="left", with_answer=False)
+    prepared, negative = lm.prepare(batch), lm.prepare(world.text_only(batch))
+    for contrasted in (None, Contrast(0.0, "text_only")):
         tokens = generate(
-            model, world.tokenizer, batch, world.states(batch),
-            max_new_tokens=STEPS, min_new_tokens=STEPS, contrasted=how,
-        )  # fmt: skip
+            lm, prepared, max_new_tokens=STEPS, min_new_tokens=STEPS, contrasted=contrasted, negative=negative
+        )
         if tokens.shape[1] != STEPS:
             raise Wrong(f"{tokens.shape[1]} tokens and not {STEPS}")
         ends = end_tokens(world.tokenizer, model.llm.generation_config.eos_token_id)
         for number, said in enumerate(tokens):
             one = world.batch(number, with_answer=False)
-            first = embed(model, one, world.states(one)).inputs_embeds
+            first = lm.embedded(lm.prepare(one)).inputs_embeds
             more = torch.cat([first, model.get_input_embeddings()(said[None, :-1])], 1)
             whole = torch.ones(more.shape[:2], dtype=torch.long)
             states = hidden_states(model.llm, more, whole, torch.arange(more.shape[1])[None])
-            z = lm_head(model.llm).logits(states[0, first.shape[1] - 1 :])
+            z = lm.head().logits(states[0, first.shape[1] - 1 :])
             z[:, ends] = -torch.inf
             best, chosen = z.max(-1).values, z.gather(-1, said[:, None])[:, 0]
             if not (best - chosen <= TOLERANCE * z[z.isfinite()].abs().max()).all():
@@ -238,19 +240,20 @@ def decoding(model: SpeechLM, world: World) -> str:
     return ""
 
 
-def round_trip(model: SpeechLM, world: World) -> str:
-    model.llm.generation_config.eos_token_id = [2, 7, 9]
+def round_trip(lm: SpeechAudioLM, world: World) -> str:
+    lm.generator.generation_config.eos_token_id = [2, 7, 9]
     with tempfile.TemporaryDirectory(dir=world.folder) as folder:
-        save(folder, model, world.encoder, world.tokenizer)
+        save(folder, lm.module, world.encoder, world.tokenizer)
         again, *_ = load(folder)
     if (ends := end_tokens(world.tokenizer, again.llm.generation_config.eos_token_id)) != [2, 7, 9]:
         raise Wrong(f"end tokens {ends}")
-    require_near(alone(again.eval(), world, 1), alone(model, world, 1), "loaded again")
+    one = world.batch(1)
+    require_near(hidden(world.lm(again.eval()), one), hidden(lm, one), "loaded again")
     return ""
 
 
-def limit(model: SpeechLM, world: World) -> str:
-    most = position_limit(model.llm.config)
+def limit(lm: SpeechAudioLM, world: World) -> str:
+    model, most = lm.module, lm.position_limit
     if most is None:
         return "no limit in its config"
     most = min(most, READ)
