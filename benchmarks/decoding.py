@@ -27,8 +27,7 @@ from caad_ds.evaluation.speed.compare_speed import System, measure
 from caad_ds.evaluation.speed.figures import speed_legend, speed_rows
 from caad_ds.generation.decoding import Contrast
 from caad_ds.generation.model import Model
-from caad_ds.models.negatives import Negative
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.utils.device import pick_device
 
@@ -58,12 +57,11 @@ def systems(tiny: bool, device: torch.device, tokenizer: Any) -> dict[str, Syste
         torch.set_default_dtype(torch.float32)
 
     def loaded(model: Any) -> Model:
-        return Model(model, encoder, tokenizer, PromptEncoder(tokenizer, model.config.num_queries), device)
+        return Model(SpeechAudioLM(model, encoder, tokenizer), device)
 
-    contrasted = Contrast(1.0, Negative.of("zero_mel", encoder))
     return {
         "teacher": System(loaded(teacher), None),
-        "teacher + CD 1 zero_mel": System(loaded(teacher), contrasted),
+        "teacher + CD 1 zero_mel": System(loaded(teacher), Contrast(1.0, "zero_mel")),
         "student": System(loaded(student), None),
     }
 

@@ -22,9 +22,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +36,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cap_memory, milliseconds, peak_mib
 from caad_ds.config.schema import Config
-from caad_ds.data.batch import IGNORE, Batch
+from caad_ds.data.batch import IGNORE, Batch, PairedBatch
 from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.distill.student_objective import StudentObjective
-from caad_ds.models.language_model.llm import lm_head
-from caad_ds.models.negatives import Negative
+from caad_ds.models import negatives
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
+from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.speech_lm.build import build
-from caad_ds.models.speech_lm.embed import embed
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.flops import flop_counter
@@ -121,7 +122,7 @@ SCALES = {
 
 
 class Setting:
-    """Encoder, teacher, student and a batch of one scale on a device; the teacher may lie elsewhere."""
+    """Teacher and student behind one encoder, and a batch of one scale, on a device; the teacher may lie elsewhere."""
 
     def __init__(self, scale: Scale, device: str, teacher_on: str | None = None):
         torch.manual_seed(0)
@@ -133,18 +134,31 @@ class Setting:
                     **scale.encoder | {"decoder_layers": 0, "max_source_positions": 50 * scale.window}
                 )
                 self.encoder = SpeechEncoder.from_config(whisper, scale.taps)
-                self.teacher = self._model(scale.teacher).to(teacher_on or device)
-                self.student = self._model(scale.student)
+                teacher = self._model(scale.teacher).to(teacher_on or device)
+                student = self._model(scale.student)
         finally:
             torch.set_default_dtype(before)
-        self.teacher.requires_grad_(False).eval()
-        self.student.llm.requires_grad_(False)
+        teacher.requires_grad_(False).eval()
+        student.llm.requires_grad_(False)
+        self.teacher, self.student = (SpeechAudioLM(model, self.encoder, tokenizer()) for model in (teacher, student))
         self.batch = batch(scale, self.encoder).to(device)
-        self.optimizer = torch.optim.AdamW([p for p in self.student.parameters() if p.requires_grad], lr=1e-4)
+        self.optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=1e-4)
+
+    def negative(self) -> Batch:
+        """The teacher's second path of the batch."""
+        device = self.batch.input_ids.device
+        return negatives.find("zero_mel")(self.batch.to("cpu"), [], self.teacher.reader, None).to(device)
 
     def _model(self, llm: dict) -> SpeechLM:
         heads = self.encoder.whisper.config.encoder_attention_heads
         return build(llm, self.encoder, None, num_queries=QUERIES, qformer_layers=2, qformer_heads=heads)
+
+
+@cache
+def tokenizer() -> Any:
+    """The one that models have; the batch's tokens are drawn at random."""
+    with tempfile.TemporaryDirectory() as folder:
+        return train_tokenizer(["Describe the audio."], 100, folder)
 
 
 def batch(scale: Scale, encoder: SpeechEncoder) -> Batch:
@@ -156,26 +170,30 @@ def batch(scale: Scale, encoder: SpeechEncoder) -> Batch:
     audio[:, 1 : 1 + QUERIES] = True
     labels[:, -ANSWER:] = ids[:, -ANSWER:]
     features = torch.randn(scale.samples, encoder.whisper.config.num_mel_bins, 100 * scale.window)
-    keys = [str(n) for n in range(scale.samples)]
-    return Batch(keys, ids, torch.ones_like(ids), audio, labels, features, torch.arange(scale.samples))
+    each = torch.arange(scale.samples)
+    return Batch(
+        [str(n) for n in each.tolist()], ids, torch.ones_like(ids), audio, labels, {"features": features},
+        audio_index=each, audio_sample=each, audio_positions=torch.full_like(each, QUERIES),
+    )  # fmt: skip
 
 
 def authors(setting: Setting, objective: Config) -> Callable[[], None]:
     """The step with the authors' graph."""
     batch, section = setting.batch, objective.objective
+    features = batch.audio["features"]
 
-    def logits(model: SpeechLM, features: Tensor) -> Tensor:
-        embedded = embed(model, batch, setting.encoder.encode(features))
-        return model.llm(
+    def logits(lm: SpeechAudioLM, features: Tensor) -> Tensor:
+        embedded = lm.embedded(lm.prepare(replace(batch, audio={"features": features})))
+        return lm.generator(
             inputs_embeds=embedded.inputs_embeds, attention_mask=embedded.attention_mask,
             position_ids=embedded.position_ids, use_cache=False,
         ).logits  # fmt: skip
 
     def step() -> None:
         with torch.no_grad():
-            z_pos = logits(setting.teacher, batch.features)
-            z_neg = logits(setting.teacher, torch.zeros_like(batch.features))
-        z_s = logits(setting.student, batch.features)
+            z_pos = logits(setting.teacher, features)
+            z_neg = logits(setting.teacher, torch.zeros_like(features))
+        z_s = logits(setting.student, features)
         losses = []
         for sample, labels in enumerate(batch.labels):
             rows = (labels[1:] != IGNORE).nonzero().squeeze(-1)
@@ -194,15 +212,15 @@ def authors(setting: Setting, objective: Config) -> Callable[[], None]:
 
 def ours(setting: Setting, cfg: Config, keep_prefix: bool = False) -> Callable[[], None]:
     """The step as training computes it, without engines around the models."""
-    teacher = TeacherForward(setting.teacher, Negative.of("zero_mel", setting.encoder), keep_prefix)
+    teacher = TeacherForward(setting.teacher, keep_prefix)
     module = StudentObjective(setting.student, cfg.objective)
-    count = len(setting.batch.targets)
+    count, second = len(setting.batch.targets), setting.negative()
 
     def step() -> None:
-        states = setting.encoder.encode(setting.batch.features)
+        batch = setting.student.prepare(setting.batch)
         with torch.no_grad():
-            positive, negative = teacher(setting.batch, states)
-        module(setting.batch, states, positive, negative, lm_head(setting.teacher.llm), count)[0].backward()
+            positive, negative = teacher(batch, setting.teacher.prepare(second))
+        module(batch, positive, negative, setting.teacher.head(), count)[0].backward()
         setting.optimizer.step()
         setting.optimizer.zero_grad()
 
@@ -215,14 +233,14 @@ def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[
     from caad_ds.training import engines
 
     folder = Path(tempfile.mkdtemp(dir=swap)) if placed == "nvme" else None
-    teacher = engines.teacher_signal(cfg, setting.teacher, setting.encoder, placed, folder)
-    student = engines.Student(setting.student, setting.encoder, None)
-    engine = engines.student_engine(cfg, student, len(setting.batch.keys), 1)
-    work = DistillStep(engine, setting.encoder, teacher, setting.encoder)
+    teacher = engines.teacher_signal(cfg, setting.teacher, placed, folder)
+    engine = engines.student_engine(cfg, setting.student, len(setting.batch.keys), 1)
+    work = DistillStep(engine, setting.student, teacher, setting.teacher)
+    batch = PairedBatch(setting.batch, setting.batch, setting.negative())
 
     def step() -> list[Terms]:
         with work.teacher_head():
-            return work.train([setting.batch], len(setting.batch.targets))
+            return work.train([batch], len(batch.student.targets))
 
     yield step
     engine.destroy()
@@ -242,10 +260,10 @@ def proportions(scale: Scale) -> str:
     """FLOPs of one forward per sample, encoder : teacher : student, and the vocabulary's share of each model."""
     one = Setting(Scale(**{**vars(scale), "samples": 1}), "meta")
     with torch.no_grad():
-        encoder = gigaflops(lambda: one.encoder.whisper(one.batch.features.to(scale.dtype)))
+        encoder = gigaflops(lambda: one.encoder.whisper(one.batch.audio["features"].to(scale.dtype)))
         embeds = [torch.empty(1, QUERIES + PROMPT + ANSWER, m["hidden_size"], device="meta", dtype=scale.dtype)
                   for m in (scale.teacher, scale.student)]  # fmt: skip
-        models = (one.teacher.llm, one.student.llm)
+        models = (one.teacher.generator, one.student.generator)
         flops = [gigaflops(lambda m=m, e=e: m(inputs_embeds=e)) for m, e in zip(models, embeds, strict=True)]
     heads = [m.get_output_embeddings().weight.numel() / sum(p.numel() for p in m.parameters()) for m in models]
     relative = " : ".join(f"{value / flops[1]:.2f}" for value in (encoder, *flops))

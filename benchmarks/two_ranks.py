@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from caad_ds.data.batch import Batch
 from caad_ds.utils.text import read_text
 from examples.demo.commands import free_port
 
@@ -34,15 +32,6 @@ STEPS = 3
 TOLERANCE = 1e-5
 
 Losses = dict[str, list[dict[str, float]]]  # kd and ce of each step, by the teacher's placement
-
-
-def share(batch: Batch, rank: int, ranks: int) -> Batch:
-    """Every `ranks`-th sample of a batch with one audio a sample, from the `rank`-th on."""
-    part = slice(rank, None, ranks)
-    kept = {name: getattr(batch, name)[part] for name in ("input_ids", "attention_mask", "audio_mask", "labels")}
-    features = batch.features[part]
-    index = torch.arange(len(features), device=features.device)
-    return replace(batch, keys=batch.keys[part], features=features, audio_index=index, **kept)
 
 
 def run_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
@@ -74,7 +63,8 @@ def _steps(rank: int, ranks: int, placed: str) -> list[dict[str, float]]:
 
     torch.backends.cudnn.allow_tf32 = False  # the encoder's convolutions are fp32, too
     setting = Setting(SCALES["tiny"], "cuda" if torch.cuda.is_available() else "cpu")
-    setting.batch = share(setting.batch, rank, ranks)
+    samples = len(setting.batch.keys)
+    setting.batch = setting.batch.select(torch.arange(rank, samples, ranks, device=setting.batch.input_ids.device))
     found = []
     with engines(setting, config("fp32"), placed, Path()) as step:
         for _ in range(STEPS):
