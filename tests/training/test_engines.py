@@ -8,16 +8,14 @@ import pytest
 import torch
 
 from caad_ds.config.reading import load_config
-from caad_ds.data.batch import Batch
+from caad_ds.data.batch import Batch, PairedBatch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill import signal, student_objective
+from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.step import DistillStep
-from caad_ds.models.language_model.llm import lm_head
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
-from caad_ds.models.speech_lm.embed import embed
-from caad_ds.models.speech_lm.features import with_features
-from caad_ds.models.speech_lm.folder import load
-from caad_ds.models.whisper_qformer.audio_states import AudioStates
+from caad_ds.models import auto
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.training import engines, process_group
 from caad_ds.training.checks.skipped_steps import diagnosis
 from caad_ds.training.trainer import Trainer
@@ -45,21 +43,29 @@ def parts(request, world, tmp_path):
         world, tmp_path / "out", teacher={"negative": request.param or "zero_mel"}, objective={"alpha": alpha}
     )
     cfg = load_config(file)
-    student = engines.load_student(cfg)
-    teacher_model, teacher_encoder, _ = load(cfg.teacher.path)
-    assert engines.same_encoder(teacher_encoder, student.encoder)
-    teacher = engines.teacher_signal(cfg, teacher_model, student.encoder)
-    engine = engines.student_engine(cfg, student, 4, 1)
-    reader, prompter = IndexedReader(cfg.data.train), PromptEncoder(student.tokenizer, 4)
+    student, teacher_lm = engines.load_student(cfg), engines.load_teacher(cfg)
+    assert student.shares_encoding(teacher_lm)
+    shared = engines.shared_vocabulary(student, teacher_lm)
+    teacher = engines.teacher_signal(cfg, teacher_lm)
+    engine = engines.student_engine(cfg, student, 4, 1, shared=shared)
+    reader = IndexedReader(cfg.data.train)
+    pairing = Pairing(student.reader, teacher_lm.reader, request.param)
+    assert pairing.alike
 
-    def batch(*numbers: int) -> Batch:
-        samples = [reader[n] for n in numbers]
-        return with_features(prompter.batch(samples), samples, student.encoder)
+    def batch(*numbers: int) -> PairedBatch:
+        return pairing([reader[n] for n in numbers])
 
-    step = DistillStep(engine, student.encoder, teacher, student.encoder)
-    yield SimpleNamespace(step=step, engine=engine, teacher=teacher, student=student, batch=batch)
+    step = DistillStep(engine, student, teacher, teacher_lm)
+    yield SimpleNamespace(
+        step=step, engine=engine, teacher=teacher, student=student, lm=teacher_lm, batch=batch, negative=request.param
+    )
     engine.destroy()
     teacher.close()
+
+
+def prepared(lm: AudioLM, *batches: Batch | None) -> list[Batch | None]:
+    """The batches with their audio encoded."""
+    return [None if batch is None else lm.prepare(batch) for batch in batches]
 
 
 def counted(monkeypatch, owner, name: str) -> list:
@@ -80,11 +86,11 @@ def test_the_traces_stay_complete_and_the_weights_partitioned(parts):
     for n in range(5):
         batch = parts.batch(*range(n, n + 4))
         with parts.step.teacher_head():
-            parts.step.train([batch], len(batch.targets))
+            parts.step.train([batch], len(batch.student.targets))
         if n == 3:
             parts.engine.eval()
             with parts.step.teacher_head():
-                parts.step.evaluate(batch, len(batch.targets))
+                parts.step.evaluate(batch, len(batch.student.targets))
             parts.engine.train()
         if n > 0:  # the first step records
             assert [c.is_complete_trace() for c in coordinators] == [True, True], n
@@ -97,19 +103,20 @@ def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, mon
     scored = counted(monkeypatch, student_objective, "contrastive_distillation_loss")
     batch = parts.batch(0, 1, 2, 3)
     widths = []
-    models = (parts.student.model, parts.teacher.engine.module.model)
+    models = (parts.student.generator, parts.lm.generator)
     hooks = [m.get_output_embeddings().register_forward_hook(lambda *_: widths.append(1)) for m in models]
     with parts.step.teacher_head():
-        parts.step.train([batch], len(batch.targets))
+        parts.step.train([batch], len(batch.student.targets))
     for hook in hooks:
         hook.remove()
-    assert len(perceived) == 1
+    # A constant negative is encoded when it is first met, by the teacher's own encoder.
+    assert len(perceived) == 1 and parts.lm.encoder is not parts.student.encoder
     [(args, _)] = scored
     student, _, positive, negative = args[:4]
-    rows = len(batch.answer_rows)
-    assert 0 < rows < batch.input_ids.numel() / 2
+    rows = len(batch.student.answer_rows)
+    assert 0 < rows < batch.student.input_ids.numel() / 2
     assert len(student) == len(positive) == rows
-    assert negative is None if parts.teacher.engine.module.negative is None else len(negative) == rows
+    assert negative is None if parts.negative is None else len(negative) == rows
     assert widths == []  # the LM heads' own forward, over all positions, never runs
 
 
@@ -123,7 +130,7 @@ def test_the_teachers_head_is_gathered_once_a_step_and_is_one_weight(parts, monk
     with parts.step.teacher_head():
         parts.step.evaluate(first, 8)
         parts.step.evaluate(second, 8)
-    weight = parts.teacher.engine.module.model.get_output_embeddings().weight
+    weight = parts.lm.generator.get_output_embeddings().weight
     assert len(gathered) == 2
     for (weights,), _ in gathered:
         assert len(weights) == 1 and weights[0] is weight
@@ -133,9 +140,9 @@ def test_the_teachers_head_is_gathered_once_a_step_and_is_one_weight(parts, monk
 def test_offloaded_layers_are_gathered_once_for_a_window(parts, monkeypatch):
     """One forward of the teacher takes all micro-batches, of unequal length; its trace stays complete."""
     window = [parts.batch(0, 1), parts.batch(5, 6, 7), parts.batch(20)]
-    assert len({batch.input_ids.shape[1] for batch in window}) > 1
-    together = DistillStep(parts.engine, parts.student.encoder, parts.teacher, parts.student.encoder, teacher_batch=3)
-    layers = parts.teacher.engine.module.model.llm.model.layers
+    assert len({batch.student.input_ids.shape[1] for batch in window}) > 1
+    together = DistillStep(parts.engine, parts.student, parts.teacher, parts.lm, teacher_batch=3)
+    layers = parts.lm.decoder.model.layers
     gathered: list[list[str]] = []  # of each all-gather the weights
     names = {weight: f"{n}.{name}" for n, layer in enumerate(layers) for name, weight in layer.named_parameters()}
     for weight in names:
@@ -174,9 +181,10 @@ def counting(gather, names: dict, gathered: list):
 @pytest.mark.numeric
 def test_a_window_gives_each_batch_what_it_gets_alone(parts, terms):
     window = [parts.batch(0, 1), parts.batch(5, 6, 7), parts.batch(20)]
-    states = [parts.student.encoder.encode(batch.features) for batch in window]
-    alone = [parts.teacher.signal(batch, state) for batch, state in zip(window, states, strict=True)]
-    together = parts.teacher.signal(Batch.cat(window), AudioStates.cat(states))
+    each = [prepared(parts.lm, batch.teacher, batch.negative) for batch in window]
+    alone = [parts.teacher.signal(*batches) for batches in each]
+    heard, seconds = zip(*each, strict=True)
+    together = parts.teacher.signal(Batch.cat(heard), Batch.cat(seconds) if parts.negative else None)
     for path in (0, 1):
         if together[path] is not None:
             expected = torch.cat([signals[path] for signals in alone])
@@ -187,38 +195,40 @@ def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypa
     perceived = counted(monkeypatch, parts.student.encoder, "encode")
     batch = parts.batch(0, 1, 0, 0)
     with parts.step.teacher_head():
-        parts.step.train([batch], len(batch.targets))
+        parts.step.train([batch], len(batch.student.targets))
     [((features,), _)] = perceived
-    assert len(features) == 2 and batch.audio_index.tolist() == [0, 1, 0, 0]
+    assert len(features) == 2 and batch.student.audio_index.tolist() == [0, 1, 0, 0]
 
 
 def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
-    other = encoder(layers=3)
-    step = DistillStep(parts.engine, parts.student.encoder, parts.teacher, other)
-    ours, theirs = (counted(monkeypatch, e, "encode") for e in (parts.student.encoder, other))
+    other = SpeechAudioLM(parts.lm.module, encoder(layers=3), parts.lm.reader.tokenizer)
+    step = DistillStep(parts.engine, parts.student, parts.teacher, other)
     batch = parts.batch(0, 1)
+    prepared(other, batch.negative)
+    ours, theirs = (counted(monkeypatch, each.encoder, "encode") for each in (parts.student, other))
     with step.teacher_head():
-        step.train([batch], len(batch.targets))
+        step.train([batch], len(batch.student.targets))
     assert (len(ours), len(theirs)) == (1, 1)
 
 
 @pytest.mark.numeric
 def test_the_teachers_states_are_those_of_the_plain_model(parts, terms, world):
     batch = parts.batch(3, 4, 5)
-    states = parts.student.encoder.encode(batch.features)
-    positive, negative = parts.teacher.signal(batch, states)
-    plain, _, _ = load(world / "teacher")
+    positive, negative = parts.teacher.signal(*prepared(parts.lm, batch.teacher, batch.negative))
+    plain = auto.load(world / "teacher")
+    plain.module.eval()
     with torch.no_grad():
-        assert_close(positive, plain.eval().hidden_states(embed(plain, batch, states)), terms)
-    if negative is not None:
-        assert (negative - positive).abs().max() > 0.1
+        assert_close(positive, plain.hidden(plain.prepare(batch.teacher)), terms)
+        if negative is not None:
+            assert_close(negative, plain.hidden(plain.prepare(batch.negative)), terms)
+            assert (negative - positive).abs().max() > 0.1
     with parts.teacher.head() as head:
-        assert torch.equal(head.weight, lm_head(plain.llm).weight)
+        assert torch.equal(head.weight, plain.head().weight)
 
 
 def test_a_batch_without_answers_costs_nothing_and_breaks_nothing(parts):
     batch = parts.batch(0, 1)
-    batch.labels.fill_(-100)
+    batch = batch.ignoring(torch.ones(len(batch.keys), dtype=torch.bool))
     parts.engine.eval()
     with parts.step.teacher_head():
         kd, ce, diagnostics = parts.step.evaluate(batch, 1.0)
@@ -227,11 +237,11 @@ def test_a_batch_without_answers_costs_nothing_and_breaks_nothing(parts):
 
 def test_heads_padded_to_different_sizes_share_one_vocabulary(parts):
     batch = parts.batch(0, 1)
-    states = parts.student.encoder.encode(batch.features)
-    positive, negative = parts.teacher.signal(batch, states)
+    [ours] = prepared(parts.student, batch.student)
+    positive, negative = parts.teacher.signal(*prepared(parts.lm, batch.teacher, batch.negative))
     with parts.teacher.head() as head, torch.no_grad():
         padded = type(head)(torch.cat([head.weight, torch.ones(8, head.weight.shape[1])]), head.bias, head.softcap)
-        plain, wide = (parts.engine(batch, states, positive, negative, h, 4.0)[0] for h in (head, padded))
+        plain, wide = (parts.engine(ours, positive, negative, h, 4.0)[0] for h in (head, padded))
     assert torch.equal(plain, wide)
 
 
@@ -241,8 +251,7 @@ def test_in_bf16_weights_are_cast_and_rotary_frequencies_are_not(world, tmp_path
     student = {"gradient_checkpointing": True} | (start_from(world / "teacher") if origin == "path" else {})
     cfg = load_config(config(world, tmp_path / "out", student=student, run={"precision": "bf16"}))
     made = engines.load_student(cfg)
-    model, encoder, _ = load(cfg.teacher.path, torch.bfloat16)
-    teacher = engines.teacher_signal(cfg, model, encoder)
+    teacher = engines.teacher_signal(cfg, engines.load_teacher(cfg))
     engine = engines.student_engine(cfg, made, 4, 1)
     for whole, lm in ((engine, engine.module.student.llm), (teacher.engine, teacher.engine.module.model.llm)):
         assert {p.dtype for p in whole.module.parameters()} == {torch.bfloat16}
@@ -281,10 +290,10 @@ def test_another_teacher_takes_the_place_of_an_engine(parts):
     """What training asks of a teacher is the protocol: no engine, no model."""
     batch = parts.batch(0, 1)
     with parts.teacher.head() as head:
-        kept = parts.teacher.signal(batch, parts.student.encoder.encode(batch.features)), head
+        kept = parts.teacher.signal(*prepared(parts.lm, batch.teacher, batch.negative)), head
 
     class Kept:
-        def signal(self, batch, states):
+        def signal(self, batch, negative):
             return kept[0]
 
         def head(self):
@@ -296,9 +305,9 @@ def test_another_teacher_takes_the_place_of_an_engine(parts):
         def close(self):
             pass
 
-    step = DistillStep(parts.engine, parts.student.encoder, Kept(), parts.student.encoder)
+    step = DistillStep(parts.engine, parts.student, Kept(), parts.lm)
     parts.engine.eval()
     with parts.step.teacher_head(), step.teacher_head():
-        count = len(batch.targets)
+        count = len(batch.student.targets)
         assert torch.equal(step.evaluate(batch, count)[0], parts.step.evaluate(batch, count)[0])
     assert diagnosis(step)["teacher"] == []

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from caad_ds import cli
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.speech_lm import adapters
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
-from caad_ds.training.engines import Student
 from caad_ds.training.model_folder import write_model
 from tests.training.launching import Run, tracked, train, weights
 from tests.training.tiny import config, llama
@@ -125,7 +125,7 @@ def test_buffers_of_the_llm_are_written_beside_its_weights(world, tmp_path):
     }  # fmt: skip
     model = build(gemma, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
     scales = [layer.layer_scalar.fill_(0.5 + n) for n, layer in enumerate(model.llm.base_model.layers)]
-    write_model(tmp_path / "model", Student(model, ears, tokenizer), dict(model.named_parameters()), torch.float32)
+    write_model(tmp_path / "model", SpeechAudioLM(model, ears, tokenizer), dict(model.named_parameters()), torch.float32)
     again = load(tmp_path / "model")[0].llm.base_model.layers
     assert [layer.layer_scalar for layer in again] == scales
 

@@ -13,14 +13,10 @@ from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
+from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.student_objective import StudentObjective
-from caad_ds.models.language_model.llm import lm_head
-from caad_ds.models.negatives import Negative
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
-from caad_ds.models.speech_lm.features import with_features
-from caad_ds.models.speech_lm.folder import load
-from caad_ds.training.engines import load_student
+from caad_ds.training.engines import load_student, load_teacher, shared_vocabulary
 from tests.tolerance import assert_close, training
 from tests.training.launching import Run, curve
 from tests.training.nvme import COMPILED, needs_nvme
@@ -57,17 +53,16 @@ def record_gradients() -> None:
 
 def plain_gradients(cfg: Config) -> dict[str, torch.Tensor]:
     """The gradients of the first global batch, by PyTorch alone."""
-    student = load_student(cfg)
-    reader, prompter = IndexedReader(cfg.data.train), PromptEncoder(student.tokenizer, student.model.config.num_queries)
+    student, teacher = load_student(cfg), load_teacher(cfg)
+    teacher.module.eval()
+    reader = IndexedReader(cfg.data.train)
     samples = [reader[int(n)] for n in GlobalOrder(len(reader), cfg.optimizer.batch_size, cfg.run.seed).batch(0)]
-    batch = with_features(prompter.batch(samples), samples, student.encoder)
-    states = student.encoder.encode(batch.features)
-    model = load(cfg.teacher.path)[0].eval()
-    teacher = TeacherForward(model, Negative.of(cfg.teacher.negative, student.encoder))
+    paired = Pairing(student.reader, teacher.reader, cfg.teacher.negative)(samples)
     with torch.no_grad():
-        positive, negative = teacher(batch, states)
-    module = StudentObjective(student.model, cfg.objective)
-    module(batch, states, positive, negative, lm_head(model.llm), len(batch.targets))[0].backward()
+        positive, negative = TeacherForward(teacher)(teacher.prepare(paired.teacher), teacher.prepare(paired.negative))
+    module = StudentObjective(student, cfg.objective, shared=shared_vocabulary(student, teacher))
+    batch = student.prepare(paired.student)
+    module(batch, positive, negative, teacher.head(), len(batch.targets))[0].backward()
     return {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
 
 

@@ -37,7 +37,7 @@ def exchange(folder, first: str, second: str) -> None:
 
 
 def test_weights_of_another_vocabulary_are_refused_by_an_example(world, weights, tmp_path):
-    tokenizer = student(world, tmp_path, weights).tokenizer  # they have no tokenizer of their own
+    tokenizer = student(world, tmp_path, weights).reader.tokenizer  # they have no tokenizer of their own
     tokenizer.save_pretrained(weights)
     student(world, tmp_path, weights)
     words = {token: number for token, number in tokenizer.get_vocab().items() if number > 20}
@@ -58,14 +58,14 @@ def test_a_smaller_vocabulary_that_counts_otherwise_is_refused(world, weights, t
 
 
 def test_another_template_over_the_same_vocabulary_is_supported(world, weights, tmp_path):
-    tokenizer = student(world, tmp_path, weights).tokenizer
+    tokenizer = student(world, tmp_path, weights).reader.tokenizer
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     tokenizer.save_pretrained(weights)
-    assert student(world, tmp_path, weights).tokenizer.chat_template != tokenizer.chat_template
+    assert student(world, tmp_path, weights).reader.tokenizer.chat_template != tokenizer.chat_template
 
 
 def test_tokens_that_were_added_beyond_the_embedding_are_refused_by_name(world, weights, tmp_path):
-    tokenizer = student(world, tmp_path, weights).tokenizer
+    tokenizer = student(world, tmp_path, weights).reader.tokenizer
     tokenizer.save_pretrained(weights)
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(tmp_path / "more")

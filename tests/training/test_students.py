@@ -36,7 +36,7 @@ def test_only_the_connector_changes_with_and_without_checkpointing_alike(world, 
         out = folder / f"connector-{checkpointing}"
         file = config(world, out, student={"train": "connector", "gradient_checkpointing": checkpointing})
         train(file, 2)
-        before, after = load_student(load_config(file)).model.state_dict(), load(out / "model")[0].state_dict()
+        before, after = load_student(load_config(file)).module.state_dict(), load(out / "model")[0].state_dict()
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert changed and all(name.startswith("connector.") for name in changed)
         assert {name for name in before if name.startswith("connector.qformer")} & changed
@@ -71,7 +71,7 @@ def test_adapters_and_connector_train_under_gradient_checkpointing(world, folder
         train(config(world, out, student=student | more), ranks)
         ends.append(weights(out))
     assert_same_curves(out, folder / f"lora-{stage}-1", terms)
-    before = load_student(load_config(config(world, folder / "unused", student={"train": "connector"}))).model
+    before = load_student(load_config(config(world, folder / "unused", student={"train": "connector"}))).module
     changed = {
         name for name, value in before.state_dict().items() if (value - ends[1].get(name, value)).abs().max() > 0
     }
@@ -88,7 +88,7 @@ def test_a_head_of_its_own_trains_on_two_ranks_as_in_one_process(world, folder, 
         out = folder / f"head-{ranks}"
         untied = {"llm": llama(1, vocabulary, 16, tied=False)}
         file = config(world, out, student=untied, optimizer={"weight_decay": 0.0})  # decay moves weights by itself
-        before = load_student(load_config(file)).model.state_dict()["llm.lm_head.weight"]
+        before = load_student(load_config(file)).module.state_dict()["llm.lm_head.weight"]
         train(file, ranks)
         assert (weights(out)["llm.lm_head.weight"] - before).abs().min() > 0  # every token's row has moved
     assert_same_curves(folder / "head-2", folder / "head-1", terms)

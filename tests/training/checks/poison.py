@@ -10,7 +10,7 @@ import os
 import torch
 
 from caad_ds.distill.student_objective import StudentObjective
-from caad_ds.training import trainer
+from caad_ds.models.reader import Reader
 
 
 def poison() -> None:
@@ -29,15 +29,15 @@ def _meant(keys: list[str], who: str) -> list[int]:
 
 
 def _spoil_features(value: float, who: str) -> None:
-    original = trainer.with_features
+    original = Reader.collate
 
-    def poisoned(batch, samples, encoder):
-        batch = original(batch, samples, encoder)
+    def poisoned(self, samples, **kwargs):
+        batch = original(self, samples, **kwargs)
         for row in _meant(batch.keys, who):
-            batch.features[batch.audio_index[row], 3, 5] = value  # one value; each tone is heard in one sample
+            batch.audio["features"][batch.audio_index[row], 3, 5] = value  # one value; each tone is in one sample
         return batch
 
-    trainer.with_features = poisoned
+    Reader.collate = poisoned
 
 
 def _spoil_objective(kind: str, who: str) -> None:

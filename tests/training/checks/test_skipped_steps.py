@@ -8,9 +8,8 @@ import torch
 
 from caad_ds.config.reading import load_config
 from caad_ds.data.reader import IndexedReader
+from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.step import DistillStep
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
-from caad_ds.models.speech_lm.features import with_features
 from caad_ds.training import engines
 from caad_ds.training.checks.finite_weights import own_optimizer
 from caad_ds.training.optimizer import forget_gradients
@@ -72,19 +71,18 @@ def trained(world, tmp_path, zero: str, precision: str, spoil=None) -> list[torc
     cfg = load_config(ce(world, tmp_path / "out", run={"precision": dtype}, student={"deepspeed": str(file)}))
     student = engines.load_student(cfg)
     engine = engines.student_engine(cfg, student, 2, 2)
-    reader, prompter = IndexedReader(cfg.data.train), PromptEncoder(student.tokenizer, 4)
+    reader, pairing = IndexedReader(cfg.data.train), Pairing(student.reader)
 
     def batch(first: int):
-        samples = [reader[first], reader[first + 1]]
-        return with_features(prompter.batch(samples), samples, student.encoder)
+        return pairing([reader[first], reader[first + 1]])
 
     for number in range(4):
         window = [batch(4 * number), batch(4 * number + 2)]
         if number in (0, 3):
-            DistillStep(engine, student.encoder, None, None).train(window, 10.0)
+            DistillStep(engine, student).train(window, 10.0)
             assert engine.was_step_applied() and 0 < float(engine.get_global_grad_norm()) < 1e3
         elif spoil is not None:
-            step = Spoilt(engine, student.encoder, None, None)
+            step = Spoilt(engine, student)
             step.spoil = spoil
             step.train(window, 10.0)
             assert not engine.was_step_applied()
