@@ -51,11 +51,11 @@ class Pairing:
                 f"sample {sample.key}: teacher and student make other tokens of its answer (the first: "
                 f"{_first_difference(theirs.answer, encoded.answer)}); leave it out, or take models of one tokenizer"
             )
-        if self.shared is not None and (other := next((t for t in encoded.answer if not self.shared.holds(t)), None)):
-            token = self.student.tokenizer.convert_ids_to_tokens(other)
+        if self.shared is not None and (others := [t for t in encoded.answer if not self.shared.holds(t)]):
+            token = self.student.tokenizer.convert_ids_to_tokens(others[0])
             raise UserError(
-                f"sample {sample.key}: its answer holds {token!r} ({other}), which is another token to the teacher; "
-                "change its text"
+                f"sample {sample.key}: its answer holds {token!r} ({others[0]}), which is another token to the "
+                "teacher; change its text"
             )
         return encoded
 
