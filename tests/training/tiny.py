@@ -43,12 +43,12 @@ def llama(layers: int, vocabulary: int, hidden: int = 32, tied: bool = True) -> 
     }  # fmt: skip
 
 
-def encoder(layers: int = 2) -> SpeechEncoder:
-    """A random encoder with a window of one second."""
+def encoder(layers: int = 2, seconds: int = 1) -> SpeechEncoder:
+    """A random encoder with a window of so many seconds."""
     torch.manual_seed(0)
     whisper = WhisperConfig(
         d_model=32, encoder_layers=layers, decoder_layers=0, encoder_attention_heads=2, encoder_ffn_dim=64,
-        num_mel_bins=80, max_source_positions=50,
+        num_mel_bins=80, max_source_positions=50 * seconds,
     )  # fmt: skip
     made = SpeechEncoder.from_config(whisper, taps=[0, 1])
     amplify(made.whisper)
