@@ -125,7 +125,9 @@ def test_buffers_of_the_llm_are_written_beside_its_weights(world, tmp_path):
     }  # fmt: skip
     model = build(gemma, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
     scales = [layer.layer_scalar.fill_(0.5 + n) for n, layer in enumerate(model.llm.base_model.layers)]
-    write_model(tmp_path / "model", SpeechAudioLM(model, ears, tokenizer), dict(model.named_parameters()), torch.float32)
+    write_model(
+        tmp_path / "model", SpeechAudioLM(model, ears, tokenizer), dict(model.named_parameters()), torch.float32
+    )
     again = load(tmp_path / "model")[0].llm.base_model.layers
     assert [layer.layer_scalar for layer in again] == scales
 

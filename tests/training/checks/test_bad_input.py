@@ -43,13 +43,12 @@ def test_a_wrong_config_and_its_traceback(made):
     ("changes", "expected"),
     [
         ({"data": {"train": "nowhere"}}, "nowhere/index.json does not exist: name a folder that `caad-ds prep pack`"),
-        ({"teacher": {"path": "nowhere"}}, "nowhere: no such folder; give the folder of a trained SpeechLM"),
+        ({"teacher": {"path": "nowhere"}}, "nowhere: no such folder; give the folder of a model, or a hub id"),
         ({"student": {"encoder": "nowhere/here"}}, "nowhere/here: no Whisper encoder that loads"),
         ({"student": {"tokenizer": "nowhere/here"}}, "nowhere/here: no tokenizer there"),
         ({"student": {"taps": [0, 7]}}, "taps [0, 7] do not fit an encoder of 2 layers; use 0 to 1"),
         ({"student": {"window_seconds": 2}}, "window of 2 s exceeds the encoder's 1 s"),
         ({"student": {"qformer_heads": 5}}, "is not a multiple of the number of attention heads (5)"),
-        ({"student": {"num_queries": 5}}, "student.num_queries is 5, the teacher's 4: make it equal"),
         (
             {"student": {"llm": llama(1, 5)}},
             "but the embedding has 5 rows; take a tokenizer of these weights, or",
@@ -102,10 +101,22 @@ def test_logits_that_only_a_gpu_can_hold_rounded(made):
     assert "objective.logits: bfloat16 needs the loss in Triton, here it is native; set it to float32" in refusal(file)
 
 
-def test_different_tokenizers(made, tmp_path):
+def test_different_vocabularies(made, world, tmp_path):
     train_tokenizer(["other words, otherwise cut"] * 9, 50, tmp_path / "words")
-    line = refusal(made(student={"tokenizer": str(tmp_path / "words")}))
-    assert "teacher and student have different tokenizers" in line and str(tmp_path / "words") in line
+    line = refusal(made(student={"tokenizer": str(tmp_path / "words")}), ranks=2)
+    names = f"teacher {world / 'teacher'} and student {tmp_path / 'words'}"
+    assert f"{names} have different vocabularies of answers: " in line and " tokens have the same id in both" in line
+
+
+def test_different_end_tokens(made, world, tmp_path):
+    tokenizer = shutil.copytree(world / "tokenizer", tmp_path / "words")
+    settings = tokenizer / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"eos_token": "<pad>"}))
+    line = refusal(made(student={"tokenizer": str(tokenizer)}), ranks=2)
+    assert (
+        f"teacher {world / 'teacher'} and student {tokenizer} end an answer differently: '</s>' (2), '<pad>' " in line
+    )
+    assert "set student.tokenizer to the teacher's" in line
 
 
 def spoil(folder, sample: int) -> str:
@@ -144,7 +155,7 @@ def test_an_audio_longer_than_the_window_is_refused_before_training(made, world,
     pack(manifest, tmp_path / "long")
     line = refusal(made(data={section: str(tmp_path / "long")}), ranks=2)
     where = f"{tmp_path / 'long/train-000000.tar'}, sample clip-03 (2 of 24 samples have more than 1 s): "
-    assert f"{where}an audio of 1.10 s exceeds the encoder's window of 1 s; reject or split" in line
+    assert f"{where}an audio of 1.10 s exceeds the model's window of 1 s; reject or split" in line
 
 
 def run_out_of_memory() -> None:

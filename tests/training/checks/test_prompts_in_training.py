@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from caad_ds.config.reading import load_config
-from caad_ds.models.speech_lm.folder import load
-from caad_ds.training.engines import check_same_text, load_student
+from caad_ds.training.engines import load_student
 from caad_ds.utils.errors import UserError
 from data_prep.pack.pack import pack
 from tests.models.prompts.chat_tokenizers import CHATML
@@ -140,7 +139,7 @@ def test_a_students_template_is_frozen_and_tells_runs_apart(world, tmp_path):
     settings = {"date": "2025-01-02", "merge_system": True, "switches": {"loud": True}}
     file = ce(world, tmp_path / "out", student={"tokenizer": tokenizer, "template": settings})
     student = load_student(load_config(file))
-    text = student.tokenizer.apply_chat_template([SYSTEM, {"role": "user", "content": "high?"}], tokenize=False)
+    text = student.reader.tokenizer.apply_chat_template([SYSTEM, {"role": "user", "content": "high?"}], tokenize=False)
     assert text == "02 January 2025loud<s><user>It is low.\n\nhigh?"
     with pytest.raises(UserError, match=r"student\.template\.switches: the chat template of .* does not read 'laut'"):
         load_student(load_config(file, ["student.template.switches={laut: true}"]))
@@ -152,13 +151,16 @@ def test_a_students_template_is_frozen_and_tells_runs_apart(world, tmp_path):
         load_config(config(world, tmp_path / "b", student=started))
 
 
-def test_a_teacher_that_writes_an_answer_otherwise_is_refused(world, tmp_path):
-    teacher, _, words = load(world / "teacher")
-    student = load_student(load_config(config(world, tmp_path / "out")))
-    check_same_text(teacher, words, student)
-    student.tokenizer.init_kwargs["caad_prompt"] = "pieces"
-    with pytest.raises(UserError, match=r"write a prompt or an answer differently: form of their tokenizers .*; set"):
-        check_same_text(teacher, words, student)
+def test_a_sample_whose_answer_the_teacher_writes_otherwise_stops_both_ranks(world, tmp_path):
+    """To a student whose template trims an answer, the space before it is no token of it."""
+    tokenizer = templated(world, tmp_path / "tokenizer", "")
+    path = tmp_path / "tokenizer/chat_template.jinja"
+    path.write_text(path.read_text().replace("message['content']", "message['content'] | trim"))
+    shards = spoiled(world, tmp_path, lambda row: row.update(response=" " + row["response"]))
+    line = refusal(
+        config(world, tmp_path / "out", data={"train": shards}, student={"tokenizer": tokenizer}, **OFF), ranks=2
+    )
+    assert "1 of 24 samples cannot be used (sample clip-05: teacher and student make other tokens of its answer" in line
 
 
 @pytest.mark.slow
