@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -86,12 +87,17 @@ class Clips:
     def negative(self, items: Sequence[Askable], batch: Batch, name: str) -> Batch:
         """A batch of items, such as `prompts` gives, as the second path of the negative `name` sees it, prepared."""
         samples = [
-            Sample(item.key, as_sample(item).record, [self._kept[clip].waveform for clip in item.clips])
-            for item in items
+            replace(as_sample(item), waveforms=[self._kept[clip].waveform for clip in item.clips]) for item in items
         ]
+        of_key = {sample.key: sample for sample in samples}
+
+        @cache  # an item may be asked several times at once
+        def partner(key: str, number: int) -> np.ndarray:
+            return self._partner(of_key[key], number)
+
         if self.lm.reader.window is not None:  # then it is the same for any audio, whose states need not be moved
             batch = replace(batch, audio={})
-        second = negatives.find(name)(batch.to("cpu"), samples, self.lm.reader, self._partner)
+        second = negatives.find(name)(batch.to("cpu"), samples, self.lm.reader, partner)
         return self.lm.prepare(second.to(self.device))
 
     def constant(self, name: str) -> Audio | None:
@@ -118,15 +124,20 @@ class Clips:
         features = Features(self.encoded(items), [self._kept[clip].positions for clip in clips])
         return self.lm.reader.placed(samples, features, index, **reading).to(self.device)  # type: ignore[arg-type]
 
-    def _partner(self, key: str, number: int) -> np.ndarray:
-        """The audio of another item's clip, by the item's key alone."""
-        first = int.from_bytes(hashlib.sha256(f"{key}:{number}".encode()).digest()[:8])
-        own = next((kept.waveform for clip, kept in self._kept.items() if str(clip) in key), None)
+    def _partner(self, sample: Sample, number: int) -> np.ndarray:
+        """The audio of another clip than the sample's own, the same whatever is asked beside it.
+
+        A clip that cannot be heard is nobody's partner.
+        """
+        first = int.from_bytes(hashlib.sha256(f"{sample.key}:{number}".encode()).digest()[:8])
         for step in range(len(self._others)):
-            waveform = self._load(self._others[(first + step) % len(self._others)])
-            if own is None or not np.array_equal(waveform, own):
+            try:
+                waveform = self._load(self._others[(first + step) % len(self._others)])
+            except decode.AudioError:
+                continue
+            if not any(np.array_equal(waveform, own) for own in sample.waveforms):
                 return waveform
-        raise UserError("negative shuffled: there is no other clip to take; choose another negative")
+        raise UserError("negative shuffled: there is no other clip to take audio from; choose another negative")
 
     def _load(self, clip: Clip) -> np.ndarray:
         waveform, levels = clip.measured()

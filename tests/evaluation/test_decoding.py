@@ -7,14 +7,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
-from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, decode, generate
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
-from caad_ds.models.language_model.llm import lm_head
-from caad_ds.models.negatives import Negative, embed_without_audio
-from caad_ds.models.speech_lm.embed import embed
 from tests.tolerance import SIGMAS, assert_close
 
 pytestmark = pytest.mark.numeric
@@ -33,37 +29,41 @@ def items(conflicts):
     return [item for row in Benchmark.load(conflicts).rows for item in row.items()]
 
 
+def second(clips, items, batch, contrasted):
+    return None if contrasted is None else clips.negative(items, batch, contrasted.negative)
+
+
 def answers(loaded, items, size, contrasted=None, sampling=None):
-    texts, clips = [], Clips(loaded.encoder)
+    texts, clips = [], loaded.clips(items)
     for start in range(0, len(items), size):
         part = clips.hear(items[start : start + size])
-        batch, states = loaded.prompts(part), clips.states(part)
+        batch = clips.prompts(part)
         texts += decode(
-            loaded.model, loaded.tokenizer, batch, states,
-            max_new_tokens=LENGTH, contrasted=contrasted, sampling=sampling,
+            loaded.lm, batch, max_new_tokens=LENGTH, contrasted=contrasted,
+            negative=second(clips, part, batch, contrasted), sampling=sampling,
         )  # fmt: skip
     return texts
 
 
-def tokens(loaded, items, keys=None, **how):
-    clips = Clips(loaded.encoder)
-    states = clips.states(clips.hear(items))
-    batch = loaded.prompts(items)
+def tokens(loaded, items, keys=None, contrasted=None, **how):
+    clips = loaded.clips(items)
+    batch = clips.prompts(clips.hear(items))
+    negative = second(clips, items, batch, contrasted)
     batch = replace(batch, keys=keys or batch.keys)
-    return generate(loaded.model, loaded.tokenizer, batch, states, **{"max_new_tokens": LENGTH, **how})
+    how = {"max_new_tokens": LENGTH, **how}
+    return generate(loaded.lm, batch, contrasted=contrasted, negative=negative, **how)
 
 
-def step_by_step(loaded, item, alpha, negative):
+def step_by_step(loaded, item, others, contrasted):
     """Greedy search by whole forwards of one unpadded prompt per path, without a cache."""
-    clips = Clips(loaded.encoder)
-    states = clips.states(clips.hear([item]))
-    batch = loaded.prompts([item])
+    clips = loaded.clips(others)
+    batch = clips.prompts(clips.hear([item]))
     said = []
     for _ in range(LENGTH):
         now = extended(batch, said)
-        z_pos = logits(loaded, embed(loaded.model, now, states))
-        z_neg = logits(loaded, embed_without_audio(loaded.model, now, negative))
-        token = int(contrast(z_pos, z_neg, alpha).argmax())
+        z_pos = logits(loaded, now)
+        z_neg = logits(loaded, unpadded(second(clips, [item], now, contrasted)))
+        token = int(contrast(z_pos, z_neg, contrasted.alpha).argmax())
         if token == loaded.tokenizer.eos_token_id:
             break
         said.append(token)
@@ -81,17 +81,26 @@ def extended(batch, said):
     )
 
 
+def unpadded(batch):
+    kept = batch.attention_mask[0].bool()
+    names = "input_ids", "attention_mask", "audio_mask", "labels"
+    return replace(batch, **{name: getattr(batch, name)[:, kept] for name in names})
+
+
 @torch.no_grad()
-def logits(loaded, embedded):
+def logits(loaded, batch):
+    """Those of the token after a batch of one prompt."""
+    embedded = loaded.lm.embedded(batch)
     last = torch.tensor([embedded.attention_mask.shape[1] - 1])
-    return lm_head(loaded.model.llm).logits(loaded.model.hidden_states(replace(embedded, answer_rows=last)))
+    return loaded.lm.head().logits(loaded.lm.module.hidden_states(replace(embedded, answer_rows=last)))
 
 
 @pytest.mark.parametrize("sampling", [None, SAMPLED])
-@pytest.mark.parametrize("alpha", [None, 1.5])
-def test_same_answers_whatever_the_batch_size(loaded, items, alpha, sampling):
-    contrasted = alpha and Contrast(alpha, Negative.of("zero_mel", loaded.encoder))
-    assert len({len(loaded.prompts([item]).input_ids[0]) for item in items}) > 2, "padding has to matter"
+@pytest.mark.parametrize(("alpha", "negative"), [(None, None), (1.5, "zero_mel"), (1.5, "shuffled")])
+def test_same_answers_whatever_the_batch_size(loaded, items, alpha, negative, sampling):
+    contrasted, clips = alpha and Contrast(alpha, negative), loaded.clips()
+    lengths = {len(clips.prompts(clips.hear([item])).input_ids[0]) for item in items}
+    assert len(lengths) > 2, "padding has to matter"
     alone = answers(loaded, items, 1, contrasted, sampling)
     assert len(set(alone)) > 3
     assert answers(loaded, items, 8, contrasted, sampling) == alone
@@ -101,18 +110,16 @@ def test_same_answers_whatever_the_batch_size(loaded, items, alpha, sampling):
 @pytest.mark.parametrize("sampling", [None, SAMPLED])
 @pytest.mark.parametrize("name", NEGATIVES)
 def test_alpha_zero_gives_the_tokens_of_plain_decoding(loaded, items, name, sampling):
-    negative = Negative.of(name, loaded.encoder)
     plain = tokens(loaded, items, sampling=sampling)
-    assert torch.equal(tokens(loaded, items, sampling=sampling, contrasted=Contrast(0.0, negative)), plain)
-    assert not torch.equal(tokens(loaded, items, sampling=sampling, contrasted=Contrast(2.0, negative)), plain)
+    assert torch.equal(tokens(loaded, items, sampling=sampling, contrasted=Contrast(0.0, name)), plain)
+    assert not torch.equal(tokens(loaded, items, sampling=sampling, contrasted=Contrast(2.0, name)), plain)
 
 
 @pytest.mark.parametrize("name", NEGATIVES)
 def test_contrastive_decoding_equals_two_separate_passes(loaded, items, name):
-    negative = Negative.of(name, loaded.encoder)
-    chosen = items[:3] + items[-2:]
-    batched = answers(loaded, chosen, len(chosen), Contrast(1.0, negative))
-    assert batched == [step_by_step(loaded, item, 1.0, negative) for item in chosen]
+    chosen, contrasted = items[:3] + items[-2:], Contrast(1.0, name)
+    batched = answers(loaded, chosen, len(chosen), contrasted)
+    assert batched == [step_by_step(loaded, item, chosen, contrasted) for item in chosen]
 
 
 def test_plausibility_keeps_only_what_the_positive_path_finds_likely():
@@ -134,25 +141,26 @@ def test_what_both_paths_rule_out_stays_ruled_out():
 def test_a_step_is_the_teacher_forced_contrast_of_the_loss(loaded, items, terms, name, monkeypatch):
     """The distribution of every step, padded and with a cache, is the distillation target at that answer row."""
     alpha, tau = 1.5, 2.0
-    negative, chosen, steps = Negative.of(name, loaded.encoder), items[:2] + items[-3:], []
+    contrasted, chosen, steps = Contrast(alpha, name), items[:2] + items[-3:], []
     call = ContrastiveLogits.__call__
     monkeypatch.setattr(ContrastiveLogits, "__call__", lambda *given: steps.append(call(*given)) or steps[-1])
-    said = tokens(loaded, chosen, contrasted=Contrast(alpha, negative), min_new_tokens=LENGTH)
-    model, clips = loaded.model, Clips(loaded.encoder)
+    said = tokens(loaded, chosen, contrasted=contrasted, min_new_tokens=LENGTH)
+    lm, clips = loaded.lm, loaded.clips(chosen)
+    head = lm.head()
     for k, item in enumerate(chosen):
-        batch = extended(loaded.prompts([item]), said[k].tolist())
+        batch = extended(clips.prompts(clips.hear([item])), said[k].tolist())
         batch.labels[0, -LENGTH:] = said[k]
         with torch.no_grad():
-            h_pos = model.hidden_states(embed(model, batch, clips.states(clips.hear([item]))))
-            h_neg = model.hidden_states(embed_without_audio(model, batch, negative))
-        z_c = contrast(lm_head(model.llm).logits(h_pos), lm_head(model.llm).logits(h_neg), alpha)
+            h_pos = lm.hidden(batch)
+            h_neg = lm.hidden(second(clips, [item], batch, contrasted))
+        z_c = contrast(head.logits(h_pos), head.logits(h_neg), alpha)
         decoded = torch.stack([z[k] for z in steps])
-        largest = (1 + 2 * alpha) * max(lm_head(model.llm).logits(h).abs().max().item() for h in (h_pos, h_neg))
+        largest = (1 + 2 * alpha) * max(head.logits(h).abs().max().item() for h in (h_pos, h_neg))
         assert_close(decoded.log_softmax(-1), z_c.log_softmax(-1), terms, largest)
         identity = LMHead(torch.eye(decoded.shape[1]))  # a student whose logits are those of the decoder
         decoded.requires_grad_(True)
         loss = contrastive_distillation_loss(
-            decoded, identity, h_pos, h_neg, lm_head(model.llm), said[k], alpha=alpha, temperature=tau, kd_weight=1.0
+            decoded, identity, h_pos, h_neg, head, said[k], alpha=alpha, temperature=tau, kd_weight=1.0
         ).loss
         # tau * (p - q) / rows: of first order in differences of logits, where the loss is of second.
         [gradient] = torch.autograd.grad(loss, decoded)
@@ -162,7 +170,7 @@ def test_a_step_is_the_teacher_forced_contrast_of_the_loss(loaded, items, terms,
 @pytest.mark.parametrize("sampling", [None, SAMPLED])
 def test_both_paths_go_on_with_one_token(loaded, items, sampling):
     seen = Seen()
-    contrasted = Contrast(1.0, Negative.of("silence", loaded.encoder))
+    contrasted = Contrast(1.0, "silence")
     said = tokens(loaded, items, contrasted=contrasted, sampling=sampling, streamer=seen)
     heard, unheard = torch.stack(seen.steps, dim=1).chunk(2)
     assert torch.equal(heard, said) and torch.equal(unheard, said)
@@ -185,13 +193,12 @@ class Seen(BaseStreamer):
 @pytest.mark.parametrize("alpha", [None, 1.0])
 def test_tokens_are_drawn_as_often_as_they_are_likely(loaded, items, alpha):
     item, count, temperature = items[0], 3000, 2.5
-    negative = Negative.of("zero_mel", loaded.encoder)
-    clips, batch = Clips(loaded.encoder), loaded.prompts([item])
-    z = logits(loaded, embed(loaded.model, batch, clips.states(clips.hear([item]))))[0]
-    if alpha is not None:
-        z = contrast(z, logits(loaded, embed_without_audio(loaded.model, batch, negative))[0], alpha)
+    contrasted, clips = None if alpha is None else Contrast(alpha, "zero_mel"), loaded.clips()
+    batch = clips.prompts(clips.hear([item]))
+    z = logits(loaded, batch)[0]
+    if contrasted is not None:
+        z = contrast(z, logits(loaded, second(clips, [item], batch, contrasted))[0], alpha)
     expected = count * torch.softmax(z / temperature, dim=-1)
-    contrasted = None if alpha is None else Contrast(alpha, negative)
     drawn = tokens(
         loaded, [item] * count, [f"{k}" for k in range(count)],
         sampling=Sampling(temperature), contrasted=contrasted, max_new_tokens=1,
@@ -233,7 +240,7 @@ def test_a_draw_depends_on_seed_item_and_step_alone(loaded, items):
 
 def test_after_its_end_an_answer_is_padded(loaded, items):
     end = loaded.tokenizer.eos_token_id
-    said = tokens(loaded, items, contrasted=Contrast(1.0, Negative.of("zero_mel", loaded.encoder)), sampling=SAMPLED)
+    said = tokens(loaded, items, contrasted=Contrast(1.0, "zero_mel"), sampling=SAMPLED)
     lengths = [row.index(end) if end in row else len(row) for row in said.tolist()]
     assert len(set(lengths)) > 2
     for row, length in zip(said.tolist(), lengths, strict=True):
@@ -258,15 +265,15 @@ def test_nothing_else_of_a_checkpoints_generation_config_is_followed(loaded, ite
         "min_p": 0.9,
     }
     for name, value in leaks.items():
-        setattr(loaded.model.llm.generation_config, name, value)
+        setattr(loaded.lm.generator.generation_config, name, value)
     assert torch.equal(tokens(loaded, items), plain)
-    assert loaded.model.llm.generation_config.min_new_tokens == LENGTH, "it is the checkpoint's still"
+    assert loaded.lm.generator.generation_config.min_new_tokens == LENGTH, "it is the checkpoint's still"
 
 
 def test_a_second_end_token_of_the_checkpoint_ends_an_answer(loaded, items):
     plain = tokens(loaded, items)
     other = int(plain[plain != loaded.tokenizer.eos_token_id].mode().values)
-    loaded.model.llm.generation_config.eos_token_id = [other]
+    loaded.lm.generator.generation_config.eos_token_id = [other]
     for before, after in zip(plain.tolist(), tokens(loaded, items).tolist(), strict=True):
         stop = next((k for k, token in enumerate(before) if token in (other, loaded.tokenizer.eos_token_id)), LENGTH)
         assert after[: stop + 1] == before[: stop + 1][: len(after)]
