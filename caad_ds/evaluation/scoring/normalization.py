@@ -4,6 +4,7 @@ Whisper's basic normaliser, which the published rule takes, drops what may be al
 symbols, the decimal point, what stands in brackets, the vowel signs of some scripts. Here they stay.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import lru_cache
@@ -30,7 +31,8 @@ TOKEN = regex.compile(
 )
 SYMBOL = regex.compile(r"[%#&@\u00b0\p{Sc}\p{Emoji_Presentation}]")  # not < or +, without which it is another number
 WITH_UNIT = regex.compile(r"(?P<value>-?[\p{N}.]+)(?P<unit>\p{L}+)(?<!^\p{N}{4}s)")  # the 1990s are no seconds
-SHORT = regex.compile(r"-?\p{Nd}{1,15}(?:\.\p{Nd}{1,15})?|-?\.\p{Nd}{1,15}")
+# By `re`: it knows the digits that Decimal knows, `regex` those of a newer Unicode.
+SHORT = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?|-?\.\d{1,15}")
 ACCIDENTAL = {"sharp": "#", "flat": "\u266d"}
 COUNTING = ("is", "answer")  # words after which a last "one" is a number
 

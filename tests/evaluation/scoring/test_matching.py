@@ -1,7 +1,7 @@
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caad_ds.evaluation.scoring.matching import (
@@ -342,6 +342,7 @@ def test_numbers_in_words_are_their_digits(number):
 
 @settings(deadline=None, max_examples=300)
 @given(st.text(max_size=30), st.text(max_size=12), st.lists(st.text(max_size=12), max_size=3))
+@example("", "\U0001e5f1", [])  # a digit since Unicode 16
 def test_no_text_is_too_odd(prediction, label, options):
     found = verdicts(prediction, label, options, prediction)
     assert found["right"] or not found["strict"]
