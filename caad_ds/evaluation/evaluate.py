@@ -71,7 +71,7 @@ def evaluate(
         limit: only the first rows of each subset.
         name: the system's in tables; None: the model's. Seeds share one.
         contrast_alpha: contrastive decoding with this alpha; None: without a contrast.
-        negative: input of its second path: zero_mel, silence, noise or text_only.
+        negative: input of its second path: zero_mel, silence, noise, text_only or shuffled.
         plausibility: of the contrast: keep tokens with p >= plausibility * max p_pos.
         temperature: sample from softmax(z / temperature); None: greedy.
         top_p: nucleus sampling with this cumulative probability.

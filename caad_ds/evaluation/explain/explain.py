@@ -84,7 +84,7 @@ def explain(
         answer: own (the model's), contrast (its own under contrast) or gt.
         instructions: YAML with the right answers' statements, for `gt`.
         contrast_alpha: of the target.
-        negative: input of its second path: zero_mel, silence, noise or text_only.
+        negative: input of its second path: zero_mel, silence, noise, text_only or shuffled.
         plausibility: of the target: keep tokens with p >= plausibility * max p_pos.
         temperature: of all distributions.
         top: tokens of each position.
@@ -101,14 +101,16 @@ def explain(
     check_counts(top=top, max_new_tokens=max_new_tokens)
     check_choice("--dtype", dtype, DTYPES)
     models = model_folder(model), model_folder(teacher) if teacher else None
-    asked, rejected = chosen(Benchmark.load(existing(benchmark)), items)
+    conflicts = Benchmark.load(existing(benchmark))
+    asked, rejected = chosen(conflicts, items)
+    others = [item for row in conflicts.rows for item in row.items()]
     statements = Instructions.load(wanted.instructions) if wanted.instructions else None
     setting = _load(*models, wanted, device, dtype)
     saved: list[tuple[dict, list[Path]]] = []
     doubtful: dict[str, dict] = {}
     with progress("explaining", len(asked)) as advance:
         for item in asked:
-            clips = {id(loaded): loaded.clips(asked) for loaded in (setting.teacher, setting.answerer)}
+            clips = {id(one): one.clips(others) for one in (setting.teacher, setting.answerer)}
             if fault := _unaskable(setting, clips, item):
                 rejected[item.id] = fault
             else:

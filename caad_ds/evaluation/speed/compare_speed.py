@@ -26,14 +26,15 @@ from caad_ds.utils.progress import progress
 
 @dataclass(frozen=True)
 class System:
-    """A model and how it decodes."""
+    """A model and how it decodes; `others` are the items that negative shuffled takes audio from."""
 
     loaded: Model
     contrasted: Contrast | None
+    others: Sequence[Item] = ()
 
     def answer(self, items: Sequence[Item], tokens: int) -> tuple[float, Timing]:
         """Answers items with exactly `tokens` tokens each; the encoder's seconds, and the rest."""
-        loaded, clips = self.loaded, self.loaded.clips(items)
+        loaded, clips = self.loaded, self.loaded.clips(self.others)
         synchronize(loaded.device)
         began = time.perf_counter()
         clips.hear(items)
@@ -69,7 +70,7 @@ def compare_speed(
         models: folders of trained SpeechLMs, or of the runs that trained them, by the names that tables call them.
         benchmark: folder in MCR-BENCH's format.
         contrast_alpha: each model with contrastive decoding of this alpha, too.
-        negative: input of its second path: zero_mel, silence, noise or text_only.
+        negative: input of its second path: zero_mel, silence, noise, text_only or shuffled.
         batch_size: items at once, beside batch 1.
         tokens: of each answer.
         rounds: timed turns.
@@ -87,7 +88,7 @@ def compare_speed(
     check_choice("--dtype", dtype, DTYPES)
     check_counts(batch_size=batch_size, tokens=tokens, rounds=rounds)
     folders, place = {name: model_folder(folder) for name, folder in models.items()}, existing(benchmark)
-    items = _items(place, batch_size)
+    items, others = _items(place, batch_size)
     systems: dict[str, System] = {}
     chosen = pick_device(device)
     for name, folder in folders.items():
@@ -96,7 +97,7 @@ def compare_speed(
             systems[name] = System(loaded, None)
             if contrast_alpha is not None:
                 contrasted = Contrast(contrast_alpha, negative)
-                systems[f"{name} + CD {contrast_alpha:g} {negative}"] = System(loaded, contrasted)
+                systems[f"{name} + CD {contrast_alpha:g} {negative}"] = System(loaded, contrasted, others)
         _check_clips(loaded, items)
     found = Speeds(measure(systems, items, tokens, rounds), tokens, rounds, place.resolve().name)
     if out is not None:
@@ -134,13 +135,13 @@ def _run(found: list[tuple[float, Timing]], size: int) -> dict:
     return {**timed([timing for _, timing in found], size), "encoder_ms": encoder}
 
 
-def _items(folder: Path, count: int) -> list[Item]:
-    """As many items of different rows as there are, then the rows under their next condition."""
-    by_row = [list(row.items()) for row in Benchmark.load(folder, count).rows]
+def _items(folder: Path, count: int) -> tuple[list[Item], list[Item]]:
+    """As many items of different rows as there are, then the rows under their next condition; and all items."""
+    by_row = [list(row.items()) for row in Benchmark.load(folder, max(2, count)).rows]  # two: one may be a partner
     items = [item for condition in zip(*by_row, strict=True) for item in condition]
     if len(items) < count:
         raise UserError(f"{folder}: has {len(items)} items; give --batch-size {len(items)} or a larger benchmark")
-    return items[:count]
+    return items[:count], items
 
 
 def _check_clips(loaded: Model, items: Sequence[Item]) -> None:

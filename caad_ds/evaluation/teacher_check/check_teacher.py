@@ -77,7 +77,7 @@ def check_teacher(
         benchmark: folder in MCR-BENCH's format, of clips that the teacher was not trained on.
         instructions: YAML with the options of each subset and their statements.
         train_benchmark: one of clips that the teacher was trained on: tells overfitting from too little training.
-        negatives: inputs of the second path: zero_mel, silence, noise, text_only.
+        negatives: inputs of the second path: zero_mel, silence, noise, text_only, shuffled.
         alphas: of the contrasts that are tried.
         out: JSON file of figures and verdict; an interrupted check resumes. None: nothing is kept.
         limit: only the first rows of each subset.
@@ -115,7 +115,7 @@ def check_teacher(
     with CheckJournal(written, settings) as journal:
         with progress(f"loading {folder}"):
             loaded = Model.load(folder, chosen, dtype)
-        others = [next(iter(row.items())) for row in rows]
+        others = [next(iter(row.items())) for row in tested.rows]
         settings_of = known, journal, batch_size, max_new_tokens
         probe = Probe(loaded, [*dict.fromkeys(negatives)], alphas, *settings_of, others=others)
         found = _likelihoods(probe, rows, name)

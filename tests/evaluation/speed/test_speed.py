@@ -10,10 +10,8 @@ from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.speed.compare_speed import System
 from caad_ds.evaluation.speed.figures import speed_legend, speed_rows
 from caad_ds.evaluation.speed.measure import Clock, Meter
-from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.generation.model import Model
-from caad_ds.models.negatives import Negative
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.utils.memory import MIB, PeakMemory
 
@@ -93,14 +91,14 @@ def test_table_of_models_with_and_without_contrast(run, model_folder, tmp_path, 
 def test_every_system_says_as_many_tokens(model_folder, benchmark):
     loaded = Model.load(model_folder, torch.device("cpu"))
     items = [item for row in Benchmark.load(benchmark).rows for item in row.items()]
-    clips = Clips(loaded.encoder)
-    states = clips.states(clips.hear(items))
-    likeliest = generate(loaded.model, loaded.tokenizer, loaded.prompts(items), states, max_new_tokens=1)
-    loaded.model.llm.generation_config.eos_token_id = likeliest.flatten().tolist()  # every answer would end at once
-    for contrasted in (None, Contrast(1.0, Negative.of("silence", loaded.encoder))):
-        seconds, timing = System(loaded, contrasted).answer(items, 5)
-        assert timing.tokens == 5 * len(items)
-        assert 0 < timing.first < timing.last and seconds > 0
+    clips = loaded.clips()
+    likeliest = generate(loaded.lm, clips.prompts(clips.hear(items)), max_new_tokens=1)
+    loaded.lm.generator.generation_config.eos_token_id = likeliest.flatten().tolist()  # every answer would end at once
+    for contrasted in (None, Contrast(1.0, "silence"), Contrast(1.0, "shuffled")):
+        for asked in (items, items[:1]):
+            seconds, timing = System(loaded, contrasted, items).answer(asked, 5)
+            assert timing.tokens == 5 * len(asked)
+            assert 0 < timing.first < timing.last and seconds > 0
 
 
 def test_ratios_are_to_the_first_system():

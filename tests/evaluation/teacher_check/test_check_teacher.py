@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.schema import CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.commands import check_teacher as command_line
@@ -19,10 +20,8 @@ from caad_ds.evaluation.teacher_check.option_likelihoods import entropy, log_lik
 from caad_ds.evaluation.teacher_check.probe import Probe
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.teacher_answers import answers, shared_prompts, whole_prompts
-from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
 from caad_ds.generation.model import Model
-from caad_ds.models.negatives import Negative, embed_without_audio
 from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.utils.errors import UserError
 from tests.command import run_command
@@ -57,28 +56,31 @@ def loaded(model_folder):
 
 
 @pytest.fixture
-def asked(loaded, conflicts):
-    """Items of two rows, and what the model hears of their clips."""
-    ears = EncodedClips(loaded)
-    items = ears.hear([item for row in Benchmark.load(conflicts).rows[:2] for item in row.items()])
-    return items, ears.outputs(items)
+def rows(conflicts):
+    return Benchmark.load(conflicts).rows
+
+
+def asked(loaded, rows, negatives=()):
+    """Items of two rows, and their clips as the model hears them."""
+    ears = EncodedClips(loaded, negatives, [item for row in rows for item in row.items()])
+    return ears.hear([item for row in rows[:2] for item in row.items()]), ears
 
 
 @pytest.mark.numeric
 @torch.no_grad()
-def test_likelihoods_equal_one_statement_at_a_time(loaded, asked, terms):
-    items, outputs = asked
-    negative = Negative.of("silence", loaded.encoder)
-    found = log_likelihoods(loaded, items, outputs, STATEMENTS, [negative], [1.0])
+def test_likelihoods_equal_one_statement_at_a_time(loaded, rows, terms):
+    items, ears = asked(loaded, rows)
+    found = log_likelihoods(loaded, items, ears, STATEMENTS, ["silence"], [1.0])
     assert found[CONTRAST].shape == (8, 2)
+    outputs, llm, clips = ears.outputs(items), loaded.lm.generator, loaded.clips()
     for i in (0, 5):
         for k, statement in enumerate(STATEMENTS):
-            batch = loaded.answered([items[i]], [statement])
+            batch = clips.answered(clips.hear([items[i]]), [statement])
             z_pos, z_neg = (
-                loaded.model.llm(inputs_embeds=e.inputs_embeds).logits[0, e.answer_rows]
+                llm(inputs_embeds=e.inputs_embeds).logits[0, e.answer_rows]
                 for e in (
-                    merge_audio(loaded.model, batch, outputs[i // 4 : i // 4 + 1]),
-                    embed_without_audio(loaded.model, batch, negative),
+                    merge_audio(loaded.lm.module, batch, outputs[i // 4 : i // 4 + 1]),
+                    loaded.lm.embedded(clips.negative([items[i]], batch, "silence")),
                 )
             )
             for signal, z in ((POS, z_pos), (NEG, z_neg), (CONTRAST, 2 * z_pos - z_neg)):
@@ -88,15 +90,33 @@ def test_likelihoods_equal_one_statement_at_a_time(loaded, asked, terms):
 
 
 @pytest.mark.numeric
-def test_what_prompts_have_in_common_is_run_once_and_changes_nothing(loaded, asked, terms):
-    items, outputs = asked
-    negatives = [Negative.of(name, loaded.encoder) for name in NEGATIVES]
-    statements = [*STATEMENTS, "the speaker is female ."]
+@torch.no_grad()
+def test_under_shuffled_an_item_is_asked_about_another_clip(loaded, rows, terms):
+    """Whichever it is, the likelihoods are those of hearing it in the place of the item's own."""
+    items, ears = asked(loaded, rows, ["shuffled"])
+    found = log_likelihoods(loaded, items, ears, STATEMENTS, ["shuffled"], [1.0])
+    others = [row.clip for row in rows]
+    for k, item in enumerate(items):
+        clips = [replace(clip, text=item.clips[0].text) for clip in others if clip != item.clips[0]]
+        swapped = [replace(item, clips=(clip,)) for clip in clips]
+        hearing = EncodedClips(loaded, ["shuffled"])
+        z_pos = log_likelihoods(loaded, hearing.hear(swapped), hearing, STATEMENTS, [], [])[POS]
+        z_neg = found[Signal("shuffled")][k]
+        nearest = np.abs(z_pos - z_neg).max(-1).argmin()
+        assert_close(z_neg, z_pos[nearest], terms, 5 * 6 * np.abs(z_neg).max())
+
+
+@pytest.mark.numeric
+def test_what_prompts_have_in_common_is_run_once_and_changes_nothing(loaded, rows, terms):
+    items, ears = asked(loaded, rows)
+    given = [*STATEMENTS, "the speaker is female ."], CHECKED_NEGATIVES, [0.5, 2.0]
     run = []
-    hook = loaded.model.llm.model.layers[0].register_forward_pre_hook(lambda _, given: run.append(given[0].shape))
-    expected = whole(loaded, items, outputs, statements, negatives, [0.5, 2.0])
-    positions, run[:] = sum(rows * length for rows, length, _ in run), []
-    found = shared(loaded, items, outputs, statements, negatives, [0.5, 2.0])
+    layer = loaded.lm.generator.model.layers[0]
+    hook = layer.register_forward_pre_hook(lambda _, given: run.append(given[0].shape))
+    with torch.no_grad():
+        expected = whole(loaded, items, ears, *given)
+        positions, run[:] = sum(rows * length for rows, length, _ in run), []
+        found = shared(loaded, items, ears, *given)
     hook.remove()
     assert list(found) == list(expected)
     for signal, values in expected.items():
@@ -110,14 +130,13 @@ def test_entropy():
 
 
 def probe(loaded, conflicts, instructions, negatives=("silence",)):
-    given = [Negative.of(name, loaded.encoder) for name in negatives]
-    return Probe(loaded, given, [1.0], Instructions.load(instructions), CheckJournal(None, {}), 16, 4)
+    return Probe(loaded, negatives, [1.0], Instructions.load(instructions), CheckJournal(None, {}), 16, 4)
 
 
 def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, monkeypatch):
     """Stands in for the answers: right but for adversarial text without a contrast."""
 
-    def told(loaded, items, outputs, wanted, negatives, max_new_tokens):
+    def told(loaded, items, ears, wanted, negatives, max_new_tokens):
         assert max_new_tokens == 4
         return {s: ["neither" if s == POS and i.condition == "adversarial" else i.gt for i in items] for s in wanted}
 
@@ -131,20 +150,20 @@ def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, m
         assert table[POS][group]["accuracy_irrelevant"]["value"] == 1
 
 
-@pytest.mark.parametrize("prefill", [shared_prompts, whole_prompts])
-def test_answers_of_several_signals_are_those_of_one_at_a_time(loaded, asked, monkeypatch, prefill):
-    monkeypatch.setattr(
-        "caad_ds.evaluation.teacher_check.teacher_answers.can_share", lambda llm: prefill is shared_prompts
-    )
-    items, outputs = asked
-    negatives = [Negative.of(name, loaded.encoder) for name in NEGATIVES]
-    wanted = [POS, *(Signal(name, 1.5) for name in NEGATIVES)]
-    found = answers(loaded, items, outputs, wanted, negatives, 6)
-    clips = Clips(loaded.encoder)
-    prompts, states = loaded.prompts(items), clips.states(clips.hear(items))
-    for signal, negative in zip(wanted, [None, *negatives], strict=True):
-        contrasted = None if negative is None else Contrast(1.5, negative)
-        alone = decode(loaded.model, loaded.tokenizer, prompts, states, max_new_tokens=6, contrasted=contrasted)
+@pytest.mark.parametrize(
+    ("prefill", "negatives"), [(shared_prompts, CHECKED_NEGATIVES), (whole_prompts, NEGATIVES)]
+)  # fmt: skip
+def test_answers_of_several_signals_are_those_of_one_at_a_time(loaded, rows, prefill, negatives):
+    items, ears = asked(loaded, rows, negatives)
+    assert ears.shares is (prefill is shared_prompts)
+    wanted = [POS, *(Signal(name, 1.5) for name in negatives)]
+    found = answers(loaded, items, ears, wanted, negatives, 6)
+    prompts = ears.clips.prompts(items)
+    for signal in wanted:
+        contrasted = second = None
+        if signal.negative is not None:
+            contrasted, second = Contrast(1.5, signal.negative), ears.clips.negative(items, prompts, signal.negative)
+        alone = decode(loaded.lm, prompts, max_new_tokens=6, contrasted=contrasted, negative=second)
         assert found[signal] == alone
     assert len({tuple(texts) for texts in found.values()}) > 2, "the signals answer otherwise"
 
@@ -169,7 +188,10 @@ def test_command(model_folder, conflicts, instructions, tmp_path, capsys):
     assert "1 row is asked about audio that training would not take" in err and "1.wav: silent: all" in err
     decoded = [(s["negative"], s["alpha"]) for s in result["decoded"]]
     alpha = result["verdict"]["alpha"] or 2.0
-    assert decoded == [(None, None), *((negative, alpha) for negative in NEGATIVES)] and "greedy answers" in printed
+    assert (
+        decoded == [(None, None), *((negative, alpha) for negative in CHECKED_NEGATIVES)]
+        and "greedy answers" in printed
+    )
     assert "z_neg text_only" in printed and "gender n/f/a/i" in printed and result["verdict"]["lines"][-1] in printed
     assert "7/7" in err
 
