@@ -101,4 +101,4 @@ def test_a_device_or_dtype_that_is_none_is_refused(model_folder, options, told):
 
 def test_a_runs_folder_gives_its_model(model_folder, tmp_path):
     (tmp_path / "model").symlink_to(model_folder)
-    assert caad_ds.load(tmp_path, device="cpu").model.config.num_queries == 3
+    assert caad_ds.load(tmp_path, device="cpu").lm.module.config.num_queries == 3

@@ -103,9 +103,9 @@ def test_a_killed_run_goes_on_where_it_was(run, tmp_path, monkeypatch):
 
 
 def spy(function, sizes):
-    def called(model, tokenizer, batch, *args, **kwargs):
+    def called(lm, batch, **kwargs):
         sizes.append(len(batch.keys))
-        return function(model, tokenizer, batch, *args, **kwargs)
+        return function(lm, batch, **kwargs)
 
     return called
 
