@@ -73,6 +73,10 @@ class Reader(ABC):
     def positions_of(self, seconds: float) -> int:
         """How many positions an audio of that length has, at most."""
 
+    def positions(self, sample: Sample) -> list[int]:
+        """How many positions each audio of a sample has, at most; its audio is perhaps not decoded yet."""
+        return [self.positions_of(seconds) for seconds in self._seconds(sample)]
+
     @abstractmethod
     def features_identity(self) -> dict[str, Any]:
         """What the audio inputs depend on beside the waveforms, by name."""
@@ -105,7 +109,7 @@ class Reader(ABC):
         UserError, which names it, if they make no prompt, or leave no `room` in the model's positions. `answer` are
         ids of an answer to take instead of its own.
         """
-        positions = [self.positions_of(seconds) for seconds in self._seconds(sample)]
+        positions = self.positions(sample)
         return self.prompts.check(sample, with_answer=with_answer, room=room, positions=positions, answer=answer)
 
     def length(self, sample: Sample) -> int:

@@ -40,6 +40,10 @@ class LocalEngine(ABC):
         """What is asked, as a record; UserError if it cannot be asked about."""
         return {"id": record["id"], "messages": self.asking.messages(record), "audios": []}
 
+    def _ids(self, asked: PromptRecord) -> list[int]:
+        """The tokens of what is asked; UserError if the template has no such prompt."""
+        return self.prompter.prompt(asked)[0]
+
     @abstractmethod
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         """The answers to one batch."""
@@ -63,7 +67,7 @@ class LocalEngine(ABC):
 
     def _prompt(self, record: Record) -> Prompt | Answer:
         try:
-            ids, _ = self.prompter.prompt(self._asked(record))
+            ids = self._ids(self._asked(record))
         except UserError as error:
             return Answer(record["id"], reason=f"record: {_told(error, record['id'])}")
         if self.positions and len(ids) + self.asking.max_new_tokens > self.positions:

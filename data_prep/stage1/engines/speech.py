@@ -64,6 +64,10 @@ class SpeechEngine(LocalEngine):
     def _asked(self, record: Record) -> PromptRecord:
         return {"id": record["id"], "messages": self.asking.spoken(record), "audios": record["audios"]}
 
+    def _ids(self, asked: PromptRecord) -> list[int]:
+        positions = self.loaded.reader.positions(Sample(asked["id"], asked, []))
+        return self.prompter.encode(asked, with_answer=False, positions=positions).prompt
+
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         samples = []
         for record, _ in prompts:

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from caad_ds import cli
 from caad_ds.data.markers import user_content
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import decode
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
@@ -89,19 +88,17 @@ def whole(folder) -> list[bytes]:
 def test_it_answers_what_evaluation_decodes_of_the_clip(tmp_path, teacher, corpus, options):
     assert answer(corpus, teacher, tmp_path / "answered.jsonl", *options) == 0
     loaded = Model.load(teacher, torch.device("cpu"))
-    clips = Clips(loaded.encoder)
+    clips = loaded.clips()
     expected = {}
     for row in read(corpus):
         [entry] = row["audios"]
         clip = Clip(corpus.parent / entry["path"], entry["text"])
         item = Item(row["id"], "s", None, (clip,), row["messages"], "", "")
         clips.hear([item])
-        batch = loaded.prompts([item])
+        batch = clips.prompts([item])
         batch.keys[:] = [row["id"]]  # an item's key holds its condition, and the draw follows the key
         sampling = Sampling(0.8, 0.9, seed=3) if options else None
-        [expected[row["id"]]] = decode(
-            loaded.model, loaded.tokenizer, batch, clips.states([item]), max_new_tokens=MOST, sampling=sampling
-        )
+        [expected[row["id"]]] = decode(loaded.lm, batch, max_new_tokens=MOST, sampling=sampling)
     got, rejected = texts(tmp_path), reasons(tmp_path)
     assert len(set(got.values())) > 3 and got.keys() | rejected.keys() == expected.keys()
     assert got == {name: expected[name] for name in got}
@@ -157,7 +154,7 @@ def test_what_cannot_be_heard_or_asked_rejects_its_record_alone(tmp_path, teache
     assert answer(write(tmp_path / "described.jsonl", rows), teacher, tmp_path / "answered.jsonl") == 0
     assert "3 audio" in capsys.readouterr().out
     why = reasons(tmp_path)
-    assert why["clip1"].startswith(f"audio: {tmp_path / 'long.wav'}: an audio of 1.50 s exceeds the encoder's window")
+    assert why["clip1"].startswith(f"audio: {tmp_path / 'long.wav'}: an audio of 1.50 s exceeds the model's window")
     assert why["clip2"].startswith(f"audio: {tmp_path / 'broken.wav'} does not decode: ")
     assert why["clip3"] == f"audio: {tmp_path / 'absent.wav'} does not decode: there is no such file"
     assert why["clip4"].startswith("record: it has no messages; run `caad-ds prep describe` first")
@@ -168,8 +165,9 @@ def test_what_cannot_be_heard_or_asked_rejects_its_record_alone(tmp_path, teache
 
 def test_audio_that_prompts_of_a_batch_share_is_encoded_once(teacher, corpus, monkeypatch):
     engine = SpeechEngine(teacher, GenerationSettings(system="Be brief.", max_new_tokens=2), batch_size=4, device="cpu")
-    encode, encoded = engine.loaded.encoder.encode, []
-    monkeypatch.setattr(engine.loaded.encoder, "encode", lambda mel: encoded.append(len(mel)) or encode(mel))
+    encoder = engine.loaded.lm.encoder
+    encode, encoded = encoder.encode, []
+    monkeypatch.setattr(encoder, "encode", lambda mel: encoded.append(len(mel)) or encode(mel))
     rows = [{**row, "audios": [{"path": str(corpus.parent / "0.wav")}]} for row in read(corpus)[:4]]
     assert len(list(engine.answers([rows], ()))) == 4 and encoded == [1]
     asked = engine.tokenizer.decode(engine._prompt(rows[0])[1])
@@ -181,7 +179,7 @@ def test_a_folder_without_a_speech_lm_is_named(tmp_path, teacher, corpus, capsys
     assert answer(corpus, tmp_path, out) == 2
     assert f"{tmp_path}: no model there (config.json is missing)" in capsys.readouterr().err
     assert answer(corpus, teacher.parent / "llm", out) == 2
-    assert "no SpeechLM that loads" in capsys.readouterr().err
+    assert "llm: a model of type llama is not supported; supported are caad_speech_lm, " in capsys.readouterr().err
 
 
 def test_plain_lines_are_ingested_and_asked_as_the_readme_has_it(teacher, tmp_path, capsys):
