@@ -92,7 +92,7 @@ class ContentParts:
         parts: list[dict[str, str]] = []
         for number, text in enumerate(SPAN.split(content)):
             if number:
-                parts.append({"type": "audio"})
+                parts.append({"type": "audio", "audio": ""})  # templates look for the one or the other
             # The line break that ends a marked span is the template's own to write.
             text = text.removeprefix("\n") if number else text
             if text:
