@@ -17,12 +17,19 @@ from caad_ds.models.architecture import read_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.layers import keep_first_layers
-from caad_ds.models.language_model.llm import check_audio_head, check_stops, check_vocabulary
+from caad_ds.models.language_model.llm import TOKENIZER_FILES, at_rest, check_audio_head, check_stops, check_vocabulary
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import follow_umask
+from caad_ds.utils.files import follow_umask, read_json
+
+# By what they are, of each of which one must be there.
+PROCESSOR_FILES = {
+    "a feature extractor": ("processor_config.json", "preprocessor_config.json"),
+    "the tokenizer's settings": ("tokenizer_config.json",),
+    "a tokenizer": ("tokenizer.*", *TOKENIZER_FILES[1:]),
+}
 
 
 @dataclass(frozen=True)
@@ -83,20 +90,18 @@ class TransformersLM(AudioLM):
 
     def hidden(self, batch: Batch) -> Tensor:
         """By the family's own forward up to the head."""
-        return self._states(batch).flatten(0, 1)[batch.answer_rows]
+        return self.hidden_and_path(batch)[0]
 
     def hidden_and_path(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same, and a number of the last sample's last position, which comes after audio."""
-        states = self._states(batch)
-        return states.flatten(0, 1)[batch.answer_rows], states[-1, -1, 0]
+        """The same, and a number of the last position of audio."""
+        if not len(batch.audio_index):
+            # A sample that is added lets the tower run in every batch: ZeRO-3 expects the same modules each time.
+            batch = Batch.cat([batch, self._only_audio().to(batch.input_ids.device)])
+        states = self._states(batch).flatten(0, 1)
+        return states[batch.answer_rows], states[batch.audio_mask.flatten().nonzero()[-1, 0], 0]
 
     def _states(self, batch: Batch) -> Tensor:
-        """Final hidden states [B, S, H]; B + 1 where no sample has audio.
-
-        The sample that is added then lets the tower run in every batch: ZeRO-3 expects the same modules each time.
-        """
-        if not len(batch.audio_index):
-            batch = Batch.cat([batch, self._only_audio().to(batch.input_ids.device)])
+        """Final hidden states [B, S, H]."""
         mask = batch.attention_mask
         body = self.module.base_model
         return body(
@@ -127,6 +132,18 @@ class TransformersLM(AudioLM):
             place = (torch.tensor([0]), torch.tensor([0]), torch.tensor([count]))
             self._silent = Batch([""], ids, ones, ones.bool(), none, features.audio, *place)
         return self._silent
+
+    def check_hearing(self, name: str) -> None:
+        """Run a short audio through it; UserError, which begins with `name`, where it does not take its processor's."""
+        try:
+            with at_rest(self.module):
+                self._states(self._only_audio())
+        except Exception as error:  # whatever a family's code raises on features or placeholders of another model
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            raise UserError(
+                f"{name}: its forward fails on the audio of the processor {self.reader.tokenizer.name_or_path} "
+                f"({reason}); take the processor of this model, or correct its config"
+            ) from error
 
     def generation_inputs(self, batch: Batch) -> dict[str, Any]:
         """Tokens with their placeholders, and the audio inputs."""
@@ -212,14 +229,18 @@ def build(family: Family, name: str, processor: str | Path, **reading: Any) -> T
         config = AutoConfig.for_model(**read_architecture(name))
         config.dtype = None
         model = getattr(transformers, family.model)(config)
-    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
     return checked(TransformersLM(family, model, load_processor(processor), **reading), name)
 
 
 def load_processor(folder: str | Path) -> Any:
-    """The processor of a folder; UserError where one of its files is missing."""
+    """The processor of a folder; UserError where one of its files is missing, which transformers would make up."""
+    folder = Path(folder)
+    for what, names in PROCESSOR_FILES.items():
+        if not any(next(folder.glob(name), None) for name in names):
+            raise UserError(f"{folder}: its processor lacks {what} ({' or '.join(names)}); give a whole folder")
     try:
         processor = AutoProcessor.from_pretrained(folder)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
@@ -227,13 +248,19 @@ def load_processor(folder: str | Path) -> Any:
         raise UserError(f"{folder}: no processor there that loads ({reason}); give a whole folder") from error
     if not hasattr(processor, "feature_extractor") or not hasattr(processor, "audio_token"):
         raise UserError(f"{folder}: its processor files are those of no audio model; give a whole folder")
+    if processor.audio_token not in processor.tokenizer.get_vocab():
+        raise UserError(f"{folder}: its tokenizer has no token {processor.audio_token!r}; give a whole folder")
+    stored = read_json(folder / "tokenizer_config.json", "give a whole folder").get("chat_template")
+    if not stored and not any(folder.glob("chat_template.*")):
+        raise UserError(f"{folder}: it has no chat template (chat_template.jinja); give an instruct model's folder")
     return processor
 
 
 def checked(lm: TransformersLM, name: str) -> TransformersLM:
-    """Refuse a model whose stops, vocabulary or head are not what is built around it."""
+    """Refuse a model whose stops, vocabulary, head or audio are not what is built around it."""
     model = lm.module
     check_stops(model.generation_config.stop_strings, name)  # type: ignore[union-attr]
     check_vocabulary(model, lm.reader.tokenizer, name)
     check_audio_head(model, name, avoid=lm.reader.prompts.placeholder)
+    lm.check_hearing(name)
     return lm

@@ -150,7 +150,7 @@ def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
     """
     kind = llm.config.model_type
     check_stops(llm.generation_config.stop_strings, name)
-    with _at_rest(llm):
+    with at_rest(llm):
         try:
             if kind in REFUSED:
                 raise UserError(REFUSED[kind])
@@ -175,23 +175,29 @@ def check_audio_head(model: PreTrainedModel, name: str, avoid: int) -> HeadForm:
     Raises:
         UserError: the logits are no such product up to a constant factor and a soft cap.
     """
-    with _at_rest(model):
-        table = token_embeddings(model)
-        ids = torch.arange(1, PROBED + 1, device=table.device)[None] * max(1, len(table) // (PROBED + 1)) % len(table)
-        ids = torch.where(ids == avoid, ids - 1, ids)
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        hidden = model.base_model(**given).last_hidden_state[0]
-        try:
+    kind = model.config.model_type
+    try:
+        with at_rest(model):
+            table = token_embeddings(model)
+            spread = torch.arange(1, PROBED + 1, device=table.device)[None] * max(1, len(table) // (PROBED + 1))
+            ids = spread % len(table)
+            ids = torch.where(ids == avoid, ids - 1, ids)
+            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+            hidden = model.base_model(**given).last_hidden_state[0]
             form = measured_form(model, hidden, lambda: model(**given).logits)
-        except UserError as error:
-            kind = model.config.model_type
-            raise UserError(f"{name}: a model of type {kind} cannot be used: {error}; take another model") from None
+    except UserError as error:
+        raise UserError(f"{name}: a model of type {kind} cannot be used: {error}; take another model") from None
+    except Exception as error:  # whatever a family's code raises where its config does not fit together
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise UserError(
+            f"{name}: a model of type {kind} cannot be used, its forward fails on tokens ({reason}); correct its config"
+        ) from error
     model._caad_head = form  # type: ignore[assignment]
     return form
 
 
 @contextmanager
-def _at_rest(llm: PreTrainedModel) -> Iterator[None]:
+def at_rest(llm: PreTrainedModel) -> Iterator[None]:
     """In evaluation, without gradients, and with the random state as before."""
     training = llm.training
     llm.eval()
@@ -229,7 +235,7 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
 
 def check_left_padding(llm: PreTrainedModel, name: str) -> None:
     """Refuse an LLM whose answers to prompts of a batch depend on the longest of them; for what asks it by tokens."""
-    with _at_rest(llm):
+    with at_rest(llm):
         rows = len(token_embeddings(llm))
         ids = torch.arange(1, PROBED + 1, device=llm.device)[None] * max(1, rows // (PROBED + 1)) % rows
         padded, mask = torch.cat([ids[:, :PADS], ids], 1), torch.ones_like(ids)
