@@ -1,0 +1,79 @@
+"""A tiny Qwen2-Audio, and samples with clips of several lengths."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from caad_ds.data.audio.decoded import Sample
+from caad_ds.data.markers import user_content
+from caad_ds.models import auto, negatives
+from tests.models.families import tiny_qwen2_audio
+
+NEAR = 1e-5  # of the largest value: what docs/models.md promises of padding, other samples and paths; ten times rounding
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """A model folder in the family's own layout; not to be changed."""
+    return tiny_qwen2_audio.write(tmp_path_factory.mktemp("qwen2_audio"))
+
+
+@pytest.fixture(scope="session")
+def lm(folder):
+    """The model, in evaluation; a test that changes it loads its own."""
+    made = auto.load(folder)
+    made.module.eval()
+    return made
+
+
+@pytest.fixture
+def parts(lm):
+    """The model with what tests do with it; replaces that of our own family."""
+
+    def negative(name, batch, samples, partners=None):
+        return negatives.find(name)(batch, samples, lm.reader, partners)
+
+    def close(found, expected) -> None:
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() <= NEAR * expected.abs().max()
+
+    return SimpleNamespace(
+        lm=lm, model=lm.module, reader=lm.reader, processor=lm.reader.processor, batch=lm.reader.collate,
+        hidden=lambda batch: lm.hidden(lm.prepare(batch)), negative=negative, close=close,
+    )  # fmt: skip
+
+
+def audio(key: str, seconds: float) -> np.ndarray:
+    """Noise that depends on the key."""
+    rng = np.random.default_rng(list(key.encode()))
+    return (0.3 * rng.standard_normal(round(seconds * 16_000))).astype(np.float32)
+
+
+def sample(key: str, *seconds: float, question="Is the tone high or low?", answer="It is low.", **record) -> Sample:
+    """A sample with a clip of each of these lengths."""
+    clips = [audio(f"{key}{n}", each) for n, each in enumerate(seconds)]
+    values = {
+        "id": key, "audios": [{"path": "", "text": f"beep {n}"} for n in range(len(clips))], "response": answer,
+        "messages": [{"role": "user", "content": user_content(question, audios=len(clips))}],
+    }  # fmt: skip
+    return Sample(key, values | record, clips)
+
+
+@pytest.fixture
+def samples() -> list[Sample]:
+    """Four samples of unequal length: of one, two and three clips, and without any."""
+    return [
+        sample("a", 0.5),
+        sample("b", 1.3, 0.25, question="Is it low?", answer="The tone is high."),
+        sample("c", 0.4, 2.0, 0.1, answer="It is"),
+        sample("d", question="Is the tone low?", answer="low"),
+    ]
+
+
+def own_logits(model, batch) -> torch.Tensor:
+    """The family's own logits, float32 [B, S, V], by its whole forward."""
+    inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in batch.placed().items()}
+    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **inputs).logits.float()
