@@ -131,6 +131,11 @@ class PromptEncoder:
         encoded = self.encode(sample.record, with_answer=with_answer and answer is None, positions=positions)
         if answer is not None:
             encoded = replace(encoded, answer=[*answer])
+            if self.placeholder in answer and self.placeholder != self.filler:
+                raise UserError(
+                    f"sample {sample.key}: its answer holds {self.spans.mark!r} ({self.placeholder}), which stands for "
+                    "audio; leave it out"
+                )
         length = len(encoded.prompt) + len(encoded.answer[: self.max_answer_tokens]) + room
         if self.limit is not None and length > self.limit:
             what = "prompt and answer" if with_answer or room else "prompt"
