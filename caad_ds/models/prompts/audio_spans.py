@@ -60,7 +60,7 @@ class MarkedText:
 class ContentParts:
     """Audio as a part of a content, as the processors of transformers take it; `mark` is the family's placeholder.
 
-    A transcription is the beginning of the text after its audio.
+    A transcription is the beginning of the text after its audio, as a line of its own.
     """
 
     def __init__(self, mark: str):
@@ -68,11 +68,8 @@ class ContentParts:
 
     def given(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
         """The messages with each transcription after its audio's marker."""
-        left = iter(transcripts)
-        return [
-            (role, SPAN.sub(lambda found: found[0] + next(left, ""), content) if any(transcripts) else content)
-            for role, content in messages
-        ]
+        lines = iter(f"\n{text}" if text else "" for text in transcripts)
+        return [(role, SPAN.sub(lambda span: span[0] + next(lines, ""), content)) for role, content in messages]
 
     def render(self, tokenizer: Any, messages: Messages) -> str:
         """The template's text of contents that are lists of parts."""
