@@ -1,6 +1,6 @@
 """Every type of causal LM that transformers has, built small: which work here, which are refused, and why.
 
-    python -m tests.models.language_model.llm_types docs/models.md
+    python -m tests.models.language_model.llm_types docs/language_models.md
 
 writes the table. All that decides is the product's own code: `build_llm`, `SpeechLM`, `generate`, `save` and `load`.
 """
@@ -325,7 +325,7 @@ refused, and {unbuilt} could not be built small (they are checked all the same w
 - weights and end tokens survive saving and loading;
 - as many positions as the config names, but at most 4,096, are read.
 
-Made by `python -m tests.models.language_model.llm_types docs/models.md`; `pytest -m slow -k test_llm_types` holds it to
+Made by `python -m tests.models.language_model.llm_types docs/language_models.md`; `pytest -m slow -k test_llm_types` holds it to
 what is installed.
 
 | type | with it | reason, or what is special |
@@ -334,7 +334,7 @@ what is installed.
 
 
 def table(results: list[Result]) -> str:
-    """The page docs/models.md."""
+    """The page docs/language_models.md."""
     statuses = [result.status for result in results]
     counts = {"works": statuses.count("works"), "refused": statuses.count("refused"), "all": len(results)}
     page = PAGE.format(version=transformers.__version__, unbuilt=statuses.count("not built"), **counts)
@@ -344,7 +344,7 @@ def table(results: list[Result]) -> str:
 def main() -> None:
     """Examine all types, or those that are named, and write the table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out", type=Path, help="the page to write, docs/models.md; - for none")
+    parser.add_argument("out", type=Path, help="the page to write, docs/language_models.md; - for none")
     parser.add_argument("kinds", nargs="*", help="default: all")
     args = parser.parse_args()
     results = sweep(tuple(args.kinds) or TYPES, lambda r: print(f"{r.kind:25} {r.status:10} {r.note}", flush=True))

@@ -5,7 +5,7 @@ import pytest
 from tests.models.language_model.llm_types import TYPES, sweep, table
 from tests.root import ROOT
 
-PAGE = ROOT / "docs/models.md"
+PAGE = ROOT / "docs/language_models.md"
 
 
 @pytest.mark.parametrize("kind", ["cohere", "opt", "mamba", "gpt2", "gemma2"])
