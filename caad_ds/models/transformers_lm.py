@@ -227,7 +227,9 @@ def build(family: Family, name: str, processor: str | Path, **reading: Any) -> T
     """A model of an architecture file with random weights in fp32, and the processor of a folder."""
     try:
         config = AutoConfig.for_model(**read_architecture(name))
-        config.dtype = None
+        # A published config names the dtype of its weights, for each part; random ones are made in fp32.
+        for part in (config, *(getattr(config, part) for part in config.sub_configs)):
+            part.dtype = None
         model = getattr(transformers, family.model)(config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -261,6 +263,13 @@ def checked(lm: TransformersLM, name: str) -> TransformersLM:
     model = lm.module
     check_stops(model.generation_config.stop_strings, name)  # type: ignore[union-attr]
     check_vocabulary(model, lm.reader.tokenizer, name)
+    ours, theirs = lm.reader.prompts.placeholder, model.config.audio_token_id
+    if ours != theirs:
+        mark = lm.reader.processor.audio_token
+        raise UserError(
+            f"{name}: its placeholder for audio is token {theirs}, its processor's {mark} is token {ours}; take the "
+            "processor that it was made with"
+        )
     check_audio_head(model, name, avoid=lm.reader.prompts.placeholder)
     lm.check_hearing(name)
     return lm

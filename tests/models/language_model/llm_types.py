@@ -325,8 +325,8 @@ refused, and {unbuilt} could not be built small (they are checked all the same w
 - weights and end tokens survive saving and loading;
 - as many positions as the config names, but at most 4,096, are read.
 
-Made by `python -m tests.models.language_model.llm_types docs/language_models.md`; `pytest -m slow -k test_llm_types` holds it to
-what is installed.
+Made by `python -m tests.models.language_model.llm_types docs/language_models.md`; `pytest -m slow -k test_llm_types`
+holds it to what is installed.
 
 | type | with it | reason, or what is special |
 |---|---|---|
