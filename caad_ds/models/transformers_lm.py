@@ -263,13 +263,6 @@ def checked(lm: TransformersLM, name: str) -> TransformersLM:
     model = lm.module
     check_stops(model.generation_config.stop_strings, name)  # type: ignore[union-attr]
     check_vocabulary(model, lm.reader.tokenizer, name)
-    ours, theirs = lm.reader.prompts.placeholder, model.config.audio_token_id
-    if ours != theirs:
-        mark = lm.reader.processor.audio_token
-        raise UserError(
-            f"{name}: its placeholder for audio is token {theirs}, its processor's {mark} is token {ours}; take the "
-            "processor that it was made with"
-        )
     check_audio_head(model, name, avoid=lm.reader.prompts.placeholder)
     lm.check_hearing(name)
     return lm
