@@ -149,9 +149,7 @@ def test_a_default_that_is_written_out_is_the_same_run():
         {"data": {"train": "others"}},
         {"data": {"skip_broken": True}},
         {"teacher": {"negative": "noise"}},
-        {"teacher": {"transcript": "none"}},
         {"student": {"keep_layers": 1}},
-        {"student": {"transcript": "none"}},
         {"student": {"train": "lora", "lora": {}}},
         {"objective": {"alpha": 0.5}},
         {"optimizer": {"lr": 1e-3}},
@@ -163,6 +161,15 @@ def test_a_setting_that_decides_the_course_of_training(change):
     for before in (known(DISTILL).parts, known(DISTILL).unversioned):
         with pytest.raises(UserError, match=r"\(settings, hash "):
             now.check(before, Path("step-4"))
+
+
+@pytest.mark.parametrize("section", ["teacher", "student"])
+def test_whether_prompts_have_the_transcript_decides_the_course(section):
+    """Of a checkpoint without a version it did not; the comparison with the run's config.yaml tells that."""
+    now = known(DISTILL, **{section: {"transcript": "none"}})
+    with pytest.raises(UserError, match=r"\(settings, hash "):
+        now.check(known(DISTILL).parts, Path("step-4"))
+    now.check(known(DISTILL).unversioned, Path("step-4"))
 
 
 @pytest.mark.parametrize(
