@@ -12,11 +12,10 @@ from caad_ds.config.schema import ObjectiveSection
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
 from caad_ds.distill.student_objective import StudentObjective
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.language_model.llm import load_tokenizer
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
-from caad_ds.models.speech_lm.features import with_features
 from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.transformers import TransformersEngine
 
@@ -51,12 +50,13 @@ def test_a_student_of_real_parts_learns():
     model = build(LLM, encoder, ENCODER, num_queries=8, qformer_layers=1, qformer_heads=6, keep_layers=4)
     noise = np.random.default_rng(0).standard_normal((2, 16_000), np.float32) * 0.1
     samples = [Sample(str(n), record(n), [wave]) for n, wave in enumerate(noise)]
-    batch = with_features(PromptEncoder(load_tokenizer(LLM), 8).batch(samples), samples, encoder)
-    module = StudentObjective(model, ObjectiveSection(name="ce"))
+    lm = SpeechAudioLM(model, encoder, load_tokenizer(LLM))
+    batch = lm.prepare(lm.reader.collate(samples))
+    module = StudentObjective(lm, ObjectiveSection(name="ce"))
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
     losses = []
     for _ in range(4):
-        loss = module(batch, encoder.encode(batch.features), normalizer=len(batch.targets))[0]
+        loss = module(batch, normalizer=len(batch.targets))[0]
         losses.append(loss.item())
         loss.backward()
         optimizer.step()
