@@ -64,7 +64,7 @@ def evaluate(
     Started as several ranks, each answers its share of the batches, and rank 0 scores them all.
 
     Args:
-        model: folder of a trained SpeechLM, or of the run that trained it.
+        model: folder of a model, or of the run that trained it, or a hub id.
         benchmark: a benchmark's folder, or JSONL file.
         out: run folder that is written; a call with the same settings resumes what is there.
         kind: the benchmark's; None: detected.
@@ -112,7 +112,7 @@ def evaluate(
         meter = Meter(loaded, batch_size)
         others = _on_main(waiting("waiting for the other ranks"))
         doubted: list[dict] = []
-        title = f"evaluating {run_name(model.resolve())}"
+        title = f"evaluating {run_name(model)}"
         failed = agreed(lambda: _answer(loaded, asked, folder, done, meter, decoding, title, doubted), others)
         unheard = {row["id"]: row for rows in gathered(failed) for row in rows}  # ranks share a row's conditions
         doubtful = {row["id"]: row for rows in gathered(doubted) for row in rows}

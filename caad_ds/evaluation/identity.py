@@ -10,6 +10,7 @@ from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.models.folder_hash import model_hash
+from caad_ds.utils.paths import is_hub_id
 
 
 def identity(
@@ -29,7 +30,7 @@ def identity(
     contrasted = decoding.contrast_alpha is not None
     suffix = f" + CD {decoding.contrast_alpha:g} {decoding.negative}" if contrasted else ""
     return {
-        "name": name or run_name(model.resolve()) + suffix,
+        "name": name or run_name(model) + suffix,
         "model_sha256": model_hash(model),
         "benchmark": benchmark.kind,
         "benchmark_sha256": fingerprint(benchmark, sha256),
@@ -45,8 +46,16 @@ def identity(
     }
 
 
-def run_name(folder: Path) -> str:
-    """What tables call a model: its folder's name; of `RUN/model`, which is where `train` writes it, the run's."""
+def run_name(model: Path) -> str:
+    """What tables call a model: its folder's name; of `RUN/model`, which is where `train` writes it, the run's.
+
+    Of a hub id, and of its copy in the cache, the name without the organisation.
+    """
+    if is_hub_id(str(model)):
+        return model.name
+    folder = model.resolve()
+    if folder.parent.name == "snapshots":  # models--ORGANISATION--NAME/snapshots/COMMIT
+        return folder.parent.parent.name.rpartition("--")[2]
     return folder.parent.name if folder.name == "model" else folder.name
 
 

@@ -1,5 +1,6 @@
 """Which family a model folder or hub id is of, and the model loaded by it."""
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -46,10 +47,15 @@ def local_folder(name: str | Path) -> Path:
     if not is_hub_id(str(name)):
         check_model_folder(path)
         return path
+    return _snapshot(str(name))
+
+
+@cache  # what one process reads of a hub id is of one commit
+def _snapshot(name: str) -> Path:
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise UserError(
             f"{name}: no such folder, and no model of that id could be downloaded ({reason:.200}); give the folder of "
             "a model, or a hub id"

@@ -3,20 +3,24 @@
 import hashlib
 from pathlib import Path
 
+from caad_ds.models.auto import local_folder
 from caad_ds.models.speech_lm.folder import encoder_of
 from caad_ds.utils.files import read_json
 
-MODEL_FILES = ("config.json", "*.safetensors", "*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt")
+MODEL_FILES = (
+    "config.json", "*.safetensors", "*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt", "*processor*.json",
+)  # fmt: skip
 
 
-def model_hash(folder: Path) -> str:
-    """sha256 over the files that make a model's answers: its folder's config, weights and tokenizer, and its encoder.
+def model_hash(model: str | Path) -> str:
+    """sha256 over the files that make a model's answers: config, weights, tokenizer, processor, and its encoder.
 
-    Of an encoder that is no folder but a hub id, the name; of the generation config the end tokens, where the LLM's
+    `model` is a folder or a hub id, whose files have the hash of a copy of them. Of an encoder that is no folder but a hub id, the name; of the generation config the end tokens, where the LLM's
     config names others.
     """
+    folder = local_folder(model)
     files = {path.relative_to(folder): path for pattern in MODEL_FILES for path in folder.glob(pattern)}
-    config = read_json(folder / "config.json", "give the folder of a trained SpeechLM")
+    config = read_json(folder / "config.json", "give the folder of a model")
     encoder = Path(encoder_of(folder, config.get("encoder")))
     if encoder.is_dir():
         files |= {Path("encoder", path.name): path for path in encoder.iterdir()}

@@ -35,8 +35,8 @@ def register(parser: argparse.ArgumentParser) -> None:
         type=_engine_name,
         required=True,
         metavar="NAME",
-        help=f"one of {', '.join(ENGINES)}, or package.module of your own; speech: a trained SpeechLM answers from the "
-        "audio; the others answer from the seed description",
+        help=f"one of {', '.join(ENGINES)}, or package.module of your own; speech: an audio LM answers from the audio; "
+        "the others answer from the seed description",
     )
     engine.completer = lambda **_: ENGINES  # read by argcomplete
     parser.add_argument("--shard", type=Part.parse, metavar="I/N", help="answer part I of N; `prep merge` joins them")
@@ -44,7 +44,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     llm.add_argument(
         "--model",
         metavar="ID",
-        help="hub id or folder of an instruct model, or its name on the server; for speech the SpeechLM's folder",
+        help="hub id or folder of an instruct model, or its name on the server; for speech an audio LM's",
     )
     llm.add_argument(
         "--system",

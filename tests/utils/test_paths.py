@@ -1,10 +1,12 @@
 """Which folders `--model` takes, and what is said of those that it does not."""
 
+from pathlib import Path
+
 import pytest
 
 from caad_ds import cli
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import check_hub_or_folder, existing, model_folder
+from caad_ds.utils.paths import check_hub_or_folder, existing, is_hub_id, model_folder
 
 
 def make(folder, *files):
@@ -27,8 +29,8 @@ def test_a_run_stands_for_its_model(tmp_path, capsys):
     [
         (["state.json"], "that is a checkpoint, `caad-ds export "),
         (["checkpoints/latest"], "that run is not finished, `caad-ds export "),
-        (["notes.txt"], "no model there (config.json is missing); give the folder of a trained SpeechLM"),
-        ([], "no such folder; give the folder of a trained SpeechLM"),
+        (["notes.txt"], "no model there (config.json is missing); give the folder of a model"),
+        ([], "no such folder; give the folder of a model, or a hub id"),
     ],
 )
 def test_what_is_no_model_is_named(tmp_path, capsys, files, said):
@@ -51,6 +53,13 @@ def test_several_ranks_refuse_a_path_where_they_can_agree(tmp_path, monkeypatch)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for check in (existing, model_folder):
         assert check(str(tmp_path / "absent")) == tmp_path / "absent"
+
+
+def test_a_hub_id_is_told_from_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path, "runs/caad/config.json"))
+    assert is_hub_id("organisation/name") and model_folder("organisation/name") == Path("organisation/name")
+    for path in ("runs/caad", "runs/absent", "name", "./a/b", "/a", "~/a", "a/b/c", "organisation/"):
+        assert not is_hub_id(path), path
 
 
 @pytest.mark.parametrize("name", ["openai/whisper-tiny", "gpt2"])

@@ -7,12 +7,12 @@ from caad_ds.generation.decoding_settings import DTYPES
 from caad_ds.utils.command import positive
 from caad_ds.utils.paths import existing, model_folder
 
-MODEL = "folder of a trained SpeechLM, or of the run that trained it"
+MODEL = "folder of a model, or of the run that trained it, or a hub id"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every command that runs a model on a benchmark takes."""
-    parser.add_argument("--model", type=model_folder, required=True, metavar="DIR", help=MODEL)
+    parser.add_argument("--model", type=model_folder, required=True, metavar="MODEL", help=MODEL)
     parser.add_argument(
         "--benchmark", type=existing, required=True, metavar="PATH", help="a benchmark's folder, or JSONL file"
     )

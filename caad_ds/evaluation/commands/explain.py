@@ -16,11 +16,11 @@ from caad_ds.utils.wording import counted
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--model", type=model_folder, required=True, metavar="DIR", help=MODEL)
+    parser.add_argument("--model", type=model_folder, required=True, metavar="MODEL", help=MODEL)
     parser.add_argument(
         "--teacher",
         type=model_folder,
-        metavar="DIR",
+        metavar="MODEL",
         help="teacher whose p_pos, p_neg and target are shown beside the model's own",
     )
     parser.add_argument("--benchmark", type=existing, required=True, metavar="DIR", help="folder in MCR-BENCH's format")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import add_device_arguments, add_negative
+from caad_ds.evaluation.commands.arguments import MODEL, add_device_arguments, add_negative
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, output_folder, store_of
 from caad_ds.evaluation.report.tables import show
 from caad_ds.evaluation.speed.result import FILES, log_speeds, show_speeds
@@ -17,7 +17,12 @@ from caad_ds.utils.paths import existing, model_folder
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "--models", nargs="+", type=_named, required=True, metavar="NAME=DIR", help="ratios are to the first one"
+        "--models",
+        nargs="+",
+        type=_named,
+        required=True,
+        metavar="NAME=MODEL",
+        help=f"each a {MODEL}; ratios are to the first one",
     )
     parser.add_argument("--benchmark", type=existing, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
     parser.add_argument(
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the arguments, measure, print the table, log it; returns the exit status."""
     check_above_zero("--contrast-alpha", args.contrast_alpha)
     if len(dict(args.models)) < len(args.models):
-        raise UserError("--models: give NAME=DIR, each name once")
+        raise UserError("--models: give NAME=MODEL, each name once")
     store = store_of(args.mlflow, args.experiment)
     compare_speed = implementation("speed.compare_speed").compare_speed
     with output_folder(args.out) as folder:
@@ -57,5 +62,5 @@ def run(args: argparse.Namespace) -> int:
 def _named(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
-        raise UserError(f"--models {text}: give NAME=DIR, each name once")
+        raise UserError(f"--models {text}: give NAME=MODEL, each name once")
     return name, model_folder(folder)

@@ -76,11 +76,11 @@ def explain(
     """Explain answers token by token, as `caad-ds explain` does; writes a PNG and a JSON file per item.
 
     Args:
-        model: folder of a trained SpeechLM, or of the run that trained it.
+        model: folder of a model, or of the run that trained it, or a hub id.
         benchmark: folder in MCR-BENCH's format.
         items: `gender/0`, which is under all conditions, or `gender/0:adversarial`.
         out: folder of the files.
-        teacher: folder of the model whose signals stand beside the model's own distribution.
+        teacher: folder or hub id of the model whose signals stand beside the model's own distribution.
         answer: own (the model's), contrast (its own under contrast) or gt.
         instructions: YAML with the right answers' statements, for `gt`.
         contrast_alpha: of the target.

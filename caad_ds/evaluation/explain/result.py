@@ -33,5 +33,5 @@ def log_explanations(store: Store | None, folder: Path, found: Explanations) -> 
     model = Path(first["model"])
     params = {key: first[key] for key in ("model", "teacher") if first[key]} | first["setting"]
     files = [file for _, files in found.items for file in files]
-    name, tables = f"{run_name(model.resolve())}, token by token", {"table_shown.json": (header, rows)}
+    name, tables = f"{run_name(model)}, token by token", {"table_shown.json": (header, rows)}
     log_record(store, folder, Record(name, params, {}, tables, files, "explanation", model_hash(model)))

@@ -99,9 +99,9 @@ def _panel(axis: Axes, position: dict, tokens: list[dict], colours: dict[str, st
 def _head(explained: dict) -> list[str]:
     setting = explained["setting"]
     whose = {"own": "own, greedy", "contrast": "own, contrastive decoding", "gt": "right answer, forced"}
-    models = run_name(Path(explained["model"]).resolve())
+    models = run_name(Path(explained["model"]))
     if explained["teacher"]:
-        models = f"student {models}, teacher {run_name(Path(explained['teacher']).resolve())}"
+        models = f"student {models}, teacher {run_name(Path(explained['teacher']))}"
     lines = [
         f"{explained['id']}, {explained['condition']}: {explained['question']} (right: {explained['gt']}); {models}",
         f"Hint: {explained['hint'] or 'none'}",

@@ -67,7 +67,7 @@ def compare_speed(
     """Measure size and speed of models on the same items, as `caad-ds speed` does; ratios are to the first model.
 
     Args:
-        models: folders of trained SpeechLMs, or of the runs that trained them, by the names that tables call them.
+        models: folders of models, or of the runs that trained them, or hub ids, by the names that tables call them.
         benchmark: folder in MCR-BENCH's format.
         contrast_alpha: each model with contrastive decoding of this alpha, too.
         negative: input of its second path: zero_mel, silence, noise, text_only or shuffled.
@@ -82,7 +82,7 @@ def compare_speed(
         UserError: a value out of its range, a path that holds something else, or a clip that cannot be heard.
     """
     if not models:
-        raise UserError("--models: give NAME=DIR, each name once")
+        raise UserError("--models: give NAME=MODEL, each name once")
     check_above_zero("--contrast-alpha", contrast_alpha)
     check_choice("--negative", negative, NEGATIVES)
     check_choice("--dtype", dtype, DTYPES)

@@ -73,7 +73,7 @@ def check_teacher(
     """Check whether a teacher is fit for contrastive distillation, as `caad-ds check-teacher` does.
 
     Args:
-        model: folder of a trained SpeechLM, or of the run that trained it.
+        model: folder of a model, or of the run that trained it, or a hub id.
         benchmark: folder in MCR-BENCH's format, of clips that the teacher was not trained on.
         instructions: YAML with the options of each subset and their statements.
         train_benchmark: one of clips that the teacher was trained on: tells overfitting from too little training.
@@ -93,7 +93,7 @@ def check_teacher(
     check_counts(limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
     folder, place, file = model_folder(model), existing(benchmark), existing(instructions)
     written = None if out is None else new_file(out)
-    alphas, name = list(dict.fromkeys(alphas)), run_name(folder.resolve())
+    alphas, name = list(dict.fromkeys(alphas)), run_name(folder)
     chosen = pick_device(device)
     known = Instructions.load(file)
     tested = Benchmark.load(place, limit)

@@ -1,4 +1,4 @@
-"""What answers a record: the toy template, a text LLM from its seed description, or a SpeechLM from its audio.
+"""What answers a record: the toy template, a text LLM from its seed description, or an audio LM from its audio.
 
 An engine of this package is a module of it whose name is one of `ENGINES`, with
 

@@ -1,4 +1,4 @@
-"""How a model is asked: a text LLM with the seed description in place of the audio (CAAD, Stage 1), a SpeechLM with the
+"""How a model is asked: a text LLM with the seed description in place of the audio (CAAD, Stage 1), an audio LM with the
 audio itself; and how its answer is drawn."""
 
 from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ class GenerationSettings:
         return self._after_system(default if self.system is None else self.system, textual_messages(record))
 
     def spoken(self, record: Record) -> list[Message]:
-        """The chat that a SpeechLM reads, the record's own; UserError if the record cannot be asked about."""
+        """The chat that an audio LM reads, the record's own; UserError if the record cannot be asked about."""
         prompt_of(record)
         if not (messages := record.get("messages")):
             raise UserError("it has no messages; run `caad-ds prep describe` first")

@@ -20,7 +20,7 @@ def prepare(options: EngineOptions) -> PreparedEngine:
     """Prepare the model of a folder or hub id, which the settings name by its hash: training may write it again."""
     options.refuse_switches("speech")
     asking, batch_size = options.asking, options.batch_size
-    folder = model_folder(options.needed_model("speech", "folder of a trained SpeechLM"))
+    folder = model_folder(options.needed_model("speech", "folder or hub id of an audio LM"))
     with waiting(f"hashing {folder}"):
         from caad_ds.models.folder_hash import model_hash  # it imports PyTorch
 
@@ -38,8 +38,8 @@ def prepare(options: EngineOptions) -> PreparedEngine:
 class SpeechEngine(LocalEngine):
     """Answers each record's own messages, hints included, from what it hears; the seed description is not read.
 
-    `folder` is a model folder, of a teacher for one. Audio that does not decode or exceeds the encoder's window rejects
-    its record; an audio that records of one batch share is encoded once. Drawn tokens depend on (seed, id, step) alone.
+    `folder` is a model's folder or hub id, of a teacher for one. Audio that does not decode or exceeds its window
+    rejects its record; an audio that records of one batch share is encoded once. Drawn tokens depend on (seed, id, step) alone.
     """
 
     def __init__(

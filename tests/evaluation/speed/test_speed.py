@@ -146,7 +146,7 @@ def test_mistakes_of_the_user(run, model_folder, benchmark, capsys):
         return capsys.readouterr().err
 
     model = f"teacher={model_folder}"
-    assert "--models teacher: give NAME=DIR" in refused("--models", "teacher")
+    assert "--models teacher: give NAME=MODEL" in refused("--models", "teacher")
     assert "each name once" in refused("--models", model, model)
     assert "give --batch-size 20" in refused("--models", model, "--batch-size", 21)
     assert "--contrast-alpha 0" in refused("--models", model, "--contrast-alpha", 0)

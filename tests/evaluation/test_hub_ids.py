@@ -1,0 +1,97 @@
+"""Commands that take a model's folder take a hub id as well, from the local cache where there is no network."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from caad_ds.data.markers import user_content
+from caad_ds.evaluation.identity import run_name
+from caad_ds.models.folder_hash import model_hash
+from tests.root import ROOT
+
+NAME, COMMIT = "organisation/name", "0123456789abcdef0123456789abcdef01234567"
+# Where the cache is, is read when huggingface_hub is imported: a process of its own, one for all commands.
+COMMANDS = """
+import json, sys
+import caad_ds
+from caad_ds import cli
+for argv in json.load(sys.stdin):
+    print("status", cli.main(argv), flush=True)
+print("asked", caad_ds.load("organisation/name", device="cpu").answer(sys.argv[1], "who speaks ?"), flush=True)
+"""
+INSTRUCTIONS = """
+attributes:
+  gender: {name: Gender, questions: ["who speaks ?"], options: {male: the speaker is male ., female: she}}
+irrelevant: [it rains]
+"""
+
+
+@pytest.fixture
+def hub(tmp_path, model_folder):
+    """A cache as huggingface_hub writes it, with the tiny model under an id."""
+    home = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}"
+    (home / "blobs").mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMIT)
+    snapshot = home / "snapshots" / COMMIT
+    for file in model_folder.rglob("*"):
+        if file.is_file():
+            place = snapshot / file.relative_to(model_folder)
+            blob = home / "blobs" / str(place.relative_to(snapshot)).replace("/", "-")
+            shutil.copy(file, blob)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(blob)
+    return snapshot
+
+
+def commands(tmp_path, arguments, clip):
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, str(clip)],
+        input=json.dumps([[str(one) for one in argv] for argv in arguments]),
+        capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return done.stdout, done.stderr
+
+
+def test_every_command_that_runs_a_model_takes_a_hub_id(tmp_path, hub, model_folder, make_benchmark):
+    benchmark = make_benchmark("benchmark", {"gender": 2})
+    (tmp_path / "i.yaml").write_text(INSTRUCTIONS)
+    clip = benchmark / "gender" / "audio" / "0.wav"
+    question = {"role": "user", "content": user_content("who speaks ?")}
+    asked = {"messages": [question], "seed_description": "(Gender: male)"}
+    lines = [{"id": n, "audios": [{"path": str(clip), "text": "hello " * k}], **asked} for k, n in enumerate("abcdef")]
+    (tmp_path / "described.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stage1 = "--manifest", "described.jsonl", "--model", NAME, "--out", "answered.jsonl", "--max-new-tokens", 32
+    options = "--benchmark", benchmark, "--device", "cpu"
+    model = "--model", NAME, *options
+    out, err = commands(tmp_path, [
+        ["evaluate", *model, "--out", "evaluated", "--max-new-tokens", 2],
+        ["explain", *model, "--teacher", NAME, "--items", "gender/0:neutral", "--out", "shown", "--max-new-tokens", 1],
+        ["speed", "--models", f"it={NAME}", *options, "--batch-size", 2, "--tokens", 1, "--rounds", 1],
+        ["check-teacher", *model, "--instructions", "i.yaml", "--out", "check.json", "--max-new-tokens", 1],
+        ["prep", "pseudo-gt", "--engine", "speech", "--device", "cpu", *stage1],
+        ["evaluate", "--model", "organisation/absent", *options, "--out", "absent"],
+    ], clip)  # fmt: skip
+    statuses = [line for line in out.splitlines() if line.startswith("status")]
+    assert statuses == ["status 0"] * 5 + ["status 2"], err
+    assert "\nasked " in out
+    setup = json.loads((tmp_path / "evaluated" / "setup.json").read_text())
+    assert (setup["name"], setup["model_sha256"]) == ("name", model_hash(model_folder)), "that of a copy elsewhere"
+    shown = json.loads((tmp_path / "shown" / "gender_0.neutral.json").read_text())
+    assert shown["model"] == shown["teacher"] == NAME
+    check = json.loads((tmp_path / "check.json").read_text())
+    assert (check["model"], check["model_sha256"]) == ("name", setup["model_sha256"])
+    settings = json.loads((tmp_path / "answered.settings.json").read_text())
+    assert settings["model_sha256"] == setup["model_sha256"]
+    [told] = [line for line in err.splitlines() if "error" in line]
+    assert told.startswith("caad-ds: error: organisation/absent: no such folder, and no model of that id could be")
+    assert "Traceback" not in err
+
+
+def test_a_folder_of_the_cache_gives_the_models_name_and_not_its_commit(hub):
+    assert run_name(hub) == "name"
