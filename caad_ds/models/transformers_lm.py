@@ -16,6 +16,7 @@ from caad_ds.data.batch import IGNORE, Audio, Batch
 from caad_ds.models.architecture import read_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.language_model import lora
+from caad_ds.models.language_model.dropout import turn_off_dropout
 from caad_ds.models.language_model.layers import keep_first_layers
 from caad_ds.models.language_model.llm import TOKENIZER_FILES, at_rest, check_audio_head, check_stops, check_vocabulary
 from caad_ds.models.pretrained import pretrained
@@ -60,6 +61,7 @@ class TransformersLM(AudioLM):
 
     def __init__(self, family: Family, model: PreTrainedModel, processor: Any, **reading: Any):
         super().__init__()
+        turn_off_dropout(model)
         self.of, self.family, self.module = family, family.model_type, model
         bounds = (family.longest_seconds, family.shortest_seconds)
         self.reader = ProcessorReader(processor, family.model_type, *bounds, **reading)
