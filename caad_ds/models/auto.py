@@ -80,7 +80,9 @@ def family(kind: str, where: str) -> ModuleType:
 def load(name: str | Path, dtype: torch.dtype = torch.float32) -> AudioLM:
     """The model of a folder or hub id in `dtype`, with what reads its batches."""
     folder = local_folder(name)
-    return family_of(folder).load(folder, dtype)
+    model = family_of(folder).load(folder, dtype)
+    model.module.name_or_path = str(name)  # adapters that are saved name it
+    return model
 
 
 def build(architecture: str, processor: str | Path) -> AudioLM:

@@ -179,14 +179,15 @@ class TransformersLM(AudioLM):
     def keep_first_layers(self, layers: int) -> None:
         """The language model's."""
         keep_first_layers(self.decoder, [self.module.config.get_text_config(decoder=True)], layers)
-
-    def choose_weights(self, mode: str) -> None:
-        """As everywhere; adapters of the tower train beside those of the decoder."""
-        super().choose_weights(mode)
+        self.module.name_or_path = ""  # no folder holds this one
 
     def freeze_running_parts(self) -> None:
-        """The tower stays in evaluation."""
+        """The tower stays in evaluation, but for the dropout of adapters that it may have."""
+        training = self.module.training
         self.tower.eval()
+        for name, part in self.tower.named_modules():
+            if name.endswith("lora_dropout"):
+                part.train(training)
 
     def rebuilt(self, weights: Mapping[str, Tensor], dtype: torch.dtype) -> "TransformersLM":
         """The model around trained weights."""
@@ -201,16 +202,31 @@ class TransformersLM(AudioLM):
         model.load_state_dict(buffers | whole, strict=False, assign=True)
         model.tie_weights()
         model.generation_config = deepcopy(self.module.generation_config)
+        model.name_or_path = self.module.name_or_path
         return made
 
     def save(self, folder: Path) -> None:
-        """The layout that the family's `from_pretrained` and its processor read."""
+        """The layout that the family's `from_pretrained` and its processor read; adapters as a folder of PEFT."""
+        if self._lora is not None:
+            self._save_adapters(folder, self._lora)
+            return
         own = self.module.generation_config
         # By hand: transformers refuses to write settings of sampling that it reads.
         self.module.generation_config = GenerationConfig()
         self.module.save_pretrained(folder)
         self.module.generation_config = own
         (folder / "generation_config.json").write_text(own.to_json_string(), encoding="utf-8")  # type: ignore[union-attr]
+        self.reader.processor.save_pretrained(folder)
+        follow_umask(folder)
+
+    def _save_adapters(self, folder: Path, settings: dict[str, Any]) -> None:
+        if not self.module.name_or_path:
+            raise UserError(
+                "--keep-adapters: the student began as no model folder (student.path is an architecture, or "
+                "student.keep_layers cut it), so that adapters would have nothing to stand on; leave it out"
+            )
+        base = self.module.base_model_prefix
+        lora.save_peft(folder, self.module, settings, f"{base}.{self.of.connector}")
         self.reader.processor.save_pretrained(folder)
         follow_umask(folder)
 

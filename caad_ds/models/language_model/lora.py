@@ -3,8 +3,11 @@
 PEFT takes 2 s to import, so it is imported where a model has adapters.
 """
 
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -51,3 +54,28 @@ def merge(llm: nn.Module) -> None:
         if isinstance(layer, LoraLayer):
             layer.merge(safe_merge=True)
             llm.set_submodule(name, layer.get_base_layer())
+
+
+def save_peft(folder: Path, model: PreTrainedModel, settings: dict[str, Any], beside: str) -> None:
+    """Write the adapters of a model, of `settings`, as a folder of PEFT that stands on the model of its name.
+
+    `beside` names the part of it that was trained whole; its weights are written with them.
+    """
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    config = LoraConfig(
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        target_modules=[name for name, part in model.named_modules() if isinstance(part, LoraLayer)],
+        modules_to_save=[beside],
+        base_model_name_or_path=model.name_or_path,
+    )
+    weights = {}
+    for name, weight in model.state_dict().items():
+        inside = f"{beside}.modules_to_save.default{name.removeprefix(beside)}" if name.startswith(beside) else name
+        weights[f"base_model.model.{inside}"] = weight
+    with torch.device("meta"):  # for its names alone
+        whole = get_peft_model(type(model)(deepcopy(model.config)), config)
+    whole.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
