@@ -1,0 +1,60 @@
+"""Distillation in plain PyTorch: one process, whole batches, the families' own forward to logits, no engine."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caad_ds.config.schema import Config
+from caad_ds.data.batch import Batch
+from caad_ds.data.reader import IndexedReader
+from caad_ds.data.sampler import GlobalOrder
+from caad_ds.distill.pairing import Pairing
+from caad_ds.models import auto
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.transformers_lm import TransformersLM
+from caad_ds.training.engines import load_student
+from caad_ds.training.schedule import learning_rate
+
+
+def losses(cfg: Config) -> Iterator[float]:
+    """The loss of each step of a run with negative zero_mel, as the paper writes it."""
+    student, teacher = load_student(cfg), auto.load(cfg.teacher.path)
+    student.module.train()
+    student.tower.eval()
+    teacher.module.eval()
+    trained = [weight for _, weight in student.named_parameters() if weight.requires_grad]
+    opt, objective = cfg.optimizer, cfg.objective
+    optimizer = torch.optim.AdamW(trained, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)
+    data = IndexedReader(cfg.data.train)
+    order, read = GlobalOrder(len(data), opt.batch_size, cfg.run.seed), Pairing(student.reader, teacher.reader)
+    tau, share = objective.temperature, objective.kd_weight
+    for step in range(opt.steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(step, peak=opt.lr, warmup=opt.warmup_steps, total=opt.steps)
+        batch = read([data[int(number)] for number in order.batch(step)])
+        with torch.no_grad():
+            positive, negative = logits(teacher, batch.teacher), logits(teacher, silent(batch.teacher))
+            target = torch.softmax(((1 + objective.alpha) * positive - objective.alpha * negative) / tau, -1)
+        found = logits(student, batch.student)[:, : target.shape[1]]
+        kd = tau**2 * F.kl_div(torch.log_softmax(found / tau, -1), target, reduction="batchmean")
+        loss = share * kd + (1 - share) * F.cross_entropy(found, batch.student.targets)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, opt.max_grad_norm)
+        optimizer.step()
+        yield loss.item()
+
+
+def silent(batch: Batch) -> Batch:
+    """The batch with its features at 0."""
+    audio = {name: value * 0 if value.is_floating_point() else value for name, value in batch.audio.items()}
+    return batch.with_audio(audio, batch.audio_index, batch.audio_positions)
+
+
+def logits(lm: AudioLM, batch: Batch) -> Tensor:
+    """Logits [N, V] at the answer rows: of a family of transformers by the forward of its own class."""
+    if isinstance(lm, TransformersLM):
+        out = lm.module(**lm.generation_inputs(batch)).logits
+        return out.flatten(0, 1)[batch.answer_rows]
+    return lm.head().logits(lm.hidden(lm.prepare(batch)))
