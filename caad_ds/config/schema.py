@@ -65,7 +65,7 @@ class DataSection(Section):
         False, description="put prompts about one audio in one batch, so that it is encoded once"
     )
     max_answer_tokens: int = Field(300, ge=1, description="longer answers are truncated and counted")
-    workers: int = Field(1, ge=1, description="threads of a rank that read samples and extract their features")
+    workers: int = Field(1, ge=1, description="threads per rank that make batches ahead, one step each")
 
     @field_validator("train")
     @classmethod
@@ -89,11 +89,16 @@ class DataSection(Section):
 class TeacherSection(Section):
     """The teacher to distil from, and where its weights are kept."""
 
-    path: str = Field(..., description="folder or hub id of the teacher, or an architecture's .json")
+    path: str = Field(..., description="folder or hub id of the teacher, or an architecture's .json (random weights)")
     transcript: TranscriptName | None = Field(
-        None, description="whether the audio's text stands in its prompts; default: as the model's family has it"
+        None,
+        description="whether an audio's transcription follows it in the prompt; default: as the model was saved, else "
+        "as its family has it",
     )
-    negative: NegativeName = Field("zero_mel", description="input that replaces the audio in the contrastive pass")
+    negative: NegativeName = Field(
+        "zero_mel",
+        description="input that replaces the audio in the contrastive pass (shuffled: another sample's audio)",
+    )
     placement: Literal["auto", "replicated", "resident", "cpu", "nvme"] = Field(
         "auto",
         description="a copy of the weights per device, shards, host memory or NVMe; auto: the fastest that fits",
@@ -103,7 +108,8 @@ class TeacherSection(Section):
         None, ge=1, description="micro-batches per forward; default: all of a step where it is offloaded, else 1"
     )
     keep_prefix: bool = Field(
-        False, description="cache the KV of the constant prefix of the audio-free pass (replicated teacher only)"
+        False,
+        description="cache the KV of the constant prefix of the audio-free pass (replicated caad_speech_lm only)",
     )
     deepspeed: str | None = Field(None, description="a DeepSpeed JSON of your own in place of placement's")
 
@@ -159,7 +165,8 @@ class StudentSection(Section):
 
     path: str | None = Field(
         None,
-        description="folder or hub id to start from, or an architecture's .json; else a model is built from the rest",
+        description="folder or hub id to start from, or an architecture's .json (random weights); default: built from "
+        "llm and encoder",
     )
     llm: str | dict[str, Any] | None = Field(None, description="hub id or folder, or an architecture or its .json")
     keep_layers: int | None = Field(None, ge=1, description="keep only the LLM's first layers")
@@ -172,11 +179,15 @@ class StudentSection(Section):
     normalize_states: bool = Field(False, description="LayerNorm on the encoder's states before the connector")
     connector: Literal["blip2", "desta"] = Field("blip2", description="the Q-Former's form; the authors' is desta")
     tokenizer: str | None = Field(
-        None, description="hub id or folder (of an architecture: its processor); default: the teacher's, else the LLM's"
+        None,
+        description="hub id or folder of the tokenizer, and of an architecture's processor; default: "
+        "the teacher's, else the LLM's",
     )
     template: TemplateSection = Field(TemplateSection(), description="settings of the tokenizer's chat template")
     transcript: TranscriptName | None = Field(
-        None, description="whether the audio's text stands in its prompts; default: as the model's family has it"
+        None,
+        description="whether an audio's transcription follows it in the prompt; default: as the model was saved, else "
+        "as its family has it",
     )
     train: Literal["connector", "lora", "all"] = Field(
         "connector", description="which weights are trained (paper: connector); lora trains the connector as well"
