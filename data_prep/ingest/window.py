@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+from caad_ds.models.architecture import is_architecture
 from caad_ds.models.whisper_qformer.rates import POSITIONS_PER_SECOND
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
-from caad_ds.utils.paths import check_model_folder, model_folder
+from caad_ds.utils.paths import check_model_folder, is_hub_id, model_folder
+
+EXTRACTORS = ("processor_config.json", "preprocessor_config.json")  # where families of transformers name their window
 
 
 def window_seconds(path: Path) -> float:
-    """The encoder's window of a training config (YAML), of a model folder, or of the model in a run's folder.
+    """The longest audio, in seconds, of a config's student (YAML), of a model, or of the model in a run's folder.
 
     UserError where it is none of them.
     """
@@ -26,8 +29,7 @@ def _of_config(path: Path) -> float:
 
     student = load_config(path).student
     if student.path is not None:
-        check_model_folder(Path(student.path))
-        return _of_folder(Path(student.path))
+        return _of_model(path, student.path)
     have = _positions(Path(student.encoder or ""))
     if have is not None and student.window_seconds > have:
         raise UserError(
@@ -37,15 +39,32 @@ def _of_config(path: Path) -> float:
     return student.window_seconds
 
 
+def _of_model(config: Path, name: str) -> float:
+    """The window of the model that a config's student starts from."""
+    if is_hub_id(name):
+        raise UserError(f"{config}: the window of {name} is known where it is downloaded; give --max-seconds")
+    if not is_architecture(name):
+        check_model_folder(Path(name))
+        return _of_folder(Path(name))
+    if (positions := _positions(Path(name))) is not None:
+        return positions
+    raise UserError(f"{name}: it says no window (max_source_positions); give --max-seconds")
+
+
 def _of_folder(folder: Path) -> float:
-    """The window of a SpeechLM's folder, or of a Whisper encoder's."""
+    """The window of a model's folder, or of a Whisper encoder's."""
     config = folder / "config.json"
     window = read_json(config, "name another model").get("window_seconds")
     if isinstance(window, int | float) and window > 0:
         return window
     if (positions := _positions(folder)) is not None:
         return positions
-    raise UserError(f"{config}: it says no window; name the folder of a SpeechLM, of a Whisper, or a config")
+    for file in filter(Path.is_file, (folder / name for name in EXTRACTORS)):
+        told = read_json(file, "name another model")
+        seconds = (told.get("feature_extractor") or told).get("chunk_length")
+        if isinstance(seconds, int | float) and seconds > 0:
+            return seconds
+    raise UserError(f"{config}: it says no window; name the folder of an audio model, of a Whisper, or a config")
 
 
 def _positions(encoder: Path) -> float | None:
@@ -53,5 +72,6 @@ def _positions(encoder: Path) -> float | None:
     config = encoder / "config.json" if encoder.is_dir() else encoder
     if config.suffix != ".json" or not config.is_file():
         return None
-    positions = read_json(config, "name another encoder").get("max_source_positions")
+    told = read_json(config, "name another encoder")
+    positions = (told.get("audio_config") or told).get("max_source_positions")
     return positions / POSITIONS_PER_SECOND if isinstance(positions, int) else None

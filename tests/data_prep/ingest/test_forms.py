@@ -97,11 +97,25 @@ def model(forms):
     return forms / "model"
 
 
-@pytest.mark.parametrize("kind", ["config", "started from a model", "model", "run", "whisper"])
+@pytest.mark.parametrize(
+    "kind", ["config", "started from a model", "model", "run", "whisper", "qwen2_audio", "a processor", "architecture"]
+)
 def test_the_limit_is_the_window_of_a_config_or_a_model(kind, forms, model, capsys):
     (forms / "whisper").mkdir()
     (forms / "whisper" / "config.json").write_text(json.dumps({"model_type": "whisper", "max_source_positions": 50}))
+    (forms / "qwen.json").write_text(
+        json.dumps({"model_type": "qwen2_audio", "audio_config": {"max_source_positions": 50}})
+    )
+    for name, extractor in (("qwen", "preprocessor_config.json"), ("processor", "processor_config.json")):
+        (forms / name).mkdir()
+        (forms / name / "config.json").write_text('{"model_type": "qwen2_audio"}')
+        settings = {"chunk_length": 1}
+        told = {"feature_extractor": settings} if name == "processor" else settings
+        (forms / name / extractor).write_text(json.dumps(told))
     named = {
+        "qwen2_audio": lambda: forms / "qwen",
+        "a processor": lambda: forms / "processor",
+        "architecture": lambda: config(forms / "my.yaml", path=str(forms / "qwen.json")),
         "config": lambda: config(forms / "my.yaml", llm="x/llm", encoder="x/whisper", window_seconds=1),
         "started from a model": lambda: config(forms / "my.yaml", path=str(model)),
         "model": lambda: model,
@@ -122,6 +136,7 @@ def test_the_limit_is_the_window_of_a_config_or_a_model(kind, forms, model, caps
         ("unfinished", [], "--for unfinished: no model there (config.json is missing); that run is not finished"),
         ("run.yaml", [], "run's folder, its model is run/model"),
         ("i.yaml", [], "i.yaml: run is missing"),
+        ("hub.yaml", [], "the window of x/qwen is known where it is downloaded; give --max-seconds"),
         ("model", ["--max-seconds", "8"], "--for and --max-seconds both say"),
         ("wide.yaml", [], "a window of 30 s exceeds the encoder's 1 s; lower it"),
     ],
@@ -131,6 +146,7 @@ def test_what_says_no_window_is_refused(named, arguments, message, forms, model,
     (forms / "run/model/config.json").write_text("{}")
     (forms / "unfinished/checkpoints").mkdir(parents=True)
     config(forms / "run.yaml", path="run")
+    config(forms / "hub.yaml", path="x/qwen")
     (forms / "whisper.json").write_text(json.dumps({"model_type": "whisper", "max_source_positions": 50}))
     config(forms / "wide.yaml", llm="x/llm", encoder=str(forms / "whisper.json"))
     command = ["prep", "ingest", "jsonl", "--root", "own.jsonl", "--out", "out.jsonl", "--for", named, *arguments]
