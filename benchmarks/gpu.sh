@@ -1,5 +1,5 @@
 #!/bin/bash
-# What is owed on a GPU, most important first, in at most nine minutes on one H100, and a page of the figures.
+# What is owed on a GPU, most important first, in at most eleven minutes on one H100, and a page of the figures.
 #
 #   benchmarks/gpu.sh [--out DIR] [--commit TEXT] [--only STAGE ...]
 #   benchmarks/gpu.sh --tiny [--out DIR] [--only STAGE ...]
@@ -7,7 +7,7 @@
 # Writes gpu_<date>_<device>.md into benchmarks/results, or into --out, again after every stage; beside it .json, with each
 # stage's result, and .log, with all that was printed. A stage that fails, or is stopped at its limit, leaves the others'
 # results and makes the exit status 1; what is missing here is skipped by name; Ctrl-C leaves what was finished. What a
-# stage does not use of its limit, the next ones may.
+# stage does not use of its limit, the next ones may. Where a command may not run as long, divide them by --only.
 #
 # Nothing is installed. The Python that runs it, PYTHON=.venv/bin/python or else python3, must have PyTorch with CUDA and
 # Triton, what setup.py requires and the extras [test,peers]. All stages together take 80 GB of GPU memory, 64 GB of
@@ -23,7 +23,7 @@
 #   python3 -m pip install -q --no-index --no-deps --target /tmp/site .whl/*.whl
 #   PYTHONPATH=/tmp/site benchmarks/gpu.sh --out "$OUT" --commit "what git describe --always --dirty says"
 #
-# --tiny tries all of it on a CPU with tiny shapes, in about two minutes on two cores; CI does (make gpu-bench
+# --tiny tries all of it on a CPU with tiny shapes, in some three minutes on two cores; CI does (make gpu-bench
 # GPU_ARGS=--tiny). Its page goes into --out, or into a new temporary folder.
 set -euo pipefail
 export PYTHONPATH="$(cd "$(dirname "$0")/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}"

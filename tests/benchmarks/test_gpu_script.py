@@ -143,11 +143,13 @@ def test_a_folder_that_cannot_be_written_is_named():
     assert "Traceback" not in done.stderr
 
 
-def test_the_stages_fit_into_nine_minutes_and_are_those_of_the_tiny_run():
+def test_the_stages_fit_into_eleven_minutes_and_are_those_of_the_tiny_run():
     full, tiny = (stages.stages(small, {}) for small in (False, True))
-    assert sum(stage.seconds for stage in full) + stages.FOR_THE_REST <= stages.MOST_SECONDS == 9 * 60
+    assert sum(stage.seconds for stage in full) + stages.FOR_THE_REST <= stages.MOST_SECONDS == 11 * 60
     assert [stage.name for stage in full] == [stage.name for stage in tiny]
-    assert [stage.name for stage in full] == ["tests", "step", "cap", "loss", "paper", "nvme", "decoding", "ranks"]
+    assert [stage.name for stage in full] == [
+        "tests", "step", "cap", "loss", "paper", "qwen2_audio", "nvme", "decoding", "ranks",
+    ]  # fmt: skip
 
 
 def test_what_is_missing_is_named():
