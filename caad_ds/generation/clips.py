@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -89,23 +88,32 @@ class Clips:
         samples = [
             replace(as_sample(item), waveforms=[self._kept[clip].waveform for clip in item.clips]) for item in items
         ]
-        of_key = {sample.key: sample for sample in samples}
+        found: dict[tuple[str, int], np.ndarray] = {}  # an item may be asked several times at once
 
-        @cache  # an item may be asked several times at once
-        def partner(key: str, number: int) -> np.ndarray:
-            return self._partner(of_key[key], number)
+        def partner(sample: Sample, number: int) -> np.ndarray:
+            place = sample.key, number
+            if place not in found:
+                found[place] = self._partner(sample, number)
+            return found[place]
 
         if self.lm.reader.window is not None:  # then it is the same for any audio, whose states need not be moved
             batch = replace(batch, audio={})
         second = negatives.find(name)(batch.to("cpu"), samples, self.lm.reader, partner)
         return self.lm.prepare(second.to(self.device))
 
+    @torch.no_grad()
     def constant(self, name: str) -> Audio | None:
-        """The encoded audio of a negative that is the same for every sample, one row; None where it removes audio."""
-        token = torch.zeros(1, 1, dtype=torch.long)
-        batch = Batch([""], token, token, token.bool(), token)
-        second = negatives.find(name)(batch, [], self.lm.reader, None)
-        return self.lm.prepare(second.to(self.device)).audio if second.constant else None
+        """The encoded audio of a negative that is the same for every sample: a row, or none where it removes audio.
+
+        None where it differs from sample to sample.
+        """
+        reader = self.lm.reader
+        batch, waveform = reader.only_audio(), reader.shortest()
+        sample = Sample("", {"id": "", "messages": [], "audios": [{"text": ""}]}, [waveform])
+        second = negatives.find(name)(batch, [sample], reader, lambda key, number: waveform)
+        if len(second.audio_index) and not second.constant:
+            return None
+        return self.lm.prepare(second.to(self.device)).audio
 
     def rejected(self, items: Iterable[Askable]) -> list[dict]:
         """The items, each once whatever its conditions, with a clip that could not be heard, and the reason."""

@@ -18,7 +18,8 @@ from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import check_model_folder, is_hub_id
 
 # What a model is made of; a repository may hold other formats of the weights as well.
-FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+PROCESSOR = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+WEIGHTS = ("*.safetensors",)
 # Why models of other types cannot be distilled, where their kind is known (by a part of model_type).
 UNFIT = {
     "whisper": "an encoder-decoder model, whose decoder writes no answers to questions",
@@ -38,8 +39,8 @@ def supported() -> list[str]:
     return sorted(module.name for module in iter_modules(families.__path__))
 
 
-def local_folder(name: str | Path) -> Path:
-    """The folder of a model; of a hub id the local copy, downloaded where it is not there.
+def local_folder(name: str | Path, files: tuple[str, ...] = (*PROCESSOR, *WEIGHTS)) -> Path:
+    """The folder of a model; of a hub id the local copy, of which these `files` are downloaded if they are not there.
 
     UserError where there is neither.
     """
@@ -47,13 +48,13 @@ def local_folder(name: str | Path) -> Path:
     if not is_hub_id(str(name)):
         check_model_folder(path)
         return path
-    return _snapshot(str(name))
+    return _snapshot(str(name), files)
 
 
 @cache  # what one process reads of a hub id is of one commit
-def _snapshot(name: str) -> Path:
+def _snapshot(name: str, files: tuple[str, ...]) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise UserError(
@@ -90,4 +91,4 @@ def build(architecture: str, processor: str | Path) -> AudioLM:
     found = family(str(read_architecture(architecture)["model_type"]), architecture)
     if not hasattr(found, "build"):
         raise UserError(f"{architecture}: a whole {found.FAMILY} has parts, not one architecture; use student.llm")
-    return found.build(architecture, local_folder(processor))
+    return found.build(architecture, local_folder(processor, PROCESSOR))

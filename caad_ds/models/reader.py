@@ -10,7 +10,7 @@ import torch
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import SAMPLE_RATE
-from caad_ds.data.batch import Audio, Batch
+from caad_ds.data.batch import IGNORE, Audio, Batch
 from caad_ds.models.prompts.prompt_encoder import Encoded, PromptEncoder, tokenization
 from caad_ds.utils.errors import UserError
 
@@ -137,11 +137,8 @@ class Reader(ABC):
         """
         for sample in samples:
             self.check_audio(sample.waveforms, f"sample {sample.key}: ")
-        different: dict[bytes, int] = {}
-        index = [different.setdefault(each.tobytes(), len(different)) for s in samples for each in s.waveforms]
-        # A batch without audio has a row that stands nowhere: what is trained on it runs in every batch.
-        waveforms = [np.frombuffer(waveform, np.float32) for waveform in different] or [self.shortest()]
-        return self.placed(samples, self.features(waveforms), index, pad=pad, with_answer=with_answer, answers=answers)
+        features, index = self._different([waveform for sample in samples for waveform in sample.waveforms])
+        return self.placed(samples, features, index, pad=pad, with_answer=with_answer, answers=answers)
 
     def placed(
         self,
@@ -160,9 +157,7 @@ class Reader(ABC):
 
     def replaced(self, batch: Batch, waveforms: Sequence[np.ndarray]) -> Batch:
         """The batch with these waveforms, one for each of its A audios, in their place."""
-        different: dict[bytes, int] = {}
-        index = [different.setdefault(waveform.tobytes(), len(different)) for waveform in waveforms]
-        features = self.features([np.frombuffer(waveform, np.float32) for waveform in different] or [self.shortest()])
+        features, index = self._different(waveforms)
         positions = torch.tensor([features.positions[row] for row in index], dtype=torch.long)
         return batch.with_audio(features.audio, torch.tensor(index, dtype=torch.long), positions)
 
@@ -174,9 +169,28 @@ class Reader(ABC):
         index = torch.zeros_like(batch.audio_index)
         return batch.with_audio(features.audio, index, batch.audio_positions, constant=name)
 
+    def only_audio(self) -> Batch:
+        """The batch of a sample that is nothing but a short audio."""
+        features = self.features([self.shortest()])
+        [count] = features.positions
+        ids = torch.full((1, count), self.prompts.placeholder)
+        ones, no_answer = torch.ones_like(ids), torch.full_like(ids, IGNORE)
+        place = (torch.tensor([0]), torch.tensor([0]), torch.tensor([count]))
+        return Batch([""], ids, ones, ones.bool(), no_answer, features.audio, *place)
+
     def shortest(self) -> np.ndarray:
         """A waveform that the model takes, as short as may be."""
         return np.zeros(SAMPLE_RATE // 5, np.float32)
+
+    def _different(self, waveforms: Sequence[np.ndarray]) -> tuple[Features, list[int]]:
+        """Features of the different ones of A waveforms, and which row each is.
+
+        Of no audio there is a row that stands nowhere: what is trained on it runs in every batch.
+        """
+        different: dict[bytes, int] = {}
+        index = [different.setdefault(waveform.tobytes(), len(different)) for waveform in waveforms]
+        heard = [np.frombuffer(waveform, np.float32) for waveform in different]
+        return self.features(heard or [self.shortest()]), index
 
     def _seconds(self, sample: Sample) -> list[float]:
         """The length of each audio of a sample: as decoded, else as the record says, else the longest there can be."""

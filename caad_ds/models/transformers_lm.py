@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedModel
 
-from caad_ds.data.batch import IGNORE, Audio, Batch
+from caad_ds.data.batch import Audio, Batch
 from caad_ds.models.architecture import read_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.language_model import lora
@@ -65,6 +65,7 @@ class TransformersLM(AudioLM):
         self.of, self.family, self.module = family, family.model_type, model
         bounds = (family.longest_seconds, family.shortest_seconds)
         self.reader = ProcessorReader(processor, family.model_type, *bounds, **reading)
+        self.random = False  # whether its weights have learned nothing yet
         self._lora: dict[str, Any] | None = None
         self._silent: Batch | None = None
 
@@ -125,14 +126,9 @@ class TransformersLM(AudioLM):
         return next(self.connector.parameters()).dtype
 
     def _only_audio(self) -> Batch:
-        """A sample of nothing but a short audio."""
+        """A sample of nothing but a short audio, made once."""
         if self._silent is None:
-            features = self.reader.features([self.reader.shortest()])
-            [count] = features.positions
-            ids = torch.full((1, count), self.reader.prompts.placeholder)
-            ones, none = torch.ones_like(ids), torch.full_like(ids, IGNORE)
-            place = (torch.tensor([0]), torch.tensor([0]), torch.tensor([count]))
-            self._silent = Batch([""], ids, ones, ones.bool(), none, features.audio, *place)
+            self._silent = self.reader.only_audio()
         return self._silent
 
     def check_hearing(self, name: str) -> None:
@@ -181,8 +177,16 @@ class TransformersLM(AudioLM):
         keep_first_layers(self.decoder, [self.module.config.get_text_config(decoder=True)], layers)
         self.module.name_or_path = ""  # no folder holds this one
 
+    def choose_weights(self, mode: str) -> None:
+        """As everywhere; where all weights are random, `all` trains the tower too, which could hear nothing else."""
+        super().choose_weights(mode)
+        if mode == "all" and self.random:
+            self.tower.requires_grad_(True)
+
     def freeze_running_parts(self) -> None:
-        """The tower stays in evaluation, but for the dropout of adapters that it may have."""
+        """A frozen tower stays in evaluation, but for the dropout of adapters that it may have."""
+        if self.random and next(self.tower.parameters()).requires_grad:
+            return
         training = self.module.training
         self.tower.eval()
         for name, part in self.tower.named_modules():
@@ -252,7 +256,9 @@ def build(family: Family, name: str, processor: str | Path, **reading: Any) -> T
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
-    return checked(TransformersLM(family, model, load_processor(processor), **reading), name)
+    lm = checked(TransformersLM(family, model, load_processor(processor), **reading), name)
+    lm.random = True
+    return lm
 
 
 def load_processor(folder: str | Path) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from caad_ds.config.schema import Config
+from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.data.stream import StreamReader
@@ -92,16 +93,17 @@ def limit_positions(models: Mapping[str, AudioLM | None], alike: bool, max_answe
 
 
 def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:
-    """For each sample and audio the audio of another sample, by the sample's id alone; a stream knows no others."""
+    """For each audio of a sample that of another sample, by the sample alone; a stream knows no others."""
     if isinstance(reader, StreamReader):
         return None
 
-    def partner(key: str, number: int) -> np.ndarray:
-        first = int.from_bytes(hashlib.sha256(f"{key}:{number}".encode()).digest()[:8]) % len(reader)
+    def partner(sample: Sample, number: int) -> np.ndarray:
+        first = int.from_bytes(hashlib.sha256(f"{sample.key}:{number}".encode()).digest()[:8]) % len(reader)
         for step in range(len(reader)):
-            sample = reader[(first + step) % len(reader)]
-            if sample.key != key and sample.waveforms:
-                return sample.waveforms[0]
+            other = reader[(first + step) % len(reader)]
+            # Several prompts may be about one audio.
+            if other.waveforms and not any(np.array_equal(other.waveforms[0], own) for own in sample.waveforms):
+                return other.waveforms[0]
         raise UserError("negative shuffled: there is no other sample with audio; choose another negative")
 
     return partner
@@ -111,7 +113,7 @@ def data_order(cfg: Config, reader: IndexedReader, pairing: Pairing) -> Order:
     """The order that the config asks for: by number of samples, grouped or not, or by a budget of tokens."""
     opt, entries = cfg.optimizer, reader.index.samples
     if opt.batch_tokens is not None and opt.micro_tokens is not None:
-        # The index estimates the text and knows the audio's length; what the chat template adds is seen on some samples.
+        # The index estimates the text and knows the audio's length; what the template adds is seen on some samples.
         some = range(0, len(reader), max(1, len(reader) // PROBED_SAMPLES))
         estimates = [entry.tokens + pairing.positions_of(entry.seconds) for entry in entries]
         added = max(pairing.length(reader.without_audio(n)) - estimates[n] for n in some)

@@ -29,7 +29,8 @@ def new_file(text: str | Path) -> Path:
 def model_folder(text: str | Path) -> Path:
     """Return the model folder that an argument names: that folder, or `model/` in a run's folder.
 
-    A hub id is returned as it is, and looked up where the model is read (`models/auto.py`). UserError where there is neither.
+    A hub id is returned as it is, and looked up where the model is read (`models/auto.py`). UserError where there is
+    neither.
     """
     path = Path(text)
     if is_hub_id(str(text)):

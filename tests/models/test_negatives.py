@@ -134,7 +134,7 @@ def test_shuffled_is_another_samples_audio_by_the_samples_key_alone(parts):
         assert all(torch.equal(found[0], other) for other in found)
         [whose] = [key for key, features in heard.items() if torch.equal(features, found[0])]
         assert whose != one.key
-    partners = {key: PARTNERS(key, 0).tobytes() for key in heard}
+    partners = {one.key: PARTNERS(one, 0).tobytes() for one in OTHERS}
     assert len(set(partners.values())) > 2  # not one for all
 
 
@@ -142,7 +142,8 @@ def test_each_of_a_samples_audios_has_a_partner(parts, samples):
     batch = parts.batch(samples)
     negative = parts.negative("shuffled", batch, samples, PARTNERS)
     rows = negative.audio["features"][negative.audio_index]
-    expected = [("a", 0), ("b", 0), ("b", 1), ("c", 0)]
+    a, b, c = samples
+    expected = [(a, 0), (b, 0), (b, 1), (c, 0)]
     features = parts.reader.features([PARTNERS(*each) for each in expected]).audio["features"]
     assert torch.equal(rows, features)
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
@@ -33,22 +35,38 @@ class System:
     others: Sequence[Item] = ()
 
     def answer(self, items: Sequence[Item], tokens: int) -> tuple[float, Timing]:
-        """Answers items with exactly `tokens` tokens each; the encoder's seconds, and the rest."""
+        """Answers items with exactly `tokens` tokens each; the seconds of their audio, and the rest."""
         loaded, clips = self.loaded, self.loaded.clips(self.others)
-        synchronize(loaded.device)
-        began = time.perf_counter()
-        clips.hear(items)
-        synchronize(loaded.device)
-        encoder = time.perf_counter() - began
-        batch, second = clips.prompts(items), None
+        second = None
+        with _Seconds(loaded.device) as heard:
+            clips.hear(items)
+        batch, audio = clips.prompts(items), heard.taken
         if self.contrasted is not None:
-            second = clips.negative(items, batch, self.contrasted.negative)
+            with _Seconds(loaded.device) as heard:
+                second = clips.negative(items, batch, self.contrasted.negative)
+            audio += heard.taken
         clock = Clock(loaded, len(items))
         generate(
             loaded.lm, batch,
             max_new_tokens=tokens, min_new_tokens=tokens, contrasted=self.contrasted, negative=second, streamer=clock,
         )  # fmt: skip
-        return encoder, clock.timing
+        return audio, clock.timing
+
+
+class _Seconds:
+    """The seconds that a block takes on a device."""
+
+    def __init__(self, device: torch.device):
+        self._device, self.taken = device, 0.0
+
+    def __enter__(self) -> "_Seconds":
+        synchronize(self._device)
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        synchronize(self._device)
+        self.taken = time.perf_counter() - self._began
 
 
 def compare_speed(

@@ -5,9 +5,10 @@ different moments, on a machine that did other work or none, prints sizes.
 
 tokens_per_second   the answers' tokens, ends included, over the time from the encoder's states to the last token
 first_token_ms      from the encoder's states to the batch's first tokens: connector and prompt
-encoder_ms          from audio files to the encoder's states
+encoder_ms          from audio files to the encoder's states, of a contrast's second path too
 memory_mib          `weights`: what the parameters take; `working`: the peak above what was held before
 
+Of a model of transformers the features stand for the encoder's states: its encoder runs within the first token's time.
 Times are `{median, low, high}` over batches, low and high the quartiles.
 """
 
@@ -63,7 +64,8 @@ def speed_legend(systems: dict[str, dict]) -> str:
     ratios = "; x: against the first system" if len(systems) > 1 else ""
     return (
         f"Medians over batches; in brackets the quartiles{ratios}. tokens/s and first token: from the encoder's states "
-        "on, the prompt included. memory: weights, encoder included, and the peak above them."
+        "on (of models of transformers: from the features on), the prompt included. "
+        "memory: weights, encoder included, and the peak above them."
     )
 
 

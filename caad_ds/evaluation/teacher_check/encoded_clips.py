@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from caad_ds.data.batch import len_of
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share
 from caad_ds.generation.model import Model
@@ -25,7 +26,7 @@ class EncodedClips:
         self._device = loaded.device
         lm = loaded.lm
         self._lm = lm if isinstance(lm, SpeechAudioLM) and can_share(lm.generator) else None
-        if "shuffled" in negatives:
+        if self._lm is not None and any(self.clips.constant(name) is None for name in negatives):
             self._lm = None
         self._kept: dict[Audio, Tensor] = {}
 
@@ -54,7 +55,7 @@ class EncodedClips:
         """The connector's outputs [1, K, E] of a negative that is the same for every sample; None: of no audio."""
         assert self._lm is not None
         audio = self.clips.constant(negative)
-        return None if audio is None else self._lm.connected(audio)
+        return self._lm.connected(audio) if audio and len_of(audio) else None
 
     def rejected(self, items: Iterable[Item]) -> list[dict]:
         """The items with a clip that could not be heard, each once, and the reason."""

@@ -2,8 +2,8 @@
 
 A negative's module has `negative(batch, samples, reader, partners) -> Batch`: a model's batch of samples, on the CPU,
 becomes that of the second path. It may depend on each sample, and must not depend on the samples beside it. `samples`
-hold their waveforms, `partners(key, number)` gives audio of other samples. A new one is a module here, and a name in
-the configuration's `NegativeName`.
+hold their waveforms, `partners(sample, number)` gives audio of others. A new one is a module here, and a name in the
+configuration's `NegativeName`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import Batch
 from caad_ds.utils.errors import UserError
 
-Partners = Callable[[str, int], np.ndarray]  # (sample's key, which of its audios) -> another sample's waveform
+Partners = Callable[[Sample, int], np.ndarray]  # (sample, which of its audios) -> another sample's waveform
 
 
 class Negative(Protocol):

@@ -13,6 +13,6 @@ def negative(batch: Batch, samples: Sequence[Sample], reader: Reader, partners: 
     """The batch with the audio of a partner in the place of each."""
     if partners is None:
         raise UserError("negative shuffled: there are no other samples to take audio from; choose another negative")
-    waveforms = [partners(sample.key, n) for sample in samples for n in range(len(sample.record["audios"]))]
+    waveforms = [partners(sample, n) for sample in samples for n in range(len(sample.record["audios"]))]
     reader.check_audio(waveforms, "a partner of negative shuffled: ")
     return reader.replaced(batch, waveforms)
