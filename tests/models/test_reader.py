@@ -97,6 +97,11 @@ def test_what_exceeds_the_models_positions_is_refused_by_its_sample(parts, sampl
     parts.reader.limit(300, length - 1, "the LLM of teacher")
     with pytest.raises(UserError, match=rf"^sample b: .* take {length} tokens, the LLM of teacher reads {length - 1};"):
         parts.reader.collate(samples)
+    parts.reader.limit(2, length - 1, "the LLM of teacher")  # answers are cut
+    lengths, prompts = [parts.reader.length(one) for one in samples], parts.reader.prompts
+    assert prompts.truncated == 0  # an answer that is only looked at is not one that was cut for training
+    batch = parts.reader.collate(samples)
+    assert lengths == batch.attention_mask.sum(1).tolist() and len(batch.targets) == 6 and prompts.truncated == 3
 
 
 def test_a_constant_is_made_once(parts, samples):

@@ -297,9 +297,11 @@ def test_a_sample_longer_than_the_models_positions_is_named(zephyr):
     with pytest.raises(UserError, match=rf"sample key-7: prompt and answer take {length} tokens, the model reads"):
         PromptEncoder(zephyr, 40, limit=length - 1).batch([sample])
     short = PromptEncoder(zephyr, 40, max_answer_tokens=2, limit=length - 1)
-    assert short.length(sample) == len(short.encode(record()).prompt) + 2
+    assert short.check(sample).answer == encoded.answer
     assert short.truncated == 0  # an answer that is only looked at is not one that was cut for training
-    assert short.batch([sample]).labels.ge(0).sum() == 2 and short.truncated == 1
+    cut = short.batch([sample])
+    assert cut.input_ids.shape == (1, len(encoded.prompt) + 2)
+    assert cut.labels.ge(0).sum() == 2 and short.truncated == 1
 
 
 # -- M11: ends and switches --------------------------------------------------------------------------------------------
