@@ -15,8 +15,8 @@ MODEL_FILES = (
 def model_hash(model: str | Path) -> str:
     """sha256 over the files that make a model's answers: config, weights, tokenizer, processor, and its encoder.
 
-    `model` is a folder or a hub id, whose files have the hash of a copy of them. Of an encoder that is no folder but a hub id, the name; of the generation config the end tokens, where the LLM's
-    config names others.
+    `model` is a folder or a hub id, whose files have the hash of a copy of them. Of an encoder that is no folder but a
+    hub id, the name; of the generation config the end tokens, where the LLM's config names others.
     """
     folder = local_folder(model)
     files = {path.relative_to(folder): path for pattern in MODEL_FILES for path in folder.glob(pattern)}

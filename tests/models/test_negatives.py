@@ -156,7 +156,7 @@ def test_shuffled_names_what_it_lacks(parts, samples):
         parts.negative("shuffled", batch, samples, lambda key, number: np.zeros(24_000, np.float32))
     alone = partners_of([samples[0]])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="there is no other sample with audio; choose another negative"):
-        alone("a", 0)
+        alone(samples[0], 0)
 
 
 def test_an_unknown_negative_is_told_with_the_known_ones():
