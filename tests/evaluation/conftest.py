@@ -31,7 +31,7 @@ def tiny_tokenizer():
     )
 
 
-def tiny_parts():
+def tiny_parts(num_queries=3):
     torch.manual_seed(0)
     whisper = WhisperConfig(
         d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32, num_mel_bins=8,
@@ -43,7 +43,7 @@ def tiny_parts():
         "num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 0, "initializer_range": LOUD,
         "tie_word_embeddings": False,
     }  # fmt: skip
-    model = build(llm, encoder, None, num_queries=3, qformer_layers=1, qformer_heads=2)
+    model = build(llm, encoder, None, num_queries=num_queries, qformer_layers=1, qformer_heads=2)
     for weight in model.connector.parameters():
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=LOUD)

@@ -111,10 +111,11 @@ def explain(
     with progress("explaining", len(asked)) as advance:
         for item in asked:
             clips = {id(one): one.clips(others) for one in (setting.teacher, setting.answerer)}
-            if fault := _unaskable(setting, clips, item):
+            fault = _unaskable(setting, clips, item)
+            tokens = [] if fault else _answer(setting, clips, item, statements, wanted, max_new_tokens)
+            if fault := fault or _unshared(setting, tokens):
                 rejected[item.id] = fault
             else:
-                tokens = _answer(setting, clips, item, statements, wanted, max_new_tokens)
                 found = {**described(item, *models, wanted), **explained(setting, clips, item, tokens, top)}
                 # `<subset>/<row>`: the row's number ends it, so that no two become one.
                 stem = Path(out) / file_name(item.id.replace("/", "_"), f".{item.condition}", LONGEST_ENDING)
@@ -138,6 +139,15 @@ def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | N
     except UserError as error:
         return f"prompt: {error}"
     return None
+
+
+def _unshared(setting: Setting, answer: list[int]) -> str | None:
+    """Why an answer of the student's cannot be put to the teacher, or None."""
+    other = next((token for token in answer if setting.shared and not setting.shared.holds(token)), None)
+    if other is None:
+        return None
+    name = setting.answerer.tokenizer.convert_ids_to_tokens(other)
+    return f"answer: it holds {name!r} ({other}), which is another token to the teacher"
 
 
 def chosen(benchmark: Benchmark, names: Sequence[str]) -> tuple[list[Item], dict[str, str]]:

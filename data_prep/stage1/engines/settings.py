@@ -1,5 +1,5 @@
-"""How a model is asked: a text LLM with the seed description in place of the audio (CAAD, Stage 1), an audio LM with the
-audio itself; and how its answer is drawn."""
+"""How a model is asked: a text LLM with the seed description in place of the audio (CAAD, Stage 1), an audio LM with
+the audio itself; and how its answer is drawn."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

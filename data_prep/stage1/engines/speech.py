@@ -39,7 +39,8 @@ class SpeechEngine(LocalEngine):
     """Answers each record's own messages, hints included, from what it hears; the seed description is not read.
 
     `folder` is a model's folder or hub id, of a teacher for one. Audio that does not decode or exceeds its window
-    rejects its record; an audio that records of one batch share is encoded once. Drawn tokens depend on (seed, id, step) alone.
+    rejects its record; an audio that records of one batch share is encoded once. Drawn tokens depend on
+    (seed, id, step) alone.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.generation.model import Model
-from caad_ds.models.negatives import Negative
 from caad_ds.models.speech_lm.folder import load, save
+from tests.evaluation.conftest import TEMPLATE, WORDS, tiny_parts
 from tests.tolerance import assert_close
 
 INSTRUCTIONS = """
@@ -70,10 +70,8 @@ def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_fo
     assert told["answer"].startswith("the speaker is male") and len(told["positions"]) == 6
     loaded = Model.load(model_folder, torch.device("cpu"))
     [item] = [i for row in Benchmark.load(conflicts).rows for i in row.items() if i.id == "gender/2"][1:2]
-    ears = EncodedClips(loaded)
-    outputs = ears.outputs(ears.hear([item]))
-    negative = Negative.of("silence", loaded.encoder)
-    expected = log_likelihoods(loaded, [item], outputs, ["the speaker is male ."], [negative], [1.5])
+    ears = EncodedClips(loaded, [])
+    expected = log_likelihoods(loaded, ears.hear([item]), ears, ["the speaker is male ."], ["silence"], [1.5])
     own = [next(t for t in position["tokens"] if t["id"] == position["id"]) for position in told["positions"]]
     for name, signal in [("p_pos", Signal()), ("p_neg", Signal("silence")), ("target", Signal("silence", 1.5))]:
         summed = torch.tensor([t[name] for t in own], dtype=torch.float64).log().sum().item()
@@ -112,13 +110,43 @@ def test_a_student_stands_beside_its_teacher(explain, model_folder, terms, tmp_p
         assert_close(taught, alone, terms)  # the teacher's numbers are others
 
 
-def test_a_student_of_another_chat_template_is_not_shown_under_the_teachers(explain, model_folder, tmp_path, capsys):
-    shutil.copytree(model_folder, tmp_path / "student")
-    template = tmp_path / "student" / "chat_template.jinja"
-    template.write_text(template.read_text().replace("assistant ", "user "))
-    given = ["--items", "gender/0:neutral", "--model", tmp_path / "student"]
-    assert explain(*given, "--teacher", model_folder) == 2
-    assert "have different tokenizers (chat template); explain the student alone" in capsys.readouterr().err
+@pytest.mark.numeric
+@pytest.mark.parametrize("negative", ["zero_mel", "text_only", "shuffled"])
+def test_a_student_that_reads_other_prompts_stands_beside_its_teacher(
+    explain, model_folder, terms, tmp_path, negative, monkeypatch
+):
+    """It has more positions for an audio and another template: each says of the answer what it says alone."""
+    monkeypatch.setattr("caad_ds.evaluation.explain.explain.draw", lambda *given: [])  # the numbers are enough
+    student, encoder, tokenizer = tiny_parts(num_queries=5)
+    tokenizer.chat_template = TEMPLATE.replace("assistant ", "user ")
+    save(tmp_path / "student", student, encoder, tokenizer)
+    given = "--items", "gender/1:faithful", "--answer", "gt", "--negative", negative, "--top", 40
+    assert explain(*given, "--model", tmp_path / "student", "--teacher", model_folder, out="both") == 0
+    assert explain(*given, "--model", tmp_path / "student", out="student") == 0
+    assert explain(*given, out="teacher") == 0
+    both, *alone = (found(tmp_path, "gender_1.faithful", out) for out in ("both", "student", "teacher"))
+    assert both["signals"] == ["p_pos", "p_neg", "target", "student"] and len(both["positions"]) > 1
+    for positions in zip(*(told["positions"] for told in (both, *alone)), strict=True):
+        here, of_student, of_teacher = ({t["id"]: t for t in position["tokens"]} for position in positions)
+        assert len(here) == 40
+        for theirs, name, its in [(of_student, "student", "p_pos"), *((of_teacher, n, n) for n in both["signals"][:3])]:
+            assert_close([here[t][name] for t in here], [theirs[t][its] for t in here], 3 * terms)
+
+
+def test_a_token_that_one_of_the_models_does_not_know_is_left_out(explain, model_folder, tmp_path, capsys):
+    """An answer that holds it is not put to the teacher."""
+    student, encoder, tokenizer = load(model_folder)
+    snow = len(tokenizer)
+    tokenizer.add_tokens(["snow"])
+    save(tmp_path / "student", student, encoder, tokenizer)
+    given = "--items", "gender/1:neutral", "--model", tmp_path / "student", "--teacher", model_folder
+    assert explain(*given, "--answer", "gt", "--top", 40) == 0
+    for position in found(tmp_path, "gender_1.neutral")["positions"]:
+        [told] = [token for token in position["tokens"] if token["id"] == snow]
+        assert told["p_pos"] == told["target"] == told["student"] == 0
+    (tmp_path / "i.yaml").write_text(INSTRUCTIONS.replace("she", "snow"))
+    assert explain(*given, "--answer", "gt", "--instructions", tmp_path / "i.yaml") == 3
+    assert f"gender/1: answer: it holds 'snow' ({snow}), which is another token to the" in capsys.readouterr().err
 
 
 def test_a_silent_clip_is_explained_and_named(explain, conflicts, capsys):
@@ -141,9 +169,10 @@ def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, caps
     assert "no statement for 'loud' of noise" in told
     shutil.copytree(model_folder, tmp_path / "other")
     words = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
-    words["model"]["vocab"]["snow"] = len(words["model"]["vocab"])
+    known = words["model"]["vocab"]
+    words["model"]["vocab"] = known | {word: len(known) - 1 - known[word] for word in WORDS}
     (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(words))
-    assert "different tokenizers" in refused("--items", "gender/0", "--teacher", tmp_path / "other")
+    assert "have different vocabularies of answers" in refused("--items", "gender/0", "--teacher", tmp_path / "other")
     (conflicts / "gender" / "audio" / "0.wav").write_bytes(b"not audio")
     assert explain("--items", "gender/0:neutral", "gender/1:neutral", "--max-new-tokens", 2, out="rest") == 3
     assert {p.stem for p in (tmp_path / "rest").iterdir()} == {"gender_1.neutral"}
