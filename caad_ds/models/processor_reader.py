@@ -1,5 +1,6 @@
 """Batches by a processor of transformers: its template, its placeholders, its features."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,6 +40,9 @@ class ProcessorReader(Reader):
         freeze_template(tokenizer, template)
         processor.chat_template = tokenizer.chat_template
         self._mark = processor.audio_token
+        # A tokenizer of its own: it keeps the padding of the last call, and would be saved with it.
+        self._features = copy.copy(processor)
+        self._features.tokenizer = copy.deepcopy(tokenizer)
         self.prompts = PromptEncoder(
             tokenizer,
             0,
@@ -51,7 +55,7 @@ class ProcessorReader(Reader):
 
     def features(self, waveforms: Sequence[np.ndarray]) -> Features:
         """The processor's own inputs, and the number of placeholders that it writes for each audio."""
-        made = self.processor(
+        made = self._features(
             text=[self._mark] * len(waveforms),
             audio=list(waveforms),
             text_kwargs={"padding": True},
