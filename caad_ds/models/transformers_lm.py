@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedModel
 
@@ -201,9 +200,10 @@ class TransformersLM(AudioLM):
         made.__dict__.update(self.__dict__ | {"module": model, "_lora": None})
         if self._lora is not None:
             made.add_adapters(self._lora)
-        buffers = {name: buffer.cpu() for name, buffer in self.module.named_buffers()}
-        whole = {name: weight.to(dtype) for name, weight in weights.items()}
-        model.load_state_dict(buffers | whole, strict=False, assign=True)
+        model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, strict=False, assign=True)
+        for name, buffer in self.module.named_buffers():  # those too that no checkpoint holds
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, buffer.cpu())
         model.tie_weights()
         model.generation_config = deepcopy(self.module.generation_config)
         model.name_or_path = self.module.name_or_path
@@ -247,13 +247,14 @@ def load(family: Family, folder: Path, dtype: torch.dtype, **reading: Any) -> Tr
 
 def build(family: Family, name: str, processor: str | Path, **reading: Any) -> TransformersLM:
     """A model of an architecture file with random weights in fp32, and the processor of a folder."""
+    values = read_architecture(name)
     try:
-        config = AutoConfig.for_model(**read_architecture(name))
+        config = AutoConfig.for_model(**values)
         # A published config names the dtype of its weights, for each part; random ones are made in fp32.
         for part in (config, *(getattr(config, part) for part in config.sub_configs)):
             part.dtype = None
         model = getattr(transformers, family.model)(config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
+    except Exception as error:  # whatever a family's code raises on settings that do not fit together
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
     lm = checked(TransformersLM(family, model, load_processor(processor), **reading), name)
