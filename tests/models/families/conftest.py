@@ -12,9 +12,7 @@ from caad_ds.data.markers import user_content
 from caad_ds.models import auto, negatives
 from tests.models.families import tiny_qwen2_audio
 
-NEAR = (
-    1e-5  # of the largest value: what docs/models.md promises of padding, other samples and paths; ten times rounding
-)
+NEAR = 1e-5  # of the largest value: the promise about padding, other samples and paths, some ten times rounding
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +75,4 @@ def samples() -> list[Sample]:
 
 def own_logits(model, batch) -> torch.Tensor:
     """The family's own logits, float32 [B, S, V], by its whole forward."""
-    inputs = {
-        name: value.to(model.dtype) if value.is_floating_point() else value for name, value in batch.placed().items()
-    }
-    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **inputs).logits.float()
+    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.placed()).logits.float()

@@ -1,9 +1,11 @@
 """Answers of an audio LLM of transformers: greedy, contrastive and sampled, against a loop without a cache."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from caad_ds.data.batch import Batch
+from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.generation.decoding import Contrast, decode, generate
 from caad_ds.generation.sampling import Sampling
 from tests.models.families.conftest import own_logits
@@ -20,17 +22,8 @@ def prompts(parts, samples) -> Batch:
 def longer(batch: Batch, tokens: torch.Tensor) -> Batch:
     """The prompts with these tokens [B, T] behind them."""
     more = torch.zeros_like(tokens)
-    return Batch(
-        batch.keys,
-        torch.cat([batch.input_ids, tokens], 1),
-        torch.cat([batch.attention_mask, more + 1], 1),
-        torch.cat([batch.audio_mask, more.bool()], 1),
-        torch.cat([batch.labels, more - 100], 1),
-        batch.audio,
-        batch.audio_index,
-        batch.audio_sample,
-        batch.audio_positions,
-    )
+    behind = {"input_ids": tokens, "attention_mask": more + 1, "audio_mask": more.bool(), "labels": more + IGNORE}
+    return replace(batch, **{name: torch.cat([getattr(batch, name), each], 1) for name, each in behind.items()})
 
 
 def last(parts, batch: Batch) -> torch.Tensor:
@@ -39,10 +32,9 @@ def last(parts, batch: Batch) -> torch.Tensor:
     for number in range(len(batch.keys)):
         alone = batch.select(torch.tensor([number]))
         kept = alone.attention_mask[0].bool()
-        cut = Batch(
-            alone.keys, *(getattr(alone, name)[:, kept] for name in ("input_ids", "attention_mask", "audio_mask", "labels")),
-            alone.audio if len(alone.audio_index) else {}, alone.audio_index, alone.audio_sample, alone.audio_positions,
-        )  # fmt: skip
+        columns = ("input_ids", "attention_mask", "audio_mask", "labels")
+        heard = alone.audio if len(alone.audio_index) else {}
+        cut = replace(alone, audio=heard, **{name: getattr(alone, name)[:, kept] for name in columns})
         rows.append(own_logits(parts.model, cut)[0, -1])
     return torch.stack(rows)
 

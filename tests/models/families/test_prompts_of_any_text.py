@@ -1,5 +1,5 @@
-"""For any text in system prompt, question, hint, transcript and answer, an audio LLM's control tokens are its template's
-alone, or the sample is refused by name; ids are those of its own processor."""
+"""For any text in system prompt, question, hint, transcript and answer, control tokens are those of an audio LLM's
+template, or the sample is refused by name; ids are those of its own processor."""
 
 import unicodedata
 
