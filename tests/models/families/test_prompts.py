@@ -139,6 +139,14 @@ def test_a_transcript_stands_after_its_audio_where_asked_for():
     assert prompt_text(reader, silent) == none
 
 
+def test_a_transcript_is_written_as_it_is():
+    reader = reader_of(DEFAULT)
+    reader.set_transcript("after_audio")
+    for text in ("\nbeep", "\n", " beep ", "beep\n\nbeep"):
+        asked = sample("a", 0.4, audios=[{"path": "", "text": text}])
+        assert f"<|audio_eos|>\n{text}\nIs the tone high" in prompt_text(reader, asked)
+
+
 @pytest.mark.parametrize("transcript", ["none", "after_audio"])
 def test_the_transcripts_place_is_saved_and_read_back(folder, tmp_path, transcript):
     lm = auto.load(folder)

@@ -84,8 +84,12 @@ def test_a_bf16_folder_is_loaded_in_bf16(folder, tmp_path, samples):
     batch = lm.reader.collate(samples)
     assert batch.audio["input_features"].dtype == torch.float32
     own = own_logits(model, batch).flatten(0, 1)[batch.answer_rows]
-    hidden = lm.hidden(batch)
+    given = []
+    with lm.module.base_model.register_forward_pre_hook(lambda *called: given.append(called[2]), with_kwargs=True):
+        hidden = lm.hidden(batch)
     assert hidden.dtype == torch.bfloat16
+    # Not every family casts them by itself, as this one does.
+    assert [each["input_features"].dtype for each in given] == [torch.bfloat16]
     found = lm.head().logits(hidden)
     assert (found - own).abs().max() <= 8 * torch.finfo(torch.bfloat16).eps * own.abs().max()
     whole = auto.load(folder)
