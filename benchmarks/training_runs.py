@@ -134,8 +134,9 @@ def noise_shards(work: Path, seconds: Sequence[float], answers: Sequence[str], q
         for n, (length, answer) in enumerate(zip(seconds, answers, strict=True)):
             noise = 0.1 * rng.standard_normal(int(length * SAMPLE_RATE))
             soundfile.write(clips / f"{n}.wav", noise.astype(np.float32), SAMPLE_RATE)
+            text = " ".join(answer.split()[:10])
             record = {
-                "id": f"clip-{n}", "audios": [{"path": f"{n}.wav", "text": answer[:40], "duration": length}],
+                "id": f"clip-{n}", "audios": [{"path": f"{n}.wav", "text": text, "duration": length}],
                 "metadata": {}, "seed_description": "(Noise: white)", "source": "noise",
                 "messages": [{"role": "user", "content": user_content(question)}], "response": answer,
             }  # fmt: skip
