@@ -99,9 +99,9 @@ def test_text_only_is_the_prompt_tokenised_without_the_span(parts, samples, text
     parts.close(parts.hidden(negative), states(parts, made, batch))
 
 
-def partner(key, number):
+def partner(whose, number):
     """Audio of another length than that of any sample here."""
-    return audio(f"partner of {key} {number}", {"a": 1.7, "b": 0.9, "c": 0.3}[key] + 0.1 * number)
+    return audio(f"partner of {whose.key} {number}", {"a": 1.7, "b": 0.9, "c": 0.3}[whose.key] + 0.1 * number)
 
 
 @pytest.mark.parametrize("with_answer", [True, False])
@@ -124,12 +124,12 @@ def test_shuffled_is_the_partners_audio_and_its_length(parts, samples, texts, wi
 
 def with_partners(each):
     """The sample with its partners' audio."""
-    return replace(each, waveforms=[partner(each.key, number) for number in range(len(each.waveforms))])
+    return replace(each, waveforms=[partner(each, number) for number in range(len(each.waveforms))])
 
 
 def test_shuffled_refuses_a_partner_beyond_the_window(parts, samples):
     with pytest.raises(UserError, match=r"^a partner of negative shuffled: an audio of 2\.50 s exceeds"):
-        parts.negative("shuffled", parts.batch(samples), samples, lambda key, number: audio(key, 2.5))
+        parts.negative("shuffled", parts.batch(samples), samples, lambda whose, number: audio(whose.key, 2.5))
 
 
 @pytest.mark.parametrize("name", ["zero_mel", "silence", "noise", "text_only", "shuffled"])
