@@ -10,7 +10,7 @@ from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
-from caad_ds.models.speech_lm.folder import load, save
+from caad_ds.models.speech_lm.folder import load
 from caad_ds.training.engines import load_student
 from caad_ds.utils.errors import UserError
 from tests.models.small import sample
@@ -47,11 +47,11 @@ def student(files, **changes) -> Config:
 
 def test_a_student_of_two_files_is_random_seeded_and_saved_whole(files):
     made, again = load_student(student(files)), load_student(student(files))
-    weights = made.model.state_dict()
-    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in weights.items())
+    weights = made.module.state_dict()
+    assert all(torch.equal(value, again.module.state_dict()[name]) for name, value in weights.items())
     assert {value.dtype for value in weights.values()} == {torch.float32}
     assert made.encoder.window_seconds == 1
-    save(files / "out", made.model, made.encoder, made.tokenizer)
+    made.save(files / "out")
     model, ears, _ = load(files / "out")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights.items())
     features = ears.features(sample("a").waveforms)
@@ -60,12 +60,12 @@ def test_a_student_of_two_files_is_random_seeded_and_saved_whole(files):
 
 def test_a_student_has_the_form_that_was_asked_for(files):
     made = {form: load_student(student(files, connector=form)) for form in ("blip2", "desta")}
-    assert {form: part.model.config.connector for form, part in made.items()} == {"blip2": "blip2", "desta": "desta"}
+    assert {form: part.module.config.connector for form, part in made.items()} == {"blip2": "blip2", "desta": "desta"}
     assert made["blip2"].encoder.final_norm and not made["desta"].encoder.final_norm
 
 
 def test_an_architecture_can_be_cut(files):
-    assert len(load_student(student(files, keep_layers=1)).model.llm.model.layers) == 1
+    assert len(load_student(student(files, keep_layers=1)).module.llm.model.layers) == 1
     with pytest.raises(UserError, match="keep_layers 3 exceeds its 2 layers"):
         load_student(student(files, keep_layers=3))
 
