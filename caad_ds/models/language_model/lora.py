@@ -74,8 +74,8 @@ def save_peft(folder: Path, model: PreTrainedModel, settings: dict[str, Any], be
     )
     weights = {}
     for name, weight in model.state_dict().items():
-        inside = f"{beside}.modules_to_save.default{name.removeprefix(beside)}" if name.startswith(beside) else name
-        weights[f"base_model.model.{inside}"] = weight
+        part = name.removeprefix(f"{beside}.")
+        weights[f"base_model.model.{name if part == name else f'{beside}.modules_to_save.default.{part}'}"] = weight
     with torch.device("meta"):  # for its names alone
         whole = get_peft_model(type(model)(deepcopy(model.config)), config)
     whole.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)

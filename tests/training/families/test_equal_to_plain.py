@@ -100,12 +100,27 @@ def test_every_mode_takes_the_steps_of_plain_pytorch(audio_world, tmp_path, mode
 
 @pytest.mark.parametrize("mode", ["connector", "lora", "all"])
 def test_the_tower_stays_in_evaluation(audio_world, tmp_path, mode):
-    cfg = load_config(foreign(audio_world, tmp_path / "out", mode))
+    """And the decoder alone recomputes its activations."""
+    cfg = load_config(foreign(audio_world, tmp_path / "out", mode, student={"gradient_checkpointing": True}))
     student = load_student(cfg)
     StudentObjective(student, cfg.objective).train()
     assert student.decoder.training and student.connector.training
     assert not any(part.training for part in student.tower.modules())
     assert not any(weight.requires_grad for weight in student.tower.parameters())
+    checkpointed = {name for name, part in student.module.named_modules() if getattr(part, "gradient_checkpointing", 0)}
+    assert {"model.language_model.layers.0", "model.language_model.layers.1"} <= checkpointed
+    assert not any("audio_tower" in name for name in checkpointed)
+
+
+def test_dropout_of_a_towers_adapters_is_their_own(audio_world, tmp_path):
+    """It is asked for by name, and is off where nothing trains."""
+    lora = {"rank": 4, "dropout": 0.1, "encoder": True}
+    cfg = load_config(foreign(audio_world, tmp_path / "out", "lora", student={"lora": lora}))
+    student = load_student(cfg)
+    objective = StudentObjective(student, cfg.objective).train()
+    drops = [part for part in student.module.modules() if isinstance(part, torch.nn.Dropout)]
+    assert drops and all(part.training and part.p == 0.1 for part in drops)
+    assert not student.tower.training and not any(part.training for part in objective.eval().modules())
 
 
 @pytest.mark.parametrize(
