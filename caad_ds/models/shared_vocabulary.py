@@ -54,7 +54,10 @@ class SharedVocabulary:
         if self.ids is None:
             return student, teacher, labels, self.size
         ids = self.ids.to(labels.device)
-        return student.rows(ids), teacher.rows(ids), torch.searchsorted(ids, labels), self.size
+        place = torch.searchsorted(ids, labels).clamp(max=self.size - 1)
+        # One that is not shared gets a place that the loss refuses: whoever collates has looked before.
+        place = torch.where(ids[place] == labels, place, self.size)
+        return student.rows(ids), teacher.rows(ids), place, self.size
 
     def masked(self, z: Tensor) -> Tensor:
         """Logits [..., V] of one of the models, over the shared tokens' ids: -inf at those between that are not."""
@@ -65,7 +68,10 @@ class SharedVocabulary:
 
     def holds(self, token: int) -> bool:
         """Whether a token is shared."""
-        return token < self.size if self.ids is None else bool((self.ids == token).any())
+        if self.ids is None:
+            return token < self.size
+        place = min(int(torch.searchsorted(self.ids, token)), self.size - 1)
+        return int(self.ids[place]) == token
 
 
 def _token(reader: Reader, number: int) -> Any:
