@@ -59,6 +59,8 @@ class Setting:
         for change in (own, self.rows[row]):
             for section, keys in change.items():
                 values[section] = values.get(section, {}) | keys
+        if values["teacher"].get("placement") == "nvme":
+            values["teacher"]["nvme_path"] = str(work / "nvme")
         path = work / "run.yaml"
         path.write_text(yaml.safe_dump(values))
         return path
