@@ -153,6 +153,10 @@ class AudioLM(ABC):
         """Let matrix products outside the engines be made in `dtype`; None: in that of the weights."""
         return
 
+    def adopt_encoding(self, other: "AudioLM") -> None:
+        """Use what the other computes outside the engines with in the place of one's own, which gives the same."""
+        return
+
     def modules_outside(self) -> Mapping[str, nn.Module]:
         """What of it is no part of `module`, by name."""
         return {}

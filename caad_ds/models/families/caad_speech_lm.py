@@ -194,6 +194,11 @@ class SpeechAudioLM(AudioLM):
             and all(torch.equal(ours[k].cpu(), theirs[k].cpu()) for k in ours)
         )
 
+    def adopt_encoding(self, other: AudioLM) -> None:
+        """Use the other's encoder."""
+        assert isinstance(other, SpeechAudioLM)  # as `shares_encoding` says
+        self.encoder = self.reader.encoder = other.encoder
+
     def compute_outside_in(self, dtype: torch.dtype | None) -> None:
         """The encoder's."""
         self.encoder.autocast = dtype
