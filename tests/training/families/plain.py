@@ -14,12 +14,13 @@ from caad_ds.distill.pairing import Pairing
 from caad_ds.models import auto
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.transformers_lm import TransformersLM
+from caad_ds.training.batches import partners_of
 from caad_ds.training.engines import load_student
 from caad_ds.training.schedule import learning_rate
 
 
 def losses(cfg: Config) -> Iterator[float]:
-    """The loss of each step of a run with negative zero_mel, as the paper writes it."""
+    """The loss of each step of a run, as the paper writes it; each path is a forward of its own."""
     student, teacher = load_student(cfg), auto.load(cfg.teacher.path)
     student.module.train()
     student.tower.eval()
@@ -28,13 +29,15 @@ def losses(cfg: Config) -> Iterator[float]:
     opt, objective = cfg.optimizer, cfg.objective
     optimizer = torch.optim.AdamW(trained, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)
     data = IndexedReader(cfg.data.train)
-    order, read = GlobalOrder(len(data), opt.batch_size, cfg.run.seed), Pairing(student.reader, teacher.reader)
+    order = GlobalOrder(len(data), opt.batch_size, cfg.run.seed)
+    read = Pairing(student.reader, teacher.reader, cfg.teacher.negative, partners=partners_of(data))
     tau, share = objective.temperature, objective.kd_weight
     for step in range(opt.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, peak=opt.lr, warmup=opt.warmup_steps, total=opt.steps)
         batch = read([data[int(number)] for number in order.batch(step)])
         with torch.no_grad():
-            positive, negative = logits(teacher, batch.teacher), logits(teacher, silent(batch.teacher))
+            second = silent(batch.teacher) if cfg.teacher.negative == "zero_mel" else batch.negative
+            positive, negative = logits(teacher, batch.teacher), logits(teacher, second)
             target = torch.softmax(((1 + objective.alpha) * positive - objective.alpha * negative) / tau, -1)
         found = logits(student, batch.student)[:, : target.shape[1]]
         kd = tau**2 * F.kl_div(torch.log_softmax(found / tau, -1), target, reduction="batchmean")

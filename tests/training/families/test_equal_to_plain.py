@@ -135,3 +135,13 @@ def test_wherever_the_teacher_lies(audio_world, tmp_path, placed):
     assert run.wait(COMPILED if placed == "nvme" else 120) == [0, 0], run.output()
     assert f"teacher: {placed} (" in run.output()
     assert_plain_losses(file, out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("negative", ["text_only", "silence", "noise", "shuffled"])
+def test_whatever_the_second_path_hears(audio_world, tmp_path, negative):
+    out = tmp_path / "out"
+    file = foreign(audio_world, out, teacher={"negative": negative}, optimizer={"steps": 3})
+    run = Run(file, 2, prepare=watch_traces)
+    assert run.wait() == [0, 0], run.output()
+    assert_plain_losses(file, out)

@@ -26,7 +26,8 @@ def architecture(world, root):
     return {"path": str(file), "tokenizer": str(world / "qwen2_audio")}
 
 
-@pytest.mark.parametrize("student", [cut, pytest.param(architecture, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("student", [cut, architecture])
 def test_a_stopped_run_goes_on_and_leaves_a_model_of_the_family(audio_world, tmp_path, student):
     """SIGUSR1 ends it after a checkpoint; the export is the run's own folder."""
     out = tmp_path / "out"
