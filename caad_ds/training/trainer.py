@@ -106,12 +106,12 @@ class Trainer:
         self.teacher = engines.load_teacher(cfg) if cfg.teacher is not None else None
         self.student = engines.load_student(cfg)
         models = [self.student] if self.teacher is None else [self.student, self.teacher]
-        shares = self.teacher is not None and self.student.shares_encoding(self.teacher)
+        if self.teacher is not None and self.student.shares_encoding(self.teacher):
+            self.teacher.adopt_encoding(self.student)
         for model in models:
             model.compute_outside_in(torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None)
-            if model is self.student or not shares:
-                for module in model.modules_outside().values():
-                    module.to(self.device)
+            for module in model.modules_outside().values():
+                module.to(self.device)
         self._pair(models)
         for reader in self.indexed:
             check_lengths(reader, [model.reader for model in models])

@@ -285,6 +285,12 @@ def test_the_teacher_is_closed_where_a_run_fails(made, monkeypatch, closed, wher
     assert len(closed) == 1
 
 
+def test_a_teacher_that_hears_alike_uses_the_students_encoder(made):
+    with Trainer(load_config(made()), torch.device("cpu"), Heartbeat(enabled=False)) as trainer:
+        assert trainer.teacher.tower is trainer.student.tower  # on the device once, and constants are heard there
+        assert trainer.teacher.reader.encoder is trainer.student.reader.encoder
+
+
 @pytest.mark.parametrize("parts", ["zero_mel"], indirect=True)
 def test_another_teacher_takes_the_place_of_an_engine(parts):
     """What training asks of a teacher is the protocol: no engine, no model."""

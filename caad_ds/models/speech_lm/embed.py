@@ -3,15 +3,9 @@
 from torch import Tensor
 
 from caad_ds.data.batch import Batch
-from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
-
-
-def embed(model: SpeechLM, batch: Batch, states: AudioStates) -> Embedded:
-    """Embed the batch with the encoder's `states` of its U different audios."""
-    return merge_audio(model, batch, model.project(states)[batch.audio_index])
 
 
 def merge_audio(model: SpeechLM, batch: Batch, audio: Tensor) -> Embedded:

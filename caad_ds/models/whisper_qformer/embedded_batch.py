@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -19,17 +18,6 @@ class Embedded:
     attention_mask: Tensor
     position_ids: Tensor
     answer_rows: Tensor
-
-    @staticmethod
-    def cat(first: "Embedded", second: "Embedded") -> "Embedded":
-        """Two batches of equal length S as one of 2B; the second's answer rows follow the first's."""
-        offset = first.attention_mask.numel()
-        return Embedded(
-            torch.cat([first.inputs_embeds, second.inputs_embeds]),
-            torch.cat([first.attention_mask, second.attention_mask]),
-            torch.cat([first.position_ids, second.position_ids]),
-            torch.cat([first.answer_rows, second.answer_rows + offset]),
-        )
 
     def first(self, length: int) -> "Embedded":
         """The first sample's first positions, none of which predicts an answer token."""

@@ -16,7 +16,7 @@ from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.speech_lm.encoder_folder import load_encoder, save_encoder
 from caad_ds.models.speech_lm.folder import load, save
-from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
+from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.training.identity import weights_hash
 from caad_ds.utils.errors import UserError
 from tests.models.small import make_model, sample
@@ -205,9 +205,6 @@ def test_answers_are_cut_and_counted(parts, tokenizer):
 def test_positions_count_what_is_attended():
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
     assert positions(mask)[0, 2:].tolist() == [0, 1, 2] and positions(mask)[1, :3].tolist() == [0, 1, 2]
-    embedded = Embedded(torch.zeros(2, 5, 1), mask, positions(mask), torch.tensor([3, 6]))
-    both = Embedded.cat(embedded, embedded)
-    assert both.answer_rows.tolist() == [3, 6, 13, 16] and both.inputs_embeds.shape == (4, 5, 1)
 
 
 def test_a_model_reads_its_own_config(tokenizer, ears, tmp_path):
