@@ -12,6 +12,9 @@ NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
 NEGATIVES = get_args(NegativeName)
 CHECKED_NEGATIVES = NEGATIVES[:4]  # what check-teacher looks at unless it is told otherwise: those that hear no audio
 TranscriptName = Literal["after_audio", "none"]
+TRANSCRIPT = (
+    "whether an audio's text follows it in the prompt; default: as the model was saved, else as its family has it"
+)
 # The date that Llama 3's own template falls back to; any fixed one keeps runs comparable.
 TEMPLATE_DATE = datetime.date(2024, 7, 26)
 
@@ -90,11 +93,7 @@ class TeacherSection(Section):
     """The teacher to distil from, and where its weights are kept."""
 
     path: str = Field(..., description="folder or hub id of the teacher, or an architecture's .json (random weights)")
-    transcript: TranscriptName | None = Field(
-        None,
-        description="whether an audio's transcription follows it in the prompt; default: as the model was saved, else "
-        "as its family has it",
-    )
+    transcript: TranscriptName | None = Field(None, description=TRANSCRIPT)
     negative: NegativeName = Field(
         "zero_mel",
         description="input that replaces the audio in the contrastive pass (shuffled: another sample's audio)",
@@ -164,9 +163,7 @@ class StudentSection(Section):
     """The model that is trained: from a folder, or built from an LLM and an encoder."""
 
     path: str | None = Field(
-        None,
-        description="folder or hub id to start from, or an architecture's .json (random weights); default: built from "
-        "llm and encoder",
+        None, description="folder, hub id or an architecture's .json to start from; default: built of llm and encoder"
     )
     llm: str | dict[str, Any] | None = Field(None, description="hub id or folder, or an architecture or its .json")
     keep_layers: int | None = Field(None, ge=1, description="keep only the LLM's first layers")
@@ -184,11 +181,7 @@ class StudentSection(Section):
         "the teacher's, else the LLM's",
     )
     template: TemplateSection = Field(TemplateSection(), description="settings of the tokenizer's chat template")
-    transcript: TranscriptName | None = Field(
-        None,
-        description="whether an audio's transcription follows it in the prompt; default: as the model was saved, else "
-        "as its family has it",
-    )
+    transcript: TranscriptName | None = Field(None, description=TRANSCRIPT)
     train: Literal["connector", "lora", "all"] = Field(
         "connector", description="which weights are trained (paper: connector); lora trains the connector as well"
     )

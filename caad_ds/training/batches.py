@@ -1,8 +1,7 @@
 """How a run's data is cut into global batches, and these into micro-batches."""
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.pairing import Pairing
-from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.negatives import Partners
 from caad_ds.models.reader import Reader
 from caad_ds.utils.errors import UserError
@@ -80,16 +78,6 @@ def _look(reader: IndexedReader, model: Reader, numbers: Sequence[int], what: st
         shard, entry = index.locate(number)
         where = f"{index.folder / shard.name}, sample {entry.key} ({len(numbers)} of {len(index)} {what}): "
         model.check_audio(reader[number].waveforms, where)
-
-
-def limit_positions(models: Mapping[str, AudioLM | None], alike: bool, max_answer_tokens: int) -> None:
-    """Let each model's reader refuse what exceeds its positions; of two that read alike, what exceeds either's."""
-    there = {name: model for name, model in models.items() if model is not None}
-    limits = {name: model.position_limit for name, model in there.items()}
-    fewest = min(limits, key=lambda name: limits[name] or math.inf)
-    for name, model in there.items():
-        whose = fewest if alike else name
-        model.reader.limit(max_answer_tokens, limits[whose], f"the LLM of {whose}")
 
 
 def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:

@@ -19,19 +19,10 @@ from caad_ds.data.loader import IndexedBatches, Loader, StreamBatches
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.audio_dropout import AudioDropout
-from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.training import engines
-from caad_ds.training.batches import (
-    batch_shape,
-    check_lengths,
-    data_order,
-    first_shard,
-    limit_positions,
-    open_data,
-    partners_of,
-)
+from caad_ds.training.batches import batch_shape, check_lengths, data_order, first_shard, open_data
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
@@ -52,6 +43,7 @@ from caad_ds.training.model_folder import write_model
 from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
+from caad_ds.training.teacher_and_student import load_models, pair
 from caad_ds.training.validation import validate
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
@@ -103,16 +95,12 @@ class Trainer:
         check_deepspeed(cfg)
         engines.loss_implementation(cfg, self.device)  # refused before models are loaded
         engines.check_attention(cfg)
-        self.teacher = engines.load_teacher(cfg) if cfg.teacher is not None else None
-        self.student = engines.load_student(cfg)
-        models = [self.student] if self.teacher is None else [self.student, self.teacher]
-        if self.teacher is not None and self.student.shares_encoding(self.teacher):
-            self.teacher.adopt_encoding(self.student)
-        for model in models:
-            model.compute_outside_in(torch.bfloat16 if cfg.run.encoder_precision == "bf16" else None)
-            for module in model.modules_outside().values():
-                module.to(self.device)
-        self._pair(models)
+        self.student, self.teacher = load_models(cfg, self.device)
+        models = [model for model in (self.student, self.teacher) if model is not None]
+        self.pairing = pair(cfg, self.student, self.teacher, self.reader)
+        if (shared := self.pairing.shared) is not None:
+            ours, theirs = (len(model.head().weight) for model in models)
+            self.heartbeat.say(f"vocabulary: {shared.size} tokens in common, of {theirs} and {ours} rows")
         for reader in self.indexed:
             check_lengths(reader, [model.reader for model in models])
         engines.check_finite(cfg, self.student, self.teacher)
@@ -120,21 +108,6 @@ class Trainer:
         self.heartbeat.say(f"loss: {computed}")
         self.frozen = frozen_hash(self.student)
         self.identity = self._identity()
-
-    def _pair(self, models: list[AudioLM]) -> None:
-        """What makes the batches of student and teacher."""
-        cfg = self.cfg
-        self.shared = engines.shared_vocabulary(self.student, self.teacher) if self.teacher else None
-        if self.teacher is not None and self.shared is not None:
-            rows = [len(model.head().weight) for model in models]
-            self.heartbeat.say(f"vocabulary: {self.shared.size} tokens in common, of {rows[1]} and {rows[0]} rows")
-        negative = cfg.objective.dropout_negative if cfg.objective.audio_dropout else None
-        if cfg.teacher is not None:  # standard KD (alpha 0) runs no second path
-            negative = cfg.teacher.negative if cfg.objective.alpha else None
-        readers = self.student.reader, self.teacher.reader if self.teacher else None
-        self.pairing = Pairing(*readers, negative, self.shared, partners_of(self.reader))
-        whose = {"student": self.student, "teacher": self.teacher}
-        limit_positions(whose, self.pairing.alike, cfg.data.max_answer_tokens)
 
     def _plan(self) -> None:
         """The order of the data and the number of steps."""
@@ -169,7 +142,7 @@ class Trainer:
         self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops)
         part = self.meter.clock.part
         shape = self.micro_batch, self.accumulation
-        self.engine = engines.student_engine(cfg, self.student, *shape, part, self.shared)
+        self.engine = engines.student_engine(cfg, self.student, *shape, part, self.pairing.shared)
         held.callback(self.engine.destroy)
         self.step = DistillStep(self.engine, self.student, teacher, self.teacher, teacher_batch, part)
 
