@@ -107,13 +107,8 @@ class Clips:
 
         None where it differs from sample to sample.
         """
-        reader = self.lm.reader
-        batch, waveform = reader.only_audio(), reader.shortest()
-        sample = Sample("", {"id": "", "messages": [], "audios": [{"text": ""}]}, [waveform])
-        second = negatives.find(name)(batch, [sample], reader, lambda key, number: waveform)
-        if len(second.audio_index) and not second.constant:
-            return None
-        return self.lm.prepare(second.to(self.device)).audio
+        second = negatives.of_no_sample(name, self.lm.reader)
+        return None if second is None else self.lm.prepare(second.to(self.device)).audio
 
     def rejected(self, items: Iterable[Askable]) -> list[dict]:
         """The items, each once whatever its conditions, with a clip that could not be heard, and the reason."""

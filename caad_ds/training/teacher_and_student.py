@@ -8,6 +8,7 @@ from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.pairing import Pairing
+from caad_ds.models import negatives
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.training.batches import partners_of
 from caad_ds.training.engines import load_student, load_teacher, shared_vocabulary
@@ -43,4 +44,8 @@ def pair(cfg: Config, student: AudioLM, teacher: AudioLM | None, reader: Indexed
     for name, model in there.items():
         whose = fewest if pairing.alike else name
         model.reader.limit(cfg.data.max_answer_tokens, limits[whose], f"the LLM of {whose}")
+    # Before ZeRO-3 puts a linear product in the place of PyTorch's, which rounds otherwise.
+    second = teacher or student
+    if negative is not None and (constant := negatives.of_no_sample(negative, second.reader)) is not None:
+        second.prepare(constant)
     return pairing

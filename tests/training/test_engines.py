@@ -16,6 +16,7 @@ from caad_ds.distill.step import DistillStep
 from caad_ds.models import auto
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.training import engines, process_group
 from caad_ds.training.checks.skipped_steps import diagnosis
 from caad_ds.training.trainer import Trainer
@@ -289,6 +290,21 @@ def test_a_teacher_that_hears_alike_uses_the_students_encoder(made):
     with Trainer(load_config(made()), torch.device("cpu"), Heartbeat(enabled=False)) as trainer:
         assert trainer.teacher.tower is trainer.student.tower  # on the device once, and constants are heard there
         assert trainer.teacher.reader.encoder is trainer.student.reader.encoder
+
+
+def test_a_constant_is_encoded_before_zero_replaces_the_linear_product(made, monkeypatch):
+    linear = torch.nn.functional.linear
+    products = []
+    encode = SpeechEncoder.encode
+
+    def noted(encoder, features):
+        products.append((len(features), torch.nn.functional.linear is linear))
+        return encode(encoder, features)
+
+    monkeypatch.setattr(SpeechEncoder, "encode", noted)
+    with Trainer(load_config(made()), torch.device("cpu"), Heartbeat(enabled=False)) as trainer:
+        trainer.run()
+    assert products[0] == (1, True) and all(rows > 1 for rows, _ in products[1:])
 
 
 @pytest.mark.parametrize("parts", ["zero_mel"], indirect=True)

@@ -27,6 +27,14 @@ class Negative(Protocol):
         """The batch of the samples as the second path sees it."""
 
 
+def of_no_sample(name: str, reader: Any) -> Batch | None:
+    """The second path of a sample that is nothing but an audio; None where it differs from sample to sample."""
+    batch, waveform = reader.only_audio(), reader.shortest()
+    sample = Sample("", {"id": "", "messages": [], "audios": [{"text": ""}]}, [waveform])
+    second = find(name)(batch, [sample], reader, lambda sample, number: waveform)
+    return second if second.constant or not len(second.audio_index) else None
+
+
 def find(name: str) -> Negative:
     """The negative of a name; UserError where there is none."""
     if name not in NEGATIVES:
