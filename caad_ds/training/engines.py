@@ -138,10 +138,11 @@ def choose_weights(student: AudioLM, section: StudentSection) -> None:
     """Let those weights train that `student.train` names; adapters are put on where they are asked for."""
     if section.train == "lora":
         asked = None if section.lora is None else section.lora.model_dump()
-        if student.lora is None:
+        own = student.lora
+        if own is not None and asked not in (None, own):
+            raise UserError(f"student.lora: {section.path} has adapters of its own, {own}; remove the key")
+        if own is None or asked is not None:  # an encoder's adapters are merged in any folder: they are fresh each time
             student.add_adapters(asked or LoraSection().model_dump())
-        elif asked not in (None, student.lora):
-            raise UserError(f"student.lora: {section.path} has adapters of its own, {student.lora}; remove the key")
     student.choose_weights(section.train)
 
 

@@ -60,6 +60,20 @@ def test_adapters_of_the_encoder_train_inside_the_engine(world, folder, terms):
     assert any(name.startswith("encoder.whisper.layers.1.") and "lora_B" in name for name in kept)
 
 
+@pytest.mark.parametrize(("asked", "hears"), [({"rank": 2, "encoder": True}, True), (None, False)])
+def test_a_student_with_adapters_gets_fresh_ones_on_its_encoder_where_asked_for(world, folder, asked, hears):
+    """As its folder keeps those of the LLM alone; the encoder's are merged in it."""
+    lora = {"rank": 2, "encoder": True}
+    made = load_student(load_config(config(world, folder / "unused", student={"train": "lora", "lora": lora})))
+    weights = {name: parameter.detach() for name, parameter in made.named_parameters()}
+    made.rebuilt(weights, torch.float32).save(folder / "adapted")
+    own = start_from(folder / "adapted") | {"train": "lora", "lora": asked}
+    student = load_student(load_config(config(world, folder / "unused", student=own)))
+    training = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    assert any(name.startswith("llm.") and "lora_" in name for name in training)
+    assert any(name.startswith("encoder.") and "lora_" in name for name in training) == hears
+
+
 @pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_adapters_and_connector_train_under_gradient_checkpointing(world, folder, terms, stage):
     """On two ranks as in one process without it, and the finished model has the adapters in its weights."""
