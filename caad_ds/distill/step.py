@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,8 +83,9 @@ class DistillStep:
         lm, theirs = self.teacher_lm, []
         for batch, prepared in zip(batches, ours, strict=True):
             assert batch.teacher is not None
-            shared = self.shares and batch.teacher is batch.student
-            theirs.append(prepared if shared else self._prepared(lm, batch.teacher))
+            # Both batches have the same audios in the same order, however their texts differ.
+            shared = replace(batch.teacher, audio=prepared.audio) if self.shares else None
+            theirs.append(shared or self._prepared(lm, batch.teacher))
         seconds = [self._prepared(lm, batch.negative) for batch in batches if batch.negative is not None]
         with self.part("teacher"):
             second = Batch.cat(seconds) if seconds else None

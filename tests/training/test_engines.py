@@ -1,5 +1,6 @@
 """Both ZeRO-3 engines in this process: one forward per engine and step, the encoder once, heads on answer rows only."""
 
+import copy
 import os
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -58,8 +59,9 @@ def parts(request, world, tmp_path):
 
     step = DistillStep(engine, student, teacher, teacher_lm)
     yield SimpleNamespace(
-        step=step, engine=engine, teacher=teacher, student=student, lm=teacher_lm, batch=batch, negative=request.param
-    )
+        step=step, engine=engine, teacher=teacher, student=student, lm=teacher_lm, batch=batch, negative=request.param,
+        train=cfg.data.train,
+    )  # fmt: skip
     engine.destroy()
     teacher.close()
 
@@ -210,6 +212,22 @@ def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
     with step.teacher_head():
         step.train([batch], len(batch.student.targets))
     assert (len(ours), len(theirs)) == (1, 1)
+
+
+@pytest.mark.parametrize("parts", ["zero_mel"], indirect=True)
+def test_an_encoder_that_both_have_runs_once_where_prompts_differ(parts, monkeypatch):
+    lm = SpeechAudioLM(parts.lm.module, parts.student.encoder, copy.deepcopy(parts.lm.reader.tokenizer))
+    lm.reader.set_transcript("none")
+    step = DistillStep(parts.engine, parts.student, parts.teacher, lm)
+    reader = IndexedReader(parts.train)
+    batch = Pairing(parts.student.reader, lm.reader, "zero_mel")([reader[0], reader[1], reader[0]])
+    assert batch.teacher.input_ids.shape != batch.student.input_ids.shape
+    expected = parts.teacher.signal(*prepared(lm, batch.teacher, batch.negative))
+    heard = counted(monkeypatch, parts.student.encoder, "encode")
+    with step.teacher_head():
+        [(_, positive, negative)] = step._signals([batch])
+    assert len(heard) == 1
+    assert torch.equal(positive, expected[0]) and torch.equal(negative, expected[1])
 
 
 @pytest.mark.numeric

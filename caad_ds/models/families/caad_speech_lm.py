@@ -183,6 +183,8 @@ class SpeechAudioLM(AudioLM):
         """Whether the other's encoder gives the same states, both frozen."""
         if not isinstance(other, SpeechAudioLM) or self.trains_tower_inside or other.trains_tower_inside:
             return False
+        if self.encoder is other.encoder:
+            return True
         alike = (
             getattr(self.encoder, key) == getattr(other.encoder, key)
             for key in ("taps", "window_seconds", "final_norm")
