@@ -269,7 +269,7 @@ def load_processor(folder: str | Path) -> Any:
         if not any(next(folder.glob(name), None) for name in names):
             raise UserError(f"{folder}: its processor lacks {what} ({' or '.join(names)}); give a whole folder")
     try:
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: no processor there that loads ({reason}); give a whole folder") from error

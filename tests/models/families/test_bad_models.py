@@ -101,6 +101,18 @@ def test_a_processor_of_no_audio_model(copy):
     assert refused(auto.load, copy).startswith(f"{copy}: ")
 
 
+def test_code_that_comes_with_a_processor_is_never_run(copy, monkeypatch):
+    """Not even where somebody, or what feeds a rank's input, says yes to transformers' question."""
+    file = copy / "processor_config.json"
+    own = {"processor_class": "Theirs", "auto_map": {"AutoProcessor": "theirs.Theirs"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    (copy / "theirs.py").write_text(f"open({str(copy / 'run')!r}, 'w')\nclass Theirs: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(UserError, match=f"^{copy}: no processor there that loads"):
+        auto.load(copy)
+    assert not (copy / "run").exists()
+
+
 def test_a_tokenizer_without_the_placeholder(copy):
     state = json.loads((copy / "tokenizer.json").read_text())
     state["added_tokens"] = [each for each in state["added_tokens"] if each["content"] != "<|AUDIO|>"]
