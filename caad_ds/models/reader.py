@@ -106,9 +106,10 @@ class Reader(ABC):
     ) -> Encoded:
         """Encode a sample's texts, its audio perhaps not decoded yet.
 
-        UserError, which names it, if they make no prompt, or leave no `room` in the model's positions. `answer` are
-        ids of an answer to take instead of its own.
+        UserError, which names it, if they make no prompt, or leave no `room` in the model's positions, or if the model
+        does not take audio of that length. `answer` are ids of an answer to take instead of its own.
         """
+        self.check_audio(sample.waveforms, f"sample {sample.key}: ")
         positions = self.positions(sample)
         return self.prompts.check(sample, with_answer=with_answer, room=room, positions=positions, answer=answer)
 

@@ -77,6 +77,11 @@ def test_audio_that_is_too_long_or_too_short_is_refused_by_its_sample(parts, sam
     ):
         reader.collate([samples[0], replace(samples[2], waveforms=[SHORT])])
     reader.collate([replace(samples[2], waveforms=[LONG[:1_600]])])
+    # A stream, which is checked as it comes, leaves such a sample out where it is to.
+    reader.check(replace(samples[2], waveforms=[]))
+    for waveform in (LONG, SHORT):
+        with pytest.raises(UserError, match=r"^sample c: an audio of "):
+            reader.check(replace(samples[2], waveforms=[waveform]))
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0, 30.0])
