@@ -1,6 +1,8 @@
 """Prompts of an audio LLM of transformers are those of its own processor for the same conversation."""
 
+import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from transformers import AutoTokenizer, Qwen2AudioProcessor
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import AUDIO, user_content
-from caad_ds.models import auto
+from caad_ds.models import auto, negatives
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.utils.errors import UserError
@@ -242,3 +244,26 @@ def test_features_are_those_of_each_clip_alone(parts):
         for name, value in alone.audio.items():
             assert torch.equal(value[0], together.audio[name][number])
     assert np.isfinite(together.audio["input_features"]).all()
+
+
+def test_several_threads_make_the_batches_of_one(folder):
+    """As `data.workers` do, which share tokenizer and processor."""
+    drawn = random.Random(0)
+    given = [
+        [sample(f"{n}-{m}", drawn.uniform(0.2, 1.9), question="beep " * drawn.randrange(1, 30)) for m in range(3)]
+        for n in range(40)
+    ]
+
+    def made(reader, samples):
+        batch = reader.collate(samples)
+        return batch, negatives.find("silence")(batch, samples, reader, None)
+
+    one, other = auto.load(folder).reader, auto.load(folder).reader
+    expected = [made(one, samples) for samples in given]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda samples: made(other, samples), given))
+    for pairs in zip(found, expected, strict=True):
+        for here, there in zip(*pairs, strict=True):
+            assert torch.equal(here.input_ids, there.input_ids)
+            assert torch.equal(here.audio_positions, there.audio_positions)
+            assert all(torch.equal(value, there.audio[name]) for name, value in here.audio.items())
