@@ -1,8 +1,10 @@
 """A teacher of one family, a student of another: prompts of their own, one answer, the losses of plain PyTorch."""
 
 import json
+import shutil
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from caad_ds.config.reading import load_config
@@ -11,6 +13,7 @@ from caad_ds.distill.pairing import Pairing
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.training.engines import load_student, load_teacher
+from tests.training.families import plain
 from tests.training.families.qwen import foreign
 from tests.training.families.test_equal_to_plain import assert_plain_losses
 from tests.training.families.traces import watch_traces
@@ -67,3 +70,23 @@ def test_prompts_are_each_familys_own_and_the_answer_is_one(audio_world, tmp_pat
     assert batch.student.targets.tolist() == batch.teacher.targets.tolist()
     assert "beep" in student.reader.tokenizer.decode(batch.student.input_ids[0])
     assert "beep" not in teacher.reader.tokenizer.decode(batch.teacher.input_ids[0])
+
+
+@pytest.mark.numeric
+def test_tokens_that_are_others_to_the_teacher_are_no_part_of_the_loss(audio_world, tmp_path, monkeypatch):
+    """They lie in the middle, so that rows of both heads are chosen; the student's trains, and ZeRO-3 partitions it."""
+    student = shutil.copytree(audio_world / "narrow", tmp_path / "student")
+    file = student / "tokenizer.json"
+    made = json.loads(file.read_text())
+    vocabulary = made["model"]["vocab"]
+    first, second = "\u0121", "\u0122"  # stand for bytes that no text here has
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    file.write_text(json.dumps(made))
+    unlike = torch.tensor([vocabulary[first], vocabulary[second]])
+    of_all = plain.logits
+    monkeypatch.setattr(plain, "logits", lambda *given: of_all(*given).index_fill(1, unlike, -1e9))
+    run_file = foreign(audio_world, tmp_path / "out", "all", student={"path": str(student)}, optimizer={"steps": 4})
+    run = Run(run_file, 2, prepare=watch_traces)
+    assert run.wait() == [0, 0], run.output()
+    assert "vocabulary: 307 tokens in common, of 309 and 309 rows" in run.output()
+    assert_plain_losses(run_file, tmp_path / "out")
