@@ -91,4 +91,7 @@ def build(architecture: str, processor: str | Path) -> AudioLM:
     found = family(str(read_architecture(architecture)["model_type"]), architecture)
     if not hasattr(found, "build"):
         raise UserError(f"{architecture}: a whole {found.FAMILY} has parts, not one architecture; use student.llm")
-    return found.build(architecture, local_folder(processor, PROCESSOR))
+    folder = Path(processor)
+    if not (folder / "tokenizer_config.json").is_file():  # a processor of its own has no config.json
+        folder = local_folder(processor, PROCESSOR)
+    return found.build(architecture, folder)

@@ -199,3 +199,16 @@ def test_models_are_built_at_random_in_fp32(folder, tmp_path):
     lm = auto.build(str(file), folder)
     assert {str(each.dtype) for each in lm.module.parameters()} == {"torch.float32"}
     assert len(lm.decoder.layers) == 1 and lm.head().weight.shape == (400, 16)
+
+
+@pytest.mark.parametrize("layout", ["copy", "published"])
+def test_a_model_is_built_with_a_processor_that_lies_alone(request, layout, tmp_path):
+    alone = request.getfixturevalue(layout)
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (alone / name).unlink()
+    file = tmp_path / "architecture.json"
+    file.write_text(json.dumps(tiny_qwen2_audio.architecture(tiny_qwen2_audio.processor(), hidden=16)))
+    lm = auto.build(str(file), alone)
+    assert lm.reader.processor.chat_template == tiny_qwen2_audio.TEMPLATE
+    shutil.rmtree(alone)
+    assert refused(auto.build, str(file), alone).startswith(f"{alone}: no such folder")
