@@ -349,6 +349,13 @@ class Config(Section):
     validation: ValidationSection = ValidationSection()
     tracking: TrackingSection = TrackingSection()
 
+    @property
+    def negative(self) -> NegativeName | None:
+        """That of the run's second path: the teacher's, or of audio dropout; None where there is none."""
+        if self.teacher is None:
+            return self.objective.dropout_negative if self.objective.audio_dropout else None
+        return self.teacher.negative if self.objective.alpha else None  # standard KD runs no second path
+
     @model_validator(mode="after")
     def _teacher_fits(self) -> "Config":
         if self.objective.name == "distill" and self.teacher is None:
@@ -360,6 +367,10 @@ class Config(Section):
         if self.data.reader == "stream" and (self.optimizer.batch_tokens or self.optimizer.steps is None):
             raise ValueError(
                 "data.reader stream knows no lengths and no number of samples: give optimizer.steps and batch_size"
+            )
+        if self.data.reader == "stream" and self.negative == "shuffled":
+            raise ValueError(
+                "negative shuffled takes another sample's audio, and data.reader stream knows none; choose another"
             )
         if self.objective.logits == "bfloat16" and self.run.precision != "bf16":
             raise ValueError("objective.logits bfloat16 needs run.precision bf16; set that, or choose float32")

@@ -32,12 +32,9 @@ def pair(cfg: Config, student: AudioLM, teacher: AudioLM | None, reader: Indexed
 
     UserError where the two would write other tokens as an answer.
     """
-    negative = cfg.objective.dropout_negative if cfg.objective.audio_dropout else None
-    if cfg.teacher is not None:  # standard KD (alpha 0) runs no second path
-        negative = cfg.teacher.negative if cfg.objective.alpha else None
     shared = shared_vocabulary(student, teacher) if teacher is not None else None
     theirs = teacher.reader if teacher is not None else None
-    pairing = Pairing(student.reader, theirs, negative, shared, partners_of(reader))
+    pairing = Pairing(student.reader, theirs, cfg.negative, shared, partners_of(reader))
     there = {"student": student} | ({"teacher": teacher} if teacher is not None else {})
     limits = {name: model.position_limit for name, model in there.items()}
     fewest = min(limits, key=lambda name: limits[name] or math.inf)
@@ -46,6 +43,6 @@ def pair(cfg: Config, student: AudioLM, teacher: AudioLM | None, reader: Indexed
         model.reader.limit(cfg.data.max_answer_tokens, limits[whose], f"the LLM of {whose}")
     # Before ZeRO-3 puts a linear product in the place of PyTorch's, which rounds otherwise.
     second = teacher or student
-    if negative is not None and (constant := negatives.of_no_sample(negative, second.reader)) is not None:
+    if cfg.negative is not None and (constant := negatives.of_no_sample(cfg.negative, second.reader)) is not None:
         second.prepare(constant)
     return pairing

@@ -80,6 +80,10 @@ def test_a_broken_shard_stops_all_ranks_or_is_skipped(world, shards, tmp_path):
             {"data": {"reader": "stream"}, "optimizer": {"steps": None, "epochs": 2}},
             "knows no lengths and no number of samples: give optimizer.steps",
         ),
+        (
+            {"data": {"reader": "stream"}, "teacher": {"negative": "shuffled"}},
+            "negative shuffled takes another sample's audio, and data.reader stream knows none",
+        ),
     ],
 )
 def test_what_a_stream_cannot_do_is_refused(world, tmp_path, changes, complaint, capsys):
