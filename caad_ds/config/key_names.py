@@ -3,7 +3,8 @@
 import difflib
 from typing import get_args
 
-from caad_ds.config.schema import Config, Section
+from caad_ds.config.schema import Config
+from caad_ds.config.section import Section
 
 SYNONYMS = {
     "optimizer.lr": ("learning_rate", "lr_max", "max_lr", "peak_lr", "base_lr"),

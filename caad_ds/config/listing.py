@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from caad_ds.config.key_names import section_at, section_of, unknown_key
-from caad_ds.config.schema import Config, Section
+from caad_ds.config.schema import Config
+from caad_ds.config.section import Section
 from caad_ds.utils.errors import UserError
 
 WIDTH = 80

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from caad_ds.config.section import Section, changed
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
@@ -17,17 +19,6 @@ TRANSCRIPT = (
 )
 # The date that Llama 3's own template falls back to; any fixed one keeps runs comparable.
 TEMPLATE_DATE = datetime.date(2024, 7, 26)
-
-
-class Section(BaseModel):
-    """A section of the configuration; keys that nothing reads are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _changed(section: Section, keys: tuple[str, ...]) -> list[str]:
-    """Those of the keys whose value is not the default; a default is no mistake, a saved config holds them all."""
-    return [key for key in keys if getattr(section, key) != type(section).model_fields[key].default]
 
 
 class RunSection(Section):
@@ -82,7 +73,7 @@ class DataSection(Section):
             if self.group_by_audio:
                 raise ValueError("group_by_audio orders the data, which reader stream cannot; remove one of them")
             return self
-        if unread := _changed(self, STREAM_ONLY):
+        if unread := changed(self, STREAM_ONLY):
             raise ValueError(f"{', '.join(unread)}: belongs to reader stream; choose that, or remove it")
         if isinstance(self.train, list) or ":" in self.train or "{" in self.train:
             raise ValueError(f"train {self.train} is no folder; set reader: stream to read tars by their addresses")
@@ -94,10 +85,7 @@ class TeacherSection(Section):
 
     path: str = Field(..., description="folder or hub id of the teacher, or an architecture's .json (random weights)")
     transcript: TranscriptName | None = Field(None, description=TRANSCRIPT)
-    negative: NegativeName = Field(
-        "zero_mel",
-        description="input that replaces the audio in the contrastive pass (shuffled: another sample's audio)",
-    )
+    negative: NegativeName = Field("zero_mel", description="what replaces the audio in the second, contrastive pass")
     placement: Literal["auto", "replicated", "resident", "cpu", "nvme"] = Field(
         "auto",
         description="a copy of the weights per device, shards, host memory or NVMe; auto: the fastest that fits",
@@ -201,7 +189,7 @@ class StudentSection(Section):
             raise ValueError("give either path (a model folder) or llm (with encoder)")
         if self.llm is not None and self.encoder is None:
             raise ValueError("llm needs encoder: a Whisper hub id or folder")
-        if self.path is not None and (unread := _changed(self, self.fresh_only)):
+        if self.path is not None and (unread := changed(self, self.fresh_only)):
             raise ValueError(f"{', '.join(unread)}: path brings its own; remove it, or build a student from llm")
         if self.lora is not None and self.train != "lora":
             raise ValueError(f"lora is not read with train: {self.train}; set train to lora, or remove it")
@@ -248,7 +236,7 @@ class ObjectiveSection(Section):
     def _consistent(self) -> "ObjectiveSection":
         if self.name == "distill" and self.audio_dropout:
             raise ValueError("audio_dropout belongs to objective ce")
-        if self.name == "ce" and (unread := _changed(self, DISTILL_ONLY)):
+        if self.name == "ce" and (unread := changed(self, DISTILL_ONLY)):
             raise ValueError(f"{', '.join(unread)}: belongs to objective distill; objective ce reads no teacher")
         if self.sharpen and self.alpha:
             raise ValueError("sharpen is a control without contrast; set alpha to 0")
@@ -284,10 +272,10 @@ class OptimizerSection(Section):
     @model_validator(mode="after")
     def _one_batch(self) -> "OptimizerSection":
         if self.batch_tokens is None:
-            if unread := _changed(self, ("micro_tokens", "bucket_window")):
+            if unread := changed(self, ("micro_tokens", "bucket_window")):
                 raise ValueError(f"{', '.join(unread)}: belongs to batch_tokens; give that, or remove it")
             return self
-        if unread := _changed(self, ("batch_size", "micro_batch")):
+        if unread := changed(self, ("batch_size", "micro_batch")):
             raise ValueError(f"{', '.join(unread)}: not read with batch_tokens; remove one of them")
         if self.micro_tokens is None:
             raise ValueError("batch_tokens needs micro_tokens, the tokens of one forward")

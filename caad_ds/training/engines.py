@@ -220,8 +220,8 @@ def student_engine(
     engine, *_ = deepspeed.initialize(model=module, model_parameters=trainable, optimizer=optimizer, config=settings)
     for parameter in student.generator.get_output_embeddings().parameters():
         if hasattr(parameter, "ds_id"):
-            # It is read outside its layer. Found there whole, as after a resume, ZeRO-3 would learn of it only later, and
-            # a trace that it has recorded would no longer hold.
+            # It is read outside its layer. Where it happens to be whole, as after a resume, ZeRO-3 would learn of it
+            # only later, and the trace that it has recorded would no longer hold.
             deepspeed.zero.register_external_parameter(engine.module, parameter)
     engine.train()  # a model that was loaded is in evaluation, where nothing is checkpointed
     return engine
