@@ -252,9 +252,11 @@ def len_of(audio: Audio) -> int:
 
 
 def _joined(parts: Sequence[Audio]) -> Audio:
-    """The rows of several, padded with zeros to the longest."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: _padded([part[name] for part in parts if name in part]) for name in names}
+    """The rows of several, padded with zeros to the longest; those without rows may lack the names."""
+    there = [part for part in parts if len_of(part)] or parts[:1]
+    if any(part.keys() != there[0].keys() for part in there):
+        raise ValueError(f"audio inputs of different names: {', '.join(' '.join(part) for part in there)}")
+    return {name: _padded([part[name] for part in there]) for name in there[0]}
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:

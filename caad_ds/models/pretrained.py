@@ -16,10 +16,18 @@ def pretrained(cls: Any, name: str | Path, what: str, **kwargs: Any) -> Any:
     """
     check_hub_or_folder(str(name), what)
     try:
-        model, report = cls.from_pretrained(name, output_loading_info=True, **kwargs)
+        # What does not fit is told below, by name.
+        told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = cls.from_pretrained(name, **told, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name}: no {what} that loads ({reason}); give a hub id or a folder that holds one") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{name}: it lacks {len(missing)} weights of the {what} ({missing[0]}, ...); give a whole one")
+    if wrong := sorted(report["mismatched_keys"]):
+        weight, stored, expected = wrong[0]
+        raise UserError(
+            f"{name}: its weight {weight} has the shape {tuple(stored)}, and its config asks for {tuple(expected)}; "
+            "take the config of these weights"
+        )
     return model

@@ -66,7 +66,7 @@ def check_lengths(reader: IndexedReader, readers: Sequence[Reader]) -> None:
     most, least = longest.longest_seconds, shortest.shortest_seconds
     entries = list(enumerate(reader.index.samples))
     long = [number for number, entry in entries if entry.seconds > most]
-    short = [number for number, entry in entries if entry.seconds < least]
+    short = [number for number, entry in entries if 0 < entry.seconds < least]
     _look(reader, longest, long, f"samples have more than {most:g} s")
     _look(reader, shortest, short, f"samples have less than {least:g} s")
 

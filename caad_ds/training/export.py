@@ -78,7 +78,8 @@ def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
         heartbeat.begin(f"writing {out}")
         origin = {"run": cfg.run.name, "step": state.step, "identity": state.identity}
         write_model(out, student, weights, engines.DTYPES[cfg.run.precision], merge=merge, origin=origin)
-        note_export(cfg, state.tracking_id, out, folder.name)
+        if (out / "config.json").is_file():  # a folder of adapters is no model that could be evaluated
+            note_export(cfg, state.tracking_id, out, folder.name)
         heartbeat.say(f"exported {folder} to {out}")
 
 

@@ -51,7 +51,9 @@ def check_model_folder(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such folder; give the folder of a model, or a hub id")
     what = "give the folder of a model"
-    if (path / "state.json").is_file():
+    if (path / "adapter_config.json").is_file():
+        what = "those are adapters alone, `caad-ds export` without --keep-adapters writes a model"
+    elif (path / "state.json").is_file():
         what = f"that is a checkpoint, `caad-ds export {path}` makes a model of it"
     elif (path / "checkpoints").is_dir():
         what = f"that run is not finished, `caad-ds export {path}` makes a model of its newest checkpoint"

@@ -29,6 +29,7 @@ def test_a_run_stands_for_its_model(tmp_path, capsys):
     [
         (["state.json"], "that is a checkpoint, `caad-ds export "),
         (["checkpoints/latest"], "that run is not finished, `caad-ds export "),
+        (["adapter_config.json"], "those are adapters alone, `caad-ds export` without --keep-adapters"),
         (["notes.txt"], "no model there (config.json is missing); give the folder of a model"),
         ([], "no such folder; give the folder of a model, or a hub id"),
     ],

@@ -59,7 +59,7 @@ def load_llm(name: str, dtype: torch.dtype | str, keep_layers: int | None = None
         UserError: there is none, it is not whole, or `check_llm` refuses it.
     """
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         cut_layers(config, keep_layers, name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -351,7 +351,7 @@ def check_own_vocabulary(name: str, tokenizer: Any) -> None:
 def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -> Any:
     """Load the tokenizer of a hub id or folder, its chat template frozen; UserError where there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:  # a format may need a package that is not installed
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error

@@ -102,7 +102,7 @@ def chat_prompter(model: str, asking: GenerationSettings) -> "PromptEncoder":
     from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
+        tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:  # a format may need a package that is not installed
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--model {model}: no tokenizer there that loads: {reason}") from error

@@ -131,6 +131,16 @@ def test_weights_that_are_missing(copy, part):
     assert told.startswith(f"{copy}: it lacks 1 weights of the qwen2_audio model (") and part in told
 
 
+def test_a_weight_of_another_shape(copy):
+    file = copy / "config.json"
+    values = json.loads(file.read_text())
+    values["text_config"]["intermediate_size"] += 1
+    file.write_text(json.dumps(values))
+    told = refused(auto.load, copy)
+    assert told.startswith(f"{copy}: its weight ") and "mlp.down_proj.weight has the shape (32, 64)" in told
+    assert told.endswith("and its config asks for (32, 65); take the config of these weights")
+
+
 def test_weights_that_are_cut_off(copy):
     file = copy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
