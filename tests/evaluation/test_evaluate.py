@@ -164,7 +164,7 @@ def test_bad_rows_are_listed_and_the_rest_is_scored(run, conflicts, tmp_path, ca
     assert {row["id"] for row in scores["rejected"]} == {"gender/0", "noise/1", "noise/2"}
     assert scores["groups"]["all"]["items"] == 4
     err = capsys.readouterr().err
-    assert "3 rows were left out" in err and "noise/2: audio" in err and "2.0 s exceed" in err
+    assert "3 rows were left out" in err and "noise/2: audio" in err and "2 s exceed" in err
     assert run() == 3
 
 
