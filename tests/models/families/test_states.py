@@ -18,7 +18,7 @@ def test_the_head_gives_the_familys_own_logits(parts, samples):
     own = own_logits(parts.model, batch).flatten(0, 1)[batch.answer_rows]
     found = parts.lm.head().logits(parts.hidden(batch))
     assert len(own) == len(batch.targets) > 10 and own.abs().max() > 0.1
-    assert torch.equal(found, own)
+    parts.close(found, own)  # 0 apart but where another number of rows is another order of summation
 
 
 def test_each_clip_reaches_the_states_behind_it(parts, samples):
