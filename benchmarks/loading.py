@@ -21,7 +21,7 @@ import torch
 from benchmarks.measure import cpu_name
 from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.models.processor_reader import ProcessorReader
-from tests.models.families.tiny_qwen2_audio import processor
+from tests.models.families.tiny.qwen2_audio import processor
 
 FLOOR = 0.25  # seconds of an H100's step at 8 clips
 ONCE_TWICE = "zero_mel, text_only", "silence, noise, shuffled"  # negatives by how often features are made

@@ -9,7 +9,7 @@ from caad_ds import cli
 from caad_ds.data.markers import user_content
 from tests.evaluation.conftest import write_benchmark
 from tests.evaluation.test_hub_ids import INSTRUCTIONS
-from tests.models.families import tiny_qwen2_audio
+from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 
 NEGATIVES = ["zero_mel", "silence", "noise", "text_only", "shuffled"]
 

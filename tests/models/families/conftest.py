@@ -10,7 +10,7 @@ import torch
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
 from caad_ds.models import auto, negatives
-from tests.models.families import tiny_qwen2_audio
+from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 
 NEAR = 1e-5  # of the largest value: the promise about padding, other samples and paths, some ten times rounding
 

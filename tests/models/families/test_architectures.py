@@ -12,7 +12,7 @@ from transformers import AutoConfig, Qwen2AudioForConditionalGeneration
 from caad_ds.config.reading import load_config
 from caad_ds.models import auto
 from caad_ds.models.architecture import read_architecture
-from tests.models.families.tiny_qwen2_audio import architecture, processor
+from tests.models.families.tiny.qwen2_audio import architecture, processor
 from tests.root import ROOT
 
 CONFIGS = ROOT / "configs" / "qwen2_audio"

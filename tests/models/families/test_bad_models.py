@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from caad_ds.models import auto
 from caad_ds.utils.errors import UserError
-from tests.models.families import tiny_qwen2_audio
+from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 
 SUPPORTED = "caad_speech_lm, qwen2_audio"
 

@@ -15,8 +15,8 @@ from caad_ds.models import auto, negatives
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.utils.errors import UserError
-from tests.models.families import tiny_qwen2_audio
 from tests.models.families.conftest import audio, sample
+from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 
 SYSTEM = "Answer in few words."
 # As transformers has it, and as the hub had it at first: without a look at a part's type.

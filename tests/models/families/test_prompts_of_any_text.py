@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from caad_ds.data.markers import MARKERS, user_content
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.utils.errors import UserError
-from tests.models.families import tiny_qwen2_audio
 from tests.models.families.conftest import audio
+from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 from tests.models.prompts.chat_tokenizers import Kind
 from tests.models.prompts.test_prompts_of_any_text import FULLWIDTH, PLAIN, texts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.models.families import tiny_qwen2_audio
+from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 
 RATE = 0.1
 TOWER = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop")

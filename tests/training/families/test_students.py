@@ -7,7 +7,7 @@ import pytest
 from transformers import Qwen2AudioForConditionalGeneration
 
 from caad_ds import cli
-from tests.models.families import tiny_qwen2_audio
+from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 from tests.training.families.qwen import foreign
 from tests.training.families.test_equal_to_plain import assert_plain_losses
 from tests.training.families.test_export import files
