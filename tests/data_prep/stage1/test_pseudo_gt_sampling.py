@@ -53,7 +53,7 @@ def test_answers_drawn_otherwise_are_not_mixed_in(tmp_path, write_lines, talker,
 
 
 def test_a_run_that_drew_by_an_earlier_sampler_is_not_continued(tmp_path, write_lines, talker, prep):
-    source = write_lines("described.jsonl", [question(number) for number in range(3)])
+    source = write_lines("described.jsonl", [question(number) for number in range(24)])
     out, partial = tmp_path / "answered.jsonl", tmp_path / "answered.partial.jsonl"
     arguments = ("--manifest", source, "--out", out, *SAMPLED, "--model", talker)
     prep(pseudo_gt, *arguments)
