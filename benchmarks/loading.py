@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.measure import cpu_name
 from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.models.families.qwen2_audio import FAMILY
 from caad_ds.models.processor_reader import ProcessorReader
 from tests.models.families.tiny.qwen2_audio import processor
 
@@ -37,9 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)  # as each of a rank's threads has a core
-    reader = ProcessorReader(
-        processor(mels=128, seconds=30), "qwen2_audio", lambda each: each.feature_extractor.chunk_length
-    )
+    reader = ProcessorReader(processor(mels=128, seconds=30), FAMILY)
     rng = np.random.default_rng(0)
     samples = int(args.seconds * SAMPLE_RATE)
     clips = [(0.1 * rng.standard_normal(samples)).astype(np.float32) for _ in range(args.clips)]

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training_runs import Setting, main, noise_shards
 from caad_ds.models.architecture import read_architecture
-from tests.models.families.tiny.qwen2_audio import SECONDS, TEXTS, architecture, processor
+from tests.models.families.tiny.qwen2_audio import architecture, processor
+from tests.models.families.tiny.text import SECONDS, TEXTS
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "configs/qwen2_audio/architectures/Qwen2-Audio-7B-Instruct.json"
 CLIPS, WORDS = 64, 100

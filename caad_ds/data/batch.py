@@ -62,7 +62,7 @@ class Batch:
         if constant:
             audio, rows = batches[0].audio, [0] * len(batches)
         else:
-            audio, rows = _joined([batch.audio for batch in batches]), [len_of(batch.audio) for batch in batches]
+            audio, rows = joined([batch.audio for batch in batches]), [len_of(batch.audio) for batch in batches]
         first_row = np.cumsum([0, *rows[:-1]]).tolist()
         first_sample = np.cumsum([0, *(len(batch.keys) for batch in batches[:-1])]).tolist()
         return Batch(
@@ -251,7 +251,7 @@ def len_of(audio: Audio) -> int:
     return len(next(iter(audio.values()), ()))
 
 
-def _joined(parts: Sequence[Audio]) -> Audio:
+def joined(parts: Sequence[Audio]) -> Audio:
     """The rows of several, padded with zeros to the longest; those without rows may lack the names."""
     there = [part for part in parts if len_of(part)] or parts[:1]
     if any(part.keys() != there[0].keys() for part in there):

@@ -11,7 +11,7 @@ import torch
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import faults, longer
-from caad_ds.data.batch import Audio, Batch
+from caad_ds.data.batch import Audio, Batch, joined
 from caad_ds.generation.question import Askable, as_sample, different_clips
 from caad_ds.generation.question import Audio as Clip
 from caad_ds.models import negatives
@@ -68,7 +68,7 @@ class Clips:
     def encoded(self, items: Iterable[Askable]) -> Audio:
         """The encoded audio of the different clips of items that `hear` returned, in order of appearance."""
         kept = [self._kept[clip].audio for clip in different_clips(items)]
-        return {name: torch.stack([audio[name] for audio in kept]) for name in (kept[0] if kept else {})}
+        return joined([{name: value[None] for name, value in audio.items()} for audio in kept] or [{}])
 
     def prompts(self, items: Sequence[Askable]) -> Batch:
         """The left-padded prompts of items that `hear` returned."""

@@ -2,19 +2,35 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from transformers import AutoProcessor
 
 from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.batch import Audio, joined
+from caad_ds.models.family import Family
+from caad_ds.models.language_model.llm import TOKENIZER_FILES
 from caad_ds.models.prompts.audio_spans import ContentParts
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.reader import AFTER_AUDIO, NO_TRANSCRIPT, TRANSCRIPT, Features, Reader
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
 
 NOT_AUDIO = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+WINDOWS = "windows"  # among audio inputs: how many of an audio's windows [U, W, ...] are its own, int64 [U]
+# By what they are, of each of which one must be there.
+PROCESSOR_FILES = {
+    "a feature extractor": ("processor_config.json", "preprocessor_config.json"),
+    "the tokenizer's settings": ("tokenizer_config.json",),
+    "a tokenizer": ("tokenizer.*", *TOKENIZER_FILES[1:]),
+}
 
 
 class ProcessorReader(Reader):
@@ -23,18 +39,11 @@ class ProcessorReader(Reader):
     The field's own models have no transcription in the prompt, unless the model's tokenizer_config.json says so.
     """
 
-    def __init__(
-        self,
-        processor: Any,
-        family: str,
-        longest_seconds: Callable[[Any], float],
-        shortest_seconds: float = 0.0,
-        template: TemplateSettings | None = None,
-        **prompts: Any,
-    ):
+    def __init__(self, processor: Any, family: Family, template: TemplateSettings | None = None, **prompts: Any):
         super().__init__()
-        self.family, self.processor = family, processor
-        self.longest_seconds, self.shortest_seconds = longest_seconds(processor), shortest_seconds
+        self.of, self.family, self.processor = family, family.model_type, processor
+        self.longest_seconds, self.shortest_seconds = family.longest_seconds(processor), family.shortest_seconds
+        self.most_audios = family.most_audios
         tokenizer = processor.tokenizer
         tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
         freeze_template(tokenizer, template)
@@ -53,8 +62,26 @@ class ProcessorReader(Reader):
         [most] = self.features([np.zeros(int(self.longest_seconds * SAMPLE_RATE), np.float32)]).positions
         self._positions_per_second = most / self.longest_seconds
 
+    @classmethod
+    def load(cls, family: Family, folder: str | Path, **reading: Any) -> "ProcessorReader":
+        """Make it of a folder's processor; UserError where a file or a package of it is missing."""
+        check_packages(family, str(folder))
+        return cls(load_processor(Path(folder)), family, **reading)
+
     def features(self, waveforms: Sequence[np.ndarray]) -> Features:
-        """The processor's own inputs, and the number of placeholders that it writes for each audio."""
+        """The processor's own inputs, and the number of placeholders that it writes for each audio.
+
+        Where it cuts audio into windows, an input has the shape [U, W, ...], W the most that one of them has.
+        """
+        if not self.of.windows:
+            return self.extracted(waveforms)
+        each = [self.extracted([waveform]) for waveform in waveforms]
+        counts = {WINDOWS: torch.tensor([len(next(iter(one.audio.values()))) for one in each])}
+        audio = joined([{name: value[None] for name, value in one.audio.items()} for one in each])
+        return Features({**audio, **counts}, [count for one in each for count in one.positions])
+
+    def extracted(self, waveforms: Sequence[np.ndarray]) -> Features:
+        """What the processor makes of them in one call."""
         made = self._features(
             text=[self._mark] * len(waveforms),
             audio=list(waveforms),
@@ -63,8 +90,19 @@ class ProcessorReader(Reader):
             return_tensors="pt",
         )
         positions = (made["input_ids"] == self.prompts.placeholder).sum(1).tolist()
-        audio = {name: each for name, each in made.items() if isinstance(each, Tensor) and name not in NOT_AUDIO}
+        unused = (*NOT_AUDIO, *getattr(self.processor, "unused_input_names", ()))
+        audio = {name: each for name, each in made.items() if isinstance(each, Tensor) and name not in unused}
         return Features(audio, positions)
+
+    @staticmethod
+    def inputs(audio: Audio) -> Audio:
+        """The forward's audio inputs of placed audio: a row for each window that is its audio's own."""
+        if WINDOWS not in audio:
+            return audio
+        rest = {name: value for name, value in audio.items() if name != WINDOWS}
+        most = next(iter(rest.values())).shape[1]
+        own = torch.arange(most, device=audio[WINDOWS].device) < audio[WINDOWS][:, None]
+        return {name: value[own] for name, value in rest.items()}
 
     def positions_of(self, seconds: float) -> int:
         """As many as the longest audio has for its length, and one for rounding."""
@@ -73,3 +111,33 @@ class ProcessorReader(Reader):
     def features_identity(self) -> dict[str, Any]:
         """The processor's feature extractor, and its placeholder."""
         return {"features": self.processor.feature_extractor.to_json_string(), "placeholder": self._mark}
+
+
+def check_packages(family: Family, name: str) -> None:
+    """Refuse a model whose processor imports what is not installed, naming the extra that brings it."""
+    if missing := [package for package in family.packages if find_spec(package) is None]:
+        raise UserError(
+            f"{name}: the processor of a {family.model_type} needs {' and '.join(missing)}; "
+            f"pip install 'caad-ds[{family.model_type}]'"
+        )
+
+
+def load_processor(folder: str | Path) -> Any:
+    """The processor of a folder; UserError where one of its files is missing, which transformers would make up."""
+    folder = Path(folder)
+    for what, names in PROCESSOR_FILES.items():
+        if not any(next(folder.glob(name), None) for name in names):
+            raise UserError(f"{folder}: its processor lacks {what} ({' or '.join(names)}); give a whole folder")
+    try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: no processor there that loads ({reason}); give a whole folder") from error
+    if not hasattr(processor, "feature_extractor") or not hasattr(processor, "audio_token"):
+        raise UserError(f"{folder}: its processor files are those of no audio model; give a whole folder")
+    if processor.audio_token not in processor.tokenizer.get_vocab():
+        raise UserError(f"{folder}: its tokenizer has no token {processor.audio_token!r}; give a whole folder")
+    stored = read_json(folder / "tokenizer_config.json", "give a whole folder").get("chat_template")
+    if not stored and not any(folder.glob("chat_template.*")):
+        raise UserError(f"{folder}: it has no chat template (chat_template.jinja); give an instruct model's folder")
+    return processor

@@ -29,7 +29,8 @@ class Features:
 class Reader(ABC):
     """From samples to a batch of one model.
 
-    `longest_seconds` and `shortest_seconds` bound the audio that the model takes. `window` is the number of samples
+    `longest_seconds` and `shortest_seconds` bound the audio that the model takes, `most_audios` their number in a
+    prompt, where it is bounded. `window` is the number of samples
     that every audio is padded to where nothing tells the model how long it was: silence is then always the same.
     """
 
@@ -37,6 +38,7 @@ class Reader(ABC):
     prompts: PromptEncoder
     longest_seconds: float
     shortest_seconds: float = 0.0
+    most_audios: int | None = None
     window: int | None = None
 
     def __init__(self) -> None:
@@ -101,6 +103,15 @@ class Reader(ABC):
                 f"or split such clips at ingest (--max-seconds {self.longest_seconds:g})"
             )
 
+    def check_number(self, sample: Sample) -> None:
+        """Raise UserError for a sample of more audios than the model takes in a prompt."""
+        number = len(sample.record["audios"])
+        if self.most_audios is not None and number > self.most_audios:
+            raise UserError(
+                f"sample {sample.key}: it has {number} audios, and a {self.family} model takes {self.most_audios} in a "
+                "prompt; leave it out"
+            )
+
     def check(
         self, sample: Sample, *, with_answer: bool = True, room: int = 0, answer: Sequence[int] | None = None
     ) -> Encoded:
@@ -109,6 +120,7 @@ class Reader(ABC):
         UserError, which names it, if they make no prompt, or leave no `room` in the model's positions, or if the model
         does not take audio of that length. `answer` are ids of an answer to take instead of its own.
         """
+        self.check_number(sample)
         self.check_audio(sample.waveforms, f"sample {sample.key}: ")
         positions = self.positions(sample)
         return self.prompts.check(sample, with_answer=with_answer, room=room, positions=positions, answer=answer)
@@ -152,6 +164,8 @@ class Reader(ABC):
         answers: Sequence[Sequence[int]] | None = None,
     ) -> Batch:
         """The batch of samples whose audios are rows `index` of `features`, extracted before; see `collate`."""
+        for sample in samples:
+            self.check_number(sample)
         positions = [features.positions[row] for row in index]
         batch = self.prompts.batch(samples, pad=pad, with_answer=with_answer, positions=positions, answers=answers)
         return batch.with_audio(features.audio, torch.tensor(index, dtype=torch.long), batch.audio_positions)

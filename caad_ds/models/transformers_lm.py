@@ -2,68 +2,42 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from caad_ds.data.batch import Audio, Batch
 from caad_ds.models.architecture import read_architecture
 from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.family import Family
 from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.dropout import turn_off_dropout
 from caad_ds.models.language_model.layers import keep_first_layers
-from caad_ds.models.language_model.llm import TOKENIZER_FILES, at_rest, check_audio_head, check_stops, check_vocabulary
+from caad_ds.models.language_model.llm import at_rest, check_audio_head, check_stops, check_vocabulary
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import follow_umask, read_json
-
-# By what they are, of each of which one must be there.
-PROCESSOR_FILES = {
-    "a feature extractor": ("processor_config.json", "preprocessor_config.json"),
-    "the tokenizer's settings": ("tokenizer_config.json",),
-    "a tokenizer": ("tokenizer.*", *TOKENIZER_FILES[1:]),
-}
-
-
-@dataclass(frozen=True)
-class Family:
-    """What differs by family.
-
-    Args:
-        model_type: of its config.json.
-        model: the name of its class with the head, in transformers.
-        tower: where the audio encoder is in that class' base model.
-        connector: where what turns its states into embeddings is.
-        longest_seconds: of an audio, by its processor, which would cut what is longer without a word.
-        shortest_seconds: of an audio; what is shorter its forward mistakes for something else.
-    """
-
-    model_type: str
-    model: str
-    tower: str
-    connector: str
-    longest_seconds: Any
-    shortest_seconds: float = 0.0
+from caad_ds.utils.files import follow_umask
 
 
 class TransformersLM(AudioLM):
-    """A model of a family of transformers; all of it lies in the engine."""
+    """A model of a family of transformers; all of it lies in the engine.
 
+    A family of which something here does not hold has a subclass in its file, with the reader that it `reads` by.
+    """
+
+    reads: type[ProcessorReader] = ProcessorReader
     reader: ProcessorReader
 
-    def __init__(self, family: Family, model: PreTrainedModel, processor: Any, **reading: Any):
+    def __init__(self, family: Family, model: PreTrainedModel, reader: ProcessorReader):
         super().__init__()
         turn_off_dropout(model)
-        self.of, self.family, self.module = family, family.model_type, model
-        bounds = (family.longest_seconds, family.shortest_seconds)
-        self.reader = ProcessorReader(processor, family.model_type, *bounds, **reading)
+        self.of, self.family, self.module, self.reader = family, family.model_type, model, reader
         self.random = False  # whether its weights have learned nothing yet
         self._lora: dict[str, Any] | None = None
         self._silent: Batch | None = None
@@ -111,12 +85,12 @@ class TransformersLM(AudioLM):
             attention_mask=mask,
             position_ids=positions(mask),
             use_cache=False,
-            **self._audio(batch),
+            **self.audio_inputs(batch),
         ).last_hidden_state
 
-    def _audio(self, batch: Batch) -> Audio:
+    def audio_inputs(self, batch: Batch) -> Audio:
         """The forward's audio inputs, in the weights' dtype: not every family casts them."""
-        placed = batch.placed() if len(batch.audio_index) else {}
+        placed = self.reader.inputs(batch.placed()) if len(batch.audio_index) else {}
         return {name: each.to(self.dtype) if each.is_floating_point() else each for name, each in placed.items()}
 
     @property
@@ -144,12 +118,15 @@ class TransformersLM(AudioLM):
 
     def generation_inputs(self, batch: Batch) -> dict[str, Any]:
         """Tokens with their placeholders, and the audio inputs."""
-        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **self._audio(batch)}
+        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **self.audio_inputs(batch)}
 
     def parts(self) -> dict[str, nn.Module]:
-        """Tower, projector and language model."""
+        """Tower, projector and language model; a projector inside the tower is no part of it."""
         llm = nn.ModuleList([self.decoder, self.module.get_output_embeddings()])
-        return {"encoder": self.tower, "connector": self.connector, "llm": llm}
+        tower: nn.Module = self.tower
+        if any(part is self.connector for part in tower.modules()):
+            tower = nn.ModuleList(part for part in tower.children() if part is not self.connector)
+        return {"encoder": tower, "connector": self.connector, "llm": llm}
 
     # -- what training does to it -------------------------------------------------------------------------------------
 
@@ -177,13 +154,27 @@ class TransformersLM(AudioLM):
         self.module.name_or_path = ""  # no folder holds this one
 
     def choose_weights(self, mode: str) -> None:
-        """As everywhere; where all weights are random, `all` trains the tower too, which could hear nothing else."""
+        """As everywhere; what neither hears nor writes, such as a vision tower, is frozen.
+
+        Where all weights are random, `all` trains the tower too, which could hear nothing else.
+        """
         super().choose_weights(mode)
+        parts = [self.tower, self.connector, self.decoder, self.module.get_output_embeddings()]
+        used = {id(weight) for part in parts for weight in part.parameters()}  # type: ignore[union-attr]
+        for weight in self.module.parameters():
+            if id(weight) not in used:
+                weight.requires_grad_(False)
         if mode == "all" and self.random:
             self.tower.requires_grad_(True)
 
     def freeze_running_parts(self) -> None:
-        """A frozen tower stays in evaluation, but for the dropout of adapters that it may have."""
+        """A frozen tower stays in evaluation, but for the dropout of adapters that it may have.
+
+        The statistics of a tower that trains stay as they are: each rank would have its own.
+        """
+        for part in self.tower.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
         if self.random and next(self.tower.parameters()).requires_grad:
             return
         training = self.module.training
@@ -196,7 +187,7 @@ class TransformersLM(AudioLM):
         """The model around trained weights."""
         with torch.device("meta"):
             model = type(self.module)(deepcopy(self.module.config))
-        made = object.__new__(TransformersLM)
+        made = object.__new__(type(self))
         made.__dict__.update(self.__dict__ | {"module": model, "_lora": None})
         if self._lora is not None:
             made.add_adapters(self._lora)
@@ -235,17 +226,21 @@ class TransformersLM(AudioLM):
         follow_umask(folder)
 
 
-def load(family: Family, folder: Path, dtype: torch.dtype, **reading: Any) -> TransformersLM:
+def load(
+    family: Family, folder: Path, dtype: torch.dtype, lm: type[TransformersLM] = TransformersLM, **reading: Any
+) -> TransformersLM:
     """The model of a folder in `dtype`, with its processor.
 
     UserError where weights, or a file of the processor, are missing, or what is computed around it does not hold.
     """
-    cls = getattr(transformers, family.model)
-    model = pretrained(cls, folder, f"{family.model_type} model", dtype=dtype)
-    return checked(TransformersLM(family, model, load_processor(folder), **reading), str(folder))
+    reader = lm.reads.load(family, folder, **reading)
+    model = pretrained(getattr(transformers, family.model), folder, f"{family.model_type} model", dtype=dtype)
+    return checked(lm(family, model, reader), str(folder))
 
 
-def build(family: Family, name: str, processor: str | Path, **reading: Any) -> TransformersLM:
+def build(
+    family: Family, name: str, processor: str | Path, lm: type[TransformersLM] = TransformersLM, **reading: Any
+) -> TransformersLM:
     """A model of an architecture file with random weights in fp32, and the processor of a folder."""
     values = read_architecture(name)
     try:
@@ -257,30 +252,9 @@ def build(family: Family, name: str, processor: str | Path, **reading: Any) -> T
     except Exception as error:  # whatever a family's code raises on settings that do not fit together
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
-    lm = checked(TransformersLM(family, model, load_processor(processor), **reading), name)
-    lm.random = True
-    return lm
-
-
-def load_processor(folder: str | Path) -> Any:
-    """The processor of a folder; UserError where one of its files is missing, which transformers would make up."""
-    folder = Path(folder)
-    for what, names in PROCESSOR_FILES.items():
-        if not any(next(folder.glob(name), None) for name in names):
-            raise UserError(f"{folder}: its processor lacks {what} ({' or '.join(names)}); give a whole folder")
-    try:
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder}: no processor there that loads ({reason}); give a whole folder") from error
-    if not hasattr(processor, "feature_extractor") or not hasattr(processor, "audio_token"):
-        raise UserError(f"{folder}: its processor files are those of no audio model; give a whole folder")
-    if processor.audio_token not in processor.tokenizer.get_vocab():
-        raise UserError(f"{folder}: its tokenizer has no token {processor.audio_token!r}; give a whole folder")
-    stored = read_json(folder / "tokenizer_config.json", "give a whole folder").get("chat_template")
-    if not stored and not any(folder.glob("chat_template.*")):
-        raise UserError(f"{folder}: it has no chat template (chat_template.jinja); give an instruct model's folder")
-    return processor
+    made = checked(lm(family, model, lm.reads.load(family, processor, **reading)), name)
+    made.random = True
+    return made
 
 
 def checked(lm: TransformersLM, name: str) -> TransformersLM:

@@ -1,12 +1,9 @@
 """Qwen2-Audio: a Whisper tower over windows of 30 s with a mask, a linear projector, Qwen2."""
 
-from pathlib import Path
-from typing import Any
-
-import torch
+from functools import partial
 
 from caad_ds.models import transformers_lm
-from caad_ds.models.transformers_lm import Family, TransformersLM
+from caad_ds.models.family import Family
 
 FAMILY = Family(
     model_type="qwen2_audio",
@@ -18,12 +15,4 @@ FAMILY = Family(
     shortest_seconds=0.1,
 )
 
-
-def load(folder: Path, dtype: torch.dtype, **reading: Any) -> TransformersLM:
-    """The model of a folder in `dtype`."""
-    return transformers_lm.load(FAMILY, folder, dtype, **reading)
-
-
-def build(architecture: str, processor: str | Path, **reading: Any) -> TransformersLM:
-    """A model with random weights."""
-    return transformers_lm.build(FAMILY, architecture, processor, **reading)
+load, build = partial(transformers_lm.load, FAMILY), partial(transformers_lm.build, FAMILY)

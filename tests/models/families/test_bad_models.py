@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from caad_ds.models import auto
 from caad_ds.utils.errors import UserError
 from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
+from tests.models.families.tiny.text import SECONDS
 
 SUPPORTED = "caad_speech_lm, qwen2_audio"
 
@@ -64,7 +65,7 @@ def test_models_that_are_not_supported(folder, tmp_path, kind, why, architecture
 def test_the_model_loads_in_either_layout(request, layout):
     lm = auto.load(request.getfixturevalue(layout))
     assert lm.family == "qwen2_audio" and lm.reader.processor.chat_template == tiny_qwen2_audio.TEMPLATE
-    assert lm.reader.longest_seconds == tiny_qwen2_audio.SECONDS
+    assert lm.reader.longest_seconds == SECONDS
 
 
 @pytest.mark.parametrize("layout, file, told", [

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, Qwen2AudioProcessor
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.models import auto, negatives
+from caad_ds.models.families.qwen2_audio import FAMILY
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.utils.errors import UserError
@@ -32,7 +33,7 @@ def reader_of(text: str, **prompts) -> ProcessorReader:
     """A reader whose processor has this chat template."""
     processor = tiny_qwen2_audio.processor()
     processor.chat_template = processor.tokenizer.chat_template = text
-    return ProcessorReader(processor, "qwen2_audio", lambda made: made.feature_extractor.chunk_length, **prompts)
+    return ProcessorReader(processor, FAMILY, **prompts)
 
 
 @pytest.fixture(scope="module", params=TEMPLATES)

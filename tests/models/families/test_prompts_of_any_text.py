@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caad_ds.data.markers import MARKERS, user_content
+from caad_ds.models.families.qwen2_audio import FAMILY
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.utils.errors import UserError
 from tests.models.families.conftest import audio
@@ -22,7 +23,7 @@ KIND = Kind(None, tuple(CONTROL))
 @pytest.fixture(scope="module", params=["none", "after_audio"])
 def reader(request):
     made = tiny_qwen2_audio.processor()
-    found = ProcessorReader(made, "qwen2_audio", lambda processor: processor.feature_extractor.chunk_length)
+    found = ProcessorReader(made, FAMILY)
     found.set_transcript(request.param)
     return found
 

@@ -1,0 +1,32 @@
+"""What differs by family of transformers, as data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of audio LLMs.
+
+    Args:
+        model_type: of its config.json.
+        model: the name of its class with the head, in transformers.
+        tower: where the audio encoder is in that class' base model.
+        connector: where what turns its states into embeddings is; it may lie inside the tower.
+        longest_seconds: of an audio, by its processor, which would cut what is longer without a word.
+        shortest_seconds: of an audio; what is shorter its forward mistakes for something else.
+        most_audios: how many a prompt may have; None: any number.
+        windows: whether the processor cuts an audio into windows, each a row of its inputs.
+        packages: what its processor imports beside transformers; the extra of this project has the family's name.
+    """
+
+    model_type: str
+    model: str
+    tower: str
+    connector: str
+    longest_seconds: Callable[[Any], float]
+    shortest_seconds: float = 0.0
+    most_audios: int | None = None
+    windows: bool = False
+    packages: tuple[str, ...] = ()
