@@ -12,7 +12,7 @@ from caad_ds.utils.errors import UserError
 from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 from tests.models.families.tiny.text import SECONDS
 
-SUPPORTED = "caad_speech_lm, qwen2_audio"
+SUPPORTED = ", ".join(auto.supported())
 
 
 def refused(call, *args) -> str:
