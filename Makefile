@@ -12,7 +12,7 @@ export DS_ACCELERATOR ?= cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-full demo-teacher test test-slow test-cpus test-gpu lint docs bench gpu-bench dashboard
+.PHONY: help venv processors demo demo-full demo-teacher test test-slow test-cpus test-gpu lint docs bench gpu-bench dashboard
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -26,6 +26,12 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	$(RUN) -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' >$(VENV)/cpu_op.log 2>&1 || \
 		echo "DeepSpeed's CPU op is not compiled ($(VENV)/cpu_op.log says why); the first training tries again"
 	touch $@
+
+# Without their own requirements: torchvision asks for the newest PyTorch, mistral-common for an older NumPy.
+processors: venv ## what the processors of some audio LLMs import (torchaudio, torchvision, mistral-common), for tests
+	$(RUN) -m pip install -q -c constraints.txt jsonschema 'pydantic-extra-types[pycountry]' tiktoken
+	$(RUN) -m pip install -q -c constraints.txt --no-deps mistral-common torchaudio torchvision
+	$(RUN) -m tests.without_cuda
 
 demo: venv ## standard KD and CAAD from the shipped teacher: table, picture, MLflow curves
 	$(RUN) -u -m examples.demo run $(DEMO_ARGS)

@@ -86,6 +86,11 @@ setup(
         "docs": ["mkdocstrings[python]>=1", "zensical>=0.0.73"],
         "gpu": ["nvidia-ml-py>=12"],  # GPUs among MLflow's system metrics
         "openai": ["openai>=1.98"],
+        # What the processors of audio LLMs import, by the family's name (docs/models.md).
+        "granite_speech": ["torchaudio"],
+        "qwen2_5_omni": ["torchvision"],
+        "qwen3_omni_moe": ["torchvision"],
+        "voxtral": ["mistral-common>=1.8"],
         "stream": ["webdataset>=0.2.100"],
         "vllm": ["vllm==0.30.*"],  # newer ones want a transformers that is too old here (docs/corpora.md)
     },
