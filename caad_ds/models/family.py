@@ -18,6 +18,7 @@ class Family:
         shortest_seconds: of an audio; what is shorter its forward mistakes for something else.
         most_audios: how many a prompt may have; None: any number.
         windows: whether the processor cuts an audio into windows, each a row of its inputs.
+        alone: whether the processor's inputs of an audio depend on those beside it, so that each is extracted alone.
         packages: what its processor imports beside transformers; the extra of this project has the family's name.
     """
 
@@ -29,4 +30,5 @@ class Family:
     shortest_seconds: float = 0.0
     most_audios: int | None = None
     windows: bool = False
+    alone: bool = False
     packages: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.data.batch import Audio, joined
 from caad_ds.models.family import Family
 from caad_ds.models.language_model.llm import TOKENIZER_FILES
-from caad_ds.models.prompts.audio_spans import ContentParts
+from caad_ds.models.prompts.audio_spans import AudioSpans, ContentParts
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.reader import AFTER_AUDIO, NO_TRANSCRIPT, TRANSCRIPT, Features, Reader
@@ -55,7 +55,7 @@ class ProcessorReader(Reader):
         self.prompts = PromptEncoder(
             tokenizer,
             0,
-            spans=ContentParts(self._mark),
+            spans=self.spans(),
             transcripts=tokenizer.init_kwargs.get(TRANSCRIPT, NO_TRANSCRIPT) == AFTER_AUDIO,
             **prompts,
         )
@@ -68,14 +68,20 @@ class ProcessorReader(Reader):
         check_packages(family, str(folder))
         return cls(load_processor(Path(folder)), family, **reading)
 
+    def spans(self) -> AudioSpans:
+        """How audio stands in the text that the chat template writes."""
+        return ContentParts(self._mark)
+
     def features(self, waveforms: Sequence[np.ndarray]) -> Features:
         """The processor's own inputs, and the number of placeholders that it writes for each audio.
 
         Where it cuts audio into windows, an input has the shape [U, W, ...], W the most that one of them has.
         """
-        if not self.of.windows:
+        if not self.of.windows and not self.of.alone:
             return self.extracted(waveforms)
         each = [self.extracted([waveform]) for waveform in waveforms]
+        if not self.of.windows:
+            return Features(joined([one.audio for one in each]), [count for one in each for count in one.positions])
         counts = {WINDOWS: torch.tensor([len(next(iter(one.audio.values()))) for one in each])}
         audio = joined([{name: value[None] for name, value in one.audio.items()} for one in each])
         return Features({**audio, **counts}, [count for one in each for count in one.positions])

@@ -69,7 +69,11 @@ def decoder(kind: str, vocabulary: int, hidden: int = 32, layers: int = 2, **mor
 
 def save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
     """Write a model, its weights made loud so that audio is heard in its states, and its processor."""
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    quiet = table.detach().clone()
     amplify(model.base_model)
+    if table is head:  # else it would write the last token again and again
+        table.data.copy_(quiet)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
