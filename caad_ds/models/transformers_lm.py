@@ -138,6 +138,7 @@ class TransformersLM(AudioLM):
     def add_adapters(self, settings: dict[str, Any]) -> None:
         """Fresh adapters on the language model, and on the tower where asked for."""
         lora.inject(self.decoder, settings)
+        lora.check_head(self.module, settings["targets"])
         if settings["encoder"]:
             lora.inject(cast(PreTrainedModel, self.tower), settings | {"targets": "all-linear"})
         self._lora = settings

@@ -21,7 +21,6 @@ def inject(llm: PreTrainedModel, settings: dict[str, Any]) -> None:
     name the head: loss and option likelihoods take its weight alone.
     """
     from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
 
     config = LoraConfig(
         r=settings["rank"],
@@ -37,12 +36,21 @@ def inject(llm: PreTrainedModel, settings: dict[str, Any]) -> None:
         raise UserError(
             f"student.lora.targets {settings['targets']}: {reason}; name linear layers of the LLM ({', '.join(linear)})"
         ) from error
-    head, table = llm.get_output_embeddings(), llm.get_input_embeddings()  # an encoder has no head
-    tied = head is not None and llm.config.tie_word_embeddings
-    if isinstance(head, LoraLayer) or (tied and isinstance(table, LoraLayer)):
+    check_head(llm, settings["targets"])
+
+
+def check_head(llm: PreTrainedModel, targets: Any) -> None:
+    """Raise UserError where adapters of `targets` stand on the head, or on embeddings that it is tied to."""
+    from peft.tuners.lora import LoraLayer
+
+    head = llm.get_output_embeddings()
+    if head is None:  # an encoder, or a language model apart from its head
+        return
+    table = llm.get_input_embeddings()
+    if isinstance(head, LoraLayer) or (isinstance(table, LoraLayer) and table.weight is head.weight):
         raise UserError(
-            f"student.lora.targets {settings['targets']}: they name the LLM's head, which takes no adapters (tied "
-            "embeddings are its weight); name other layers"
+            f"student.lora.targets {targets}: they name the LLM's head, which takes no adapters (tied embeddings are "
+            "its weight); name other layers"
         )
 
 

@@ -272,6 +272,17 @@ def test_merged_adapters_are_saved_as_weights(parts, folder, tmp_path, samples):
     parts.close(own_logits(again, batch), adapted, 1e-4)
 
 
+def test_adapters_on_a_tied_head_are_refused(folder):
+    lm = auto.load(folder)
+    table, head = lm.module.get_input_embeddings(), lm.module.get_output_embeddings()
+    settings = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["embed_tokens"], "encoder": False}
+    if table.weight is head.weight:
+        with pytest.raises(UserError, match="they name the LLM's head, which takes no adapters"):
+            lm.add_adapters(settings)
+    else:
+        lm.add_adapters(settings)
+
+
 def test_bf16(folder, samples):
     lm = auto.load(folder, torch.bfloat16)
     lm.module.eval()
