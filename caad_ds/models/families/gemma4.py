@@ -1,0 +1,56 @@
+"""Gemma 4 (E2B, E4B): a conformer over variable lengths with a mask, a linear projector, Gemma with a tied head."""
+
+from functools import partial
+
+from caad_ds.models import transformers_lm
+from caad_ds.models.family import Family
+from caad_ds.models.processor_reader import ProcessorReader
+from caad_ds.models.prompts.audio_spans import ContentParts, Messages
+from caad_ds.utils.errors import UserError
+
+FAMILY = Family(
+    model_type="gemma4",
+    model="Gemma4ForConditionalGeneration",
+    tower="audio_tower",
+    connector="embed_audio",
+    longest_seconds=lambda processor: 30.0,  # the default of its extractor's call, which cuts without a word beyond
+    shortest_seconds=0.02,  # a frame: of less it makes none, and the prompt would have no audio
+    packages=("torchvision",),
+)
+
+
+class BetweenMarks(ContentParts):
+    """Audio between two tokens that the processor writes, not the template."""
+
+    def __init__(self, mark: str, begin: str, end: str):
+        super().__init__(mark)
+        self.span = begin + mark + end
+
+    def render(self, tokenizer: object, messages: Messages) -> str:
+        """The template's text with them."""
+        return super().render(tokenizer, messages).replace(self.mark, self.span)
+
+
+class Gemma4Reader(ProcessorReader):
+    """Puts audio between its tokens."""
+
+    def spans(self) -> ContentParts:
+        """As its processor writes them."""
+        return BetweenMarks(self._mark, self.processor.boa_token, self.processor.eoa_token)
+
+
+class Gemma4LM(transformers_lm.TransformersLM):
+    """Its layers are not to be cut: each has a part of one table, and late ones read keys of earlier ones."""
+
+    reads = Gemma4Reader
+
+    def keep_first_layers(self, layers: int) -> None:
+        """UserError."""
+        raise UserError(
+            "student.keep_layers: the layers of a gemma4 share keys and one table of embeddings, so that they cannot "
+            "be cut; take a smaller model as student.path"
+        )
+
+
+load = partial(transformers_lm.load, FAMILY, lm=Gemma4LM)
+build = partial(transformers_lm.build, FAMILY, lm=Gemma4LM)
