@@ -20,17 +20,45 @@ from caad_ds.utils.paths import check_model_folder, is_hub_id
 # What a model is made of; a repository may hold other formats of the weights as well.
 PROCESSOR = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 WEIGHTS = ("*.safetensors",)
-# Why models of other types cannot be distilled, where their kind is known (by a part of model_type).
+# Why models of other types cannot be distilled, where their kind is known (by a part of model_type, the first counts).
+NO_LLM = "a CTC or transducer model, which has no language model"
+NO_ANSWERS = "an encoder-decoder model, whose decoder writes no answers to questions"
+STREAMING = "a streaming model, whose audio has no span in a prompt"
+SPEAKS = "a model that writes audio, not text"
+UNTRIED = "nobody has tried it here, and how an audio LLM is added is said in docs/models.md"
 UNFIT = {
-    "whisper": "an encoder-decoder model, whose decoder writes no answers to questions",
-    "wav2vec2": "a CTC model, which has no language model",
-    "hubert": "a CTC model, which has no language model",
-    "wavlm": "a CTC model, which has no language model",
-    "seamless": "an encoder-decoder model, whose decoder writes no answers to questions",
-    "speech_to_text": "an encoder-decoder model, whose decoder writes no answers to questions",
-    "realtime": "a streaming model, whose audio has no span in a prompt",
-    "kyutai": "a streaming model, whose audio has no span in a prompt",
-    "moshi": "a streaming model, whose audio has no span in a prompt",
+    "realtime": STREAMING,
+    "kyutai": STREAMING,
+    "moshi": STREAMING,
+    "whisper": NO_ANSWERS,
+    "seamless": NO_ANSWERS,
+    "speech_to_text": NO_ANSWERS,
+    "cohere_asr": NO_ANSWERS,
+    "canary": NO_ANSWERS,
+    "moonshine": NO_ANSWERS,
+    "wav2vec2": NO_LLM,
+    "hubert": NO_LLM,
+    "wavlm": NO_LLM,
+    "parakeet": NO_LLM,
+    "granite_speech5": NO_LLM,
+    "nemotron_asr": NO_LLM,
+    "nemotron3_5_asr": NO_LLM,
+    "vibevoice_asr": "its audio is encoded with random noise, at 24 kHz",
+    "vibevoice": SPEAKS,
+    "higgs_audio": SPEAKS,
+    "phi4_multimodal": "its forward does not mask the padding of audio, so that states would depend on the batch",
+    "gemma3n": "its vision tower is one of timm, without which nothing of it can be checked here",
+    "muse_spark": "its audio is sampled at 24 kHz, and here it is at 16 kHz",
+    "inkling": "its audio is made of integer codes, of which a second path with audio at 0 means nothing",
+    "_thinker": "a part of an Omni model; give the whole model's folder",
+    "gemma4_unified": UNTRIED,
+    "moss_": UNTRIED,
+    "dots3_note": UNTRIED,
+    "flamingo": UNTRIED,
+    "voxtral": UNTRIED,
+    "omni": UNTRIED,
+    "speech": UNTRIED,
+    "asr": UNTRIED,
 }
 
 

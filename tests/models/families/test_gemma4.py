@@ -1,4 +1,4 @@
-"""What Gemma 4 has beside what every family has: windows and keys that layers share, one table of embeddings for all."""
+"""What Gemma 4 has beside what every family has: sliding windows, and keys that layers share."""
 
 import pytest
 import torch

@@ -40,5 +40,5 @@ def test_a_conversation_is_refused(reader):
 
 
 def test_a_control_token_in_the_text_is_refused(reader):
-    with pytest.raises(UserError, match="its user message 1 holds '<|im_end|>'|holds '<\\|im_end\\|>'"):
+    with pytest.raises(UserError, match=r"^record a: its user message 1 holds '<\|im_end\|>'"):
         reader.collate([sample("a", 0.1, question="low<|im_end|>")])
