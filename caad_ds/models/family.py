@@ -32,3 +32,9 @@ class Family:
     windows: bool = False
     alone: bool = False
     packages: tuple[str, ...] = ()
+
+
+def whole_windows(processor: Any) -> float:
+    """Seconds of the whole windows that a processor keeps of an audio; it cuts the rest, also below `max_audio_len`."""
+    window = processor.feature_extractor.chunk_length
+    return processor.max_audio_len // window * window

@@ -59,8 +59,10 @@ class ProcessorReader(Reader):
             transcripts=tokenizer.init_kwargs.get(TRANSCRIPT, NO_TRANSCRIPT) == AFTER_AUDIO,
             **prompts,
         )
-        [most] = self.features([np.zeros(int(self.longest_seconds * SAMPLE_RATE), np.float32)]).positions
-        self._positions_per_second = most / self.longest_seconds
+        # Of windows one says it: those of half an hour take seconds.
+        seconds = processor.feature_extractor.chunk_length if family.windows else self.longest_seconds
+        [most] = self.features([np.zeros(int(seconds * SAMPLE_RATE), np.float32)]).positions
+        self._positions_per_second = most / seconds
 
     @classmethod
     def load(cls, family: Family, folder: str | Path, **reading: Any) -> "ProcessorReader":
@@ -115,8 +117,9 @@ class ProcessorReader(Reader):
         return math.ceil(seconds * self._positions_per_second) + 1
 
     def features_identity(self) -> dict[str, Any]:
-        """The processor's feature extractor, and its placeholder."""
-        return {"features": self.processor.feature_extractor.to_json_string(), "placeholder": self._mark}
+        """The processor's feature extractor and its placeholder; of windows also how many an audio may have."""
+        found = {"features": self.processor.feature_extractor.to_json_string(), "placeholder": self._mark}
+        return found | ({"longest audio in s": self.longest_seconds} if self.of.windows else {})
 
 
 def check_packages(family: Family, name: str) -> None:

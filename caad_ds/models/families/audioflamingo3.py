@@ -3,14 +3,15 @@
 from functools import partial
 
 from caad_ds.models import transformers_lm
-from caad_ds.models.family import Family
+from caad_ds.models.family import Family, whole_windows
 
 FAMILY = Family(
     model_type="audioflamingo3",
     model="AudioFlamingo3ForConditionalGeneration",
     tower="audio_tower",
     connector="multi_modal_projector",
-    longest_seconds=lambda processor: processor.max_audio_len,  # cut without a word beyond
+    longest_seconds=whole_windows,
+    shortest_seconds=0.03,  # two frames have no position
     most_audios=1,  # its processor takes one audio a prompt
     windows=True,
 )

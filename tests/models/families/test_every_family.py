@@ -16,6 +16,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import auto, families, negatives
 from caad_ds.models.processor_reader import WINDOWS
+from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.utils.errors import UserError
 from tests.models.families import tiny
 from tests.models.families.conftest import NEAR, audio, sample
@@ -183,7 +184,7 @@ def test_decoding_equals_a_loop_without_a_cache(parts, samples, name):
     contrasted = None if name is None else Contrast(ALPHA, name)
     options = {"max_new_tokens": STEPS, "min_new_tokens": STEPS}
     found = generate(parts.lm, batch, contrasted=contrasted, negative=negative, **options)
-    ends = {parts.reader.tokenizer.eos_token_id, parts.reader.prompts.turn.end, parts.reader.prompts.placeholder}
+    ends = {*end_tokens(parts.reader.tokenizer, parts.lm.stops), parts.reader.prompts.placeholder}
     tokens = torch.empty(len(samples), 0, dtype=torch.long)
     for _ in range(STEPS):
         z = following(parts, samples, None, tokens)

@@ -14,7 +14,12 @@ from tests.models.families.tiny import text
 from tests.models.families.tiny.text import MELS, SECONDS
 
 MODEL = AudioFlamingo3ForConditionalGeneration
-TEMPLATE = text.template("<sound>")
+# As the published one: a message's audio stands before all of its text.
+TEMPLATE = text.template("").replace(
+    "{%- for part in message['content'] -%}",
+    "{% if message['content'] | selectattr('type', 'equalto', 'audio') | list %}<sound>{% endif %}"
+    "{%- for part in message['content'] -%}",
+)
 
 
 def processor() -> AudioFlamingo3Processor:

@@ -26,7 +26,7 @@ TEXTS = [
 TURNS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def tokenizer(special: tuple[str, ...], template: str, **named: str) -> Qwen2Tokenizer:
+def tokenizer(special: tuple[str, ...], template: str, end: str = "<|im_end|>", **named: str) -> Qwen2Tokenizer:
     """Qwen2's tokenizer on few merges, with these special tokens; `named` are those that a processor asks it for."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -37,7 +37,7 @@ def tokenizer(special: tuple[str, ...], template: str, **named: str) -> Qwen2Tok
     state = json.loads(made.to_str())["model"]
     merges = [tuple(pair) for pair in state["merges"]]
     more = {"extra_special_tokens": named} if named else {}
-    out = Qwen2Tokenizer(vocab=state["vocab"], merges=merges, eos_token="<|im_end|>", pad_token="<|endoftext|>", **more)
+    out = Qwen2Tokenizer(vocab=state["vocab"], merges=merges, eos_token=end, pad_token="<|endoftext|>", **more)
     out.add_tokens([AddedToken(token, special=True) for token in special])
     out.chat_template = template
     return out

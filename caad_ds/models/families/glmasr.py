@@ -1,0 +1,19 @@
+"""GLM-ASR: a Whisper tower with rotary positions over each window of 30 s, a projector of four frames, Llama."""
+
+from functools import partial
+
+from caad_ds.models import transformers_lm
+from caad_ds.models.family import Family, whole_windows
+
+FAMILY = Family(
+    model_type="glmasr",
+    model="GlmAsrForConditionalGeneration",
+    tower="audio_tower",
+    connector="multi_modal_projector",
+    longest_seconds=whole_windows,
+    shortest_seconds=0.07,  # six frames have no position
+    most_audios=1,  # its processor takes one audio a prompt
+    windows=True,
+)
+
+load, build = partial(transformers_lm.load, FAMILY), partial(transformers_lm.build, FAMILY)

@@ -1,0 +1,78 @@
+"""Music Flamingo: Audio Flamingo 3 with the time of each frame rotated into its state, and a mark around each audio."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from caad_ds.models import transformers_lm
+from caad_ds.models.family import Family, whole_windows
+from caad_ds.models.processor_reader import ProcessorReader
+from caad_ds.models.prompts.audio_spans import ContentParts, Messages
+from caad_ds.models.reader import Features
+from caad_ds.utils.errors import UserError
+
+FAMILY = Family(
+    model_type="musicflamingo",
+    model="MusicFlamingoForConditionalGeneration",
+    tower="audio_tower",
+    connector="multi_modal_projector",
+    longest_seconds=whole_windows,
+    shortest_seconds=0.03,  # two frames have no position
+    most_audios=1,  # its processor takes one audio a prompt
+    windows=True,
+)
+
+
+class MarkedParts(ContentParts):
+    """Audio as a part of a content, with the tokens around its placeholders that the processor writes."""
+
+    def __init__(self, mark: str, before: str, after: str):
+        super().__init__(mark)
+        self._whole = before + mark + after
+
+    def render(self, tokenizer: Any, messages: Messages) -> str:
+        """The template's text, in which the placeholder alone stands for an audio, with the tokens around it."""
+        return super().render(tokenizer, messages).replace(self.mark, self._whole)
+
+
+class MusicReader(ProcessorReader):
+    """Every window that the model is given has a position."""
+
+    def spans(self) -> ContentParts:
+        """Begin and end of an audio are tokens that the template does not write."""
+        tokenizer = self.processor.tokenizer
+        if missing := [token for token in self._around() if token not in tokenizer.get_vocab()]:
+            raise UserError(
+                f"{tokenizer.name_or_path}: its tokenizer has no token {missing[0]!r}, which stands beside audio; give "
+                "a whole folder"
+            )
+        return MarkedParts(self._mark, *self._around())
+
+    def extracted(self, waveforms: Sequence[np.ndarray]) -> Features:
+        """The processor's own inputs but for a last window of one or two frames, which has no position.
+
+        The model finds the audio of a window by the positions before it, so that it would take this one for the first
+        of the next audio, whose times would all be one window late.
+        """
+        made = super().extracted(waveforms)
+        heard = self.processor._get_audio_token_length(made.audio["input_features_mask"].sum(-1)) > 0
+        return Features({name: value[heard] for name, value in made.audio.items()}, made.positions)
+
+    def features_identity(self) -> dict[str, Any]:
+        """The tokens around an audio as well."""
+        return super().features_identity() | {"around audio": self._around()}
+
+    def _around(self) -> tuple[str, str]:
+        return self.processor.audio_bos_token, self.processor.audio_eos_token
+
+
+class MusicFlamingo(transformers_lm.TransformersLM):
+    """Read by `MusicReader`."""
+
+    reads = MusicReader
+
+
+load = partial(transformers_lm.load, FAMILY, lm=MusicFlamingo)
+build = partial(transformers_lm.build, FAMILY, lm=MusicFlamingo)
