@@ -19,8 +19,11 @@ from caad_ds.training.engines import load_student
 from caad_ds.training.schedule import learning_rate
 
 
-def losses(cfg: Config) -> Iterator[float]:
-    """The loss of each step of a run, as the paper writes it; each path is a forward of its own."""
+def losses(cfg: Config, vocabulary: int | None = None) -> Iterator[float]:
+    """The loss of each step of a run, as the paper writes it; each path is a forward of its own.
+
+    It is over the first `vocabulary` tokens, those that both models have in common; None: over all of the teacher's.
+    """
     student, teacher = load_student(cfg), auto.load(cfg.teacher.path)
     student.module.train()
     student.tower.eval()
@@ -38,7 +41,8 @@ def losses(cfg: Config) -> Iterator[float]:
         with torch.no_grad():
             second = silent(batch.teacher) if cfg.teacher.negative == "zero_mel" else batch.negative
             positive, negative = logits(teacher, batch.teacher), logits(teacher, second)
-            target = torch.softmax(((1 + objective.alpha) * positive - objective.alpha * negative) / tau, -1)
+            contrasted = ((1 + objective.alpha) * positive - objective.alpha * negative)[:, :vocabulary]
+            target = torch.softmax(contrasted / tau, -1)
         found = logits(student, batch.student)[:, : target.shape[1]]
         kd = tau**2 * F.kl_div(torch.log_softmax(found / tau, -1), target, reduction="batchmean")
         loss = share * kd + (1 - share) * F.cross_entropy(found, batch.student.targets)

@@ -21,10 +21,10 @@ LIMIT = 1e-5
 KILLED = {"checkpoint": {"every": 3}}
 
 
-def assert_plain_losses(file, out) -> list[float]:
-    """Fail unless a run's losses are those of plain PyTorch; return them."""
+def assert_plain_losses(file, out, vocabulary: int | None = None) -> list[float]:
+    """Fail unless a run's losses are those of plain PyTorch, over so many tokens; return them."""
     found = [value for _, value in curve(out, "train/loss")]
-    expected = list(losses(load_config(file)))
+    expected = list(losses(load_config(file), vocabulary))
     assert len(found) == len(expected)
     assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= LIMIT, (found, expected)
     return found
