@@ -50,7 +50,7 @@ UNFIT = {
     "gemma3n": "its vision tower is one of timm, without which nothing of it can be checked here",
     "muse_spark": "its audio is sampled at 24 kHz, and here it is at 16 kHz",
     "inkling": "its audio is made of integer codes, of which a second path with audio at 0 means nothing",
-    "_thinker": "a part of an Omni model; give the whole model's folder",
+    "_thinker": "a part of an Omni model (give the folder of the whole, whose config.json has a thinker_config)",
     "gemma4_unified": UNTRIED,
     "moss_": UNTRIED,
     "dots3_note": UNTRIED,

@@ -19,6 +19,8 @@ class Family:
         most_audios: how many a prompt may have; None: any number.
         windows: whether the processor cuts an audio into windows, each a row of its inputs.
         alone: whether the processor's inputs of an audio depend on those beside it, so that each is extracted alone.
+        idle: modules of its base model with weights that no forward about audio uses; they are never trained.
+        part: where the config of that class is in a published one, which is of a larger model; None: it is its own.
         packages: what its processor imports beside transformers; the extra of this project has the family's name.
     """
 
@@ -31,6 +33,8 @@ class Family:
     most_audios: int | None = None
     windows: bool = False
     alone: bool = False
+    idle: tuple[str, ...] = ()
+    part: str | None = None
     packages: tuple[str, ...] = ()
 
 

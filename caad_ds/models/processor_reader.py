@@ -94,13 +94,17 @@ class ProcessorReader(Reader):
             text=[self._mark] * len(waveforms),
             audio=list(waveforms),
             text_kwargs={"padding": True},
-            audio_kwargs={"sampling_rate": SAMPLE_RATE},
+            audio_kwargs={"sampling_rate": SAMPLE_RATE, **self.audio_settings(waveforms)},
             return_tensors="pt",
         )
         positions = (made["input_ids"] == self.prompts.placeholder).sum(1).tolist()
         unused = (*NOT_AUDIO, *getattr(self.processor, "unused_input_names", ()))
         audio = {name: each for name, each in made.items() if isinstance(each, Tensor) and name not in unused}
         return Features(audio, positions)
+
+    def audio_settings(self, waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Further settings of the processor for these waveforms."""
+        return {}
 
     @staticmethod
     def inputs(audio: Audio) -> Audio:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from caad_ds.data.batch import Audio, Batch
 from caad_ds.models.architecture import read_architecture
@@ -33,6 +33,7 @@ class TransformersLM(AudioLM):
 
     reads: type[ProcessorReader] = ProcessorReader
     reader: ProcessorReader
+    whole: PreTrainedConfig | None = None  # of the larger model that it is a part of (`Family.part`)
 
     def __init__(self, family: Family, model: PreTrainedModel, reader: ProcessorReader):
         super().__init__()
@@ -140,7 +141,10 @@ class TransformersLM(AudioLM):
         lora.inject(self.decoder, settings)
         lora.check_head(self.module, settings["targets"])
         if settings["encoder"]:
-            lora.inject(cast(PreTrainedModel, self.tower), settings | {"targets": "all-linear"})
+            apart = {id(part) for part in self.connector.modules()}  # it may lie inside, and is trained whole
+            layers = ((name, part) for name, part in self.tower.named_modules() if isinstance(part, nn.Linear))
+            targets = [name for name, part in layers if id(part) not in apart]
+            lora.inject(cast(PreTrainedModel, self.tower), settings | {"targets": targets})
         self._lora = settings
 
     def merge_adapters(self) -> None:
@@ -167,6 +171,8 @@ class TransformersLM(AudioLM):
                 weight.requires_grad_(False)
         if mode == "all" and self.random:
             self.tower.requires_grad_(True)
+        for name in self.of.idle:
+            self.module.base_model.get_submodule(name).requires_grad_(False)
 
     def freeze_running_parts(self) -> None:
         """A frozen tower stays in evaluation, but for the dropout of adapters that it may have.
@@ -209,11 +215,15 @@ class TransformersLM(AudioLM):
         own = self.module.generation_config
         # By hand: transformers refuses to write settings of sampling that it reads.
         self.module.generation_config = GenerationConfig()
-        self.module.save_pretrained(folder)
+        self.save_model(folder)
         self.module.generation_config = own
         (folder / "generation_config.json").write_text(own.to_json_string(), encoding="utf-8")  # type: ignore[union-attr]
         self.reader.processor.save_pretrained(folder)
         follow_umask(folder)
+
+    def save_model(self, folder: Path) -> None:
+        """Weights and config, as the family publishes them."""
+        self.module.save_pretrained(folder)
 
     def _save_adapters(self, folder: Path, settings: dict[str, Any]) -> None:
         if not self.module.name_or_path:
@@ -235,8 +245,30 @@ def load(
     UserError where weights, or a file of the processor, are missing, or what is computed around it does not hold.
     """
     reader = lm.reads.load(family, folder, **reading)
-    model = pretrained(getattr(transformers, family.model), folder, f"{family.model_type} model", dtype=dtype)
-    return checked(lm(family, model, reader), str(folder))
+    whole = None if family.part is None else whole_config(folder)
+    more = {} if whole is None else {"config": own_config(family, whole, str(folder))}
+    model = pretrained(getattr(transformers, family.model), folder, f"{family.model_type} model", dtype=dtype, **more)
+    made = lm(family, model, reader)
+    made.whole = whole
+    return checked(made, str(folder))
+
+
+def whole_config(folder: Path) -> PreTrainedConfig:
+    """The config of a folder; UserError where it does not load."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever a family's code raises on settings that do not fit together
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: its config.json does not load ({reason}); give a whole folder") from error
+
+
+def own_config(family: Family, whole: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """The config of the family's class, of a published one; UserError, which begins with `name`, where it has none."""
+    if family.part is None:
+        return whole
+    if not isinstance(part := getattr(whole, family.part, None), PreTrainedConfig):
+        raise UserError(f"{name}: no {family.part} in its config; give the config of a whole {family.model_type} model")
+    return part
 
 
 def build(
@@ -245,17 +277,20 @@ def build(
     """A model of an architecture file with random weights in fp32, and the processor of a folder."""
     values = read_architecture(name)
     try:
-        config = AutoConfig.for_model(**values)
+        whole = AutoConfig.for_model(**values)
+        config = own_config(family, whole, name)
         # A published config names the dtype of its weights, for each part; random ones are made in fp32.
         for part in (config, *(getattr(config, part) for part in config.sub_configs)):
             part.dtype = None
         model = getattr(transformers, family.model)(config)
+    except UserError:
+        raise
     except Exception as error:  # whatever a family's code raises on settings that do not fit together
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
-    made = checked(lm(family, model, lm.reads.load(family, processor, **reading)), name)
-    made.random = True
-    return made
+    made = lm(family, model, lm.reads.load(family, processor, **reading))
+    made.whole, made.random = whole if family.part else None, True
+    return checked(made, name)
 
 
 def checked(lm: TransformersLM, name: str) -> TransformersLM:

@@ -296,7 +296,7 @@ def test_bf16(folder, samples):
 
 
 def test_a_model_of_an_architecture_file(made, folder, tmp_path, samples):
-    """Random weights in fp32 around the processor of a folder; all of it trains, the tower too."""
+    """Random weights in fp32 around the processor of a folder; all of it trains, the tower too, but what is idle."""
     file = tmp_path / "model.json"
     file.write_text((folder / "config.json").read_text())
     lm = auto.build(str(file), folder)
@@ -304,10 +304,14 @@ def test_a_model_of_an_architecture_file(made, folder, tmp_path, samples):
     lm.choose_weights("all")
     lm.module.train()
     lm.freeze_running_parts()
-    assert all(weight.requires_grad for weight in lm.tower.parameters())
+    idle = {id(weight) for name in lm.of.idle for weight in lm.module.base_model.get_submodule(name).parameters()}
+    assert all(weight.requires_grad == (id(weight) not in idle) for weight in lm.tower.parameters())
     buffers = {name: buffer.clone() for name, buffer in lm.module.named_buffers()}
-    hidden, _ = lm.hidden_and_path(lm.reader.collate(samples))
+    with torch.enable_grad():
+        hidden, _ = lm.hidden_and_path(lm.reader.collate(samples))
+        hidden.square().sum().backward()
     assert hidden.isfinite().all()
+    assert all((weight.grad is None) == (id(weight) in idle) for weight in lm.tower.parameters())
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in lm.module.named_buffers())
 
 

@@ -1,0 +1,51 @@
+"""The thinker of an Omni model: the part of a larger checkpoint that hears and writes; its talker is left alone."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import GenerationConfig
+
+from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.models.processor_reader import ProcessorReader
+from caad_ds.models.transformers_lm import TransformersLM
+
+SPEAKERS = "spk_dict.pt"  # voices of the talker, without which transformers does not read a Qwen2.5-Omni folder
+
+
+class ThinkerReader(ProcessorReader):
+    """Audio is padded to whole seconds, not to the processor's 300 s: padding is masked, and takes most of the time.
+
+    At least one window of the extractor's transform is padding, so that all frames with audio are the processor's own.
+    """
+
+    def audio_settings(self, waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The number of samples that audio is padded to."""
+        extractor = self.processor.feature_extractor
+        seconds = -(-(max(map(len, waveforms)) + extractor.n_fft) // SAMPLE_RATE)
+        return {"max_length": min(seconds * SAMPLE_RATE, extractor.n_samples)}
+
+
+class ThinkerLM(TransformersLM):
+    """Read from a whole checkpoint, and written as one without a talker: that one spoke the states of another thinker."""
+
+    reads = ThinkerReader
+
+    def save_model(self, folder: Path) -> None:
+        """The whole model's class and config, with `enable_audio_output` false; weights below `thinker.`."""
+        config = deepcopy(self.whole)
+        assert config is not None and self.of.part is not None  # as `load` and `build` leave it
+        own = deepcopy(self.module.config)
+        own.name_or_path = ""  # it would be written: a part's is
+        setattr(config, self.of.part, own)
+        config.enable_audio_output = False  # type: ignore[union-attr]
+        with torch.device("meta"):
+            model = getattr(transformers, self.of.model.replace("Thinker", ""))(config)
+        model.thinker = self.module
+        model.generation_config = GenerationConfig()
+        model.save_pretrained(folder)
+        torch.save({}, folder / SPEAKERS)
