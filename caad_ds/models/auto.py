@@ -20,6 +20,7 @@ from caad_ds.utils.paths import check_model_folder, is_hub_id
 # What a model is made of; a repository may hold other formats of the weights as well.
 PROCESSOR = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 WEIGHTS = ("*.safetensors",)
+UNREAD = ("consolidated*",)  # the same weights once more, in Mistral's own format
 # Why models of other types cannot be distilled, where their kind is known (by a part of model_type, the first counts).
 NO_LLM = "a CTC or transducer model, which has no language model"
 NO_ANSWERS = "an encoder-decoder model, whose decoder writes no answers to questions"
@@ -82,7 +83,7 @@ def local_folder(name: str | Path, files: tuple[str, ...] = (*PROCESSOR, *WEIGHT
 @cache  # what one process reads of a hub id is of one commit
 def _snapshot(name: str, files: tuple[str, ...]) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
+        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=list(UNREAD)))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise UserError(

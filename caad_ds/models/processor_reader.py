@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,6 @@ class ProcessorReader(Reader):
             transcripts=tokenizer.init_kwargs.get(TRANSCRIPT, NO_TRANSCRIPT) == AFTER_AUDIO,
             **prompts,
         )
-        # Of windows one says it: those of half an hour take seconds.
-        seconds = processor.feature_extractor.chunk_length if family.windows else self.longest_seconds
-        [most] = self.features([np.zeros(int(seconds * SAMPLE_RATE), np.float32)]).positions
-        self._positions_per_second = most / seconds
 
     @classmethod
     def load(cls, family: Family, folder: str | Path, **reading: Any) -> "ProcessorReader":
@@ -119,6 +116,13 @@ class ProcessorReader(Reader):
     def positions_of(self, seconds: float) -> int:
         """As many as the longest audio has for its length, and one for rounding."""
         return math.ceil(seconds * self._positions_per_second) + 1
+
+    @cached_property
+    def _positions_per_second(self) -> float:
+        # Of windows one says it: those of half an hour take seconds.
+        seconds = self.processor.feature_extractor.chunk_length if self.of.windows else self.longest_seconds
+        [most] = self.features([np.zeros(int(seconds * SAMPLE_RATE), np.float32)]).positions
+        return most / seconds
 
     def features_identity(self) -> dict[str, Any]:
         """The processor's feature extractor and its placeholder; of windows also how many an audio may have."""

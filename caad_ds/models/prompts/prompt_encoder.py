@@ -204,7 +204,7 @@ class PromptEncoder:
         texts = {f"{role} message {n}": SPAN.sub("\n", content) for n, (role, content) in enumerate(messages, 1)}
         texts |= {f"transcript {n}": text for n, text in enumerate(transcripts, 1)}
         texts |= {} if answer is None else {"answer": answer}
-        check_texts(texts, [*markers, *self._marks, *self._unknown])
+        check_texts(texts, [self.spans.mark, *markers, *self._marks, *self._unknown])
         text = self._written(given, transcripts)
         if answer is not None:
             answer = self.turn.lead + (answer.strip() if self.turn.trims else answer)
