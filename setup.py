@@ -89,7 +89,6 @@ setup(
         # What the processors of audio LLMs import, by the family's name (docs/models.md).
         "granite_speech": ["torchaudio"],
         "qwen2_5_omni": ["torchvision"],
-        "qwen3_omni_moe": ["torchvision"],
         "voxtral": ["mistral-common>=1.8"],
         "stream": ["webdataset>=0.2.100"],
         "vllm": ["vllm==0.30.*"],  # newer ones want a transformers that is too old here (docs/corpora.md)

@@ -52,6 +52,7 @@ UNFIT = {
     "muse_spark": "its audio is sampled at 24 kHz, and here it is at 16 kHz",
     "inkling": "its audio is made of integer codes, of which a second path with audio at 0 means nothing",
     "_thinker": "a part of an Omni model (give the folder of the whole, whose config.json has a thinker_config)",
+    "qwen3_omni_moe": "its audio tower gives an audio of less than 1 s other states beside a longer one",
     "gemma4_unified": UNTRIED,
     "moss_": UNTRIED,
     "dots3_note": UNTRIED,

@@ -31,7 +31,7 @@ class ThinkerReader(ProcessorReader):
 
 
 class ThinkerLM(TransformersLM):
-    """Read from a whole checkpoint, and written as one without a talker: that one spoke the states of another thinker."""
+    """Read from a whole checkpoint, and written as one without a talker, which spoke another thinker's states."""
 
     reads = ThinkerReader
 

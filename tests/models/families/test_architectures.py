@@ -1,4 +1,4 @@
-"""Qwen2-Audio of an architecture file: what it is built with, and the shapes and commands of configs/qwen2_audio."""
+"""Models of architecture files: what they are built with, and the shapes and commands of the families' configs."""
 
 import json
 from dataclasses import dataclass
@@ -7,16 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, Qwen2AudioForConditionalGeneration
+import transformers
+from torch import nn
+from transformers import AutoConfig
 
 from caad_ds.config.reading import load_config
 from caad_ds.models import auto
 from caad_ds.models.architecture import read_architecture
+from caad_ds.models.transformers_lm import own_config
 from tests.models.families.tiny.qwen2_audio import architecture, processor
 from tests.root import ROOT
 
-CONFIGS = ROOT / "configs" / "qwen2_audio"
-TEXT = (CONFIGS / "README.md").read_text()
+CONFIGS = ROOT / "configs"
+QWEN2_AUDIO, OMNI = "qwen2_audio/architectures/Qwen2-Audio", "qwen2_5_omni/architectures/Qwen2.5-Omni"
+SHAPES = [
+    (f"{QWEN2_AUDIO}-7B-Instruct.json", None), (f"{QWEN2_AUDIO}-7B-Instruct.json", 16), (f"{QWEN2_AUDIO}-small.json", None),
+    (f"{OMNI}-7B.json", None), (f"{OMNI}-3B.json", None), (f"{OMNI}-small.json", None),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,33 +52,42 @@ def test_random_weights_are_fp32_whatever_the_file_says(files):
 
 def sizes(name: str, layers: int | None = None) -> list[int]:
     """Parameters of the tower, the projector, the LLM with its head, and all."""
-    config = AutoConfig.for_model(**read_architecture(CONFIGS / "architectures" / name))
+    values = read_architecture(CONFIGS / name)
+    family = auto.family(values["model_type"], name).FAMILY
+    config = own_config(family, AutoConfig.for_model(**values), name)
     if layers is not None:
         config.text_config.num_hidden_layers = layers
         config.text_config.layer_types = config.text_config.layer_types[:layers]
     with torch.device("meta"):
-        model = Qwen2AudioForConditionalGeneration(config)
-    body = model.model
-    parts = ([body.audio_tower], [body.multi_modal_projector], [body.language_model, model.lm_head], [model])
-    return [sum(weight.numel() for part in each for weight in part.parameters()) for each in parts]
+        model = getattr(transformers, family.model)(config)
+    tower, projector = (model.model.get_submodule(name) for name in (family.tower, family.connector))
+    llm = nn.ModuleList([model.model.language_model, model.lm_head])
+    apart = {id(weight) for weight in projector.parameters()}  # it may lie inside the tower
+    heard = sum(weight.numel() for weight in tower.parameters() if id(weight) not in apart)
+    return [heard, *(sum(weight.numel() for weight in part.parameters()) for part in (projector, llm, model))]
 
 
-@pytest.mark.parametrize(
-    ("name", "layers"),
-    [("Qwen2-Audio-7B-Instruct.json", None), ("Qwen2-Audio-7B-Instruct.json", 16), ("Qwen2-Audio-small.json", None)],
-)
+@pytest.mark.parametrize(("name", "layers"), SHAPES)
 def test_the_readme_has_their_sizes(name, layers):
-    shown = name.removesuffix(".json") + (f", {layers} layers" if layers else "")
-    assert f"| {shown} | " + " | ".join(f"{size:,}" for size in sizes(name, layers)) + " |" in TEXT
+    shown = Path(name).stem + (f", {layers} layers" if layers else "")
+    text = (CONFIGS / name).parents[1].joinpath("README.md").read_text()
+    assert f"| {shown} | " + " | ".join(f"{size:,}" for size in sizes(name, layers)) + " |" in text
 
 
-def documented() -> list[list[str]]:
+def test_every_architecture_of_a_family_has_its_size_checked():
+    folders = {name.partition("/")[0] for name, _ in SHAPES}
+    there = {str(file.relative_to(CONFIGS)) for each in folders for file in (CONFIGS / each).glob("*/*.json")}
+    assert there == {name for name, _ in SHAPES}
+
+
+def documented(folder: str) -> list[list[str]]:
     """The training commands in the README, split into words."""
-    lines = [line.partition("  #")[0].split() for line in TEXT.replace("\\\n", " ").splitlines() if line[:4] == "    "]
-    return [words for words in lines if any(word.endswith(".yaml") and "qwen2_audio" in word for word in words)]
+    text = (CONFIGS / folder / "README.md").read_text().replace("\\\n", " ")
+    lines = [line.partition("  #")[0].split() for line in text.splitlines() if line[:4] == "    "]
+    return [words for words in lines if any(word.endswith(".yaml") and folder in word for word in words)]
 
 
-@pytest.mark.parametrize("words", documented(), ids=" ".join)
+@pytest.mark.parametrize("words", documented("qwen2_audio") + documented("qwen2_5_omni"), ids=" ".join)
 def test_the_documented_commands_are_right(words):
     file = next(word.rpartition("=")[2] for word in words if word.endswith(".yaml"))
     overrides = [value for flag, value in pairwise(words) if flag == "--set"]
@@ -79,9 +95,11 @@ def test_the_documented_commands_are_right(words):
     assert not overrides or cfg != load_config(ROOT / file)
 
 
-@pytest.mark.parametrize("name", ["small", "offline"])
-def test_the_architectures_that_a_config_names_are_there(name):
-    cfg = load_config(CONFIGS / f"{name}.yaml")
+@pytest.mark.parametrize(
+    "file", ["qwen2_audio/small", "qwen2_audio/offline", "qwen2_5_omni/small", "qwen2_5_omni/offline"]
+)
+def test_the_architectures_that_a_config_names_are_there(file):
+    cfg = load_config(CONFIGS / f"{file}.yaml")
     assert cfg.teacher is not None
     named = [path for path in (cfg.teacher.path, cfg.student.path) if str(path).endswith(".json")]
     assert named and all((ROOT / path).is_file() for path in named)
