@@ -21,9 +21,13 @@ from tests.root import ROOT
 CONFIGS = ROOT / "configs"
 QWEN2_AUDIO, OMNI = "qwen2_audio/architectures/Qwen2-Audio", "qwen2_5_omni/architectures/Qwen2.5-Omni"
 SHAPES = [
-    (f"{QWEN2_AUDIO}-7B-Instruct.json", None), (f"{QWEN2_AUDIO}-7B-Instruct.json", 16), (f"{QWEN2_AUDIO}-small.json", None),
-    (f"{OMNI}-7B.json", None), (f"{OMNI}-3B.json", None), (f"{OMNI}-small.json", None),
-]  # fmt: skip
+    (f"{QWEN2_AUDIO}-7B-Instruct.json", None),
+    (f"{QWEN2_AUDIO}-7B-Instruct.json", 16),
+    (f"{QWEN2_AUDIO}-small.json", None),
+    (f"{OMNI}-7B.json", None),
+    (f"{OMNI}-3B.json", None),
+    (f"{OMNI}-small.json", None),
+]
 
 
 @dataclass(frozen=True)
