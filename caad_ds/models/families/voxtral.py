@@ -25,12 +25,10 @@ from caad_ds.models.reader import TRANSCRIPT, Features
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
-MOST_WINDOWS = 80  # the 40 minutes that its makers name for questions about audio; the LLM's positions end sooner
+MOST_WINDOWS = 80  # the 40 minutes that its makers name for questions about audio: 30,000 positions
 WHOLE = "give a whole folder"
 SYSTEM_BESIDE_AUDIO = 13  # the version from which mistral-common takes both in one conversation
-SETTINGS = (
-    "tokenizer_config.json"  # where other families keep what a trained model adds; mistral-common has no such file
-)
+SETTINGS = "tokenizer_config.json"  # where every family keeps what a run chose; mistral-common ignores it
 
 
 class TekkenProcessor:
@@ -146,8 +144,8 @@ class VoxtralReader(ProcessorReader):
         found = self.prompts.encode(record, with_answer=False, positions=[count]).prompt
         if found != self.processor.ids(chat, clip):
             raise UserError(
-                f"{name}: mistral-common writes other prompts of its tekken.json (version {self.processor.version}) than are "
-                "known here; take the tekken.json of a Voxtral of 2507"
+                f"{name}: mistral-common writes other prompts of its tekken.json (version {self.processor.version}) "
+                "than are known here; take the tekken.json of a Voxtral of 2507"
             )
 
 

@@ -351,7 +351,7 @@ def check_own_vocabulary(name: str, tokenizer: Any) -> None:
 def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -> Any:
     """Load the tokenizer of a hub id or folder, its chat template frozen; UserError where there is none."""
     try:
-        # Beside a tekken.json transformers would take mistral-common where it is installed: that writes ids and no text.
+        # Beside a tekken.json transformers takes mistral-common where it is installed, which writes ids and no text.
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, mistral_format=False)
     except (OSError, ValueError, ImportError) as error:  # a format may need a package that is not installed
         reason = str(error).strip().splitlines()[0]
