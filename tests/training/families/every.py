@@ -31,8 +31,14 @@ def tiny_family(name: str) -> ModuleType:
 
 def write_models(folder: Path, made: ModuleType) -> None:
     """`teacher/`, and `student/` of half its width."""
-    loud_head(made.write(folder / "teacher"))
-    made.write(folder / "student", hidden=16, seed=1)
+    loud_head(write_model(made, folder / "teacher"))
+    write_model(made, folder / "student", hidden=16, seed=1)
+
+
+def write_model(made: ModuleType, folder: Path, **shape: int) -> Path:
+    """A model of a family in a new folder."""
+    folder.mkdir()  # one whose processor reads a file of it writes there before its weights
+    return made.write(folder, **shape)
 
 
 def loud_head(model: Path) -> None:

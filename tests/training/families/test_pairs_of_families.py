@@ -8,7 +8,7 @@ import torch
 
 from caad_ds.models import auto
 from tests.models.families.tiny import text
-from tests.training.families.every import FAMILIES, distilled, loud_head, tiny_family, write_shards
+from tests.training.families.every import FAMILIES, distilled, loud_head, tiny_family, write_model, write_shards
 from tests.training.families.test_equal_to_plain import assert_plain_losses
 from tests.training.families.traces import watch_traces
 from tests.training.launching import Run
@@ -49,8 +49,8 @@ def test_families_that_differ(distil, tmp_path, teacher, student):
     """Each reads its own prompt; the loss is over the tokens in common, which are the first."""
     if missing := {teacher, student} - {*FAMILIES}:
         pytest.skip(f"no tiny {missing.pop()}")
-    loud_head(tiny_family(teacher).write(tmp_path / "teacher"))
-    tiny_family(student).write(tmp_path / "student", hidden=16, seed=1)
+    loud_head(write_model(tiny_family(teacher), tmp_path / "teacher"))
+    write_model(tiny_family(student), tmp_path / "student", hidden=16, seed=1)
     file, common, rows, told = distil("all")
     assert text.PIECES > common - len(text.TURNS) > 200
     assert f"vocabulary: {common} tokens in common, of {rows[0]} and {rows[1]} rows" in told
@@ -60,8 +60,7 @@ def test_families_that_differ(distil, tmp_path, teacher, student):
 
 def shaped(family: str, folder, rows: int, seed: int, **shape: int) -> None:
     """Write a model of a family whose head has so many rows more than its tokenizer has tokens, as published ones."""
-    made = tiny_family(family)
-    base = made.write(folder.with_name(f"{folder.name}-base"), **shape)
+    base = write_model(tiny_family(family), folder.with_name(f"{folder.name}-base"), **shape)
     values = json.loads((base / "config.json").read_text())
     architecture = folder.with_suffix(".json")
     found = [values]
