@@ -45,20 +45,23 @@ def processor(extra: tuple[str, ...] = (), mels: int = MELS, seconds: int = SECO
 
 
 def architecture(made: Qwen2AudioProcessor, hidden: int = 32, layers: int = 2) -> dict:
-    """The config.json of a small model for a processor."""
+    """The config.json of a small model for a processor, whose window it has."""
+    seconds = made.feature_extractor.chunk_length
     return {
         "model_type": "qwen2_audio",
         "audio_token_index": made.tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
         "audio_config": {
             "model_type": "qwen2_audio_encoder", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32, "num_mel_bins": MELS, "max_source_positions": 50 * SECONDS,
+            "encoder_ffn_dim": 32, "num_mel_bins": MELS, "max_source_positions": 50 * seconds,
         },
         "text_config": text.decoder("qwen2", len(made.tokenizer), hidden, layers),
     }  # fmt: skip
 
 
-def write(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0, extra: tuple[str, ...] = ()) -> Path:
+def write(
+    folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0, extra: tuple[str, ...] = (), seconds: int = SECONDS
+) -> Path:
     """A model folder in the family's own layout; its audio is loud in its states."""
-    made = processor(extra)
+    made = processor(extra, seconds=seconds)
     torch.manual_seed(seed)
     return text.save(folder, MODEL(Qwen2AudioConfig(**architecture(made, hidden, layers))), made)
