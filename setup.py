@@ -87,6 +87,7 @@ setup(
         "gpu": ["nvidia-ml-py>=12"],  # GPUs among MLflow's system metrics
         "openai": ["openai>=1.98"],
         # What the processors of audio LLMs import, by the family's name (docs/models.md).
+        "gemma4": ["torchvision"],
         "granite_speech": ["torchaudio"],
         "qwen2_5_omni": ["torchvision"],
         "voxtral": ["mistral-common>=1.8"],
