@@ -64,6 +64,32 @@ def merge(llm: nn.Module) -> None:
             llm.set_submodule(name, layer.get_base_layer())
 
 
+def merge_stored(model: PreTrainedModel, folder: Path) -> None:
+    """Add the adapters that lie beside a model's whole weights (adapter_model.safetensors) to them, in place.
+
+    UserError where they do not fit the model, or are none of LoRA on weights that are there.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    remedy = "take the files of the model, or merge the adapters yourself"
+    names_of_files = getattr(model, "_weight_conversions", None)
+    try:
+        told = model.load_adapter(str(folder), use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: its adapters do not load ({reason}); {remedy}") from error
+    for what in ("missing", "unexpected", "mismatched"):
+        if names := sorted(map(str, getattr(told, f"{what}_keys"))):
+            raise UserError(f"{folder}: {len(names)} weights of its adapters are {what} ({names[0]}, ...); {remedy}")
+    merge(model)
+    if any(isinstance(part, (BaseTunerLayer, AuxiliaryTrainingWrapper)) for part in model.modules()):
+        raise UserError(f"{folder}: its adapters are not LoRA alone, and cannot be merged; {remedy}")
+    model._hf_peft_config_loaded = False
+    del model.peft_config
+    model._weight_conversions = names_of_files  # type: ignore[assignment]  # else it would be saved under names as adapters have
+
+
 def save_peft(folder: Path, model: PreTrainedModel, settings: dict[str, Any], beside: str) -> None:
     """Write the adapters of a model, of `settings`, as a folder of PEFT that stands on the model of its name.
 
