@@ -22,6 +22,7 @@ class Family:
         idle: modules of its base model with weights that no forward about audio uses; they are never trained.
         part: where the config of that class is in a published one, which is of a larger model; None: it is its own.
         packages: what its processor imports beside transformers; the extra of this project has the family's name.
+        logits_factor: by its config, a factor that its logits have, which its class in transformers may leave out.
     """
 
     model_type: str
@@ -36,6 +37,7 @@ class Family:
     idle: tuple[str, ...] = ()
     part: str | None = None
     packages: tuple[str, ...] = ()
+    logits_factor: Callable[[Any], float] | None = None
 
 
 def whole_windows(processor: Any) -> float:

@@ -1,5 +1,6 @@
 """An audio LLM of transformers by what its families have in common: one forward from tokens and audio to states."""
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -16,6 +17,7 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.family import Family
 from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.dropout import turn_off_dropout
+from caad_ds.models.language_model.head_form import multiply_logits
 from caad_ds.models.language_model.layers import keep_first_layers
 from caad_ds.models.language_model.llm import at_rest, check_audio_head, check_stops, check_vocabulary
 from caad_ds.models.pretrained import pretrained
@@ -40,8 +42,10 @@ class TransformersLM(AudioLM):
         turn_off_dropout(model)
         self.of, self.family, self.module, self.reader = family, family.model_type, model, reader
         self.random = False  # whether its weights have learned nothing yet
+        self.merged = False  # whether adapters that lay beside its weights were merged into them
         self._lora: dict[str, Any] | None = None
         self._silent: Batch | None = None
+        self._left_out = 1.0  # the factor of logits that its class leaves out
 
     @property
     def generator(self) -> PreTrainedModel:
@@ -129,6 +133,25 @@ class TransformersLM(AudioLM):
             tower = nn.ModuleList(part for part in tower.children() if part is not self.connector)
         return {"encoder": tower, "connector": self.connector, "llm": llm}
 
+    def check_head(self, name: str) -> None:
+        """Measure what it does to its head's product, and apply the family's factor where its class leaves it out.
+
+        UserError, which begins with `name`, where the logits are neither of the two.
+        """
+        form = check_audio_head(self.module, name, avoid=self.reader.prompts.placeholder)
+        if self.of.logits_factor is None:
+            return
+        factor = self.of.logits_factor(self.module.config)
+        if form.scale == 1 and factor != 1:
+            multiply_logits(self.module, factor)
+            self._left_out = factor
+            form = check_audio_head(self.module, name, avoid=self.reader.prompts.placeholder)
+        if not math.isclose(form.scale, factor, rel_tol=1e-3):
+            raise UserError(
+                f"{name}: its logits are {form.scale:g} times its head's product, and its config says {factor:g}; take "
+                "another release of transformers"
+            )
+
     # -- what training does to it -------------------------------------------------------------------------------------
 
     @property
@@ -205,6 +228,9 @@ class TransformersLM(AudioLM):
         model.tie_weights()
         model.generation_config = deepcopy(self.module.generation_config)
         model.name_or_path = self.module.name_or_path
+        model._caad_head = getattr(self.module, "_caad_head", None)  # type: ignore[assignment]
+        if self._left_out != 1:
+            multiply_logits(model, self._left_out)
         return made
 
     def save(self, folder: Path) -> None:
@@ -231,6 +257,11 @@ class TransformersLM(AudioLM):
                 "--keep-adapters: the student began as no model folder (student.path is an architecture, or "
                 "student.keep_layers cut it), so that adapters would have nothing to stand on; leave it out"
             )
+        if self.merged:
+            raise UserError(
+                f"--keep-adapters: {self.module.name_or_path} had adapters of its own, which were merged, so that those "
+                "trained here do not stand on its files; leave it out"
+            )
         base = self.module.base_model_prefix
         lora.save_peft(folder, self.module, settings, f"{base}.{self.of.connector}")
         self.reader.processor.save_pretrained(folder)
@@ -246,10 +277,14 @@ def load(
     """
     reader = lm.reads.load(family, folder, **reading)
     whole = None if family.part is None else whole_config(folder)
-    more = {} if whole is None else {"config": own_config(family, whole, str(folder))}
+    more: dict[str, Any] = {} if whole is None else {"config": own_config(family, whole, str(folder))}
+    # Adapters beside whole weights are loaded apart: from_pretrained would tell of them alone what is missing.
+    more["adapter_kwargs"] = {"subfolder": "none"}
     model = pretrained(getattr(transformers, family.model), folder, f"{family.model_type} model", dtype=dtype, **more)
+    if merged := (folder / "adapter_config.json").is_file():
+        lora.merge_stored(model, folder)
     made = lm(family, model, reader)
-    made.whole = whole
+    made.whole, made.merged = whole, merged
     return checked(made, str(folder))
 
 
@@ -298,6 +333,6 @@ def checked(lm: TransformersLM, name: str) -> TransformersLM:
     model = lm.module
     check_stops(model.generation_config.stop_strings, name)  # type: ignore[union-attr]
     check_vocabulary(model, lm.reader.tokenizer, name)
-    check_audio_head(model, name, avoid=lm.reader.prompts.placeholder)
+    lm.check_head(name)
     lm.check_hearing(name)
     return lm

@@ -66,6 +66,12 @@ def measured_form(llm: PreTrainedModel, hidden: Tensor, forward: Callable[[], Te
     return form
 
 
+def multiply_logits(llm: PreTrainedModel, factor: float) -> None:
+    """Let the head's product be multiplied by `factor` from now on, in the model's forward and in `generate`."""
+    layer: Any = llm.get_output_embeddings()
+    layer.register_forward_hook(lambda _, inputs, product: product * factor)
+
+
 def _own_logits(layer: nn.Module, sizes: list[float], forward: Callable[[], Tensor]) -> Tensor:
     """The model's logits float32 [sizes, T, V] where the input of its head is multiplied by each of `sizes`."""
     fed = []

@@ -90,12 +90,17 @@ def own_logits(lm, batch: Batch) -> torch.Tensor:
     return out.logits.float().flatten(0, 1)[batch.answer_rows]
 
 
-def test_the_head_gives_the_familys_own_logits(parts, samples):
+def test_the_head_gives_the_familys_own_logits(parts, folder, samples):
+    """Those of its class as it is in transformers, times the factor that the family says the class leaves out."""
+    own_class = parts.cls.from_pretrained(folder).eval()
+    factor = (parts.reader.of.logits_factor or (lambda config: 1.0))(own_class.config)
     for pad in ("right", "left"):
         batch = parts.batch(samples, pad=pad)
         own = own_logits(parts.lm, batch)
         assert len(own) == len(batch.targets) > 8 and own.abs().max() > 0.1
         parts.close(parts.lm.head().logits(parts.hidden(batch)), own)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **parts.lm.audio_inputs(batch)}
+        assert torch.equal(own, factor * own_class(**inputs).logits.flatten(0, 1)[batch.answer_rows])
 
 
 def test_prompts_are_the_processors_own(parts, samples):
