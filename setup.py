@@ -89,6 +89,7 @@ setup(
         # What the processors of audio LLMs import, by the family's name (docs/models.md).
         "gemma4": ["torchvision"],
         "granite_speech": ["torchaudio"],
+        "granite_speech_plus": ["torchaudio"],
         "qwen2_5_omni": ["torchvision"],
         "voxtral": ["mistral-common>=1.8"],
         "stream": ["webdataset>=0.2.100"],

@@ -126,8 +126,13 @@ class ProcessorReader(Reader):
 
     def features_identity(self) -> dict[str, Any]:
         """The processor's feature extractor and its placeholder; of windows also how many an audio may have."""
-        found = {"features": self.processor.feature_extractor.to_json_string(), "placeholder": self._mark}
+        found = {"features": feature_extractor(self.processor).to_json_string(), "placeholder": self._mark}
         return found | ({"longest audio in s": self.longest_seconds} if self.of.windows else {})
+
+
+def feature_extractor(processor: Any) -> Any:
+    """What a processor extracts features with, under either name that transformers has for it; None: nothing."""
+    return getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
 
 
 def check_packages(family: Family, name: str) -> None:
@@ -150,7 +155,7 @@ def load_processor(folder: str | Path) -> Any:
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: no processor there that loads ({reason}); give a whole folder") from error
-    if not hasattr(processor, "feature_extractor") or not hasattr(processor, "audio_token"):
+    if feature_extractor(processor) is None or not hasattr(processor, "audio_token"):
         raise UserError(f"{folder}: its processor files are those of no audio model; give a whole folder")
     if processor.audio_token not in processor.tokenizer.get_vocab():
         raise UserError(f"{folder}: its tokenizer has no token {processor.audio_token!r}; give a whole folder")

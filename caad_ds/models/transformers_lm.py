@@ -259,8 +259,8 @@ class TransformersLM(AudioLM):
             )
         if self.merged:
             raise UserError(
-                f"--keep-adapters: {self.module.name_or_path} had adapters of its own, which were merged, so that those "
-                "trained here do not stand on its files; leave it out"
+                f"--keep-adapters: {self.module.name_or_path} had adapters of its own, which were merged, so that "
+                "those trained here do not stand on its files; leave it out"
             )
         base = self.module.base_model_prefix
         lora.save_peft(folder, self.module, settings, f"{base}.{self.of.connector}")

@@ -97,6 +97,14 @@ class ContentParts:
         return parts
 
 
+class MarkInText(ContentParts):
+    """Audio as the family's placeholder inside a content that is one text: the template takes no parts."""
+
+    def _parts(self, content: str) -> str:
+        first, *rest = SPAN.split(content)
+        return self.mark.join([first, *(text.removeprefix("\n") for text in rest)])
+
+
 def render(tokenizer: Any, chat: Iterable[Mapping[str, Any]], prompt: bool = True) -> str:
     """The chat template's text of messages; UserError with the template's words if it refuses them."""
     chat = list(chat)

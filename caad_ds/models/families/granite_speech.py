@@ -1,0 +1,103 @@
+"""Granite Speech: a conformer without a mask, a Q-Former over windows of its states, Granite."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.models import transformers_lm
+from caad_ds.models.family import Family
+from caad_ds.models.processor_reader import ProcessorReader
+from caad_ds.models.prompts.audio_spans import MarkInText
+from caad_ds.models.reader import Features
+from caad_ds.models.transformers_lm import TransformersLM
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
+
+WINDOW = "caad_window_seconds"  # of the feature extractor's settings, saved with them: what every audio is padded to
+SECONDS = 30.0
+
+FAMILY = Family(
+    model_type="granite_speech",
+    model="GraniteSpeechForConditionalGeneration",
+    tower="encoder",
+    connector="projector",
+    longest_seconds=lambda processor: float(getattr(processor.audio_processor, WINDOW, SECONDS)),
+    shortest_seconds=0.02,  # alone, its extractor takes none below 257 samples, and below 160 one has no position
+    packages=("torchaudio",),
+    # Until 5.9 transformers' own class applied it, since 5.10 it has left it out; vLLM applies it (docs/models.md).
+    logits_factor=lambda config: 1 / config.text_config.logits_scaling,
+)
+
+
+class GraniteSpeechReader(ProcessorReader):
+    """Every audio padded to one length: to its end the tower reads what stands beside an audio in its batch."""
+
+    def spans(self) -> MarkInText:
+        """As texts: its template takes no parts."""
+        return MarkInText(self._mark)
+
+    @classmethod
+    def load(cls, family: Family, folder: str | Path, **reading: Any) -> ProcessorReader:
+        """Make it of a folder's processor; UserError where its extractor is another one than the files say."""
+        made = super().load(family, folder, **reading)
+        stored = _stored(Path(folder)).get("melspec_kwargs", {})
+        used = made.processor.audio_processor.melspec_kwargs
+        if wrong := [f"{name} {value}" for name, value in stored.items() if used.get(name, value) != value]:
+            raise UserError(
+                f"{folder}: transformers does not read {', '.join(wrong)} of its melspec_kwargs; name "
+                f"{'them' if len(wrong) > 1 else 'it'} beside projector_window_size in the same file, outside of them"
+            )
+        return made
+
+    def extracted(self, waveforms: Sequence[np.ndarray]) -> Features:
+        """What the processor makes of them beside silence of the full length, to which it pads them."""
+        silence = np.zeros(round(self.longest_seconds * SAMPLE_RATE), np.float32)
+        made = super().extracted([*map(np.array, waveforms), silence])  # copies: PyTorch warns of read-only memory
+        return Features({name: each[:-1] for name, each in made.audio.items()}, made.positions[:-1])
+
+    def positions_of(self, seconds: float) -> int:
+        """As many as the longest audio has for its length, and those of one window of the projector."""
+        extractor = self.processor.audio_processor
+        window = extractor.projector_window_size // extractor.projector_downsample_rate
+        return math.ceil(seconds * self._positions_per_second) + window
+
+
+class GraniteSpeechLM(TransformersLM):
+    """Its adapters, which its own `generate` enables for audio alone, are part of the weights on both paths."""
+
+    reads = GraniteSpeechReader
+
+    def __init__(self, family: Family, model: PreTrainedModel, reader: ProcessorReader):
+        super().__init__(family, model, reader)
+        model.config.has_lora_adapter = False  # those of a folder were merged, random weights have none
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """The feature extractor's settings in the files of a processor."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        values = read_json(folder / name, "give a whole folder") if (folder / name).is_file() else {}
+        if "melspec_kwargs" in (settings := values.get("audio_processor", values)):
+            return settings
+    return {}
+
+
+def load_with_adapters(family: Family, folder: Path, dtype: torch.dtype) -> TransformersLM:
+    """The model of a folder with its adapters merged; UserError where its config names some and none are there."""
+    has = read_json(folder / "config.json", "give a whole folder").get("has_lora_adapter", True)
+    if has and not all((folder / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")):
+        raise UserError(
+            f"{folder}: its config says has_lora_adapter, but adapter_config.json or adapter_model.safetensors is not "
+            "there; add them, or set has_lora_adapter to false if they are merged"
+        )
+    return transformers_lm.load(family, folder, dtype, lm=GraniteSpeechLM)
+
+
+load = partial(load_with_adapters, FAMILY)
+build = partial(transformers_lm.build, FAMILY, lm=GraniteSpeechLM)
