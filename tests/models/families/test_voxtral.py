@@ -310,7 +310,7 @@ def test_a_hub_id_is_read_without_the_second_copy_of_the_weights(monkeypatch, so
         "tekken.json",
         "model-00001-of-00002.safetensors",
         "consolidated.safetensors",
-        "params.json",
+        "notes.md",
     ]
     chosen = [
         name for name in names
