@@ -316,7 +316,8 @@ def build(
         config = own_config(family, whole, name)
         # A published config names the dtype of its weights, for each part; random ones are made in fp32.
         for part in (config, *(getattr(config, part) for part in config.sub_configs)):
-            part.dtype = None
+            if part is not None:
+                part.dtype = None
         model = getattr(transformers, family.model)(config)
     except UserError:
         raise

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from transformers import PreTrainedModel
+
 from caad_ds.models import transformers_lm
 from caad_ds.models.family import Family
 from caad_ds.models.processor_reader import ProcessorReader
@@ -43,6 +45,12 @@ class Gemma4LM(transformers_lm.TransformersLM):
     """Its layers are not to be cut: each has a part of one table, and late ones read keys of earlier ones."""
 
     reads = Gemma4Reader
+
+    def __init__(self, family: Family, model: PreTrainedModel, reader: ProcessorReader):
+        if model.config.audio_config is None:
+            name = model.name_or_path or "the architecture"
+            raise UserError(f"{name}: a gemma4 without an audio tower hears nothing; take one that has it (E2B, E4B)")
+        super().__init__(family, model, reader)
 
     def keep_first_layers(self, layers: int) -> None:
         """UserError."""

@@ -1,5 +1,7 @@
 """What Gemma 4 has beside what every family has: sliding windows, and keys that layers share."""
 
+import json
+
 import pytest
 import torch
 
@@ -68,3 +70,12 @@ def test_audio_without_a_frame_is_refused(lm):
     with pytest.raises(UserError, match=r"^sample a: an audio of 0.010 s is shorter than the 0.02 s"):
         lm.reader.collate([sample("a", 0.01)])
     assert lm.reader.features([sample("a", 0.02).waveforms[0]]).positions == [1]
+
+
+def test_a_model_without_an_audio_tower_is_refused(folder, tmp_path):
+    """As the larger ones are published."""
+    values = gemma4.architecture(gemma4.processor()) | {"audio_config": None}
+    file = tmp_path / "model.json"
+    file.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"^the architecture: a gemma4 without an audio tower hears nothing"):
+        auto.build(str(file), folder)
