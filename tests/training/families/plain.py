@@ -19,10 +19,10 @@ from caad_ds.training.engines import load_student
 from caad_ds.training.schedule import learning_rate
 
 
-def losses(cfg: Config, vocabulary: int | None = None) -> Iterator[float]:
+def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
     """The loss of each step of a run, as the paper writes it; each path is a forward of its own.
 
-    It is over the first `vocabulary` tokens, those that both models have in common; None: over all of the teacher's.
+    It is over the ids `vocabulary`, those that both models have in common; None: over all of the teacher's.
     """
     student, teacher = load_student(cfg), auto.load(cfg.teacher.path)
     student.module.train()
@@ -41,11 +41,12 @@ def losses(cfg: Config, vocabulary: int | None = None) -> Iterator[float]:
         with torch.no_grad():
             second = silent(batch.teacher) if cfg.teacher.negative == "zero_mel" else batch.negative
             positive, negative = logits(teacher, batch.teacher), logits(teacher, second)
-            contrasted = ((1 + objective.alpha) * positive - objective.alpha * negative)[:, :vocabulary]
-            target = torch.softmax(contrasted / tau, -1)
-        found = logits(student, batch.student)[:, : target.shape[1]]
+            contrasted = (1 + objective.alpha) * positive - objective.alpha * negative
+            ids = torch.arange(contrasted.shape[1]) if vocabulary is None else vocabulary
+            target = torch.softmax(contrasted[:, ids] / tau, -1)
+        found, targets = logits(student, batch.student)[:, ids], torch.searchsorted(ids, batch.student.targets)
         kd = tau**2 * F.kl_div(torch.log_softmax(found / tau, -1), target, reduction="batchmean")
-        loss = share * kd + (1 - share) * F.cross_entropy(found, batch.student.targets)
+        loss = share * kd + (1 - share) * F.cross_entropy(found, targets)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, opt.max_grad_norm)

@@ -21,8 +21,8 @@ LIMIT = 1e-5
 KILLED = {"checkpoint": {"every": 3}}
 
 
-def assert_plain_losses(file, out, vocabulary: int | None = None) -> list[float]:
-    """Fail unless a run's losses are those of plain PyTorch, over so many tokens; return them."""
+def assert_plain_losses(file, out, vocabulary: torch.Tensor | None = None) -> list[float]:
+    """Fail unless a run's losses are those of plain PyTorch, over these ids; return them."""
     found = [value for _, value in curve(out, "train/loss")]
     expected = list(losses(load_config(file), vocabulary))
     assert len(found) == len(expected)
