@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from caad_ds.models import transformers_lm
 from caad_ds.models.family import Family
 from caad_ds.models.processor_reader import ProcessorReader
-from caad_ds.models.prompts.audio_spans import ContentParts, Messages
+from caad_ds.models.prompts.audio_spans import ContentParts
 from caad_ds.utils.errors import UserError
 
 FAMILY = Family(
@@ -21,24 +21,12 @@ FAMILY = Family(
 )
 
 
-class BetweenMarks(ContentParts):
-    """Audio between two tokens that the processor writes, not the template."""
-
-    def __init__(self, mark: str, begin: str, end: str):
-        super().__init__(mark)
-        self.span = begin + mark + end
-
-    def render(self, tokenizer: object, messages: Messages) -> str:
-        """The template's text with them."""
-        return super().render(tokenizer, messages).replace(self.mark, self.span)
-
-
 class Gemma4Reader(ProcessorReader):
     """Puts audio between its tokens."""
 
     def spans(self) -> ContentParts:
         """As its processor writes them."""
-        return BetweenMarks(self._mark, self.processor.boa_token, self.processor.eoa_token)
+        return ContentParts(self._mark, self.processor.boa_token, self.processor.eoa_token)
 
 
 class Gemma4LM(transformers_lm.TransformersLM):

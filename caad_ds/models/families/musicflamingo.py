@@ -9,7 +9,7 @@ import numpy as np
 from caad_ds.models import transformers_lm
 from caad_ds.models.family import Family, whole_windows
 from caad_ds.models.processor_reader import ProcessorReader
-from caad_ds.models.prompts.audio_spans import ContentParts, Messages
+from caad_ds.models.prompts.audio_spans import ContentParts
 from caad_ds.models.reader import Features
 from caad_ds.utils.errors import UserError
 
@@ -25,18 +25,6 @@ FAMILY = Family(
 )
 
 
-class MarkedParts(ContentParts):
-    """Audio as a part of a content, with the tokens around its placeholders that the processor writes."""
-
-    def __init__(self, mark: str, before: str, after: str):
-        super().__init__(mark)
-        self._whole = before + mark + after
-
-    def render(self, tokenizer: Any, messages: Messages) -> str:
-        """The template's text, in which the placeholder alone stands for an audio, with the tokens around it."""
-        return super().render(tokenizer, messages).replace(self.mark, self._whole)
-
-
 class MusicReader(ProcessorReader):
     """Every window that the model is given has a position."""
 
@@ -48,7 +36,7 @@ class MusicReader(ProcessorReader):
                 f"{tokenizer.name_or_path}: its tokenizer has no token {missing[0]!r}, which stands beside audio; give "
                 "a whole folder"
             )
-        return MarkedParts(self._mark, *self._around())
+        return ContentParts(self._mark, *self._around())
 
     def extracted(self, waveforms: Sequence[np.ndarray]) -> Features:
         """The processor's own inputs but for a last window of one or two frames, which has no position.

@@ -60,11 +60,12 @@ class MarkedText:
 class ContentParts:
     """Audio as a part of a content, as the processors of transformers take it; `mark` is the family's placeholder.
 
-    A transcription is the beginning of the text after its audio, as a line of its own.
+    `before` and `after` are tokens around it that the processor writes and the template does not. A transcription is
+    the beginning of the text after its audio, as a line of its own.
     """
 
-    def __init__(self, mark: str):
-        self.mark = mark
+    def __init__(self, mark: str, before: str = "", after: str = ""):
+        self.mark, self._whole = mark, before + mark + after
 
     def given(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
         """The messages with each transcription after its audio's marker."""
@@ -72,8 +73,9 @@ class ContentParts:
         return [(role, SPAN.sub(lambda span: span[0] + next(lines, ""), content)) for role, content in messages]
 
     def render(self, tokenizer: Any, messages: Messages) -> str:
-        """The template's text of contents that are lists of parts."""
-        return render(tokenizer, [{"role": role, "content": self._parts(content)} for role, content in messages])
+        """The template's text of contents that are lists of parts, with the tokens around an audio."""
+        text = render(tokenizer, [{"role": role, "content": self._parts(content)} for role, content in messages])
+        return text.replace(self.mark, self._whole)
 
     def texts(self, content: str) -> list[str]:
         """What stands between its audios."""
