@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
 from caad_ds.models import auto, processor_reader
-from caad_ds.models.families.voxtral import MOST_WINDOWS
 from caad_ds.models.prompts.tekken import TEMPLATE, tekken_tokenizer
 from caad_ds.models.shared_vocabulary import SharedVocabulary
+from caad_ds.models.tekken_processor import MOST_WINDOWS
 from caad_ds.utils.errors import UserError
 from tests.models.families.conftest import audio, sample
 from tests.models.families.tiny.text import SECONDS
