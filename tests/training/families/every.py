@@ -42,14 +42,17 @@ def write_model(made: ModuleType, folder: Path, **shape: int) -> Path:
 
 
 def loud_head(model: Path) -> None:
-    """Multiply a model's head, if it is not tied: of fresh weights the target would be as good as uniform."""
+    """Multiply a model's logits: of fresh weights the target would be as good as uniform.
+
+    By its head, or where that is the table of embeddings by its last norm.
+    """
     file = model / "model.safetensors"
     tensors = load_file(file)
     heads = [name for name in tensors if name.endswith("lm_head.weight")]
-    for name in heads:
-        tensors[name] *= 20
-    if heads:
-        save_file(tensors, file, {"format": "pt"})
+    norms = [name for name in tensors if name.endswith((".model.norm.weight", ".language_model.norm.weight"))]
+    [name] = heads or norms
+    tensors[name] *= 20
+    save_file(tensors, file, {"format": "pt"})
 
 
 def write_shards(folder: Path, longest: float, several: bool) -> None:

@@ -19,6 +19,7 @@ from tests.training.launching import Run, curve, train, weights
 # What is hard of each: a connector inside the tower, several windows, a tied head and a BatchNorm, a fixed window.
 MAIN = {"qwen2_5_omni": "connector", "audioflamingo3": "all", "granite_speech": "all", "voxtral": "lora"}
 MODE = dict(zip(FAMILIES, cycle(MODES))) | MAIN
+QUICK = [family if family in MAIN else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
 KILLED = {"optimizer": {"steps": 7}, "checkpoint": {"every": 2}}
 
 
@@ -53,7 +54,7 @@ def ran(world, folder_of, tmp_path):
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", QUICK)
 def test_two_ranks_take_the_steps_of_plain_pytorch(ran, folder_of, tmp_path, family):
     file, _ = ran(family, MODE[family], optimizer={"steps": 4 if family in MAIN else 2})
     assert_plain_losses(file, tmp_path / "out")
