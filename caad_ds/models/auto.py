@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from caad_ds.models import families
 from caad_ds.models.architecture import read_architecture
 from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.transformers_lm import TransformersLM
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import check_model_folder, is_hub_id
@@ -114,6 +115,13 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> AudioLM:
     model = family_of(folder).load(folder, dtype)
     model.module.name_or_path = str(name)  # adapters that are saved name it
     return model
+
+
+def longest_seconds(folder: Path) -> float:
+    """The longest audio that the model in the folder of a family of transformers takes, without its weights."""
+    found = family_of(folder)
+    lm = found.build.keywords.get("lm", TransformersLM)
+    return lm.reads.load(found.FAMILY, folder).longest_seconds
 
 
 def build(architecture: str, processor: str | Path) -> AudioLM:

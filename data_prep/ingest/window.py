@@ -1,14 +1,19 @@
-"""The longest audio that a model takes, known before Stage 1 is paid for; read from JSON and YAML, without PyTorch."""
+"""The longest audio that a model takes, known before Stage 1 is paid for.
+
+Of our own family it is read from JSON and YAML, without PyTorch; of a family of transformers its processor says it.
+"""
 
 from pathlib import Path
+from pkgutil import iter_modules
 
+from caad_ds.models import families
 from caad_ds.models.architecture import is_architecture
 from caad_ds.models.whisper_qformer.rates import POSITIONS_PER_SECOND
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import check_model_folder, is_hub_id, model_folder
 
-EXTRACTORS = ("processor_config.json", "preprocessor_config.json")  # where families of transformers name their window
+TRANSFORMERS = {module.name for module in iter_modules(families.__path__)} - {"caad_speech_lm"}
 
 
 def window_seconds(path: Path) -> float:
@@ -54,16 +59,16 @@ def _of_model(config: Path, name: str) -> float:
 def _of_folder(folder: Path) -> float:
     """The window of a model's folder, or of a Whisper encoder's."""
     config = folder / "config.json"
-    window = read_json(config, "name another model").get("window_seconds")
+    told = read_json(config, "name another model")
+    window = told.get("window_seconds")
     if isinstance(window, int | float) and window > 0:
         return window
+    if told.get("model_type") in TRANSFORMERS:
+        from caad_ds.models import auto  # it takes seconds to import
+
+        return auto.longest_seconds(folder)
     if (positions := _positions(folder)) is not None:
         return positions
-    for file in filter(Path.is_file, (folder / name for name in EXTRACTORS)):
-        told = read_json(file, "name another model")
-        seconds = (told.get("feature_extractor") or told).get("chunk_length")
-        if isinstance(seconds, int | float) and seconds > 0:
-            return seconds
     raise UserError(f"{config}: it says no window; name the folder of an audio model, of a Whisper, or a config")
 
 

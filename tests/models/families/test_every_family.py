@@ -18,6 +18,7 @@ from caad_ds.models import auto, families, negatives
 from caad_ds.models.processor_reader import WINDOWS
 from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.utils.errors import UserError
+from data_prep.ingest.window import window_seconds
 from tests.models.families import tiny
 from tests.models.families.conftest import NEAR, audio, sample
 from tests.models.families.tiny import text
@@ -346,6 +347,11 @@ def test_audio_longer_than_the_family_takes_is_refused(parts):
     parts.batch([sample("whole", longest)])
     with pytest.raises(UserError, match=r"^sample long: an audio of .* exceeds the model's window of"):
         parts.batch([sample("long", longest + 0.01)])
+
+
+def test_the_longest_audio_is_known_without_the_weights(parts, folder):
+    """As `caad-ds prep ingest --for` asks for it."""
+    assert window_seconds(folder) == parts.reader.longest_seconds
 
 
 @pytest.mark.parametrize("share", [0.11, 0.37, 0.5, 0.731, 0.9999, 1.0])
