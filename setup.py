@@ -91,7 +91,7 @@ setup(
         "granite_speech": ["torchaudio"],
         "granite_speech_plus": ["torchaudio"],
         "qwen2_5_omni": ["torchvision"],
-        "voxtral": ["mistral-common>=1.8"],
+        "voxtral": ["mistral-common>=1.11.5"],
         "stream": ["webdataset>=0.2.100"],
         "vllm": ["vllm==0.30.*"],  # newer ones want a transformers that is too old here (docs/corpora.md)
     },

@@ -21,6 +21,7 @@ from caad_ds.utils.paths import check_model_folder, is_hub_id
 # What a model is made of; a repository may hold other formats of the weights as well.
 PROCESSOR = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 WEIGHTS = ("*.safetensors",)
+TOKENIZERS = ("tokenizer_config.json", "tekken.json")  # one of them is in the folder of any processor
 UNREAD = ("consolidated*",)  # the same weights once more, in Mistral's own format
 # Why models of other types cannot be distilled, where their kind is known (by a part of model_type, the first counts).
 NO_LLM = "a CTC or transducer model, which has no language model"
@@ -130,6 +131,6 @@ def build(architecture: str, processor: str | Path) -> AudioLM:
     if not hasattr(found, "build"):
         raise UserError(f"{architecture}: a whole {found.FAMILY} has parts, not one architecture; use student.llm")
     folder = Path(processor)
-    if not (folder / "tokenizer_config.json").is_file():  # a processor of its own has no config.json
+    if not any((folder / name).is_file() for name in TOKENIZERS):  # a processor of its own has no config.json
         folder = local_folder(processor, PROCESSOR)
     return found.build(architecture, folder)

@@ -9,6 +9,7 @@ from caad_ds.utils.files import read_json
 
 MODEL_FILES = (
     "config.json", "*.safetensors", "*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt", "*processor*.json",
+    "tekken.json", "adapter_config.json", "chat_template.json",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.data.batch import Audio, joined
 from caad_ds.models.family import Family
 from caad_ds.models.language_model.llm import TOKENIZER_FILES
-from caad_ds.models.prompts.audio_spans import AudioSpans, ContentParts
+from caad_ds.models.prompts.audio_spans import ContentParts
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.reader import AFTER_AUDIO, NO_TRANSCRIPT, TRANSCRIPT, Features, Reader
@@ -67,7 +67,7 @@ class ProcessorReader(Reader):
         check_packages(family, str(folder))
         return cls(load_processor(Path(folder)), family, **reading)
 
-    def spans(self) -> AudioSpans:
+    def spans(self) -> ContentParts:
         """How audio stands in the text that the chat template writes."""
         return ContentParts(self._mark)
 
@@ -125,8 +125,8 @@ class ProcessorReader(Reader):
         return most / seconds
 
     def features_identity(self) -> dict[str, Any]:
-        """The processor's feature extractor and its placeholder; of windows also how many an audio may have."""
-        found = {"features": feature_extractor(self.processor).to_json_string(), "placeholder": self._mark}
+        """The feature extractor and the placeholder, with what stands around it; of windows the longest audio too."""
+        found = {"features": feature_extractor(self.processor).to_json_string(), "placeholder": self.spans().whole}
         return found | ({"longest audio in s": self.longest_seconds} if self.of.windows else {})
 
 

@@ -184,9 +184,9 @@ class Reader(ABC):
         index = torch.zeros_like(batch.audio_index)
         return batch.with_audio(features.audio, index, batch.audio_positions, constant=name)
 
-    def only_audio(self) -> Batch:
-        """The batch of a sample that is nothing but a short audio."""
-        features = self.features([self.shortest()])
+    def only_audio(self, waveform: np.ndarray | None = None) -> Batch:
+        """The batch of a sample that is nothing but an audio; None: a short one."""
+        features = self.features([self.shortest() if waveform is None else waveform])
         [count] = features.positions
         ids = torch.full((1, count), self.prompts.placeholder)
         ones, no_answer = torch.ones_like(ids), torch.full_like(ids, IGNORE)

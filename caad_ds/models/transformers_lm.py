@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
@@ -110,16 +111,27 @@ class TransformersLM(AudioLM):
         return self._silent
 
     def check_hearing(self, name: str) -> None:
-        """Run a short audio through it; UserError, which begins with `name`, where it does not take its processor's."""
+        """Run two short audios through it.
+
+        UserError, which begins with `name`, where it does not take its processor's, or does not hear them.
+        """
+        shortest = self.reader.shortest()
+        other = np.random.default_rng(0).standard_normal(len(shortest)).astype(np.float32) * 0.1
         try:
             with at_rest(self.module):
-                self._states(self._only_audio())
+                heard, unlike = (self._states(each) for each in (self._only_audio(), self.reader.only_audio(other)))
         except Exception as error:  # whatever a family's code raises on features or placeholders of another model
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             raise UserError(
                 f"{name}: its forward fails on the audio of the processor {self.reader.tokenizer.name_or_path} "
                 f"({reason}); take the processor of this model, or correct its config"
             ) from error
+        if torch.equal(heard, unlike):  # not every family's forward compares placeholders with its config's
+            raise UserError(
+                f"{name}: its states do not depend on the audio of the processor {self.reader.tokenizer.name_or_path}, "
+                f"whose placeholder is {self.reader.prompts.placeholder}; take the processor of this model, or correct "
+                "its config"
+            )
 
     def generation_inputs(self, batch: Batch) -> dict[str, Any]:
         """Tokens with their placeholders, and the audio inputs."""

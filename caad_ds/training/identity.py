@@ -152,9 +152,14 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def frozen_hash(student: AudioLM) -> str:
-    """sha256 over the weights that a checkpoint of a student does not hold: its encoder's and its own frozen ones."""
+    """sha256 over the weights that a checkpoint of a student does not hold: its encoder's and its own frozen ones.
+
+    Numbers that are saved but not trained, such as a tower's running means, are among them.
+    """
     frozen = [(name, p) for name, p in student.module.named_parameters() if not p.requires_grad]
-    return _hash([*student.tensors_outside(), *frozen])
+    saved = student.module.state_dict()
+    buffers = [(name, b) for name, b in student.module.named_buffers() if name in saved and b.is_floating_point()]
+    return _hash([*student.tensors_outside(), *frozen, *buffers])
 
 
 def start_hash(student: nn.Module) -> str:

@@ -91,7 +91,13 @@ def _stored(folder: Path) -> dict[str, Any]:
 def load_with_adapters(family: Family, folder: Path, dtype: torch.dtype) -> TransformersLM:
     """The model of a folder with its adapters merged; UserError where its config names some and none are there."""
     has = read_json(folder / "config.json", "give a whole folder").get("has_lora_adapter", True)
-    if has and not all((folder / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")):
+    there = [(folder / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")]
+    if not has and any(there):
+        raise UserError(
+            f"{folder}: its config says that it has no adapters (has_lora_adapter), and their files are there; remove "
+            "them if they are merged, or set it to true"
+        )
+    if has and not all(there):
         raise UserError(
             f"{folder}: its config says has_lora_adapter, but adapter_config.json or adapter_model.safetensors is not "
             "there; add them, or set has_lora_adapter to false if they are merged"

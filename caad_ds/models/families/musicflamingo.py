@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -47,10 +46,6 @@ class MusicReader(ProcessorReader):
         made = super().extracted(waveforms)
         heard = self.processor._get_audio_token_length(made.audio["input_features_mask"].sum(-1)) > 0
         return Features({name: value[heard] for name, value in made.audio.items()}, made.positions)
-
-    def features_identity(self) -> dict[str, Any]:
-        """The tokens around an audio as well."""
-        return super().features_identity() | {"around audio": self._around()}
 
     def _around(self) -> tuple[str, str]:
         return self.processor.audio_bos_token, self.processor.audio_eos_token

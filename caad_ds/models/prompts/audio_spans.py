@@ -65,7 +65,7 @@ class ContentParts:
     """
 
     def __init__(self, mark: str, before: str = "", after: str = ""):
-        self.mark, self._whole = mark, before + mark + after
+        self.mark, self.whole = mark, before + mark + after
 
     def given(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
         """The messages with each transcription after its audio's marker."""
@@ -75,7 +75,7 @@ class ContentParts:
     def render(self, tokenizer: Any, messages: Messages) -> str:
         """The template's text of contents that are lists of parts, with the tokens around an audio."""
         text = render(tokenizer, [{"role": role, "content": self._parts(content)} for role, content in messages])
-        return text.replace(self.mark, self._whole)
+        return text.replace(self.mark, self.whole)
 
     def texts(self, content: str) -> list[str]:
         """What stands between its audios."""

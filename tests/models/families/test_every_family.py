@@ -1,6 +1,7 @@
 """What holds for every family of transformers, compared with its own class and its own processor."""
 
 import json
+import shutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,8 +16,10 @@ from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import auto, families, negatives
+from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.processor_reader import WINDOWS
 from caad_ds.models.prompts.prompt_encoder import end_tokens
+from caad_ds.training.identity import frozen_hash
 from caad_ds.utils.errors import UserError
 from data_prep.ingest.window import window_seconds
 from tests.models.families import tiny
@@ -330,6 +333,50 @@ def test_a_batch_without_audio_runs_the_tower(parts, samples):
         hidden = parts.hidden(batch)
     assert ran == [1]
     parts.close(parts.lm.head().logits(hidden), own_logits(parts.lm, batch))
+
+
+def changed(folder, tmp_path, name, change) -> Path:
+    """A copy of the folder in which a JSON file's values are changed."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    values = json.loads((copy / name).read_text())
+    change(values)
+    (copy / name).write_text(json.dumps(values))
+    return copy
+
+
+def test_a_config_with_another_placeholder_is_refused(parts, folder, tmp_path):
+    """Its forward would put audio nowhere, and not every family's tells."""
+
+    def other(values):
+        for key, value in values.items():
+            if isinstance(value, dict):
+                other(value)
+            elif key in ("audio_token_id", "audio_token_index"):
+                values[key] = parts.reader.tokenizer.convert_tokens_to_ids("a")
+
+    with pytest.raises(UserError, match=r"its forward fails on the audio|its states do not depend on the audio"):
+        auto.load(changed(folder, tmp_path, "config.json", other))
+
+
+def test_the_hash_of_a_folder_has_every_file_that_is_read(folder, tmp_path):
+    """But the generation config, of which the end tokens count, and a file that holds nothing."""
+    for file in sorted(folder.iterdir()):
+        if file.name in ("generation_config.json", "spk_dict.pt"):
+            continue
+        copy = Path(shutil.copytree(folder, tmp_path / file.name))
+        (copy / file.name).write_bytes((copy / file.name).read_bytes() + b" ")
+        assert model_hash(copy) != model_hash(folder), file.name
+
+
+def test_saved_buffers_are_part_of_what_is_frozen(folder):
+    """A run does not go on from a base whose running means are others."""
+    lm = auto.load(folder)
+    before = frozen_hash(lm)
+    for name, buffer in lm.module.named_buffers():
+        if name in lm.module.state_dict() and buffer.is_floating_point():
+            buffer.add_(1)
+            assert frozen_hash(lm) != before, name
+            return
 
 
 def test_more_audios_than_the_family_takes_are_refused(parts):

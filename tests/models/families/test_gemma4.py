@@ -66,6 +66,12 @@ def test_its_layers_are_not_cut(lm):
         lm.keep_first_layers(1)
 
 
+def test_readers_that_write_other_tokens_around_audio_are_not_alike(lm, monkeypatch):
+    identity = lm.reader.identity()
+    monkeypatch.setattr(lm.reader.processor, "eoa_token", "<image|>")
+    assert lm.reader.identity() != identity
+
+
 def test_audio_without_a_frame_is_refused(lm):
     with pytest.raises(UserError, match=r"^sample a: an audio of 0.010 s is shorter than the 0.02 s"):
         lm.reader.collate([sample("a", 0.01)])

@@ -271,6 +271,13 @@ def test_adapters_that_are_named_and_not_there_are_refused(adapted, name):
         auto.load(adapted)
 
 
+def test_adapters_beside_a_config_that_says_there_are_none_are_refused(adapted):
+    """They may be merged already: to merge them twice would go unnoticed."""
+    configured(adapted, has_lora_adapter=False)
+    with pytest.raises(UserError, match=f"^{adapted}: its config says that it has no adapters"):
+        loaded(adapted)
+
+
 def test_adapters_do_not_stand_on_weights_that_others_were_merged_into(adapted, tmp_path):
     lm = loaded(adapted)
     lm.add_adapters({"rank": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "encoder": False})
