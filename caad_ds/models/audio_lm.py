@@ -94,7 +94,7 @@ class AudioLM(ABC):
         return self.generator.generation_config.eos_token_id  # type: ignore[union-attr]
 
     def parts(self) -> dict[str, nn.Module]:
-        """Its modules by what they are; none holds another, and together they are all of it."""
+        """Its modules that hear and write, by what they are; none holds another."""
         return {"encoder": self.tower, "connector": self.connector, "llm": self.decoder}
 
     def to(self, device: torch.device | str) -> "AudioLM":

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.batch import Batch
@@ -280,6 +281,22 @@ def test_merged_adapters_are_saved_as_weights(parts, folder, tmp_path, samples):
     again = auto.load(tmp_path)
     again.module.eval()
     parts.close(own_logits(again, batch), adapted, 1e-4)
+
+
+def test_kept_adapters_are_read_by_peft_on_the_familys_class(parts, folder, tmp_path, samples):
+    lm = auto.load(folder)
+    lm.add_adapters({"rank": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "encoder": True})
+    for name, parameter in lm.module.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    lm.module.eval()
+    batch = lm.reader.collate(samples)
+    lm.save(tmp_path)
+    read = PeftModel.from_pretrained(parts.cls.from_pretrained(folder), tmp_path).eval()
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **lm.audio_inputs(batch)}
+    found = read(**inputs).logits.float().flatten(0, 1)[batch.answer_rows]
+    factor = (lm.of.logits_factor or (lambda config: 1.0))(lm.module.config)
+    parts.close(factor * found, own_logits(lm, batch))
 
 
 def test_adapters_on_a_tied_head_are_refused(folder):
