@@ -146,9 +146,9 @@ class Clips:
         waveform, levels = clip.measured()
         seconds, window = len(waveform) / decode.SAMPLE_RATE, self.lm.reader.longest_seconds
         if longer(seconds, window):
-            raise decode.AudioError(f"its {seconds:.6g} s exceed the encoder's window of {window:g} s")
+            raise decode.AudioError(f"its {seconds:.9g} s exceed the encoder's window of {window:g} s")
         if seconds < (least := self.lm.reader.shortest_seconds):
-            raise decode.AudioError(f"its {seconds:.3f} s are fewer than the {least:g} s that {self.lm.family} takes")
+            raise decode.AudioError(f"its {seconds:.9g} s are fewer than the {least:g} s that {self.lm.family} takes")
         if found := faults(levels):
             self.doubtful[clip] = "; ".join(f"{rule}: {reason}" for rule, reason in found)
         return waveform

@@ -9,21 +9,27 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import check_hub_or_folder
 
 
-def pretrained(cls: Any, name: str | Path, what: str, **kwargs: Any) -> Any:
-    """`cls.from_pretrained(name, **kwargs)`; UserError if it does not load or lacks weights of the model.
+def pretrained(cls: Any, name: str | Path, what: str, apart: tuple[str, ...] = (), **kwargs: Any) -> Any:
+    """`cls.from_pretrained(name, **kwargs)`; UserError if it does not load, or has other layers than its config says.
 
-    `what` names the kind of model in the message.
+    `what` names the kind of model in the message, `apart` the parts of a checkpoint that are not read.
     """
     check_hub_or_folder(str(name), what)
     try:
         # What does not fit is told below, by name.
         told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = cls.from_pretrained(name, **told, trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name}: no {what} that loads ({reason}); give a hub id or a folder that holds one") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{name}: it lacks {len(missing)} weights of the {what} ({missing[0]}, ...); give a whole one")
+    unread = [weight for weight in sorted(report["unexpected_keys"]) if not weight.startswith(apart or ("?",))]
+    if left := [weight for weight in unread if ".layers." in weight]:
+        raise UserError(
+            f"{name}: its config names fewer layers than its weights have ({left[0]}, ...); take the config of these "
+            "weights, or cut layers by student.keep_layers"
+        )
     if wrong := sorted(report["mismatched_keys"]):
         weight, stored, expected = wrong[0]
         raise UserError(

@@ -45,6 +45,12 @@ class ProcessorReader(Reader):
         self.of, self.family, self.processor = family, family.model_type, processor
         self.longest_seconds, self.shortest_seconds = family.longest_seconds(processor), family.shortest_seconds
         self.most_audios = family.most_audios
+        rate = feature_extractor(processor).sampling_rate
+        if rate != SAMPLE_RATE or not 0 < self.longest_seconds < math.inf:
+            raise UserError(
+                f"{processor.tokenizer.name_or_path}: its processor takes audio at {rate} Hz, at most "
+                f"{self.longest_seconds:g} s of it, and here it is at {SAMPLE_RATE} Hz; take this model's processor"
+            )
         tokenizer = processor.tokenizer
         tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
         freeze_template(tokenizer, template)
@@ -65,7 +71,15 @@ class ProcessorReader(Reader):
     def load(cls, family: Family, folder: str | Path, **reading: Any) -> "ProcessorReader":
         """Make it of a folder's processor; UserError where a file or a package of it is missing."""
         check_packages(family, str(folder))
-        return cls(load_processor(Path(folder)), family, **reading)
+        try:
+            return cls(load_processor(Path(folder)), family, **reading)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a processor of another family lacks, or a setting of it makes fail
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            raise UserError(
+                f"{folder}: its processor is not that of a {family.model_type} ({reason}); give a whole folder"
+            ) from error
 
     def spans(self) -> ContentParts:
         """How audio stands in the text that the chat template writes."""
@@ -152,7 +166,7 @@ def load_processor(folder: str | Path) -> Any:
             raise UserError(f"{folder}: its processor lacks {what} ({' or '.join(names)}); give a whole folder")
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever transformers raises on files that hold something else
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: no processor there that loads ({reason}); give a whole folder") from error
     if feature_extractor(processor) is None or not hasattr(processor, "audio_token"):

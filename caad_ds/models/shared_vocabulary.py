@@ -42,7 +42,8 @@ class SharedVocabulary:
         if ends[0] != ends[1]:
             raise UserError(
                 f"{names} end an answer differently: {ends[0][1]!r} ({ends[0][0]}), {ends[1][1]!r} ({ends[1][0]}); set "
-                "student.tokenizer to the teacher's, or take models whose chat templates end a turn alike"
+                "student.tokenizer of a student.llm to the teacher's, or take models whose chat templates end a turn "
+                "alike"
             )
         if len(ids) == smaller:
             return cls(smaller)

@@ -25,7 +25,9 @@ from caad_ds.models.pretrained import pretrained
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import follow_umask
+from caad_ds.utils.files import follow_umask, read_json
+
+APART = ("talker.", "token2wav.", "code2wav.")  # what of an Omni model speaks
 
 
 class TransformersLM(AudioLM):
@@ -153,7 +155,10 @@ class TransformersLM(AudioLM):
         form = check_audio_head(self.module, name, avoid=self.reader.prompts.placeholder)
         if self.of.logits_factor is None:
             return
-        factor = self.of.logits_factor(self.module.config)
+        try:
+            factor = self.of.logits_factor(self.module.config)
+        except (ArithmeticError, AttributeError, TypeError) as error:
+            raise UserError(f"{name}: its config says no factor of its logits ({error}); correct it") from error
         if form.scale == 1 and factor != 1:
             multiply_logits(self.module, factor)
             self._left_out = factor
@@ -292,12 +297,26 @@ def load(
     more: dict[str, Any] = {} if whole is None else {"config": own_config(family, whole, str(folder))}
     # Adapters beside whole weights are loaded apart: from_pretrained would tell of them alone what is missing.
     more["adapter_kwargs"] = {"subfolder": "none"}
-    model = pretrained(getattr(transformers, family.model), folder, f"{family.model_type} model", dtype=dtype, **more)
+    check_files(family, folder)
+    cls, what = getattr(transformers, family.model), f"{family.model_type} model"
+    model = pretrained(cls, folder, what, apart=APART, dtype=dtype, **more)
     if merged := (folder / "adapter_config.json").is_file():
         lora.merge_stored(model, folder)
     made = lm(family, model, reader)
     made.whole, made.merged = whole, merged
     return checked(made, str(folder))
+
+
+def check_files(family: Family, folder: Path) -> None:
+    """Refuse files that transformers would pass over or fill in: a broken generation config, no text config."""
+    if (generation := folder / "generation_config.json").is_file():
+        read_json(generation, "give a whole folder")
+    told = read_json(folder / "config.json", "give a whole folder")
+    if not isinstance((told.get(family.part) if family.part else told) or {}, dict) or "text_config" not in (
+        (told.get(family.part) or {}) if family.part else told
+    ):
+        part = f"{family.part}.text_config" if family.part else "text_config"
+        raise UserError(f"{folder}/config.json: there is no {part} in it; give a whole folder")
 
 
 def whole_config(folder: Path) -> PreTrainedConfig:
@@ -341,9 +360,25 @@ def build(
     return checked(made, name)
 
 
+def check_names(family: Family, model: PreTrainedModel) -> None:
+    """Refuse names of a family's file that its class has not got."""
+    parts = ", ".join(name for name, _ in model.base_model.named_children())
+    for field in ("tower", "connector"):
+        try:
+            model.base_model.get_submodule(getattr(family, field))
+        except AttributeError:
+            found = f"{field} is {getattr(family, field)!r}, and a {type(model.base_model).__name__} has {parts}"
+            raise UserError(f"caad_ds/models/families/{family.model_type}.py: {found}; correct it") from None
+    if model.get_output_embeddings() is None:
+        raise UserError(
+            f"caad_ds/models/families/{family.model_type}.py: a {family.model} has no LM head; name the class that has"
+        )
+
+
 def checked(lm: TransformersLM, name: str) -> TransformersLM:
     """Refuse a model whose stops, vocabulary, head or audio are not what is built around it."""
     model = lm.module
+    check_names(lm.of, model)
     check_stops(model.generation_config.stop_strings, name)  # type: ignore[union-attr]
     check_vocabulary(model, lm.reader.tokenizer, name)
     lm.check_head(name)

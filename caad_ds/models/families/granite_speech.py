@@ -76,6 +76,13 @@ class GraniteSpeechLM(TransformersLM):
 
     def __init__(self, family: Family, model: PreTrainedModel, reader: ProcessorReader):
         super().__init__(family, model, reader)
+        extractor, config = reader.processor.audio_processor, model.config
+        theirs = extractor.projector_window_size, extractor.projector_downsample_rate
+        if theirs != (ours := (config.window_size, config.downsample_rate)):
+            raise UserError(
+                f"{reader.tokenizer.name_or_path}: its processor counts positions by windows of {theirs[0]} states, "
+                f"one of {theirs[1]}, and the config says {ours[0]} and {ours[1]}; take the processor of this model"
+            )
         model.config.has_lora_adapter = False  # those of a folder were merged, random weights have none
 
 

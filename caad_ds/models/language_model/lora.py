@@ -36,7 +36,18 @@ def inject(llm: PreTrainedModel, settings: dict[str, Any]) -> None:
         raise UserError(
             f"student.lora.targets {settings['targets']}: {reason}; name linear layers of the LLM ({', '.join(linear)})"
         ) from error
+    check_targets(llm, settings["targets"])
     check_head(llm, settings["targets"])
+
+
+def check_targets(llm: PreTrainedModel, targets: Any) -> None:
+    """Raise UserError for a name among `targets` that no layer with adapters has."""
+    from peft.tuners.lora import LoraLayer
+
+    adapted = [f".{name}" for name, layer in llm.named_modules() if isinstance(layer, LoraLayer)]
+    for target in [] if isinstance(targets, str) else targets:
+        if not any(name.endswith(f".{target}") for name in adapted):
+            raise UserError(f"student.lora.targets {targets}: no layer of the LLM is named {target!r}; correct it")
 
 
 def check_head(llm: PreTrainedModel, targets: Any) -> None:

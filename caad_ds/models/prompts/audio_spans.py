@@ -116,5 +116,8 @@ def render(tokenizer: Any, chat: Iterable[Mapping[str, Any]], prompt: bool = Tru
         told = " ".join(str(error).split()) or type(error).__name__
         remedy = "change its messages"
         if any(message["role"] == "system" for message in chat):
-            remedy = "leave out the system message, or set student.template.merge_system (--merge-system in Stage 1)"
+            remedy = (
+                "leave out the system message; of a student.llm, set student.template.merge_system (--merge-system in "
+                "Stage 1)"
+            )
         raise UserError(f"the chat template refuses it: {told:.200}; {remedy}") from error

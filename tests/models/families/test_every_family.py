@@ -30,15 +30,21 @@ from tests.models.families.tiny import text
 pytestmark = pytest.mark.numeric
 
 FAMILIES = sorted(module.name for module in iter_modules(tiny.__path__) if module.name != "text")
+MAIN = ("audioflamingo3", "granite_speech", "qwen2_5_omni", "qwen2_audio", "voxtral")  # the others are slow
 ALPHA, STEPS = 1.5, 8
 
 
 def test_every_family_is_tested():
     ours = {module.name for module in iter_modules(families.__path__)} - {"caad_speech_lm"}
     assert set(FAMILIES) == ours
+    for name in FAMILIES:
+        assert import_module(f"{families.__name__}.{name}").FAMILY.model_type == name
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(
+    scope="session",
+    params=[name if name in MAIN else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
 def made(request):
     """The tests' module of a family; skipped where its processor's packages are not installed."""
     for package in import_module(f"{families.__name__}.{request.param}").FAMILY.packages:
@@ -411,6 +417,17 @@ def test_audio_longer_than_the_family_takes_is_refused(parts):
     parts.batch([sample("whole", longest)])
     with pytest.raises(UserError, match=r"^sample long: an audio of .* exceeds the model's window of"):
         parts.batch([sample("long", longest + 0.01)])
+
+
+def test_the_bounds_hold(parts):
+    """The end of the longest audio reaches its features, and the shortest has a position."""
+    clip = audio("a", parts.reader.longest_seconds)
+    other = clip.copy()
+    other[-800:] = 0
+    whole, changed = (parts.reader.features([each]).audio for each in (clip, other))
+    assert any(not torch.equal(whole[name], changed[name]) for name in whole)
+    [count] = parts.reader.features([audio("a", max(parts.reader.shortest_seconds, 1 / 16_000))]).positions
+    assert count >= 1
 
 
 def test_the_longest_audio_is_known_without_the_weights(parts, folder):

@@ -26,7 +26,7 @@ def processor() -> AudioFlamingo3Processor:
     """The real processor: three windows at most."""
     tokenizer = text.tokenizer((*text.TURNS, "<sound>"), TEMPLATE, audio_token="<sound>")
     extractor = WhisperFeatureExtractor(feature_size=MELS, chunk_length=SECONDS)
-    return AudioFlamingo3Processor(extractor, tokenizer, chat_template=TEMPLATE, max_audio_len=3 * SECONDS)
+    return AudioFlamingo3Processor(extractor, tokenizer, chat_template=TEMPLATE, max_audio_len=3 * SECONDS + 1)
 
 
 def architecture(made: AudioFlamingo3Processor, hidden: int = 32, layers: int = 2) -> dict:

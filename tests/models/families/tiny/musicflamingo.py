@@ -22,7 +22,7 @@ def processor() -> MusicFlamingoProcessor:
     """The real processor: three windows at most."""
     tokenizer = text.tokenizer((*text.TURNS, "<sound>", *AROUND), TEMPLATE, audio_token="<sound>")
     extractor = WhisperFeatureExtractor(feature_size=MELS, chunk_length=SECONDS)
-    return MusicFlamingoProcessor(extractor, tokenizer, chat_template=TEMPLATE, max_audio_len=3 * SECONDS)
+    return MusicFlamingoProcessor(extractor, tokenizer, chat_template=TEMPLATE, max_audio_len=3 * SECONDS + 1)
 
 
 def architecture(made: MusicFlamingoProcessor, hidden: int = 32, layers: int = 2) -> dict:
