@@ -16,6 +16,7 @@ from tests.training.families.test_equal_to_plain import assert_plain_losses
 from tests.training.families.traces import watch_traces
 from tests.training.launching import Run, curve, train, weights
 
+WINDOWED = "audioflamingo3"
 # What is hard of each: a connector inside the tower, several windows, a tied head and a BatchNorm, a fixed window.
 MAIN = {"qwen2_5_omni": "connector", "audioflamingo3": "all", "granite_speech": "all", "voxtral": "lora"}
 MODE = dict(zip(FAMILIES, cycle(MODES))) | MAIN
@@ -94,6 +95,16 @@ def assert_left(folder, out, family, mode) -> None:
         assert name not in values or torch.equal(values[name], buffer), name
 
 
+@pytest.mark.parametrize(
+    "family", [WINDOWED] + [pytest.param(each, marks=pytest.mark.slow) for each in FAMILIES if each != WINDOWED]
+)
+def test_batches_without_audio_run_the_same_modules(ran, tmp_path, family):
+    """Audio dropout leaves about half of either rank's micro-batches none, and no rank waits for another."""
+    objective = {"name": "ce", "alpha": None, "audio_dropout": 0.5, "dropout_negative": "text_only"}
+    ran(family, "connector", teacher=None, objective=objective)
+    assert all(0 < value < 20 for _, value in curve(tmp_path / "out", "train/ce"))
+
+
 @pytest.mark.slow
 @pytest.mark.numeric
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family in MAIN])
@@ -118,8 +129,9 @@ def test_in_bf16_features_are_cast_and_the_loss_falls(ran, folder_of, tmp_path, 
     ran(family, "all", **changes)
     found = [value for _, value in curve(tmp_path / "out", "train/kd")]
     assert sum(found[-3:]) < sum(found[:3]), found
-    left = tiny_family(family).MODEL.from_pretrained(tmp_path / "out/model", dtype="auto")
-    assert {weight.dtype for weight in left.parameters()} == {torch.bfloat16}
+    written = weights(tmp_path / "out").values()  # of which a class may read some in fp32
+    assert {each.dtype for each in written if each.is_floating_point()} == {torch.bfloat16}
+    tiny_family(family).MODEL.from_pretrained(tmp_path / "out/model", dtype="auto")
 
 
 @pytest.mark.parametrize("mode", MODES)
