@@ -9,10 +9,11 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import check_hub_or_folder
 
 
-def pretrained(cls: Any, name: str | Path, what: str, apart: tuple[str, ...] = (), **kwargs: Any) -> Any:
-    """`cls.from_pretrained(name, **kwargs)`; UserError if it does not load, or has other layers than its config says.
+def pretrained(cls: Any, name: str | Path, what: str, apart: tuple[str, ...] | None = None, **kwargs: Any) -> Any:
+    """`cls.from_pretrained(name, **kwargs)`; UserError if it does not load or lacks weights of the model.
 
-    `what` names the kind of model in the message, `apart` the parts of a checkpoint that are not read.
+    `what` names the kind of model in the message. Where `apart` names the parts of a checkpoint that are not read,
+    layers that the config does not name are refused as well.
     """
     check_hub_or_folder(str(name), what)
     try:
@@ -24,8 +25,8 @@ def pretrained(cls: Any, name: str | Path, what: str, apart: tuple[str, ...] = (
         raise UserError(f"{name}: no {what} that loads ({reason}); give a hub id or a folder that holds one") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{name}: it lacks {len(missing)} weights of the {what} ({missing[0]}, ...); give a whole one")
-    unread = [weight for weight in sorted(report["unexpected_keys"]) if not weight.startswith(apart or ("?",))]
-    if left := [weight for weight in unread if ".layers." in weight]:
+    layers = [] if apart is None else [weight for weight in report["unexpected_keys"] if ".layers." in weight]
+    if left := sorted(weight for weight in layers if not weight.startswith(apart or ())):
         raise UserError(
             f"{name}: its config names fewer layers than its weights have ({left[0]}, ...); take the config of these "
             "weights, or cut layers by student.keep_layers"

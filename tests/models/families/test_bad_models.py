@@ -157,6 +157,44 @@ def test_weights_that_are_missing(copy, part):
     assert told.startswith(f"{copy}: it lacks 1 weights of the qwen2_audio model (") and part in told
 
 
+def test_layers_that_the_config_does_not_name(copy):
+    """They would be left out without a word."""
+    file = copy / "config.json"
+    values = json.loads(file.read_text())
+    values["text_config"]["num_hidden_layers"] = 1
+    values["text_config"].pop("layer_types", None)
+    file.write_text(json.dumps(values))
+    assert refused(auto.load, copy).startswith(f"{copy}: its config names fewer layers than its weights have (")
+
+
+def test_a_config_without_its_language_model(copy):
+    """Of which transformers would make the published size up."""
+    file = copy / "config.json"
+    values = json.loads(file.read_text())
+    del values["text_config"]
+    file.write_text(json.dumps(values))
+    assert refused(auto.load, copy) == f"{file}: there is no text_config in it; give a whole folder"
+
+
+@pytest.mark.parametrize("text", ['{"eos_token_id": [3', "", "[]"])
+def test_a_broken_generation_config(copy, text):
+    """transformers would go on without it, and answers would end otherwise."""
+    (copy / "generation_config.json").write_text(text)
+    assert refused(auto.load, copy).startswith(str(copy / "generation_config.json"))
+
+
+def test_a_processor_of_another_rate(published):
+    file = published / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sampling_rate": 32_000}))
+    assert "its processor takes audio at 32000 Hz" in refused(auto.load, published)
+
+
+def test_a_target_of_adapters_that_no_layer_has(folder):
+    settings = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_prj"], "encoder": False}
+    told = refused(auto.load(folder).add_adapters, settings)
+    assert told.startswith("student.lora.targets ['q_proj', 'v_prj']: no layer of the LLM is named 'v_prj'")
+
+
 def test_a_weight_of_another_shape(copy):
     file = copy / "config.json"
     values = json.loads(file.read_text())
