@@ -27,8 +27,6 @@ from tests.models.families import tiny
 from tests.models.families.conftest import NEAR, audio, sample
 from tests.models.families.tiny import text
 
-pytestmark = pytest.mark.numeric
-
 FAMILIES = sorted(module.name for module in iter_modules(tiny.__path__) if module.name != "text")
 MAIN = ("audioflamingo3", "granite_speech", "qwen2_5_omni", "qwen2_audio", "voxtral")  # the others are slow
 ALPHA, STEPS = 1.5, 8

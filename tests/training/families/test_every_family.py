@@ -54,7 +54,6 @@ def ran(world, folder_of, tmp_path):
     return ran
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize("family", QUICK)
 def test_two_ranks_take_the_steps_of_plain_pytorch(ran, folder_of, tmp_path, family):
     file, _ = ran(family, MODE[family], optimizer={"steps": 4 if family in MAIN else 2})
@@ -63,9 +62,10 @@ def test_two_ranks_take_the_steps_of_plain_pytorch(ran, folder_of, tmp_path, fam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_mode(ran, folder_of, tmp_path, family, mode):
+@pytest.mark.parametrize(
+    ("family", "mode"), [(family, mode) for family, quick in MAIN.items() for mode in MODES if mode != quick]
+)
+def test_other_modes(ran, folder_of, tmp_path, family, mode):
     """Over more steps, the decoder's activations made again, another second path."""
     again = {"gradient_checkpointing": mode != "connector"}
     file, _ = ran(family, mode, student=again, teacher={"negative": "text_only"}, optimizer={"steps": 10})
@@ -96,7 +96,7 @@ def assert_left(folder, out, family, mode) -> None:
 
 
 @pytest.mark.parametrize(
-    "family", [WINDOWED] + [pytest.param(each, marks=pytest.mark.slow) for each in FAMILIES if each != WINDOWED]
+    "family", [WINDOWED] + [pytest.param(each, marks=pytest.mark.slow) for each in MAIN if each != WINDOWED]
 )
 def test_batches_without_audio_run_the_same_modules(ran, tmp_path, family):
     """Audio dropout leaves about half of either rank's micro-batches none, and no rank waits for another."""
@@ -106,8 +106,7 @@ def test_batches_without_audio_run_the_same_modules(ran, tmp_path, family):
 
 
 @pytest.mark.slow
-@pytest.mark.numeric
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family in MAIN])
+@pytest.mark.parametrize("family", MAIN)
 def test_a_killed_run_ends_as_one_that_was_not(world, folder_of, tmp_path, family):
     outs = [tmp_path / name for name in ("undisturbed", "killed")]
     files = [distilled(world, folder_of(family), out, MODE[family], **KILLED) for out in outs]
@@ -123,7 +122,7 @@ def test_a_killed_run_ends_as_one_that_was_not(world, folder_of, tmp_path, famil
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MAIN)
 def test_in_bf16_features_are_cast_and_the_loss_falls(ran, folder_of, tmp_path, family):
     changes = {"run": {"precision": "bf16"}, "optimizer": {"lr": 2e-2, "steps": 10}}
     ran(family, "all", **changes)
