@@ -116,7 +116,7 @@ def test_different_end_tokens(made, world, tmp_path):
     assert (
         f"teacher {world / 'teacher'} and student {tokenizer} end an answer differently: '</s>' (2), '<pad>' " in line
     )
-    assert "set student.tokenizer to the teacher's" in line
+    assert "set student.tokenizer of a student.llm to the teacher's" in line
 
 
 def spoil(folder, sample: int) -> str:
