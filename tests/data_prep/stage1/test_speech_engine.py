@@ -179,7 +179,7 @@ def test_a_folder_without_a_speech_lm_is_named(tmp_path, teacher, corpus, capsys
     assert answer(corpus, tmp_path, out) == 2
     assert f"{tmp_path}: no model there (config.json is missing)" in capsys.readouterr().err
     assert answer(corpus, teacher.parent / "llm", out) == 2
-    assert "llm: a model of type llama is not supported; supported are caad_speech_lm, " in capsys.readouterr().err
+    assert "llm: a model of type llama is not supported; supported are audioflamingo3, " in capsys.readouterr().err
 
 
 def test_plain_lines_are_ingested_and_asked_as_the_readme_has_it(teacher, tmp_path, capsys):
