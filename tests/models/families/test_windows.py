@@ -15,7 +15,7 @@ from caad_ds.models.processor_reader import WINDOWS, load_processor
 from caad_ds.utils.errors import UserError
 from tests.models.families import tiny
 from tests.models.families.conftest import NEAR, audio, sample
-from tests.models.families.test_every_family import FAMILIES, own_logits
+from tests.models.families.test_every_family import FAMILIES, MAIN, own_logits
 from tests.models.families.tiny import musicflamingo, text
 
 pytestmark = pytest.mark.numeric
@@ -34,7 +34,12 @@ def cuts(name: str) -> bool:
     return import_module(f"{families.__name__}.{name}").FAMILY.windows
 
 
-@pytest.fixture(scope="module", params=[name for name in FAMILIES if cuts(name)])
+CUT = [name for name in FAMILIES if cuts(name)]
+
+
+@pytest.fixture(
+    scope="module", params=[each if each in MAIN else pytest.param(each, marks=pytest.mark.slow) for each in CUT]
+)
 def made(request):
     return import_module(f"{tiny.__name__}.{request.param}")
 

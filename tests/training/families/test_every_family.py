@@ -134,7 +134,7 @@ def test_in_bf16_features_are_cast_and_the_loss_falls(ran, folder_of, tmp_path, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", QUICK)
 def test_the_tower_stays_in_evaluation(world, folder_of, tmp_path, family, mode):
     """The decoder alone recomputes its activations."""
     changes = {"student": {"gradient_checkpointing": True}}
