@@ -86,7 +86,7 @@ def test_the_features_are_the_processors_own_beside_an_audio_of_the_full_length(
     whole = np.ones(tiny.SECONDS * 16_000, np.float32)
     own = lm.reader.processor(text=["<|audio|>"] * 2, audio=[clip, whole], return_tensors="pt")
     found = lm.reader.features([clip])
-    assert torch.equal(found.audio["input_features"], own["input_features"][:1])
+    torch.testing.assert_close(found.audio["input_features"], own["input_features"][:1])
     assert torch.equal(found.audio["input_features_mask"], own["input_features_mask"][:1])
     assert [int(batch.audio_mask.sum())] == found.positions == own["input_features_mask"][:1].sum(1).tolist()
 
@@ -104,7 +104,7 @@ def test_a_short_clip_differs_from_the_published_use_without_padding(lm):
         bare = features(alone["input_features"]).pooler_output[mask]
         padded = features(batch.audio["input_features"]).pooler_output[batch.audio["input_features_mask"]]
         far[seconds] = ((padded - bare).norm() / bare.norm()).item()
-    assert far[3.0] == 0 and 1e-3 < far[1.0] < 0.3 and 1e-3 < far[2.0] < 0.3, far
+    assert far[3.0] < 1e-6 and 1e-3 < far[1.0] < 0.3 and 1e-3 < far[2.0] < 0.3, far
 
 
 def test_the_window_is_the_extractors_setting_and_is_saved(folder, tmp_path):
