@@ -12,7 +12,7 @@ from caad_ds.config.section import Section, changed
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
 NEGATIVES = get_args(NegativeName)
-CHECKED_NEGATIVES = NEGATIVES[:4]  # what check-teacher looks at unless it is told otherwise: those that hear no audio
+CHECKED_NEGATIVES = NEGATIVES[:4]  # what check-teacher looks at by default: those that hear no audio
 TranscriptName = Literal["after_audio", "none"]
 TRANSCRIPT = (
     "whether an audio's text follows it in the prompt; default: as the model was saved, else as its family has it"

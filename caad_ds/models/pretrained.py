@@ -17,7 +17,7 @@ def pretrained(cls: Any, name: str | Path, what: str, apart: tuple[str, ...] | N
     """
     check_hub_or_folder(str(name), what)
     try:
-        # What does not fit is told below, by name.
+        # Weights that do not fit are named in the errors below.
         told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = cls.from_pretrained(name, **told, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:

@@ -93,11 +93,12 @@ class ProcessorReader(Reader):
         if not self.of.windows and not self.of.alone:
             return self.extracted(waveforms)
         each = [self.extracted([waveform]) for waveform in waveforms]
+        positions = [count for one in each for count in one.positions]
         if not self.of.windows:
-            return Features(joined([one.audio for one in each]), [count for one in each for count in one.positions])
+            return Features(joined([one.audio for one in each]), positions)
         counts = {WINDOWS: torch.tensor([len(next(iter(one.audio.values()))) for one in each])}
         audio = joined([{name: value[None] for name, value in one.audio.items()} for one in each])
-        return Features({**audio, **counts}, [count for one in each for count in one.positions])
+        return Features({**audio, **counts}, positions)
 
     def extracted(self, waveforms: Sequence[np.ndarray]) -> Features:
         """What the processor makes of them in one call."""

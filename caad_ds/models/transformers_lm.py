@@ -311,10 +311,9 @@ def check_files(family: Family, folder: Path) -> None:
     """Refuse files that transformers would pass over or fill in: a broken generation config, no text config."""
     if (generation := folder / "generation_config.json").is_file():
         read_json(generation, "give a whole folder")
-    told = read_json(folder / "config.json", "give a whole folder")
-    if not isinstance((told.get(family.part) if family.part else told) or {}, dict) or "text_config" not in (
-        (told.get(family.part) or {}) if family.part else told
-    ):
+    config = read_json(folder / "config.json", "give a whole folder")
+    own = config.get(family.part) if family.part else config
+    if not isinstance(own, dict) or "text_config" not in own:
         part = f"{family.part}.text_config" if family.part else "text_config"
         raise UserError(f"{folder}/config.json: there is no {part} in it; give a whole folder")
 

@@ -1,27 +1,19 @@
 """Music Flamingo: Audio Flamingo 3 with the time of each frame rotated into its state, and a mark around each audio."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from caad_ds.models import transformers_lm
-from caad_ds.models.family import Family, whole_windows
+from caad_ds.models.families import audioflamingo3
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.models.prompts.audio_spans import ContentParts
 from caad_ds.models.reader import Features
 from caad_ds.utils.errors import UserError
 
-FAMILY = Family(
-    model_type="musicflamingo",
-    model="MusicFlamingoForConditionalGeneration",
-    tower="audio_tower",
-    connector="multi_modal_projector",
-    longest_seconds=whole_windows,
-    shortest_seconds=0.03,  # two frames have no position
-    most_audios=1,  # its processor takes one audio a prompt
-    windows=True,
-)
+FAMILY = replace(audioflamingo3.FAMILY, model_type="musicflamingo", model="MusicFlamingoForConditionalGeneration")
 
 
 class MusicReader(ProcessorReader):

@@ -390,7 +390,7 @@ def test_the_hash_of_a_folder_has_every_file_that_is_read(folder, tmp_path):
 
 
 def test_saved_buffers_are_part_of_what_is_frozen(folder):
-    """A run does not go on from a base whose running means are others."""
+    """A run does not resume on a base with other running means."""
     lm = auto.load(folder)
     before = frozen_hash(lm)
     for name, buffer in lm.module.named_buffers():

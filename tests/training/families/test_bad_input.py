@@ -1,4 +1,4 @@
-"""What cannot be distilled is told in one line that names both sides, on two ranks, before a step is done."""
+"""What cannot be distilled is refused in one line that names both sides, on two ranks, before a step is done."""
 
 import json
 import shutil

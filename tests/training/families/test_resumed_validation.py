@@ -1,4 +1,4 @@
-"""A head of its own, small enough for ZeRO-3 to keep whole: a resumed run goes on after it has validated."""
+"""A head of its own, small enough for ZeRO-3 to keep whole: a resumed run continues after a validation pass."""
 
 import json
 import signal
