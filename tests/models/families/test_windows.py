@@ -15,7 +15,7 @@ from caad_ds.models.processor_reader import WINDOWS, load_processor
 from caad_ds.utils.errors import UserError
 from tests.models.families import tiny
 from tests.models.families.conftest import NEAR, audio, sample
-from tests.models.families.test_every_family import FAMILIES, MAIN, own_logits
+from tests.models.families.every.conftest import FAMILIES, MAIN, own_logits
 from tests.models.families.tiny import musicflamingo, text
 
 pytestmark = pytest.mark.numeric
