@@ -233,9 +233,9 @@ def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[
     from caad_ds.training import engines
 
     folder = Path(tempfile.mkdtemp(dir=swap)) if placed == "nvme" else None
-    teacher = engines.teacher_signal(cfg, setting.teacher, placed, folder)
+    teacher = engines.teacher_signal(cfg, setting.teacher, placed, folder, shares=True)
     engine = engines.student_engine(cfg, setting.student, len(setting.batch.keys), 1)
-    work = DistillStep(engine, setting.student, teacher, setting.teacher)
+    work = DistillStep(engine, setting.student, teacher)
     batch = PairedBatch(setting.batch, setting.batch, setting.negative())
 
     def step() -> list[Terms]:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from caad_ds.config.section import Section, changed
+from caad_ds.config.teacher_cache import CacheSection
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
@@ -99,6 +100,7 @@ class TeacherSection(Section):
         description="cache the KV of the constant prefix of the audio-free pass (replicated caad_speech_lm only)",
     )
     deepspeed: str | None = Field(None, description="a DeepSpeed JSON of your own in place of placement's")
+    cache: CacheSection | None = Field(None, description="store the teacher's states, so that it runs once a sample")
 
     @model_validator(mode="after")
     def _one_place(self) -> "TeacherSection":
@@ -342,7 +344,8 @@ class Config(Section):
         """That of the run's second path: the teacher's, or of audio dropout; None where there is none."""
         if self.teacher is None:
             return self.objective.dropout_negative if self.objective.audio_dropout else None
-        return self.teacher.negative if self.objective.alpha else None  # standard KD runs no second path
+        pair = self.teacher.cache is not None and self.teacher.cache.form == "pair"  # stored for any alpha
+        return self.teacher.negative if self.objective.alpha or pair else None  # standard KD runs no second path
 
     @model_validator(mode="after")
     def _teacher_fits(self) -> "Config":
@@ -359,6 +362,12 @@ class Config(Section):
         if self.data.reader == "stream" and self.negative == "shuffled":
             raise ValueError(
                 "negative shuffled takes another sample's audio, and data.reader stream knows none; choose another"
+            )
+        form = self.teacher.cache.form if self.teacher and self.teacher.cache else None
+        if form == "contrast" and self.objective.plausibility is not None:
+            raise ValueError(
+                "objective.plausibility needs the teacher's path with audio by itself, which teacher.cache.form "
+                "contrast does not store; set it to pair"
             )
         if self.objective.logits == "bfloat16" and self.run.precision != "bf16":
             raise ValueError("objective.logits bfloat16 needs run.precision bf16; set that, or choose float32")

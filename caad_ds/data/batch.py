@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caad_ds.data.stored_states import StoredStates
+
 IGNORE = -100
 
 Audio = Mapping[str, Tensor]  # what a model takes of audio, by the names of its inputs, a row for each different audio
@@ -219,13 +221,15 @@ class Batch:
 class PairedBatch:
     """The same samples as teacher and student read them.
 
-    `teacher` is the student's own batch where both read alike, None without a teacher. `negative` is what `negative`
-    of the configuration makes of the teacher's: its second path; without a teacher what audio dropout puts in.
+    `teacher` is the student's own batch where both read alike, None where no teacher runs. `negative` is what
+    `negative` of the configuration makes of the teacher's: its second path; without a teacher what audio dropout puts
+    in. `stored` has the teacher's states from a cache, where there is one.
     """
 
     student: Batch
     teacher: Batch | None = None
     negative: Batch | None = None
+    stored: StoredStates | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -234,16 +238,18 @@ class PairedBatch:
 
     def ignoring(self, samples: Tensor) -> "PairedBatch":
         """The same samples, of which the answers of these, bool [B], count for nothing."""
-        return self._each(lambda batch: batch.ignoring(samples))
+        kept = ~samples[self.student.sample_of_row]
+        return self._each(lambda batch: batch.ignoring(samples), lambda stored: stored.rows(kept))
 
     def to(self, device: torch.device | str) -> "PairedBatch":
         """The same on a device."""
-        return self._each(lambda batch: batch.to(device))
+        return self._each(lambda batch: batch.to(device), lambda stored: stored.to(device))
 
-    def _each(self, change: Any) -> "PairedBatch":
+    def _each(self, change: Any, change_stored: Any) -> "PairedBatch":
         student = change(self.student)
         teacher = student if self.teacher is self.student else self.teacher and change(self.teacher)
-        return PairedBatch(student, teacher, self.negative and change(self.negative))
+        stored = self.stored and change_stored(self.stored)
+        return PairedBatch(student, teacher, self.negative and change(self.negative), stored)
 
 
 def len_of(audio: Audio) -> int:

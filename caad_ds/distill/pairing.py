@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
+from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.models import negatives
 from caad_ds.models.prompts.prompt_encoder import Encoded
 from caad_ds.models.reader import Reader
@@ -15,7 +16,8 @@ class Pairing:
     """Collates samples for teacher and student; where both read alike, once.
 
     The answer's ids are those of the student's tokenizer after its own template, for both. `negative` names the second
-    path, `partners` gives it audio of other samples.
+    path, `partners` gives it audio of other samples. `store` has states of the teacher; where `teacher_runs` is false
+    no batch is made for it.
     """
 
     def __init__(
@@ -25,20 +27,25 @@ class Pairing:
         negative: str | None = None,
         shared: SharedVocabulary | None = None,
         partners: negatives.Partners | None = None,
+        store: Store | None = None,
     ):
         self.student, self.teacher = student, teacher
         self.alike = teacher is not None and student.identity() == teacher.identity()
         self.negative = None if negative is None else negatives.find(negative)
         self.shared, self.partners = shared, partners
+        self.store, self.teacher_runs = store, True
 
     def __call__(self, samples: Sequence[Sample]) -> PairedBatch:
         """The samples' batches, on the CPU; UserError names a sample that one of the models cannot read."""
         student = self.student.collate(samples)
+        stored = None if self.store is None else self.store.read(samples, student)
+        if not self.teacher_runs:
+            return PairedBatch(student, stored=stored)
         teacher = student if self.alike else None
         if self.teacher is not None and not self.alike:
             answers = [row[row != IGNORE].tolist() for row in student.labels]
             teacher = self.teacher.collate(samples, answers=answers)
-        return PairedBatch(student, teacher, self._second(teacher or student, samples))
+        return PairedBatch(student, teacher, self._second(teacher or student, samples), stored)
 
     def check(self, sample: Sample) -> Encoded:
         """Encode a sample's texts as both do; UserError, which names it, where one cannot or the answers differ."""

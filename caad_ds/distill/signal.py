@@ -1,31 +1,45 @@
 """Where the teacher's hidden states come from; the training step does not know which."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import deepspeed
 import torch
 from torch import Tensor, nn
 
-from caad_ds.data.batch import Batch
+from caad_ds.data.batch import Batch, PairedBatch
 from caad_ds.distill.prefix import KeptPrefixes, shared_prefix
+from caad_ds.distill.student_objective import Timed
 from caad_ds.loss.head import LMHead
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 
 
+@dataclass(frozen=True)
+class TeacherStates:
+    """The teacher's hidden states at the N answer rows of a batch.
+
+    Args:
+        positive: h_pos [N, Ht], or what is already contrasted.
+        negative: h_neg [N, Ht]; None where nothing is left to contrast, as in standard KD.
+    """
+
+    positive: Tensor
+    negative: Tensor | None
+
+
 class TeacherSignal(Protocol):
     """The teacher as training sees it: hidden states at the answer rows, and the head that turns them into logits.
 
-    A run asks nothing else of it, so that the states may come from an engine or from somewhere else.
+    A run asks nothing else of it, so that the states may come from an engine or from a cache.
     """
 
-    def signal(self, batch: Batch, negative: Batch | None) -> tuple[Tensor, Tensor | None]:
-        """h_pos [N, Ht] of the teacher's batch and h_neg [N, Ht] of its second path (None for standard KD).
+    def states(self, batches: Sequence[PairedBatch], ours: Sequence[Batch]) -> list[TeacherStates]:
+        """The states of each batch of a window; `ours` are the student's batches, prepared.
 
-        Both batches are prepared.
+        Every rank calls it equally often.
         """
         ...
 
@@ -78,10 +92,35 @@ def _constant(batch: Batch, negative: Batch) -> Tensor:
 
 
 class OnlineTeacher:
-    """The frozen teacher in a ZeRO-3 inference engine, run for every batch."""
+    """The frozen teacher in a ZeRO-3 inference engine, run for every batch.
 
-    def __init__(self, engine: Any):
+    What a model computes outside its engine runs once a batch, for teacher and student together where `shares` says
+    that both compute the same. `part` wraps what that takes.
+    """
+
+    def __init__(self, engine: Any, shares: bool = False, part: Timed = nullcontext):
         self.engine = engine
+        self.lm: AudioLM = engine.module.lm
+        self.shares = shares
+        self.part = part
+
+    def states(self, batches: Sequence[PairedBatch], ours: Sequence[Batch]) -> list[TeacherStates]:
+        """The states of each batch, of one forward for all; `ours` are the student's batches, prepared."""
+        theirs = []
+        for batch, prepared in zip(batches, ours, strict=True):
+            assert batch.teacher is not None
+            # Both batches have the same audios in the same order, however their texts differ.
+            shared = replace(batch.teacher, audio=prepared.audio) if self.shares else None
+            theirs.append(shared or self._prepared(batch.teacher))
+        seconds = [self._prepared(batch.negative) for batch in batches if batch.negative is not None]
+        positive, negative = self.signal(Batch.cat(theirs), Batch.cat(seconds) if seconds else None)
+        rows = [len(batch.targets) for batch in theirs]
+        paths = positive.split(rows), negative.split(rows) if negative is not None else [None] * len(rows)
+        return [TeacherStates(*each) for each in zip(*paths, strict=True)]
+
+    def _prepared(self, batch: Batch) -> Batch:
+        with self.part("encoder"):
+            return self.lm.prepare(batch)
 
     @torch.no_grad()
     def signal(self, batch: Batch, negative: Batch | None) -> tuple[Tensor, Tensor | None]:

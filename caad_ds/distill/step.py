@@ -2,28 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from caad_ds.data.batch import Batch, PairedBatch
-from caad_ds.distill.signal import TeacherSignal
+from caad_ds.distill.signal import TeacherSignal, TeacherStates
 from caad_ds.distill.student_objective import Timed
 from caad_ds.loss.head import LMHead
 from caad_ds.models.audio_lm import AudioLM
 
 Terms = tuple[Tensor, Tensor, dict[str, Tensor]]
-Signals = tuple[Batch, Tensor | None, Tensor | None]  # the student's batch, the teacher's h_pos and h_neg
+Signals = tuple[Batch, TeacherStates | None]  # the student's batch, prepared, and the teacher's states
 
 
 class DistillStep:
     """Runs batches through encoder, teacher and student; without a teacher it is CE training.
 
-    What a model computes outside its engine runs once a batch; where the teacher's is another, each runs once.
-    One forward of the teacher takes `teacher_batch` micro-batches: where its weights come from the host, each layer
-    then crosses the bus once for all of them. `part` wraps what the parts encoder, teacher and student take.
+    What the student computes outside its engine runs once a batch. One forward of the teacher takes `teacher_batch`
+    micro-batches: where its weights come from the host, each layer then crosses the bus once for all of them. `part`
+    wraps what the parts encoder, teacher and student take.
     """
 
     def __init__(
@@ -31,15 +30,12 @@ class DistillStep:
         engine: Any,
         student: AudioLM,
         teacher: TeacherSignal | None = None,
-        teacher_lm: AudioLM | None = None,
         teacher_batch: int = 1,
         part: Timed = nullcontext,
     ):
         self.engine = engine
         self.student = student
         self.teacher = teacher
-        self.teacher_lm = teacher_lm
-        self.shares = teacher_lm is not None and student.shares_encoding(teacher_lm)
         self.teacher_batch = teacher_batch
         self.part = part
         self._head: LMHead | None = None
@@ -76,34 +72,23 @@ class DistillStep:
         return self._student(signals, normalizer)[1:]
 
     def _signals(self, batches: list[PairedBatch]) -> list[Signals]:
-        """Each of the student's batches, prepared, with the teacher's hidden states, of one forward for all."""
-        ours = [self._prepared(self.student, batch.student) for batch in batches]
-        if self.teacher is None or self.teacher_lm is None:
-            return [(batch, None, None) for batch in ours]
-        lm, theirs = self.teacher_lm, []
-        for batch, prepared in zip(batches, ours, strict=True):
-            assert batch.teacher is not None
-            # Both batches have the same audios in the same order, however their texts differ.
-            shared = replace(batch.teacher, audio=prepared.audio) if self.shares else None
-            theirs.append(shared or self._prepared(lm, batch.teacher))
-        seconds = [self._prepared(lm, batch.negative) for batch in batches if batch.negative is not None]
+        """Each of the student's batches, prepared, with the teacher's states."""
+        ours = [self._prepared(batch.student) for batch in batches]
+        if self.teacher is None:
+            return [(batch, None) for batch in ours]
         with self.part("teacher"):
-            second = Batch.cat(seconds) if seconds else None
-            positive, negative = self.teacher.signal(Batch.cat(theirs), second)
-        rows = [len(batch.targets) for batch in theirs]
-        parts = positive.split(rows), negative.split(rows) if negative is not None else [None] * len(rows)
-        return list(zip(ours, *parts, strict=True))
+            return list(zip(ours, self.teacher.states(batches, ours), strict=True))
 
-    def _prepared(self, lm: AudioLM, batch: Batch) -> Batch:
+    def _prepared(self, batch: Batch) -> Batch:
         with self.part("encoder"):
-            return lm.prepare(batch)
+            return self.student.prepare(batch)
 
     def _student(self, signals: Signals, normalizer: float) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        batch, positive, negative = signals
-        if self.teacher is None:
+        batch, states = signals
+        if states is None:
             return self.engine(batch, normalizer=normalizer)
         assert self._head is not None, "no head: call it inside teacher_head()"
-        return self.engine(batch, positive, negative, self._head, normalizer)
+        return self.engine(batch, states.positive, states.negative, self._head, normalizer)
 
 
 def _spoilt(loss: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from caad_ds.models import families
-from caad_ds.models.architecture import read_architecture
+from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.reader import Reader
 from caad_ds.models.transformers_lm import TransformersLM
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
@@ -118,11 +119,19 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> AudioLM:
     return model
 
 
-def longest_seconds(folder: Path) -> float:
-    """The longest audio that the model in the folder of a family of transformers takes, without its weights."""
-    found = family_of(folder)
-    lm = found.build.keywords.get("lm", TransformersLM)
-    return lm.reads.load(found.FAMILY, folder).longest_seconds
+def load_reader(name: str | Path, processor: str | Path | None = None) -> Reader:
+    """What reads the batches of a model, without its weights; that of an architecture file reads by a `processor`."""
+    if is_architecture(name):
+        found, folder = (
+            family(str(read_architecture(name)["model_type"]), str(name)),
+            _processor_folder(processor or name),
+        )
+    else:
+        folder = local_folder(name)
+        found = family_of(folder)
+    if hasattr(found, "load_reader"):
+        return found.load_reader(folder)
+    return found.build.keywords.get("lm", TransformersLM).reads.load(found.FAMILY, folder)
 
 
 def build(architecture: str, processor: str | Path) -> AudioLM:
@@ -130,7 +139,10 @@ def build(architecture: str, processor: str | Path) -> AudioLM:
     found = family(str(read_architecture(architecture)["model_type"]), architecture)
     if not hasattr(found, "build"):
         raise UserError(f"{architecture}: a whole {found.FAMILY} has parts, not one architecture; use student.llm")
-    folder = Path(processor)
-    if not any((folder / name).is_file() for name in TOKENIZERS):  # a processor of its own has no config.json
-        folder = local_folder(processor, PROCESSOR)
-    return found.build(architecture, folder)
+    return found.build(architecture, _processor_folder(processor))
+
+
+def _processor_folder(name: str | Path) -> Path:
+    """The folder of a processor, which by itself has no config.json."""
+    there = any((Path(name) / file).is_file() for file in TOKENIZERS)
+    return Path(name) if there else local_folder(name, PROCESSOR)

@@ -15,6 +15,7 @@ from caad_ds.config.deepspeed_files import deepspeed_config, teacher_settings
 from caad_ds.config.schema import Config, LoraSection, StudentSection
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.distill.student_objective import StudentObjective, Timed
+from caad_ds.loss.head import LMHead
 from caad_ds.loss.implementations import fastest
 from caad_ds.loss.objective import Objective
 from caad_ds.models import auto
@@ -33,12 +34,11 @@ from caad_ds.utils.errors import UserError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def loss_implementation(cfg: Config, device: torch.device, *models: AudioLM | None) -> str:
+def loss_implementation(cfg: Config, device: torch.device, *heads: LMHead | None) -> str:
     """What computes the run's loss, in words: the choice of `contrastive_distillation_loss`.
 
     UserError for logits in bfloat16 where that is not the Triton kernel, which alone can hold them.
     """
-    heads = [None if model is None else model.head() for model in models]
     name, reason = fastest(Objective.of(cfg.objective), device.type, torch.float32, *heads)
     told = f"{name} ({reason})" if reason else name
     if cfg.objective.logits == "bfloat16" and name != "triton":
@@ -165,10 +165,16 @@ def shared_vocabulary(student: AudioLM, teacher: AudioLM) -> SharedVocabulary:
 
 
 def teacher_signal(
-    cfg: Config, teacher: AudioLM, placed: str = "resident", folder: Path | None = None
+    cfg: Config,
+    teacher: AudioLM,
+    placed: str = "resident",
+    folder: Path | None = None,
+    shares: bool = False,
+    part: Timed = nullcontext,
 ) -> OnlineTeacher:
     """The teacher in a ZeRO engine without optimizer, its weights at `placed`; `folder` holds them for nvme.
 
+    `shares`: whether what lies outside the engines is computed once for teacher and student; `part` wraps it.
     A prefix is kept where no rank waits for another inside the teacher:
     its layers run twice then, and whether they do depends on the rank's samples.
     """
@@ -186,7 +192,7 @@ def teacher_signal(
     prepare(module, settings, DTYPES[cfg.run.precision])
     engine, *_ = deepspeed.initialize(model=module, config=settings)
     engine.eval()
-    return OnlineTeacher(engine)
+    return OnlineTeacher(engine, shares, part)
 
 
 def _fetch_whole_layers(decoder: PreTrainedModel) -> None:

@@ -30,8 +30,11 @@ COURSE: dict[str, Any] = {  # what decides the course of training: sections, or 
     **dict.fromkeys(("data", "teacher", "student", "objective", "optimizer"), True),
     "run": {"seed", "precision", "encoder_precision", "attention"},
 }
-NOT_COURSE = {  # of these, what decides the speed alone
-    "teacher": {"placement", "nvme_path", "batch", "keep_prefix", "deepspeed"},
+NOT_COURSE: dict[str, Any] = {  # of these, what decides the speed alone
+    "teacher": {
+        **dict.fromkeys(("placement", "nvme_path", "batch", "keep_prefix", "deepspeed"), True),
+        "cache": {"path", "fill", "when_full"},
+    },
     "optimizer": {"micro_batch", "max_skipped"},
     "student": {"gradient_checkpointing"},
     "data": {"validation", "workers"},

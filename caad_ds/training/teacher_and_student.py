@@ -8,15 +8,21 @@ from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.pairing import Pairing
+from caad_ds.loss.head import LMHead
 from caad_ds.models import negatives
 from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.batches import partners_of
-from caad_ds.training.engines import load_student, load_teacher, shared_vocabulary
+from caad_ds.training.engines import load_student, load_teacher
+from caad_ds.training.teacher_cache import TeacherCache
 
 
-def load_models(cfg: Config, device: torch.device) -> tuple[AudioLM, AudioLM | None]:
-    """The student and the teacher; what of them lies outside the engines is on the device, once if both hear alike."""
-    teacher = load_teacher(cfg) if cfg.teacher is not None else None
+def load_models(cfg: Config, device: torch.device, cached: bool = False) -> tuple[AudioLM, AudioLM | None]:
+    """The student and the teacher; what of them lies outside the engines is on the device, once if both hear alike.
+
+    A teacher whose states are `cached` is not loaded.
+    """
+    teacher = load_teacher(cfg) if cfg.teacher is not None and not cached else None
     student = load_student(cfg)
     if teacher is not None and student.shares_encoding(teacher):
         teacher.adopt_encoding(student)
@@ -27,21 +33,45 @@ def load_models(cfg: Config, device: torch.device) -> tuple[AudioLM, AudioLM | N
     return student, teacher
 
 
-def pair(cfg: Config, student: AudioLM, teacher: AudioLM | None, reader: IndexedReader | StreamReader) -> Pairing:
+def heads_of(student: AudioLM, teacher: AudioLM | None, cache: TeacherCache | None) -> list[LMHead]:
+    """The LM heads of student and teacher, the student's first; that of a teacher which is not loaded is cached."""
+    theirs = teacher.head() if teacher is not None else None
+    if theirs is None and cache is not None:
+        theirs = cache.head
+    return [student.head()] if theirs is None else [student.head(), theirs]
+
+
+def pair(
+    cfg: Config,
+    student: AudioLM,
+    teacher: AudioLM | None,
+    reader: IndexedReader | StreamReader,
+    cache: TeacherCache | None = None,
+) -> Pairing:
     """What makes the batches of both, each model's reader limited to its positions; of two that read alike to either's.
 
-    UserError where the two would write other tokens as an answer.
+    Of a teacher that is in a whole `cache` alone no batches are made. UserError where the two would write other tokens
+    as an answer.
     """
-    shared = shared_vocabulary(student, teacher) if teacher is not None else None
-    theirs = teacher.reader if teacher is not None else None
-    pairing = Pairing(student.reader, theirs, cfg.negative, shared, partners_of(reader))
-    there = {"student": student} | ({"teacher": teacher} if teacher is not None else {})
-    limits = {name: model.position_limit for name, model in there.items()}
+    limits, shared, theirs = {"student": student.position_limit}, None, None
+    if teacher is not None:
+        theirs, limits["teacher"] = teacher.reader, teacher.position_limit
+    elif cache is not None:
+        theirs, limits["teacher"] = cache.reader, cache.positions
+    if theirs is not None:
+        ours, rows = (len(head.weight) for head in heads_of(student, teacher, cache))
+        shared = SharedVocabulary.of(student.reader, theirs, (ours, rows))
+    store = cache.store if cache is not None and teacher is None else None
+    pairing = Pairing(student.reader, theirs, cfg.negative, shared, partners_of(reader), store)
+    pairing.teacher_runs = teacher is not None or theirs is None
     fewest = min(limits, key=lambda name: limits[name] or math.inf)
-    for name, model in there.items():
+    for name, each in {"student": student.reader, "teacher": theirs}.items():
         whose = fewest if pairing.alike else name
-        model.reader.limit(cfg.data.max_answer_tokens, limits[whose], f"the LLM of {whose}")
+        if each is not None:
+            each.limit(cfg.data.max_answer_tokens, limits[whose], f"the LLM of {whose}")
     # Before ZeRO-3 puts a linear product in the place of PyTorch's, which rounds otherwise.
+    if not pairing.teacher_runs:
+        return pairing
     second = teacher or student
     if cfg.negative is not None and (constant := negatives.of_no_sample(cfg.negative, second.reader)) is not None:
         second.prepare(constant)

@@ -2,27 +2,25 @@
 
 import math
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from caad_ds.config.deepspeed_files import check_deepspeed
-from caad_ds.config.schema import Config, TeacherSection
+from caad_ds.config.schema import Config
 from caad_ds.data.batch import PairedBatch
 from caad_ds.data.loader import IndexedBatches, Loader, StreamBatches
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.audio_dropout import AudioDropout
 from caad_ds.distill.step import DistillStep, Terms
-from caad_ds.models.audio_lm import AudioLM
+from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, check_lengths, data_order, first_shard, open_data
+from caad_ds.training.batches import batch_shape, check_lengths, data_order, ends_epoch, first_shard, open_data
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
@@ -41,9 +39,10 @@ from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.model_folder import write_model
 from caad_ds.training.optimizer import forget_gradients
-from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.schedule import learning_rate
-from caad_ds.training.teacher_and_student import load_models, pair
+from caad_ds.training.teacher import build_teacher, publish
+from caad_ds.training.teacher_and_student import heads_of, load_models, pair
+from caad_ds.training.teacher_cache import open_cache, teacher_hash
 from caad_ds.training.validation import validate
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
@@ -68,8 +67,14 @@ class Trainer:
         self.stopping = False
         self.largest = 0
         signal.signal(signal.SIGUSR1, self._stop)
+        caches = cfg.teacher is not None and cfg.teacher.cache is not None
+        self.teacher_hash = from_main(partial(teacher_hash, cfg)) if caches else ""
         agreed(self._load)
+        if self.cache is not None:
+            self.cache.check_ranks()
+        keys = [entry.key for reader in self.indexed for entry in reader.index.samples]
         check_texts(self.indexed, self.pairing.check, self.checkpoints, cfg.data.skip_broken, heartbeat)
+        self.unusable = set(keys).difference(entry.key for reader in self.indexed for entry in reader.index.samples)
         agreed(self._plan)
         with ExitStack() as held:
             self._build_engines(held)
@@ -95,16 +100,17 @@ class Trainer:
         check_deepspeed(cfg)
         engines.loss_implementation(cfg, self.device)  # refused before models are loaded
         engines.check_attention(cfg)
-        self.student, self.teacher = load_models(cfg, self.device)
-        models = [model for model in (self.student, self.teacher) if model is not None]
-        self.pairing = pair(cfg, self.student, self.teacher, self.reader)
+        self.cache = open_cache(cfg, self.teacher_hash, self.reader, self.indexed)
+        self.student, self.teacher = load_models(cfg, self.device, self.cache is not None and self.cache.whole)
+        self.pairing = pair(cfg, self.student, self.teacher, self.reader, self.cache)
+        heads = heads_of(self.student, self.teacher, self.cache)
         if (shared := self.pairing.shared) is not None:
-            ours, theirs = (len(model.head().weight) for model in models)
+            ours, theirs = (len(head.weight) for head in heads)
             self.heartbeat.say(f"vocabulary: {shared.size} tokens in common, of {theirs} and {ours} rows")
         for reader in self.indexed:
-            check_lengths(reader, [model.reader for model in models])
+            check_lengths(reader, self.pairing.readers)
         engines.check_finite(cfg, self.student, self.teacher)
-        computed = engines.loss_implementation(cfg, self.device, *models)
+        computed = engines.loss_implementation(cfg, self.device, *heads)
         self.heartbeat.say(f"loss: {computed}")
         self.frozen = frozen_hash(self.student)
         self.identity = self._identity()
@@ -125,38 +131,18 @@ class Trainer:
         """The step, with what it holds put on `held` as soon as it is there."""
         cfg = self.cfg
         self.dropout = AudioDropout(cfg.objective.audio_dropout, cfg.run.seed)
-        teacher, teacher_batch = None, 1
-        if cfg.teacher is not None and self.teacher is not None:
-            self.heartbeat.begin("building the teacher's engine")
-            placed, reason, folder = agreed(partial(self._place_teacher, cfg.teacher, self.teacher, held))
-            self.heartbeat.say(f"teacher: {placed} ({reason})")
-            if cfg.teacher.keep_prefix:
-                kept = "what prompts begin with is kept"
-                if placed != "replicated":
-                    kept = "no prefix is kept, ranks gather this teacher's layers together"
-                self.heartbeat.say(f"teacher.keep_prefix: {kept}")
-            teacher = engines.teacher_signal(cfg, self.teacher, placed, folder)
-            held.callback(teacher.close)
-            teacher_batch = cfg.teacher.batch or (self.accumulation if placed in ("cpu", "nvme") else 1)
-        self.heartbeat.begin("building the student's engine")
         self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops)
         part = self.meter.clock.part
+        models = self.student, self.teacher, self.cache
+        teacher, placed = build_teacher(cfg, *models, self.pairing, self.unusable, self.heartbeat, held, part)
+        self.filling = teacher if isinstance(teacher, FillingTeacher) else None
+        offloaded = self.accumulation if placed in ("cpu", "nvme") else 1
+        teacher_batch = (cfg.teacher and cfg.teacher.batch) or offloaded
+        self.heartbeat.begin("building the student's engine")
         shape = self.micro_batch, self.accumulation
         self.engine = engines.student_engine(cfg, self.student, *shape, part, self.pairing.shared)
         held.callback(self.engine.destroy)
-        self.step = DistillStep(self.engine, self.student, teacher, self.teacher, teacher_batch, part)
-
-    def _place_teacher(
-        self, section: TeacherSection, teacher: AudioLM, held: ExitStack
-    ) -> tuple[str, str, Path | None]:
-        """Where the teacher lies and why, and on NVMe a folder of this rank's own."""
-        width = engines.DTYPES[self.cfg.run.precision].itemsize
-        placed, reason = placement(self.cfg, teacher.module, self.student.module, width)
-        if placed != "nvme" or section.nvme_path is None:
-            return placed, reason, None
-        folder = swap_folder(section.nvme_path, self.cfg.run.output_dir)
-        held.callback(shutil.rmtree, folder)
-        return placed, reason, folder
+        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part)
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -271,6 +257,7 @@ class Trainer:
         )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
+        self._publish(step)
         for batch in batches:
             self.sums.add_batch(batch.student)
             self._check_budget(batch)
@@ -284,6 +271,13 @@ class Trainer:
         else:
             self._skip(step + 1, whole, window, terms)
         return bool(stops)
+
+    def _publish(self, step: int | None = None) -> None:
+        """Let all ranks find the states that were stored so far; before a `step` only where an epoch ends."""
+        if self.filling is None or self.cache is None or not self.pairing.teacher_runs:
+            return
+        if step is None or (self.order is not None and ends_epoch(step, self.order.steps_per_epoch)):
+            publish(self.filling, self.cache, self.pairing, self.heartbeat)
 
     def _skip(self, done: int, read: list[PairedBatch], window: list[PairedBatch], terms: list[Terms]) -> None:
         """Find out why the engine has skipped a step, and say it."""
@@ -312,6 +306,7 @@ class Trainer:
         assert self.validation_reader is not None  # else nothing validates
         values, bad = validate(self.step, self.validation_reader, self.pairing, self._weight, sums, size)
         self.heartbeat.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
+        self._publish()
         if bad:
             self.heartbeat.say(f"validation: the loss is not finite in the batches of {shown(bad)}")
         return values
@@ -319,6 +314,7 @@ class Trainer:
     def _checkpoint(self, done: int, validation: dict[str, float]) -> None:
         self.heartbeat.turn_to(lambda: "writing a checkpoint")
         self.tracker.flush()
+        self._publish()
         shards: list[int] = [0] * self.world_size
         dist.all_gather_object(shards, self.samples.position(done))
         means = {name: value for name, value in validation.items() if math.isfinite(value)}
@@ -384,8 +380,12 @@ class Trainer:
     def _identity(self) -> Identity:
         """Hashes of what decides the course of training."""
         # Not hashed a second time, which takes most of the start of a large run; a shared encoder is in the first.
-        teacher, reading = [], None
-        if self.teacher is not None:
+        teacher: list[str] = []
+        reading = None
+        if self.cache is not None:  # the same whether it is whole or not
+            teacher += [f"{name}: {value}" for name, value in sorted(self.cache.made_of.items())]
+            reading = None if self.pairing.alike else self.cache.reader.identity()
+        elif self.teacher is not None:
             teacher.append(weights_hash(self.teacher.module))
             if not self.student.shares_encoding(self.teacher):
                 teacher += map(weights_hash, self.teacher.modules_outside().values())

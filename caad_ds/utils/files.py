@@ -125,8 +125,10 @@ def _drop_stale(path: Path) -> None:
 
 
 @contextmanager
-def sole_writer(path: Path) -> Iterator[None]:
+def sole_writer(path: Path, shared: bool = False) -> Iterator[None]:
     """Holds a lock beside `path` while the body runs; UserError if another process, on any host, holds it.
+
+    `shared` lets others in who share it as well, and keeps out who wants it alone.
 
     Two tasks on one output, such as a requeued job and its lost twin, would each take the other's lines for its own. A
     requeued job waits: a file system may hold the lock of the node that it has lost for a while. The lock of a folder
@@ -139,24 +141,25 @@ def sole_writer(path: Path) -> Iterator[None]:
     end = time.monotonic() + (RELEASED_AFTER if requeued else 0)
     with disk_errors(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        while (file := _locked(lock)) is None and time.monotonic() < end:
+        while (file := _locked(lock, shared)) is None and time.monotonic() < end:
             time.sleep(0.5)
     if file is None:
         raise UserError(f"another process is writing {path}: wait until it ends, or name another output")
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        if not shared:
+            lock.unlink(missing_ok=True)
         file.close()
 
 
-def _locked(lock: Path) -> BinaryIO | None:
+def _locked(lock: Path, shared: bool = False) -> BinaryIO | None:
     """The lock file, open and locked; None where another process has it. Without locks, as some file systems are, it
     is only open."""
     while True:
         file = open(lock, "wb")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 return file
         except FileNotFoundError:

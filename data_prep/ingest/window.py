@@ -66,7 +66,7 @@ def _of_folder(folder: Path) -> float:
     if told.get("model_type") in TRANSFORMERS:
         from caad_ds.models import auto  # it takes seconds to import
 
-        return auto.longest_seconds(folder)
+        return auto.load_reader(folder).longest_seconds
     if (positions := _positions(folder)) is not None:
         return positions
     raise UserError(f"{config}: it says no window; name the folder of an audio model, of a Whisper, or a config")

@@ -48,7 +48,7 @@ def parts(request, world, tmp_path):
     student, teacher_lm = engines.load_student(cfg), engines.load_teacher(cfg)
     assert student.shares_encoding(teacher_lm)
     shared = engines.shared_vocabulary(student, teacher_lm)
-    teacher = engines.teacher_signal(cfg, teacher_lm)
+    teacher = engines.teacher_signal(cfg, teacher_lm, shares=True)
     engine = engines.student_engine(cfg, student, 4, 1, shared=shared)
     reader = IndexedReader(cfg.data.train)
     pairing = Pairing(student.reader, teacher_lm.reader, request.param)
@@ -57,7 +57,7 @@ def parts(request, world, tmp_path):
     def batch(*numbers: int) -> PairedBatch:
         return pairing([reader[n] for n in numbers])
 
-    step = DistillStep(engine, student, teacher, teacher_lm)
+    step = DistillStep(engine, student, teacher)
     yield SimpleNamespace(
         step=step, engine=engine, teacher=teacher, student=student, lm=teacher_lm, batch=batch, negative=request.param,
         train=cfg.data.train,
@@ -69,6 +69,13 @@ def parts(request, world, tmp_path):
 def prepared(lm: AudioLM, *batches: Batch | None) -> list[Batch | None]:
     """The batches with their audio encoded."""
     return [None if batch is None else lm.prepare(batch) for batch in batches]
+
+
+def of(teacher: signal.OnlineTeacher, lm: AudioLM, shares: bool) -> signal.OnlineTeacher:
+    """The teacher's engine with the encoder and the reader of another model."""
+    made = signal.OnlineTeacher(teacher.engine, shares)
+    made.lm = lm
+    return made
 
 
 def counted(monkeypatch, owner, name: str) -> list:
@@ -144,7 +151,7 @@ def test_offloaded_layers_are_gathered_once_for_a_window(parts, monkeypatch):
     """One forward of the teacher takes all micro-batches, of unequal length; its trace stays complete."""
     window = [parts.batch(0, 1), parts.batch(5, 6, 7), parts.batch(20)]
     assert len({batch.student.input_ids.shape[1] for batch in window}) > 1
-    together = DistillStep(parts.engine, parts.student, parts.teacher, parts.lm, teacher_batch=3)
+    together = DistillStep(parts.engine, parts.student, parts.teacher, teacher_batch=3)
     layers = parts.lm.decoder.model.layers
     gathered: list[list[str]] = []  # of each all-gather the weights
     names = {weight: f"{n}.{name}" for n, layer in enumerate(layers) for name, weight in layer.named_parameters()}
@@ -205,7 +212,7 @@ def test_an_audio_that_several_prompts_ask_about_is_encoded_once(parts, monkeypa
 
 def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
     other = SpeechAudioLM(parts.lm.module, encoder(layers=3), parts.lm.reader.tokenizer)
-    step = DistillStep(parts.engine, parts.student, parts.teacher, other)
+    step = DistillStep(parts.engine, parts.student, of(parts.teacher, other, shares=False))
     batch = parts.batch(0, 1)
     prepared(other, batch.negative)
     ours, theirs = (counted(monkeypatch, each.encoder, "encode") for each in (parts.student, other))
@@ -218,16 +225,16 @@ def test_an_encoder_of_its_own_runs_for_the_teacher_too(parts, monkeypatch):
 def test_an_encoder_that_both_have_runs_once_where_prompts_differ(parts, monkeypatch):
     lm = SpeechAudioLM(parts.lm.module, parts.student.encoder, copy.deepcopy(parts.lm.reader.tokenizer))
     lm.reader.set_transcript("none")
-    step = DistillStep(parts.engine, parts.student, parts.teacher, lm)
+    step = DistillStep(parts.engine, parts.student, of(parts.teacher, lm, shares=True))
     reader = IndexedReader(parts.train)
     batch = Pairing(parts.student.reader, lm.reader, "zero_mel")([reader[0], reader[1], reader[0]])
     assert batch.teacher.input_ids.shape != batch.student.input_ids.shape
     expected = parts.teacher.signal(*prepared(lm, batch.teacher, batch.negative))
     heard = counted(monkeypatch, parts.student.encoder, "encode")
     with step.teacher_head():
-        [(_, positive, negative)] = step._signals([batch])
+        [(_, states)] = step._signals([batch])
     assert len(heard) == 1
-    assert torch.equal(positive, expected[0]) and torch.equal(negative, expected[1])
+    assert torch.equal(states.positive, expected[0]) and torch.equal(states.negative, expected[1])
 
 
 @pytest.mark.numeric
@@ -333,8 +340,8 @@ def test_another_teacher_takes_the_place_of_an_engine(parts):
         kept = parts.teacher.signal(*prepared(parts.lm, batch.teacher, batch.negative)), head
 
     class Kept:
-        def signal(self, batch, negative):
-            return kept[0]
+        def states(self, batches, ours):
+            return [signal.TeacherStates(*kept[0])]
 
         def head(self):
             return nullcontext(kept[1])
@@ -345,7 +352,7 @@ def test_another_teacher_takes_the_place_of_an_engine(parts):
         def close(self):
             pass
 
-    step = DistillStep(parts.engine, parts.student, Kept(), parts.lm)
+    step = DistillStep(parts.engine, parts.student, Kept())
     parts.engine.eval()
     with parts.step.teacher_head(), step.teacher_head():
         count = len(batch.student.targets)

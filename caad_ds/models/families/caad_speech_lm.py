@@ -234,6 +234,11 @@ class SpeechAudioLM(AudioLM):
         folders.save(folder, self.module, self.encoder, self.reader.tokenizer)
 
 
+def load_reader(folder: Path) -> SpeechReader:
+    """What reads the batches of the model of a folder; its encoder is there without weights."""
+    return SpeechReader(*folders.load_reading(folder))
+
+
 def load(folder: Path, dtype: torch.dtype) -> SpeechAudioLM:
     """The model of a folder in `dtype`, its encoder in fp32."""
     return SpeechAudioLM(*folders.load(folder, dtype))

@@ -37,6 +37,13 @@ def load_encoder(name: str | Path, taps: list[int], window_seconds: int, final_n
     return encoder
 
 
+def unloaded_encoder(name: str | Path, taps: list[int], window_seconds: int) -> SpeechEncoder:
+    """An encoder of which the feature extractor alone is loaded; `name` as of `load_encoder`, no weights are read."""
+    config = WhisperConfig.from_pretrained(name)
+    extractor = WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
+    return SpeechEncoder(WhisperEncoder(config), extractor, taps)
+
+
 def save_encoder(folder: str | Path, encoder: SpeechEncoder) -> None:
     """Write the encoder as a Whisper checkpoint without a decoder, which `load_encoder` reads."""
     no_decoder = {"decoder_layers": 0, "vocab_size": 1, "max_target_positions": 1}

@@ -13,7 +13,7 @@ from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.llm import check_llm, check_vocabulary, load_tokenizer
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.prompt_encoder import FORM, form_of
-from caad_ds.models.speech_lm.encoder_folder import load_encoder, save_encoder
+from caad_ds.models.speech_lm.encoder_folder import load_encoder, save_encoder, unloaded_encoder
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
@@ -38,6 +38,16 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Speech
     tokenizer = load_tokenizer(folder)
     check_vocabulary(model.llm, tokenizer, str(folder))
     return model, encoder, tokenizer
+
+
+def load_reading(folder: Path) -> tuple[Any, SpeechEncoder, int]:
+    """What the prompts of a model folder depend on: its tokenizer, its encoder without weights, K."""
+    check_model_folder(folder)
+    config = SpeechLMConfig.from_pretrained(folder)
+    source = encoder_of(folder, config.encoder)
+    with torch.device("meta"):
+        encoder = unloaded_encoder(source, config.taps or [], config.window_seconds)
+    return load_tokenizer(folder), encoder, config.num_queries
 
 
 def encoder_of(folder: Path, encoder: str | None) -> str | Path:

@@ -1,0 +1,127 @@
+"""The files of a teacher cache: what it was made of, the form of its rows, the teacher's LM head."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from caad_ds.loss.head import LMHead
+from caad_ds.loss.teacher_scalars import SCALARS
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, follow_umask, read_json, write_json
+
+KEY, HEAD = "cache.json", "head.safetensors"
+VERSION = 1  # of the files; whoever changes what is stored for the same model and data adds 1
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SHORT = 80  # characters of a value that is stored, and shown where it differs; of a longer one its hash
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of a sample lie in a segment.
+
+    One after another: `positive` [n, width], in form `pair` `negative` [n, width], and `scalars` float32 [n, 5].
+
+    Args:
+        form: `pair` has both paths, for any alpha; `contrast` their contrast, in half the space.
+        width: Ht, the teacher's hidden size.
+        precision: `fp32` or `bf16`, that of the states.
+    """
+
+    form: Literal["pair", "contrast"]
+    width: int
+    precision: Literal["fp32", "bf16"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the states."""
+        return DTYPES[self.precision]
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes that an answer row takes."""
+        paths = 2 if self.form == "pair" else 1
+        return paths * self.width * self.dtype.itemsize + len(SCALARS) * torch.float32.itemsize
+
+    def empty(self, rows: int) -> list[Tensor]:
+        """Tensors for so many rows, in the order of the file; their content is arbitrary."""
+        states = [torch.empty(rows, self.width, dtype=self.dtype) for _ in range(2 if self.form == "pair" else 1)]
+        return [*states, torch.empty(rows, len(SCALARS))]
+
+
+def fingerprint(parts: Mapping[str, Any]) -> dict[str, str]:
+    """What the states depend on, by name: each value as text, a long one as its hash."""
+    texts = {name: str(value) for name, value in parts.items()}
+    return {
+        name: text if len(text) <= SHORT else f"sha256 {hashlib.sha256(repr(parts[name]).encode()).hexdigest()[:16]}"
+        for name, text in texts.items()
+    }
+
+
+def read_key(folder: Path) -> dict[str, Any] | None:
+    """What a cache says it was made of, None where there is no cache yet."""
+    path = folder / KEY
+    if not path.exists():
+        return None
+    stored = read_json(path, "name another teacher.cache.path")
+    if stored.get("version") != VERSION or not isinstance(stored.get("made_of"), dict):
+        raise UserError(
+            f"{path}: it is of version {stored.get('version')}, and this one reads {VERSION}; name another "
+            "teacher.cache.path, or remove that folder"
+        )
+    return stored
+
+
+def check_key(folder: Path, stored: Mapping[str, Any], made_of: Mapping[str, str]) -> None:
+    """Raise UserError where a cache was made of something else than a run is, by name."""
+    there = stored["made_of"]
+    changed = [
+        f"{name}: {there.get(name, 'none')}, here {made_of.get(name, 'none')}"
+        for name in {**there, **made_of}
+        if there.get(name) != made_of.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"teacher.cache.path {folder}: it was made with another {'; '.join(changed)}; restore that, or name "
+            "another folder"
+        )
+
+
+def write_key(folder: Path, made_of: Mapping[str, str], notes: Mapping[str, Any]) -> None:
+    """Write what a cache is made of; `notes` are what a run that reads it needs to know beside that."""
+    write_json(folder / KEY, {"version": VERSION, "made_of": dict(made_of), **notes})
+
+
+def write_head(folder: Path, head: LMHead) -> None:
+    """Write the teacher's LM head, whole or not at all."""
+    tensors = {"weight": head.weight.detach().cpu().contiguous()}
+    if head.bias is not None:
+        tensors["bias"] = head.bias.detach().cpu().contiguous()
+    softcap = "" if head.softcap is None else repr(head.softcap)
+    partial = folder / f".{HEAD}.partial"
+    with disk_errors(folder):
+        save_file(tensors, partial, metadata={"softcap": softcap, "scale": repr(head.scale)})
+        partial.replace(folder / HEAD)
+        follow_umask(folder)
+
+
+def read_head(folder: Path) -> LMHead:
+    """The LM head of a cache, on the CPU."""
+    path = folder / HEAD
+    try:
+        with safe_open(path, "pt") as file:
+            settings = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        softcap = float(settings["softcap"]) if settings["softcap"] else None
+        return LMHead(tensors["weight"], tensors.get("bias"), softcap, float(settings["scale"]))
+    except Exception as error:  # whatever safetensors makes of a damaged file
+        raise UserError(
+            f"{path}: the teacher's LM head cannot be read ({error}); remove the file and fill the cache again with "
+            "`caad-ds cache-teacher`, which writes it"
+        ) from error

@@ -1,0 +1,158 @@
+"""Append-only files of cached rows, and the index of each: a segment has its name when it is whole."""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, read_json, write_json
+
+ROWS, INDEX, PARTIAL = ".rows", ".json", ".partial"
+SEGMENT_BYTES = 256 * 2**20
+NAME = re.compile(r"(.+)-(\d{6})")
+
+
+class Entry(NamedTuple):
+    """Where the rows of a sample are: `rows` of them, from `offset` on in the segment; sha256 of their bytes.
+
+    `content` is the hash of the sample's text, audio and answer. A sample that cannot be used has neither.
+    """
+
+    key: str
+    content: str
+    offset: int
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A whole file of rows: its name without ending, its length in bytes, its entries."""
+
+    name: str
+    size: int
+    entries: Sequence[Entry] = field(default_factory=list)
+
+
+def write_index(folder: Path, segment: Segment) -> None:
+    """Write a segment's index, by which its rows are found."""
+    write_json(folder / (segment.name + INDEX), {"bytes": segment.size, "samples": [list(e) for e in segment.entries]})
+
+
+def read_segments(folder: Path, check_files: bool = True) -> list[Segment]:
+    """All whole segments of a cache, in the order of their names.
+
+    UserError for an index that cannot be read and, with `check_files`, for a file that is missing or of another length.
+    """
+    segments = []
+    for path in sorted(folder.glob(f"*-??????{INDEX}")):
+        values = read_json(path, f"run `caad-ds prep verify {folder}`")
+        try:
+            segment = Segment(path.stem, int(values["bytes"]), [Entry(*each) for each in values["samples"]])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: it is not the index of a cache's segment ({error!r}); remove it, and the cache is filled "
+                "again where it lacks rows"
+            ) from error
+        if check_files and (fault := length_fault(folder, segment)):
+            raise UserError(f"{fault}; run `caad-ds prep verify {folder} --drop-damaged`, then fill it again")
+        segments.append(segment)
+    return segments
+
+
+def length_fault(folder: Path, segment: Segment) -> str | None:
+    """What is wrong with the length of a segment's file, in words."""
+    path = folder / (segment.name + ROWS)
+    size = path.stat().st_size if path.is_file() else None
+    if size == segment.size:
+        return None
+    return f"{path}: it is missing" if size is None else f"{path}: it has {size} bytes, its index says {segment.size}"
+
+
+class SegmentWriter:
+    """Appends the rows of samples to segments of one writer; `name` is its own in the cache.
+
+    A segment has a temporary name until `finish`. What a killed writer of that name has left is removed.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name = folder, name
+        self._file: int | None = None
+        self._entries: list[Entry] = []
+        self._size = 0
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f"{name}-??????{ROWS}*"):
+                if not left.with_name(left.name[: len(name) + 7] + INDEX).exists():
+                    left.unlink()
+        numbers = [
+            int(match[2]) for path in folder.iterdir() if (match := NAME.fullmatch(path.stem)) and match[1] == name
+        ]
+        self._next = max(numbers, default=-1) + 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the segment that is being written."""
+        return self._size
+
+    def add(self, key: str, content: str, rows: int, parts: Sequence[Tensor]) -> None:
+        """Append the rows of a sample, CPU tensors of `Layout`'s order; UserError where the disk is full."""
+        digest = hashlib.sha256()
+        with disk_errors(self.folder):
+            if self._file is None:
+                self._file = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            offset = self._size
+            for part in parts:
+                data = as_bytes(part)
+                digest.update(data)
+                while data:
+                    written = os.pwrite(self._file, data, self._size)
+                    self._size += written
+                    data = data[written:]
+        self._entries.append(Entry(key, content, offset, rows, digest.hexdigest()))
+
+    def note_unusable(self, key: str) -> None:
+        """Note a sample that cannot be used, so that the cache is whole without it."""
+        self._entries.append(Entry(key, "", self._size, 0, ""))
+
+    def finish(self) -> Segment | None:
+        """Give the segment its name and index; None where nothing was added. The next `add` begins another."""
+        if not self._entries:
+            return None
+        segment = Segment(f"{self.name}-{self._next:06d}", self._size, self._entries)
+        with disk_errors(self.folder):
+            if self._file is None:  # samples without rows alone
+                self._file = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = None
+            self._partial.replace(self.folder / (segment.name + ROWS))
+            write_index(self.folder, segment)
+        self._entries, self._size, self._next = [], 0, self._next + 1
+        return segment
+
+    def close(self) -> None:
+        """Drop what has no name yet."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        with suppress(OSError):
+            self._partial.unlink(missing_ok=True)
+        self._entries, self._size = [], 0
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / f"{self.name}-{self._next:06d}{ROWS}{PARTIAL}"
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor, as bytes."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

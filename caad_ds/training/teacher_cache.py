@@ -1,0 +1,207 @@
+"""The teacher cache of a run: what it is made of, whether it is whole, and the teacher that reads or fills it."""
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import transformers
+
+from caad_ds.config.schema import Config
+from caad_ds.config.teacher_cache import CacheSection
+from caad_ds.data.reader import IndexedReader
+from caad_ds.data.stream import StreamReader
+from caad_ds.distill.signal import OnlineTeacher
+from caad_ds.distill.teacher_cache.layout import (
+    HEAD,
+    Layout,
+    check_key,
+    fingerprint,
+    read_head,
+    read_key,
+    write_head,
+    write_key,
+)
+from caad_ds.distill.teacher_cache.segments import SegmentWriter
+from caad_ds.distill.teacher_cache.signals import FillingTeacher
+from caad_ds.distill.teacher_cache.store import Store
+from caad_ds.loss.head import LMHead
+from caad_ds.models import auto
+from caad_ds.models.architecture import is_architecture, read_architecture
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.reader import Reader
+from caad_ds.models.shared_vocabulary import SharedVocabulary
+from caad_ds.utils.command import is_main
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import disk_errors, sole_writer
+from caad_ds.utils.ranks import agreed, gathered, world
+
+VOCABULARY = "vocabulary of the scalars"
+ALONE = "0-of-1"  # the part of one who fills a cache alone
+
+
+def teacher_hash(cfg: Config) -> str:
+    """The hash of the files that the teacher is made of; of an architecture, of its settings and its seed."""
+    assert cfg.teacher is not None
+    if is_architecture(cfg.teacher.path):
+        values = sorted(read_architecture(cfg.teacher.path).items())
+        return hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest()
+    return model_hash(cfg.teacher.path)
+
+
+class TeacherCache:
+    """The cache that `teacher.cache` names.
+
+    Args:
+        weights: the teacher's, see `teacher_hash`.
+        data: what partners of a negative are taken from.
+        readers: what must be there for the cache to be whole.
+    """
+
+    def __init__(self, cfg: Config, weights: str, data: str, readers: Sequence[IndexedReader], stream: bool = False):
+        assert cfg.teacher is not None and cfg.teacher.cache is not None
+        self.section: CacheSection = cfg.teacher.cache
+        self.folder = self.section.path
+        self.objective = cfg.objective
+        self.reader = _teachers_reader(cfg)
+        self.made_of = made_of(cfg, weights, data, self.reader)
+        self._readers, self._stream = readers, stream
+        self._precision = cfg.run.precision
+        self._shard = ALONE
+        self.store: Store | None = None
+        self.head: LMHead | None = None
+        self.positions: int | None = None
+        stored = read_key(self.folder)
+        if stored is not None:
+            check_key(self.folder, stored, self.made_of)
+        fills = self.section.fill
+        if stored is None and not fills:
+            raise UserError(
+                f"teacher.cache.path {self.folder}: there is no cache, and teacher.cache.fill is false; fill it with "
+                "`caad-ds cache-teacher`, or set fill to true"
+            )
+        self.whole = not fills
+        if stored is not None:
+            self.store = Store(
+                self.folder, Layout(self.section.form, stored["width"], self._precision), needed=not fills
+            )
+            self.whole = not fills or not self.lacking()
+        if self.whole:
+            assert self.store is not None and stored is not None
+            self.store.needed = True
+            self.head, self.positions = read_head(self.folder), stored["positions"]
+
+    def lacking(self) -> list[str]:
+        """The keys of the samples without rows; of a stream nobody knows."""
+        if self.store is None or self._stream:
+            return ["every sample"]
+        return self.store.lacks((entry.key, entry.pcm) for reader in self._readers for entry in reader.index.samples)
+
+    def check_ranks(self) -> None:
+        """Raise UserError where ranks do not see the same files; every rank calls it."""
+        seen = gathered(0 if self.store is None else len(self.store))
+        if len(set(seen)) > 1:
+            raise UserError(
+                f"teacher.cache.path {self.folder}: rank 0 sees {seen[0]} samples there, another rank "
+                f"{next(count for count in seen if count != seen[0])}; use a folder that all nodes share"
+            )
+
+    def fill(
+        self,
+        online: OnlineTeacher,
+        teacher: AudioLM,
+        shared: SharedVocabulary | None,
+        held: ExitStack,
+        say: Callable[[str], None],
+        unusable: Collection[str] = (),
+    ) -> FillingTeacher:
+        """The teacher that stores what it computes; every rank calls it.
+
+        `unusable` are keys of samples that were left out: the cache is whole without them.
+        """
+        with online.head() as head:
+            agreed(lambda: self._prepare(head, teacher, shared, held) if is_main() else None)
+        made = agreed(lambda: self._filling(online, shared, head.weight.shape[1], say))
+        self.check_ranks()
+        if is_main():
+            for key in made.store.lacks((key, "") for key in sorted(unusable)):
+                made.note_unusable(key)
+        return made
+
+    def _prepare(self, head: LMHead, teacher: AudioLM, shared: SharedVocabulary | None, held: ExitStack) -> None:
+        """Make the folder, take its lock, write what it is made of and the head, on rank 0."""
+        if head.softcap is not None and self.section.form == "contrast":
+            raise UserError(
+                f"teacher.cache.form contrast: the logits of a {teacher.family} have a soft cap, so that a contrast of "
+                "hidden states is not that of logits; set it to pair"
+            )
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(sole_writer(self.folder.resolve(), shared=self._shard != ALONE))
+        if self._shard != ALONE:
+            held.enter_context(sole_writer(self.folder.resolve() / self._shard))
+        stored = read_key(self.folder)
+        if stored is None:
+            notes = {"width": head.weight.shape[1], "positions": teacher.position_limit, VOCABULARY: _named(shared)}
+            write_key(self.folder, self.made_of, notes)
+        else:  # another may have made it since it was looked at
+            check_key(self.folder, stored, self.made_of)
+        if not (self.folder / HEAD).exists():
+            write_head(self.folder, head)
+
+    def _filling(
+        self, online: OnlineTeacher, shared: SharedVocabulary | None, width: int, say: Callable[[str], None]
+    ) -> FillingTeacher:
+        self.store = Store(self.folder, Layout(self.section.form, width, self._precision))
+        name = f"{world()[0]:05d}" if self._shard == ALONE else f"{self._shard}-{world()[0]:05d}"
+        writer = SegmentWriter(self.folder, name)
+        goes_on = self.section.when_full == "continue"
+        return FillingTeacher(online, self.store, writer, self.objective, shared, goes_on, say)
+
+
+def open_cache(
+    cfg: Config, weights: str, reader: IndexedReader | StreamReader, readers: Sequence[IndexedReader]
+) -> TeacherCache | None:
+    """The cache of a run's training and validation data, if its config has one."""
+    if cfg.teacher is None or cfg.teacher.cache is None:
+        return None
+    return TeacherCache(cfg, weights, reader.identity, readers, isinstance(reader, StreamReader))
+
+
+def made_of(cfg: Config, weights: str, data: str, reader: Reader) -> dict[str, str]:
+    """All that the stored states depend on beside the samples, by name."""
+    section, objective, run = cfg.teacher, cfg.objective, cfg.run
+    assert section is not None and section.cache is not None
+    parts: dict[str, Any] = {"teacher (its files)": weights}
+    parts |= {f"reading of samples ({name})": value for name, value in reader.identity().items()}
+    parts |= {
+        "negative (teacher.negative)": section.negative,
+        "answer cut (data.max_answer_tokens)": cfg.data.max_answer_tokens,
+        "run.precision": run.precision,
+        "run.encoder_precision": run.encoder_precision,
+        "run.attention": run.attention,
+        "version of torch": torch.__version__.partition("+")[0],
+        "version of transformers": transformers.__version__,
+        "form (teacher.cache.form)": section.cache.form,
+    }
+    if section.negative == "shuffled":
+        parts["data (its audio is the negative of other samples)"] = data
+    if section.cache.form == "contrast":
+        parts["objective.alpha"] = objective.alpha
+    return fingerprint(parts)
+
+
+def _teachers_reader(cfg: Config) -> Reader:
+    assert cfg.teacher is not None
+    reader = auto.load_reader(cfg.teacher.path, cfg.student.tokenizer)
+    reader.set_transcript(cfg.teacher.transcript)
+    return reader
+
+
+def _named(shared: SharedVocabulary | None) -> str:
+    """What tokens the scalars are over."""
+    if shared is None or shared.ids is None:
+        return "all" if shared is None else f"the first {shared.size}"
+    return f"{shared.size}, sha256 {hashlib.sha256(shared.ids.numpy().tobytes()).hexdigest()[:16]}"
