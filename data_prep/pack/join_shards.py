@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.data.index import VERSION, IndexFile, ShardIndex
+from caad_ds.utils.array_part import Part
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import track, waiting
-from data_prep.common.array_part import Part
 from data_prep.common.jsonl import Rejected, read_jsonl
 from data_prep.common.rejects import Rejects, rejected_path
 from data_prep.pack.pack import clean, index_path, summary

@@ -20,12 +20,12 @@ from pydantic import TypeAdapter
 from caad_ds.data.audio.levels import DEFAULT, Rules, add_rules
 from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
 from caad_ds.data.record import Record
+from caad_ds.utils.array_part import Part
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import waiting
 from caad_ds.utils.wording import counted
-from data_prep.common.array_part import Part
 from data_prep.common.journal import journal_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.data.record import Record
+from caad_ds.utils.array_part import Part
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, to_line, write_json, writing
 from caad_ds.utils.journal import changed_keys
 from caad_ds.utils.wording import counted
-from data_prep.common.array_part import Part
 from data_prep.common.journal import settings_path
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest

@@ -8,11 +8,11 @@ from typing import Any
 
 from caad_ds.config.template_arguments import add_template_arguments
 from caad_ds.data.record import Record
+from caad_ds.utils.array_part import Part
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic, write_json
 from caad_ds.utils.progress import track, waiting
-from data_prep.common.array_part import Part
 from data_prep.common.journal import journal_path, settings_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, manifest_hash, read_manifest, write_manifest

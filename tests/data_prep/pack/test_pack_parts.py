@@ -4,8 +4,8 @@ import pytest
 
 from caad_ds.cli import main
 from caad_ds.data.reader import IndexedReader
+from caad_ds.utils.array_part import Part
 from caad_ds.utils.errors import UserError
-from data_prep.common.array_part import Part
 from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.pack.join_shards import join
 from data_prep.pack.pack import pack
