@@ -31,6 +31,7 @@ COMMANDS = {
     "prep conflict-benchmark": ("data_prep.conflict_benchmark", "write a benchmark in MCR-BENCH's format"),
     "config": ("caad_ds.config.listing", "list the keys of a run's YAML: type, default, meaning"),
     "train": ("caad_ds.training.train", "train: Stage 2 distillation, or CE"),
+    "cache-teacher": ("caad_ds.training.cache_teacher", "store the teacher's states, so that it runs once a sample"),
     "dashboard": ("caad_ds.tracking.dashboard", "serve MLflow's pages and print the address of the curves"),
     "import-desta": ("caad_ds.models.import_desta", "make a teacher of a published DeSTA connector and its LLM"),
     "export": ("caad_ds.training.export", "write a checkpoint as a model folder"),

@@ -33,13 +33,14 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
+from caad_ds.utils.array_part import Part
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, sole_writer
 from caad_ds.utils.ranks import agreed, gathered, world
 
 VOCABULARY = "vocabulary of the scalars"
-ALONE = "0-of-1"  # the part of one who fills a cache alone
+WHOLE = Part(0, 1)
 
 
 def teacher_hash(cfg: Config) -> str:
@@ -58,9 +59,20 @@ class TeacherCache:
         weights: the teacher's, see `teacher_hash`.
         data: what partners of a negative are taken from.
         readers: what must be there for the cache to be whole.
+        part: that of an array job which fills it.
+        refill: whether it is to be filled even if it looks whole.
     """
 
-    def __init__(self, cfg: Config, weights: str, data: str, readers: Sequence[IndexedReader], stream: bool = False):
+    def __init__(
+        self,
+        cfg: Config,
+        weights: str,
+        data: str,
+        readers: Sequence[IndexedReader],
+        stream: bool = False,
+        part: Part = WHOLE,
+        refill: bool = False,
+    ):
         assert cfg.teacher is not None and cfg.teacher.cache is not None
         self.section: CacheSection = cfg.teacher.cache
         self.folder = self.section.path
@@ -69,7 +81,7 @@ class TeacherCache:
         self.made_of = made_of(cfg, weights, data, self.reader)
         self._readers, self._stream = readers, stream
         self._precision = cfg.run.precision
-        self._shard = ALONE
+        self._part = part
         self.store: Store | None = None
         self.head: LMHead | None = None
         self.positions: int | None = None
@@ -87,7 +99,7 @@ class TeacherCache:
             self.store = Store(
                 self.folder, Layout(self.section.form, stored["width"], self._precision), needed=not fills
             )
-            self.whole = not fills or not self.lacking()
+            self.whole = not fills or (not refill and not self.lacking())
         if self.whole:
             assert self.store is not None and stored is not None
             self.store.needed = True
@@ -139,9 +151,10 @@ class TeacherCache:
             )
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        held.enter_context(sole_writer(self.folder.resolve(), shared=self._shard != ALONE))
-        if self._shard != ALONE:
-            held.enter_context(sole_writer(self.folder.resolve() / self._shard))
+        shared_folder = self._part != WHOLE
+        held.enter_context(sole_writer(self.folder.resolve(), shared=shared_folder))
+        if shared_folder:
+            held.enter_context(sole_writer(self.folder.resolve() / self._writer))
         stored = read_key(self.folder)
         if stored is None:
             notes = {"width": head.weight.shape[1], "positions": teacher.position_limit, VOCABULARY: _named(shared)}
@@ -151,12 +164,16 @@ class TeacherCache:
         if not (self.folder / HEAD).exists():
             write_head(self.folder, head)
 
+    @property
+    def _writer(self) -> str:
+        """The name of this part among those who fill the cache."""
+        return f"{self._part.index:05d}-of-{self._part.count:05d}"
+
     def _filling(
         self, online: OnlineTeacher, shared: SharedVocabulary | None, width: int, say: Callable[[str], None]
     ) -> FillingTeacher:
         self.store = Store(self.folder, Layout(self.section.form, width, self._precision))
-        name = f"{world()[0]:05d}" if self._shard == ALONE else f"{self._shard}-{world()[0]:05d}"
-        writer = SegmentWriter(self.folder, name)
+        writer = SegmentWriter(self.folder, f"{self._writer}-{world()[0]:05d}")
         goes_on = self.section.when_full == "continue"
         return FillingTeacher(online, self.store, writer, self.objective, shared, goes_on, say)
 

@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.training.checks.config_paths import check_inputs
-from caad_ds.utils.command import Parser, guarded, is_alone, is_main
-from caad_ds.utils.errors import UserError
+from caad_ds.training.on_ranks import on_ranks
+from caad_ds.utils.command import Parser, guarded, is_main
 from caad_ds.utils.files import sole_writer
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
 
 DESCRIPTION = "The training entry: `deepspeed caad_ds/train.py --config FILE`, or one process with plain python."
 
@@ -67,31 +70,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(read: Callable[[], Config], title: str) -> int:
     """Train as the configuration says that `read` gives; without one `title` stands for the run's name."""
-    cfg, mistake = None, None
-    try:
-        cfg = read()
-        check_inputs(cfg)
-    except UserError as error:
-        if is_alone():
-            raise  # before DeepSpeed, which takes seconds to import and may compile
-        mistake = error  # of this rank alone perhaps: the others learn of it where all have met
-    with Heartbeat(enabled=is_main()) as heartbeat:
-        heartbeat.begin(f"{cfg.run.name if cfg else title}: starting")
-        from caad_ds.training import process_group
-        from caad_ds.training.trainer import Trainer
-        from caad_ds.utils.ranks import agreed, noticed, raise_together
+    return on_ranks(read, title, _run)
 
-        device = process_group.start(heartbeat)
-        try:
-            with noticed(), ExitStack() as held:
-                raise_together(mistake)
-                assert cfg is not None  # or there is a mistake
-                heartbeat.turn_to(lambda: f"waiting for {cfg.run.output_dir}, which another process is writing")
-                agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir.resolve())) if is_main() else None)
-                with Trainer(cfg, device, heartbeat) as trainer:
-                    return trainer.run()
-        finally:
-            process_group.stop()
+
+def _run(cfg: Config, device: "torch.device", heartbeat: Heartbeat) -> int:
+    from caad_ds.training.trainer import Trainer
+    from caad_ds.utils.ranks import agreed
+
+    with ExitStack() as held:
+        heartbeat.turn_to(lambda: f"waiting for {cfg.run.output_dir}, which another process is writing")
+        agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir.resolve())) if is_main() else None)
+        with Trainer(cfg, device, heartbeat) as trainer:
+            return trainer.run()
 
 
 @contextmanager

@@ -73,7 +73,8 @@ class Trainer:
         if self.cache is not None:
             self.cache.check_ranks()
         keys = [entry.key for reader in self.indexed for entry in reader.index.samples]
-        check_texts(self.indexed, self.pairing.check, self.checkpoints, cfg.data.skip_broken, heartbeat)
+        resumes = self.checkpoints.newest() is not None
+        check_texts(self.indexed, self.pairing.check, cfg.run.output_dir, resumes, cfg.data.skip_broken, heartbeat)
         self.unusable = set(keys).difference(entry.key for reader in self.indexed for entry in reader.index.samples)
         agreed(self._plan)
         with ExitStack() as held:

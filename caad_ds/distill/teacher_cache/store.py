@@ -52,7 +52,12 @@ class Store:
 
     def __len__(self) -> int:
         """How many samples have rows."""
-        return len(self._places)
+        return sum(entry.rows > 0 for _, entry in self._places.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all rows."""
+        return sum(entry.rows for _, entry in self._places.values()) * self.layout.bytes_per_row
 
     def add(self, segments: Iterable[Segment]) -> None:
         """Let the samples of these segments be found. Of the same content in two the first by name counts."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.reader import IndexedReader
-from caad_ds.training.checkpoints.checkpoint import Checkpoints
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_jsonl
@@ -22,20 +21,21 @@ LIST = "unusable.jsonl"
 def check_texts(
     readers: Sequence[IndexedReader],
     check: Callable[[Sample], object],
-    checkpoints: Checkpoints,
+    folder: Path,
+    resumes: bool,
     skip: bool,
     heartbeat: Heartbeat,
 ) -> None:
     """Encode the texts of every sample, each rank its share; every rank calls it.
 
-    A run that has checkpoints and no list of such samples has done so already. Those that `check` refuses are listed
-    in `unusable.jsonl` in the run's folder; with `skip` their readers leave them out.
+    A run that `resumes` and has no list of such samples has done so already. Those that `check` refuses are listed in
+    `unusable.jsonl` in the run's `folder`; with `skip` their readers leave them out.
 
     Raises:
         UserError: there are some, and `skip` is false, or no other is left.
     """
-    path = checkpoints.root.parent / LIST
-    if from_main(lambda: checkpoints.newest() is not None and not path.exists()):
+    path = folder / LIST
+    if from_main(lambda: resumes and not path.exists()):
         return
     found = [_unusable(reader, check, heartbeat) for reader in readers]
     agreed(lambda: _write(path, readers, found) if is_main() else None)

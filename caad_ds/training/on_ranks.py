@@ -1,0 +1,41 @@
+"""What a command does with a run's configuration on the ranks of its launch."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from caad_ds.config.schema import Config
+from caad_ds.training.checks.config_paths import check_inputs
+from caad_ds.utils.command import is_alone, is_main
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import Heartbeat
+
+if TYPE_CHECKING:  # it takes seconds to import, and a wrong path is refused before
+    import torch
+
+
+def on_ranks(read: Callable[[], Config], title: str, work: "Callable[[Config, torch.device, Heartbeat], int]") -> int:
+    """Read and check a configuration, join the ranks, and do the `work`; returns its exit status.
+
+    A mistake of one rank is raised on all of them. Without a configuration `title` stands for the run's name.
+    """
+    cfg, mistake = None, None
+    try:
+        cfg = read()
+        check_inputs(cfg)
+    except UserError as error:
+        if is_alone():
+            raise  # before DeepSpeed, which takes seconds to import and may compile
+        mistake = error  # of this rank alone perhaps: the others learn of it where all have met
+    with Heartbeat(enabled=is_main()) as heartbeat:
+        heartbeat.begin(f"{cfg.run.name if cfg else title}: starting")
+        from caad_ds.training import process_group
+        from caad_ds.utils.ranks import noticed, raise_together
+
+        device = process_group.start(heartbeat)
+        try:
+            with noticed():
+                raise_together(mistake)
+                assert cfg is not None  # or there is a mistake
+                return work(cfg, device, heartbeat)
+        finally:
+            process_group.stop()
