@@ -7,7 +7,6 @@ lane of a block keeps maxima and sums of its own until a sweep ends: a reduction
 wait for each other. Logarithms are to base 2, the base of the hardware's exponential.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,18 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caad_ds.loss import objective as objective_module
 from caad_ds.loss.head import LMHead, LogitsMemory
+from caad_ds.loss.kernel_parts import LN_2, LOG2_E, NEVER, _capped, _grow, _join, _logits
 from caad_ds.loss.objective import Objective, Rows, computed, hidden_contrast
 
 BLOCK = 2048
 WARPS = 8
 STAGES = {4: 3, 2: 4}  # by bytes of a logit: blocks on their way from memory, and the one that is worked on
 TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
-
-LOG2_E = tl.constexpr(math.log2(math.e))
-LN_2 = tl.constexpr(math.log(2))
-NEVER = tl.constexpr(objective_module.NEVER)
 
 
 @dataclass(frozen=True)
@@ -122,31 +117,6 @@ def chunk_terms(
 
 
 @triton.jit
-def _capped(z, cap):
-    """cap * tanh(z / cap): by exp(-2|x|), which cannot overflow, and near 0, where that cancels, by its series."""
-    x = z / cap
-    square = x * x
-    series = x * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
-    small = tl.exp(-2 * tl.abs(x))
-    size = (1 - small) / (1 + small)
-    return cap * tl.where(tl.abs(x) < 0.15, series, tl.where(x < 0, -size, size))
-
-
-@triton.jit
-def _logits(z, bias, scale, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.constexpr):
-    """A block of a row's logits in float32, with bias, scale and softcap."""
-    inside = cols < vocab
-    value = tl.load(z + row * vocab + cols, mask=inside, other=NEVER).to(tl.float32)
-    if BIAS:
-        value += tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
-    value *= scale
-    if CAP:
-        # The difference is 0, or NaN where the value is infinite, which the tangent would hide.
-        value = tl.where(inside, _capped(value, cap) + (value - value), NEVER)
-    return value
-
-
-@triton.jit
 def _target(
     z_t, z_n, bias, scale, cap, row, vocab, cols, alpha, sharpness, floor,
     BIAS: tl.constexpr, CAP: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
@@ -160,24 +130,6 @@ def _target(
     if PLAUSIBILITY:
         value = tl.where((first < floor) & (first > -float("inf")), NEVER, value)
     return value, first
-
-
-@triton.jit
-def _grow(peak, total, z, scale):
-    """Each lane's sum of exp2((z - maximum) * scale) with another block; the maximum becomes max(peak, z).
-
-    One of the two factors that bring the old sum and the new term to the new maximum is always 1.
-    """
-    above = z - peak
-    factor = tl.exp2(-tl.abs(above) * scale)
-    return tl.where(above > 0, total * factor + 1, total + factor)
-
-
-@triton.jit
-def _join(peak, total, scale):
-    """The maximum of the lanes, and the logarithm of their sums brought to it."""
-    top = tl.max(peak, 0)
-    return top, tl.log2(tl.sum(total * tl.exp2((peak - top) * scale), 0))
 
 
 @triton.jit
