@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from caad_ds.loss.head import LMHead
-from caad_ds.loss.objective import Objective
+from caad_ds.loss.objective import LARGEST, Objective
 
 # float16 is not among them: gradients divided by a token count underflow in it.
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -133,6 +133,24 @@ def check_token_weights(weights: Tensor | None, hidden: Tensor) -> None:
         expected = f"[N] as student_hidden of shape {tuple(hidden.shape)}"
         require(weights.shape == hidden.shape[:1], "token_weights.shape", tuple(weights.shape), expected)
         check_kind("token_weights", weights, hidden.device)
+
+
+def check_alpha_of_row(alpha: Tensor | None, objective: Objective, hidden: Tensor) -> None:
+    """An alpha per row, or none; a gate would find another."""
+    if alpha is not None:
+        expected = f"one number, or [N] as student_hidden of shape {tuple(hidden.shape)}"
+        require(alpha.shape == hidden.shape[:1], "alpha.shape", tuple(alpha.shape), expected)
+        check_kind("alpha", alpha, hidden.device)
+        require(not objective.gated, "alpha_gate", objective.alpha_gate, "none with a tensor alpha")
+
+
+def check_alphas(alpha: Tensor | None, valid: Tensor) -> None:
+    """Alphas of rows that count lie in their range; waits for the device."""
+    if alpha is not None:
+        bad = (valid & ~((alpha >= 0) & (alpha <= LARGEST))).nonzero()
+        if len(bad):
+            row = int(bad[0, 0])
+            require(False, "alpha", f"{alpha[row].item()} in row {row}", f"numbers in [0, {LARGEST:g}]")
 
 
 def check_labels(labels: Tensor, valid: Tensor, vocab: int) -> None:

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from caad_ds.loss.gate import entropies, gated_alpha, tile_rows
 from caad_ds.loss.head import LMHead, LogitsMemory, matmul, wide_dtype
-from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, contrast, hidden_contrast
+from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, alpha_terms, contrast, hidden_contrast
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 ROW_TILE = 128  # rows that a tile of a matrix product takes on a GPU
-TILE = 2**17  # logits whose arithmetic stays in a core's cache
 
 
 # Rows of a chunk, student's head, teacher's head, objective, whether the gradient is wanted, memory ->
@@ -34,7 +35,8 @@ def chunked_loss(
     """The loss of `reference_loss` for any N, in memory for a few [chunk, V] tensors.
 
     Logits and softmax are float32, float64 for float64 inputs. The teacher's contrast is formed in hidden space
-    (one product, exact for a linear head) unless a softcap or the plausibility mask needs z_pos itself.
+    (one product, exact for a linear head) unless a softcap or the plausibility mask needs z_pos itself; a gate needs
+    z_neg as well, whose product is a second one.
     Gradients reach `rows.student`, `student_head.weight` and `.bias`; only those that require one are computed.
     `chunk_terms` does the arithmetic of a chunk, in PyTorch by default, in Triton or in C; `logits_dtype` is
     that of the logits it holds, and tells how many rows a chunk has.
@@ -114,8 +116,8 @@ def _blank_ignored(chunk: Rows) -> Rows:
     ignored = ~chunk.valid.unsqueeze(-1)
     positive = None if chunk.positive is None else chunk.positive.masked_fill(ignored, 0)
     negative = None if chunk.negative is None else chunk.negative.masked_fill(ignored, 0)
-    labels = chunk.labels.masked_fill(~chunk.valid, 0)
-    return Rows(chunk.student.masked_fill(ignored, 0), positive, negative, labels, chunk.valid, chunk.weight)
+    labels, student = chunk.labels.masked_fill(~chunk.valid, 0), chunk.student.masked_fill(ignored, 0)
+    return replace(chunk, student=student, positive=positive, negative=negative, labels=labels)
 
 
 def torch_terms(
@@ -136,32 +138,51 @@ def torch_terms(
     chunk = _blank_ignored(chunk)
     z_s, target = memory.logits("student", student, chunk.student), None
     if teacher is not None and chunk.positive is not None:
-        target = target_logits(chunk.positive, chunk.negative, teacher, objective, memory)
-    step = max(1, TILE // z_s.shape[1]) if z_s.device.type == "cpu" else max(1, len(z_s))
+        target = Target.of(chunk, teacher, objective, memory)
+        chunk = replace(chunk, alpha=target.alpha)
+    step = tile_rows(z_s.shape[1]) if z_s.device.type == "cpu" else max(1, len(z_s))
     parts = []
     for start in range(0, max(1, len(z_s)), step):
         tile = slice(start, start + step)
         logits = None
         if target is not None:
-            z_t, z_pos = target
-            logits = z_t[tile], None if z_pos is None else z_pos[tile]
+            logits = target.logits[tile], None if target.z_pos is None else target.z_pos[tile]
         parts.append(_tile_terms(z_s[tile], logits, chunk.take(tile), student.softcap, objective, with_gradient))
     terms = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return terms, z_s if with_gradient else None
+    return terms | alpha_terms(chunk), z_s if with_gradient else None
 
 
-def target_logits(
-    positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective, memory: LogitsMemory
-) -> tuple[Tensor, Tensor | None]:
-    """The target's logits [m, V], and z_pos [m, V] where it is made beside them."""
-    if not objective.needs_z_pos(negative is not None, head.softcap):
-        if negative is not None:
-            positive = hidden_contrast(positive, negative, objective.alpha, head)
-        return memory.logits("target", head, positive), None
-    z_pos = memory.logits("positive", head, positive)
-    if negative is None:
-        return z_pos.clone(), z_pos
-    return contrast(z_pos, memory.logits("negative", head, negative), objective.alpha), z_pos
+@dataclass(frozen=True)
+class Target:
+    """The target's logits [m, V], z_pos [m, V] where it is made beside them, and each row's alpha [m].
+
+    `alpha` is None where all rows have that of the objective.
+    """
+
+    logits: Tensor
+    z_pos: Tensor | None
+    alpha: Tensor | None
+
+    @classmethod
+    def of(cls, chunk: Rows, head: LMHead, objective: Objective, memory: LogitsMemory) -> "Target":
+        """One product wherever the contrast may be formed in hidden space, else two; a gate takes two in any case."""
+        positive, negative, alpha = chunk.positive, chunk.negative, chunk.alpha
+        assert positive is not None
+        separate = objective.needs_z_pos(negative is not None, head.softcap)
+        z_neg = None
+        if negative is not None and (separate or objective.gated):
+            # Without z_pos the target is made in the same memory when z_neg has been read.
+            z_neg = memory.logits("negative" if separate else "target", head, negative)
+        if z_neg is not None and objective.gated:
+            alpha = gated_alpha(entropies(z_neg), objective.alpha, objective.gate_m)
+        strength = objective.alpha if alpha is None else alpha
+        if not separate:
+            if negative is not None:
+                positive = hidden_contrast(positive, negative, strength, head)
+            del z_neg
+            return cls(memory.logits("target", head, positive), None, alpha)
+        z_pos = memory.logits("positive", head, positive)
+        return cls(z_pos.clone() if z_neg is None else contrast(z_pos, z_neg, strength), z_pos, alpha)
 
 
 def _tile_terms(

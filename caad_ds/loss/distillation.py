@@ -11,7 +11,7 @@ from caad_ds.loss.chunked import chunked_loss
 from caad_ds.loss.divergence import Divergence, find_divergence
 from caad_ds.loss.head import LMHead, wide_dtype
 from caad_ds.loss.implementations import IMPLEMENTATIONS, fastest, native_lacks, triton_lacks
-from caad_ds.loss.objective import LossOutput, Objective, Rows
+from caad_ds.loss.objective import LARGEST, LossOutput, Objective, Rows
 from caad_ds.loss.reference import reference_loss
 
 LOGITS = ("float32", "bfloat16")
@@ -25,13 +25,15 @@ def contrastive_distillation_loss(
     teacher_head: LMHead | None,
     labels: Tensor,
     *,
-    alpha: float,
+    alpha: float | Tensor,
     temperature: float,
     kd_weight: float,
     plausibility: float | None = None,
     divergence: str | Divergence = "forward_kl",
     mix: float = 0.5,
     sharpen: float = 0.0,
+    alpha_gate: str = "none",
+    gate_m: float = 2.0,
     normalizer: float | Tensor | None = None,
     reduction: str = "token",
     sample_of_row: Tensor | None = None,
@@ -45,7 +47,7 @@ def contrastive_distillation_loss(
     """Contrastive distillation plus cross-entropy over N answer rows, from hidden states and LM heads.
 
         L = sum_n w_n [ lambda tau^2 D(softmax(z_c / tau), softmax(z_s / tau)) + (1 - lambda) CE(z_s, y_n) ]
-        z_c = (1 + alpha) z_pos - alpha z_neg
+        z_c = (1 + alpha_n) z_pos - alpha_n z_neg
 
     z are the heads' logits, w_n = token_weights / normalizer. Row n is a position whose state predicts `labels[n]`:
     shift and flatten before.
@@ -57,7 +59,7 @@ def contrastive_distillation_loss(
             not looked at, where `kd_weight` is 0.
         teacher_neg: [N, Ht], those without the audio; None: standard KD, alpha 0.
         labels: int64 [N]; rows equal to `ignore_index` count for nothing.
-        alpha: the paper's alpha, the strength of the contrast.
+        alpha: the paper's alpha, the strength of the contrast; as a tensor [N] that of each row.
         temperature: the paper's tau.
         kd_weight: the paper's lambda, the share of the distillation term.
         plausibility: beta; tokens with p_pos < beta * max p_pos, p_pos = softmax(z_pos), get zero target probability.
@@ -65,6 +67,9 @@ def contrastive_distillation_loss(
             your own, or one itself.
         mix: the target's share in m = mix * q + (1 - mix) * p, for the divergences that have such a mixture.
         sharpen: without `teacher_neg`, the target is softmax((1 + sharpen) * z_pos / tau).
+        alpha_gate: "text_certainty" (experimental): alpha_n = alpha * max(0, 1 - H / log m), H the entropy in nats of
+            softmax(z_neg) over the vocabulary of the loss. It takes one more product of the teacher's head.
+        gate_m: the gate's m; alpha_n is 0 from the entropy of so many equally likely tokens on.
         normalizer: what the summed rows are divided by: tokens, or samples under `reduction="sample"`;
             None takes those of this call.
         reduction: "token", or "sample": the mean over a sample's rows (`sample_of_row` int64 [N]), then over samples.
@@ -81,14 +86,16 @@ def contrastive_distillation_loss(
         LossOutput: `loss`, its terms `kd` and `ce`, and `diagnostics`, as sums: `rows`, `token_accuracy`,
         `student_entropy` (nats, at tau); with a teacher `agreement` (top-1, student against target) and
         `teacher_entropy`; with a softcap or plausibility, which need z_pos itself, `contrast_shift`,
-        KL(q || softmax(z_pos / tau)).
+        KL(q || softmax(z_pos / tau)); with a gate or a tensor `alpha`, that of the rows.
 
     Raises:
         ValueError: naming the argument, its value and what was expected.
 
     Source: CAAD (arXiv 2606.23052), Stage 2; plausibility: Li et al. 2023, contrastive decoding.
     """
-    objective = Objective(alpha, temperature, kd_weight, plausibility, sharpen, find_divergence(divergence), mix)
+    alpha_of_row = alpha if isinstance(alpha, Tensor) else None
+    scalars = 1.0 if isinstance(alpha, Tensor) else alpha, temperature, kd_weight, plausibility, sharpen
+    objective = Objective(*scalars, find_divergence(divergence), mix, alpha_gate, gate_m)
     checks.choice("reduction", reduction, ("token", "sample"))
     checks.choice("implementation", implementation, IMPLEMENTATIONS)
     checks.choice("logits", logits, LOGITS)
@@ -97,13 +104,14 @@ def contrastive_distillation_loss(
     checks.check_head("student_head", student_head, "student_hidden", student_hidden, None, vocab_size)
     checks.check_rows("labels", labels, student_hidden)
     checks.check_token_weights(token_weights, student_hidden)
+    checks.check_alpha_of_row(alpha_of_row, objective, student_hidden)
     if reduction == "sample":
         checks.check_rows("sample_of_row", sample_of_row, student_hidden)
     if objective.uses_teacher:
         teacher = (teacher_pos, teacher_neg, teacher_head)
         checks.check_teacher(objective, *teacher, student_hidden, student_head, vocab_size)
     else:
-        teacher_pos = teacher_neg = teacher_head = None
+        teacher_pos = teacher_neg = teacher_head = alpha_of_row = None
     of_rows = {"student_hidden": student_hidden, "teacher_pos": teacher_pos, "teacher_neg": teacher_neg}
     of_heads = {"student_head.weight": student_head.weight, "student_head.bias": student_head.bias}
     if teacher_head is not None:
@@ -115,12 +123,15 @@ def contrastive_distillation_loss(
         checks.check_finite_values(of_rows | {"token_weights": token_weights}, of_heads, valid)
     if check_finite or labels.device.type == "cpu":
         checks.check_labels(labels, valid, vocab)
+        checks.check_alphas(alpha_of_row, valid)
     dtype = wide_dtype(student_hidden, student_head.weight)
     weight = _row_weights(valid, sample_of_row if reduction == "sample" else None, normalizer, dtype)
     if token_weights is not None:
         weight = weight * _nan_where_infinite(token_weights.detach().to(dtype).masked_fill(~valid, 0))
     negative = teacher_neg if objective.alpha > 0 else None
-    rows = Rows(student_hidden, teacher_pos, negative, labels, valid, weight)
+    if alpha_of_row is not None:
+        alpha_of_row = _nan_where_refused(alpha_of_row.detach().to(dtype).masked_fill(~valid, 0))
+    rows = Rows(student_hidden, teacher_pos, negative, labels, valid, weight, alpha_of_row)
     teacher_head = None if teacher_head is None else teacher_head.first(vocab)
     arguments = (rows, student_head.first(vocab), teacher_head, objective)
     if implementation == "auto":
@@ -178,6 +189,11 @@ def _row_weights(
     if normalizer is None:
         return weight / counted.clamp_min(1)  # nothing to count gives a loss of 0, not 0 / 0
     return weight / _nan_where_infinite(torch.as_tensor(normalizer).to(weight).reshape(()))
+
+
+def _nan_where_refused(alpha: Tensor) -> Tensor:
+    """On a GPU alphas are not looked at, since that would wait for it: one out of range must not look like a number."""
+    return alpha.where((alpha >= 0) & (alpha <= LARGEST), torch.nan)
 
 
 def _nan_where_infinite(x: Tensor) -> Tensor:

@@ -7,16 +7,17 @@ lane of a block keeps maxima and sums of its own until a sweep ends: a reduction
 wait for each other. Logarithms are to base 2, the base of the hardware's exponential.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from caad_ds.loss.gate import gated_alpha
 from caad_ds.loss.head import LMHead, LogitsMemory
 from caad_ds.loss.kernel_parts import LN_2, LOG2_E, NEVER, _capped, _grow, _join, _logits
-from caad_ds.loss.objective import Objective, Rows, computed, hidden_contrast
+from caad_ds.loss.objective import Objective, Rows, alpha_terms, computed, hidden_contrast
 
 BLOCK = 2048
 WARPS = 8
@@ -27,22 +28,45 @@ TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "
 @dataclass(frozen=True)
 class TargetLogits:
     """The teacher's logits before bias, scale and softcap, [m, V]: z_c alone where it comes from one product, otherwise
-    z_pos and, with a contrast, z_neg."""
+    z_pos and, with a contrast, z_neg; and each row's alpha [m], or None where all have that of the objective."""
 
     first: Tensor
     negative: Tensor | None
     separate: bool
+    alpha: Tensor | None
 
     @classmethod
     def of(cls, chunk: Rows, head: LMHead, objective: Objective, dtype: torch.dtype) -> "TargetLogits":
-        """One product wherever the contrast may be formed in hidden space (method.md, identity 1), else two."""
-        assert chunk.positive is not None
+        """One product wherever the contrast may be formed in hidden space (method.md, identity 1), else two; a gate
+        takes two in any case."""
+        positive, alpha, z_neg = chunk.positive, chunk.alpha, None
+        assert positive is not None
         separate = objective.needs_z_pos(chunk.negative is not None, head.softcap)
+        if chunk.negative is not None and (separate or objective.gated):
+            z_neg = head.products(chunk.negative, dtype)
+            if objective.gated:
+                alpha = gated_alpha(entropies(z_neg, head), objective.alpha, objective.gate_m)
         if separate or chunk.negative is None:
-            negative = None if chunk.negative is None else head.products(chunk.negative, dtype)
-            return cls(head.products(chunk.positive, dtype), negative, separate)
-        hidden = hidden_contrast(chunk.positive, chunk.negative, objective.alpha, head)
-        return cls(head.products(hidden, dtype), None, separate)
+            return cls(head.products(positive, dtype), z_neg, separate, alpha)
+        del z_neg  # its memory is free for the target's
+        hidden = hidden_contrast(positive, chunk.negative, objective.alpha if alpha is None else alpha, head)
+        return cls(head.products(hidden, dtype), None, separate, alpha)
+
+
+def entropies(products: Tensor, head: LMHead) -> Tensor:
+    """Entropy in nats of each row of softmax(z), [m], for products [m, V] of a head before bias, scale and softcap."""
+    rows, vocab = products.shape
+    found = torch.zeros(rows, dtype=torch.float32, device=products.device)
+    if rows:
+        with torch.cuda.device_of(products):
+            _entropies[(rows,)](
+                products, found if head.bias is None else head.bias.contiguous(), found, vocab,
+                float(head.scale), float(head.softcap or 1),
+                BIAS=head.bias is not None, CAP=head.softcap is not None,
+                BLOCK=min(BLOCK, triton.next_power_of_2(vocab)), STAGES=STAGES[products.element_size()],
+                num_warps=WARPS,
+            )  # fmt: skip
+    return found
 
 
 def chunk_terms(
@@ -61,6 +85,8 @@ def chunk_terms(
     """
     z_s = student.products(chunk.student, logits_dtype)
     target = None if teacher is None else TargetLogits.of(chunk, teacher, objective, logits_dtype)
+    separate = target is not None and target.separate
+    alphas = target.alpha if target is not None and separate else None  # else in the contrast of the hidden states
     gradient = z_s
     if with_gradient and z_s.dtype != student.weight.dtype:
         gradient = torch.empty_like(z_s, dtype=student.weight.dtype)
@@ -82,6 +108,7 @@ def chunk_terms(
                 pointer(chunk.labels),
                 pointer(chunk.valid),
                 pointer(chunk.weight),
+                pointer(alphas),
                 found,
                 gradient,
                 rows,
@@ -97,8 +124,9 @@ def chunk_terms(
                 float(student.softcap or 1),
                 float((teacher and teacher.softcap) or 1),
                 TEACHER=target is not None,
-                SEPARATE=target is not None and target.separate,
+                SEPARATE=separate,
                 NEGATIVE=target is not None and target.negative is not None,
+                ALPHAS=alphas is not None,
                 PLAUSIBILITY=objective.plausibility is not None,
                 LABELS=objective.uses_labels,
                 STUDENT_BIAS=student.bias is not None,
@@ -112,8 +140,10 @@ def chunk_terms(
                 num_warps=WARPS,
             )
     terms = dict(zip(TERMS, found, strict=True))
-    separate = target is not None and target.separate
-    return computed(terms, objective, target is not None, separate), gradient if with_gradient else None
+    terms = computed(terms, objective, target is not None, separate)
+    if target is not None:
+        terms |= alpha_terms(replace(chunk, alpha=target.alpha))
+    return terms, gradient if with_gradient else None
 
 
 @triton.jit
@@ -146,15 +176,35 @@ def _log_mixture(log_q, log_p, mix):
 
 
 @triton.jit
-def _rows(
-    z_s, z_t, z_n, bias_s, bias_t, labels, valid, weights, found, gradient, rows, vocab,
-    alpha, inverse, sharpness, kd_weight, plausibility, mix, scale_s, scale_t, cap_s, cap_t,
-    TEACHER: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
-    LABELS: tl.constexpr, STUDENT_BIAS: tl.constexpr, TEACHER_BIAS: tl.constexpr, STUDENT_CAP: tl.constexpr,
-    TEACHER_CAP: tl.constexpr, DIVERGENCE: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
+def _entropies(
+    z, bias, found, vocab, scale, cap, BIAS: tl.constexpr, CAP: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One row of the objective; `inverse` is 1 / tau."""
+    """The entropy of one row: a sweep for its maximum and normaliser, one for the sum."""
+    row = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, BLOCK)
+    totals = tl.zeros([BLOCK], tl.float32)
+    sums, peaks = totals, totals - 3e38
+    for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
+        value = _logits(z, bias, scale, cap, row, vocab, start + lanes, BIAS, CAP)
+        totals = _grow(peaks, totals, value, LOG2_E)
+        peaks = tl.maximum(peaks, value)
+    peak, log_z = _join(peaks, totals, LOG2_E)
+    for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
+        log_p = (_logits(z, bias, scale, cap, row, vocab, start + lanes, BIAS, CAP) - peak) * LOG2_E - log_z
+        sums -= tl.exp2(log_p) * log_p
+    tl.store(found + row, tl.sum(sums, 0) * LN_2)
+
+
+@triton.jit
+def _rows(
+    z_s, z_t, z_n, bias_s, bias_t, labels, valid, weights, alphas, found, gradient, rows, vocab,
+    alpha, inverse, sharpness, kd_weight, plausibility, mix, scale_s, scale_t, cap_s, cap_t,
+    TEACHER: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, ALPHAS: tl.constexpr,
+    PLAUSIBILITY: tl.constexpr, LABELS: tl.constexpr, STUDENT_BIAS: tl.constexpr, TEACHER_BIAS: tl.constexpr,
+    STUDENT_CAP: tl.constexpr, TEACHER_CAP: tl.constexpr, DIVERGENCE: tl.constexpr, GRADIENT: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """One row of the objective; `inverse` is 1 / tau, and with ALPHAS the row's alpha is read instead of `alpha`."""
     row = tl.program_id(0).to(tl.int64)
     weight = tl.load(weights + row).to(tl.float32)
     label = tl.load(labels + row)
@@ -170,6 +220,8 @@ def _rows(
         return
     # Below every logit: a lane's first one becomes its maximum.
     lowest = zeros - 3e38
+    if ALPHAS:
+        alpha = tl.load(alphas + row).to(tl.float32)
 
     # z_pos by itself: its maximum bounds what is plausible, its normaliser gives the contrast's shift.
     peak_pos, log_pos, floor = 0.0, 0.0, 0.0

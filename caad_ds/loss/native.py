@@ -9,6 +9,7 @@ import platform
 import shlex
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +17,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from caad_ds.loss.chunked import target_logits
+from caad_ds.loss.chunked import Target
 from caad_ds.loss.head import LMHead, LogitsMemory
-from caad_ds.loss.objective import Objective, Rows, computed
+from caad_ds.loss.objective import Objective, Rows, alpha_terms, computed
 
 SOURCE = Path(__file__).with_name("rows.c")
 FLAGS = (
@@ -51,7 +52,8 @@ def chunk_terms(
     """Terms and diagnostics of each row, [m] each in float32, and dL/dz [m, V], written over the student's logits."""
     z_s, z_t = memory.logits("student", student, chunk.student), None
     if teacher is not None and chunk.positive is not None:
-        z_t, _ = target_logits(chunk.positive, chunk.negative, teacher, objective, memory)
+        target = Target.of(chunk, teacher, objective, memory)
+        z_t, chunk = target.logits, replace(chunk, alpha=target.alpha)
     count, vocab = z_s.shape
     found = torch.empty(len(TERMS), count, dtype=torch.float32, device=z_s.device)
     labels, valid, weight = (x.contiguous() for x in (chunk.labels, chunk.valid, chunk.weight))
@@ -69,7 +71,8 @@ def chunk_terms(
     else:
         list(_pool(threads).map(work, bounds[:-1], bounds[1:]))
     terms = dict(zip(TERMS, found, strict=True))
-    return computed(terms, objective, distilled=z_t is not None, z_pos=False), z_s if with_gradient else None
+    terms = computed(terms, objective, distilled=z_t is not None, z_pos=False) | alpha_terms(chunk)
+    return terms, z_s if with_gradient else None
 
 
 @cache

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from caad_ds.loss.divergence import DIVERGENCES, Divergence, find_divergence
+from caad_ds.loss.gate import ALPHA_GATES, is_gate_m
 from caad_ds.loss.head import LMHead
 
 # The logit of a token that cannot be: its probability is 0 and, unlike with -inf, 0 times its logarithm is 0. So an
@@ -20,7 +21,8 @@ LARGEST = 1e6
 class Objective:
     """The scalars of L = kd_weight * L_CD + (1 - kd_weight) * L_GT (the paper's lambda, tau, alpha).
 
-    `divergence` is that of L_CD, and `mix` the target's share in the mixture of those that have one.
+    `divergence` is that of L_CD, and `mix` the target's share in the mixture of those that have one. `alpha_gate` makes
+    `alpha` the upper bound of a number per row (gate.py); rows that bring their own do not read it.
     """
 
     alpha: float
@@ -30,6 +32,8 @@ class Objective:
     sharpen: float = 0.0
     divergence: Divergence = DIVERGENCES["forward_kl"]
     mix: float = 0.5
+    alpha_gate: str = "none"
+    gate_m: float = 2.0
 
     def __post_init__(self):
         for name in ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", "mix"):
@@ -43,6 +47,10 @@ class Objective:
         self._require("plausibility", self.plausibility is None or 0 < self.plausibility <= 1, "None or in (0, 1]")
         self._require("sharpen", 0 <= self.sharpen <= LARGEST, f"a number in [0, {LARGEST:g}]")
         self._require("mix", 0 < self.mix < 1, "a number between 0 and 1")
+        gates = self.alpha_gate in ALPHA_GATES
+        self._require("alpha_gate", gates, f"one of {', '.join(ALPHA_GATES)}")
+        self._require("gate_m", is_gate_m(self.gate_m), "a finite number > 1")
+        self._require("alpha_gate", not self.gated or self.alpha > 0, "none with alpha 0, which is without contrast")
         finite = self.plausibility is None or not self.divergence.infinite_at_zero
         self._require("plausibility", finite, f"None with {self.divergence.name}, which would be infinite")
 
@@ -55,6 +63,11 @@ class Objective:
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ValueError(f"{name} is {getattr(self, name)}, expected {expected}")
+
+    @property
+    def gated(self) -> bool:
+        """Whether each row's alpha is found from z_neg."""
+        return self.alpha_gate != "none"
 
     @property
     def uses_teacher(self) -> bool:
@@ -77,7 +90,8 @@ class Rows:
     """N answer positions: hidden states `student` [N, Hs], the teacher's `positive` and `negative` [N, Ht],
     `labels` int64 [N], `valid` bool [N] (not ignored) and `weight` [N], each row's share of the loss (0 if ignored).
 
-    `positive` is None where no distillation takes place, `negative` where it has no contrast.
+    `positive` is None where no distillation takes place, `negative` where it has no contrast. `alpha` [N] is None where
+    all rows have that of the objective, and where a gate is still to find it.
     """
 
     student: Tensor
@@ -86,13 +100,15 @@ class Rows:
     labels: Tensor
     valid: Tensor
     weight: Tensor
+    alpha: Tensor | None = None
 
     def take(self, index: slice | Tensor) -> "Rows":
         """Some of the rows: a view for a slice, a copy for a mask."""
         positive = None if self.positive is None else self.positive[index]
         negative = None if self.negative is None else self.negative[index]
+        alpha = None if self.alpha is None else self.alpha[index]
         rows = self.student[index], positive, negative, self.labels[index], self.valid[index], self.weight[index]
-        return Rows(*rows)
+        return Rows(*rows, alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,15 +134,25 @@ def computed(terms: dict[str, Tensor], objective: Objective, distilled: bool, z_
     return {name: values for name, values in terms.items() if name not in unused}
 
 
-def contrast(positive: Tensor, negative: Tensor, alpha: float) -> Tensor:
-    """`(1 + alpha) * positive - alpha * negative`, of logits or, the head being linear, of hidden states.
+def alpha_terms(rows: Rows) -> dict[str, Tensor]:
+    """The diagnostic `alpha` of each row, 0 in ignored ones, where rows have their own."""
+    return {} if rows.alpha is None else {"alpha": rows.alpha.masked_fill(~rows.valid, 0)}
 
-    Computed in float32 at least, as positive + alpha * (positive - negative), and rounded once to the inputs' dtype.
-    Source: CAAD, the contrastive teacher logits z_c.
+
+def contrast(positive: Tensor, negative: Tensor, alpha: float | Tensor) -> Tensor:
+    """`(1 + alpha) * positive - alpha * negative`, of logits or, the head being linear, of hidden states [N, ...].
+
+    `alpha` is one number, or one per row, [N]. Computed in float32 at least, as positive + alpha * (positive -
+    negative), and rounded once to the inputs' dtype. Source: CAAD, the contrastive teacher logits z_c.
     """
-    return torch.lerp(negative, positive, 1 + alpha)
+    if not isinstance(alpha, Tensor):
+        return torch.lerp(negative, positive, 1 + alpha)
+    # A weight that is a tensor has to have the dtype of the others, and bfloat16 would round it.
+    wide = torch.promote_types(positive.dtype, torch.float32)
+    weight = 1 + alpha.to(wide).view(-1, *[1] * (positive.dim() - 1))
+    return torch.lerp(negative.to(wide), positive.to(wide), weight).to(positive.dtype)
 
 
-def hidden_contrast(positive: Tensor, negative: Tensor, alpha: float, head: LMHead) -> Tensor:
+def hidden_contrast(positive: Tensor, negative: Tensor, alpha: float | Tensor, head: LMHead) -> Tensor:
     """Hidden states whose product with a linear head is z_c, in the dtype of that product (method.md, identity 1)."""
     return contrast(positive.to(head.weight.dtype), negative.to(head.weight.dtype), alpha)

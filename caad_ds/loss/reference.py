@@ -1,11 +1,14 @@
 """The objective as the paper writes it: dense, differentiated by autograd, the yardstick of the tests."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from caad_ds.loss.divergence import forward_kl
+from caad_ds.loss.gate import gated_alpha
 from caad_ds.loss.head import LMHead
-from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, contrast
+from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, alpha_terms, contrast
 
 
 def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:
@@ -20,7 +23,8 @@ def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None
     kd = ce = z_s.new_zeros(len(z_s))
     diagnostics = {"token_accuracy": z_s.argmax(-1) == rows.labels, "student_entropy": _entropy(log_p)}
     if teacher_head is not None and rows.positive is not None:
-        z_pos, log_q = _target(rows.positive, rows.negative, teacher_head, objective)
+        z_pos, log_q, rows = _target(rows, teacher_head, objective)
+        diagnostics |= alpha_terms(rows)
         diagnostics["agreement"] = z_s.argmax(-1) == log_q.argmax(-1)
         diagnostics["teacher_entropy"] = _entropy(log_q)
         kd = tau**2 * objective.divergence(log_q, log_p, objective.mix)
@@ -38,17 +42,22 @@ def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None
 
 
 @torch.no_grad()
-def _target(positive: Tensor, negative: Tensor | None, head: LMHead, objective: Objective) -> tuple[Tensor, Tensor]:
-    """z_pos [N, V] and the target distribution, log q [N, V]."""
-    z_pos = z_c = head.logits(positive)
-    if negative is not None:
-        z_c = contrast(z_pos, head.logits(negative), objective.alpha)
+def _target(rows: Rows, head: LMHead, objective: Objective) -> tuple[Tensor, Tensor, Rows]:
+    """z_pos [N, V], the target distribution, log q [N, V], and the rows with the alpha of the gate."""
+    assert rows.positive is not None
+    z_pos = z_c = head.logits(rows.positive)
+    if rows.negative is not None:
+        z_neg = head.logits(rows.negative)
+        if objective.gated:
+            entropy = _entropy(torch.log_softmax(z_neg, dim=-1))
+            rows = replace(rows, alpha=gated_alpha(entropy, objective.alpha, objective.gate_m))
+        z_c = contrast(z_pos, z_neg, objective.alpha if rows.alpha is None else rows.alpha)
     z_c = (1 + objective.sharpen) * z_c
     if objective.plausibility is not None:
         p_pos = torch.softmax(z_pos, dim=-1)
         plausible = p_pos >= objective.plausibility * p_pos.amax(-1, keepdim=True)
         z_c = z_c.masked_fill(~plausible & z_pos.isfinite(), NEVER)
-    return z_pos, torch.log_softmax(z_c / objective.temperature, dim=-1)
+    return z_pos, torch.log_softmax(z_c / objective.temperature, dim=-1), rows
 
 
 def _entropy(log_p: Tensor) -> Tensor:

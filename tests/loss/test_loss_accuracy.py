@@ -1,5 +1,7 @@
 """Every implementation against one float64 reference, within a stated multiple of the rounding error."""
 
+import math
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -33,7 +35,9 @@ tensors = st.fixed_dictionaries(
 )
 scalars = st.fixed_dictionaries(
     {
-        "alpha": st.sampled_from([0.0, 0.5, 1.0, 4.0]),
+        "alpha": st.sampled_from([0.0, 0.5, 1.0, 4.0, "by row"]),
+        "alpha_gate": st.sampled_from(["none", "none", "text_certainty"]),
+        "gate_m": st.sampled_from([1.1, 2.0, 60.0]),
         "temperature": st.sampled_from([0.5, 1.0, 2.0, 10.0]),
         "kd_weight": st.sampled_from([0.0, 0.3, 0.7, 1.0]),
         "plausibility": st.sampled_from([None, None, 0.1, 1.0]),
@@ -41,6 +45,12 @@ scalars = st.fixed_dictionaries(
         "mix": st.sampled_from([0.1, 0.5, 0.9]),
     }
 )
+
+
+def largest_alpha(options):
+    """Of all rows."""
+    alpha = options["alpha"]
+    return max([0.0, *alpha.tolist()]) if torch.is_tensor(alpha) else alpha
 
 
 def logit_sizes(p, options):
@@ -53,9 +63,25 @@ def logit_sizes(p, options):
         # d(cap * tanh(z / cap)) = (1 - tanh^2) dz, which is never above cap / 2 times the relative error of z.
         return largest if head.softcap is None else min(largest, head.softcap)
 
-    alpha, teacher = options["alpha"], size(p.positive, p.teacher_head)
+    alpha, teacher = largest_alpha(options), size(p.positive, p.teacher_head)
     contrasted = (1 + alpha) * teacher + (alpha * size(p.negative, p.teacher_head) if p.negative is not None else 0)
     return size(p.student, p.student_head), (1 + options.get("sharpen", 0)) * contrasted
+
+
+def gate_error(p, options):
+    """What rounding z_neg by a relative EPS, magnitudes summed, may change in z_c through alpha_n.
+
+    dH = -sum_v p_v (log p_v + H) dz_v, of at most 2 H max|dz|; where H is above log m, alpha_n stays 0.
+    """
+    if options.get("alpha_gate", "none") == "none" or not len(p.labels) or p.negative is None:
+        return 0.0
+    exact = p.to(torch.float64)
+    z_pos, z_neg = exact.teacher_head.logits(exact.positive), exact.teacher_head.logits(exact.negative)
+    entropy = torch.special.entr(z_neg.softmax(-1)).sum(-1) / math.log(options["gate_m"])
+    alone = replace(p, student=p.negative, student_head=p.teacher_head)
+    z_n, _ = logit_sizes(alone, options | {"alpha": 0.0, "sharpen": 0})
+    share = options["alpha"] * 2 * entropy.clamp(max=1) * EPS * (1 + z_n)
+    return (share * (z_pos - z_neg).abs().amax(-1)).max().item()
 
 
 def clear_of_the_plausibility_bound(p, plausibility):
@@ -77,10 +103,13 @@ def assert_close(p, options, found, exact, gradient_eps=0.0):
     (out, gradients), (out64, gradients64) = found, exact
     tau, share = options["temperature"], options["kd_weight"]
     z_s, z_c = logit_sizes(p, options)
-    d_kd, d_ce = EPS * (1 + (z_s + z_c) / tau), EPS * (1 + z_s)
+    d_kd, d_ce = EPS * (1 + (z_s + z_c) / tau) + gate_error(p, options) / tau, EPS * (1 + z_s)
     if p.student_head.softcap is not None:
         d_kd, d_ce = (d + EPS * (1 + z_s / p.student_head.softcap) for d in (d_kd, d_ce))
     error_kd, error_ce = MULTIPLE * d_kd * (tau**2 + out64.kd.item()), MULTIPLE * d_ce * (1 + out64.ce.item())
+    if "alpha" in out64.diagnostics:
+        error = MULTIPLE * EPS * largest_alpha(options) * len(p.labels) * (3 + z_c)
+        assert out.diagnostics["alpha"].item() == pytest.approx(out64.diagnostics["alpha"].item(), abs=error)
     assert out.kd.item() == pytest.approx(out64.kd.item(), abs=error_kd)
     assert out.ce.item() == pytest.approx(out64.ce.item(), abs=error_ce)
     assert out.loss.item() == pytest.approx(out64.loss.item(), abs=error_kd + error_ce)
@@ -106,6 +135,10 @@ def drawn(problem, shape, options, sharpen):
     p = problem(**shape)
     if sharpen is not None:
         p.negative, options["alpha"], options["sharpen"] = None, 0.0, sharpen
+    if options["alpha"] == "by row":
+        options["alpha"] = 4 * torch.rand(shape["rows"], generator=torch.Generator().manual_seed(shape["seed"]))
+    if torch.is_tensor(options["alpha"]) or options["alpha"] == 0:
+        options["alpha_gate"] = "none"
     assume(not DIVERGENCES[options["divergence"]].infinite_at_zero or options["plausibility"] is None)
     if shape["padding"] != (0, 0):
         options["vocab_size"] = shape["vocab"]
@@ -125,9 +158,13 @@ def test_matches_the_reference_in_float64(problem, shape, options, chunk, sharpe
     assert_close(p, options, p.with_gradients(implementation="reference", **options), exact)
 
 
+GATED = {"alpha_gate": "text_certainty", "gate_m": 50.0}
+
+
+@pytest.mark.parametrize("gate", [{}, GATED, {"alpha": torch.linspace(0, 2.3, 50)}])
 @pytest.mark.parametrize("softcap, factors", [(None, (1.0, 1.0)), (20.0, (1.0, 1.0)), (None, (0.3, 2.7))])
-def test_bfloat16_inputs_lose_nothing_but_the_gradients_last_rounding(problem, softcap, factors):
-    options = {"alpha": 2.0, "temperature": 2.0, "kd_weight": 0.7}
+def test_bfloat16_inputs_lose_nothing_but_the_gradients_last_rounding(problem, softcap, factors, gate):
+    options = {"alpha": 2.0, "temperature": 2.0, "kd_weight": 0.7, **gate}
     shape = {"rows": 50, "vocab": 301, "widths": (32, 48), "scale": 5.0, "softcap": softcap, "factors": factors}
     p = problem(**shape, bias=True, dtype=torch.bfloat16)
     found = p.with_gradients(**options)
@@ -140,7 +177,8 @@ def test_bfloat16_inputs_lose_nothing_but_the_gradients_last_rounding(problem, s
     "extra",
     [{}, {"plausibility": 0.2}, {"kd_weight": 1.0}, {"kd_weight": 0.0}]
     + [{"divergence": name, "mix": 0.3} for name in DIVERGENCES if name != "forward_kl"]
-    + [{"divergence": "jsd", "plausibility": 0.2}],
+    + [{"divergence": "jsd", "plausibility": 0.2}]
+    + [{"alpha_gate": "text_certainty", "gate_m": 8.0, **extra} for extra in ({}, {"plausibility": 0.2})],
 )
 @pytest.mark.parametrize("softcap, factors", [(None, (1.0, 1.0)), (3.0, (0.4, 2.5))])
 def test_gradcheck(problem, extra, softcap, factors):
@@ -162,12 +200,13 @@ def test_autocast_does_not_lower_the_precision(problem):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.parametrize("gate", [{}, GATED])
 @pytest.mark.parametrize("softcap", [None, 20.0])
 @pytest.mark.parametrize(
     "dtype, logits", [(torch.float32, "float32"), (torch.bfloat16, "float32"), (torch.bfloat16, "bfloat16")]
 )
-def test_on_a_gpu(problem, dtype, logits, softcap):
-    options = {"alpha": 2.0, "temperature": 2.0, "kd_weight": 0.7}
+def test_on_a_gpu(problem, dtype, logits, softcap, gate):
+    options = {"alpha": 2.0, "temperature": 2.0, "kd_weight": 0.7, **gate}
     p = problem(rows=70, vocab=1001, widths=(64, 96), scale=5.0, bias=True, softcap=softcap, dtype=dtype)
     found = p.to("cuda").with_gradients(logits=logits, **options)
     exact = p.to(torch.float64).with_gradients(implementation="reference", **options)

@@ -39,7 +39,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_matches_the_reference_in_float64(problem, shape, options, sharpen, block):
     p, exact = drawn(problem, shape, options, sharpen)
     with small_chunks(p, 3), patch.object(kernels, "BLOCK", block):
-        found = p.to(DEVICE).with_gradients(implementation="triton", **options)
+        placed = {name: x.to(DEVICE) if torch.is_tensor(x) else x for name, x in options.items()}
+        found = p.to(DEVICE).with_gradients(implementation="triton", **placed)
     assert_close(p, options, (found[0], [gradient.cpu() for gradient in found[1]]), exact)
 
 
@@ -105,19 +106,21 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from caad_ds.loss.divergence import DIVERGENCES
-from caad_ds.loss.kernels import BLOCK, STAGES, _rows
+from caad_ds.loss.kernels import BLOCK, STAGES, _entropies, _rows
 
-POINTERS = {name: "*fp32" for name in ("bias_s", "bias_t", "weights", "found")}
+POINTERS = {name: "*fp32" for name in ("bias_s", "bias_t", "weights", "alphas", "found")}
 POINTERS |= {"labels": "*i64", "valid": "*i1", "rows": "i32", "vocab": "i32"}
-FLAGS = ("TEACHER", "SEPARATE", "NEGATIVE", "PLAUSIBILITY", "LABELS", "STUDENT_BIAS", "TEACHER_BIAS", "STUDENT_CAP",
-         "TEACHER_CAP", "GRADIENT")
+FLAGS = ("TEACHER", "SEPARATE", "NEGATIVE", "ALPHAS", "PLAUSIBILITY", "LABELS", "STUDENT_BIAS", "TEACHER_BIAS",
+         "STUDENT_CAP", "TEACHER_CAP", "GRADIENT")
 
 def compiled(logits, gradient, divergence, on):
     types = POINTERS | {name: f"*{logits}" for name in ("z_s", "z_t", "z_n")} | {"gradient": f"*{gradient}"}
     constants = {name: name in on for name in FLAGS} | {"DIVERGENCE": divergence, "BLOCK": BLOCK}
-    constants |= {"STAGES": STAGES[4 if logits == "fp32" else 2]}
-    signature = {name: "constexpr" if name in constants else types.get(name, "fp32") for name in _rows.arg_names}
-    source = ASTSource(_rows, signature, constants)
+    return built(_rows, types, constants | {"STAGES": STAGES[4 if logits == "fp32" else 2]})
+
+def built(kernel, types, constants):
+    signature = {name: "constexpr" if name in constants else types.get(name, "fp32") for name in kernel.arg_names}
+    source = ASTSource(kernel, signature, constants)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8}).asm["cubin"]
 
 for name in [name for name, divergence in DIVERGENCES.items() if "triton" in divergence.kernels]:
@@ -125,6 +128,10 @@ for name in [name for name, divergence in DIVERGENCES.items() if "triton" in div
 assert compiled("bf16", "bf16", "forward_kl", ("TEACHER", "LABELS", "GRADIENT"))
 assert compiled("fp32", "fp32", "jsd", FLAGS)
 assert compiled("fp32", "fp32", "forward_kl", ("LABELS",))
+for logits, size in (("fp32", 4), ("bf16", 2)):
+    for on in (True, False):
+        types = {"z": f"*{logits}", "bias": "*fp32", "found": "*fp32", "vocab": "i32"}
+        assert built(_entropies, types, {"BIAS": on, "CAP": on, "BLOCK": BLOCK, "STAGES": STAGES[size]})
 """
 
 
