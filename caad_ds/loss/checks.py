@@ -116,14 +116,14 @@ def check_teacher(
     require(vocab is not None or sizes[0] == sizes[1], "vocab_size", None, expected)
 
 
-def check_rows(name: str, index: Tensor | None, hidden: Tensor) -> None:
-    """A row index beside the student's hidden states."""
+def check_rows(name: str, index: Tensor | None, hidden: Tensor, hidden_name: str = "student_hidden") -> None:
+    """A row index beside hidden states."""
     require(isinstance(index, Tensor), name, type(index).__name__, "int64 [N]")
     assert index is not None
     require(index.dtype == torch.int64, f"{name}.dtype", index.dtype, "int64 (.long())")
-    expected = f"[N] as student_hidden of shape {tuple(hidden.shape)}"
+    expected = f"[N] as {hidden_name} of shape {tuple(hidden.shape)}"
     require(index.shape == hidden.shape[:1], f"{name}.shape", tuple(index.shape), expected)
-    require(index.device == hidden.device, f"{name}.device", index.device, f"{hidden.device} as student_hidden")
+    require(index.device == hidden.device, f"{name}.device", index.device, f"{hidden.device} as {hidden_name}")
 
 
 def check_token_weights(weights: Tensor | None, hidden: Tensor) -> None:
