@@ -14,6 +14,8 @@ from caad_ds.config.teacher_cache import CacheSection
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
 NEGATIVES = get_args(NegativeName)
+AlphaGate = Literal["none", "text_certainty"]
+ALPHA_GATES = get_args(AlphaGate)
 CHECKED_NEGATIVES = NEGATIVES[:4]  # what check-teacher looks at by default: those that hear no audio
 TranscriptName = Literal["after_audio", "none"]
 TRANSCRIPT = (
@@ -79,7 +81,10 @@ FRESH_ONLY = (
     "connector", "tokenizer", "template",
 )  # fmt: skip
 HIGHER_IS_BETTER = ("token_accuracy", "agreement")  # of the validation metrics; of the others lower is
-DISTILL_ONLY = ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix")
+DISTILL_ONLY = (
+    "alpha", "alpha_gate", "gate_m", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix",
+)  # fmt: skip
+GATE_ONLY = ("gate_m",)
 
 
 class LoraSection(Section):
@@ -164,6 +169,14 @@ class ObjectiveSection(Section):
 
     name: Literal["distill", "ce"] = Field("distill", description="ce trains on the pseudo ground truth alone")
     alpha: float = Field(1.0, ge=0, description="strength of the contrast; 0 is standard KD")
+    alpha_gate: AlphaGate = Field(
+        "none",
+        description="text_certainty (experimental): alpha where the teacher is sure without the audio, less where it "
+        "is not: times max(0, 1 - entropy / log gate_m)",
+    )
+    gate_m: float = Field(
+        2.0, gt=1, description="with a gate: no contrast from the entropy of so many equally likely tokens on"
+    )
     temperature: float = Field(2.0, gt=0, description="divides the logits of teacher and student (tau)")
     kd_weight: float = Field(0.7, ge=0, le=1, description="share of KD in the loss (lambda)")
     plausibility: float | None = Field(None, gt=0, le=1, description="beta of the adaptive plausibility mask")
@@ -201,6 +214,10 @@ class ObjectiveSection(Section):
             raise ValueError(f"{', '.join(unread)}: belongs to objective distill; objective ce reads no teacher")
         if self.sharpen and self.alpha:
             raise ValueError("sharpen is a control without contrast; set alpha to 0")
+        if self.alpha_gate == "none" and (unread := changed(self, GATE_ONLY)):
+            raise ValueError(f"{', '.join(unread)}: belongs to alpha_gate; set that, or remove it")
+        if self.alpha_gate != "none" and not self.alpha:
+            raise ValueError("alpha_gate weakens a contrast, and alpha 0 has none; raise alpha, or remove alpha_gate")
         return self
 
 
@@ -351,10 +368,11 @@ class Config(Section):
     def read_keys(self) -> dict:
         """The sections without the keys that this run does not read, for its record."""
         values = self.model_dump(mode="json")
+        ungated = GATE_ONLY if self.objective.alpha_gate == "none" else ()
         unread = {
             "data": STREAM_ONLY if self.data.reader == "indexed" else (),
             "student": self.student.fresh_only if self.student.path else (),
-            "objective": DISTILL_ONLY if self.objective.name == "ce" else (),
+            "objective": DISTILL_ONLY if self.objective.name == "ce" else ungated,
         }
         return {
             name: {key: value for key, value in section.items() if key not in unread.get(name, ())}

@@ -74,6 +74,8 @@ class StudentObjective(nn.Module):
                 teacher_head,
                 labels,
                 alpha=0.0 if teacher_neg is None else cfg.alpha,
+                alpha_gate="none" if teacher_neg is None else cfg.alpha_gate,
+                gate_m=cfg.gate_m,
                 temperature=cfg.temperature,
                 kd_weight=cfg.share_of_kd,
                 plausibility=cfg.plausibility,

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from caad_ds.config.key_names import SYNONYMS
 from caad_ds.config.reading import load_config
-from caad_ds.config.schema import Config
+from caad_ds.config.schema import ALPHA_GATES, Config
+from caad_ds.loss import gate
 from tests.config.refusals import refusal
 
 LEAST = {
@@ -99,6 +100,14 @@ def test_what_is_saved_reads_back_equal(tmp_path_factory, alpha, beta, steps, na
         ({"objective": {"audio_dropout": 0.1}}, "objective: audio_dropout belongs to objective ce"),
         ({"objective": {"logits": "bfloat16"}}, "objective.logits bfloat16 needs run.precision bf16"),
         ({"objective": {"sharpen": 1}}, "objective: sharpen is a control without contrast"),
+        ({"objective": {"gate_m": 3}}, "objective: gate_m: belongs to alpha_gate; set that, or remove it"),
+        ({"objective": {"alpha_gate": "text_certainty", "alpha": 0}}, "alpha_gate weakens a contrast, and alpha 0 has"),
+        ({"objective": {"alpha_gate": "text_certainty", "gate_m": 1}}, "objective.gate_m: Input should be greater"),
+        ({"objective": {"alpha_gate": "entropy"}}, "objective.alpha_gate: Input should be 'none' or 'text_certainty'"),
+        (
+            {"teacher": None, "objective": {"name": "ce", "alpha_gate": "text_certainty", "gate_m": 3}},
+            "objective: alpha_gate, gate_m: belongs to objective distill",
+        ),
         ({"teacher": {"placement": "cpu", "deepspeed": "a.json"}}, "placement cpu: the deepspeed file says where"),
         ({"teacher": {"placement": "nvme"}}, "teacher: placement nvme needs nvme_path"),
         ({"teacher": {"placement": "cpu", "nvme_path": "a"}}, "nvme_path is not read with placement cpu; remove it"),
@@ -177,3 +186,13 @@ def test_every_key_that_has_other_names_exists(key):
 def test_a_name_means_one_key():
     names = [name for others in SYNONYMS.values() for name in others]
     assert len(names) == len(set(names))
+
+
+def test_only_what_is_read_is_on_record(write):
+    for objective, told in (({}, False), ({"alpha_gate": "text_certainty"}, True)):
+        recorded = load_config(write(objective=objective)).read_keys()["objective"]
+        assert ("gate_m" in recorded) == told and "alpha_gate" in recorded
+
+
+def test_the_gates_are_those_of_the_loss():
+    assert ALPHA_GATES == gate.ALPHA_GATES

@@ -55,6 +55,7 @@ DEFAULTS = {
     "optimizer.max_grad_norm": 1.0,
     "teacher": None, "teacher.transcript": None, "teacher.negative": "zero_mel",
     "objective.name": "distill", "objective.alpha": 1.0, "objective.temperature": 2.0, "objective.kd_weight": 0.7,
+    "objective.alpha_gate": "none", "objective.gate_m": 2.0,
     "objective.plausibility": None, "objective.divergence": "forward_kl", "objective.mix": 0.5,
     "objective.sharpen": 0.0, "objective.reduction": "token", "objective.logits": "float32",
     "objective.audio_dropout": 0.0, "objective.dropout_negative": "zero_mel",

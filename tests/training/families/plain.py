@@ -1,12 +1,13 @@
 """Distillation in plain PyTorch: one process, whole batches, the families' own forward to logits, no engine."""
 
+import math
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caad_ds.config.schema import Config
+from caad_ds.config.schema import Config, ObjectiveSection
 from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
@@ -41,9 +42,10 @@ def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
         with torch.no_grad():
             second = silent(batch.teacher) if cfg.teacher.negative == "zero_mel" else batch.negative
             positive, negative = logits(teacher, batch.teacher), logits(teacher, second)
-            contrasted = (1 + objective.alpha) * positive - objective.alpha * negative
-            ids = torch.arange(contrasted.shape[1]) if vocabulary is None else vocabulary
-            target = torch.softmax(contrasted[:, ids] / tau, -1)
+            ids = torch.arange(positive.shape[1]) if vocabulary is None else vocabulary
+            positive, negative = positive[:, ids], negative[:, ids]
+            alpha = strength(objective, negative)
+            target = torch.softmax(((1 + alpha) * positive - alpha * negative) / tau, -1)
         found, targets = logits(student, batch.student)[:, ids], torch.searchsorted(ids, batch.student.targets)
         kd = tau**2 * F.kl_div(torch.log_softmax(found / tau, -1), target, reduction="batchmean")
         loss = share * kd + (1 - share) * F.cross_entropy(found, targets)
@@ -52,6 +54,16 @@ def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
         torch.nn.utils.clip_grad_norm_(trained, opt.max_grad_norm)
         optimizer.step()
         yield loss.item()
+
+
+def strength(objective: ObjectiveSection, negative: Tensor) -> Tensor:
+    """The alpha of each row [N, 1]: the objective's, or what the gate makes of it (docs/method.md)."""
+    alpha = torch.full((len(negative), 1), objective.alpha)
+    if objective.alpha_gate == "none":
+        return alpha
+    p = torch.softmax(negative, -1)
+    entropy = -(p * torch.log(p)).sum(-1, keepdim=True)
+    return alpha * torch.clamp(1 - entropy / math.log(objective.gate_m), min=0)
 
 
 def silent(batch: Batch) -> Batch:

@@ -145,3 +145,16 @@ def test_whatever_the_second_path_hears(audio_world, tmp_path, negative):
     run = Run(file, 2, prepare=watch_traces)
     assert run.wait() == [0, 0], run.output()
     assert_plain_losses(file, out)
+
+
+@pytest.mark.numeric
+def test_with_an_alpha_of_each_row(audio_world, tmp_path):
+    """The text-certainty gate, in a range where the rows of this teacher differ."""
+    out = tmp_path / "out"
+    gate = {"alpha": 2.0, "alpha_gate": "text_certainty", "gate_m": 1000.0}
+    file = foreign(audio_world, out, objective=gate, optimizer={"steps": 3})
+    run = Run(file, 2, prepare=watch_traces)
+    assert run.wait() == [0, 0], run.output()
+    assert_plain_losses(file, out)
+    alphas = [value for _, value in curve(out, "train/alpha")]
+    assert len(set(alphas)) == 3 and all(0.1 < alpha < 1.9 for alpha in alphas), alphas
