@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, model_validator
 
+from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.data_section import STREAM_ONLY, DataSection
 from caad_ds.config.section import Section, changed
-from caad_ds.config.teacher_cache import CacheSection
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]

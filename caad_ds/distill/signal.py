@@ -24,10 +24,12 @@ class TeacherStates:
     Args:
         positive: h_pos [N, Ht], or what is already contrasted.
         negative: h_neg [N, Ht]; None where nothing is left to contrast, as in standard KD.
+        alpha: the strength of the contrast of each row [N], where it is known already; None: as the objective says.
     """
 
     positive: Tensor
     negative: Tensor | None
+    alpha: Tensor | None = None
 
 
 class TeacherSignal(Protocol):

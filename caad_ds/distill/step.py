@@ -88,7 +88,7 @@ class DistillStep:
         if states is None:
             return self.engine(batch, normalizer=normalizer)
         assert self._head is not None, "no head: call it inside teacher_head()"
-        return self.engine(batch, states.positive, states.negative, self._head, normalizer)
+        return self.engine(batch, states.positive, states.negative, self._head, normalizer, states.alpha)
 
 
 def _spoilt(loss: Tensor) -> Tensor:

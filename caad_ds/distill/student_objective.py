@@ -51,12 +51,15 @@ class StudentObjective(nn.Module):
         teacher_neg: Tensor | None = None,
         teacher_head: LMHead | None = None,
         normalizer: float | None = None,
+        row_alpha: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Loss, its terms kd and ce, and the diagnostics of a prepared batch; see `contrastive_distillation_loss`.
 
-        The teacher's states [N, Ht] and head are None for objective `ce`. A plain tuple, as ZeRO's hooks expect.
+        The teacher's states [N, Ht] and head are None for objective `ce`. `row_alpha` [N] is each row's alpha, where it
+        is known. A plain tuple, as ZeRO's hooks expect.
         """
         cfg = self.objective
+        alpha: float | Tensor = cfg.alpha if row_alpha is None else row_alpha
         if self.lm.trains_tower_inside:
             with self.part("encoder"):
                 batch = self.lm.heard(batch)
@@ -73,8 +76,8 @@ class StudentObjective(nn.Module):
                 teacher_neg,
                 teacher_head,
                 labels,
-                alpha=0.0 if teacher_neg is None else cfg.alpha,
-                alpha_gate="none" if teacher_neg is None else cfg.alpha_gate,
+                alpha=0.0 if teacher_neg is None else alpha,
+                alpha_gate="none" if teacher_neg is None or row_alpha is not None else cfg.alpha_gate,
                 gate_m=cfg.gate_m,
                 temperature=cfg.temperature,
                 kd_weight=cfg.share_of_kd,

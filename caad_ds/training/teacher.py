@@ -38,6 +38,8 @@ def build_teacher(
 
     `unusable` are keys of samples that were left out of the data.
     """
+    if cache is not None:
+        agreed(lambda: cache.check_vocabulary(pairing.shared))
     if cache is not None and cache.whole:
         assert cache.head is not None and cache.store is not None
         heartbeat.say(f"teacher: cached ({len(cache.store)} samples in {cache.folder}; it is not loaded)")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import transformers
 
+from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.schema import Config
-from caad_ds.config.teacher_cache import CacheSection
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.signal import OnlineTeacher
@@ -111,6 +111,16 @@ class TeacherCache:
             return ["every sample"]
         return self.store.lacks((entry.key, entry.pcm) for reader in self._readers for entry in reader.index.samples)
 
+    def check_vocabulary(self, shared: SharedVocabulary | None) -> None:
+        """Raise UserError where a gate needs entropies over other tokens than the stored ones are over."""
+        stored = read_key(self.folder) or {}
+        there, here = stored.get(VOCABULARY), _named(shared)
+        if self.objective.alpha_gate != "none" and there not in (None, here):
+            raise UserError(
+                f"teacher.cache.path {self.folder}: its entropies, which objective.alpha_gate needs, are over other "
+                f"tokens of the vocabulary ({there}, here {here}); name another folder, or set alpha_gate to none"
+            )
+
     def check_ranks(self) -> None:
         """Raise UserError where ranks do not see the same files; every rank calls it."""
         seen = gathered(0 if self.store is None else len(self.store))
@@ -207,6 +217,8 @@ def made_of(cfg: Config, weights: str, data: str, reader: Reader) -> dict[str, s
         parts["data (its audio is the negative of other samples)"] = data
     if section.cache.form == "contrast":
         parts["objective.alpha"] = objective.alpha
+        parts["objective.alpha_gate"] = objective.alpha_gate
+        parts["objective.gate_m"] = objective.gate_m
     return fingerprint(parts)
 
 

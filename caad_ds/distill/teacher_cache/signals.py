@@ -16,7 +16,7 @@ from caad_ds.distill.teacher_cache.segments import SEGMENT_BYTES, Segment, Segme
 from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import hidden_contrast
-from caad_ds.loss.teacher_scalars import teacher_scalars
+from caad_ds.loss.teacher_scalars import SCALARS, gated_alpha, teacher_scalars
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.ranks import gathered, raise_together, world
@@ -189,7 +189,8 @@ class FillingTeacher:
             return [online.positive, online.negative, scalars]
         if online.negative is None:
             return [online.positive, scalars]
-        contrasted = hidden_contrast(online.positive, online.negative, self.objective.alpha, self._head)
+        alpha = row_alpha(scalars, self.objective)
+        contrasted = hidden_contrast(online.positive, online.negative, alpha, self._head)
         return [contrasted.to(layout.dtype), scalars]
 
     def _store(self, batch: PairedBatch, stored: StoredStates, parts: Sequence[Tensor]) -> None:
@@ -227,5 +228,14 @@ def used(stored: StoredStates, head: LMHead, objective: ObjectiveSection) -> Tea
     """Stored states as the loss takes them; of an objective without contrast the positive path alone."""
     if stored.positive is None:  # no sample has an answer that counts
         return TeacherStates(head.weight.new_zeros(0, head.weight.shape[1]), None)
-    negative = stored.negative if objective.alpha else None
-    return TeacherStates(stored.positive, negative)
+    if stored.negative is None or stored.scalars is None or not objective.alpha:
+        return TeacherStates(stored.positive, None)
+    alpha = row_alpha(stored.scalars, objective)
+    return TeacherStates(stored.positive, stored.negative, alpha if isinstance(alpha, Tensor) else None)
+
+
+def row_alpha(scalars: Tensor, objective: ObjectiveSection) -> float | Tensor:
+    """The strength of the contrast: one for all, or with a gate float32 [N] from the rows' scalars [N, 5]."""
+    if objective.alpha_gate == "none":
+        return objective.alpha
+    return gated_alpha(scalars[:, SCALARS.index("entropy_neg")], objective.alpha, objective.gate_m)
