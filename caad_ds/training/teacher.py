@@ -69,7 +69,7 @@ def publish(filling: FillingTeacher, cache: TeacherCache, pairing: Pairing, hear
     """
     filling.publish()
     if not cache.lacking():
-        pairing.teacher_runs = False
+        pairing.teacher_runs, filling.store.needed = False, True
         heartbeat.say(f"teacher.cache: whole ({cache.folder}); the teacher runs no more")
 
 

@@ -23,7 +23,7 @@ from caad_ds.distill.teacher_cache.layout import (
     write_head,
     write_key,
 )
-from caad_ds.distill.teacher_cache.segments import SegmentWriter
+from caad_ds.distill.teacher_cache.segments import SegmentWriter, drop_unfinished
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.loss.head import LMHead
@@ -44,8 +44,12 @@ WHOLE = Part(0, 1)
 
 
 def teacher_hash(cfg: Config) -> str:
-    """The hash of the files that the teacher is made of; of an architecture, of its settings and its seed."""
-    assert cfg.teacher is not None
+    """The hash of the files that the teacher of a cache is made of; of an architecture, of its settings and its seed.
+
+    "" for a run without a cache.
+    """
+    if cfg.teacher is None or cfg.teacher.cache is None:
+        return ""
     if is_architecture(cfg.teacher.path):
         values = sorted(read_architecture(cfg.teacher.path).items())
         return hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest()
@@ -165,6 +169,7 @@ class TeacherCache:
         held.enter_context(sole_writer(self.folder.resolve(), shared=shared_folder))
         if shared_folder:
             held.enter_context(sole_writer(self.folder.resolve() / self._writer))
+        drop_unfinished(self.folder, f"{self._writer}-*" if shared_folder else "*")
         stored = read_key(self.folder)
         if stored is None:
             notes = {"width": head.weight.shape[1], "positions": teacher.position_limit, VOCABULARY: _named(shared)}

@@ -67,8 +67,7 @@ class Trainer:
         self.stopping = False
         self.largest = 0
         signal.signal(signal.SIGUSR1, self._stop)
-        caches = cfg.teacher is not None and cfg.teacher.cache is not None
-        self.teacher_hash = from_main(partial(teacher_hash, cfg)) if caches else ""
+        self.teacher_hash = from_main(partial(teacher_hash, cfg))
         agreed(self._load)
         if self.cache is not None:
             self.cache.check_ranks()
@@ -275,9 +274,11 @@ class Trainer:
 
     def _publish(self, step: int | None = None) -> None:
         """Let all ranks find the states that were stored so far; before a `step` only where an epoch ends."""
-        if self.filling is None or self.cache is None or not self.pairing.teacher_runs:
+        if self.filling is None or self.cache is None:
             return
-        if step is None or (self.order is not None and ends_epoch(step, self.order.steps_per_epoch)):
+        self.meter.teacher_runs(self.filling.runs)
+        ends = step is None or (self.order is not None and ends_epoch(step, self.order.steps_per_epoch))
+        if ends and self.pairing.teacher_runs:
             publish(self.filling, self.cache, self.pairing, self.heartbeat)
 
     def _skip(self, done: int, read: list[PairedBatch], window: list[PairedBatch], terms: list[Terms]) -> None:

@@ -1,6 +1,7 @@
 """Append-only files of cached rows, and the index of each: a segment has its name when it is whole."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import disk_errors, read_json, write_json
+from caad_ds.utils.files import disk_errors, read_json, write_atomic
 
 ROWS, INDEX, PARTIAL = ".rows", ".json", ".partial"
 SEGMENT_BYTES = 256 * 2**20
@@ -44,7 +45,8 @@ class Segment:
 
 def write_index(folder: Path, segment: Segment) -> None:
     """Write a segment's index, by which its rows are found."""
-    write_json(folder / (segment.name + INDEX), {"bytes": segment.size, "samples": [list(e) for e in segment.entries]})
+    content = {"bytes": segment.size, "samples": segment.entries}
+    write_atomic(folder / (segment.name + INDEX), json.dumps(content, separators=(",", ":")).encode())
 
 
 def read_segments(folder: Path, check_files: bool = True) -> list[Segment]:
@@ -68,6 +70,16 @@ def read_segments(folder: Path, check_files: bool = True) -> list[Segment]:
     return segments
 
 
+def drop_unfinished(folder: Path, writers: str = "*") -> None:
+    """Remove what writers of these names (a pattern) have left without a name or an index when they were killed.
+
+    For who holds the cache's lock.
+    """
+    for path in folder.glob(f"{writers}-??????{ROWS}*"):
+        if path.name.endswith(PARTIAL) or not path.with_suffix(INDEX).exists():
+            path.unlink()
+
+
 def length_fault(folder: Path, segment: Segment) -> str | None:
     """What is wrong with the length of a segment's file, in words."""
     path = folder / (segment.name + ROWS)
@@ -80,7 +92,7 @@ def length_fault(folder: Path, segment: Segment) -> str | None:
 class SegmentWriter:
     """Appends the rows of samples to segments of one writer; `name` is its own in the cache.
 
-    A segment has a temporary name until `finish`. What a killed writer of that name has left is removed.
+    A segment has a temporary name until `finish`.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -90,9 +102,6 @@ class SegmentWriter:
         self._size = 0
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(f"{name}-??????{ROWS}*"):
-                if not left.with_name(left.name[: len(name) + 7] + INDEX).exists():
-                    left.unlink()
         numbers = [
             int(match[2]) for path in folder.iterdir() if (match := NAME.fullmatch(path.stem)) and match[1] == name
         ]

@@ -66,7 +66,7 @@ class FillingTeacher:
         self.objective, self.shared = objective, shared
         self.continue_when_full, self.say = continue_when_full, say
         self.writing = True
-        self._runs = False
+        self.runs = False  # whether the engine has computed the last states
         self._failure: UserError | None = None
         self._whole: list[Segment] = []  # of this rank, which others do not know of yet
         self._pending: set[str] = set()  # what these and the present segment hold
@@ -79,7 +79,7 @@ class FillingTeacher:
         assert self._head is not None, "no head: call it inside head()"
         found = [self._found(batch) for batch in batches]
         self._agree(not all(stored.whole for stored in found))
-        if not self._runs:
+        if not self.runs:
             return [used(stored, self._head, self.objective) for stored in found]
         online = self.online.states(batches, ours)
         whole = [self._completed(*each) for each in zip(batches, found, online, strict=True)]
@@ -146,7 +146,7 @@ class FillingTeacher:
             flags = flags.to(self._head.weight.device, torch.int32)
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         lacking, failing = flags.tolist()
-        self._runs = bool(lacking)
+        self.runs = bool(lacking)
         self._settle(bool(failing))
 
     def _settle(self, failing: bool) -> None:

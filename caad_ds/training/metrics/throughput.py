@@ -56,14 +56,21 @@ class Meter:
     """Turns what a rank's steps took into numbers to log.
 
     `peak` in TFLOP/s is the device's for MFU; None: that of the device's name, or no MFU. The FLOPs per position are
-    counted in the first step (matrix products and attention as PyTorch counts them, recomputation included).
+    counted in the first step, and again where `teacher_runs` changes (matrix products and attention as PyTorch counts
+    them, recomputation included).
     """
 
     def __init__(self, precision: str, peak: float | None):
         self.clock = Stopwatch()
         self.peak = peak or (_known_peak() if precision == "bf16" else None)
         self.flops_per_position: float | None = None
+        self._teacher_runs = False
         self.restart()
+
+    def teacher_runs(self, runs: bool) -> None:
+        """Say whether the teacher has run in the last step, or its states were read: then a step computes less."""
+        if runs != self._teacher_runs:
+            self._teacher_runs, self.flops_per_position = runs, None
 
     def restart(self) -> None:
         """Begin again, after something that is no step."""
