@@ -1,0 +1,108 @@
+"""What a teacher cache of form `contrast` loses: the target of its bfloat16 rows against that of form `pair`.
+
+    python benchmarks/contrast_form.py [--model examples/demo/teacher_model] [--llm HUB_ID_OR_FOLDER] [--data SHARDS]
+
+`pair` keeps both paths in bfloat16, and the loss forms their contrast in float32 (on a GPU in bfloat16, where both
+forms are the same numbers). `contrast` keeps it rounded to bfloat16. Printed is KL(pair || contrast) of the targets
+over answer rows in nats at the temperature of the demo, its median and 99th percentile, and beside it what the
+contrast itself changes, KL(pair || softmax(z_pos / tau)). `--llm` is a causal LM: its two paths are a prompt with the
+attributes of the speaker and one without.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from caad_ds.data.reader import IndexedReader
+from caad_ds.distill.pairing import Pairing
+from caad_ds.distill.signal import TeacherForward
+from caad_ds.loss.head import LMHead
+from caad_ds.loss.objective import hidden_contrast
+from caad_ds.models import auto
+from caad_ds.models.language_model.llm import lm_head, load_llm, load_tokenizer
+
+TAU = 2.0
+ALPHAS = (0.5, 1.0, 2.0)
+BATCH = 16
+
+
+@torch.no_grad()
+def audio_model(folder: str, reader: IndexedReader, numbers: Sequence[int]) -> tuple[Tensor, Tensor, LMHead]:
+    """Both paths [N, H] of an audio model at the answers of some samples, and its head."""
+    lm = auto.load(folder, torch.bfloat16)
+    lm.module.eval()
+    forward, pairing = TeacherForward(lm), Pairing(lm.reader, lm.reader, "zero_mel")
+    paths = []
+    for start in range(0, len(numbers), BATCH):
+        batch = pairing([reader[n] for n in numbers[start : start + BATCH]])
+        assert batch.teacher is not None and batch.negative is not None
+        paths.append(forward(lm.prepare(batch.teacher), lm.prepare(batch.negative)))
+    positive, negative = (torch.cat(each) for each in zip(*paths, strict=True))
+    return positive, negative, lm.head()
+
+
+@torch.no_grad()
+def causal_lm(name: str, reader: IndexedReader, numbers: Sequence[int]) -> tuple[Tensor, Tensor, LMHead]:
+    """The same of a causal LM that reads the attributes instead of hearing them."""
+    llm, tokenizer = load_llm(name, torch.bfloat16), load_tokenizer(name)
+    llm.eval()
+
+    def states(number: int, attributes: bool) -> Tensor:
+        record = reader.without_audio(number).record
+        told = ", ".join(f"{k}: {v}" for k, v in (record.get("metadata") or {}).items() if isinstance(v, str))
+        question = record["messages"][-1]["content"].rpartition("\n")[2]
+        said = f"The speaker says: {record['audios'][0].get('text')} {f'({told})' if attributes else ''}"
+        chat = [{"role": "user", "content": f"{said}\n{question}"}]
+        prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        asked = tokenizer(prompt, add_special_tokens=False).input_ids
+        ids = asked + tokenizer(record["response"] + tokenizer.eos_token, add_special_tokens=False).input_ids
+        return llm.base_model(torch.tensor([ids])).last_hidden_state[0, len(asked) - 1 : -1]
+
+    positive, negative = (torch.cat([states(n, told) for n in numbers]) for told in (True, False))
+    return positive, negative, lm_head(llm)
+
+
+@torch.no_grad()
+def lost(positive: Tensor, negative: Tensor, head: LMHead, alpha: float) -> tuple[Tensor, Tensor]:
+    """KL(pair || contrast) and KL(pair || positive path) of each row [N]."""
+    wide = head.prepared(positive)  # float32 on a CPU, as the loss has it
+    exact = hidden_contrast(positive, negative, alpha, wide)
+    rounded = exact.to(torch.bfloat16)
+
+    def log_p(hidden: Tensor) -> Iterator[Tensor]:
+        return (torch.log_softmax(wide.logits(rows) / TAU, -1).double() for rows in hidden.split(256))
+
+    kl = [[], []]  # type: ignore[var-annotated]
+    for pair, others in zip(log_p(exact), zip(log_p(rounded), log_p(positive), strict=True), strict=True):
+        for found, other in zip(kl, others, strict=True):
+            found.append((pair.exp() * (pair - other)).sum(-1))
+    return torch.cat(kl[0]), torch.cat(kl[1])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="*", default=["examples/demo/teacher_model"], help="audio models")
+    parser.add_argument("--llm", nargs="*", default=[], help="causal LMs")
+    parser.add_argument("--data", type=Path, default=Path("data/demo/shards/validation"), help="shards of `make demo`")
+    parser.add_argument("--samples", type=int, default=200)
+    args = parser.parse_args(argv)
+    reader = IndexedReader(args.data)
+    numbers = list(range(0, len(reader), max(1, len(reader) // args.samples)))[: args.samples]
+    print(f"torch {torch.__version__}; bfloat16 rows, tau {TAU:g}, {len(numbers)} samples of {args.data}; KL in nats\n")
+    print(
+        "| model | rows | alpha | pair to contrast: median | 99% | pair to z_pos: median | 99% |\n" + "|---" * 7 + "|"
+    )
+    made = [(name, audio_model) for name in args.model] + [(name, causal_lm) for name in args.llm]
+    for name, make in made:
+        positive, negative, head = make(name, reader, numbers)
+        for alpha in ALPHAS:
+            figures = [f"{kl.quantile(q):.1e}" for kl in lost(positive, negative, head, alpha) for q in (0.5, 0.99)]
+            print(f"| {name} | {len(positive)} | {alpha:g} | " + " | ".join(figures) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
