@@ -1,6 +1,5 @@
 """What a run costs while it runs: time by part, throughput, padding, memory, use of the device's arithmetic."""
 
-import re
 import resource
 import time
 from collections import defaultdict
@@ -11,14 +10,8 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from caad_ds.data.batch import Batch
+from caad_ds.training.devices import known_peak
 from caad_ds.utils.flops import flop_counter
-
-# Dense bf16 peak in TFLOP/s by a part of the device's name, the more specific first; from the makers' data sheets.
-PEAKS = {
-    "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "H200": 989.4, "GH200": 989.4, "B200": 2250.0,
-    "A100": 312.0, "A800": 312.0, "A40": 149.7, "A6000": 154.8, "A10": 125.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0,
-    "RTX 4090": 165.2, "RTX 3090": 71.0,
-}  # fmt: skip
 
 
 class Stopwatch:
@@ -125,8 +118,7 @@ def _mark() -> torch.cuda.Event | float:
 
 
 def _known_peak() -> float | None:
-    name = torch.cuda.get_device_name() if _cuda() else ""
-    return next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
+    return known_peak(torch.cuda.get_device_name()) if _cuda() else None
 
 
 def _memory() -> int:
