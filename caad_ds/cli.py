@@ -30,6 +30,7 @@ COMMANDS = {
     "prep verify": ("data_prep.verify.verify", "check shards against their index"),
     "prep conflict-benchmark": ("data_prep.conflict_benchmark", "write a benchmark in MCR-BENCH's format"),
     "config": ("caad_ds.config.listing", "list the keys of a run's YAML: type, default, meaning"),
+    "plan": ("caad_ds.training.plan.command", "what a run needs: memory, FLOPs, hours, files; no weights, no GPU"),
     "train": ("caad_ds.training.train", "train: Stage 2 distillation, or CE"),
     "cache-teacher": ("caad_ds.training.cache_teacher", "store the teacher's states, so that it runs once a sample"),
     "dashboard": ("caad_ds.tracking.dashboard", "serve MLflow's pages and print the address of the curves"),

@@ -102,12 +102,17 @@ def _sweep(
 
 
 def chunk_rows(weight: Tensor, dtype: torch.dtype) -> int:
-    """How many rows of logits in `dtype`, for a head's weight [V, H], the budget of its device holds.
+    """How many rows of logits in `dtype`, for a head's weight [V, H], the budget of its device holds."""
+    return rows_within_budget(weight.device.type, weight.shape[0], dtype.itemsize)
+
+
+def rows_within_budget(device: str, vocab_size: int, itemsize: int) -> int:
+    """How many rows of `vocab_size` logits, `itemsize` bytes each, the budget of a type of device holds.
 
     Whole multiples of ROW_TILE from one up: a product's last tile costs as much where it is half empty.
     """
-    budget = LOGITS_BYTES.get(weight.device.type, LOGITS_BYTES["cuda"])
-    rows = max(1, budget // (weight.shape[0] * dtype.itemsize))
+    budget = LOGITS_BYTES.get(device, LOGITS_BYTES["cuda"])
+    rows = max(1, budget // (vocab_size * itemsize))
     return max(rows // ROW_TILE * ROW_TILE, min(rows, ROW_TILE))
 
 

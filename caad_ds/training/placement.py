@@ -69,7 +69,7 @@ def placement(cfg: Config, teacher: nn.Module, student: nn.Module, width: int) -
     """The placement of this run and its reason, the same on every rank; `width`: bytes of a weight in the engines."""
     assert cfg.teacher is not None
     if cfg.teacher.deepspeed is not None:
-        return _placed_by(cfg.teacher.deepspeed), f"as {cfg.teacher.deepspeed} says"
+        return placed_by(cfg.teacher.deepspeed), f"as {cfg.teacher.deepspeed} says"
     if cfg.teacher.placement != "auto":
         return cfg.teacher.placement, "as teacher.placement says"
     if get_accelerator().device_name() == "cpu":
@@ -77,7 +77,7 @@ def placement(cfg: Config, teacher: nn.Module, student: nn.Module, width: int) -
     return choose(_measure(teacher, student, width, cfg), cfg.teacher.nvme_path is not None)
 
 
-def _placed_by(file: str) -> str:
+def placed_by(file: str) -> str:
     """Where a DeepSpeed file puts the weights."""
     zero = deepspeed_config(file).get("zero_optimization", {})
     if zero.get("stage", 0) == 0:
@@ -107,16 +107,25 @@ def swap_folder(root: Path | None, output_dir: Path) -> Path:
 def _measure(teacher: nn.Module, student: nn.Module, width: int, cfg: Config) -> Memory:
     ranks = dist.get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or torch.cuda.device_count())
-    zero = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
-    weights = _count(student) * width // (ranks if zero.get("stage") == 3 else 1)
-    offloaded = "offload_optimizer" in zero
-    trained = 0 if offloaded else _count(student, trained=True) * OPTIMIZER_BYTES // ranks
     free = torch.tensor([_device_free(), psutil.virtual_memory().available // min(ranks, local)])
     free = free.to(get_accelerator().current_device_name())
     dist.all_reduce(free, op=dist.ReduceOp.MIN)
     device_free, host_free = free.tolist()
-    whole = _count(teacher) * width
-    return Memory(whole, whole // ranks, min(GATHERED * width, whole), weights + trained, device_free, host_free)
+    counts = _count(teacher), _count(student), _count(student, trained=True)
+    return memory_of(cfg, counts, width, ranks, device_free, host_free)
+
+
+def memory_of(
+    cfg: Config, counts: tuple[int, int, int], width: int, ranks: int, device_free: int, host_free: int
+) -> Memory:
+    """What a placement is chosen from, by `counts`: weights of the teacher, of the student, and those that train."""
+    teacher, student, trained = counts
+    zero = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
+    weights = student * width // (ranks if zero.get("stage") == 3 else 1)
+    optimizer = 0 if "offload_optimizer" in zero else trained * OPTIMIZER_BYTES // ranks
+    whole = teacher * width
+    gathered = min(GATHERED * width, whole)
+    return Memory(whole, whole // ranks, gathered, weights + optimizer, device_free, host_free)
 
 
 def _device_free() -> int:

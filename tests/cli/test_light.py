@@ -28,6 +28,7 @@ WRONG = {
     "prep verify": ["absent"],
     "prep conflict-benchmark": ["--manifest", "absent", "--instructions", "absent", "--out", "a"],
     "config": ["absent"],
+    "plan": ["absent"],
     "train": ["--config", "config.yaml"],
     "dashboard": ["--mlflow", "sqlite:///absent.db"],
     "import-desta": ["there.jsonl", "--llm", "./absent", "--encoder", "openai/whisper-tiny", "--out", "a"],

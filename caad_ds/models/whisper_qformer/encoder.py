@@ -1,6 +1,7 @@
 """The frozen Whisper-architecture encoder; it lives outside both DeepSpeed engines and runs once a batch."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -86,7 +87,8 @@ class SpeechEncoder(nn.Module):
         weight = self.whisper.conv1.weight
         unnormed: list[Tensor] = []
         hook = self.whisper.layer_norm.register_forward_pre_hook(lambda _, inputs: unnormed.extend(inputs))
-        with hook, torch.autocast(weight.device.type, self.autocast, enabled=self.autocast is not None):
+        precision = nullcontext() if self.autocast is None else torch.autocast(weight.device.type, self.autocast)
+        with hook, precision:
             output = self.whisper(features.to(weight.device, weight.dtype), output_hidden_states=True)
         states = list(output.hidden_states)
         if not self.final_norm:

@@ -1,0 +1,76 @@
+"""`caad-ds plan`: what a run needs, before anyone queues it."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+
+from caad_ds.config.reading import load_config
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("config", metavar="CONFIG", help="the run's YAML; its teacher and data need not be there yet")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="override keys of the YAML"
+    )
+    parser.add_argument("--device", default="h100", metavar="NAME", help="h100 (default), h200, a100, l40s, ..., cpu")
+    parser.add_argument("--nodes", type=positive, metavar="N", help="machines (default 1); with --gpus-per-node")
+    parser.add_argument("--gpus-per-node", type=positive, metavar="M", help="ranks on each of them (default 1)")
+    parser.add_argument(
+        "--teacher", metavar="MODEL", help="architecture (.json), folder, hub id, or the YAML that trains the teacher"
+    )
+    parser.add_argument("--samples", type=positive, metavar="N", help="samples of data.train, where it is not there")
+    parser.add_argument("--tokens", type=positive, metavar="T", help="mean tokens of a sample's text, with its answer")
+    parser.add_argument("--answer-tokens", type=positive, metavar="A", help="those of the answer (default: 71%%)")
+    parser.add_argument("--seconds", type=above_0, metavar="S", help="mean audio of a sample in seconds (default 10)")
+    parser.add_argument("--mfu", type=share, metavar="X", help="share of the peak that is had (default 0.31)")
+    parser.add_argument("--host-gb", type=above_0, metavar="GB", help="memory of a node (default 64 GiB per GPU)")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan; returns the exit status."""
+    if args.nodes is not None and args.gpus_per_node is None:
+        raise UserError(f"--nodes {args.nodes} needs --gpus-per-node: how many ranks each of them has")
+    config = load_config(args.config, args.set)
+    from caad_ds.training.plan.plan import plan
+    from caad_ds.training.plan.tables import show
+
+    found = plan(
+        config,
+        device=args.device.lower(),
+        nodes=args.nodes or 1,
+        gpus_per_node=args.gpus_per_node or 1,
+        teacher=args.teacher,
+        samples=args.samples,
+        tokens=args.tokens,
+        answer_tokens=args.answer_tokens,
+        seconds=args.seconds,
+        mfu=args.mfu,
+        host_gb=args.host_gb,
+    )
+    if args.json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        show(found)
+    return 0
+
+
+def above_0(text: str) -> float:
+    """An argument that is a number above 0."""
+    return _within(text, lambda value: 0 < value < math.inf, "is no number above 0")
+
+
+def share(text: str) -> float:
+    """An argument that is a number above 0 and at most 1."""
+    return _within(text, lambda value: 0 < value <= 1, "is no share above 0 and at most 1")
+
+
+def _within(text: str, holds: Callable[[float], bool], otherwise: str) -> float:
+    value = float(text)
+    if not holds(value):
+        raise argparse.ArgumentTypeError(f"{text} {otherwise}")
+    return value

@@ -1,0 +1,162 @@
+"""Every formula of a plan that is not measured by running shapes: bytes of states, of the loss and of files; FLOPs of
+heads; hours.
+
+Symbols: T weights that train, S all of the student's, R ranks, w bytes of a weight (4 in fp32, 2 in bf16), N answer
+rows, V tokens of the vocabulary, Hs and Ht the widths of student and teacher.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from caad_ds.loss.chunked import rows_within_budget
+
+FP32 = 4
+ACCUMULATION = {"fp32": 4, "bf16": 2, "fp16": 2}
+SCALARS = 20  # bytes of the scalars that a cache keeps beside each row
+SUB_GROUP = 1_000_000_000  # DeepSpeed's default of sub_group_size: the weights that ZeRO-3 steps at a time
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes of the student's engine per rank; `step` is what the optimizer's step takes for a moment."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    step: int
+    host: int
+
+
+def student_states(
+    total: int, trained: int, width: int, settings: Mapping[str, Any], ranks: int, on_cpu: bool = False
+) -> States:
+    """What DeepSpeed holds of S and T, by the stage of its file.
+
+    Weights: w S, under stage 3 divided by R; of several ranks it also holds whole, at a time, those of
+    stage3_max_live_parameters.
+    Gradients: stage 0 w T; stages 1 to 3 a T / R of the accumulation's dtype (a bytes, data_types.grad_accum_dtype) and
+    a bucket of reduce_bucket_size weights, two of them with overlap_comm in stages 1 and 2; stage 1 w T on top.
+    Optimizer: the fp32 master and AdamW's two moments, 12 T / R; in fp32 at stage 0 the weights are their own master.
+    Step: gradients as one fp32 tensor, which ZeRO flattens (4 T / R), and AdamW's square root and its quotient
+    (8 T / R), of at most sub_group_size weights under stage 3.
+    An offloaded optimizer has all of that, but the bucket, in the host's memory. On a CPU pages of a bucket that
+    nothing is written to are not held, so it counts as T at most.
+    """
+    zero = settings.get("zero_optimization", {})
+    stage, share = zero.get("stage", 0), -(-trained // ranks)
+    weights = total * width
+    if stage == 3:
+        weights = weights // ranks
+        if ranks > 1:
+            weights += min(total, int(zero.get("stage3_max_live_parameters", SUB_GROUP))) * width
+    at_once = min(share, int(zero.get("sub_group_size", SUB_GROUP))) if stage == 3 else share
+    if stage == 0:
+        master = 0 if width == FP32 else FP32 * trained
+        return States(weights, width * trained + master, 2 * FP32 * trained + master, 2 * FP32 * trained, 0)
+    bucket = int(zero.get("reduce_bucket_size", 500_000_000))
+    bucket *= 2 if zero.get("overlap_comm") and stage < 3 else 1
+    bucket = (min(bucket, trained) if on_cpu else bucket) * width
+    kept = ACCUMULATION.get(str(settings.get("data_types", {}).get("grad_accum_dtype")), width) * share
+    whole = width * trained if stage == 1 else 0
+    optimizer, step = 3 * FP32 * share, 3 * FP32 * at_once
+    if "offload_optimizer" in zero:
+        return States(weights, whole + bucket, 0, 0, kept + optimizer + step)
+    return States(weights, whole + bucket + kept, optimizer, step, 0)
+
+
+def gathered(largest: int, width: int, settings: Mapping[str, Any]) -> int:
+    """Bytes of a partitioned teacher that are whole at a time: its largest layer, and what is fetched ahead of it."""
+    ahead = settings.get("zero_optimization", {}).get("stage3_prefetch_bucket_size", 50_000_000)
+    return (largest + int(ahead)) * width
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Shapes of the loss: N rows, V tokens in common, widths, products of the teacher's head, what trains.
+
+    `products` is 0 without a teacher, 1 where the contrast is formed in hidden space (method.md, identity 1), else 2.
+    """
+
+    rows: int
+    vocabulary: int
+    student_width: int
+    teacher_width: int
+    products: int
+    trains: bool
+
+
+def head_flops(heads: Heads) -> int:
+    """2 N V (Hs (2 + 1 if the head trains) + Ht products): logits, the gradients of states and of the head's weight."""
+    student = heads.student_width * (3 if heads.trains else 2)
+    return 2 * heads.rows * heads.vocabulary * (student + heads.teacher_width * heads.products)
+
+
+def authors_head_flops(heads: Heads, positions: int) -> int:
+    """The same of all positions, the teacher's on both paths: 2 B S V (Hs (2 or 3) + 2 Ht)."""
+    student = heads.student_width * (3 if heads.trains else 2)
+    return 2 * positions * heads.vocabulary * (student + 2 * heads.teacher_width)
+
+
+def loss_bytes(heads: Heads, width: int, logits: int, device: str) -> tuple[int, int]:
+    """(bytes of the loss while it runs, bytes that it leaves for the backward).
+
+    A chunk of c rows within the budget of the device (chunked.py) has logits of student and target, and z_pos where the
+    teacher's head makes two products: c V of `logits` bytes each. The gradient is written over the student's, or on
+    CUDA into c V of the weights' bytes where that is another dtype. A CPU multiplies bf16 in fp32, so that both heads
+    are copied: 4 V (Hs + Ht). A head that trains has its gradient summed in fp32 beside a chunk's product (8 V Hs) and
+    handed on in its own dtype, scaled once (2 w V Hs). The gradient of the states is w N Hs.
+    """
+    chunk = min(heads.rows, rows_within_budget(device, heads.vocabulary, logits)) * heads.vocabulary
+    kinds = 1 + heads.products
+    running = chunk * kinds * logits
+    if device != "cpu" and logits != width:
+        running += chunk * width
+    if device == "cpu" and width != FP32:
+        running += FP32 * heads.vocabulary * (heads.student_width + (heads.teacher_width if heads.products else 0))
+    table = heads.vocabulary * heads.student_width if heads.trains else 0
+    states = width * heads.rows * heads.student_width
+    return running + 2 * FP32 * table + states, 2 * width * table + states
+
+
+def checkpoint_bytes(trained: int, width: int, settings: Mapping[str, Any]) -> int:
+    """A checkpoint: the weights that train gathered (w T), and of DeepSpeed master and moments (12 T).
+
+    Below stage 3 DeepSpeed writes the weights that train once more (w T); stage 0 in fp32 has no master.
+    """
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    master = 0 if stage == 0 and width == FP32 else FP32
+    return trained * (width + 2 * FP32 + master + (width if stage < 3 else 0))
+
+
+def cache_bytes(rows: int, teacher_width: int, width: int, form: str) -> int:
+    """A teacher's cache: of each row Ht values of w bytes, twice for `pair`, and 20 bytes of scalars."""
+    paths = 2 if form == "pair" else 1
+    return rows * (teacher_width * width * paths + SCALARS)
+
+
+def seconds(flops: Mapping[str, float], peaks: Mapping[str, float], shares: Mapping[str, float], ranks: int) -> float:
+    """Seconds of a step: the sum over parts of FLOPs / (R x peak in TFLOP/s x share of it that is had)."""
+    return sum(value / (ranks * peaks[part] * 1e12 * shares[part]) for part, value in flops.items())
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Bytes above what is held anyway, at their most, in each part of a step."""
+
+    encoder: int
+    teacher: int
+    loss: int
+    backward: int
+    optimizer: int
+    validation: int
+
+    @property
+    def most(self) -> str:
+        """The name of the largest."""
+        return max((field.name for field in fields(self)), key=lambda name: getattr(self, name))
+
+    @property
+    def peak(self) -> int:
+        """The largest."""
+        return int(getattr(self, self.most))

@@ -1,0 +1,288 @@
+"""Teacher and student of a run on the meta device, from architectures: no weights, no tokenizer, no processor."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, WhisperConfig, WhisperFeatureExtractor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from caad_ds.config.reading import load_config
+from caad_ds.config.schema import Config, LoraSection, StudentSection
+from caad_ds.models import auto
+from caad_ds.models.architecture import is_architecture, read_architecture
+from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
+from caad_ds.models.language_model.dropout import turn_off_dropout
+from caad_ds.models.language_model.head_form import HeadForm
+from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.folder import encoder_of
+from caad_ds.models.transformers_lm import TransformersLM, check_names, own_config
+from caad_ds.models.whisper_qformer.config import SpeechLMConfig
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.rates import POSITIONS_PER_SECOND
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
+from caad_ds.utils.paths import is_hub_id
+
+# The published config.json of some hub ids, which lie beside the configs that name them.
+SHIPPED = Path(__file__).resolve().parents[3] / "configs"
+WINDOW_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model's config.json: its `values`, the name that it was asked by, and its folder, where it has one."""
+
+    values: dict[str, Any]
+    name: str
+    folder: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """Its `model_type`."""
+        return str(self.values.get("model_type"))
+
+
+def describe(name: str) -> Described:
+    """The architecture of a .json file, of a folder's config.json, or of a hub id, which may be among the shipped ones.
+
+    UserError where there is none. Of a hub id nothing but config.json is downloaded.
+    """
+    if is_architecture(name):
+        return Described(read_architecture(name), name)
+    if is_hub_id(name):
+        shipped = next(SHIPPED.glob(f"*/architectures/{name.rpartition('/')[2]}.json"), None)
+        if shipped is not None:
+            return Described(read_architecture(shipped), name)
+        folder = auto.local_folder(name, ("config.json",))
+    else:
+        folder = Path(name)
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"{name}: no model there yet; name a folder or an architecture that is there, by --set or --teacher"
+            )
+    return Described(read_json(folder / "config.json", "give the folder of a model"), name, folder)
+
+
+@dataclass
+class MetaModel:
+    """A model on the meta device, and how its encoder and connector are known to be those of another."""
+
+    lm: AudioLM
+    described: Described
+
+    @property
+    def config(self) -> Any:
+        """Of the class with the head."""
+        return self.lm.module.config
+
+
+def student_of(cfg: Config, teacher: Described | None) -> MetaModel:
+    """The student of a config, with the weights that train chosen and its dtype set.
+
+    `teacher` stands for a model that `student.path` names as well as `teacher.path`.
+    """
+    section = cfg.student
+    if section.path is None:
+        lm: AudioLM = _fresh(section, _text(describe(section.llm) if isinstance(section.llm, str) else section.llm))
+        made = MetaModel(lm, Described({"model_type": SpeechLMConfig.model_type}, "student"))
+    else:
+        same = teacher is not None and cfg.teacher is not None and section.path == cfg.teacher.path
+        described = teacher if same and teacher is not None else describe(section.path)
+        made = MetaModel(_of(described, section), described)
+        if section.keep_layers is not None:
+            made.lm.keep_first_layers(section.keep_layers)
+    _choose_weights(made.lm, section)
+    if section.gradient_checkpointing:
+        made.lm.checkpoint_activations()
+    return _finished(made, cfg)
+
+
+def teacher_described(cfg: Config, architecture: str | None) -> Described | None:
+    """What the teacher is: of `architecture` where it is given (a .json, a folder, or the YAML that trains it).
+
+    None where the run has none, or the YAML describes it (see `teacher_of`).
+    """
+    if cfg.teacher is None:
+        return None
+    if architecture is not None and architecture.endswith((".yaml", ".yml")):
+        section = load_config(architecture).student
+        values = {"model_type": SpeechLMConfig.model_type, "section": section}
+        return describe(section.path) if section.path is not None else Described(values, architecture)
+    if architecture is None and not is_architecture(cfg.teacher.path) and not is_hub_id(cfg.teacher.path):
+        if not Path(cfg.teacher.path).is_dir():
+            raise UserError(
+                f"teacher.path {cfg.teacher.path} is not there yet; give --teacher: an architecture's .json, a model's "
+                "folder, or the YAML of the run that trains it"
+            )
+    return describe(architecture or cfg.teacher.path)
+
+
+def teacher_of(cfg: Config, described: Described) -> MetaModel:
+    """The frozen teacher; of the architecture of a causal LM it is our own family with the student's connector."""
+    made = _finished(MetaModel(_of(described, cfg.student), described), cfg)
+    made.lm.module.requires_grad_(False)
+    return made
+
+
+def shares_encoding(student: MetaModel, teacher: MetaModel) -> bool:
+    """Whether one run of the encoder serves both: in our own family, where the encoders are of one architecture.
+
+    Their weights may differ; a run compares those.
+    """
+    ours, theirs = student.lm, teacher.lm
+    if not isinstance(ours, SpeechAudioLM) or not isinstance(theirs, SpeechAudioLM) or ours.trains_tower_inside:
+        return False
+    same = (getattr(ours.encoder, key) == getattr(theirs.encoder, key) for key in ("taps", "final_norm"))
+    shapes = ours.encoder.whisper.config, theirs.encoder.whisper.config
+    keys = ("d_model", "encoder_layers", "encoder_ffn_dim", "max_source_positions", "num_mel_bins")
+    return all(same) and all(getattr(shapes[0], key) == getattr(shapes[1], key) for key in keys)
+
+
+def _of(described: Described, section: StudentSection) -> AudioLM:
+    """The model of a config.json; of a causal LM's the model that `section` would put around it."""
+    given = described.values.get("section")
+    if isinstance(given, StudentSection):
+        return _fresh(given, _text(describe(given.llm) if isinstance(given.llm, str) else given.llm))
+    kind = described.kind
+    if kind == SpeechLMConfig.model_type:
+        return _speech_lm(described)
+    if kind in auto.supported():
+        return _of_transformers(described)
+    # Transformers has a causal LM of Whisper's decoder, too.
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or any(part in kind for part in auto.UNFIT):
+        auto.family(kind, described.name)  # which refuses it, and says why
+    if section.llm is None:
+        raise UserError(
+            f"{described.name}: the architecture of an LLM alone, and the config builds no connector that a teacher "
+            "could share; give the YAML of the run that trains the teacher, or a speech model's architecture"
+        )
+    return _fresh(section, _text(described), keep_layers=None)
+
+
+def _text(llm: Described | dict | None) -> dict[str, Any]:
+    assert llm is not None  # the schema refuses that
+    return deepcopy(llm.values if isinstance(llm, Described) else llm)
+
+
+def _fresh(section: StudentSection, llm: dict[str, Any], **changes: Any) -> SpeechAudioLM:
+    """An LLM of our own family behind the encoder and the connector of a section."""
+    assert section.encoder is not None
+    encoder = _encoder(describe(section.encoder), section.taps, section.window_seconds, section.connector != "desta")
+    keep_layers = changes.get("keep_layers", section.keep_layers)
+    with torch.device("meta"):
+        model = build(
+            llm, encoder, None, keep_layers=keep_layers, num_queries=section.num_queries,
+            qformer_layers=section.qformer_layers, qformer_heads=section.qformer_heads,
+            normalize_states=section.normalize_states, connector=section.connector,
+        )  # fmt: skip
+    return _speech(model, encoder)
+
+
+def _speech_lm(described: Described) -> SpeechAudioLM:
+    """The model of a folder of our own family."""
+    config = SpeechLMConfig(**deepcopy(described.values))
+    source = encoder_of(described.folder or Path(), config.encoder)
+    encoder = _encoder(describe(str(source)), config.taps or [], config.window_seconds, config.connector != "desta")
+    with torch.device("meta"):
+        return _speech(SpeechLM(config), encoder)
+
+
+def _speech(model: SpeechLM, encoder: SpeechEncoder) -> SpeechAudioLM:
+    return _without_reader(SpeechAudioLM, module=model, encoder=encoder)
+
+
+def _encoder(described: Described, taps: list[int], seconds: int, final_norm: bool) -> SpeechEncoder:
+    if described.kind != "whisper":
+        raise UserError(f"{described.name}: its model_type is {described.kind}; an encoder's must be whisper")
+    config = WhisperConfig(**described.values)
+    if any(not 0 <= tap < config.encoder_layers for tap in taps):
+        raise UserError(f"{described.name}: taps {taps} do not fit an encoder of {config.encoder_layers} layers")
+    if seconds * POSITIONS_PER_SECOND > config.max_source_positions:
+        have = config.max_source_positions // POSITIONS_PER_SECOND
+        raise UserError(f"student.window_seconds: a window of {seconds} s exceeds the encoder's {have} s; lower it")
+    extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=seconds)
+    with torch.device("meta"):
+        encoder = SpeechEncoder(WhisperEncoder(config), extractor, taps, final_norm)
+        encoder.cut_window(seconds)
+    return encoder
+
+
+def _of_transformers(described: Described) -> TransformersLM:
+    """A model of a family of transformers."""
+    found = auto.family(described.kind, described.name)
+    family, lm = found.FAMILY, found.build.keywords.get("lm", TransformersLM)
+    try:
+        whole = AutoConfig.for_model(**deepcopy(described.values))
+        config = own_config(family, whole, described.name)
+        for part in (config, *(getattr(config, part) for part in config.sub_configs)):
+            if part is not None:
+                part.dtype = None
+        with torch.device("meta"):
+            model = getattr(transformers, family.model)(config)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a family's code raises on settings that do not fit together
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{described.name}: no model can be built of it: {reason}; change its settings") from error
+    check_names(family, model)
+    turn_off_dropout(model)
+    if hasattr(model.config, "has_lora_adapter"):
+        model.config.has_lora_adapter = False  # those of a folder are merged
+    return _without_reader(
+        lm,
+        of=family,
+        module=model,
+        random=False,
+        merged=False,
+        reader=lm.reads,
+        _lora=None,
+        _silent=None,
+        _left_out=1.0,
+    )
+
+
+def _without_reader(cls: Callable, **attributes: Any) -> Any:
+    """An AudioLM that no batch can be made for by its own reader."""
+    made: Any = object.__new__(cast(type, cls))
+    AudioLM.__init__(made)
+    made.__dict__.update(attributes)
+    if isinstance(made, TransformersLM):
+        made.family = made.of.model_type
+    # Measured on weights, which there are none of; a soft cap stands in configs under this one name.
+    text = made.generator.config.get_text_config(decoder=True)
+    made.generator._caad_head = HeadForm(softcap=getattr(text, "final_logit_softcapping", None))
+    return made
+
+
+def _choose_weights(student: AudioLM, section: StudentSection) -> None:
+    """As engines.choose_weights, without looking whether a folder's adapters are those that are asked for."""
+    if section.train == "lora" and student.lora is None:
+        with torch.device("meta"):
+            student.add_adapters((section.lora or LoraSection()).model_dump())
+    student.choose_weights(section.train)
+
+
+def _finished(made: MetaModel, cfg: Config) -> MetaModel:
+    """In the run's dtype and, as far as plain shapes tell them apart, with its attention."""
+    dtype = torch.bfloat16 if cfg.run.precision == "bf16" else torch.float32
+    nn.Module.to(made.lm.module, dtype)
+    for module in made.lm.modules_outside().values():
+        module.to(torch.bfloat16 if cfg.run.encoder_precision == "bf16" else torch.float32)
+    made.lm.set_attention("eager" if cfg.run.attention == "eager" else "sdpa")
+    return made
+
+
+def numel(module: nn.Module | None, trained: bool = False) -> int:
+    """How many weights a module has, or how many of them train; a tied weight counts once."""
+    if module is None:
+        return 0
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)

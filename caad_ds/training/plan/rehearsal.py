@@ -1,0 +1,211 @@
+"""One step on the meta device: FLOPs by part, and the bytes that are held while each part runs.
+
+It runs the code that training runs (`AudioLM.prepare`, `TeacherForward`, `hidden_and_path` and its backward). The loss
+has formulas of its own (formulas.py), since its kernels hold less than what PyTorch computes of it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caad_ds.data.batch import IGNORE, Batch, joined
+from caad_ds.distill.signal import TeacherForward
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
+from caad_ds.training.plan.audio_inputs import audio_inputs, placeholder
+from caad_ds.training.plan.meta_models import MetaModel, shares_encoding
+from caad_ds.training.plan.shape_run import ShapeRun
+from caad_ds.utils.flops import flop_counter
+
+CONSTANT = ("zero_mel", "silence", "noise")  # negatives that our own family encodes once for a run
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A micro-batch: `samples` of `prompt` and `answer` tokens of text, padded to `text`, with `audios` different ones.
+
+    An audio lasts `seconds`.
+    """
+
+    samples: int
+    prompt: int
+    answer: int
+    text: int
+    audios: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """FLOPs of a micro-batch by part, and bytes at their most while each part runs, beside what is held anyway.
+
+    `student_encoder` is the part of `encoder` that a run without the teacher's body needs. `authors_teacher` and
+    `authors_encoder` are those of the authors' graph, which runs them for each path and model. `encoder_held` is what
+    the student's encoder leaves, and `student_held` is what the backward needs, at the end of the student's forward.
+    `rows` are answer positions, `positions` all of them, padding included.
+    """
+
+    encoder: int
+    student_encoder: int
+    teacher: int
+    student_forward: int
+    student_backward: int
+    authors_encoder: int
+    authors_teacher: int
+    encoder_bytes: int
+    encoder_held: int
+    teacher_bytes: int
+    student_bytes: int
+    student_held: int
+    rows: int
+    positions: int
+
+
+def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None, shape: Shape) -> Costs:
+    """Run a micro-batch of equal samples through encoder, teacher (both paths) and student, and back."""
+    lms = [model.lm for model in (student, teacher) if model is not None]
+    shared = teacher is not None and shares_encoding(student, teacher)
+    ours = _batch(student, shape)
+    theirs = ours if teacher is None or shared else _batch(teacher, shape)
+    second = None if teacher is None or negative is None else _second(teacher, theirs, negative)
+    weights = [each for lm in lms for part in (lm.module, *lm.modules_outside().values()) for each in _tensors(part)]
+    dropped = [w.register_post_accumulate_grad_hook(_drop) for w in weights if w.requires_grad]
+    student.lm.module.train()
+    student.lm.freeze_running_parts()
+    with ShapeRun(weights) as run, _Parts(run, [lm.tower for lm in lms]) as parts:
+        with parts.of("encoder"), torch.no_grad():
+            batch = student.lm.prepare(ours)
+        encoded = run.live
+        with parts.of("other"), torch.no_grad():
+            other = batch if teacher is None or shared else teacher.lm.prepare(theirs)
+        states: Any = None
+        if teacher is not None:
+            with parts.of("second"), torch.no_grad():
+                second = None if second is None else teacher.lm.prepare(second)
+            with parts.of("teacher"), torch.no_grad():
+                states = TeacherForward(teacher.lm)(other, second)
+        with parts.of("forward"):
+            inside = student.lm.heard(batch) if student.lm.trains_tower_inside else batch
+            hidden = student.lm.hidden_and_path(inside)[0]
+        held = run.live
+        with parts.of("backward"):
+            torch.autograd.backward(hidden, torch.empty_like(hidden))
+        del states, hidden, inside
+        if teacher is not None:
+            with parts.of("authors"), torch.no_grad():
+                TeacherForward(teacher.lm)(other, None)
+    for handle in dropped:
+        handle.remove()
+    flops, tower = parts.flops, parts.tower
+    constant = second is not None and bool(second.constant)  # then it is encoded once a run
+    outside = flops["encoder"] + flops["other"] + (0 if constant else flops["second"])
+    # The authors encode each sample's audio, also where several ask about one, for both paths and for the student.
+    each = (flops["encoder"] * (3 if shared else 1) + 2 * flops["other"]) * shape.samples // shape.audios
+    return Costs(
+        encoder=outside + tower["teacher"] + tower["forward"],
+        student_encoder=flops["encoder"] + tower["forward"],
+        teacher=flops["teacher"] - tower["teacher"],
+        student_forward=flops["forward"] - tower["forward"],
+        student_backward=flops["backward"],
+        authors_encoder=each + 2 * tower["authors"] + tower["forward"],
+        authors_teacher=2 * (flops["authors"] - tower["authors"]),
+        encoder_bytes=max(parts.bytes["encoder"], parts.bytes["other"], parts.bytes["second"]),
+        encoder_held=encoded,
+        teacher_bytes=parts.bytes["teacher"],
+        student_bytes=max(parts.bytes["forward"], parts.bytes["backward"]),
+        student_held=held,
+        rows=len(ours.targets),
+        positions=ours.input_ids.numel(),
+    )
+
+
+class _Parts:
+    """A context: FLOPs of each part, those of the towers in it apart, and the most bytes that were held in it."""
+
+    def __init__(self, run: ShapeRun, towers: list[nn.Module]):
+        self.run, self.towers, self.counter = run, towers, flop_counter()
+        self.flops: defaultdict[str, int] = defaultdict(int)
+        self.tower: defaultdict[str, int] = defaultdict(int)
+        self.bytes: defaultdict[str, int] = defaultdict(int)
+        self._now, self._entered = "", 0
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """A part of the step."""
+        self.run.restart()
+        self._now, before = name, self.counter.get_total_flops()
+        yield
+        self.flops[name] = self.counter.get_total_flops() - before
+        self.bytes[name] = self.run.peak
+
+    def __enter__(self) -> "_Parts":
+        self.counter.__enter__()
+        self._hooks = [
+            hook
+            for tower in self.towers
+            for hook in (tower.register_forward_pre_hook(self._enter), tower.register_forward_hook(self._leave))
+        ]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self.counter.__exit__(*error)
+
+    def _enter(self, *_: object) -> None:
+        self._entered = self.counter.get_total_flops()
+
+    def _leave(self, *_: object) -> None:
+        self.tower[self._now] += self.counter.get_total_flops() - self._entered
+
+
+def _batch(model: MetaModel, shape: Shape) -> Batch:
+    """A batch of equal samples: a token, the audio, the rest of the prompt, the answer, padding."""
+    audio, positions = audio_inputs(model, shape.seconds)
+    here = placeholder(model.lm)
+    length = 1 + positions + max(shape.text, shape.prompt + shape.answer) - 1
+    ids = torch.full((shape.samples, length), 0 if here else 1)
+    heard, labels, mask = torch.zeros_like(ids).bool(), torch.full_like(ids, IGNORE), torch.zeros_like(ids)
+    ids[:, 1 : 1 + positions], heard[:, 1 : 1 + positions] = here, True
+    end = positions + shape.prompt + shape.answer
+    labels[:, end - shape.answer : end], mask[:, :end] = 1, 1
+    each = torch.arange(shape.samples)
+    rows = joined([audio] * shape.audios)
+    return Batch(
+        [str(n) for n in each.tolist()], ids, mask, heard, labels, rows,
+        audio_index=each % shape.audios, audio_sample=each, audio_positions=torch.full_like(each, positions),
+    )  # fmt: skip
+
+
+def _second(teacher: MetaModel, batch: Batch, negative: str) -> Batch:
+    """The batch of the second path; other audio of a window is one row, encoded once for the run."""
+    if negative == "text_only":
+        _only_audio(teacher)
+        return batch.without_audio()
+    if isinstance(teacher.lm, SpeechAudioLM) and negative in CONSTANT:
+        one = {name: value[:1] for name, value in batch.audio.items()}
+        index = torch.zeros_like(batch.audio_index)
+        return replace(batch, audio=one, audio_index=index, constant=negative)
+    return batch
+
+
+def _only_audio(model: MetaModel) -> None:
+    """What a family of transformers adds to a batch without audio."""
+    if isinstance(model.lm, SpeechAudioLM):
+        return
+    short = _batch(model, Shape(1, 1, 1, 2, 1, 0.2))
+    model.lm._silent = replace(short, labels=torch.full_like(short.labels, IGNORE))  # type: ignore[attr-defined]
+
+
+def _drop(weight: Tensor) -> None:
+    """What a gradient takes has a formula; an engine moves it elsewhere at once."""
+    weight.grad = None
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()

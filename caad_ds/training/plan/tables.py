@@ -1,0 +1,117 @@
+"""A plan as tables of a terminal."""
+
+import os
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from caad_ds.training.plan.memory_plan import CACHED
+from caad_ds.training.plan.plan import Plan
+from caad_ds.utils.terminal_table import Table
+
+UNWRAPPED = 160
+
+
+def show(plan: Plan) -> None:
+    """Print all of it to standard output."""
+    console = Console(highlight=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+        console.width = UNWRAPPED
+    console.print(_first_line(plan), markup=False, soft_wrap=True)
+    for table in tables(plan):
+        for printed in table.fitted(console.width):
+            console.print(printed, markup=False)
+    for line in [_placement(plan), _hours(plan), *plan.notes]:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def tables(plan: Plan) -> list[Table]:
+    """Parameters, memory, FLOPs, data and files."""
+    return [
+        _by_part("Parameters", plan.parameters, _millions),
+        _memory(plan),
+        _flops(plan),
+        Table("Data", ["", "an epoch", "the run"], _data_rows(plan)),
+        Table("Files", ["", "GB"], [[name, _gb(size)] for name, size in plan.files.items()]),
+    ]
+
+
+def _first_line(plan: Plan) -> str:
+    shape = f"micro-batch {plan.micro_batch} x {plan.accumulation} x {plan.ranks} ranks"
+    return f"{plan.run} on {plan.ranks} x {plan.device}, {plan.precision}, {shape}, {_gb(plan.device_free)} GB a device"
+
+
+def _memory(plan: Plan) -> Table:
+    """A column per placement; of the moments the largest counts."""
+    names = list(dict.fromkeys(part for parts in plan.memory.values() for part in parts))
+    names = [name for name in names if any(parts.get(name) for parts in plan.memory.values())]
+    names.sort(key=lambda name: (name == "peak", name.startswith("in ")))  # what is held, moments, the peak
+    rows = [[_part(name), *(_gb(parts.get(name)) for parts in plan.memory.values())] for name in names]
+    fits = ["yes" if parts["peak"] <= plan.device_free else "no" for parts in plan.memory.values()]
+    rows += [["fits", *fits], ["host memory", *(_gb(size) for size in plan.host.values())]]
+    rows += [["largest micro-batch", *map(str, plan.largest_micro_batch.values())]]
+    return Table("Memory per rank in GB, by the teacher's placement or with a cache of it", ["", *plan.memory], rows)
+
+
+def _part(name: str) -> str:
+    """Of what is held all the time its name; of moments the largest counts."""
+    return f"moment: {name.removeprefix('in ')}" if name.startswith("in ") else name
+
+
+def _flops(plan: Plan) -> Table:
+    rows = _by_part("", plan.flops, lambda value: f"{value / 1e12:.2f}").rows
+    if "authors" in plan.flops:
+        base = plan.flops["authors"]["total"]
+        ratios = [f"{parts['total'] / base:.3f}" for parts in plan.flops.values()]
+        rows = [*rows, ["of the authors' graph", *ratios]]
+    return Table("TFLOP per step", ["", *plan.flops], rows)
+
+
+def _by_part(title: str, columns: dict, shown: object) -> Table:
+    names = list(dict.fromkeys(part for parts in columns.values() for part in parts))
+    names = [name for name in names if name == "total" or any(parts.get(name) for parts in columns.values())]
+    rows: list[Sequence[str]] = [[n, *(shown(parts.get(n, 0)) for parts in columns.values())] for n in names]  # type: ignore[operator]
+    return Table(title, ["", *columns], rows)
+
+
+def _data_rows(plan: Plan) -> list[list[str]]:
+    data = plan.data
+    epochs = data["epochs"]
+    names = {
+        "samples": "samples", "text tokens": "text_tokens_per_epoch", "positions, padded": "positions_per_epoch",
+        "answer rows": "answer_rows_per_epoch", "steps": "steps_per_epoch",
+    }  # fmt: skip
+    return [[name, _count(data[key]), _count(data[key] * epochs)] for name, key in names.items()]
+
+
+def _placement(plan: Plan) -> str:
+    auto = "" if plan.auto == plan.placement else f"; auto would take {plan.auto}"
+    return f"teacher: {plan.placement} ({plan.placement_reason}){auto}"
+
+
+def _hours(plan: Plan) -> str:
+    found = plan.hours
+    online, cached = found["online"], found.get(CACHED)
+    if online is None:
+        return "hours: unknown"
+    with_cache = "" if cached is None else f", {_time(cached)} with a cache (the first epoch fills it)"
+    return f"hours: {_time(online)} online{with_cache}"
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.1f}" if hours >= 0.1 else f"{hours:.4f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+
+
+def _millions(value: float) -> str:
+    return f"{value / 1e6:,.2f} M"
+
+
+def _gb(size: float | None) -> str:
+    """GB with two decimals, or with three digits below that; `-` for what is not there."""
+    if size is None:
+        return "-"
+    return f"{size / 1e9:.2f}" if size >= 1e8 or not size else f"{size / 1e9:.2g}"

@@ -1,0 +1,154 @@
+"""How many samples a run has and how long they are: from the index of its shards, or as they are given."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caad_ds.config.schema import Config
+from caad_ds.data.index import FILE_NAME, ShardIndex
+from caad_ds.data.reader import IndexedReader
+from caad_ds.data.sampler import GlobalOrder
+from caad_ds.models.auto import supported
+from caad_ds.models.language_model.llm import load_tokenizer
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder, PromptRecord
+from caad_ds.models.reader import AFTER_AUDIO, TRANSCRIPT
+from caad_ds.models.whisper_qformer.config import SpeechLMConfig
+from caad_ds.training.batches import batch_shape
+from caad_ds.training.plan.meta_models import describe
+from caad_ds.utils.errors import UserError
+
+ANSWER_SHARE = 96 / 136  # of a sample's text, as benchmarks/step.py has it
+SECONDS = 10.0
+PROBED = 64  # samples whose records are read
+STEPS = 64  # whose micro-batches are looked at
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Samples, and the lengths of one: `prompt` and `answer` in tokens of text, audio in `seconds`.
+
+    `longest_*` are those of the longest. `padded` is the mean over micro-batches of the longest text, and
+    `audios_per_sample` the mean share of different audios among the samples of one (1 but with group_by_audio).
+    `validation` is the number of samples of data.validation. `told` says where the numbers are from.
+    """
+
+    samples: int
+    prompt: float
+    answer: float
+    seconds: float
+    longest_text: int
+    longest_seconds: float
+    padded: float
+    audios_per_sample: float
+    validation: int
+    told: str
+
+    @property
+    def text(self) -> float:
+        """Mean tokens of text."""
+        return self.prompt + self.answer
+
+
+def workload(
+    cfg: Config,
+    ranks: int,
+    samples: int | None,
+    tokens: int | None,
+    answer_tokens: int | None,
+    seconds: float | None,
+) -> Workload:
+    """From the index of data.train where it is there and `samples` is not given.
+
+    UserError where neither is.
+    """
+    train = None if cfg.data.reader == "stream" else Path(str(cfg.data.train))
+    if samples is None and train is not None and (train / FILE_NAME).is_file():
+        if tokens is not None or answer_tokens is not None or seconds is not None:
+            raise UserError(f"--tokens, --answer-tokens and --seconds go with --samples; {train} has its own lengths")
+        return _of_index(cfg, ranks, train)
+    if samples is None:
+        raise UserError(f"data.train {cfg.data.train} has no index to read yet; give --samples, and --tokens of each")
+    if tokens is None:
+        raise UserError("--samples needs --tokens: the mean tokens of a sample's text, prompt and answer together")
+    answer = answer_tokens if answer_tokens is not None else max(1, round(tokens * ANSWER_SHARE))
+    if answer >= tokens:
+        raise UserError(f"--answer-tokens {answer} is not below --tokens {tokens}, which count the prompt as well")
+    answer = min(answer, cfg.data.max_answer_tokens)
+    lasts = SECONDS if seconds is None else seconds
+    share = "" if answer_tokens is not None else f" (--answer-tokens: {ANSWER_SHARE:.0%} of them are assumed)"
+    told = f"as given: {tokens} tokens of text a sample, {answer} of the answer{share}, {lasts:g} s; all alike"
+    return Workload(samples, tokens - answer, answer, lasts, tokens, lasts, tokens, 1.0, 0, told)
+
+
+def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
+    """The index's column of tokens, brought to the tokenizer's own numbers where there is one to count with."""
+    reader = IndexedReader(train)
+    entries = reader.index.samples
+    if not len(entries):
+        raise UserError(f"{train}: no samples in its index; pack some")
+    estimates = np.array([entry.tokens for entry in entries], float)
+    lasting = np.array([entry.seconds for entry in entries])
+    chosen = range(0, len(entries), max(1, len(entries) // PROBED))
+    records = [reader.without_audio(number).record for number in chosen]
+    counts, how = _counted(cfg, records)
+    lengths = np.array([prompt + answer for prompt, answer in counts])
+    texts = estimates * (lengths.mean() / estimates[list(chosen)].mean())
+    answers = np.minimum([answer for _, answer in counts], cfg.data.max_answer_tokens)
+    share = float(answers.mean() / lengths.mean())
+    padded, audios, longest = _micro_batches(cfg, ranks, texts, [entry.pcm for entry in entries])
+    validation = cfg.data.validation
+    held_out = len(ShardIndex.load(validation, check_files=False)) if validation and validation.is_dir() else 0
+    told = (
+        f"{train}: {len(entries)} samples, mean {texts.mean():.0f} tokens of text, {texts.mean() * share:.0f} of the "
+        f"answer ({how}), mean {lasting.mean():.1f} s; arithmetic means, micro-batches as the run draws them"
+    )
+    return Workload(
+        len(entries), float(texts.mean() * (1 - share)), float(texts.mean() * share), float(lasting.mean()),
+        math.ceil(longest), float(lasting.max()), padded, audios, held_out, told,
+    )  # fmt: skip
+
+
+def _counted(cfg: Config, records: Sequence[PromptRecord]) -> tuple[list[tuple[float, float]], str]:
+    """(prompt, answer) of each record in tokens, audio left out, and how they were counted."""
+    if (tokenizer := _tokenizer(cfg)) is not None:
+        name, made = tokenizer
+        transcript = cfg.student.transcript or made.init_kwargs.get(TRANSCRIPT, AFTER_AUDIO)
+        prompts = PromptEncoder(made, 1, transcripts=transcript == AFTER_AUDIO)
+        encoded = [prompts.encode(record, positions=[1] * len(record["audios"])) for record in records]
+        counts = [(len(e.prompt) - len(r["audios"]), len(e.answer)) for e, r in zip(encoded, records, strict=True)]
+        return [(float(p), float(a)) for p, a in counts], f"tokenizer of {name}, over {len(records)} samples"
+    counted = []
+    for record in records:
+        texts = [str(message["content"]) for message in record.get("messages") or []]
+        texts += [entry.get("text") or "" for entry in record["audios"]]
+        answer = len(str(record.get("response") or "").encode()) / 4
+        counted.append((len("".join(texts).encode()) / 4, answer))
+    return counted, "no tokenizer is there: four bytes a token, no template"
+
+
+def _tokenizer(cfg: Config) -> tuple[str, Any] | None:
+    """The tokenizer of the run, where it lies in a folder and makes prompts of our own family."""
+    section = cfg.student
+    for name in (section.tokenizer, cfg.teacher.path if cfg.teacher else None, section.path, section.llm):
+        if isinstance(name, str) and (Path(name) / "tokenizer_config.json").is_file():
+            kind = describe(name).kind if (Path(name) / "config.json").is_file() else SpeechLMConfig.model_type
+            other = kind in supported() and kind != SpeechLMConfig.model_type
+            return None if other else (name, load_tokenizer(name))
+    return None
+
+
+def _micro_batches(cfg: Config, ranks: int, texts: np.ndarray, audios: Sequence[str]) -> tuple[float, float, float]:
+    """Over the run's first micro-batches: the mean of the longest text, the share of different audios, the longest."""
+    opt = cfg.optimizer
+    if opt.batch_tokens is not None:  # sorted by length: nearly no padding
+        return float(texts.mean()), 1.0, float(texts.max())
+    _, accumulation = batch_shape(cfg, ranks)
+    order = GlobalOrder(len(texts), opt.batch_size, cfg.run.seed, audios if cfg.data.group_by_audio else None)
+    drawn = [batch for step in range(STEPS) for batch in order.deal(step, ranks, 0, accumulation)]
+    longest = [texts[batch].max() for batch in drawn]
+    different = [len({audios[number] for number in batch}) / len(batch) for batch in drawn]
+    return float(np.mean(longest)), float(np.mean(different)), float(np.max(longest))
