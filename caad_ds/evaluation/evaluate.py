@@ -58,6 +58,8 @@ def evaluate(
     judge_model: str | None = None,
     judge_api_key_env: str | None = None,
     judge_concurrency: int = 8,
+    alpha_gate: str = "none",
+    gate_m: float = 2.0,
 ) -> dict:
     """Answer a benchmark with a model and score the answers, as `caad-ds evaluate` does.
 
@@ -85,6 +87,9 @@ def evaluate(
         judge_model: the judge's name there.
         judge_api_key_env: environment variable that holds its key.
         judge_concurrency: requests at once.
+        alpha_gate: of the contrast: text_certainty (experimental) lowers `contrast_alpha` where the second path is
+            unsure; none: one alpha.
+        gate_m: the gate's m: no contrast from the entropy of so many equally likely tokens on.
 
     Returns:
         What `scores.json` in `out` holds (docs/evaluation.md), on every rank; rows that could not be used are under
@@ -93,7 +98,9 @@ def evaluate(
     Raises:
         UserError: a value out of its range, a path that holds something else, or nothing that could be evaluated.
     """
-    decoding = Decoding(contrast_alpha, negative, plausibility, temperature, top_p, top_k, seed, max_new_tokens)
+    decoding = Decoding(
+        contrast_alpha, negative, plausibility, temperature, top_p, top_k, seed, max_new_tokens, alpha_gate, gate_m
+    )
     check_counts(limit=limit, batch_size=batch_size, judge_concurrency=judge_concurrency)
     check_choice("--dtype", dtype, DTYPES)
     if kind is not None:
@@ -223,7 +230,9 @@ def _answer(
     refused: dict[str, str] = {}
     contrasted = None
     if decoding.contrast_alpha is not None:
-        contrasted = Contrast(decoding.contrast_alpha, decoding.negative, decoding.plausibility)
+        contrasted = Contrast(
+            decoding.contrast_alpha, decoding.negative, decoding.plausibility, decoding.alpha_gate, decoding.gate_m
+        )
     sampling = None
     if decoding.temperature is not None:
         sampling = Sampling(decoding.temperature, decoding.top_p or 1.0, decoding.top_k, decoding.seed or 0)

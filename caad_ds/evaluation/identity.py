@@ -8,7 +8,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.generation.decoding_settings import Decoding
+from caad_ds.generation.decoding_settings import Decoding, gate_name, gate_settings
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.utils.paths import is_hub_id
 
@@ -28,7 +28,8 @@ def identity(
     does.
     """
     contrasted = decoding.contrast_alpha is not None
-    suffix = f" + CD {decoding.contrast_alpha:g} {decoding.negative}" if contrasted else ""
+    gate = decoding.alpha_gate, decoding.gate_m
+    suffix = f" + CD {decoding.contrast_alpha:g} {decoding.negative}{gate_name(*gate)}" if contrasted else ""
     return {
         "name": name or run_name(model) + suffix,
         "model_sha256": model_hash(model),
@@ -43,6 +44,7 @@ def identity(
         "seed": None if decoding.temperature is None else decoding.seed or 0,
         "max_new_tokens": decoding.max_new_tokens,
         "dtype": dtype,
+        **gate_settings(*gate),
     }
 
 

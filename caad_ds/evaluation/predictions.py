@@ -34,9 +34,10 @@ class RunFolder:
             write_json(file, setup)
             return set()
         before = read_json(file, REMEDY)
-        changed = [key for key in setup if before.get(key) != setup[key]]
+        # Of both: a setup holds some keys only where they are not at their default.
+        changed = [key for key in {**setup, **before} if before.get(key) != setup.get(key)]
         if changed:
-            was = ", ".join(f"{key} was {_short(before.get(key))}, is {_short(setup[key])}" for key in changed)
+            was = ", ".join(f"{key} was {_short(before.get(key))}, is {_short(setup.get(key))}" for key in changed)
             raise UserError(f"{self.path}: holds another evaluation ({was}); use another --out, or delete the folder")
         for part in self._files():
             drop_cut_line(part)

@@ -22,7 +22,9 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
+from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, gate_fault
 from caad_ds.generation.sampling import Sampling
+from caad_ds.loss.gate import gated_alpha
 from caad_ds.loss.objective import contrast
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.language_model.llm import plain_generation
@@ -34,26 +36,39 @@ from caad_ds.utils.errors import UserError
 class Contrast:
     """Decoding by z_c = (1 + alpha) z_pos - alpha z_neg, the second path being that of `negative`.
 
-    `plausibility` drops tokens below that share of max p_pos.
+    `plausibility` drops tokens below that share of max p_pos. `alpha_gate` makes `alpha` the upper bound of one per
+    step and sample, found from z_neg with `gate_m` (caad_ds/loss/gate.py).
     """
 
     alpha: float
     negative: str
     plausibility: float | None = None
+    alpha_gate: str = NO_GATE
+    gate_m: float = GATE_M
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < math.inf:
             raise UserError(f"contrast_alpha {self.alpha}: give a finite number of at least 0")
         if self.plausibility is not None and not 0 < self.plausibility <= 1:
             raise UserError(f"plausibility {self.plausibility}: give a number in (0, 1]")
+        if fault := gate_fault(self.alpha, self.alpha_gate, self.gate_m):
+            raise UserError("{} {}: {}".format(*fault))
 
 
 class ContrastiveLogits(LogitsProcessor):
     """Puts z_c into both halves of a batch [with audio; without], so that both go on with the same token."""
 
-    def __init__(self, alpha: float, plausibility: float | None = None):
+    def __init__(
+        self, alpha: float, plausibility: float | None = None, alpha_gate: str = NO_GATE, gate_m: float = GATE_M
+    ):
         self.alpha = alpha
         self.floor = None if plausibility is None else math.log(plausibility)
+        self.gate_m = None if alpha_gate == NO_GATE else gate_m
+
+    @classmethod
+    def of(cls, contrasted: Contrast) -> "ContrastiveLogits":
+        """Those of a contrast."""
+        return cls(contrasted.alpha, contrasted.plausibility, contrasted.alpha_gate, contrasted.gate_m)
 
     def __call__(self, input_ids: Tensor | None, scores: Tensor) -> Tensor:
         """z_c twice, [2B, V], from [z_pos; z_neg]."""
@@ -62,7 +77,12 @@ class ContrastiveLogits(LogitsProcessor):
 
     def contrasted(self, z_pos: Tensor, z_neg: Tensor) -> Tensor:
         """z_c [N, V] of the two paths' logits; -inf where a token is implausible or was ruled out before."""
-        z_c = contrast(z_pos, z_neg, self.alpha)
+        alpha: float | Tensor = self.alpha
+        if self.gate_m is not None:
+            # A token that is ruled out is no part of the distribution: 0 log 0 is 0.
+            entropy = torch.special.entr(torch.softmax(z_neg, dim=-1)).sum(-1)
+            alpha = gated_alpha(entropy, self.alpha, self.gate_m)
+        z_c = contrast(z_pos, z_neg, alpha)
         ruled_out = z_pos == -math.inf  # by what a checkpoint suppresses, on both paths: no difference can be taken
         if self.floor is not None:
             ruled_out = z_pos < z_pos.amax(-1, keepdim=True) + self.floor
@@ -110,7 +130,7 @@ def generate(
     if contrasted is not None:
         assert negative is not None, "the second path of a contrast"
         both = Batch.cat([batch, negative], pad="left")
-        processors.append(ContrastiveLogits(contrasted.alpha, contrasted.plausibility))
+        processors.append(ContrastiveLogits.of(contrasted))
     inputs = lm.generation_inputs(both)
     given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
     device = str(both.input_ids.device)

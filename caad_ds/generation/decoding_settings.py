@@ -6,10 +6,12 @@ Messages name the option of the command; a keyword of the function is called the
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.schema import ALPHA_GATES, NEGATIVES
 from caad_ds.utils.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
+NO_GATE = ALPHA_GATES[0]
+GATE_M = 2.0
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,12 @@ class Decoding:
     top_k: int | None = None
     seed: int | None = None
     max_new_tokens: int = 16
+    alpha_gate: str = NO_GATE
+    gate_m: float = GATE_M
 
     def __post_init__(self) -> None:
         check_contrast(self.contrast_alpha, self.negative, self.plausibility)
+        check_gate(self.contrast_alpha, self.alpha_gate, self.gate_m)
         if self.plausibility is not None and self.contrast_alpha is None:
             raise UserError("--plausibility: belongs to contrastive decoding; give --contrast-alpha as well")
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
@@ -50,6 +55,36 @@ def check_contrast(alpha: float | None, negative: str, plausibility: float | Non
     if plausibility is not None and not 0 < plausibility <= 1:
         raise UserError(f"--plausibility {plausibility}: give a number in (0, 1]")
     check_choice("--negative", negative, NEGATIVES)
+
+
+def gate_fault(alpha: float | None, gate: str, m: float) -> tuple[str, object, str] | None:
+    """Return the setting of a gate that is out of its range or does nothing, its value, and what to do; or None."""
+    if gate not in ALPHA_GATES:
+        return "alpha_gate", gate, f"give one of {', '.join(ALPHA_GATES)}"
+    if gate != NO_GATE and not alpha:
+        return "alpha_gate", gate, "weakens a contrast; give a contrast alpha above 0 as well"
+    if not 1 < m < float("inf"):
+        return "gate_m", m, "give a finite number above 1"
+    if gate == NO_GATE and m != GATE_M:
+        return "gate_m", m, "belongs to an alpha gate; give that as well"
+    return None
+
+
+def check_gate(alpha: float | None, gate: str, m: float) -> None:
+    """Raise UserError where a setting of an alpha gate is out of its range, or does nothing without another."""
+    if fault := gate_fault(alpha, gate, m):
+        name, value, remedy = fault
+        raise UserError(f"--{name.replace('_', '-')} {value}: {remedy}")
+
+
+def gate_settings(gate: str, m: float) -> dict[str, str | float]:
+    """Return what files and keys of results hold of a gate: nothing without one, as before there was any."""
+    return {} if gate == NO_GATE else {"alpha_gate": gate, "gate_m": m}
+
+
+def gate_name(gate: str, m: float) -> str:
+    """Return what names of contrasts add for a gate."""
+    return "" if gate == NO_GATE else f" {gate} {m:g}"
 
 
 def check_counts(**counts: int | None) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast, decode
-from caad_ds.generation.decoding_settings import check_counts
+from caad_ds.generation.decoding_settings import check_counts, gate_fault
 from caad_ds.generation.question import Askable, Question, Recording, as_sample
 from caad_ds.models import auto
 from caad_ds.models.audio_lm import AudioLM
@@ -78,6 +78,8 @@ class Model:
         contrast_alpha: float | None = None,
         negative: str = "zero_mel",
         plausibility: float | None = None,
+        alpha_gate: str = "none",
+        gate_m: float = 2.0,
     ) -> str:
         """Answer a question about a recording, as `caad-ds evaluate` answers an item of a benchmark.
 
@@ -91,6 +93,8 @@ class Model:
             contrast_alpha: decode contrastively with this alpha, in two passes; None: greedily, in one.
             negative: what replaces the audio in the second pass: zero_mel, silence, noise or text_only.
             plausibility: of the contrast: keep tokens with p >= plausibility * max p of the pass with the audio.
+            alpha_gate: of the contrast: text_certainty (experimental) lowers alpha where the pass without it is unsure.
+            gate_m: the gate's m: no contrast from the entropy of so many equally likely tokens on.
 
         Returns:
             The answer without special tokens. A recording that a rule of usable audio finds doubtful, such as silence,
@@ -103,6 +107,8 @@ class Model:
         check_counts(max_new_tokens=max_new_tokens)
         if plausibility is not None and contrast_alpha is None:
             raise UserError("plausibility: belongs to contrastive decoding; give contrast_alpha as well")
+        if fault := gate_fault(contrast_alpha, alpha_gate, gate_m):
+            raise UserError("{} {}: {}".format(*fault))
         recording = Recording(audio if isinstance(audio, tuple) else Path(audio), text or "")
         asked = [Question(recording, question, hint)]
         self.reader.check(as_sample(asked[0]), with_answer=False, room=max_new_tokens)
@@ -113,7 +119,7 @@ class Model:
             warnings.warn(f"audio {recording}: {clips.doubtful[recording]}", stacklevel=2)
         batch, contrasted, second = clips.prompts(asked), None, None
         if contrast_alpha is not None:
-            contrasted = Contrast(contrast_alpha, negative, plausibility)
+            contrasted = Contrast(contrast_alpha, negative, plausibility, alpha_gate, gate_m)
             second = clips.negative(asked, batch, negative)
         [said] = decode(self.lm, batch, max_new_tokens=max_new_tokens, contrasted=contrasted, negative=second)
         return said

@@ -24,7 +24,14 @@ def clip(conflicts):
     return next(iter(Benchmark.load(conflicts).rows)).clip.path
 
 
-@pytest.mark.parametrize("contrast", [{}, {"contrast_alpha": 1.5, "negative": "silence", "plausibility": 0.01}])
+@pytest.mark.parametrize(
+    "contrast",
+    [
+        {},
+        {"contrast_alpha": 1.5, "negative": "silence", "plausibility": 0.01},
+        {"contrast_alpha": 4.0, "alpha_gate": "text_certainty", "gate_m": 40.0},
+    ],
+)
 def test_an_answer_is_the_prediction_that_evaluate_writes(model, model_folder, conflicts, tmp_path, contrast):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in contrast.items()]
     argv = ["--model", model_folder, "--benchmark", conflicts, "--out", tmp_path / "run", "--device", "cpu"]
@@ -77,6 +84,9 @@ def test_audio_that_cannot_be_heard_is_refused(model, audio, told):
         ({"contrast_alpha": -1.0}, "contrast_alpha -1.0: give a finite number of at least 0"),
         ({"contrast_alpha": 1.0, "plausibility": 2.0}, r"plausibility 2.0: give a number in \(0, 1\]"),
         ({"plausibility": 0.1}, "plausibility: belongs to contrastive decoding; give contrast_alpha"),
+        ({"alpha_gate": "text_certainty"}, "alpha_gate text_certainty: weakens a contrast; give a contrast alpha"),
+        ({"contrast_alpha": 1.0, "alpha_gate": "entropy"}, "alpha_gate entropy: give one of none, text_certainty"),
+        ({"contrast_alpha": 1.0, "gate_m": 3.0}, "gate_m 3.0: belongs to an alpha gate"),
         ({"contrast_alpha": 1.0, "negative": "quiet"}, "negative 'quiet': not known; use one of zero_mel, silence"),
         ({"text": "<eos>"}, "its transcript 1 holds '<eos>'"),
     ],

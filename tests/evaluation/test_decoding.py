@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -63,11 +64,20 @@ def step_by_step(loaded, item, others, contrasted):
         now = extended(batch, said)
         z_pos = logits(loaded, now)
         z_neg = logits(loaded, unpadded(second(clips, [item], now, contrasted)))
-        token = int(contrast(z_pos, z_neg, contrasted.alpha).argmax())
+        token = int(contrast(z_pos, z_neg, strength(contrasted, z_neg)).argmax())
         if token == loaded.tokenizer.eos_token_id:
             break
         said.append(token)
     return loaded.tokenizer.decode(said, skip_special_tokens=True).strip()
+
+
+def strength(contrasted, z_neg):
+    """The alpha of a step: the gate's formula, or the constant."""
+    if contrasted.alpha_gate == "none":
+        return contrasted.alpha
+    [p] = z_neg.double().softmax(-1)
+    entropy = -sum(v * math.log(v) for v in p.tolist() if v > 0)
+    return contrasted.alpha * max(0.0, 1 - entropy / math.log(contrasted.gate_m))
 
 
 def extended(batch, said):
@@ -120,6 +130,29 @@ def test_contrastive_decoding_equals_two_separate_passes(loaded, items, name):
     chosen, contrasted = items[:3] + items[-2:], Contrast(1.0, name)
     batched = answers(loaded, chosen, len(chosen), contrasted)
     assert batched == [step_by_step(loaded, item, chosen, contrasted) for item in chosen]
+
+
+@pytest.mark.parametrize("name", ["zero_mel", "text_only"])
+def test_gated_decoding_equals_two_separate_passes(loaded, items, name):
+    """An alpha for each step and sample, whatever stands in the batch beside it."""
+    chosen, gate_m = items[:5] + items[-3:], 40.0
+    contrasted = Contrast(4.0, name, alpha_gate="text_certainty", gate_m=gate_m)
+    said = answers(loaded, chosen, len(chosen), contrasted)
+    assert said == [step_by_step(loaded, item, chosen, contrasted) for item in chosen]
+    constant = answers(loaded, chosen, len(chosen), Contrast(4.0, name))
+    assert said != constant and said != answers(loaded, chosen, len(chosen))
+
+
+def test_a_gate_contrasts_where_the_second_path_is_sure():
+    """By hand: z_neg of one token, of two alike, and of half a bit; what is ruled out is no part of it."""
+    z_pos = torch.tensor([[1.0, 3.0, -torch.inf]]).expand(3, 3)
+    half = math.log(0.11002786443835955 / (1 - 0.11002786443835955))  # the entropy of such a coin is half of log 2
+    z_neg = torch.tensor([[500.0, 0, -torch.inf], [2, 2, -torch.inf], [0, half, -torch.inf]])
+    gated = ContrastiveLogits(2.0, alpha_gate="text_certainty")(None, torch.cat([z_pos, z_neg]))
+    assert torch.equal(gated[:3], gated[3:])
+    assert gated[0].tolist() == [3 * 1.0 - 2 * 500, 9.0, -torch.inf]
+    assert gated[1].tolist() == [1.0, 3.0, -torch.inf]
+    assert gated[2].tolist() == [pytest.approx(2.0), pytest.approx(6 - half), -torch.inf]
 
 
 def test_plausibility_keeps_only_what_the_positive_path_finds_likely():

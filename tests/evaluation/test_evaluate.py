@@ -86,6 +86,21 @@ def test_options_that_a_rule_cannot_separate_are_told(run, conflicts, tmp_path, 
     assert "TIR_adv" in found["definitions"]["shift"] and "TIR_adv" not in found["definitions"]["tir_all_adversarial"]
 
 
+def test_a_gate_is_part_of_what_an_evaluation_is(run, tmp_path):
+    """And without one a setup is what it was before there were gates."""
+    gate, named = ("--alpha-gate", "text_certainty", "--gate-m", 40), ("--contrast-alpha", 4, "--name", "one")
+    assert run(*named) == run(*named, *gate, out="gated") == run("--contrast-alpha", 4, *gate, out="called") == 0
+    setups = [json.loads((tmp_path / out / "setup.json").read_text()) for out in ("run", "gated", "called")]
+    assert setups[1] == setups[0] | {"alpha_gate": "text_certainty", "gate_m": 40.0} and "gate_m" not in setups[0]
+    assert setups[2]["name"].endswith(" + CD 4 zero_mel text_certainty 40")
+    plain, gated = ([p["prediction"] for p in lines(tmp_path / out)] for out in ("run", "gated"))
+    assert plain != gated
+    with pytest.raises(UserError, match="alpha_gate was None, is text_certain, gate_m was None, is 40"):
+        run(*named, *gate)
+    with pytest.raises(UserError, match="alpha_gate was text_certain, is None"):
+        run(*named, out="gated")
+
+
 def test_a_killed_run_goes_on_where_it_was(run, tmp_path, monkeypatch):
     run(out="whole")
     file = tmp_path / "run" / "predictions.jsonl"
@@ -192,6 +207,12 @@ def test_user_mistakes(run, model_folder, conflicts, tmp_path):
         run("--contrast-alpha", -1)
     with pytest.raises(UserError, match="--plausibility: belongs"):
         run("--plausibility", 0.1)
+    with pytest.raises(UserError, match="--alpha-gate text_certainty: weakens a contrast; give a contrast alpha"):
+        run("--alpha-gate", "text_certainty")
+    with pytest.raises(UserError, match=r"--gate-m 3\.0: belongs to an alpha gate"):
+        run("--contrast-alpha", 1, "--gate-m", 3)
+    with pytest.raises(UserError, match=r"--gate-m 1\.0: give a finite number above 1"):
+        run("--contrast-alpha", 1, "--alpha-gate", "text_certainty", "--gate-m", 1)
     with pytest.raises(UserError, match="leave it out for greedy"):
         run("--temperature", 0)
     with pytest.raises(UserError, match="--top-p: belongs to sampling"):

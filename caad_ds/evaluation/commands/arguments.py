@@ -2,8 +2,8 @@
 
 import argparse
 
-from caad_ds.config.schema import NEGATIVES
-from caad_ds.generation.decoding_settings import DTYPES
+from caad_ds.config.schema import ALPHA_GATES, NEGATIVES
+from caad_ds.generation.decoding_settings import DTYPES, GATE_M, NO_GATE
 from caad_ds.utils.command import positive
 from caad_ds.utils.paths import existing, model_folder
 
@@ -34,4 +34,21 @@ def add_negative(parser: argparse.ArgumentParser) -> None:
         choices=NEGATIVES,
         default="zero_mel",
         help="input that replaces the audio in the contrastive pass (default zero_mel)",
+    )
+
+
+def add_gate(parser: argparse.ArgumentParser) -> None:
+    """Add what makes alpha one number per step and sample."""
+    parser.add_argument(
+        "--alpha-gate",
+        choices=ALPHA_GATES,
+        default=NO_GATE,
+        help="experimental: lower alpha where the contrastive pass is unsure (default none)",
+    )
+    parser.add_argument(
+        "--gate-m",
+        type=float,
+        default=GATE_M,
+        metavar="M",
+        help="with --alpha-gate: no contrast from the entropy of M equally likely tokens on (default 2)",
     )

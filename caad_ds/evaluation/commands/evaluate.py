@@ -6,7 +6,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import KINDS
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import add_model_arguments, add_negative
+from caad_ds.evaluation.commands.arguments import add_gate, add_model_arguments, add_negative
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.evaluation_tables import evaluation_rows, show_evaluation
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, log_evaluation, store_of
@@ -23,6 +23,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the system's name in tables (default: the run folder's); seeds share one")
     parser.add_argument("--contrast-alpha", type=float, metavar="A", help="contrastive decoding with this alpha")
     add_negative(parser)
+    add_gate(parser)
     parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
     parser.add_argument("--temperature", type=float, metavar="T", help="sample from softmax(z / T); default: greedy")
     parser.add_argument("--top-p", type=float, metavar="P", help="nucleus sampling with cumulative probability P")

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import MODEL, add_device_arguments, add_negative
+from caad_ds.evaluation.commands.arguments import MODEL, add_device_arguments, add_gate, add_negative
 from caad_ds.evaluation.explain.settings import ANSWERS, AnswerSettings
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, store_of
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
@@ -36,6 +36,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--contrast-alpha", type=float, default=1.0, metavar="A", help="alpha of the target (default 1)"
     )
     add_negative(parser)
+    add_gate(parser)
     parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
     parser.add_argument(
         "--temperature", type=float, default=1.0, metavar="T", help="temperature of all distributions (default 1)"

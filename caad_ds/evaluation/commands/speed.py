@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import MODEL, add_device_arguments, add_negative
+from caad_ds.evaluation.commands.arguments import MODEL, add_device_arguments, add_gate, add_negative
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, output_folder, store_of
 from caad_ds.evaluation.report.tables import show
 from caad_ds.evaluation.speed.result import FILES, log_speeds, show_speeds
-from caad_ds.generation.decoding_settings import check_above_zero
+from caad_ds.generation.decoding_settings import check_above_zero, check_gate
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import existing, model_folder
@@ -29,6 +29,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--contrast-alpha", type=float, metavar="A", help="measure each model with contrastive decoding as well"
     )
     add_negative(parser)
+    add_gate(parser)
     parser.add_argument(
         "--batch-size", type=positive, default=8, metavar="N", help="batch size measured besides 1 (default 8)"
     )
@@ -42,6 +43,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the arguments, measure, print the table, log it; returns the exit status."""
     check_above_zero("--contrast-alpha", args.contrast_alpha)
+    check_gate(args.contrast_alpha, args.alpha_gate, args.gate_m)
     if len(dict(args.models)) < len(args.models):
         raise UserError("--models: give NAME=MODEL, each name once")
     store = store_of(args.mlflow, args.experiment)
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     with output_folder(args.out) as folder:
         found = compare_speed(
             dict(args.models), args.benchmark, contrast_alpha=args.contrast_alpha, negative=args.negative,
+            alpha_gate=args.alpha_gate, gate_m=args.gate_m,
             batch_size=args.batch_size, tokens=args.tokens, rounds=args.rounds, device=args.device, dtype=args.dtype,
             out=folder if args.out or store else None,
         )  # fmt: skip

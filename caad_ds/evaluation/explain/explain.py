@@ -72,6 +72,8 @@ def explain(
     max_new_tokens: int = 32,
     device: str | None = None,
     dtype: str = "float32",
+    alpha_gate: str = "none",
+    gate_m: float = 2.0,
 ) -> Explanations:
     """Explain answers token by token, as `caad-ds explain` does; writes a PNG and a JSON file per item.
 
@@ -91,13 +93,14 @@ def explain(
         max_new_tokens: per answer.
         device: cpu, cuda, cuda:1, ...; None: cuda if there is one.
         dtype: of the models, float32 or bfloat16.
+        alpha_gate: of the contrast: text_certainty (experimental) lowers `contrast_alpha` where p_neg is unsure.
+        gate_m: the gate's m: no contrast from the entropy of so many equally likely tokens on.
 
     Raises:
         UserError: a value out of its range, a path that holds something else, or an item that is not there.
     """
-    wanted = AnswerSettings(
-        answer, contrast_alpha, negative, plausibility, temperature, existing(instructions) if instructions else None
-    )
+    file = existing(instructions) if instructions else None
+    wanted = AnswerSettings(answer, contrast_alpha, negative, plausibility, temperature, file, alpha_gate, gate_m)
     check_counts(top=top, max_new_tokens=max_new_tokens)
     check_choice("--dtype", dtype, DTYPES)
     models = model_folder(model), model_folder(teacher) if teacher else None
@@ -211,7 +214,7 @@ def _logits(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[
     batch = asked(teacher)
     z_pos = logits(teacher, batch)
     z_neg = logits(teacher, clips[id(teacher)].negative([item], batch, contrasted.negative))
-    z_c = ContrastiveLogits(contrasted.alpha, contrasted.plausibility).contrasted(z_pos, z_neg)
+    z_c = ContrastiveLogits.of(contrasted).contrasted(z_pos, z_neg)
     found = [("p_pos", z_pos), ("p_neg", z_neg), ("target", z_c)]
     return found + ([("student", logits(student, asked(student)))] if student else [])
 
@@ -232,7 +235,7 @@ def _answer(
     heard, contrasted, second = clips[id(loaded)], None, None
     batch = heard.prompts([item])
     if wanted.answer == "contrast":
-        contrasted = Contrast(wanted.contrast_alpha, wanted.negative, wanted.plausibility)
+        contrasted = Contrast(wanted.contrast_alpha, wanted.negative, wanted.plausibility, *wanted.gate)
         second = heard.negative([item], batch, wanted.negative)
     [tokens] = generate(loaded.lm, batch, max_new_tokens=max_new_tokens, contrasted=contrasted, negative=second)
     return tokens.tolist()
@@ -262,5 +265,5 @@ def _load(model: Path, beside: Path | None, wanted: AnswerSettings, place: str |
         if student:
             rows = len(student.lm.head().weight), len(teacher.lm.head().weight)
             shared = SharedVocabulary.of(student.reader, teacher.reader, rows)
-    contrasted = Contrast(wanted.contrast_alpha, wanted.negative, wanted.plausibility)
+    contrasted = Contrast(wanted.contrast_alpha, wanted.negative, wanted.plausibility, *wanted.gate)
     return Setting(teacher, student, contrasted, wanted.temperature, shared)

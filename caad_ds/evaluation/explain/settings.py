@@ -3,7 +3,15 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from caad_ds.generation.decoding_settings import check_above_zero, check_choice, check_contrast
+from caad_ds.generation.decoding_settings import (
+    GATE_M,
+    NO_GATE,
+    check_above_zero,
+    check_choice,
+    check_contrast,
+    check_gate,
+    gate_settings,
+)
 from caad_ds.utils.errors import UserError
 
 ANSWERS = ("own", "contrast", "gt")
@@ -23,9 +31,12 @@ class AnswerSettings:
     plausibility: float | None = None
     temperature: float = 1.0
     instructions: Path | None = None
+    alpha_gate: str = NO_GATE
+    gate_m: float = GATE_M
 
     def __post_init__(self) -> None:
         check_contrast(self.contrast_alpha, self.negative, self.plausibility)
+        check_gate(self.contrast_alpha, self.alpha_gate, self.gate_m)
         check_above_zero("--temperature", self.temperature)
         check_choice("--answer", self.answer, ANSWERS)
         if self.instructions and self.answer != "gt":
@@ -33,4 +44,11 @@ class AnswerSettings:
 
     def shown(self) -> dict:
         """Return what the files of an item hold of it."""
-        return {name: value for name, value in asdict(self).items() if name != "instructions"}
+        hidden = ("instructions", "alpha_gate", "gate_m")
+        shown = {name: value for name, value in asdict(self).items() if name not in hidden}
+        return shown | gate_settings(self.alpha_gate, self.gate_m)
+
+    @property
+    def gate(self) -> tuple[str, float]:
+        """Return the contrast's gate and its m."""
+        return self.alpha_gate, self.gate_m

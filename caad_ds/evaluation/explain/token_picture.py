@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from caad_ds.evaluation.identity import run_name
 from caad_ds.evaluation.report.comparison_plots import PALETTE
 from caad_ds.evaluation.report.matplotlib_figures import drawable, save, wrapped
+from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, gate_name
 
 ACROSS = 4
 A_PAGE = 20
@@ -112,12 +113,13 @@ def _head(explained: dict) -> list[str]:
 
 def _names(explained: dict) -> dict[str, str]:
     setting = explained["setting"]
+    gate = gate_name(setting.get("alpha_gate", NO_GATE), setting.get("gate_m", GATE_M))
     beta = "" if setting["plausibility"] is None else f", plausibility {setting['plausibility']:g}"
     tau = "" if setting["temperature"] == 1 else f", all at temperature {setting['temperature']:g}"
     return {
         "p_pos": "p_pos: with audio",
         "p_neg": f"p_neg: without it ({setting['negative']})",
-        "target": f"contrastive target, alpha {setting['contrast_alpha']:g}{beta}{tau}",
+        "target": f"contrastive target, alpha {setting['contrast_alpha']:g}{gate}{beta}{tau}",
         "student": "student",
     }
 

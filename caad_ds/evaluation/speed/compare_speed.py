@@ -17,7 +17,14 @@ from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.speed.measure import Clock, Timing, description, spread, synchronize, timed
 from caad_ds.evaluation.speed.result import Speeds, save
 from caad_ds.generation.decoding import Contrast, generate
-from caad_ds.generation.decoding_settings import DTYPES, check_above_zero, check_choice, check_counts
+from caad_ds.generation.decoding_settings import (
+    DTYPES,
+    check_above_zero,
+    check_choice,
+    check_counts,
+    check_gate,
+    gate_name,
+)
 from caad_ds.generation.model import Model
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
@@ -81,6 +88,8 @@ def compare_speed(
     device: str | None = None,
     dtype: str = "float32",
     out: str | Path | None = None,
+    alpha_gate: str = "none",
+    gate_m: float = 2.0,
 ) -> Speeds:
     """Measure size and speed of models on the same items, as `caad-ds speed` does; ratios are to the first model.
 
@@ -95,6 +104,8 @@ def compare_speed(
         device: cpu, cuda, cuda:1, ...; None: cuda if there is one.
         dtype: of the models, float32 or bfloat16.
         out: folder that speed.md and speed.json are written to; None: nothing is written.
+        alpha_gate: of the contrast: none, or text_certainty (experimental).
+        gate_m: the gate's m.
 
     Raises:
         UserError: a value out of its range, a path that holds something else, or a clip that cannot be heard.
@@ -102,6 +113,7 @@ def compare_speed(
     if not models:
         raise UserError("--models: give NAME=MODEL, each name once")
     check_above_zero("--contrast-alpha", contrast_alpha)
+    check_gate(contrast_alpha, alpha_gate, gate_m)
     check_choice("--negative", negative, NEGATIVES)
     check_choice("--dtype", dtype, DTYPES)
     check_counts(batch_size=batch_size, tokens=tokens, rounds=rounds)
@@ -114,8 +126,9 @@ def compare_speed(
             loaded = Model.load(folder, chosen, dtype)
             systems[name] = System(loaded, None)
             if contrast_alpha is not None:
-                contrasted = Contrast(contrast_alpha, negative)
-                systems[f"{name} + CD {contrast_alpha:g} {negative}"] = System(loaded, contrasted, others)
+                contrasted = Contrast(contrast_alpha, negative, None, alpha_gate, gate_m)
+                called = f"{name} + CD {contrast_alpha:g} {negative}{gate_name(alpha_gate, gate_m)}"
+                systems[called] = System(loaded, contrasted, others)
         _check_clips(loaded, items)
     found = Speeds(measure(systems, items, tokens, rounds), tokens, rounds, place.resolve().name)
     if out is not None:

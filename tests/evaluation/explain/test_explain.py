@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import numpy as np
@@ -88,6 +89,25 @@ def test_plausibility_and_temperature_shape_the_target(explain, tmp_path):
     kept = {t["id"] for t in plain if t["p_pos"] >= 0.5 * most}
     assert {t["id"] for t in shaped if t["target"] > 0} == kept
     assert max(t["p_pos"] for t in shaped) < most, "a temperature of 2 flattens"
+
+
+def test_a_gate_shapes_the_target(explain, tmp_path):
+    given = "--items", "gender/1:neutral", "--max-new-tokens", 3, "--top", 40, "--contrast-alpha", 4
+    explain(*given, out="plain")
+    explain(*given, "--alpha-gate", "text_certainty", "--gate-m", 40, out="gated")
+    plain, gated = (found(tmp_path, "gender_1.neutral", out) for out in ("plain", "gated"))
+    assert gated["setting"] == plain["setting"] | {"alpha_gate": "text_certainty", "gate_m": 40.0}
+    for before, after in zip(plain["positions"], gated["positions"], strict=True):
+        pos, neg, target = (
+            torch.tensor([t[name] for t in sorted(after["tokens"], key=lambda t: t["id"])], dtype=torch.float64)
+            for name in ("p_pos", "p_neg", "target")
+        )
+        entropy = -(neg * neg.log()).sum().item()
+        alpha = 4 * max(0.0, 1 - entropy / math.log(40))
+        assert 0 < alpha < 4
+        expected = ((1 + alpha) * pos.log() - alpha * neg.log()).softmax(-1)
+        assert (target - expected).abs().max() < 1e-4
+        assert [t["target"] for t in before["tokens"]] != [t["target"] for t in after["tokens"]]
 
 
 @pytest.mark.numeric

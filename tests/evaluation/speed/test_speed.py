@@ -73,10 +73,15 @@ def test_too_few_batches_measure_nothing(model_folder):
 def test_table_of_models_with_and_without_contrast(run, model_folder, tmp_path, capsys):
     shutil.copytree(model_folder, tmp_path / "other")
     models = f"teacher={model_folder}", f"student={tmp_path / 'other'}"
-    options = "--contrast-alpha", 1, "--batch-size", 4, "--tokens", 3, "--rounds", 2, "--out", tmp_path / "speed"
+    gate = "--alpha-gate", "text_certainty", "--gate-m", 40
+    options = "--contrast-alpha", 1, *gate, "--batch-size", 4, "--tokens", 3, "--rounds", 2, "--out", tmp_path / "speed"
     assert run("speed", "--models", *models, *options) == 0
     saved = json.loads((tmp_path / "speed" / "speed.json").read_text())
-    names = ["teacher", "teacher + CD 1 zero_mel", "student", "student + CD 1 zero_mel"]
+    names = [
+        f"{name}{contrasted}"
+        for name in ("teacher", "student")
+        for contrasted in ("", " + CD 1 zero_mel text_certainty 40")
+    ]
     assert list(saved["systems"]) == names
     for speed in saved["systems"].values():
         assert [(r["batch_size"], r["batches"]) for r in speed["runs"]] == [(1, 2), (4, 2)]
@@ -149,6 +154,8 @@ def test_mistakes_of_the_user(run, model_folder, benchmark, capsys):
     assert "--models teacher: give NAME=MODEL" in refused("--models", "teacher")
     assert "each name once" in refused("--models", model, model)
     assert "give --batch-size 20" in refused("--models", model, "--batch-size", 21)
+    gate = "--alpha-gate", "text_certainty"
+    assert "--alpha-gate text_certainty: weakens a contrast" in refused("--models", model, *gate)
     assert "--contrast-alpha 0" in refused("--models", model, "--contrast-alpha", 0)
     (benchmark / "gender" / "audio" / "0.wav").write_bytes(b"")
     assert "0.wav" in refused("--models", model, "--batch-size", 2)
