@@ -5,10 +5,11 @@
 The floor is the three matrix products that no implementation can do without (student logits, teacher logits, the
 gradient), over the chunks of ours and into buffers made before. It is timed again for every row, in turns with the
 row's own, since a device under load slows down; times are medians, on CUDA of calls queued back to back, as in a
-training step, where the host is ahead of the device. Peak extra
-memory is above the inputs: allocated bytes on CUDA, resident bytes on Linux CPUs. Needs PyTorch and `caad_ds.loss`
-alone; Triton, Liger and TRL have rows where they are installed. Liger always computes the gradient of the student's
-head as well, a fourth product; both peers get the contrast as one hidden state, which is our idea and not theirs.
+training step, where the host is ahead of the device. The alpha gate takes a fourth product, which the floor of its rows
+does not have. Peak extra memory is above the inputs: allocated bytes on CUDA, resident bytes on Linux CPUs. Needs
+PyTorch and `caad_ds.loss` alone; Triton, Liger and TRL have rows where they are installed. Liger always computes the
+gradient of the student's head as well, a fourth product; both peers get the contrast as one hidden state, which is our
+idea and not theirs.
 """
 
 import argparse
@@ -155,9 +156,13 @@ def implementations(device: str) -> dict[str, Callable[[Case], None]]:
     found: dict[str, Callable[[Case], None]] = {"chunked": partial(Case.ours, implementation="chunked")}
     if device == "cpu":
         found["native"] = partial(Case.ours, implementation="native")
+        found["native, alpha gate"] = partial(Case.ours, implementation="native", alpha_gate="text_certainty")
     if device == "cuda" and find_spec("triton"):
         found["triton, fp32 logits"] = partial(Case.ours, implementation="triton")
         found["triton, bf16 logits"] = partial(Case.ours, implementation="triton", logits="bfloat16")
+        gated = partial(Case.ours, implementation="triton", alpha_gate="text_certainty")
+        found["triton, fp32 logits, alpha gate"] = gated
+        found["triton, bf16 logits, alpha gate"] = partial(gated, logits="bfloat16")
     found |= {"dense": partial(Case.ours, implementation="reference"), "dense, torch.compile": Case.compiled}
     if find_spec("liger_kernel"):
         found["Liger fused linear JSD"] = Case.liger
