@@ -17,10 +17,11 @@ from caad_ds.training.plan.meta_models import (
     teacher_described,
     teacher_of,
 )
-from caad_ds.training.plan.rehearsal import Costs, Shape, rehearse
+from caad_ds.training.plan.rehearsal import Costs, Shape, line, rehearse
 from caad_ds.training.plan.workload import Workload, workload
 from caad_ds.utils.errors import UserError
 
+FEW = range(4, 13)  # samples of a micro-batch that a larger one is read off: where their audios are a whole number
 HOST_GIB = 64  # per GPU, where it is not told
 # Measured on an H100 (benchmarks/results/step_h100.md): 306 of 989.4 TFLOP/s in bf16, outside of engines.
 MFU = 306 / 989.4
@@ -114,6 +115,7 @@ class _Planner:
     def __init__(self, engines: Engines, name: str, gpus: int, work: Workload):
         self.engines, self.cfg, self.name, self.gpus, self.work = engines, engines.cfg, name, gpus, work
         self.student, self.teacher, self.ranks = engines.student, engines.teacher, engines.ranks
+        self._known: dict[tuple[int, bool, float], Costs] = {}
         self.micro, self.accumulation = self._micro_batch()
         self.costs = self._rehearsed(self.micro, longest=False)
         once, twice = (self._rehearsed(samples, longest=True) for samples in (self.micro, 2 * self.micro))
@@ -127,16 +129,30 @@ class _Planner:
         return samples, accumulation
 
     def _rehearsed(self, samples: int, longest: bool, audios: float | None = None) -> Costs:
-        """A micro-batch of samples of mean length, padded as they are in the mean, or of the longest."""
+        """A micro-batch of samples of mean length, padded as they are in the mean, or of the longest.
+
+        A large one lies on the line through two small ones: some towers go through their audio in a Python loop.
+        """
+        share = self.work.audios_per_sample if audios is None else audios
+        few = min(FEW, key=lambda count: abs(count * share - max(1, round(count * share))) / count)
+        if samples <= 2 * few:
+            return self._rehearse(samples, longest, share)
+        return line(self._rehearse(few, longest, share), self._rehearse(2 * few, longest, share), few, samples)
+
+    def _rehearse(self, samples: int, longest: bool, audios: float) -> Costs:
+        if (known := self._known.get((samples, longest, audios))) is not None:
+            return known
         work = self.work
         scale = work.longest_text / work.text if longest else 1.0
         answer = max(1, min(round(work.answer * scale), self.cfg.data.max_answer_tokens))
         prompt = max(1, round(work.prompt * scale))
         text = max(work.longest_text if longest else round(work.padded), prompt + answer)
-        different = max(1, round(samples * (audios or work.audios_per_sample)))
+        different = max(1, round(samples * audios))
         seconds = work.longest_seconds if longest else work.seconds
         shape = Shape(samples, prompt, answer, text, different, seconds)
-        return rehearse(self.student, self.teacher, self.cfg.negative, shape)
+        found = rehearse(self.student, self.teacher, self.cfg.negative, shape)
+        self._known[samples, longest, audios] = found
+        return found
 
     def plan(self, mfu: float | None, host_gb: float | None) -> Plan:
         """All of it."""

@@ -7,7 +7,7 @@ has formulas of its own (formulas.py), since its kernels hold less than what PyT
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -121,6 +121,13 @@ def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None
         rows=len(ours.targets),
         positions=ours.input_ids.numel(),
     )
+
+
+def line(once: Costs, twice: Costs, few: int, samples: int) -> Costs:
+    """The costs of so many samples, on the line through those of `few` and of twice as many."""
+    more = (samples - few) / few
+    pairs = ((getattr(once, each.name), getattr(twice, each.name)) for each in fields(Costs))
+    return Costs(*(max(0, round(one + more * (two - one))) for one, two in pairs))
 
 
 class _Parts:
