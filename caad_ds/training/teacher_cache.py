@@ -14,7 +14,9 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.signal import OnlineTeacher
 from caad_ds.distill.teacher_cache.layout import (
+    FORM,
     HEAD,
+    PRECISION,
     Layout,
     check_key,
     fingerprint,
@@ -211,12 +213,12 @@ def made_of(cfg: Config, weights: str, data: str, reader: Reader) -> dict[str, s
     parts |= {
         "negative (teacher.negative)": section.negative,
         "answer cut (data.max_answer_tokens)": cfg.data.max_answer_tokens,
-        "run.precision": run.precision,
+        PRECISION: run.precision,
         "run.encoder_precision": run.encoder_precision,
         "run.attention": run.attention,
         "version of torch": torch.__version__.partition("+")[0],
         "version of transformers": transformers.__version__,
-        "form (teacher.cache.form)": section.cache.form,
+        FORM: section.cache.form,
     }
     if section.negative == "shuffled":
         parts["data (its audio is the negative of other samples)"] = data

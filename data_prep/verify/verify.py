@@ -1,4 +1,4 @@
-"""`prep verify`: is a folder of shards whole, without doubles, and apart from the audio that is held out."""
+"""`prep verify`: is a folder of shards whole, without doubles, and apart from held-out audio; or a teacher cache."""
 
 import argparse
 import hashlib
@@ -30,11 +30,14 @@ from data_prep.verify.held_out import HeldOut
 from data_prep.verify.shard_check import DIGEST, ShardReport, check_shard
 
 FAULT_CHARACTERS = 600
+CACHE_FILE = "cache.json"
+SHARD_OPTIONS = ("--manifest", "--against", "--disjoint", "--overview")
+CACHE_OPTIONS = ("--covers", "--drop-damaged")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `prep verify`."""
-    parser.add_argument("folder", type=Path, help="folder with index.json")
+    parser.add_argument("folder", type=Path, help="shards (with index.json), or a teacher cache (with cache.json)")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="what was packed: each record must be accounted")
     parser.add_argument(
         "--against",
@@ -51,11 +54,23 @@ def register(parser: argparse.ArgumentParser) -> None:
         f"what both have of {', '.join(SPEAKERS)})",
     )  # fmt: skip
     parser.add_argument("--overview", type=Path, metavar="FILE", help="write a page (.html) about what the shards hold")
-    parser.add_argument("--workers", type=positive, default=1, help="decoding processes (default %(default)s)")
+    parser.add_argument("--workers", type=positive, default=1, help="processes that check (default %(default)s)")
+    cache = parser.add_argument_group("a teacher cache")
+    cache.add_argument(
+        "--covers", type=Path, nargs="+", action="extend", default=[], metavar="SHARDS",
+        help="shards each of whose samples must have rows in the cache",
+    )  # fmt: skip
+    cache.add_argument(
+        "--drop-damaged", action="store_true",
+        help="take damaged samples out of the cache, so that the next filling computes them again",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Check everything; print each fault and the statistics, exit status 1 if there is a fault."""
+    if (args.folder / CACHE_FILE).exists():
+        return _run_cache(args)
+    _refuse(args, CACHE_OPTIONS, f"it is for a teacher cache, and {args.folder} has no cache.json")
     if args.overview:
         from data_prep.verify.overview import check_name, write_overview  # takes a second to import
 
@@ -63,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if args.disjoint and not args.against:
         raise UserError("--disjoint compares with what --against names; give that as well")
     found = verify(args.folder, args.manifest, args.against, args.workers, args.disjoint)
-    for line in [*fault_lines(found), *told(found)]:
+    for line in [*fault_lines(found.faults, found.index.folder / "index.faults.txt"), *told(found)]:
         print(line)
     if args.overview:
         write_overview(args.overview, found)
@@ -72,6 +87,25 @@ def run(args: argparse.Namespace) -> int:
     samples, faults = counted(len(found.index), "sample"), counted(len(found.faults), "fault")
     print(f"{args.folder}: {samples} in {counted(len(shards), 'shard')}, {faults}")
     return 1 if found.faults else 0
+
+
+def _run_cache(args: argparse.Namespace) -> int:
+    from data_prep.verify import teacher_cache  # it brings torch along
+
+    _refuse(args, SHARD_OPTIONS, f"it is for shards, and {args.folder} is a teacher cache")
+    found = teacher_cache.verify_cache(args.folder, args.covers, args.drop_damaged, args.workers)
+    faults = [shown(fault, FAULT_CHARACTERS) for fault in found.faults]
+    for line in [*fault_lines(faults, args.folder / teacher_cache.FAULTS), *teacher_cache.told(found)]:
+        print(line)
+    print(f"{args.folder}: {counted(len(found.segments), 'segment')}, {counted(len(faults), 'fault')}")
+    return 1 if faults else 0
+
+
+def _refuse(args: argparse.Namespace, options: Sequence[str], why: str) -> None:
+    for option in options:
+        value = getattr(args, option.removeprefix("--").replace("-", "_"))
+        if value or (value == [] and option == "--disjoint"):  # which may be given without a column
+            raise UserError(f"{option}: {why}; leave it out")
 
 
 def verify(
@@ -101,24 +135,23 @@ def verify(
     return found
 
 
-def fault_lines(found: Findings) -> list[str]:
-    """The faults; of many the number of each kind and examples, and all in `index.faults.txt`, written here.
+def fault_lines(faults: list[str], path: Path) -> list[str]:
+    """The faults; of many the number of each kind and examples, and all in the file `path`, written here.
 
     All of them where that file cannot be written.
     """
-    path = found.index.folder / "index.faults.txt"
-    if len(found.faults) <= EXAMPLES:
+    if len(faults) <= EXAMPLES:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        return found.faults
+        return faults
     by_kind = Faults()
-    for fault in found.faults:
+    for fault in faults:
         name, _, reason = fault.partition(": ")
         by_kind.add(name, reason)
     try:
-        write_atomic(path, "".join(f"{fault}\n" for fault in found.faults).encode())
+        write_atomic(path, "".join(f"{fault}\n" for fault in faults).encode())
     except UserError:
-        return found.faults
+        return faults
     return by_kind.lines("faults", path)
 
 

@@ -17,6 +17,7 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, follow_umask, read_json, write_json
 
 KEY, HEAD = "cache.json", "head.safetensors"
+FORM, PRECISION = "form (teacher.cache.form)", "run.precision"  # what a cache is made of, as far as its layout tells
 VERSION = 1  # of the files; whoever changes what is stored for the same model and data adds 1
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHORT = 80  # characters of a value that is stored, and shown where it differs; of a longer one its hash
@@ -53,6 +54,17 @@ class Layout:
         """Tensors for so many rows, in the order of the file; their content is arbitrary."""
         states = [torch.empty(rows, self.width, dtype=self.dtype) for _ in range(2 if self.form == "pair" else 1)]
         return [*states, torch.empty(rows, len(SCALARS))]
+
+
+def stored_layout(folder: Path, stored: Mapping[str, Any]) -> Layout:
+    """The layout that a cache says it has; UserError where it says none."""
+    form, precision, width = stored["made_of"].get(FORM), stored["made_of"].get(PRECISION), stored.get("width")
+    if form not in ("pair", "contrast") or precision not in DTYPES or type(width) is not int or width < 1:
+        raise UserError(
+            f"{folder / KEY}: it does not say how rows lie in the cache (form {form}, precision {precision}, width "
+            f"{width}); restore the file, or remove the folder and fill another"
+        )
+    return Layout(form, width, precision)
 
 
 def fingerprint(parts: Mapping[str, Any]) -> dict[str, str]:
@@ -105,8 +117,9 @@ def write_head(folder: Path, head: LMHead) -> None:
         tensors["bias"] = head.bias.detach().cpu().contiguous()
     softcap = "" if head.softcap is None else repr(head.softcap)
     partial = folder / f".{HEAD}.partial"
+    metadata = {"softcap": softcap, "scale": repr(head.scale), "sha256": _digest(tensors)}
     with disk_errors(folder):
-        save_file(tensors, partial, metadata={"softcap": softcap, "scale": repr(head.scale)})
+        save_file(tensors, partial, metadata=metadata)
         partial.replace(folder / HEAD)
         follow_umask(folder)
 
@@ -118,6 +131,8 @@ def read_head(folder: Path) -> LMHead:
         with safe_open(path, "pt") as file:
             settings = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if _digest(tensors) != settings["sha256"]:
+            raise ValueError("its bytes have another sha256")
         softcap = float(settings["softcap"]) if settings["softcap"] else None
         return LMHead(tensors["weight"], tensors.get("bias"), softcap, float(settings["scale"]))
     except Exception as error:  # whatever safetensors makes of a damaged file
@@ -125,3 +140,17 @@ def read_head(folder: Path) -> LMHead:
             f"{path}: the teacher's LM head cannot be read ({error}); remove the file and fill the cache again with "
             "`caad-ds cache-teacher`, which writes it"
         ) from error
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of the tensors' names and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(as_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor, as bytes; RuntimeError for another, which would be a copy of it."""
+    return tensor.view(-1).view(torch.uint8).numpy().data

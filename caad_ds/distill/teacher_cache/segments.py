@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from caad_ds.distill.teacher_cache.layout import as_bytes
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, read_json, write_atomic
 
@@ -55,15 +55,8 @@ def read_segments(folder: Path, check_files: bool = True) -> list[Segment]:
     UserError for an index that cannot be read and, with `check_files`, for a file that is missing or of another length.
     """
     segments = []
-    for path in sorted(folder.glob(f"*-??????{INDEX}")):
-        values = read_json(path, f"run `caad-ds prep verify {folder}`")
-        try:
-            segment = Segment(path.stem, int(values["bytes"]), [Entry(*each) for each in values["samples"]])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: it is not the index of a cache's segment ({error!r}); remove it, and the cache is filled "
-                "again where it lacks rows"
-            ) from error
+    for path in index_files(folder):
+        segment = read_index(path)
         if check_files and (fault := length_fault(folder, segment)):
             raise UserError(f"{fault}; run `caad-ds prep verify {folder} --drop-damaged`, then fill it again")
         segments.append(segment)
@@ -78,6 +71,31 @@ def drop_unfinished(folder: Path, writers: str = "*") -> None:
     for path in folder.glob(f"{writers}-??????{ROWS}*"):
         if path.name.endswith(PARTIAL) or not path.with_suffix(INDEX).exists():
             path.unlink()
+
+
+def index_files(folder: Path) -> list[Path]:
+    """The index of each segment of a cache, in the order of their names."""
+    return [path for path in sorted(folder.glob(f"*{INDEX}")) if NAME.fullmatch(path.stem)]
+
+
+def read_index(path: Path) -> Segment:
+    """The segment of an index; UserError for one that cannot be read."""
+    values = read_json(path, f"run `caad-ds prep verify {path.parent} --drop-damaged`, then fill the cache again")
+    try:
+        segment = Segment(path.stem, values["bytes"], [Entry(*each) for each in values["samples"]])
+        if type(segment.size) is not int or segment.size < 0 or not all(map(_is_valid, segment.entries)):
+            raise ValueError("a value of another type")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: it is not the index of a cache's segment ({error!r}); run `caad-ds prep verify {path.parent} "
+            "--drop-damaged`, then fill the cache again"
+        ) from error
+    return segment
+
+
+def _is_valid(entry: Entry) -> bool:
+    texts, numbers = (entry.key, entry.content, entry.sha256), (entry.offset, entry.rows)
+    return all(isinstance(each, str) for each in texts) and all(type(each) is int and each >= 0 for each in numbers)
 
 
 def length_fault(folder: Path, segment: Segment) -> str | None:
@@ -160,8 +178,3 @@ class SegmentWriter:
     @property
     def _partial(self) -> Path:
         return self.folder / f"{self.name}-{self._next:06d}{ROWS}{PARTIAL}"
-
-
-def as_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous CPU tensor, as bytes."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.data.stored_states import StoredStates
-from caad_ds.distill.teacher_cache.layout import Layout
-from caad_ds.distill.teacher_cache.segments import ROWS, Entry, Segment, as_bytes, read_segments
+from caad_ds.distill.teacher_cache.layout import Layout, as_bytes
+from caad_ds.distill.teacher_cache.segments import ROWS, Entry, Segment, read_segments
 from caad_ds.utils.errors import UserError
 
 OPEN_FILES = 256  # segments; a process may have 1,024 files by default
@@ -40,15 +39,16 @@ class Store:
         folder: that of the cache.
         layout: how rows lie in it.
         needed: whether a sample without rows is an error.
+        segments: what is found in it; default: all whole segments of the folder.
     """
 
-    def __init__(self, folder: Path, layout: Layout, needed: bool = False):
+    def __init__(self, folder: Path, layout: Layout, needed: bool = False, segments: Iterable[Segment] | None = None):
         self.folder, self.layout, self.needed = folder, layout, needed
         self._places: dict[str, tuple[str, Entry]] = {}
         self._keys: Counter[str] = Counter()
         self._checked: set[str] = set()
-        self._open = lru_cache(OPEN_FILES)(_File)
-        self.add(read_segments(folder))
+        self._open = lru_cache(OPEN_FILES)(lambda name: _File(folder / (name + ROWS)))
+        self.add(read_segments(folder) if segments is None else segments)
 
     def __len__(self) -> int:
         """How many samples have rows."""
@@ -109,25 +109,26 @@ class Store:
         if stored.positive is None:
             made = self.layout.empty(sum(counts))
             tensors = [made[0], made[1] if len(made) == 3 else None, made[-1]]
-        ends = np.cumsum([0, *counts]).tolist()
+        starts = np.cumsum([0, *counts]).tolist()
+        # Of a batch, not of a sample: making and slicing tensors takes as long as reading a third of the bytes.
+        views = [(as_bytes(t), t.shape[1] * t.element_size()) for t in tensors if t is not None]
         for number, (name, entry) in places.items():
-            whole = counts[number] == entry.rows
-            if not whole:
+            if counts[number] != entry.rows:
                 raise UserError(self._damaged(name, entry, f"it has {entry.rows} rows for {counts[number]} tokens"))
-            self._fetch(name, entry, [t[ends[number] : ends[number + 1]] for t in tensors if t is not None])
+            first, last = starts[number], starts[number + 1]
+            self._fetch(name, entry, [view[first * width : last * width] for view, width in views])
         return StoredStates(stored.contents, there, *tensors)
 
     def check(self, name: str, entry: Entry) -> str | None:
         """What is wrong with the rows of a sample, in words; None where their bytes are as they were written."""
-        block = self._open(self.folder / (name + ROWS)).read(entry.rows * self.layout.bytes_per_row, entry.offset)
+        block = self._open(name).read(entry.rows * self.layout.bytes_per_row, entry.offset)
         return None if hashlib.sha256(block).hexdigest() == entry.sha256 else "its bytes have another sha256"
 
-    def _fetch(self, name: str, entry: Entry, parts: Sequence[Tensor]) -> None:
-        """Read the rows of a sample into tensors; the first time their sha256 is compared."""
-        views = [as_bytes(part) for part in parts]
+    def _fetch(self, name: str, entry: Entry, views: Sequence[memoryview]) -> None:
+        """Read the rows of a sample into the memory of tensors; the first time their sha256 is compared."""
         size = sum(view.nbytes for view in views)
         try:
-            got = os.preadv(self._open(self.folder / (name + ROWS)).descriptor, views, entry.offset)
+            got = os.preadv(self._open(name).descriptor, views, entry.offset)
         except OSError as error:
             raise UserError(self._damaged(name, entry, str(error.strerror))) from error
         if got != size:

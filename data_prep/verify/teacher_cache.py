@@ -1,0 +1,246 @@
+"""`prep verify` of a teacher cache: are the rows of every sample those that were written, and what is without any."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from caad_ds.data.index import ShardIndex
+from caad_ds.distill.teacher_cache.layout import HEAD, KEY, Layout, read_head, read_key, stored_layout
+from caad_ds.distill.teacher_cache.segments import (
+    INDEX,
+    NAME,
+    PARTIAL,
+    ROWS,
+    Entry,
+    Segment,
+    index_files,
+    length_fault,
+    read_index,
+    write_index,
+)
+from caad_ds.distill.teacher_cache.store import Store
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import LOCK, disk_errors, sole_writer
+from caad_ds.utils.progress import progress
+from caad_ds.utils.wording import counted
+from data_prep.common.parallel import ordered
+
+FAULTS = "cache.faults.txt"
+
+
+@dataclass
+class SegmentReport:
+    """What was found in a segment: its `faults`, one line each, and the samples without any.
+
+    Args:
+        segment: None where its index cannot be read.
+        sound: the samples whose rows are as they were written, and those that cannot be used.
+        size: bytes that the file of rows has, None where there is none.
+    """
+
+    name: str
+    segment: Segment | None
+    sound: list[Entry] = field(default_factory=list)
+    size: int | None = None
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def damaged(self) -> int:
+        """How many samples of the index are not sound."""
+        return 0 if self.segment is None else len(self.segment.entries) - len(self.sound)
+
+
+@dataclass
+class CacheFindings:
+    """What was found in a teacher cache.
+
+    Args:
+        segments: one report each.
+        left_over: files that a killed process has left.
+        dropped: how many samples `--drop-damaged` has taken out of the cache, None where it was not given.
+        removed: how many segments it has removed.
+    """
+
+    folder: Path
+    layout: Layout
+    faults: list[str] = field(default_factory=list)
+    segments: list[SegmentReport] = field(default_factory=list)
+    left_over: list[Path] = field(default_factory=list)
+    dropped: int | None = None
+    removed: int = 0
+
+
+def verify_cache(
+    folder: Path, covers: Sequence[Path] = (), drop_damaged: bool = False, workers: int = 1
+) -> CacheFindings:
+    """Read every segment of a cache once and compare it with its index.
+
+    Args:
+        covers: folders of shards, each sample of which must have rows.
+        drop_damaged: take damaged samples out of the indices, so that the next filling computes them again; remove
+            what killed processes have left. Nobody may fill the cache meanwhile.
+
+    Raises:
+        UserError: `cache.json` or an index of the shards cannot be read, or another process fills the cache.
+    """
+    if not drop_damaged:
+        return _checked(folder, covers, workers, drop=False)
+    with sole_writer(folder.resolve()):
+        return _checked(folder, covers, workers, drop=True)
+
+
+def told(found: CacheFindings) -> list[str]:
+    """What the cache holds, a line each."""
+    entries = [entry for report in found.segments for entry in report.sound]
+    stored = [entry for entry in entries if entry.content]
+    unusable, layout = len(entries) - len(stored), found.layout
+    size = sum(report.size or 0 for report in found.segments)
+    rows = sum(entry.rows for entry in stored)
+    doubles = len(stored) - len({entry.content for entry in stored})
+    lines = [
+        f"{counted(len(stored), 'sound sample')} with {counted(rows, 'row')} of {layout.width} values, form "
+        f"{layout.form}, {layout.precision}; {counted(size, 'byte')} ({size / 1e9:.2f} GB)"
+    ]
+    if unusable:
+        lines.append(f"{counted(unusable, 'sample')} noted as unusable, without rows")
+    if doubles:
+        lines.append(f"{counted(doubles, 'sample is', 'samples are')} in two segments; the first is read")
+    if found.dropped is not None:
+        lines.append(
+            f"dropped: {counted(found.dropped, 'damaged sample')}, {counted(found.removed, 'segment')} of no use; the "
+            "next filling computes what is missing"
+        )
+    elif any(report.faults for report in found.segments):
+        lines.append("run it again with --drop-damaged, then fill the cache again")
+    return lines
+
+
+def check_segment(path: Path, layout: Layout) -> SegmentReport:
+    """Compare a segment, by the path of its index, with the bytes of its rows; what is wrong is no exception."""
+    rows = path.with_suffix(ROWS)
+    report = SegmentReport(path.stem, None, size=rows.stat().st_size if rows.is_file() else None)
+    try:
+        segment = report.segment = read_index(path)
+    except UserError as error:
+        report.faults.append(str(error))
+        return report
+    if fault := length_fault(path.parent, segment):
+        report.faults.append(fault)
+    if report.size is None:
+        return report
+    store = Store(path.parent, layout, segments=[])
+    seen: set[str] = set()
+    end = 0
+    for entry in sorted(segment.entries, key=lambda entry: (entry.offset, entry.rows)):
+        reason = _fault(store, segment.name, entry, report.size, end)
+        if reason is None and entry.content and entry.content in seen:
+            reason = "the segment has its content twice"
+        if reason is not None:
+            report.faults.append(f"{rows}, sample {entry.key}: {reason}")
+            continue
+        seen.add(entry.content)
+        report.sound.append(entry)
+        end = max(end, entry.offset + entry.rows * layout.bytes_per_row)
+    store.close()
+    return report
+
+
+def _fault(store: Store, name: str, entry: Entry, size: int, end: int) -> str | None:
+    """What is wrong with a sample in a file of `size` bytes, whose sound samples so far reach to `end`."""
+    if not entry.content:
+        return "it is noted as unusable, and has rows" if entry.rows else None
+    if not entry.rows:
+        return "its index says that it has no rows"
+    last = entry.offset + entry.rows * store.layout.bytes_per_row
+    if last > size:
+        return f"its rows end at byte {last}, the file at {size}"
+    try:
+        fault = store.check(name, entry)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    if fault is None and entry.offset < end:
+        return "its rows overlap those of another sample"
+    return fault
+
+
+def _checked(folder: Path, covers: Sequence[Path], workers: int, drop: bool) -> CacheFindings:
+    stored = read_key(folder)
+    if stored is None:
+        raise UserError(f"{folder}: it has no {KEY}, so it is no teacher cache; check the path")
+    found = CacheFindings(folder, stored_layout(folder, stored))
+    indices = [(path, ShardIndex.load(path, check_files=False)) for path in covers]
+    found.faults += _head_faults(found)
+    paths = index_files(folder)
+    reports = ordered(partial(check_segment, layout=found.layout), paths, workers)
+    with progress(f"verifying {folder}", len(paths)) as advance:
+        for report in reports:
+            found.faults += report.faults
+            found.segments.append(report)
+            advance(1)
+    found.faults += _stray(found)
+    if drop:
+        _drop(found)
+    segments = [Segment(r.name, r.size or 0, r.sound) for r in found.segments]
+    store = Store(folder, found.layout, segments=segments)
+    for path, index in indices:
+        lacking = Counter(store.lacks((entry.key, entry.pcm) for entry in index.samples))
+        found.faults += [f"{path}, sample {key}: the cache has no sound rows of it" for key in lacking]
+    return found
+
+
+def _head_faults(found: CacheFindings) -> Iterator[str]:
+    if not (found.folder / HEAD).exists():
+        yield f"{found.folder / HEAD}: it is missing; fill the cache again, which writes it"
+        return
+    try:
+        head = read_head(found.folder)
+    except UserError as error:
+        yield str(error)
+        return
+    if head.weight.dim() != 2 or head.weight.shape[1] != found.layout.width:
+        yield (
+            f"{found.folder / HEAD}: the LM head takes {head.weight.shape[-1]} values, the cache's rows have "
+            f"{found.layout.width}; remove the file and fill the cache again, which writes it"
+        )
+
+
+def _stray(found: CacheFindings) -> Iterator[str]:
+    """Files that belong to no segment: those that a killed process has left, and others."""
+    known = {report.name for report in found.segments}
+    for path in sorted(found.folder.iterdir()):
+        name = path.name
+        if name in (KEY, HEAD, FAULTS) or name == LOCK or (name.startswith(".") and name.endswith(LOCK)):
+            continue
+        if path.suffix in (ROWS, INDEX) and path.stem in known:
+            continue
+        rows_alone = path.suffix == ROWS and NAME.fullmatch(path.stem)
+        if path.is_file() and (rows_alone or name.endswith(PARTIAL)):
+            found.left_over.append(path)
+            what = "rows without an index" if rows_alone else "a partial file"
+            yield f"{path}: {what}, of a filling that was killed or still runs; --drop-damaged removes it"
+        else:
+            yield f"{path}: it is no file of a teacher cache; move it elsewhere"
+
+
+def _drop(found: CacheFindings) -> None:
+    """Rewrite the indices without the damaged samples; remove those of no use, and what was left over."""
+    found.dropped = 0
+    with disk_errors(found.folder):
+        for report in found.segments:
+            if not report.faults:
+                continue
+            found.dropped += report.damaged
+            index = found.folder / (report.name + INDEX)
+            if report.sound and report.size is not None:
+                write_index(found.folder, Segment(report.name, report.size, report.sound))
+                continue
+            index.unlink()  # first: rows without an index are read by nobody
+            with suppress(FileNotFoundError):
+                index.with_suffix(ROWS).unlink()
+            report.size = None
+            found.removed += 1
+        for path in found.left_over:
+            path.unlink(missing_ok=True)
