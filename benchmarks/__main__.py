@@ -1,6 +1,6 @@
 """The benchmarks that need nothing but a device: `make bench`. `soak.py` beside them kills ranks, for minutes."""
 
-from benchmarks import data_prep, loss, step
+from benchmarks import data_prep, loss, step, teacher_cache
 
 if __name__ == "__main__":
     loss.main()
@@ -8,3 +8,5 @@ if __name__ == "__main__":
     step.main([])
     print()
     data_prep.main([])
+    print()
+    teacher_cache.main(["--gb", "2"])

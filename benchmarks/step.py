@@ -11,7 +11,8 @@ vocabulary stand to each other as in the paper's setting (both are printed, coun
 `paper` is that setting, for a GPU; `narrow` has a teacher of as many layers that compute next to nothing, which leaves
 what engines cost the host; `tiny` tries the script. FLOPs are matrix products, convolutions and attention as PyTorch
 counts them. With --placement the same step also runs in the DeepSpeed engines that training uses, the student's as
-configs/paper has it. Peak memory is above the models' weights; of a GPU also in all.
+configs/paper has it. A cached step reads the teacher's states from a cache below --swap and runs no teacher; a filling
+one runs it and writes them, with their scalars. Peak memory is above the models' weights; of a GPU also in all.
 """
 
 import argparse
@@ -34,10 +35,12 @@ from transformers import WhisperConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import cached_step
+from benchmarks.cached_step import Row
 from benchmarks.measure import cap_memory, milliseconds, peak_mib
 from caad_ds.config.schema import Config
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
-from caad_ds.distill.signal import TeacherForward
+from caad_ds.distill.signal import TeacherForward, TeacherSignal
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models import negatives
@@ -47,7 +50,6 @@ from caad_ds.models.speech_lm.build import build
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.flops import flop_counter
-from caad_ds.utils.memory import MIB
 from caad_ds.utils.text import read_text
 
 QUERIES, PROMPT, ANSWER = 64, 40, 96  # tokens of a sample: audio, text before the answer, answer
@@ -229,24 +231,41 @@ def ours(setting: Setting, cfg: Config, keep_prefix: bool = False) -> Callable[[
 
 @contextmanager
 def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[Callable[[], list[Terms]]]:
-    """The step in the engines of training, the teacher at `placed`; it returns kd, ce and the diagnostics."""
+    """The step in the engines of training; it returns kd, ce and the diagnostics.
+
+    The teacher is at `placed`; "fill" is replicated and stores what it computes, "pair" and "contrast" are read from a
+    cache of that form, and no teacher is there.
+    """
     from caad_ds.training import engines
 
-    folder = Path(tempfile.mkdtemp(dir=swap)) if placed == "nvme" else None
-    teacher = engines.teacher_signal(cfg, setting.teacher, placed, folder, shares=True)
+    folder = Path(tempfile.mkdtemp(dir=swap))
+    cache = folder / "cache"
+    teacher: TeacherSignal
+    if placed == "pair" or placed == "contrast":
+        teacher, batches = cached_step.cached(setting, cfg, placed, cache)
+        del setting.teacher
+    else:
+        at = "replicated" if placed == "fill" else placed
+        teacher = engines.teacher_signal(cfg, setting.teacher, at, folder if placed == "nvme" else None, shares=True)
+        online = PairedBatch(setting.batch, setting.batch, setting.negative())
+
+        def batches() -> PairedBatch:
+            return online
+
+        if placed == "fill":
+            teacher, batches = cached_step.filling(setting, cfg, "pair", cache, teacher)
     engine = engines.student_engine(cfg, setting.student, len(setting.batch.keys), 1)
     work = DistillStep(engine, setting.student, teacher)
-    batch = PairedBatch(setting.batch, setting.batch, setting.negative())
+    count = len(setting.batch.targets)
 
     def step() -> list[Terms]:
         with work.teacher_head():
-            return work.train([batch], len(batch.student.targets))
+            return work.train([batches()], count)
 
     yield step
     engine.destroy()
     teacher.close()
-    if folder is not None:
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
 
 
 def gigaflops(work: Callable[[], object]) -> float:
@@ -279,7 +298,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--placement", nargs="*", choices=places, default=[], help="engine rows")
     parser.add_argument("--swap", type=Path, default=Path(tempfile.gettempdir()), help="folder for placement nvme")
     parser.add_argument("--cap-gb", type=float, help="of the GPU's memory, no more than this may be taken")
-    parser.add_argument("--only", choices=("authors", "ours", "engines"), nargs="*", help="rows of these alone")
+    groups = ("authors", "ours", "cached", "engines")
+    parser.add_argument("--only", choices=groups, nargs="*", help="rows of these alone")
     args = parser.parse_args(argv)
     device, scale = "cuda" if torch.cuda.is_available() else "cpu", SCALES[args.scale]
     if args.cap_gb is not None:
@@ -290,21 +310,33 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.scale}: {shape}\nforward, encoder : teacher : student\n- here {proportions(scale)}")
     print(f"- paper {proportions(SCALES['paper'])}\n")
     print("| step | GFLOP | s | ratio to the authors' | predicted by FLOPs | peak MiB |\n" + "|---" * 6 + "|")
-    wanted = args.only or ["authors", "ours", "engines"]
+    wanted = args.only or groups
     plain: dict[str, Callable] = {}
     if "authors" in wanted:
         plain["authors' graph"] = authors
     if "ours" in wanted:
         plain |= {"ours": ours, "ours, prefix kept": partial(ours, keep_prefix=True)}
-    placed = args.placement if "engines" in wanted else []
-    within = {f"ours in engines, teacher {p}": partial(engines, placed=p, swap=args.swap) for p in placed}
-    table(plain, within, scale, device, args.repeats)
+    with tempfile.TemporaryDirectory(dir=args.swap) as work:
+        if "cached" in wanted:
+            forms: tuple[cached_step.Form, ...] = ("pair", "contrast")
+            plain |= {f"ours, cached, {f}": partial(cached_step.read_rows, form=f, work=Path(work)) for f in forms}
+            plain["ours, filling"] = partial(cached_step.fill_rows, form="pair", work=Path(work))
+        placed = args.placement if "engines" in wanted else []
+        within = {f"ours in engines, teacher {p}": partial(engines, placed=p, swap=args.swap) for p in placed}
+        if "cached" in wanted and placed:
+            rows = {"pair": "cached, pair", "contrast": "cached, contrast", "fill": "filling"}
+            within |= {f"ours in engines, {n}": partial(engines, placed=p, swap=args.swap) for p, n in rows.items()}
+        table(plain, within, scale, device, args.repeats)
 
 
 def table(plain: dict[str, Callable], within: dict[str, Callable], scale: Scale, device: str, repeats: int) -> None:
-    """A line per row; those without engines take turns on the same models, each of those `within` has its own."""
+    """A line per row; those without engines take turns on the same models, each of those `within` has its own.
+
+    On a CPU, where other work on the machine changes times, each of those takes turns with the authors' graph as well.
+    """
     cfg = config("bf16" if scale.dtype == torch.bfloat16 else "fp32")
-    first = None
+    first, base = None, None
+    rows: dict[str, Row] = {}
     if plain:
         setting = Setting(scale, device)
         steps = {name: make(setting, cfg) for name, make in plain.items()}
@@ -312,12 +344,16 @@ def table(plain: dict[str, Callable], within: dict[str, Callable], scale: Scale,
             step()  # what is kept is made in the first
         flops = {name: gigaflops(step) for name, step in steps.items()}
         times = dict(zip(steps, milliseconds(list(steps.values()), device, repeats), strict=True))
-        base = "authors' graph" if "authors' graph" in steps else None
+        base = steps.get("authors' graph")
+        first = Row(flops["authors' graph"], times["authors' graph"]) if base else None
         for name, step in steps.items():
-            against = (times[name] / times[base], flops[name] / flops[base]) if base else None
-            print(line(name, flops[name], times[name], against, peak_mib(step, device)), flush=True)
-        first = (times[base], flops[base]) if base else None
-        del setting, steps
+            rows[name] = Row(flops[name], times[name])
+            print(rows[name].line(name, first, peak_mib(step, device)), flush=True)
+        cached_step.print_ten_epochs(rows, "ours", first)
+        del steps, step
+        if device != "cpu":
+            base = None
+            del setting
     with process_group() if within else nullcontext():
         for name, make in within.items():
             # Made on the device, which is faster at random numbers; it need not take both models at once.
@@ -325,18 +361,13 @@ def table(plain: dict[str, Callable], within: dict[str, Callable], scale: Scale,
             with make(Setting(scale, device, teacher_on="cpu" if offloaded else None), cfg) as step:
                 step()
                 count = gigaflops(step)
-                [took] = milliseconds([step], device, repeats, **({"queued": 1} if offloaded else {}))
-                against = (took / first[0], count / first[1]) if first else None
-                print(line(name, count, took, against, peak_mib(step, device)), flush=True)
-
-
-def line(name: str, flops: float, took: float, against: tuple[float, float] | None, peak: float | None) -> str:
-    """A line of the table; `against` the authors' graph, in time and in FLOPs."""
-    ratios = " | ".join(f"{ratio:.2f}" for ratio in against) if against else " | "
-    memory = "unknown" if peak is None else f"{peak:.0f}"
-    if torch.cuda.is_available():
-        memory += f" ({torch.cuda.max_memory_allocated() / MIB:.0f})"
-    return f"| {name} | {flops:.0f} | {took / 1000:.3f} | {ratios} | {memory} |"
+                together = [step, *filter(None, [base])]
+                took, *again = milliseconds(together, device, repeats, **({"queued": 1} if offloaded else {}))
+                if first and again:
+                    took *= first.took / again[0]  # as if the machine had been as fast as with the first rows
+                rows[name] = Row(count, took)
+                print(rows[name].line(name, first, peak_mib(step, device)), flush=True)
+        cached_step.print_ten_epochs(rows, "ours in engines", first)
 
 
 def config(precision: str) -> Config:

@@ -55,8 +55,9 @@ def stages(tiny: bool, shared: dict[str, str]) -> list[Stage]:
             package("pytest"), package("hypothesis"), parts=(*peers, triton),
         ),
         stage(
-            "step", "A training step: the authors' graph, ours, ours in engines", 105,
-            (*step, "--placement", "replicated", "resident", "cpu"), engine, *large(gpu_memory(48), host_memory(40)),
+            "step", "A training step: the authors' graph, ours, ours with a cache, all in engines", 115,
+            (*step, "--placement", "replicated", "resident", "cpu"), engine,
+            *large(gpu_memory(48), host_memory(40), disk(2)),
         ),
         stage(
             "cap", "The engines in 24 GB", 40,
