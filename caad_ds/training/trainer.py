@@ -306,6 +306,7 @@ class Trainer:
         sums = MetricSums(self.device, self.cfg.objective)
         size = self.cfg.validation.batch_size
         assert self.validation_reader is not None  # else nothing validates
+        self._publish()  # of what both data have in common the rows that training has stored
         values, bad = validate(self.step, self.validation_reader, self.pairing, self._weight, sums, size)
         self.heartbeat.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
         self._publish()

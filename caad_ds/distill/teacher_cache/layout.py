@@ -87,6 +87,9 @@ def read_key(folder: Path) -> dict[str, Any] | None:
             f"{path}: it is of version {stored.get('version')}, and this one reads {VERSION}; name another "
             "teacher.cache.path, or remove that folder"
         )
+    positions = stored.get("positions", "")
+    if type(stored.get("width")) is not int or not (positions is None or type(positions) is int):
+        raise UserError(f"{path}: it lacks the width or the positions of the teacher; name another teacher.cache.path")
     return stored
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +145,10 @@ class SegmentWriter:
                     self._size += written
                     data = data[written:]
         self._entries.append(Entry(key, content, offset, rows, digest.hexdigest()))
+
+    def places(self) -> Iterator[tuple[str, Entry]]:
+        """The file and the place of each sample in the segment that is being written."""
+        return ((self._partial.name, entry) for entry in self._entries)
 
     def note_unusable(self, key: str) -> None:
         """Note a sample that cannot be used, so that the cache is whole without it."""

@@ -47,7 +47,7 @@ class Store:
         self._places: dict[str, tuple[str, Entry]] = {}
         self._keys: Counter[str] = Counter()
         self._checked: set[str] = set()
-        self._open = lru_cache(OPEN_FILES)(lambda name: _File(folder / (name + ROWS)))
+        self._open = lru_cache(OPEN_FILES)(lambda file: _File(folder / file))
         self.add(read_segments(folder) if segments is None else segments)
 
     def __len__(self) -> int:
@@ -114,31 +114,33 @@ class Store:
         views = [(as_bytes(t), t.shape[1] * t.element_size()) for t in tensors if t is not None]
         for number, (name, entry) in places.items():
             if counts[number] != entry.rows:
-                raise UserError(self._damaged(name, entry, f"it has {entry.rows} rows for {counts[number]} tokens"))
+                raise UserError(
+                    self._damaged(name + ROWS, entry, f"it has {entry.rows} rows for {counts[number]} tokens")
+                )
             first, last = starts[number], starts[number + 1]
-            self._fetch(name, entry, [view[first * width : last * width] for view, width in views])
+            self.fetch(name + ROWS, entry, [view[first * width : last * width] for view, width in views])
         return StoredStates(stored.contents, there, *tensors)
 
     def check(self, name: str, entry: Entry) -> str | None:
         """What is wrong with the rows of a sample, in words; None where their bytes are as they were written."""
-        block = self._open(name).read(entry.rows * self.layout.bytes_per_row, entry.offset)
+        block = self._open(name + ROWS).read(entry.rows * self.layout.bytes_per_row, entry.offset)
         return None if hashlib.sha256(block).hexdigest() == entry.sha256 else "its bytes have another sha256"
 
-    def _fetch(self, name: str, entry: Entry, views: Sequence[memoryview]) -> None:
-        """Read the rows of a sample into the memory of tensors; the first time their sha256 is compared."""
+    def fetch(self, file: str, entry: Entry, views: Sequence[memoryview]) -> None:
+        """Read the rows of a sample from a file into the memory of tensors; the first time their sha256 is compared."""
         size = sum(view.nbytes for view in views)
         try:
-            got = os.preadv(self._open(name).descriptor, views, entry.offset)
+            got = os.preadv(self._open(file).descriptor, views, entry.offset)
         except OSError as error:
-            raise UserError(self._damaged(name, entry, str(error.strerror))) from error
+            raise UserError(self._damaged(file, entry, str(error.strerror))) from error
         if got != size:
-            raise UserError(self._damaged(name, entry, f"{size - got} bytes are missing"))
+            raise UserError(self._damaged(file, entry, f"{size - got} bytes are missing"))
         if entry.content not in self._checked:
             digest = hashlib.sha256()
             for view in views:
                 digest.update(view)
             if digest.hexdigest() != entry.sha256:
-                raise UserError(self._damaged(name, entry, "its bytes have another sha256"))
+                raise UserError(self._damaged(file, entry, "its bytes have another sha256"))
             self._checked.add(entry.content)
 
     def _missing(self, key: str) -> str:
@@ -148,9 +150,9 @@ class Store:
             "cache-teacher --config FILE`, which loads the teacher"
         )
 
-    def _damaged(self, name: str, entry: Entry, why: str) -> str:
+    def _damaged(self, file: str, entry: Entry, why: str) -> str:
         return (
-            f"{self.folder / (name + ROWS)}, sample {entry.key}: its rows are damaged ({why}); run `caad-ds prep "
+            f"{self.folder / file}, sample {entry.key}: its rows are damaged ({why}); run `caad-ds prep "
             f"verify {self.folder} --drop-damaged`, then fill the cache again with `caad-ds cache-teacher`"
         )
 

@@ -1,0 +1,97 @@
+"""Training in the test's own process, one rank: what it said, its losses, and an end as SIGKILL would make it."""
+
+import gc
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from caad_ds.config.reading import load_config
+from caad_ds.distill.signal import OnlineTeacher
+from caad_ds.distill.step import DistillStep
+from caad_ds.distill.teacher_cache.segments import SegmentWriter
+from caad_ds.training import process_group
+from caad_ds.training.trainer import Trainer
+from caad_ds.utils.progress import Heartbeat
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """A process group of this process alone."""
+    before = dict(os.environ)
+    process_group.start(Heartbeat(enabled=False))
+    yield
+    process_group.stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class Killed(BaseException):
+    """The moment at which a test ends a run."""
+
+
+@dataclass
+class Trained:
+    """A run that has ended: kd and ce of each micro-batch, what was said, whether it was killed."""
+
+    losses: list[tuple[float, float]] = field(default_factory=list)
+    said: str = ""
+    killed: bool = False
+    trainer: Trainer | None = None
+
+
+def trained(file: Path, prepare: Callable[[Trainer], None] | None = None, step: int | None = None) -> Trained:
+    """Train to the end, or until Killed is raised: before step number `step`, or by what `prepare` has put in."""
+    out, stream = Trained(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        train = DistillStep.train
+
+        def noted(self, batches, normalizer):
+            if step is not None and out.trainer.begun == step:
+                raise Killed
+            out.trainer.begun += 1
+            terms = train(self, batches, normalizer)
+            out.losses += [(float(kd), float(ce)) for kd, ce, _ in terms]
+            return terms
+
+        patch.setattr(DistillStep, "train", noted)
+        try:
+            with Trainer(load_config(file), torch.device("cpu"), Heartbeat(stream=stream)) as trainer:
+                out.trainer = trainer
+                resume = trainer._resume
+
+                def resumed():
+                    state = resume()
+                    trainer.begun = state.step
+                    return state
+
+                trainer._resume = resumed
+                if prepare is not None:
+                    prepare(trainer)
+                try:
+                    assert trainer.run() == 0
+                except Killed:
+                    out.killed = True
+                    patch.setattr(SegmentWriter, "close", lambda self: None)  # SIGKILL leaves what is half written
+        finally:
+            out.said = stream.getvalue()
+    gc.collect()
+    return out
+
+
+def batch_dependent() -> None:
+    """Make the teacher's states depend on the batch as rounding does, but by far more: on a row's place in it.
+
+    A run that takes a sample's states of another batch than an undisturbed one does then ends with other weights.
+    """
+    signal = OnlineTeacher.signal
+
+    def shifted(self, batch, negative):
+        shift = 0.05 * torch.arange(len(batch.targets)).unsqueeze(-1) + 0.01 * batch.input_ids.sum() % 1
+        return [None if states is None else states + shift for states in signal(self, batch, negative)]
+
+    OnlineTeacher.signal = shifted
