@@ -217,9 +217,8 @@ class Trainer:
             # A report empties the sums; one at each checkpoint lets a resumed run go on with the same curve.
             if done % cfg.run.log_every == 0 or done == 1 or saves or validates:
                 self._report(done)
-            means = {}
+            means = self._validate() if validates else {}
             if validates:
-                means = self._validate()
                 self.tracker.log({f"validation/{k}": v for k, v in means.items()}, done)
             if saves:
                 self._checkpoint(done, means)

@@ -13,10 +13,14 @@ import torch
 from caad_ds.config.reading import load_config
 from caad_ds.distill.signal import OnlineTeacher
 from caad_ds.distill.step import DistillStep
+from caad_ds.distill.teacher_cache.layout import Layout
 from caad_ds.distill.teacher_cache.segments import SegmentWriter
+from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.training import process_group
 from caad_ds.training.trainer import Trainer
 from caad_ds.utils.progress import Heartbeat
+from tests.training.launching import weights
+from tests.training.tiny import config
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,28 @@ def trained(file: Path, prepare: Callable[[Trainer], None] | None = None, step: 
             out.said = stream.getvalue()
     gc.collect()
     return out
+
+
+def with_cache(world: Path, out: Path, folder: Path | None, **changes: dict | None) -> Path:
+    """A config of the tiny world with a teacher cache; keys of `cache` are those of teacher.cache."""
+    section = {"path": str(folder)} | (changes.pop("cache", None) or {})
+    teacher = ({} if folder is None else {"cache": section}) | (changes.pop("teacher", None) or {})
+    return config(world, out, **({"tracking": {"enabled": False}, "teacher": teacher} | changes))
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    """Whether two runs have ended with the same weights, bit for bit."""
+    a, b = weights(first), weights(second)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows_of(cache: Path) -> dict[str, str]:
+    """The hash of the rows of each content, by which two caches are compared."""
+    store = Store(cache, Layout("pair", 32, "fp32"))
+    try:
+        return {content: entry.sha256 for content, (_, entry) in store._places.items()}
+    finally:
+        store.close()
 
 
 def batch_dependent() -> None:

@@ -1,0 +1,224 @@
+"""A cache that is not of this run, or is damaged: one line that names what, and nothing in the cache is changed."""
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from caad_ds.distill.signal import OnlineTeacher
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import sole_writer
+from data_prep.pack import pack
+from tests.command import run_command
+from tests.training.launching import refusal
+from tests.training.teacher_cache.in_process import same_weights, trained, with_cache
+from tests.training.tiny import records
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+STEPS = {"optimizer": {"steps": 3}}  # an epoch
+
+
+@pytest.fixture(scope="module")
+def caches(world, alone, tmp_path_factory):
+    """Whole caches by form; not to be changed."""
+    root = tmp_path_factory.mktemp("caches")
+    for form in ("pair", "contrast"):
+        trained(with_cache(world, root / f"out-{form}", root / form, cache={"form": form}, **STEPS))
+    return root
+
+
+@pytest.fixture
+def cache(caches, tmp_path) -> Path:
+    """A whole cache of form pair that may be spoiled."""
+    return shutil.copytree(caches / "pair", tmp_path / "cache")
+
+
+@pytest.fixture
+def refused(world, tmp_path):
+    """What a run with a cache says as it is refused; the cache is as it was before."""
+
+    def refused(folder: Path, **changes) -> str:
+        before = content(folder)
+        with pytest.raises(UserError) as caught:
+            trained(with_cache(world, tmp_path / "out", folder, **(STEPS | changes)))
+        assert content(folder) == before
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return refused
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def test_two_ranks_refuse_together(world, caches, tmp_path):
+    file = with_cache(world, tmp_path / "out", caches / "pair", teacher={"negative": "noise"}, **STEPS)
+    line = refusal(file, ranks=2)
+    assert f"teacher.cache.path {caches / 'pair'}: it was made with another negative (teacher.negative): " in line
+    assert "zero_mel, here noise; restore that, or name another folder" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"teacher": {"negative": "text_only"}}, "negative (teacher.negative): zero_mel, here text_only"),
+        ({"teacher": {"transcript": "none"}}, "reading of samples (transcript): "),
+        ({"data": {"max_answer_tokens": 4}}, "answer cut (data.max_answer_tokens): 300, here 4"),
+        ({"run": {"precision": "bf16"}}, "run.precision: fp32, here bf16"),
+        ({"run": {"encoder_precision": "bf16"}}, "run.encoder_precision: fp32, here bf16"),
+        ({"run": {"attention": "eager"}}, "run.attention: sdpa, here eager"),
+        ({"cache": {"form": "contrast"}}, "form (teacher.cache.form): pair, here contrast"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_cache_that_was_made_with_something_else(caches, refused, changes, said):
+    line = refused(caches / "pair", **changes)
+    assert line.startswith(f"teacher.cache.path {caches / 'pair'}: it was made with another ") and said in line
+
+
+def test_a_cache_of_another_teacher(world, caches, refused, tmp_path):
+    other = shutil.copytree(world / "teacher", tmp_path / "other")
+    file = other / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-2] ^= 1
+    file.write_bytes(data)
+    assert "it was made with another teacher (its files): " in refused(caches / "pair", teacher={"path": str(other)})
+
+
+@pytest.mark.parametrize("key", ["alpha", "alpha_gate", "gate_m"])
+def test_another_contrast_than_the_stored_one(caches, refused, key):
+    values = {"alpha": {"alpha": 0.5}, "alpha_gate": {"alpha_gate": "text_certainty"}, "gate_m": {"gate_m": 3.0}}
+    line = refused(caches / "contrast", cache={"form": "contrast"}, objective=values[key])
+    assert f"it was made with another objective.{key}: " in line
+
+
+def test_a_contrast_and_plausibility(refused, tmp_path):
+    line = refused(tmp_path / "none", cache={"form": "contrast"}, objective={"plausibility": 0.1})
+    assert "teacher.cache.form contrast does not store; set it to pair" in line
+
+
+def test_a_contrast_of_logits_with_a_soft_cap(refused, tmp_path, monkeypatch):
+    head = OnlineTeacher.head
+
+    @contextmanager
+    def capped(self):
+        with head(self) as own:
+            yield replace(own, softcap=30.0)
+
+    monkeypatch.setattr(OnlineTeacher, "head", capped)
+    line = refused(tmp_path / "none", cache={"form": "contrast"})
+    assert "teacher.cache.form contrast: the logits of a caad_speech_lm have a soft cap" in line
+    assert not (tmp_path / "none").exists()
+
+
+def test_no_cache_and_none_to_be_filled(refused, tmp_path):
+    line = refused(tmp_path / "none", cache={"fill": False})
+    assert f"teacher.cache.path {tmp_path / 'none'}: there is no cache, and teacher.cache.fill is false" in line
+
+
+def test_a_sample_without_rows_where_none_is_to_be_filled(cache, refused, others, tmp_path):
+    line = refused(cache, cache={"fill": False}, data={"train": str(others(tmp_path / "others"))})
+    assert "sample other-clip-0" in line and f"teacher.cache.path {cache} has no rows of it (it has none)" in line
+
+
+def test_a_sample_whose_text_has_changed(cache, refused, tmp_path):
+    (root := tmp_path / "records").mkdir()
+    rows = records(root)
+    rows[7]["response"] = "The tone is low."
+    manifest = root / "answered.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_command(pack, "--manifest", manifest, "--out", tmp_path / "shards") == 0
+    line = refused(cache, data={"train": str(tmp_path / "shards")})
+    assert "sample clip-07" in line and "its text, audio or answer has changed since the cache was filled" in line
+
+
+def test_a_truncated_segment(cache, refused):
+    rows = min(cache.glob("*.rows"))
+    size = rows.stat().st_size
+    os.truncate(rows, size - 1)
+    line = refused(cache)
+    assert f"{rows}: it has {size - 1} bytes, its index says {size}; run `caad-ds prep verify {cache}" in line
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "half"])
+def test_a_flipped_byte(world, cache, refused, others, tmp_path, whole):
+    rows = min(cache.glob("*.rows"))
+    data = bytearray(rows.read_bytes())
+    data[5] ^= 1
+    rows.write_bytes(data)
+    index = rows.with_suffix(".json")
+    key = json.loads(index.read_text())["samples"][0][0]
+    data = {} if whole else {"data": {"validation": str(others(tmp_path / "others"))}}
+    line = refused(cache, **data)
+    assert f"{rows}, sample {key}: its rows are damaged (its bytes have another sha256)" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "no JSON object"),
+        ("{}", "it is of version None, and this one reads 1"),
+        ('{"version": 1, "made_of": []}', "it is of version 1"),
+        ('{"version": 1, "made_of": {}}', "it lacks the width or the positions of the teacher"),
+        ('{"version": 1, "made_of": {}, "width": "32", "positions": 3}', "it lacks the width or the positions"),
+        ('{"version": 1, "made_of": {}, "width": 32, "positions": 3}', "it was made with another teacher (its files)"),
+    ],
+)
+def test_what_a_cache_was_made_of_is_damaged(cache, refused, content, said):
+    (cache / "cache.json").write_text(content)
+    line = refused(cache)
+    assert said in line and str(cache) in line
+
+
+def test_a_damaged_head(cache, refused):
+    os.truncate(cache / "head.safetensors", 100)
+    assert f"{cache / 'head.safetensors'}: the teacher's LM head cannot be read" in refused(cache)
+
+
+def test_a_cache_that_another_run_fills(refused, tmp_path):
+    folder = tmp_path / "cache"
+    with sole_writer(folder):
+        assert f"another process is writing {folder}: wait until it ends" in refused(folder)
+
+
+def test_a_folder_that_is_a_file(refused, tmp_path):
+    (tmp_path / "file").touch()
+    assert f"{tmp_path / 'file'} cannot be written" in refused(tmp_path / "file")
+
+
+# -- what a run is known by ---------------------------------------------------------------------------------------
+
+
+def test_a_run_resumes_when_the_cache_is_whole_or_elsewhere(world, tmp_path):
+    changes = {"optimizer": {"steps": 6}, "checkpoint": {"every": 2}}
+    whole = trained(with_cache(world, tmp_path / "whole", tmp_path / "a", **changes))
+    assert trained(with_cache(world, tmp_path / "run", tmp_path / "b", **changes), step=3).killed
+    again = trained(with_cache(world, tmp_path / "run", tmp_path / "a", **changes))
+    assert "at step 2" in again.said and "it is not loaded" in again.said
+    assert again.trainer.identity == whole.trainer.identity
+    assert same_weights(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_with_another_form_is_refused_by_name(world, tmp_path):
+    changes = {"optimizer": {"steps": 3}, "checkpoint": {"every": 1}}
+    assert trained(with_cache(world, tmp_path / "run", tmp_path / "a", **changes), step=2).killed
+    file = with_cache(world, tmp_path / "run", tmp_path / "b", cache={"form": "contrast"}, **changes)
+    with pytest.raises(UserError, match=r"begun with another config \(teacher\.cache\.form pair -> contrast\)"):
+        trained(file)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_that_begins_to_use_a_cache_is_refused_by_name(world, tmp_path):
+    """Its states are those of the run without, but not bit for bit where samples come twice."""
+    changes = {"optimizer": {"steps": 3}, "checkpoint": {"every": 1}}
+    assert trained(with_cache(world, tmp_path / "run", None, **changes), step=2).killed
+    with pytest.raises(UserError, match=r"begun with another config \(teacher\.cache"):
+        trained(with_cache(world, tmp_path / "run", tmp_path / "b", **changes))
+    trained(with_cache(world, tmp_path / "run", None, **changes))
