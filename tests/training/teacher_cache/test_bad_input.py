@@ -91,9 +91,12 @@ def test_a_cache_of_another_teacher(world, caches, refused, tmp_path):
     assert "it was made with another teacher (its files): " in refused(caches / "pair", teacher={"path": str(other)})
 
 
-@pytest.mark.parametrize("key", ["alpha", "alpha_gate", "gate_m"])
+@pytest.mark.parametrize("key", ["alpha", "alpha_gate"])
 def test_another_contrast_than_the_stored_one(caches, refused, key):
-    values = {"alpha": {"alpha": 0.5}, "alpha_gate": {"alpha_gate": "text_certainty"}, "gate_m": {"gate_m": 3.0}}
+    values = {
+        "alpha": {"alpha": 0.5},
+        "alpha_gate": {"alpha_gate": "text_certainty"},
+    }
     line = refused(caches / "contrast", cache={"form": "contrast"}, objective=values[key])
     assert f"it was made with another objective.{key}: " in line
 

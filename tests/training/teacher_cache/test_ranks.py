@@ -1,0 +1,142 @@
+"""Several ranks that fill or read a teacher cache: the same losses, kills at any moment, disks that are full."""
+
+import math
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from caad_ds.distill.teacher_cache.segments import read_segments
+from tests.training.launching import Run, train
+from tests.training.teacher_cache.in_process import batch_dependent, rows_of, same_weights, with_cache
+from tests.training.teacher_cache.ranks import die_in_writing, full_on_one, note_losses
+
+WAIT = 300
+
+
+def finish(run: Run, status: int = 0) -> str:
+    """Wait for the end of a run with one status on all ranks; what rank 0 has printed."""
+    found = run.wait(WAIT)
+    assert found == [status] * len(found), "\n".join(run.output(rank) for rank in range(len(found)))
+    return run.output()
+
+
+def losses(file: Path, ranks: int, steps: int) -> list[tuple[float, float]]:
+    """Kd and ce of each step of a run with one micro-batch a rank."""
+    found = file.with_suffix(".losses")
+    run = Run(file, ranks, env={"LOSSES": str(found)}, prepare=note_losses)
+    finish(run)
+    parts = [[tuple(map(float, line.split())) for line in Path(f"{found}.{rank}").open()] for rank in range(ranks)]
+    assert all(len(part) == steps for part in parts)
+    return [tuple(sum(term) / ranks for term in zip(*step, strict=True)) for step in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize(("fills", "reads"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_what_some_ranks_have_filled_others_read(world, tmp_path, fills, reads):
+    changes = {"optimizer": {"steps": 20}}
+    for ranks, name in ((fills, "filling"), (reads, "cached")):
+        online = losses(with_cache(world, tmp_path / f"online-{name}", None, **changes), ranks, 20)
+        found = losses(with_cache(world, tmp_path / name, tmp_path / "cache", **changes), ranks, 20)
+        for a, b in zip(found, online, strict=True):
+            assert all(math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9) for x, y in zip(a, b, strict=True)), name
+    assert {segment.name[-12:-7] for segment in read_segments(tmp_path / "cache")} == {f"{n:05d}" for n in range(fills)}
+
+
+# -- kills ----------------------------------------------------------------------------------------------------------
+
+KILLS = {"optimizer": {"steps": 7, "batch_size": 10}, "checkpoint": {"every": 2}}
+MOMENTS = ["rows:3", "index:0", "rows:0", "index:1", "rows:7"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, tmp_path_factory):
+    """The folder of a run of two ranks, `out`, and of the cache that it has filled, `cache`."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    finish(Run(with_cache(world, root / "out", root / "cache", **KILLS), 2, prepare=batch_dependent))
+    return root
+
+
+def killed(file: Path, rank: int, at: str) -> bool:
+    """Whether a rank was killed where it should be, and the others with it, as a launcher does."""
+    run = Run(file, 2, env={"DIES": str(rank), "AT": at}, prepare=die_in_writing)
+    end = time.monotonic() + WAIT
+    while all(process.is_alive() for process in run.processes) and time.monotonic() < end:
+        time.sleep(0.01)
+    hit = run.processes[rank].exitcode == -9
+    for process in run.processes:
+        if process.exitcode != 0:
+            process.kill()
+    run.wait(WAIT)
+    return hit
+
+
+def test_kills_inside_writes(world, undisturbed, tmp_path):
+    """Of a segment's rows, and between rows and index, of either rank: the rows and weights of who is left alone."""
+    file = with_cache(world, tmp_path / "out", tmp_path / "cache", **KILLS)
+    hits = [killed(file, number % 2, at) for number, at in enumerate(MOMENTS[:3])]
+    assert hits == [True] * 3
+    finish(Run(file, 2, prepare=batch_dependent))
+    assert same_weights(undisturbed / "out", tmp_path / "out")
+    assert rows_of(undisturbed / "cache") == rows_of(tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_20_kills_while_filling(world, undisturbed, tmp_path):
+    """At random moments and inside writes; each cache begins anew when it is whole."""
+    seed = random.randrange(10**6)
+    drawn = random.Random(seed)
+    done, round_number = 0, 0
+    while done < 20:
+        round_number += 1
+        out, cache = tmp_path / f"out-{round_number}", tmp_path / f"cache-{round_number}"
+        file = with_cache(world, out, cache, **KILLS)
+        for _ in range(5):
+            if drawn.random() < 0.6:
+                done += killed(file, drawn.randrange(2), drawn.choice(MOMENTS))
+                continue
+            run = Run(file, 2, prepare=batch_dependent)
+            run.wait_for("building the student's engine", WAIT)
+            time.sleep(drawn.uniform(0, 3))
+            done += run.processes[0].is_alive()
+            for process in run.processes:
+                process.kill()
+            run.wait(WAIT)
+        finish(Run(file, 2, prepare=batch_dependent))
+        assert same_weights(undisturbed / "out", out), seed
+        assert rows_of(undisturbed / "cache") == rows_of(cache), seed
+
+
+# -- a full disk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("publish", ["", pytest.param("1", marks=pytest.mark.slow)], ids=["rows", "publish"])
+def test_the_disk_of_one_rank_is_full(world, tmp_path, publish):
+    """All stop with one line; what was published is whole, and a new start continues."""
+    file = with_cache(world, tmp_path / "out", tmp_path / "cache", checkpoint={"every": 1})
+    run = Run(file, 2, env={"FULL": "1", "FULL_IN_PUBLISH": publish}, prepare=full_on_one)
+    said = finish(run, 2)
+    told = [line for rank in range(2) for line in run.output(rank).splitlines() if "error" in line.lower()]
+    assert len(told) == 1 and f"no space left for {tmp_path / 'cache'}" in told[0] and "(rank 1)" in told[0], said
+    read_segments(tmp_path / "cache")
+    assert "whole (" in train(file, 2)
+
+
+def test_training_continues_where_the_config_says_so(world, tmp_path):
+    cache = {"when_full": "continue"}
+    changes = {"checkpoint": {"every": 2}}
+    file = with_cache(world, tmp_path / "out", tmp_path / "cache", cache=cache, **changes)
+    said = finish(Run(file, 2, env={"FULL": "1"}, prepare=full_on_one))
+    assert said.count("training continues without filling it (teacher.cache.when_full)") == 1
+    assert "whole (" not in said and not list((tmp_path / "cache").glob("*.partial"))
+    read_segments(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("when", ["stop", "continue"])
+def test_a_real_disk_that_is_full(world, disk, tmp_path, when):
+    folder = disk(24) / "cache"
+    file = with_cache(world, tmp_path / "out", folder, cache={"when_full": when})
+    said = finish(Run(file, 1), 2 if when == "stop" else 0)
+    assert said.count(f"no space left for {folder}") == 1
+    read_segments(folder)
