@@ -9,6 +9,7 @@ import torch
 from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding import Contrast, generate
+from caad_ds.models import auto
 from caad_ds.models.processor_reader import WINDOWS
 from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.utils.errors import UserError
@@ -30,6 +31,11 @@ def test_the_head_gives_the_familys_own_logits(parts, folder, samples):
         parts.close(parts.lm.head().logits(parts.hidden(batch)), own)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **parts.lm.audio_inputs(batch)}
         assert torch.equal(own, factor * own_class(**inputs).logits.flatten(0, 1)[batch.answer_rows])
+
+
+def test_the_reader_alone_reads_as_that_of_the_model(parts, folder):
+    """A run that reads the teacher's states from a cache loads no weights of it."""
+    assert auto.load_reader(folder).identity() == parts.reader.identity()
 
 
 def test_prompts_are_the_processors_own(parts, samples):
