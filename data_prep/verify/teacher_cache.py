@@ -1,6 +1,5 @@
 """`prep verify` of a teacher cache: are the rows of every sample those that were written, and what is without any."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -186,7 +185,7 @@ def _checked(folder: Path, covers: Sequence[Path], workers: int, drop: bool) -> 
     segments = [Segment(r.name, r.size or 0, r.sound) for r in found.segments]
     store = Store(folder, found.layout, segments=segments)
     for path, index in indices:
-        lacking = Counter(store.lacks((entry.key, entry.pcm) for entry in index.samples))
+        lacking = store.lacks((entry.key, entry.pcm) for entry in index.samples)
         found.faults += [f"{path}, sample {key}: the cache has no sound rows of it" for key in lacking]
     return found
 

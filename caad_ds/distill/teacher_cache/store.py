@@ -75,7 +75,7 @@ class Store:
 
         By their keys alone: a sample whose text has changed since is noticed where it is read.
         """
-        wanted = Counter(key for key, _ in set(samples))
+        wanted = Counter(key for key, _ in dict.fromkeys(samples))
         return [key for key, count in wanted.items() if self._keys[key] < count]
 
     def __contains__(self, content: str) -> bool:
