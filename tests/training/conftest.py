@@ -1,5 +1,6 @@
 """The tiny world, made once."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,20 +9,21 @@ from deepspeed.comm.torch import build_shm_op
 from caad_ds.models.speech_lm.folder import load
 from tests.tolerance import path
 from tests.training.disk import disk
-from tests.training.tiny import config, make_world
+from tests.training.tiny import STORE, config, make_world
 
 __all__ = ["config", "disk", "world"]
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory) -> Path:
-    """A folder with `shards/`, `teacher/` (a model folder), `tokenizer/`, `student.json` and `teacher.json`.
+def world(tmp_path_factory, mlflow_tables) -> Path:
+    """A folder with `shards/`, `teacher/` (a model folder), `tokenizer/`, DeepSpeed's files and an empty MLflow store.
 
     DeepSpeed's CPU op is compiled then: no test's time limit has to hold for the compiler too, and a copy is whole.
     """
     build_shm_op()
     root = tmp_path_factory.mktemp("world")
     make_world(root)
+    shutil.copy(mlflow_tables, root / STORE)
     return root
 
 

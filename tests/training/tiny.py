@@ -1,6 +1,7 @@
 """A tiny world: tones as audio, a two-layer encoder, a teacher, real shards, and configurations on them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.command import run_command
 
 CLIPS = 24
 LR, STEPS = 1e-2, 6
+STORE = "mlflow.db"
 # At the shipped threshold of 100,000 values ZeRO-3 would partition nothing of models this small.
 ZERO3 = {
     "stage": 3,
@@ -103,8 +105,10 @@ def make_world(root: Path) -> None:
 def config(world: Path, out: Path, **changes: dict | None) -> Path:
     """Write a distillation config on the tiny world; `changes` replace keys of sections, `section={key: value}`.
 
-    A section or key given as None is left out. The store of all runs is `mlflow.db` beside `out`.
+    A section or key given as None is left out. The store of all runs is `mlflow.db` beside `out`; where the world has
+    one with MLflow's tables, it begins as a copy of that, since they take a run more than a second to make.
     """
+    own = f"sqlite:///{out.parent}/{STORE}"
     vocabulary = json.loads((world / "teacher/config.json").read_text())["llm_config"]["vocab_size"]
     values: dict = {
         "run": {"name": "tiny", "output_dir": str(out), "log_every": 1},
@@ -119,11 +123,15 @@ def config(world: Path, out: Path, **changes: dict | None) -> Path:
         },
         "objective": {"name": "distill", "alpha": 1.0},
         "optimizer": {"lr": LR, "warmup_steps": 2, "steps": STEPS, "batch_size": 8},
-        "tracking": {"uri": f"sqlite:///{out.parent}/mlflow.db", "experiment": "tests"},
+        "tracking": {"uri": own, "experiment": "tests"},
     }  # fmt: skip
     for section, keys in changes.items():
         merged = values.get(section, {}) | (keys or {})
         values[section] = None if keys is None else {k: v for k, v in merged.items() if v is not None}
+    tables, store = world / STORE, out.parent / STORE
+    tracking = values["tracking"] or {}
+    if tracking.get("enabled", True) and tracking.get("uri") == own and tables.exists() and not store.exists():
+        shutil.copy(tables, store)
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
     return path
