@@ -12,7 +12,7 @@ from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.training.engines import load_student
 from tests.training.families.conftest import RATE
 from tests.training.families.plain import losses
-from tests.training.families.qwen import STEPS, foreign
+from tests.training.families.qwen import foreign
 from tests.training.families.traces import watch_traces
 from tests.training.launching import Run, curve, train, weights
 from tests.training.nvme import COMPILED, needs_nvme
@@ -85,10 +85,10 @@ def test_a_killed_run_ends_as_one_that_was_not(undisturbed, audio_world):
 )
 def test_every_mode_takes_the_steps_of_plain_pytorch(audio_world, tmp_path, mode, student):
     out = tmp_path / "out"
-    file = foreign(audio_world, out, mode, student=student)
+    file = foreign(audio_world, out, mode, student=student, optimizer={"steps": 10})
     train(file, 2)
     found = assert_plain_losses(file, out)
-    assert len(found) == STEPS and sum(found[-3:]) < sum(found[:3]) - 0.1, found
+    assert sum(found[-3:]) < sum(found[:3]) - 0.1, found
     before = Qwen2AudioForConditionalGeneration.from_pretrained(audio_world / "narrow").state_dict()
     after = Qwen2AudioForConditionalGeneration.from_pretrained(out / "model").state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -138,8 +138,9 @@ def test_wherever_the_teacher_lies(audio_world, tmp_path, placed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("negative", ["text_only", "silence", "noise", "shuffled"])
+@pytest.mark.parametrize("negative", ["silence", "noise", "shuffled"])
 def test_whatever_the_second_path_hears(audio_world, tmp_path, negative):
+    """That which hears nothing is in test_every_family.py::test_other_modes."""
     out = tmp_path / "out"
     file = foreign(audio_world, out, teacher={"negative": negative}, optimizer={"steps": 3})
     run = Run(file, 2, prepare=watch_traces)
