@@ -12,7 +12,7 @@ export DS_ACCELERATOR ?= cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv processors demo demo-full demo-teacher test test-slow test-cpus test-gpu lint docs bench gpu-bench dashboard
+.PHONY: help venv processors operators demo demo-full demo-teacher test test-slow test-cpus test-gpu lint docs bench gpu-bench dashboard
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -32,6 +32,10 @@ processors: venv ## what the processors of some audio LLMs import (torchaudio, t
 	$(RUN) -m pip install -q -c constraints.txt jsonschema 'pydantic-extra-types[pycountry]' tiktoken
 	$(RUN) -m pip install -q -c constraints.txt --no-deps mistral-common torchaudio torchvision
 	$(RUN) -m tests.without_cuda
+
+# On one core, to be run beside something else.
+operators: venv ## DeepSpeed's operators for a teacher on NVMe, compiled before a run asks for them
+	MAX_JOBS=1 $(RUN) -c 'from deepspeed.accelerator import get_accelerator; get_accelerator().create_op_builder("AsyncIOBuilder").load()'
 
 demo: venv ## standard KD and CAAD from the shipped teacher: table, picture, MLflow curves
 	$(RUN) -u -m examples.demo run $(DEMO_ARGS)
