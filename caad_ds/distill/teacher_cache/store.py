@@ -14,6 +14,7 @@ import torch
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.data.stored_states import StoredStates
+from caad_ds.distill.teacher_cache.buffers import Buffers
 from caad_ds.distill.teacher_cache.layout import Layout, as_bytes
 from caad_ds.distill.teacher_cache.segments import ROWS, Entry, Segment, read_segments
 from caad_ds.utils.errors import UserError
@@ -44,6 +45,7 @@ class Store:
 
     def __init__(self, folder: Path, layout: Layout, needed: bool = False, segments: Iterable[Segment] | None = None):
         self.folder, self.layout, self.needed = folder, layout, needed
+        self._buffers = Buffers(layout)
         self._places: dict[str, tuple[str, Entry]] = {}
         self._keys: Counter[str] = Counter()
         self._checked: set[str] = set()
@@ -107,7 +109,7 @@ class Store:
             return StoredStates(stored.contents, there, stored.positive, stored.negative, stored.scalars)
         tensors = [stored.positive, stored.negative, stored.scalars]
         if stored.positive is None:
-            made = self.layout.empty(sum(counts))
+            made = self._buffers.rows(sum(counts))
             tensors = [made[0], made[1] if len(made) == 3 else None, made[-1]]
         starts = np.cumsum([0, *counts]).tolist()
         # Of a batch, not of a sample: making and slicing tensors takes as long as reading a third of the bytes.
