@@ -132,7 +132,8 @@ class Store:
         """Read the rows of a sample from a file into the memory of tensors; the first time their sha256 is compared."""
         size = sum(view.nbytes for view in views)
         try:
-            got = os.preadv(self._open(file).descriptor, views, entry.offset)
+            opened = self._open(file)  # held while it is read: of two threads that miss, one's is not the cache's
+            got = os.preadv(opened.descriptor, views, entry.offset)
         except OSError as error:
             raise UserError(self._damaged(file, entry, str(error.strerror))) from error
         if got != size:
