@@ -13,7 +13,7 @@ from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.loader import Loader
 from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
-from caad_ds.distill.teacher_cache.store import content_of
+from caad_ds.distill.teacher_cache.store import content_of, named
 from caad_ds.training import engines
 from caad_ds.training.batches import check_lengths
 from caad_ds.training.checks.usable_samples import check_texts
@@ -100,7 +100,7 @@ class CacheFilling:
         """
         entries, store = reader.index.samples, self.filling.store
         mine = list(self.part.take(range(len(reader))))
-        new = set(store.lacks((entries[number].key, entries[number].pcm) for number in mine))
+        new = set(store.lacks(named(entries[number]) for number in mine))
         rank, ranks = world()
         known = [number for number in mine if entries[number].key not in new]
         self.heartbeat.turn_to(lambda: f"looking for changed samples among {len(known)}")

@@ -27,7 +27,7 @@ from caad_ds.distill.teacher_cache.layout import (
 )
 from caad_ds.distill.teacher_cache.segments import SegmentWriter, drop_unfinished
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
-from caad_ds.distill.teacher_cache.store import Store
+from caad_ds.distill.teacher_cache.store import Store, named
 from caad_ds.loss.head import LMHead
 from caad_ds.models import auto
 from caad_ds.models.architecture import is_architecture, read_architecture
@@ -115,7 +115,7 @@ class TeacherCache:
         """The keys of the samples without rows; of a stream nobody knows."""
         if self.store is None or self._stream:
             return ["every sample"]
-        return self.store.lacks((entry.key, entry.pcm) for reader in self._readers for entry in reader.index.samples)
+        return self.store.lacks(named(entry) for reader in self._readers for entry in reader.index.samples)
 
     def check_vocabulary(self, shared: SharedVocabulary | None) -> None:
         """Raise UserError where a gate needs entropies over other tokens than the stored ones are over."""

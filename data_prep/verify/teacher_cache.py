@@ -20,7 +20,7 @@ from caad_ds.distill.teacher_cache.segments import (
     read_index,
     write_index,
 )
-from caad_ds.distill.teacher_cache.store import Store
+from caad_ds.distill.teacher_cache.store import Store, named
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import LOCK, disk_errors, sole_writer
 from caad_ds.utils.progress import progress
@@ -185,7 +185,7 @@ def _checked(folder: Path, covers: Sequence[Path], workers: int, drop: bool) -> 
     segments = [Segment(r.name, r.size or 0, r.sound) for r in found.segments]
     store = Store(folder, found.layout, segments=segments)
     for path, index in indices:
-        lacking = store.lacks((entry.key, entry.pcm) for entry in index.samples)
+        lacking = store.lacks(map(named, index.samples))
         found.faults += [f"{path}, sample {key}: the cache has no sound rows of it" for key in lacking]
     return found
 

@@ -13,6 +13,7 @@ import torch
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch
+from caad_ds.data.samples import SampleEntry
 from caad_ds.data.stored_states import StoredStates
 from caad_ds.distill.teacher_cache.buffers import Buffers
 from caad_ds.distill.teacher_cache.layout import Layout, as_bytes
@@ -23,14 +24,22 @@ OPEN_FILES = 256  # segments; a process may have 1,024 files by default
 
 
 def content_of(sample: Sample, answer: Sequence[int]) -> str:
-    """The hash of what the teacher's states of a sample depend on: its texts, its audio, the answer's token ids."""
+    """The hash of what the teacher's states of a sample depend on: its texts, its audio, the answer's token ids.
+
+    And of its key: two samples that are alike have rows each, so that keys tell whether a cache is whole.
+    """
     record = sample.record
-    texts = [record["messages"], [audio.get("text") for audio in record["audios"]]]
+    texts = [sample.key, record["messages"], [audio.get("text") for audio in record["audios"]]]
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     for values in (np.asarray(answer, np.int64), *sample.waveforms):
         digest.update(len(values).to_bytes(8, "little"))
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()[:32]
+
+
+def named(entry: SampleEntry) -> tuple[str, str]:
+    """What `Store.lacks` tells a sample of an index by: its key, and its audio with the length of its text."""
+    return entry.key, f"{entry.pcm} {entry.tokens}"
 
 
 class Store:
@@ -73,7 +82,7 @@ class Store:
                     self._places[name] = (segment.name, entry)
 
     def lacks(self, samples: Iterable[tuple[str, str]]) -> list[str]:
-        """The keys of the samples that are not there, of (key, hash of the audio) of each.
+        """The keys of the samples that are not there, of (key, what tells samples of one key apart) of each.
 
         By their keys alone: a sample whose text has changed since is noticed where it is read.
         """
