@@ -140,6 +140,12 @@ class StudentSection(Section):
         "connector", description="which weights are trained (paper: connector); lora trains the connector as well"
     )
     lora: LoraSection | None = Field(None, description="the adapters of train: lora")
+    keep_encoded_gb: float = Field(
+        0.0,
+        ge=0,
+        description="host memory per process, in GB, for the states of clips that a frozen encoder outside the engines "
+        "has encoded; clips are then encoded one at a time",
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward instead of keeping them")
     deepspeed: str = Field("student_zero3.json", description="DeepSpeed JSON: a path, or a name in ds_configs/")
 
@@ -159,6 +165,8 @@ class StudentSection(Section):
             raise ValueError(f"{', '.join(unread)}: path brings its own; remove it, or build a student from llm")
         if self.lora is not None and self.train != "lora":
             raise ValueError(f"lora is not read with train: {self.train}; set train to lora, or remove it")
+        if self.keep_encoded_gb and self.lora is not None and self.lora.encoder:
+            raise ValueError("keep_encoded_gb: an encoder that trains gives other states later; set it to 0")
         if isinstance(self.llm, dict) and "model_type" not in self.llm:
             raise ValueError("llm as an architecture needs model_type, such as llama")
         return self
@@ -344,6 +352,11 @@ class Config(Section):
             raise ValueError(
                 "objective.plausibility needs the teacher's path with audio by itself, which teacher.cache.form "
                 "contrast does not store; set it to pair"
+            )
+        if self.student.keep_encoded_gb and self.run.peak_tflops:
+            raise ValueError(
+                "run.peak_tflops is for MFU, which is not counted with student.keep_encoded_gb: the encoder runs for "
+                "new clips alone; remove one of them"
             )
         if self.objective.logits == "bfloat16" and self.run.precision != "bf16":
             raise ValueError("objective.logits bfloat16 needs run.precision bf16; set that, or choose float32")

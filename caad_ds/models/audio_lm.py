@@ -153,6 +153,13 @@ class AudioLM(ABC):
         """Let matrix products outside the engines be made in `dtype`; None: in that of the weights."""
         return
 
+    def keep_encoded(self, limit: float) -> None:
+        """Keep what the frozen encoder gives, up to `limit` bytes of host memory; UserError where it cannot."""
+        raise UserError(
+            f"student.keep_encoded_gb: the encoder of a {self.family} lies in the student's engine, so that its states "
+            "cannot be kept; set it to 0"
+        )
+
     def adopt_encoding(self, other: "AudioLM") -> None:
         """Use what the other computes outside the engines with in the place of one's own, which gives the same."""
         return

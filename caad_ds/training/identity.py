@@ -116,7 +116,10 @@ def prompts_identity(reader: Reader) -> dict[str, Any]:
 
 
 def _course(cfg: Config, exclude_defaults: bool = False) -> dict[str, Any]:
-    return cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE, exclude_defaults=exclude_defaults)
+    values = cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE, exclude_defaults=exclude_defaults)
+    if "keep_encoded_gb" in values["student"]:  # it decides how clips are encoded, its size how often
+        values["student"]["keep_encoded_gb"] = bool(values["student"]["keep_encoded_gb"])
+    return values
 
 
 def part_hash(value: object) -> str:

@@ -24,6 +24,8 @@ def load_models(cfg: Config, device: torch.device, cached: bool = False) -> tupl
     """
     teacher = load_teacher(cfg) if cfg.teacher is not None and not cached else None
     student = load_student(cfg)
+    if cfg.student.keep_encoded_gb:
+        student.keep_encoded(cfg.student.keep_encoded_gb * 1e9)
     if teacher is not None and student.shares_encoding(teacher):
         teacher.adopt_encoding(student)
     for model in filter(None, (student, teacher)):

@@ -131,7 +131,7 @@ class Trainer:
         """The step, with what it holds put on `held` as soon as it is there."""
         cfg = self.cfg
         self.dropout = AudioDropout(cfg.objective.audio_dropout, cfg.run.seed)
-        self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops)
+        self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops, alike=not cfg.student.keep_encoded_gb)
         part = self.meter.clock.part
         models = self.student, self.teacher, self.cache
         teacher, placed = build_teacher(cfg, *models, self.pairing, self.unusable, self.heartbeat, held, part)

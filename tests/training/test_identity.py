@@ -49,6 +49,7 @@ DEFAULTS = {
     "student.template.merge_system": False, "student.template.switches": {}, "student.train": "connector",
     "student.lora": None, "student.lora.rank": 16, "student.lora.alpha": 32.0, "student.lora.dropout": 0.0,
     "student.lora.targets": "all-linear", "student.lora.encoder": False, "student.deepspeed": "student_zero3.json",
+    "student.keep_encoded_gb": 0.0,
     "optimizer.lr": 1e-4, "optimizer.betas": (0.9, 0.98), "optimizer.weight_decay": 0.01,
     "optimizer.warmup_steps": 2000, "optimizer.steps": None, "optimizer.epochs": None, "optimizer.batch_size": 8,
     "optimizer.batch_tokens": None, "optimizer.micro_tokens": None, "optimizer.bucket_window": 32,

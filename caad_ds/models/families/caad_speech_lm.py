@@ -20,12 +20,14 @@ from caad_ds.models.reader import AFTER_AUDIO, TRANSCRIPT, Features, Reader
 from caad_ds.models.speech_lm import adapters
 from caad_ds.models.speech_lm import folder as folders
 from caad_ds.models.speech_lm.embed import merge_audio
+from caad_ds.models.speech_lm.kept_states import KeptStates
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
 from caad_ds.models.whisper_qformer.causal_lm import accepted
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.utils.errors import UserError
 
 FAMILY = SpeechLMConfig.model_type
 
@@ -72,6 +74,7 @@ class SpeechAudioLM(AudioLM):
         super().__init__()
         self.module = model
         self.encoder = encoder
+        self.kept: KeptStates | None = None
         self.reader = SpeechReader(tokenizer, encoder, model.config.num_queries, **prompts)
 
     @property
@@ -103,7 +106,11 @@ class SpeechAudioLM(AudioLM):
     def _heard(self, audio: Audio) -> Audio:
         if not len_of(audio):  # it was removed
             return {}
-        return {"states": self.encoder.encode(audio["features"]).hidden} if "features" in audio else audio
+        if "features" not in audio:
+            return audio
+        if self.kept is not None:
+            return {"states": self.kept.encode(audio["features"])}
+        return {"states": self.encoder.encode(audio["features"]).hidden}
 
     def heard(self, batch: Batch) -> Batch:
         """The batch with the states of an encoder that trains."""
@@ -197,9 +204,16 @@ class SpeechAudioLM(AudioLM):
         )
 
     def adopt_encoding(self, other: AudioLM) -> None:
-        """Use the other's encoder."""
+        """Use the other's encoder, and the states that it keeps."""
         assert isinstance(other, SpeechAudioLM)  # as `shares_encoding` says
         self.encoder = self.reader.encoder = other.encoder
+        self.kept = other.kept
+
+    def keep_encoded(self, limit: float) -> None:
+        """Keep the states of different clips."""
+        if self.trains_tower_inside:
+            raise UserError("student.keep_encoded_gb: the encoder trains, so that its states change; set it to 0")
+        self.kept = KeptStates(self.encoder, limit)
 
     def compute_outside_in(self, dtype: torch.dtype | None) -> None:
         """The encoder's."""

@@ -50,12 +50,13 @@ class Meter:
 
     `peak` in TFLOP/s is the device's for MFU; None: that of the device's name, or no MFU. The FLOPs per position are
     counted in the first step, and again where `teacher_runs` changes (matrix products and attention as PyTorch counts
-    them, recomputation included).
+    them, recomputation included); where steps are not `alike`, such as when the encoder runs for new clips alone, there
+    is no MFU.
     """
 
-    def __init__(self, precision: str, peak: float | None):
+    def __init__(self, precision: str, peak: float | None, alike: bool = True):
         self.clock = Stopwatch()
-        self.peak = peak or (_known_peak() if precision == "bf16" else None)
+        self.peak = (peak or (_known_peak() if precision == "bf16" else None)) if alike else None
         self.flops_per_position: float | None = None
         self._teacher_runs = False
         self.restart()

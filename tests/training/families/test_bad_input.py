@@ -63,3 +63,8 @@ def test_the_placeholder_in_an_answer(audio_world):
     record = {**sample.record, "response": "It is <|AUDIO|> high."}
     with pytest.raises(UserError, match=r"clip-00.*<\|AUDIO\|>"):
         auto.load(audio_world / "narrow").reader.check(replace(sample, record=record))
+
+
+def test_kept_states_of_an_encoder_in_the_engine(refused):
+    line = refused(student={"keep_encoded_gb": 1.0})
+    assert "student.keep_encoded_gb: the encoder of a qwen2_audio lies in the student's engine" in line
