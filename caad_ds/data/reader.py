@@ -9,6 +9,8 @@ from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import SAMPLE_RATE, Levels, faults
@@ -80,7 +82,7 @@ class IndexedReader:
         shard, entry = self.index.locate(number)
         try:
             record, audios = parse(self.read(number), entry.key)
-            sample = Sample(entry.key, record, [decode.decode(data, longest=entry.seconds) for data in audios])
+            sample = Sample(entry.key, record, [_decoded(data, entry.seconds) for data in audios])
         except (BrokenSample, decode.AudioError) as error:
             raise UserError(self._message(shard, entry, error)) from error
         if self.doubtful:
@@ -131,6 +133,12 @@ class IndexedReader:
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
         self._open = lru_cache(OPEN_FILES)(_File)
+
+
+@lru_cache(maxsize=4)
+def _decoded(data: bytes, longest: float) -> np.ndarray:
+    """An audio's waveform, which none may write to: prompts about one audio are read one after another."""
+    return decode.decode(data, longest=longest)
 
 
 class _File:

@@ -257,3 +257,16 @@ def test_a_corpus_of_many_shards_does_not_use_up_the_open_files(tmp_path, monkey
         assert list(pool.map(reader.read, numbers)) == [expected[number] for number in numbers]
     reader.close()
     assert open_files(tmp_path) == 0
+
+
+def test_audio_of_several_prompts_is_decoded_once(tmp_path, monkeypatch):
+    tone(tmp_path / "tone.flac", 300)
+    rows = [record(name, tmp_path / "tone.flac") for name in "abc"]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    pack(tmp_path / "m.jsonl", tmp_path / "out", 16_000)
+    calls, decode = [], reader_module.decode.decode
+    monkeypatch.setattr(reader_module.decode, "decode", lambda *a, **k: calls.append(1) or decode(*a, **k))
+    reader_module._decoded.cache_clear()
+    reader = IndexedReader(tmp_path / "out")
+    first, *others = (reader[n].waveforms[0] for n in range(3))
+    assert len(calls) == 1 and all((first == other).all() for other in others) and first.std() > 0
