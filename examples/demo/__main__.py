@@ -1,22 +1,20 @@
-"""The laptop demo: `python -m examples.demo run | full | teacher` (make demo, demo-full, demo-teacher)."""
+"""The laptop demo: `python -m examples.demo run | full | adaptive | teacher` (make demo, demo-full, demo-teacher)."""
 
 import argparse
 import os
 import sys
-from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 from caad_ds.utils.command import guarded, positive
 from caad_ds.utils.quiet import quiet
-from examples.demo import corpus
-from examples.demo.commands import ROOT, Job, caad_ds, run_all
-from examples.demo.rows import FULL, SHORT, Row
+from examples.demo import adaptive, corpus
+from examples.demo.commands import ROOT, caad_ds
+from examples.demo.full import run_full
+from examples.demo.rows import FULL, SHORT
+from examples.demo.students import DATA, evaluate, job
 from examples.demo.summary import ordering
-from examples.demo.teacher import TWIN, make_teacher, shipped, teacher_jobs
+from examples.demo.teacher import make_teacher, shipped
 
-CONFIG = "configs/demo/caad.yaml"
-DATA = Path("data/demo")
 LOGGED = ("--experiment", "demo", "--mlflow")  # where configs/demo logs its trainings
 
 
@@ -40,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     teacher = commands.add_parser("teacher", help="make the shipped teacher and its twin again")
     teacher.add_argument("--seed", type=int, default=0)
+    adaptive.register(
+        commands.add_parser("adaptive", help="does an adaptive contrast keep neutral accuracy? resumable, in pieces")
+    )
     args = parser.parse_args(argv)
     os.chdir(ROOT)
     quiet()
@@ -52,6 +53,8 @@ def demo(args: argparse.Namespace) -> int:
         make_teacher(DATA, Path("runs/demo-teacher"), args.seed)
     elif args.command == "full":
         run_full(args)
+    elif args.command == "adaptive":
+        adaptive.run(args)
     else:
         run_demo(args.short)
     return 0
@@ -65,7 +68,8 @@ def run_demo(short: bool) -> None:
     train, validation = corpus.shards(root, "distill"), corpus.shards(root, "validation")
     benchmark = corpus.benchmark(root, "test")
     corpus.benchmark(root, "validation")  # for check-teacher, which must not see the test
-    data = (f"data.train={train}", f"data.validation={validation}")
+    # The first student's training fills the teacher cache, the second reads it.
+    data = (f"data.train={train}", f"data.validation={validation}", f"teacher.cache.path={root}/teacher_cache")
     brief = ("optimizer.steps=8", "optimizer.batch_size=16", "run.log_every=4") if short else ()
     outputs = []
     for row in SHORT:
@@ -81,75 +85,6 @@ def run_demo(short: bool) -> None:
     caad_ds("compare", *outputs, *options)
     print(ordering(outputs))
     print(f"table and picture: {runs}/table\ncurves: make dashboard, which prints their address")
-
-
-def run_full(args: argparse.Namespace) -> None:
-    """Every row for every teacher and student seed, in one process each, `--jobs` side by side."""
-    splits = ("teacher", "distill", "validation") if args.teacher_seeds > 1 else ("distill",)
-    corpus.synthesize(DATA, {split: corpus.SIZES[split] for split in (*splits, args.benchmark)})
-    for split in set(splits) - {"validation"}:
-        corpus.shards(DATA, split)
-    benchmark = corpus.benchmark(DATA, args.benchmark)
-    rows = [row for row in FULL if not args.rows or row.name in args.rows]
-    extra = (f"data.train={DATA}/shards/distill", "data.validation=null", *args.set)
-    teachers, outputs = make_teachers(args, rows, benchmark)
-    students = []
-    for s, (folder, models) in product(range(args.student_seeds), teachers.items()):
-        for row in (row for row in rows if row.trains):
-            teacher, run = models[row.teacher], folder / f"seed-{s}" / row.name.replace(" ", "_")
-            places = {other: run.with_name(run.name + "_cd") for other in rows if other.model == row.name} | {row: run}
-            evaluations = tuple(evaluate(decoded, teacher, run, benchmark, out) for decoded, out in places.items())
-            outputs += [out / "evaluation" for out in places.values()]
-            students.append(job(row, teacher, run, 1 + s, extra, evaluations))
-    run_all(students, args.jobs, "students")
-    title = f"conflict benchmark ({args.benchmark}), {len(teachers)} teacher x {args.student_seeds} student seeds"
-    caad_ds("compare", *outputs, "--out", args.out / "table", "--title", title)
-
-
-def make_teachers(
-    args: argparse.Namespace, rows: list[Row], benchmark: Path
-) -> tuple[dict[Path, dict[str, Path]], list[Path]]:
-    """Teacher and twin of every seed, evaluated: per folder their models, and the evaluations.
-
-    Those of seed 0 are the shipped ones; the others are trained first.
-    """
-    teachers = {args.out / "teacher-0": {kind: shipped(kind) for kind in ("teacher", TWIN)}}
-    trainings: list[dict[str, Job]] = [{}]
-    for seed in range(1, args.teacher_seeds):
-        folder = args.out / f"teacher-{seed}"
-        trainings.append(teacher_jobs(DATA, folder, seed, tuple(args.set)))
-        teachers[folder] = {kind: folder / kind / "model" for kind in trainings[-1]}
-    outputs, jobs = [], []
-    for (folder, models), training in zip(teachers.items(), trainings, strict=True):
-        for kind, model in models.items():
-            mine = [row for row in rows if (row.model, row.teacher) == ("teacher", kind)]
-            places = [folder / row.name.replace(" ", "_") for row in mine]
-            outputs += [place / "evaluation" for place in places]
-            evaluations = [evaluate(row, model, p, benchmark, p) for row, p in zip(mine, places, strict=True)]
-            if training:
-                jobs.append(replace(training[kind], evaluations=tuple(evaluations)))
-            else:
-                for arguments in evaluations:
-                    caad_ds("evaluate", *arguments)
-    if jobs:
-        run_all(jobs, args.jobs, "teachers")
-    return teachers, outputs
-
-
-def job(row: Row, teacher: Path, out: Path, seed: int, overrides: tuple, evaluations: tuple) -> Job:
-    """The training of a row's student."""
-    models = (f"teacher.path={teacher}", f"student.path={teacher}")
-    settings = (f"run.name={row.name}", f"run.output_dir={out}", f"run.seed={seed}", *models)
-    return Job(CONFIG, (*settings, *row.overrides, *overrides), out, evaluations)
-
-
-def evaluate(row: Row, teacher: Path, run: Path, benchmark: Path, out: Path) -> tuple[str, ...]:
-    """Arguments that evaluate a row's model; an earlier evaluation of the same model is kept."""
-    model = teacher if row.model == "teacher" else run / "model"
-    arguments = ["--model", model, "--benchmark", benchmark, "--out", out / "evaluation", "--name", row.name]
-    if row.decode_alpha is not None:
-        arguments += ["--contrast-alpha", row.decode_alpha]
-    return tuple(str(a) for a in [*arguments, "--batch-size", 128, "--max-new-tokens", 8])
 
 
 if __name__ == "__main__":

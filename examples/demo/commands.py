@@ -5,9 +5,11 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import Heartbeat
@@ -50,22 +52,73 @@ class Job:
 
     def run_quietly(self) -> Path:
         """The same in one process, its output in a log file; for many jobs side by side."""
-        log = self.output_dir.with_suffix(".log")
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log = beside(self.output_dir, ".log")
         # A store of its own: SQLite takes one writer at a time.
         sets = [*self.sets, "--set", f"tracking.uri=sqlite:///{self.output_dir}.db"]
         commands = (["train", "--config", self.config, *sets], *(["evaluate", *e] for e in self.evaluations))
-        with open(log, "w") as out:
-            for arguments in commands:
-                status = subprocess.run(
-                    [*CAAD_DS, *arguments], cwd=ROOT, env=environment(), stdout=out, stderr=out, check=False
-                ).returncode
-                if status:
-                    raise UserError(f"caad-ds {shlex.join(arguments)} ended with status {status}; see {log}")
+        _logged(log, *commands)
         return log
 
 
-def run_all(jobs: list[Job], side_by_side: int, what: str) -> None:
+@dataclass(frozen=True)
+class CacheJob:
+    """Filling of a teacher cache ahead of the runs that read it side by side: only one may fill it at a time."""
+
+    config: str
+    overrides: tuple[str, ...]
+    folder: Path
+
+    def run_quietly(self) -> Path:
+        """Fill it in one process, its output in a log file; one that is known to be whole is left alone."""
+        log, whole = beside(self.folder, ".log"), beside(self.folder, ".whole")
+        if not (whole.exists() and self.folder.is_dir()):
+            sets = [part for override in self.overrides for part in ("--set", override)]
+            cache = ["--set", f"teacher.cache.path={self.folder}", "--batch", "64"]
+            _logged(log, ["cache-teacher", "--config", self.config, *sets, *cache])
+            whole.touch()
+        return log
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Evaluations of a model that is there, beside a folder that their log is named after."""
+
+    arguments: Sequence[tuple[str, ...]]
+    folder: Path
+
+    def run_quietly(self) -> Path:
+        """One after the other, the output in a log file."""
+        log = beside(self.folder, ".log")
+        _logged(log, *(["evaluate", *each] for each in self.arguments))
+        return log
+
+
+class Quiet(Protocol):
+    """What can run among others."""
+
+    def run_quietly(self) -> Path:
+        """Run to the end; returns the log."""
+        ...
+
+
+def beside(folder: Path, ending: str) -> Path:
+    """A file named after a folder, whose name may have a dot in it."""
+    return folder.with_name(folder.name + ending)
+
+
+def _logged(log: Path, *commands: list[str]) -> None:
+    """Run `caad-ds` with each list of arguments, the output of all in one file; UserError if one fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w") as out:
+        for arguments in commands:
+            status = subprocess.run(
+                [*CAAD_DS, *arguments], cwd=ROOT, env=environment(), stdout=out, stderr=out, check=False
+            ).returncode
+            if status:
+                raise UserError(f"caad-ds {shlex.join(arguments)} ended with status {status}; see {log}")
+
+
+def run_all(jobs: Sequence[Quiet], side_by_side: int, what: str) -> None:
     """Run many jobs, some at a time, with a line for each that ends."""
     with ThreadPoolExecutor(side_by_side) as pool, Heartbeat() as voice:
         voice.begin(f"{what}: {counted(len(jobs), 'run')}, {side_by_side} at a time")

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
-ALPHA = 2.0
+ALPHA = 2.0  # of make demo-full's controls, and of contrastive decoding
 
 
 @dataclass(frozen=True)
 class Row:
     """One system of the table.
 
-    `overrides` change configs/demo/caad.yaml; `teacher` is "teacher" or "twin" (the one that never saw silence).
+    `overrides` change configs/demo/caad.yaml; `teacher` is "teacher" or "twin" (the one that never saw silence),
+    `negative` the input of its second path.
+    `gate_m` is the constant of an adaptive contrast, which is among the overrides too.
     `model` names the row whose trained student is decoded (its own by default, "teacher" for the teacher itself), and
     `decode_alpha` the strength of contrastive decoding.
     """
@@ -17,8 +19,10 @@ class Row:
     name: str
     overrides: tuple[str, ...] = ()
     teacher: str = "teacher"
+    negative: str = "zero_mel"
     model: str | None = None
     decode_alpha: float | None = None
+    gate_m: float | None = None
 
     @property
     def trains(self) -> bool:
@@ -28,12 +32,12 @@ class Row:
 
 def caad(name: str, alpha: float, negative: str = "zero_mel", teacher: str = "teacher") -> Row:
     """A CAAD student."""
-    return Row(name, (f"objective.alpha={alpha}", f"teacher.negative={negative}"), teacher)
+    return Row(name, (f"objective.alpha={alpha}",), teacher, negative)
 
 
 TEACHER = Row("teacher", model="teacher")
 STD_KD = Row("std_kd", ("objective.alpha=0",))
-SHORT = [TEACHER, STD_KD, caad("caad", ALPHA)]
+SHORT = [TEACHER, STD_KD, Row("caad")]  # of the strength that configs/demo/caad.yaml has
 FULL = [
     TEACHER,
     Row("teacher + CD", model="teacher", decode_alpha=ALPHA),
@@ -44,6 +48,7 @@ FULL = [
     Row("sharpened kd", ("objective.alpha=0", f"objective.sharpen={ALPHA}")),
     caad("caad 0.5", 0.5),
     caad("caad 1", 1.0),
+    caad("caad 1.5", 1.5),
     caad("caad 2", 2.0),
     Row("twin std_kd", ("objective.alpha=0",), "twin"),
     caad("twin caad zero_mel", ALPHA, "zero_mel", "twin"),
@@ -51,3 +56,31 @@ FULL = [
     caad("twin caad text_only", ALPHA, "text_only", "twin"),
     caad("twin caad noise", ALPHA, "noise", "twin"),
 ]
+
+
+def adaptive(name: str, gate_m: float) -> Row:
+    """A student of the contrast that the text-certainty gate scales, at most of strength `ALPHA`."""
+    gate = (f"objective.alpha={ALPHA}", "objective.alpha_gate=text_certainty", f"objective.gate_m={gate_m}")
+    return Row(name, gate, gate_m=gate_m)
+
+
+def adaptive_rows(gate_m: float) -> list[Row]:
+    """The rows of the adaptive contrast's experiment: six students of each pair of seeds."""
+    return [
+        TEACHER,
+        Row("teacher + CD", model="teacher", decode_alpha=ALPHA),
+        Row("twin", teacher="twin", model="teacher"),
+        STD_KD,
+        Row("std_kd + CD", model="std_kd", decode_alpha=ALPHA),
+        caad("caad 1", 1.0),
+        caad("caad 1.5", 1.5),
+        caad("caad 2", 2.0),
+        adaptive("adaptive 2", gate_m),
+        Row("twin std_kd", ("objective.alpha=0",), "twin"),
+    ]
+
+
+def chosen_rows() -> list[Row]:
+    """What is compared on the validation voices to choose the gate's constant."""
+    fixed = [STD_KD, caad("caad 1.5", 1.5), caad("caad 2", 2.0)]
+    return [*fixed, *(adaptive(f"adaptive 2 m {m:g}", m) for m in (1.5, 2.0, 3.0))]
