@@ -304,10 +304,12 @@ class _Planner:
         return found | {"checkpoint": one, "checkpoints kept": one * kept, "model": model}
 
     def _assumed(self, host_gb: float | None) -> list[str]:
+        kept = "student.keep_encoded_gb: neither its memory nor what it saves of the encoder is counted"
+        told = [kept] if self.cfg.student.keep_encoded_gb else []
         if self.teacher is None:
-            return []
+            return told
         shared = shares_encoding(self.student, self.teacher)
-        notes = ["encoder: " + ("one for both models, by its shape" if shared else "each model has its own")]
+        notes = [*told, "encoder: " + ("one for both models, by its shape" if shared else "each model has its own")]
         if self.engines.device is not None and host_gb is None:
             notes.append(f"host memory: {HOST_GIB} GiB per GPU are assumed (--host-gb)")
         return notes
