@@ -30,6 +30,7 @@ WRONG = {
     "config": ["absent"],
     "plan": ["absent"],
     "train": ["--config", "config.yaml"],
+    "cache-teacher": ["--config", "absent.yaml"],
     "dashboard": ["--mlflow", "sqlite:///absent.db"],
     "import-desta": ["there.jsonl", "--llm", "./absent", "--encoder", "openai/whisper-tiny", "--out", "a"],
     "export": ["absent", "--out", "a"],

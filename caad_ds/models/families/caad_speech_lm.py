@@ -69,12 +69,12 @@ class SpeechAudioLM(AudioLM):
     family = FAMILY
     module: SpeechLM
     reader: SpeechReader
+    kept: KeptStates | None = None
 
     def __init__(self, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any, **prompts: Any):
         super().__init__()
         self.module = model
         self.encoder = encoder
-        self.kept: KeptStates | None = None
         self.reader = SpeechReader(tokenizer, encoder, model.config.num_queries, **prompts)
 
     @property

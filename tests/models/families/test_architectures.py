@@ -80,7 +80,9 @@ def test_the_readme_has_their_sizes(name, layers):
 
 def test_every_architecture_of_a_family_has_its_size_checked():
     folders = {name.partition("/")[0] for name, _ in SHAPES}
-    there = {str(file.relative_to(CONFIGS)) for each in folders for file in (CONFIGS / each).glob("*/*.json")}
+    files = [file for each in folders for file in (CONFIGS / each).glob("*/*.json")]
+    whole = [file for file in files if json.loads(file.read_text())["model_type"] in auto.supported()]
+    there = {str(file.relative_to(CONFIGS)) for file in whole}
     assert there == {name for name, _ in SHAPES}
 
 
