@@ -76,7 +76,7 @@ def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None
     dropped = [w.register_post_accumulate_grad_hook(_drop) for w in weights if w.requires_grad]
     student.lm.module.train()
     student.lm.freeze_running_parts()
-    with ShapeRun(weights) as run, _Parts(run, [lm.tower for lm in lms]) as parts:
+    with _plain_linear(), ShapeRun(weights) as run, _Parts(run, [lm.tower for lm in lms]) as parts:
         with parts.of("encoder"), torch.no_grad():
             batch = student.lm.prepare(ours)
         encoded = run.live
@@ -128,6 +128,17 @@ def line(once: Costs, twice: Costs, few: int, samples: int) -> Costs:
     more = (samples - few) / few
     pairs = ((getattr(once, each.name), getattr(twice, each.name)) for each in fields(Costs))
     return Costs(*(max(0, round(one + more * (two - one))) for one, two in pairs))
+
+
+@contextmanager
+def _plain_linear() -> Iterator[None]:
+    """Let linear layers be PyTorch's: a ZeRO-3 engine of this process has put one in their place that keeps more."""
+    found = torch.nn.functional.linear
+    torch.nn.functional.linear = torch._C._nn.linear
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = found
 
 
 class _Parts:
