@@ -58,6 +58,7 @@ def test_the_connector_alone_has_changed(undisturbed, audio_world):
     assert changed == {f"model.multi_modal_projector.linear.{part}" for part in ("weight", "bias")}
 
 
+@pytest.mark.numeric
 def test_a_killed_run_ends_as_one_that_was_not(undisturbed, audio_world):
     out = undisturbed.with_name("killed")
     file = foreign(audio_world, out, name="dropping", **KILLED)
@@ -137,9 +138,8 @@ def test_wherever_the_teacher_lies(audio_world, tmp_path, placed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("negative", ["silence", "noise", "shuffled"])
+@pytest.mark.parametrize("negative", ["text_only", "silence", "noise", "shuffled"])
 def test_whatever_the_second_path_hears(audio_world, tmp_path, negative):
-    """That which hears nothing is in test_every_family.py::test_other_modes."""
     out = tmp_path / "out"
     file = foreign(audio_world, out, teacher={"negative": negative}, optimizer={"steps": 3})
     run = Run(file, 2, prepare=watch_traces)
@@ -147,6 +147,7 @@ def test_whatever_the_second_path_hears(audio_world, tmp_path, negative):
     assert_plain_losses(file, out)
 
 
+@pytest.mark.numeric
 def test_with_an_alpha_of_each_row(audio_world, tmp_path):
     """The text-certainty gate, in a range where the rows of this teacher differ."""
     out = tmp_path / "out"

@@ -21,10 +21,6 @@ WINDOWED = "audioflamingo3"
 MAIN = {"qwen2_5_omni": "connector", "audioflamingo3": "all", "granite_speech": "all", "voxtral": "lora"}
 MODE = dict(zip(FAMILIES, cycle(MODES))) | MAIN
 QUICK = [family if family in MAIN else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
-ELSEWHERE = FAMILIES.index("qwen2_audio")  # test_equal_to_plain.py trains it in every mode
-# All weights beside a tower's statistics, and adapters beside a tower that bf16 leaves in fp32 in part: code that all
-# families share decides what a checkpoint keeps. test_equal_to_plain.py resumes a run of the connector alone.
-RESUMED = ("granite_speech", "voxtral")
 KILLED = {"optimizer": {"steps": 7}, "checkpoint": {"every": 2}}
 
 
@@ -58,7 +54,7 @@ def ran(world, folder_of, tmp_path):
     return ran
 
 
-@pytest.mark.parametrize("family", [*QUICK[:ELSEWHERE], *QUICK[ELSEWHERE + 1 :]])
+@pytest.mark.parametrize("family", QUICK)
 def test_two_ranks_take_the_steps_of_plain_pytorch(ran, folder_of, tmp_path, family):
     file, _ = ran(family, MODE[family], optimizer={"steps": 4 if family in MAIN else 2})
     assert_plain_losses(file, tmp_path / "out")
@@ -67,14 +63,10 @@ def test_two_ranks_take_the_steps_of_plain_pytorch(ran, folder_of, tmp_path, fam
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "mode"),
-    [(name, mode) for name, quick in MAIN.items() for mode in MODES if mode != quick and name != "granite_speech"],
+    ("family", "mode"), [(family, mode) for family, quick in MAIN.items() for mode in MODES if mode != quick]
 )
 def test_other_modes(ran, folder_of, tmp_path, family, mode):
-    """Over more steps, the decoder's activations made again, another second path.
-
-    The other modes of Granite Speech are in test_granite_speech.py.
-    """
+    """Over more steps, the decoder's activations made again, another second path."""
     again = {"gradient_checkpointing": mode != "connector"}
     file, _ = ran(family, mode, student=again, teacher={"negative": "text_only"}, optimizer={"steps": 10})
     found = assert_plain_losses(file, tmp_path / "out")
@@ -114,7 +106,7 @@ def test_batches_without_audio_run_the_same_modules(ran, tmp_path, family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", RESUMED)
+@pytest.mark.parametrize("family", MAIN)
 def test_a_killed_run_ends_as_one_that_was_not(world, folder_of, tmp_path, family):
     outs = [tmp_path / name for name in ("undisturbed", "killed")]
     files = [distilled(world, folder_of(family), out, MODE[family], **KILLED) for out in outs]
@@ -130,10 +122,10 @@ def test_a_killed_run_ends_as_one_that_was_not(world, folder_of, tmp_path, famil
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", RESUMED)
+@pytest.mark.parametrize("family", MAIN)
 def test_in_bf16_features_are_cast_and_the_loss_falls(ran, folder_of, tmp_path, family):
     changes = {"run": {"precision": "bf16"}, "optimizer": {"lr": 2e-2, "steps": 10}}
-    ran(family, MODE[family], **changes)
+    ran(family, "all", **changes)
     found = [value for _, value in curve(tmp_path / "out", "train/kd")]
     assert sum(found[-3:]) < sum(found[:3]), found
     written = weights(tmp_path / "out").values()  # of which a class may read some in fp32

@@ -16,9 +16,8 @@ LORA = {"lora": {"rank": 4, "alpha": 8, "encoder": True}, "gradient_checkpointin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "more"), [("connector", {}), ("lora", LORA)])
+@pytest.mark.parametrize(("mode", "more"), [("connector", {}), ("lora", LORA), ("all", {})])
 def test_steps_are_those_of_plain_pytorch(world, tmp_path, mode, more):
-    """With all of it training they are in test_every_family.py."""
     teacher = tiny.write(tmp_path / "teacher")
     student = tiny.write(tmp_path / "student", hidden=16, seed=1)
     sections = {

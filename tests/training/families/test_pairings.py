@@ -50,6 +50,7 @@ def from_speech_lm(world, out):
 STEPS = {"optimizer": {"steps": 6, "micro_batch": 2, "lr": 5e-3}}
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("made", [to_speech_lm, pytest.param(from_speech_lm, marks=pytest.mark.slow)])
 def test_families_that_differ_train_as_in_plain_pytorch(audio_world, tmp_path, made):
     file = made(audio_world, tmp_path / "out")
@@ -71,6 +72,7 @@ def test_prompts_are_each_familys_own_and_the_answer_is_one(audio_world, tmp_pat
     assert "beep" not in teacher.reader.tokenizer.decode(batch.teacher.input_ids[0])
 
 
+@pytest.mark.numeric
 def test_tokens_that_are_others_to_the_teacher_are_no_part_of_the_loss(audio_world, tmp_path, monkeypatch):
     """They lie in the middle, so that rows of both heads are chosen; the student's trains, and ZeRO-3 partitions it."""
     student = shutil.copytree(audio_world / "narrow", tmp_path / "student")
