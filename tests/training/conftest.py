@@ -1,5 +1,6 @@
 """The tiny world, made once."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from deepspeed.comm.torch import build_shm_op
 
 from caad_ds.models.speech_lm.folder import load
+from caad_ds.training import process_group
+from caad_ds.utils.progress import Heartbeat
 from tests.tolerance import path
 from tests.training.disk import disk
 from tests.training.tiny import STORE, config, make_world
@@ -25,6 +28,17 @@ def world(tmp_path_factory, mlflow_tables) -> Path:
     make_world(root)
     shutil.copy(mlflow_tables, root / STORE)
     return root
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """A process group of this process alone."""
+    before = dict(os.environ)
+    process_group.start(Heartbeat(enabled=False))
+    yield
+    process_group.stop()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Both ZeRO-3 engines in this process: one forward per engine and step, the encoder once, heads on answer rows only."""
 
 import copy
-import os
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -18,23 +17,14 @@ from caad_ds.models import auto
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.training import engines, process_group
+from caad_ds.training import engines
 from caad_ds.training.checks.skipped_steps import diagnosis
 from caad_ds.training.trainer import Trainer
 from caad_ds.utils.progress import Heartbeat
 from tests.tolerance import assert_close
-from tests.training.tiny import config, encoder, start_from
+from tests.training.tiny import config, encoder, shared_vocabulary, start_from
 
-
-@pytest.fixture(scope="module", autouse=True)
-def alone():
-    """A process group of this process alone."""
-    before = dict(os.environ)
-    process_group.start(Heartbeat(enabled=False))
-    yield
-    process_group.stop()
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture(params=["zero_mel", "text_only", None], ids=["zero_mel", "text_only", "standard KD"])
@@ -47,7 +37,7 @@ def parts(request, world, tmp_path):
     cfg = load_config(file)
     student, teacher_lm = engines.load_student(cfg), engines.load_teacher(cfg)
     assert student.shares_encoding(teacher_lm)
-    shared = engines.shared_vocabulary(student, teacher_lm)
+    shared = shared_vocabulary(student, teacher_lm)
     teacher = engines.teacher_signal(cfg, teacher_lm, shares=True)
     engine = engines.student_engine(cfg, student, 4, 1, shared=shared)
     reader = IndexedReader(cfg.data.train)

@@ -1,5 +1,6 @@
 """A tiny Qwen2-Audio, and samples with clips of several lengths."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
 from caad_ds.models import auto, negatives
+from caad_ds.models.audio_lm import AudioLM
 from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 
 NEAR = 1e-5  # of the largest value: the promise about padding, other samples and paths, some ten times rounding
@@ -21,29 +23,48 @@ def folder(tmp_path_factory) -> Path:
     return tiny_qwen2_audio.write(tmp_path_factory.mktemp("qwen2_audio"))
 
 
-@pytest.fixture(scope="session")
-def lm(folder):
-    """The model, in evaluation; a test that changes it loads its own."""
+def loaded(folder: Path) -> AudioLM:
+    """The model of a folder, in evaluation."""
     made = auto.load(folder)
     made.module.eval()
     return made
 
 
-@pytest.fixture
-def parts(lm):
-    """The model with what tests do with it; replaces that of our own family."""
+@pytest.fixture(scope="session")
+def lm(folder):
+    """The model, in evaluation; a test that changes it loads its own."""
+    return loaded(folder)
+
+
+def parts_of(lm: AudioLM, **more) -> SimpleNamespace:
+    """A model with what tests do with it."""
 
     def negative(name, batch, samples, partners=None):
         return negatives.find(name)(batch, samples, lm.reader, partners)
 
-    def close(found, expected) -> None:
+    def close(found, expected, near=NEAR) -> None:
         assert found.shape == expected.shape
-        assert (found - expected).abs().max() <= NEAR * expected.abs().max()
+        assert (found - expected).abs().max() <= near * expected.abs().max()
 
     return SimpleNamespace(
-        lm=lm, model=lm.module, reader=lm.reader, processor=lm.reader.processor, batch=lm.reader.collate,
-        hidden=lambda batch: lm.hidden(lm.prepare(batch)), negative=negative, close=close,
+        lm=lm, model=lm.module, reader=lm.reader, batch=lm.reader.collate,
+        hidden=lambda batch: lm.hidden(lm.prepare(batch)), negative=negative, close=close, **more,
     )  # fmt: skip
+
+
+@pytest.fixture
+def parts(lm):
+    """The model with what tests do with it; replaces that of our own family."""
+    return parts_of(lm, processor=lm.reader.processor)
+
+
+def assert_alone(parts: SimpleNamespace, samples: Sequence[Sample], pad: str) -> list[torch.Tensor]:
+    """Compare the states of samples in one batch with those of each alone, which are returned."""
+    together = parts.batch(samples, pad=pad)
+    assert (together.attention_mask == 0).any()
+    apart = [parts.hidden(parts.batch([each], pad=pad)) for each in samples]
+    parts.close(parts.hidden(together), torch.cat(apart))
+    return apart
 
 
 def audio(key: str, seconds: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from caad_ds.config.schema import NEGATIVES
 from caad_ds.data.batch import Batch
 from caad_ds.models import auto
 from caad_ds.utils.errors import UserError
-from tests.models.families.conftest import audio, own_logits, sample
+from tests.models.families.conftest import assert_alone, audio, own_logits, sample
 
 pytestmark = pytest.mark.numeric
 
@@ -35,10 +35,7 @@ def test_each_clip_reaches_the_states_behind_it(parts, samples):
 
 @pytest.mark.parametrize("pad", ["right", "left"])
 def test_padding_and_other_samples_change_nothing(parts, samples, pad):
-    together = parts.batch(samples, pad=pad)
-    assert (together.attention_mask == 0).any()
-    apart = [parts.hidden(parts.batch([each], pad=pad)) for each in samples]
-    parts.close(parts.hidden(together), torch.cat(apart))
+    apart = assert_alone(parts, samples, pad)
     first = samples[0], sample("z", 2.0, 2.0, 1.0, question="beep " * 40)
     far = parts.hidden(parts.batch(first, pad=pad))
     parts.close(far[: len(apart[0])], apart[0])

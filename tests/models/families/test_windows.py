@@ -14,7 +14,7 @@ from caad_ds.models import auto, families, negatives
 from caad_ds.models.processor_reader import WINDOWS, load_processor
 from caad_ds.utils.errors import UserError
 from tests.models.families import tiny
-from tests.models.families.conftest import NEAR, audio, sample
+from tests.models.families.conftest import NEAR, audio, loaded, sample
 from tests.models.families.every.conftest import FAMILIES, MAIN, own_logits
 from tests.models.families.tiny import musicflamingo, text
 
@@ -51,9 +51,7 @@ def folder(made, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lm(folder):
-    found = auto.load(folder)
-    found.module.eval()
-    return found
+    return loaded(folder)
 
 
 def of(key: str, samples: int, **more):

@@ -13,10 +13,9 @@ from caad_ds.distill.step import DistillStep
 from caad_ds.training import engines
 from caad_ds.training.checks.finite_weights import own_optimizer
 from caad_ds.training.optimizer import forget_gradients
-from tests.training.test_engines import alone
 from tests.training.tiny import ZERO3, ce
 
-__all__ = ["alone"]
+pytestmark = pytest.mark.usefixtures("alone")
 
 OFFLOADED = {"offload_optimizer": {"device": "cpu"}}
 ZERO = {

@@ -1,4 +1,4 @@
-"""One process group for all tests of a module, and other data."""
+"""Other data than the tiny world's."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,7 @@ import pytest
 
 from data_prep.pack import pack
 from tests.command import run_command
-from tests.training.teacher_cache.in_process import alone
 from tests.training.tiny import records
-
-__all__ = ["alone"]
 
 
 @pytest.fixture

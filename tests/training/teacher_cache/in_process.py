@@ -2,7 +2,6 @@
 
 import gc
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,22 +15,10 @@ from caad_ds.distill.step import DistillStep
 from caad_ds.distill.teacher_cache.layout import Layout
 from caad_ds.distill.teacher_cache.segments import SegmentWriter
 from caad_ds.distill.teacher_cache.store import Store
-from caad_ds.training import process_group
 from caad_ds.training.trainer import Trainer
 from caad_ds.utils.progress import Heartbeat
 from tests.training.launching import weights
 from tests.training.tiny import config
-
-
-@pytest.fixture(scope="module")
-def alone():
-    """A process group of this process alone."""
-    before = dict(os.environ)
-    process_group.start(Heartbeat(enabled=False))
-    yield
-    process_group.stop()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 class Killed(BaseException):

@@ -3,15 +3,14 @@
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from caad_ds.data.batch import Batch
-from caad_ds.models import auto, families, negatives
+from caad_ds.models import families
 from tests.models.families import tiny
-from tests.models.families.conftest import NEAR, sample
+from tests.models.families.conftest import loaded, parts_of, sample
 from tests.models.families.tiny import text
 
 FAMILIES = sorted(module.name for module in iter_modules(tiny.__path__) if module.name != "text")
@@ -38,9 +37,7 @@ def folder(made, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def lm(folder):
     """The model, in evaluation; a test that changes it loads its own."""
-    found = auto.load(folder)
-    found.module.eval()
-    return found
+    return loaded(folder)
 
 
 @pytest.fixture
@@ -58,18 +55,7 @@ def samples(lm):
 @pytest.fixture
 def parts(made, lm):
     """The model with what tests do with it."""
-
-    def negative(name, batch, given, partners=None):
-        return negatives.find(name)(batch, given, lm.reader, partners)
-
-    def close(found, expected, near=NEAR) -> None:
-        assert found.shape == expected.shape
-        assert (found - expected).abs().max() <= near * expected.abs().max()
-
-    return SimpleNamespace(
-        lm=lm, model=lm.module, reader=lm.reader, batch=lm.reader.collate, negative=negative, close=close,
-        hidden=lambda batch: lm.hidden(lm.prepare(batch)), asked=getattr(made, "asked", text.asked), cls=made.MODEL,
-    )  # fmt: skip
+    return parts_of(lm, asked=getattr(made, "asked", text.asked), cls=made.MODEL)
 
 
 def own_logits(lm, batch: Batch) -> torch.Tensor:

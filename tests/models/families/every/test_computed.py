@@ -14,7 +14,7 @@ from caad_ds.models.processor_reader import WINDOWS
 from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.utils.errors import UserError
 from data_prep.ingest.window import window_seconds
-from tests.models.families.conftest import audio, sample
+from tests.models.families.conftest import assert_alone, audio, sample
 from tests.models.families.every.conftest import own_logits
 
 ALPHA, STEPS = 1.5, 8
@@ -65,10 +65,7 @@ def test_each_clip_reaches_the_states_behind_it(parts, samples):
 
 @pytest.mark.parametrize("pad", ["right", "left"])
 def test_padding_and_other_samples_change_nothing(parts, samples, pad):
-    together = parts.batch(samples, pad=pad)
-    assert (together.attention_mask == 0).any()
-    apart = [parts.hidden(parts.batch([each], pad=pad)) for each in samples]
-    parts.close(parts.hidden(together), torch.cat(apart))
+    assert_alone(parts, samples, pad)
 
 
 @pytest.mark.parametrize("name", NEGATIVES)
