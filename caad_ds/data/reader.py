@@ -17,11 +17,11 @@ from caad_ds.data.audio.levels import SAMPLE_RATE, Levels, faults
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
 from caad_ds.data.record import PackedRecord, RecordFault, as_packed
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import OPEN_FILES, OpenFile
 
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
 LARGEST = 1 << 28  # bytes of a member, more than the hour that an audio may last
 HEAD = 1 << 14  # bytes of a sample in which its record is looked for first
-OPEN_FILES = 256  # of a corpus of thousands of shards; a process may have 1,024 by default
 
 
 class Doubtful:
@@ -67,7 +67,7 @@ class IndexedReader:
     def __init__(self, folder: Path | str) -> None:
         self.index = ShardIndex.load(folder)
         self.doubtful = None if self.index.file.rules else Doubtful()  # what was packed under rules has been judged
-        self._open = lru_cache(OPEN_FILES)(_File)
+        self._open = lru_cache(OPEN_FILES)(OpenFile)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -132,24 +132,13 @@ class IndexedReader:
 
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
-        self._open = lru_cache(OPEN_FILES)(_File)
+        self._open = lru_cache(OPEN_FILES)(OpenFile)
 
 
 @lru_cache(maxsize=4)
 def _decoded(data: bytes, longest: float) -> np.ndarray:
     """An audio's waveform, which none may write to: prompts about one audio are read one after another."""
     return decode.decode(data, longest=longest)
-
-
-class _File:
-    """A file that is closed when the last of those who read it lets go: what falls out of the cache may be in use."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):  # it could be opened
-            os.close(self.descriptor)
 
 
 class Header(tarfile.TarInfo):

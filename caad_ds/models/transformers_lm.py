@@ -340,7 +340,17 @@ def build(
     family: Family, name: str, processor: str | Path, lm: type[TransformersLM] = TransformersLM, **reading: Any
 ) -> TransformersLM:
     """A model of an architecture file with random weights in fp32, and the processor of a folder."""
-    values = read_architecture(name)
+    whole, model = random_model(family, read_architecture(name), name)
+    made = lm(family, model, lm.reads.load(family, processor, **reading))
+    made.whole, made.random = whole if family.part else None, True
+    return checked(made, name)
+
+
+def random_model(family: Family, values: dict[str, Any], name: str) -> tuple[PreTrainedConfig, PreTrainedModel]:
+    """The config of an architecture's `values`, and the family's class of it with random weights in fp32.
+
+    UserError, which begins with `name`, where the settings do not fit together.
+    """
     try:
         whole = AutoConfig.for_model(**values)
         config = own_config(family, whole, name)
@@ -348,15 +358,12 @@ def build(
         for part in (config, *(getattr(config, part) for part in config.sub_configs)):
             if part is not None:
                 part.dtype = None
-        model = getattr(transformers, family.model)(config)
+        return whole, getattr(transformers, family.model)(config)
     except UserError:
         raise
     except Exception as error:  # whatever a family's code raises on settings that do not fit together
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
-    made = lm(family, model, lm.reads.load(family, processor, **reading))
-    made.whole, made.random = whole if family.part else None, True
-    return checked(made, name)
 
 
 def check_names(family: Family, model: PreTrainedModel) -> None:

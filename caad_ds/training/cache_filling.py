@@ -35,10 +35,8 @@ class CacheFilling:
         self.weights = from_main(partial(teacher_hash, cfg))
         agreed(self._load)
         self.cache.check_ranks()
-        keys = {entry.key for reader in self.readers for entry in reader.index.samples}
         folder = cfg.teacher.cache.path  # type: ignore[union-attr]
-        check_texts(self.readers, self.pairing.check, folder, False, cfg.data.skip_broken, heartbeat)
-        unusable = keys.difference(entry.key for reader in self.readers for entry in reader.index.samples)
+        unusable = check_texts(self.readers, self.pairing.check, folder, False, cfg.data.skip_broken, heartbeat)
         models = self.student, self.teacher, self.cache
         with ExitStack() as held:
             filling, _ = build_teacher(cfg, *models, self.pairing, unusable, heartbeat, held, nullcontext)

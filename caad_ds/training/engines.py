@@ -29,9 +29,8 @@ from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.training.checks.finite_weights import require_finite
 from caad_ds.training.optimizer import adamw
+from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def loss_implementation(cfg: Config, device: torch.device, *heads: LMHead | None) -> str:
@@ -156,12 +155,6 @@ def _tokenizer(cfg: Config) -> Any:
     template = section.template
     settings = TemplateSettings(template.date, template.merge_system, template.switches)
     return load_tokenizer(source, settings)
-
-
-def shared_vocabulary(student: AudioLM, teacher: AudioLM) -> SharedVocabulary:
-    """The tokens that both models have in common; UserError where their answers would be other tokens."""
-    rows = len(student.head().weight), len(teacher.head().weight)
-    return SharedVocabulary.of(student.reader, teacher.reader, rows)
 
 
 def teacher_signal(

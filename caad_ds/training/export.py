@@ -54,6 +54,7 @@ def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
         from caad_ds.training.identity import part_hash, prompts_identity
         from caad_ds.training.metrics.mlflow_run import note_export
         from caad_ds.training.model_folder import all_weights, write_model
+        from caad_ds.utils.device import DTYPES
 
         if source == output_dir:
             found = Checkpoints(output_dir, cfg.checkpoint, heartbeat).find()
@@ -77,7 +78,7 @@ def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
         weights = all_weights(student, load_file(folder / WEIGHTS), state.frozen, output_dir / "config.yaml")
         heartbeat.begin(f"writing {out}")
         origin = {"run": cfg.run.name, "step": state.step, "identity": state.identity}
-        write_model(out, student, weights, engines.DTYPES[cfg.run.precision], merge=merge, origin=origin)
+        write_model(out, student, weights, DTYPES[cfg.run.precision], merge=merge, origin=origin)
         if (out / "config.json").is_file():  # a folder of adapters is no model that could be evaluated
             note_export(cfg, state.tracking_id, out, folder.name)
         heartbeat.say(f"exported {folder} to {out}")

@@ -19,6 +19,7 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.training import engines
 from caad_ds.training.placement import placement, swap_folder
 from caad_ds.training.teacher_cache import TeacherCache
+from caad_ds.utils.device import DTYPES
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed
 
@@ -97,7 +98,7 @@ def _in_engine(
 def _place(cfg: Config, student: AudioLM, teacher: AudioLM, held: ExitStack) -> tuple[str, str, Path | None]:
     """Where the teacher lies and why, and on NVMe a folder of this rank's own."""
     assert cfg.teacher is not None
-    width = engines.DTYPES[cfg.run.precision].itemsize
+    width = DTYPES[cfg.run.precision].itemsize
     placed, reason = placement(cfg, teacher.module, student.module, width)
     if placed != "nvme" or cfg.teacher.nvme_path is None:
         return placed, reason, None

@@ -45,6 +45,7 @@ from caad_ds.training.teacher_and_student import heads_of, load_models, pair
 from caad_ds.training.teacher_cache import open_cache, teacher_hash
 from caad_ds.training.validation import validate
 from caad_ds.utils.command import is_main
+from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
 from caad_ds.utils.progress import Heartbeat
@@ -71,10 +72,9 @@ class Trainer:
         agreed(self._load)
         if self.cache is not None:
             self.cache.check_ranks()
-        keys = [entry.key for reader in self.indexed for entry in reader.index.samples]
-        resumes = self.checkpoints.newest() is not None
-        check_texts(self.indexed, self.pairing.check, cfg.run.output_dir, resumes, cfg.data.skip_broken, heartbeat)
-        self.unusable = set(keys).difference(entry.key for reader in self.indexed for entry in reader.index.samples)
+        resumes, skip = self.checkpoints.newest() is not None, cfg.data.skip_broken
+        folder = cfg.run.output_dir
+        self.unusable = check_texts(self.indexed, self.pairing.check, folder, resumes, skip, heartbeat)
         agreed(self._plan)
         with ExitStack() as held:
             self._build_engines(held)
@@ -343,7 +343,7 @@ class Trainer:
 
     def _write_model(self, weights: dict[str, torch.Tensor]) -> None:
         final = self.cfg.run.output_dir / "model"
-        write_model(final, self.student, weights, engines.DTYPES[self.cfg.run.precision])
+        write_model(final, self.student, weights, DTYPES[self.cfg.run.precision])
         if self.pairing.truncated:
             self.heartbeat.say(f"answers cut at data.max_answer_tokens, over all reads: {self.pairing.truncated}")
         note_model(self.tracker, self.cfg, final)

@@ -6,6 +6,8 @@ import torch
 
 from caad_ds.utils.errors import UserError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # by the names of run.precision
+
 
 def pick_device(name: str | None) -> torch.device:
     """The device of that name, by default CUDA if there is one; UserError if it is not here."""

@@ -21,6 +21,7 @@ from caad_ds.utils.text import TextError, as_text, read_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
+OPEN_FILES = 256  # that a reader keeps open; a process may have 1,024 by default
 PARTIAL, LOCK = ".partial", ".lock"  # how the names of files end that are there while another is written
 RELEASED_AFTER = 120  # seconds until the locks of a node that has gone are given up; NFS takes 90
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
@@ -172,6 +173,20 @@ def _locked(lock: Path, shared: bool = False) -> BinaryIO | None:
                 return file
             raise
         file.close()
+
+
+class OpenFile:
+    """A file to be read by position, closed when the last of those who hold it lets go.
+
+    Who reads keeps it meanwhile: what falls out of a cache of open files may be in use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):  # it could be opened
+            os.close(self.descriptor)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -19,12 +19,11 @@ from caad_ds.models.prompts.train_tokenizer import TEMPLATE, train_tokenizer
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.models.speech_lm.build import build
-from caad_ds.training.engines import shared_vocabulary
 from caad_ds.training.identity import prompts_identity
 from caad_ds.utils.errors import UserError
 from tests.models.small import sample
 from tests.tolerance import assert_close, path
-from tests.training.tiny import amplify, encoder, llama
+from tests.training.tiny import amplify, encoder, llama, shared_vocabulary
 
 POSITIONS = 100  # more than there are tokens in a batch, or frames in a window
 SAMPLES = [sample("a"), sample("b", audios=2, text="beep beep"), sample("c", text="", response="The tone is high.")]

@@ -16,11 +16,11 @@ from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.student_objective import StudentObjective
-from caad_ds.training.engines import load_student, load_teacher, shared_vocabulary
+from caad_ds.training.engines import load_student, load_teacher
 from tests.tolerance import assert_close, training
 from tests.training.launching import Run, curve
 from tests.training.nvme import COMPILED, needs_nvme
-from tests.training.tiny import config, start_from
+from tests.training.tiny import config, shared_vocabulary, start_from
 
 STEPS = 20
 FILE = "GRADIENTS_FILE"

@@ -11,7 +11,9 @@ import yaml
 from transformers import WhisperConfig
 
 from caad_ds.data.markers import user_content
+from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
+from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
@@ -135,6 +137,12 @@ def config(world: Path, out: Path, **changes: dict | None) -> Path:
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
     return path
+
+
+def shared_vocabulary(student: AudioLM, teacher: AudioLM) -> SharedVocabulary:
+    """The tokens that both models have in common."""
+    rows = len(student.head().weight), len(teacher.head().weight)
+    return SharedVocabulary.of(student.reader, teacher.reader, rows)
 
 
 def start_from(folder: Path) -> dict:

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.teacher_scalars import SCALARS
+from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, follow_umask, read_json, write_json
 
 KEY, HEAD = "cache.json", "head.safetensors"
 FORM, PRECISION = "form (teacher.cache.form)", "run.precision"  # what a cache is made of, as far as its layout tells
 VERSION = 1  # of the files; whoever changes what is stored for the same model and data adds 1
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHORT = 80  # characters of a value that is stored, and shown where it differs; of a longer one its hash
+
+CacheForm = Literal["pair", "contrast"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Layout:
         precision: `fp32` or `bf16`, that of the states.
     """
 
-    form: Literal["pair", "contrast"]
+    form: CacheForm
     width: int
     precision: Literal["fp32", "bf16"]
 

@@ -139,11 +139,6 @@ class FillingTeacher:
             self.store.add(segments)
         self._whole, self._holders = [], {}
 
-    @property
-    def unpublished(self) -> bool:
-        """Whether this rank has stored rows that others do not find yet."""
-        return world()[0] in self._holders.values()
-
     def close(self) -> None:
         """Release the engine; rows that were not published are dropped."""
         self._disk.shutdown()

@@ -19,8 +19,7 @@ from caad_ds.distill.teacher_cache.buffers import Buffers
 from caad_ds.distill.teacher_cache.layout import Layout, as_bytes
 from caad_ds.distill.teacher_cache.segments import ROWS, Entry, Segment, read_segments
 from caad_ds.utils.errors import UserError
-
-OPEN_FILES = 256  # segments; a process may have 1,024 files by default
+from caad_ds.utils.files import OPEN_FILES, OpenFile
 
 
 def content_of(sample: Sample, answer: Sequence[int]) -> str:
@@ -58,7 +57,7 @@ class Store:
         self._places: dict[str, tuple[str, Entry]] = {}
         self._keys: Counter[str] = Counter()
         self._checked: set[str] = set()
-        self._open = lru_cache(OPEN_FILES)(lambda file: _File(folder / file))
+        self._open = lru_cache(OPEN_FILES)(lambda file: OpenFile(folder / file))
         self.add(read_segments(folder) if segments is None else segments)
 
     def __len__(self) -> int:
@@ -134,7 +133,8 @@ class Store:
 
     def check(self, name: str, entry: Entry) -> str | None:
         """What is wrong with the rows of a sample, in words; None where their bytes are as they were written."""
-        block = self._open(name + ROWS).read(entry.rows * self.layout.bytes_per_row, entry.offset)
+        opened = self._open(name + ROWS)
+        block = os.pread(opened.descriptor, entry.rows * self.layout.bytes_per_row, entry.offset)
         return None if hashlib.sha256(block).hexdigest() == entry.sha256 else "its bytes have another sha256"
 
     def fetch(self, file: str, entry: Entry, views: Sequence[memoryview]) -> None:
@@ -171,17 +171,3 @@ class Store:
     def close(self) -> None:
         """Close the segments."""
         self._open.cache_clear()
-
-
-class _File:
-    """A segment that is closed when the last of those who read it lets go."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def read(self, size: int, offset: int) -> bytes:
-        return os.pread(self.descriptor, size, offset)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)

@@ -25,8 +25,8 @@ def check_texts(
     resumes: bool,
     skip: bool,
     heartbeat: Heartbeat,
-) -> None:
-    """Encode the texts of every sample, each rank its share; every rank calls it.
+) -> set[str]:
+    """Encode the texts of every sample, each rank its share; return the keys of those left out. Every rank calls it.
 
     A run that `resumes` and has no list of such samples has done so already. Those that `check` refuses are listed in
     `unusable.jsonl` in the run's `folder`; with `skip` their readers leave them out.
@@ -36,9 +36,10 @@ def check_texts(
     """
     path = folder / LIST
     if from_main(lambda: resumes and not path.exists()):
-        return
+        return set()
     found = [_unusable(reader, check, heartbeat) for reader in readers]
     agreed(lambda: _write(path, readers, found) if is_main() else None)
+    left_out: set[str] = set()
     for reader, reasons in zip(readers, found, strict=True):
         if not reasons:
             continue
@@ -46,8 +47,10 @@ def check_texts(
         told = f"{reader.index.folder}: {count} ({reasons[min(reasons)]}); {path} lists them"
         if not skip or len(reasons) == len(reader):
             raise UserError(f"{told}; correct them, or set data.skip_broken to leave them out" if not skip else told)
+        left_out.update(reader.index.samples[number].key for number in reasons)
         reader.leave_out(reasons)
         heartbeat.say(f"left out: {told}")
+    return left_out
 
 
 def _unusable(reader: IndexedReader, check: Callable[[Sample], object], heartbeat: Heartbeat) -> dict[int, str]:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from caad_ds.distill.teacher_cache.layout import CacheForm, Layout
 from caad_ds.loss.chunked import rows_within_budget
 
 FP32 = 4
 ACCUMULATION = {"fp32": 4, "bf16": 2, "fp16": 2}
-SCALARS = 20  # bytes of the scalars that a cache keeps beside each row
 SUB_GROUP = 1_000_000_000  # DeepSpeed's default of sub_group_size: the weights that ZeRO-3 steps at a time
 
 
@@ -129,10 +129,9 @@ def checkpoint_bytes(trained: int, width: int, settings: Mapping[str, Any]) -> i
     return trained * (width + 2 * FP32 + master + (width if stage < 3 else 0))
 
 
-def cache_bytes(rows: int, teacher_width: int, width: int, form: str) -> int:
+def cache_bytes(rows: int, teacher_width: int, width: int, form: CacheForm) -> int:
     """A teacher's cache: of each row Ht values of w bytes, twice for `pair`, and 20 bytes of scalars."""
-    paths = 2 if form == "pair" else 1
-    return rows * (teacher_width * width * paths + SCALARS)
+    return rows * Layout(form, teacher_width, "fp32" if width == FP32 else "bf16").bytes_per_row
 
 
 def seconds(flops: Mapping[str, float], peaks: Mapping[str, float], shares: Mapping[str, float], ranks: int) -> float:

@@ -1,15 +1,13 @@
 """Teacher and student of a run on the meta device, from architectures: no weights, no tokenizer, no processor."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoConfig, WhisperConfig, WhisperFeatureExtractor
+from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -19,15 +17,15 @@ from caad_ds.models import auto
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
-from caad_ds.models.language_model.dropout import turn_off_dropout
 from caad_ds.models.language_model.head_form import HeadForm
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import encoder_of
-from caad_ds.models.transformers_lm import TransformersLM, check_names, own_config
+from caad_ds.models.transformers_lm import TransformersLM, check_names, random_model
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.rates import POSITIONS_PER_SECOND
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import is_hub_id
@@ -197,7 +195,10 @@ def _speech_lm(described: Described) -> SpeechAudioLM:
 
 
 def _speech(model: SpeechLM, encoder: SpeechEncoder) -> SpeechAudioLM:
-    return _without_reader(SpeechAudioLM, module=model, encoder=encoder)
+    made = object.__new__(SpeechAudioLM)  # its reader needs a tokenizer, and no batch is made by it
+    AudioLM.__init__(made)
+    made.module, made.encoder = model, encoder
+    return _measured(made)
 
 
 def _encoder(described: Described, taps: list[int], seconds: int, final_norm: bool) -> SpeechEncoder:
@@ -219,45 +220,22 @@ def _encoder(described: Described, taps: list[int], seconds: int, final_norm: bo
 def _of_transformers(described: Described) -> TransformersLM:
     """A model of a family of transformers."""
     found = auto.family(described.kind, described.name)
-    family, lm = found.FAMILY, found.build.keywords.get("lm", TransformersLM)
-    try:
-        whole = AutoConfig.for_model(**deepcopy(described.values))
-        config = own_config(family, whole, described.name)
-        for part in (config, *(getattr(config, part) for part in config.sub_configs)):
-            if part is not None:
-                part.dtype = None
-        with torch.device("meta"):
-            model = getattr(transformers, family.model)(config)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a family's code raises on settings that do not fit together
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{described.name}: no model can be built of it: {reason}; change its settings") from error
-    check_names(family, model)
-    turn_off_dropout(model)
+    lm = found.build.keywords.get("lm", TransformersLM)
+    with torch.device("meta"):
+        _, model = random_model(found.FAMILY, deepcopy(described.values), described.name)
     if hasattr(model.config, "has_lora_adapter"):
         model.config.has_lora_adapter = False  # those of a folder are merged
-    return _without_reader(
-        lm,
-        of=family,
-        module=model,
-        random=False,
-        merged=False,
-        reader=lm.reads,
-        _lora=None,
-        _silent=None,
-        _left_out=1.0,
-    )
+    check_names(found.FAMILY, model)
+    made: Any = object.__new__(lm)  # what a family adds to it looks at weights or a processor
+    TransformersLM.__init__(made, found.FAMILY, model, lm.reads)
+    return _measured(made)
 
 
-def _without_reader(cls: Callable, **attributes: Any) -> Any:
-    """An AudioLM that no batch can be made for by its own reader."""
-    made: Any = object.__new__(cast(type, cls))
-    AudioLM.__init__(made)
-    made.__dict__.update(attributes)
-    if isinstance(made, TransformersLM):
-        made.family = made.of.model_type
-    # Measured on weights, which there are none of; a soft cap stands in configs under this one name.
+def _measured(made: Any) -> Any:
+    """The model with the form of its head, which is measured on weights where there are some.
+
+    A soft cap stands in configs under this one name.
+    """
     text = made.generator.config.get_text_config(decoder=True)
     made.generator._caad_head = HeadForm(softcap=getattr(text, "final_logit_softcapping", None))
     return made
@@ -273,10 +251,9 @@ def _choose_weights(student: AudioLM, section: StudentSection) -> None:
 
 def _finished(made: MetaModel, cfg: Config) -> MetaModel:
     """In the run's dtype and, as far as plain shapes tell them apart, with its attention."""
-    dtype = torch.bfloat16 if cfg.run.precision == "bf16" else torch.float32
-    nn.Module.to(made.lm.module, dtype)
+    nn.Module.to(made.lm.module, DTYPES[cfg.run.precision])
     for module in made.lm.modules_outside().values():
-        module.to(torch.bfloat16 if cfg.run.encoder_precision == "bf16" else torch.float32)
+        module.to(DTYPES[cfg.run.encoder_precision])
     made.lm.set_attention("eager" if cfg.run.attention == "eager" else "sdpa")
     return made
 

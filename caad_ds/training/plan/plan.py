@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from caad_ds.config.schema import Config
+from caad_ds.distill.teacher_cache.layout import CacheForm
 from caad_ds.training.batches import batch_shape
 from caad_ds.training.devices import DEVICES, GIB, Device
 from caad_ds.training.placement import choose, memory_of, placed_by
@@ -290,7 +291,7 @@ class _Planner:
         if self.teacher is not None:
             rows = round((data["samples"] + data["validation_samples"]) * self.work.answer)
             width = engines.heads(1).teacher_width
-            forms = ("pair", "contrast") if self.cfg.negative is not None else ("contrast",)
+            forms: tuple[CacheForm, ...] = ("pair", "contrast") if self.cfg.negative is not None else ("contrast",)
             found |= {f"cache, {form}": formulas.cache_bytes(rows, width, engines.width, form) for form in forms}
         one = formulas.checkpoint_bytes(engines.held(trained=True), engines.width, engines.settings)
         kept = section.keep + section.keep_best
