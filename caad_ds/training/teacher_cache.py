@@ -106,6 +106,8 @@ class TeacherCache:
                 self.folder, Layout(self.section.form, stored["width"], self._precision), needed=not fills
             )
             self.whole = not fills or (not refill and not self.lacking())
+        if not fills and self.store is not None and not self._stream and (lacking := self.lacking()):
+            raise UserError(self.store.missing(lacking[0], len(lacking) - 1))
         if self.whole:
             assert self.store is not None and stored is not None
             self.store.needed = True

@@ -61,6 +61,7 @@ class CacheFindings:
         left_over: files that a killed process has left.
         dropped: how many samples `--drop-damaged` has taken out of the cache, None where it was not given.
         removed: how many segments it has removed.
+        covered: for each index of `--covers`, how many of its samples have rows.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class CacheFindings:
     left_over: list[Path] = field(default_factory=list)
     dropped: int | None = None
     removed: int = 0
+    covered: list[str] = field(default_factory=list)
 
 
 def verify_cache(
@@ -114,7 +116,7 @@ def told(found: CacheFindings) -> list[str]:
         )
     elif any(report.faults for report in found.segments):
         lines.append("run it again with --drop-damaged, then fill the cache again")
-    return lines
+    return [*lines, *found.covered]
 
 
 def check_segment(path: Path, layout: Layout) -> SegmentReport:
@@ -187,6 +189,7 @@ def _checked(folder: Path, covers: Sequence[Path], workers: int, drop: bool) -> 
     for path, index in indices:
         lacking = store.lacks(map(named, index.samples))
         found.faults += [f"{path}, sample {key}: the cache has no sound rows of it" for key in lacking]
+        found.covered.append(f"{path}: {len(index) - len(lacking)} of {counted(len(index), 'sample')} have rows")
     return found
 
 

@@ -98,9 +98,12 @@ def read_key(folder: Path) -> dict[str, Any] | None:
 def check_key(folder: Path, stored: Mapping[str, Any], made_of: Mapping[str, str]) -> None:
     """Raise UserError where a cache was made of something else than a run is, by name."""
     there = stored["made_of"]
+    # Another form depends on other settings, which say nothing then.
+    another_form = FORM in there and there[FORM] != made_of.get(FORM)
+    names = [FORM] if another_form else {**there, **made_of}
     changed = [
         f"{name}: {there.get(name, 'none')}, here {made_of.get(name, 'none')}"
-        for name in {**there, **made_of}
+        for name in names
         if there.get(name) != made_of.get(name)
     ]
     if changed:

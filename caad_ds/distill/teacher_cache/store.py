@@ -109,7 +109,7 @@ class Store:
                 continue
             found = self._places.get(content)
             if found is None and count and self.needed:
-                raise UserError(self._missing(keys[number]))
+                raise UserError(self.missing(keys[number]))
             there[number] = found is not None or not count
             if found is not None and count:
                 places[number] = found
@@ -155,10 +155,12 @@ class Store:
                 raise UserError(self._damaged(file, entry, "its bytes have another sha256"))
             self._checked.add(entry.content)
 
-    def _missing(self, key: str) -> str:
+    def missing(self, key: str, others: int = 0) -> str:
+        """What to tell of a sample without rows, and of how many others there are."""
         known = "its text, audio or answer has changed since the cache was filled" if self._keys[key] else "it has none"
+        more = f", nor of {others} others" if others else ""
         return (
-            f"sample {key}: teacher.cache.path {self.folder} has no rows of it ({known}); fill it with `caad-ds "
+            f"sample {key}: teacher.cache.path {self.folder} has no rows of it ({known}){more}; fill it with `caad-ds "
             "cache-teacher --config FILE`, which loads the teacher"
         )
 

@@ -260,7 +260,9 @@ class _Planner:
         found: dict[str, float | None] = {"mfu": shares[run.precision], "peak_tflops": peaks["heads"]}
         names = ["online", CACHED] if self.teacher else ["online"]
         if not all(peaks.values()):
-            why = "hours: no peak of this device is known in this precision; set run.peak_tflops"
+            why = "hours: no peak of this device is known in this precision; name a GPU with --device"
+            if not self.cfg.student.keep_encoded_gb:  # which run.peak_tflops is refused beside
+                why += ", or set run.peak_tflops"
             return found | dict.fromkeys(names), [why]
         shared = {part: shares[precision] for part, precision in precisions.items()}
         peaks_known = {part: float(peak or 0) for part, peak in peaks.items()}

@@ -99,7 +99,7 @@ def _hours(plan: Plan) -> str:
 
 
 def _time(hours: float) -> str:
-    return f"{hours:.1f}" if hours >= 0.1 else f"{hours:.4f}"
+    return f"{hours:.1f}" if hours >= 10 else f"{hours:.3g}"
 
 
 def _count(value: float) -> str:

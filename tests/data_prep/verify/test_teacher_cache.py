@@ -194,6 +194,7 @@ def test_samples_of_shards_without_rows_are_named(cache, verify, tone, tmp_path)
     pack(tmp_path / "m.jsonl", tmp_path / "shards")
     status, lines = verify("--covers", tmp_path / "shards")
     assert status == 1 and lines[0] == f"{tmp_path / 'shards'}, sample new: the cache has no sound rows of it"
+    assert f"{tmp_path / 'shards'}: 7 of 8 samples have rows" in lines
     assert lines[-1].endswith("2 segments, 1 fault")
     flip(cache / "00000-000000.rows", 0)
     status, lines = verify("--covers", tmp_path / "shards")

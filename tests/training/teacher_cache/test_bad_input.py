@@ -80,6 +80,7 @@ def test_two_ranks_refuse_together(world, caches, tmp_path):
 def test_a_cache_that_was_made_with_something_else(caches, refused, changes, said):
     line = refused(caches / "pair", **changes)
     assert line.startswith(f"teacher.cache.path {caches / 'pair'}: it was made with another ") and said in line
+    assert line.count(", here ") == 1  # no settings that depend on the one that differs
 
 
 def test_a_cache_of_another_teacher(world, caches, refused, tmp_path):
@@ -128,6 +129,7 @@ def test_no_cache_and_none_to_be_filled(refused, tmp_path):
 def test_a_sample_without_rows_where_none_is_to_be_filled(cache, refused, others, tmp_path):
     line = refused(cache, cache={"fill": False}, data={"train": str(others(tmp_path / "others"))})
     assert "sample other-clip-0" in line and f"teacher.cache.path {cache} has no rows of it (it has none)" in line
+    assert "nor of 5 others" in line and "caad-ds cache-teacher" in line
 
 
 def test_a_sample_whose_text_has_changed(cache, refused, tmp_path):
