@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from caad_ds.distill.step import DistillStep
@@ -55,6 +56,20 @@ def die_in_writing() -> None:
             index(*args)
 
         segments.write_index = without
+
+
+def wait_in_writing() -> None:
+    """Say when the first rows are to be written, and wait until the file UNTIL is there."""
+    write = os.pwrite
+
+    def waits(file, data, place):
+        if not Path(os.environ["UNTIL"]).exists():
+            print("writing begins", flush=True)
+        while not Path(os.environ["UNTIL"]).exists():
+            time.sleep(0.05)
+        return write(file, data, place)
+
+    os.pwrite = waits
 
 
 def full_on_one() -> None:

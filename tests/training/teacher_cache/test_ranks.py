@@ -2,15 +2,18 @@
 
 import math
 import random
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
 from caad_ds.distill.teacher_cache.segments import read_segments
-from tests.training.launching import Run, train
+from caad_ds.training import cache_teacher
+from tests.command import run_command
+from tests.training.launching import Run, refusal, train
 from tests.training.teacher_cache.in_process import batch_dependent, rows_of, same_weights, with_cache
-from tests.training.teacher_cache.ranks import die_in_writing, full_on_one, note_losses
+from tests.training.teacher_cache.ranks import die_in_writing, full_on_one, note_losses, wait_in_writing
 
 WAIT = 300
 
@@ -106,6 +109,42 @@ def test_20_kills_while_filling(world, undisturbed, tmp_path):
         finish(Run(file, 2, prepare=batch_dependent))
         assert same_weights(undisturbed / "out", out), seed
         assert rows_of(undisturbed / "cache") == rows_of(cache), seed
+
+
+@pytest.mark.slow
+def test_5_kills_while_training_on_a_half_filled_cache(world, tmp_path):
+    """Inside writes of either rank, and at any moment: the rows and weights of a run that is left alone."""
+    made = with_cache(world, tmp_path / "made", tmp_path / "half", **KILLS)
+    assert run_command(cache_teacher, "--config", made, "--shard", "0/2") == 0
+    outs = tmp_path / "undisturbed", tmp_path / "killed"
+    caches = [shutil.copytree(tmp_path / "half", out.with_suffix(".cache")) for out in outs]
+    files = [with_cache(world, out, cache, **KILLS) for out, cache in zip(outs, caches, strict=True)]
+    half = rows_of(caches[0])
+    finish(Run(files[0], 2, prepare=batch_dependent))
+    for rank, at in ((0, "rows:0"), (1, "index:0"), (1, "rows:0")):  # rank 0 then has published all of its own
+        assert killed(files[1], rank, at)
+    for seconds in (0.0, 0.5):
+        run = Run(files[1], 2, prepare=batch_dependent)
+        run.wait_for("building the student's engine", WAIT)
+        time.sleep(seconds)
+        for process in run.processes:
+            process.kill()
+        assert run.wait(WAIT) == [-9, -9]
+    finish(Run(files[1], 2, prepare=batch_dependent))
+    assert same_weights(*outs)
+    rows = [rows_of(cache) for cache in caches]
+    assert rows[0] == rows[1] and half.items() < rows[0].items()
+
+
+def test_two_runs_that_fill_one_cache(world, tmp_path):
+    """The second is refused on all its ranks, and the first loses nothing."""
+    files = [with_cache(world, tmp_path / name, tmp_path / "cache") for name in ("first", "second")]
+    first = Run(files[0], env={"UNTIL": str(tmp_path / "release")}, prepare=wait_in_writing)
+    first.wait_for("writing begins", WAIT)
+    assert f"another process is writing {tmp_path / 'cache'}: wait until it ends" in refusal(files[1], ranks=2)
+    (tmp_path / "release").touch()
+    assert "whole (" in finish(first)
+    assert "it is not loaded" in train(files[1], 2)
 
 
 # -- a full disk ----------------------------------------------------------------------------------------------------
