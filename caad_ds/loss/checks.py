@@ -145,9 +145,9 @@ def check_alpha_of_row(alpha: Tensor | None, objective: Objective, hidden: Tenso
 
 
 def check_alphas(alpha: Tensor | None, valid: Tensor) -> None:
-    """Alphas of rows that count lie in their range; waits for the device."""
+    """Alphas of rows that count lie in their range; waits for the device. NaN passes, and makes the loss NaN."""
     if alpha is not None:
-        bad = (valid & ~((alpha >= 0) & (alpha <= LARGEST))).nonzero()
+        bad = (valid & ((alpha < 0) | (alpha > LARGEST))).nonzero()
         if len(bad):
             row = int(bad[0, 0])
             require(False, "alpha", f"{alpha[row].item()} in row {row}", f"numbers in [0, {LARGEST:g}]")

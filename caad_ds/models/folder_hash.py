@@ -11,6 +11,7 @@ MODEL_FILES = (
     "config.json", "*.safetensors", "*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt", "*processor*.json",
     "tekken.json", "adapter_config.json", "chat_template.json",
 )  # fmt: skip
+PICKLED = "pytorch_model*.bin*"  # which are read where there is no safetensors file
 
 
 def model_hash(model: str | Path) -> str:
@@ -21,6 +22,8 @@ def model_hash(model: str | Path) -> str:
     """
     folder = local_folder(model)
     files = {path.relative_to(folder): path for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    if not any(name.suffix == ".safetensors" for name in files):
+        files |= {path.relative_to(folder): path for path in folder.glob(PICKLED)}
     config = read_json(folder / "config.json", "give the folder of a model")
     encoder = Path(encoder_of(folder, config.get("encoder")))
     if encoder.is_dir():

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
@@ -88,9 +89,13 @@ def ends_epoch(step: int, steps_per_epoch: float) -> bool:
 
 
 def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:
-    """For each audio of a sample that of another sample, by the sample alone; a stream knows no others."""
+    """For each audio of a sample that of another sample, by the sample alone; a stream knows no others.
+
+    The partners are those of `partners_identity` also when the reader leaves samples out later.
+    """
     if isinstance(reader, StreamReader):
         return None
+    reader = copy(reader)
 
     def partner(sample: Sample, number: int) -> np.ndarray:
         first = int.from_bytes(hashlib.sha256(f"{sample.key}:{number}".encode()).digest()[:8]) % len(reader)
@@ -102,6 +107,14 @@ def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:
         raise UserError("negative shuffled: there is no other sample with audio; choose another negative")
 
     return partner
+
+
+def partners_identity(reader: IndexedReader | StreamReader) -> str:
+    """The hash of what `partners_of` draws from: key and audio of every sample, in order."""
+    if isinstance(reader, StreamReader):
+        return "a stream"
+    samples = "".join(f"{entry.key} {entry.pcm}\n" for entry in reader.index.samples)
+    return hashlib.sha256(samples.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def data_order(cfg: Config, reader: IndexedReader, pairing: Pairing) -> Order:

@@ -15,11 +15,11 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import content_of, named
 from caad_ds.training import engines
-from caad_ds.training.batches import check_lengths
+from caad_ds.training.batches import check_lengths, partners_identity
 from caad_ds.training.checks.usable_samples import check_texts
 from caad_ds.training.teacher import build_teacher
 from caad_ds.training.teacher_and_student import load_models, pair
-from caad_ds.training.teacher_cache import TeacherCache, teacher_hash
+from caad_ds.training.teacher_cache import TeacherCache, seen
 from caad_ds.utils.array_part import Part
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
@@ -32,9 +32,8 @@ class CacheFilling:
 
     def __init__(self, cfg: Config, device: torch.device, heartbeat: Heartbeat, part: Part):
         self.cfg, self.device, self.heartbeat, self.part = cfg, device, heartbeat, part
-        self.weights = from_main(partial(teacher_hash, cfg))
+        self.seen = from_main(partial(seen, cfg))
         agreed(self._load)
-        self.cache.check_ranks()
         folder = cfg.teacher.cache.path  # type: ignore[union-attr]
         unusable = check_texts(self.readers, self.pairing.check, folder, False, cfg.data.skip_broken, heartbeat)
         models = self.student, self.teacher, self.cache
@@ -52,8 +51,9 @@ class CacheFilling:
         self.readers = [IndexedReader(str(folder)) for folder in folders]
         check_deepspeed(cfg)
         engines.check_attention(cfg)
-        data = self.readers[0].identity
-        self.cache = TeacherCache(cfg, self.weights, data, self.readers, part=self.part, refill=True)
+        assert self.seen is not None
+        data = partners_identity(self.readers[0])
+        self.cache = TeacherCache(cfg, self.seen, data, self.readers, part=self.part, refill=True)
         self.student, self.teacher = load_models(cfg, self.device)
         self.pairing = pair(cfg, self.student, self.teacher, self.readers[0], self.cache)
         for reader in self.readers:

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.signal import OnlineTeacher
+from caad_ds.distill.teacher_cache.fillers import WHOLE, filling, writer_of
 from caad_ds.distill.teacher_cache.layout import (
     FORM,
     HEAD,
@@ -25,7 +28,7 @@ from caad_ds.distill.teacher_cache.layout import (
     write_head,
     write_key,
 )
-from caad_ds.distill.teacher_cache.segments import SegmentWriter, drop_unfinished
+from caad_ds.distill.teacher_cache.segments import Segment, SegmentWriter, drop_unfinished, length_fault, read_segments
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import Store, named
 from caad_ds.loss.head import LMHead
@@ -35,34 +38,46 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
+from caad_ds.training.batches import partners_identity
 from caad_ds.utils.array_part import Part
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, sole_writer
-from caad_ds.utils.ranks import agreed, gathered, world
+from caad_ds.utils.ranks import agreed, from_main, world
 
 VOCABULARY = "vocabulary of the scalars"
-WHOLE = Part(0, 1)
+MAKING = 600  # seconds in which one who begins to fill a cache has written its head
 
 
-def teacher_hash(cfg: Config) -> str:
-    """The hash of the files that the teacher of a cache is made of; of an architecture, of its settings and its seed.
+@dataclass(frozen=True)
+class Seen:
+    """What rank 0 sees of a run's cache, which others may fill meanwhile.
 
-    "" for a run without a cache.
+    Args:
+        weights: the hash of the files that the teacher is made of; of an architecture, of its settings and its seed.
+        segments: those that are there.
     """
+
+    weights: str
+    segments: list[Segment]
+
+
+def seen(cfg: Config) -> Seen | None:
+    """What there is of a run's cache; None for a run without one."""
     if cfg.teacher is None or cfg.teacher.cache is None:
-        return ""
+        return None
+    segments = read_segments(cfg.teacher.cache.path)
     if is_architecture(cfg.teacher.path):
         values = sorted(read_architecture(cfg.teacher.path).items())
-        return hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest()
-    return model_hash(cfg.teacher.path)
+        return Seen(hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest(), segments)
+    return Seen(model_hash(cfg.teacher.path), segments)
 
 
 class TeacherCache:
     """The cache that `teacher.cache` names.
 
     Args:
-        weights: the teacher's, see `teacher_hash`.
+        there: what rank 0 sees of it.
         data: what partners of a negative are taken from.
         readers: what must be there for the cache to be whole.
         part: that of an array job which fills it.
@@ -72,7 +87,7 @@ class TeacherCache:
     def __init__(
         self,
         cfg: Config,
-        weights: str,
+        there: Seen,
         data: str,
         readers: Sequence[IndexedReader],
         stream: bool = False,
@@ -84,7 +99,7 @@ class TeacherCache:
         self.folder = self.section.path
         self.objective = cfg.objective
         self.reader = _teachers_reader(cfg)
-        self.made_of = made_of(cfg, weights, data, self.reader)
+        self.made_of = made_of(cfg, there.weights, data, self.reader)
         self._readers, self._stream = readers, stream
         self._precision = cfg.run.precision
         self._part = part
@@ -102,9 +117,8 @@ class TeacherCache:
             )
         self.whole = not fills
         if stored is not None:
-            self.store = Store(
-                self.folder, Layout(self.section.form, stored["width"], self._precision), needed=not fills
-            )
+            self.store = self._store(stored["width"], there.segments)
+            self.store.needed = not fills
             self.whole = not fills or (not refill and not self.lacking())
         if not fills and self.store is not None and not self._stream and (lacking := self.lacking()):
             raise UserError(self.store.missing(lacking[0], len(lacking) - 1))
@@ -120,22 +134,17 @@ class TeacherCache:
         return self.store.lacks(named(entry) for reader in self._readers for entry in reader.index.samples)
 
     def check_vocabulary(self, shared: SharedVocabulary | None) -> None:
-        """Raise UserError where a gate needs entropies over other tokens than the stored ones are over."""
-        stored = read_key(self.folder) or {}
-        there, here = stored.get(VOCABULARY), _named(shared)
-        if self.objective.alpha_gate != "none" and there not in (None, here):
+        """Raise UserError where a gate needs, or a filling adds, scalars over other tokens than the stored ones."""
+        there, here = (read_key(self.folder) or {}).get(VOCABULARY), _named(shared)
+        if there in (None, here):
+            return
+        what = f"over other tokens of the vocabulary ({there}, here {here}); name another folder"
+        if not self.whole:
+            raise UserError(f"teacher.cache.path {self.folder}: its scalars are {what}")
+        if self.objective.alpha_gate != "none":
             raise UserError(
-                f"teacher.cache.path {self.folder}: its entropies, which objective.alpha_gate needs, are over other "
-                f"tokens of the vocabulary ({there}, here {here}); name another folder, or set alpha_gate to none"
-            )
-
-    def check_ranks(self) -> None:
-        """Raise UserError where ranks do not see the same files; every rank calls it."""
-        seen = gathered(0 if self.store is None else len(self.store))
-        if len(set(seen)) > 1:
-            raise UserError(
-                f"teacher.cache.path {self.folder}: rank 0 sees {seen[0]} samples there, another rank "
-                f"{next(count for count in seen if count != seen[0])}; use a folder that all nodes share"
+                f"teacher.cache.path {self.folder}: its entropies, which objective.alpha_gate needs, are {what}, or "
+                "set alpha_gate to none"
             )
 
     def fill(
@@ -153,8 +162,8 @@ class TeacherCache:
         """
         with online.head() as head:
             agreed(lambda: self._prepare(head, teacher, shared, held) if is_main() else None)
-        made = agreed(lambda: self._filling(online, shared, head.weight.shape[1], say))
-        self.check_ranks()
+        there = from_main(partial(read_segments, self.folder))
+        made = agreed(lambda: self._filling(online, shared, head.weight.shape[1], there, say))
         if is_main():
             for key in made.store.lacks((key, "") for key in sorted(unusable)):
                 made.note_unusable(key)
@@ -169,41 +178,46 @@ class TeacherCache:
             )
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        shared_folder = self._part != WHOLE
-        held.enter_context(sole_writer(self.folder.resolve(), shared=shared_folder))
-        if shared_folder:
-            held.enter_context(sole_writer(self.folder.resolve() / self._writer))
-        drop_unfinished(self.folder, f"{self._writer}-*" if shared_folder else "*")
-        stored = read_key(self.folder)
-        if stored is None:
-            notes = {"width": head.weight.shape[1], "positions": teacher.position_limit, VOCABULARY: _named(shared)}
-            write_key(self.folder, self.made_of, notes)
-        else:  # another may have made it since it was looked at
-            check_key(self.folder, stored, self.made_of)
-        if not (self.folder / HEAD).exists():
-            write_head(self.folder, head)
-
-    @property
-    def _writer(self) -> str:
-        """The name of this part among those who fill the cache."""
-        return f"{self._part.index:05d}-of-{self._part.count:05d}"
+        with sole_writer(self.folder.resolve() / "cache", patience=MAKING):  # parts of an array job begin together
+            held.enter_context(filling(self.folder.resolve(), self._part, [each.identity for each in self._readers]))
+            drop_unfinished(self.folder, "*" if self._part == WHOLE else f"{writer_of(self._part)}-*")
+            stored = read_key(self.folder)
+            if stored is None:
+                notes = {"width": head.weight.shape[1], "positions": teacher.position_limit, VOCABULARY: _named(shared)}
+                write_key(self.folder, self.made_of, notes)
+            else:  # another may have made it since it was looked at
+                check_key(self.folder, stored, self.made_of)
+                self.check_vocabulary(shared)
+            if not (self.folder / HEAD).exists():
+                write_head(self.folder, head)
 
     def _filling(
-        self, online: OnlineTeacher, shared: SharedVocabulary | None, width: int, say: Callable[[str], None]
+        self,
+        online: OnlineTeacher,
+        shared: SharedVocabulary | None,
+        width: int,
+        there: Sequence[Segment],
+        say: Callable[[str], None],
     ) -> FillingTeacher:
-        self.store = Store(self.folder, Layout(self.section.form, width, self._precision))
-        writer = SegmentWriter(self.folder, f"{self._writer}-{world()[0]:05d}")
+        self.store = self._store(width, there)
+        writer = SegmentWriter(self.folder, f"{writer_of(self._part)}-{world()[0]:05d}")
         goes_on = self.section.when_full == "continue"
         return FillingTeacher(online, self.store, writer, self.objective, shared, goes_on, say)
 
+    def _store(self, width: int, there: Sequence[Segment]) -> Store:
+        """The segments that rank 0 sees; UserError where this rank does not."""
+        if fault := next(filter(None, (length_fault(self.folder, segment) for segment in there)), None):
+            raise UserError(f"{fault} (rank 0 sees it so); use a folder that all nodes share")
+        return Store(self.folder, Layout(self.section.form, width, self._precision), segments=there)
+
 
 def open_cache(
-    cfg: Config, weights: str, reader: IndexedReader | StreamReader, readers: Sequence[IndexedReader]
+    cfg: Config, there: Seen | None, reader: IndexedReader | StreamReader, readers: Sequence[IndexedReader]
 ) -> TeacherCache | None:
     """The cache of a run's training and validation data, if its config has one."""
-    if cfg.teacher is None or cfg.teacher.cache is None:
+    if there is None:
         return None
-    return TeacherCache(cfg, weights, reader.identity, readers, isinstance(reader, StreamReader))
+    return TeacherCache(cfg, there, partners_identity(reader), readers, isinstance(reader, StreamReader))
 
 
 def made_of(cfg: Config, weights: str, data: str, reader: Reader) -> dict[str, str]:

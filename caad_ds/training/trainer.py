@@ -42,7 +42,7 @@ from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.schedule import learning_rate
 from caad_ds.training.teacher import build_teacher, publish
 from caad_ds.training.teacher_and_student import heads_of, load_models, pair
-from caad_ds.training.teacher_cache import open_cache, teacher_hash
+from caad_ds.training.teacher_cache import open_cache, seen
 from caad_ds.training.validation import validate
 from caad_ds.utils.command import is_main
 from caad_ds.utils.device import DTYPES
@@ -68,10 +68,8 @@ class Trainer:
         self.stopping = False
         self.largest = 0
         signal.signal(signal.SIGUSR1, self._stop)
-        self.teacher_hash = from_main(partial(teacher_hash, cfg))
+        self.cache_seen = from_main(partial(seen, cfg))
         agreed(self._load)
-        if self.cache is not None:
-            self.cache.check_ranks()
         resumes, skip = self.checkpoints.newest() is not None, cfg.data.skip_broken
         folder = cfg.run.output_dir
         self.unusable = check_texts(self.indexed, self.pairing.check, folder, resumes, skip, heartbeat)
@@ -100,7 +98,7 @@ class Trainer:
         check_deepspeed(cfg)
         engines.loss_implementation(cfg, self.device)  # refused before models are loaded
         engines.check_attention(cfg)
-        self.cache = open_cache(cfg, self.teacher_hash, self.reader, self.indexed)
+        self.cache = open_cache(cfg, self.cache_seen, self.reader, self.indexed)
         self.student, self.teacher = load_models(cfg, self.device, self.cache is not None and self.cache.whole)
         self.pairing = pair(cfg, self.student, self.teacher, self.reader, self.cache)
         heads = heads_of(self.student, self.teacher, self.cache)

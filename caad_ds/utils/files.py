@@ -126,20 +126,18 @@ def _drop_stale(path: Path) -> None:
 
 
 @contextmanager
-def sole_writer(path: Path, shared: bool = False) -> Iterator[None]:
+def sole_writer(path: Path, shared: bool = False, patience: float = 0) -> Iterator[None]:
     """Holds a lock beside `path` while the body runs; UserError if another process, on any host, holds it.
 
-    `shared` lets others in who share it as well, and keeps out who wants it alone.
+    `shared` lets others in who share it as well, and keeps out who wants it alone. It is waited for `patience` seconds.
 
     Two tasks on one output, such as a requeued job and its lost twin, would each take the other's lines for its own. A
     requeued job waits: a file system may hold the lock of the node that it has lost for a while. The lock of a folder
     whose parent cannot be written, such as a mounted volume, is in the folder.
     """
-    lock = path.with_name(f".{path.name}{LOCK}")
-    if path.is_dir() and not os.access(path.parent, os.W_OK):
-        lock = path / ".lock"
+    lock = _lock_of(path)
     requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    end = time.monotonic() + (RELEASED_AFTER if requeued else 0)
+    end = time.monotonic() + max(patience, RELEASED_AFTER if requeued else 0)
     with disk_errors(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
         while (file := _locked(lock, shared)) is None and time.monotonic() < end:
@@ -152,6 +150,23 @@ def sole_writer(path: Path, shared: bool = False) -> Iterator[None]:
         if not shared:
             lock.unlink(missing_ok=True)
         file.close()
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody holds the lock of `sole_writer`, alone or shared, at this moment."""
+    lock = _lock_of(path)
+    with disk_errors(lock.parent):
+        file = _locked(lock)
+    if file is not None:
+        lock.unlink(missing_ok=True)
+        file.close()
+    return file is not None
+
+
+def _lock_of(path: Path) -> Path:
+    if path.is_dir() and not os.access(path.parent, os.W_OK):
+        return path / LOCK
+    return path.with_name(f".{path.name}{LOCK}")
 
 
 def _locked(lock: Path, shared: bool = False) -> BinaryIO | None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from caad_ds.data.index import ShardIndex
+from caad_ds.distill.teacher_cache.fillers import PARTS
 from caad_ds.distill.teacher_cache.layout import HEAD, KEY, Layout, read_head, read_key, stored_layout
 from caad_ds.distill.teacher_cache.segments import (
     INDEX,
@@ -21,6 +22,7 @@ from caad_ds.distill.teacher_cache.segments import (
     write_index,
 )
 from caad_ds.distill.teacher_cache.store import Store, named
+from caad_ds.training.checks.usable_samples import LIST
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import LOCK, disk_errors, sole_writer
 from caad_ds.utils.progress import progress
@@ -214,7 +216,7 @@ def _stray(found: CacheFindings) -> Iterator[str]:
     known = {report.name for report in found.segments}
     for path in sorted(found.folder.iterdir()):
         name = path.name
-        if name in (KEY, HEAD, FAULTS) or name == LOCK or (name.startswith(".") and name.endswith(LOCK)):
+        if name in (KEY, HEAD, FAULTS, LIST, PARTS) or name == LOCK or (name.startswith(".") and name.endswith(LOCK)):
             continue
         if path.suffix in (ROWS, INDEX) and path.stem in known:
             continue

@@ -30,6 +30,20 @@ irrelevant: [it rains]
 """
 
 
+def test_pickled_weights_count_where_there_are_no_others(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    file = tmp_path / "pytorch_model.bin"
+    found = []
+    for weights in (b"one", b"two"):
+        file.write_bytes(weights)
+        found.append(model_hash(tmp_path))
+    assert found[0] != found[1]
+    (tmp_path / "model.safetensors").write_bytes(b"read")
+    with_both = model_hash(tmp_path)
+    file.unlink()
+    assert with_both == model_hash(tmp_path)
+
+
 @pytest.fixture
 def hub(tmp_path, model_folder):
     """A cache as huggingface_hub writes it, with the tiny model under an id."""

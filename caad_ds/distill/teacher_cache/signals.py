@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 
@@ -89,6 +89,7 @@ class FillingTeacher:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="teacher-cache")
         self._job: Future[None] | None = None
         self._head: LMHead | None = None
+        self._stored_head: LMHead | None = None
 
     def states(self, batches: Sequence[PairedBatch], ours: Sequence[Batch]) -> list[TeacherStates]:
         """The states of each batch: those in the cache, and the rest of one forward."""
@@ -111,10 +112,14 @@ class FillingTeacher:
 
     @contextmanager
     def head(self) -> Iterator[LMHead]:
-        """The teacher's head gathered from all ranks for the duration of the context."""
-        with self.online.head() as self._head:
+        """The teacher's head for the duration of the context: gathered from all ranks, or what `rest` was given."""
+        with nullcontext(self._stored_head) if self._stored_head is not None else self.online.head() as self._head:
             yield self._head
         self._head = None
+
+    def rest(self, head: LMHead) -> None:
+        """Take this head from here on, and no step of the engine: every row is stored."""
+        self._stored_head, self.store.needed = head, True
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The teacher's weights."""
@@ -135,6 +140,11 @@ class FillingTeacher:
         except Exception as error:
             self._failure = error
         self._settle(any(gathered(self._failure is not None)))
+        if self.writing:
+            self._show()
+
+    def _show(self) -> None:
+        """Let all ranks find the segments of each that have their names."""
         for segments in gathered(self._whole):
             self.store.add(segments)
         self._whole, self._holders = [], {}
@@ -169,9 +179,10 @@ class FillingTeacher:
         self._settle(bool(failing))
 
     def _settle(self, failing: bool) -> None:
-        """End the run, or the filling, where a rank could not write."""
+        """End the run, or the filling, where a rank could not write; what has its name by then is found by all."""
         if not failing or not self.writing:
             return
+        self._wait()
         unforeseen = self._failure is not None and not isinstance(self._failure, UserError)
         if not self.continue_when_full or any(gathered(unforeseen)):
             raise_together(self._failure)
@@ -179,6 +190,7 @@ class FillingTeacher:
         self.say(f"teacher.cache: {told[0]}; training continues without filling it (teacher.cache.when_full)")
         self.writing, self._failure = False, None
         self.writer.close()
+        self._show()
 
     def _pieces(self, batch: PairedBatch, stored: StoredStates, online: TeacherStates) -> list["_Piece"]:
         """The rows of each sample of a batch: those that are stored, or what the teacher has computed."""

@@ -89,7 +89,12 @@ class Heads:
 def head_flops(heads: Heads) -> int:
     """2 N V (Hs (2 + 1 if the head trains) + Ht products): logits, the gradients of states and of the head's weight."""
     student = heads.student_width * (3 if heads.trains else 2)
-    return 2 * heads.rows * heads.vocabulary * (student + heads.teacher_width * heads.products)
+    return 2 * heads.rows * heads.vocabulary * student + heads.products * teacher_product(heads)
+
+
+def teacher_product(heads: Heads) -> int:
+    """2 N V Ht: one product of the teacher's head."""
+    return 2 * heads.rows * heads.vocabulary * heads.teacher_width
 
 
 def authors_head_flops(heads: Heads, positions: int) -> int:

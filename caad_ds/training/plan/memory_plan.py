@@ -60,15 +60,17 @@ class Engines:
         sizes = self.held(), self.held(trained=True), self.width
         return formulas.student_states(*sizes, self.settings, self.ranks, self.device is None)
 
-    def heads(self, rows: int) -> Heads:
-        """The shapes of the loss over so many answer rows."""
+    def heads(self, rows: int, cached: bool = False) -> Heads:
+        """The shapes of the loss over so many answer rows, with the teacher's states cached or not."""
         student = self.student.lm.generator.get_output_embeddings().weight
         if self.teacher is None:
             return Heads(rows, len(student), student.shape[1], 0, 0, bool(student.requires_grad))
         theirs, softcap = self.teacher.lm.generator.get_output_embeddings().weight, self.teacher.lm.head().softcap
         contrasted = self.cfg.negative is not None
         separate = contrasted and Objective.of(self.cfg.objective).needs_z_pos(contrasted, softcap)
-        vocabulary, products = min(len(student), len(theirs)), 2 if separate else 1
+        # Whose entropies are stored, or take the logits of the negative path first.
+        gated = contrasted and not cached and self.cfg.objective.alpha_gate != "none"
+        vocabulary, products = min(len(student), len(theirs)), 2 if separate or gated else 1
         return Heads(rows, vocabulary, student.shape[1], theirs.shape[1], products, bool(student.requires_grad))
 
     def free(self) -> int:
@@ -169,7 +171,7 @@ class MemoryPlan:
     def _phases(self, column: str, samples: int, step: int) -> Phases:
         at, cfg = self._linear(samples), self.engines.cfg
         logits = 2 if cfg.objective.logits == "bfloat16" else formulas.FP32
-        heads = self.engines.heads(round(at["rows"]))
+        heads = self.engines.heads(round(at["rows"]), column == CACHED)
         running, left = formulas.loss_bytes(heads, self.engines.width, logits, self.engines.kind)
         together = samples
         if column in ("cpu", "nvme") and cfg.teacher is not None:  # one forward of the teacher for several

@@ -22,6 +22,8 @@ from caad_ds.training.plan.rehearsal import Costs, Shape, line, rehearse
 from caad_ds.training.plan.workload import Workload, workload
 from caad_ds.utils.errors import UserError
 
+FILLING = "filling"  # a step of the epoch that fills a cache
+
 FEW = range(4, 13)  # samples of a micro-batch that a larger one is read off: where their audios are a whole number
 HOST_GIB = 64  # per GPU, where it is not told
 # Measured on an H100 (benchmarks/results/step_h100.md): 306 of 989.4 TFLOP/s in bf16, outside of engines.
@@ -222,7 +224,8 @@ class _Planner:
         }
         found = {"online": ours}
         if self.teacher is not None:
-            found[CACHED] = ours | {"encoder": costs.student_encoder, "teacher": 0}
+            cached = {"heads": formulas.head_flops(self.engines.heads(costs.rows, cached=True))}
+            found[CACHED] = ours | {"encoder": costs.student_encoder, "teacher": 0} | cached
             theirs = {"encoder": costs.authors_encoder, "teacher": costs.authors_teacher}
             found["authors"] = ours | theirs | {"heads": formulas.authors_head_flops(heads, costs.positions)}
         table: Table = {name: {part: float(v * each) for part, v in parts.items()} for name, parts in found.items()}
@@ -267,14 +270,24 @@ class _Planner:
         shared = {part: shares[precision] for part, precision in precisions.items()}
         peaks_known = {part: float(peak or 0) for part, peak in peaks.items()}
         took = {}
+        if self.teacher:
+            flops = flops | {FILLING: self._filling(flops)}
+            names = [*names, FILLING]
         for name in names:
             parts = {part: value for part, value in flops[name].items() if part != "total"}
             took[name] = formulas.seconds(parts, peaks_known, shared, self.ranks)
         steps, epoch = data["steps"], min(data["steps"], data["steps_per_epoch"])
         found["online"] = took["online"] * steps / 3600
         if self.teacher:
-            found[CACHED] = (took["online"] * epoch + took[CACHED] * (steps - epoch)) / 3600
+            found[CACHED] = (took[FILLING] * epoch + took[CACHED] * (steps - epoch)) / 3600
         return found, self._rests_on(mfu, precisions, peaks_known)
+
+    def _filling(self, flops: Table) -> dict[str, float]:
+        """FLOPs of a step that fills a cache: of one that reads it, the teacher, and the scalars of both paths."""
+        rows = self.costs.rows * self.accumulation * self.ranks
+        paths = 2 if self.cfg.negative is not None else 1
+        scalars = formulas.teacher_product(self.engines.heads(1)) * rows * paths
+        return flops["online"] | {"heads": flops[CACHED]["heads"] + scalars}
 
     def _rests_on(self, mfu: float | None, precisions: dict[str, str], peaks: dict[str, float]) -> list[str]:
         measured = f"{MFU:.2f} in bf16 (306 TFLOP/s, measured on an H100 outside of engines)"

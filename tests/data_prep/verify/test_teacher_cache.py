@@ -201,6 +201,12 @@ def test_samples_of_shards_without_rows_are_named(cache, verify, tone, tmp_path)
     assert [line for line in lines if "no sound rows" in line and "sample s0:" in line]
 
 
+def test_the_list_of_unusable_samples_is_no_fault(cache, verify):
+    (cache / "unusable.jsonl").touch()
+    (cache / "parts.json").touch()
+    assert verify()[0] == 0
+
+
 def test_several_processes_find_the_same(cache, verify):
     flip(cache / "00001-000000.rows", 0)
     assert verify("--workers", "2") == verify()

@@ -96,6 +96,19 @@ def test_data_that_is_not_there(words, told, capsys):
     assert told in error and error.count("\n") == 1
 
 
+def test_a_gate_takes_a_product_that_a_cache_saves(world, tmp_path):
+    """Online it needs the logits of the negative path; who fills a cache computes both paths' scalars as well."""
+    found = []
+    for gate in ("none", "text_certainty"):
+        cfg = load_config(config(world, tmp_path / gate, objective={"alpha_gate": gate}))
+        found.append(plan(cfg, device="rtx4090"))
+    fixed, gated = found
+    teacher_head = gated.flops["online"]["heads"] - fixed.flops["online"]["heads"]
+    assert teacher_head > 0 and gated.flops["cached"] == fixed.flops["cached"]
+    assert fixed.flops["cached"]["heads"] == fixed.flops["online"]["heads"]
+    assert fixed.hours["cached"] == gated.hours["cached"]
+
+
 def test_states_are_divided_over_ranks():
     """Gradients and optimizer from stage 1 on, weights at stage 3 alone; an offloaded optimizer is the host's."""
     settings = {"zero_optimization": ZERO, "data_types": {"grad_accum_dtype": "fp32"}}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from caad_ds.data.index import ShardIndex
 from caad_ds.distill.signal import OnlineTeacher
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
@@ -141,6 +142,27 @@ def test_a_sample_whose_text_has_changed(cache, refused, tmp_path):
     assert run_command(pack, "--manifest", manifest, "--out", tmp_path / "shards") == 0
     line = refused(cache, data={"train": str(tmp_path / "shards")})
     assert "sample clip-07" in line and "its text, audio or answer has changed since the cache was filled" in line
+
+
+def test_partners_that_have_changed(world, refused, tmp_path):
+    """Negative shuffled takes audio of other samples, which the same manifest packed by other rules has not."""
+    shuffled = {"teacher": {"negative": "shuffled"}}
+    trained(with_cache(world, tmp_path / "filled", tmp_path / "cache", **(STEPS | shuffled)))
+    lengths = sorted(entry.seconds for entry in ShardIndex.load(world / "shards").samples)
+    rule = ("--max-seconds", f"{sum(lengths[-2:]) / 2}")
+    assert run_command(pack, "--manifest", world / "answered.jsonl", "--out", tmp_path / "shards", *rule) in (0, 1)
+    line = refused(tmp_path / "cache", data={"train": str(tmp_path / "shards")}, **shuffled)
+    assert "it was made with another data (its audio is the negative of other samples): " in line
+
+
+def test_scalars_over_other_tokens(world, refused, tmp_path):
+    """A half-filled cache whose scalars another student's vocabulary has decided; whole it serves who needs none."""
+    run = trained(with_cache(world, tmp_path / "out-half", tmp_path / "cache", **(STEPS | {"optimizer": {"steps": 1}})))
+    assert "whole (" not in run.said
+    path = tmp_path / "cache/cache.json"
+    path.write_text(path.read_text().replace('"vocabulary of the scalars": "', '"vocabulary of the scalars": "other '))
+    line = refused(tmp_path / "cache")
+    assert "its scalars are over other tokens of the vocabulary (other " in line
 
 
 def test_a_truncated_segment(cache, refused):
