@@ -3,16 +3,20 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.levels import DEFAULT, Rules
 from caad_ds.data.index import SampleEntry, Shard, audio_names
-from caad_ds.data.record import Record
+from caad_ds.data.record import Audio, Record
 from caad_ds.utils.file_names import encoded
 from caad_ds.utils.files import writing
 from data_prep.common.audio_entry import cut_out, usable_pcm16
@@ -46,17 +50,35 @@ def encode(record: Record | Rejected, rules: Rules = DEFAULT) -> Block | Rejecte
         if not record.get(field):
             return Rejected(record["id"], f"it has no {field}; run `caad-ds prep {command}` first")
     try:
-        pcm = [usable_pcm16(entry, rules) for entry in record["audios"]]
+        made = [_audio(entry, rules) for entry in record["audios"]]
     except decode.AudioError as error:
         return Rejected(record["id"], str(error))
     if len(key := encoded(record["id"])) > LONGEST_KEY:
         return Rejected(record["id"], f"its id has {len(key)} bytes as a key, more than {LONGEST_KEY}; shorten it")
+    pcm, files = [each[0] for each in made], [each[1] for each in made]
     names = [f"{key}.{name}" for name in audio_names(len(pcm))]
     audios = [{**cut_out(entry), "path": name} for entry, name in zip(record["audios"], names, strict=True)]
     content = json.dumps({**record, "audios": audios}, ensure_ascii=False, sort_keys=True).encode()
-    members = {f"{key}.json": content} | dict(zip(names, map(decode.encode, pcm), strict=True))
+    members = {f"{key}.json": content} | dict(zip(names, files, strict=True))
     seconds = sum(map(len, pcm)) / decode.SAMPLE_RATE
     return Block(key, _tar(members), seconds, _estimate_tokens(record), decode.pcm_hash(pcm))
+
+
+def _audio(entry: Audio, rules: Rules) -> tuple[np.ndarray, bytes]:
+    """The samples of an audio, and the file of them; of prompts about one audio, which stand together, made once."""
+    version: tuple[int, ...] = ()
+    with suppress(OSError):  # which decoding says in its own words
+        found = os.stat(entry["path"])
+        version = (found.st_ino, found.st_size, found.st_mtime_ns)
+    return _decoded(entry["path"], entry.get("offset"), entry.get("duration"), rules, version)
+
+
+@lru_cache(maxsize=4)
+def _decoded(
+    path: str, offset: float | None, duration: float | None, rules: Rules, version: tuple[int, ...]
+) -> tuple[np.ndarray, bytes]:
+    pcm = usable_pcm16({"path": path, "offset": offset, "duration": duration}, rules)  # type: ignore[typeddict-item]
+    return pcm, decode.encode(pcm)
 
 
 def _tar(members: dict[str, bytes]) -> bytes:

@@ -133,3 +133,17 @@ def test_an_output_that_is_a_file_is_refused(manifest, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         pack(manifest, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_prompts_about_one_audio_and_a_file_that_is_replaced(tone, tmp_path):
+    """What prompts about one audio share is decoded once, and again where the file is another one since."""
+    path = tone("clip.wav", 0.5)
+    rows = [record(f"{number}", path) for number in range(3)]
+    for out in ("first", "second"):
+        write_manifest(tmp_path / f"{out}.jsonl", rows)
+        pack(tmp_path / f"{out}.jsonl", tmp_path / out)
+        tone("clip.wav", 0.4)
+    first, second = (
+        [sample.pcm for sample in IndexedReader(tmp_path / out).index.samples] for out in ("first", "second")
+    )
+    assert len(set(first)) == len(set(second)) == 1 and first[0] != second[0]
