@@ -11,6 +11,7 @@ from caad_ds.utils.files import disk_errors, drop_cut_line, read_json, to_line, 
 from caad_ds.utils.text import read_lines
 
 REMEDY = "delete its folder and run again"
+SHORT = 40  # characters of a value that are told
 SCORES = {"name": str, "setup": dict, "rejected": list}
 Key = tuple[str, str | None]  # id and condition
 
@@ -175,4 +176,6 @@ def _key(prediction: dict) -> Key:
 
 
 def _short(value: object) -> str:
-    return str(value)[:12]
+    """A value as text, of a hash or another long one the beginning."""
+    text = str(value)
+    return text if len(text) <= SHORT else f"{text[:SHORT]}..."

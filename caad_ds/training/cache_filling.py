@@ -23,6 +23,7 @@ from caad_ds.training.teacher_cache import TeacherCache, seen
 from caad_ds.utils.array_part import Part
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
+from caad_ds.utils.wording import counted, gigabytes
 
 ROUNDS = 64  # batches of a rank after which what is stored gets its name
 
@@ -62,12 +63,13 @@ class CacheFilling:
 
     def run(self, batch: int) -> None:
         """Compute and store what is missing of this part, `batch` samples per rank and forward."""
-        for reader in self.readers:
-            self._fill(reader, batch)
+        computed = sum(self._fill(reader, batch) for reader in self.readers)
         store = self.filling.store
-        self.heartbeat.say(f"teacher.cache: {len(store)} samples, {store.size / 1e9:.3f} GB in {self.cache.folder}")
+        found = f"{counted(len(store), 'sample')}, {gigabytes(store.size)} GB in {self.cache.folder}"
+        self.heartbeat.say(f"teacher.cache: {counted(computed, 'sample')} computed; {found}")
 
-    def _fill(self, reader: IndexedReader, batch: int) -> None:
+    def _fill(self, reader: IndexedReader, batch: int) -> int:
+        """Fill what is missing of a data set; returns how many samples that were."""
         rank, ranks = world()
         numbers = self._missing(reader)
         rounds = -(-len(numbers) // (batch * ranks))
@@ -90,6 +92,7 @@ class CacheFilling:
                     self.filling.states([made], [self.student.prepare(made.student)])
                 if step % ROUNDS == ROUNDS - 1 or step == rounds - 1:
                     self.filling.publish()
+        return len(numbers)
 
     def _missing(self, reader: IndexedReader) -> list[int]:
         """The numbers of the samples of this part without rows, by length; over all ranks, which look at a share each.

@@ -53,8 +53,8 @@ def choose(memory: Memory, nvme: bool) -> tuple[str, str]:
     if memory.gathered + memory.student > usable:
         need = memory.gathered + memory.student
         raise UserError(
-            f"even without the teacher's weights a rank needs {_gb(need)} GB, but {room}; use more ranks, "
-            "student.deepspeed student_24gb.json, or a smaller student"
+            f"even without the teacher's weights a rank needs {_gb(need)} GB, but {room}; use more ranks "
+            "(of a plan: --gpus-per-node), student.deepspeed student_24gb.json, or a smaller student"
         )
     why = f"teacher and student would take {_gb(need)} GB per rank and {room}"
     if memory.teacher <= memory.host_free * (1 - FOR_THE_HOST):

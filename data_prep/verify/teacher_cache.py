@@ -26,7 +26,7 @@ from caad_ds.training.checks.usable_samples import LIST
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import LOCK, disk_errors, sole_writer
 from caad_ds.utils.progress import progress
-from caad_ds.utils.wording import counted
+from caad_ds.utils.wording import counted, gigabytes
 from data_prep.common.parallel import ordered
 
 FAULTS = "cache.faults.txt"
@@ -105,7 +105,7 @@ def told(found: CacheFindings) -> list[str]:
     doubles = len(stored) - len({entry.content for entry in stored})
     lines = [
         f"{counted(len(stored), 'sound sample')} with {counted(rows, 'row')} of {layout.width} values, form "
-        f"{layout.form}, {layout.precision}; {counted(size, 'byte')} ({size / 1e9:.2f} GB)"
+        f"{layout.form}, {layout.precision}; {counted(size, 'byte')} ({gigabytes(size)} GB)"
     ]
     if unusable:
         lines.append(f"{counted(unusable, 'sample')} noted as unusable, without rows")
@@ -191,7 +191,8 @@ def _checked(folder: Path, covers: Sequence[Path], workers: int, drop: bool) -> 
     for path, index in indices:
         lacking = store.lacks(map(named, index.samples))
         found.faults += [f"{path}, sample {key}: the cache has no sound rows of it" for key in lacking]
-        found.covered.append(f"{path}: {len(index) - len(lacking)} of {counted(len(index), 'sample')} have rows")
+        more = "; `caad-ds cache-teacher --config FILE` computes those of the others" if lacking else ""
+        found.covered.append(f"{path}: {len(index) - len(lacking)} of {counted(len(index), 'sample')} have rows{more}")
     return found
 
 

@@ -95,7 +95,7 @@ def test_a_gate_is_part_of_what_an_evaluation_is(run, tmp_path):
     assert setups[2]["name"].endswith(" + CD 4 zero_mel text_certainty 40")
     plain, gated = ([p["prediction"] for p in lines(tmp_path / out)] for out in ("run", "gated"))
     assert plain != gated
-    with pytest.raises(UserError, match="alpha_gate was None, is text_certain, gate_m was None, is 40"):
+    with pytest.raises(UserError, match="alpha_gate was None, is text_certainty, gate_m was None, is 40"):
         run(*named, *gate)
     with pytest.raises(UserError, match="alpha_gate was text_certain, is None"):
         run(*named, out="gated")

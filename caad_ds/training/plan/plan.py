@@ -290,7 +290,7 @@ class _Planner:
         return flops["online"] | {"heads": flops[CACHED]["heads"] + scalars}
 
     def _rests_on(self, mfu: float | None, precisions: dict[str, str], peaks: dict[str, float]) -> list[str]:
-        measured = f"{MFU:.2f} in bf16 (306 TFLOP/s, measured on an H100 outside of engines)"
+        measured = f"{MFU:.2f} in bf16 (as measured on an H100 outside of engines: 306 TFLOP/s)"
         share = f"{mfu:g}, as given" if mfu is not None else f"{measured}, {FP32_SHARE:g} in fp32 (assumed)"
         told = [f"hours: share of the peak {share}; without communication, loading, validation and checkpoints"]
         if precisions["encoder"] == "fp32" and precisions["heads"] == "bf16":

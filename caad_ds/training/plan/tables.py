@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from caad_ds.training.plan.memory_plan import CACHED
+from caad_ds.training.plan.memory_plan import CACHED, LARGEST
 from caad_ds.training.plan.plan import Plan
 from caad_ds.utils.terminal_table import Table
+from caad_ds.utils.wording import gigabytes
 
 UNWRAPPED = 160
 
@@ -49,8 +50,12 @@ def _memory(plan: Plan) -> Table:
     rows = [[_part(name), *(_gb(parts.get(name)) for parts in plan.memory.values())] for name in names]
     fits = ["yes" if parts["peak"] <= plan.device_free else "no" for parts in plan.memory.values()]
     rows += [["fits", *fits], ["host memory", *(_gb(size) for size in plan.host.values())]]
-    rows += [["largest micro-batch", *map(str, plan.largest_micro_batch.values())]]
+    rows += [["largest micro-batch", *map(_most, plan.largest_micro_batch.values())]]
     return Table("Memory per rank in GB, by the teacher's placement or with a cache of it", ["", *plan.memory], rows)
+
+
+def _most(samples: int) -> str:
+    return f"over {LARGEST - 1}" if samples >= LARGEST - 1 else str(samples)
 
 
 def _part(name: str) -> str:
@@ -59,7 +64,9 @@ def _part(name: str) -> str:
 
 
 def _flops(plan: Plan) -> Table:
-    rows = _by_part("", plan.flops, lambda value: f"{value / 1e12:.2f}").rows
+    rows = _by_part(
+        "", plan.flops, lambda value: f"{value / 1e12:.2f}" if value >= 1e11 else f"{value / 1e12:.2g}"
+    ).rows
     if "authors" in plan.flops:
         base = plan.flops["authors"]["total"]
         ratios = [f"{parts['total'] / base:.3f}" for parts in plan.flops.values()]
@@ -111,7 +118,4 @@ def _millions(value: float) -> str:
 
 
 def _gb(size: float | None) -> str:
-    """GB with two decimals, or with three digits below that; `-` for what is not there."""
-    if size is None:
-        return "-"
-    return f"{size / 1e9:.2f}" if size >= 1e8 or not size else f"{size / 1e9:.2g}"
+    return "-" if size is None else gigabytes(size)

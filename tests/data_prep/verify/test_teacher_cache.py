@@ -83,7 +83,7 @@ def test_a_sound_cache_has_no_fault_and_its_figures_are_told(cache, verify):
     rows = sum(ROWS.values())
     assert status == 0 and size == rows * LAYOUT.bytes_per_row
     assert lines == [
-        f"6 sound samples with {rows} rows of 8 values, form pair, bf16; {size} bytes (0.00 GB)",
+        f"6 sound samples with {rows} rows of 8 values, form pair, bf16; {size} bytes ({gigabytes(1716)} GB)",
         "1 sample noted as unusable, without rows",
         f"{cache}: 2 segments, 0 faults",
     ]
