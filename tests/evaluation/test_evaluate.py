@@ -97,7 +97,7 @@ def test_a_gate_is_part_of_what_an_evaluation_is(run, tmp_path):
     assert plain != gated
     with pytest.raises(UserError, match="alpha_gate was None, is text_certainty, gate_m was None, is 40"):
         run(*named, *gate)
-    with pytest.raises(UserError, match="alpha_gate was text_certain, is None"):
+    with pytest.raises(UserError, match="alpha_gate was text_certainty, is None"):
         run(*named, out="gated")
 
 

@@ -64,9 +64,7 @@ def _part(name: str) -> str:
 
 
 def _flops(plan: Plan) -> Table:
-    rows = _by_part(
-        "", plan.flops, lambda value: f"{value / 1e12:.2f}" if value >= 1e11 else f"{value / 1e12:.2g}"
-    ).rows
+    rows = _by_part("", plan.flops, _tera).rows
     if "authors" in plan.flops:
         base = plan.flops["authors"]["total"]
         ratios = [f"{parts['total'] / base:.3f}" for parts in plan.flops.values()]
@@ -111,6 +109,10 @@ def _time(hours: float) -> str:
 
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+
+
+def _tera(value: float) -> str:
+    return f"{value / 1e12:.2f}" if value >= 1e11 or not value else f"{value / 1e12:.2g}"
 
 
 def _millions(value: float) -> str:

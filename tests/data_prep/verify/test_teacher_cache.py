@@ -83,7 +83,7 @@ def test_a_sound_cache_has_no_fault_and_its_figures_are_told(cache, verify):
     rows = sum(ROWS.values())
     assert status == 0 and size == rows * LAYOUT.bytes_per_row
     assert lines == [
-        f"6 sound samples with {rows} rows of 8 values, form pair, bf16; {size} bytes ({gigabytes(1716)} GB)",
+        f"6 sound samples with {rows} rows of 8 values, form pair, bf16; {size} bytes (1.7e-06 GB)",
         "1 sample noted as unusable, without rows",
         f"{cache}: 2 segments, 0 faults",
     ]
@@ -194,7 +194,8 @@ def test_samples_of_shards_without_rows_are_named(cache, verify, tone, tmp_path)
     pack(tmp_path / "m.jsonl", tmp_path / "shards")
     status, lines = verify("--covers", tmp_path / "shards")
     assert status == 1 and lines[0] == f"{tmp_path / 'shards'}, sample new: the cache has no sound rows of it"
-    assert f"{tmp_path / 'shards'}: 7 of 8 samples have rows" in lines
+    remedy = "`caad-ds cache-teacher --config FILE` computes those of the others"
+    assert f"{tmp_path / 'shards'}: 7 of 8 samples have rows; {remedy}" in lines
     assert lines[-1].endswith("2 segments, 1 fault")
     flip(cache / "00000-000000.rows", 0)
     status, lines = verify("--covers", tmp_path / "shards")
