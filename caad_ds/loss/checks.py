@@ -126,13 +126,13 @@ def check_rows(name: str, index: Tensor | None, hidden: Tensor, hidden_name: str
     require(index.device == hidden.device, f"{name}.device", index.device, f"{hidden.device} as {hidden_name}")
 
 
-def check_token_weights(weights: Tensor | None, hidden: Tensor) -> None:
+def check_row_weights(name: str, weights: Tensor | None, hidden: Tensor) -> None:
     """A factor per row, or none."""
     if weights is not None:
-        require(isinstance(weights, Tensor), "token_weights", type(weights).__name__, "a tensor [N]")
+        require(isinstance(weights, Tensor), name, type(weights).__name__, "a tensor [N]")
         expected = f"[N] as student_hidden of shape {tuple(hidden.shape)}"
-        require(weights.shape == hidden.shape[:1], "token_weights.shape", tuple(weights.shape), expected)
-        check_kind("token_weights", weights, hidden.device)
+        require(weights.shape == hidden.shape[:1], f"{name}.shape", tuple(weights.shape), expected)
+        check_kind(name, weights, hidden.device)
 
 
 def check_alpha_of_row(alpha: Tensor | None, objective: Objective, hidden: Tensor) -> None:

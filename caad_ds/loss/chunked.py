@@ -133,9 +133,9 @@ def torch_terms(
     with_gradient: bool,
     memory: LogitsMemory,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Terms and diagnostics of each row, [m] each, and with w the row's share of the loss
+    """Terms and diagnostics of each row, [m] each, and with w the row's share of the loss, w' of the distillation term
 
-    dL/dz_s = w * [lambda * tau * dD/du + (1 - lambda) * (p - onehot(y))],  u = z_s / tau;
+    dL/dz_s = w' * lambda * tau * dD/du + w * (1 - lambda) * (p - onehot(y)),  u = z_s / tau;
 
     for the forward KL dD/du = p^tau - q. The products are made for the whole chunk; what follows goes over the logits a
     dozen times, so on a CPU it is done in tiles of rows that stay in the cache.
@@ -214,7 +214,7 @@ def _tile_terms(
         distilled, step = _distillation(target, log_p, p, objective)
         # An infinite logit makes an entropy NaN; a term by itself may hide it.
         nothing = 0 * (terms["student_entropy"] + distilled["teacher_entropy"])
-        terms["kd"] = (tau**2 * distilled["kd"] + nothing) * rows.weight
+        terms["kd"] = (tau**2 * distilled["kd"] + nothing) * rows.kd_share
         terms["agreement"] = (best == distilled["best"]) * counts
         terms |= {name: distilled[name] * counts for name in ("teacher_entropy", "contrast_shift") if name in distilled}
     if objective.uses_labels:
@@ -230,7 +230,7 @@ def _tile_terms(
         else:
             grad.zero_()
         if step is not None:
-            grad.addcmul_(step, kd_weight * tau * weight)
+            grad.addcmul_(step, kd_weight * tau * rows.kd_share.unsqueeze(-1))
         if slope is not None:
             grad.mul_(slope)
     return terms

@@ -38,6 +38,7 @@ def contrastive_distillation_loss(
     reduction: str = "token",
     sample_of_row: Tensor | None = None,
     token_weights: Tensor | None = None,
+    kd_token_weights: Tensor | None = None,
     vocab_size: int | None = None,
     ignore_index: int = -100,
     implementation: str = "auto",
@@ -46,11 +47,11 @@ def contrastive_distillation_loss(
 ) -> LossOutput:
     """Contrastive distillation plus cross-entropy over N answer rows, from hidden states and LM heads.
 
-        L = sum_n w_n [ lambda tau^2 D(softmax(z_c / tau), softmax(z_s / tau)) + (1 - lambda) CE(z_s, y_n) ]
+        L = sum_n w_n [ lambda a_n tau^2 D(softmax(z_c / tau), softmax(z_s / tau)) + (1 - lambda) CE(z_s, y_n) ]
         z_c = (1 + alpha_n) z_pos - alpha_n z_neg
 
-    z are the heads' logits, w_n = token_weights / normalizer. Row n is a position whose state predicts `labels[n]`:
-    shift and flatten before.
+    z are the heads' logits, w_n = token_weights / normalizer, a_n = kd_token_weights. Row n is a position whose state
+    predicts `labels[n]`: shift and flatten before.
 
     Args:
         student_hidden: [N, Hs], float32, bfloat16 or float64; receives the gradient, as `student_head` does if it
@@ -74,6 +75,7 @@ def contrastive_distillation_loss(
             None takes those of this call.
         reduction: "token", or "sample": the mean over a sample's rows (`sample_of_row` int64 [N]), then over samples.
         token_weights: [N], a factor for each row's loss; diagnostics and the normalizer of None do not know it.
+        kd_token_weights: [N], a factor for each row's distillation term; 1 by default.
         vocab_size: both terms are taken over the first so many tokens; needed where the heads differ in V.
         implementation: "chunked" (PyTorch), "triton" (CUDA; on a CPU only under TRITON_INTERPRET=1), "native" (C on a
             CPU, without softcap and plausibility), "reference", the dense yardstick, or "auto": triton or native where
@@ -103,7 +105,9 @@ def contrastive_distillation_loss(
     checks.check_ignore_index(ignore_index)
     checks.check_head("student_head", student_head, "student_hidden", student_hidden, None, vocab_size)
     checks.check_rows("labels", labels, student_hidden)
-    checks.check_token_weights(token_weights, student_hidden)
+    of_tokens = {"token_weights": token_weights, "kd_token_weights": kd_token_weights}
+    for name, weights in of_tokens.items():
+        checks.check_row_weights(name, weights, student_hidden)
     checks.check_alpha_of_row(alpha_of_row, objective, student_hidden)
     if reduction == "sample":
         checks.check_rows("sample_of_row", sample_of_row, student_hidden)
@@ -120,18 +124,19 @@ def contrastive_distillation_loss(
     vocab = vocab_size or len(student_head.weight)
     valid = labels != ignore_index
     if check_finite:
-        checks.check_finite_values(of_rows | {"token_weights": token_weights}, of_heads, valid)
+        checks.check_finite_values(of_rows | of_tokens, of_heads, valid)
     if check_finite or labels.device.type == "cpu":
         checks.check_labels(labels, valid, vocab)
         checks.check_alphas(alpha_of_row, valid)
     dtype = wide_dtype(student_hidden, student_head.weight)
     weight = _row_weights(valid, sample_of_row if reduction == "sample" else None, normalizer, dtype)
     if token_weights is not None:
-        weight = weight * _nan_where_infinite(token_weights.detach().to(dtype).masked_fill(~valid, 0))
+        weight = weight * _factor(token_weights, valid, dtype)
+    kd_share = weight if kd_token_weights is None else weight * _factor(kd_token_weights, valid, dtype)
     negative = teacher_neg if objective.alpha > 0 else None
     if alpha_of_row is not None:
         alpha_of_row = _nan_where_refused(alpha_of_row.detach().to(dtype).masked_fill(~valid, 0))
-    rows = Rows(student_hidden, teacher_pos, negative, labels, valid, weight, alpha_of_row)
+    rows = Rows(student_hidden, teacher_pos, negative, labels, valid, weight, kd_share, alpha_of_row)
     teacher_head = None if teacher_head is None else teacher_head.first(vocab)
     arguments = (rows, student_head.first(vocab), teacher_head, objective)
     if implementation == "auto":
@@ -189,6 +194,11 @@ def _row_weights(
     if normalizer is None:
         return weight / counted.clamp_min(1)  # nothing to count gives a loss of 0, not 0 / 0
     return weight / _nan_where_infinite(torch.as_tensor(normalizer).to(weight).reshape(()))
+
+
+def _factor(of_rows: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """A factor of each row's loss, 0 where it is ignored."""
+    return _nan_where_infinite(of_rows.detach().to(dtype).masked_fill(~valid, 0))
 
 
 def _nan_where_refused(alpha: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ def chunk_terms(
                 pointer(chunk.labels),
                 pointer(chunk.valid),
                 pointer(chunk.weight),
+                pointer(chunk.kd_share),
                 pointer(alphas),
                 found,
                 gradient,
@@ -197,7 +198,7 @@ def _entropies(
 
 @triton.jit
 def _rows(
-    z_s, z_t, z_n, bias_s, bias_t, labels, valid, weights, alphas, found, gradient, rows, vocab,
+    z_s, z_t, z_n, bias_s, bias_t, labels, valid, weights, kd_shares, alphas, found, gradient, rows, vocab,
     alpha, inverse, sharpness, kd_weight, plausibility, mix, scale_s, scale_t, cap_s, cap_t,
     TEACHER: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, ALPHAS: tl.constexpr,
     PLAUSIBILITY: tl.constexpr, LABELS: tl.constexpr, STUDENT_BIAS: tl.constexpr, TEACHER_BIAS: tl.constexpr,
@@ -206,7 +207,7 @@ def _rows(
 ):  # fmt: skip
     """One row of the objective; `inverse` is 1 / tau, and with ALPHAS the row's alpha is read instead of `alpha`."""
     row = tl.program_id(0).to(tl.int64)
-    weight = tl.load(weights + row).to(tl.float32)
+    weight, kd_weight_of_row = tl.load(weights + row).to(tl.float32), tl.load(kd_shares + row).to(tl.float32)
     label = tl.load(labels + row)
     tau = 1 / inverse
     scale = inverse * LOG2_E
@@ -270,7 +271,7 @@ def _rows(
     at_s, at_t = _first(peaks_s, peak_s, best_s, vocab), _first(peaks_t, peak_t, best_t, vocab)
 
     forward, backward, posterior, entropy_s, entropy_t, shift = zeros, zeros, zeros, zeros, zeros, zeros
-    kd_share, ce_share = kd_weight * tau * weight, (1 - kd_weight) * weight
+    kd_share, ce_share = kd_weight * tau * kd_weight_of_row, (1 - kd_weight) * weight
     # Backwards: what the first sweep read last is still in the cache.
     blocks = tl.cdiv(vocab, BLOCK)
     for done in tl.range(0, blocks, num_stages=STAGES):
@@ -341,7 +342,7 @@ def _rows(
     cross_entropy = log_1 * LN_2 - (at_label - peak_s)
     # An infinite logit makes an entropy NaN; 0 times it tells so where a term by itself might not.
     disorder_s, disorder_t = tl.sum(entropy_s, 0) * LN_2, tl.sum(entropy_t, 0) * LN_2
-    tl.store(found + row, (kd * LN_2 * tau * tau + 0 * (disorder_s + disorder_t)) * weight)
+    tl.store(found + row, (kd * LN_2 * tau * tau + 0 * (disorder_s + disorder_t)) * kd_weight_of_row)
     tl.store(found + rows + row, (cross_entropy + 0 * disorder_s) * weight)
     tl.store(found + 2 * rows + row, 1.0)
     tl.store(found + 3 * rows + row, tl.where(at_s == label, 1.0, 0.0))
@@ -356,7 +357,7 @@ def _store(
     gradient, z, step, peak, log_1, cols, row, vocab, label, kd_share, ce_share, cap,
     LABELS: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
-    """dL/du = w * [lambda * tau * dD/d(z / tau) + (1 - lambda) * (p - onehot(y))] * dz/du, written in place."""
+    """dL/du = [w' * lambda * tau * dD/d(z / tau) + w * (1 - lambda) * (p - onehot(y))] * dz/du, written in place."""
     value = step * kd_share
     if LABELS:
         value += tl.exp2((z - peak) * LOG2_E - log_1) * ce_share

@@ -56,10 +56,10 @@ def chunk_terms(
         z_t, chunk = target.logits, replace(chunk, alpha=target.alpha)
     count, vocab = z_s.shape
     found = torch.empty(len(TERMS), count, dtype=torch.float32, device=z_s.device)
-    labels, valid, weight = (x.contiguous() for x in (chunk.labels, chunk.valid, chunk.weight))
+    of_rows = [x.contiguous() for x in (chunk.labels, chunk.valid, chunk.weight, chunk.kd_share)]
 
     def work(start: int, end: int) -> None:
-        pointers = [None if x is None else x[start:].data_ptr() for x in (z_s, z_t, labels, valid, weight)]
+        pointers = [None if x is None else x[start:].data_ptr() for x in (z_s, z_t, *of_rows)]
         place = found.data_ptr() + start * found.element_size()
         scalars = (objective.temperature, 1 + objective.sharpen, objective.kd_weight, with_gradient)
         library().caad_rows(end - start, vocab, count, *pointers, place, *scalars)
@@ -95,7 +95,7 @@ def library() -> ctypes.CDLL:
             raise OSError(f"{compiler[0]} could not compile {SOURCE.name}: {told}")
         loaded = ctypes.CDLL(str(target))
     size, pointer, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-    loaded.caad_rows.argtypes = [size] * 3 + [pointer] * 6 + [number] * 3 + [ctypes.c_int32]
+    loaded.caad_rows.argtypes = [size] * 3 + [pointer] * 7 + [number] * 3 + [ctypes.c_int32]
     loaded.caad_rows.restype = None
     return loaded
 

@@ -89,6 +89,7 @@ class Objective:
 class Rows:
     """N answer positions: hidden states `student` [N, Hs], the teacher's `positive` and `negative` [N, Ht],
     `labels` int64 [N], `valid` bool [N] (not ignored) and `weight` [N], each row's share of the loss (0 if ignored).
+    `kd_share` [N] is its share of the distillation term, the same tensor where that weighs rows alike.
 
     `positive` is None where no distillation takes place, `negative` where it has no contrast. `alpha` [N] is None where
     all rows have that of the objective, and where a gate is still to find it.
@@ -100,6 +101,7 @@ class Rows:
     labels: Tensor
     valid: Tensor
     weight: Tensor
+    kd_share: Tensor
     alpha: Tensor | None = None
 
     def take(self, index: slice | Tensor) -> "Rows":
@@ -107,7 +109,10 @@ class Rows:
         positive = None if self.positive is None else self.positive[index]
         negative = None if self.negative is None else self.negative[index]
         alpha = None if self.alpha is None else self.alpha[index]
-        rows = self.student[index], positive, negative, self.labels[index], self.valid[index], self.weight[index]
+        kd_share = weight = self.weight[index]
+        if self.kd_share is not self.weight:
+            kd_share = self.kd_share[index]
+        rows = self.student[index], positive, negative, self.labels[index], self.valid[index], weight, kd_share
         return Rows(*rows, alpha)
 
 

@@ -34,7 +34,7 @@ def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None
     if objective.uses_labels:
         ce = torch.nn.functional.cross_entropy(z_s, rows.labels, reduction="none")
         ce = ce + 0 * diagnostics["student_entropy"].detach()
-    kd, ce = (rows.weight * kd).sum(), (rows.weight * ce).sum()
+    kd, ce = (rows.kd_share * kd).sum(), (rows.weight * ce).sum()
     loss = objective.kd_weight * kd + (1 - objective.kd_weight) * ce
     sums = {name: values.detach().sum(dtype=loss.dtype) for name, values in diagnostics.items()}
     sums["rows"] = rows.valid.sum(dtype=loss.dtype)

@@ -41,10 +41,11 @@ static float largest(const float *z, int64_t vocab, int64_t *at) {
 }
 
 /* Rows [0, count) of logits [count, vocab], student's `z_s` and target's `z_t` (null without a teacher).
+   `weights` are the rows' shares of the loss, `kd_weights` of its distillation term.
    `z_s` receives dL/dz where `gradient` is set, zeros in rows that are not `valid`. `found` has seven columns of stride `stride`, one place per row. */
 void caad_rows(int64_t count, int64_t vocab, int64_t stride, float *z_s, const float *z_t, const int64_t *labels,
-               const uint8_t *valid, const float *weights, float *found, float tau, float sharpness, float kd_weight,
-               int32_t gradient) {
+               const uint8_t *valid, const float *weights, const float *kd_weights, float *found, float tau,
+               float sharpness, float kd_weight, int32_t gradient) {
     const float scale = LOG2_E / tau, scale_t = sharpness * scale;
     for (int64_t row = 0; row < count; row++) {
         float *s = z_s + row * vocab;
@@ -70,7 +71,8 @@ void caad_rows(int64_t count, int64_t vocab, int64_t stride, float *z_s, const f
             total_s += part_s, total_1 += part_1, total_t += part_t;
         }
         const float log_s = (float)log2(total_s), log_1 = (float)log2(total_1), log_t = (float)log2(total_t);
-        const float kd_share = (z_t ? kd_weight : 0.0f) * tau * weights[row], ce_share = (1 - kd_weight) * weights[row];
+        const float kd_share = (z_t ? kd_weight : 0.0f) * tau * kd_weights[row];
+        const float ce_share = (1 - kd_weight) * weights[row];
         double kd = 0, entropy_s = 0, entropy_t = 0;
         for (int64_t start = 0; start < vocab; start += BLOCK) {
             const int64_t end = start + BLOCK < vocab ? start + BLOCK : vocab;
@@ -90,7 +92,7 @@ void caad_rows(int64_t count, int64_t vocab, int64_t stride, float *z_s, const f
         if (gradient) s[labels[row]] -= ce_share;
         /* An infinite logit makes an entropy NaN; a term by itself may hide it. */
         const float nothing_s = 0.0f * (float)entropy_s, nothing_t = 0.0f * (float)entropy_t;
-        found[row] = ((float)kd * LN_2 * tau * tau + nothing_s + nothing_t) * weights[row];
+        found[row] = ((float)kd * LN_2 * tau * tau + nothing_s + nothing_t) * kd_weights[row];
         found[stride + row] = (log_1 * LN_2 - at_label + nothing_s) * weights[row];
         found[2 * stride + row] = 1.0f;
         found[3 * stride + row] = best_s == labels[row];

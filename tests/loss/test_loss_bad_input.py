@@ -86,6 +86,7 @@ TENSORS = {
     "vocab_size is None.*11.*12": lambda p: swap(p, teacher_head=with_weight(p.teacher_head, torch.zeros(12, 7))),
     "token_weights.shape": lambda p: swap(p, loss=partial(p.loss, token_weights=torch.ones(5))),
     "token_weights.dtype": lambda p: swap(p, loss=partial(p.loss, token_weights=torch.ones(6, dtype=torch.int64))),
+    "kd_token_weights.shape": lambda p: swap(p, loss=partial(p.loss, kd_token_weights=torch.ones(5))),
     "teacher_neg is None.*since alpha is 1": lambda p: swap(p, negative=None),
     "student_head is Linear, expected an LMHead": lambda p: swap(p, student_head=torch.nn.Linear(5, 11)),
     "teacher_head is Parameter, expected an LMHead": lambda p: swap(p, teacher_head=torch.nn.Linear(7, 11).weight),
