@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
-from caad_ds.config.schema import ObjectiveSection
+from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
 from caad_ds.models.audio_lm import AudioLM

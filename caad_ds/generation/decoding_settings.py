@@ -6,7 +6,7 @@ Messages name the option of the command; a keyword of the function is called the
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from caad_ds.config.schema import ALPHA_GATES, NEGATIVES
+from caad_ds.config.objective_section import ALPHA_GATES, NEGATIVES
 from caad_ds.utils.errors import UserError
 
 DTYPES = ("float32", "bfloat16")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from caad_ds.config.key_names import SYNONYMS
+from caad_ds.config.objective_section import ALPHA_GATES
 from caad_ds.config.reading import load_config
-from caad_ds.config.schema import ALPHA_GATES, Config
+from caad_ds.config.schema import Config
 from caad_ds.loss import gate
 from tests.config.refusals import refusal
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from caad_ds.config.schema import ObjectiveSection
+from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import IGNORE
 from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.student_objective import StudentObjective

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.objective_section import NEGATIVES
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, decode, generate
 from caad_ds.generation.model import Model

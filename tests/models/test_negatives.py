@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.objective_section import NEGATIVES
 from caad_ds.data.batch import IGNORE, Batch, len_of
 from caad_ds.distill.audio_dropout import drop_audio
 from caad_ds.models import negatives

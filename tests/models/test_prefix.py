@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.objective_section import NEGATIVES
 from caad_ds.data.batch import Batch
 from caad_ds.distill.prefix import KEPT, shared_prefix
 from caad_ds.distill.signal import TeacherForward

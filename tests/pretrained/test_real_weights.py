@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from caad_ds.config.schema import ObjectiveSection
+from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
 from caad_ds.distill.student_objective import StudentObjective

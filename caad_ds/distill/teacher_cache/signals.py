@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from caad_ds.config.schema import ObjectiveSection
+from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
 from caad_ds.data.stored_states import StoredStates
 from caad_ds.distill.signal import OnlineTeacher, TeacherStates

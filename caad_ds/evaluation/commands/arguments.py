@@ -2,7 +2,7 @@
 
 import argparse
 
-from caad_ds.config.schema import ALPHA_GATES, NEGATIVES
+from caad_ds.config.objective_section import ALPHA_GATES, NEGATIVES
 from caad_ds.generation.decoding_settings import DTYPES, GATE_M, NO_GATE
 from caad_ds.utils.command import positive
 from caad_ds.utils.paths import existing, model_folder

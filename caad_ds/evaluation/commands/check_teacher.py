@@ -2,7 +2,7 @@
 
 import argparse
 
-from caad_ds.config.schema import CHECKED_NEGATIVES, NEGATIVES
+from caad_ds.config.objective_section import CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected

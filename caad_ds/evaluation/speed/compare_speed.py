@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.objective_section import NEGATIVES
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.speed.measure import Clock, Timing, description, spread, synchronize, timed

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.config.schema import CHECKED_NEGATIVES, NEGATIVES
+from caad_ds.config.objective_section import CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.items import Clip
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Benchmark, Row

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from caad_ds.config.schema import Config, ObjectiveSection
+from caad_ds.config.objective_section import ObjectiveSection
+from caad_ds.config.schema import Config
 from caad_ds.data.index import FILE_NAME, no_index
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.tracking import Target

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from caad_ds.config.schema import ObjectiveSection
+from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
 
 # diagnostics of the loss that are sums over rows, reported as means under these names

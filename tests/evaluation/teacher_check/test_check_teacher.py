@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from caad_ds.config.schema import CHECKED_NEGATIVES, NEGATIVES
+from caad_ds.config.objective_section import CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.commands import check_teacher as command_line

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Qwen2AudioForConditionalGeneration
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.objective_section import NEGATIVES
 from caad_ds.data.batch import Batch
 from caad_ds.models import auto
 from caad_ds.utils.errors import UserError

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caad_ds.config.schema import Config, ObjectiveSection
+from caad_ds.config.objective_section import ObjectiveSection
+from caad_ds.config.schema import Config
 from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder

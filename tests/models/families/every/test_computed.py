@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from caad_ds.config.schema import NEGATIVES
+from caad_ds.config.objective_section import NEGATIVES
 from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import auto

@@ -1,0 +1,74 @@
+"""The section of a configuration that says what is minimised."""
+
+from typing import Literal, get_args
+
+from pydantic import Field, model_validator
+
+from caad_ds.config.section import Section, changed
+
+NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
+NEGATIVES = get_args(NegativeName)
+CHECKED_NEGATIVES = NEGATIVES[:4]  # what check-teacher looks at by default: those that hear no audio
+AlphaGate = Literal["none", "text_certainty"]
+ALPHA_GATES = get_args(AlphaGate)
+DISTILL_ONLY = (
+    "alpha", "alpha_gate", "gate_m", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix",
+)  # fmt: skip
+GATE_ONLY = ("gate_m",)
+
+
+class ObjectiveSection(Section):
+    """What is minimised: lambda * KD + (1 - lambda) * CE, or CE alone."""
+
+    name: Literal["distill", "ce"] = Field("distill", description="ce trains on the pseudo ground truth alone")
+    alpha: float = Field(1.0, ge=0, description="strength of the contrast; 0 is standard KD")
+    alpha_gate: AlphaGate = Field(
+        "none",
+        description="text_certainty (experimental): alpha where the teacher is sure without the audio, less where it "
+        "is not: times max(0, 1 - entropy / log gate_m)",
+    )
+    gate_m: float = Field(
+        2.0, gt=1, description="with a gate: no contrast from the entropy of so many equally likely tokens on"
+    )
+    temperature: float = Field(2.0, gt=0, description="divides the logits of teacher and student (tau)")
+    kd_weight: float = Field(0.7, ge=0, le=1, description="share of KD in the loss (lambda)")
+    plausibility: float | None = Field(None, gt=0, le=1, description="beta of the adaptive plausibility mask")
+    divergence: str = Field(
+        "forward_kl",
+        description="between target and student: a name of caad_ds/loss/divergence.py (the paper's is forward_kl), "
+        "or package.module:name of your own",
+    )
+    mix: float = Field(
+        0.5, gt=0, lt=1, description="weight of the target in the mixture, for divergences that have one"
+    )
+    sharpen: float = Field(0.0, ge=0, description="with alpha 0: scale the target's logits by 1 + sharpen (a control)")
+    reduction: Literal["token", "sample"] = Field(
+        "token", description="mean over answer tokens, or over the samples' means"
+    )
+    logits: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="dtype of the logits in the loss; bfloat16 is faster and less exact (run.precision bf16 on CUDA)",
+    )
+    audio_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of samples whose audio is replaced by the negative (ce)"
+    )
+    dropout_negative: NegativeName = Field("zero_mel", description="the negative that audio_dropout uses")
+
+    @property
+    def share_of_kd(self) -> float:
+        """kd_weight (lambda) where there is a teacher to distil from, else 0."""
+        return self.kd_weight if self.name == "distill" else 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ObjectiveSection":
+        if self.name == "distill" and self.audio_dropout:
+            raise ValueError("audio_dropout belongs to objective ce")
+        if self.name == "ce" and (unread := changed(self, DISTILL_ONLY)):
+            raise ValueError(f"{', '.join(unread)}: belongs to objective distill; objective ce reads no teacher")
+        if self.sharpen and self.alpha:
+            raise ValueError("sharpen is a control without contrast; set alpha to 0")
+        if self.alpha_gate == "none" and (unread := changed(self, GATE_ONLY)):
+            raise ValueError(f"{', '.join(unread)}: belongs to alpha_gate; set that, or remove it")
+        if self.alpha_gate != "none" and not self.alpha:
+            raise ValueError("alpha_gate weakens a contrast, and alpha 0 has none; raise alpha, or remove alpha_gate")
+        return self
