@@ -13,8 +13,10 @@ AlphaGate = Literal["none", "text_certainty"]
 ALPHA_GATES = get_args(AlphaGate)
 DISTILL_ONLY = (
     "alpha", "alpha_gate", "gate_m", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix",
+    "row_weight", "row_weight_cap",
 )  # fmt: skip
 GATE_ONLY = ("gate_m",)
+WEIGHT_ONLY = ("row_weight_cap",)
 
 
 class ObjectiveSection(Section):
@@ -45,6 +47,14 @@ class ObjectiveSection(Section):
     reduction: Literal["token", "sample"] = Field(
         "token", description="mean over answer tokens, or over the samples' means"
     )
+    row_weight: Literal["none", "audio_advantage"] = Field(
+        "none",
+        description="audio_advantage (experimental): weigh the KD of each answer token by log p - log p without the "
+        "audio, of the teacher, clipped to 0 and row_weight_cap; mean 1 over a step's tokens",
+    )
+    row_weight_cap: float = Field(
+        5.0, gt=0, description="with row_weight: advantages above this (in nats) count as much"
+    )
     logits: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="dtype of the logits in the loss; bfloat16 is faster and less exact (run.precision bf16 on CUDA)",
@@ -69,6 +79,8 @@ class ObjectiveSection(Section):
             raise ValueError("sharpen is a control without contrast; set alpha to 0")
         if self.alpha_gate == "none" and (unread := changed(self, GATE_ONLY)):
             raise ValueError(f"{', '.join(unread)}: belongs to alpha_gate; set that, or remove it")
+        if self.row_weight == "none" and (unread := changed(self, WEIGHT_ONLY)):
+            raise ValueError(f"{', '.join(unread)}: belongs to row_weight; set that, or remove it")
         if self.alpha_gate != "none" and not self.alpha:
             raise ValueError("alpha_gate weakens a contrast, and alpha 0 has none; raise alpha, or remove alpha_gate")
         return self

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.data_section import STREAM_ONLY, DataSection
-from caad_ds.config.objective_section import DISTILL_ONLY, GATE_ONLY, NegativeName, ObjectiveSection
+from caad_ds.config.objective_section import DISTILL_ONLY, GATE_ONLY, WEIGHT_ONLY, NegativeName, ObjectiveSection
 from caad_ds.config.section import Section, changed
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -264,7 +264,9 @@ class Config(Section):
         if self.teacher is None:
             return self.objective.dropout_negative if self.objective.audio_dropout else None
         pair = self.teacher.cache is not None and self.teacher.cache.form == "pair"  # stored for any alpha
-        return self.teacher.negative if self.objective.alpha or pair else None  # standard KD runs no second path
+        weighs = self.objective.row_weight != "none"
+        # Standard KD runs no second path, unless its tokens are weighed by it.
+        return self.teacher.negative if self.objective.alpha or pair or weighs else None
 
     @model_validator(mode="after")
     def _teacher_fits(self) -> "Config":
@@ -287,6 +289,11 @@ class Config(Section):
             raise ValueError(
                 "objective.plausibility needs the teacher's path with audio by itself, which teacher.cache.form "
                 "contrast does not store; set it to pair"
+            )
+        if form == "contrast" and self.objective.row_weight != "none" and not self.objective.alpha:
+            raise ValueError(
+                "objective.row_weight needs the teacher's path without audio, which teacher.cache.form contrast does "
+                "not hold for alpha 0; set it to pair"
             )
         if self.student.keep_encoded_gb and self.run.peak_tflops:
             raise ValueError(
@@ -316,11 +323,12 @@ class Config(Section):
     def read_keys(self) -> dict:
         """The sections without the keys that this run does not read, for its record."""
         values = self.model_dump(mode="json")
-        ungated = GATE_ONLY if self.objective.alpha_gate == "none" else ()
+        unused: tuple[str, ...] = GATE_ONLY if self.objective.alpha_gate == "none" else ()
+        unused += WEIGHT_ONLY if self.objective.row_weight == "none" else ()
         unread = {
             "data": STREAM_ONLY if self.data.reader == "indexed" else (),
             "student": self.student.fresh_only if self.student.path else (),
-            "objective": DISTILL_ONLY if self.objective.name == "ce" else ungated,
+            "objective": DISTILL_ONLY if self.objective.name == "ce" else unused,
         }
         return {
             name: {key: value for key, value in section.items() if key not in unread.get(name, ())}

@@ -25,11 +25,15 @@ class TeacherStates:
         positive: h_pos [N, Ht], or what is already contrasted.
         negative: h_neg [N, Ht]; None where nothing is left to contrast, as in standard KD.
         alpha: the strength of the contrast of each row [N], where it is known already; None: as the objective says.
+        advantage: log p_pos - log p_neg of the answer's token of each row [N], where it is known already.
+        kd_weights: factors of the rows' distillation terms [N]; None: all count alike.
     """
 
     positive: Tensor
     negative: Tensor | None
     alpha: Tensor | None = None
+    advantage: Tensor | None = None
+    kd_weights: Tensor | None = None
 
 
 class TeacherSignal(Protocol):

@@ -52,11 +52,12 @@ class StudentObjective(nn.Module):
         teacher_head: LMHead | None = None,
         normalizer: float | None = None,
         row_alpha: Tensor | None = None,
+        kd_weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Loss, its terms kd and ce, and the diagnostics of a prepared batch; see `contrastive_distillation_loss`.
 
         The teacher's states [N, Ht] and head are None for objective `ce`. `row_alpha` [N] is each row's alpha, where it
-        is known. A plain tuple, as ZeRO's hooks expect.
+        is known, `kd_weights` [N] a factor of its distillation term. A plain tuple, as ZeRO's hooks expect.
         """
         cfg = self.objective
         alpha: float | Tensor = cfg.alpha if row_alpha is None else row_alpha
@@ -88,6 +89,7 @@ class StudentObjective(nn.Module):
                 reduction=cfg.reduction,
                 sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
                 normalizer=normalizer,
+                kd_token_weights=kd_weights,
                 vocab_size=vocabulary,
                 logits=cfg.logits,
             )

@@ -10,7 +10,7 @@ from caad_ds.loss.chunked import chunk_rows
 from caad_ds.loss.gate import gated_alpha, tile_rows
 from caad_ds.loss.head import LMHead, LogitsMemory, wide_dtype
 
-__all__ = ["SCALARS", "gated_alpha", "teacher_scalars"]
+__all__ = ["SCALARS", "gated_alpha", "log_ratio", "teacher_scalars"]
 
 SCALARS = ("p_pos", "p_neg", "entropy_pos", "entropy_neg", "jsd")
 
@@ -64,6 +64,13 @@ def teacher_scalars(
     found = torch.cat(parts) if parts else teacher_pos.new_empty(0, len(SCALARS))
     found[:, :2].masked_fill_(~known.unsqueeze(-1), math.nan)
     return found.float()
+
+
+def log_ratio(scalars: Tensor) -> Tensor:
+    """log p_pos - log p_neg of the answer's tokens, float32 [N], from scalars [N, 5]; NaN where a path is missing."""
+    p_pos, p_neg = (scalars[:, SCALARS.index(name)] for name in ("p_pos", "p_neg"))
+    tiny = torch.finfo(scalars.dtype).tiny  # a probability that has underflowed is no -inf
+    return p_pos.clamp_min(tiny).log() - p_neg.clamp_min(tiny).log()
 
 
 def _scalars(z_pos: Tensor, z_neg: Tensor | None, place: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from caad_ds.data.loader import IndexedBatches, Loader, StreamBatches
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.audio_dropout import AudioDropout
+from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.training import engines
@@ -140,7 +141,8 @@ class Trainer:
         shape = self.micro_batch, self.accumulation
         self.engine = engines.student_engine(cfg, self.student, *shape, part, self.pairing.shared)
         held.callback(self.engine.destroy)
-        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part)
+        weights = AudioAdvantage.of(cfg.objective, self.pairing.shared)
+        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part, weights)
 
     # -- running ----------------------------------------------------------------------------------------------------
 

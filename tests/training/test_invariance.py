@@ -11,6 +11,7 @@ DEALT = {"world 2, micro 4": (2, 4), "world 1, micro 2, accumulation 4": (1, 2)}
 OBJECTIVES = {
     "token": (config, {"reduction": "token"}),
     "sample": (config, {"reduction": "sample"}),
+    "row weights": (config, {"row_weight": "audio_advantage"}),
     "ce with audio dropout": (ce, {"audio_dropout": 0.5, "dropout_negative": "silence"}),
 }
 
@@ -31,7 +32,13 @@ def run(world, out, objective: str, ranks: int, micro: int):
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param("token", marks=pytest.mark.numeric), "sample", "ce with audio dropout"]
+    scope="module",
+    params=[
+        pytest.param("token", marks=pytest.mark.numeric),
+        "sample",
+        pytest.param("row weights", marks=pytest.mark.slow),
+        "ce with audio dropout",
+    ],
 )
 def whole(world, folder, request):
     """An objective, and the output of its run on one rank without accumulation."""

@@ -20,7 +20,7 @@ from caad_ds.distill.teacher_cache.segments import ROWS, SEGMENT_BYTES, Segment,
 from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import hidden_contrast
-from caad_ds.loss.teacher_scalars import SCALARS, gated_alpha, teacher_scalars
+from caad_ds.loss.teacher_scalars import SCALARS, gated_alpha, log_ratio, teacher_scalars
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.ranks import agreed, gathered, raise_together, world
@@ -295,10 +295,13 @@ def used(stored: StoredStates, head: LMHead, objective: ObjectiveSection) -> Tea
     """Stored states as the loss takes them; of an objective without contrast the positive path alone."""
     if stored.positive is None:  # no sample has an answer that counts
         return TeacherStates(head.weight.new_zeros(0, head.weight.shape[1]), None)
+    advantage = None
+    if objective.row_weight == "audio_advantage" and stored.scalars is not None:
+        advantage = log_ratio(stored.scalars)
     if stored.negative is None or stored.scalars is None or not objective.alpha:
-        return TeacherStates(stored.positive, None)
+        return TeacherStates(stored.positive, None, advantage=advantage)
     alpha = row_alpha(stored.scalars, objective)
-    return TeacherStates(stored.positive, stored.negative, alpha if isinstance(alpha, Tensor) else None)
+    return TeacherStates(stored.positive, stored.negative, alpha if isinstance(alpha, Tensor) else None, advantage)
 
 
 def row_alpha(scalars: Tensor, objective: ObjectiveSection) -> float | Tensor:

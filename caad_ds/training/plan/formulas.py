@@ -76,6 +76,7 @@ class Heads:
     """Shapes of the loss: N rows, V tokens in common, widths, products of the teacher's head, what trains.
 
     `products` is 0 without a teacher, 1 where the contrast is formed in hidden space (method.md, identity 1), else 2.
+    `passing` are those of a gate and of row weights, whose logits are gone before the loss needs memory.
     """
 
     rows: int
@@ -84,12 +85,16 @@ class Heads:
     teacher_width: int
     products: int
     trains: bool
+    passing: int = 0
 
 
 def head_flops(heads: Heads) -> int:
-    """2 N V (Hs (2 + 1 if the head trains) + Ht products): logits, the gradients of states and of the head's weight."""
+    """2 N V (Hs (2 + 1 if the head trains) + Ht (products + passing)).
+
+    Logits, and the gradients of states and of the head's weight.
+    """
     student = heads.student_width * (3 if heads.trains else 2)
-    return 2 * heads.rows * heads.vocabulary * student + heads.products * teacher_product(heads)
+    return 2 * heads.rows * heads.vocabulary * student + (heads.products + heads.passing) * teacher_product(heads)
 
 
 def teacher_product(heads: Heads) -> int:

@@ -68,10 +68,13 @@ class Engines:
         theirs, softcap = self.teacher.lm.generator.get_output_embeddings().weight, self.teacher.lm.head().softcap
         contrasted = self.cfg.negative is not None
         separate = contrasted and Objective.of(self.cfg.objective).needs_z_pos(contrasted, softcap)
-        # Whose entropies are stored, or take the logits of the negative path first.
-        gated = contrasted and not cached and self.cfg.objective.alpha_gate != "none"
-        vocabulary, products = min(len(student), len(theirs)), 2 if separate or gated else 1
-        return Heads(rows, vocabulary, student.shape[1], theirs.shape[1], products, bool(student.requires_grad))
+        vocabulary, products, passing = min(len(student), len(theirs)), 2 if separate else 1, 0
+        if contrasted and not cached:  # a cache has what both need
+            passing = 2 if self.cfg.objective.row_weight != "none" else 0
+            passing += 1 if self.cfg.objective.alpha_gate != "none" and not separate else 0
+        return Heads(
+            rows, vocabulary, student.shape[1], theirs.shape[1], products, bool(student.requires_grad), passing
+        )
 
     def free(self) -> int:
         """Bytes of a device that nothing has taken."""

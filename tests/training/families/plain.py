@@ -48,7 +48,8 @@ def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
             alpha = strength(objective, negative)
             target = torch.softmax(((1 + alpha) * positive - alpha * negative) / tau, -1)
         found, targets = logits(student, batch.student)[:, ids], torch.searchsorted(ids, batch.student.targets)
-        kd = tau**2 * F.kl_div(torch.log_softmax(found / tau, -1), target, reduction="batchmean")
+        rows = F.kl_div(torch.log_softmax(found / tau, -1), target, reduction="none").sum(-1)
+        kd = tau**2 * (row_weights(objective, positive, negative, targets) * rows).mean()
         loss = share * kd + (1 - share) * F.cross_entropy(found, targets)
         optimizer.zero_grad()
         loss.backward()
@@ -65,6 +66,15 @@ def strength(objective: ObjectiveSection, negative: Tensor) -> Tensor:
     p = torch.softmax(negative, -1)
     entropy = -(p * torch.log(p)).sum(-1, keepdim=True)
     return alpha * torch.clamp(1 - entropy / math.log(objective.gate_m), min=0)
+
+
+def row_weights(objective: ObjectiveSection, positive: Tensor, negative: Tensor, targets: Tensor) -> Tensor:
+    """What each row's distillation term counts [N] (docs/method.md)."""
+    if objective.row_weight == "none":
+        return torch.ones(len(targets))
+    paths = [F.cross_entropy(z, targets, reduction="none") for z in (negative, positive)]
+    advantage = torch.clamp(paths[0] - paths[1], 0, objective.row_weight_cap)
+    return advantage / advantage.mean()
 
 
 def silent(batch: Batch) -> Batch:

@@ -158,3 +158,17 @@ def test_with_an_alpha_of_each_row(audio_world, tmp_path):
     assert_plain_losses(file, out)
     alphas = [value for _, value in curve(out, "train/alpha")]
     assert len(set(alphas)) == 3 and all(0.1 < alpha < 1.9 for alpha in alphas), alphas
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("alpha", [2.0, pytest.param(0.0, marks=pytest.mark.slow)], ids=["CAAD", "standard KD"])
+def test_with_a_weight_of_each_row(audio_world, tmp_path, alpha):
+    """The audio advantage, of micro-batches that weigh their rows together; some reach the cap."""
+    out = tmp_path / "out"
+    weighed = {"alpha": alpha, "row_weight": "audio_advantage", "row_weight_cap": 0.3}
+    file = foreign(audio_world, out, objective=weighed, optimizer={"steps": 3})
+    run = Run(file, 2, prepare=watch_traces)
+    assert run.wait() == [0, 0], run.output()
+    assert_plain_losses(file, out)
+    advantages = [value for _, value in curve(out, "train/advantage")]
+    assert len(set(advantages)) == 3 and all(0.01 < advantage < 0.3 for advantage in advantages), advantages

@@ -53,8 +53,11 @@ CASES = {
     "group_by_audio": {"data": {"group_by_audio": True}},
     "token budget": {"optimizer": {"batch_size": None, "batch_tokens": 240, "micro_tokens": 120, "steps": 12}},
     "gate": {"objective": {"alpha_gate": "text_certainty"}},
+    "row weights": {"objective": {"row_weight": "audio_advantage"}, "optimizer": {"micro_batch": 2, "steps": 6}},
+    "row weights, contrast": {"cache": {"form": "contrast"}, "objective": {"row_weight": "audio_advantage"}},
+    "row weights, standard KD": {"objective": {"row_weight": "audio_advantage", "alpha": 0.0}},
 }
-QUICK = {"20 steps", "contrast", "a sample twice in a step", "accumulation"}
+QUICK = {"row weights", "20 steps", "contrast", "a sample twice in a step", "accumulation"}
 
 
 @pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
