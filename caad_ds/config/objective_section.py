@@ -13,10 +13,11 @@ AlphaGate = Literal["none", "text_certainty"]
 ALPHA_GATES = get_args(AlphaGate)
 DISTILL_ONLY = (
     "alpha", "alpha_gate", "gate_m", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix",
-    "row_weight", "row_weight_cap",
+    "row_weight", "row_weight_cap", "hidden_weight", "hidden_distance",
 )  # fmt: skip
 GATE_ONLY = ("gate_m",)
 WEIGHT_ONLY = ("row_weight_cap",)
+HIDDEN_ONLY = ("hidden_distance",)
 
 
 class ObjectiveSection(Section):
@@ -55,6 +56,14 @@ class ObjectiveSection(Section):
     row_weight_cap: float = Field(
         5.0, gt=0, description="with row_weight: advantages above this (in nats) count as much"
     )
+    hidden_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the contrast of hidden states in KD: the student's final states against the teacher's "
+        "contrasted ones; where widths differ the student's go through a learned map that is not exported",
+    )
+    hidden_distance: Literal["mse", "cosine"] = Field("mse", description="of hidden_weight: how far states are apart")
     logits: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="dtype of the logits in the loss; bfloat16 is faster and less exact (run.precision bf16 on CUDA)",
@@ -81,6 +90,10 @@ class ObjectiveSection(Section):
             raise ValueError(f"{', '.join(unread)}: belongs to alpha_gate; set that, or remove it")
         if self.row_weight == "none" and (unread := changed(self, WEIGHT_ONLY)):
             raise ValueError(f"{', '.join(unread)}: belongs to row_weight; set that, or remove it")
+        if not self.hidden_weight and (unread := changed(self, HIDDEN_ONLY)):
+            raise ValueError(f"{', '.join(unread)}: belongs to hidden_weight; set that, or remove it")
+        if self.hidden_weight and self.alpha_gate != "none":
+            raise ValueError("hidden_weight takes one alpha for all rows; remove it, or alpha_gate")
         if self.alpha_gate != "none" and not self.alpha:
             raise ValueError("alpha_gate weakens a contrast, and alpha 0 has none; raise alpha, or remove alpha_gate")
         return self

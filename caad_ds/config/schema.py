@@ -9,7 +9,14 @@ from pydantic import Field, model_validator
 
 from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.data_section import STREAM_ONLY, DataSection
-from caad_ds.config.objective_section import DISTILL_ONLY, GATE_ONLY, WEIGHT_ONLY, NegativeName, ObjectiveSection
+from caad_ds.config.objective_section import (
+    DISTILL_ONLY,
+    GATE_ONLY,
+    HIDDEN_ONLY,
+    WEIGHT_ONLY,
+    NegativeName,
+    ObjectiveSection,
+)
 from caad_ds.config.section import Section, changed
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -325,6 +332,7 @@ class Config(Section):
         values = self.model_dump(mode="json")
         unused: tuple[str, ...] = GATE_ONLY if self.objective.alpha_gate == "none" else ()
         unused += WEIGHT_ONLY if self.objective.row_weight == "none" else ()
+        unused += () if self.objective.hidden_weight else HIDDEN_ONLY
         unread = {
             "data": STREAM_ONLY if self.data.reader == "indexed" else (),
             "student": self.student.fresh_only if self.student.path else (),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
+from caad_ds.loss.hidden_states import hidden_state_loss, width_map
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 
@@ -19,7 +20,8 @@ class StudentObjective(nn.Module):
 
     A trainable LM head that ZeRO-3 partitions can only be read inside the engine's forward, so the loss is in here.
     `part("loss")` wraps what the loss takes, its gradient included. `shared` are the tokens that teacher and student
-    have in common. What of the student lies outside its engine is in here if it trains.
+    have in common. What of the student lies outside its engine is in here if it trains, and so is the map of its states
+    to `teacher_width` where the objective compares hidden states; that begins from `seed`.
     """
 
     def __init__(
@@ -28,6 +30,8 @@ class StudentObjective(nn.Module):
         objective: ObjectiveSection,
         part: Timed = nullcontext,
         shared: SharedVocabulary | None = None,
+        teacher_width: int | None = None,
+        seed: int = 0,
     ):
         super().__init__()
         self.part = part
@@ -37,6 +41,9 @@ class StudentObjective(nn.Module):
         self.lm = student
         self.objective = objective
         self.shared = shared
+        self.width_map = None
+        if objective.hidden_weight and teacher_width is not None:
+            self.width_map = width_map(student.head().weight.shape[1], teacher_width, seed)
 
     def train(self, mode: bool = True) -> "StudentObjective":
         """Set the mode of what trains; what is frozen stays in evaluation."""
@@ -69,6 +76,10 @@ class StudentObjective(nn.Module):
         vocabulary = None
         if teacher_head is not None and self.shared is not None:
             head, teacher_head, labels, vocabulary = self.shared.applied(head, teacher_head, labels)
+        hidden_kd = self._hidden_states(hidden, batch, teacher_pos, teacher_neg, alpha, normalizer, kd_weights)
+        if hidden_kd is not None:
+            rest = 1 - cfg.hidden_weight
+            kd_weights = hidden.new_full(hidden.shape[:1], rest) if kd_weights is None else rest * kd_weights
         with self.part("loss"):
             out: LossOutput = contrastive_distillation_loss(
                 hidden,
@@ -95,4 +106,38 @@ class StudentObjective(nn.Module):
             )
         # A path from the loss to weights that train, also where the connector alone trains and no sample hears its
         # audio: a loss that is not finite is noticed by its gradient (step.py). It adds 0 to both.
-        return out.loss + 0.0 * path, out.kd, out.ce, out.diagnostics
+        loss, kd, diagnostics = out.loss + 0.0 * path, out.kd, out.diagnostics
+        if hidden_kd is not None:
+            term, total = hidden_kd
+            term = cfg.hidden_weight * term
+            loss, kd = loss + cfg.share_of_kd * term, kd + term.detach()
+            diagnostics = diagnostics | {"hidden_distance": total}
+        return loss, kd, out.ce, diagnostics
+
+    def _hidden_states(
+        self,
+        hidden: Tensor,
+        batch: Batch,
+        teacher_pos: Tensor | None,
+        teacher_neg: Tensor | None,
+        alpha: float | Tensor,
+        normalizer: float | None,
+        kd_weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """The term of hidden states and the sum of their distances; None where the objective has none."""
+        cfg = self.objective
+        if not cfg.hidden_weight or teacher_pos is None:
+            return None
+        with self.part("loss"):
+            return hidden_state_loss(
+                hidden if self.width_map is None else self.width_map(hidden),
+                teacher_pos,
+                teacher_neg if cfg.alpha else None,
+                batch.targets,
+                alpha=alpha,
+                distance=cfg.hidden_distance,
+                normalizer=normalizer,
+                reduction=cfg.reduction,
+                sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
+                token_weights=kd_weights,
+            )

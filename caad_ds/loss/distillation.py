@@ -13,6 +13,7 @@ from caad_ds.loss.head import LMHead, wide_dtype
 from caad_ds.loss.implementations import IMPLEMENTATIONS, fastest, native_lacks, triton_lacks
 from caad_ds.loss.objective import LARGEST, LossOutput, Objective, Rows
 from caad_ds.loss.reference import reference_loss
+from caad_ds.loss.row_shares import factor, row_shares
 
 LOGITS = ("float32", "bfloat16")
 
@@ -129,10 +130,10 @@ def contrastive_distillation_loss(
         checks.check_labels(labels, valid, vocab)
         checks.check_alphas(alpha_of_row, valid)
     dtype = wide_dtype(student_hidden, student_head.weight)
-    weight = _row_weights(valid, sample_of_row if reduction == "sample" else None, normalizer, dtype)
+    weight = row_shares(valid, sample_of_row if reduction == "sample" else None, normalizer, dtype)
     if token_weights is not None:
-        weight = weight * _factor(token_weights, valid, dtype)
-    kd_share = weight if kd_token_weights is None else weight * _factor(kd_token_weights, valid, dtype)
+        weight = weight * factor(token_weights, valid, dtype)
+    kd_share = weight if kd_token_weights is None else weight * factor(kd_token_weights, valid, dtype)
     negative = teacher_neg if objective.alpha > 0 else None
     if alpha_of_row is not None:
         alpha_of_row = _nan_where_refused(alpha_of_row.detach().to(dtype).masked_fill(~valid, 0))
@@ -179,33 +180,6 @@ def _triton_loss(
     return chunked_loss(rows, student_head, teacher_head, objective, partial(chunk_terms, logits_dtype=logits), logits)
 
 
-@torch.no_grad()
-def _row_weights(
-    valid: Tensor, sample_of_row: Tensor | None, normalizer: float | Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """Each row's share of the loss [N]: 1 / normalizer, or 1 / (rows of its sample * normalizer); 0 if ignored."""
-    weight = valid.to(dtype)
-    counted = weight.sum()
-    if sample_of_row is not None:
-        samples, sample = torch.unique(sample_of_row, return_inverse=True)
-        sizes = weight.new_zeros(len(samples)).index_add_(0, sample, weight)
-        weight = weight / sizes.clamp_min(1)[sample]
-        counted = (sizes > 0).sum()
-    if normalizer is None:
-        return weight / counted.clamp_min(1)  # nothing to count gives a loss of 0, not 0 / 0
-    return weight / _nan_where_infinite(torch.as_tensor(normalizer).to(weight).reshape(()))
-
-
-def _factor(of_rows: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """A factor of each row's loss, 0 where it is ignored."""
-    return _nan_where_infinite(of_rows.detach().to(dtype).masked_fill(~valid, 0))
-
-
 def _nan_where_refused(alpha: Tensor) -> Tensor:
     """On a GPU alphas are not looked at, since that would wait for it: one out of range must not look like a number."""
     return alpha.where((alpha >= 0) & (alpha <= LARGEST), torch.nan)
-
-
-def _nan_where_infinite(x: Tensor) -> Tensor:
-    """An infinite factor of the loss must not look like a number: over an infinite normalizer it would be 0."""
-    return x + (x - x)

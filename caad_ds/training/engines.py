@@ -203,9 +203,10 @@ def student_engine(
     accumulation: int,
     part: Timed = nullcontext,
     shared: SharedVocabulary | None = None,
+    teacher_width: int | None = None,
 ) -> Any:
     """The student and its objective in a ZeRO engine with AdamW over the trainable weights."""
-    module = StudentObjective(student, cfg.objective, part, shared)
+    module = StudentObjective(student, cfg.objective, part, shared, teacher_width, cfg.run.seed)
     trainable = [p for p in module.parameters() if p.requires_grad]
     settings = deepspeed_config(
         cfg.student.deepspeed,
@@ -252,12 +253,13 @@ def _precision(cfg: Config) -> dict:
 def full_weights(engine: Any, trainable_only: bool = False) -> dict[str, torch.Tensor]:
     """The weights of the student's engine, gathered to rank 0's memory (empty elsewhere); every rank must call it.
 
-    Under the names of the student's model; those of an encoder that trains begin with `encoder.`.
+    Under the names of the student's model; those of an encoder that trains begin with `encoder.`. The map of hidden
+    states to the teacher's width is no part of the student.
     """
     main = torch.distributed.get_rank() == 0
     gathered = {}
     for name, parameter in engine.module.named_parameters():
-        if trainable_only and not parameter.requires_grad:
+        if (trainable_only and not parameter.requires_grad) or name.startswith("width_map."):
             continue
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=None):
             if main:

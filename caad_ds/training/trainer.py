@@ -72,8 +72,7 @@ class Trainer:
         self.cache_seen = from_main(partial(seen, cfg))
         agreed(self._load)
         resumes, skip = self.checkpoints.newest() is not None, cfg.data.skip_broken
-        folder = cfg.run.output_dir
-        self.unusable = check_texts(self.indexed, self.pairing.check, folder, resumes, skip, heartbeat)
+        self.unusable = check_texts(self.indexed, self.pairing.check, cfg.run.output_dir, resumes, skip, heartbeat)
         agreed(self._plan)
         with ExitStack() as held:
             self._build_engines(held)
@@ -103,6 +102,7 @@ class Trainer:
         self.student, self.teacher = load_models(cfg, self.device, self.cache is not None and self.cache.whole)
         self.pairing = pair(cfg, self.student, self.teacher, self.reader, self.cache)
         heads = heads_of(self.student, self.teacher, self.cache)
+        self.teacher_width = heads[-1].weight.shape[1]
         if (shared := self.pairing.shared) is not None:
             ours, theirs = (len(head.weight) for head in heads)
             self.heartbeat.say(f"vocabulary: {shared.size} tokens in common, of {theirs} and {ours} rows")
@@ -138,8 +138,8 @@ class Trainer:
         offloaded = self.accumulation if placed in ("cpu", "nvme") else 1
         teacher_batch = (cfg.teacher and cfg.teacher.batch) or offloaded
         self.heartbeat.begin("building the student's engine")
-        shape = self.micro_batch, self.accumulation
-        self.engine = engines.student_engine(cfg, self.student, *shape, part, self.pairing.shared)
+        settings = self.micro_batch, self.accumulation, part, self.pairing.shared, self.teacher_width
+        self.engine = engines.student_engine(cfg, self.student, *settings)
         held.callback(self.engine.destroy)
         weights = AudioAdvantage.of(cfg.objective, self.pairing.shared)
         self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part, weights)

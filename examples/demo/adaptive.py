@@ -194,7 +194,9 @@ class Experiment:
         self, row: Row, teacher: Path, run: Path, place: Path
     ) -> tuple[list[tuple[str, ...]], dict[str, Path]]:
         """The arguments that evaluate a row on each split, and where the results are."""
-        places = {split: place / f"on_{split}" for split in self.splits}
+        # A student whose constant is chosen is in the table under another name.
+        prefix = "chosen_on" if self.args.choose else "on"
+        places = {split: place / f"{prefix}_{split}" for split in self.splits}
         asked = [evaluate(row, teacher, run, DATA / "benchmark" / split, out) for split, out in places.items()]
         return asked, {split: out / "evaluation" for split, out in places.items()}
 

@@ -102,6 +102,19 @@ def test_what_is_saved_reads_back_equal(tmp_path_factory, alpha, beta, steps, na
         ({"objective": {"logits": "bfloat16"}}, "objective.logits bfloat16 needs run.precision bf16"),
         ({"objective": {"sharpen": 1}}, "objective: sharpen is a control without contrast"),
         ({"objective": {"gate_m": 3}}, "objective: gate_m: belongs to alpha_gate; set that, or remove it"),
+        ({"objective": {"row_weight_cap": 3}}, "objective: row_weight_cap: belongs to row_weight; set that, or remove"),
+        ({"objective": {"hidden_distance": "cosine"}}, "hidden_distance: belongs to hidden_weight; set that, or"),
+        (
+            {"objective": {"hidden_weight": 0.3, "alpha_gate": "text_certainty"}},
+            "objective: hidden_weight takes one alpha for all rows; remove it, or alpha_gate",
+        ),
+        (
+            {
+                "objective": {"row_weight": "audio_advantage", "alpha": 0},
+                "teacher": {"path": "t", "cache": {"path": "c", "form": "contrast"}},
+            },
+            "which teacher.cache.form contrast does not hold for alpha 0; set it to pair",
+        ),
         ({"objective": {"alpha_gate": "text_certainty", "alpha": 0}}, "alpha_gate weakens a contrast, and alpha 0 has"),
         ({"objective": {"alpha_gate": "text_certainty", "gate_m": 1}}, "objective.gate_m: Input should be greater"),
         ({"objective": {"alpha_gate": "entropy"}}, "objective.alpha_gate: Input should be 'none' or 'text_certainty'"),

@@ -12,6 +12,7 @@ OBJECTIVES = {
     "token": (config, {"reduction": "token"}),
     "sample": (config, {"reduction": "sample"}),
     "row weights": (config, {"row_weight": "audio_advantage"}),
+    "hidden states": (config, {"hidden_weight": 0.3, "hidden_distance": "cosine"}),
     "ce with audio dropout": (ce, {"audio_dropout": 0.5, "dropout_negative": "silence"}),
 }
 
@@ -37,6 +38,7 @@ def run(world, out, objective: str, ranks: int, micro: int):
         pytest.param("token", marks=pytest.mark.numeric),
         "sample",
         pytest.param("row weights", marks=pytest.mark.slow),
+        pytest.param("hidden states", marks=pytest.mark.slow),
         "ce with audio dropout",
     ],
 )

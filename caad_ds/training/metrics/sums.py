@@ -9,7 +9,10 @@ from caad_ds.data.batch import Batch
 
 # diagnostics of the loss that are sums over rows, reported as means under these names
 TOTALS = ("rows", "samples", "tokens", "positions")  # sums that are reported as they are
-MEANS = ("token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift", "alpha", "advantage")
+MEANS = (
+    "token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift", "alpha", "advantage",
+    "hidden_distance",
+)  # fmt: skip
 
 
 class MetricSums:

@@ -53,7 +53,14 @@ class Engines:
     def held(self, trained: bool = False) -> int:
         """Weights of the student's engine, or those of them that train."""
         parts = (self.student.lm.module, *self.student.lm.beside().values())
-        return sum(numel(part, trained) for part in parts)
+        return sum(numel(part, trained) for part in parts) + self._width_map()
+
+    def _width_map(self) -> int:
+        """Weights of the map of the student's states to the teacher's width, where hidden states are compared."""
+        if self.teacher is None or not self.cfg.objective.hidden_weight:
+            return 0
+        ours, theirs = (m.lm.generator.get_output_embeddings().weight.shape[1] for m in (self.student, self.teacher))
+        return ours * theirs if ours != theirs else 0
 
     def states(self) -> formulas.States:
         """The student's weights, gradients and optimizer."""

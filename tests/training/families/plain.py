@@ -13,6 +13,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.pairing import Pairing
+from caad_ds.loss.hidden_states import width_map
 from caad_ds.models import auto
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.transformers_lm import TransformersLM
@@ -32,6 +33,9 @@ def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
     teacher.module.eval()
     trained = [weight for _, weight in student.named_parameters() if weight.requires_grad]
     opt, objective = cfg.optimizer, cfg.objective
+    widths = student.head().weight.shape[1], teacher.head().weight.shape[1]
+    mapped = width_map(*widths, cfg.run.seed) if objective.hidden_weight else None
+    trained += [] if mapped is None else mapped.parameters()
     optimizer = torch.optim.AdamW(trained, lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)
     data = IndexedReader(cfg.data.train)
     order = GlobalOrder(len(data), opt.batch_size, cfg.run.seed)
@@ -49,7 +53,14 @@ def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
             target = torch.softmax(((1 + alpha) * positive - alpha * negative) / tau, -1)
         found, targets = logits(student, batch.student)[:, ids], torch.searchsorted(ids, batch.student.targets)
         rows = F.kl_div(torch.log_softmax(found / tau, -1), target, reduction="none").sum(-1)
-        kd = tau**2 * (row_weights(objective, positive, negative, targets) * rows).mean()
+        weights, share_of_hidden = row_weights(objective, positive, negative, targets), objective.hidden_weight
+        kd = tau**2 * (weights * rows).mean()
+        if share_of_hidden:
+            with torch.no_grad():
+                h_pos, h_neg = states(teacher, batch.teacher), states(teacher, second)
+            ours, theirs = states(student, batch.student), (1 + objective.alpha) * h_pos - objective.alpha * h_neg
+            distances = ((ours if mapped is None else mapped(ours)) - theirs) ** 2
+            kd = (1 - share_of_hidden) * kd + share_of_hidden * (weights * distances.mean(-1)).mean()
         loss = share * kd + (1 - share) * F.cross_entropy(found, targets)
         optimizer.zero_grad()
         loss.backward()
@@ -81,6 +92,13 @@ def silent(batch: Batch) -> Batch:
     """The batch with its features at 0."""
     audio = {name: value * 0 if value.is_floating_point() else value for name, value in batch.audio.items()}
     return batch.with_audio(audio, batch.audio_index, batch.audio_positions)
+
+
+def states(lm: AudioLM, batch: Batch) -> Tensor:
+    """Final states [N, H] at the answer rows, by the forward of the family's own class."""
+    assert isinstance(lm, TransformersLM)
+    out = lm.module(**lm.generation_inputs(batch), output_hidden_states=True)
+    return out.hidden_states[-1].flatten(0, 1)[batch.answer_rows]
 
 
 def logits(lm: AudioLM, batch: Batch) -> Tensor:

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen2AudioForConditionalGeneration
 
 from caad_ds.config.reading import load_config
@@ -70,6 +71,21 @@ def test_a_killed_run_ends_as_one_that_was_not(undisturbed, audio_world):
     a, b = weights(undisturbed), weights(out)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     assert curve(undisturbed, "train/loss") == curve(out, "train/loss")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_its_map_of_hidden_states(audio_world, tmp_path):
+    outs = [tmp_path / name for name in ("undisturbed", "killed")]
+    changes = {"objective": {"hidden_weight": 0.3}, "optimizer": {"steps": 8}}
+    files = [foreign(audio_world, out, "all", **KILLED, **changes) for out in outs]
+    train(files[0], 2)
+    run = Run(files[1], 2)
+    run.wait_for("step 5/")
+    run.signal(signal.SIGKILL)
+    assert run.wait() == [-signal.SIGKILL] * 2
+    assert "at step 3" in train(files[1], 2)
+    a, b = map(weights, outs)
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.slow
@@ -172,3 +188,19 @@ def test_with_a_weight_of_each_row(audio_world, tmp_path, alpha):
     assert_plain_losses(file, out)
     advantages = [value for _, value in curve(out, "train/advantage")]
     assert len(set(advantages)) == 3 and all(0.01 < advantage < 0.3 for advantage in advantages), advantages
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("student", ["narrow", pytest.param("qwen2_audio", marks=pytest.mark.slow)])
+def test_with_a_contrast_of_hidden_states(audio_world, tmp_path, student):
+    """Of a narrower student through a learned map, which is in no folder that the run leaves."""
+    out = tmp_path / "out"
+    objective = {"hidden_weight": 0.3, "row_weight": "audio_advantage"}
+    file = foreign(audio_world, out, name=student, objective=objective, optimizer={"steps": 4})
+    run = Run(file, 2, prepare=watch_traces)
+    assert run.wait() == [0, 0], run.output()
+    assert_plain_losses(file, out)
+    assert all(value > 0 for _, value in curve(out, "train/hidden_distance"))
+    for folder in (out / "model", out / "checkpoints/step-00000004"):
+        files = [load_file(path) for path in folder.glob("*.safetensors")]
+        assert files and not any("width_map" in name for file in files for name in file)
