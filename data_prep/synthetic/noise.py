@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from scipy import fft
 
 from caad_ds.data.audio.decode import SAMPLE_RATE
 
@@ -19,9 +20,9 @@ def scaled_to(noise: np.ndarray, speech: np.ndarray, snr_db: float) -> np.ndarra
 
 
 def _shaped(rng: np.random.Generator, samples: int, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    hertz = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
-    return _unit_power(np.fft.irfft(spectrum * gain(hertz), samples))
+    spectrum = fft.rfft(rng.standard_normal(samples))
+    hertz = fft.rfftfreq(samples, 1 / SAMPLE_RATE)
+    return _unit_power(fft.irfft(spectrum * gain(hertz), samples))
 
 
 def _white(hertz: np.ndarray) -> np.ndarray:
