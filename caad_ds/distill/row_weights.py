@@ -47,10 +47,9 @@ class AudioAdvantage:
         total, count = sums
         out = []
         for (_, states), each in zip(signals, found, strict=True):
-            # NaN stays: the step is left out, and the sample is found by its loss alone.
+            # NaN stays: the step is left out.
             weights = torch.where(total == 0, 1.0, each.double() * count / total).float()
-            negative = states.negative if self.objective.alpha else None  # of standard KD it was for the weights alone
-            out.append(replace(states, negative=negative, kd_weights=weights, advantage=each))
+            out.append(replace(states, kd_weights=weights, advantage=each))
         return out
 
     def _advantage(self, batch: Batch, states: TeacherStates, head: LMHead) -> Tensor:

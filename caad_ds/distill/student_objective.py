@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from torch import Tensor, nn
 
 from caad_ds.config.objective_section import ObjectiveSection
@@ -68,6 +69,8 @@ class StudentObjective(nn.Module):
         """
         cfg = self.objective
         alpha: float | Tensor = cfg.alpha if row_alpha is None else row_alpha
+        if not cfg.alpha:
+            teacher_neg = None  # it was there for the rows' weights alone
         if self.lm.trains_tower_inside:
             with self.part("encoder"):
                 batch = self.lm.heard(batch)
@@ -79,7 +82,9 @@ class StudentObjective(nn.Module):
         hidden_kd = self._hidden_states(hidden, batch, teacher_pos, teacher_neg, alpha, normalizer, kd_weights)
         if hidden_kd is not None:
             rest = 1 - cfg.hidden_weight
-            kd_weights = hidden.new_full(hidden.shape[:1], rest) if kd_weights is None else rest * kd_weights
+            wide = torch.promote_types(hidden.dtype, torch.float32)
+            alike = hidden.new_full(hidden.shape[:1], rest, dtype=wide)
+            kd_weights = alike if kd_weights is None else rest * kd_weights
         with self.part("loss"):
             out: LossOutput = contrastive_distillation_loss(
                 hidden,
@@ -132,7 +137,7 @@ class StudentObjective(nn.Module):
             return hidden_state_loss(
                 hidden if self.width_map is None else self.width_map(hidden),
                 teacher_pos,
-                teacher_neg if cfg.alpha else None,
+                teacher_neg,
                 batch.targets,
                 alpha=alpha,
                 distance=cfg.hidden_distance,

@@ -13,7 +13,6 @@ from caad_ds.config.schema import Config
 from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.signal import OnlineTeacher, TeacherSignal
 from caad_ds.distill.student_objective import Timed
-from caad_ds.distill.teacher_cache.layout import read_head
 from caad_ds.distill.teacher_cache.signals import CachedTeacher, FillingTeacher
 from caad_ds.loss.head import LMHead
 from caad_ds.models.audio_lm import AudioLM
@@ -71,8 +70,7 @@ def publish(filling: FillingTeacher, cache: TeacherCache, pairing: Pairing, hear
     """
     filling.publish()
     if not cache.lacking():
-        pairing.teacher_runs = False
-        filling.rest(agreed(lambda: on_device(read_head(cache.folder))))
+        pairing.teacher_runs, filling.store.needed = False, True
         heartbeat.say(f"teacher.cache: whole ({cache.folder}); the teacher runs no more")
 
 

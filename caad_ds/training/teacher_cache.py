@@ -19,6 +19,7 @@ from caad_ds.distill.teacher_cache.fillers import WHOLE, filling, writer_of
 from caad_ds.distill.teacher_cache.layout import (
     FORM,
     HEAD,
+    KEY,
     PRECISION,
     Layout,
     check_key,
@@ -28,7 +29,14 @@ from caad_ds.distill.teacher_cache.layout import (
     write_head,
     write_key,
 )
-from caad_ds.distill.teacher_cache.segments import Segment, SegmentWriter, drop_unfinished, length_fault, read_segments
+from caad_ds.distill.teacher_cache.segments import (
+    Segment,
+    SegmentWriter,
+    drop_unfinished,
+    index_files,
+    length_fault,
+    read_segments,
+)
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import Store, named
 from caad_ds.loss.head import LMHead
@@ -55,10 +63,12 @@ class Seen:
 
     Args:
         weights: the hash of the files that the teacher is made of; of an architecture, of its settings and its seed.
+        key: what the cache says it was made of, None where there is none yet.
         segments: those that are there.
     """
 
     weights: str
+    key: dict[str, Any] | None
     segments: list[Segment]
 
 
@@ -66,11 +76,12 @@ def seen(cfg: Config) -> Seen | None:
     """What there is of a run's cache; None for a run without one."""
     if cfg.teacher is None or cfg.teacher.cache is None:
         return None
-    segments = read_segments(cfg.teacher.cache.path)
+    key = read_key(cfg.teacher.cache.path)
+    segments = read_segments(cfg.teacher.cache.path) if key is not None else []
     if is_architecture(cfg.teacher.path):
         values = sorted(read_architecture(cfg.teacher.path).items())
-        return Seen(hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest(), segments)
-    return Seen(model_hash(cfg.teacher.path), segments)
+        return Seen(hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest(), key, segments)
+    return Seen(model_hash(cfg.teacher.path), key, segments)
 
 
 class TeacherCache:
@@ -106,7 +117,7 @@ class TeacherCache:
         self.store: Store | None = None
         self.head: LMHead | None = None
         self.positions: int | None = None
-        stored = read_key(self.folder)
+        self.key = stored = there.key
         if stored is not None:
             check_key(self.folder, stored, self.made_of)
         fills = self.section.fill
@@ -120,7 +131,8 @@ class TeacherCache:
             self.store = self._store(stored["width"], there.segments)
             self.store.needed = not fills
             self.whole = not fills or (not refill and not self.lacking())
-        if not fills and self.store is not None and not self._stream and (lacking := self.lacking()):
+        known = not self._stream and not cfg.data.skip_broken  # of which some may be left out
+        if not fills and self.store is not None and known and (lacking := self.lacking()):
             raise UserError(self.store.missing(lacking[0], len(lacking) - 1))
         if self.whole:
             assert self.store is not None and stored is not None
@@ -134,17 +146,17 @@ class TeacherCache:
         return self.store.lacks(named(entry) for reader in self._readers for entry in reader.index.samples)
 
     def check_vocabulary(self, shared: SharedVocabulary | None) -> None:
-        """Raise UserError where a gate needs, or a filling adds, scalars over other tokens than the stored ones."""
-        there, here = (read_key(self.folder) or {}).get(VOCABULARY), _named(shared)
+        """Raise UserError where scalars are needed, or added, over other tokens than the stored ones."""
+        there, here = (self.key or {}).get(VOCABULARY), _named(shared)
         if there in (None, here):
             return
         what = f"over other tokens of the vocabulary ({there}, here {here}); name another folder"
         if not self.whole:
             raise UserError(f"teacher.cache.path {self.folder}: its scalars are {what}")
-        if self.objective.alpha_gate != "none":
+        if needs := [name for name in ("alpha_gate", "row_weight") if getattr(self.objective, name) != "none"]:
             raise UserError(
-                f"teacher.cache.path {self.folder}: its entropies, which objective.alpha_gate needs, are {what}, or "
-                "set alpha_gate to none"
+                f"teacher.cache.path {self.folder}: its scalars, which objective.{needs[0]} needs, are {what}, or set "
+                f"{needs[0]} to none"
             )
 
     def fill(
@@ -181,8 +193,13 @@ class TeacherCache:
         with sole_writer(self.folder.resolve() / "cache", patience=MAKING):  # parts of an array job begin together
             held.enter_context(filling(self.folder.resolve(), self._part, [each.identity for each in self._readers]))
             drop_unfinished(self.folder, "*" if self._part == WHOLE else f"{writer_of(self._part)}-*")
-            stored = read_key(self.folder)
+            self.key = stored = read_key(self.folder)
             if stored is None:
+                if index_files(self.folder):
+                    raise UserError(
+                        f"teacher.cache.path {self.folder}: it has segments and no {KEY}, so that nobody knows what "
+                        "they were made of; restore that file, or name another folder"
+                    )
                 notes = {"width": head.weight.shape[1], "positions": teacher.position_limit, VOCABULARY: _named(shared)}
                 write_key(self.folder, self.made_of, notes)
             else:  # another may have made it since it was looked at

@@ -67,7 +67,7 @@ def encode(record: Record | Rejected, rules: Rules = DEFAULT) -> Block | Rejecte
 def _audio(entry: Audio, rules: Rules) -> tuple[np.ndarray, bytes]:
     """The samples of an audio, and the file of them; of prompts about one audio, which stand together, made once."""
     version: tuple[int, ...] = ()
-    with suppress(OSError):  # which decoding says in its own words
+    with suppress(OSError, ValueError):  # which decoding says in its own words
         found = os.stat(entry["path"])
         version = (found.st_ino, found.st_size, found.st_mtime_ns)
     return _decoded(entry["path"], entry.get("offset"), entry.get("duration"), rules, version)

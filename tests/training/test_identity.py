@@ -60,6 +60,8 @@ DEFAULTS = {
     "objective.plausibility": None, "objective.divergence": "forward_kl", "objective.mix": 0.5,
     "objective.sharpen": 0.0, "objective.reduction": "token", "objective.logits": "float32",
     "objective.audio_dropout": 0.0, "objective.dropout_negative": "zero_mel",
+    "objective.row_weight": "none", "objective.row_weight_cap": 5.0, "objective.hidden_weight": 0.0,
+    "objective.hidden_distance": "mse",
 }  # fmt: skip
 
 

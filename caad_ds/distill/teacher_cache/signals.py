@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -89,7 +89,6 @@ class FillingTeacher:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="teacher-cache")
         self._job: Future[None] | None = None
         self._head: LMHead | None = None
-        self._stored_head: LMHead | None = None
 
     def states(self, batches: Sequence[PairedBatch], ours: Sequence[Batch]) -> list[TeacherStates]:
         """The states of each batch: those in the cache, and the rest of one forward."""
@@ -112,14 +111,10 @@ class FillingTeacher:
 
     @contextmanager
     def head(self) -> Iterator[LMHead]:
-        """The teacher's head for the duration of the context: gathered from all ranks, or what `rest` was given."""
-        with nullcontext(self._stored_head) if self._stored_head is not None else self.online.head() as self._head:
+        """The teacher's head gathered from all ranks for the duration of the context."""
+        with self.online.head() as self._head:
             yield self._head
         self._head = None
-
-    def rest(self, head: LMHead) -> None:
-        """Take this head from here on, and no step of the engine: every row is stored."""
-        self._stored_head, self.store.needed = head, True
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The teacher's weights."""

@@ -189,7 +189,12 @@ class MemoryPlan:
                 samples * cfg.teacher.batch if cfg.teacher.batch else max(samples, self.micro * self.accumulation)
             )
         many = self._linear(together)
-        waiting = many["encoder_held"] - at["encoder_held"]  # states of the micro-batches that come after
+        window = many
+        if cfg.objective.row_weight != "none":  # the states of both models wait for those of the whole window
+            window = self._linear(max(together, self.micro * self.accumulation))
+        waiting = window["encoder_held"] - at["encoder_held"]  # states of the micro-batches that come after
+        if window is not many:
+            waiting += 2 * round(window["rows"]) * heads.teacher_width * self.engines.width
         body = column not in (CACHED, ALONE)
         checked = 0
         if self.checked is not None:

@@ -182,7 +182,8 @@ def test_with_a_weight_of_each_row(audio_world, tmp_path, alpha):
     """The audio advantage, of micro-batches that weigh their rows together; some reach the cap."""
     out = tmp_path / "out"
     weighed = {"alpha": alpha, "row_weight": "audio_advantage", "row_weight_cap": 0.3}
-    file = foreign(audio_world, out, objective=weighed, optimizer={"steps": 3})
+    validated = {"data": {"validation": str(audio_world / "shards")}, "validation": {"every": 3}}
+    file = foreign(audio_world, out, objective=weighed, optimizer={"steps": 3}, **validated)
     run = Run(file, 2, prepare=watch_traces)
     assert run.wait() == [0, 0], run.output()
     assert_plain_losses(file, out)

@@ -15,8 +15,9 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
 from data_prep.pack import pack
 from tests.command import run_command
-from tests.training.launching import refusal
+from tests.training.launching import Run, refusal
 from tests.training.teacher_cache.in_process import same_weights, trained, with_cache
+from tests.training.teacher_cache.ranks import blind
 from tests.training.tiny import records
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -165,6 +166,22 @@ def test_scalars_over_other_tokens(world, refused, tmp_path):
     assert "its scalars are over other tokens of the vocabulary (other " in line
 
 
+@pytest.mark.parametrize("key", [{"row_weight": "audio_advantage"}, {"alpha_gate": "text_certainty"}], ids=str)
+def test_scalars_over_other_tokens_of_a_whole_cache(cache, refused, key):
+    path = cache / "cache.json"
+    path.write_text(path.read_text().replace('"vocabulary of the scalars": "', '"vocabulary of the scalars": "other '))
+    line = refused(cache, objective=key)
+    assert f"its scalars, which objective.{next(iter(key))} needs, are over other tokens of the vocabulary" in line
+
+
+def test_a_folder_that_one_rank_does_not_see(world, cache, tmp_path):
+    """As a path that is local to each node."""
+    run = Run(with_cache(world, tmp_path / "out", cache, **STEPS), 2, env={"BLIND": "1"}, prepare=blind)
+    assert run.wait(60) == [2, 2], run.output()
+    told = [line for rank in range(2) for line in run.output(rank).splitlines() if "error" in line.lower()]
+    assert len(told) == 1 and "use a folder that all nodes share" in told[0], told
+
+
 def test_a_truncated_segment(cache, refused):
     rows = min(cache.glob("*.rows"))
     size = rows.stat().st_size
@@ -202,6 +219,11 @@ def test_what_a_cache_was_made_of_is_damaged(cache, refused, content, said):
     (cache / "cache.json").write_text(content)
     line = refused(cache)
     assert said in line and str(cache) in line
+
+
+def test_segments_that_nobody_knows_the_origin_of(cache, refused):
+    (cache / "cache.json").unlink()
+    assert "it has segments and no cache.json, so that nobody knows what they were made of" in refused(cache)
 
 
 def test_a_damaged_head(cache, refused):
