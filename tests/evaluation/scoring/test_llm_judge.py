@@ -49,13 +49,13 @@ class Endpoint:
         reply["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
         data = json.dumps({"error": {"message": self.error}} if fails else reply).encode()
         data = data if self.body is None else self.body
+        with self.lock:  # before the answer is there, after which the client asks the next one at once
+            self.at_once -= 1
         handler.send_response(self.status if fails else 200)
         handler.send_header("Content-Type", self.type)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)
-        with self.lock:
-            self.at_once -= 1
 
 
 @pytest.fixture
