@@ -32,7 +32,10 @@ COMMANDS = {
     "config": ("caad_ds.config.listing", "list the keys of a run's YAML: type, default, meaning"),
     "plan": ("caad_ds.training.plan.command", "what a run needs: memory, FLOPs, hours, files; no weights, no GPU"),
     "train": ("caad_ds.training.train", "train: Stage 2 distillation, or CE"),
-    "cache-teacher": ("caad_ds.training.cache_teacher", "store the teacher's states, so that it runs once a sample"),
+    "cache-teacher": (
+        "caad_ds.training.teacher.cache_teacher",
+        "store the teacher's states, so that it runs once a sample",
+    ),
     "dashboard": ("caad_ds.tracking.dashboard", "serve MLflow's pages and print the address of the curves"),
     "import-desta": ("caad_ds.models.import_desta", "make a teacher of a published DeSTA connector and its LLM"),
     "export": ("caad_ds.training.export", "write a checkpoint as a model folder"),

@@ -14,7 +14,7 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.batches import partners_of
 from caad_ds.training.engines import load_student, load_teacher
-from caad_ds.training.teacher_cache import TeacherCache
+from caad_ds.training.teacher.cache import TeacherCache
 
 
 def load_models(cfg: Config, device: torch.device, cached: bool = False) -> tuple[AudioLM, AudioLM | None]:

@@ -41,9 +41,9 @@ from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.model_folder import write_model
 from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.schedule import learning_rate
-from caad_ds.training.teacher import build_teacher, publish
+from caad_ds.training.teacher.build import build_teacher, publish
+from caad_ds.training.teacher.cache import open_cache, seen
 from caad_ds.training.teacher_and_student import heads_of, load_models, pair
-from caad_ds.training.teacher_cache import open_cache, seen
 from caad_ds.training.validation import validate
 from caad_ds.utils.command import is_main
 from caad_ds.utils.device import DTYPES

@@ -7,7 +7,6 @@ from caad_ds.config.schema import Config
 from caad_ds.distill.teacher_cache.layout import CacheForm
 from caad_ds.training.batches import batch_shape
 from caad_ds.training.devices import DEVICES, GIB, Device
-from caad_ds.training.placement import choose, memory_of, placed_by
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.memory_plan import ALONE, CACHED, PLACEMENTS, Engines, MemoryPlan
 from caad_ds.training.plan.meta_models import (
@@ -20,6 +19,7 @@ from caad_ds.training.plan.meta_models import (
 )
 from caad_ds.training.plan.rehearsal import Costs, Shape, line, rehearse
 from caad_ds.training.plan.workload import Workload, workload
+from caad_ds.training.teacher.placement import choose, memory_of, placed_by
 from caad_ds.utils.errors import UserError
 
 FILLING = "filling"  # a step of the epoch that fills a cache

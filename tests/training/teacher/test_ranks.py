@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from caad_ds.distill.teacher_cache.segments import read_segments
-from caad_ds.training import cache_teacher
+from caad_ds.training.teacher import cache_teacher
 from tests.command import run_command
 from tests.training.launching import Run, refusal, train
-from tests.training.teacher_cache.in_process import batch_dependent, rows_of, same_weights, with_cache
-from tests.training.teacher_cache.ranks import die_in_writing, full_on_one, note_losses, wait_in_writing
+from tests.training.teacher.in_process import batch_dependent, rows_of, same_weights, with_cache
+from tests.training.teacher.ranks import die_in_writing, full_on_one, note_losses, wait_in_writing
 
 WAIT = 300
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from caad_ds.distill.step import DistillStep
 from caad_ds.distill.teacher_cache import segments
-from tests.training.teacher_cache.in_process import batch_dependent
+from tests.training.teacher.in_process import batch_dependent
 
 
 def note_losses() -> None:

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Fill the cache; returns the exit status."""
 
     def fill(cfg: Config, device: "torch.device", heartbeat: Heartbeat) -> int:
-        from caad_ds.training.cache_filling import CacheFilling
+        from caad_ds.training.teacher.cache_filling import CacheFilling
 
         with CacheFilling(cfg, device, heartbeat, args.shard) as filling:
             filling.run(args.batch)

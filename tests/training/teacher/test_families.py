@@ -4,8 +4,8 @@ import pytest
 
 from caad_ds.models import auto
 from tests.training.families.every import distilled, tiny_family, write_models, write_shards
-from tests.training.teacher_cache.in_process import same_weights, trained
-from tests.training.teacher_cache.test_cached_runs import assert_near
+from tests.training.teacher.in_process import same_weights, trained
+from tests.training.teacher.test_cached_runs import assert_near
 
 pytestmark = pytest.mark.usefixtures("alone")
 

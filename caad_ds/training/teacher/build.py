@@ -17,8 +17,8 @@ from caad_ds.distill.teacher_cache.signals import CachedTeacher, FillingTeacher
 from caad_ds.loss.head import LMHead
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.training import engines
-from caad_ds.training.placement import placement, swap_folder
-from caad_ds.training.teacher_cache import TeacherCache
+from caad_ds.training.teacher.cache import TeacherCache
+from caad_ds.training.teacher.placement import placement, swap_folder
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed

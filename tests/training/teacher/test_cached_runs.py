@@ -8,7 +8,7 @@ import torch
 from caad_ds.distill.signal import OnlineTeacher
 from caad_ds.distill.teacher_cache import segments, signals
 from caad_ds.training import trainer as trainer_module
-from tests.training.teacher_cache.in_process import batch_dependent, rows_of, same_weights, trained, with_cache
+from tests.training.teacher.in_process import batch_dependent, rows_of, same_weights, trained, with_cache
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from caad_ds.config.reading import load_config
-from caad_ds.training.placement import Memory, choose, placement
+from caad_ds.training.teacher.placement import Memory, choose, placement
 from caad_ds.utils.errors import UserError
 from tests.training.alike import assert_same_curves
 from tests.training.launching import Run, train

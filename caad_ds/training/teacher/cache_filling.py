@@ -17,9 +17,9 @@ from caad_ds.distill.teacher_cache.store import content_of, named
 from caad_ds.training import engines
 from caad_ds.training.batches import check_lengths, partners_identity
 from caad_ds.training.checks.usable_samples import check_texts
-from caad_ds.training.teacher import build_teacher
+from caad_ds.training.teacher.build import build_teacher
+from caad_ds.training.teacher.cache import TeacherCache, seen
 from caad_ds.training.teacher_and_student import load_models, pair
-from caad_ds.training.teacher_cache import TeacherCache, seen
 from caad_ds.utils.array_part import Part
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world

@@ -16,8 +16,8 @@ from caad_ds.utils.files import sole_writer
 from data_prep.pack import pack
 from tests.command import run_command
 from tests.training.launching import Run, refusal
-from tests.training.teacher_cache.in_process import same_weights, trained, with_cache
-from tests.training.teacher_cache.ranks import blind
+from tests.training.teacher.in_process import same_weights, trained, with_cache
+from tests.training.teacher.ranks import blind
 from tests.training.tiny import records
 
 pytestmark = pytest.mark.usefixtures("alone")
