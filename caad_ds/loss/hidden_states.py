@@ -1,7 +1,5 @@
 """The contrast of hidden states: a student's states against the teacher's contrasted ones, beside that of logits."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,8 +7,6 @@ from torch import Tensor, nn
 from caad_ds.loss import checks
 from caad_ds.loss.objective import contrast
 from caad_ds.loss.row_shares import factor, row_shares
-
-Distance = Literal["mse", "cosine"]
 
 
 def hidden_state_loss(

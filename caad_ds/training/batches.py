@@ -113,8 +113,10 @@ def partners_identity(reader: IndexedReader | StreamReader) -> str:
     """The hash of what `partners_of` draws from: key and audio of every sample, in order."""
     if isinstance(reader, StreamReader):
         return "a stream"
-    samples = "".join(f"{entry.key} {entry.pcm}\n" for entry in reader.index.samples)
-    return hashlib.sha256(samples.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256()
+    for entry in reader.index.samples:
+        digest.update(f"{entry.key} {entry.pcm}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def data_order(cfg: Config, reader: IndexedReader, pairing: Pairing) -> Order:

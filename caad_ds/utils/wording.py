@@ -7,5 +7,10 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def gigabytes(size: float) -> str:
-    """Bytes in GB, with two decimals or, of less than 0.1 GB, two digits."""
-    return f"{size / 1e9:.2f}" if size >= 1e8 or not size else f"{size / 1e9:.2g}"
+    """Bytes in GB, as `short` has them."""
+    return short(size / 1e9)
+
+
+def short(value: float) -> str:
+    """A number with two decimals or, below 0.1, two digits."""
+    return f"{value:.2f}" if value >= 0.1 or not value else f"{value:.2g}"

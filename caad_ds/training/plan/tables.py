@@ -8,7 +8,7 @@ from rich.console import Console
 from caad_ds.training.plan.memory_plan import CACHED, LARGEST
 from caad_ds.training.plan.plan import Plan
 from caad_ds.utils.terminal_table import Table
-from caad_ds.utils.wording import gigabytes
+from caad_ds.utils.wording import gigabytes, short
 
 UNWRAPPED = 160
 
@@ -112,7 +112,7 @@ def _count(value: float) -> str:
 
 
 def _tera(value: float) -> str:
-    return f"{value / 1e12:.2f}" if value >= 1e11 or not value else f"{value / 1e12:.2g}"
+    return short(value / 1e12)
 
 
 def _millions(value: float) -> str:

@@ -89,7 +89,7 @@ class TeacherCache:
 
     Args:
         there: what rank 0 sees of it.
-        data: what partners of a negative are taken from.
+        data: the training data, whose audio may be a negative.
         readers: what must be there for the cache to be whole.
         part: that of an array job which fills it.
         refill: whether it is to be filled even if it looks whole.
@@ -99,7 +99,7 @@ class TeacherCache:
         self,
         cfg: Config,
         there: Seen,
-        data: str,
+        data: IndexedReader | StreamReader,
         readers: Sequence[IndexedReader],
         stream: bool = False,
         part: Part = WHOLE,
@@ -234,10 +234,10 @@ def open_cache(
     """The cache of a run's training and validation data, if its config has one."""
     if there is None:
         return None
-    return TeacherCache(cfg, there, partners_identity(reader), readers, isinstance(reader, StreamReader))
+    return TeacherCache(cfg, there, reader, readers, isinstance(reader, StreamReader))
 
 
-def made_of(cfg: Config, weights: str, data: str, reader: Reader) -> dict[str, str]:
+def made_of(cfg: Config, weights: str, data: IndexedReader | StreamReader, reader: Reader) -> dict[str, str]:
     """All that the stored states depend on beside the samples, by name."""
     section, objective, run = cfg.teacher, cfg.objective, cfg.run
     assert section is not None and section.cache is not None
@@ -254,7 +254,7 @@ def made_of(cfg: Config, weights: str, data: str, reader: Reader) -> dict[str, s
         FORM: section.cache.form,
     }
     if section.negative == "shuffled":
-        parts["data (its audio is the negative of other samples)"] = data
+        parts["data (its audio is the negative of other samples)"] = partners_identity(data)
     if section.cache.form == "contrast":
         parts["objective.alpha"] = objective.alpha
         parts["objective.alpha_gate"] = objective.alpha_gate

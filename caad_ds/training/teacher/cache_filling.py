@@ -15,7 +15,7 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import content_of, named
 from caad_ds.training import engines
-from caad_ds.training.batches import check_lengths, partners_identity
+from caad_ds.training.batches import check_lengths
 from caad_ds.training.checks.usable_samples import check_texts
 from caad_ds.training.teacher.build import build_teacher
 from caad_ds.training.teacher.cache import TeacherCache, seen
@@ -53,8 +53,7 @@ class CacheFilling:
         check_deepspeed(cfg)
         engines.check_attention(cfg)
         assert self.seen is not None
-        data = partners_identity(self.readers[0])
-        self.cache = TeacherCache(cfg, self.seen, data, self.readers, part=self.part, refill=True)
+        self.cache = TeacherCache(cfg, self.seen, self.readers[0], self.readers, part=self.part, refill=True)
         self.student, self.teacher = load_models(cfg, self.device)
         self.pairing = pair(cfg, self.student, self.teacher, self.readers[0], self.cache)
         for reader in self.readers:

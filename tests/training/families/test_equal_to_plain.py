@@ -74,7 +74,7 @@ def test_a_killed_run_ends_as_one_that_was_not(undisturbed, audio_world):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_its_map_of_hidden_states(audio_world, tmp_path):
+def test_a_killed_run_resumes_with_its_map_of_hidden_states(audio_world, tmp_path):
     outs = [tmp_path / name for name in ("undisturbed", "killed")]
     changes = {"objective": {"hidden_weight": 0.3}, "optimizer": {"steps": 8}}
     files = [foreign(audio_world, out, "all", **KILLED, **changes) for out in outs]
