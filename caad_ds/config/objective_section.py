@@ -15,9 +15,7 @@ DISTILL_ONLY = (
     "alpha", "alpha_gate", "gate_m", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix",
     "row_weight", "row_weight_cap", "hidden_weight", "hidden_distance",
 )  # fmt: skip
-GATE_ONLY = ("gate_m",)
-WEIGHT_ONLY = ("row_weight_cap",)
-HIDDEN_ONLY = ("hidden_distance",)
+BELONGING = {"alpha_gate": ("gate_m",), "row_weight": ("row_weight_cap",), "hidden_weight": ("hidden_distance",)}
 
 
 class ObjectiveSection(Section):
@@ -78,6 +76,13 @@ class ObjectiveSection(Section):
         """kd_weight (lambda) where there is a teacher to distil from, else 0."""
         return self.kd_weight if self.name == "distill" else 0.0
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """The keys that this objective does not read: those of a teacher, or of another key that is at its default."""
+        if self.name == "ce":
+            return DISTILL_ONLY
+        return tuple(key for owner, keys in BELONGING.items() if not changed(self, (owner,)) for key in keys)
+
     @model_validator(mode="after")
     def _consistent(self) -> "ObjectiveSection":
         if self.name == "distill" and self.audio_dropout:
@@ -86,12 +91,9 @@ class ObjectiveSection(Section):
             raise ValueError(f"{', '.join(unread)}: belongs to objective distill; objective ce reads no teacher")
         if self.sharpen and self.alpha:
             raise ValueError("sharpen is a control without contrast; set alpha to 0")
-        if self.alpha_gate == "none" and (unread := changed(self, GATE_ONLY)):
-            raise ValueError(f"{', '.join(unread)}: belongs to alpha_gate; set that, or remove it")
-        if self.row_weight == "none" and (unread := changed(self, WEIGHT_ONLY)):
-            raise ValueError(f"{', '.join(unread)}: belongs to row_weight; set that, or remove it")
-        if not self.hidden_weight and (unread := changed(self, HIDDEN_ONLY)):
-            raise ValueError(f"{', '.join(unread)}: belongs to hidden_weight; set that, or remove it")
+        for owner, keys in BELONGING.items():
+            if not changed(self, (owner,)) and (unread := changed(self, keys)):
+                raise ValueError(f"{', '.join(unread)}: belongs to {owner}; set that, or remove it")
         if self.hidden_weight and self.alpha_gate != "none":
             raise ValueError("hidden_weight takes one alpha for all rows; remove it, or alpha_gate")
         if self.alpha_gate != "none" and not self.alpha:

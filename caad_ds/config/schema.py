@@ -9,14 +9,7 @@ from pydantic import Field, model_validator
 
 from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.data_section import STREAM_ONLY, DataSection
-from caad_ds.config.objective_section import (
-    DISTILL_ONLY,
-    GATE_ONLY,
-    HIDDEN_ONLY,
-    WEIGHT_ONLY,
-    NegativeName,
-    ObjectiveSection,
-)
+from caad_ds.config.objective_section import NegativeName, ObjectiveSection
 from caad_ds.config.section import Section, changed
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -330,13 +323,10 @@ class Config(Section):
     def read_keys(self) -> dict:
         """The sections without the keys that this run does not read, for its record."""
         values = self.model_dump(mode="json")
-        unused: tuple[str, ...] = GATE_ONLY if self.objective.alpha_gate == "none" else ()
-        unused += WEIGHT_ONLY if self.objective.row_weight == "none" else ()
-        unused += () if self.objective.hidden_weight else HIDDEN_ONLY
         unread = {
             "data": STREAM_ONLY if self.data.reader == "indexed" else (),
             "student": self.student.fresh_only if self.student.path else (),
-            "objective": DISTILL_ONLY if self.objective.name == "ce" else unused,
+            "objective": self.objective.unread,
         }
         return {
             name: {key: value for key, value in section.items() if key not in unread.get(name, ())}

@@ -31,6 +31,13 @@ def assert_plain_losses(file, out, vocabulary: torch.Tensor | None = None) -> li
     return found
 
 
+def assert_two_ranks_are_plain(file, out) -> None:
+    """Train on two ranks, watched; fail unless the losses are those of plain PyTorch."""
+    run = Run(file, 2, prepare=watch_traces)
+    assert run.wait() == [0, 0], run.output()
+    assert_plain_losses(file, out)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(audio_world, tmp_path_factory):
     """The output of 20 steps of the connector, the teacher in host memory; the student's config names dropout."""
@@ -158,9 +165,7 @@ def test_wherever_the_teacher_lies(audio_world, tmp_path, placed):
 def test_whatever_the_second_path_hears(audio_world, tmp_path, negative):
     out = tmp_path / "out"
     file = foreign(audio_world, out, teacher={"negative": negative}, optimizer={"steps": 3})
-    run = Run(file, 2, prepare=watch_traces)
-    assert run.wait() == [0, 0], run.output()
-    assert_plain_losses(file, out)
+    assert_two_ranks_are_plain(file, out)
 
 
 @pytest.mark.numeric
@@ -169,9 +174,7 @@ def test_with_an_alpha_of_each_row(audio_world, tmp_path):
     out = tmp_path / "out"
     gate = {"alpha": 2.0, "alpha_gate": "text_certainty", "gate_m": 1000.0}
     file = foreign(audio_world, out, objective=gate, optimizer={"steps": 3})
-    run = Run(file, 2, prepare=watch_traces)
-    assert run.wait() == [0, 0], run.output()
-    assert_plain_losses(file, out)
+    assert_two_ranks_are_plain(file, out)
     alphas = [value for _, value in curve(out, "train/alpha")]
     assert len(set(alphas)) == 3 and all(0.1 < alpha < 1.9 for alpha in alphas), alphas
 
@@ -184,9 +187,7 @@ def test_with_a_weight_of_each_row(audio_world, tmp_path, alpha):
     weighed = {"alpha": alpha, "row_weight": "audio_advantage", "row_weight_cap": 0.3}
     validated = {"data": {"validation": str(audio_world / "shards")}, "validation": {"every": 3}}
     file = foreign(audio_world, out, objective=weighed, optimizer={"steps": 3}, **validated)
-    run = Run(file, 2, prepare=watch_traces)
-    assert run.wait() == [0, 0], run.output()
-    assert_plain_losses(file, out)
+    assert_two_ranks_are_plain(file, out)
     advantages = [value for _, value in curve(out, "train/advantage")]
     assert len(set(advantages)) == 3 and all(0.01 < advantage < 0.3 for advantage in advantages), advantages
 
@@ -198,9 +199,7 @@ def test_with_a_contrast_of_hidden_states(audio_world, tmp_path, student):
     out = tmp_path / "out"
     objective = {"hidden_weight": 0.3, "row_weight": "audio_advantage"}
     file = foreign(audio_world, out, name=student, objective=objective, optimizer={"steps": 4})
-    run = Run(file, 2, prepare=watch_traces)
-    assert run.wait() == [0, 0], run.output()
-    assert_plain_losses(file, out)
+    assert_two_ranks_are_plain(file, out)
     assert all(value > 0 for _, value in curve(out, "train/hidden_distance"))
     for folder in (out / "model", out / "checkpoints/step-00000004"):
         files = [load_file(path) for path in folder.glob("*.safetensors")]
