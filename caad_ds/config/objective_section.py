@@ -59,7 +59,8 @@ class ObjectiveSection(Section):
         ge=0,
         le=1,
         description="share of the contrast of hidden states in KD: the student's final states against the teacher's "
-        "contrasted ones; where widths differ the student's go through a learned map that is not exported",
+        "contrasted ones; where widths differ the student's go through a learned map that is not exported; not with "
+        "alpha_gate",
     )
     hidden_distance: Literal["mse", "cosine"] = Field("mse", description="of hidden_weight: how far states are apart")
     logits: Literal["float32", "bfloat16"] = Field(
