@@ -108,7 +108,7 @@ from triton.compiler import ASTSource
 from caad_ds.loss.divergence import DIVERGENCES
 from caad_ds.loss.kernels import BLOCK, STAGES, _entropies, _rows
 
-POINTERS = {name: "*fp32" for name in ("bias_s", "bias_t", "weights", "alphas", "found")}
+POINTERS = {name: "*fp32" for name in ("bias_s", "bias_t", "weights", "kd_shares", "alphas", "found")}
 POINTERS |= {"labels": "*i64", "valid": "*i1", "rows": "i32", "vocab": "i32"}
 FLAGS = ("TEACHER", "SEPARATE", "NEGATIVE", "ALPHAS", "PLAUSIBILITY", "LABELS", "STUDENT_BIAS", "TEACHER_BIAS",
          "STUDENT_CAP", "TEACHER_CAP", "GRADIENT")
