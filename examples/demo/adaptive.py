@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from caad_ds.config.reading import load_config
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
@@ -25,7 +24,7 @@ from examples.demo import corpus
 from examples.demo.adaptive_table import SCORES, table
 from examples.demo.commands import ROOT, Evaluations, Quiet
 from examples.demo.rows import Row, adaptive_rows, chosen_rows
-from examples.demo.students import CONFIG, DATA, cache_job, evaluate, job, reading
+from examples.demo.students import DATA, cache_job, evaluate, job, reading
 from examples.demo.teacher import TWIN, shipped, teacher_jobs
 
 RESULTS = Path("benchmarks/results/adaptive_demo.jsonl")
@@ -39,6 +38,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gate-m", type=float, default=2.0, help="the gate's constant, chosen before (default 2)")
     parser.add_argument("--teacher-seeds", type=positive, default=3, help="seed 0 is the shipped teacher (default 3)")
     parser.add_argument("--student-seeds", type=positive, default=3)
+    parser.add_argument("--steps", type=positive, default=800, help="of each student (default 800)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs side by side (default: cores)")
     parser.add_argument("--limit-seconds", type=positive, help="begin no run that would not end within this time")
     parser.add_argument("--out", type=Path, default=Path("runs/adaptive"))
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.table:
         with sole_writer(args.results.resolve()):
             Experiment(args).run()
-    print(table(lines_of(args.results), args.gate_m, load_config(CONFIG).optimizer.steps))
+    print(table(lines_of(args.results), args.gate_m, args.steps))
 
 
 def lines_of(results: Path) -> list[dict]:
@@ -87,11 +87,11 @@ class Experiment:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
-        self.steps = load_config(CONFIG).optimizer.steps
+        self.steps: int = args.steps
         self.rows = chosen_rows() if args.choose else adaptive_rows(args.gate_m)
         self.splits = SPLITS[:1] if args.choose else SPLITS
         self.deadline = Deadline(args.limit_seconds)
-        self.extra = (f"data.train={DATA}/shards/distill", "data.validation=null")
+        self.extra = (f"data.train={DATA}/shards/distill", "data.validation=null", f"optimizer.steps={self.steps}")
         self.commit = _commit()
 
     def run(self) -> None:
@@ -165,7 +165,7 @@ class Experiment:
             if row.trains:
                 assert student is not None
                 name = row.name if row.gate_m is None or self.args.choose else f"{row.name} m {row.gate_m:g}"
-                run = folder / f"seed-{student}" / name.replace(" ", "_")
+                run = folder / f"seed-{student}" / f"{name} {self.steps} steps".replace(" ", "_")
                 decoded = [each for each, s in missing if each.model == row.name and s == student]
                 yield self._student(row, decoded, models[row.teacher], run, seed, student)
             elif row.model == "teacher":

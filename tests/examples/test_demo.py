@@ -56,7 +56,7 @@ def arguments(tmp_path: Path, **changes) -> Namespace:
     """Of `adaptive`, in a folder of this test."""
     values = {
         "choose": False, "gate_m": 2.0, "teacher_seeds": 1, "student_seeds": 2, "jobs": 1, "limit_seconds": None,
-        "out": tmp_path / "runs", "results": tmp_path / "results.jsonl", "table": False,
+        "out": tmp_path / "runs", "steps": 800, "results": tmp_path / "results.jsonl", "table": False,
     }  # fmt: skip
     return Namespace(**values | changes)
 
@@ -106,7 +106,7 @@ def test_the_experiment_continues_where_it_was_and_never_repeats_a_run(ran, tmp_
     assert all(
         line["validation"]["all"]["shift"] == 30 and line["test"]["noise"]["accuracy_neutral"] == 75 for line in lines
     )
-    assert "seed-0/caad_1.5.log: caad 1.5\n" in (printed := capsys.readouterr().out)
+    assert "seed-0/caad_1.5_800_steps.log: caad 1.5\n" in (printed := capsys.readouterr().out)
     assert "complete" in printed
     ran.clear()
     adaptive.run(args)
