@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
+from caad_ds.config.on_policy_section import OnPolicySection
 from caad_ds.config.section import Section, changed
 
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
@@ -13,7 +14,7 @@ AlphaGate = Literal["none", "text_certainty"]
 ALPHA_GATES = get_args(AlphaGate)
 DISTILL_ONLY = (
     "alpha", "alpha_gate", "gate_m", "temperature", "kd_weight", "plausibility", "sharpen", "divergence", "mix",
-    "row_weight", "row_weight_cap", "hidden_weight", "hidden_distance",
+    "row_weight", "row_weight_cap", "hidden_weight", "hidden_distance", "on_policy",
 )  # fmt: skip
 BELONGING = {"alpha_gate": ("gate_m",), "row_weight": ("row_weight_cap",), "hidden_weight": ("hidden_distance",)}
 
@@ -63,6 +64,9 @@ class ObjectiveSection(Section):
         "alpha_gate",
     )
     hidden_distance: Literal["mse", "cosine"] = Field("mse", description="of hidden_weight: how far states are apart")
+    on_policy: OnPolicySection | None = Field(
+        None, description="distil a share of the samples on answers that the student draws"
+    )
     logits: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="dtype of the logits in the loss; bfloat16 is faster and less exact (run.precision bf16 on CUDA)",
@@ -76,6 +80,22 @@ class ObjectiveSection(Section):
     def share_of_kd(self) -> float:
         """kd_weight (lambda) where there is a teacher to distil from, else 0."""
         return self.kd_weight if self.name == "distill" else 0.0
+
+    @property
+    def draws(self) -> bool:
+        """Whether the student writes any of the answers itself."""
+        return self.on_policy is not None and self.on_policy.share > 0
+
+    @property
+    def on_drawn_answers(self) -> "ObjectiveSection":
+        """What is minimised on answers that the student has drawn: no cross-entropy, by a divergence of their own."""
+        assert self.on_policy is not None
+        return self.model_copy(update={"kd_weight": 1.0, "divergence": self.on_policy.divergence})
+
+    @property
+    def without_teacher(self) -> "ObjectiveSection":
+        """The cross-entropy alone."""
+        return self.model_copy(update={"kd_weight": 0.0})
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -97,6 +117,8 @@ class ObjectiveSection(Section):
                 raise ValueError(f"{', '.join(unread)}: belongs to {owner}; set that, or remove it")
         if self.hidden_weight and self.alpha_gate != "none":
             raise ValueError("hidden_weight takes one alpha for all rows; remove it, or alpha_gate")
+        if self.on_policy is not None and not self.kd_weight:
+            raise ValueError("on_policy distils on the student's answers, and kd_weight 0 distils nothing; raise it")
         if self.alpha_gate != "none" and not self.alpha:
             raise ValueError("alpha_gate weakens a contrast, and alpha 0 has none; raise alpha, or remove alpha_gate")
         return self

@@ -295,6 +295,8 @@ class Config(Section):
                 "objective.row_weight needs the teacher's path without audio, which teacher.cache.form contrast does "
                 "not hold for alpha 0; set it to pair"
             )
+        if self.objective.on_policy is not None:
+            self._draws_answers()
         if self.student.keep_encoded_gb and self.run.peak_tflops:
             raise ValueError(
                 "run.peak_tflops is for MFU, which is not counted with student.keep_encoded_gb: the encoder runs for "
@@ -303,6 +305,23 @@ class Config(Section):
         if self.objective.logits == "bfloat16" and self.run.precision != "bf16":
             raise ValueError("objective.logits bfloat16 needs run.precision bf16; set that, or choose float32")
         return self
+
+    def _draws_answers(self) -> None:
+        if self.teacher is not None and self.teacher.cache is not None:
+            raise ValueError(
+                "objective.on_policy lets the teacher score answers that are drawn anew in each step, and "
+                "teacher.cache holds its states of the data's answers; remove one of them"
+            )
+        if self.optimizer.batch_tokens:
+            raise ValueError(
+                "optimizer.batch_tokens counts the tokens of the data, and objective.on_policy draws others; give "
+                "batch_size"
+            )
+        if self.run.peak_tflops:
+            raise ValueError(
+                "run.peak_tflops is for MFU, which is not counted with objective.on_policy: no two steps draw as many "
+                "tokens; remove one of them"
+            )
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> "Config":

@@ -46,7 +46,7 @@ class Batch:
     def cat(batches: Sequence["Batch"], pad: str = "right") -> "Batch":
         """Several batches as one, padded to the longest on the side `pad`; answer rows and audios keep their order.
 
-        What is the same constant in all batches stays one row.
+        Where all have the same constant, or share their audio, its rows stay as they are.
         """
         if len(batches) == 1:
             return batches[0]
@@ -61,7 +61,7 @@ class Batch:
         constants = {batch.constant for batch in batches}
         constant = constants.pop() if len(constants) == 1 else ""
         audio: Audio
-        if constant:
+        if constant or all(batch.audio is batches[0].audio for batch in batches):
             audio, rows = batches[0].audio, [0] * len(batches)
         else:
             audio, rows = joined([batch.audio for batch in batches]), [len_of(batch.audio) for batch in batches]
@@ -161,6 +161,41 @@ class Batch:
             audio_positions=self.audio_positions[kept],
         )
 
+    def prompts(self, rows: Tensor) -> "Batch":
+        """The prompts of the samples of these numbers, int64 [R], padded on the left, their answers removed."""
+        chosen = self.select(rows)
+        kept = chosen._in_prompt()
+        order = kept.to(torch.uint8).argsort(dim=1, stable=True)[:, -int(kept.sum(1).max()) :]
+        kept = kept.gather(1, order)
+        return replace(
+            chosen,
+            input_ids=chosen.input_ids.gather(1, order).where(kept, self._filler()),
+            attention_mask=kept.to(self.attention_mask.dtype),
+            audio_mask=chosen.audio_mask.gather(1, order) & kept,
+            labels=torch.full_like(order, IGNORE),
+        )
+
+    def with_answers(self, rows: Tensor, answers: Sequence[Tensor]) -> "Batch":
+        """The batch in which the samples of these numbers, int64 [R], have other answers, int64 [T] each.
+
+        Prompts begin in the first column, as they do where answers follow.
+        """
+        begins = self._in_prompt().sum(1)[rows].tolist()
+        ends = [begin + len(answer) for begin, answer in zip(begins, answers, strict=True)]
+        width = max([self.input_ids.shape[1], *ends])
+        fill = {"input_ids": int(self._filler()), "attention_mask": 0, "audio_mask": 0, "labels": IGNORE}
+        columns: dict[str, Any] = {}
+        for name, value in fill.items():
+            columns[name] = F.pad(getattr(self, name), (0, width - self.input_ids.shape[1]), value=value)
+        for row, begin, end, answer in zip(rows.tolist(), begins, ends, answers, strict=True):
+            for name, value in fill.items():
+                columns[name][row, begin:] = value
+            columns["input_ids"][row, begin:end] = answer
+            columns["labels"][row, begin:end] = answer
+            columns["attention_mask"][row, begin:end] = 1
+        used = int(columns["attention_mask"].sum(1).max())
+        return replace(self, **{name: value[:, :used] for name, value in columns.items()})
+
     def ignoring(self, samples: Tensor) -> "Batch":
         """The batch in which the answers of these samples, bool [B], count for nothing."""
         return replace(self, labels=self.labels.masked_fill(samples[:, None], IGNORE))
@@ -171,6 +206,10 @@ class Batch:
         moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
         audio = {name: value.to(device, non_blocking=True) for name, value in self.audio.items()}
         return replace(self, **moved, audio=audio)
+
+    def _in_prompt(self) -> Tensor:
+        """Bool [B, S]: the positions that are attended and stand before an answer."""
+        return self.attention_mask.bool() & ((self.labels != IGNORE).cumsum(1) == 0)
 
     def _filler(self) -> Tensor:
         """An id that stands for no audio."""

@@ -1,14 +1,18 @@
 """A window of micro-steps of Stage 2: encoder once a batch, teacher once a window or a batch, student with its loss."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from caad_ds.data.batch import Batch, PairedBatch
+from caad_ds.distill.loss_rows import DrawnRows
+from caad_ds.distill.rollouts import Drawn, Rollouts
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.signal import TeacherSignal, TeacherStates
 from caad_ds.distill.student_objective import Timed
@@ -19,13 +23,29 @@ Terms = tuple[Tensor, Tensor, dict[str, Tensor]]
 Signals = tuple[Batch, TeacherStates | None]  # the student's batch, prepared, and the teacher's states
 
 
+@dataclass(frozen=True)
+class Window:
+    """A window's batches, as read and as the student takes them; where answers were drawn, with these.
+
+    Of samples with a drawn answer `replaced` has the batches with the pseudo ground truth, and `rows` says which of the
+    answer rows are drawn. `normalizer` is what the distillation terms are divided by.
+    """
+
+    batches: list[PairedBatch]
+    ours: list[Batch]
+    replaced: list[Batch]
+    rows: list[Tensor]
+    normalizer: float
+
+
 class DistillStep:
     """Runs batches through encoder, teacher and student; without a teacher it is CE training.
 
     What the student computes outside its engine runs once a batch. One forward of the teacher takes `teacher_batch`
     micro-batches: where its weights come from the host, each layer then crosses the bus once for all of them. `part`
     wraps what the parts encoder, teacher and student take. With `row_weights` the states of a whole window are there
-    before the student begins, since the weights of its rows depend on each other.
+    before the student begins, since the weights of its rows depend on each other. With `rollouts` some of the answers
+    of a window are the student's own, drawn before the teacher runs.
     """
 
     def __init__(
@@ -36,6 +56,7 @@ class DistillStep:
         teacher_batch: int = 1,
         part: Timed = nullcontext,
         row_weights: AudioAdvantage | None = None,
+        rollouts: Rollouts | None = None,
     ):
         self.engine = engine
         self.student = student
@@ -43,6 +64,7 @@ class DistillStep:
         self.teacher_batch = teacher_batch
         self.part = part
         self.row_weights = row_weights
+        self.rollouts = rollouts
         self._head: LMHead | None = None
 
     @contextmanager
@@ -55,15 +77,22 @@ class DistillStep:
             yield
         self._head = None
 
-    def train(self, batches: list[PairedBatch], normalizer: float) -> list[Terms]:
+    def train(self, batches: list[PairedBatch], normalizer: float, step: int = 0) -> list[Terms]:
         """Forward, backward and the engine's step for each micro-batch of a window, inside `teacher_head`.
 
-        Returns kd, ce and the diagnostics of each. The engine skips the step if a loss or a gradient is not finite.
+        `normalizer` is what the rows of the pseudo ground truth are divided by. Returns kd, ce and the diagnostics of
+        each. The engine skips the step if a loss or a gradient is not finite.
         """
+        window = None if self.rollouts is None else self._drawn(self.rollouts, batches, step)
+        signals = self._window(batches) if window is None else self._window(window.batches, window.ours)
         terms = []
-        for signals in self._window(batches):
+        for number, learned in enumerate(signals):
+            drawn = None
+            if window is not None:
+                drawn = DrawnRows(window.rows[number], window.normalizer)
+                learned = Batch.cat([learned[0], window.replaced[number]]), learned[1]
             with self.part("student"):
-                loss, kd, ce, diagnostics = self._student(signals, normalizer)
+                loss, kd, ce, diagnostics = self._student(learned, normalizer, drawn)
                 self.engine.backward(_spoilt(loss))
                 self.engine.step()
             terms.append((kd, ce, diagnostics))
@@ -71,14 +100,32 @@ class DistillStep:
 
     @torch.no_grad()
     def evaluate(self, batch: PairedBatch, normalizer: float) -> Terms:
-        """The same terms without a gradient, inside `teacher_head`."""
+        """The same terms without a gradient, on the pseudo ground truth, inside `teacher_head`."""
         [signals] = self._signals([batch])
         return self._student(signals, normalizer)[1:]
 
-    def _window(self, batches: list[PairedBatch]) -> Iterable[Signals]:
-        """What the student learns from in a window, one micro-batch after the other."""
-        starts = range(0, len(batches), self.teacher_batch)
-        found = chain.from_iterable(self._signals(batches[at : at + self.teacher_batch]) for at in starts)
+    def _drawn(self, rollouts: Rollouts, batches: Sequence[PairedBatch], step: int) -> Window:
+        """A window in which the student has answered some samples itself; every rank calls it."""
+        ours = [self._prepared(batch.student) for batch in batches]
+        with self.part("rollout"):
+            drawn = rollouts.draw(step, ours)
+        window = [each.put_into(batch) for each, batch in zip(drawn, batches, strict=True)]
+        answered = [replace(w.student, audio=prepared.audio) for w, prepared in zip(window, ours, strict=True)]
+        rows = [_rows_of(each, batch) for each, batch in zip(drawn, answered, strict=True)]
+        total = torch.tensor(sum(counted(b, rollouts.objective.reduction) for b in answered), dtype=torch.float64)
+        total = total.to(ours[0].input_ids.device)
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        # The pseudo ground truth of what was drawn is there for the cross-entropy alone.
+        kept = None if rollouts.objective.share_of_kd < 1 else 0
+        replaced = [batch.select(each.samples[:kept]) for each, batch in zip(drawn, ours, strict=True)]
+        return Window(window, answered, replaced, rows, total.item() / (ranks * len(batches)))
+
+    def _window(self, batches: list[PairedBatch], ours: list[Batch] | None = None) -> Iterable[Signals]:
+        """What the student learns from in a window, one micro-batch after the other; `ours` if it is prepared."""
+        starts = [slice(at, at + self.teacher_batch) for at in range(0, len(batches), self.teacher_batch)]
+        found = chain.from_iterable(self._signals(batches[part], ours and ours[part]) for part in starts)
         if self.row_weights is None:
             return found
         assert self._head is not None, "no head: call it inside teacher_head()"
@@ -87,9 +134,9 @@ class DistillStep:
             weighed = self.row_weights.weighed(signals, self._head)
         return zip((batch for batch, _ in signals), weighed, strict=True)
 
-    def _signals(self, batches: list[PairedBatch]) -> list[Signals]:
+    def _signals(self, batches: list[PairedBatch], ours: list[Batch] | None = None) -> list[Signals]:
         """Each of the student's batches, prepared, with the teacher's states."""
-        ours = [self._prepared(batch.student) for batch in batches]
+        ours = ours or [self._prepared(batch.student) for batch in batches]
         if self.teacher is None:
             return [(batch, None) for batch in ours]
         with self.part("teacher"):
@@ -99,16 +146,31 @@ class DistillStep:
         with self.part("encoder"):
             return self.student.prepare(batch)
 
-    def _student(self, signals: Signals, normalizer: float) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def _student(
+        self, signals: Signals, normalizer: float, drawn: DrawnRows | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         batch, states = signals
         if states is None:
             return self.engine(batch, normalizer=normalizer)
         assert self._head is not None, "no head: call it inside teacher_head()"
         teacher = states.positive, states.negative, self._head
-        *terms, diagnostics = self.engine(batch, *teacher, normalizer, states.alpha, states.kd_weights)
+        *terms, diagnostics = self.engine(batch, *teacher, normalizer, states.alpha, states.kd_weights, drawn)
         if states.advantage is not None and states.kd_weights is not None:
             diagnostics = diagnostics | {"advantage": states.advantage.sum()}
         return (*terms, diagnostics)
+
+
+def counted(batch: Batch, reduction: str) -> float:
+    """How much a batch counts in a mean over rows, or over samples where `reduction` is "sample"."""
+    rows = batch.sample_of_row
+    return float(rows.unique().numel() if reduction == "sample" else rows.numel())
+
+
+def _rows_of(drawn: Drawn, batch: Batch) -> Tensor:
+    """Bool [N]: the answer rows of the samples that were drawn."""
+    own = torch.zeros(len(batch.keys), dtype=torch.bool, device=batch.labels.device)
+    own[drawn.samples] = True
+    return own[batch.sample_of_row]
 
 
 def _spoilt(loss: Tensor) -> Tensor:

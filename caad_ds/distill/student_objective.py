@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
+from caad_ds.distill.loss_rows import DrawnRows, LossRows, Taught, drawn_diagnostics
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
 from caad_ds.loss.hidden_states import hidden_state_loss, width_map
 from caad_ds.models.audio_lm import AudioLM
@@ -61,54 +63,42 @@ class StudentObjective(nn.Module):
         normalizer: float | None = None,
         row_alpha: Tensor | None = None,
         kd_weights: Tensor | None = None,
+        drawn: DrawnRows | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Loss, its terms kd and ce, and the diagnostics of a prepared batch; see `contrastive_distillation_loss`.
 
         The teacher's states [N, Ht] and head are None for objective `ce`. `row_alpha` [N] is each row's alpha, where it
-        is known, `kd_weights` [N] a factor of its distillation term. A plain tuple, as ZeRO's hooks expect.
+        is known, `kd_weights` [N] a factor of its distillation term. Where answers were `drawn`, the teacher has states
+        of the first of the batch's rows alone. A plain tuple, as ZeRO's hooks expect.
         """
         cfg = self.objective
-        alpha: float | Tensor = cfg.alpha if row_alpha is None else row_alpha
         if not cfg.alpha:
             teacher_neg = None  # it was there for the rows' weights alone
         if self.lm.trains_tower_inside:
             with self.part("encoder"):
                 batch = self.lm.heard(batch)
         hidden, path = self.lm.hidden_and_path(batch)
-        head, labels = self.lm.head(), batch.targets
-        vocabulary = None
+        head, labels, vocabulary = self.lm.head(), batch.targets, None
         if teacher_head is not None and self.shared is not None:
             head, teacher_head, labels, vocabulary = self.shared.applied(head, teacher_head, labels)
-        hidden_kd = self._hidden_states(hidden, batch, teacher_pos, teacher_neg, alpha, normalizer, kd_weights)
-        if hidden_kd is not None:
+        taught = len(hidden if teacher_pos is None else teacher_pos)
+        sample = batch.sample_of_row if cfg.reduction == "sample" else None
+        states = Taught(teacher_pos, teacher_neg, row_alpha, kd_weights)
+        hidden_kd = None
+        if cfg.hidden_weight and teacher_pos is not None:
+            over = normalizer if drawn is None else drawn.normalizer
+            of_taught = hidden[:taught], batch.targets[:taught], None if sample is None else sample[:taught]
+            hidden_kd = self._hidden_states(*of_taught, states, over)
             rest = 1 - cfg.hidden_weight
             wide = torch.promote_types(hidden.dtype, torch.float32)
-            alike = hidden.new_full(hidden.shape[:1], rest, dtype=wide)
-            kd_weights = alike if kd_weights is None else rest * kd_weights
+            alike = hidden.new_full((taught,), rest, dtype=wide)
+            states = replace(states, kd_weights=alike if kd_weights is None else rest * kd_weights)
+        of_rows = LossRows(hidden, head, labels, sample, teacher_head, vocabulary, states)
         with self.part("loss"):
-            out: LossOutput = contrastive_distillation_loss(
-                hidden,
-                head,
-                teacher_pos,
-                teacher_neg,
-                teacher_head,
-                labels,
-                alpha=0.0 if teacher_neg is None else alpha,
-                alpha_gate="none" if teacher_neg is None or row_alpha is not None else cfg.alpha_gate,
-                gate_m=cfg.gate_m,
-                temperature=cfg.temperature,
-                kd_weight=cfg.share_of_kd,
-                plausibility=cfg.plausibility,
-                sharpen=cfg.sharpen,
-                divergence=cfg.divergence,
-                mix=cfg.mix,
-                reduction=cfg.reduction,
-                sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
-                normalizer=normalizer,
-                kd_token_weights=kd_weights,
-                vocab_size=vocabulary,
-                logits=cfg.logits,
-            )
+            if drawn is None:
+                out = self._loss(cfg, of_rows, normalizer)
+            else:
+                out = self._loss_of_drawn(of_rows, normalizer, drawn)
         # A path from the loss to weights that train, also where the connector alone trains and no sample hears its
         # audio: a loss that is not finite is noticed by its gradient (step.py). It adds 0 to both.
         loss, kd, diagnostics = out.loss + 0.0 * path, out.kd, out.diagnostics
@@ -119,30 +109,73 @@ class StudentObjective(nn.Module):
             diagnostics = diagnostics | {"hidden_distance": total}
         return loss, kd, out.ce, diagnostics
 
-    def _hidden_states(
-        self,
-        hidden: Tensor,
-        batch: Batch,
-        teacher_pos: Tensor | None,
-        teacher_neg: Tensor | None,
-        alpha: float | Tensor,
-        normalizer: float | None,
-        kd_weights: Tensor | None,
-    ) -> tuple[Tensor, Tensor] | None:
-        """The term of hidden states and the sum of their distances; None where the objective has none."""
+    def _loss(self, cfg: ObjectiveSection, rows: LossRows, normalizer: float | None) -> LossOutput:
+        taught = rows.taught
+        alpha: float | Tensor = cfg.alpha if taught.alpha is None else taught.alpha
+        return contrastive_distillation_loss(
+            rows.hidden,
+            rows.head,
+            taught.positive,
+            taught.negative,
+            rows.teacher_head,
+            rows.labels,
+            alpha=0.0 if taught.negative is None else alpha,
+            alpha_gate="none" if taught.negative is None or taught.alpha is not None else cfg.alpha_gate,
+            gate_m=cfg.gate_m,
+            temperature=cfg.temperature,
+            kd_weight=cfg.share_of_kd,
+            plausibility=cfg.plausibility,
+            sharpen=cfg.sharpen,
+            divergence=cfg.divergence,
+            mix=cfg.mix,
+            reduction=cfg.reduction,
+            sample_of_row=rows.sample,
+            normalizer=normalizer,
+            kd_token_weights=taught.kd_weights,
+            vocab_size=rows.vocabulary,
+            logits=cfg.logits,
+        )
+
+    def _loss_of_drawn(self, rows: LossRows, normalizer: float | None, drawn: DrawnRows) -> LossOutput:
+        """Both terms on given answers, distillation on drawn ones, cross-entropy on those that they stand in for."""
         cfg = self.objective
-        if not cfg.hidden_weight or teacher_pos is None:
-            return None
+        assert normalizer is not None
+        own = drawn.rows.nonzero().squeeze(-1)
+        given = (~drawn.rows).nonzero().squeeze(-1)
+        replaced = torch.arange(len(drawn.rows), len(rows.hidden), device=own.device)
+        weights = rows.taught.kd_weights
+        if weights is None:
+            wide = torch.promote_types(rows.hidden.dtype, torch.float32)
+            weights = rows.hidden.new_ones(len(drawn.rows), dtype=wide)
+        # The mean of the distillation term is over another number of rows than that of the cross-entropy.
+        scaled = replace(rows, taught=replace(rows.taught, kd_weights=weights * (normalizer / drawn.normalizer)))
+        both = self._loss(cfg, scaled.take(given), normalizer)
+        distilled = self._loss(cfg.on_drawn_answers, rows.take(own), drawn.normalizer)
+        crossed = self._loss(cfg.without_teacher, rows.take(replaced, taught=False), normalizer)
+        lam = cfg.share_of_kd
+        return LossOutput(
+            both.loss + lam * distilled.loss + (1 - lam) * crossed.loss,
+            both.kd + distilled.kd,
+            both.ce + crossed.ce,
+            drawn_diagnostics(both.diagnostics, distilled.diagnostics, crossed.diagnostics),
+        )
+
+    def _hidden_states(
+        self, hidden: Tensor, labels: Tensor, sample: Tensor | None, taught: Taught, normalizer: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """The term of hidden states and the sum of their distances."""
+        cfg = self.objective
+        assert taught.positive is not None
         with self.part("loss"):
             return hidden_state_loss(
                 hidden if self.width_map is None else self.width_map(hidden),
-                teacher_pos,
-                teacher_neg,
-                batch.targets,
-                alpha=alpha,
+                taught.positive,
+                taught.negative,
+                labels,
+                alpha=cfg.alpha if taught.alpha is None else taught.alpha,
                 distance=cfg.hidden_distance,
                 normalizer=normalizer,
                 reduction=cfg.reduction,
-                sample_of_row=batch.sample_of_row if cfg.reduction == "sample" else None,
-                token_weights=kd_weights,
+                sample_of_row=sample,
+                token_weights=taught.kd_weights,
             )

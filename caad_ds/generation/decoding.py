@@ -23,7 +23,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, gate_fault
-from caad_ds.generation.sampling import Sampling
+from caad_ds.generation.sampling import Forbid, Sampling
 from caad_ds.loss.gate import gated_alpha
 from caad_ds.loss.objective import contrast
 from caad_ds.models.audio_lm import AudioLM
@@ -117,13 +117,14 @@ def generate(
     contrasted: Contrast | None = None,
     negative: Batch | None = None,
     sampling: Sampling | None = None,
+    forbidden: Tensor | None = None,
     streamer: BaseStreamer | None = None,
 ) -> Tensor:
     """The answers' tokens, int64 [B, T], to a prepared, left-padded batch of B prompts; after its end one is padded.
 
     Greedy without `sampling`. Under `contrasted` both paths, the second being the batch `negative`, run as one batch of
     2B with a cache each (CAAD, contrastive decoding), which `streamer` sees; one token, the likeliest or the one drawn,
-    serves both. T <= max_new_tokens.
+    serves both. T <= max_new_tokens. No token of `forbidden`, bool [V], is written.
     """
     processors: list[LogitsProcessor] = []
     both = batch
@@ -135,8 +136,10 @@ def generate(
     given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
     device = str(both.input_ids.device)
     processors += without_placeholder(lm, device)
+    if forbidden is not None:
+        processors.append(Forbid(forbidden))
     if min_new_tokens:  # after the contrast, which needs finite logits
-        processors.append(MinNewTokensLengthLogitsProcessor(given, min_new_tokens, _ends(lm), device))
+        processors.append(MinNewTokensLengthLogitsProcessor(given, min_new_tokens, answer_ends(lm), device))
     if sampling is not None:
         processors.extend(sampling.processors(batch.keys, max_new_tokens, given))
     return continued(lm, inputs, processors, max_new_tokens, streamer=streamer)[: len(batch.keys)]
@@ -145,10 +148,10 @@ def generate(
 def without_placeholder(lm: AudioLM, device: str) -> list[LogitsProcessor]:
     """What keeps the placeholder for audio out of an answer, where it is a token that nothing else uses."""
     placeholder = lm.reader.prompts.placeholder
-    return [] if placeholder in _ends(lm) else [SuppressTokensLogitsProcessor([placeholder], device)]
+    return [] if placeholder in answer_ends(lm) else [SuppressTokensLogitsProcessor([placeholder], device)]
 
 
-def _ends(lm: AudioLM) -> list[int]:
+def answer_ends(lm: AudioLM) -> list[int]:
     return end_tokens(lm.reader.tokenizer, lm.stops)
 
 
@@ -163,7 +166,7 @@ def continued(
     greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        eos_token_id=_ends(lm),
+        eos_token_id=answer_ends(lm),
         pad_token_id=lm.reader.tokenizer.eos_token_id,
     )
     with plain_generation(lm.generator):

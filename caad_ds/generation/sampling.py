@@ -62,3 +62,14 @@ class Draw(LogitsProcessor):
         share = self.uniform[:, step, None].to(scores.device)
         token = torch.searchsorted(cumulative, share * cumulative[:, -1:], right=True)
         return torch.full_like(scores, -math.inf).scatter(-1, token.repeat(len(scores) // items, 1), 0.0)
+
+
+class Forbid(LogitsProcessor):
+    """Gives the tokens of `tokens`, bool [V], no probability."""
+
+    def __init__(self, tokens: Tensor):
+        self.tokens = tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits [B, V] of -inf at these tokens."""
+        return scores.masked_fill(self.tokens.to(scores.device), -math.inf)

@@ -1,5 +1,6 @@
 """An audio language model as training, decoding and evaluation see it, of whatever family."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,6 +18,8 @@ from caad_ds.models.reader import Reader
 from caad_ds.utils.errors import UserError
 
 NamedTensors = Iterable[tuple[str, Tensor]]
+# How configs of transformers name tokens that stand for audio or pictures, or for where these begin and end.
+PLACEHOLDER = re.compile(r"(audio|image|video|vision|boi|eoi|boa|eoa).*token_(id|index)$")
 
 
 class AudioLM(ABC):
@@ -92,6 +95,12 @@ class AudioLM(ABC):
     def stops(self) -> Any:
         """The `eos_token_id` of its generation config."""
         return self.generator.generation_config.eos_token_id  # type: ignore[union-attr]
+
+    @property
+    def placeholders(self) -> list[int]:
+        """The tokens that stand for audio or pictures, which belong into no answer, as its config names them."""
+        named = vars(self.generator.config).items()
+        return sorted({value for name, value in named if PLACEHOLDER.search(name) and isinstance(value, int)})
 
     def parts(self) -> dict[str, nn.Module]:
         """Its modules that hear and write, by what they are; none holds another."""

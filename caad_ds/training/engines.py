@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from caad_ds.config.deepspeed_files import deepspeed_config, teacher_settings
+from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.config.schema import Config, LoraSection, StudentSection
 from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.distill.student_objective import StudentObjective, Timed
@@ -38,9 +39,16 @@ def loss_implementation(cfg: Config, device: torch.device, *heads: LMHead | None
 
     UserError for logits in bfloat16 where that is not the Triton kernel, which alone can hold them.
     """
-    name, reason = fastest(Objective.of(cfg.objective), device.type, torch.float32, *heads)
+    told = _implementation(cfg.objective, device, *heads)
+    if not cfg.objective.draws:
+        return told
+    return f"{told}; on drawn answers {_implementation(cfg.objective.on_drawn_answers, device, *heads)}"
+
+
+def _implementation(objective: ObjectiveSection, device: torch.device, *heads: LMHead | None) -> str:
+    name, reason = fastest(Objective.of(objective), device.type, torch.float32, *heads)
     told = f"{name} ({reason})" if reason else name
-    if cfg.objective.logits == "bfloat16" and name != "triton":
+    if objective.logits == "bfloat16" and name != "triton":
         raise UserError(f"objective.logits: bfloat16 needs the loss in Triton, here it is {told}; set it to float32")
     return told
 

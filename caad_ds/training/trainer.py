@@ -18,13 +18,14 @@ from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.audio_dropout import AudioDropout
 from caad_ds.distill.row_weights import AudioAdvantage
-from caad_ds.distill.step import DistillStep, Terms
+from caad_ds.distill.step import DistillStep, Terms, counted
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, check_lengths, data_order, ends_epoch, first_shard, open_data
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
+from caad_ds.training.checks.token_budget import TokenBudget
 from caad_ds.training.checks.usable_samples import check_texts
 from caad_ds.training.identity import (
     Identity,
@@ -40,6 +41,7 @@ from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.model_folder import write_model
 from caad_ds.training.optimizer import forget_gradients
+from caad_ds.training.rollouts import build_rollouts, rollout_warnings
 from caad_ds.training.schedule import learning_rate
 from caad_ds.training.teacher.build import build_teacher, publish
 from caad_ds.training.teacher.cache import open_cache, seen
@@ -67,7 +69,7 @@ class Trainer:
         self.heartbeat = heartbeat
         self.rank, self.world_size = world()
         self.stopping = False
-        self.largest = 0
+        self.budget = TokenBudget(cfg.optimizer.micro_tokens)
         signal.signal(signal.SIGUSR1, self._stop)
         self.cache_seen = from_main(partial(seen, cfg))
         agreed(self._load)
@@ -130,19 +132,22 @@ class Trainer:
         """The step, with what it holds put on `held` as soon as it is there."""
         cfg = self.cfg
         self.dropout = AudioDropout(cfg.objective.audio_dropout, cfg.run.seed)
-        self.meter = Meter(cfg.run.precision, cfg.run.peak_tflops, alike=not cfg.student.keep_encoded_gb)
+        self.meter = Meter(
+            cfg.run.precision, cfg.run.peak_tflops, not (cfg.student.keep_encoded_gb or cfg.objective.draws)
+        )
         part = self.meter.clock.part
         models = self.student, self.teacher, self.cache
         teacher, placed = build_teacher(cfg, *models, self.pairing, self.unusable, self.heartbeat, held, part)
         self.filling = teacher if isinstance(teacher, FillingTeacher) else None
         offloaded = self.accumulation if placed in ("cpu", "nvme") else 1
         teacher_batch = (cfg.teacher and cfg.teacher.batch) or offloaded
+        rollouts = build_rollouts(cfg, self.student, self.pairing.shared, self.device)
         self.heartbeat.begin("building the student's engine")
         settings = self.micro_batch, self.accumulation, part, self.pairing.shared, self.teacher_width
         self.engine = engines.student_engine(cfg, self.student, *settings)
         held.callback(self.engine.destroy)
         weights = AudioAdvantage.of(cfg.objective, self.pairing.shared)
-        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part, weights)
+        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part, weights, rollouts)
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -243,7 +248,7 @@ class Trainer:
                 batches = [self.dropout(step, batch) for batch in whole]
         except Exception as error:
             failure = error
-        mine = sum(self._weight(batch) for batch in batches)
+        mine = sum(map(self._weight, batches))
         counts = torch.tensor([mine, failure is not None, self.stopping], dtype=torch.float64, device=self.device)
         dist.all_reduce(counts)
         total, failures, stops = counts.tolist()
@@ -259,14 +264,16 @@ class Trainer:
         self._publish(step)
         for batch in batches:
             self.sums.add_batch(batch.student)
-            self._check_budget(batch)
+            if told := self.budget.exceeded(batch):
+                self.heartbeat.say(told)
         with self.meter.step([batch.student for batch in batches]), self.step.teacher_head():
             window = [batch.to(self.device) for batch in batches]
-            terms = self.step.train(window, normalizer)
+            terms = self.step.train(window, normalizer, step)
         if self.engine.was_step_applied():  # what DeepSpeed has read of the device, the same on every rank
             self.skips.applied()
             for kd, ce, diagnostics in terms:
                 self.sums.add_output(kd, ce, diagnostics, normalizer)
+            self.sums.add_rollouts(self.step.rollouts)
         else:
             self._skip(step + 1, whole, window, terms)
         return bool(stops)
@@ -355,20 +362,8 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         self.held.close()
 
-    def _check_budget(self, batch: PairedBatch) -> None:
-        """Lengths in the index are estimates: tell the largest micro-batch whenever it exceeds the budget by more."""
-        positions = max(each.input_ids.numel() for each in (batch.student, batch.teacher or batch.student))
-        budget = self.cfg.optimizer.micro_tokens
-        if budget is not None and positions > max(budget, self.largest):
-            self.largest = positions
-            self.heartbeat.say(
-                f"a micro-batch has {positions} tokens, optimizer.micro_tokens is {budget}: texts are longer than the "
-                "index's estimate; lower it if memory is short"
-            )
-
     def _weight(self, batch: PairedBatch) -> float:
-        rows = batch.student.sample_of_row
-        return float(rows.unique().numel() if self.cfg.objective.reduction == "sample" else rows.numel())
+        return counted(batch.student, self.cfg.objective.reduction)
 
     def _report(self, done: int) -> None:
         values = self.sums.means()
@@ -378,6 +373,8 @@ class Trainer:
             values["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
         self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
         self.heartbeat.say(step_line(done, self.total_steps, values))
+        for warning in rollout_warnings(values, self.cfg.objective.on_policy):
+            self.heartbeat.say(f"step {done}/{self.total_steps}  {warning}")
 
     def _identity(self) -> Identity:
         """Hashes of what decides the course of training."""

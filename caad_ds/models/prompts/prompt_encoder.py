@@ -126,7 +126,7 @@ class PromptEncoder:
     ) -> Encoded:
         """Encode a sample; UserError, which names it, if that fails or leaves no `room` in the model's positions.
 
-        `answer` are the ids of an answer to take instead of the record's; `positions` as in `encode`.
+        `room` is what another answer than the record's may take. `answer` are the ids of an answer to take instead of the record's; `positions` as in `encode`.
         """
         encoded = self.encode(sample.record, with_answer=with_answer and answer is None, positions=positions)
         if answer is not None:
@@ -136,7 +136,7 @@ class PromptEncoder:
                     f"sample {sample.key}: its answer holds {self.spans.mark!r} ({self.placeholder}), which stands for "
                     "audio; leave it out"
                 )
-        length = len(encoded.prompt) + len(encoded.answer[: self.max_answer_tokens]) + room
+        length = len(encoded.prompt) + max(room, len(encoded.answer[: self.max_answer_tokens]))
         if self.limit is not None and length > self.limit:
             what = "prompt and answer" if with_answer or room else "prompt"
             raise UserError(

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
+from caad_ds.distill.rollouts import Rollouts
 
-# diagnostics of the loss that are sums over rows, reported as means under these names
+# diagnostics of the loss that are sums over rows, reported as means under these names: of the pseudo ground truth, and
+# of what is distilled, which are other rows where the student has drawn answers
 TOTALS = ("rows", "samples", "tokens", "positions")  # sums that are reported as they are
-MEANS = (
-    "token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift", "alpha", "advantage",
-    "hidden_distance",
-)  # fmt: skip
+MEANS = ("token_accuracy", "student_entropy")
+KD_MEANS = ("agreement", "teacher_entropy", "contrast_shift", "alpha", "advantage", "hidden_distance")
 
 
 class MetricSums:
@@ -39,6 +39,11 @@ class MetricSums:
         for name, value in diagnostics.items():
             self.add(name, value)
 
+    def add_rollouts(self, rollouts: Rollouts | None) -> None:
+        """Add what was drawn since the last call."""
+        for name, value in (rollouts.read_counts() if rollouts else {}).items():
+            self.add(name, value)
+
     def add_batch(self, batch: Batch) -> None:
         """Add how many samples, tokens and positions (padding included) a batch has."""
         self.add("samples", len(batch.keys))
@@ -58,8 +63,10 @@ class MetricSums:
         totals = {name: sums[name] for name in TOTALS if name in sums}
         if "weight" not in sums:
             return totals
-        rows, weight = max(sums["rows"], 1.0), max(sums["weight"], 1e-12)
-        out = {name: sums[name] / rows for name in MEANS if name in sums}
+        weight = max(sums["weight"], 1e-12)
+        over = {**dict.fromkeys(MEANS, "rows"), **dict.fromkeys(KD_MEANS, "kd_rows" if "kd_rows" in sums else "rows")}
+        out = {name: sums[name] / sums[rows] for name, rows in over.items() if name in sums and sums[rows]}
+        out |= rollout_means(sums)
         kd, ce = sums["kd"] / weight, sums["ce"] / weight
         weight = self.objective.share_of_kd
         terms = {"loss": weight * kd + (1 - weight) * ce, "kd": kd, "ce": ce}
@@ -68,12 +75,28 @@ class MetricSums:
         return terms | totals | out
 
 
+def rollout_means(sums: dict[str, float]) -> dict[str, float]:
+    """What is reported of drawn answers: lengths in tokens, shares of the answers, entropy in nats at tau.
+
+    `same` is the share of an answer's tokens that stand in the pseudo ground truth at the same place; `given` the
+    length that the pseudo ground truth has, as far as an answer may be drawn.
+    """
+    answers = sums.get("rollout_answers", 0.0)
+    if not answers:
+        return {}
+    means = {"length": "tokens", "given": "given", "ended": "ended", "empty": "empty", "distinct": "distinct"}
+    out = {f"rollout/{name}": sums[f"rollout_{of}"] / answers for name, of in (means | {"same": "same"}).items()}
+    out["rollout/entropy"] = sums["drawn_entropy"] / max(sums["drawn_rows"], 1.0)
+    return out | {"rollout/tokens": sums["rollout_tokens"]}
+
+
 def step_line(done: int, total: int, values: dict[str, float]) -> str:
     """What a run prints of a step: its terms, the speed, and the time that is left."""
     left = int(values["seconds_per_step"] * (total - done))
     terms = "no step applied  "
     if "ce" in values:
         kd = "" if "kd" not in values else f"kd {values['kd']:.4f}  "
-        terms = f"{kd}ce {values['ce']:.4f}  accuracy {values['token_accuracy']:.3f}  "
+        accuracy = f"accuracy {values['token_accuracy']:.3f}  " if "token_accuracy" in values else ""
+        terms = f"{kd}ce {values['ce']:.4f}  {accuracy}"
     speed = f"{values['samples_per_second']:.1f} samples/s"
     return f"step {done}/{total}  {terms}{speed}  {left // 60}:{left % 60:02d} left"
