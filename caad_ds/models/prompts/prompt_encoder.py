@@ -126,7 +126,8 @@ class PromptEncoder:
     ) -> Encoded:
         """Encode a sample; UserError, which names it, if that fails or leaves no `room` in the model's positions.
 
-        `room` is what another answer than the record's may take. `answer` are the ids of an answer to take instead of the record's; `positions` as in `encode`.
+        `room` is what another answer than the record's may take. `answer` are the ids of an answer to take instead of
+        the record's; `positions` as in `encode`.
         """
         encoded = self.encode(sample.record, with_answer=with_answer and answer is None, positions=positions)
         if answer is not None:

@@ -49,7 +49,12 @@ def _check_paths(cfg: Config) -> None:
 def _check_objective(section: ObjectiveSection) -> None:
     from caad_ds.loss.objective import Objective  # it imports PyTorch
 
-    try:
-        Objective.of(section)
-    except ValueError as error:
-        raise UserError(f"objective.{error}") from error
+    for name, each in {
+        "objective.": section,
+        "objective.on_policy: ": section.draws and section.on_drawn_answers,
+    }.items():
+        try:
+            if each:
+                Objective.of(each)
+        except ValueError as error:
+            raise UserError(f"{name}{error}") from error

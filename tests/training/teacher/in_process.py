@@ -41,11 +41,11 @@ def trained(file: Path, prepare: Callable[[Trainer], None] | None = None, step: 
     with pytest.MonkeyPatch.context() as patch:
         train = DistillStep.train
 
-        def noted(self, batches, normalizer):
+        def noted(self, batches, normalizer, number):
             if step is not None and out.trainer.begun == step:
                 raise Killed
             out.trainer.begun += 1
-            terms = train(self, batches, normalizer)
+            terms = train(self, batches, normalizer, number)
             out.losses += [(float(kd), float(ce)) for kd, ce, _ in terms]
             return terms
 
