@@ -1,4 +1,4 @@
-"""The laptop demo: `python -m examples.demo run | full | adaptive | teacher` (make demo, demo-full, demo-teacher)."""
+"""The laptop demo: `python -m examples.demo run | full | adaptive | objectives | teacher` (make demo, ...)."""
 
 import argparse
 import os
@@ -38,8 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     teacher = commands.add_parser("teacher", help="make the shipped teacher and its twin again")
     teacher.add_argument("--seed", type=int, default=0)
-    adaptive.register(
+    adaptive.register_adaptive(
         commands.add_parser("adaptive", help="does an adaptive contrast keep neutral accuracy? resumable, in pieces")
+    )
+    adaptive.register_objectives(
+        commands.add_parser("objectives", help="on-policy answers, row weights, hidden states; resumable, in pieces")
     )
     args = parser.parse_args(argv)
     os.chdir(ROOT)
@@ -53,7 +56,7 @@ def demo(args: argparse.Namespace) -> int:
         make_teacher(DATA, Path("runs/demo-teacher"), args.seed)
     elif args.command == "full":
         run_full(args)
-    elif args.command == "adaptive":
+    elif args.command in ("adaptive", "objectives"):
         adaptive.run(args)
     else:
         run_demo(args.short)

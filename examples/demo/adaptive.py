@@ -1,8 +1,8 @@
-"""The experiment of an adaptive contrast: G1 beside fixed contrasts, its figures in a tracked file.
+"""Experiments on the demo in pieces: an adaptive contrast, and what else an objective can be made of.
 
-Each finished run appends a line to `benchmarks/results/adaptive_demo.jsonl`, so that the experiment can be done in
-pieces; the table is made of that file alone. The gate's constant is chosen on the validation voices (`--choose`), whose
-runs never see the test.
+Each finished run appends a line to a tracked file, so that an experiment can be done in pieces; the table is made of
+that file alone. The gate's constant of `adaptive` is chosen on the validation voices (`--choose`), whose runs never see
+the test.
 """
 
 import argparse
@@ -23,26 +23,37 @@ from caad_ds.utils.text import read_text
 from examples.demo import corpus
 from examples.demo.adaptive_table import SCORES, table
 from examples.demo.commands import ROOT, Evaluations, Quiet
-from examples.demo.rows import Row, adaptive_rows, chosen_rows
+from examples.demo.rows import Row, adaptive_rows, chosen_rows, objective_rows
 from examples.demo.students import DATA, cache_job, evaluate, job, reading
 from examples.demo.teacher import TWIN, shipped, teacher_jobs
 
-RESULTS = Path("benchmarks/results/adaptive_demo.jsonl")
+RESULTS = Path("benchmarks/results")
 SPLITS = ("validation", "test")
 SOURCES = ("caad_ds", "data_prep", "ds_configs", "configs/demo", "examples/demo")
 
 
-def register(parser: argparse.ArgumentParser) -> None:
+def register_adaptive(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `adaptive`."""
     parser.add_argument("--choose", action="store_true", help="try the gate's constant on the validation voices alone")
     parser.add_argument("--gate-m", type=float, default=2.0, help="the gate's constant, chosen before (default 2)")
-    parser.add_argument("--teacher-seeds", type=positive, default=3, help="seed 0 is the shipped teacher (default 3)")
+    _register(parser, "adaptive", teacher_seeds=3, steps=800)
+
+
+def register_objectives(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `objectives`."""
+    parser.set_defaults(choose=False, gate_m=2.0)
+    _register(parser, "objectives", teacher_seeds=1, steps=600)
+
+
+def _register(parser: argparse.ArgumentParser, name: str, teacher_seeds: int, steps: int) -> None:
+    parser.add_argument("--teacher-seeds", type=positive, default=teacher_seeds, help="seed 0 is the shipped teacher")
     parser.add_argument("--student-seeds", type=positive, default=3)
-    parser.add_argument("--steps", type=positive, default=800, help="of each student (default 800)")
+    parser.add_argument("--steps", type=positive, default=steps, help="of each student (default %(default)s)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs side by side (default: cores)")
     parser.add_argument("--limit-seconds", type=positive, help="begin no run that would not end within this time")
-    parser.add_argument("--out", type=Path, default=Path("runs/adaptive"))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/{name}"))
+    results = RESULTS / f"{name}_demo.jsonl"
+    parser.add_argument("--results", type=Path, default=results, help="default: %(default)s")
     parser.add_argument("--table", action="store_true", help="print the table of the finished runs, and run nothing")
 
 
@@ -88,7 +99,8 @@ class Experiment:
     def __init__(self, args: argparse.Namespace):
         self.args = args
         self.steps: int = args.steps
-        self.rows = chosen_rows() if args.choose else adaptive_rows(args.gate_m)
+        adaptive = chosen_rows() if args.choose else adaptive_rows(args.gate_m)
+        self.rows = objective_rows() if args.command == "objectives" else adaptive
         self.splits = SPLITS[:1] if args.choose else SPLITS
         self.deadline = Deadline(args.limit_seconds)
         self.extra = (f"data.train={DATA}/shards/distill", "data.validation=null", f"optimizer.steps={self.steps}")
@@ -180,13 +192,16 @@ class Experiment:
 
     def _student(self, row: Row, decoded: list[Row], teacher: Path, run: Path, seed: int, student: int) -> Work:
         folder = self.args.out / f"teacher-{seed}"
-        cache_job(folder, row, teacher, self.extra).run_quietly()
+        states = ("teacher.cache=null",)
+        if not row.draws:
+            cache_job(folder, row, teacher, self.extra).run_quietly()
+            states = reading(folder, row)
         evaluations, lines = [], {}
         for each in [row, *decoded]:
             place = run if each is row else run.with_name(f"{run.name}_cd")
             asked, lines[each.name] = self._evaluations(each, teacher, run, place)
             evaluations += asked
-        overrides = (*self.extra, *reading(folder, row))
+        overrides = (*self.extra, *states)
         training = job(row, teacher, run, 1 + student, overrides, tuple(evaluations))
         return Work(training, lines, self._known(seed, student))
 

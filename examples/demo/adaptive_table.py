@@ -25,7 +25,8 @@ def table(lines: Sequence[dict], gate_m: float, steps: int | None) -> str:
                 continue
             rows[line["row"]][line["teacher_seed"], line["student_seed"]] = line[split]["all"]
         if rows:
-            text += [_rows(f"{split} voices, %, {steps} steps, gate_m {gate_m:g}", rows), _answer(rows)]
+            gated = f", gate_m {gate_m:g}" if ADAPTIVE in rows else ""
+            text += [_rows(f"{split} voices, %, {steps} steps{gated}", rows), _answer(rows)]
     note = (
         "Intervals: 95%, by t over the means of the teacher seeds (of one teacher over the student seeds); differences "
         "are taken between students of the same teacher and seed."

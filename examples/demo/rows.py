@@ -29,6 +29,11 @@ class Row:
         """Whether this row has a student of its own."""
         return self.model is None
 
+    @property
+    def draws(self) -> bool:
+        """Whether the student answers itself while it trains, so that no cache holds what the teacher says."""
+        return any(override.startswith("objective.on_policy") for override in self.overrides)
+
 
 def caad(name: str, alpha: float, negative: str = "zero_mel", teacher: str = "teacher") -> Row:
     """A CAAD student."""
@@ -84,3 +89,22 @@ def chosen_rows() -> list[Row]:
     """What is compared on the validation voices to choose the gate's constant."""
     fixed = [STD_KD, caad("caad 1.5", 1.5), caad("caad 2", 2.0)]
     return [*fixed, *(adaptive(f"adaptive 2 m {m:g}", m) for m in (1.5, 2.0, 3.0))]
+
+
+def on_policy(share: float, divergence: str) -> Row:
+    """A CAAD student that draws a share of the answers itself; the demo's have at most seven tokens."""
+    name = f"on-policy {share:g}, {divergence.removesuffix('_kl')} KL"
+    drawn = {"share": share, "divergence": divergence, "max_new_tokens": 12}
+    return Row(name, tuple(f"objective.on_policy.{key}={value}" for key, value in drawn.items()))
+
+
+def objective_rows() -> list[Row]:
+    """What else an objective can be made of, each beside CAAD and with its alpha, that of configs/demo/caad.yaml."""
+    return [
+        TEACHER,
+        STD_KD,
+        Row("caad 1.5"),
+        *(on_policy(share, divergence) for share in (0.5, 1.0) for divergence in ("reverse_kl", "forward_kl")),
+        Row("audio_advantage", ("objective.row_weight=audio_advantage",)),
+        Row("hidden 0.3", ("objective.hidden_weight=0.3",)),
+    ]

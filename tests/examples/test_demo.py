@@ -55,7 +55,8 @@ def ran(monkeypatch, tmp_path) -> list[list[str]]:
 def arguments(tmp_path: Path, **changes) -> Namespace:
     """Of `adaptive`, in a folder of this test."""
     values = {
-        "choose": False, "gate_m": 2.0, "teacher_seeds": 1, "student_seeds": 2, "jobs": 1, "limit_seconds": None,
+        "command": "adaptive", "choose": False, "gate_m": 2.0,
+        "teacher_seeds": 1, "student_seeds": 2, "jobs": 1, "limit_seconds": None,
         "out": tmp_path / "runs", "steps": 800, "results": tmp_path / "results.jsonl", "table": False,
     }  # fmt: skip
     return Namespace(**values | changes)
