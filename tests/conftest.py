@@ -1,5 +1,6 @@
 """What holds for every test: one thread, no telemetry, no model hub, the CPU where there is no GPU."""
 
+import gc
 import os
 import shutil
 from importlib.util import find_spec
@@ -37,6 +38,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
         if item.get_closest_marker("browser") and not HAS_BROWSER:
             item.add_marker(pytest.mark.skip(reason="chromium, chromedriver or selenium is not installed"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported by now stays: DeepSpeed's engines collect garbage, and would look at all of it each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries complain at exit of objects that were not collected."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ _ranks.set_forkserver_preload([
     "deepspeed.runtime.zero.muon.muon_optimizer",  # imported by every engine, and torch's compiler with it
     "mlflow.store.tracking.sqlalchemy_store",
     "webdataset",
+    "tests.training.frozen",
 ])  # fmt: skip
 
 
