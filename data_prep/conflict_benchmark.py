@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from caad_ds.data.audio.decode import AudioError, encode, to_pcm16
+from caad_ds.data.audio.decode import AudioError
+from caad_ds.data.audio.flac import encode
+from caad_ds.data.audio.pcm16 import to_pcm16
 from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.data.record import Audio, Record
 from caad_ds.utils.errors import UserError

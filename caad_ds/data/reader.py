@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from caad_ds.data.audio import decode
+from caad_ds.data.audio import decode, flac
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import SAMPLE_RATE, Levels, faults
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
@@ -138,7 +138,7 @@ class IndexedReader:
 @lru_cache(maxsize=4)
 def _decoded(data: bytes, longest: float) -> np.ndarray:
     """An audio's waveform, which none may write to: prompts about one audio are read one after another."""
-    return decode.decode(data, longest=longest)
+    return flac.decode(data, longest=longest)
 
 
 class Header(tarfile.TarInfo):

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from caad_ds.data.audio import decode
+from caad_ds.data.audio import decode, flac
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.reader import LARGEST, BrokenSample, Doubtful, parse
 from caad_ds.utils.errors import UserError
@@ -117,7 +117,7 @@ class StreamReader:
         for shard, key, block in found:
             try:
                 record, audios = parse(block, key)
-                sample = Sample(key, record, [decode.decode(data, longest=longest) for data in audios])
+                sample = Sample(key, record, [flac.decode(data, longest=longest) for data in audios])
                 check(sample)
                 self.doubtful.look(sample, f"{shard}, sample {key}")
             except (BrokenSample, decode.AudioError, UserError) as error:

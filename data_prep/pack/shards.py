@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from caad_ds.data.audio import decode
+from caad_ds.data.audio import decode, flac, pcm16
 from caad_ds.data.audio.levels import DEFAULT, Rules
 from caad_ds.data.index import SampleEntry, Shard, audio_names
 from caad_ds.data.record import Audio, Record
@@ -61,7 +61,7 @@ def encode(record: Record | Rejected, rules: Rules = DEFAULT) -> Block | Rejecte
     content = json.dumps({**record, "audios": audios}, ensure_ascii=False, sort_keys=True).encode()
     members = {f"{key}.json": content} | dict(zip(names, files, strict=True))
     seconds = sum(map(len, pcm)) / decode.SAMPLE_RATE
-    return Block(key, _tar(members), seconds, _estimate_tokens(record), decode.pcm_hash(pcm))
+    return Block(key, _tar(members), seconds, _estimate_tokens(record), pcm16.pcm_hash(pcm))
 
 
 def _audio(entry: Audio, rules: Rules) -> tuple[np.ndarray, bytes]:
@@ -78,7 +78,7 @@ def _decoded(
     path: str, offset: float | None, duration: float | None, rules: Rules, version: tuple[int, ...]
 ) -> tuple[np.ndarray, bytes]:
     pcm = usable_pcm16({"path": path, "offset": offset, "duration": duration}, rules)  # type: ignore[typeddict-item]
-    return pcm, decode.encode(pcm)
+    return pcm, flac.encode(pcm)
 
 
 def _tar(members: dict[str, bytes]) -> bytes:

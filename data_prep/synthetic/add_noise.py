@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.data.audio import decode
+from caad_ds.data.audio import decode, flac, pcm16
 from caad_ds.data.record import Audio, Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
@@ -106,7 +106,7 @@ def _convert(record: Record, records: list[Record], folder: Path, seed: int, snr
         speech = waveform(entry)
         if snr:
             speech = mix(speech, _noise(record, records, speech.size, rng), rng.uniform(*snr))
-        data = decode.encode(decode.to_pcm16(speech))
+        data = flac.encode(pcm16.to_pcm16(speech))
         path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.flac"
         write_atomic(path, data)
         seconds = speech.size / decode.SAMPLE_RATE

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from caad_ds.data.audio import decode
+from caad_ds.data.audio import decode, pcm16
 from caad_ds.data.index import FILE_NAME, ShardIndex
 from caad_ds.data.record import Audio
 from caad_ds.utils.errors import UserError
@@ -115,6 +115,6 @@ def _digest(clip: Clip | Rejected) -> Outcome:
         return clip.id, clip.reason
     name, entry = clip
     try:
-        return name, audio_digest(decode.to_pcm16(waveform(entry)))
+        return name, audio_digest(pcm16.to_pcm16(waveform(entry)))
     except (decode.AudioError, OSError) as error:
         return name, str(error)

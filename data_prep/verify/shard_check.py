@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import numpy as np
 import soundfile
 
-from caad_ds.data.audio import decode
+from caad_ds.data.audio import decode, flac, pcm16
 from caad_ds.data.index import SampleEntry, Shard
 from caad_ds.data.reader import BrokenSample, Header, parse
 from caad_ds.data.record import Record, RecordFault, as_record
@@ -69,7 +69,7 @@ def check_shard(shard: Shard, folder: Path, columns: Sequence[str] = ()) -> Shar
 
 def audio_digest(pcm: np.ndarray) -> bytes:
     """What an audio, int16 [samples] at 16 kHz, is recognised by."""
-    return bytes.fromhex(decode.pcm_hash([pcm]))[:DIGEST]
+    return bytes.fromhex(pcm16.pcm_hash([pcm]))[:DIGEST]
 
 
 def _sample(file: BufferedReader, entry: SampleEntry) -> tuple[Record, list[bytes]]:
@@ -90,11 +90,11 @@ def _sample(file: BufferedReader, entry: SampleEntry) -> tuple[Record, list[byte
     if record["id"] != unquote(entry.key):
         raise BrokenSample(f"its record has the id {record['id']!r:.80}")
     # Longer than the index says is not decoded: a few bytes of FLAC can claim days of silence.
-    pcm = [decode.decode(data, "int16", longest=entry.seconds) for data in files]
+    pcm = [flac.decode(data, "int16", longest=entry.seconds) for data in files]
     seconds = sum(map(len, pcm)) / decode.SAMPLE_RATE
     if abs(seconds - entry.seconds) > 1e-6:
         raise BrokenSample(f"it lasts {seconds:g} s where the index says {entry.seconds:g}")
-    if decode.pcm_hash(pcm) != entry.pcm:
+    if pcm16.pcm_hash(pcm) != entry.pcm:
         raise BrokenSample("its audio is not what was packed (pcm hash differs)")
     return record, [audio_digest(part) for part in pcm]
 

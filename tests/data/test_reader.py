@@ -264,8 +264,8 @@ def test_audio_of_several_prompts_is_decoded_once(tmp_path, monkeypatch):
     rows = [record(name, tmp_path / "tone.flac") for name in "abc"]
     write_manifest(tmp_path / "m.jsonl", rows)
     pack(tmp_path / "m.jsonl", tmp_path / "out", 16_000)
-    calls, decode = [], reader_module.decode.decode
-    monkeypatch.setattr(reader_module.decode, "decode", lambda *a, **k: calls.append(1) or decode(*a, **k))
+    calls, decode = [], reader_module.flac.decode
+    monkeypatch.setattr(reader_module.flac, "decode", lambda *a, **k: calls.append(1) or decode(*a, **k))
     reader_module._decoded.cache_clear()
     reader = IndexedReader(tmp_path / "out")
     first, *others = (reader[n].waveforms[0] for n in range(3))

@@ -13,7 +13,8 @@ import soundfile
 import webdataset
 
 from caad_ds.cli import main
-from caad_ds.data.audio.decode import decode, to_pcm16
+from caad_ds.data.audio.flac import decode
+from caad_ds.data.audio.pcm16 import to_pcm16
 from caad_ds.data.markers import AUDIO
 from caad_ds.data.reader import IndexedReader
 from tests.data_prep.lines import read

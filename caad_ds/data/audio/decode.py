@@ -1,7 +1,5 @@
 """Audio as the project keeps it: float32 mono 16 kHz in memory, 16-bit FLAC on disk."""
 
-import hashlib
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ import soxr
 
 from caad_ds.data.audio import containers, ogg, stale, wav
 from caad_ds.data.audio.levels import SAMPLE_RATE, Levels
+from caad_ds.data.audio.pcm16 import to_pcm16
 from caad_ds.utils.errors import AudioError
 
 PROBE_FRAMES = 1 << 18
@@ -26,7 +25,6 @@ LARGEST = 0xFFFFFFFF  # of its 4 bytes; W64 and RF64 have 8
 FEW_FRAMES = 4 * 1441  # bytes of an MP3; its last frames may be padding, which is not read
 READ_FRAMES = 1 << 20
 PART_SECONDS = 0.1  # that a part of a file may lack
-LONGEST_SECONDS = 3600.0  # of an audio in a shard: what its header claims is not believed beyond
 HEADER = 4096  # bytes; a file with more holds something, whatever its header says
 
 # What sums of samples beyond floating point come to is an error or a broken rule by name, and no warning of numpy's.
@@ -259,40 +257,3 @@ def _not_empty(samples: np.ndarray | int, file: File = None) -> np.ndarray:
         rest = f", but the file has {size} bytes: was its recorder killed?" if size > HEADER else ""
         raise AudioError(f"the audio is empty{rest}")
     return samples  # type: ignore[return-value]
-
-
-def to_pcm16(waveform: np.ndarray) -> np.ndarray:
-    """A float waveform rounded to little-endian int16, clipped at full scale."""
-    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype("<i2")
-
-
-def encode(pcm: np.ndarray) -> bytes:
-    """int16 [samples] at 16 kHz as a FLAC file."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, pcm, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
-    return buffer.getvalue()
-
-
-def decode(data: bytes, dtype: str = "float32", longest: float = LONGEST_SECONDS) -> np.ndarray:
-    """What `encode` wrote, as float32 in [-1, 1] or as its int16: [samples].
-
-    AudioError if it does not decode, is anything else, or claims to last more than `longest` seconds.
-    """
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if file.samplerate != SAMPLE_RATE or file.channels != 1:
-                raise AudioError(f"the audio is not {SAMPLE_RATE} Hz mono")
-            if file.frames > round(longest * SAMPLE_RATE):
-                seconds = file.frames / SAMPLE_RATE
-                raise AudioError(f"the audio claims to last {seconds:.1f} s, more than {longest:g} s")
-            return file.read(dtype=dtype)
-    except soundfile.SoundFileError as error:
-        raise AudioError(str(error)) from error
-
-
-def pcm_hash(parts: list[np.ndarray]) -> str:
-    """sha256 of the int16 samples of a record's audios, one after another; survives a change of FLAC encoder."""
-    digest = hashlib.sha256()
-    for pcm in parts:
-        digest.update(pcm.astype("<i2", copy=False).tobytes())
-    return digest.hexdigest()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.data.audio.decode import encode
+from caad_ds.data.audio.flac import encode
 from tests.data.tones import record
 
 TEN_GB = 10 << 30

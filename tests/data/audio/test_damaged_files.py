@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from caad_ds.data.audio import decode
+from caad_ds.data.audio import decode, pcm16
 
 
 def wav(data, riff=None, size=None, after=b"", order="<"):
@@ -30,7 +30,7 @@ def test_the_wav_of_a_recorder_that_was_killed_is_read(tmp_path, riff, size):
     np.testing.assert_array_equal(decode.load_pcm16(path), SECOND)
     np.testing.assert_array_equal(decode.load_pcm16(path, 0.25, 0.5), SECOND[4_000:12_000])
     with open(path, "rb") as file:
-        np.testing.assert_array_equal(decode.to_pcm16(decode.load(file)), SECOND)
+        np.testing.assert_array_equal(pcm16.to_pcm16(decode.load(file)), SECOND)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caad_ds.cli import main
-from caad_ds.data.audio import decode
+from caad_ds.data.audio import decode, pcm16
 from caad_ds.data.audio.levels import Levels, Rules, faults
 from caad_ds.data.reader import Doubtful, IndexedReader
 from caad_ds.data.stream import StreamReader
@@ -273,7 +273,7 @@ def test_the_levels_of_blocks_are_those_of_the_whole():
     assert_close(parts.mono_power, whole.mono_power, 400)
     assert len(whole.low) == len(whole.power) == 10_000 / 400
     assert faults(whole) == faults(parts)
-    pcm = decode.to_pcm16(wave[:, 0])
+    pcm = pcm16.to_pcm16(wave[:, 0])
     assert Levels(16_000, 1).add(pcm).clipped == Levels(16_000, 1).add(pcm / np.float32(32_768)).clipped
 
 

@@ -10,7 +10,9 @@ import pytest
 import soundfile
 
 from caad_ds.cli import main
-from caad_ds.data.audio.decode import AudioError, decode, encode, load, load_pcm16, probe, to_pcm16
+from caad_ds.data.audio.decode import AudioError, load, load_pcm16, probe
+from caad_ds.data.audio.flac import decode, encode
+from caad_ds.data.audio.pcm16 import to_pcm16
 from caad_ds.data.reader import IndexedReader
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
