@@ -22,6 +22,13 @@ class Order(Protocol):
         ...
 
 
+def ends_epoch(step: int, steps_per_epoch: float) -> bool:
+    """Whether this step or the one before it has samples of two epochs, or the first of an epoch."""
+    return step // steps_per_epoch != (step + 1) // steps_per_epoch or (
+        step > 0 and (step - 1) // steps_per_epoch != step // steps_per_epoch
+    )
+
+
 class GlobalOrder:
     """An endless stream of sample numbers cut into global batches.
 

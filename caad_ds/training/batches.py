@@ -81,13 +81,6 @@ def _look(reader: IndexedReader, model: Reader, numbers: Sequence[int], what: st
         model.check_audio(reader[number].waveforms, where)
 
 
-def ends_epoch(step: int, steps_per_epoch: float) -> bool:
-    """Whether this step or the one before it has samples of two epochs, or the first of an epoch."""
-    return step // steps_per_epoch != (step + 1) // steps_per_epoch or (
-        step > 0 and (step - 1) // steps_per_epoch != step // steps_per_epoch
-    )
-
-
 def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:
     """For each audio of a sample that of another sample, by the sample alone; a stream knows no others.
 

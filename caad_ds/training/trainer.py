@@ -15,13 +15,14 @@ from caad_ds.config.schema import Config
 from caad_ds.data.batch import PairedBatch
 from caad_ds.data.loader import IndexedBatches, Loader, StreamBatches
 from caad_ds.data.reader import Doubtful, IndexedReader
+from caad_ds.data.sampler import ends_epoch
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.audio_dropout import AudioDropout
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.step import DistillStep, Terms, counted
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, check_lengths, data_order, ends_epoch, first_shard, open_data
+from caad_ds.training.batches import batch_shape, check_lengths, data_order, first_shard, open_data
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
