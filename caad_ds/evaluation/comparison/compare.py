@@ -10,19 +10,15 @@ from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels
 from caad_ds.evaluation.comparison.result import Comparison, save
 from caad_ds.evaluation.comparison.run_folders import read_runs, read_speeds
 from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices
-from caad_ds.evaluation.report.confusions import LEGEND as NAMED
-from caad_ds.evaluation.report.confusions import in_markdown, summed
-from caad_ds.evaluation.report.tables import (
-    FIGURES,
-    LEGEND,
-    MAIN,
-    NO_INTERVAL,
+from caad_ds.evaluation.report.comparison_tables import (
     comparison_rows,
     difference_rows,
     interval_rows,
-    markdown,
     significance_legend,
 )
+from caad_ds.evaluation.report.confusions import LEGEND as NAMED
+from caad_ds.evaluation.report.confusions import in_markdown, summed
+from caad_ds.evaluation.report.tables import FIGURES, LEGEND, MAIN, NO_INTERVAL, markdown
 from caad_ds.evaluation.scoring.scores import POOLED, score_groups
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.utils.errors import UserError

@@ -13,15 +13,8 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.comparison_plots import bars
-from caad_ds.evaluation.report.tables import (
-    NO_INTERVAL,
-    SIGNIFICANT,
-    difference_rows,
-    interval_rows,
-    markdown,
-    significance_legend,
-    with_deviation,
-)
+from caad_ds.evaluation.report.comparison_tables import SIGNIFICANT, difference_rows, interval_rows, significance_legend
+from caad_ds.evaluation.report.tables import NO_INTERVAL, markdown, with_deviation
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit
 from caad_ds.evaluation.scoring.significance import DRAWS as PAIRED_DRAWS
 from caad_ds.evaluation.scoring.significance import adjust, difference_of, exchange_p

@@ -1,4 +1,4 @@
-"""The tables of `evaluate` and `compare`."""
+"""What the tables of `evaluate` and `compare` have in common, the rows of one system, and how they are shown."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, HINTS
-from caad_ds.evaluation.scoring.scores import LEVEL, POOLED, RULES
+from caad_ds.evaluation.scoring.scores import POOLED, RULES
 from caad_ds.utils.fault_list import EXAMPLES, Faults
 from caad_ds.utils.terminal_table import Table
 from caad_ds.utils.wording import counted
@@ -21,13 +21,6 @@ LEGEND = (
 SUBSET_LEGEND = (
     "MRS: 0.8 adversarial / neutral + 0.2 irrelevant / neutral (MCR-BENCH); "
     "strict: neutral, answers that name one option alone; lenient: the same, also in brackets, numbers in words, units."
-)
-SIGNIFICANT = "*"
-TOO_FEW = "too few items to tell"
-EXCHANGE = (
-    "the systems' answers exchanged clip by clip, exact at every number of items where systems are alike in everything "
-    "(McNemar's test where a clip has one question and systems one run). It speaks of these models and of items like "
-    "these, not of other seeds."
 )
 NO_INTERVAL = (
     "95% intervals: bootstrap over clips; where it knows no spread (few clips, all answers alike), Wilson's for shares "
@@ -67,51 +60,6 @@ def scores_rows(groups: dict) -> tuple[list[str], list[list[str]]]:
         rows.append([subset, str(scores["items"]), *(percent(cell["value"]) for cell in cells)])
     rows += [[bound, "", *(percent(cell[bound]) for cell in cells)] for bound in ("low", "high")]
     return ["subset", "items", *MAIN, "MRS", *RULES[1:]], rows
-
-
-def comparison_rows(systems: dict[str, dict], differences: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows `system | runs | conditions | shift | tir_all | adversarial per subset`, from score groups.
-
-    A figure is marked where it differs significantly from the baseline's, which `differences` lacks.
-    """
-    subsets = [name for name in next(iter(systems.values())) if name != POOLED]
-    header = ["system", "runs", *MAIN, *(f"{name} adv" for name in subsets)]
-    rows = []
-    shown = [(POOLED, key) for key in MAIN.values()] + [(name, "accuracy_adversarial") for name in subsets]
-    for system, groups in systems.items():
-        marks = [_mark(differences.get(system), group, key) for group, key in shown]
-        cells = [with_deviation(groups[group][key]) + mark for (group, key), mark in zip(shown, marks, strict=True)]
-        rows.append([system, str(groups[POOLED]["runs"]), *cells])
-    return header, rows
-
-
-def difference_rows(differences: dict[str, dict[str, dict]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what the systems differ by from the baseline, in points, from differences by label."""
-    rows = []
-    for system, figures in differences.items():
-        for name, found in figures.items():
-            points = _points(found["value"]) + (SIGNIFICANT if found["significant"] else "")
-            bounds = f"[{_points(found['low'])}, {_points(found['high'])}]"
-            items = f"{found['higher']} / {found['lower']}" if "higher" in found else "-"
-            corrected = TOO_FEW if found["too_few"] else p_value(found["p_holm"])
-            rows.append([system, name, points, bounds, items, p_value(found["p"]), corrected])
-    return ["system", "figure", "difference", "95% interval", "items above / below", "p", "p (Holm)"], rows
-
-
-def interval_rows(systems: dict[str, dict[str, dict]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of figures by label with their intervals over items."""
-    rows = [[system, *map(with_interval, figures.values())] for system, figures in systems.items()]
-    return ["system", *next(iter(systems.values()))], rows
-
-
-def significance_legend(baseline: str, differences: dict[str, dict[str, dict]]) -> str:
-    """What the mark in a comparison means, from differences by label, and where items are too few to give any."""
-    others = len(differences)
-    over = f"after Holm's correction over the {others} systems of its column" if others > 1 else ""
-    meaning = f"Marked {SIGNIFICANT}: differs from {baseline}, p < {1 - LEVEL:g} {over}".rstrip() + f"; {EXCHANGE}"
-    figures = {name for system in differences.values() for name in system}
-    few = [name for name in figures if any(system[name]["too_few"] for system in differences.values())]
-    return meaning + (f" {TOO_FEW[0].upper()}{TOO_FEW[1:]}, so never marked: {', '.join(sorted(few))}." if few else "")
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -154,11 +102,3 @@ def _name_rows(rows: list[dict], told: Sequence[str], place: Path | None) -> Non
             faults.add(row["id"], row["reason"])
         lines = faults.lines(told[1], place)
     print("\n".join(lines), file=sys.stderr)
-
-
-def _mark(groups: dict | None, group: str, key: str) -> str:
-    return SIGNIFICANT if groups and groups[group][key]["significant"] else ""
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.1f}"
