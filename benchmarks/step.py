@@ -382,7 +382,7 @@ def config(precision: str) -> Config:
 @contextmanager
 def process_group() -> Iterator[None]:
     """Of this process alone, for engines; DeepSpeed can leave one, but not join a second."""
-    from caad_ds.training import process_group
+    from caad_ds.training.processes import process_group
     from caad_ds.utils.progress import Heartbeat
 
     process_group.start(Heartbeat(enabled=False))

@@ -2,10 +2,10 @@
 
     python benchmarks/two_ranks.py
 
-`caad_ds.training.process_group` refuses a second rank on a GPU, since NCCL does. Here both take the first device and
-meet over gloo instead, so that one GPU shows what several compute: each engine runs the `tiny` setting of step.py in
-fp32 for three steps, all samples on one rank and half of them on each of two. Exit status 1 if a loss differs by more
-than the tolerance.
+`caad_ds.training.processes.process_group` refuses a second rank on a GPU, since NCCL does. Here both take the first
+device and meet over gloo instead, so that one GPU shows what several compute: each engine runs the `tiny` setting of
+step.py in fp32 for three steps, all samples on one rank and half of them on each of two. Exit status 1 if a loss
+differs by more than the tolerance.
 """
 
 import json
@@ -36,7 +36,7 @@ Losses = dict[str, list[dict[str, float]]]  # kd and ce of each step, by the tea
 
 def run_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
     """All steps of one rank; the first one writes the losses of all into `folder`."""
-    from caad_ds.training import process_group
+    from caad_ds.training.processes import process_group
 
     _join(rank, ranks, port)
     losses = {placed: _steps(rank, ranks, placed) for placed in PLACEMENTS}

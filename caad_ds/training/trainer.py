@@ -28,6 +28,7 @@ from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
 from caad_ds.training.checks.token_budget import TokenBudget
 from caad_ds.training.checks.usable_samples import check_texts
+from caad_ds.training.export.model_folder import write_model
 from caad_ds.training.identity import (
     Identity,
     check_same_config,
@@ -40,7 +41,6 @@ from caad_ds.training.identity import (
 from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
 from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
-from caad_ds.training.model_folder import write_model
 from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.rollouts import build_rollouts, rollout_warnings
 from caad_ds.training.schedule import learning_rate

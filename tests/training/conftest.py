@@ -8,7 +8,7 @@ import pytest
 from deepspeed.comm.torch import build_shm_op
 
 from caad_ds.models.speech_lm.folder import load
-from caad_ds.training import process_group
+from caad_ds.training.processes import process_group
 from caad_ds.utils.progress import Heartbeat
 from tests.tolerance import path
 from tests.training.disk import disk

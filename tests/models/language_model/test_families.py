@@ -20,7 +20,7 @@ from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.causal_lm import hidden_states
 from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
-from caad_ds.training.model_folder import write_model
+from caad_ds.training.export.model_folder import write_model
 from caad_ds.utils.errors import UserError
 from tests.models.small import POSITIONS, QUERIES
 from tests.models.test_negatives import without_span

@@ -15,7 +15,7 @@ from caad_ds.data.sampler import GlobalOrder
 from caad_ds.training.checkpoints.checkpoint import verify
 from caad_ds.training.checks.skipped_steps import Skips
 from caad_ds.training.engines import load_student
-from caad_ds.training.model_folder import write_model
+from caad_ds.training.export.model_folder import write_model
 from caad_ds.utils.errors import UserError
 from tests.training.alike import assert_same_curves, assert_same_weights
 from tests.training.checks.poison import poison

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from caad_ds.config.reading import load_config
-from caad_ds.training import process_group
+from caad_ds.training.processes import process_group
 from caad_ds.training.trainer import Trainer
 from caad_ds.utils.memory import PeakMemory
 from caad_ds.utils.progress import Heartbeat

@@ -51,9 +51,9 @@ def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
 
         from caad_ds.training import engines
         from caad_ds.training.checkpoints.checkpoint import WEIGHTS, Checkpoints, verify
+        from caad_ds.training.export.model_folder import all_weights, write_model
         from caad_ds.training.identity import part_hash, prompts_identity
         from caad_ds.training.metrics.mlflow_run import note_export
-        from caad_ds.training.model_folder import all_weights, write_model
         from caad_ds.utils.device import DTYPES
 
         if source == output_dir:

@@ -16,7 +16,7 @@ from caad_ds.models.speech_lm import adapters
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
-from caad_ds.training.model_folder import write_model
+from caad_ds.training.export.model_folder import write_model
 from tests.training.launching import Run, tracked, train, weights
 from tests.training.tiny import config, llama
 

@@ -28,7 +28,7 @@ def on_ranks(read: Callable[[], Config], title: str, work: "Callable[[Config, to
         mistake = error  # of this rank alone perhaps: the others learn of it where all have met
     with Heartbeat(enabled=is_main()) as heartbeat:
         heartbeat.begin(f"{cfg.run.name if cfg else title}: starting")
-        from caad_ds.training import process_group
+        from caad_ds.training.processes import process_group
         from caad_ds.utils.ranks import noticed, raise_together
 
         device = process_group.start(heartbeat)

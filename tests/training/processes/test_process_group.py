@@ -60,7 +60,7 @@ def test_a_lock_that_a_killed_build_left(made, tmp_path):
 
 def die_in_the_op() -> None:
     """In a rank: it is killed while it loads DeepSpeed's CPU op, which leaves torch's lock."""
-    from caad_ds.training import process_group
+    from caad_ds.training.processes import process_group
 
     def dies() -> None:
         process_group._torch_locks()[0].touch()
