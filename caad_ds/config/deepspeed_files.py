@@ -87,7 +87,12 @@ def teacher_settings(cfg: Config, placed: str, folder: Path | None, largest: int
 
 def check_deepspeed(cfg: Config) -> None:
     """Refuse DeepSpeed files that an engine would refuse later and less kindly."""
-    deepspeed_config(cfg.student.deepspeed)
+    ours = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
+    if cfg.objective.draws and (ours.get("offload_param") or {}).get("device") == "nvme":
+        raise UserError(
+            f"student.deepspeed {cfg.student.deepspeed}: objective.on_policy gathers the student's weights at once, "
+            "which DeepSpeed cannot do from NVMe; offload them to cpu, or not at all"
+        )
     if cfg.teacher is None:
         return
     for placed in ("replicated", "resident", "cpu", "nvme"):

@@ -295,7 +295,7 @@ class Config(Section):
                 "objective.row_weight needs the teacher's path without audio, which teacher.cache.form contrast does "
                 "not hold for alpha 0; set it to pair"
             )
-        if self.objective.on_policy is not None:
+        if self.objective.draws:
             self._draws_answers()
         if self.student.keep_encoded_gb and self.run.peak_tflops:
             raise ValueError(

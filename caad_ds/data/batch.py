@@ -162,13 +162,16 @@ class Batch:
         )
 
     def prompts(self, rows: Tensor) -> "Batch":
-        """The prompts of the samples of these numbers, int64 [R], padded on the left, their answers removed."""
+        """The prompts of the samples of these numbers, int64 [R], padded on the left, with their audio alone."""
         chosen = self.select(rows)
         kept = chosen._in_prompt()
         order = kept.to(torch.uint8).argsort(dim=1, stable=True)[:, -int(kept.sum(1).max()) :]
         kept = kept.gather(1, order)
+        heard, index = chosen.audio_index.unique(return_inverse=True)
         return replace(
             chosen,
+            audio={name: value[heard] for name, value in self.audio.items()},
+            audio_index=index,
             input_ids=chosen.input_ids.gather(1, order).where(kept, self._filler()),
             attention_mask=kept.to(self.attention_mask.dtype),
             audio_mask=chosen.audio_mask.gather(1, order) & kept,

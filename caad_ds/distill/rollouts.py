@@ -1,7 +1,7 @@
 """Answers that the student draws during training, in the place of some samples' pseudo ground truth."""
 
-import zlib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +15,8 @@ from caad_ds.generation.decoding import answer_ends, generate
 from caad_ds.generation.sampling import Sampling
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.shared_vocabulary import SharedVocabulary
+
+ROWS = 64  # answers that are written at once, at least: keys and values of more would take the memory of a step
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Rollouts:
     student: GatheredCopy
     forbidden: Tensor
     counts: dict[str, float] = field(default_factory=dict)
+    different: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.ends = answer_ends(self.student.lm)
 
     @property
     def settings(self) -> OnPolicySection:
@@ -68,7 +74,7 @@ class Rollouts:
         chosen = [self._chosen(step, batch) for batch in batches]
         prompts = [batch.prompts(rows) for batch, rows in zip(batches, chosen, strict=True) if len(rows)]
         with self.student.filled() as lm:
-            answers = self._written(lm, step, Batch.cat(prompts, pad="left")) if prompts else []
+            answers = [answer for some in _parts(prompts) for answer in self._written(lm, step, some)]
         drawn = []
         for batch, rows in zip(batches, chosen, strict=True):
             taken, answers = answers[: len(rows)], answers[len(rows) :]
@@ -76,16 +82,18 @@ class Rollouts:
             self._count(batch, drawn[-1])
         return drawn
 
-    def read_counts(self) -> dict[str, float]:
-        """What was drawn since the last call, as sums: see `rollout_means`."""
-        counts, self.counts = self.counts, {}
-        return counts
+    def read_counts(self) -> tuple[dict[str, float], set[int]]:
+        """What was drawn since the last call: sums, and a number for each different answer."""
+        found = self.counts, self.different
+        self.counts, self.different = {}, set()
+        return found
 
     def _chosen(self, step: int, batch: Batch) -> Tensor:
         """The samples of a batch, int64 [k], that are answered anew; one without an answer never is."""
-        draws = [zlib.crc32(f"{self.seed}:{step}:{key}:rollout".encode()) / 2**32 for key in batch.keys]
+        digests = [hashlib.sha256(f"{self.seed}:{step}:{key}:rollout".encode()).digest()[:8] for key in batch.keys]
+        below = [int.from_bytes(digest) < self.settings.share * 2**64 for digest in digests]
         answered = (batch.labels != IGNORE).any(1)
-        return ((torch.tensor(draws) < self.settings.share).to(answered.device) & answered).nonzero().squeeze(-1)
+        return (torch.tensor(below).to(answered.device) & answered).nonzero().squeeze(-1)
 
     def _written(self, lm: AudioLM, step: int, prompts: Batch) -> list[Tensor]:
         if lm.trains_tower_inside:
@@ -93,43 +101,53 @@ class Rollouts:
         asked = self.settings
         named = replace(prompts, keys=[f"{step}:{key}" for key in prompts.keys])
         sampling = Sampling(asked.temperature, asked.top_p, asked.top_k, self.seed)
-        tokens = generate(
-            lm, named, max_new_tokens=asked.max_new_tokens, sampling=sampling, forbidden=self.forbidden
-        )  # fmt: skip
-        ends = torch.isin(tokens, torch.tensor(answer_ends(lm), device=tokens.device))
+        tokens = generate(lm, named, max_new_tokens=asked.max_new_tokens, sampling=sampling, forbidden=self.forbidden)
+        ends = torch.isin(tokens, torch.tensor(self.ends, device=tokens.device))
         lengths = torch.where(ends.any(1), ends.to(torch.uint8).argmax(1) + 1, tokens.shape[1])
         return [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
 
     def _count(self, batch: Batch, drawn: Drawn) -> None:
-        ends = answer_ends(self.student.lm)
         written = [answer.tolist() for answer in drawn.answers]
-        given = [row[row != IGNORE].tolist() for row in batch.labels[drawn.samples]]
+        given = [[token for token in row if token != IGNORE] for row in batch.labels[drawn.samples].tolist()]
+        self.different |= {hash(tuple(answer)) for answer in written}
         found = {
-            "rollout_answers": len(written),
-            "rollout_tokens": sum(map(len, written)),
-            "rollout_ended": sum(answer[-1] in ends for answer in written),
-            "rollout_empty": sum(len(answer) == 1 and answer[0] in ends for answer in written),
-            "rollout_distinct": len(set(map(tuple, written))),
-            "rollout_same": sum(
+            "answers": len(written),
+            "tokens": sum(map(len, written)),
+            "ended": sum(answer[-1] in self.ends for answer in written),
+            "empty": sum(len(answer) == 1 and answer[0] in self.ends for answer in written),
+            "same": sum(
                 sum(a == b for a, b in zip(own, gold, strict=False)) / max(len(own), len(gold))
                 for own, gold in zip(written, given, strict=True)
             ),
-            "rollout_given": sum(min(len(gold), self.settings.max_new_tokens) for gold in given),
+            "given": sum(min(len(gold), self.settings.max_new_tokens) for gold in given),
         }
         self.counts = {name: self.counts.get(name, 0.0) + value for name, value in found.items()}
 
 
-def forbidden_tokens(lm: AudioLM, shared: SharedVocabulary | None) -> Tensor:
+def _parts(prompts: Sequence[Batch]) -> Iterator[Batch]:
+    """A window's prompts as batches of at least ROWS but for the last; an answer does not depend on those beside it."""
+    waiting: list[Batch] = []
+    for number, batch in enumerate(prompts, 1):
+        waiting.append(batch)
+        if number == len(prompts) or sum(len(each.keys) for each in waiting) >= ROWS:
+            yield Batch.cat(waiting, pad="left")
+            waiting = []
+
+
+def forbidden_tokens(student: AudioLM, teacher: AudioLM, shared: SharedVocabulary | None) -> Tensor:
     """Bool [V]: the tokens of a student that no drawn answer may hold.
 
-    Those that stand for audio or pictures, and those that are not the teacher's, or another token to it.
+    Those that stand for audio or pictures in either model, those that are no token of the student's tokenizer, and
+    those that are not the teacher's, or another token to it.
     """
-    rows = len(lm.head().weight)
-    if shared is None:
-        forbidden = torch.zeros(rows, dtype=torch.bool)
-    else:
-        forbidden = torch.ones(rows, dtype=torch.bool)
-        forbidden[torch.arange(shared.size) if shared.ids is None else shared.ids] = False
-    ends = answer_ends(lm)
-    forbidden[[token for token in lm.placeholders if token < rows and token not in ends]] = True
-    return forbidden
+    rows = len(student.head().weight)
+    known = torch.zeros(rows, dtype=torch.bool)
+    known[[token for token in student.reader.tokenizer.get_vocab().values() if token < rows]] = True
+    if shared is not None:
+        held = torch.zeros_like(known)
+        held[torch.arange(shared.size) if shared.ids is None else shared.ids] = True
+        known &= held
+    ends = answer_ends(student)
+    silent = {token for lm in (student, teacher) for token in (*lm.placeholders, lm.reader.prompts.placeholder)}
+    known[[token for token in silent if token < rows and token not in ends]] = False
+    return ~known

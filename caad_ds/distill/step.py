@@ -65,6 +65,10 @@ class DistillStep:
         self.part = part
         self.row_weights = row_weights
         self.rollouts = rollouts
+        # Of the last window in which answers were drawn: its batches with these, and what KD was divided by.
+        self.answered: list[PairedBatch] | None = None
+        self.kd_normalizer: float | None = None
+        self._looked_ahead = False
         self._head: LMHead | None = None
 
     @contextmanager
@@ -84,6 +88,8 @@ class DistillStep:
         each. The engine skips the step if a loss or a gradient is not finite.
         """
         window = None if self.rollouts is None else self._drawn(self.rollouts, batches, step)
+        if window is not None:
+            self.answered, self.kd_normalizer = window.batches, window.normalizer
         signals = self._window(batches) if window is None else self._window(window.batches, window.ours)
         terms = []
         for number, learned in enumerate(signals):
@@ -101,12 +107,17 @@ class DistillStep:
     @torch.no_grad()
     def evaluate(self, batch: PairedBatch, normalizer: float) -> Terms:
         """The same terms without a gradient, on the pseudo ground truth, inside `teacher_head`."""
+        self._looked_ahead = True
         [signals] = self._signals([batch])
         return self._student(signals, normalizer)[1:]
 
     def _drawn(self, rollouts: Rollouts, batches: Sequence[PairedBatch], step: int) -> Window:
         """A window in which the student has answered some samples itself; every rank calls it."""
         ours = [self._prepared(batch.student) for batch in batches]
+        if self._looked_ahead:
+            # ZeRO-3 has begun to fetch weights for a backward pass that a forward without gradients does not make.
+            getattr(self.engine.optimizer, "empty_partition_cache", lambda: None)()
+            self._looked_ahead = False
         with self.part("rollout"):
             drawn = rollouts.draw(step, ours)
         window = [each.put_into(batch) for each, batch in zip(drawn, batches, strict=True)]

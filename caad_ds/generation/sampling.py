@@ -59,8 +59,10 @@ class Draw(LogitsProcessor):
         items, step = len(self.uniform), input_ids.shape[1] - self.prompt
         # In float64 the rounding of a sum over the vocabulary moves no boundary that anyone could see.
         cumulative = torch.softmax(scores[:items].double(), dim=-1).cumsum(-1)
-        share = self.uniform[:, step, None].to(scores.device)
+        self.uniform = self.uniform.to(scores.device)
+        share = self.uniform[:, step, None]
         token = torch.searchsorted(cumulative, share * cumulative[:, -1:], right=True)
+        token = token.clamp(max=scores.shape[1] - 1)  # of logits that are not finite there is none
         return torch.full_like(scores, -math.inf).scatter(-1, token.repeat(len(scores) // items, 1), 0.0)
 
 
@@ -72,4 +74,5 @@ class Forbid(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Logits [B, V] of -inf at these tokens."""
-        return scores.masked_fill(self.tokens.to(scores.device), -math.inf)
+        self.tokens = self.tokens.to(scores.device)
+        return scores.masked_fill(self.tokens, -math.inf)

@@ -21,7 +21,7 @@ from caad_ds.distill.audio_dropout import AudioDropout
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.step import DistillStep, Terms, counted
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
-from caad_ds.training import engines
+from caad_ds.training import engines, rollouts
 from caad_ds.training.batches import batch_shape, check_lengths, data_order, first_shard, open_data
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
@@ -42,7 +42,6 @@ from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
 from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.optimizer import forget_gradients
-from caad_ds.training.rollouts import build_rollouts, rollout_warnings
 from caad_ds.training.schedule import learning_rate
 from caad_ds.training.teacher.build import build_teacher, publish
 from caad_ds.training.teacher.cache import open_cache, seen
@@ -142,13 +141,13 @@ class Trainer:
         self.filling = teacher if isinstance(teacher, FillingTeacher) else None
         offloaded = self.accumulation if placed in ("cpu", "nvme") else 1
         teacher_batch = (cfg.teacher and cfg.teacher.batch) or offloaded
-        rollouts = build_rollouts(cfg, self.student, self.pairing.shared, self.device)
+        drawing = rollouts.build(cfg, *models[:2], self.pairing.shared, self.device)
         self.heartbeat.begin("building the student's engine")
         settings = self.micro_batch, self.accumulation, part, self.pairing.shared, self.teacher_width
         self.engine = engines.student_engine(cfg, self.student, *settings)
         held.callback(self.engine.destroy)
         weights = AudioAdvantage.of(cfg.objective, self.pairing.shared)
-        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part, weights, rollouts)
+        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part, weights, drawing)
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -273,10 +272,9 @@ class Trainer:
         if self.engine.was_step_applied():  # what DeepSpeed has read of the device, the same on every rank
             self.skips.applied()
             for kd, ce, diagnostics in terms:
-                self.sums.add_output(kd, ce, diagnostics, normalizer)
-            self.sums.add_rollouts(self.step.rollouts)
+                self.sums.add_output(kd, ce, diagnostics, normalizer, self.step.kd_normalizer)
         else:
-            self._skip(step + 1, whole, window, terms)
+            self._skip(step + 1, whole, self.step.answered or window, terms)
         return bool(stops)
 
     def _publish(self, step: int | None = None) -> None:
@@ -369,12 +367,13 @@ class Trainer:
     def _report(self, done: int) -> None:
         values = self.sums.means()
         values |= self.meter.read(*(values.pop(name) for name in ("samples", "tokens", "positions")))
+        values |= rollouts.report(self.step.rollouts)
         values |= {"lr": self.engine.optimizer.param_groups[0]["lr"], "skipped_steps": self.skips.total}
         if self.engine.was_step_applied():
             values["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
         self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
         self.heartbeat.say(step_line(done, self.total_steps, values))
-        for warning in rollout_warnings(values, self.cfg.objective.on_policy):
+        for warning in rollouts.warnings(values, self.cfg.objective.on_policy):
             self.heartbeat.say(f"step {done}/{self.total_steps}  {warning}")
 
     def _identity(self) -> Identity:

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
-from caad_ds.distill.rollouts import Rollouts
 
 # diagnostics of the loss that are sums over rows, reported as means under these names: of the pseudo ground truth, and
 # of what is distilled, which are other rows where the student has drawn answers
@@ -31,17 +30,24 @@ class MetricSums:
         value = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
         self.values[name] = self.values.get(name, torch.zeros_like(value)) + value
 
-    def add_output(self, kd: Tensor, ce: Tensor, diagnostics: dict[str, Tensor], normalizer: float) -> None:
-        """Add one micro-step's loss terms (means over `normalizer`) and diagnostics (sums over rows)."""
-        self.add("kd", kd.double() * normalizer)
+    def add_output(
+        self,
+        kd: Tensor,
+        ce: Tensor,
+        diagnostics: dict[str, Tensor],
+        normalizer: float,
+        kd_normalizer: float | None = None,
+    ) -> None:
+        """Add one micro-step's loss terms (means over `normalizer`) and diagnostics (sums over rows).
+
+        Where the student has drawn answers, kd is a mean over `kd_normalizer`.
+        """
+        over = normalizer if kd_normalizer is None else kd_normalizer
+        self.add("kd", kd.double() * over)
         self.add("ce", ce.double() * normalizer)
+        self.add("kd_weight", over)
         self.add("weight", normalizer)
         for name, value in diagnostics.items():
-            self.add(name, value)
-
-    def add_rollouts(self, rollouts: Rollouts | None) -> None:
-        """Add what was drawn since the last call."""
-        for name, value in (rollouts.read_counts() if rollouts else {}).items():
             self.add(name, value)
 
     def add_batch(self, batch: Batch) -> None:
@@ -63,31 +69,16 @@ class MetricSums:
         totals = {name: sums[name] for name in TOTALS if name in sums}
         if "weight" not in sums:
             return totals
-        weight = max(sums["weight"], 1e-12)
         over = {**dict.fromkeys(MEANS, "rows"), **dict.fromkeys(KD_MEANS, "kd_rows" if "kd_rows" in sums else "rows")}
         out = {name: sums[name] / sums[rows] for name, rows in over.items() if name in sums and sums[rows]}
-        out |= rollout_means(sums)
-        kd, ce = sums["kd"] / weight, sums["ce"] / weight
+        if sums.get("drawn_rows"):
+            out["rollout/entropy"] = sums["drawn_entropy"] / sums["drawn_rows"]
+        kd, ce = (sums[name] / max(sums[over], 1e-12) for name, over in (("kd", "kd_weight"), ("ce", "weight")))
         weight = self.objective.share_of_kd
         terms = {"loss": weight * kd + (1 - weight) * ce, "kd": kd, "ce": ce}
         if self.objective.name == "ce":
             del terms["kd"]
         return terms | totals | out
-
-
-def rollout_means(sums: dict[str, float]) -> dict[str, float]:
-    """What is reported of drawn answers: lengths in tokens, shares of the answers, entropy in nats at tau.
-
-    `same` is the share of an answer's tokens that stand in the pseudo ground truth at the same place; `given` the
-    length that the pseudo ground truth has, as far as an answer may be drawn.
-    """
-    answers = sums.get("rollout_answers", 0.0)
-    if not answers:
-        return {}
-    means = {"length": "tokens", "given": "given", "ended": "ended", "empty": "empty", "distinct": "distinct"}
-    out = {f"rollout/{name}": sums[f"rollout_{of}"] / answers for name, of in (means | {"same": "same"}).items()}
-    out["rollout/entropy"] = sums["drawn_entropy"] / max(sums["drawn_rows"], 1.0)
-    return out | {"rollout/tokens": sums["rollout_tokens"]}
 
 
 def step_line(done: int, total: int, values: dict[str, float]) -> str:

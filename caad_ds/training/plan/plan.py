@@ -322,6 +322,11 @@ class _Planner:
     def _assumed(self, host_gb: float | None) -> list[str]:
         kept = "student.keep_encoded_gb: neither its memory nor what it saves of the encoder is counted"
         told = [kept] if self.cfg.student.keep_encoded_gb else []
+        if self.cfg.objective.draws:
+            told.append(
+                "objective.on_policy: neither what drawing takes (the student gathered on each rank, its keys and "
+                "values) nor the drawn answers in its batches are counted, and it reads no cache: more than this"
+            )
         if self.teacher is None:
             return told
         shared = shares_encoding(self.student, self.teacher)

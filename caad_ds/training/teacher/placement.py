@@ -122,6 +122,8 @@ def memory_of(
     teacher, student, trained = counts
     zero = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
     weights = student * width // (ranks if zero.get("stage") == 3 else 1)
+    if cfg.objective.draws and zero.get("stage") == 3:
+        weights += student * width  # whole while it writes answers
     optimizer = 0 if "offload_optimizer" in zero else trained * OPTIMIZER_BYTES // ranks
     whole = teacher * width
     gathered = min(GATHERED * width, whole)

@@ -1,7 +1,7 @@
 """Distillation in plain PyTorch: one process, whole batches, the families' own forward to logits, no engine."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.config.schema import Config
-from caad_ds.data.batch import Batch
+from caad_ds.data.audio.decoded import Sample
+from caad_ds.data.batch import IGNORE, Batch, PairedBatch
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
 from caad_ds.distill.pairing import Pairing
@@ -21,11 +22,14 @@ from caad_ds.training.batches import partners_of
 from caad_ds.training.engines import load_student
 from caad_ds.training.schedule import learning_rate
 
+Drawn = dict[tuple[int, str], list[int]]
 
-def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
+
+def losses(cfg: Config, vocabulary: Tensor | None = None, drawn: Drawn | None = None) -> Iterator[float]:
     """The loss of each step of a run, as the paper writes it; each path is a forward of its own.
 
-    It is over the ids `vocabulary`, those that both models have in common; None: over all of the teacher's.
+    It is over the ids `vocabulary`, those that both models have in common; None: over all of the teacher's. `drawn` are
+    answers that the student has drawn, by step and sample, which are distilled by the reverse KL.
     """
     student, teacher = load_student(cfg), auto.load(cfg.teacher.path)
     student.module.train()
@@ -43,7 +47,12 @@ def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
     tau, share = objective.temperature, objective.kd_weight
     for step in range(opt.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, peak=opt.lr, warmup=opt.warmup_steps, total=opt.steps)
-        batch = read([data[int(number)] for number in order.batch(step)])
+        samples = [data[int(number)] for number in order.batch(step)]
+        batch = gold = read(samples)
+        own = torch.zeros(len(batch.student.targets), dtype=torch.bool)
+        if drawn is not None:
+            assert cfg.teacher.negative == "zero_mel"
+            batch, own = with_answers(read, samples, [drawn.get((step, sample.key)) for sample in samples])
         with torch.no_grad():
             second = silent(batch.teacher) if cfg.teacher.negative == "zero_mel" else batch.negative
             positive, negative = logits(teacher, batch.teacher), logits(teacher, second)
@@ -52,7 +61,9 @@ def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
             alpha = strength(objective, negative)
             target = torch.softmax(((1 + alpha) * positive - alpha * negative) / tau, -1)
         found, targets = logits(student, batch.student)[:, ids], torch.searchsorted(ids, batch.student.targets)
-        rows = F.kl_div(torch.log_softmax(found / tau, -1), target, reduction="none").sum(-1)
+        log_p = torch.log_softmax(found / tau, -1)
+        rows = F.kl_div(log_p, target, reduction="none").sum(-1)
+        rows = torch.where(own, F.kl_div(target.log(), log_p.exp(), reduction="none").sum(-1), rows)
         weights, share_of_hidden = row_weights(objective, positive, negative, targets), objective.hidden_weight
         kd = tau**2 * (weights * rows).mean()
         if share_of_hidden:
@@ -61,12 +72,25 @@ def losses(cfg: Config, vocabulary: Tensor | None = None) -> Iterator[float]:
             ours, theirs = states(student, batch.student), (1 + objective.alpha) * h_pos - objective.alpha * h_neg
             distances = ((ours if mapped is None else mapped(ours)) - theirs) ** 2
             kd = (1 - share_of_hidden) * kd + share_of_hidden * (weights * distances.mean(-1)).mean()
+        if drawn is not None:
+            found, targets = logits(student, gold.student)[:, ids], torch.searchsorted(ids, gold.student.targets)
         loss = share * kd + (1 - share) * F.cross_entropy(found, targets)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, opt.max_grad_norm)
         optimizer.step()
         yield loss.item()
+
+
+def with_answers(
+    read: Pairing, samples: Sequence[Sample], own: Sequence[list[int] | None]
+) -> tuple[PairedBatch, Tensor]:
+    """The samples with the answers of `own`, where there are any, and which answer rows are of these [N]."""
+    given = [row[row != IGNORE].tolist() for row in read.student.collate(samples).labels]
+    answers = [mine or theirs for mine, theirs in zip(own, given, strict=True)]
+    student, teacher = (reader.collate(samples, answers=answers) for reader in (read.student, read.teacher))
+    drawn = torch.tensor([mine is not None for mine in own])
+    return PairedBatch(student, teacher), drawn[student.sample_of_row]
 
 
 def strength(objective: ObjectiveSection, negative: Tensor) -> Tensor:

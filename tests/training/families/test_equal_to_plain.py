@@ -12,7 +12,7 @@ from caad_ds.config.reading import load_config
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.training.engines import load_student
 from tests.training.families.conftest import RATE
-from tests.training.families.plain import losses
+from tests.training.families.plain import Drawn, losses
 from tests.training.families.qwen import STEPS, foreign
 from tests.training.families.traces import watch_traces
 from tests.training.launching import Run, curve, train, weights
@@ -22,10 +22,10 @@ LIMIT = 1e-5
 KILLED = {"checkpoint": {"every": 3}}
 
 
-def assert_plain_losses(file, out, vocabulary: torch.Tensor | None = None) -> list[float]:
-    """Fail unless a run's losses are those of plain PyTorch, over these ids; return them."""
+def assert_plain_losses(file, out, vocabulary: torch.Tensor | None = None, drawn: Drawn | None = None) -> list[float]:
+    """Fail unless a run's losses are those of plain PyTorch, over these ids and drawn answers; return them."""
     found = [value for _, value in curve(out, "train/loss")]
-    expected = list(losses(load_config(file), vocabulary))
+    expected = list(losses(load_config(file), vocabulary, drawn))
     assert len(found) == len(expected)
     assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= LIMIT, (found, expected)
     return found

@@ -10,6 +10,7 @@ from caad_ds.config.reading import load_config
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models import auto
 from caad_ds.training.engines import load_student
+from tests.training.drawn import DRAWN, answers, record_answers
 from tests.training.families.every import FAMILIES, distilled, tiny_family, write_models, write_shards
 from tests.training.families.qwen import MODES
 from tests.training.families.test_equal_to_plain import assert_plain_losses
@@ -59,6 +60,28 @@ def test_two_ranks_take_the_steps_of_plain_pytorch(ran, folder_of, tmp_path, fam
     file, _ = ran(family, MODE[family], optimizer={"steps": 4 if family in MAIN else 2})
     assert_plain_losses(file, tmp_path / "out")
     assert_left(folder_of(family), tmp_path / "out", family, MODE[family])
+
+
+def watch_and_record() -> None:
+    """In a rank: both."""
+    watch_traces()
+    record_answers()
+
+
+@pytest.mark.parametrize("family", [f if f == WINDOWED else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
+def test_what_the_student_draws_is_distilled_as_by_plain_pytorch(world, folder_of, tmp_path, family):
+    drawn = {"alpha": 1.0, "on_policy": {"share": 0.6, "max_new_tokens": 5}}
+    changes = {"objective": drawn, "optimizer": {"steps": 3}}
+    file = distilled(world, folder_of(family), tmp_path / "out", MODE[family], **changes)
+    run = Run(file, 2, prepare=watch_and_record, env={DRAWN: str(tmp_path / "drawn")})
+    assert run.wait(240) == [0, 0], run.output()
+    written = answers(tmp_path / "drawn")
+    assert written and all(1 <= len(answer) <= 5 for answer in written.values())
+    lm = auto.load(folder_of(family) / "student")
+    assert not {lm.reader.prompts.placeholder, *lm.placeholders} & {
+        token for each in written.values() for token in each
+    }
+    assert_plain_losses(file, tmp_path / "out", drawn=written)
 
 
 @pytest.mark.slow
