@@ -292,8 +292,8 @@ def nothing_but_ends() -> None:
 AHEAD = {
     "stage": 3,
     "stage3_param_persistence_threshold": 0,
-    "stage3_prefetch_bucket_size": 10**9,
-    "stage3_max_reuse_distance": 0,
+    "stage3_prefetch_bucket_size": 2000,
+    "stage3_max_reuse_distance": 1000,
 }
 QUICK = "after a validation pass that has fetched weights for a backward"
 WAYS = {
