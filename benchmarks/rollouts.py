@@ -1,0 +1,165 @@
+"""What on-policy answers cost: tokens per second beside `generate` alone, and their share of a training step.
+
+    python benchmarks/rollouts.py [--scale smollm2 | paper | tiny] [--zero 2 | 3] [--tokens 32] [--repeats 5]
+
+Teacher and student have the shapes of the scale (smollm2: SmolLM2-135M behind a Whisper of the size `tiny`) and random
+weights. All answers have the same number of tokens: their ends are forbidden, to `generate` by min_new_tokens. Drawing
+is by temperature 1, top-p 0.95 and top-k 50 for both, `generate` being transformers' own sampling on the same prompts.
+The step runs in the engines of training, on one process; at share 0 it is the step without drawing.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import GenerationConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measure import cpu_name, milliseconds
+from benchmarks.step import SCALES, Scale, Setting, config, process_group
+from caad_ds.config.schema import Config
+from caad_ds.data.batch import PairedBatch
+from caad_ds.distill.gathered_copy import GatheredCopy
+from caad_ds.distill.rollouts import Rollouts
+from caad_ds.distill.step import DistillStep
+from caad_ds.models.language_model.llm import plain_generation
+from caad_ds.training.metrics.throughput import Stopwatch
+
+SMOLLM2 = {
+    "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+}  # fmt: skip
+WHISPER_TINY = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536}
+OURS = {
+    "smollm2": Scale(
+        WHISPER_TINY, SMOLLM2, SMOLLM2, taps=[0, 1, 2, 3], window=8, samples=8, dtype=torch.float32
+    ),
+    "paper": SCALES["paper"],
+    "tiny": SCALES["tiny"],
+}  # fmt: skip
+
+
+def asked(share: float, tokens: int, precision: str, zero: int) -> Config:
+    """A run's configuration as far as it decides the cost."""
+    values = config(precision).model_dump(mode="json")
+    drawn = {"share": share, "top_p": 0.95, "top_k": 50, "max_new_tokens": tokens}
+    values["objective"] |= {"on_policy": drawn}
+    values["student"] |= {"deepspeed": f"student_zero{zero}.json", "train": "all"}
+    return Config.model_validate(values)
+
+
+def rollouts_of(cfg: Config, setting: Setting) -> Rollouts:
+    """What draws for a student; all but ordinary tokens are forbidden, so that no answer ends."""
+    student = setting.student
+    forbidden = torch.zeros(len(student.head().weight), dtype=torch.bool)
+    drawn = Rollouts(cfg.objective, 0, GatheredCopy(student, setting.batch.input_ids.device), forbidden)
+    forbidden[drawn.ends] = True
+    return drawn
+
+
+def generating(setting: Setting, cfg: Config) -> Callable[[], object]:
+    """Sampling by transformers alone, of as many tokens."""
+    drawn = cfg.objective.on_policy
+    assert drawn is not None
+    student = setting.student
+    student.module.eval()
+    with torch.no_grad():
+        prompts = student.prepare(setting.batch).prompts(torch.arange(len(setting.batch.keys)))
+    sampled = GenerationConfig(
+        do_sample=True, temperature=drawn.temperature, top_p=drawn.top_p, top_k=drawn.top_k, pad_token_id=0,
+        max_new_tokens=drawn.max_new_tokens, min_new_tokens=drawn.max_new_tokens, eos_token_id=1,
+    )  # fmt: skip
+
+    @torch.no_grad()
+    def generate() -> object:
+        inputs = student.generation_inputs(prompts)
+        with plain_generation(student.generator):
+            return student.generator.generate(**inputs, generation_config=sampled)  # type: ignore[operator]
+
+    return generate
+
+
+@contextmanager
+def stepping(cfg: Config, setting: Setting, clock: Stopwatch) -> Iterator[DistillStep]:
+    """The step of a configuration in the engines of training."""
+    from caad_ds.training import engines
+
+    drawn = rollouts_of(cfg, setting) if cfg.objective.draws else None
+    setting.student.module.requires_grad_(True)
+    teacher = engines.teacher_signal(cfg, setting.teacher, "replicated", None, shares=True)
+    engine = engines.student_engine(cfg, setting.student, len(setting.batch.keys), 1)
+    yield DistillStep(engine, setting.student, teacher, part=clock.part, rollouts=drawn)
+    engine.destroy()
+    teacher.close()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints a table and its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=OURS, default="smollm2")
+    parser.add_argument("--zero", type=int, choices=(2, 3), default=3, help="stage of the student's engine")
+    parser.add_argument("--tokens", type=int, default=32, help="of each answer")
+    parser.add_argument("--repeats", type=int, default=5, help="timed turns (default 5)")
+    args = parser.parse_args(argv)
+    scale = OURS[args.scale]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = "bf16" if scale.dtype == torch.bfloat16 else "fp32"
+    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
+    print(
+        f"rollouts on {name}, {torch.get_num_threads()} threads; torch {torch.__version__}, transformers "
+        f"{transformers.__version__}, Python {platform.python_version()}; scale {args.scale}, {scale.samples} samples, "
+        f"{args.tokens} tokens, ZeRO-{args.zero}"
+    )
+    found: dict[str, float] = {}
+    with process_group():
+        for share in (1.0, 0.5, 0.0):
+            cfg = asked(share, args.tokens, precision, args.zero)
+            clock, setting = Stopwatch(), Setting(scale, device)
+            with stepping(cfg, setting, clock) as work:
+                if share == 1.0:
+                    found |= beside_generate(work, setting, generating(Setting(scale, device), cfg), args)
+                found |= timed_step(work, setting, clock, share, args.repeats)
+    print(json.dumps({key: round(value, 4) for key, value in found.items()}))
+
+
+def beside_generate(
+    work: DistillStep, setting: Setting, generate: Callable[[], object], args: argparse.Namespace
+) -> dict[str, float]:
+    """Tokens per second of both, in turns."""
+    assert work.rollouts is not None
+    draw, device = work.rollouts.draw, setting.batch.input_ids.device.type
+    prepared = setting.student.prepare(setting.batch)
+    times = milliseconds([generate, lambda: draw(0, [prepared])], device, args.repeats)
+    alone, ours = (1e3 * len(setting.batch.keys) * args.tokens / each for each in times)
+    print(f"generate alone {alone:.0f} tokens/s, rollouts {ours:.0f} tokens/s: {ours / alone:.2f} of it (bound 0.80)")
+    return {"generate": alone, "rollouts": ours, "ratio": ours / alone}
+
+
+def timed_step(work: DistillStep, setting: Setting, clock: Stopwatch, share: float, repeats: int) -> dict[str, float]:
+    """A step's time, and what drawing takes of it."""
+    count, device = len(setting.batch.targets), setting.batch.input_ids.device.type
+    online, calls = PairedBatch(setting.batch, setting.batch, setting.negative()), [0]
+
+    def step() -> None:
+        with work.teacher_head():
+            work.train([online], count)
+        calls[0] += 1
+
+    step()
+    clock.read()
+    calls[0] = 0
+    [took] = milliseconds([step], device, repeats)
+    drawing = 1e3 * clock.read().get("rollout", 0.0) / calls[0]
+    print(f"share {share:g}: step {took:.0f} ms, of which drawing {drawing:.0f} ms ({drawing / took:.0%})")
+    return {f"step {share:g}": took, f"rollout share {share:g}": drawing / took}
+
+
+if __name__ == "__main__":
+    main()
