@@ -9,6 +9,7 @@ The step runs in the engines of training, on one process; at share 0 it is the s
 """
 
 import argparse
+import gc
 import json
 import platform
 import sys
@@ -120,13 +121,20 @@ def main(argv: list[str] | None = None) -> None:
     found: dict[str, float] = {}
     with process_group():
         for share in (1.0, 0.5, 0.0):
-            cfg = asked(share, args.tokens, precision, args.zero)
-            clock, setting = Stopwatch(), Setting(scale, device)
-            with stepping(cfg, setting, clock) as work:
-                if share == 1.0:
-                    found |= beside_generate(work, setting, generating(Setting(scale, device), cfg), args)
-                found |= timed_step(work, setting, clock, share, args.repeats)
+            found |= measured(args, share, device, precision)
+            gc.collect()  # engines hold their weights in cycles
     print(json.dumps({key: round(value, 4) for key, value in found.items()}))
+
+
+def measured(args: argparse.Namespace, share: float, device: str, precision: str) -> dict[str, float]:
+    """The figures of a share, in engines of its own; of share 1 those beside `generate` too."""
+    cfg, scale = asked(share, args.tokens, precision, args.zero), OURS[args.scale]
+    clock, setting = Stopwatch(), Setting(scale, device)
+    found: dict[str, float] = {}
+    with stepping(cfg, setting, clock) as work:
+        if share == 1.0:
+            found |= beside_generate(work, setting, generating(Setting(scale, device), cfg), args)
+        return found | timed_step(work, setting, clock, share, args.repeats)
 
 
 def beside_generate(
