@@ -13,7 +13,6 @@ from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.pairing import Pairing
 from caad_ds.models.negatives import Partners
-from caad_ds.models.reader import Reader
 from caad_ds.utils.errors import UserError
 
 PROBED_SAMPLES = 16  # samples that are looked at where the index does not tell
@@ -55,30 +54,6 @@ def first_shard(shards: Sequence[int], rank: int, world_size: int) -> int:
     Ranks drift apart; where their number is another, all begin where the slowest was.
     """
     return shards[rank] if len(shards) == world_size else min(shards, default=0)
-
-
-def check_lengths(reader: IndexedReader, readers: Sequence[Reader]) -> None:
-    """Refuse data with an audio that is longer or shorter than a model takes, before a step is done.
-
-    The index knows a sample's seconds over all its audios; of the samples beyond a limit some are looked at.
-    """
-    longest = min(readers, key=lambda each: each.longest_seconds)
-    shortest = max(readers, key=lambda each: each.shortest_seconds)
-    most, least = longest.longest_seconds, shortest.shortest_seconds
-    entries = list(enumerate(reader.index.samples))
-    long = [number for number, entry in entries if entry.seconds > most]
-    short = [number for number, entry in entries if 0 < entry.seconds < least]
-    _look(reader, longest, long, f"samples have more than {most:g} s")
-    _look(reader, shortest, short, f"samples have less than {least:g} s")
-
-
-def _look(reader: IndexedReader, model: Reader, numbers: Sequence[int], what: str) -> None:
-    """Let a model check the audio of some of these samples."""
-    index = reader.index
-    for number in numbers[:: max(1, len(numbers) // PROBED_SAMPLES)]:
-        shard, entry = index.locate(number)
-        where = f"{index.folder / shard.name}, sample {entry.key} ({len(numbers)} of {len(index)} {what}): "
-        model.check_audio(reader[number].waveforms, where)
 
 
 def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:

@@ -22,12 +22,12 @@ from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.step import DistillStep, Terms, counted
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.training import engines, rollouts
-from caad_ds.training.batches import batch_shape, check_lengths, data_order, first_shard, open_data
+from caad_ds.training.batches import batch_shape, data_order, first_shard, open_data
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
 from caad_ds.training.checks.token_budget import TokenBudget
-from caad_ds.training.checks.usable_samples import check_texts
+from caad_ds.training.checks.usable_samples import check_lengths, check_texts
 from caad_ds.training.export.model_folder import write_model
 from caad_ds.training.identity import (
     Identity,

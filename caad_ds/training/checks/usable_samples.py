@@ -1,4 +1,7 @@
-"""Samples whose texts make no prompt, or one too long: found before a step is done, and left out if the config says so.
+"""Samples that a model cannot read: found before a step is done.
+
+Audio that is too long or short is refused; texts that make no prompt, or one too long, are left out if the config says
+so.
 
 What is found depends on data, prompts and models alone, which a run is known by: on any number of ranks, and again when
 it resumes, the same samples are left out.
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.reader import IndexedReader
+from caad_ds.models.reader import Reader
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_jsonl
@@ -16,6 +20,7 @@ from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
 
 LIST = "unusable.jsonl"
+LOOKED_AT = 16  # samples beyond a limit whose audio is decoded
 
 
 def check_texts(
@@ -83,3 +88,27 @@ def _write(path: Path, readers: Sequence[IndexedReader], found: Sequence[dict[in
     path.unlink(missing_ok=True)  # of an earlier start
     if rows:
         write_jsonl(path, rows)
+
+
+def check_lengths(reader: IndexedReader, readers: Sequence[Reader]) -> None:
+    """Refuse data with an audio that is longer or shorter than a model takes, before a step is done.
+
+    The index knows a sample's seconds over all its audios; of the samples beyond a limit some are looked at.
+    """
+    longest = min(readers, key=lambda each: each.longest_seconds)
+    shortest = max(readers, key=lambda each: each.shortest_seconds)
+    most, least = longest.longest_seconds, shortest.shortest_seconds
+    entries = list(enumerate(reader.index.samples))
+    long = [number for number, entry in entries if entry.seconds > most]
+    short = [number for number, entry in entries if 0 < entry.seconds < least]
+    _look(reader, longest, long, f"samples have more than {most:g} s")
+    _look(reader, shortest, short, f"samples have less than {least:g} s")
+
+
+def _look(reader: IndexedReader, model: Reader, numbers: Sequence[int], what: str) -> None:
+    """Let a model check the audio of some of these samples."""
+    index = reader.index
+    for number in numbers[:: max(1, len(numbers) // LOOKED_AT)]:
+        shard, entry = index.locate(number)
+        where = f"{index.folder / shard.name}, sample {entry.key} ({len(numbers)} of {len(index)} {what}): "
+        model.check_audio(reader[number].waveforms, where)

@@ -15,8 +15,7 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import content_of, named
 from caad_ds.training import engines
-from caad_ds.training.batches import check_lengths
-from caad_ds.training.checks.usable_samples import check_texts
+from caad_ds.training.checks.usable_samples import check_lengths, check_texts
 from caad_ds.training.teacher.build import build_teacher
 from caad_ds.training.teacher.cache import TeacherCache, seen
 from caad_ds.training.teacher_and_student import load_models, pair
