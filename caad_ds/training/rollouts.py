@@ -29,28 +29,33 @@ def build(
     return Rollouts(cfg.objective, cfg.run.seed, GatheredCopy(student, device), forbidden)
 
 
-def means_of(sums: Mapping[str, float], different: Iterable[int]) -> dict[str, float]:
+def means_of(sums: Mapping[str, float], different: Iterable[int], tokens: float) -> dict[str, float]:
     """What is reported of drawn answers, from sums over all ranks: lengths in tokens, and shares of the answers.
 
     `same` is the share of an answer's tokens that stand in the pseudo ground truth at the same place; `given` the
     length that the pseudo ground truth has, as far as an answer may be drawn; `different` has a number for each.
+    `token_share` is what was drawn as a share of the `tokens` of the samples that were read.
     """
     answers = sums.get("answers", 0.0)
     if not answers:
         return {}
     named = {"length": "tokens", **{name: name for name in ("given", "ended", "empty", "same")}}
     found = {f"rollout/{name}": sums[of] / answers for name, of in named.items()}
-    return found | {"rollout/distinct": len(set(different)) / answers, "rollout/tokens": sums["tokens"]}
+    drawn = {"rollout/tokens": sums["tokens"], "rollout/token_share": sums["tokens"] / tokens}
+    return found | drawn | {"rollout/distinct": len(set(different)) / answers}
 
 
-def report(rollouts: Rollouts | None) -> dict[str, float]:
-    """The means of what all ranks have drawn since the last report; every rank calls it."""
+def report(rollouts: Rollouts | None, tokens: float) -> dict[str, float]:
+    """The means of what all ranks have drawn since the last report, beside the `tokens` that they read.
+
+    Every rank calls it.
+    """
     if rollouts is None:
         return {}
     counts, different = rollouts.read_counts()
     found = gathered((counts, different))
     sums = {name: sum(each.get(name, 0.0) for each, _ in found) for name in found[0][0]}
-    return means_of(sums, chain(*(numbers for _, numbers in found)))
+    return means_of(sums, chain(*(numbers for _, numbers in found)), tokens)
 
 
 def warnings(values: Mapping[str, float], settings: OnPolicySection | None) -> list[str]:

@@ -366,8 +366,9 @@ class Trainer:
 
     def _report(self, done: int) -> None:
         values = self.sums.means()
-        values |= self.meter.read(*(values.pop(name) for name in ("samples", "tokens", "positions")))
-        values |= rollouts.report(self.step.rollouts)
+        samples, tokens, positions = (values.pop(name) for name in ("samples", "tokens", "positions"))
+        values |= self.meter.read(samples, tokens, positions)
+        values |= rollouts.report(self.step.rollouts, tokens)
         values |= {"lr": self.engine.optimizer.param_groups[0]["lr"], "skipped_steps": self.skips.total}
         if self.engine.was_step_applied():
             values["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)

@@ -253,7 +253,7 @@ def by_heart(world, tmp_path) -> Path:
 def test_what_is_drawn_is_counted_and_a_collapse_is_told(world, tmp_path):
     file = drawing(world, tmp_path / "out", 1, on_policy={"max_new_tokens": 1})
     printed = train(file, 1)
-    for name in ("length", "given", "ended", "empty", "distinct", "same", "entropy", "tokens"):
+    for name in ("length", "given", "ended", "empty", "distinct", "same", "entropy", "tokens", "token_share"):
         assert len(curve(tmp_path / "out", f"train/rollout/{name}")) == STEPS, name
     assert {value for _, value in curve(tmp_path / "out", "train/rollout/tokens")} == {8.0}
     assert "share/rollout" in " ".join(tracked(tmp_path / "out")[1].data.metrics)
