@@ -13,6 +13,7 @@ import gc
 import json
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from caad_ds.data.batch import PairedBatch
 from caad_ds.distill.gathered_copy import GatheredCopy
 from caad_ds.distill.rollouts import Rollouts
 from caad_ds.distill.step import DistillStep
+from caad_ds.generation.decoding import answer_ends
 from caad_ds.models.language_model.llm import plain_generation
 from caad_ds.training.metrics.throughput import Stopwatch
 
@@ -57,12 +59,11 @@ def asked(share: float, tokens: int, precision: str, zero: int) -> Config:
 
 
 def rollouts_of(cfg: Config, setting: Setting) -> Rollouts:
-    """What draws for a student; all but ordinary tokens are forbidden, so that no answer ends."""
+    """What draws for a student; the tokens that end an answer are forbidden, so that all have the same length."""
     student = setting.student
     forbidden = torch.zeros(len(student.head().weight), dtype=torch.bool)
-    drawn = Rollouts(cfg.objective, 0, GatheredCopy(student, setting.batch.input_ids.device), forbidden)
-    forbidden[drawn.ends] = True
-    return drawn
+    forbidden[answer_ends(student)] = True
+    return Rollouts(cfg.objective, 0, GatheredCopy(student, setting.batch.input_ids.device), forbidden)
 
 
 def generating(setting: Setting, cfg: Config) -> Callable[[], object]:
@@ -151,22 +152,26 @@ def beside_generate(
 
 
 def timed_step(work: DistillStep, setting: Setting, clock: Stopwatch, share: float, repeats: int) -> dict[str, float]:
-    """A step's time, and what drawing takes of it."""
-    count, device = len(setting.batch.targets), setting.batch.input_ids.device.type
-    online, calls = PairedBatch(setting.batch, setting.batch, setting.negative()), [0]
-
-    def step() -> None:
+    """A step's mean time over some steps, and what drawing takes of it."""
+    count = len(setting.batch.targets)
+    online = PairedBatch(setting.batch, setting.batch, setting.negative())
+    drawn = 0.0
+    for number in range(repeats + 1):
+        if number == 1:  # the first warms up
+            clock.read()
+            began = time.perf_counter()
         with work.teacher_head():
-            work.train([online], count)
-        calls[0] += 1
-
-    step()
-    clock.read()
-    calls[0] = 0
-    [took] = milliseconds([step], device, repeats)
-    drawing = 1e3 * clock.read().get("rollout", 0.0) / calls[0]
-    print(f"share {share:g}: step {took:.0f} ms, of which drawing {drawing:.0f} ms ({drawing / took:.0%})")
-    return {f"step {share:g}": took, f"rollout share {share:g}": drawing / took}
+            work.train([online], count, number)
+        counts = work.rollouts.read_counts()[0] if work.rollouts else {}
+        drawn += counts.get("answers", 0.0) if number else 0.0
+    parts = clock.read()
+    took = (time.perf_counter() - began) / repeats
+    drawing, answers = parts.get("rollout", 0.0) / repeats, drawn / repeats
+    print(
+        f"share {share:g}: step {1e3 * took:.0f} ms, of which drawing {1e3 * drawing:.0f} ms ({drawing / took:.0%}), "
+        f"{answers:.1f} of {len(setting.batch.keys)} answers drawn"
+    )
+    return {f"step {share:g}": 1e3 * took, f"rollout share {share:g}": drawing / took, f"drawn {share:g}": answers}
 
 
 if __name__ == "__main__":

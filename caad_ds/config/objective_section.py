@@ -65,7 +65,7 @@ class ObjectiveSection(Section):
     )
     hidden_distance: Literal["mse", "cosine"] = Field("mse", description="of hidden_weight: how far states are apart")
     on_policy: OnPolicySection | None = Field(
-        None, description="distil a share of the samples on answers that the student draws"
+        None, description="distil some of the samples on answers that the student draws"
     )
     logits: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -85,6 +85,11 @@ class ObjectiveSection(Section):
     def draws(self) -> bool:
         """Whether the student writes any of the answers itself."""
         return self.on_policy is not None and self.on_policy.share > 0
+
+    @property
+    def longest_drawn(self) -> int:
+        """The most tokens of an answer that the student writes; 0 where it writes none."""
+        return self.on_policy.max_new_tokens if self.on_policy is not None and self.draws else 0
 
     @property
     def on_drawn_answers(self) -> "ObjectiveSection":
@@ -117,7 +122,7 @@ class ObjectiveSection(Section):
                 raise ValueError(f"{', '.join(unread)}: belongs to {owner}; set that, or remove it")
         if self.hidden_weight and self.alpha_gate != "none":
             raise ValueError("hidden_weight takes one alpha for all rows; remove it, or alpha_gate")
-        if self.on_policy is not None and not self.kd_weight:
+        if self.draws and not self.kd_weight:
             raise ValueError("on_policy distils on the student's answers, and kd_weight 0 distils nothing; raise it")
         if self.alpha_gate != "none" and not self.alpha:
             raise ValueError("alpha_gate weakens a contrast, and alpha 0 has none; raise alpha, or remove alpha_gate")

@@ -172,6 +172,7 @@ class Batch:
             chosen,
             audio={name: value[heard] for name, value in self.audio.items()},
             audio_index=index,
+            constant="",
             input_ids=chosen.input_ids.gather(1, order).where(kept, self._filler()),
             attention_mask=kept.to(self.attention_mask.dtype),
             audio_mask=chosen.audio_mask.gather(1, order) & kept,

@@ -10,7 +10,7 @@ OF_ANSWERS = ("rows", "token_accuracy", "student_entropy")  # diagnostics of the
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherRows:
     """What the teacher says of rows: its states [N, Ht], and of each row alpha [N] and a factor of the KD term [N]."""
 
     positive: Tensor | None = None
@@ -18,9 +18,9 @@ class Taught:
     alpha: Tensor | None = None
     kd_weights: Tensor | None = None
 
-    def take(self, index: Tensor) -> "Taught":
+    def take(self, index: Tensor) -> "TeacherRows":
         """Those of some rows."""
-        return Taught(*(None if each is None else each[index] for each in vars(self).values()))
+        return TeacherRows(*(None if each is None else each[index] for each in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LossRows:
     sample: Tensor | None
     teacher_head: LMHead | None
     vocabulary: int | None
-    taught: Taught
+    taught: TeacherRows
 
     def take(self, index: Tensor, taught: bool = True) -> "LossRows":
         """Some of the rows, int64 [n]; not `taught`: without the teacher, which has seen others."""
@@ -55,7 +55,7 @@ class LossRows:
             hidden=self.hidden[index],
             labels=self.labels[index],
             sample=None if self.sample is None else self.sample[index],
-            taught=self.taught.take(index) if taught else Taught(),
+            taught=self.taught.take(index) if taught else TeacherRows(),
         )
 
 
@@ -64,8 +64,9 @@ def drawn_diagnostics(
 ) -> dict[str, Tensor]:
     """The sums of a micro-batch with drawn answers.
 
-    Those of the student are over the pseudo ground truth, as ever; those of the teacher over the rows that are
-    distilled, `kd_rows`; the student's entropy on drawn answers is by itself.
+    Those of the student are over the pseudo ground truth, as far as it was read: without a cross-entropy that of
+    samples with a drawn answer is not. Those of the teacher are over the rows that are distilled, `kd_rows`; the
+    student's entropy on drawn answers is by itself.
     """
     sums = {name: given[name] + (replaced if name in OF_ANSWERS else drawn)[name] for name in given}
     entropy = {"drawn_rows": drawn["rows"], "drawn_entropy": drawn["student_entropy"]}

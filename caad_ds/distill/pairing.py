@@ -17,7 +17,7 @@ class Pairing:
 
     The answer's ids are those of the student's tokenizer after its own template, for both. `negative` names the second
     path, `partners` gives it audio of other samples. `store` has states of the teacher; where `teacher_runs` is false
-    no batch is made for it. `room` are the tokens of an answer that the student may draw.
+    no batch is made for it.
     """
 
     def __init__(
@@ -28,14 +28,12 @@ class Pairing:
         shared: SharedVocabulary | None = None,
         partners: negatives.Partners | None = None,
         store: Store | None = None,
-        room: int = 0,
     ):
         self.student, self.teacher = student, teacher
         self.alike = teacher is not None and student.identity() == teacher.identity()
         self.negative = None if negative is None else negatives.find(negative)
         self.shared, self.partners = shared, partners
         self.store, self.teacher_runs = store, True
-        self.room = room
 
     def __call__(self, samples: Sequence[Sample]) -> PairedBatch:
         """The samples' batches, on the CPU; UserError names a sample that one of the models cannot read."""
@@ -49,12 +47,15 @@ class Pairing:
             teacher = self.teacher.collate(samples, answers=answers)
         return PairedBatch(student, teacher, self._second(teacher or student, samples), stored)
 
-    def check(self, sample: Sample) -> Encoded:
-        """Encode a sample's texts as both do; UserError, which names it, where one cannot or the answers differ."""
-        encoded = self.student.check(sample, room=self.room)
+    def check(self, sample: Sample, room: int = 0) -> Encoded:
+        """Encode a sample's texts as both do; UserError, which names it, where one cannot or the answers differ.
+
+        `room`: tokens to reserve for an answer that the student writes.
+        """
+        encoded = self.student.check(sample, room=room)
         if self.teacher is None or self.alike:
             return encoded
-        theirs = self.teacher.check(sample, room=self.room)
+        theirs = self.teacher.check(sample, room=room)
         if theirs.answer != encoded.answer:
             raise UserError(
                 f"sample {sample.key}: teacher and student make other tokens of its answer (the first: "

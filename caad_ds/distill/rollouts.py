@@ -16,11 +16,11 @@ from caad_ds.generation.sampling import Sampling
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 
-ROWS = 64  # answers that are written at once, at least: keys and values of more would take the memory of a step
+ROWS = 64  # micro-batches are decoded together up to so many answers, for the memory of keys and values
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnAnswers:
     """The samples of a micro-batch that the student has answered itself, int64 [k], and their answers, int64 [T] each.
 
     An answer ends with its end token, unless it was cut at the longest length.
@@ -66,7 +66,7 @@ class Rollouts:
         return self.objective.on_policy
 
     @torch.no_grad()
-    def draw(self, step: int, batches: Sequence[Batch]) -> list[Drawn]:
+    def draw(self, step: int, batches: Sequence[Batch]) -> list[DrawnAnswers]:
         """The answers to some of the samples of a window's prepared student batches; every rank calls it.
 
         All ranks gather the weights together, and each decodes alone: no rank waits for another's longer answers.
@@ -78,7 +78,7 @@ class Rollouts:
         drawn = []
         for batch, rows in zip(batches, chosen, strict=True):
             taken, answers = answers[: len(rows)], answers[len(rows) :]
-            drawn.append(Drawn(rows, taken))
+            drawn.append(DrawnAnswers(rows, taken))
             self._count(batch, drawn[-1])
         return drawn
 
@@ -89,7 +89,7 @@ class Rollouts:
         return found
 
     def _chosen(self, step: int, batch: Batch) -> Tensor:
-        """The samples of a batch, int64 [k], that are answered anew; one without an answer never is."""
+        """The samples of a batch, int64 [k], whose answers are drawn; samples without an answer are never chosen."""
         digests = [hashlib.sha256(f"{self.seed}:{step}:{key}:rollout".encode()).digest()[:8] for key in batch.keys]
         below = [int.from_bytes(digest) < self.settings.share * 2**64 for digest in digests]
         answered = (batch.labels != IGNORE).any(1)
@@ -106,7 +106,7 @@ class Rollouts:
         lengths = torch.where(ends.any(1), ends.to(torch.uint8).argmax(1) + 1, tokens.shape[1])
         return [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
 
-    def _count(self, batch: Batch, drawn: Drawn) -> None:
+    def _count(self, batch: Batch, drawn: DrawnAnswers) -> None:
         written = [answer.tolist() for answer in drawn.answers]
         given = [[token for token in row if token != IGNORE] for row in batch.labels[drawn.samples].tolist()]
         self.different |= {hash(tuple(answer)) for answer in written}
@@ -125,7 +125,7 @@ class Rollouts:
 
 
 def _parts(prompts: Sequence[Batch]) -> Iterator[Batch]:
-    """A window's prompts as batches of at least ROWS but for the last; an answer does not depend on those beside it."""
+    """A window's prompts, in batches that end with ROWS or more; an answer does not depend on those beside it."""
     waiting: list[Batch] = []
     for number, batch in enumerate(prompts, 1):
         waiting.append(batch)
@@ -137,8 +137,8 @@ def _parts(prompts: Sequence[Batch]) -> Iterator[Batch]:
 def forbidden_tokens(student: AudioLM, teacher: AudioLM, shared: SharedVocabulary | None) -> Tensor:
     """Bool [V]: the tokens of a student that no drawn answer may hold.
 
-    Those that stand for audio or pictures in either model, those that are no token of the student's tokenizer, and
-    those that are not the teacher's, or another token to it.
+    Those that stand for audio or pictures in either model (the placeholder of the student's prompts is left out by
+    `generate`), those that are no token of its tokenizer, and those that are not the teacher's, or another token to it.
     """
     rows = len(student.head().weight)
     known = torch.zeros(rows, dtype=torch.bool)
@@ -148,6 +148,6 @@ def forbidden_tokens(student: AudioLM, teacher: AudioLM, shared: SharedVocabular
         held[torch.arange(shared.size) if shared.ids is None else shared.ids] = True
         known &= held
     ends = answer_ends(student)
-    silent = {token for lm in (student, teacher) for token in (*lm.placeholders, lm.reader.prompts.placeholder)}
+    silent = {*student.placeholders, *teacher.placeholders, teacher.reader.prompts.placeholder}
     known[[token for token in silent if token < rows and token not in ends]] = False
     return ~known

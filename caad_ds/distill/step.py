@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caad_ds.data.batch import Batch, PairedBatch
 from caad_ds.distill.loss_rows import DrawnRows
-from caad_ds.distill.rollouts import Drawn, Rollouts
+from caad_ds.distill.rollouts import DrawnAnswers, Rollouts
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.signal import TeacherSignal, TeacherStates
 from caad_ds.distill.student_objective import Timed
@@ -25,17 +25,21 @@ Signals = tuple[Batch, TeacherStates | None]  # the student's batch, prepared, a
 
 @dataclass(frozen=True)
 class Window:
-    """A window's batches, as read and as the student takes them; where answers were drawn, with these.
+    """A window's batches with the answers that the student has drawn, as both models read them (`batches`).
 
-    Of samples with a drawn answer `replaced` has the batches with the pseudo ground truth, and `rows` says which of the
-    answer rows are drawn. `normalizer` is what the distillation terms are divided by.
+    `ours` are the student's, prepared. Of samples with a drawn answer `replaced` has the batches with the pseudo ground
+    truth; `rows` says of each batch which answer rows are drawn, and what the distillation terms are divided by.
     """
 
     batches: list[PairedBatch]
     ours: list[Batch]
     replaced: list[Batch]
-    rows: list[Tensor]
-    normalizer: float
+    rows: list[DrawnRows]
+
+    def for_student(self, number: int, batch: Batch) -> Batch:
+        """A micro-batch with what the cross-entropy alone is about behind it."""
+        replaced = self.replaced[number]
+        return Batch.cat([batch, replaced]) if replaced.keys else batch
 
 
 class DistillStep:
@@ -65,11 +69,14 @@ class DistillStep:
         self.part = part
         self.row_weights = row_weights
         self.rollouts = rollouts
-        # Of the last window in which answers were drawn: its batches with these, and what KD was divided by.
-        self.answered: list[PairedBatch] | None = None
-        self.kd_normalizer: float | None = None
-        self._looked_ahead = False
+        self.window: Window | None = None  # the last one in which answers were drawn
+        self._evaluated = False
         self._head: LMHead | None = None
+
+    @property
+    def kd_normalizer(self) -> float | None:
+        """What the last window's distillation terms are divided by, where answers were drawn."""
+        return None if self.window is None else self.window.rows[0].normalizer
 
     @contextmanager
     def teacher_head(self) -> Iterator[None]:
@@ -87,18 +94,16 @@ class DistillStep:
         `normalizer` is what the rows of the pseudo ground truth are divided by. Returns kd, ce and the diagnostics of
         each. The engine skips the step if a loss or a gradient is not finite.
         """
-        window = None if self.rollouts is None else self._drawn(self.rollouts, batches, step)
-        if window is not None:
-            self.answered, self.kd_normalizer = window.batches, window.normalizer
+        self.window = window = None  # the memory of the last one
+        if self.rollouts is not None:
+            self.window = window = self._drawn(self.rollouts, batches, step)
         signals = self._window(batches) if window is None else self._window(window.batches, window.ours)
         terms = []
-        for number, learned in enumerate(signals):
-            drawn = None
-            if window is not None:
-                drawn = DrawnRows(window.rows[number], window.normalizer)
-                learned = Batch.cat([learned[0], window.replaced[number]]), learned[1]
+        for number, (batch, states) in enumerate(signals):
+            drawn = None if window is None else window.rows[number]
+            read = batch if window is None else window.for_student(number, batch)
             with self.part("student"):
-                loss, kd, ce, diagnostics = self._student(learned, normalizer, drawn)
+                loss, kd, ce, diagnostics = self._student((read, states), normalizer, drawn)
                 self.engine.backward(_spoilt(loss))
                 self.engine.step()
             terms.append((kd, ce, diagnostics))
@@ -107,31 +112,32 @@ class DistillStep:
     @torch.no_grad()
     def evaluate(self, batch: PairedBatch, normalizer: float) -> Terms:
         """The same terms without a gradient, on the pseudo ground truth, inside `teacher_head`."""
-        self._looked_ahead = True
+        self._evaluated = True
         [signals] = self._signals([batch])
         return self._student(signals, normalizer)[1:]
 
     def _drawn(self, rollouts: Rollouts, batches: Sequence[PairedBatch], step: int) -> Window:
         """A window in which the student has answered some samples itself; every rank calls it."""
         ours = [self._prepared(batch.student) for batch in batches]
-        if self._looked_ahead:
+        if self._evaluated:
             # ZeRO-3 has begun to fetch weights for a backward pass that a forward without gradients does not make.
-            getattr(self.engine.optimizer, "empty_partition_cache", lambda: None)()
-            self._looked_ahead = False
+            self.engine.empty_partition_cache()
+            self._evaluated = False
         with self.part("rollout"):
             drawn = rollouts.draw(step, ours)
         window = [each.put_into(batch) for each, batch in zip(drawn, batches, strict=True)]
         answered = [replace(w.student, audio=prepared.audio) for w, prepared in zip(window, ours, strict=True)]
-        rows = [_rows_of(each, batch) for each, batch in zip(drawn, answered, strict=True)]
         total = torch.tensor(sum(counted(b, rollouts.objective.reduction) for b in answered), dtype=torch.float64)
         total = total.to(ours[0].input_ids.device)
         if dist.is_initialized():
             dist.all_reduce(total)
         ranks = dist.get_world_size() if dist.is_initialized() else 1
+        normalizer = total.item() / (ranks * len(batches))
+        rows = [DrawnRows(_rows_of(d, batch), normalizer) for d, batch in zip(drawn, answered, strict=True)]
         # The pseudo ground truth of what was drawn is there for the cross-entropy alone.
         kept = None if rollouts.objective.share_of_kd < 1 else 0
         replaced = [batch.select(each.samples[:kept]) for each, batch in zip(drawn, ours, strict=True)]
-        return Window(window, answered, replaced, rows, total.item() / (ranks * len(batches)))
+        return Window(window, answered, replaced, rows)
 
     def _window(self, batches: list[PairedBatch], ours: list[Batch] | None = None) -> Iterable[Signals]:
         """What the student learns from in a window, one micro-batch after the other; `ours` if it is prepared."""
@@ -177,7 +183,7 @@ def counted(batch: Batch, reduction: str) -> float:
     return float(rows.unique().numel() if reduction == "sample" else rows.numel())
 
 
-def _rows_of(drawn: Drawn, batch: Batch) -> Tensor:
+def _rows_of(drawn: DrawnAnswers, batch: Batch) -> Tensor:
     """Bool [N]: the answer rows of the samples that were drawn."""
     own = torch.zeros(len(batch.keys), dtype=torch.bool, device=batch.labels.device)
     own[drawn.samples] = True

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
-from caad_ds.distill.loss_rows import DrawnRows, LossRows, Taught, drawn_diagnostics
+from caad_ds.distill.loss_rows import DrawnRows, LossRows, TeacherRows, drawn_diagnostics
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
 from caad_ds.loss.hidden_states import hidden_state_loss, width_map
 from caad_ds.models.audio_lm import AudioLM
@@ -83,7 +83,7 @@ class StudentObjective(nn.Module):
             head, teacher_head, labels, vocabulary = self.shared.applied(head, teacher_head, labels)
         taught = len(hidden if teacher_pos is None else teacher_pos)
         sample = batch.sample_of_row if cfg.reduction == "sample" else None
-        states = Taught(teacher_pos, teacher_neg, row_alpha, kd_weights)
+        states = TeacherRows(teacher_pos, teacher_neg, row_alpha, kd_weights)
         hidden_kd = None
         if cfg.hidden_weight and teacher_pos is not None:
             over = normalizer if drawn is None else drawn.normalizer
@@ -137,7 +137,13 @@ class StudentObjective(nn.Module):
         )
 
     def _loss_of_drawn(self, rows: LossRows, normalizer: float | None, drawn: DrawnRows) -> LossOutput:
-        """Both terms on given answers, distillation on drawn ones, cross-entropy on those that they stand in for."""
+        """Both terms on given answers, distillation on drawn ones, cross-entropy on those that they stand in for.
+
+            L = lambda / R sum_n D_n + (1 - lambda) / N sum_n CE_n
+
+        over R distilled rows (given, by the objective's divergence; drawn, by that of on_policy) and the N rows of the
+        pseudo ground truth (method.md, on-policy).
+        """
         cfg = self.objective
         assert normalizer is not None
         own = drawn.rows.nonzero().squeeze(-1)
@@ -161,7 +167,7 @@ class StudentObjective(nn.Module):
         )
 
     def _hidden_states(
-        self, hidden: Tensor, labels: Tensor, sample: Tensor | None, taught: Taught, normalizer: float | None
+        self, hidden: Tensor, labels: Tensor, sample: Tensor | None, taught: TeacherRows, normalizer: float | None
     ) -> tuple[Tensor, Tensor]:
         """The term of hidden states and the sum of their distances."""
         cfg = self.objective

@@ -62,7 +62,9 @@ class Draw(LogitsProcessor):
         self.uniform = self.uniform.to(scores.device)
         share = self.uniform[:, step, None]
         token = torch.searchsorted(cumulative, share * cumulative[:, -1:], right=True)
-        token = token.clamp(max=scores.shape[1] - 1)  # of logits that are not finite there is none
+        # Of logits that are not finite there is none: the last that may be drawn, so that whoever reads it can go on.
+        allowed = (scores[:items] != -math.inf).to(torch.uint8)
+        token = torch.minimum(token, scores.shape[1] - 1 - allowed.flip(-1).argmax(-1, keepdim=True))
         return torch.full_like(scores, -math.inf).scatter(-1, token.repeat(len(scores) // items, 1), 0.0)
 
 

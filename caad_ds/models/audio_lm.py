@@ -98,7 +98,7 @@ class AudioLM(ABC):
 
     @property
     def placeholders(self) -> list[int]:
-        """The tokens that stand for audio or pictures, which belong into no answer, as its config names them."""
+        """The tokens that stand for audio or pictures, which no answer may hold, as its config names them."""
         named = vars(self.generator.config).items()
         return sorted({value for name, value in named if PLACEHOLDER.search(name) and isinstance(value, int)})
 

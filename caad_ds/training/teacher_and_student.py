@@ -64,8 +64,7 @@ def pair(
         ours, rows = (len(head.weight) for head in heads_of(student, teacher, cache))
         shared = SharedVocabulary.of(student.reader, theirs, (ours, rows))
     store = cache.store if cache is not None and teacher is None else None
-    room = cfg.objective.on_policy.max_new_tokens if cfg.objective.on_policy and cfg.objective.draws else 0
-    pairing = Pairing(student.reader, theirs, cfg.negative, shared, partners_of(reader), store, room)
+    pairing = Pairing(student.reader, theirs, cfg.negative, shared, partners_of(reader), store)
     pairing.teacher_runs = teacher is not None or theirs is None
     fewest = min(limits, key=lambda name: limits[name] or math.inf)
     for name, each in {"student": student.reader, "teacher": theirs}.items():

@@ -21,7 +21,7 @@ from caad_ds.distill.audio_dropout import AudioDropout
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.step import DistillStep, Terms, counted
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
-from caad_ds.training import engines, rollouts
+from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, data_order, first_shard, open_data
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
@@ -38,10 +38,12 @@ from caad_ds.training.identity import (
     start_hash,
     weights_hash,
 )
+from caad_ds.training.metrics import rollout_metrics
 from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
 from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.optimizer import forget_gradients
+from caad_ds.training.rollouts import build_rollouts
 from caad_ds.training.schedule import learning_rate
 from caad_ds.training.teacher.build import build_teacher, publish
 from caad_ds.training.teacher.cache import open_cache, seen
@@ -69,12 +71,14 @@ class Trainer:
         self.heartbeat = heartbeat
         self.rank, self.world_size = world()
         self.stopping = False
-        self.budget = TokenBudget(cfg.optimizer.micro_tokens)
+        self.budget = TokenBudget(cfg.optimizer.micro_tokens, heartbeat)
         signal.signal(signal.SIGUSR1, self._stop)
         self.cache_seen = from_main(partial(seen, cfg))
         agreed(self._load)
         resumes, skip = self.checkpoints.newest() is not None, cfg.data.skip_broken
-        self.unusable = check_texts(self.indexed, self.pairing.check, cfg.run.output_dir, resumes, skip, heartbeat)
+        self.check = partial(self.pairing.check, room=cfg.objective.longest_drawn)  # of what is trained on
+        checks = {each: self.check if each is self.reader else self.pairing.check for each in self.indexed}
+        self.unusable = check_texts(checks, cfg.run.output_dir, resumes, skip, heartbeat)
         agreed(self._plan)
         with ExitStack() as held:
             self._build_engines(held)
@@ -141,13 +145,13 @@ class Trainer:
         self.filling = teacher if isinstance(teacher, FillingTeacher) else None
         offloaded = self.accumulation if placed in ("cpu", "nvme") else 1
         teacher_batch = (cfg.teacher and cfg.teacher.batch) or offloaded
-        drawing = rollouts.build(cfg, *models[:2], self.pairing.shared, self.device)
+        rollouts = build_rollouts(cfg, *models[:2], self.pairing.shared, self.device)
         self.heartbeat.begin("building the student's engine")
         settings = self.micro_batch, self.accumulation, part, self.pairing.shared, self.teacher_width
         self.engine = engines.student_engine(cfg, self.student, *settings)
         held.callback(self.engine.destroy)
         weights = AudioAdvantage.of(cfg.objective, self.pairing.shared)
-        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part, weights, drawing)
+        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part, weights, rollouts)
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -207,7 +211,7 @@ class Trainer:
             begin = first_shard(state.shards, self.rank, self.world_size)
             self.heartbeat.say(f"the stream begins with shard {begin}")
             longest = min(reader.longest_seconds for reader in self.pairing.readers)
-            stream = self.reader.samples(longest, begin, self.pairing.check)
+            stream = self.reader.samples(longest, begin, self.check)
             self.samples = StreamBatches(self.reader, stream, self.micro_batch, self.accumulation)
         in_order = isinstance(self.reader, StreamReader)
         loader = Loader(self.samples, self.pairing, cfg.data.workers, in_order)
@@ -264,8 +268,7 @@ class Trainer:
         self._publish(step)
         for batch in batches:
             self.sums.add_batch(batch.student)
-            if told := self.budget.exceeded(batch):
-                self.heartbeat.say(told)
+            self.budget.check(batch)
         with self.meter.step([batch.student for batch in batches]), self.step.teacher_head():
             window = [batch.to(self.device) for batch in batches]
             terms = self.step.train(window, normalizer, step)
@@ -274,7 +277,7 @@ class Trainer:
             for kd, ce, diagnostics in terms:
                 self.sums.add_output(kd, ce, diagnostics, normalizer, self.step.kd_normalizer)
         else:
-            self._skip(step + 1, whole, self.step.answered or window, terms)
+            self._skip(step + 1, whole, window, terms)
         return bool(stops)
 
     def _publish(self, step: int | None = None) -> None:
@@ -366,16 +369,15 @@ class Trainer:
 
     def _report(self, done: int) -> None:
         values = self.sums.means()
-        samples, tokens, positions = (values.pop(name) for name in ("samples", "tokens", "positions"))
-        values |= self.meter.read(samples, tokens, positions)
-        values |= rollouts.report(self.step.rollouts, tokens)
+        values |= rollout_metrics.report(self.step.rollouts, values["tokens"])
+        values |= self.meter.read(*(values.pop(name) for name in ("samples", "tokens", "positions")))
         values |= {"lr": self.engine.optimizer.param_groups[0]["lr"], "skipped_steps": self.skips.total}
         if self.engine.was_step_applied():
             values["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
         self.tracker.log({f"train/{k}": v for k, v in values.items()}, done)
         self.heartbeat.say(step_line(done, self.total_steps, values))
-        for warning in rollouts.warnings(values, self.cfg.objective.on_policy):
-            self.heartbeat.say(f"step {done}/{self.total_steps}  {warning}")
+        for warning in rollout_metrics.warnings(values, self.cfg.objective.on_policy):
+            self.heartbeat.say(warning)
 
     def _identity(self) -> Identity:
         """Hashes of what decides the course of training."""

@@ -187,7 +187,7 @@ def test_an_answer_with_a_token_that_is_another_to_the_teacher_is_refused_by_nam
     changed = [unlike, *answer]
     for reader in (student, teacher):
         encoded = reader.check(sample("a"))
-        monkeypatch.setattr(reader, "check", lambda *_, e=encoded: type(e)(e.prompt, e.is_audio, changed))
+        monkeypatch.setattr(reader, "check", lambda *_, e=encoded, **__: type(e)(e.prompt, e.is_audio, changed))
     with pytest.raises(UserError, match=rf"^sample a: its answer holds '.*' \({unlike}\), which is another token to"):
         pairing.check(sample("a"))
 

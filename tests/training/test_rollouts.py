@@ -22,7 +22,7 @@ from caad_ds.generation.decoding import answer_ends
 from caad_ds.models import auto
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.engines import load_student
-from caad_ds.training.rollouts import warnings
+from caad_ds.training.metrics.rollout_metrics import warnings
 from tests.tolerance import assert_close
 from tests.training.alike import assert_same_curves, assert_same_weights
 from tests.training.drawn import DRAWN, answers, record_answers
@@ -355,7 +355,7 @@ REFUSED = {
     "nothing distilled": ({"objective": {"kd_weight": 0.0}}, "kd_weight 0 distils nothing"),
     "an unknown divergence": ({"on_policy": {"divergence": "total_variation"}}, "total_variation"),
     "an infinite divergence": ({"objective": {"plausibility": 0.1}}, "plausibility"),
-    "no room": ({"on_policy": {"max_new_tokens": 200}}, "the LLM of student reads 128"),
+    "no room": ({"on_policy": {"max_new_tokens": 200}}, "objective.on_policy.max_new_tokens"),
     "no share": ({"on_policy": {"share": 1.5}}, "share"),
     "MFU": ({"run": {"peak_tflops": 1.0}}, "no two steps draw as many tokens"),
 }  # fmt: skip

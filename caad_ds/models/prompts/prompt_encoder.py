@@ -126,8 +126,8 @@ class PromptEncoder:
     ) -> Encoded:
         """Encode a sample; UserError, which names it, if that fails or leaves no `room` in the model's positions.
 
-        `room` is what another answer than the record's may take. `answer` are the ids of an answer to take instead of
-        the record's; `positions` as in `encode`.
+        `room`: tokens to reserve for an answer that is written; the longer of it and the record's counts. `answer` are
+        the ids of an answer to take instead of the record's; `positions` as in `encode`.
         """
         encoded = self.encode(sample.record, with_answer=with_answer and answer is None, positions=positions)
         if answer is not None:
@@ -142,7 +142,8 @@ class PromptEncoder:
             what = "prompt and answer" if with_answer or room else "prompt"
             raise UserError(
                 f"sample {sample.key}: {what} take {length} tokens, {self.model} reads {self.limit}; leave it out, or "
-                "lower the answers' length (data.max_answer_tokens, --max-new-tokens)"
+                "lower the answers' length (data.max_answer_tokens, objective.on_policy.max_new_tokens, "
+                "--max-new-tokens)"
             )
         return encoded
 

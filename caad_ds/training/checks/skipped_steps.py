@@ -120,8 +120,10 @@ def culprits(
     """
     losses = [kd + ce for kd, ce, _ in terms]
     finite = torch.stack(losses).isfinite().tolist() if losses else []
-    suspects = [(batch, row) for batch, whole in zip(window, finite, strict=True) if not whole
-                for row in range(len(batch.keys))]  # fmt: skip
+    # Where the student has drawn answers, with the pseudo ground truth and with these.
+    both = list(zip(window, *([step.window.batches] if step.window else []), strict=True))
+    suspects = [(batch, row) for batch, whole in zip(both, finite, strict=True) if not whole
+                for row in range(len(batch[0].keys))]  # fmt: skip
     keys = list(chain(*gathered([key for batch in window for key in batch.keys])))
     rounds = max(gathered(len(suspects)))
     if rounds == 0:
@@ -132,11 +134,11 @@ def culprits(
     step.engine.eval()
     with step.teacher_head():
         for number in range(rounds):  # the same number on every rank, whose engines run together
-            batch, row = suspects[number] if number < len(suspects) else (window[0], 0)
-            alone = _only(batch, row)
-            kd, ce, _ = step.evaluate(alone, max(1, len(alone.student.targets)))
+            batch, row = suspects[number] if number < len(suspects) else (both[0], 0)
+            found = [_evaluated(step, _only(each, row)) for each in batch]
             if number < len(suspects):
-                asked.append({"id": batch.keys[row], "kd": number_of(kd), "ce": number_of(ce)})
+                worst = next((each for each in found if str in map(type, each)), found[0])
+                asked.append({"id": batch[0].keys[row], "kd": worst[0], "ce": worst[1]})
     step.engine.train()
     told = list(chain(*gathered(asked)))
     # None gives it alone where only the sum of a batch overflows.
@@ -169,6 +171,12 @@ def _not_finite_audio(step: DistillStep, batch: PairedBatch) -> list[str]:
             finite &= each.isfinite().flatten(1).all(1).cpu()
     bad = asked.audio_sample[~finite[asked.audio_index]]
     return [batch.keys[number] for number in bad.unique().tolist()]
+
+
+def _evaluated(step: DistillStep, batch: PairedBatch) -> tuple[float | str, float | str]:
+    """kd and ce of a batch."""
+    kd, ce, _ = step.evaluate(batch, max(1, len(batch.student.targets)))
+    return number_of(kd), number_of(ce)
 
 
 def _only(batch: PairedBatch, row: int) -> PairedBatch:

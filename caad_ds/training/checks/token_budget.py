@@ -1,22 +1,23 @@
 """Micro-batches that exceed the budget of tokens which a run cuts its data by."""
 
 from caad_ds.data.batch import PairedBatch
+from caad_ds.utils.progress import Heartbeat
 
 
 class TokenBudget:
     """Notices micro-batches that exceed the budget `optimizer.micro_tokens`: lengths in the index are estimates."""
 
-    def __init__(self, budget: int | None):
-        self.budget = budget
+    def __init__(self, budget: int | None, heartbeat: Heartbeat):
+        self.budget, self.heartbeat = budget, heartbeat
         self.largest = budget or 0
 
-    def exceeded(self, batch: PairedBatch) -> str | None:
-        """What to say of a batch that exceeds it by more than all before; None of any other."""
+    def check(self, batch: PairedBatch) -> None:
+        """Say so of a batch that exceeds the budget by more than all before."""
         positions = max(each.input_ids.numel() for each in (batch.student, batch.teacher or batch.student))
         if self.budget is None or positions <= self.largest:
-            return None
+            return
         self.largest = positions
-        return (
+        self.heartbeat.say(
             f"a micro-batch has {positions} tokens, optimizer.micro_tokens is {self.budget}: texts are longer than the "
             "index's estimate; lower it if memory is short"
         )

@@ -3,11 +3,11 @@
 Audio that is too long or short is refused; texts that make no prompt, or one too long, are left out if the config says
 so.
 
-What is found depends on data, prompts and models alone, which a run is known by: on any number of ranks, and again when
-it resumes, the same samples are left out.
+What is found depends on data, prompts, models and the length of drawn answers alone, which a run is known by: on any
+number of ranks, and again when it resumes, the same samples are left out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from caad_ds.data.audio.decoded import Sample
@@ -20,12 +20,12 @@ from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
 
 LIST = "unusable.jsonl"
+Check = Callable[[Sample], object]  # UserError for a sample that cannot be used
 LOOKED_AT = 16  # samples beyond a limit whose audio is decoded
 
 
 def check_texts(
-    readers: Sequence[IndexedReader],
-    check: Callable[[Sample], object],
+    checks: Mapping[IndexedReader, Check],
     folder: Path,
     resumes: bool,
     skip: bool,
@@ -33,8 +33,8 @@ def check_texts(
 ) -> set[str]:
     """Encode the texts of every sample, each rank its share; return the keys of those left out. Every rank calls it.
 
-    A run that `resumes` and has no list of such samples has done so already. Those that `check` refuses are listed in
-    `unusable.jsonl` in the run's `folder`; with `skip` their readers leave them out.
+    A run that `resumes` and has no list of such samples has done so already. Those that a reader's check refuses are
+    listed in `unusable.jsonl` in the run's `folder`; with `skip` their readers leave them out.
 
     Raises:
         UserError: there are some, and `skip` is false, or no other is left.
@@ -42,7 +42,8 @@ def check_texts(
     path = folder / LIST
     if from_main(lambda: resumes and not path.exists()):
         return set()
-    found = [_unusable(reader, check, heartbeat) for reader in readers]
+    readers = list(checks)
+    found = [_unusable(reader, check, heartbeat) for reader, check in checks.items()]
     agreed(lambda: _write(path, readers, found) if is_main() else None)
     left_out: set[str] = set()
     for reader, reasons in zip(readers, found, strict=True):
@@ -58,7 +59,7 @@ def check_texts(
     return left_out
 
 
-def _unusable(reader: IndexedReader, check: Callable[[Sample], object], heartbeat: Heartbeat) -> dict[int, str]:
+def _unusable(reader: IndexedReader, check: Check, heartbeat: Heartbeat) -> dict[int, str]:
     """Why a sample cannot be used, by its number in the index, over all ranks."""
     rank, world_size = world()
     mine: dict[int, str] = {}

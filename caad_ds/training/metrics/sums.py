@@ -7,9 +7,9 @@ from torch import Tensor
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
 
-# diagnostics of the loss that are sums over rows, reported as means under these names: of the pseudo ground truth, and
-# of what is distilled, which are other rows where the student has drawn answers
 TOTALS = ("rows", "samples", "tokens", "positions")  # sums that are reported as they are
+# Diagnostics of the loss that are sums over rows, reported as means under these names: of the pseudo ground truth, and
+# of what is distilled, which are other rows where the student has drawn answers.
 MEANS = ("token_accuracy", "student_entropy")
 KD_MEANS = ("agreement", "teacher_entropy", "contrast_shift", "alpha", "advantage", "hidden_distance")
 
@@ -45,8 +45,8 @@ class MetricSums:
         over = normalizer if kd_normalizer is None else kd_normalizer
         self.add("kd", kd.double() * over)
         self.add("ce", ce.double() * normalizer)
-        self.add("kd_weight", over)
-        self.add("weight", normalizer)
+        self.add("kd_normalizer", over)
+        self.add("normalizer", normalizer)
         for name, value in diagnostics.items():
             self.add(name, value)
 
@@ -67,15 +67,18 @@ class MetricSums:
         sums = dict(zip(names, total.tolist(), strict=True))
         self.values = {}
         totals = {name: sums[name] for name in TOTALS if name in sums}
-        if "weight" not in sums:
+        if "normalizer" not in sums:
             return totals
-        over = {**dict.fromkeys(MEANS, "rows"), **dict.fromkeys(KD_MEANS, "kd_rows" if "kd_rows" in sums else "rows")}
-        out = {name: sums[name] / sums[rows] for name, rows in over.items() if name in sums and sums[rows]}
+        rows_of = {
+            **dict.fromkeys(MEANS, "rows"),
+            **dict.fromkeys(KD_MEANS, "kd_rows" if "kd_rows" in sums else "rows"),
+        }
+        out = {name: sums[name] / sums[rows] for name, rows in rows_of.items() if name in sums and sums[rows]}
         if sums.get("drawn_rows"):
             out["rollout/entropy"] = sums["drawn_entropy"] / sums["drawn_rows"]
-        kd, ce = (sums[name] / max(sums[over], 1e-12) for name, over in (("kd", "kd_weight"), ("ce", "weight")))
-        weight = self.objective.share_of_kd
-        terms = {"loss": weight * kd + (1 - weight) * ce, "kd": kd, "ce": ce}
+        kd, ce = (sums[name] / max(sums[over], 1e-12) for name, over in (("kd", "kd_normalizer"), ("ce", "normalizer")))
+        share = self.objective.share_of_kd
+        terms = {"loss": share * kd + (1 - share) * ce, "kd": kd, "ce": ce}
         if self.objective.name == "ce":
             del terms["kd"]
         return terms | totals | out

@@ -324,8 +324,9 @@ class _Planner:
         told = [kept] if self.cfg.student.keep_encoded_gb else []
         if self.cfg.objective.draws:
             told.append(
-                "objective.on_policy: neither what drawing takes (the student gathered on each rank, its keys and "
-                "values) nor the drawn answers in its batches are counted, and it reads no cache: more than this"
+                "objective.on_policy: drawing and the drawn answers in the student's batches are not in these tables, "
+                "memory and hours are more than this; it takes no cache (teacher.placement auto does count the "
+                "gathered student)"
             )
         if self.teacher is None:
             return told

@@ -35,7 +35,9 @@ class CacheFilling:
         self.seen = from_main(partial(seen, cfg))
         agreed(self._load)
         folder = cfg.teacher.cache.path  # type: ignore[union-attr]
-        unusable = check_texts(self.readers, self.pairing.check, folder, False, cfg.data.skip_broken, heartbeat)
+        unusable = check_texts(
+            dict.fromkeys(self.readers, self.pairing.check), folder, False, cfg.data.skip_broken, heartbeat
+        )
         models = self.student, self.teacher, self.cache
         with ExitStack() as held:
             filling, _ = build_teacher(cfg, *models, self.pairing, unusable, heartbeat, held, nullcontext)
