@@ -7,7 +7,7 @@ from pathlib import Path
 
 from caad_ds.utils.command import guarded, positive
 from caad_ds.utils.quiet import quiet
-from examples.demo import adaptive, corpus
+from examples.demo import corpus, experiments
 from examples.demo.commands import ROOT, caad_ds
 from examples.demo.full import run_full
 from examples.demo.rows import FULL, SHORT
@@ -38,10 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     teacher = commands.add_parser("teacher", help="make the shipped teacher and its twin again")
     teacher.add_argument("--seed", type=int, default=0)
-    adaptive.register_adaptive(
+    experiments.register_adaptive(
         commands.add_parser("adaptive", help="does an adaptive contrast keep neutral accuracy? resumable, in pieces")
     )
-    adaptive.register_objectives(
+    experiments.register_objectives(
         commands.add_parser("objectives", help="on-policy answers, row weights, hidden states; resumable, in pieces")
     )
     args = parser.parse_args(argv)
@@ -57,7 +57,7 @@ def demo(args: argparse.Namespace) -> int:
     elif args.command == "full":
         run_full(args)
     elif args.command in ("adaptive", "objectives"):
-        adaptive.run(args)
+        experiments.run(args)
     else:
         run_demo(args.short)
     return 0

@@ -10,7 +10,7 @@ from caad_ds.config.objective_section import NEGATIVES
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.generation.decoding import Contrast, ContrastiveLogits, decode, generate
 from caad_ds.generation.model import Model
-from caad_ds.generation.sampling import Sampling
+from caad_ds.generation.sampling import Draw, Forbid, Sampling
 from caad_ds.loss import LMHead, contrast, contrastive_distillation_loss
 from tests.tolerance import SIGMAS, assert_close
 
@@ -28,6 +28,14 @@ def loaded(model_folder):
 @pytest.fixture
 def items(conflicts):
     return [item for row in Benchmark.load(conflicts).rows for item in row.items()]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_draw_no_forbidden_token(value):
+    forbidden = torch.zeros(6, dtype=torch.bool)
+    forbidden[[4, 5]] = True
+    scores = Forbid(forbidden)(torch.zeros(2, 0), torch.full((2, 6), value))
+    assert Draw(np.full((2, 1), 0.999), 0)(torch.zeros(2, 0), scores).argmax(-1).tolist() == [3, 3]
 
 
 def second(clips, items, batch, contrasted):

@@ -10,10 +10,10 @@ import pytest
 
 from caad_ds.utils.errors import UserError
 from examples.demo import __main__ as demo
-from examples.demo import adaptive, commands, corpus, full
-from examples.demo.adaptive_table import interval, table
+from examples.demo import commands, corpus, experiments, full
 from examples.demo.commands import CacheJob, Job
-from examples.demo.rows import adaptive_rows, chosen_rows
+from examples.demo.experiment_table import interval, table
+from examples.demo.rows import adaptive_rows, chosen_rows, objective_rows
 
 FIGURES = {"accuracy_neutral": 0.75, "accuracy_faithful": 0.97, "accuracy_adversarial": 0.5, "accuracy_irrelevant": 0.7}
 
@@ -100,8 +100,8 @@ def test_a_cache_that_failed_is_filled_again(monkeypatch, tmp_path):
 
 def test_the_experiment_continues_where_it_was_and_never_repeats_a_run(ran, tmp_path, capsys):
     args = arguments(tmp_path)
-    adaptive.run(args)
-    lines = adaptive.lines_of(args.results)
+    experiments.run(args)
+    lines = experiments.lines_of(args.results)
     assert len(lines) == 3 + 2 * 7 and {line["row"] for line in lines} == {row.name for row in adaptive_rows(2.0)}
     assert sum(command[0] == "train" for command in ran) == 2 * 6
     assert all(
@@ -110,49 +110,61 @@ def test_the_experiment_continues_where_it_was_and_never_repeats_a_run(ran, tmp_
     assert "seed-0/caad_1.5_800_steps.log: caad 1.5\n" in (printed := capsys.readouterr().out)
     assert "complete" in printed
     ran.clear()
-    adaptive.run(args)
-    assert not ran and adaptive.lines_of(args.results) == lines
+    experiments.run(args)
+    assert not ran and experiments.lines_of(args.results) == lines
     # One student and what was decoded of it are lost, and a line is cut in the middle.
     kept = [line for line in lines if not (line["row"].startswith("std_kd") and line["student_seed"] == 1)]
     args.results.write_text("".join(json.dumps(line) + "\n" for line in kept) + '{"row": "std')
     for each in tmp_path.rglob("evaluation"):
         each.rename(each.with_name("before"))
-    adaptive.run(args)
+    experiments.run(args)
     assert [command[0] for command in ran] == ["train", "evaluate", "evaluate", "evaluate", "evaluate"]
-    assert len(adaptive.lines_of(args.results)) == len(lines)
+    assert len(experiments.lines_of(args.results)) == len(lines)
 
 
 def test_the_constant_is_chosen_without_the_test(ran, tmp_path):
     args = arguments(tmp_path, choose=True)
-    adaptive.run(args)
+    experiments.run(args)
     benchmarks = {option(command, "--benchmark") for command in ran if command[0] == "evaluate"}
     assert benchmarks == {"data/demo/benchmark/validation"}
-    lines = adaptive.lines_of(args.results)
+    lines = experiments.lines_of(args.results)
     assert len(lines) == len(chosen_rows()) and all(line["test"] is None for line in lines)
     ran.clear()
     for each in tmp_path.rglob("evaluation"):
         each.rename(each.with_name("before"))
-    adaptive.run(arguments(tmp_path))  # what was compared for the choice counts for nothing here
-    assert len(adaptive.lines_of(args.results)) == len(lines) + 17
+    experiments.run(arguments(tmp_path))  # what was compared for the choice counts for nothing here
+    assert len(experiments.lines_of(args.results)) == len(lines) + 17
+
+
+def test_rows_that_draw_answers_read_no_cache(ran, tmp_path):
+    args = arguments(tmp_path, command="objectives", student_seeds=1)
+    experiments.run(args)
+    lines = experiments.lines_of(args.results)
+    assert {line["row"] for line in lines} == {row.name for row in objective_rows()}
+    trained = [settings(command) for command in ran if command[0] == "train"]
+    drawing = [each for each in trained if "objective.on_policy.share" in each]
+    assert len(drawing) == 4 and all(each["teacher.cache"] == "null" for each in drawing)
+    assert all("teacher.cache.path" in each for each in trained if each not in drawing)
+    assert sum(command[0] == "cache-teacher" for command in ran) == 1
 
 
 def test_no_run_begins_that_would_end_after_the_limit(ran, tmp_path, monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(adaptive, "monotonic", lambda: now[0])
+    monkeypatch.setattr(experiments, "monotonic", lambda: now[0])
     quietly = Job.run_quietly
     monkeypatch.setattr(Job, "run_quietly", lambda job: now.__setitem__(0, now[0] + 100) or quietly(job))
-    adaptive.run(arguments(tmp_path, limit_seconds=350))
+    experiments.run(arguments(tmp_path, limit_seconds=350))
     assert sum(command[0] == "train" for command in ran) == 3  # at 300 s a fourth would end at 400
     assert "10 runs are missing" in capsys.readouterr().out
 
 
 def test_students_of_another_teacher_are_not_mixed_in(ran, tmp_path):
     args = arguments(tmp_path)
-    adaptive.run(args)
-    lines = adaptive.lines_of(args.results)
+    experiments.run(args)
+    lines = experiments.lines_of(args.results)
     args.results.write_text("".join(json.dumps(line | {"teacher": "other"}) + "\n" for line in lines[:-1]))
     with pytest.raises(UserError, match=r"teacher seed 0 had other weights of teacher or twin \(hash other, here "):
-        adaptive.run(args)
+        experiments.run(args)
 
 
 def line(row: str, teacher: int, student: int, neutral: float, shift: float) -> dict:

@@ -93,9 +93,10 @@ def test_draws_and_curves_do_not_depend_on_how_a_batch_is_dealt(world, terms, tm
         assert math.isclose(a, b, rel_tol=NEAR)
 
 
-def test_a_killed_run_draws_the_same_again(world, tmp_path):
+@pytest.mark.parametrize("zero", [3, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_run_draws_the_same_again(world, tmp_path, zero):
     outs = [tmp_path / "whole", tmp_path / "killed"]
-    files = [drawing(world, out, optimizer={"steps": 8}, checkpoint={"every": 3}) for out in outs]
+    files = [drawing(world, out, zero=zero, optimizer={"steps": 8}, checkpoint={"every": 3}) for out in outs]
     train(files[0], 2)
     run = Run(files[1], 2)
     run.wait_for("step 5/")

@@ -1,4 +1,4 @@
-"""The table of the adaptive contrast's experiment, from the lines of its finished runs alone."""
+"""The table of an experiment on the demo, from the lines of its finished runs alone."""
 
 import math
 from collections import defaultdict
@@ -14,7 +14,7 @@ Run = tuple[int, int | None]  # teacher and student seed
 
 
 def table(lines: Sequence[dict], gate_m: float, steps: int | None) -> str:
-    """The rows with means and 95% intervals, validation and test apart, and the answer to the question."""
+    """The rows with means and 95% intervals, validation and test apart; of `adaptive` the answer to its question."""
     mine = [line for line in lines if line["steps"] == steps]
     text = []
     for split in ("validation", "test"):

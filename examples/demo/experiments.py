@@ -21,8 +21,8 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import drop_cut_line, sole_writer, to_line
 from caad_ds.utils.text import read_text
 from examples.demo import corpus
-from examples.demo.adaptive_table import SCORES, table
 from examples.demo.commands import ROOT, Evaluations, Quiet
+from examples.demo.experiment_table import SCORES, table
 from examples.demo.rows import Row, adaptive_rows, chosen_rows, objective_rows
 from examples.demo.students import DATA, cache_job, evaluate, job, reading
 from examples.demo.teacher import TWIN, shipped, teacher_jobs
@@ -192,16 +192,16 @@ class Experiment:
 
     def _student(self, row: Row, decoded: list[Row], teacher: Path, run: Path, seed: int, student: int) -> Work:
         folder = self.args.out / f"teacher-{seed}"
-        states = ("teacher.cache=null",)
+        cache: tuple[str, ...] = ("teacher.cache=null",)
         if not row.draws:
             cache_job(folder, row, teacher, self.extra).run_quietly()
-            states = reading(folder, row)
+            cache = reading(folder, row)
         evaluations, lines = [], {}
         for each in [row, *decoded]:
             place = run if each is row else run.with_name(f"{run.name}_cd")
             asked, lines[each.name] = self._evaluations(each, teacher, run, place)
             evaluations += asked
-        overrides = (*self.extra, *states)
+        overrides = (*self.extra, *cache)
         training = job(row, teacher, run, 1 + student, overrides, tuple(evaluations))
         return Work(training, lines, self._known(seed, student))
 
