@@ -1,11 +1,12 @@
 """What on-policy answers cost: tokens per second beside `generate` alone, and their share of a training step.
 
-    python benchmarks/rollouts.py [--scale smollm2 | paper | tiny] [--zero 2 | 3] [--tokens 32] [--repeats 5]
+    python benchmarks/rollouts.py [--scale smollm2 | paper | tiny] [--shares 1 0.5 0] [--zero 2 | 3] [--tokens 32]
 
 Teacher and student have the shapes of the scale (smollm2: SmolLM2-135M behind a Whisper of the size `tiny`) and random
 weights. All answers have the same number of tokens: their ends are forbidden, to `generate` by min_new_tokens. Drawing
 is by temperature 1, top-p 0.95 and top-k 50 for both, `generate` being transformers' own sampling on the same prompts.
-The step runs in the engines of training, on one process; at share 0 it is the step without drawing.
+The step runs in the engines of training, on one process; at share 0 it is the step without drawing. DeepSpeed keeps
+some memory of engines that are gone: give large models one share a process.
 """
 
 import argparse
@@ -109,6 +110,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--zero", type=int, choices=(2, 3), default=3, help="stage of the student's engine")
     parser.add_argument("--tokens", type=int, default=32, help="of each answer")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns (default 5)")
+    shares = [1.0, 0.5, 0.0]
+    parser.add_argument("--shares", type=float, nargs="+", default=shares, help="steps to time (default 1 0.5 0)")
     args = parser.parse_args(argv)
     scale = OURS[args.scale]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -121,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     found: dict[str, float] = {}
     with process_group():
-        for share in (1.0, 0.5, 0.0):
+        for share in args.shares:
             found |= measured(args, share, device, precision)
             gc.collect()  # engines hold their weights in cycles
     print(json.dumps({key: round(value, 4) for key, value in found.items()}))
@@ -133,7 +136,7 @@ def measured(args: argparse.Namespace, share: float, device: str, precision: str
     clock, setting = Stopwatch(), Setting(scale, device)
     found: dict[str, float] = {}
     with stepping(cfg, setting, clock) as work:
-        if share == 1.0:
+        if share == 1:
             found |= beside_generate(work, setting, generating(Setting(scale, device), cfg), args)
         return found | timed_step(work, setting, clock, share, args.repeats)
 
