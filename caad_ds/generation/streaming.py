@@ -1,0 +1,85 @@
+"""An answer as it is written: pieces of text that join to the whole."""
+
+from collections.abc import Callable, Iterator
+from itertools import takewhile
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+
+class Pieces(BaseStreamer):
+    """Hands the text of a batch's first row to `give`, a piece at a time, as `generate` writes its tokens.
+
+    What later tokens may change is held back: the last token (tokenizers join words and take away blanks before
+    punctuation), blanks at the end, and characters of which bytes are missing.
+    """
+
+    def __init__(self, tokenizer: Any, give: Callable[[str], object]):
+        self.tokenizer, self.give = tokenizer, give
+        self.stopped = Event()
+        self._tokens: list[int] = []
+        self._last = self._given = ""
+
+    def put(self, value: Tensor) -> None:
+        """Take the tokens [paths] of a step; the prompt, which comes first, is a matrix."""
+        if self.stopped.is_set():
+            raise Stopped
+        if value.dim() > 1:
+            return
+        self._tokens.append(int(value[0]))
+        text = self.tokenizer.decode(self._tokens, skip_special_tokens=True).strip()
+        sure = text[: len([*takewhile(lambda pair: pair[0] == pair[1], zip(self._last, text))])]
+        while sure != (shorter := sure.rstrip().rstrip("\ufffd")):
+            sure = shorter
+        self._last = text
+        if sure.startswith(self._given):
+            self._give(sure)
+
+    def end(self) -> None:
+        """Wait for `finish`: only `generate`'s caller has the answer."""
+
+    def finish(self, answer: str) -> None:
+        """Give what is left of the answer."""
+        if not answer.startswith(self._given):
+            raise RuntimeError(f"the answer {answer!r} does not begin with what was streamed: {self._given!r}")
+        self._give(answer)
+
+    def _give(self, text: str) -> None:
+        if piece := text[len(self._given) :]:
+            self.give(piece)
+            self._given = text
+
+
+class Stopped(Exception):
+    """Ends `generate` where nobody reads its answer any more."""
+
+
+def streamed(decode: Callable[[BaseStreamer], str], tokenizer: Any) -> Iterator[str]:
+    """Yield the pieces of the answer that `decode` returns, which runs in a thread of its own.
+
+    An exception of `decode` is raised here, and the thread has ended when this generator has, also where the caller
+    leaves it before its end: it is stopped at its next token.
+    """
+    queue: SimpleQueue[str | BaseException | None] = SimpleQueue()
+    pieces = Pieces(tokenizer, queue.put)
+
+    def work() -> None:
+        try:
+            pieces.finish(decode(pieces))
+            queue.put(None)
+        except BaseException as error:
+            queue.put(error)
+
+    thread = Thread(target=work, name="caad-ds answer", daemon=True)
+    thread.start()
+    try:
+        while (piece := queue.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        pieces.stopped.set()
+        thread.join()
