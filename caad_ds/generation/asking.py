@@ -1,6 +1,6 @@
 """A prompt of a caller's own, prepared, and its answer."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -38,7 +38,7 @@ class Prompted:
             )  # fmt: skip
         return said
 
-    def stream(self) -> Iterator[str]:
+    def stream(self) -> Generator[str, None, None]:
         """The same in pieces; see `streamed`."""
         return streamed(self.answer, self.lm.reader.tokenizer)
 

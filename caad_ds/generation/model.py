@@ -1,7 +1,7 @@
 """A model folder as it answers: the model on a device, prompts as batches, one recording and a question as text."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from threading import Lock
@@ -131,7 +131,7 @@ class Model:
         *,
         hint: str | None = None,
         **decoding: Any,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Answer in pieces of text, as they are written; joined they are what `answer` returns.
 
         The arguments are those of `answer`, and mistakes in them are raised at once. An iterator that is left before

@@ -1,6 +1,6 @@
 """An answer as it is written: pieces of text that join to the whole."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from itertools import takewhile
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -57,7 +57,7 @@ class Stopped(Exception):
     """Ends `generate` where nobody reads its answer any more."""
 
 
-def streamed(decode: Callable[[BaseStreamer], str], tokenizer: Any) -> Iterator[str]:
+def streamed(decode: Callable[[BaseStreamer], str], tokenizer: Any) -> Generator[str, None, None]:
     """Yield the pieces of the answer that `decode` returns, which runs in a thread of its own.
 
     An exception of `decode` is raised here, and the thread has ended when this generator has, also where the caller

@@ -80,11 +80,13 @@ class _Asked:
             _note(f"audio {clip}: {self.clips.doubtful[clip]}; asked about all the same")
         print(f"{self.name}: " if named else "", end="", flush=True)
         try:
-            with closing(prompt.stream()) as pieces:  # type: ignore[type-var]
+            with closing(prompt.stream()) as pieces:
                 for piece in pieces:
                     print(piece, end="", flush=True)
-        finally:
-            print(f"  ({time.perf_counter() - began:.2f} s)" if named else "", flush=True)
+        except BaseException:
+            print(flush=True)
+            raise
+        print(f"  ({time.perf_counter() - began:.2f} s)" if named else "", flush=True)
 
 
 def _answer(asked: Sequence[_Asked], question: str) -> None:

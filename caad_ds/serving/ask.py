@@ -40,9 +40,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "model's encoder comes from); put it after QUESTION",
     )
     parser.add_argument("--hint", metavar="TEXT", help="statement before the question")
-    parser.add_argument(
-        "--vs", type=model_folder, metavar="MODEL", help="second model, which answers too; with seconds"
-    )
+    parser.add_argument("--vs", type=model_folder, metavar="MODEL", help="second model, which answers as well")
     add_decoding(parser, MAX_NEW_TOKENS)
     add_device_arguments(parser)
 

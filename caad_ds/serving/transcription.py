@@ -25,9 +25,7 @@ def whisper_of(model: Path) -> str:
     folder = auto.local_folder(model)
     config = read_json(folder / "config.json", "give the folder of a model")
     if (kind := config.get("model_type")) != SpeechLMConfig.model_type:
-        raise UserError(
-            f"--transcribe: the encoder of {model}, a {kind}, is part of it and transcribes not; {NAME_ONE}"
-        )
+        raise UserError(f"--transcribe: the encoder of {model}, a {kind}, has no decoder that transcribes; {NAME_ONE}")
     source = encoder_of(folder, config.get("encoder"))
     if isinstance(source, Path):  # the encoder's weights alone
         source = _of_run(folder) or source
@@ -68,10 +66,9 @@ def transcriptions(asr: str, clips: Sequence[Recording], device: torch.device) -
     for clip in clips:
         waveform, _ = clip.measured()
         long = listen.type == "seq2seq_whisper" and len(waveform) > WHISPER_WINDOW * SAMPLE_RATE
+        options = {"return_timestamps": True} if long else {}
         try:
-            heard = listen(
-                {"raw": waveform, "sampling_rate": SAMPLE_RATE}, **({"return_timestamps": True} if long else {})
-            )
+            heard = listen({"raw": waveform, "sampling_rate": SAMPLE_RATE}, **options)
         except Exception as error:
             raise UserError(f"--transcribe {asr}: it fails on {clip} ({_reason(error)}); name another") from error
         said.append(heard["text"].strip())
