@@ -1,5 +1,6 @@
 """An answer as it is written: pieces of text that join to the whole."""
 
+import re
 from collections.abc import Callable, Generator
 from itertools import takewhile
 from queue import SimpleQueue
@@ -9,12 +10,14 @@ from typing import Any
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
+CONTRACTION = len("n't")  # the longest before which decoding takes a blank away
+
 
 class Pieces(BaseStreamer):
     """Hands the text of a batch's first row to `give`, a piece at a time, as `generate` writes its tokens.
 
-    What later tokens may change is held back: the last token (tokenizers join words and take away blanks before
-    punctuation), blanks at the end, and characters of which bytes are missing.
+    What later tokens may change is held back: the last token, blanks at the end, characters of which bytes are missing,
+    and a blank that a contraction may follow, which decoding takes away ("do n't").
     """
 
     def __init__(self, tokenizer: Any, give: Callable[[str], object]):
@@ -31,9 +34,7 @@ class Pieces(BaseStreamer):
             return
         self._tokens.append(int(value[0]))
         text = self.tokenizer.decode(self._tokens, skip_special_tokens=True).strip()
-        sure = text[: len([*takewhile(lambda pair: pair[0] == pair[1], zip(self._last, text))])]
-        while sure != (shorter := sure.rstrip().rstrip("\ufffd")):
-            sure = shorter
+        sure = _settled(text[: len([*takewhile(lambda pair: pair[0] == pair[1], zip(self._last, text))])])
         self._last = text
         if sure.startswith(self._given):
             self._give(sure)
@@ -51,6 +52,14 @@ class Pieces(BaseStreamer):
         if piece := text[len(self._given) :]:
             self.give(piece)
             self._given = text
+
+
+def _settled(text: str) -> str:
+    """The beginning of a text to which no token may do anything more."""
+    while text != (shorter := text.rstrip().rstrip("\ufffd")):
+        text = shorter
+    *before, last = re.split(r"(\s+)", text)
+    return "".join(before).rstrip() if before and len(last) < CONTRACTION else text
 
 
 class Stopped(Exception):
