@@ -14,7 +14,7 @@ from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import Levels
 from caad_ds.data.markers import user_content
 from caad_ds.data.record import PromptRecord
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import AudioError, UserError
 
 # A caller's audio: a file's path, its bytes, or samples [frames] or [frames, channels] with their rate in Hz.
 Given = str | os.PathLike[str] | bytes | tuple[Any, int]
@@ -72,6 +72,8 @@ class Recording:
         if isinstance(self.source, Path):
             return decode.measured(self.source)
         if isinstance(self.source, bytes):
+            if not self.source:
+                raise AudioError("the bytes are empty")
             return decode.measured(io.BytesIO(self.source))
         return decode.measured_samples(*self.source)
 
