@@ -64,6 +64,12 @@ def test_the_answer_is_that_of_the_function(model, model_folder, clips, capsys, 
         assert printed.out == f"{said}\n" and "Traceback" not in printed.err
 
 
+def test_the_bytes_of_a_file_are_answered_as_the_file(model, clips):
+    said = [model.answer(clip, QUESTION, max_new_tokens=LENGTH) for clip in clips]
+    assert [model.answer(clip.read_bytes(), QUESTION, max_new_tokens=LENGTH) for clip in clips] == said
+    assert len({*said}) > 1
+
+
 def test_texts_stand_beside_their_clips(model, model_folder, clips, capsys):
     texts = ["hello", "it rains"]
     flags = [f"--text={text}" for text in texts]

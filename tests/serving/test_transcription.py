@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from tokenizers import pre_tokenizers
 from transformers import (
+    GenerationConfig,
     Wav2Vec2Config,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
@@ -12,6 +14,7 @@ from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
+    WhisperTokenizer,
 )
 
 import caad_ds
@@ -22,6 +25,7 @@ from caad_ds.serving.transcription import transcriptions, whisper_of
 from caad_ds.utils.errors import UserError
 from tests.command import run_command
 from tests.evaluation.conftest import tiny_parts
+from tests.models.families.conftest import audio
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"heloranis"]
 QUESTION = "who speaks ?"
@@ -68,30 +72,65 @@ def test_a_folder_that_transcribes_nothing_is_refused(model_folder, clips, tmp_p
 
 @pytest.fixture
 def whisper(tmp_path):
-    """A Whisper with a decoder, of the tiny model's encoder."""
+    """An English Whisper of random weights, whose window is 30 s."""
     folder = tmp_path / "whisper"
-    config = WhisperConfig(
-        d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=8, max_source_positions=50, vocab_size=20,
-        max_target_positions=16, pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=0,
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    end, start, *special = "<|endoftext|>", "<|startoftranscript|>", "<|startofprev|>", "<|notimestamps|>"
+    tokenizer = WhisperTokenizer(
+        vocab={letter: place for place, letter in enumerate(alphabet)},
+        merges=[], unk_token=end, bos_token=end, eos_token=end,
     )  # fmt: skip
-    WhisperForConditionalGeneration(config).save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": [end, start, *special]})
+    tokenizer.add_tokens([f"<|{step / 50:.2f}|>" for step in range(1501)])
+    end, start, before, untimed = tokenizer.convert_tokens_to_ids([end, start, *special])
+    ends = {"pad_token_id": end, "bos_token_id": end, "eos_token_id": end, "decoder_start_token_id": start}
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=8, vocab_size=len(tokenizer), max_target_positions=32,
+        init_std=0.5, **ends,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        **ends, max_length=20, is_multilingual=False, no_timestamps_token_id=untimed, prev_sot_token_id=before,
+        return_timestamps=False, max_initial_timestamp_index=50, begin_suppress_tokens=[end], suppress_tokens=[],
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=8).save_pretrained(folder)
     return folder
+
+
+def run_of(folder, whisper):
+    """The folder of a run's model, whose config names a local Whisper."""
+    save(folder / "model", *tiny_parts())
+    (folder / "config.yaml").write_text(
+        f"run: {{output_dir: a}}\ndata: {{train: a}}\nstudent: {{encoder: {whisper}, llm: a}}\n"
+        "teacher: {path: a}\noptimizer: {steps: 1}\n"
+    )
+    return folder / "model"
+
+
+def test_without_a_name_the_encoders_whisper_transcribes(whisper, tmp_path, clips, capsys):
+    folder = run_of(tmp_path / "run", whisper)
+    [text] = transcriptions(str(whisper), recordings(clips[0]), torch.device("cpu"))
+    assert text
+    assert run_command(ask, folder, clips[0], QUESTION, "--transcribe", *SHORT) == 0
+    assert f"caad-ds: transcription of {clips[0]}: {text}\n" in capsys.readouterr().err
+
+
+def test_whisper_takes_audio_beyond_its_window(whisper):
+    long = (audio("long", 40), 16_000)
+    assert transcriptions(str(whisper), recordings(long), torch.device("cpu")) != [""]
 
 
 def test_the_whisper_of_an_encoder_is_found_by_what_is_recorded(whisper, tmp_path):
     """As a hub id, which a relative folder stands for here, or in the config of the run that the model lies in."""
-    model, encoder, tokenizer = tiny_parts()
-    folder = tmp_path / "run" / "model"
-    save(folder, model, encoder, tokenizer)
+    folder = run_of(tmp_path / "run", whisper)
+    assert whisper_of(folder) == str(whisper)
+    (tmp_path / "run/config.yaml").unlink()
     with pytest.raises(UserError, match=r"^--transcribe: the encoder of .* is kept without Whisper's decoder; name"):
         whisper_of(folder)
-    (tmp_path / "run/config.yaml").write_text(
-        f"run: {{output_dir: a}}\ndata: {{train: a}}\nstudent: {{encoder: {whisper}, llm: a}}\n"
-        "teacher: {path: a}\noptimizer: {steps: 1}\n"
-    )
-    assert whisper_of(folder) == str(whisper)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "encoder": "../../whisper"}))
     assert (tmp_path / "whisper").samefile(whisper_of(folder))
