@@ -228,14 +228,7 @@ def _answer(
     whole = sum(map(len, share)) + (len(done) if ranks == 1 else 0)
     clips = loaded.clips(benchmark.items)
     refused: dict[str, str] = {}
-    contrasted = None
-    if decoding.contrast_alpha is not None:
-        contrasted = Contrast(
-            decoding.contrast_alpha, decoding.negative, decoding.plausibility, decoding.alpha_gate, decoding.gate_m
-        )
-    sampling = None
-    if decoding.temperature is not None:
-        sampling = Sampling(decoding.temperature, decoding.top_p or 1.0, decoding.top_k, decoding.seed or 0)
+    contrasted, sampling = Contrast.of(decoding), Sampling.of(decoding)
     with _on_main(progress(title + (f", rank 0 of {ranks}" if ranks > 1 else ""), whole)) as advance:
         advance(whole - sum(map(len, share)))
         for asked in share:

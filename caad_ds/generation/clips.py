@@ -16,7 +16,7 @@ from caad_ds.generation.question import Askable, as_sample, different_clips
 from caad_ds.generation.question import Audio as Clip
 from caad_ds.models import negatives
 from caad_ds.models.audio_lm import AudioLM
-from caad_ds.models.reader import Features
+from caad_ds.models.reader import Features, Reader
 from caad_ds.utils.errors import UserError
 
 A = TypeVar("A", bound=Askable)
@@ -29,6 +29,16 @@ class _Kept:
     waveform: np.ndarray
     audio: Audio
     positions: int
+
+
+def length_fault(samples: int, reader: Reader) -> str | None:
+    """Why a model takes no audio of so many samples at 16 kHz, or None."""
+    seconds, window = samples / decode.SAMPLE_RATE, reader.longest_seconds
+    if longer(seconds, window):
+        return f"its {seconds:.9g} s exceed the encoder's window of {window:g} s"
+    if seconds < (least := reader.shortest_seconds):
+        return f"its {seconds:.9g} s are fewer than the {least:g} s that {reader.family} takes"
+    return None
 
 
 class Clips:
@@ -144,11 +154,8 @@ class Clips:
 
     def _load(self, clip: Clip) -> np.ndarray:
         waveform, levels = clip.measured()
-        seconds, window = len(waveform) / decode.SAMPLE_RATE, self.lm.reader.longest_seconds
-        if longer(seconds, window):
-            raise decode.AudioError(f"its {seconds:.9g} s exceed the encoder's window of {window:g} s")
-        if seconds < (least := self.lm.reader.shortest_seconds):
-            raise decode.AudioError(f"its {seconds:.9g} s are fewer than the {least:g} s that {self.lm.family} takes")
+        if fault := length_fault(len(waveform), self.lm.reader):
+            raise decode.AudioError(fault)
         if found := faults(levels):
             self.doubtful[clip] = "; ".join(f"{rule}: {reason}" for rule, reason in found)
         return waveform

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
-from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, gate_fault
+from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, Decoding, gate_fault
 from caad_ds.generation.sampling import Forbid, Sampling
 from caad_ds.loss.gate import gated_alpha
 from caad_ds.loss.objective import contrast
@@ -53,6 +53,13 @@ class Contrast:
             raise UserError(f"plausibility {self.plausibility}: give a number in (0, 1]")
         if fault := gate_fault(self.alpha, self.alpha_gate, self.gate_m):
             raise UserError("{} {}: {}".format(*fault))
+
+    @classmethod
+    def of(cls, how: Decoding) -> "Contrast | None":
+        """The contrast that settings ask for, if they do."""
+        if how.contrast_alpha is None:
+            return None
+        return cls(how.contrast_alpha, how.negative, how.plausibility, how.alpha_gate, how.gate_m)
 
 
 class ContrastiveLogits(LogitsProcessor):

@@ -38,13 +38,8 @@ class Decoding:
         check_gate(self.contrast_alpha, self.alpha_gate, self.gate_m)
         if self.plausibility is not None and self.contrast_alpha is None:
             raise UserError("--plausibility: belongs to contrastive decoding; give --contrast-alpha as well")
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise UserError(f"--temperature {self.temperature}: give a finite number above 0; leave it out for greedy")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"--top-p {self.top_p}: give a number in (0, 1]")
-        given = [flag for flag in ("top_p", "top_k", "seed") if getattr(self, flag) is not None]
-        if given and self.temperature is None:
-            raise UserError(f"--{given[0].replace('_', '-')}: belongs to sampling; give --temperature as well")
+        if fault := sampling_fault(self.temperature, self.top_p, self.top_k, self.seed):
+            raise UserError(f"--{fault.replace('top_', 'top-', 1)}".replace("{}", "--temperature"))
         check_counts(top_k=self.top_k, max_new_tokens=self.max_new_tokens)
 
 
@@ -55,6 +50,21 @@ def check_contrast(alpha: float | None, negative: str, plausibility: float | Non
     if plausibility is not None and not 0 < plausibility <= 1:
         raise UserError(f"--plausibility {plausibility}: give a number in (0, 1]")
     check_choice("--negative", negative, NEGATIVES)
+
+
+def sampling_fault(temperature: float | None, top_p: float | None, top_k: int | None, seed: int | None) -> str | None:
+    """Say which setting of sampling is out of its range or does nothing, and what to do; or None.
+
+    It begins with the setting's keyword; `{}` stands for the name of the temperature.
+    """
+    if temperature is not None and not 0 < temperature < float("inf"):
+        return f"temperature {temperature}: give a finite number above 0; leave it out for greedy"
+    if top_p is not None and not 0 < top_p <= 1:
+        return f"top_p {top_p}: give a number in (0, 1]"
+    given = [name for name, value in (("top_p", top_p), ("top_k", top_k), ("seed", seed)) if value is not None]
+    if given and temperature is None:
+        return f"{given[0]}: belongs to sampling; give {{}} as well"
+    return None
 
 
 def gate_fault(alpha: float | None, gate: str, m: float) -> tuple[str, object, str] | None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from caad_ds.generation.decoding_settings import Decoding
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -25,6 +27,13 @@ class Sampling:
     top_p: float = 1.0
     top_k: int | None = None
     seed: int = 0
+
+    @classmethod
+    def of(cls, how: Decoding) -> "Sampling | None":
+        """The sampling that settings ask for, if they do."""
+        if how.temperature is None:
+            return None
+        return cls(how.temperature, how.top_p or 1.0, how.top_k, how.seed or 0)
 
     def processors(self, keys: Sequence[str], steps: int, prompt: int = 0) -> list[LogitsProcessor]:
         """The warpers in the order of transformers, then the draw for the items `keys`.

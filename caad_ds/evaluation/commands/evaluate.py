@@ -6,13 +6,14 @@ from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import KINDS
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import add_gate, add_model_arguments, add_negative
+from caad_ds.evaluation.commands.arguments import add_model_arguments
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.evaluation_tables import evaluation_rows, show_evaluation
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, log_evaluation, store_of
 from caad_ds.evaluation.scoring.llm_judge import add_judge_arguments
+from caad_ds.generation.arguments import add_decoding
 from caad_ds.generation.decoding_settings import Decoding
-from caad_ds.utils.command import ROWS_REJECTED, is_main, positive
+from caad_ds.utils.command import ROWS_REJECTED, is_main
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -21,17 +22,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=KINDS, help="format of the benchmark (default: detected)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; resumes an interrupted run")
     parser.add_argument("--name", help="the system's name in tables (default: the run folder's); seeds share one")
-    parser.add_argument("--contrast-alpha", type=float, metavar="A", help="contrastive decoding with this alpha")
-    add_negative(parser)
-    add_gate(parser)
-    parser.add_argument("--plausibility", type=float, metavar="BETA", help="keep tokens with p >= BETA * max p_pos")
-    parser.add_argument("--temperature", type=float, metavar="T", help="sample from softmax(z / T); default: greedy")
-    parser.add_argument("--top-p", type=float, metavar="P", help="nucleus sampling with cumulative probability P")
-    parser.add_argument("--top-k", type=positive, metavar="K", help="sample from the K likeliest tokens")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of the sampling (default 0)")
-    parser.add_argument(
-        "--max-new-tokens", type=positive, default=16, metavar="N", help="maximum new tokens per answer (default 16)"
-    )
+    add_decoding(parser, max_new_tokens=16)
     add_judge_arguments(parser)
     add_mlflow_arguments(parser)
 

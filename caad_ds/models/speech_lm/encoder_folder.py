@@ -38,9 +38,16 @@ def load_encoder(name: str | Path, taps: list[int], window_seconds: int, final_n
 
 
 def unloaded_encoder(name: str | Path, taps: list[int], window_seconds: int) -> SpeechEncoder:
-    """An encoder of which the feature extractor alone is loaded; `name` as of `load_encoder`, no weights are read."""
-    config = WhisperConfig.from_pretrained(name)
-    extractor = WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
+    """An encoder of which the feature extractor alone is loaded; `name` as of `load_encoder`, no weights are read.
+
+    UserError where there is none.
+    """
+    try:
+        config = WhisperConfig.from_pretrained(name)
+        extractor = WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name}: no Whisper encoder that loads ({reason}); give a whole folder") from error
     return SpeechEncoder(WhisperEncoder(config), extractor, taps)
 
 

@@ -133,7 +133,7 @@ def test_clips_of_unequal_windows_are_asked_as_in_training(lm):
     """Also where one was encoded beside longer ones than it is asked with."""
     lengths = [5000, 3 * WINDOW, WINDOW + 1, WINDOW]
     clips = [Recording((audio(f"clip {n}", n / SAMPLE_RATE), SAMPLE_RATE)) for n in lengths]
-    asked = [Question(clip, "Is the tone high or low?") for clip in clips]
+    asked = [Question((clip,), "Is the tone high or low?") for clip in clips]
     ears = Clips(lm, torch.device("cpu"), asked)
     for batch in (asked, asked[:1] + asked[2:], [asked[3], asked[1]], asked[::-1]):
         assert ears.hear(batch) == batch

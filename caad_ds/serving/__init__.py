@@ -1,0 +1,1 @@
+"""Models in use: asked from the command line."""

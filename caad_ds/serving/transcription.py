@@ -1,0 +1,79 @@
+"""What is said in recordings, by an ASR model of transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, pipeline
+
+from caad_ds.data.audio.decode import SAMPLE_RATE
+from caad_ds.generation.question import Recording
+from caad_ds.models import auto
+from caad_ds.models.speech_lm.folder import encoder_of
+from caad_ds.models.whisper_qformer.config import SpeechLMConfig
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
+from caad_ds.utils.paths import check_hub_or_folder
+
+NAME_ONE = "name an ASR model (--transcribe=MODEL)"
+WHISPER_WINDOW = 30  # seconds; longer audio is read by its timestamps
+
+
+def whisper_of(model: Path) -> str:
+    """The hub id or folder of the Whisper that a model's encoder comes from; UserError where it cannot transcribe."""
+    folder = auto.local_folder(model)
+    config = read_json(folder / "config.json", "give the folder of a model")
+    if (kind := config.get("model_type")) != SpeechLMConfig.model_type:
+        raise UserError(f"--transcribe: the encoder of {model}, a {kind}, has no decoder that transcribes; {NAME_ONE}")
+    source = encoder_of(folder, config.get("encoder"))
+    if isinstance(source, Path):  # the encoder's weights alone
+        source = _of_run(folder) or source
+    try:
+        whisper = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--transcribe: {source}: no Whisper that loads ({_reason(error)}); {NAME_ONE}") from error
+    if not getattr(whisper, "decoder_layers", 0):
+        raise UserError(f"--transcribe: the encoder of {model} is kept without Whisper's decoder; {NAME_ONE}")
+    return str(source)
+
+
+def _of_run(folder: Path) -> str | None:
+    """The folder that the run beside a model says its student's encoder was read from, where that is still there."""
+    config = folder.parent / "config.yaml"
+    if not config.is_file():
+        return None
+    from caad_ds.config.reading import load_config  # it takes a moment to import
+
+    encoder = load_config(config).student.encoder
+    return encoder if encoder and Path(encoder).is_dir() else None
+
+
+def transcriptions(asr: str, clips: Sequence[Recording], device: torch.device) -> list[str]:
+    """What an ASR model, a folder or hub id, hears in each clip; it is gone from memory afterwards.
+
+    UserError where it does not load, or fails on a clip.
+    """
+    check_hub_or_folder(asr, "ASR model")
+    try:
+        # Whatever transformers raises on a model that is none or of another kind.
+        listen: Any = pipeline(
+            "automatic-speech-recognition", model=asr, device=device, dtype=torch.float32, trust_remote_code=False
+        )
+    except Exception as error:
+        raise UserError(f"--transcribe {asr}: no ASR model that loads ({_reason(error)}); name another") from error
+    said = []
+    for clip in clips:
+        waveform, _ = clip.measured()
+        long = listen.type == "seq2seq_whisper" and len(waveform) > WHISPER_WINDOW * SAMPLE_RATE
+        options = {"return_timestamps": True} if long else {}
+        try:
+            heard = listen({"raw": waveform, "sampling_rate": SAMPLE_RATE}, **options)
+        except Exception as error:
+            raise UserError(f"--transcribe {asr}: it fails on {clip} ({_reason(error)}); name another") from error
+        said.append(heard["text"].strip())
+    return said
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,91 @@
+"""`Model.answer` and `Model.stream` of every family say what its batches and `generate` give."""
+
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+import torch
+
+from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.generation import decoding
+from caad_ds.generation.decoding import Contrast, generate
+from caad_ds.generation.model import Model
+from caad_ds.generation.sampling import Sampling
+from caad_ds.models import families
+from tests.models.families import tiny
+from tests.models.families.conftest import sample
+from tests.models.families.every.conftest import FAMILIES
+
+MAIN = ("qwen2_audio", "voxtral")  # the others are slow
+QUESTION, STEPS, SEED = "Is the tone high or low?", 8, 3
+SECONDS = (0.5, 0.25)
+HOW = {
+    "greedy": {},
+    "sampled": {"temperature": 1.5, "top_p": 0.95, "seed": SEED},
+    "contrasted": {"contrast_alpha": 1.5, "negative": "silence"},
+    "both": {"temperature": 1.5, "seed": SEED, "contrast_alpha": 1.5, "negative": "text_only"},
+}
+
+
+@pytest.fixture(
+    scope="session", params=[name if name in MAIN else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def made(request):
+    """The tests' module of a family; skipped where its processor's packages are not installed."""
+    for package in import_module(f"{families.__name__}.{request.param}").FAMILY.packages:
+        pytest.importorskip(package, reason=f"{request.param} needs {package}")
+    return import_module(f"{tiny.__name__}.{request.param}")
+
+
+@pytest.fixture
+def model(lm):
+    return Model(lm, torch.device("cpu"))
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The tokens of each answer, as `decode` has them."""
+    tokens = []
+
+    def noted(*arguments, **options):
+        tokens.append(generate(*arguments, **options))
+        return tokens[-1]
+
+    monkeypatch.setattr(decoding, "generate", noted)
+    return tokens
+
+
+def by_hand(parts, asked, how):
+    """The tokens of the family's batch of a sample, without `Clips` and `Question`."""
+    batch = parts.batch([asked], pad="left", with_answer=False)
+    contrasted = negative = sampling = None
+    if "contrast_alpha" in how:
+        contrasted = Contrast(how["contrast_alpha"], how["negative"])
+        negative = parts.lm.prepare(parts.negative(how["negative"], batch, [asked]))
+    if "temperature" in how:
+        sampling = Sampling(how["temperature"], how.get("top_p", 1.0), None, how["seed"])
+    batch = replace(parts.lm.prepare(batch), keys=[QUESTION])
+    return generate(parts.lm, batch, max_new_tokens=STEPS, contrasted=contrasted, negative=negative, sampling=sampling)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_answer_and_stream_are_decoding_by_hand(parts, model, written, number, how):
+    if number == 0 and "contrast_alpha" in how:
+        pytest.skip("there is nothing to contrast")
+    if number > (parts.reader.most_audios or number):
+        pytest.skip("the family takes one clip")
+    asked = sample("clip", *SECONDS[:number], question=QUESTION)
+    audio = [(waveform, SAMPLE_RATE) for waveform in asked.waveforms]
+    said = model.answer(audio, QUESTION, max_new_tokens=STEPS, **how)
+    expected = by_hand(parts, asked, how)
+    assert written[0].tolist() == expected.tolist()
+    assert said == parts.reader.tokenizer.decode(expected[0], skip_special_tokens=True).strip()
+    assert "".join(model.stream(audio, QUESTION, max_new_tokens=STEPS, **how)) == said
+    assert written[1].tolist() == expected.tolist()
+    if "seed" in how:
+        model.answer(audio, QUESTION, max_new_tokens=STEPS, **{**how, "seed": SEED + 1})
+        assert written[2].tolist() != expected.tolist()
+    if number == 1 and how == HOW["contrasted"]:
+        assert written[0].tolist() != by_hand(parts, asked, {}).tolist()
