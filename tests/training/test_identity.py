@@ -62,7 +62,7 @@ DEFAULTS = {
     "objective.audio_dropout": 0.0, "objective.dropout_negative": "zero_mel",
     "objective.row_weight": "none", "objective.row_weight_cap": 5.0, "objective.hidden_weight": 0.0,
     "objective.hidden_distance": "mse",
-    "objective.on_policy.share": 0.5, "objective.on_policy.divergence": "reverse_kl",
+    "objective.on_policy": None, "objective.on_policy.share": 0.5, "objective.on_policy.divergence": "reverse_kl",
     "objective.on_policy.temperature": 1.0, "objective.on_policy.top_p": 1.0, "objective.on_policy.top_k": None,
     "objective.on_policy.max_new_tokens": 80,
 }  # fmt: skip
