@@ -15,8 +15,8 @@ def note_losses() -> None:
     train = DistillStep.train
     file = Path(f"{os.environ['LOSSES']}.{os.environ['RANK']}")
 
-    def noted(self, batches, normalizer):
-        terms = train(self, batches, normalizer)
+    def noted(self, batches, normalizer, step):
+        terms = train(self, batches, normalizer, step)
         with file.open("a") as out:
             out.writelines(f"{float(kd)!r} {float(ce)!r}\n" for kd, ce, _ in terms)
         return terms

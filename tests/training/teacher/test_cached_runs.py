@@ -168,8 +168,8 @@ def test_a_step_without_a_finite_loss(world, tmp_path, monkeypatch):
     """The samples of the batch are evaluated one by one, filling and cached."""
     forward = trainer_module.DistillStep._student
 
-    def spoilt(self, signals, normalizer):
-        loss, kd, ce, diagnostics = forward(self, signals, normalizer)
+    def spoilt(self, signals, normalizer, drawn=None):
+        loss, kd, ce, diagnostics = forward(self, signals, normalizer, drawn)
         batch = signals[0]
         answered = {batch.keys[row] for row in batch.sample_of_row.tolist()}
         if "clip-03" in answered:
