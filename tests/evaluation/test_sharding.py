@@ -79,7 +79,7 @@ def test_after_a_kill_no_item_is_answered_twice_whatever_the_number_of_ranks(ask
     folder = tmp_path / "run"
     argv = [*asked, "--batch-size", "1", "--out", str(folder)]
     processes = start(argv)
-    while not (folder / "predictions.1.jsonl").exists() or len(keys(folder)) < 6:
+    while len(list(folder.glob("predictions.*.jsonl"))) < RANKS or len(keys(folder)) < 6:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.005)
     processes[0].send_signal(signal.SIGKILL)
