@@ -12,12 +12,13 @@ from torch import Tensor
 
 from caad_ds.data.batch import Batch, PairedBatch
 from caad_ds.distill.loss_rows import DrawnRows
-from caad_ds.distill.rollouts import DrawnAnswers, Rollouts
+from caad_ds.distill.rollouts import Rollouts
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.signal import TeacherSignal, TeacherStates
 from caad_ds.distill.student_objective import Timed
 from caad_ds.loss.head import LMHead
 from caad_ds.models.audio_lm import AudioLM
+from caad_ds.utils.ranks import world
 
 Terms = tuple[Tensor, Tensor, dict[str, Tensor]]
 Signals = tuple[Batch, TeacherStates | None]  # the student's batch, prepared, and the teacher's states
@@ -131,9 +132,9 @@ class DistillStep:
         total = total.to(ours[0].input_ids.device)
         if dist.is_initialized():
             dist.all_reduce(total)
-        ranks = dist.get_world_size() if dist.is_initialized() else 1
-        normalizer = total.item() / (ranks * len(batches))
-        rows = [DrawnRows(_rows_of(d, batch), normalizer) for d, batch in zip(drawn, answered, strict=True)]
+        normalizer = total.item() / (world()[1] * len(batches))
+        own = [torch.isin(batch.sample_of_row, d.samples) for d, batch in zip(drawn, answered, strict=True)]
+        rows = [DrawnRows(each, normalizer) for each in own]
         # The pseudo ground truth of what was drawn is there for the cross-entropy alone.
         kept = None if rollouts.objective.share_of_kd < 1 else 0
         replaced = [batch.select(each.samples[:kept]) for each, batch in zip(drawn, ours, strict=True)]
@@ -181,13 +182,6 @@ def counted(batch: Batch, reduction: str) -> float:
     """How much a batch counts in a mean over rows, or over samples where `reduction` is "sample"."""
     rows = batch.sample_of_row
     return float(rows.unique().numel() if reduction == "sample" else rows.numel())
-
-
-def _rows_of(drawn: DrawnAnswers, batch: Batch) -> Tensor:
-    """Bool [N]: the answer rows of the samples that were drawn."""
-    own = torch.zeros(len(batch.keys), dtype=torch.bool, device=batch.labels.device)
-    own[drawn.samples] = True
-    return own[batch.sample_of_row]
 
 
 def _spoilt(loss: Tensor) -> Tensor:

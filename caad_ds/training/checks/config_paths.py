@@ -49,12 +49,11 @@ def _check_paths(cfg: Config) -> None:
 def _check_objective(section: ObjectiveSection) -> None:
     from caad_ds.loss.objective import Objective  # it imports PyTorch
 
-    for name, each in {
-        "objective.": section,
-        "objective.on_policy: ": section.draws and section.on_drawn_answers,
-    }.items():
+    checked = {"objective.": section}
+    if section.draws:
+        checked["objective.on_policy: "] = section.on_drawn_answers
+    for name, each in checked.items():
         try:
-            if each:
-                Objective.of(each)
+            Objective.of(each)
         except ValueError as error:
             raise UserError(f"{name}{error}") from error
