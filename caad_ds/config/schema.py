@@ -310,7 +310,7 @@ class Config(Section):
         if self.teacher is not None and self.teacher.cache is not None:
             raise ValueError(
                 "objective.on_policy lets the teacher score answers that are drawn anew in each step, and "
-                "teacher.cache holds its states of the data's answers; remove one of them"
+                "teacher.cache holds its states of the data's answers; set teacher.cache to null, or remove on_policy"
             )
         if self.optimizer.batch_tokens:
             raise ValueError(
