@@ -1,7 +1,6 @@
 """`Model.answer` and `Model.stream` of every family say what its batches and `generate` give."""
 
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 import torch
@@ -11,12 +10,8 @@ from caad_ds.generation import decoding
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
-from caad_ds.models import families
-from tests.models.families import tiny
 from tests.models.families.conftest import sample
-from tests.models.families.every.conftest import FAMILIES
 
-MAIN = ("qwen2_audio", "voxtral")  # the others are slow
 QUESTION, STEPS, SEED = "Is the tone high or low?", 8, 3
 SECONDS = (0.5, 0.25)
 HOW = {
@@ -25,16 +20,6 @@ HOW = {
     "contrasted": {"contrast_alpha": 1.5, "negative": "silence"},
     "both": {"temperature": 1.5, "seed": SEED, "contrast_alpha": 1.5, "negative": "text_only"},
 }
-
-
-@pytest.fixture(
-    scope="session", params=[name if name in MAIN else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-)
-def made(request):
-    """The tests' module of a family; skipped where its processor's packages are not installed."""
-    for package in import_module(f"{families.__name__}.{request.param}").FAMILY.packages:
-        pytest.importorskip(package, reason=f"{request.param} needs {package}")
-    return import_module(f"{tiny.__name__}.{request.param}")
 
 
 @pytest.fixture
