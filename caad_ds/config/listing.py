@@ -39,11 +39,17 @@ def describe(key: str | None = None) -> str:
     """
     if key is None:
         return "\n\n".join(map(describe, Config.model_fields))
+    field = field_of(key)
+    if field is None:
+        raise UserError(unknown_key(tuple(key.split("."))))
+    return "\n".join(_key(key, field))
+
+
+def field_of(key: str) -> FieldInfo | None:
+    """What the schema says of a key such as `optimizer.lr`; None where it has no such key."""
     *within, name = key.split(".")
     section = section_at(tuple(within))
-    if section is None or name not in section.model_fields:
-        raise UserError(unknown_key((*within, name)))
-    return "\n".join(_key(key, section.model_fields[name]))
+    return section.model_fields.get(name) if section else None
 
 
 def _key(key: str, field: FieldInfo) -> Iterator[str]:

@@ -12,7 +12,7 @@ from caad_ds.evaluation.benchmarks.benchmark import KINDS, Benchmark, load
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.identity import identity, run_name
+from caad_ds.evaluation.identity import identity
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.confusions import confusions
 from caad_ds.evaluation.report.tables import show_doubtful
@@ -30,7 +30,7 @@ from caad_ds.utils.command import is_main
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
-from caad_ds.utils.paths import existing, model_folder
+from caad_ds.utils.paths import existing, model_folder, run_name
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.ranks import agreed, from_main, gathered, joined, world
 

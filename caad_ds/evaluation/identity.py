@@ -10,7 +10,7 @@ from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.generation.decoding_settings import Decoding, gate_name, gate_settings
 from caad_ds.models.folder_hash import model_hash
-from caad_ds.utils.paths import is_hub_id
+from caad_ds.utils.paths import run_name
 
 
 def identity(
@@ -46,19 +46,6 @@ def identity(
         "dtype": dtype,
         **gate_settings(*gate),
     }
-
-
-def run_name(model: Path) -> str:
-    """What tables call a model: its folder's name; of `RUN/model`, which is where `train` writes it, the run's.
-
-    Of a hub id, and of its copy in the cache, the name without the organisation.
-    """
-    if is_hub_id(str(model)):
-        return model.name
-    folder = model.resolve()
-    if folder.parent.name == "snapshots":  # models--ORGANISATION--NAME/snapshots/COMMIT
-        return folder.parent.parent.name.rpartition("--")[2]
-    return folder.parent.name if folder.name == "model" else folder.name
 
 
 def fingerprint(benchmark: Benchmark, sha256: Callable[[Clip], str] | None = None) -> str:

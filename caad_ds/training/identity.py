@@ -101,10 +101,10 @@ def identity(
     if teacher_reading is not None:
         parts["teacher's reading"] = teacher_reading
     hashes = {part: part_hash(value) for part, value in parts.items()}
-    settings = json.dumps(_course(cfg, exclude_defaults=True), sort_keys=True)
+    settings = json.dumps(course(cfg, exclude_defaults=True), sort_keys=True)
     return Identity(
         {VERSION: str(IDENTITY_VERSION), "settings": part_hash(settings)} | hashes,
-        {"settings": part_hash(unversioned_settings(_course(cfg)))} | hashes,
+        {"settings": part_hash(unversioned_settings(course(cfg)))} | hashes,
     )
 
 
@@ -115,7 +115,8 @@ def prompts_identity(reader: Reader) -> dict[str, Any]:
     return reader.identity()
 
 
-def _course(cfg: Config, exclude_defaults: bool = False) -> dict[str, Any]:
+def course(cfg: Config, exclude_defaults: bool = False) -> dict[str, Any]:
+    """The settings that decide the course of training, by section."""
     values = cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE, exclude_defaults=exclude_defaults)
     if "keep_encoded_gb" in values["student"]:  # it decides how clips are encoded, its size how often
         values["student"]["keep_encoded_gb"] = bool(values["student"]["keep_encoded_gb"])
@@ -132,7 +133,7 @@ def check_same_config(cfg: Config) -> None:
     path = cfg.run.output_dir / "config.yaml"
     if not path.is_file():
         return
-    began, now = (flatten(_course(each)) for each in (load_config(path), cfg))
+    began, now = (flatten(course(each)) for each in (load_config(path), cfg))
     changed = [
         f"{key} {began.get(key)} -> {now.get(key)}" for key in sorted(began | now) if began.get(key) != now.get(key)
     ]

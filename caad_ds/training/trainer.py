@@ -28,7 +28,9 @@ from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
 from caad_ds.training.checks.token_budget import TokenBudget
 from caad_ds.training.checks.usable_samples import check_lengths, check_texts
+from caad_ds.training.export.model_card import write_card
 from caad_ds.training.export.model_folder import write_model
+from caad_ds.training.export.start_record import write_start
 from caad_ds.training.identity import (
     Identity,
     check_same_config,
@@ -52,7 +54,6 @@ from caad_ds.training.validation import validate
 from caad_ds.utils.command import is_main
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import write_atomic
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, raise_together, world
 
@@ -186,7 +187,7 @@ class Trainer:
         self.heartbeat.turn_to(lambda: "looking for a checkpoint")
         found = self.checkpoints.find(self.identity)
         if found is None:
-            agreed(self._write_config)
+            agreed(lambda: write_start(self.cfg) if is_main() else None)
             self.skips.restore(0, 0, 0)
             return RunState(0, self.world_size, self.identity.parts, None, self.frozen)
         folder, state = found
@@ -195,10 +196,6 @@ class Trainer:
         self.skips.restore(state.step, state.skipped, state.skipped_in_row)
         self.heartbeat.say(f"resumed from {folder} at step {state.step}")
         return state
-
-    def _write_config(self) -> None:
-        if is_main():
-            write_atomic(self.cfg.run.output_dir / "config.yaml", self.cfg.to_yaml().encode())
 
     def _train(self, state: RunState) -> bool:
         """Steps from those that are done; False if asked to stop before the end."""
@@ -352,7 +349,8 @@ class Trainer:
 
     def _write_model(self, weights: dict[str, torch.Tensor]) -> None:
         final = self.cfg.run.output_dir / "model"
-        write_model(final, self.student, weights, DTYPES[self.cfg.run.precision])
+        card = partial(write_card, cfg=self.cfg, run=final.parent, step=self.total_steps, reader=self.student.reader)
+        write_model(final, self.student, weights, DTYPES[self.cfg.run.precision], describe=card)
         if self.pairing.truncated:
             self.heartbeat.say(f"answers cut at data.max_answer_tokens, over all reads: {self.pairing.truncated}")
         note_model(self.tracker, self.cfg, final)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import stat
@@ -202,6 +203,12 @@ class OpenFile:
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):  # it could be opened
             os.close(self.descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -69,6 +69,19 @@ def is_hub_id(name: str) -> bool:
     return not Path(name).parent.exists()
 
 
+def run_name(model: Path) -> str:
+    """What tables call a model: its folder's name; of `RUN/model`, which is where `train` writes it, the run's.
+
+    Of a hub id, and of its copy in the cache, the name without the organisation.
+    """
+    if is_hub_id(str(model)):
+        return model.name
+    folder = model.resolve()
+    if folder.parent.name == "snapshots":  # models--ORGANISATION--NAME/snapshots/COMMIT
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
 def check_hub_or_folder(name: str, what: str) -> None:
     """Raise UserError where a name can only be a path and nothing is there; a hub id is not looked up.
 

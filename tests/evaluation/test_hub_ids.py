@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from caad_ds.data.markers import user_content
-from caad_ds.evaluation.identity import run_name
 from caad_ds.models.folder_hash import model_hash
+from caad_ds.utils.paths import run_name
 from tests.root import ROOT
 
 NAME, COMMIT = "organisation/name", "0123456789abcdef0123456789abcdef01234567"

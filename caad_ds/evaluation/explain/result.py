@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.evaluation.identity import run_name
 from caad_ds.evaluation.report.mlflow_log import Record, Store, log_record
 from caad_ds.models.folder_hash import model_hash
+from caad_ds.utils.paths import run_name
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from caad_ds.evaluation.identity import run_name
 from caad_ds.evaluation.report.comparison_plots import PALETTE
 from caad_ds.evaluation.report.matplotlib_figures import drawable, save, wrapped
 from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, gate_name
+from caad_ds.utils.paths import run_name
 
 ACROSS = 4
 A_PAGE = 20

@@ -24,16 +24,20 @@ from caad_ds.utils.wording import counted
 
 def evaluation_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of one system's scores."""
-    return instances_rows(scores) if _is_dynamic_superb(scores) else scores_rows(scores["groups"])
+    return instances_rows(scores) if is_dynamic_superb(scores) else scores_rows(scores["groups"])
+
+
+def evaluation_notes(scores: dict) -> list[str]:
+    """Return what explains that table."""
+    notes = instances_notes(scores) if is_dynamic_superb(scores) else [LEGEND, SUBSET_LEGEND]
+    return [*notes, NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
 
 
 def show_evaluation(scores: dict, folder: RunFolder) -> None:
     """Print the tables of an evaluation and what explains them, and name the rows that were left out."""
     name = scores["setup"]["name"]
-    notes = instances_notes(scores) if _is_dynamic_superb(scores) else [LEGEND, SUBSET_LEGEND]
-    notes += [NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
     table = Table(f"{name}: percentages; 95% intervals over items", *evaluation_rows(scores))
-    show(table, *notes, _by_rule(scores, folder.disagreements()))
+    show(table, *evaluation_notes(scores), _by_rule(scores, folder.disagreements()))
     if scores["confusions"]:
         show(*on_terminal(scores["confusions"]), NAMED)
     if scores["speed"]:
@@ -42,7 +46,8 @@ def show_evaluation(scores: dict, folder: RunFolder) -> None:
     show_rejected(scores["rejected"], folder.path / "scores.json")
 
 
-def _is_dynamic_superb(scores: dict) -> bool:
+def is_dynamic_superb(scores: dict) -> bool:
+    """Whether scores are of Dynamic-SUPERB's form, of instances and dimensions."""
     return scores["setup"]["benchmark"] == DynamicSuperb.kind
 
 
@@ -56,6 +61,6 @@ def _by_rule(scores: dict, differing: int) -> str:
 
 def _answers(scores: dict) -> int:
     """How many answers were scored: of each item one under every condition."""
-    if _is_dynamic_superb(scores):
+    if is_dynamic_superb(scores):
         return sum(instance["items"] for instance in scores["instances"].values())
     return scores["groups"][POOLED]["items"] * len(KINDS[scores["setup"]["benchmark"]].conditions)

@@ -20,7 +20,7 @@ from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.items import Clip
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Benchmark, Row
 from caad_ds.evaluation.commands.check_teacher import ALPHAS
-from caad_ds.evaluation.identity import fingerprint, run_name
+from caad_ds.evaluation.identity import fingerprint
 from caad_ds.evaluation.scoring.matching import matches
 from caad_ds.evaluation.scoring.scores import POOLED, score
 from caad_ds.evaluation.teacher_check.check_tables import Growing, listed
@@ -35,7 +35,7 @@ from caad_ds.models.folder_hash import model_hash
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_json
-from caad_ds.utils.paths import existing, model_folder, new_file
+from caad_ds.utils.paths import existing, model_folder, new_file, run_name
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.wording import counted
 

@@ -1,6 +1,5 @@
 """Checkpoints: written beside, named last; a pointer says which is the newest, hashes say which is whole."""
 
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from caad_ds.training.checks.finite_weights import own_optimizer, require_finite
 from caad_ds.training.engines import full_weights
 from caad_ds.training.identity import Identity
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import disk_errors, follow_umask, write_atomic
+from caad_ds.utils.files import disk_errors, file_hash, follow_umask, write_atomic
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, world
 from caad_ds.utils.text import read_text
@@ -158,7 +157,7 @@ class Checkpoints:
             save_file(trainable, partial / WEIGHTS)
             follow_umask(partial)
             files = sorted(p for p in partial.rglob("*") if p.is_file())
-            hashes = {str(p.relative_to(partial)): _sha256(p) for p in files}
+            hashes = {str(p.relative_to(partial)): file_hash(p) for p in files}
             text = json.dumps({"state": asdict(state), "sha256": hashes}, indent=1)
             write_atomic(partial / STATE, text.encode())
             for path in [*files, partial / universal_checkpoint.TAG, partial]:
@@ -247,7 +246,7 @@ def verify(folder: Path, identity: Identity | None = None) -> RunState:
     for name, digest in hashes[rank::world_size]:
         path = folder / name
         try:
-            whole = _sha256(path) == digest
+            whole = file_hash(path) == digest
         except OSError:
             whole = False
         if not whole:
@@ -274,8 +273,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

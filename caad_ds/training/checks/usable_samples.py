@@ -13,6 +13,7 @@ from pathlib import Path
 from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.reader import IndexedReader
 from caad_ds.models.reader import Reader
+from caad_ds.training.export.corpora import Corpora, write_corpora
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_jsonl
@@ -34,7 +35,8 @@ def check_texts(
     """Encode the texts of every sample, each rank its share; return the keys of those left out. Every rank calls it.
 
     A run that `resumes` and has no list of such samples has done so already. Those that a reader's check refuses are
-    listed in `unusable.jsonl` in the run's `folder`; with `skip` their readers leave them out.
+    listed in `unusable.jsonl` in the run's `folder`; with `skip` their readers leave them out. `corpora.json` beside it
+    counts the others by the corpus that they come from.
 
     Raises:
         UserError: there are some, and `skip` is false, or no other is left.
@@ -43,7 +45,11 @@ def check_texts(
     if from_main(lambda: resumes and not path.exists()):
         return set()
     readers = list(checks)
-    found = [_unusable(reader, check, heartbeat) for reader, check in checks.items()]
+    found, read = [], []
+    for reader, check in checks.items():
+        reasons, corpora = _unusable(reader, check, heartbeat)
+        found.append(reasons)
+        read.append((reader.index.folder, corpora))
     agreed(lambda: _write(path, readers, found) if is_main() else None)
     left_out: set[str] = set()
     for reader, reasons in zip(readers, found, strict=True):
@@ -56,13 +62,15 @@ def check_texts(
         left_out.update(reader.index.samples[number].key for number in reasons)
         reader.leave_out(reasons)
         heartbeat.say(f"left out: {told}")
+    agreed(lambda: write_corpora(folder, read) if is_main() else None)
     return left_out
 
 
-def _unusable(reader: IndexedReader, check: Check, heartbeat: Heartbeat) -> dict[int, str]:
-    """Why a sample cannot be used, by its number in the index, over all ranks."""
+def _unusable(reader: IndexedReader, check: Check, heartbeat: Heartbeat) -> tuple[dict[int, str], Corpora]:
+    """Why a sample cannot be used, by its number in the index, and what the others come from, over all ranks."""
     rank, world_size = world()
     mine: dict[int, str] = {}
+    corpora = Corpora()
     numbers = range(rank, len(reader), world_size)
     done = 0
     heartbeat.turn_to(lambda: f"checking texts: {done}/{len(numbers)} of this rank")
@@ -71,13 +79,16 @@ def _unusable(reader: IndexedReader, check: Check, heartbeat: Heartbeat) -> dict
         nonlocal done
         for number in numbers:
             try:
-                check(reader.without_audio(number))
+                sample = reader.without_audio(number)
+                check(sample)
+                corpora.count(sample.record, reader.index.samples[number].seconds)
             except UserError as error:
                 mine[number] = str(error)
             done += 1
 
     agreed(check_all)
-    return dict(sorted(item for each in gathered(mine) for item in each.items()))
+    reasons = dict(sorted(item for each in gathered(mine) for item in each.items()))
+    return reasons, Corpora.together(gathered(corpora))
 
 
 def _write(path: Path, readers: Sequence[IndexedReader], found: Sequence[dict[int, str]]) -> None:

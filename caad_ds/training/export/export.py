@@ -1,44 +1,35 @@
 """Write a run's checkpoint as a model folder, the one that the run would leave if it ended there."""
 
-import argparse
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
+from caad_ds.training.export import README
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import file_hash, read_json, write_json
 from caad_ds.utils.progress import Heartbeat
 
+if TYPE_CHECKING:
+    from caad_ds.training.export.model_card import Scores
+
 ORIGIN = "export.json"
+CARD = "card"  # key there: sha256 of the card as it was exported
 
 
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `export`."""
-    parser.add_argument(
-        "source",
-        type=Path,
-        metavar="RUN_OR_CHECKPOINT",
-        help="a run's folder (its newest checkpoint), or one such as RUN/checkpoints/step-00000400 (or step-400)",
-    )
-    parser.add_argument(
-        "--keep-adapters",
-        action="store_true",
-        help="keep LoRA adapters separate instead of merging them into the weights",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write the model folder; returns the exit status."""
-    export(args.source, args.out, merge=not args.keep_adapters)
-    return 0
-
-
-def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
+def export(
+    run_or_checkpoint: Path,
+    out: Path,
+    merge: bool = True,
+    scores: "Callable[[Path], Sequence[Scores]] | None" = None,
+) -> None:
     """Verify a checkpoint (of a run the newest), put its weights into the config's student, write the folder `out`.
 
-    `merge` adds LoRA's products to the weights. UserError for what is no run or checkpoint, or damaged, and where
-    `out` is not an export.
+    `merge` adds LoRA's products to the weights. `scores` gives what the model's card shows, from the folder before it
+    has its name. UserError for what is no run or checkpoint, or damaged, and where `out` is not an export, or one
+    whose card was edited.
     """
     with Heartbeat() as heartbeat:
         heartbeat.begin(f"reading {run_or_checkpoint}")
@@ -51,6 +42,7 @@ def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
 
         from caad_ds.training import engines
         from caad_ds.training.checkpoints.checkpoint import WEIGHTS, Checkpoints, verify
+        from caad_ds.training.export.model_card import write_card
         from caad_ds.training.export.model_folder import all_weights, write_model
         from caad_ds.training.identity import part_hash, prompts_identity
         from caad_ds.training.metrics.mlflow_run import note_export
@@ -78,7 +70,13 @@ def export(run_or_checkpoint: Path, out: Path, merge: bool = True) -> None:
         weights = all_weights(student, load_file(folder / WEIGHTS), state.frozen, output_dir / "config.yaml")
         heartbeat.begin(f"writing {out}")
         origin = {"run": cfg.run.name, "step": state.step, "identity": state.identity}
-        write_model(out, student, weights, DTYPES[cfg.run.precision], merge=merge, origin=origin)
+
+        def describe(model: Path) -> None:
+            told = scores(model) if scores is not None else ()
+            write_card(model, cfg=cfg, run=output_dir, step=state.step, reader=student.reader, scores=told)
+            write_json(model / ORIGIN, origin | {CARD: file_hash(model / README)})
+
+        write_model(out, student, weights, DTYPES[cfg.run.precision], merge=merge, describe=describe)
         if (out / "config.json").is_file():  # a folder of adapters is no model that could be evaluated
             note_export(cfg, state.tracking_id, out, folder.name)
         heartbeat.say(f"exported {folder} to {out}")
@@ -96,6 +94,11 @@ def check_ours(out: Path) -> None:
         raise UserError(f"--out {out}: exists, and is not an export of caad-ds; name another folder, or remove it")
     if out.is_symlink():
         raise UserError(f"--out {out}: a link; name the folder itself")
+    if (out / README).is_file() and read_json(out / ORIGIN, "name another folder").get(CARD) != file_hash(out / README):
+        raise UserError(
+            f"--out {out}: its {README} was edited since it was exported, and an export writes the whole folder anew; "
+            "move that file away, or name another folder"
+        )
 
 
 def check_there(source: Path, output_dir: Path) -> None:

@@ -1,7 +1,7 @@
 """The folder of a trained model: what a run leaves at its end, and what `caad-ds export` writes."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.training.checks.finite_weights import require_finite
 from caad_ds.training.identity import frozen_hash
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import disk_errors, write_json
+from caad_ds.utils.files import disk_errors
 
 
 def all_weights(student: AudioLM, trainable: Mapping[str, Tensor], frozen: str, config: Path) -> dict[str, Tensor]:
@@ -49,12 +49,12 @@ def write_model(
     dtype: torch.dtype,
     *,
     merge: bool = True,
-    origin: dict | None = None,
+    describe: Callable[[Path], object] | None = None,
 ) -> None:
     """Write a model folder that `load` reads, whole or not at all; it replaces what was there.
 
-    Adapters are merged unless `merge` is false, an encoder's always. `origin` is kept in it as `export.json`. NotFinite
-    if a weight is NaN or infinite.
+    Adapters are merged unless `merge` is false, an encoder's always. `describe` is given the folder before it has its
+    name, to put beside the model what is told of it. NotFinite if a weight is NaN or infinite.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -64,8 +64,8 @@ def write_model(
     try:
         with disk_errors(folder):
             made.save(partial)
-            if origin is not None:
-                write_json(partial / "export.json", origin)
+            if describe is not None:
+                describe(partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
     finally:

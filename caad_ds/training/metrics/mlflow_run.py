@@ -1,6 +1,5 @@
 """What MLflow gets of a training run: its settings, where it comes from, its data, and the model that it made."""
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from caad_ds.training.identity import flatten
 from caad_ds.utils.command import is_main
 from caad_ds.utils.device import device_name
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import file_hash
 from caad_ds.utils.ranks import world
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,4 @@ def data_sets(cfg: Config, reader: IndexedReader | StreamReader) -> list[Data]:
 
 
 def _indexed(folder: Path, context: str) -> Data:
-    with open(folder / FILE_NAME, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Data(folder.name, str(folder.resolve()), digest, context)
+    return Data(folder.name, str(folder.resolve()), file_hash(folder / FILE_NAME), context)

@@ -1,0 +1,104 @@
+"""The models that a run begins with and distils from, as a model card names them: no path, and licences as found."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from caad_ds.config.schema import Config
+from caad_ds.models.architecture import is_architecture
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
+from caad_ds.utils.paths import is_hub_id, run_name
+
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # as the hub spells its identifiers
+UNKNOWN = "unknown"  # the hub's identifier of what nobody has said
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model that the run begins with (`student`, `LLM`, `encoder`) or distils from (`teacher`).
+
+    `name` is a hub id or what a folder is called, `hub_id` the id where there is one: of a folder, what its config
+    says it was made of. `random` says that it was built of an architecture, with random weights. `licence` is the
+    identifier in the base's own front matter, with the name and link that stand beside it; None where no file on this
+    machine says it.
+    """
+
+    role: str
+    name: str
+    hub_id: str | None = None
+    random: bool = False
+    licence: str | None = None
+    licence_name: str | None = None
+    licence_link: str | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether its weights, or some of them, are in the trained model."""
+        return self.role != "teacher"
+
+
+def bases_of(cfg: Config) -> list[Base]:
+    """The bases of a run, what is built with random weights among them."""
+    student = cfg.student
+    given = {
+        "student": student.path,
+        "LLM": student.llm,
+        "encoder": student.encoder if student.path is None else None,
+        "teacher": cfg.teacher.path if cfg.teacher else None,
+    }
+    return [_base(role, value) for role, value in given.items() if value is not None]
+
+
+def _base(role: str, value: str | dict[str, Any]) -> Base:
+    if isinstance(value, dict):
+        return Base(role, str(value.get("model_type")), random=True)
+    if is_architecture(value):
+        return Base(role, Path(value).stem, random=True)
+    if is_hub_id(value):
+        return Base(role, value, value if _is_id(value) else None, **_licence(value))
+    folder = Path(value)
+    return Base(role, _called(folder), _hub_id_of(folder), **_licence(folder))
+
+
+def _called(folder: Path) -> str:
+    """What a folder is called; of the encoder in a model's folder, the model's name before it."""
+    return f"{run_name(folder.parent)}/{folder.name}" if folder.name == "encoder" else run_name(folder)
+
+
+def _hub_id_of(folder: Path) -> str | None:
+    """The hub id of a folder in the hub's cache, or the one that its config says it was made of."""
+    cached = re.fullmatch(r"models--(.+?)--(.+)", folder.resolve().parent.parent.name)
+    try:
+        name = "/".join(cached.groups()) if cached else read_json(folder / "config.json", "").get("_name_or_path")
+    except UserError:
+        return None
+    return name if isinstance(name, str) and is_hub_id(name) and _is_id(name) else None
+
+
+def _is_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _licence(model: str | Path) -> dict[str, Any]:
+    """What the front matter of a base's README says, of a hub id that of the local copy; nothing is downloaded."""
+    try:
+        readme = constants.REPOCARD_NAME
+        file: Any = model / readme if isinstance(model, Path) else try_to_load_from_cache(model, readme)
+        data = ModelCard.load(Path(file), ignore_metadata_errors=True).data
+        found = {"licence": data.license, "licence_name": data.license_name, "licence_link": data.license_link}
+    except Exception:  # whatever a README holds or lacks, no training is to fail of it
+        return {}
+    licence = found["licence"]
+    if not isinstance(licence, str) or not LICENCE.fullmatch(licence) or licence == UNKNOWN:
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)}

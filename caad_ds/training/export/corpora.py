@@ -1,0 +1,45 @@
+"""The corpora that a run is trained on: counted by the records' `source`, kept as `corpora.json` in its folder."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from caad_ds.utils.files import read_json, write_json
+from caad_ds.utils.text import is_text
+
+FILE = "corpora.json"
+UNNAMED = ""  # of records whose `source` is no text
+
+
+class Corpora(dict[str, tuple[int, float]]):
+    """Samples, and seconds of audio, by corpus."""
+
+    def count(self, record: Mapping[str, Any], seconds: float) -> None:
+        """Add a sample."""
+        source = record.get("source")
+        self._add(source if isinstance(source, str) and is_text(source) else UNNAMED, 1, seconds)
+
+    @classmethod
+    def together(cls, several: "Iterable[Corpora]") -> "Corpora":
+        """Those of all ranks, by name."""
+        whole = cls()
+        for name, (samples, seconds) in sorted(item for each in several for item in each.items()):
+            whole._add(name, samples, seconds)
+        return whole
+
+    def _add(self, name: str, samples: int, seconds: float) -> None:
+        before = self.get(name, (0, 0.0))
+        self[name] = before[0] + samples, before[1] + seconds
+
+
+def write_corpora(folder: Path, read: Iterable[tuple[Path, Corpora]]) -> None:
+    """Keep the corpora of each folder of shards in a run's folder."""
+    write_json(folder / FILE, {str(shards): each for shards, each in read})
+
+
+def read_corpora(folder: Path, shards: str) -> Corpora | None:
+    """Those of a folder of shards that a run's folder keeps; None of a run that has not counted them."""
+    if not (folder / FILE).is_file():
+        return None
+    found = read_json(folder / FILE, "remove it, and the model's card names no corpora").get(shards)
+    return None if found is None else Corpora({name: (samples, seconds) for name, (samples, seconds) in found.items()})

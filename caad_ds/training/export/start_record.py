@@ -1,0 +1,60 @@
+"""What is written into a run's folder when it starts: its config, and for the model's card what may change later."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from caad_ds import __version__
+from caad_ds.config.schema import Config
+from caad_ds.data.index import FILE_NAME, ShardIndex
+from caad_ds.tracking.origin import PACKAGE, PACKAGES, git_tags, installed_version
+from caad_ds.training.export.bases import Base, bases_of
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import file_hash, read_json, write_atomic, write_json
+
+START = "start.json"
+
+
+@dataclass(frozen=True)
+class StartRecord:
+    """The bases of a run as they were called then, the versions that it started with, and hashes of its data.
+
+    `data` has `index` and `manifest`, sha256 of the shards' index and of the manifest that was packed; it is empty
+    where a stream was read, and with `versions` where an earlier caad-ds has started the run.
+    """
+
+    bases: list[Base]
+    versions: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cfg: Config) -> "StartRecord":
+        """That of a run which starts now."""
+        versions = {"caad-ds": __version__} | {name: installed_version(name) or "" for name in PACKAGES}
+        commit = git_tags(PACKAGE).get("mlflow.source.git.commit")
+        data = {}
+        if cfg.data.reader == "indexed":
+            folder = Path(str(cfg.data.train))
+            data = {
+                "index": file_hash(folder / FILE_NAME),
+                "manifest": ShardIndex.load(folder, check_files=False).file.manifest,
+            }
+        return cls(bases_of(cfg), versions | ({"commit": commit} if commit else {}), data)
+
+    @classmethod
+    def read(cls, run: Path, cfg: Config) -> "StartRecord":
+        """That in a run's folder; of a run that has none, its bases as they are now."""
+        file, remedy = run / START, "remove it, and the model's card says less"
+        if not file.is_file():
+            return cls(bases_of(cfg))
+        try:
+            return TypeAdapter(cls).validate_python(read_json(file, remedy))
+        except ValidationError as error:
+            raise UserError(f"{file}: not what caad-ds writes as a run starts; {remedy}") from error
+
+
+def write_start(cfg: Config) -> None:
+    """Write `config.yaml` and `start.json` into the run's folder."""
+    write_json(cfg.run.output_dir / START, asdict(StartRecord.of(cfg)))
+    write_atomic(cfg.run.output_dir / "config.yaml", cfg.to_yaml().encode())

@@ -1,0 +1,32 @@
+"""Text of a user's own inside a Markdown file."""
+
+import re
+from pathlib import PurePosixPath, PureWindowsPath
+
+from caad_ds.utils.text import trimmed
+
+SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+LONGEST = 200
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def plain(value: object, longest: int = LONGEST) -> str:
+    """A value in one line that Markdown shows as it is, also in a cell of a table; see `one_line`."""
+    text = one_line(value, longest)
+    text = "".join(ENTITIES.get(character, character) for character in text)
+    return SPECIAL.sub(r"\\\1", text)
+
+
+def one_line(value: object, longest: int = LONGEST) -> str:
+    """A value in one line without control characters, cut after so many; of an absolute path the last part."""
+    text = trimmed(" ".join(CONTROL.sub(" ", str(value)).split()))
+    for kind in (PurePosixPath, PureWindowsPath):
+        if (path := kind(text)).is_absolute():
+            text = path.name
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def code(value: object) -> str:
+    """A value in one line as code, also in a cell of a table; see `one_line`."""
+    return "`" + one_line(value).replace("`", "'").replace("|", "\\|") + "`"
