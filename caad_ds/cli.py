@@ -39,6 +39,7 @@ COMMANDS = {
     "dashboard": ("caad_ds.tracking.dashboard", "serve MLflow's pages and print the address of the curves"),
     "import-desta": ("caad_ds.models.import_desta", "make a teacher of a published DeSTA connector and its LLM"),
     "export": ("caad_ds.publishing.export", "write a checkpoint as a model folder"),
+    "push": ("caad_ds.publishing.push", "send a model folder to the Hugging Face hub"),
     "ask": ("caad_ds.serving.ask", "ask a model about a recording"),
     "check-teacher": (f"{EVALUATION}.check_teacher", "is the teacher fit for contrastive distillation?"),
     "evaluate": (f"{EVALUATION}.evaluate", "answer a benchmark and score the answers"),

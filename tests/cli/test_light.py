@@ -34,6 +34,7 @@ WRONG = {
     "dashboard": ["--mlflow", "sqlite:///absent.db"],
     "import-desta": ["there.jsonl", "--llm", "./absent", "--encoder", "openai/whisper-tiny", "--out", "a"],
     "export": ["absent", "--out", "a"],
+    "push": ["absent", "--repo", "a/b"],
     "ask": ["model", "absent.wav", "Who speaks?"],
     "check-teacher": ["--model", "absent", *BENCHMARK, "--instructions", "absent"],
     "evaluate": ["--model", "model", *BENCHMARK, "--out", "a"],

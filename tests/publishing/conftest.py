@@ -1,7 +1,6 @@
 """A finished run on shards whose corpora have names that would break a card, and an evaluation of its model."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -40,9 +39,3 @@ def evaluated(finished, tmp_path_factory) -> Path:
     argv = ["evaluate", "--model", finished, "--benchmark", benchmark, "--out", folder / "scores", "--device", "cpu"]
     assert cli.main([*map(str, argv), "--name", "tiny | one"]) == 0
     return folder / "scores"
-
-
-@pytest.fixture
-def model(finished, tmp_path) -> Path:
-    """A copy of the run's model, to be changed."""
-    return shutil.copytree(finished / "model", tmp_path / "model")
