@@ -26,6 +26,7 @@ TEXTS = (
     "audio_tokenizer_config.json",
 )  # fmt: skip
 CODE = ("*.py",)  # of a model that brings its own, which its config names under auto_map
+BY_TYPE = {"qwen2_5_omni": ("spk_dict.pt",)}  # its voices, without which transformers loads no such model
 FOLDERS = ("", "encoder/")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.npy", "*.npz")
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
@@ -49,7 +50,8 @@ def model_files(folder: Path) -> ModelFiles:
     config = read_json(folder / "config.json", WHOLE)
     if not isinstance(config.get("model_type"), str):
         raise UserError(f"{folder / 'config.json'}: it names no model_type; {WHOLE}")
-    patterns = TEXTS + WEIGHTS + (CODE if "auto_map" in config else ())
+    own = BY_TYPE.get(config["model_type"], ())
+    patterns = TEXTS + WEIGHTS + own + (CODE if "auto_map" in config else ())
     sent, left_out = {}, {}
     for path in sorted(_files(folder)):
         name = path.relative_to(folder).as_posix()
@@ -64,7 +66,7 @@ def model_files(folder: Path) -> ModelFiles:
         read_json(folder / "encoder/config.json", WHOLE)
         _check_weights(folder, sent, "encoder/")
     for name in sent:
-        if not name.endswith(".safetensors"):
+        if name not in own and not name.endswith(".safetensors"):
             _check_text(folder / name)
     return ModelFiles(sent, left_out)
 
@@ -84,11 +86,10 @@ def _why_not(name: str, path: Path, patterns: tuple[str, ...]) -> str | None:
         return "hidden"
     if path.is_symlink():
         return "a link"
-    if any(fnmatchcase(name, pattern) for pattern in PICKLED):
-        return "pickled, which can run code where it is loaded"
     if any(name.count("/") == full.count("/") and fnmatchcase(name, full) for full in _full(patterns)):
         return None
-    return "no file of a model"
+    pickled = any(fnmatchcase(name, pattern) for pattern in PICKLED)
+    return "pickled, which can run code where it is loaded" if pickled else "no file of a model"
 
 
 def _full(patterns: tuple[str, ...]) -> Iterator[str]:
