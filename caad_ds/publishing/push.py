@@ -119,7 +119,7 @@ def _size(size: float) -> str:
 
 def _token() -> str:
     """The user's token; UserError where there is none, or none can be used."""
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise UserError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it (--dry-run needs no network)")
     try:
         token = get_token()
