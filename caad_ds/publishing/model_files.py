@@ -72,9 +72,9 @@ def model_files(folder: Path) -> ModelFiles:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, and links, which are not followed."""
+    """All files below a folder; links and hidden folders as they stand, without what is below them."""
     for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
             yield from _files(path)
         else:
             yield path

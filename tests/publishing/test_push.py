@@ -94,11 +94,11 @@ def test_the_token_stands_in_one_header_alone(hub, model, capsys):
 
 def test_files_that_do_not_belong_stay_here(hub, model, capsys):
     strangers = {
-        ".env": "hidden", ".cache/x": "hidden", "optimizer.pt": "pickled", "pytorch_model.bin": "pickled",
+        ".env": "hidden", ".cache": "hidden", "optimizer.pt": "pickled", "pytorch_model.bin": "pickled",
         "train.log": "no file of a model", "checkpoints/config.json": "no file of a model",
-        "encoder/.git/config": "hidden", "run.py": "no file of a model", "secrets.json": "no file of a model",
+        "encoder/.git": "hidden", "run.py": "no file of a model", "secrets.json": "no file of a model",
     }  # fmt: skip
-    for name in strangers:
+    for name in (*(strangers.keys() - {".cache", "encoder/.git"}), ".cache/x", "encoder/.git/config"):
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         (model / name).write_text("x")
     (model / "LICENSE").symlink_to("/etc/passwd")

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import ModelCard, constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -16,6 +17,7 @@ from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import is_hub_id, run_name
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # as the hub spells its identifiers
+HUB = "https://huggingface.co"
 UNKNOWN = "unknown"  # the hub's identifier of what nobody has said
 
 
@@ -61,9 +63,14 @@ def _base(role: str, value: str | dict[str, Any]) -> Base:
     if is_architecture(value):
         return Base(role, Path(value).stem, random=True)
     if is_hub_id(value):
-        return Base(role, value, value if _is_id(value) else None, **_licence(value))
-    folder = Path(value)
-    return Base(role, _called(folder), _hub_id_of(folder), **_licence(folder))
+        name, hub_id, found = value, value if _is_id(value) else None, _licence(value)
+    else:
+        folder = Path(value)
+        name, hub_id, found = _called(folder), _hub_id_of(folder), _licence(folder)
+    link = found.get("licence_link", "")
+    if link and not link.startswith("https://"):  # a file beside the base's card
+        found["licence_link"] = f"{HUB}/{hub_id}/blob/main/{quote(link)}" if hub_id else None
+    return Base(role, name, hub_id, **found)
 
 
 def _called(folder: Path) -> str:

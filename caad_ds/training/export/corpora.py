@@ -34,7 +34,8 @@ class Corpora(dict[str, tuple[int, float]]):
 
 def write_corpora(folder: Path, read: Iterable[tuple[Path, Corpora]]) -> None:
     """Keep the corpora of each folder of shards in a run's folder."""
-    write_json(folder / FILE, {str(shards): each for shards, each in read})
+    if found := {str(shards): each for shards, each in read}:  # of a stream there are none
+        write_json(folder / FILE, found)
 
 
 def read_corpora(folder: Path, shards: str) -> Corpora | None:

@@ -12,7 +12,7 @@ from caad_ds.config.schema import Config
 from caad_ds.models.reader import AFTER_AUDIO, Reader
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.training.export import README
-from caad_ds.training.export.bases import UNKNOWN, Base
+from caad_ds.training.export.bases import HUB, UNKNOWN, Base
 from caad_ds.training.export.corpora import Corpora, read_corpora
 from caad_ds.training.export.recipe import recipe
 from caad_ds.training.export.start_record import StartRecord
@@ -22,10 +22,10 @@ from caad_ds.utils.wording import short
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MISSING = "not recorded"
+OTHER = "other"  # the hub's identifier of a licence that has a name and a link of its own
 TASK = "audio-text-to-text"
 MOST_CORPORA = 20
 LONGEST_NOTE = 2000  # characters
-HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ def _front_matter(
 def _licence(bases: Sequence[Base]) -> dict[str, Any]:
     """The one licence that all bases have; where they have several, or one is not known, the hub's "unknown"."""
     found = {(base.licence, base.licence_name, base.licence_link) for base in bases if not base.random}
-    if len(found) != 1:
+    licence, name, link = found.pop() if len(found) == 1 else (None, None, None)
+    if licence is None or (licence == OTHER and not link):
         return {"license": UNKNOWN}
-    [(licence, name, link)] = found
     beside = {"license_name": name, "license_link": link}
-    return {"license": licence or UNKNOWN} | {key: value for key, value in beside.items() if licence and value}
+    return {"license": licence} | {key: one_line(value) for key, value in beside.items() if value}
 
 
 def _licence_text(base: Base) -> str:

@@ -94,6 +94,16 @@ def test_a_licence_by_name_keeps_its_name_and_link(read, hub, card):
     assert (data.license, data.license_name, data.license_link) == ("other", "own", "https://example.org/own")
 
 
+def test_a_link_beside_a_bases_card_leads_to_that_base(read, hub, card):
+    """Two bases that call theirs `LICENSE` have two licences."""
+    for name in ("lab/teacher", "lab/llm", "lab/ears"):
+        hub(name, "license: other\nlicense_link: LICENSE")
+    assert {base.licence_link for base in bases_of(read())} == {
+        f"https://huggingface.co/{name}/blob/main/LICENSE" for name in ("lab/teacher", "lab/llm", "lab/ears")
+    }
+    assert card(read(), model_type="caad_speech_lm").data.license == "unknown"
+
+
 def test_folders_are_named_without_their_path(read, hub, tmp_path):
     snapshot = hub("lab/ears", "license: mit")
     other = tmp_path / "somewhere" / "weights"
