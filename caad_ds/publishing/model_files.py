@@ -62,7 +62,9 @@ def model_files(folder: Path) -> ModelFiles:
         else:
             sent[name] = path.stat().st_size
     _check_weights(folder, sent, "")
-    if "encoder/config.json" in sent or (config["model_type"] == "caad_speech_lm" and not config.get("encoder")):
+    # Our own family's encoder is beside it, unless it has a hub id or is among the model's own weights.
+    elsewhere = config["model_type"] != "caad_speech_lm" or config.get("encoder") or config.get("encoder_config")
+    if "encoder/config.json" in sent or not elsewhere:
         read_json(folder / "encoder/config.json", WHOLE)
         _check_weights(folder, sent, "encoder/")
     for name in sent:

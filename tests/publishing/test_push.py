@@ -17,11 +17,6 @@ from tests.publishing.hub import standing_in
 from tests.root import ROOT
 
 TOKEN = "hf_" + "a1" * 17
-OWN = {
-    "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-    "tokenizer_config.json", "chat_template.jinja", "encoder/config.json", "encoder/model.safetensors",
-    "encoder/preprocessor_config.json",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -42,6 +37,12 @@ def saved(tmp_path_factory):
     save(folder, *tiny_parts())
     (folder / "README.md").write_text("---\ntags:\n- caad\n---\n\n# Mine\n")
     return folder
+
+
+@pytest.fixture
+def own(saved):
+    """The names of its files."""
+    return {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -69,15 +70,15 @@ def refusal(capsys):
     return told
 
 
-def test_a_model_goes_to_a_private_repository(hub, model, capsys):
+def test_a_model_goes_to_a_private_repository(hub, model, capsys, own):
     assert push(model, "--repo", "lab/student", "--message", "first") == 0
     [made] = hub.asked("POST /api/repos/create")
     assert (made["name"], made["organization"], made["visibility"]) == ("student", "lab", "private")
-    assert hub.files.keys() == OWN
-    assert {name: (model / name).read_bytes() for name in OWN} == hub.files
+    assert hub.files.keys() == own
+    assert {name: (model / name).read_bytes() for name in own} == hub.files
     assert hub.commits == [{"branch": "main", "summary": "first"}]
     printed = capsys.readouterr().out
-    assert "/lab/student (private)" in printed and f"{len(OWN)} files" in printed
+    assert "/lab/student (private)" in printed and f"{len(own)} files" in printed
 
 
 def test_the_token_stands_in_one_header_alone(hub, model, capsys):
@@ -92,29 +93,28 @@ def test_the_token_stands_in_one_header_alone(hub, model, capsys):
     assert TOKEN not in printed.out + printed.err
 
 
-def test_files_that_do_not_belong_stay_here(hub, model, capsys):
+def test_files_that_do_not_belong_stay_here(hub, model, capsys, own):
     strangers = {
         ".env": "hidden", ".cache": "hidden", "optimizer.pt": "pickled", "pytorch_model.bin": "pickled",
         "train.log": "no file of a model", "checkpoints/config.json": "no file of a model",
-        "encoder/.git": "hidden", "run.py": "no file of a model", "secrets.json": "no file of a model",
+        "encoder/.git": "hidden", "run.sh": "no file of a model", "secrets.json": "no file of a model",
     }  # fmt: skip
     for name in (*(strangers.keys() - {".cache", "encoder/.git"}), ".cache/x", "encoder/.git/config"):
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         (model / name).write_text("x")
     (model / "LICENSE").symlink_to("/etc/passwd")
     assert push(model, "--repo", "lab/student") == 0
-    assert hub.files.keys() == OWN
+    assert hub.files.keys() == own
     printed = capsys.readouterr().out
     assert all(f"left out  {name!r} ({why}" in printed for name, why in strangers.items()), printed
     assert "left out  'LICENSE' (a link)" in printed
 
 
-def test_code_goes_with_a_model_that_brings_its_own(hub, model):
-    config = json.loads((model / "config.json").read_text()) | {"auto_map": {"AutoModel": "own.Own"}}
-    (model / "config.json").write_text(json.dumps(config))
+def test_code_goes_with_a_model_that_brings_its_own(hub, model, own):
+    changed_config(model, auto_map={"AutoModel": "own.Own"})
     (model / "own.py").write_text("")
     assert push(model, "--repo", "lab/student") == 0
-    assert hub.files.keys() == OWN | {"own.py"}
+    assert hub.files.keys() == own | {"own.py"}
 
 
 def test_a_dry_run_needs_neither_network_nor_token(model, monkeypatch, capsys):
@@ -125,12 +125,12 @@ def test_a_dry_run_needs_neither_network_nor_token(model, monkeypatch, capsys):
     assert f"{(model / 'model.safetensors').stat().st_size / 1000:.3g} kB  model.safetensors" in printed
 
 
-def test_a_public_repository_is_refused_unless_public_is_asked_for(hub, model, refusal, capsys):
+def test_a_public_repository_is_refused_unless_public_is_asked_for(hub, model, refusal, capsys, own):
     hub.repositories["lab/student"] = False
     assert "it is there and is public; add --public" in refusal(model)
     assert not hub.files and not hub.asked("POST /api/repos/create")
     assert push(model, "--repo", "lab/student", "--public") == 0
-    assert hub.files.keys() == OWN
+    assert hub.files.keys() == own
 
 
 def test_a_new_repository_is_public_where_that_is_asked_for(hub, model):
@@ -153,18 +153,18 @@ def test_a_branch_is_made_where_it_is_named(hub, model):
     assert hub.commits[0]["branch"] == "trial"
 
 
-def test_the_streamed_upload_sends_the_same(hub, model, monkeypatch):
+def test_the_streamed_upload_sends_the_same(hub, model, monkeypatch, own):
     """What the client does where hf_xet is installed, of files that the hub takes without it."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     hub.large = "nothing"
     assert push(model, "--repo", "lab/student") == 0
-    assert {name: (model / name).read_bytes() for name in OWN} == hub.files
+    assert {name: (model / name).read_bytes() for name in own} == hub.files
 
 
-def test_a_runs_folder_stands_for_its_model(hub, model):
+def test_a_runs_folder_stands_for_its_model(hub, model, own):
     (model.parent / "checkpoints").mkdir()
     assert push(model.parent, "--repo", "lab/student") == 0
-    assert hub.files.keys() == OWN
+    assert hub.files.keys() == own
 
 
 @pytest.mark.parametrize(
@@ -233,11 +233,20 @@ def half_written(model):
     (model / ".README.md.123.partial").touch()
 
 
+def changed_config(model, **values):
+    config = json.loads((model / "config.json").read_text()) | values
+    (model / "config.json").write_text(json.dumps(config))
+
+
 def no_encoder(model):
-    shutil.rmtree(model / "encoder")
+    changed_config(model, encoder=None, encoder_config=None)
+    shutil.rmtree(model / "encoder", ignore_errors=True)
 
 
 def cut_encoder(model):
+    no_encoder(model)
+    (model / "encoder").mkdir()
+    (model / "encoder/config.json").write_text("{}")
     (model / "encoder/model.safetensors").write_bytes(b"")
 
 
@@ -254,8 +263,7 @@ def token_in_card(model):
 
 
 def own_path(model):
-    config = json.loads((model / "config.json").read_text()) | {"encoder": str(model / "encoder")}
-    (model / "config.json").write_text(json.dumps(config))
+    changed_config(model, encoder=str(model))
 
 
 def parts_without_index(model):
@@ -291,17 +299,17 @@ def test_what_is_no_whole_model_is_refused_before_the_hub_is_asked(hub, model, r
     assert not hub.heard
 
 
-def test_weights_in_several_files_are_sent_with_their_index(hub, model):
+def test_weights_in_several_files_are_sent_with_their_index(hub, model, own):
     weights = load_file(model / "model.safetensors")
     names = sorted(weights)
     parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for file, own in parts.items():
-        save_file({name: weights[name] for name in own}, model / file)
-    index = {"weight_map": {name: file for file, own in parts.items() for name in own}}
+    for file, held in parts.items():
+        save_file({name: weights[name] for name in held}, model / file)
+    index = {"weight_map": {name: file for file, held in parts.items() for name in held}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     (model / "model.safetensors").unlink()
     assert push(model, "--repo", "lab/student") == 0
-    assert hub.files.keys() == OWN - {"model.safetensors"} | {*parts, "model.safetensors.index.json"}
+    assert hub.files.keys() == own - {"model.safetensors"} | {*parts, "model.safetensors.index.json"}
 
 
 def test_what_no_folder_is_named_by_is_no_hub_id(hub, refusal):
