@@ -2,15 +2,18 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from caad_ds.cli import main
 from caad_ds.config.reading import load_config
+from caad_ds.config.schema import Config
 from caad_ds.data.index import ShardIndex
 from caad_ds.training.devices import DEVICES, known_peak
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.formulas import Heads
+from caad_ds.training.plan.meta_models import numel, student_of, teacher_described, teacher_of
 from caad_ds.training.plan.plan import plan
 from tests.config.test_shipped_configs import RUNS
 from tests.root import CONFIGS, ROOT
@@ -28,18 +31,45 @@ GIVEN = ["--samples", "1000", "--tokens", "136"]
 ZERO = {"stage": 2, "reduce_bucket_size": 1000, "overlap_comm": True}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_shipped_config(path, monkeypatch):
-    """Without weights, data, processors or the network: hub ids are those of shipped architectures."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+# A run of each kind of teacher and student; the other shipped ones differ from these in sizes and settings.
+REHEARSED = {
+    "demo/caad", "demo/teacher", "paper/caad", "recorded/caad", "qwen2_audio/small", "qwen2_audio/speech_lm",
+    "qwen2_5_omni/small", "voxtral/small",
+}  # fmt: skip
+
+
+def name(path: Path) -> str:
+    """Folder and name of a shipped config."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def shipped(path: Path, monkeypatch) -> tuple[Config, str | None]:
+    """A shipped config and the teacher that its plan names; without weights, data, processors or the network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # hub ids are those of shipped architectures
     here = [f"student.encoder={ROOT / 'examples/demo/teacher_model/encoder'}"]  # the demo's teacher.yaml trains its own
-    cfg = load_config(path, here if (path.parent.name, path.name) == ("demo", "teacher.yaml") else [])
+    cfg = load_config(path, here if name(path) == "demo/teacher" else [])
     teacher = {"paper": LLAMA, "recorded": str(CONFIGS / "recorded/teacher.yaml")}.get(path.parent.name)
-    found = plan(cfg, teacher=teacher if cfg.teacher else None, samples=1000, tokens=136)
+    return cfg, teacher if cfg.teacher else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in RUNS if name(path) in REHEARSED], ids=name)
+def test_shipped_configs(path, monkeypatch):
+    cfg, teacher = shipped(path, monkeypatch)
+    found = plan(cfg, teacher=teacher, samples=1000, tokens=136)
     assert found.flops["online"]["total"] > 0 and found.hours["online"] > 0
     assert all(parts["peak"] > parts["student"] for parts in found.memory.values())
     assert ("cached" in found.memory) == (cfg.teacher is not None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in RUNS if name(path) not in REHEARSED], ids=name)
+def test_models_of_the_other_shipped_configs(path, monkeypatch):
+    cfg, teacher = shipped(path, monkeypatch)
+    described = teacher_described(cfg, teacher)
+    student = student_of(cfg, described)
+    assert 0 < numel(student.lm.module, trained=True) <= numel(student.lm.module)
+    assert described is None or numel(teacher_of(cfg, described).lm.module) >= numel(student.lm.module)
 
 
 def test_tables_of_a_run(world, tmp_path, capsys):
