@@ -110,7 +110,7 @@ def values(work: Path, tiny: bool) -> dict[str, dict]:
     values["data"]["train"] = str(work / "shards")
     values["teacher"]["path"] = str(work / "teacher")
     values["student"] |= {
-        "llm": str(work / "student"), "encoder": str(work / "teacher/encoder"), "tokenizer": str(work / "teacher"),
+        "llm": str(work / "student"), "encoder": str(work / "teacher"), "tokenizer": str(work / "teacher"),
     }  # fmt: skip
     if tiny:
         values["student"] |= {"taps": [0, 1], "window_seconds": 6, "qformer_heads": 2}

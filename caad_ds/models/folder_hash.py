@@ -26,7 +26,7 @@ def model_hash(model: str | Path) -> str:
         files |= {path.relative_to(folder): path for path in folder.glob(PICKLED)}
     config = read_json(folder / "config.json", "give the folder of a model")
     encoder = Path(encoder_of(folder, config.get("encoder")))
-    if encoder.is_dir():
+    if encoder.is_dir() and encoder != folder:
         files |= {Path("encoder", path.name): path for path in encoder.iterdir()}
     elif encoder.is_file():
         files[Path("encoder")] = encoder

@@ -18,6 +18,11 @@ AFTER_AUDIO, NO_TRANSCRIPT = "after_audio", "none"
 TRANSCRIPT = "caad_transcript"  # key in tokenizer_config.json, where a model's is not what its family has
 
 
+def holds_transcripts(tokenizer: Any) -> bool:
+    """Whether the prompts of a model of our own family hold transcriptions, by its tokenizer's settings."""
+    return tokenizer.init_kwargs.get(TRANSCRIPT, AFTER_AUDIO) == AFTER_AUDIO
+
+
 @dataclass(frozen=True)
 class Features:
     """What a model takes of U audios: `audio` has a row for each, `positions` how many each has in the text."""

@@ -10,7 +10,7 @@ from transformers import AutoConfig, pipeline
 from caad_ds.data.audio.decode import SAMPLE_RATE
 from caad_ds.generation.question import Recording
 from caad_ds.models import auto
-from caad_ds.models.speech_lm.folder import encoder_of
+from caad_ds.models.speech_lm.folder import encoder_of, named_encoder
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
@@ -26,7 +26,8 @@ def whisper_of(model: Path) -> str:
     config = read_json(folder / "config.json", "give the folder of a model")
     if (kind := config.get("model_type")) != SpeechLMConfig.model_type:
         raise UserError(f"--transcribe: the encoder of {model}, a {kind}, has no decoder that transcribes; {NAME_ONE}")
-    source = encoder_of(folder, config.get("encoder"))
+    named = config.get("encoder")
+    source = named_encoder(folder, named) if named else encoder_of(folder, None)
     if isinstance(source, Path):  # the encoder's weights alone
         source = _of_run(folder) or source
     try:

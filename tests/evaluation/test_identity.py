@@ -4,10 +4,12 @@ import json
 import shutil
 
 import soundfile
+from safetensors.torch import load_file, save_file
 
 from caad_ds.evaluation.benchmarks.benchmark import load
 from caad_ds.evaluation.identity import fingerprint
 from caad_ds.models.folder_hash import model_hash
+from tests.root import ROOT
 
 
 def change(file):
@@ -18,15 +20,20 @@ def change(file):
 
 
 def test_the_hash_of_a_model_has_its_encoder_in_it_wherever_it_stands(model_folder, tmp_path):
+    """Among the model's weights, or in folders of before in one beside them or at the hub."""
     own = shutil.copytree(model_folder, tmp_path / "own")
     assert model_hash(own) == model_hash(model_folder)
-    twin = tmp_path / "own" / "twin"
-    shutil.copytree(model_folder, twin, ignore=shutil.ignore_patterns("encoder"))
+    weights = load_file(own / "model.safetensors")
+    weights["encoder.whisper.conv1.bias"][0] += 1
+    save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
+    assert model_hash(own) != model_hash(model_folder)
+    old = shutil.copytree(ROOT / "examples/demo/teacher_model", tmp_path / "old")
+    twin = old / "twin"
     config = json.loads((twin / "config.json").read_text())
-    (twin / "config.json").write_text(json.dumps({**config, "encoder": "../encoder"}))
-    before = model_hash(own), model_hash(twin)
-    change(own / "encoder" / "model.safetensors")
-    after = model_hash(own), model_hash(twin)
+    assert config["encoder"] == "../encoder"
+    before = model_hash(old), model_hash(twin)
+    change(old / "encoder" / "model.safetensors")
+    after = model_hash(old), model_hash(twin)
     assert before[0] != after[0] and before[1] != after[1]
     (twin / "config.json").write_text(json.dumps({**config, "encoder": "openai/whisper-small"}))
     assert model_hash(twin) not in (before[1], after[1])

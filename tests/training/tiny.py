@@ -119,7 +119,7 @@ def config(world: Path, out: Path, **changes: dict | None) -> Path:
             "path": str(world / "teacher"), "negative": "zero_mel", "deepspeed": str(world / "teacher.json"),
         },
         "student": {
-            "llm": llama(1, vocabulary, 16), "encoder": str(world / "teacher/encoder"), "taps": [0, 1],
+            "llm": llama(1, vocabulary, 16), "encoder": str(world / "teacher"), "taps": [0, 1],
             "window_seconds": 1, "num_queries": 4, "qformer_layers": 1, "qformer_heads": 2, "train": "all",
             "deepspeed": str(world / "student.json"),
         },

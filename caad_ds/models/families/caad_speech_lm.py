@@ -16,7 +16,7 @@ from caad_ds.data.batch import Audio, Batch, len_of
 from caad_ds.models.audio_lm import AudioLM, NamedTensors
 from caad_ds.models.language_model.layers import keep_first_layers
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
-from caad_ds.models.reader import AFTER_AUDIO, TRANSCRIPT, Features, Reader
+from caad_ds.models.reader import Features, Reader, holds_transcripts
 from caad_ds.models.speech_lm import adapters
 from caad_ds.models.speech_lm import folder as folders
 from caad_ds.models.speech_lm.embed import merge_audio
@@ -42,8 +42,7 @@ class SpeechReader(Reader):
         self.encoder = encoder
         self.longest_seconds = encoder.window_seconds
         self.window = encoder.window_seconds * SAMPLE_RATE
-        transcripts = tokenizer.init_kwargs.get(TRANSCRIPT, AFTER_AUDIO) == AFTER_AUDIO
-        self.prompts = PromptEncoder(tokenizer, num_queries, transcripts=transcripts, **prompts)
+        self.prompts = PromptEncoder(tokenizer, num_queries, transcripts=holds_transcripts(tokenizer), **prompts)
 
     def features(self, waveforms: Sequence[np.ndarray]) -> Features:
         """Log-mel `features` float32 [U, mel, frames], and K positions for each."""

@@ -17,11 +17,11 @@ from caad_ds.data.markers import AUDIO
 from caad_ds.data.record import PromptRecord
 from caad_ds.models.prompts.audio_spans import AudioSpans, MarkedText, render
 from caad_ds.models.prompts.control_tokens import SPAN, check_texts, control_tokens, plain_markers
+from caad_ds.models.whisper_qformer.prompt_ids import PIECES, WHOLE, prompt_ids
 from caad_ds.utils.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function", "ipython")
 FORM = "caad_prompt"  # key in tokenizer_config.json: how the ids of a record are made
-WHOLE, PIECES = "whole", "pieces"
 CONTENT, ANSWER = "qzxv", "vxzq"  # stand for texts where the template's own are wanted
 
 
@@ -265,13 +265,11 @@ class PromptEncoder:
 
     def _ids(self, text: str, answer: str | None) -> tuple[list[int], list[int]]:
         """Ids of prompt and answer, the prompt's with one id per audio."""
-        if self.form == PIECES:
-            first, *rest = map(self._tokens, text.split(self.spans.mark))
-            ids = first + [number for piece in rest for number in (self._audio, *piece)]
-            return ids, self._tokens(answer or "")
-        ids = self._tokens(text)
+        ids = prompt_ids(self._reader, text, self.spans.mark, self.form)
         if answer is None:
             return ids, []
+        if self.form == PIECES:
+            return ids, self._tokens(answer)
         whole = self._tokens(text + answer)
         if whole[: len(ids)] == ids:
             return ids, whole[len(ids) :]

@@ -1,5 +1,6 @@
 """A Whisper encoder of a checkpoint or of an architecture file, and the folder that it is written to."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -12,12 +13,16 @@ from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import read_json
+
+INSIDE = "encoder.whisper."  # what the names of its weights begin with among those of a speech model
 
 
 def load_encoder(name: str | Path, taps: list[int], window_seconds: int, final_norm: bool = True) -> SpeechEncoder:
     """Load a Whisper encoder cut to `window_seconds` (whole seconds).
 
-    `name` is a hub id or a folder, or an architecture file (.json) for one with random weights.
+    `name` is a hub id or a folder, also that of a speech model, or an architecture file (.json) for one with random
+    weights.
 
     Raises:
         UserError: there is none, or it has not these layers or not that window.
@@ -43,12 +48,19 @@ def unloaded_encoder(name: str | Path, taps: list[int], window_seconds: int) -> 
     UserError where there is none.
     """
     try:
-        config = WhisperConfig.from_pretrained(name)
+        config = config_inside(name) or WhisperConfig.from_pretrained(name)
         extractor = WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name}: no Whisper encoder that loads ({reason}); give a whole folder") from error
     return SpeechEncoder(WhisperEncoder(config), extractor, taps)
+
+
+def config_inside(name: str | Path) -> WhisperConfig | None:
+    """The config of the encoder whose weights are among those of a speech model in a folder; None where none is."""
+    file = Path(name) / "config.json"
+    values = read_json(file, "give a whole folder") if file.is_file() else {}
+    return WhisperConfig(**values["encoder_config"]) if values.get("encoder_config") else None
 
 
 def save_encoder(folder: str | Path, encoder: SpeechEncoder) -> None:
@@ -65,7 +77,13 @@ def save_encoder(folder: str | Path, encoder: SpeechEncoder) -> None:
 
 
 def _pretrained_whisper(name: str | Path, window_seconds: int) -> tuple[WhisperEncoder, WhisperFeatureExtractor]:
-    whisper = pretrained(WhisperModel, name, "Whisper encoder", dtype=torch.float32).get_encoder()
+    if config := config_inside(name):
+        ours = {rf"^{re.escape(INSIDE)}": ""}
+        whisper = pretrained(
+            WhisperEncoder, name, "Whisper encoder", dtype=torch.float32, config=config, key_mapping=ours
+        )
+    else:
+        whisper = pretrained(WhisperModel, name, "Whisper encoder", dtype=torch.float32).get_encoder()
     try:
         return whisper, WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
     except OSError as error:

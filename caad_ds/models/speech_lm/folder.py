@@ -1,19 +1,20 @@
-"""A model folder: SpeechLM, encoder and tokenizer, read and written together.
+"""A model folder: SpeechLM, encoder, tokenizer and processor, read and written together.
 
-Once this is imported, transformers' `AutoConfig` and `AutoModel` know a SpeechLM, also one with adapters.
+Once this is imported, transformers' auto classes know a SpeechLM, also one with adapters, without a folder's own code.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, GenerationConfig
+from transformers import GenerationConfig
 
 from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.llm import check_llm, check_vocabulary, load_tokenizer
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.prompt_encoder import FORM, form_of
-from caad_ds.models.speech_lm.encoder_folder import load_encoder, save_encoder, unloaded_encoder
+from caad_ds.models.speech_lm.encoder_folder import config_inside, load_encoder, unloaded_encoder
+from caad_ds.models.speech_lm.huggingface import save_whole
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
@@ -28,9 +29,9 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Speech
     model: SpeechLM = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
     config = model.config
     source = encoder_of(folder, config.encoder)
-    if isinstance(source, Path):
-        config.encoder = None  # a relative path means nothing to a copy of this model: it gets the weights
-    encoder = load_encoder(source, config.taps or [], config.window_seconds, final_norm=config.connector != "desta")
+    if source != folder and isinstance(source, Path):
+        config.encoder = None  # a relative path means nothing to a copy of this model
+    encoder = load_encoder(source, config.taps or [], config.window_seconds, final_norm=config.final_norm)
     generation = folder / "generation_config.json"
     if generation.is_file():
         model.llm.generation_config = GenerationConfig.from_pretrained(folder)
@@ -51,24 +52,23 @@ def load_reading(folder: Path) -> tuple[Any, SpeechEncoder, int]:
 
 
 def encoder_of(folder: Path, encoder: str | None) -> str | Path:
-    """Where the encoder of a model folder is that its config calls `encoder`: a folder, or else a hub id."""
+    """Where the weights of the encoder of a model folder are: among its own, or where its config's `encoder` says."""
+    return folder if config_inside(folder) else named_encoder(folder, encoder)
+
+
+def named_encoder(folder: Path, encoder: str | None) -> str | Path:
+    """What a model folder's config calls `encoder`: a folder, or else a hub id."""
     beside = folder / (encoder or "encoder")
     return beside if encoder is None or beside.is_dir() else encoder
 
 
 def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:
-    """Write a model folder that `load` reads; the encoder's weights only if the config names no hub id for it."""
-    model.save_pretrained(folder)
+    """Write a model folder that `load` reads, and transformers by the code that is copied into it."""
+    folder = Path(folder)
     tokenizer.init_kwargs[FORM] = form_of(tokenizer)
-    # By hand: transformers refuses to write settings of sampling that it reads, and SpeechLM itself has no such file.
-    text = model.llm.generation_config.to_json_string()
-    (Path(folder) / "generation_config.json").write_text(text, encoding="utf-8")
+    save_whole(folder, model, encoder, tokenizer)
     tokenizer.save_pretrained(folder)
-    if model.config.encoder is None:
-        save_encoder(Path(folder) / "encoder", encoder)
-    follow_umask(Path(folder))
+    follow_umask(folder)
 
 
-AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig)
-AutoModel.register(SpeechLMConfig, SpeechLM)
 SpeechLM.inject_adapters = staticmethod(lora.inject)

@@ -36,12 +36,12 @@ class SpeechEncoder(nn.Module):
         self.adapters: dict | None = None
 
     @classmethod
-    def from_config(cls, config: WhisperConfig, taps: list[int]) -> "SpeechEncoder":
-        """A randomly initialised encoder, for training one and for tests."""
+    def from_config(cls, config: WhisperConfig, taps: list[int], final_norm: bool = True) -> "SpeechEncoder":
+        """A randomly initialised encoder."""
         extractor = WhisperFeatureExtractor(
             feature_size=config.num_mel_bins, chunk_length=config.max_source_positions // POSITIONS_PER_SECOND
         )
-        return cls(WhisperEncoder(config), extractor, taps)
+        return cls(WhisperEncoder(config), extractor, taps, final_norm)
 
     @property
     def dim(self) -> int:

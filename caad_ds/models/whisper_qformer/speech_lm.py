@@ -15,7 +15,11 @@ from .qformer import QFormerConnector
 
 
 class SpeechLM(PreTrainedModel):
-    """Connector and causal LM of a speech language model; the encoder that feeds it is a `SpeechEncoder`."""
+    """Connector and causal LM of a speech language model; the encoder that feeds it is a `SpeechEncoder`.
+
+    Training's engines hold this module, and checkpoints have its names; `SpeechLMForConditionalGeneration` adds the
+    encoder.
+    """
 
     config: SpeechLMConfig
     llm: PreTrainedModel
@@ -27,6 +31,9 @@ class SpeechLM(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+        r"^encoder\."
+    ]  # a model folder has the encoder's weights too
     # PEFT's adapters need PEFT: caad_ds sets this where it reads model folders.
     inject_adapters: ClassVar[Callable[[PreTrainedModel, dict[str, Any]], None] | None] = None
 

@@ -189,7 +189,7 @@ def _speech_lm(described: Described) -> SpeechAudioLM:
     """The model of a folder of our own family."""
     config = SpeechLMConfig(**deepcopy(described.values))
     source = encoder_of(described.folder or Path(), config.encoder)
-    encoder = _encoder(describe(str(source)), config.taps or [], config.window_seconds, config.connector != "desta")
+    encoder = _encoder(describe(str(source)), config.taps or [], config.window_seconds, config.final_norm)
     with torch.device("meta"):
         return _speech(SpeechLM(config), encoder)
 
@@ -202,6 +202,8 @@ def _speech(model: SpeechLM, encoder: SpeechEncoder) -> SpeechAudioLM:
 
 
 def _encoder(described: Described, taps: list[int], seconds: int, final_norm: bool) -> SpeechEncoder:
+    if inside := described.values.get("encoder_config"):  # a speech model with its encoder
+        described = Described(inside, described.name)
     if described.kind != "whisper":
         raise UserError(f"{described.name}: its model_type is {described.kind}; an encoder's must be whisper")
     config = WhisperConfig(**described.values)

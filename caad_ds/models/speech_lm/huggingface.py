@@ -1,0 +1,108 @@
+"""What lets transformers run a model folder without this package: processor, generation config, code."""
+
+import shutil
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
+
+from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder, end_tokens, form_of
+from caad_ds.models.reader import holds_transcripts
+from caad_ds.models.speech_lm.encoder_folder import INSIDE
+from caad_ds.models.whisper_qformer import processor
+from caad_ds.models.whisper_qformer.conditional_generation import SpeechLMForConditionalGeneration
+from caad_ds.models.whisper_qformer.config import SpeechLMConfig
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.processor import CaadSpeechLMProcessor
+from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
+from caad_ds.utils.errors import UserError
+
+MAX_NEW_TOKENS = 128  # of an answer by transformers, unless it is asked for another number
+CODE = Path(processor.__file__).parent  # its modules are copied beside the weights
+AUTO_MAP = {
+    "AutoConfig": "config.SpeechLMConfig",
+    "AutoModel": "conditional_generation.SpeechLMForConditionalGeneration",
+    "AutoModelForMultimodalLM": "conditional_generation.SpeechLMForConditionalGeneration",
+}
+PROCESSOR_MAP = {"AutoProcessor": "processor.CaadSpeechLMProcessor"}
+
+
+def save_whole(folder: Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:
+    """Write config, weights with the encoder's among them, generation config, processor and code.
+
+    The tokenizer is not written. Without a processor, with a warning, where it would write other prompts than training.
+    """
+    reading = processor_of(encoder, tokenizer, model.config.num_queries)
+    inside = {INSIDE + name: weight for name, weight in encoder.whisper.state_dict().items()}
+    model.save_pretrained(folder, state_dict=model.state_dict() | inside)
+    config = deepcopy(model.config)
+    config.architectures = [SpeechLMForConditionalGeneration.__name__]
+    config.encoder_config, config.audio_token_id = deepcopy(encoder.whisper.config), reading.audio_token_id
+    config.encoder_config.name_or_path = ""  # a path of this machine
+    config.auto_map = AUTO_MAP
+    config.save_pretrained(folder)
+    generation_of(model, tokenizer, reading.audio_token_id).save_pretrained(folder)
+    if reads_alike(reading, tokenizer):
+        reading.auto_map = PROCESSOR_MAP
+        reading.to_json_file(folder / "processor_config.json")
+    else:
+        warnings.warn(
+            f"{folder}: the chat template of {tokenizer.name_or_path} writes other prompts through transformers' "
+            "processors than in training, so that the folder has no processor; ask the model with caad-ds",
+            stacklevel=2,
+        )
+        encoder.extractor.save_pretrained(folder)
+    for module in sorted(CODE.glob("[!_]*.py")):
+        shutil.copyfile(module, folder / module.name)
+
+
+def processor_of(encoder: SpeechEncoder, tokenizer: Any, num_queries: int) -> CaadSpeechLMProcessor:
+    """The processor of transformers that writes the prompts which `PromptEncoder` writes."""
+    return CaadSpeechLMProcessor(
+        encoder.extractor, deepcopy(tokenizer), num_queries, AUDIO, START_AUDIO, END_AUDIO,
+        transcripts=holds_transcripts(tokenizer), form=form_of(tokenizer),
+    )  # fmt: skip
+
+
+def reads_alike(reading: CaadSpeechLMProcessor, tokenizer: Any) -> bool:
+    """Whether the processor's ids of a prompt are those of training, of two clips of which one has a transcription."""
+    prompts = PromptEncoder(tokenizer, reading.num_queries, transcripts=reading.transcripts)
+    texts, question = ["it is heard", ""], "What is it?"
+    record: Any = {
+        "id": "probe",
+        "audios": [{"path": "", "text": text} for text in texts],
+        "messages": [{"role": "user", "content": user_content(question, audios=len(texts))}],
+    }
+    try:
+        ids, is_audio = prompts.prompt(record)
+    except UserError:  # the words of the probe are none of this tokenizer's
+        return True
+    silence = np.zeros(1600, np.float32)
+    transcribed = [{"type": "audio", "audio": silence, **({"text": t} if reading.transcripts else {})} for t in texts]
+    chat = [{"role": "user", "content": [*transcribed, {"type": "text", "text": question}]}]
+    options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True}
+    found = reading.apply_chat_template(chat, **options)["input_ids"][0]
+    return found == [reading.audio_token_id if heard else each for each, heard in zip(ids, is_audio, strict=True)]
+
+
+def generation_of(model: SpeechLM, tokenizer: Any, audio: int) -> GenerationConfig:
+    """How transformers' `generate` answers as `caad-ds ask` does: greedily, to the same end tokens."""
+    ends = end_tokens(tokenizer, model.llm.generation_config.eos_token_id)
+    in_vocabulary = audio < len(tokenizer) and audio not in ends
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=MAX_NEW_TOKENS,
+        eos_token_id=ends if len(ends) > 1 else ends[0],
+        pad_token_id=tokenizer.eos_token_id,
+        suppress_tokens=[audio] if in_vocabulary else None,
+    )
+
+
+AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig)
+for auto in (AutoModel, AutoModelForMultimodalLM):
+    auto.register(SpeechLMConfig, SpeechLMForConditionalGeneration)
+AutoProcessor.register(SpeechLMConfig, CaadSpeechLMProcessor)

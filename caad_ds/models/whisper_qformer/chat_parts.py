@@ -1,0 +1,32 @@
+"""The beginning of a chat template that writes contents of parts, text and audio, as one text with marked audio."""
+
+
+def with_audio_parts(template: str, before: str, mark: str, after: str, transcripts: bool) -> str:
+    """Return a chat template that takes contents of parts, and passes them to `template` as texts.
+
+    An audio stands there as `before`, `mark`, its transcription (`text` of its part) if there are `transcripts`,
+    `after` and a line break. A template that does so already is returned as it is.
+    """
+    heard = "(part['text'] or '')" if transcripts else "''"
+    head = (
+        "{%- set heard = namespace(messages=[]) -%}\n"
+        "{%- for message in messages -%}\n"
+        "{%- if message['content'] is string -%}\n"
+        "{%- set heard.messages = heard.messages + [message] -%}\n"
+        "{%- else -%}\n"
+        "{%- set written = namespace(text='') -%}\n"
+        "{%- for part in message['content'] -%}\n"
+        "{%- if part['type'] == 'text' -%}\n"
+        "{%- set written.text = written.text + part['text'] -%}\n"
+        "{%- elif part['type'] == 'audio' -%}\n"
+        f"{{%- set written.text = written.text + '{before}{mark}' + {heard} + '{after}\\n' -%}}\n"
+        "{%- else -%}\n"
+        "{{- raise_exception('a content has parts of text and audio alone') -}}\n"
+        "{%- endif -%}\n"
+        "{%- endfor -%}\n"
+        "{%- set heard.messages = heard.messages + [dict(message, content=written.text)] -%}\n"
+        "{%- endif -%}\n"
+        "{%- endfor -%}\n"
+        "{%- set messages = heard.messages %}\n"
+    )
+    return template if template.startswith(head) else head + template

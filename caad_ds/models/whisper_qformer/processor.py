@@ -1,0 +1,154 @@
+"""From chats and waveforms to the inputs of the model, and from its tokens to text, as transformers' processors do."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature, ProcessorMixin
+from transformers.audio_utils import make_list_of_audio
+
+from .chat_parts import with_audio_parts
+from .prompt_ids import WHOLE, prompt_ids, spread
+
+
+class SpeechInputs(BatchFeature):
+    """Inputs of the model, whose features stay in float32, as the encoder does, where the others are cast."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "SpeechInputs":
+        """Send all of them to a device, and cast what is not features."""
+        features = self.data.get("input_features")
+        super().to(*args, **kwargs)
+        if features is not None:
+            self.data["input_features"] = features.to(self.data["input_features"].device)
+        return self
+
+
+class CaadSpeechLMProcessor(ProcessorMixin):
+    """A tokenizer and a Whisper feature extractor, with the prompts of a `SpeechLM`.
+
+    In a chat an audio is a part `{"type": "audio", "audio": FILE_OR_SAMPLES, "text": TRANSCRIPTION}`; the transcription
+    may be left out, and is not used by a model whose prompts hold none (`transcripts`). In a text, `audio_token` stands
+    for an audio. The tokenizer gets that token, if it has not got it; `form` is how a prompt is tokenised.
+    """
+
+    auto_map: dict[str, str]  # of a processor that is saved
+
+    def __init__(
+        self,
+        feature_extractor,
+        tokenizer,
+        num_queries,
+        audio_token,
+        audio_bos_token,
+        audio_eos_token,
+        transcripts=True,
+        form=WHOLE,
+        chat_template=None,
+    ):
+        tokenizer.add_tokens([audio_token], special_tokens=True)
+        self.num_queries = num_queries
+        self.audio_token = audio_token
+        self.audio_bos_token = audio_bos_token
+        self.audio_eos_token = audio_eos_token
+        self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
+        self.transcripts = transcripts
+        self.form = form
+        template = chat_template if isinstance(chat_template, str) else tokenizer.get_chat_template()
+        template = with_audio_parts(template, audio_bos_token, audio_token, audio_eos_token, transcripts)
+        super().__init__(feature_extractor, tokenizer, chat_template=template)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        videos: Any = None,
+        audio: Any = None,
+        *,
+        return_tensors: str | None = None,
+        padding: bool | str = True,
+        padding_side: str = "left",
+        sampling_rate: int | None = None,
+        add_special_tokens: bool = False,
+    ) -> SpeechInputs:
+        """`input_ids` and `attention_mask` [B, S] of prompts, and `input_features` [A, mel, frames] of their audios.
+
+        Args:
+            images: none.
+            text: B prompts, as the chat template writes them, or one.
+            videos: none.
+            audio: waveforms, mono at 16 kHz, or files, of all prompts in order of appearance; or one.
+            return_tensors: "pt" for tensors.
+            padding: to the longest prompt, or not at all (False).
+            padding_side: "left", as generation needs it, or "right".
+            sampling_rate: of the waveforms; another one than the encoder's is refused.
+            add_special_tokens: without effect: the chat template writes them.
+
+        Raises:
+            ValueError: an audio is longer than the encoder's window, or there are not as many as the prompts mark.
+        """
+        if images is not None or videos is not None or text is None:
+            raise ValueError("give text, and audio if the text marks some; there are no images or videos")
+        texts = [text] if isinstance(text, str) else list(text)
+        marked = sum(each.count(self.audio_token) for each in texts)
+        waveforms = [] if audio is None else self._waveforms(audio, sampling_rate)
+        if marked != len(waveforms):
+            raise ValueError(f"{marked} {self.audio_token} in the text but {len(waveforms)} audios; make them equal")
+        rows = [
+            spread(prompt_ids(self.tokenizer, each, self.audio_token, self.form), self.audio_token_id, self.num_queries)
+            for each in texts
+        ]
+        data: dict[str, Any] = self._padded(rows, padding, padding_side)
+        if waveforms:
+            rate = self.feature_extractor.sampling_rate
+            data["input_features"] = self.feature_extractor(waveforms, sampling_rate=rate)["input_features"]
+        return SpeechInputs(data, tensor_type=return_tensors)
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of any processor; a transcription that the model's prompts do not hold is warned of."""
+        if not self.transcripts and any(part.get("text") for part in _audio_parts(conversation)):
+            warnings.warn("text: this model's prompt holds no transcription; it is not used", stacklevel=2)
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What the model takes."""
+        return ["input_ids", "attention_mask", "input_features"]
+
+    def _waveforms(self, audio: Any, sampling_rate: int | None) -> list[Any]:
+        rate = self.feature_extractor.sampling_rate
+        if sampling_rate not in (None, rate):
+            raise ValueError(f"audio at {sampling_rate} Hz; give it at {rate} Hz")
+        waveforms = list(make_list_of_audio(self.feature_extractor.fetch_audio(audio)))
+        if shapes := [np.shape(each) for each in waveforms if np.ndim(each) != 1]:
+            raise ValueError(f"an audio of shape {shapes[0]}; give mono samples, one after another")
+        longest = max(map(len, waveforms), default=0) / rate
+        if longest > self.feature_extractor.chunk_length:
+            raise ValueError(
+                f"an audio of {longest:.2f} s exceeds the encoder's window of {self.feature_extractor.chunk_length} s"
+            )
+        return waveforms
+
+    def _padded(self, rows: list[list[int]], padding: bool | str, side: str) -> dict[str, list[list[int]]]:
+        if padding not in (True, False, "longest") or side not in ("left", "right"):
+            raise ValueError(f"padding {padding!r} on the side {side!r}; give True or False, and left or right")
+        length = max(map(len, rows))
+        filler = self.tokenizer.eos_token_id  # it is never attended to
+        gaps = [length - len(row) if padding else 0 for row in rows]
+
+        def beside(row: list[int], gap: list[int]) -> list[int]:
+            return gap + row if side == "left" else row + gap
+
+        return {
+            "input_ids": [beside(row, [filler] * gap) for row, gap in zip(rows, gaps, strict=True)],
+            "attention_mask": [beside([1] * len(row), [0] * gap) for row, gap in zip(rows, gaps, strict=True)],
+        }
+
+
+def _audio_parts(conversation: Any) -> Iterable[dict]:
+    """The audio parts of a chat, or of several."""
+    for message in conversation:
+        if not isinstance(message, dict):
+            yield from _audio_parts(message)
+        elif not isinstance(message.get("content"), str):
+            yield from (part for part in message.get("content") or [] if part.get("type") == "audio")
