@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -16,6 +17,12 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
 INSIDE = "encoder.whisper."  # what the names of its weights begin with among those of a speech model
+
+
+class EncoderInside(WhisperEncoder):
+    """The encoder among the weights of a speech model, whose others are passed over without a word."""
+
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(llm|connector)\."]  # type: ignore[misc]
 
 
 def load_encoder(name: str | Path, taps: list[int], window_seconds: int, final_norm: bool = True) -> SpeechEncoder:
@@ -80,7 +87,7 @@ def _pretrained_whisper(name: str | Path, window_seconds: int) -> tuple[WhisperE
     if config := config_inside(name):
         ours = {rf"^{re.escape(INSIDE)}": ""}
         whisper = pretrained(
-            WhisperEncoder, name, "Whisper encoder", dtype=torch.float32, config=config, key_mapping=ours
+            EncoderInside, name, "Whisper encoder", dtype=torch.float32, config=config, key_mapping=ours
         )
     else:
         whisper = pretrained(WhisperModel, name, "Whisper encoder", dtype=torch.float32).get_encoder()

@@ -31,9 +31,8 @@ class SpeechLM(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
-        r"^encoder\."
-    ]  # a model folder has the encoder's weights too
+    # A model folder has the encoder's weights as well.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^encoder\."]  # type: ignore[misc]
     # PEFT's adapters need PEFT: caad_ds sets this where it reads model folders.
     inject_adapters: ClassVar[Callable[[PreTrainedModel, dict[str, Any]], None] | None] = None
 
