@@ -132,8 +132,9 @@ def curve(output_dir: Path, metric: str) -> list[tuple[int, float]]:
 
 
 def weights(output_dir: Path) -> dict:
-    """The final model's weights."""
-    return load_file(output_dir / "model/model.safetensors")
+    """The final model's weights, without the encoder of our own family, which is outside the engines."""
+    found = load_file(output_dir / "model/model.safetensors")
+    return {name: weight for name, weight in found.items() if not name.startswith("encoder.whisper.")}
 
 
 def refusal(file, *arguments: str, ranks: int = 1, env: dict | None = None) -> str:

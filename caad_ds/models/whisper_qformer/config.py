@@ -10,8 +10,8 @@ from .qformer import ConnectorForm
 class SpeechLMConfig(PreTrainedConfig):
     """Shape of a `SpeechLM` and of the frozen encoder that feeds it.
 
-    `encoder_config` is the encoder's, whose weights are then among the model's; without it (folders of caad-ds before
-    0.2) they are in `encoder`, a hub id or a folder relative to the model's own, None being its `encoder/`.
+    `encoder_config` is the encoder's, whose weights are then among the model's; without it, in folders that were
+    written before, they are in `encoder`, a hub id or a folder relative to the model's own, None being its `encoder/`.
     `audio_token_id` marks the positions of audio in a prompt, `num_queries` for each; it may lie outside the LLM's
     vocabulary. `lora` holds the settings of the adapters on the LLM (`rank`, `alpha`, `dropout`, `targets`), if it has
     any.

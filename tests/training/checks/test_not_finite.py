@@ -275,18 +275,21 @@ def test_no_model_folder_holds_a_weight_that_is_not_finite(world, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "name", "whose"),
-    [("", "connector.layer_weights", ""), ("encoder", "encoder.conv1.weight", ", its encoder")],
+    ("name", "whose"),
+    [("connector.layer_weights", ""), ("encoder.whisper.conv1.weight", ", its encoder")],
 )
-def test_a_teacher_with_a_weight_that_is_not_finite_is_refused_before_training(world, tmp_path, part, name, whose):
+def test_a_teacher_with_a_weight_that_is_not_finite_is_refused_before_training(world, tmp_path, name, whose):
     broken = tmp_path / "teacher"
     shutil.copytree(world / "teacher", broken)
-    file = broken / part / "model.safetensors"
+    file = broken / "model.safetensors"
     values = load_file(file)
     values[name].view(-1)[0] = math.nan
     save_file(values, file, metadata={"format": "pt"})
     line = refusal(config(world, tmp_path / "out", teacher={"path": str(broken)}, tracking={"enabled": False}))
-    assert f"teacher {broken}{whose}: " in line and f"{name.removeprefix('encoder.')} holds NaN or infinity" in line
+    assert (
+        f"teacher {broken}{whose}: " in line
+        and f"{name.removeprefix('encoder.whisper.')} holds NaN or infinity" in line
+    )
 
 
 def test_a_validation_loss_that_is_not_finite_is_told_and_is_never_the_best(world, tmp_path):
