@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class CaadSpeechLMProcessor(ProcessorMixin):
         form=WHOLE,
         chat_template=None,
     ):
+        self._own = deepcopy(tokenizer)
         tokenizer.add_tokens([audio_token], special_tokens=True)
         self.num_queries = num_queries
         self.audio_token = audio_token
@@ -109,6 +111,12 @@ class CaadSpeechLMProcessor(ProcessorMixin):
         if not self.transcripts and any(part.get("text") for part in _audio_parts(conversation)):
             warnings.warn("text: this model's prompt holds no transcription; it is not used", stacklevel=2)
         return super().apply_chat_template(conversation, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """As of any processor; the tokenizer is written without the token and the template that this one gave it."""
+        files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        self._own.save_pretrained(save_directory)
+        return files
 
     @property
     def model_input_names(self) -> list[str]:
