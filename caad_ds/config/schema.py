@@ -113,7 +113,7 @@ class StudentSection(Section):
     )
     llm: str | dict[str, Any] | None = Field(None, description="hub id or folder, or an architecture or its .json")
     keep_layers: int | None = Field(None, ge=1, description="keep only the LLM's first layers")
-    encoder: str | None = Field(None, description="Whisper: hub id or folder, or an architecture's .json")
+    encoder: str | None = Field(None, description="Whisper: hub id, folder or model folder, or an architecture's .json")
     taps: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2, 3], min_length=1, description="tapped encoder layers")
     window_seconds: int = Field(30, ge=1, le=30, description="the encoder's input window")
     num_queries: int = Field(64, ge=1, description="connector outputs per audio (K)")

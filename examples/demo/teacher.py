@@ -11,6 +11,7 @@ import torch
 
 from caad_ds.models.speech_lm.encoder_folder import save_encoder
 from caad_ds.models.speech_lm.folder import load, save
+from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.files import write_atomic
 from caad_ds.utils.text import read_text
 from examples.demo import corpus
@@ -66,8 +67,8 @@ def make_teacher(root: Path, runs: Path, seed: int = 0) -> None:
     run_all(jobs, min(len(jobs), os.cpu_count() or 1), "teacher and twin")
     partial = SHIPPED.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    _store(runs / "teacher" / "model", partial, keep_encoder=True)
-    _store(runs / TWIN / "model", partial / TWIN, keep_encoder=False)
+    save_encoder(partial / "encoder", _store(runs / "teacher" / "model", partial))  # alone, for other students
+    _store(runs / TWIN / "model", partial / TWIN)
     shutil.rmtree(SHIPPED, ignore_errors=True)
     partial.rename(SHIPPED)
     _write_card(runs, benchmark, seed)
@@ -97,10 +98,9 @@ def _write_card(runs: Path, benchmark: Path, seed: int) -> None:
     write_atomic(SHIPPED / "card.json", (json.dumps(card, indent=1) + "\n").encode())
 
 
-def _store(trained: Path, folder: Path, keep_encoder: bool) -> None:
-    """A trained model in half precision; the twin's config points to the teacher's encoder, which is its own too."""
+def _store(trained: Path, folder: Path) -> SpeechEncoder:
+    """Write a trained model in half precision; returns its encoder."""
     model, encoder, tokenizer = load(trained)
-    if not keep_encoder:
-        model.config.encoder = "../encoder"
     encoder.whisper.to(torch.float16)
     save(folder, model.to(torch.float16), encoder, tokenizer)
+    return encoder

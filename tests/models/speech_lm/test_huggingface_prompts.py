@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
@@ -135,6 +136,15 @@ def test_prompts_are_padded_on_the_left(tmp_path):
     assert both["attention_mask"].tolist() == [[0] * gap + [1] * len(alone), [1] * (gap + len(alone))]
     right = processor(text=[short, long], audio=[silence] * 3, padding_side="right")
     assert right["input_ids"][0][: len(alone)] == alone and right["attention_mask"][0][-gap:] == [0] * gap
+
+
+def test_features_stay_in_float32_where_a_pipeline_casts_inputs():
+    processor = processor_of(encoder(), byte_level(CHATML), QUERIES)
+    made = processor(text=AUDIO, audio=np.ones(800, np.float32), return_tensors="pt")
+    exact = made["input_features"].clone()
+    cast = made.to(dtype=torch.bfloat16)
+    assert cast["input_features"].dtype == torch.float32 and torch.equal(cast["input_features"], exact)
+    assert cast.to("meta")["input_features"].is_meta
 
 
 @pytest.mark.parametrize(
