@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from .causal_lm import accepted
 from .config import SpeechLMConfig
@@ -58,6 +59,7 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
         heard = self.project(self.encoder.encode(input_features))
         return self.merge_audio(tokens, audio, heard.to(tokens.device))
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,

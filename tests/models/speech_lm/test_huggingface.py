@@ -52,13 +52,17 @@ def test_logits_and_loss_are_our_own(parts, samples, whole, pad):
     found = whole(**given(batch, parts.lm), labels=labels)
     hidden = parts.hidden(batch)
     parts.close(found.logits.flatten(0, 1)[batch.answer_rows], hidden @ parts.lm.head().weight.T)
+    assert torch.equal(whole(**given(batch, parts.lm), labels=labels, return_dict=False)[1], found.logits)
     ce = torch.nn.functional.cross_entropy((hidden @ parts.lm.head().weight.T).double(), batch.targets)
     assert (labels == -100).any()
     assert_close(found.loss, ce.float(), path(parts.model, positions=100))
 
 
-def test_a_loss_trains_the_connector_and_not_the_encoder(parts, samples, whole):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_loss_trains_the_connector_and_not_the_encoder(parts, samples, whole, checkpointing):
     batch = parts.batch(samples)
+    if checkpointing:
+        whole.activation_checkpointing_enable()
     with torch.enable_grad():
         whole.train()(**given(batch, parts.lm), labels=batch.labels).loss.backward()
     assert not whole.encoder.training and whole.connector.training
