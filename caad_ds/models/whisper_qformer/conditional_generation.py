@@ -34,7 +34,6 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
             )
         super().__init__(config)
         self.encoder = SpeechEncoder.from_config(config.encoder_config, config.taps or [], config.final_norm)
-        self.llm.generation_config = GenerationConfig()  # what this model's own leaves open stays open
         self.post_init()
 
     def train(self, mode: bool = True) -> "SpeechLMForConditionalGeneration":
@@ -125,10 +124,11 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
             raise ValueError("give input_ids, as the processor makes them")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        self.llm.generation_config = self.generation_config  # what is not given is this model's own
         written = cast(Any, self.llm).generate(
             inputs_embeds=self.embedded(input_ids, input_features),
             attention_mask=attention_mask,
-            generation_config=generation_config or self.generation_config,
+            generation_config=generation_config,
             **accepted(self.llm, position_ids=positions(attention_mask)),
             **kwargs,
         )
