@@ -41,7 +41,7 @@ def test_a_run_leaves_a_card_that_parses(finished):
     assert values.items() >= {
         "objective.alpha": "1.0", "objective.temperature": "2.0", "objective.kd_weight": "0.7",
         "teacher.negative": "zero_mel", "optimizer.steps": "2", "steps": "2", "run.seed": "0",
-        "encoder": "teacher/encoder", "teacher": "teacher", "LLM": "random weights (llama)", "corpus": "8",
+        "encoder": "teacher", "teacher": "teacher", "LLM": "random weights (llama)", "corpus": "8",
     }.items()  # fmt: skip
     assert "24 samples, 0.0042 hours" in card.text
 
@@ -111,7 +111,7 @@ def test_a_card_that_was_edited_is_not_overwritten(finished, tmp_path, capsys):
 
 
 TOLD = {
-    "start.json": ("Index of the shards (sha256): not recorded.", "Started with not recorded.", "| teacher/encoder |"),
+    "start.json": ("Index of the shards (sha256): not recorded.", "Started with not recorded.", "| encoder | teacher |"),
     "corpora.json": ("Samples, hours and corpora: not recorded.", "Started with caad-ds"),
 }
 
