@@ -21,6 +21,7 @@ def description() -> str:
 
 AUDIO = ["av>=14"]  # its wheels bring FFmpeg along
 ANNOTATE = ["librosa>=0.11", "pyloudnorm>=0.2"]
+SERVE = ["fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"]
 
 setup(
     name="caad-ds",
@@ -38,6 +39,7 @@ setup(
             "py.typed",
             "loss/rows.c",
             "evaluation/benchmarks/dynamic_superb/dynamic_superb.tsv",
+            "serving/server/page/*",
             "training/export/model_card.md.jinja",
         ],
         "data_prep": ["verify/*.html", "stage1/*.yaml"],
@@ -77,6 +79,7 @@ setup(
         "test": [
             *ANNOTATE,
             *AUDIO,
+            *SERVE,
             "hypothesis>=6.100",
             "packaging>=24",
             "pytest>=8",
@@ -97,6 +100,7 @@ setup(
         "granite_speech_plus": ["torchaudio"],
         "qwen2_5_omni": ["torchvision"],
         "voxtral": ["mistral-common>=1.11.5"],
+        "serve": SERVE,
         "stream": ["webdataset>=0.2.100"],
         "vllm": ["vllm==0.30.*"],  # newer ones want a transformers that is too old here (docs/corpora.md)
     },

@@ -17,13 +17,15 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
 )
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, Decoding, gate_fault
-from caad_ds.generation.sampling import Forbid, Sampling
+from caad_ds.generation.sampling import EachSampling, Forbid, Sampling
 from caad_ds.loss.gate import gated_alpha
 from caad_ds.loss.objective import contrast
 from caad_ds.models.audio_lm import AudioLM
@@ -123,15 +125,17 @@ def generate(
     min_new_tokens: int = 0,
     contrasted: Contrast | None = None,
     negative: Batch | None = None,
-    sampling: Sampling | None = None,
+    sampling: Sampling | EachSampling | None = None,
     forbidden: Tensor | None = None,
     streamer: BaseStreamer | None = None,
+    stopping: StoppingCriteria | None = None,
 ) -> Tensor:
     """The answers' tokens, int64 [B, T], to a prepared, left-padded batch of B prompts; after its end one is padded.
 
     Greedy without `sampling`. Under `contrasted` both paths, the second being the batch `negative`, run as one batch of
     2B with a cache each (CAAD, contrastive decoding), which `streamer` sees; one token, the likeliest or the one drawn,
-    serves both. T <= max_new_tokens. No token of `forbidden`, bool [V], is written.
+    serves both. T <= max_new_tokens. No token of `forbidden`, bool [V], is written. `stopping`, which sees both
+    paths as well, may end a row before its end token.
     """
     processors: list[LogitsProcessor] = []
     both = batch
@@ -149,7 +153,8 @@ def generate(
         processors.append(MinNewTokensLengthLogitsProcessor(given, min_new_tokens, answer_ends(lm), device))
     if sampling is not None:
         processors.extend(sampling.processors(batch.keys, max_new_tokens, given))
-    return continued(lm, inputs, processors, max_new_tokens, streamer=streamer)[: len(batch.keys)]
+    written = continued(lm, inputs, processors, max_new_tokens, streamer=streamer, stopping=stopping)
+    return written[: len(batch.keys)]
 
 
 def without_placeholder(lm: AudioLM, device: str) -> list[LogitsProcessor]:
@@ -164,7 +169,7 @@ def answer_ends(lm: AudioLM) -> list[int]:
 
 def continued(
     lm: AudioLM, inputs: dict[str, Any], processors: list[LogitsProcessor], max_new_tokens: int,
-    *, past: Cache | None = None, streamer: BaseStreamer | None = None,
+    *, past: Cache | None = None, streamer: BaseStreamer | None = None, stopping: StoppingCriteria | None = None,
 ) -> Tensor:  # fmt: skip
     """The likeliest tokens after the processors, int64 [B, T], that continue left-padded prompts.
 
@@ -183,5 +188,6 @@ def continued(
             logits_processor=LogitsProcessorList(processors),
             generation_config=greedy,
             streamer=streamer,
+            **({} if stopping is None else {"stopping_criteria": StoppingCriteriaList([stopping])}),
         )
     return written[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written

@@ -53,6 +53,41 @@ class Sampling:
         return np.random.default_rng(int.from_bytes(digest)).random(steps)
 
 
+@dataclass(frozen=True)
+class EachSampling:
+    """A sampling for each item of a batch, None for a greedy one; each draws as it does alone."""
+
+    each: Sequence[Sampling | None]
+
+    def processors(self, keys: Sequence[str], steps: int, prompt: int = 0) -> list[LogitsProcessor]:
+        """The draws for the items `keys`, a processor for each setting that several may share; see `Sampling`."""
+        rows: dict[Sampling, list[int]] = {}
+        for row, sampling in enumerate(self.each):
+            if sampling is not None:
+                rows.setdefault(sampling, []).append(row)
+        return [
+            OfRows(sampling.processors([keys[row] for row in chosen], steps, prompt), chosen, len(keys))
+            for sampling, chosen in rows.items()
+        ]
+
+
+class OfRows(LogitsProcessor):
+    """Processors for some `rows` of a batch of so many `items`, on every path of these; the others stay as they are."""
+
+    def __init__(self, processors: Sequence[LogitsProcessor], rows: Sequence[int], items: int):
+        self.processors, self.rows, self.items = processors, rows, items
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits [paths * B, V]."""
+        places = [first + row for first in range(0, len(scores), self.items) for row in self.rows]
+        chosen, ids = scores[places], input_ids[places]
+        for processor in self.processors:
+            chosen = processor(ids, chosen)
+        scores = scores.clone()
+        scores[places] = chosen
+        return scores
+
+
 class Draw(LogitsProcessor):
     """Leaves of each row the token at which its cumulative probability passes the step's number in `uniform` [B, T].
 

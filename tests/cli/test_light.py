@@ -36,6 +36,7 @@ WRONG = {
     "export": ["absent", "--out", "a"],
     "push": ["absent", "--repo", "a/b"],
     "ask": ["model", "absent.wav", "Who speaks?"],
+    "serve": ["absent", "--port", "0"],
     "check-teacher": ["--model", "absent", *BENCHMARK, "--instructions", "absent"],
     "evaluate": ["--model", "model", *BENCHMARK, "--out", "a"],
     "speed": ["--models", "teacher=absent", *BENCHMARK],

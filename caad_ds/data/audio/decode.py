@@ -25,6 +25,7 @@ LARGEST = 0xFFFFFFFF  # of its 4 bytes; W64 and RF64 have 8
 FEW_FRAMES = 4 * 1441  # bytes of an MP3; its last frames may be padding, which is not read
 READ_FRAMES = 1 << 20
 PART_SECONDS = 0.1  # that a part of a file may lack
+VALUES_PER_SECOND = 400_000  # of all channels: 192 kHz in stereo, 48 kHz in eight
 HEADER = 4096  # bytes; a file with more holds something, whatever its header says
 
 # What sums of samples beyond floating point come to is an error or a broken rule by name, and no warning of numpy's.
@@ -50,10 +51,16 @@ def load_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> 
 
 
 @_unwarned
-def measured(path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None) -> tuple[np.ndarray, Levels]:
-    """What `load` gives, and the levels of the same part by which `Rules` judge it."""
+def measured(
+    path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None, longest: float | None = None
+) -> tuple[np.ndarray, Levels]:
+    """What `load` gives, and the levels of the same part by which `Rules` judge it.
+
+    AudioError where it lasts more than `longest` seconds, or has more than VALUES_PER_SECOND; no more than those are
+    then decoded, whatever the header says.
+    """
     with _opened(path, whole=not start and seconds is None) as file:
-        return _cut(*_waveform(file, *_part(file, start, seconds)), seconds)
+        return _cut(*_waveform(file, *_part(file, start, seconds), longest), seconds)
 
 
 @_unwarned
@@ -192,10 +199,29 @@ def _part(file: File, start: float, seconds: float | None) -> tuple[int, int | N
     return first, rest if wanted is None else min(wanted, rest)
 
 
-def _waveform(file: File, first: int, frames: int | None) -> tuple[np.ndarray, Levels]:
-    channels = _read(file, first, frames, "float32")
+def _waveform(file: File, first: int, frames: int | None, longest: float | None = None) -> tuple[np.ndarray, Levels]:
+    most = None if longest is None else _most_frames(file, longest)
+    claimed = file.claims if frames is None else frames
+    if most is not None and (claimed or 0) > most:
+        raise _too_long(longest)
+    channels = _read(file, first, most + 1 if most is not None and frames is None else frames, "float32")
+    if most is not None and len(channels) > most:
+        raise _too_long(longest)
     _check_claims(file, len(channels), (first, frames))
     return _converted(_not_empty(channels, file), _levels(file), file)
+
+
+def _most_frames(file: File, longest: float) -> int:
+    """How many frames are `longest` seconds in samples at 16 kHz; AudioError where a second has too many values."""
+    if file.samplerate * file.channels > VALUES_PER_SECOND:
+        raise AudioError(
+            f"{file.channels} channels at {file.samplerate} Hz are more than {VALUES_PER_SECOND:,} values a second"
+        )
+    return int((longest + 0.5 / SAMPLE_RATE) * file.samplerate)
+
+
+def _too_long(longest: float | None) -> AudioError:
+    return AudioError(f"it lasts more than {longest:g} s")
 
 
 def _converted(channels: np.ndarray, levels: Levels, file: File = None) -> tuple[np.ndarray, Levels]:

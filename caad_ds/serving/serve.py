@@ -1,0 +1,117 @@
+"""`caad-ds serve`: models behind OpenAI's chat interface, and a page to ask them."""
+
+import argparse
+import importlib
+import ipaddress
+import math
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from caad_ds.generation.arguments import MODEL, add_device_arguments
+from caad_ds.generation.chat_client import key_of
+from caad_ds.generation.decoding_settings import check_above_zero
+from caad_ds.utils.command import positive
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.paths import is_hub_id, model_folder
+
+HOST, PORT = "127.0.0.1", 8000
+KEY = "CAAD_API_KEY"  # the environment variable
+PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
+MIB = 2**20
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", type=model_folder, metavar="MODEL", help=MODEL)
+    parser.add_argument("--name", help="what requests call it (default: the name of its folder or run, or its hub id)")
+    parser.add_argument("--vs", type=model_folder, metavar="MODEL", help="second model, served as well")
+    parser.add_argument("--vs-name", metavar="NAME", help="what requests call the second model")
+    parser.add_argument("--host", default=HOST, help=f"interface; another than {HOST} needs a key in {KEY}")
+    parser.add_argument("--port", type=int, default=PORT, help=f"port, 0 for any that is free (default {PORT})")
+    add_device_arguments(parser)
+    bounds = parser.add_argument_group("limits")
+    for flag, default, help in (
+        ("--max-batch", 32, "requests that are answered together"),
+        ("--max-waiting", 128, "requests inside at once; further ones get 429"),
+        ("--max-body-mib", 16, "MiB of a request, whose audio is base64; larger ones get 413"),
+        ("--max-clips", 8, "audio clips of a request"),
+        ("--max-new-tokens", 128, "tokens of an answer whose request does not say"),
+        ("--most-new-tokens", 1024, "tokens that a request may ask for"),
+    ):
+        bounds.add_argument(flag, type=positive, default=default, metavar="N", help=f"{help} (default {default})")
+    for flag, seconds, help in (
+        ("--timeout", 120.0, "seconds from a request to the end of its answer; then it gets 408"),
+        ("--drain", 30.0, "seconds that a server which is to end waits for the requests inside"),
+    ):
+        bounds.add_argument(flag, type=float, default=seconds, metavar="S", help=f"{help} (default {seconds:g})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C; what can be checked is checked before weights are loaded."""
+    check_above_zero("--timeout", args.timeout)
+    if not 0 <= args.drain < math.inf:
+        raise UserError(f"--drain {args.drain}: give a number of seconds of at least 0")
+    models = _named(args)
+    key, local = key_of(KEY, "environment variable"), is_loopback(args.host)
+    if not key and not local:
+        raise UserError(f"--host {args.host}: others reach this interface; export a key in {KEY}, or serve on {HOST}")
+    _check_packages()
+    listening = _bound(args.host, args.port)
+    print("caad-ds: loading PyTorch and transformers", file=sys.stderr, flush=True)
+    limits = importlib.import_module("caad_ds.serving.server.limits").Limits(
+        body_bytes=args.max_body_mib * MIB, seconds=args.timeout, clips=args.max_clips, new_tokens=args.max_new_tokens,
+        most_new_tokens=max(args.most_new_tokens, args.max_new_tokens), waiting=args.max_waiting, batch=args.max_batch,
+        drain=args.drain,
+    )  # fmt: skip
+    return importlib.import_module("caad_ds.serving.server.run").serve(
+        models, listening, key=key, local=local, limits=limits, device=args.device, dtype=args.dtype
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an interface; a name other than localhost is not looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _named(args: argparse.Namespace) -> dict[str, Path]:
+    """The models by what requests call them."""
+    if args.vs is None:
+        if args.vs_name is not None:
+            raise UserError("--vs-name: there is no second model; give --vs as well")
+        return {args.name or _name(args.model): args.model}
+    first, second = args.name or _name(args.model), args.vs_name or _name(args.vs)
+    if first == second:
+        raise UserError(f"--vs: both models are called {first!r}; give the second another name by --vs-name")
+    return {first: args.model, second: args.vs}
+
+
+def _name(model: Path) -> str:
+    """A hub id as it is, else the name of the folder, or of the run whose model it is."""
+    if is_hub_id(str(model)):
+        return str(model)
+    folder = model.resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
+def _check_packages() -> None:
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise UserError(f"serve needs the package {package}; pip install 'caad-ds[serve]'")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket on an interface and port, which does not listen yet; UserError where that is not to be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free
+        bound.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"--host {host} --port {port}: cannot be listened on ({reason}); choose another") from error
+    return bound

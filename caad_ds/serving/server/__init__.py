@@ -1,0 +1,1 @@
+"""What `caad-ds serve` runs, of the packages of extra `serve`; nothing else imports it."""

@@ -1,0 +1,171 @@
+"""From a request to what a model is asked: its turns, its clips as samples, how it is decoded."""
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from caad_ds.data.audio import decode
+from caad_ds.data.audio.levels import Levels
+from caad_ds.data.markers import user_content
+from caad_ds.generation.clips import length_fault
+from caad_ds.generation.decoding_settings import Decoding
+from caad_ds.generation.question import as_sample
+from caad_ds.models.reader import NO_TRANSCRIPT, Reader
+from caad_ds.serving.server.limits import Limits
+from caad_ds.serving.server.refusals import Refused
+from caad_ds.serving.server.request import AudioPart, ChatRequest, InputAudio, Message, TextPart
+from caad_ds.utils.errors import AudioError, UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """A clip of a request, decoded."""
+
+    number: int
+    waveform: np.ndarray
+    levels: Levels
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"clip {self.number}"
+
+    def measured(self) -> tuple[np.ndarray, Levels]:
+        """The samples, and their levels."""
+        return self.waveform, self.levels
+
+
+@dataclass(frozen=True, eq=False)
+class Chat:
+    """The turns of a request and the clips in them; `key` is what a drawn answer depends on beside the seed."""
+
+    messages: Sequence[dict]
+    clips: Sequence[Heard]
+    key: str
+
+    @property
+    def id(self) -> str:
+        """What messages call it."""
+        return "request"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that can be answered, as far as its texts and its audio tell."""
+
+    chat: Chat
+    decoding: Decoding
+
+
+def asked(request: ChatRequest, reader: Reader, limits: Limits) -> Asked:
+    """Decode and check a request for the model of a reader; Refused (400) with what it cannot take."""
+    decoding = decoding_of(request, limits)
+    turns = [_turn(number, message) for number, message in enumerate(request.messages)]
+    if request.messages[-1].role != "user":
+        raise Refused(400, "messages: the last one is not the user's; put the question there", "messages")
+    audios = [audio for _, given in turns for audio in given]
+    _check_number(audios, reader, limits)
+    if request.caad_alpha is not None and not audios:
+        raise Refused(400, "caad_alpha: there is no audio to contrast with; leave it out", "caad_alpha")
+    texts = _transcripts(request, reader, len(audios))
+    clips = [_heard(n, audio, text, reader) for n, (audio, text) in enumerate(zip(audios, texts, strict=True), 1)]
+    contents = [user_content(text, None, len(given)) for text, given in turns]
+    messages = [
+        {"role": message.role, "content": content} for message, content in zip(request.messages, contents, strict=True)
+    ]
+    # Of a single turn it is the question, by which `Model.answer` draws as well.
+    key = turns[0][0] if len(turns) == 1 else json.dumps(messages, ensure_ascii=False)
+    chat = Chat(messages, clips, key)
+    _check_prompt(chat, reader, decoding.max_new_tokens)
+    return Asked(chat, decoding)
+
+
+def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
+    """How the answer is decoded: greedily unless there is a temperature above 0."""
+    length = request.max_completion_tokens or request.max_tokens or limits.new_tokens
+    if length > limits.most_new_tokens:
+        raise Refused(
+            400, f"max_tokens: {length} are more than the {limits.most_new_tokens} of this server", "max_tokens"
+        )
+    drawn = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k, "seed": request.seed}
+    return Decoding(
+        max_new_tokens=length,
+        contrast_alpha=request.caad_alpha,
+        negative=request.caad_negative or Decoding.negative,
+        plausibility=request.caad_plausibility,
+        **(drawn if request.sampled else {}),  # type: ignore[arg-type]
+    )
+
+
+def _turn(number: int, message: Message) -> tuple[str, list[InputAudio]]:
+    """The text of a message and its audios, which stand before it in the prompt, as they do in training."""
+    where = f"messages.{number}.content"
+    parts = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+    audios = [part.input_audio for part in parts if isinstance(part, AudioPart)]
+    text = "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    if audios and message.role != "user":
+        raise Refused(400, f"{where}: audio in a message of the {message.role}; put it into one of the user", where)
+    kinds = [isinstance(part, AudioPart) for part in parts]
+    if sum(one != other for one, other in pairwise(kinds)) > 1:
+        raise Refused(400, f"{where}: text on both sides of an audio, where it stands before all text; move it", where)
+    if not text.strip():
+        raise Refused(400, f"{where}: there is no text; ask something", where)
+    return text, audios
+
+
+def _check_number(audios: Sequence[InputAudio], reader: Reader, limits: Limits) -> None:
+    most = min(limits.clips, limits.clips if reader.most_audios is None else reader.most_audios)
+    if len(audios) > most:
+        raise Refused(400, f"messages: {len(audios)} clips, and this model takes {most} here; give fewer", "messages")
+
+
+def _transcripts(request: ChatRequest, reader: Reader, clips: int) -> Iterable[str]:
+    """What is said in each clip, "" where that is not given."""
+    given = request.caad_transcripts
+    if given is None:
+        return [""] * clips
+    if len(given) != clips:
+        raise Refused(400, f"caad_transcripts: {len(given)} for {clips} clips; give one for each", "caad_transcripts")
+    if reader.transcript == NO_TRANSCRIPT:
+        raise Refused(400, "caad_transcripts: this model's prompt holds none; leave it out", "caad_transcripts")
+    return given
+
+
+def _heard(number: int, audio: InputAudio, text: str, reader: Reader) -> Heard:
+    """A clip decoded, no more of it than the model takes; Refused (400) for what does not decode."""
+    where = f"clip {number}"
+    try:
+        data = base64.b64decode(audio.data, validate=True)
+    except (binascii.Error, ValueError):  # ValueError: letters that are not ASCII
+        raise Refused(400, f"{where}: its data is no base64; give a file's bytes in it", "input_audio.data") from None
+    try:
+        if not data:
+            raise AudioError("it is empty")
+        waveform, levels = decode.measured(io.BytesIO(data), longest=reader.longest_seconds)
+    except AudioError as error:
+        raise Refused(400, f"{where}: {error}", "input_audio.data") from None
+    if fault := length_fault(len(waveform), reader):
+        raise Refused(400, f"{where}: {fault}", "input_audio.data")
+    return Heard(number, waveform, levels, text)
+
+
+def _check_prompt(chat: Chat, reader: Reader, room: int) -> None:
+    """Refuse texts that make no prompt, such as control tokens, and what leaves no room for the answer."""
+    sample = replace(as_sample(chat), waveforms=[clip.waveform for clip in chat.clips])
+    try:
+        length = len(reader.check(sample, with_answer=False).prompt)
+    except UserError as error:
+        told = str(error).removeprefix(f"sample {chat.key}: ").removeprefix(f"record {chat.key}: ")
+        raise Refused(400, f"messages: {told}"[:500], "messages") from None
+    if reader.prompts.limit is not None and length + room > reader.prompts.limit:
+        raise Refused(
+            400,
+            f"max_tokens: a prompt of {length} tokens leaves no room for {room} in the {reader.prompts.limit} that the "
+            "model reads; ask for fewer",
+            "max_tokens",
+        )

@@ -1,0 +1,210 @@
+"""One thread owns a model and answers what waits, as many requests at once as fit into a batch."""
+
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from threading import Condition, Event, Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+
+from caad_ds.generation.decoding import Contrast, answer_ends, generate
+from caad_ds.generation.model import Model
+from caad_ds.generation.sampling import EachSampling, Sampling
+from caad_ds.generation.streaming import Pieces
+from caad_ds.serving.server.asked import Asked
+from caad_ds.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer; `tokens` counts what was written, its end token included, `stopped` whether there is one."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    stopped: bool
+
+
+Told = str | Answer | Exception  # a piece of the text, then the answer; or why there is none
+
+
+class Job:
+    """A request that waits for its answer. `give` takes what is told of it, in the worker's thread."""
+
+    def __init__(self, asked: Asked, streamed: bool, give: Callable[[Told], object]):
+        self.asked, self.streamed = asked, streamed
+        self.cancelled = Event()  # set where nobody waits any more: it ends before its next token
+        self.settled = False
+        self._give = give
+        self._given = 0
+
+    @property
+    def contrasted(self) -> Contrast | None:
+        """The contrast, which all of a batch have in common."""
+        return Contrast.of(self.asked.decoding)
+
+    def piece(self, written: str) -> None:
+        """Give what is new of an answer as far as it is written: one that is begun again repeats what is known."""
+        if new := written[self._given :]:
+            self._given = len(written)
+            self._give(new)
+
+    def settle(self, told: Answer | Exception) -> None:
+        """Give the answer, or why there is none."""
+        self.settled = True
+        self._give(told)
+
+
+class Worker:
+    """Answers jobs with a model, in a thread of its own, in the order in which they came.
+
+    A batch has up to `most` jobs of one contrast; whatever else differs between them is each row's own. It is answered
+    as a whole before the next begins. Where a batch fails, each of its jobs is answered alone, and fails alone.
+    """
+
+    def __init__(self, model: Model, most: int, seen: Callable[[int], object] = lambda size: None):
+        self.model, self.most, self._seen = model, most, seen
+        self._waiting: deque[Job] = deque()
+        self._changed = Condition()
+        self._closed = False
+        self._running: Sequence[Job] = ()
+        self._thread = Thread(target=self._work, name="caad-ds serve", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs are in no batch yet."""
+        return len(self._waiting)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers."""
+        return self._thread.is_alive() and not self._closed
+
+    def put(self, job: Job) -> None:
+        """Let a job wait for its turn."""
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Cancel what waits and what is being answered, and end the thread."""
+        with self._changed:
+            self._closed = True
+            for job in [*self._waiting, *self._running]:
+                job.cancelled.set()
+            self._changed.notify()
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while jobs := self._next():
+            self._seen(len(jobs))
+            self._answer(jobs)
+
+    def _next(self) -> Sequence[Job]:
+        """The jobs of the next batch; none where the worker is closed."""
+        with self._changed:
+            self._running = ()
+            while not self._running:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return ()
+                left = [job for job in self._waiting if not job.cancelled.is_set()]
+                alike = [job for job in left if job.contrasted == left[0].contrasted][: self.most]
+                self._waiting = deque(job for job in left if job not in alike)
+                self._running = alike
+            return self._running
+
+    def _answer(self, jobs: Sequence[Job]) -> None:
+        failure = None
+        try:
+            answer(self.model, jobs)
+        except Exception as error:
+            failure = error.with_traceback(None) if isinstance(error, torch.OutOfMemoryError) else error
+        if failure is None:
+            return
+        if isinstance(failure, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        left = [job for job in jobs if not (job.settled or job.cancelled.is_set())]
+        if len(jobs) > 1:
+            for job in left:
+                self._answer([job])
+            return
+        if not isinstance(failure, UserError):
+            traceback.print_exception(failure, file=sys.stderr)
+        for job in left:
+            job.settle(failure)
+
+
+def answer(model: Model, jobs: Sequence[Job]) -> None:
+    """Answer jobs of one contrast as a batch: each answer is the one that its job gets alone."""
+    lm, contrasted = model.lm, jobs[0].contrasted
+    chats = [job.asked.chat for job in jobs]
+    clips = model.clips()
+    clips.hear(chats)
+    prompts = clips.prompts(chats)
+    second = None if contrasted is None else clips.negative(chats, prompts, contrasted.negative)
+    generate(
+        lm, replace(prompts, keys=[chat.key for chat in chats]),
+        max_new_tokens=max(job.asked.decoding.max_new_tokens for job in jobs),
+        contrasted=contrasted, negative=second,
+        sampling=EachSampling([Sampling.of(job.asked.decoding) for job in jobs]),
+        stopping=Rows(jobs, prompts.attention_mask.sum(-1).tolist(), model.tokenizer, answer_ends(lm)),
+    )  # fmt: skip
+
+
+class Rows(StoppingCriteria):
+    """Reads the rows of a batch as `generate` writes them; a row's answer is given when it ends, not when all have.
+
+    A row ends at an end token, at its own length, or where its job is cancelled.
+    """
+
+    def __init__(self, jobs: Sequence[Job], prompts: Sequence[int], tokenizer: Any, ends: Sequence[int]):
+        self.rows = [_Row(job, prompt, tokenizer, ends) for job, prompt in zip(jobs, prompts, strict=True)]
+
+    def __call__(self, input_ids: Tensor, scores: Any, **more: Any) -> Tensor:
+        """Whether each row has ended, bool [paths * B]; the second path ends with the first."""
+        for row, token in zip(self.rows, input_ids[: len(self.rows), -1].tolist(), strict=True):
+            if not row.ended:
+                row.take(token)
+        ended = torch.tensor([row.ended for row in self.rows], device=input_ids.device)
+        return ended.repeat(len(input_ids) // len(self.rows))
+
+
+class _Row:
+    """The answer to a job as far as it is written."""
+
+    def __init__(self, job: Job, prompt_tokens: int, tokenizer: Any, ends: Sequence[int]):
+        self.job, self.prompt_tokens, self.tokenizer, self.ends = job, prompt_tokens, tokenizer, set(ends)
+        self.ended = False
+        self.tokens: list[int] = []
+        self._text = ""
+        self._pieces = Pieces(tokenizer, self._add) if job.streamed else None
+
+    def take(self, token: int) -> None:
+        """Take the token of a step."""
+        if self.job.cancelled.is_set():
+            self.ended = True
+            return
+        self.tokens.append(token)
+        if self._pieces:
+            self._pieces.put(torch.tensor([token]))
+        stopped = token in self.ends
+        if stopped or len(self.tokens) == self.job.asked.decoding.max_new_tokens:
+            self.ended = True
+            self._finish(stopped)
+
+    def _finish(self, stopped: bool) -> None:
+        [text] = self.tokenizer.batch_decode([self.tokens], skip_special_tokens=True)
+        if self._pieces:
+            self._pieces.finish(text.strip())
+        self.job.settle(Answer(text.strip(), self.prompt_tokens, len(self.tokens), stopped))
+
+    def _add(self, piece: str) -> None:
+        self._text += piece
+        self.job.piece(self._text)

@@ -1,0 +1,129 @@
+"""Chat completions: from the bytes of a request to those of its answer."""
+
+import asyncio
+import contextlib
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Iterator
+from typing import Any, TypeVar
+
+from fastapi.datastructures import Headers
+
+from caad_ds.serving.server import replies
+from caad_ds.serving.server.batching import Answer
+from caad_ds.serving.server.body import Gone, discard, read_json
+from caad_ds.serving.server.refusals import Refused
+from caad_ds.serving.server.request import ChatRequest
+from caad_ds.serving.server.service import Service, Telling
+
+T = TypeVar("T")
+HUNG_UP = 499  # what no client sees
+
+
+class Completions:
+    """The ASGI application of the route: no function of FastAPI's, since an answer in pieces outlives its return."""
+
+    def __init__(self, service: Service):
+        self.service = service
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        await _Completion(self.service, scope, receive, send).run()
+
+
+class _Completion:
+    """One request: inside the service until its answer ends, however it does, and counted by its status."""
+
+    def __init__(self, service: Service, scope: Any, receive: Any, send: Any):
+        self.service, self.scope, self.receive, self.send = service, scope, receive, send
+        self._begun = False  # whether a status is sent
+
+    async def run(self) -> None:
+        began, status = time.perf_counter(), HUNG_UP
+        try:
+            with self._inside():
+                await self._in_time()
+            status = 200
+        except Refused as refused:
+            status = refused.status
+            await self._refuse(refused)
+        except Gone:
+            pass
+        except Exception:
+            status = 500
+            traceback.print_exc(file=sys.stderr)
+            await self._refuse(Refused(500, "the server failed on this request; its log has the reason"))
+        finally:
+            self.service.metrics.ended(status, time.perf_counter() - began)
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        self.service.enter()
+        try:
+            yield
+        finally:
+            self.service.leave()
+
+    async def _in_time(self) -> None:
+        seconds = self.service.limits.seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await self._answer()
+        except TimeoutError:
+            raise Refused(408, f"no whole answer within {seconds:g} s; ask for a shorter one, or later") from None
+
+    async def _answer(self) -> None:
+        body = await read_json(Headers(scope=self.scope), self.receive, self.service.limits.body_bytes)
+        understood = await self.service.understand(body)
+        del body  # the samples of its audio are a fraction of it
+        async with self.service.answering(understood) as telling:
+            await self._unless_gone(self._told(understood.request, telling))
+
+    async def _told(self, request: ChatRequest, telling: Telling) -> None:
+        told = await telling.take()  # a request that fails before its first piece has the status of its failure
+        if request.stream:
+            told = await self._stream(request, told, telling)
+        assert isinstance(told, Answer)
+        self.service.metrics.answered(told.prompt_tokens, told.tokens)
+        if not request.stream:
+            await replies.completion(request.model, told)(self.scope, self.receive, self.send)
+
+    async def _stream(self, request: ChatRequest, told: str | Answer, telling: Telling) -> Answer:
+        self._begun = True
+        await self.send(replies.STREAM)
+        chunk = replies.chunks(request.model)
+        await self.send(replies.event(chunk({"role": "assistant", "content": ""})))
+        while isinstance(told, str):
+            await self.send(replies.event(chunk({"content": told})))
+            told = await telling.take()
+        await self.send(replies.event(chunk({}, told)))
+        if request.stream_options is not None and request.stream_options.include_usage:
+            await self.send(replies.event(chunk(None, told)))
+        await self.send(replies.DONE)
+        return told
+
+    async def _refuse(self, refused: Refused) -> None:
+        if self._begun:  # its status went out with the first piece
+            await self.send(replies.event(refused.body(), last=True))
+            return
+        with contextlib.suppress(Gone):
+            await discard(self.receive)
+            await replies.refusal(refused)(self.scope, self.receive, self.send)
+
+    async def _unless_gone(self, work: Awaitable[T]) -> T:
+        """The result of a work, which ends where the client hangs up before it."""
+        doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(self._gone())
+        try:
+            await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise Gone
+            return doing.result()
+        finally:
+            doing.cancel()
+            gone.cancel()
+            await asyncio.gather(doing, gone, return_exceptions=True)
+
+    async def _gone(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass

@@ -1,0 +1,70 @@
+"""Who may ask: checked of each request before any of its body is read."""
+
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+from caad_ds.serving.server import replies
+from caad_ds.serving.server.body import Gone, discard
+from caad_ds.serving.server.refusals import Refused
+
+Scope = MutableMapping[str, Any]
+Application = Callable[[Scope, Any, Any], Awaitable[None]]
+
+OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+OPEN = {"/", "/page.js", "/page.css", "/health"}  # without a key: they tell nothing of models or requests
+HEADERS = {
+    b"cache-control": b"no-store",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    b"media-src 'self' blob:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+
+
+class Guard:
+    """An application behind a key, if there is one.
+
+    On a loopback interface (`local`) a request must name the machine itself: a page of another site whose name was
+    pointed at this address names that site. No page of another site is allowed to read an answer (no CORS header), nor
+    can it send JSON, which is what questions must be.
+    """
+
+    def __init__(self, app: Application, key: str, local: bool):
+        self._app, self._key, self._local = app, key, local
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Pass on what may ask."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS.items()]
+            await send(message)
+
+        try:
+            self._check(scope)
+        except Refused as refused:
+            with suppress(Gone):
+                await discard(receive)
+            return await replies.refusal(refused)(scope, receive, with_headers)
+        return await self._app(scope, receive, with_headers)
+
+    def _check(self, scope: Scope) -> None:
+        headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
+        hosts = [value for name, value in headers if name == b"host"]
+        if self._local and (len(hosts) != 1 or _without_port(hosts[0]).lower() not in OWN_NAMES):
+            raise Refused(421, "Host: this server answers to localhost alone; ask it by that name")
+        if not self._key or scope["path"] in OPEN:
+            return
+        given = [value for name, value in headers if name == b"authorization"]
+        kind, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._key.encode()):
+            raise Refused(401, "Authorization: the key is missing or wrong; send it as a bearer token")
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() else host

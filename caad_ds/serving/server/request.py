@@ -1,0 +1,133 @@
+"""The request of OpenAI's chat completions: its fields, and which of them are refused."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from caad_ds.config.objective_section import NEGATIVES
+from caad_ds.serving.server.refusals import Refused
+
+LONGEST_TEXT = 100_000  # characters of a message
+MOST_MESSAGES = 100
+# Fields that are not supported, with the value that asks for nothing; null asks for nothing in each of them.
+NEUTRAL: dict[str, Any] = {
+    "audio": None, "frequency_penalty": 0, "function_call": "none", "functions": [], "logit_bias": {},
+    "logprobs": False, "metadata": {}, "modalities": ["text"], "n": 1, "parallel_tool_calls": None, "prediction": None,
+    "presence_penalty": 0, "reasoning_effort": None, "response_format": {"type": "text"}, "service_tier": None,
+    "stop": [], "store": False, "tool_choice": "none", "tools": [], "top_logprobs": 0, "verbosity": None,
+    "web_search_options": None,
+}  # fmt: skip
+OF_OTHERS = tuple(name for name in NEGATIVES if name != "shuffled")  # that takes the audio of other items
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextPart(_Strict):
+    """Text of a message."""
+
+    type: Literal["text"]
+    text: str = Field(max_length=LONGEST_TEXT)
+
+
+class InputAudio(_Strict):
+    """A file in base64; which format it has is read from the file."""
+
+    data: str
+    format: str | None = Field(default=None, max_length=20)
+
+
+class AudioPart(_Strict):
+    """A clip of a message."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+Part = Annotated[TextPart | AudioPart, Field(discriminator="type")]
+
+
+class Message(_Strict):
+    """A turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, Field(max_length=LONGEST_TEXT)] | Annotated[list[Part], Field(max_length=MOST_MESSAGES)]
+
+
+class StreamOptions(_Strict):
+    """What a stream has beside its text."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """The fields that count; what else comes is in `model_extra`, and refused unless it asks for nothing."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    model: str = Field(max_length=1000)
+    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(default=None, ge=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    user: str | None = None  # who asks does not change an answer
+    caad_alpha: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    caad_negative: Literal[OF_OTHERS] | None = None  # type: ignore[valid-type]
+    caad_plausibility: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    caad_transcripts: list[str] | None = Field(default=None, max_length=MOST_MESSAGES)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the answer is drawn; a temperature of 0 is the limit of none."""
+        return bool(self.temperature)
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """The request in a body of JSON; Refused (400) for what is none, or asks for what is not supported."""
+    try:
+        request = ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _refused(error) from None
+    for name, value in (request.model_extra or {}).items():
+        if name not in NEUTRAL:
+            raise Refused(400, f"{name[:80]}: no such parameter here; leave it out", name[:80])
+        if value is not None and (value != NEUTRAL[name] or isinstance(value, bool) != isinstance(NEUTRAL[name], bool)):
+            raise Refused(400, f"{name}: not supported here; leave it out", name)
+    _check_pairs(request)
+    return request
+
+
+def _check_pairs(request: ChatRequest) -> None:
+    """Refuse what does nothing without another field, or contradicts one."""
+    sampling = {"top_p": request.top_p not in (None, 1), "top_k": request.top_k is not None}
+    contrast = {
+        "caad_negative": request.caad_negative is not None,
+        "caad_plausibility": request.caad_plausibility is not None,
+    }
+    contrasted = request.caad_alpha is not None
+    for fields, useful, other in ((sampling, request.sampled, "temperature"), (contrast, contrasted, "caad_alpha")):
+        alone = [name for name, given in fields.items() if given and not useful]
+        if alone:
+            raise Refused(400, f"{alone[0]}: does nothing without {other}; give that as well", alone[0])
+    if request.stream_options is not None and not request.stream:
+        raise Refused(400, "stream_options: belongs to a stream; give stream as well", "stream_options")
+    lengths = {request.max_tokens, request.max_completion_tokens} - {None}
+    if len(lengths) > 1:
+        raise Refused(400, "max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
+
+
+def _refused(error: ValidationError) -> Refused:
+    """The fault that lies deepest, without what was sent."""
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    deepest = max(faults, key=lambda fault: len(fault["loc"]))
+    # Between the names of fields stand those of the types that were tried: `str`, `list[...]`, a part's tag.
+    steps = [str(step) for step in deepest["loc"] if isinstance(step, int) or (step.isidentifier() and step != "str")]
+    where = ".".join(step for step, before in zip(steps, ["", *steps]) if step != before)
+    told = " ".join(deepest["msg"].split())[:200]
+    return Refused(400, f"{where[:200]}: {told}" if where else told, where[:200] or None)

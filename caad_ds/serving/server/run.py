@@ -1,0 +1,86 @@
+"""A server from its models' weights to its end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import uvicorn
+
+from caad_ds.generation.model import Model
+from caad_ds.serving.server.app import make_app
+from caad_ds.serving.server.limits import Limits
+from caad_ds.serving.server.service import Service
+from caad_ds.utils.device import pick_device
+
+CLOSING = 5  # seconds for connections whose requests have not ended in time
+
+
+def serve(
+    models: Mapping[str, Path], listening: socket.socket, *, key: str, local: bool, limits: Limits,
+    device: str | None, dtype: str,
+) -> int:  # fmt: skip
+    """Serve models by name on a bound socket until SIGTERM or Ctrl-C; returns the exit status."""
+    chosen, loaded = pick_device(device), {}
+    for name, folder in models.items():
+        _note(f"loading {folder}")
+        loaded[name] = Model.load(folder, chosen, dtype)
+    service = Service(loaded, limits)
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # requests that are no HTTP are not ours to report
+    config = uvicorn.Config(
+        make_app(service, key, local), http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, timeout_graceful_shutdown=CLOSING,
+    )  # fmt: skip
+    server = _Server(config)
+    host, port = listening.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    server.told = f"serving {', '.join(loaded)} at {address}; Ctrl-C ends it"
+    try:
+        asyncio.run(_until_ended(server, service, listening))
+    finally:
+        service.close()
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it listens, and ends by `_until_ended` alone."""
+
+    told: str
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to others: uvicorn's own refuse connections at once, and end the process by the signal."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        _note(self.told)
+
+
+async def _until_ended(server: _Server, service: Service, listening: socket.socket) -> None:
+    """Run until a signal; then new requests get 503 until those inside have ended. A second signal ends it at once."""
+    loop = asyncio.get_running_loop()
+    ending: list[asyncio.Task] = []  # kept, since a loop holds its tasks weakly
+
+    async def end() -> None:
+        if not await service.drained():
+            _note(f"{service.inside} requests were not answered within {service.limits.drain:g} s")
+        server.should_exit = True
+
+    def stop() -> None:
+        if ending:
+            server.should_exit = True
+        else:
+            ending.append(loop.create_task(end()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await server.serve(sockets=[listening])
+
+
+def _note(text: str) -> None:
+    print(f"caad-ds: {text}", file=sys.stderr, flush=True)

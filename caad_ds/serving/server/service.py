@@ -1,0 +1,116 @@
+"""The models that are served, and the requests that are inside at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from caad_ds.generation.model import Model
+from caad_ds.serving.server.asked import Asked, asked
+from caad_ds.serving.server.batching import Answer, Job, Told, Worker
+from caad_ds.serving.server.limits import Limits
+from caad_ds.serving.server.metrics import Metrics
+from caad_ds.serving.server.refusals import Refused
+from caad_ds.serving.server.request import ChatRequest, read_request
+from caad_ds.utils.errors import UserError
+
+READERS = 2  # threads that decode audio and encode texts
+
+
+class Telling:
+    """What a worker's thread tells of an answer, taken in the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._told: asyncio.Queue[Told] = asyncio.Queue()
+
+    def give(self, told: Told) -> None:
+        """Called in the worker's thread, perhaps after the loop has ended."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._told.put_nowait, told)
+
+    async def take(self) -> str | Answer:
+        """The next piece of the text, or the answer; Refused where there is none."""
+        told = await self._told.get()
+        if isinstance(told, UserError):
+            raise Refused(400, str(told)[:500])
+        if isinstance(told, Exception):
+            raise Refused(500, "the model failed on this request; the server's log has the reason")
+        return told
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A request, and what it asks its model."""
+
+    request: ChatRequest
+    asked: Asked
+
+
+class Service:
+    """Models by the names that requests call them, each with a worker, behind one bound of requests.
+
+    `draining` says that the server is about to end: it takes no request any more.
+    """
+
+    def __init__(self, models: Mapping[str, Model], limits: Limits):
+        self.models, self.limits = models, limits
+        self.draining = False
+        self.inside = 0
+        self.metrics = Metrics(lambda: sum(each.waiting for each in self._workers.values()), lambda: self.inside)
+        self._workers = {name: Worker(model, limits.batch, self.metrics.batch) for name, model in models.items()}
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="caad-ds request")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a request would be answered."""
+        return not self.draining and all(worker.alive for worker in self._workers.values())
+
+    def enter(self) -> None:
+        """Count a request in; Refused where the server ends (503) or has as many as it takes (429)."""
+        if self.draining:
+            raise Refused(503, "the server is about to end; ask again later")
+        if self.inside >= self.limits.waiting:
+            raise Refused(429, f"{self.inside} requests wait already; ask again later")
+        self.inside += 1
+
+    def leave(self) -> None:
+        """Count it out."""
+        self.inside -= 1
+
+    async def understand(self, body: bytes) -> Understood:
+        """Read a request's body, beside the event loop; Refused."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._understood, body)
+
+    def _understood(self, body: bytes) -> Understood:
+        request = read_request(body)
+        if request.model not in self.models:
+            named = ", ".join(self.models)
+            raise Refused(404, f"model: {request.model[:80]!r} is not served here; ask {named}", "model")
+        return Understood(request, asked(request, self.models[request.model].reader, self.limits))
+
+    @asynccontextmanager
+    async def answering(self, understood: Understood) -> AsyncIterator[Telling]:
+        """What is told of a request's answer; left before its end, the answer ends as well."""
+        telling = Telling()
+        job = Job(understood.asked, bool(understood.request.stream), telling.give)
+        self._workers[understood.request.model].put(job)
+        try:
+            yield telling
+        finally:
+            job.cancelled.set()
+
+    async def drained(self) -> bool:
+        """Take no more requests and wait for those inside, as long as the limit says; whether all have ended."""
+        self.draining = True
+        end = asyncio.get_running_loop().time() + self.limits.drain
+        while self.inside and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.05)
+        return not self.inside
+
+    def close(self) -> None:
+        """End the threads."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers.values():
+            worker.close()
