@@ -16,6 +16,7 @@ from caad_ds.data.markers import user_content
 from caad_ds.generation.clips import length_fault
 from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.generation.question import as_sample
+from caad_ds.models.prompts.control_tokens import check_texts
 from caad_ds.models.reader import NO_TRANSCRIPT, Reader
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.refusals import Refused
@@ -113,6 +114,10 @@ def _turn(number: int, message: Message) -> tuple[str, list[InputAudio]]:
     kinds = [isinstance(part, AudioPart) for part in parts]
     if sum(one != other for one, other in pairwise(kinds)) > 1:
         raise Refused(400, f"{where}: text on both sides of an audio, where it stands before all text; move it", where)
+    try:
+        check_texts({"text": text}, ())
+    except UserError as error:  # before the markers of its audios stand beside it
+        raise Refused(400, f"{where}: {error}", where) from None
     if not text.strip():
         raise Refused(400, f"{where}: there is no text; ask something", where)
     return text, audios

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from caad_ds.serving.server import replies
-from caad_ds.serving.server.body import Gone, discard
+from caad_ds.serving.server.body import Body, Gone
 from caad_ds.serving.server.refusals import Refused
 
 Scope = MutableMapping[str, Any]
@@ -48,7 +48,7 @@ class Guard:
             self._check(scope)
         except Refused as refused:
             with suppress(Gone):
-                await discard(receive)
+                await Body(receive).discard()
             return await replies.refusal(refused)(scope, receive, with_headers)
         return await self._app(scope, receive, with_headers)
 

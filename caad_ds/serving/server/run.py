@@ -30,12 +30,7 @@ def serve(
         _note(f"loading {folder}")
         loaded[name] = Model.load(folder, chosen, dtype)
     service = Service(loaded, limits)
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # requests that are no HTTP are not ours to report
-    config = uvicorn.Config(
-        make_app(service, key, local), http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, timeout_graceful_shutdown=CLOSING,
-    )  # fmt: skip
-    server = _Server(config)
+    server = _Server(config_of(service, key, local))
     host, port = listening.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     server.told = f"serving {', '.join(loaded)} at {address}; Ctrl-C ends it"
@@ -44,6 +39,15 @@ def serve(
     finally:
         service.close()
     return 0
+
+
+def config_of(service: Service, key: str, local: bool) -> uvicorn.Config:
+    """How uvicorn runs a service: as its application, and silently."""
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # requests that are no HTTP are not ours to report
+    return uvicorn.Config(
+        make_app(service, key, local), http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, timeout_graceful_shutdown=CLOSING,
+    )  # fmt: skip
 
 
 class _Server(uvicorn.Server):

@@ -1,0 +1,170 @@
+"""What gets no answer: the status of each, in OpenAI's form, and a server that answers the next request as before."""
+
+import http.client
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import openai
+import pytest
+
+from caad_ds.models.reader import Reader
+from caad_ds.serving.server.request import NEUTRAL
+from tests.serving.server.conftest import LIMITS, asking, running
+from tests.serving.server.hostile import ONE, QUESTION, RAW, REFUSED
+
+JSON = "Content-Type: application/json\r\n"
+MIB = 1 << 20
+
+
+def refusal(answer: httpx2.Response, status: int) -> str:
+    """The message of a refusal in OpenAI's form."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"} and "\n" not in error["message"]
+    assert len(answer.content) < 1000, "what was sent is sent back"
+    return error["message"]
+
+
+@pytest.fixture
+def alive(served, model):
+    """After a test the server still answers."""
+    yield
+    said = served.client().chat.completions.create(**asking(QUESTION, ONE))
+    assert said.choices[0].message.content == model.answer(ONE, QUESTION, max_new_tokens=8)
+    served.wait(lambda: not served.service.inside)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_request_that_cannot_be_answered_is_told_why(served, what):
+    content, told = REFUSED[what]
+    assert told in refusal(served.post(content), 400)
+
+
+@pytest.mark.parametrize("what", RAW)
+def test_a_body_that_is_no_request(served, alive, what):
+    refusal(served.post(data=RAW[what], headers={"Content-Type": "application/json"}), 400)
+
+
+def test_what_asks_for_nothing_is_taken(served):
+    assert served.post(asking("a", user="ann", **NEUTRAL)).status_code == 200
+
+
+def test_openai_s_client_raises_its_own_error(served):
+    with pytest.raises(openai.BadRequestError) as refused:
+        served.client().chat.completions.create(**asking("a", stop=["."], stream=True))
+    assert refused.value.param == "stop" and refused.value.type == "invalid_request_error"
+
+
+def test_other_places_methods_and_types(served):
+    assert "no such place" in refusal(httpx2.get(f"{served.address}/v1/none"), 404)
+    assert "no such method" in refusal(httpx2.get(f"{served.address}/v1/chat/completions"), 405)
+    options = httpx2.options(f"{served.address}/v1/chat/completions", headers={"Origin": "http://evil.example"})
+    refusal(options, 405)
+    assert not [name for name in options.headers if name.startswith("access-control")]
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+        headers = {"Content-Type": kind} if kind else {}
+        told = refusal(served.post(data=json.dumps(asking("a")).encode(), headers=headers), 415)
+        assert told.startswith("Content-Type: ")
+    assert httpx2.get(f"{served.address}/docs").status_code == 404, "a page that loads scripts from elsewhere"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "0.0.0.0", ""])
+def test_a_request_to_another_name_is_refused_on_loopback(served, host):
+    told = refusal(httpx2.get(f"{served.address}/v1/models", headers={"Host": host}), 421)
+    assert told.startswith("Host: ")
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "LOCALHOST", "127.0.0.1:1", "[::1]:8000", "[::1]"])
+def test_a_request_to_the_machine_itself_is_taken(served, host):
+    assert httpx2.get(f"{served.address}/v1/models", headers={"Host": host}).status_code == 200
+
+
+def raw(served, head: str, body: bytes = b"", parts: int = 1) -> int:
+    """The status of what is sent by hand."""
+    port = int(served.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sent:
+        sent.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
+        for _ in range(parts):
+            sent.sendall(body)
+        answer = http.client.HTTPResponse(sent)
+        answer.begin()
+        assert "error" in json.loads(answer.read())
+        return answer.status
+
+
+def test_bodies_that_are_too_large(served, alive):
+    too_long = {**asking("a"), "x": "a" * (LIMITS["body_bytes"])}
+    assert "larger than 1,048,576 bytes" in refusal(served.post(too_long), 413)
+    with pytest.raises(openai.APIStatusError) as refused:
+        served.client().chat.completions.create(**asking(QUESTION, bytes(20 * MIB)))
+    assert refused.value.status_code == 413
+    assert raw(served, f"{JSON}Content-Length: 2000000000") == 413  # of which nothing comes
+    assert raw(served, f"{JSON}Content-Length: {10**15}") == 413
+    part = f"{MIB:x}\r\n".encode() + bytes(MIB) + b"\r\n"
+    assert raw(served, f"{JSON}Transfer-Encoding: chunked", part, 8) == 413
+
+
+def test_a_length_that_is_not_true(model):
+    with running(model, seconds=1.0) as served:
+        assert raw(served, f"{JSON}Content-Length: 1000", b'{"model": "stu') == 408
+        assert raw(served, f"{JSON}Content-Length: 4", json.dumps(asking("a")).encode()) == 400
+        assert served.post(asking(QUESTION)).status_code == 200
+
+
+def test_an_answer_that_takes_too_long(model, endless):
+    with running(model, seconds=0.7) as served:
+        long = asking(QUESTION, max_tokens=1500)
+        assert "no whole answer within 0.7 s" in refusal(served.post(long), 408)
+        said = []
+        with pytest.raises(openai.APIError, match="no whole answer within"):
+            for chunk in served.client().chat.completions.create(**long, stream=True):
+                said.append(chunk.choices[0].delta.content)
+        assert len(said) > 2
+        [worker] = served.service._workers.values()
+        served.wait(lambda: not worker._running, 1.0)
+        assert served.metric('caad_requests_total{status="408"}') == 2
+        assert served.post(asking(QUESTION, max_tokens=2)).status_code == 200
+
+
+def test_a_full_server_says_so(model, gate):
+    with running(model, waiting=2, batch=1) as served:
+        with ThreadPoolExecutor(2) as pool:
+            first = [pool.submit(served.post, asking(QUESTION)) for _ in range(2)]
+            served.wait(lambda: served.service.inside == 2)
+            full = served.post(asking(QUESTION))
+            assert "2 requests wait already" in refusal(full, 429) and full.headers["retry-after"] == "1"
+            with pytest.raises(openai.RateLimitError):
+                served.client().chat.completions.create(**asking(QUESTION))
+            assert served.metric("caad_requests_inside") == 2
+            gate.set()
+            assert [each.result().status_code for each in first] == [200, 200]
+        assert served.post(asking(QUESTION)).status_code == 200
+
+
+def test_a_key(model):
+    key = "sk-not-to-be-told"
+    with running(model, key=key, local=False) as served:
+        for path in ("/v1/models", "/metrics", "/v1/none", "/v1/chat/completions"):
+            for headers in (
+                {},
+                {"Authorization": key},
+                {"Authorization": f"Bearer {key}x"},
+                {"Authorization": "Bearer é"},
+            ):
+                got = httpx2.get(f"{served.address}{path}", headers={k: v.encode() for k, v in headers.items()})
+                assert "the key is missing or wrong" in refusal(got, 401) and key not in got.text
+        for path in ("/", "/page.js", "/page.css", "/health"):
+            assert httpx2.get(f"{served.address}{path}").status_code == 200
+        with pytest.raises(openai.AuthenticationError):
+            served.client("sk-wrong").chat.completions.create(**asking(QUESTION))
+        assert served.client(key).chat.completions.create(**asking(QUESTION)).choices
+        by_name = {"Authorization": f"Bearer {key}", "Host": "example.org"}
+        told = httpx2.get(f"{served.address}/metrics", headers=by_name)
+        assert told.status_code == 200 and key not in told.text
+
+
+def test_no_transcript_where_the_prompt_holds_none(served, monkeypatch):
+    monkeypatch.setattr(Reader, "transcript", "none")
+    assert "this model's prompt holds none" in refusal(served.post(asking("a", ONE, caad_transcripts=["a"])), 400)
