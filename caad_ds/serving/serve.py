@@ -106,6 +106,8 @@ def _check_packages() -> None:
 
 def _bound(host: str, port: int) -> socket.socket:
     """A socket on an interface and port, which does not listen yet; UserError where that is not to be had."""
+    if not 0 <= port < 1 << 16:  # larger ones would wrap
+        raise UserError(f"--port {port}: no port has that number; give one up to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)

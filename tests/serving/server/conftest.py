@@ -62,9 +62,9 @@ class Running:
 
 
 @contextmanager
-def running(model: Model, key: str = "", local: bool = True, **limits) -> Iterator[Running]:
-    """A server of a model, for a while."""
-    service = Service({NAME: model}, Limits(**(LIMITS | limits)))
+def running(model: Model, key: str = "", local: bool = True, also=None, **limits) -> Iterator[Running]:
+    """A server of a model, and of others by name, for a while."""
+    service = Service({NAME: model, **(also or {})}, Limits(**(LIMITS | limits)))
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     server = uvicorn.Server(config_of(service, key, local))
@@ -103,12 +103,12 @@ def endless(monkeypatch):
 
 @pytest.fixture
 def gate(monkeypatch):
-    """Batches begin where this event is set."""
-    opened = threading.Event()
+    """Batches begin where this event is set; to be asked for after `endless`."""
+    opened, begin = threading.Event(), batching.generate
 
     def waiting(*given, **options):
         assert opened.wait(30)
-        return generate(*given, **options)
+        return begin(*given, **options)
 
     monkeypatch.setattr(batching, "generate", waiting)
     yield opened

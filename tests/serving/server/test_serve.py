@@ -1,0 +1,163 @@
+"""`caad-ds serve` as a process: what it refuses before it loads anything, its end, its memory."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import util
+
+import httpx2
+import numpy as np
+import psutil
+import pytest
+
+from caad_ds import cli
+from caad_ds.generation.model import Model
+from caad_ds.serving import serve
+from tests.root import ROOT
+from tests.serving.server.conftest import Running, asking, file_of, written
+from tests.serving.server.hostile import QUESTION, RAW, REFUSED
+
+KEY = "sk-not-to-be-told-0123456789"
+MIB = 1 << 20
+LONG = file_of("2")  # about which this model says a lot
+
+
+@pytest.fixture
+def without_weights(monkeypatch):
+    """Any loading of weights fails the test."""
+
+    def load(*arguments):
+        raise AssertionError("the weights are loaded")
+
+    monkeypatch.setattr(Model, "load", load)
+    monkeypatch.delenv(serve.KEY, raising=False)
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The one line of a command that does not serve."""
+    assert cli.main(["serve", *map(str, arguments)]) == 2
+    return [line for line in capsys.readouterr().err.splitlines() if "a run's folder" not in line][-1]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org"])
+def test_other_interfaces_need_a_key(without_weights, model_folder, capsys, monkeypatch, host):
+    assert f"--host {host}: others reach this interface; export a key" in refused(capsys, model_folder, "--host", host)
+    monkeypatch.setenv(serve.KEY, "two\nlines")
+    assert "CAAD_API_KEY: holds what no key has" in refused(capsys, model_folder, "--host", host)
+
+
+@pytest.mark.parametrize("package", serve.PACKAGES)
+def test_a_missing_package_is_one_line_that_names_the_extra(
+    without_weights, model_folder, capsys, monkeypatch, package
+):
+    found = util.find_spec
+    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == package else found(name))
+    line = refused(capsys, model_folder)
+    assert line.endswith(f"serve needs the package {package}; pip install 'caad-ds[serve]'")
+
+
+def test_ports_names_and_limits_that_cannot_be(without_weights, model_folder, capsys):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"--port {port}: cannot be listened on" in refused(capsys, model_folder, "--port", port)
+    assert "--port 99999: no port has that number" in refused(capsys, model_folder, "--port", 99999)
+    assert "both models are called" in refused(capsys, model_folder, "--vs", model_folder)
+    assert "--vs-name: there is no second model" in refused(capsys, model_folder, "--vs-name", "b")
+    assert "--timeout 0.0: give a finite number above 0" in refused(capsys, model_folder, "--timeout", 0)
+    assert "--drain -1.0: give a number" in refused(capsys, model_folder, "--drain", -1)
+
+
+@contextmanager
+def process(folder, log, *arguments, env=None):
+    """The command, once it serves, and its address."""
+    command = [sys.executable, "-m", "caad_ds", "serve", str(folder), "--port", "0", "--device", "cpu"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    with open(log, "w") as out:
+        running = subprocess.Popen([*command, *map(str, arguments)], stdout=out, stderr=out, env=env)
+    try:
+        for _ in range(600):
+            if told := re.search(r"serving (.*) at (\S+); Ctrl-C ends it", log.read_text()):
+                break
+            assert running.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield running, Running(told[2], None), told[1]
+    finally:
+        running.kill()
+        running.wait()
+
+
+@pytest.mark.slow
+def test_it_ends_gracefully(model, model_folder, tmp_path):
+    """What is inside is answered, what comes then gets 503, the status is 0; the key is told nowhere."""
+    log, same = tmp_path / "log", ["--name", "student", "--max-batch", 2, "--host", "0.0.0.0"]
+    with process(model_folder, log, *same, env={"CAAD_API_KEY": KEY}) as (ended, server, names):
+        assert names == "student"
+        headers = {"Authorization": f"Bearer {KEY}"}
+        server.address = server.address.replace("0.0.0.0", "127.0.0.1")
+        lengths = range(100, 112)
+        with ThreadPoolExecutor(12) as pool:
+            long = [asking(QUESTION, LONG, max_tokens=length) for length in lengths]
+            answers = [pool.submit(server.post, each, headers=headers) for each in long]
+            metrics = f"{server.address}/metrics"
+            server.wait(lambda: "caad_requests_inside 12" in httpx2.get(metrics, headers=headers).text)
+            ended.send_signal(signal.SIGTERM)
+            late = server.post(asking(QUESTION), headers=headers)
+            assert late.status_code == 503 and "about to end" in late.json()["error"]["message"]
+            assert httpx2.get(f"{server.address}/health").json() == {"status": "ending"}
+            said = [each.result().json()["choices"][0]["message"]["content"] for each in answers]
+        assert ended.wait(20) == 0
+    expected = [model.answer(LONG, QUESTION, max_new_tokens=length) for length in lengths]
+    assert said == expected
+    assert KEY not in log.read_text() and "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_what_takes_too_long_to_end_is_cut(model_folder, tmp_path):
+    log = tmp_path / "log"
+    with process(model_folder, log, "--name", "student", "--drain", 0.2, "--max-batch", 1) as (ended, server, _):
+        long = asking(QUESTION, LONG, max_tokens=1000)
+        with ThreadPoolExecutor(20) as pool:
+            answers = [pool.submit(server.post, long) for _ in range(20)]
+            server.wait(lambda: server.metric("caad_requests_inside") == 20)
+            ended.send_signal(signal.SIGTERM)
+            assert ended.wait(20) == 0
+            assert any(each.exception() or each.result().status_code != 200 for each in answers)
+    assert re.search(r"\d+ requests were not answered within 0.2 s", log.read_text())
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_hostile_requests_leave_no_memory_behind(model, model_folder, tmp_path):
+    """Ten hours of FLAC take 2.3 GB in samples, and two GB are claimed. The first round makes what stays."""
+    hours = asking(QUESTION, written(np.zeros(36_000 * 16_000, np.int16), format="FLAC"))
+    hostile = [content for content, _ in REFUSED.values()] + [hours] * 3
+    assert len(hostile) + len(RAW) >= 100
+    with process(model_folder, tmp_path / "log", "--name", "student", "--max-body-mib", 4) as (running, server, _):
+
+        def send() -> int:
+            for content in hostile:
+                answer = server.post(content)
+                assert answer.status_code in (400, 413), answer.text
+            for content in RAW.values():
+                assert server.post(data=content, headers={"Content-Type": "application/json"}).status_code == 400
+            with pytest.raises(httpx2.HTTPError):
+                server.post(data=b"", headers={"Content-Type": "application/json", "Content-Length": "2000000000"})
+            said = server.post(asking(QUESTION, file_of("one"))).json()["choices"][0]["message"]["content"]
+            assert said == model.answer(file_of("one"), QUESTION, max_new_tokens=128)
+            return psutil.Process(running.pid).memory_info().rss
+
+        first = send()
+        highest = max(send() for _ in range(3))
+        peak = next(int(line.split()[1]) for line in open(f"/proc/{running.pid}/status") if line.startswith("VmHWM"))
+        assert highest - first < 50 * MIB
+        assert 1024 * peak - first < 300 * MIB, "something large was held for a moment"
+        assert "Traceback" not in (tmp_path / "log").read_text()
