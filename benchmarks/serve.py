@@ -3,8 +3,8 @@
     python benchmarks/serve.py [--model FOLDER] [--concurrency 1 8 32] [--requests 64] [--tokens 32] [--rounds 3]
 
 Both servers run as processes of their own on the same model, and are asked in turns by OpenAI's client, greedily, about
-clips of 2 s that all differ. Without --model it is a Qwen2-Audio with random weights (hidden size 256, four layers), whose
-answers seldom end before --tokens. --own leaves `transformers serve` out, which does not take our own family.
+clips of 2 s that all differ. Without --model it is a Qwen2-Audio with random weights (hidden size 256, four layers),
+whose answers seldom end before --tokens. --own leaves `transformers serve` out, which does not take our own family.
 """
 
 import argparse
