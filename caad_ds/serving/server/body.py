@@ -7,7 +7,7 @@ from typing import Any
 from caad_ds.serving.server.refusals import Refused
 
 DISCARDED = 1 << 26  # bytes of a body that nobody wants, read all the same
-IDLE = 1.0  # seconds that the rest of such a body is waited for
+IDLE = 1.0  # seconds that a client which neither sends nor reads is waited for
 
 
 class Gone(Exception):

@@ -12,7 +12,7 @@ from fastapi.datastructures import Headers
 
 from caad_ds.serving.server import replies
 from caad_ds.serving.server.batching import Answer
-from caad_ds.serving.server.body import Body, Gone
+from caad_ds.serving.server.body import IDLE, Body, Gone
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.request import ChatRequest
 from caad_ds.serving.server.service import Service, Telling
@@ -106,7 +106,9 @@ class _Completion:
 
     async def _refuse(self, refused: Refused) -> None:
         if self._begun:  # its status went out with the first piece
-            await self.send(replies.event(refused.body(), last=True))
+            with contextlib.suppress(TimeoutError):  # a client that reads nothing keeps no one waiting
+                async with asyncio.timeout(IDLE):
+                    await self.send(replies.event(refused.body(), last=True))
             return
         with contextlib.suppress(Gone):
             await self._body.discard()

@@ -6,7 +6,9 @@ import numpy as np
 import openai
 import pytest
 
-from tests.serving.server.conftest import NAME, asking, file_of, user
+import caad_ds
+from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
+from tests.serving.server.conftest import NAME, asking, file_of, running, user
 
 QUESTION = "who speaks ?"
 ONE, TWO = file_of("one"), file_of("two", 0.3)
@@ -138,6 +140,24 @@ def test_sixty_four_at_once_get_what_each_gets_alone(model, served):
         found = list(pool.map(said, asked))
     assert found == expected and len({*expected}) > 48
     assert served.metric("caad_batch_size_count") - batches < 48, "they are not batched"
+
+
+def test_a_family_of_transformers_is_served_as_well(tmp_path):
+    one = caad_ds.load(tiny_qwen2_audio.write(tmp_path / "model"), device="cpu")
+    files = [file_of(f"of a family {n}", 0.4 + 0.2 * n) for n in range(4)]
+    expected = [one.answer(each, "Is it low?", max_new_tokens=12) for each in files]
+    with running(one) as served, ThreadPoolExecutor(4) as pool:
+        given = [asking("Is it low?", each, max_tokens=12) for each in files]
+        client = served.client()
+        assert [*pool.map(lambda each: text(client.chat.completions.create(**each)), given)] == expected
+        system = [{"role": "system", "content": "<|im_start|>"}, user("Is it low?")]
+        with pytest.raises(openai.BadRequestError, match="control token"):
+            client.chat.completions.create(model=NAME, messages=system)
+        with pytest.raises(openai.BadRequestError, match="lasts more than 2 s"):
+            client.chat.completions.create(**asking("Is it low?", file_of("long", 2.5)))
+        with pytest.raises(openai.BadRequestError, match="this model's prompt holds none"):
+            client.chat.completions.create(**given[0], extra_body={"caad_transcripts": ["a"]})
+    assert len({*expected}) == 4
 
 
 def test_models_are_listed(served, client):

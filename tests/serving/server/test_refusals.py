@@ -9,7 +9,6 @@ import httpx2
 import openai
 import pytest
 
-from caad_ds.models.reader import Reader
 from caad_ds.serving.server.request import NEUTRAL
 from tests.serving.server.conftest import LIMITS, asking, running
 from tests.serving.server.hostile import ONE, QUESTION, RAW, REFUSED
@@ -163,8 +162,3 @@ def test_a_key(model):
         by_name = {"Authorization": f"Bearer {key}", "Host": "example.org"}
         told = httpx2.get(f"{served.address}/metrics", headers=by_name)
         assert told.status_code == 200 and key not in told.text
-
-
-def test_no_transcript_where_the_prompt_holds_none(served, monkeypatch):
-    monkeypatch.setattr(Reader, "transcript", "none")
-    assert "this model's prompt holds none" in refusal(served.post(asking("a", ONE, caad_transcripts=["a"])), 400)
