@@ -12,13 +12,14 @@ from fastapi.datastructures import Headers
 
 from caad_ds.serving.server import replies
 from caad_ds.serving.server.batching import Answer
-from caad_ds.serving.server.body import IDLE, Body, Gone
+from caad_ds.serving.server.body import Gone, read_json
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.request import ChatRequest
 from caad_ds.serving.server.service import Service, Telling
 
 T = TypeVar("T")
 HUNG_UP = 499  # what no client sees
+IDLE = 1.0  # seconds that a client which does not read is waited for
 
 
 class Completions:
@@ -37,7 +38,6 @@ class _Completion:
 
     def __init__(self, service: Service, scope: Any, receive: Any, send: Any):
         self.service, self.scope, self.receive, self.send = service, scope, receive, send
-        self._body = Body(receive)
         self._begun = False  # whether a status is sent
 
     async def run(self) -> None:
@@ -75,7 +75,7 @@ class _Completion:
             raise Refused(408, f"no whole answer within {seconds:g} s; ask for a shorter one, or later") from None
 
     async def _answer(self) -> None:
-        body = await self._body.read_json(Headers(scope=self.scope), self.service.limits.body_bytes)
+        body = await read_json(Headers(scope=self.scope), self.receive, self.service.limits.body_bytes)
         understood = await self.service.understand(body)
         del body  # the samples of its audio are a fraction of it
         async with self.service.answering(understood) as telling:
@@ -110,9 +110,7 @@ class _Completion:
                 async with asyncio.timeout(IDLE):
                     await self.send(replies.event(refused.body(), last=True))
             return
-        with contextlib.suppress(Gone):
-            await self._body.discard()
-            await replies.refusal(refused)(self.scope, self.receive, self.send)
+        await replies.refusal(refused)(self.scope, self.receive, self.send)
 
     async def _unless_gone(self, work: Awaitable[T]) -> T:
         """The result of a work, which ends where the client hangs up before it."""

@@ -2,11 +2,9 @@
 
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from typing import Any
 
 from caad_ds.serving.server import replies
-from caad_ds.serving.server.body import Body, Gone
 from caad_ds.serving.server.refusals import Refused
 
 Scope = MutableMapping[str, Any]
@@ -47,8 +45,6 @@ class Guard:
         try:
             self._check(scope)
         except Refused as refused:
-            with suppress(Gone):
-                await Body(receive).discard()
             return await replies.refusal(refused)(scope, receive, with_headers)
         return await self._app(scope, receive, with_headers)
 
