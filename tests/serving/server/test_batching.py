@@ -92,7 +92,7 @@ def test_a_job_that_fails_fails_alone(model, worker, gate, monkeypatch, capsys):
     assert isinstance(told["5"][-1], torch.OutOfMemoryError) and "no memory" in capsys.readouterr().err
     for name in ("a", "2", "c"):
         assert told[name][-1].text == alone(model, name)
-    assert len(told["2"]) > 5 and "".join(told["2"][:-1]) == alone(model, "2"), "a piece is given twice, or lost"
+    assert len(told["2"]) > 2 and "".join(told["2"][:-1]) == alone(model, "2"), "a piece is given twice, or lost"
     after = job(model, "after")
     worker.put(after[0])
     assert after[1].all()[-1].text == alone(model, "after")
