@@ -111,7 +111,7 @@ def test_a_card_that_was_edited_is_not_overwritten(finished, tmp_path, capsys):
 
 
 TOLD = {
-    "start.json": ("Index of the shards (sha256): not recorded.", "Started with not recorded.", "| encoder | teacher |"),
+    "start.json": ("Index of the shards (sha256): not recorded.", "Started with not recorded.", "| teacher |"),
     "corpora.json": ("Samples, hours and corpora: not recorded.", "Started with caad-ds"),
 }
 
