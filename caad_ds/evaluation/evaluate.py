@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.evaluation.benchmarks.benchmark import KINDS, Benchmark, load
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
+from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
+from caad_ds.evaluation.benchmarks.kinds import KINDS, load
+from caad_ds.evaluation.figures.figures import figures_of
 from caad_ds.evaluation.identity import identity
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.confusions import confusions
@@ -19,7 +19,6 @@ from caad_ds.evaluation.report.tables import show_doubtful
 from caad_ds.evaluation.scoring.judged_answers import judged, unseparated
 from caad_ds.evaluation.scoring.llm_judge import Judge
 from caad_ds.evaluation.scoring.matching import RULES, VERSION, disagreement_counts, disagreements
-from caad_ds.evaluation.scoring.scores import DEFINITIONS, score_groups
 from caad_ds.evaluation.scoring.scores import RULES as SCORED
 from caad_ds.evaluation.speed.measure import Meter
 from caad_ds.generation.decoding import Contrast, decode
@@ -155,7 +154,7 @@ def _score(
     judge: Judge | None, speed: dict | None, sha256: Callable[[Clip], str],
 ) -> dict:  # fmt: skip
     """Writes scores and disagreements of all predictions; returns the scores."""
-    items = benchmark.items
+    items, figures = benchmark.items, figures_of(setup)
     folder.merge([(item.id, item.condition) for item in items])
     names = dict.fromkeys(item.id for item in items)
     rejected = benchmark.rejected + [unheard[name] for name in names if name in unheard]
@@ -183,18 +182,14 @@ def _score(
             "setup": setup,
             "rejected": rejected,
             "limited": benchmark.limited,
-            **_scored(benchmark.kind, predictions, complete),
-            "confusions": confusions(benchmark, predictions) if benchmark.kind != DynamicSuperb.kind else {},
+            **figures.score([predictions], complete),
+            "confusions": confusions(benchmark, predictions) if figures.by_option else {},
             "matching": VERSION,
-            "definitions": DEFINITIONS if benchmark.kind != DynamicSuperb.kind else {},
+            "definitions": figures.definitions,
             "inseparable": alike,
             "rules": {rule: sum(p[rule] for p in predictions) for rule in rules},
             "disagreements": disagreement_counts(predictions, rules),
-            **{
-                rule: _scored(benchmark.kind, [{**p, "right": p[rule]} for p in predictions], complete)
-                for rule in rules
-                if rule not in SCORED
-            },
+            **{rule: figures.score_by(rule, [predictions], complete) for rule in rules if rule not in SCORED},
         }
     if judge is not None:
         scores["judge"] |= {"model": judge.model, "unclear": verdicts.count(None)}
@@ -206,12 +201,6 @@ def _score(
 def _tell(folder: RunFolder, found: list[dict]) -> None:
     """Names the rows that are asked about a doubtful clip; all of an evaluation are in `doubtful.jsonl`."""
     show_doubtful(folder.add_doubtful(found), Path("doubtful.jsonl"))
-
-
-def _scored(kind: str, predictions: list[dict], complete: bool) -> dict:
-    if kind == DynamicSuperb.kind:
-        return score_instances([predictions], complete=complete)
-    return {"groups": score_groups([predictions])}
 
 
 def _answer(

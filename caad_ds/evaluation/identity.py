@@ -45,6 +45,7 @@ def identity(
         "max_new_tokens": decoding.max_new_tokens,
         "dtype": dtype,
         **gate_settings(*gate),
+        **benchmark.setup,
     }
 
 

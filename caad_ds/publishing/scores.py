@@ -7,10 +7,9 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from caad_ds.evaluation.comparison.run_folders import read_runs
+from caad_ds.evaluation.figures.figures import figures_of
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.report.evaluation_tables import evaluation_notes, evaluation_rows, is_dynamic_superb
-from caad_ds.evaluation.report.tables import MAIN
-from caad_ds.evaluation.scoring.scores import POOLED
+from caad_ds.evaluation.report.evaluation_tables import evaluation_notes, evaluation_rows
 from caad_ds.models.folder_hash import model_hash
 from caad_ds.training.export.model_card import TASK, Scores
 from caad_ds.utils.errors import UserError
@@ -63,18 +62,10 @@ def _shown(scores: dict) -> Scores:
             metric_value=_percent(figure["value"]),
             metric_args={bound: _percent(figure[bound]) for bound in ("low", "high")},
         )
-        for name, figure in _figures(scores).items()
+        for name, figure in figures_of(setup).headline(scores).items()
         if figure.get("value") is not None
     ]
     return Scores(title, _setup(scores), header, rows, evaluation_notes(scores), results)
-
-
-def _figures(scores: dict) -> dict[str, dict]:
-    """The figures that stand for an evaluation, by name."""
-    if is_dynamic_superb(scores):
-        return {**scores["dimensions"], scores["overall"]["name"]: scores["overall"]}
-    pooled = scores["groups"][POOLED]
-    return {name: pooled[key] for name, key in {**MAIN, "MRS": "mrs"}.items()}
 
 
 def _percent(share: float | None) -> float | None:

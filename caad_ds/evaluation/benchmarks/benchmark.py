@@ -1,27 +1,37 @@
-"""Benchmarks by their kind, and what identifies one."""
+"""What evaluation needs of a benchmark.
+
+`kinds.py` finds the benchmark in a folder or a file; what its answers come to is the `Figures` that `figures` names
+(evaluation/figures/), which run folders alone are enough for.
+"""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark as McrBench
-from caad_ds.utils.errors import UserError
 
 
 class Benchmark(Protocol):
-    """What evaluation needs of a benchmark: its items, every row under every one of `conditions`."""
+    """Items, every row under every one of `conditions`, and the rule by which an answer to them is right."""
 
-    kind: ClassVar[str]
+    @property
+    def kind(self) -> str:
+        """What run folders call it: runs are compared that have it, and their contents, in common."""
+
+    @property
+    def figures(self) -> str:
+        """The name of what its answers come to."""
+
+    @property
+    def setup(self) -> Mapping[str, str]:
+        """What else decides its prompts and figures, as far as that is not the kind's own way; part of `setup.json`."""
 
     @property
     def conditions(self) -> Sequence[str | None]:
-        """Under which each row is asked."""
+        """Under which each row is asked; the first is without a hint."""
 
     @property
     def options(self) -> Mapping[str, list[str]]:
-        """The answers that each subset knows."""
+        """The answers that each subset knows; not of a subset whose questions have choices of their own."""
 
     @property
     def rejected(self) -> list[dict]:
@@ -35,23 +45,5 @@ class Benchmark(Protocol):
     def items(self) -> list[Item]:
         """The conditions of a row one after the other, rows of a subset together."""
 
-
-KINDS = {kind.kind: kind for kind in (McrBench, DynamicSuperb)}
-
-
-def load(path: Path, kind: str | None = None, limit: int | None = None) -> Benchmark:
-    """The benchmark in a folder, or a file; `kind` (one of KINDS) is found out where it is not given.
-
-    `limit` keeps the first usable rows of each subset. UserError when there is none, or it could be either.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: no such folder; give the one that holds the benchmark")
-    found = [name for name, benchmark in KINDS.items() if benchmark.is_in(path)] if kind is None else [kind]
-    if not found:
-        raise UserError(
-            f"{path}: no benchmark in it; MCR-BENCH has <NAME>/<NAME>.json, Dynamic-SUPERB <instance>/ with Parquet or "
-            "Arrow files or metadata.json, and both may be in *.jsonl"
-        )
-    if len(found) > 1:
-        raise UserError(f"{path}: could be {' or '.join(found)}; say which by --kind")
-    return KINDS[found[0]].load(path, limit)
+    def verdicts(self, item: Item, answer: str) -> dict:
+        """Whether an answer is right by each rule of matching, and what else its figures are made of."""

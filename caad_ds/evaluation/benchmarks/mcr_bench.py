@@ -20,7 +20,7 @@ from unicodedata import normalize
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files, mcr_manifest, prompt_manifest
 from caad_ds.evaluation.benchmarks.items import Clip, Item, text_of
-from caad_ds.evaluation.scoring.matching import words
+from caad_ds.evaluation.scoring.matching import verdicts, words
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import each_once, is_text, read_text
 
@@ -67,12 +67,18 @@ class Benchmark:
     limited: bool = False  # rows were left out by a limit
 
     kind: ClassVar[str] = "mcr-bench"
+    figures: ClassVar[str] = "conflicts"
+    setup: ClassVar[Mapping[str, str]] = {}
     conditions: ClassVar[tuple[str, ...]] = CONDITIONS
 
     @property
     def items(self) -> list[Item]:
         """Every row under every condition."""
         return [item for row in self.rows for item in row.items()]
+
+    def verdicts(self, item: Item, answer: str) -> dict[str, bool]:
+        """Whether an answer is right by each rule of matching."""
+        return verdicts(answer, item.gt, self.options[item.subset], item.question)
 
     @staticmethod
     def is_in(folder: Path) -> bool:

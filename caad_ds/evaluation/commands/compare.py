@@ -13,7 +13,6 @@ from caad_ds.utils.paths import existing
 from caad_ds.utils.wording import counted
 
 FILES = ("table.json", "table.md", "table.png", "flips.png")
-TITLE = "Accuracy when audio and text disagree"
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +20,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=existing, metavar="RUN", help="run folder of `caad-ds evaluate`")
     parser.add_argument("--baseline", metavar="NAME", help="system to test the others against (default: the first)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"writes {', '.join(FILES)} there")
-    parser.add_argument("--title", default=TITLE, help="title of the table and the picture")
+    parser.add_argument("--title", help="title of the table and the picture (default: the benchmark's)")
     add_mlflow_arguments(parser)
 
 

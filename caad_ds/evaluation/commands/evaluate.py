@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from caad_ds.evaluation.benchmarks.benchmark import KINDS
+from caad_ds.evaluation.benchmarks.kinds import KINDS
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
 from caad_ds.evaluation.predictions import RunFolder

@@ -4,41 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from caad_ds.evaluation.commands.compare import TITLE
-from caad_ds.evaluation.comparison.dynamic_superb_dimensions import compare_dimensions, is_dynamic_superb
-from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
 from caad_ds.evaluation.comparison.result import Comparison, save
 from caad_ds.evaluation.comparison.run_folders import read_runs, read_speeds
-from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices
-from caad_ds.evaluation.report.comparison_tables import (
-    comparison_rows,
-    difference_rows,
-    interval_rows,
-    significance_legend,
-)
-from caad_ds.evaluation.report.confusions import LEGEND as NAMED
-from caad_ds.evaluation.report.confusions import in_markdown, summed
-from caad_ds.evaluation.report.tables import FIGURES, LEGEND, MAIN, NO_INTERVAL, markdown
-from caad_ds.evaluation.scoring.scores import POOLED, score_groups
-from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import existing
-from caad_ds.utils.progress import progress, waiting
+from caad_ds.utils.progress import waiting
 from caad_ds.utils.wording import counted
-
-BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_all"}
-NOTE = (
-    "Percentages; ± is the sample deviation over runs of one name (seeds). "
-    "Read neutral, faithful, adversarial and shift together: none of them decides alone."
-)
-INTERVALS = (
-    f"{NO_INTERVAL} Clips of one of few voices are not independent: for new voices the uncertainty is larger than "
-    "these intervals say, and differences are less certain than their p values."
-)
 
 
 def compare(
-    runs: Sequence[str | Path], *, baseline: str | None = None, out: str | Path | None = None, title: str = TITLE
+    runs: Sequence[str | Path], *, baseline: str | None = None, out: str | Path | None = None, title: str | None = None
 ) -> Comparison:
     """Compare finished evaluations of one benchmark, as `caad-ds compare` does.
 
@@ -46,7 +21,7 @@ def compare(
         runs: run folders of `evaluate`; those of one name are its seeds.
         baseline: name of the system that the others are tested against; None: the first.
         out: folder that table.json, table.md and the pictures are written to; None: nothing is written.
-        title: of the table and the picture.
+        title: of the table and the picture; None: the benchmark's.
 
     Returns:
         Scores by system and differences from the baseline, with all that tables and pictures show of them.
@@ -61,53 +36,11 @@ def compare(
         read = read_runs(folders)
         speeds = read_speeds(folders)
     first = _baseline(baseline, list(read.systems))
-    if is_dynamic_superb(folders[0]):
-        title = "Dynamic-SUPERB" if title == TITLE else title
-        found = compare_dimensions(read.systems, first, title, read.complete)
-    else:
-        found = compare_conditions(read.systems, first, title)
-        named = [part for name, tables in read.confusions.items() for part in in_markdown(name, summed(tables))]
-        found.details.extend([NAMED, *named] if named else [])
+    found = read.figures.compare(read, first, title or read.figures.title)
     found = replace(found, speeds=speeds, notes=read.notes, rejected=read.rejected)
     if out is not None:
         save(found, Path(out))
     return found
-
-
-def compare_conditions(runs: dict[str, list[list[dict]]], baseline: str, title: str) -> Comparison:
-    """Of runs on a benchmark in MCR-BENCH's format: conditions, shift, and what the false hint changes."""
-    systems = {}
-    with progress("comparing", sum(map(len, runs.values()))) as advance:
-        for name, predictions in runs.items():
-            systems[name] = score_groups(predictions)
-            advance(len(predictions))
-    with progress(f"differences from {baseline}"):
-        found = differences(runs, baseline)
-    details = [INTERVALS, markdown(*interval_rows(_pooled(systems, FIGURES)))]
-    commonest = commonest_labels(next(iter(runs.values()))[0])
-    legends = [LEGEND, NOTE, *neutral_notes(systems, baseline, commonest[POOLED])]
-    if found:
-        pooled = _pooled(found, {**MAIN, "MRS": "mrs"})
-        details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(pooled))]
-        legends.append(significance_legend(baseline, {name: pooled[name] | _by_subset(found[name]) for name in found}))
-    pictures = {
-        "table.png": lambda file: bars(_pooled(systems, BARS), title, file),
-        "flips.png": lambda file: flip_matrices(systems, title, file),
-    }
-    table = comparison_rows(systems, found)
-    logged = _pooled(systems, {key: key for key in FIGURES.values()})
-    attributes = by_attribute(systems, commonest)
-    return Comparison(title, baseline, systems, logged, found, table, legends, details, pictures, attributes)
-
-
-def _pooled(systems: dict[str, dict], figures: dict[str, str]) -> dict[str, dict[str, dict]]:
-    """By system and label, a metric or a difference of all items together."""
-    return {name: {label: groups[POOLED][key] for label, key in figures.items()} for name, groups in systems.items()}
-
-
-def _by_subset(differences: dict[str, dict]) -> dict[str, dict]:
-    """What the table has of each subset, by its column."""
-    return {f"{name} adv": each["accuracy_adversarial"] for name, each in differences.items() if name != POOLED}
 
 
 def _baseline(asked: str | None, names: list[str]) -> str:

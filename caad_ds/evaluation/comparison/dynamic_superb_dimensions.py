@@ -1,17 +1,13 @@
 """`caad-ds compare` of Dynamic-SUPERB runs: a row per system, a column per dimension and ALL."""
 
-from pathlib import Path
-
 import numpy as np
 
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
     DrawnInstances,
     instance_groups,
     score_instances,
 )
 from caad_ds.evaluation.comparison.result import Comparison
-from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.comparison_plots import bars
 from caad_ds.evaluation.report.comparison_tables import SIGNIFICANT, difference_rows, interval_rows, significance_legend
 from caad_ds.evaluation.report.tables import NO_INTERVAL, markdown, with_deviation
@@ -21,11 +17,6 @@ from caad_ds.evaluation.scoring.significance import adjust, difference_of, excha
 from caad_ds.utils.progress import progress
 
 NOTE = "Percentages; ± is the sample deviation over runs of one name (seeds)."
-
-
-def is_dynamic_superb(run: Path) -> bool:
-    """Whether a finished run is of this benchmark."""
-    return RunFolder(run).read_scores()["setup"].get("benchmark") == DynamicSuperb.kind
 
 
 def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: str, complete: bool) -> Comparison:

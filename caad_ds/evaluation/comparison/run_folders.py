@@ -4,12 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from caad_ds.evaluation.benchmarks.benchmark import KINDS
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark as McrBench
+from caad_ds.evaluation.figures.figures import Figures, figures_of
 from caad_ds.evaluation.predictions import REMEDY, RunFolder
 from caad_ds.evaluation.scoring.matching import VERSION
-from caad_ds.evaluation.scoring.scores import POOLED, RULES
+from caad_ds.evaluation.scoring.scores import RULES
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.wording import counted
 
@@ -22,9 +20,11 @@ NOTED = {"max_new_tokens": "--max-new-tokens", "dtype": "--dtype"}
 class Runs:
     """Predictions of each run by its system's name, in order of appearance, and what a reader must know of them.
 
-    `confusions` has those of each run beside; an earlier version's scores have none.
+    `figures` are what their answers come to. `confusions` has those of each run beside; an earlier version's scores
+    have none.
     """
 
+    figures: Figures
     systems: dict[str, list[list[dict]]] = field(default_factory=dict)
     rejected: dict[Path, int] = field(default_factory=dict)  # rows that a run could not use
     notes: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ def read_runs(folders: list[Path]) -> Runs:
     UserError if a run is unfinished or cut, was scored by other rules of matching, is given twice, was made on another
     benchmark or other items than the first, or decodes otherwise than its namesakes.
     """
-    runs = Runs()
+    runs = Runs(figures_of(RunFolder(folders[0]).read_scores()["setup"]))
     setups: dict[Path, dict] = {}
     items: set[tuple[str, str]] = set()
     for path in folders:
@@ -98,12 +98,9 @@ def _without(setup: dict, keys: Iterable[str]) -> dict:
 
 def _whole(path: Path, scores: dict) -> list[dict]:
     """All predictions of a finished run; UserError if they are not those that were scored."""
-    kind = KINDS.get(scores["setup"].get("benchmark", McrBench.kind))
+    figures = figures_of(scores["setup"])
     try:
-        if kind is DynamicSuperb:
-            scored = sum(instance["items"] for instance in scores["instances"].values())
-        else:
-            scored = scores["groups"][POOLED]["items"]
+        scored = figures.items(scores)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path / 'scores.json'}: not the scores of an evaluation; {REMEDY}") from error
     if scores.get("matching") != VERSION:
@@ -111,7 +108,7 @@ def _whole(path: Path, scores: dict) -> list[dict]:
             f"{path}: scored by another version's rules of matching; run its `caad-ds evaluate` again with the same "
             "options, which scores it again and asks nothing again"
         )
-    predictions = RunFolder(path).complete((kind or McrBench).conditions)
+    predictions = RunFolder(path).complete(figures.conditions)
     if not all(isinstance(p.get(rule), bool) for p in predictions for rule in RULES):
         raise UserError(f"{path}: predictions.jsonl has answers without a verdict; run its `caad-ds evaluate` again")
     have = len({p["id"] for p in predictions})

@@ -24,7 +24,7 @@ def confusions(benchmark: Benchmark, predictions: Iterable[dict]) -> dict[str, d
     }
     for prediction in predictions:
         table = found.get(prediction["subset"])
-        if table is None or prediction["condition"] != "neutral":
+        if table is None or prediction["condition"] != benchmark.conditions[0]:
             continue
         options = table["options"]
         said = named(prediction["prediction"], tuple(options), question[prediction["id"]])

@@ -1,22 +1,11 @@
 """What `evaluate` prints of an evaluation that is done."""
 
-from caad_ds.evaluation.benchmarks.benchmark import KINDS
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_notes, instances_rows
+from caad_ds.evaluation.figures.figures import figures_of
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.confusions import LEGEND as NAMED
 from caad_ds.evaluation.report.confusions import on_terminal
-from caad_ds.evaluation.report.tables import (
-    LEGEND,
-    NO_INTERVAL,
-    SUBSET_LEGEND,
-    percent,
-    scores_rows,
-    show,
-    show_rejected,
-)
+from caad_ds.evaluation.report.tables import NO_INTERVAL, percent, show, show_rejected
 from caad_ds.evaluation.scoring.judged_answers import unseparated_notes
-from caad_ds.evaluation.scoring.scores import POOLED
 from caad_ds.evaluation.speed.figures import speed_legend, speed_rows
 from caad_ds.utils.terminal_table import Table
 from caad_ds.utils.wording import counted
@@ -24,13 +13,12 @@ from caad_ds.utils.wording import counted
 
 def evaluation_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of one system's scores."""
-    return instances_rows(scores) if is_dynamic_superb(scores) else scores_rows(scores["groups"])
+    return figures_of(scores["setup"]).rows(scores)
 
 
 def evaluation_notes(scores: dict) -> list[str]:
     """Return what explains that table."""
-    notes = instances_notes(scores) if is_dynamic_superb(scores) else [LEGEND, SUBSET_LEGEND]
-    return [*notes, NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
+    return [*figures_of(scores["setup"]).notes(scores), NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
 
 
 def show_evaluation(scores: dict, folder: RunFolder) -> None:
@@ -46,11 +34,6 @@ def show_evaluation(scores: dict, folder: RunFolder) -> None:
     show_rejected(scores["rejected"], folder.path / "scores.json")
 
 
-def is_dynamic_superb(scores: dict) -> bool:
-    """Whether scores are of Dynamic-SUPERB's form, of instances and dimensions."""
-    return scores["setup"]["benchmark"] == DynamicSuperb.kind
-
-
 def _by_rule(scores: dict, differing: int) -> str:
     answers = _answers(scores)
     each = ", ".join(f"{rule} {percent(count / answers)}" for rule, count in scores["rules"].items())
@@ -61,6 +44,5 @@ def _by_rule(scores: dict, differing: int) -> str:
 
 def _answers(scores: dict) -> int:
     """How many answers were scored: of each item one under every condition."""
-    if is_dynamic_superb(scores):
-        return sum(instance["items"] for instance in scores["instances"].values())
-    return scores["groups"][POOLED]["items"] * len(KINDS[scores["setup"]["benchmark"]].conditions)
+    figures = figures_of(scores["setup"])
+    return figures.items(scores) * len(figures.conditions)

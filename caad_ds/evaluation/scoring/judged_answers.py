@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip
-from caad_ds.evaluation.scoring.matching import inseparable, verdicts
+from caad_ds.evaluation.scoring.matching import inseparable
 from caad_ds.evaluation.scoring.option_marks import enumerated
 
 NAMED = 3  # sets of options to a line
@@ -26,7 +26,7 @@ def judged(benchmark: Benchmark, sha256: Callable[[Clip], str]) -> Callable[[dic
         if item is None:
             return prediction
         clips = [sha256(clip)[:16] for clip in item.clips]
-        own = verdicts(prediction["prediction"], item.gt, benchmark.options[item.subset], item.question)
+        own = benchmark.verdicts(item, prediction["prediction"])
         return {**prediction, **own, "clips": [clip for clip in clips if clip]}
 
     return of

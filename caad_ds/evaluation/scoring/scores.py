@@ -18,23 +18,14 @@ from math import sqrt
 import numpy as np
 from scipy.stats import norm
 
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, HINTS
+from caad_ds.evaluation.scoring.metrics import CONFLICTS, Metrics
 from caad_ds.evaluation.scoring.resampling_units import FEWEST, numbered, per_unit, units_of
 
-# What is counted of an item; every metric is a ratio of weighted counts: numerator, denominator.
-OUTCOMES = (*CONDITIONS, "gained", "lost", "changed", "all")
-RATIOS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
-    **{f"accuracy_{c}": ({c: 1}, {"all": 1}) for c in CONDITIONS},
-    **{f"norm_accuracy_{c}": ({c: 1}, {"neutral": 1}) for c in HINTS},
-    **{f"tir_all_{c}": ({flip: 1}, {"all": 1}) for c, flip in zip(HINTS, OUTCOMES[4:7], strict=True)},
-    "shift": ({"lost": 1}, {"neutral": 1}),
-    "mrs": ({"adversarial": 4, "irrelevant": 1}, {"neutral": 5}),
-}
+RATIOS = CONFLICTS.ratios
 DEFINITIONS = {
     "shift": "right without the hint and wrong with the false one / right without it; the CAAD authors' TIR_adv",
     "tir_all_adversarial": "right without the hint and wrong with the false one / all items; MCR-BENCH's TIR",
 }  # of what goes by one name and means two things
-SHARES = tuple(name for name, (_, whole) in RATIOS.items() if whole == {"all": 1})
 POOLED = "all"
 RULES = ("right", "strict", "lenient")  # what every group is scored by; the first has no key of its own
 DRAWS = 1000
@@ -42,62 +33,69 @@ BLOCK = 500  # draws at a time: their weights take BLOCK x units x 8 bytes
 LEVEL = 0.95
 
 
-def score(right: np.ndarray, draws: int = DRAWS, seed: int = 0, unit: np.ndarray | None = None) -> dict:
+def score(
+    right: np.ndarray, draws: int = DRAWS, seed: int = 0, unit: np.ndarray | None = None, metrics: Metrics = CONFLICTS
+) -> dict:
     """Compute every metric of one or several runs on the same items.
 
     Args:
-        right: bool [runs, 4, items], conditions in the order of CONDITIONS.
+        right: bool [runs, facts, items], as `metrics.answers` gives them; of CONFLICTS whether each is right, [runs, 4,
+            items], conditions in their order.
         unit: int [items], items that are drawn together (resampling_units.py); by default each by itself.
+        metrics: what is counted, and divided.
 
     Returns:
         `items`, `clips` (units), `runs`, and each metric as `{value, low, high, deviation}`: the mean over runs, its
         95% interval (`interval`) from a paired bootstrap over units (the same draw for every run and condition), and
         the sample deviation over runs (None for one run). A ratio whose denominator is 0 is None.
     """
-    runs, conditions, items = right.shape
-    if conditions != len(CONDITIONS) or not items:
-        raise ValueError(f"expected right [runs, {len(CONDITIONS)}, items > 0], got {list(right.shape)}")
+    runs, facts, items = right.shape
+    if facts % len(metrics.conditions) or not items:
+        raise ValueError(f"expected right [runs, {len(metrics.conditions)}, items > 0], got {list(right.shape)}")
     unit = np.arange(items) if unit is None else unit
-    point, drawn = resample(right, unit, draws, seed)
+    point, drawn = resample(right, unit, draws, seed, metrics)
     units = int(unit.max()) + 1
-    metrics = {name: _summary(point[name], drawn[name], units, name in SHARES) for name in point}
-    return {"items": items, "clips": units, "runs": runs, **metrics}
+    found = {name: _summary(point[name], drawn[name], units, name in metrics.shares) for name in point}
+    return {"items": items, "clips": units, "runs": runs, **found}
 
 
 def resample(
-    right: np.ndarray, unit: np.ndarray, draws: int, seed: int
+    right: np.ndarray, unit: np.ndarray, draws: int, seed: int, metrics: Metrics = CONFLICTS
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Compute every metric of each run [runs], and of bootstrap draws of its units [draws, runs]; undefined is nan.
 
-    `right`: bool [runs, 4, items]. A draw takes the same units for every run and condition.
+    `right`: bool [runs, facts, items]. A draw takes the same units for every run and condition.
     """
-    counts = per_unit(outcomes(right), unit)
+    counts = per_unit(metrics.count(right), unit)
     units = counts.shape[-1]
     random, parts = np.random.default_rng(seed), []
     for size in (min(BLOCK, draws - done) for done in range(0, draws, BLOCK)):
         weights = random.multinomial(units, np.full(units, 1 / units), size=size).astype(np.float64)
         parts.append(np.einsum("rku,du->drk", counts, weights, optimize=True))
-    return _metrics(counts.sum(-1)), _metrics(np.concatenate(parts))
+    return metrics.values(counts.sum(-1)), metrics.values(np.concatenate(parts))
 
 
-def score_groups(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict[str, dict]:
+def score_groups(
+    runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, metrics: Metrics = CONFLICTS
+) -> dict[str, dict]:
     """Score each subset and, under `all`, the pooled items; by the first rule, and inside by the others' names.
 
     `runs`: for each run its predictions, `{id, condition, subset, clips, right, strict, lenient}`, complete over the
-    same items.
+    same items, and what `metrics` read of them beside.
     """
     found, units = {}, units_of(runs[0])
     for name, ids in items_by_subset(runs[0]).items():
         unit = numbered(units, ids)
-        first, *others = (score(answers(runs, ids, rule), draws, seed, unit) for rule in RULES)
+        first, *others = (_by_rule(runs, ids, rule, draws, seed, unit, metrics) for rule in RULES)
         found[name] = {**first, **dict(zip(RULES[1:], others, strict=True))}
     return found
 
 
-def answers(runs: list[list[dict]], ids: list[str], rule: str) -> np.ndarray:
-    """bool [runs, 4, items]: what each run got right by a rule, items in the order of `ids`."""
-    tables = [{(p["id"], p["condition"]): p[rule] for p in run} for run in runs]
-    return np.array([[[table[i, c] for i in ids] for c in CONDITIONS] for table in tables], dtype=bool)
+def _by_rule(
+    runs: list[list[dict]], ids: list[str], rule: str, draws: int, seed: int, unit: np.ndarray, metrics: Metrics
+) -> dict:
+    ours = metrics.by(rule == RULES[0])
+    return score(ours.answers(runs, ids, rule), draws, seed, unit, ours)
 
 
 def items_by_subset(predictions: Iterable[dict]) -> dict[str, list[str]]:
@@ -107,29 +105,6 @@ def items_by_subset(predictions: Iterable[dict]) -> dict[str, list[str]]:
         members[prediction["subset"]][prediction["id"]] = None
     subsets = {name: sorted(ids) for name, ids in sorted(members.items())}
     return {POOLED: [i for ids in subsets.values() for i in ids], **subsets}
-
-
-def outcomes(right: np.ndarray) -> np.ndarray:
-    """bool [runs, 8, items], in the order of OUTCOMES, from bool [runs, 4, items]."""
-    neutral, faithful, adversarial, irrelevant = (right[:, k] for k in range(4))
-    flips = (~neutral & faithful, neutral & ~adversarial, neutral ^ irrelevant)
-    return np.stack([neutral, faithful, adversarial, irrelevant, *flips, np.ones_like(neutral)], axis=1)
-
-
-def numerators_and_denominators(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every metric, [..., 12] each in the order of RATIOS, from counts of outcomes [..., 8]."""
-    part, whole = (
-        np.array([[sides[k].get(name, 0) for name in OUTCOMES] for sides in RATIOS.values()], np.float64)
-        for k in range(2)
-    )
-    return counts @ part.T, counts @ whole.T
-
-
-def _metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics [...] from counts of outcomes [..., 8]; undefined ratios are nan."""
-    part, whole = numerators_and_denominators(counts)
-    values = part / np.where(whole > 0, whole, np.nan)
-    return dict(zip(RATIOS, np.moveaxis(values, -1, 0), strict=True))
 
 
 def _summary(point: np.ndarray, drawn: np.ndarray, units: int, is_share: bool) -> dict[str, float | None]:

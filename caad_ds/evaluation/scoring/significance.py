@@ -22,19 +22,9 @@ from functools import lru_cache
 import numpy as np
 from scipy.stats import binom
 
+from caad_ds.evaluation.scoring.metrics import CONFLICTS, Metrics
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit, units_of
-from caad_ds.evaluation.scoring.scores import (
-    LEVEL,
-    RATIOS,
-    RULES,
-    SHARES,
-    answers,
-    interval,
-    items_by_subset,
-    numerators_and_denominators,
-    outcomes,
-    resample,
-)
+from caad_ds.evaluation.scoring.scores import LEVEL, RULES, interval, items_by_subset, resample
 
 DRAWS = 2000
 EXCHANGES = 9999  # drawn where there are too many to enumerate
@@ -46,7 +36,9 @@ TIE = 1e-9  # between values of |t| that rounding may have made unequal
 Sums = Callable[[np.ndarray], np.ndarray]
 
 
-def differences(systems: dict[str, list[list[dict]]], baseline: str, draws: int = DRAWS) -> dict[str, dict[str, dict]]:
+def differences(
+    systems: dict[str, list[list[dict]]], baseline: str, draws: int = DRAWS, metrics: Metrics = CONFLICTS
+) -> dict[str, dict[str, dict]]:
     """By system, group and metric what each system but the baseline differs by; inside a group by the other rules.
 
     `systems`: the runs of each name, as `score_groups` takes them, all over the same items. A difference is `{value,
@@ -62,7 +54,9 @@ def differences(systems: dict[str, list[list[dict]]], baseline: str, draws: int 
     for group, ids in items_by_subset(systems[baseline][0]).items():
         unit = numbered(units, ids)
         if tuple(ids) not in known:
-            known[tuple(ids)] = [_of_items(systems, baseline, ids, unit, rule, draws) for rule in RULES]
+            known[tuple(ids)] = [
+                _of_items(systems, baseline, ids, unit, rule, draws, metrics.by(rule == RULES[0])) for rule in RULES
+            ]
         first, *rest = known[tuple(ids)]
         for name in others:
             found[name][group] = {**first[name], **{rule: each[name] for rule, each in zip(RULES[1:], rest)}}
@@ -138,46 +132,48 @@ def difference_of(value: float, drawn: np.ndarray, units: int, p: float, least: 
     return {"value": float(value), "low": low, "high": high, "test": "exchange", "p": float(p), "least_p": float(least)}
 
 
-def ratio_sums(right: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Numerators and denominators of every metric, [2, units, 12], from answers bool [runs, 4, items]."""
-    return np.stack(numerators_and_denominators(per_unit(outcomes(right).sum(0), unit).T))
+def ratio_sums(right: np.ndarray, unit: np.ndarray, metrics: Metrics = CONFLICTS) -> np.ndarray:
+    """Numerators and denominators of every metric, [2, units, metrics], from answers bool [runs, facts, items]."""
+    return np.stack(metrics.sides(per_unit(metrics.count(right).sum(0), unit).T))
 
 
 def _of_items(
-    systems: dict[str, list[list[dict]]], baseline: str, ids: list[str], unit: np.ndarray, rule: str, draws: int
-) -> dict[str, dict[str, dict]]:
+    systems: dict[str, list[list[dict]]], baseline: str, ids: list[str], unit: np.ndarray, rule: str, draws: int,
+    metrics: Metrics,
+) -> dict[str, dict[str, dict]]:  # fmt: skip
     """By system and metric, for one group of items and one rule."""
-    right = {name: answers(runs, ids, rule) for name, runs in systems.items()}
+    right = {name: metrics.answers(runs, ids, rule) for name, runs in systems.items()}
     units = int(unit.max()) + 1
     ends = np.cumsum([len(runs) for runs in right.values()])
     rows = {name: slice(end - len(right[name]), end) for name, end in zip(right, ends.tolist(), strict=True)}
-    point, drawn = resample(np.concatenate(list(right.values())), unit, draws, seed=0)
+    point, drawn = resample(np.concatenate(list(right.values())), unit, draws, seed=0, metrics=metrics)
     found: dict[str, dict[str, dict]] = {}
     for name in (name for name in systems if name != baseline):
-        tested = exchange_p(right[name], right[baseline], lambda answered: ratio_sums(answered, unit))
-        higher = _above(right[name], right[baseline])
+        tested = exchange_p(right[name], right[baseline], lambda answered: ratio_sums(answered, unit, metrics))
+        higher = _above(right[name], right[baseline], metrics)
         found[name] = {}
-        for metric, (p, least), sign in zip(RATIOS, tested.T, _direction(right[name], right[baseline]), strict=True):
+        signs = _direction(right[name], right[baseline], metrics)
+        for metric, (p, least), sign in zip(metrics.ratios, tested.T, signs, strict=True):
             value = point[metric][rows[name]].mean() - point[metric][rows[baseline]].mean()
             p = 1.0 if value * sign < 0 else p
             draw = drawn[metric][:, rows[name]].mean(-1) - drawn[metric][:, rows[baseline]].mean(-1)
             found[name][metric] = difference_of(value, draw, units, p, least) | higher.get(metric, {})
-    for metric in RATIOS:
-        adjust([metrics[metric] for metrics in found.values()])
+    for metric in metrics.ratios:
+        adjust([figures[metric] for figures in found.values()])
     return found
 
 
-def _direction(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Sign of the difference tested, [12]: of ratios of sums over runs, where the figure is a mean of ratios."""
-    (part, whole), (other, of) = (numerators_and_denominators(outcomes(r).sum((0, -1))) for r in (ours, theirs))
+def _direction(ours: np.ndarray, theirs: np.ndarray, metrics: Metrics) -> np.ndarray:
+    """Sign of the difference tested, [metrics]: of ratios of sums over runs, where the figure is a mean of ratios."""
+    (part, whole), (other, of) = (metrics.sides(metrics.count(r).sum((0, -1))) for r in (ours, theirs))
     return np.sign(part * of - other * whole)
 
 
-def _above(ours: np.ndarray, theirs: np.ndarray) -> dict[str, dict[str, int]]:
+def _above(ours: np.ndarray, theirs: np.ndarray, metrics: Metrics) -> dict[str, dict[str, int]]:
     """For each share the items on which its mean over runs is above the other system's, and below."""
-    mine, other = (numerators_and_denominators(outcomes(right).sum(0).T)[0] for right in (ours, theirs))
-    by_item = dict(zip(RATIOS, (mine * len(theirs) - other * len(ours)).T, strict=True))
-    return {m: {"higher": int((by_item[m] > 0).sum()), "lower": int((by_item[m] < 0).sum())} for m in SHARES}
+    mine, other = (metrics.sides(metrics.count(right).sum(0).T)[0] for right in (ours, theirs))
+    by_item = dict(zip(metrics.ratios, (mine * len(theirs) - other * len(ours)).T, strict=True))
+    return {m: {"higher": int((by_item[m] > 0).sum()), "lower": int((by_item[m] < 0).sum())} for m in metrics.shares}
 
 
 def _leverage(residuals: np.ndarray, g: np.ndarray) -> np.ndarray:

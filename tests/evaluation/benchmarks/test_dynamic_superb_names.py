@@ -2,9 +2,9 @@
 
 import pytest
 
-from caad_ds.evaluation.benchmarks.benchmark import load
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_notes, score_instances
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, dimensions, present
+from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.scoring.scores import RULES
 from tests.evaluation.benchmarks.superb_files import (
     COUNTING,

@@ -6,7 +6,7 @@
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +17,7 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensio
 from caad_ds.evaluation.benchmarks.dynamic_superb.metadata_json import NAME, from_metadata, metadata_files
 from caad_ds.evaluation.benchmarks.dynamic_superb.terms import needs_term, turn_with_term
 from caad_ds.evaluation.benchmarks.items import Fault, Item
+from caad_ds.evaluation.scoring.matching import verdicts
 from caad_ds.utils.errors import UserError
 
 CATEGORY = "DS@"
@@ -32,7 +33,13 @@ class DynamicSuperb:
     limited: bool = False  # rows were left out by a limit
 
     kind: ClassVar[str] = "dynamic-superb"
+    figures: ClassVar[str] = "instances"
+    setup: ClassVar[Mapping[str, str]] = {}
     conditions: ClassVar[tuple[None]] = (None,)
+
+    def verdicts(self, item: Item, answer: str) -> dict[str, bool]:
+        """Whether an answer is right by each rule of matching."""
+        return verdicts(answer, item.gt, self.options[item.subset], item.question)
 
     @staticmethod
     def load(path: Path, limit: int | None = None) -> "DynamicSuperb":

@@ -1,0 +1,66 @@
+"""`caad-ds compare` of runs under conditions: accuracy under each, shift, and what the false hint changes."""
+
+from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
+from caad_ds.evaluation.comparison.result import Comparison
+from caad_ds.evaluation.comparison.run_folders import Runs
+from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices
+from caad_ds.evaluation.report.comparison_tables import (
+    comparison_rows,
+    difference_rows,
+    interval_rows,
+    significance_legend,
+)
+from caad_ds.evaluation.report.confusions import LEGEND as NAMED
+from caad_ds.evaluation.report.confusions import in_markdown, summed
+from caad_ds.evaluation.report.tables import FIGURES, LEGEND, MAIN, NO_INTERVAL, markdown
+from caad_ds.evaluation.scoring.scores import POOLED, score_groups
+from caad_ds.evaluation.scoring.significance import differences
+from caad_ds.utils.progress import progress
+
+BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_all"}
+NOTE = (
+    "Percentages; ± is the sample deviation over runs of one name (seeds). "
+    "Read neutral, faithful, adversarial and shift together: none of them decides alone."
+)
+INTERVALS = (
+    f"{NO_INTERVAL} Clips of one of few voices are not independent: for new voices the uncertainty is larger than "
+    "these intervals say, and differences are less certain than their p values."
+)
+
+
+def compare_conditions(read: Runs, baseline: str, title: str) -> Comparison:
+    """Of runs on a benchmark in MCR-BENCH's format: conditions, shift, and what the false hint changes."""
+    runs, systems = read.systems, {}
+    with progress("comparing", sum(map(len, runs.values()))) as advance:
+        for name, predictions in runs.items():
+            systems[name] = score_groups(predictions)
+            advance(len(predictions))
+    with progress(f"differences from {baseline}"):
+        found = differences(runs, baseline)
+    details = [INTERVALS, markdown(*interval_rows(_pooled(systems, FIGURES)))]
+    commonest = commonest_labels(next(iter(runs.values()))[0])
+    legends = [LEGEND, NOTE, *neutral_notes(systems, baseline, commonest[POOLED])]
+    if found:
+        pooled = _pooled(found, {**MAIN, "MRS": "mrs"})
+        details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(pooled))]
+        legends.append(significance_legend(baseline, {name: pooled[name] | _by_subset(found[name]) for name in found}))
+    named = [part for name, tables in read.confusions.items() for part in in_markdown(name, summed(tables))]
+    details += [NAMED, *named] if named else []
+    pictures = {
+        "table.png": lambda file: bars(_pooled(systems, BARS), title, file),
+        "flips.png": lambda file: flip_matrices(systems, title, file),
+    }
+    table = comparison_rows(systems, found)
+    logged = _pooled(systems, {key: key for key in FIGURES.values()})
+    attributes = by_attribute(systems, commonest)
+    return Comparison(title, baseline, systems, logged, found, table, legends, details, pictures, attributes)
+
+
+def _pooled(systems: dict[str, dict], figures: dict[str, str]) -> dict[str, dict[str, dict]]:
+    """By system and label, a metric or a difference of all items together."""
+    return {name: {label: groups[POOLED][key] for label, key in figures.items()} for name, groups in systems.items()}
+
+
+def _by_subset(differences: dict[str, dict]) -> dict[str, dict]:
+    """What the table has of each subset, by its column."""
+    return {f"{name} adv": each["accuracy_adversarial"] for name, each in differences.items() if name != POOLED}

@@ -1,0 +1,51 @@
+"""Accuracy under each condition, and what the false hint changes: of MCR-BENCH and what has its form."""
+
+from typing import TYPE_CHECKING
+
+from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.report.tables import LEGEND, MAIN, SUBSET_LEGEND, scores_rows
+from caad_ds.evaluation.scoring.scores import DEFINITIONS, POOLED, score_groups
+
+if TYPE_CHECKING:
+    from caad_ds.evaluation.comparison.result import Comparison
+    from caad_ds.evaluation.comparison.run_folders import Runs
+
+
+class Conflicts:
+    """`groups`: metrics of each subset and of all items together (scoring/scores.py)."""
+
+    title = "Accuracy when audio and text disagree"
+    conditions = CONDITIONS
+    definitions = DEFINITIONS
+    by_option = True
+
+    def score(self, runs: list[list[dict]], complete: bool) -> dict:
+        """See `Figures`."""
+        return {"groups": score_groups(runs)}
+
+    def score_by(self, rule: str, runs: list[list[dict]], complete: bool) -> dict:
+        """See `Figures`."""
+        return self.score([[{**p, "right": p[rule]} for p in run] for run in runs], complete)
+
+    def items(self, scores: dict) -> int:
+        """See `Figures`."""
+        return scores["groups"][POOLED]["items"]
+
+    def rows(self, scores: dict) -> tuple[list[str], list[list[str]]]:
+        """See `Figures`."""
+        return scores_rows(scores["groups"])
+
+    def notes(self, scores: dict) -> list[str]:
+        """See `Figures`."""
+        return [LEGEND, SUBSET_LEGEND]
+
+    def headline(self, scores: dict) -> dict[str, dict]:
+        """See `Figures`."""
+        pooled = scores["groups"][POOLED]
+        return {name: pooled[key] for name, key in {**MAIN, "MRS": "mrs"}.items()}
+
+    def compare(self, runs: "Runs", baseline: str, title: str) -> "Comparison":
+        """See `Figures`."""
+        from caad_ds.evaluation.comparison.conditions import compare_conditions  # imports Matplotlib
+
+        return compare_conditions(runs, baseline, title)
