@@ -41,6 +41,7 @@ setup(
             "evaluation/benchmarks/dynamic_superb/dynamic_superb.tsv",
             "serving/server/page/*",
             "training/export/model_card.md.jinja",
+            "evaluation/benchmarks/descriptions/*.yaml",
         ],
         "data_prep": ["verify/*.html", "stage1/*.yaml"],
     },

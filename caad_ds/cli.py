@@ -42,6 +42,7 @@ COMMANDS = {
     "push": ("caad_ds.publishing.push", "send a model folder to the Hugging Face hub"),
     "ask": ("caad_ds.serving.ask", "ask a model about a recording"),
     "serve": ("caad_ds.serving.serve", "serve a model: OpenAI's chat interface with audio, and a page to ask it"),
+    "benchmarks": (f"{EVALUATION}.benchmarks", "list the benchmarks, or check the rows of one (benchmarks check PATH)"),
     "check-teacher": (f"{EVALUATION}.check_teacher", "is the teacher fit for contrastive distillation?"),
     "evaluate": (f"{EVALUATION}.evaluate", "answer a benchmark and score the answers"),
     "speed": (f"{EVALUATION}.speed", "size and speed of a teacher and its students, with and without CD"),

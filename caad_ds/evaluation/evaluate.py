@@ -10,7 +10,7 @@ import torch
 
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.benchmarks.kinds import KINDS, load
+from caad_ds.evaluation.benchmarks.kinds import KINDS, load, named
 from caad_ds.evaluation.figures.figures import figures_of
 from caad_ds.evaluation.identity import identity
 from caad_ds.evaluation.predictions import RunFolder
@@ -39,6 +39,7 @@ def evaluate(
     benchmark: str | Path,
     out: str | Path,
     *,
+    data: str | Path | None = None,
     kind: str | None = None,
     limit: int | None = None,
     name: str | None = None,
@@ -66,8 +67,9 @@ def evaluate(
 
     Args:
         model: folder of a model, or of the run that trained it, or a hub id.
-        benchmark: a benchmark's folder, or JSONL file.
+        benchmark: a benchmark's folder or JSONL file, a description's YAML, or the name of a shipped one.
         out: run folder that is written; a call with the same settings resumes what is there.
+        data: folder of the files that a description names; None: those of its hub ids.
         kind: the benchmark's; None: detected.
         limit: only the first rows of each subset.
         name: the system's in tables; None: the model's. Seeds share one.
@@ -104,11 +106,12 @@ def evaluate(
     check_choice("--dtype", dtype, DTYPES)
     if kind is not None:
         check_choice("--kind", kind, [*KINDS])
-    model, place, folder = model_folder(model), existing(benchmark), RunFolder(Path(out))
+    model, place, folder = model_folder(model), named(benchmark), RunFolder(Path(out))
+    files = None if data is None else existing(data)
     with joined(), ExitStack() as held:
         from_main(lambda: held.enter_context(sole_writer(folder.path.resolve())))
         judge = Judge.of(judge_base_url, judge_model, judge_api_key_env, judge_concurrency, folder.path)
-        asked, loaded = agreed(lambda: (_read(place, kind, limit), _load(model, device, dtype)))
+        asked, loaded = agreed(lambda: (_read(place, kind, limit, files), _load(model, device, dtype)))
         with _on_main(waiting(f"hashing {model} and {place}")):
             sha256 = cache(Clip.sha256)
             setup = from_main(lambda: identity(model, asked, decoding, name=name, dtype=dtype, sha256=sha256))
@@ -127,9 +130,9 @@ def evaluate(
         return from_main(lambda: _score(setup, asked, folder, unheard, judge, speed, sha256))
 
 
-def _read(place: Path, kind: str | None, limit: int | None) -> Benchmark:
+def _read(place: Path, kind: str | None, limit: int | None, data: Path | None) -> Benchmark:
     with _on_main(progress(f"reading {place}")):
-        return load(place, kind, limit)
+        return load(place, kind, limit, data)
 
 
 def _load(model: Path, device: str | None, dtype: str) -> Model:

@@ -55,7 +55,8 @@ def fingerprint(benchmark: Benchmark, sha256: Callable[[Clip], str] | None = Non
 
     def facts(item: Item) -> list:
         clips = [[sha256(clip), clip.text] for clip in item.clips]
-        return [item.id, item.condition, list(item.messages), item.gt, clips]
+        own = [list(item.choices)] if item.choices else []  # what has none is known by the hash that it always had
+        return [item.id, item.condition, list(item.messages), item.gt, clips, *own]
 
     digest = hashlib.sha256(json.dumps(benchmark.options, sort_keys=True).encode())
     for item in benchmark.items:

@@ -15,7 +15,7 @@ from caad_ds.training.export.model_card import TASK, Scores
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.wording import counted
 
-OTHER = ("shift", "tir_all", "MRS")  # figures that are no accuracy
+OTHER = ("shift", "tir_all", "MRS", "yes", "precision", "recall", "F1")  # figures that are no accuracy
 
 
 def read_evaluations(folders: Iterable[Path]) -> dict[Path, dict]:
@@ -57,7 +57,7 @@ def _shown(scores: dict) -> Scores:
             dataset_name=f"a benchmark in the format {setup['benchmark']}",
             dataset_config=setup["name"],
             dataset_revision=setup["benchmark_sha256"],
-            metric_type=name if name in OTHER else "accuracy",
+            metric_type=name.lower() if name in OTHER else "accuracy",
             metric_name=name,
             metric_value=_percent(figure["value"]),
             metric_args={bound: _percent(figure[bound]) for bound in ("low", "high")},

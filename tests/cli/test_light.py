@@ -37,6 +37,7 @@ WRONG = {
     "push": ["absent", "--repo", "a/b"],
     "ask": ["model", "absent.wav", "Who speaks?"],
     "serve": ["absent", "--port", "0"],
+    "benchmarks": ["check", "absent"],
     "check-teacher": ["--model", "absent", *BENCHMARK, "--instructions", "absent"],
     "evaluate": ["--model", "model", *BENCHMARK, "--out", "a"],
     "speed": ["--models", "teacher=absent", *BENCHMARK],

@@ -77,7 +77,8 @@ class Item:
     """One prompt: `messages` as chat templates take them, with `<|AUDIO|>` once per clip, in the clips' order.
 
     `condition` is None in benchmarks that know none; `question` is the text that a person would be asked, without
-    marks of audio and without the `hint` that precedes it under some conditions.
+    marks of audio and without the `hint` that precedes it under some conditions. `choices` are the answers to choose
+    from where a question has its own; none where its subset's are known (`Benchmark.options`).
     """
 
     id: str
@@ -88,6 +89,7 @@ class Item:
     question: str
     gt: str
     hint: str | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

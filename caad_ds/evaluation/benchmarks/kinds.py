@@ -1,28 +1,52 @@
 """The kinds of benchmarks that are known by how they lie on the disk."""
 
+import difflib
 from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
+from caad_ds.evaluation.benchmarks.described.described import Described
+from caad_ds.evaluation.benchmarks.described.description import description_file, read_description, shipped
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark as McrBench
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.paths import existing
 
 KINDS = {kind.kind: kind for kind in (McrBench, DynamicSuperb)}
 
 
-def load(path: Path, kind: str | None = None, limit: int | None = None) -> Benchmark:
-    """The benchmark in a folder, or a file; `kind` (one of KINDS) is found out where it is not given.
+def named(text: str | Path) -> Path:
+    """The path, or the name of a shipped description, that an argument is; UserError where it is neither."""
+    if description_file(text) is not None:
+        return Path(text)
+    try:
+        return existing(text)
+    except UserError:
+        near = difflib.get_close_matches(str(text), shipped(), n=1)
+        if not near:
+            raise
+        raise UserError(f"{text}: no such file or folder; is it {near[0]}? `caad-ds benchmarks` lists them") from None
 
-    `limit` keeps the first usable rows of each subset. UserError when there is none, or it could be either.
+
+def load(place: Path, kind: str | None = None, limit: int | None = None, data: Path | None = None) -> Benchmark:
+    """The benchmark in a folder or a file, or that a description has, which `place` names.
+
+    `kind` (one of KINDS) is found out where it is not given. `limit` keeps the first usable rows of each subset, `data`
+    is the folder of a description's files. UserError when there is none, or it could be either.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such folder; give the one that holds the benchmark")
-    found = [name for name, benchmark in KINDS.items() if benchmark.is_in(path)] if kind is None else [kind]
+    if (file := description_file(place)) is not None:
+        if kind is not None:
+            raise UserError(f"--kind {kind}: {place} is a description, which has its own form; leave --kind out")
+        return Described.load(read_description(file), data, limit)
+    if data is not None:
+        raise UserError(f"--data {data}: is where a description's files are, and {place} is no description")
+    if not place.exists():
+        raise UserError(f"{place}: no such folder; give the one that holds the benchmark")
+    found = [name for name, benchmark in KINDS.items() if benchmark.is_in(place)] if kind is None else [kind]
     if not found:
         raise UserError(
-            f"{path}: no benchmark in it; MCR-BENCH has <NAME>/<NAME>.json, Dynamic-SUPERB <instance>/ with Parquet or "
-            "Arrow files or metadata.json, and both may be in *.jsonl"
+            f"{place}: no benchmark in it; MCR-BENCH has <NAME>/<NAME>.json, Dynamic-SUPERB <instance>/ with Parquet "
+            "or Arrow files or metadata.json, and both may be in *.jsonl"
         )
     if len(found) > 1:
-        raise UserError(f"{path}: could be {' or '.join(found)}; say which by --kind")
-    return KINDS[found[0]].load(path, limit)
+        raise UserError(f"{place}: could be {' or '.join(found)}; say which by --kind")
+    return KINDS[found[0]].load(place, limit)

@@ -32,13 +32,13 @@ def run(args: argparse.Namespace) -> int:
     decoding = Decoding(**{option.name: getattr(args, option.name) for option in fields(Decoding)})
     store = store_of(args.mlflow, args.experiment)
     scores = implementation("evaluate").evaluate(
-        model=args.model, benchmark=args.benchmark, out=args.out, kind=args.kind, limit=args.limit, name=args.name,
-        batch_size=args.batch_size, device=args.device, dtype=args.dtype,
+        model=args.model, benchmark=args.benchmark, out=args.out, data=args.data, kind=args.kind,
+        limit=args.limit, name=args.name, batch_size=args.batch_size, device=args.device, dtype=args.dtype,
         judge_base_url=args.judge_base_url, judge_model=args.judge_model,
         judge_api_key_env=args.judge_api_key_env, judge_concurrency=args.judge_concurrency,
         **asdict(decoding),
     )  # fmt: skip
     if is_main():
         show_evaluation(scores, RunFolder(args.out))
-        log_evaluation(store, args.out, args.benchmark, evaluation_rows(scores))
+        log_evaluation(store, args.out, args.data or args.benchmark, evaluation_rows(scores))
     return ROWS_REJECTED if scores["rejected"] else 0

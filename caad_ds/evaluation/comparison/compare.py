@@ -36,7 +36,7 @@ def compare(
         read = read_runs(folders)
         speeds = read_speeds(folders)
     first = _baseline(baseline, list(read.systems))
-    found = read.figures.compare(read, first, title or read.figures.title)
+    found = read.figures.compare(read, first, title or read.figures.title(read.benchmark))
     found = replace(found, speeds=speeds, notes=read.notes, rejected=read.rejected)
     if out is not None:
         save(found, Path(out))

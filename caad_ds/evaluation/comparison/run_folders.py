@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from caad_ds.evaluation.figures.figures import Figures, figures_of
+from caad_ds.evaluation.figures.figures import OLDEST, Figures, figures_of
 from caad_ds.evaluation.predictions import REMEDY, RunFolder
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.evaluation.scoring.scores import RULES
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.wording import counted
 
-BENCHMARK = {"benchmark": "benchmarks", "benchmark_sha256": "contents of the benchmark"}
+BENCHMARK = {"benchmark": "benchmarks", "prompt": "prompts (--prompt)", "benchmark_sha256": "contents of the benchmark"}
 PER_MODEL = ("model_sha256", "seed")  # what runs of one name may differ in
 NOTED = {"max_new_tokens": "--max-new-tokens", "dtype": "--dtype"}
 
@@ -20,11 +20,12 @@ NOTED = {"max_new_tokens": "--max-new-tokens", "dtype": "--dtype"}
 class Runs:
     """Predictions of each run by its system's name, in order of appearance, and what a reader must know of them.
 
-    `figures` are what their answers come to. `confusions` has those of each run beside; an earlier version's scores
-    have none.
+    `figures` are what their answers come to, `benchmark` is what their setups call it. `confusions` has those of each
+    run beside; an earlier version's scores have none.
     """
 
     figures: Figures
+    benchmark: str
     systems: dict[str, list[list[dict]]] = field(default_factory=dict)
     rejected: dict[Path, int] = field(default_factory=dict)  # rows that a run could not use
     notes: list[str] = field(default_factory=list)
@@ -38,7 +39,8 @@ def read_runs(folders: list[Path]) -> Runs:
     UserError if a run is unfinished or cut, was scored by other rules of matching, is given twice, was made on another
     benchmark or other items than the first, or decodes otherwise than its namesakes.
     """
-    runs = Runs(figures_of(RunFolder(folders[0]).read_scores()["setup"]))
+    of_all = RunFolder(folders[0]).read_scores()["setup"]
+    runs = Runs(figures_of(of_all), of_all.get("benchmark", OLDEST))
     setups: dict[Path, dict] = {}
     items: set[tuple[str, str]] = set()
     for path in folders:

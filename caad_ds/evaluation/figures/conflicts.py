@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 class Conflicts:
     """`groups`: metrics of each subset and of all items together (scoring/scores.py)."""
 
-    title = "Accuracy when audio and text disagree"
     conditions = CONDITIONS
     definitions = DEFINITIONS
     by_option = True
+
+    def title(self, kind: str) -> str:
+        """See `Figures`."""
+        return "Accuracy when audio and text disagree"
 
     def score(self, runs: list[list[dict]], complete: bool) -> dict:
         """See `Figures`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from caad_ds.evaluation.benchmarks.kinds import KINDS
 from caad_ds.evaluation.figures.conflicts import Conflicts
 from caad_ds.evaluation.figures.instances import Instances
+from caad_ds.evaluation.figures.shares import OF_ANSWERS, OF_YES_NO
 
 if TYPE_CHECKING:
     from caad_ds.evaluation.comparison.result import Comparison
@@ -21,10 +22,6 @@ class Figures(Protocol):
     """A kind of figures; its `score` is what `scores.json` holds beside what all evaluations have."""
 
     @property
-    def title(self) -> str:
-        """Of a comparison."""
-
-    @property
     def conditions(self) -> tuple[str | None, ...]:
         """Under which each item was asked."""
 
@@ -35,6 +32,9 @@ class Figures(Protocol):
     @property
     def by_option(self) -> bool:
         """Whether it is of interest which option was named in another's place."""
+
+    def title(self, kind: str) -> str:
+        """Of a comparison of runs on a benchmark of that kind."""
 
     def score(self, runs: list[list[dict]], complete: bool) -> dict:
         """Figures with intervals of one or several runs; `complete`: on every row of the benchmark."""
@@ -58,7 +58,12 @@ class Figures(Protocol):
         """The systems beside each other, each tested against the baseline."""
 
 
-FIGURES: dict[str, Figures] = {"conflicts": Conflicts(), "instances": Instances()}
+FIGURES: dict[str, Figures] = {
+    "conflicts": Conflicts(),
+    "instances": Instances(),
+    "accuracy": OF_ANSWERS,
+    "yes_no": OF_YES_NO,
+}
 OLDEST = "mcr-bench"  # what setups name that name no benchmark
 
 

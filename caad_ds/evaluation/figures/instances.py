@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 class Instances:
     """`instances`, `dimensions`, `overall`, `missing`, `unknown`."""
 
-    title = "Dynamic-SUPERB"
     conditions = (None,)
     definitions: ClassVar[dict[str, str]] = {}
     by_option = False
+
+    def title(self, kind: str) -> str:
+        """See `Figures`."""
+        return "Dynamic-SUPERB"
 
     def score(self, runs: list[list[dict]], complete: bool) -> dict:
         """See `Figures`."""

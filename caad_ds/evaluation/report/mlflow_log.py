@@ -46,7 +46,7 @@ UNNAMED = ""  # `--mlflow` without a URI
 MOST = 40  # metrics of an evaluation; a page that draws hundreds of charts shows nothing
 # Of an evaluation's numbers by their path, the most important first.
 CHOSEN = (
-    r"all/(accuracy_\w+|shift|mrs)(_low|_high)?",
+    r"all/(accuracy(_\w+)?|shift|mrs|yes_share|(precision|recall|f1)_no)(_low|_high)?",
     r"overall(_low|_high)?",
     r"all/items|rejected",
     r"speed/(parameters/total|memory_mib/weights|batch_\d+/(tokens_per_second|first_token_ms))",

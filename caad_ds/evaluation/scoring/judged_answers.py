@@ -35,12 +35,14 @@ def judged(benchmark: Benchmark, sha256: Callable[[Clip], str]) -> Callable[[dic
 def unseparated(benchmark: Benchmark) -> dict[str, dict[str, list[list[str]]]]:
     """By rule and subset the sets of options, of labels and questions, that the rule takes for one."""
     options = {subset: set(labels) for subset, labels in benchmark.options.items()}
-    for subset, question in {(item.subset, item.question) for item in benchmark.items}:
+    for subset, question in {(item.subset, item.question) for item in benchmark.items if not item.choices}:
         options[subset].update(enumerated(question).values())
     found: dict[str, dict[str, list[list[str]]]] = {}
-    for subset, ours in sorted(options.items()):
+    own = {(item.subset, item.choices) for item in benchmark.items if item.choices}
+    for subset, ours in sorted([*options.items(), *own], key=lambda each: (each[0], sorted(each[1]))):
         for rule, sets in inseparable(ours).items():
-            found.setdefault(rule, {})[subset] = sets
+            known = found.setdefault(rule, {}).setdefault(subset, [])
+            known += [each for each in sets if each not in known]
     return found
 
 

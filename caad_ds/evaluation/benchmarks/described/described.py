@@ -1,0 +1,219 @@
+"""A benchmark as its description has it: rows as items, each about one question, and why rows cannot be asked."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from caad_ds.data.markers import AUDIO, user_content
+from caad_ds.evaluation.benchmarks import audio_files
+from caad_ds.evaluation.benchmarks.described.description import Description
+from caad_ds.evaluation.benchmarks.described.files import Found, files_of, rows_of
+from caad_ds.evaluation.benchmarks.described.hub import hub_folder
+from caad_ds.evaluation.benchmarks.described.templates import of_row, rendered
+from caad_ds.evaluation.benchmarks.hf_datasets import Cell
+from caad_ds.evaluation.benchmarks.items import Clip, Fault, Item, text_of
+from caad_ds.evaluation.scoring.rules import can_match, judged
+from caad_ds.evaluation.scoring.scores import POOLED
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import trimmed
+
+
+@dataclass(frozen=True)
+class Described:
+    """The usable rows of a described benchmark; a subset is what its `group` says, or all of it."""
+
+    description: Description
+    items: list[Item] = field(default_factory=list)
+    options: dict[str, list[str]] = field(default_factory=dict)
+    rejected: list[dict] = field(default_factory=list)
+    limited: bool = False  # rows were left out by a limit
+
+    conditions: ClassVar[tuple[None]] = (None,)
+
+    @property
+    def kind(self) -> str:
+        """The description's name."""
+        return self.description.name
+
+    @property
+    def figures(self) -> str:
+        """What the description says a score is."""
+        return self.description.score
+
+    @property
+    def setup(self) -> Mapping[str, str]:
+        """Figures and rule; the prompts are in the hash of the benchmark's contents."""
+        return {"figures": self.description.score, "rule": self.description.matching}
+
+    def verdicts(self, item: Item, answer: str) -> dict:
+        """Whether an answer is right by each rule of matching, the first of them the description's."""
+        known = item.choices or self.options.get(item.subset, ())
+        return judged(self.description.matching, answer, item.gt, known, item.question)
+
+    @staticmethod
+    def load(description: Description, folder: Path | None, limit: int | None = None) -> "Described":
+        """Read the files in `folder`, or those of the hub ids where it has none or is not given.
+
+        UserError when there are none, or no row can be used.
+        """
+        read = list(_read(description, folder))
+        items = [item for item in read if isinstance(item, Item)]
+        rejected = [row for row in read if isinstance(row, dict)]
+        if not items:
+            reason = f"{rejected[0]['id']}: {rejected[0]['reason']}" if rejected else "there is none"
+            raise UserError(f"{folder or description.name}: no row of {description.name} can be used ({reason})")
+        of: dict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            of[item.subset].append(item)
+        kept = [item for ours in of.values() for item in ours[:limit]]
+        fixed = description.fixed_choices
+        options = {subset: sorted(fixed) for subset in of} if fixed else {}
+        if not fixed and description.columns.choices is None:  # free answers: those that are right somewhere
+            options = {subset: sorted({item.gt for item in ours}) for subset, ours in of.items()}
+        return Described(description, kept, options, rejected, limited=len(kept) < len(items))
+
+
+def _read(description: Description, folder: Path | None) -> Iterator[Item | dict]:
+    """An item per row, or `{id, reason}`; ids are the rows' own, or count them."""
+    first: dict[str, str] = {}
+    number = 0
+    for file in _files(description, folder):
+        for found in rows_of(file, description.rows):
+            name = found.where
+            try:
+                if isinstance(found.row, Fault):
+                    raise found.row
+                own = description.columns.id
+                name = f"{description.name}/{number}" if own is None else _text(own, found.row, "id")
+                number += 1
+                if first.setdefault(name, found.where) != found.where:
+                    raise Fault(f"id {name!r} is that of {first[name]}")
+                item = _item(description, name, found, folder)
+            except Fault as fault:
+                yield {"id": name, "reason": f"{found.where}: {fault}" if name != found.where else str(fault)}
+            else:
+                yield item
+
+
+def _files(description: Description, folder: Path | None) -> list[Path]:
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the one that holds the files of {description.name}")
+    local = folder is not None and any(any(folder.glob(pattern)) for pattern in description.files)
+    if folder is not None and (local or not description.hub):
+        return files_of(description, folder)
+    if not description.hub:
+        raise UserError(f"--data: {description.name} needs the folder of its files; {description.data}")
+    plain = description.model_copy(update={"files": []})
+    return [file for name in description.hub for file in files_of(plain, hub_folder(name))]
+
+
+def _item(description: Description, name: str, found: Found, folder: Path | None) -> Item:
+    assert isinstance(found.row, dict)
+    row, columns = found.row, description.columns
+    question = rendered(description.question, row=row) if description.question else _question(columns.question, row)
+    choices = _choices(description, row)
+    label = _label(description, row, choices)
+    prompt = rendered(description.prompt, row=row, question=question, choices=choices)
+    if AUDIO in prompt:
+        raise Fault(f"its prompt holds {AUDIO}, which stands for an audio: remove it")
+    clips = _clips(description, found, folder)
+    own = tuple(choices) if columns.choices is not None else ()
+    messages = [{"role": "user", "content": user_content(prompt, audios=len(clips))}]
+    return Item(name, _group(description, row), None, clips, messages, prompt, label, choices=own)
+
+
+def _choices(description: Description, row: Mapping[str, object]) -> list[str]:
+    named = description.columns.choices
+    if named is None:
+        return description.fixed_choices
+    given = [of_row(one, row) for one in named] if isinstance(named, list) else of_row(named, row)
+    if isinstance(given, str):  # a cell of CSV, or a text of a table
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise Fault(f"its choices {given!r:.60} are no list of texts, as JSON writes it") from error
+    # Published ones may be empty, and have white space around them, which prompts show.
+    choices = [one if isinstance(one, str) else text_of(one) for one in given] if isinstance(given, list) else []
+    if len(choices) < 2 or None in choices:
+        raise Fault(f"its choices are {given!r:.60}, not two or more texts")
+    return [choice for choice in choices if choice is not None]
+
+
+def _label(description: Description, row: Mapping[str, object], choices: list[str]) -> str:
+    given = text_of(of_row(description.columns.answer, row))
+    if given is None:
+        raise Fault("its answer is missing, empty, or no text or number")
+    if description.answers:
+        if given not in description.answers:
+            raise Fault(f"its answer {given!r:.60} is none of {', '.join(description.answers)}")
+        given = description.answers[given]
+    if description.answer_is != "text":
+        place = _place(given, description.answer_is)
+        if place is None or not 0 <= place < len(choices):
+            raise Fault(f"its answer {given!r:.60} is no {description.answer_is} of its {len(choices)} choices")
+        given = choices[place]
+    if description.score == "yes_no":
+        given = given.casefold()
+    if choices:
+        same = next((choice for choice in choices if trimmed(choice) == trimmed(given)), None)
+        if same is None:
+            raise Fault(f"its answer {given!r:.60} is not among its choices: {', '.join(choices)}")
+        given = same
+    if not can_match(description.matching, given):
+        raise Fault(f"its answer {given!r:.60} has no word that the rule {description.matching} reads")
+    return given
+
+
+def _place(given: str, kind: str) -> int | None:
+    """The place in the choices that a letter, or an index from 0 on, means."""
+    if kind == "index":
+        return int(given) if given.isdecimal() else None
+    return ord(given.upper()) - ord("A") if len(given) == 1 and given.isascii() and given.isalpha() else None
+
+
+def _group(description: Description, row: Mapping[str, object]) -> str:
+    named = description.columns.group
+    group = description.name if named is None else _text(named, row, "group")
+    if group == POOLED:
+        raise Fault(f"its group is called {POOLED!r}, as all items together are")
+    return group
+
+
+def _clips(description: Description, found: Found, folder: Path | None) -> tuple[Clip, ...]:
+    assert isinstance(found.row, dict)
+    given = of_row(description.columns.audio, found.row)
+    named = description.columns.transcription
+    text = "" if named is None else text_of(of_row(named, found.row)) or ""
+    if isinstance(given, Cell):
+        return (Clip(found.file, text, given),)
+    roots = [found.file.parent, *([folder] if folder else [])]
+    folders = [root / name for root in roots for name in ("", *description.audio_folders)]
+    return tuple(Clip(_audio(one, folders), text) for one in (given if isinstance(given, list) and given else [given]))
+
+
+def _audio(name: object, folders: list[Path]) -> Path:
+    if not isinstance(name, str) or not name.strip():
+        raise Fault(f"its audio is {name!r:.60}, not a path")
+    path = audio_files.find(name, *folders)
+    if path is None:
+        raise Fault(f"audio {name} is not in {', '.join(dict.fromkeys(map(str, folders)))}")
+    return path
+
+
+def _question(named: str | None, row: Mapping[str, object]) -> str:
+    """As it is written, white space around it too."""
+    given = of_row(named or "", row)
+    text = text_of(given)
+    if text is None:
+        raise Fault("its question is empty, or no text or number")
+    return given if isinstance(given, str) else text
+
+
+def _text(named: str, row: Mapping[str, object], what: str) -> str:
+    text = text_of(of_row(named, row))
+    if text is None:
+        raise Fault(f"its {what} is empty, or no text or number")
+    return text

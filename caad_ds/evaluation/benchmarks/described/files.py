@@ -1,0 +1,122 @@
+"""The rows of a described benchmark's files: JSON, JSONL, CSV, TSV, and tables of Parquet or Arrow.
+
+Text that cannot be read ends its file, or its line where lines are apart; the rest is read.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from caad_ds.evaluation.benchmarks.described.description import Description
+from caad_ds.evaluation.benchmarks.hf_datasets import FAULTS, TABLES, Cell, schema, table_files, texts
+from caad_ds.evaluation.benchmarks.items import Fault
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.text import TextError, decode_line, each_once, is_text, numbered, read_text
+
+WIDEST_CELL = 1 << 24
+
+
+class Found(NamedTuple):
+    """A row, or why it is none: `FILE:LINE`, the file, and values by column; of a column of audio the `Cell`."""
+
+    where: str
+    file: Path
+    row: dict | Fault
+
+
+def files_of(description: Description, folder: Path) -> list[Path]:
+    """The files in a folder that a description names, and the tables of folders that it names; UserError: there are
+    none, or not all of one data set."""
+    found = []
+    for pattern in description.files or ["."]:
+        for path in [folder] if pattern == "." else sorted(folder.glob(pattern)):
+            try:
+                found += table_files(path) if path.is_dir() else [path]
+            except ValueError as error:
+                raise UserError(f"{path}: {error}") from error
+    if not found:
+        wanted = " or ".join(description.files) or "*.parquet"
+        raise UserError(f"{folder}: has no {wanted}, the rows of {description.name}; {description.data}")
+    return list(dict.fromkeys(found))
+
+
+def rows_of(file: Path, key: str | None) -> Iterator[Found]:
+    """The rows of a file, in order; `key` is where a JSON object has its list of rows."""
+    read = READERS.get(file.suffix.lower())
+    if read is None:
+        yield Found(file.name, file, Fault(f"is no {', '.join(READERS)} file"))
+        return
+    try:
+        for number, row in read(file, key):
+            yield Found(f"{file.name}:{number}", file, row)
+    except (TextError, OSError, Fault, RecursionError, *FAULTS) as error:
+        yield Found(file.name, file, Fault(f"cannot be read ({error})"))
+
+
+def _json(file: Path, key: str | None) -> Iterator[tuple[int, dict | Fault]]:
+    held = json.loads(read_text(file), object_pairs_hook=each_once)
+    if key is not None:
+        if not isinstance(held, dict) or key not in held:
+            raise Fault(f"has no key {key!r} that holds its rows")
+        held = held[key]
+    if not isinstance(held, list):
+        raise Fault(f"holds a {type(held).__name__}, not a list of rows")
+    for number, row in enumerate(held, 1):
+        yield number, _checked(row)
+
+
+def _jsonl(file: Path, key: str | None) -> Iterator[tuple[int, dict | Fault]]:
+    for number, line in numbered(file):
+        try:
+            text = decode_line(line)
+            if text.strip():
+                yield number, _checked(json.loads(text, object_pairs_hook=each_once))
+        except TextError as error:
+            yield number, Fault(str(error))
+        except (ValueError, RecursionError) as error:
+            yield number, Fault(f"not JSON ({error})")
+
+
+def _checked(row: object) -> dict | Fault:
+    if not isinstance(row, dict):
+        return Fault(f"is a {type(row).__name__}, not an object")
+    return row if is_text(row) else Fault("holds half of a surrogate pair, which is no character")
+
+
+def _separated(file: Path, key: str | None) -> Iterator[tuple[int, dict | Fault]]:
+    csv.field_size_limit(WIDEST_CELL)
+    lines = csv.reader(StringIO(read_text(file)), delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+    try:
+        header = next(lines, [])
+        if len(set(header)) < len(header):
+            raise Fault("two columns have one name")
+        for cells in filter(None, lines):
+            fits = len(cells) == len(header)
+            wrong = Fault(f"has {len(cells)} cells, and the header {len(header)}")
+            yield lines.line_num, dict(zip(header, cells, strict=True)) if fits else wrong
+    except csv.Error as error:
+        raise Fault(f"line {lines.line_num}: {error}") from error
+
+
+def _table(file: Path, key: str | None) -> Iterator[tuple[int, dict | Fault]]:
+    """Numbers and class labels are texts; what holds bytes is audio, which is read when it is heard."""
+    about = schema(file)
+    kinds = {name: kind for name, kind in zip(about.names, about.types, strict=True) if not pa.types.is_null(kind)}
+    audio = [name for name, kind in kinds.items() if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0]
+    plain = [name for name, kind in kinds.items() if name not in audio and not pa.types.is_binary(kind)]
+    for number, row in enumerate(texts(file, plain)):
+        yield number, {**row, **{name: Cell(name, number) for name in audio}}
+
+
+READERS = {
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".csv": _separated,
+    ".tsv": _separated,
+    **dict.fromkeys(TABLES, _table),
+}

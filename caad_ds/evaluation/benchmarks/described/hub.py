@@ -1,0 +1,21 @@
+"""Data sets on the Hugging Face hub, as files: downloaded once into the hub's cache, or found there offline."""
+
+from pathlib import Path
+
+from caad_ds.evaluation.benchmarks.hf_datasets import TABLES
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.progress import waiting
+
+
+def hub_folder(name: str) -> Path:
+    """The folder of a data set's tables; UserError where the hub has none, or cannot be asked."""
+    from huggingface_hub import snapshot_download  # takes a while to import
+
+    try:
+        with waiting(f"looking up {name} on the hub"):
+            return Path(
+                snapshot_download(name, repo_type="dataset", allow_patterns=[f"*{suffix}" for suffix in TABLES])
+            )
+    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors or ValueErrors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{name}: the data set cannot be read from the hub ({reason}); give --data") from error

@@ -1,0 +1,92 @@
+"""Accuracy of all items and of each group of them, and of yes-no questions what a system that always agrees gets wrong.
+
+For benchmarks whose items are asked once: those of a description.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from caad_ds.evaluation.report.tables import percent
+from caad_ds.evaluation.scoring.metrics import ACCURACY, YES_NO, Metrics
+from caad_ds.evaluation.scoring.scores import POOLED, RULES, score_groups
+
+if TYPE_CHECKING:
+    from caad_ds.evaluation.comparison.result import Comparison
+    from caad_ds.evaluation.comparison.run_folders import Runs
+
+BY_RULE = "strict: answers that name the right option alone; lenient: the same, also in other spellings of numbers."
+OF_NO = (
+    'yes: share of answers "yes"; precision, recall and F1 are of the class "no", as published: an answer that says '
+    'neither counts as a "no" that is wrong.'
+)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """`groups`: `metrics` of each group and of all items together; `shown` are their keys by the table's labels."""
+
+    metrics: Metrics
+    shown: Mapping[str, str]
+    explained: tuple[str, ...] = (BY_RULE,)
+    definitions: dict[str, str] = field(default_factory=dict)
+
+    conditions = (None,)
+    by_option = True
+
+    def title(self, kind: str) -> str:
+        """See `Figures`."""
+        return kind
+
+    def score(self, runs: list[list[dict]], complete: bool) -> dict:
+        """See `Figures`."""
+        return {"groups": score_groups(runs, metrics=self.metrics)}
+
+    def score_by(self, rule: str, runs: list[list[dict]], complete: bool) -> dict:
+        """See `Figures`."""
+        by_rule = [[{**p, "right": p[rule]} for p in run] for run in runs]
+        return {"groups": score_groups(by_rule, metrics=self.metrics.by(first=False))}
+
+    def items(self, scores: dict) -> int:
+        """See `Figures`."""
+        return scores["groups"][POOLED]["items"]
+
+    def rows(self, scores: dict) -> tuple[list[str], list[list[str]]]:
+        """See `Figures`."""
+        groups = scores["groups"]
+        rows = []
+        for name in [*(name for name in groups if name != POOLED), POOLED]:
+            cells = self._cells(groups[name])
+            rows.append([name, str(groups[name]["items"]), *(percent(cell["value"]) for cell in cells)])
+        rows += [[bound, "", *(percent(cell[bound]) for cell in cells)] for bound in ("low", "high")]
+        return ["group", "items", *self.shown, *RULES[1:]], rows
+
+    def notes(self, scores: dict) -> list[str]:
+        """See `Figures`."""
+        return list(self.explained)
+
+    def headline(self, scores: dict) -> dict[str, dict]:
+        """See `Figures`."""
+        return {label: scores["groups"][POOLED][key] for label, key in self.shown.items()}
+
+    def compare(self, runs: "Runs", baseline: str, title: str) -> "Comparison":
+        """See `Figures`."""
+        from caad_ds.evaluation.comparison.shares import compare_shares  # imports Matplotlib
+
+        return compare_shares(runs, baseline, title, self)
+
+    def _cells(self, group: dict) -> list[dict]:
+        return [group[key] for key in self.shown.values()] + [group[rule]["accuracy"] for rule in RULES[1:]]
+
+
+OF_ANSWERS = Shares(ACCURACY, {"accuracy": "accuracy"})
+OF_YES_NO = Shares(
+    YES_NO,
+    {"accuracy": "accuracy", "yes": "yes_share", "precision": "precision_no", "recall": "recall_no", "F1": "f1_no"},
+    (OF_NO, BY_RULE),
+    {
+        "precision_no": 'right answers to questions whose answer is "no" / answers that do not say "yes"',
+        "recall_no": 'right answers to questions whose answer is "no" / such questions',
+        "f1_no": "harmonic mean of precision_no and recall_no",
+    },
+)

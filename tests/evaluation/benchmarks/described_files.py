@@ -1,0 +1,150 @@
+"""The shipped descriptions' benchmarks in miniature, in their published forms, each with one broken row."""
+
+import csv
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """A folder's writer, the answers to its rows by id, what they come to by hand, and the broken row's id and fault.
+
+    `figures` are by group and metric.
+    """
+
+    write: object
+    answers: dict[str, str]
+    figures: dict[str, dict[str, float]]
+    broken: tuple[str, str]
+
+
+def clip(path, k):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(k).standard_normal(8000) * 0.1
+    soundfile.write(path, noise, 16000)
+
+
+def mmau(folder):
+    rows = [
+        ("a", "sound", ["Man", "Woman", "Child", "Robot"], "Man"),
+        ("b", "sound", ["Car horn", "Dog bark", "Car alarm"], "Car horn"),
+        ("c", "music", ["Two", "Three"], "Three"),
+        ("d", "speech", ["['no_word']", "['other']"], "['no_word']"),
+        ("e", "speech", ["Yes", "No"], "Maybe"),
+    ]
+    held = [
+        {"id": name, "audio_id": f"./test-mini-audios/{name}.wav", "question": "Who speaks?", "choices": choices,
+         "answer": answer, "dataset": "AudioSet", "task": task, "split": "test-mini", "category": "Reasoning",
+         "sub-category": "Counting", "difficulty": "easy"}
+        for name, task, choices, answer in rows
+    ]  # fmt: skip
+    folder.mkdir()
+    (folder / "mmau-test-mini.json").write_text(json.dumps(held))
+    for k, row in enumerate(held):
+        clip(folder / row["audio_id"], k)
+
+
+def mmar(folder):
+    rows = [
+        {"id": f"v{k}", "audio_path": f"./audio/v{k}.wav", "question": "What is it", "choices": choices,
+         "answer": choices[0], "modality": modality, "category": "Signal Layer", "sub-category": "Counting",
+         "language": None, "source": "youtube", "url": "", "timestamp": "00:00:00,00:00:01"}
+        for k, (modality, choices) in enumerate(
+            [("sound", ["Rain", "Wind"]), ("mix-sound-music", ["Entered", ""]), ("sound", ["One", "Two", "Three"])]
+        )
+    ]  # fmt: skip
+    folder.mkdir()
+    (folder / "MMAR-meta.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for k in range(2):
+        clip(folder / f"audio/v{k}.wav", k)
+
+
+def hallucination(folder):
+    """In folders of Parquet, as the hub's data sets are downloaded."""
+    labels = ["Yes", "No", "No", "No", "Yes"]
+    for sampling in ("random", "popular"):
+        place = folder / f"AudioHallucination_AudioCaps-{sampling.title()}"
+        place.mkdir(parents=True)
+        rows = {
+            "entry_id": [*range(4), 3 if sampling == "popular" else 4],
+            "audio_index": [f"Y{k % 2}" for k in range(5)],
+            "prompt_text": [f"Is there a sound of {k}?" for k in range(5)],
+            "object": ["rain"] * 5,
+            "attribute": ["positive" if label == "Yes" else "negative" for label in labels],
+            "label": labels,
+            "sampling": [sampling] * 5,
+        }
+        pq.write_table(pa.table(rows), place / "test-00000-of-00001.parquet")
+    for k in range(2):
+        clip(folder / f"audiocaps/Y{k}.wav", k)
+
+
+def meld(folder):
+    header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
+    emotions = ["surprise", "anger", "neutral", "boredom"]
+    folder.mkdir()
+    with open(folder / "test_sent_emo.csv", "w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(header.split(","))
+        for k, emotion in enumerate(emotions):
+            text = "“Oh, that’s so”, she said"
+            lines.writerow([k + 1, text, "Mark", emotion, "positive", 0, k, 3, 19, "00:14:38,127", "00:14:40,378"])
+            clip(folder / f"output_repeated_splits_test/dia0_utt{k}.wav", k)
+
+
+def vocalsound(folder):
+    labels = ["/m/01j3sz", "/m/0dl9sf8", "/m/07ppn3j", "/m/0nosuch"]
+    rows = [{"wav": f"/data/sls/audio/f000{k}_0_x.wav", "labels": label} for k, label in enumerate(labels)]
+    (folder / "datafiles").mkdir(parents=True)
+    (folder / "datafiles" / "te.json").write_text(json.dumps({"data": rows}))
+    for k in range(4):
+        clip(folder / f"audio_16k/f000{k}_0_x.wav", k)
+
+
+MINIATURES = {
+    # a: the choice in words; b: "car" is the label's too, "alarm" another's alone; c: two choices; d: of odd names.
+    "mmau-test-mini": Miniature(
+        mmau,
+        {"a": "It is a man.", "b": "a car horn, or a car alarm", "c": "Three", "d": "no_word"},
+        {"all": {"accuracy": 3 / 4}, "sound": {"accuracy": 1 / 2}, "music": {"accuracy": 1}, "speech": {"accuracy": 1}},
+        ("e", "its answer 'Maybe' is not among its choices: Yes, No"),
+    ),
+    "mmar": Miniature(
+        mmar,
+        {"v0": "rain", "v1": "<answer>Entered</answer>"},
+        {"all": {"accuracy": 1}, "sound": {"accuracy": 1}, "mix-sound-music": {"accuracy": 1}},
+        ("v2", "audio ./audio/v2.wav is not in"),
+    ),
+    # Of 5 + 4 rows 6 are to be answered no. Answers: yes, no, neither, yes, no; then yes, no, no, yes.
+    # Right: 0, 1 and of popular 0, 1, 2; "no" among the answers: 1, 2, 4 and 1, 2, of which 1, 1, 2 are right.
+    "audio-hallucination": Miniature(
+        hallucination,
+        {"random/0": "Yes.", "random/1": "No, there is none.", "random/2": "A dog.", "random/3": "yes",
+         "random/4": "I can't hear it", "popular/0": "It contains rain", "popular/1": "does not contain it",
+         "popular/2": "there is no rain", "popular/3": "Yes"},
+        {
+            "all": {"accuracy": 5 / 9, "yes_share": 4 / 9, "precision_no": 3 / 5, "recall_no": 3 / 6, "f1_no": 6 / 11},
+            "random": {"accuracy": 2 / 5, "precision_no": 1 / 3, "recall_no": 1 / 3, "f1_no": 1 / 3},
+            "popular": {"accuracy": 3 / 4, "precision_no": 1, "recall_no": 2 / 3, "f1_no": 4 / 5},
+        },
+        ("popular/3", "id 'popular/3' is that of test-00000-of-00001.parquet:3"),
+    ),
+    # By letter, in words, and two options named.
+    "meld-emotion": Miniature(
+        meld,
+        {"dia0_utt0": "(E)", "dia0_utt1": "The answer is D.", "dia0_utt2": "neutral or joy"},
+        {"all": {"accuracy": 2 / 3}, "meld-emotion": {"accuracy": 2 / 3}},
+        ("dia0_utt3", "its answer 'boredom' is not among its choices"),
+    ),
+    "vocalsound": Miniature(
+        vocalsound,
+        {"f0000_0_x.wav": "A", "f0001_0_x.wav": "throat clearing", "f0002_0_x.wav": "Cough"},
+        {"all": {"accuracy": 2 / 3}},
+        ("f0003_0_x.wav", "its answer '/m/0nosuch' is none of /m/01j3sz"),
+    ),
+}  # fmt: skip

@@ -1,0 +1,68 @@
+"""Each shipped description, end to end with a random model: its published form, its figures by hand, a broken row."""
+
+import json
+
+import pytest
+
+from caad_ds import cli
+from caad_ds.evaluation.benchmarks.described.description import Description, read_description, shipped
+from caad_ds.evaluation.benchmarks.kinds import KINDS
+from tests.evaluation.benchmarks.described_files import MINIATURES
+
+
+def values(found, expected):
+    """The figures of a group that are expected, as they are."""
+    return {name: found[name]["value"] for name in expected}
+
+
+def test_every_shipped_description_is_tried_and_says_where_it_was_seen():
+    assert shipped().keys() == MINIATURES.keys()
+    for name, file in shipped().items():
+        described = read_description(file)
+        assert isinstance(described, Description) and described.name == name not in KINDS
+        assert described.sources and all(len(source.commit) == 40 for source in described.sources)
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_a_miniature_is_asked_and_its_figures_are_those_by_hand(name, model_folder, tmp_path, capsys):
+    mini = MINIATURES[name]
+    mini.write(tmp_path / "data")
+
+    def run():
+        given = ["--model", model_folder, "--benchmark", name, "--data", tmp_path / "data", "--out", tmp_path / "run"]
+        return cli.main(["evaluate", *map(str, given), "--device", "cpu", "--max-new-tokens", "2"])
+
+    assert run() == 3
+    bad, reason = mini.broken
+    err = capsys.readouterr().err
+    assert "1 row was left out" in err and f"  {bad}: " in err and reason in err
+    file = tmp_path / "run" / "predictions.jsonl"
+    asked = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sorted(p["id"] for p in asked) == sorted(mini.answers)
+    file.write_text("".join(json.dumps({**p, "prediction": mini.answers[p["id"]]}) + "\n" for p in asked))
+    assert run() == 3
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert [row["id"] for row in scores["rejected"]] == [bad]
+    assert scores["setup"]["benchmark"] == name
+    for group, expected in mini.figures.items():
+        assert values(scores["groups"][group], expected) == pytest.approx(expected), group
+    out = capsys.readouterr().out
+    assert f"{100 * mini.figures['all']['accuracy']:.1f}" in out
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_check_lists_the_broken_row(name, tmp_path, capsys):
+    mini = MINIATURES[name]
+    mini.write(tmp_path / "data")
+    assert cli.main(["benchmarks", "check", name, "--data", str(tmp_path / "data")]) == 3
+    shown = capsys.readouterr()
+    bad, reason = mini.broken
+    assert f"{name}: {len(mini.answers)} rows can be used" in shown.out
+    assert f"  {bad}: " in shown.err and reason in shown.err
+
+
+def test_the_list_names_them_and_their_sources(capsys):
+    assert cli.main(["benchmarks"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*MINIATURES, *KINDS))
+    assert "release MMAU-v05.15.25" in out and "github.com/kuan2jiu99/audio-hallucination" in out
