@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from caad_ds.evaluation.benchmarks.benchmark import Benchmark
+from caad_ds.evaluation.benchmarks.benchmark import PLAIN, Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.benchmarks.kinds import KINDS, load, named
+from caad_ds.evaluation.benchmarks.kinds import KINDS, PROMPTS, load, named
 from caad_ds.evaluation.figures.figures import figures_of
 from caad_ds.evaluation.identity import identity
 from caad_ds.evaluation.predictions import RunFolder
@@ -60,6 +60,7 @@ def evaluate(
     judge_concurrency: int = 8,
     alpha_gate: str = "none",
     gate_m: float = 2.0,
+    prompt: str = PLAIN,
 ) -> dict:
     """Answer a benchmark with a model and score the answers, as `caad-ds evaluate` does.
 
@@ -91,6 +92,7 @@ def evaluate(
         alpha_gate: of the contrast: text_certainty (experimental) lowers `contrast_alpha` where the second path is
             unsure; none: one alpha.
         gate_m: the gate's m: no contrast from the entropy of so many equally likely tokens on.
+        prompt: how MCR-BENCH's descriptions stand before its questions: plain, or wrapped as a public runner does.
 
     Returns:
         What `scores.json` in `out` holds (docs/evaluation.md), on every rank; rows that could not be used are under
@@ -106,12 +108,13 @@ def evaluate(
     check_choice("--dtype", dtype, DTYPES)
     if kind is not None:
         check_choice("--kind", kind, [*KINDS])
+    check_choice("--prompt", prompt, PROMPTS)
     model, place, folder = model_folder(model), named(benchmark), RunFolder(Path(out))
     files = None if data is None else existing(data)
     with joined(), ExitStack() as held:
         from_main(lambda: held.enter_context(sole_writer(folder.path.resolve())))
         judge = Judge.of(judge_base_url, judge_model, judge_api_key_env, judge_concurrency, folder.path)
-        asked, loaded = agreed(lambda: (_read(place, kind, limit, files), _load(model, device, dtype)))
+        asked, loaded = agreed(lambda: (_read(place, kind, limit, files, prompt), _load(model, device, dtype)))
         with _on_main(waiting(f"hashing {model} and {place}")):
             sha256 = cache(Clip.sha256)
             setup = from_main(lambda: identity(model, asked, decoding, name=name, dtype=dtype, sha256=sha256))
@@ -130,9 +133,9 @@ def evaluate(
         return from_main(lambda: _score(setup, asked, folder, unheard, judge, speed, sha256))
 
 
-def _read(place: Path, kind: str | None, limit: int | None, data: Path | None) -> Benchmark:
+def _read(place: Path, kind: str | None, limit: int | None, data: Path | None, prompt: str) -> Benchmark:
     with _on_main(progress(f"reading {place}")):
-        return load(place, kind, limit, data)
+        return load(place, kind, limit, data, prompt)
 
 
 def _load(model: Path, device: str | None, dtype: str) -> Model:

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from caad_ds.evaluation.benchmarks.items import Item
 
+PLAIN = "plain"  # the way of asking that every benchmark has
+
 
 class Benchmark(Protocol):
     """Items, every row under every one of `conditions`, and the rule by which an answer to them is right."""

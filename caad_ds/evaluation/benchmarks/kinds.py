@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from caad_ds.evaluation.benchmarks.benchmark import Benchmark
+from caad_ds.evaluation.benchmarks.benchmark import PLAIN, Benchmark
 from caad_ds.evaluation.benchmarks.described.described import Described
 from caad_ds.evaluation.benchmarks.described.description import description_file, read_description, shipped
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
@@ -12,6 +12,7 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import existing
 
 KINDS = {kind.kind: kind for kind in (McrBench, DynamicSuperb)}
+PROMPTS = tuple(dict.fromkeys(prompt for kind in KINDS.values() for prompt in kind.prompts))
 
 
 def named(text: str | Path) -> Path:
@@ -27,15 +28,22 @@ def named(text: str | Path) -> Path:
         raise UserError(f"{text}: no such file or folder; is it {near[0]}? `caad-ds benchmarks` lists them") from None
 
 
-def load(place: Path, kind: str | None = None, limit: int | None = None, data: Path | None = None) -> Benchmark:
+def load(
+    place: Path, kind: str | None = None, limit: int | None = None, data: Path | None = None, prompt: str = PLAIN
+) -> Benchmark:
     """The benchmark in a folder or a file, or that a description has, which `place` names.
 
     `kind` (one of KINDS) is found out where it is not given. `limit` keeps the first usable rows of each subset, `data`
-    is the folder of a description's files. UserError when there is none, or it could be either.
+    is the folder of a description's files, `prompt` one of PROMPTS. UserError when there is none, or it could be
+    either.
     """
     if (file := description_file(place)) is not None:
         if kind is not None:
             raise UserError(f"--kind {kind}: {place} is a description, which has its own form; leave --kind out")
+        if prompt != PLAIN:
+            raise UserError(
+                f"--prompt {prompt}: {place} is a description, which has its own prompt; leave --prompt out"
+            )
         return Described.load(read_description(file), data, limit)
     if data is not None:
         raise UserError(f"--data {data}: is where a description's files are, and {place} is no description")
@@ -49,4 +57,7 @@ def load(place: Path, kind: str | None = None, limit: int | None = None, data: P
         )
     if len(found) > 1:
         raise UserError(f"{place}: could be {' or '.join(found)}; say which by --kind")
-    return KINDS[found[0]].load(place, limit)
+    [name] = found
+    if prompt not in KINDS[name].prompts:
+        raise UserError(f"--prompt {prompt}: {name} has one way of asking; leave --prompt out")
+    return KINDS[name].load(place, limit, **({} if prompt == PLAIN else {"prompt": prompt}))

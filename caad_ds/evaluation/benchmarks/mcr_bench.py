@@ -12,13 +12,14 @@ The CAAD authors keep it as a JSONL manifest, a line per condition: `mcr_manifes
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 from unicodedata import normalize
 
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files, mcr_manifest, prompt_manifest
+from caad_ds.evaluation.benchmarks.benchmark import PLAIN
 from caad_ds.evaluation.benchmarks.items import Clip, Item, text_of
 from caad_ds.evaluation.scoring.matching import verdicts, words
 from caad_ds.utils.errors import UserError
@@ -27,6 +28,13 @@ from caad_ds.utils.text import each_once, is_text, read_text
 CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
 HINTS = CONDITIONS[1:]
 CATEGORY = "MCR"  # what categories in a manifest begin with
+WRAPPED = "wrapped"
+# How a public runner puts a description before a question (docs/benchmarks.md); the authors publish no prompts.
+WRAPPER = """\
+The following text provides descriptions derived from audio content. This information may be accurate, inaccurate, or \
+irrelevant. Answer the question with discretion regarding how you use these details.
+Description: {description}
+Question: {question}"""
 FIELDS = ("id", "audio", "gt", "text", "metadata", "condition", "conditions", *CONDITIONS)
 
 
@@ -35,7 +43,8 @@ class Row:
     """One benchmark row, `<NAME>/<index>`, with its hint per condition (None when neutral).
 
     `turns` holds the messages of each condition where the file has them; else they are made of question and hint.
-    `metadata` is what is known of the clip, such as its speaker; it is not asked about.
+    `metadata` is what is known of the clip, such as its speaker; it is not asked about. `prompt` says how a hint stands
+    before the question, PLAIN or WRAPPED.
     """
 
     id: str
@@ -46,6 +55,7 @@ class Row:
     gt: str
     turns: Mapping[str, Sequence[dict]] | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
+    prompt: str = PLAIN
 
     def items(self) -> Iterator[Item]:
         """The row under each of the four conditions."""
@@ -54,6 +64,9 @@ class Row:
             yield Item(self.id, self.subset, condition, (self.clip,), turns, self.question, self.gt, hint)
 
     def _turn(self, hint: str | None) -> dict:
+        if hint is not None and self.prompt == WRAPPED:
+            wrapped = WRAPPER.format(description=hint, question=self.question)
+            return {"role": "user", "content": user_content(wrapped)}
         return {"role": "user", "content": user_content(self.question, hint)}
 
 
@@ -65,11 +78,17 @@ class Benchmark:
     options: dict[str, list[str]]
     rejected: list[dict]
     limited: bool = False  # rows were left out by a limit
+    prompt: str = PLAIN
 
     kind: ClassVar[str] = "mcr-bench"
     figures: ClassVar[str] = "conflicts"
-    setup: ClassVar[Mapping[str, str]] = {}
+    prompts: ClassVar[tuple[str, ...]] = (PLAIN, WRAPPED)
     conditions: ClassVar[tuple[str, ...]] = CONDITIONS
+
+    @property
+    def setup(self) -> Mapping[str, str]:
+        """The prompt, if it is not the plain one."""
+        return {} if self.prompt == PLAIN else {"prompt": self.prompt}
 
     @property
     def items(self) -> list[Item]:
@@ -86,8 +105,9 @@ class Benchmark:
         return bool(_subset_files(folder)) or CATEGORY in prompt_manifest.benchmarks_in(folder)
 
     @staticmethod
-    def load(folder: str | Path, limit: int | None = None) -> "Benchmark":
-        """Reads a folder, or a JSONL file; `limit` keeps the first usable rows of each subset.
+    def load(folder: str | Path, limit: int | None = None, prompt: str = PLAIN) -> "Benchmark":
+        """Reads a folder, or a JSONL file; `limit` keeps the first usable rows of each subset, `prompt` is one of
+        `prompts`.
 
         `options` holds the distinct ground truths of a subset, before the limit. A subset whose file cannot be read is
         rejected as a whole. UserError when the folder holds no subset, or no row can be used.
@@ -101,6 +121,8 @@ class Benchmark:
             raise UserError(f"{folder}: no <NAME>/<NAME>.json in it; give the folder of an MCR-BENCH benchmark")
         if files and in_manifest:
             raise UserError(f"{folder}: has <NAME>/<NAME>.json and *.jsonl; give the JSONL file, or move one of them")
+        if in_manifest and prompt != PLAIN:
+            raise UserError(f"--prompt {prompt}: {folder} is a manifest, which has prompts of its own; leave it out")
         subsets = [_of_manifest(folder)] if in_manifest else map(_read_subset, files)
         rows, rejected = [], []
         for found, bad in subsets:
@@ -113,8 +135,8 @@ class Benchmark:
         names = dict.fromkeys([path.stem for path in files] + [row.subset for row in rows])
         of = {name: [row for row in rows if row.subset == name] for name in names}
         options = {name: sorted({row.gt for row in ours}) for name, ours in of.items()}
-        kept = [row for ours in of.values() for row in ours[:limit]]
-        return Benchmark(kept, options, rejected, limited=len(kept) < len(rows))
+        kept = [replace(row, prompt=prompt) for ours in of.values() for row in ours[:limit]]
+        return Benchmark(kept, options, rejected, limited=len(kept) < len(rows), prompt=prompt)
 
 
 def _subset_files(folder: Path) -> list[Path]:

@@ -4,7 +4,8 @@ import argparse
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from caad_ds.evaluation.benchmarks.kinds import KINDS
+from caad_ds.evaluation.benchmarks.benchmark import PLAIN
+from caad_ds.evaluation.benchmarks.kinds import KINDS, PROMPTS
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
 from caad_ds.evaluation.predictions import RunFolder
@@ -20,6 +21,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_model_arguments(parser)
     parser.add_argument("--kind", choices=KINDS, help="format of the benchmark (default: detected)")
+    parser.add_argument(
+        "--prompt", choices=PROMPTS, default=PLAIN,
+        help="MCR-BENCH: description and question on one line (default), or wrapped as a public runner does",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; resumes an interrupted run")
     parser.add_argument("--name", help="the system's name in tables (default: the run folder's); seeds share one")
     add_decoding(parser, max_new_tokens=16)
@@ -33,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     store = store_of(args.mlflow, args.experiment)
     scores = implementation("evaluate").evaluate(
         model=args.model, benchmark=args.benchmark, out=args.out, data=args.data, kind=args.kind,
-        limit=args.limit, name=args.name, batch_size=args.batch_size, device=args.device, dtype=args.dtype,
+        limit=args.limit, name=args.name, prompt=args.prompt,
+        batch_size=args.batch_size, device=args.device, dtype=args.dtype,
         judge_base_url=args.judge_base_url, judge_model=args.judge_model,
         judge_api_key_env=args.judge_api_key_env, judge_concurrency=args.judge_concurrency,
         **asdict(decoding),

@@ -59,8 +59,14 @@ def read_runs(folders: list[Path]) -> Runs:
         runs.confusions.setdefault(scores["name"], []).append(scores.get("confusions", {}))
         if scores["rejected"]:
             runs.rejected[path] = len(scores["rejected"])
+    prompted = [f"Prompts: {of_all['prompt']} (--prompt)."] if "prompt" in of_all else []
     left_out = [f"{counted(count, 'row')} left out in {path}." for path, count in runs.rejected.items()]
-    runs.notes = [f"Over {counted(len({name for name, _ in items}), 'item')}.", *left_out, *_differing(setups)]
+    runs.notes = [
+        f"Over {counted(len({name for name, _ in items}), 'item')}.",
+        *prompted,
+        *left_out,
+        *_differing(setups),
+    ]
     return runs
 
 

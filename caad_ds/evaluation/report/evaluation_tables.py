@@ -10,6 +10,8 @@ from caad_ds.evaluation.speed.figures import speed_legend, speed_rows
 from caad_ds.utils.terminal_table import Table
 from caad_ds.utils.wording import counted
 
+PROMPTED = "Prompts: {} (--prompt; docs/benchmarks.md)."
+
 
 def evaluation_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of one system's scores."""
@@ -18,7 +20,9 @@ def evaluation_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
 
 def evaluation_notes(scores: dict) -> list[str]:
     """Return what explains that table."""
-    return [*figures_of(scores["setup"]).notes(scores), NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
+    setup = scores["setup"]
+    prompted = [PROMPTED.format(setup["prompt"])] if "prompt" in setup else []
+    return [*figures_of(setup).notes(scores), *prompted, NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
 
 
 def show_evaluation(scores: dict, folder: RunFolder) -> None:

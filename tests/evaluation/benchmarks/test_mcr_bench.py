@@ -3,8 +3,12 @@ import json
 import pytest
 
 from caad_ds.cli import main
+from caad_ds.evaluation.benchmarks.kinds import PROMPTS, load
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Benchmark
+from caad_ds.evaluation.comparison.compare import compare
+from caad_ds.evaluation.identity import fingerprint
 from caad_ds.utils.errors import UserError
+from tests.evaluation.benchmarks.superb_files import COUNTING, row, write_jsonl
 
 ROW = {
     "audio": "a.wav",
@@ -174,3 +178,34 @@ def test_unusable_folders_are_refused(tmp_path):
     (tmp_path / "SER" / "SER.json").write_text(json.dumps([without("gt")]))
     with pytest.raises(UserError, match="1 rejected; gt is missing"):
         Benchmark.load(tmp_path)
+
+
+def test_a_wrapped_prompt_is_the_public_runners_and_another_benchmark(conflicts, run, tmp_path, capsys):
+    """Without a description the question stands alone, as there."""
+    plain, wrapped = (load(conflicts, prompt=prompt) for prompt in PROMPTS)
+    told = {item.condition: item.messages[0]["content"] for item in wrapped.items if item.id == "gender/0"}
+    span = "<start_audio><|AUDIO|><end_audio>\n"
+    assert told["neutral"] == f"{span}who speaks ?" == plain.items[0].messages[0]["content"]
+    assert told["adversarial"] == (
+        f"{span}The following text provides descriptions derived from audio content. This information may be accurate, "
+        "inaccurate, or irrelevant. Answer the question with discretion regarding how you use these details.\n"
+        "Description: the speaker is female .\nQuestion: who speaks ?"
+    )
+    assert fingerprint(plain) != fingerprint(wrapped) and (plain.setup, wrapped.setup) == ({}, {"prompt": "wrapped"})
+    assert run() == run("--prompt", "wrapped", out="wrapped") == 0
+    assert "Prompts: wrapped" in capsys.readouterr().out
+    setups = [json.loads((tmp_path / out / "setup.json").read_text()) for out in ("run", "wrapped")]
+    assert "prompt" not in setups[0] and setups[1]["prompt"] == "wrapped"
+    with pytest.raises(UserError, match=r"different prompts \(--prompt\)"):
+        compare([tmp_path / "run", tmp_path / "wrapped"])
+
+
+def test_what_has_prompts_of_its_own_is_not_wrapped(tmp_path):
+    superb = write_jsonl(tmp_path / "superb", [row(COUNTING)])
+    with pytest.raises(UserError, match="dynamic-superb has one way of asking"):
+        load(superb, prompt="wrapped")
+    lines = [row("", category=f"MCR@SER@{condition}") for condition in CONDITIONS]
+    with pytest.raises(UserError, match="is a manifest, which has prompts of its own"):
+        load(write_jsonl(tmp_path / "mcr", lines), prompt="wrapped")
+    with pytest.raises(UserError, match="is a description, which has its own"):
+        load("mmar", prompt="wrapped")

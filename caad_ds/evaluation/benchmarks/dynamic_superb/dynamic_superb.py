@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from caad_ds.evaluation.benchmarks import mcr_bench, prompt_manifest
+from caad_ds.evaluation.benchmarks.benchmark import PLAIN
 from caad_ds.evaluation.benchmarks.dynamic_superb.hf_tables import from_tables, has_tables
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions, present, presented
 from caad_ds.evaluation.benchmarks.dynamic_superb.metadata_json import NAME, from_metadata, metadata_files
@@ -35,6 +36,7 @@ class DynamicSuperb:
     kind: ClassVar[str] = "dynamic-superb"
     figures: ClassVar[str] = "instances"
     setup: ClassVar[Mapping[str, str]] = {}
+    prompts: ClassVar[tuple[str, ...]] = (PLAIN,)
     conditions: ClassVar[tuple[None]] = (None,)
 
     def verdicts(self, item: Item, answer: str) -> dict[str, bool]:
