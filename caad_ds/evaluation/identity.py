@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -49,8 +49,10 @@ def identity(
     }
 
 
-def fingerprint(benchmark: Benchmark, sha256: Callable[[Clip], str] | None = None) -> str:
-    """sha256 over all that the model is asked and scored by; of the clips, their bytes."""
+def fingerprint(
+    benchmark: Benchmark, sha256: Callable[[Clip], str] | None = None, items: Iterable[Item] | None = None
+) -> str:
+    """sha256 over all that the model is asked and scored by, or over some `items` of it; of the clips, their bytes."""
     sha256 = sha256 or cache(Clip.sha256)  # several items ask about one clip
 
     def facts(item: Item) -> list:
@@ -59,6 +61,6 @@ def fingerprint(benchmark: Benchmark, sha256: Callable[[Clip], str] | None = Non
         return [item.id, item.condition, list(item.messages), item.gt, clips, *own]
 
     digest = hashlib.sha256(json.dumps(benchmark.options, sort_keys=True).encode())
-    for item in benchmark.items:
+    for item in benchmark.items if items is None else items:
         digest.update(json.dumps(facts(item), sort_keys=True).encode())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -95,3 +95,42 @@ class Item:
     def key(self) -> str:
         """Its own name among the items; conditions of a row share an `id`."""
         return f"{self.id}:{self.condition}"
+
+
+@dataclass(frozen=True)
+class AskedRow:
+    """A row of a benchmark: its items, one under each condition in the benchmark's order."""
+
+    asked: tuple[Item, ...]
+
+    @property
+    def id(self) -> str:
+        """That of its items."""
+        return self.asked[0].id
+
+    @property
+    def subset(self) -> str:
+        """That of its items."""
+        return self.asked[0].subset
+
+    @property
+    def gt(self) -> str:
+        """The right answer."""
+        return self.asked[0].gt
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The answers to choose from where the row has its own."""
+        return self.asked[0].choices
+
+    def items(self) -> Iterator[Item]:
+        """The row under each condition."""
+        return iter(self.asked)
+
+
+def rows_of(items: Iterable[Item]) -> list[AskedRow]:
+    """The rows that items are of, in order of appearance."""
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        found.setdefault(item.id, []).append(item)
+    return [AskedRow(tuple(ours)) for ours in found.values()]

@@ -3,6 +3,7 @@
 import argparse
 
 from caad_ds.config.objective_section import CHECKED_NEGATIVES, NEGATIVES
+from caad_ds.evaluation.benchmarks.kinds import named
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
@@ -16,10 +17,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_model_arguments(parser)
     parser.add_argument(
-        "--instructions", type=existing, required=True, metavar="FILE", help="YAML with options, statements"
+        "--instructions",
+        type=existing,
+        metavar="FILE",
+        help="YAML with options and statements (default: the benchmark's own options)",
     )
     parser.add_argument(
-        "--train-benchmark", type=existing, metavar="PATH",
+        "--train-benchmark", type=named, metavar="PATH",
         help="a benchmark of clips that the teacher was trained on: tells overfitting from too little training",
     )  # fmt: skip
     parser.add_argument(
@@ -41,7 +45,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the teacher, print tables and verdict; 3 if rows of the benchmark could not be used, else 0."""
     found = implementation("teacher_check.check_teacher").check_teacher(
-        args.model, args.benchmark, args.instructions, train_benchmark=args.train_benchmark,
+        args.model, args.benchmark, args.instructions, data=args.data, train_benchmark=args.train_benchmark,
         negatives=args.negatives, alphas=args.alphas, out=args.out, limit=args.limit,
         max_new_tokens=args.max_new_tokens, batch_size=args.batch_size, device=args.device, dtype=args.dtype,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
+from caad_ds.evaluation.commands.arguments import add_benchmark_arguments
 from caad_ds.evaluation.explain.settings import ANSWERS, AnswerSettings
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, store_of
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
@@ -23,7 +24,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="teacher whose p_pos, p_neg and target are shown beside the model's own",
     )
-    parser.add_argument("--benchmark", type=existing, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
+    add_benchmark_arguments(parser)
     parser.add_argument("--items", nargs="+", required=True, metavar="ID", help="gender/0, or gender/0:adversarial")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a PNG and a JSON file per item")
     parser.add_argument(
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     store = store_of(args.mlflow, args.experiment)
     wanted = AnswerSettings(**{option.name: getattr(args, option.name) for option in fields(AnswerSettings)})
     found = implementation("explain.explain").explain(
-        args.model, args.benchmark, args.items, args.out, teacher=args.teacher, top=args.top,
+        args.model, args.benchmark, args.items, args.out, data=args.data, teacher=args.teacher, top=args.top,
         max_new_tokens=args.max_new_tokens, device=args.device, dtype=args.dtype, **asdict(wanted),
     )  # fmt: skip
     show_doubtful(found.doubtful, None)

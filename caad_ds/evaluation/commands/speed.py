@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
+from caad_ds.evaluation.commands.arguments import add_benchmark_arguments
 from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, output_folder, store_of
 from caad_ds.evaluation.report.tables import show
 from caad_ds.evaluation.speed.result import FILES, log_speeds, show_speeds
@@ -11,7 +12,7 @@ from caad_ds.generation.arguments import MODEL, add_device_arguments, add_gate, 
 from caad_ds.generation.decoding_settings import check_above_zero, check_gate
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import existing, model_folder
+from caad_ds.utils.paths import model_folder
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=MODEL",
         help=f"each a {MODEL}; ratios are to the first one",
     )
-    parser.add_argument("--benchmark", type=existing, required=True, metavar="DIR", help="folder in MCR-BENCH's format")
+    add_benchmark_arguments(parser)
     parser.add_argument(
         "--contrast-alpha", type=float, metavar="A", help="measure each model with contrastive decoding as well"
     )
@@ -50,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     compare_speed = implementation("speed.compare_speed").compare_speed
     with output_folder(args.out) as folder:
         found = compare_speed(
-            dict(args.models), args.benchmark, contrast_alpha=args.contrast_alpha, negative=args.negative,
-            alpha_gate=args.alpha_gate, gate_m=args.gate_m,
+            dict(args.models), args.benchmark, data=args.data,
+            contrast_alpha=args.contrast_alpha, negative=args.negative, alpha_gate=args.alpha_gate, gate_m=args.gate_m,
             batch_size=args.batch_size, tokens=args.tokens, rounds=args.rounds, device=args.device, dtype=args.dtype,
             out=folder if args.out or store else None,
         )  # fmt: skip

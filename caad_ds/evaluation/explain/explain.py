@@ -14,8 +14,9 @@ from torch import Tensor
 
 from caad_ds.data.batch import Batch
 from caad_ds.data.instructions import Instructions
-from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
+from caad_ds.evaluation.benchmarks.benchmark import Benchmark
+from caad_ds.evaluation.benchmarks.items import Item, rows_of
+from caad_ds.evaluation.benchmarks.kinds import load, named
 from caad_ds.evaluation.explain.result import Explanations
 from caad_ds.evaluation.explain.settings import AnswerSettings
 from caad_ds.evaluation.explain.token_picture import draw
@@ -61,6 +62,7 @@ def explain(
     items: Sequence[str],
     out: str | Path,
     *,
+    data: str | Path | None = None,
     teacher: str | Path | None = None,
     answer: str = "own",
     instructions: str | Path | None = None,
@@ -79,9 +81,10 @@ def explain(
 
     Args:
         model: folder of a model, or of the run that trained it, or a hub id.
-        benchmark: folder in MCR-BENCH's format.
+        benchmark: as `evaluate` takes it.
         items: `gender/0`, which is under all conditions, or `gender/0:adversarial`.
         out: folder of the files.
+        data: folder of the files that a described benchmark names.
         teacher: folder or hub id of the model whose signals stand beside the model's own distribution.
         answer: own (the model's), contrast (its own under contrast) or gt.
         instructions: YAML with the right answers' statements, for `gt`.
@@ -104,9 +107,9 @@ def explain(
     check_counts(top=top, max_new_tokens=max_new_tokens)
     check_choice("--dtype", dtype, DTYPES)
     models = model_folder(model), model_folder(teacher) if teacher else None
-    conflicts = Benchmark.load(existing(benchmark))
-    asked, rejected = chosen(conflicts, items)
-    others = [item for row in conflicts.rows for item in row.items()]
+    asked_of = load(named(benchmark), data=None if data is None else existing(data))
+    asked, rejected = chosen(asked_of, items)
+    others = asked_of.items
     statements = Instructions.load(wanted.instructions) if wanted.instructions else None
     setting = _load(*models, wanted, device, dtype)
     saved: list[tuple[dict, list[Path]]] = []
@@ -121,7 +124,8 @@ def explain(
             else:
                 found = {**described(item, *models, wanted), **explained(setting, clips, item, tokens, top)}
                 # `<subset>/<row>`: the row's number ends it, so that no two become one.
-                stem = Path(out) / file_name(item.id.replace("/", "_"), f".{item.condition}", LONGEST_ENDING)
+                condition = f".{item.condition}" if item.condition else ""
+                stem = Path(out) / file_name(item.id.replace("/", "_"), condition, LONGEST_ENDING)
                 numbers = stem.with_name(f"{stem.name}.json")
                 write_json(numbers, found)
                 saved.append((found, [numbers, *draw(found, stem)]))
@@ -154,12 +158,12 @@ def _unshared(setting: Setting, answer: list[int]) -> str | None:
 
 
 def chosen(benchmark: Benchmark, names: Sequence[str]) -> tuple[list[Item], dict[str, str]]:
-    """The items `ID:condition`, or of `ID` all four, and by id why the benchmark's others cannot be used.
+    """The items `ID:condition`, or of `ID` under all conditions, and by id why the benchmark's others cannot be used.
 
     UserError names one that is not there, or where none of them can be used.
     """
-    by_row = {row.id: list(row.items()) for row in benchmark.rows}
-    by_item = {f"{item.id}:{item.condition}": [item] for items in by_row.values() for item in items}
+    by_row = {row.id: list(row.items()) for row in rows_of(benchmark.items)}
+    by_item = {f"{item.id}:{item.condition}": [item] for items in by_row.values() for item in items if item.condition}
     reasons = {row["id"]: row["reason"] for row in benchmark.rejected}
     found: dict[tuple, Item] = {}
     rejected = {}
@@ -170,7 +174,7 @@ def chosen(benchmark: Benchmark, names: Sequence[str]) -> tuple[list[Item], dict
             rejected[row] = reasons[row]
             continue
         if items is None:
-            near = difflib.get_close_matches(name, [*by_row, *by_item], n=1) or [next(iter(by_item))]
+            near = difflib.get_close_matches(name, [*by_row, *by_item], n=1) or [*by_item, *by_row]
             raise UserError(f"--items {name}: no such item in the benchmark; one is {near[0]}")
         found.update({(item.id, item.condition): item for item in items})
     if not found:

@@ -26,7 +26,7 @@ def log_explanations(store: Store | None, folder: Path, found: Explanations) -> 
         return
     header = ["item", "condition", "right answer", "answer", "files"]
     rows = [
-        [told["id"], told["condition"], told["gt"], told["answer"], ", ".join(file.name for file in files)]
+        [told["id"], told["condition"] or "", told["gt"], told["answer"], ", ".join(file.name for file in files)]
         for told, files in found.items
     ]
     first, _ = found.items[0]

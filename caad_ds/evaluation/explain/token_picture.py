@@ -103,8 +103,9 @@ def _head(explained: dict) -> list[str]:
     models = run_name(Path(explained["model"]))
     if explained["teacher"]:
         models = f"student {models}, teacher {run_name(Path(explained['teacher']))}"
+    item = ", ".join(filter(None, (explained["id"], explained["condition"])))
     lines = [
-        f"{explained['id']}, {explained['condition']}: {explained['question']} (right: {explained['gt']}); {models}",
+        f"{item}: {explained['question']} (right: {explained['gt']}); {models}",
         f"Hint: {explained['hint'] or 'none'}",
         f"Answer ({whose[setting['answer']]}): {explained['answer']}",
     ]

@@ -87,6 +87,11 @@ CONFLICTS = Metrics(
 )
 
 
+def metrics_of(conditions: int) -> Metrics:
+    """Those of items that are right or wrong under so many conditions: without a hint, or with each of them."""
+    return ACCURACY if conditions == 1 else CONFLICTS
+
+
 def _with_all(right: np.ndarray) -> np.ndarray:
     return np.concatenate([right, np.ones_like(right)], axis=1)
 

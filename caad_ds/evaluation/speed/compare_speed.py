@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from caad_ds.config.objective_section import NEGATIVES
-from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
+from caad_ds.evaluation.benchmarks.items import Item, rows_of
+from caad_ds.evaluation.benchmarks.kinds import load, named
 from caad_ds.evaluation.speed.measure import Clock, Timing, description, spread, synchronize, timed
 from caad_ds.evaluation.speed.result import Speeds, save
 from caad_ds.generation.decoding import Contrast, generate
@@ -80,6 +80,7 @@ def compare_speed(
     models: Mapping[str, str | Path],
     benchmark: str | Path,
     *,
+    data: str | Path | None = None,
     contrast_alpha: float | None = None,
     negative: str = "zero_mel",
     batch_size: int = 8,
@@ -95,7 +96,8 @@ def compare_speed(
 
     Args:
         models: folders of models, or of the runs that trained them, or hub ids, by the names that tables call them.
-        benchmark: folder in MCR-BENCH's format.
+        benchmark: as `evaluate` takes it.
+        data: folder of the files that a described benchmark names.
         contrast_alpha: each model with contrastive decoding of this alpha, too.
         negative: input of its second path: zero_mel, silence, noise, text_only or shuffled.
         batch_size: items at once, beside batch 1.
@@ -117,8 +119,8 @@ def compare_speed(
     check_choice("--negative", negative, NEGATIVES)
     check_choice("--dtype", dtype, DTYPES)
     check_counts(batch_size=batch_size, tokens=tokens, rounds=rounds)
-    folders, place = {name: model_folder(folder) for name, folder in models.items()}, existing(benchmark)
-    items, others = _items(place, batch_size)
+    folders, place = {name: model_folder(folder) for name, folder in models.items()}, named(benchmark)
+    items, others = _items(place, None if data is None else existing(data), batch_size)
     systems: dict[str, System] = {}
     chosen = pick_device(device)
     for name, folder in folders.items():
@@ -166,12 +168,12 @@ def _run(found: list[tuple[float, Timing]], size: int) -> dict:
     return {**timed([timing for _, timing in found], size), "encoder_ms": encoder}
 
 
-def _items(folder: Path, count: int) -> tuple[list[Item], list[Item]]:
+def _items(place: Path, data: Path | None, count: int) -> tuple[list[Item], list[Item]]:
     """As many items of different rows as there are, then the rows under their next condition; and all items."""
-    by_row = [list(row.items()) for row in Benchmark.load(folder, max(2, count)).rows]  # two: one may be a partner
+    by_row = [row.asked for row in rows_of(load(place, None, max(2, count), data).items)]  # two: one may be a partner
     items = [item for condition in zip(*by_row, strict=True) for item in condition]
     if len(items) < count:
-        raise UserError(f"{folder}: has {len(items)} items; give --batch-size {len(items)} or a larger benchmark")
+        raise UserError(f"{place}: has {len(items)} items; give --batch-size {len(items)} or a larger benchmark")
     return items[:count], items
 
 

@@ -4,18 +4,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.report.tables import LEGEND, MAIN, percent, show
+from caad_ds.evaluation.scoring.metrics import ACCURACY, CONFLICTS
 from caad_ds.evaluation.scoring.scores import POOLED
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute
 from caad_ds.utils.terminal_table import Table
 
 EVERY_SECONDS = 60.0
-SIGNALS = (
-    "z_pos: logits with the audio; z_neg: with the negative in its place; z_c: their contrast. n/f/a/i: neutral, "
-    "faithful, adversarial, irrelevant."
-)
+SIGNALS = "z_pos: logits with the audio; z_neg: with the negative in its place; z_c: their contrast."
+CONDITIONS = " n/f/a/i: neutral, faithful, adversarial, irrelevant."
 
 
 class Growing:
@@ -39,7 +37,9 @@ class Growing:
 
 def _so_far(attributes: Sequence[Attribute], done: int, total: int) -> Table:
     negatives = [s for s in attributes[0].likelihoods if s.negative is not None and s.alpha is None]
-    header = ["attribute", "rows", "z_pos n/f/a/i", *(f"{signal.name} n" for signal in negatives)]
+    hinted = len(attributes[0].right(Signal())) > 1
+    n, nfai = (" n", " n/f/a/i") if hinted else ("", "")
+    header = ["attribute", "rows", f"z_pos{nfai}", *(f"{signal.name}{n}" for signal in negatives)]
     rows = []
     for attribute in attributes:
         each = "/".join(f"{100 * right.mean():.0f}" for right in attribute.right(Signal()))
@@ -52,20 +52,28 @@ def show_result(name: str, table: dict[Signal, dict], decoded: dict[Signal, dict
     """Print both tables, what explains them, and the verdict."""
     title = f"{name}: likeliest option, %; entropy over the labels' when neutral"
     tables = _table(title, table), _table("greedy answers, right by the matching rule, %", decoded)
-    show(*tables, LEGEND, SIGNALS, *verdict["lines"])
+    hinted = _hinted(table)
+    show(*tables, *([LEGEND, SIGNALS + CONDITIONS] if hinted else [SIGNALS]), *verdict["lines"])
 
 
 def _table(title: str, table: dict[Signal, dict]) -> Table:
     subsets = [subset for subset in next(iter(table.values())) if subset != POOLED]
     entropies = ["entropy"] if "entropy_share" in table[Signal()][POOLED] else []
-    header = ["signal", *MAIN, *entropies, *(f"{subset} n/f/a/i" for subset in subsets)]
+    hinted = _hinted(table)
+    shown = MAIN if hinted else {name: name for name in ACCURACY.ratios}
+    each_condition = [f"accuracy_{c}" for c in CONFLICTS.conditions] if hinted else list(ACCURACY.ratios)
+    header = ["signal", *shown, *entropies, *(f"{subset} n/f/a/i" if hinted else subset for subset in subsets)]
     rows = []
     for signal, groups in table.items():
         shares = [groups[POOLED]["entropy_share"] for _ in entropies]
-        each = ["/".join(f"{100 * groups[s][f'accuracy_{c}']['value']:.0f}" for c in CONDITIONS) for s in subsets]
-        pooled = [percent(groups[POOLED][key]["value"]) for key in MAIN.values()]
+        each = ["/".join(f"{100 * groups[s][key]['value']:.0f}" for key in each_condition) for s in subsets]
+        pooled = [percent(groups[POOLED][key]["value"]) for key in shown.values()]
         rows.append([signal.name, *pooled, *("-" if share is None else f"{share:.2f}" for share in shares), *each])
     return Table(title, header, rows)
+
+
+def _hinted(table: dict[Signal, dict]) -> bool:
+    return not ACCURACY.ratios.keys() <= table[Signal()][POOLED].keys()
 
 
 def listed(table: dict[Signal, dict]) -> list[dict[str, Any]]:

@@ -17,15 +17,17 @@ import numpy as np
 
 from caad_ds.config.objective_section import CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.data.instructions import Instructions
-from caad_ds.evaluation.benchmarks.items import Clip
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Benchmark, Row
+from caad_ds.evaluation.benchmarks.benchmark import Benchmark
+from caad_ds.evaluation.benchmarks.items import AskedRow, Clip, rows_of
+from caad_ds.evaluation.benchmarks.kinds import load, named
 from caad_ds.evaluation.commands.check_teacher import ALPHAS
 from caad_ds.evaluation.identity import fingerprint
-from caad_ds.evaluation.scoring.matching import matches
+from caad_ds.evaluation.scoring.metrics import metrics_of
 from caad_ds.evaluation.scoring.scores import POOLED, score
 from caad_ds.evaluation.teacher_check.check_tables import Growing, listed
 from caad_ds.evaluation.teacher_check.generalisation import Heard, validation_losses
 from caad_ds.evaluation.teacher_check.journal import CheckJournal
+from caad_ds.evaluation.teacher_check.options import Options
 from caad_ds.evaluation.teacher_check.probe import Probe
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
@@ -58,8 +60,9 @@ class TeacherCheck:
 def check_teacher(
     model: str | Path,
     benchmark: str | Path,
-    instructions: str | Path,
+    instructions: str | Path | None = None,
     *,
+    data: str | Path | None = None,
     train_benchmark: str | Path | None = None,
     negatives: Sequence[str] = CHECKED_NEGATIVES,
     alphas: Sequence[float] = ALPHAS,
@@ -74,8 +77,9 @@ def check_teacher(
 
     Args:
         model: folder of a model, or of the run that trained it, or a hub id.
-        benchmark: folder in MCR-BENCH's format, of clips that the teacher was not trained on.
-        instructions: YAML with the options of each subset and their statements.
+        benchmark: of clips that the teacher was not trained on, as `evaluate` takes it; questions with options.
+        instructions: YAML with the options of each subset and their statements; None: the benchmark's own options.
+        data: folder of the files that a described benchmark names.
         train_benchmark: one of clips that the teacher was trained on: tells overfitting from too little training.
         negatives: inputs of the second path: zero_mel, silence, noise, text_only, shuffled.
         alphas: of the contrasts that are tried.
@@ -91,16 +95,18 @@ def check_teacher(
     """
     _check(negatives, alphas, dtype)
     check_counts(limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    folder, place, file = model_folder(model), existing(benchmark), existing(instructions)
+    folder, place = model_folder(model), named(benchmark)
+    file = None if instructions is None else existing(instructions)
     written = None if out is None else new_file(out)
     alphas, name = list(dict.fromkeys(alphas)), run_name(folder)
     chosen = pick_device(device)
-    known = Instructions.load(file)
-    tested = Benchmark.load(place, limit)
-    rows, rejected = _known(tested.rows, known, file)
+    known = Instructions.load(file) if file else None
+    tested = load(place, None, limit, None if data is None else existing(data))
+    all_rows, options = rows_of(tested.items), Options(tested, known)
+    rows, rejected = options.usable(all_rows, file)
     training = None
     if train_benchmark is not None:
-        training = _training(existing(train_benchmark), limit, place, tested, known, file)
+        training = _training(named(train_benchmark), limit, place, all_rows, options, file)
     settings: dict = {}
     if written:
         with waiting(f"hashing {folder} and {place}"):
@@ -115,16 +121,16 @@ def check_teacher(
     with CheckJournal(written, settings) as journal:
         with progress(f"loading {folder}"):
             loaded = Model.load(folder, chosen, dtype)
-        others = [next(iter(row.items())) for row in tested.rows]
-        settings_of = known, journal, batch_size, max_new_tokens
+        others = [row.asked[0] for row in all_rows]
+        settings_of = options, journal, batch_size, max_new_tokens
         probe = Probe(loaded, [*dict.fromkeys(negatives)], alphas, *settings_of, others=others)
         found = _likelihoods(probe, rows, name)
         rejected = tested.rejected + rejected + [{"id": n, "reason": r} for n, r in probe.rejected.items()]
         if not found:
             raise UserError(f"{place}: no row could be used ({rejected[0]['reason']}); fix the benchmark")
-        heard = _heard(probe, training.rows if training else [])
+        heard = _heard(probe, training)
         with progress("scoring"):
-            attributes = _attributes(rows, found, known)
+            attributes = _attributes(rows, found, options)
             table = {signal: figures(attributes, signal) for signal in probe.signals}
             verdict = judge(attributes, table, heard, validation_losses(folder))
         alpha = verdict["alpha"] or max(alphas)
@@ -159,95 +165,101 @@ def _listed(check: TeacherCheck, model_sha256: str) -> dict:
     }
 
 
-def _known(rows: list[Row], instructions: Instructions, file: Path) -> tuple[list[Row], list[dict]]:
-    """The rows whose right answer is an option of the instruction file, and the others with the reason."""
-    known, rejected = [], []
-    for row in rows:
-        if row.subset not in instructions.attributes:
-            have = ", ".join(instructions.attributes)
-            raise UserError(f"{file}: has no attribute {row.subset}, a subset of the benchmark (it has {have}); add it")
-        if row.gt in instructions.attributes[row.subset].options:
-            known.append(row)
-        else:
-            rejected.append({"id": row.id, "reason": f"gt {row.gt!r} is no option of {row.subset} in {file}"})
-    return known, rejected
+@dataclass(frozen=True)
+class _Training:
+    """A benchmark of training clips, and its rows that are asked about."""
+
+    benchmark: Benchmark
+    options: Options
+    rows: list[AskedRow]
 
 
 def _training(
-    place: Path, limit: int | None, tested: Path, benchmark: Benchmark, instructions: Instructions, file: Path
-) -> Benchmark:
+    place: Path, limit: int | None, tested: Path, rows: list[AskedRow], options: Options, file: Path | None
+) -> _Training:
     """The benchmark of training clips, of the subsets that the other one has; UserError where a clip is in both."""
-    found = Benchmark.load(place, limit)
-    rows = [row for row in found.rows if row.subset in benchmark.options]
-    rows, _ = _known(rows, instructions, file)
-    if not rows:
-        raise UserError(f"{place}: has no row about {', '.join(benchmark.options)}; give one that has")
+    found = load(place, None, limit)
+    subsets = dict.fromkeys(row.subset for row in rows)
+    own = Options(found, options.instructions)
+    ours, _ = own.usable([row for row in rows_of(found.items) if row.subset in subsets], file)
+    if not ours:
+        raise UserError(f"{place}: has no row about {', '.join(subsets)}; give one that has")
     with waiting(f"comparing {place} with {tested}"):
-        ours, theirs = ({row.clip.sha256() for row in each} - {""} for each in (benchmark.rows, rows))
-    if shared := len(ours & theirs):
+        here, there = ({clip.sha256() for row in each for clip in row.asked[0].clips} - {""} for each in (rows, ours))
+    if shared := len(here & there):
         raise UserError(
             f"{place}: has {shared} clips that are in {tested} too; "
             "that one must be of clips that the teacher was not trained on"
         )
-    return Benchmark(rows, found.options, found.rejected)
+    return _Training(found, own, ours)
 
 
-def _settings(model: Path, benchmark: Benchmark, training: Benchmark | None, instructions: Instructions) -> dict:
+def _settings(model: Path, benchmark: Benchmark, training: _Training | None, instructions: Instructions | None) -> dict:
     """Of what decides the figures, for a check that is resumed, all that is a hash of files."""
-    options = {name: list(attribute.options.items()) for name, attribute in instructions.attributes.items()}
+    attributes = instructions.attributes if instructions else {}
+    options = {name: list(attribute.options.items()) for name, attribute in attributes.items()}
     sha256 = cache(Clip.sha256)
+    trained = [item for row in training.rows for item in row.items()] if training else []
     return {
         "check": 1,
         "model_sha256": model_hash(model),
         "benchmark_sha256": fingerprint(benchmark, sha256),
-        "train_benchmark_sha256": fingerprint(training, sha256) if training else None,
+        "train_benchmark_sha256": fingerprint(training.benchmark, sha256, trained) if training else None,
         "options_sha256": hashlib.sha256(json.dumps(options).encode()).hexdigest(),
     }
 
 
-def _likelihoods(probe: Probe, rows: list[Row], name: str) -> dict[str, dict[Signal, np.ndarray]]:
+def _likelihoods(probe: Probe, rows: list[AskedRow], name: str) -> dict[str, dict[Signal, np.ndarray]]:
     """What `Probe.likelihoods` finds, shown as it grows."""
     if before := len(probe.known(rows)):
         print(
             f"caad-ds check-teacher: resuming after {counted(before, 'row')} of {probe.journal.path}", file=sys.stderr
         )
-    growing = Growing(len(rows), lambda: _attributes(rows, probe.known(rows), probe.instructions))
+    growing = Growing(len(rows), lambda: _attributes(rows, probe.known(rows), probe.options))
     return probe.likelihoods(rows, f"checking {name}", growing.show)
 
 
-def _heard(probe: Probe, rows: list[Row]) -> dict[str, Heard]:
+def _heard(probe: Probe, training: _Training | None) -> dict[str, Heard]:
     """The neutral answers about training clips, by attribute."""
-    if not rows:
+    if training is None:
         return {}
     settings = probe.journal, probe.batch_size, probe.max_new_tokens
-    there = Probe(probe.loaded, (), (), probe.instructions, *settings, part="training", conditions=CONDITIONS[:1])
-    found = there.likelihoods(rows, "asking about training clips")
-    return {attribute.name: attribute.heard for attribute in _attributes(rows, found, probe.instructions)}
+    neutral = training.benchmark.conditions[:1]
+    there = Probe(probe.loaded, (), (), training.options, *settings, part="training", conditions=neutral)
+    found = there.likelihoods(training.rows, "asking about training clips")
+    attributes = _attributes(training.rows, found, training.options)
+    return {attribute.name: attribute.heard for attribute in attributes}
 
 
-def _attributes(rows: list[Row], found: dict[str, dict], instructions: Instructions) -> list[Attribute]:
+def _attributes(rows: list[AskedRow], found: dict[str, dict], options: Options) -> list[Attribute]:
+    """What was found of each subset; the options of a row have their places, of which some rows may have fewer."""
     attributes = []
     heard = [row for row in rows if row.id in found]
     for subset in dict.fromkeys(row.subset for row in heard):
         ours = [row for row in heard if row.subset == subset]
-        labels = list(instructions.attributes[subset].options)
-        gt = np.array([labels.index(row.gt) for row in ours])
-        signals = found[ours[0].id]
-        attributes.append(Attribute(subset, gt, {s: np.stack([found[row.id][s] for row in ours]) for s in signals}))
+        gt = np.array([list(options.of(row)).index(row.gt) for row in ours])
+        most = max(len(options.of(row)) for row in ours)
+        signals = {s: np.stack([_padded(found[row.id][s], most) for row in ours]) for s in found[ours[0].id]}
+        attributes.append(Attribute(subset, gt, signals))
     return attributes
 
 
-def decoded_figures(probe: Probe, rows: Sequence[Row], alpha: float) -> dict[Signal, dict]:
-    """Every metric of the greedy answers under z_pos and z_c, per attribute and pooled, by the matching rule."""
+def _padded(likelihoods: np.ndarray, options: int) -> np.ndarray:
+    """[conditions, options], -inf for those that there are not."""
+    lacking = options - likelihoods.shape[-1]
+    return np.pad(likelihoods, ((0, 0), (0, lacking)), constant_values=-np.inf) if lacking else likelihoods
+
+
+def decoded_figures(probe: Probe, rows: Sequence[AskedRow], alpha: float) -> dict[Signal, dict]:
+    """Every metric of the greedy answers under z_pos and z_c, per attribute and pooled, by the benchmark's rule."""
     wanted = [Signal(), *(signal for signal in probe.signals if signal.alpha == alpha)]
     found = probe.answers(rows, wanted, "decoding")
     groups = {subset: [row for row in rows if row.subset == subset] for subset in dict.fromkeys(r.subset for r in rows)}
-    right = {
-        (row.id, signal): [matches(text, row.gt) for text in found[row.id][signal]] for row in rows for signal in wanted
-    }
+    right = {(row.id, signal): probe.options.right(row, found[row.id][signal]) for row in rows for signal in wanted}
+    metrics = metrics_of(len(probe.conditions))
     return {
         signal: {
-            name: score(np.array([right[row.id, signal] for row in ours]).T[None])
+            name: score(np.array([right[row.id, signal] for row in ours]).T[None], metrics=metrics)
             for name, ours in {POOLED: rows, **groups}.items()
         }
         for signal in wanted

@@ -159,7 +159,9 @@ def _scored(
 
 
 def entropy(log_likelihood: np.ndarray) -> np.ndarray:
-    """Entropy in nats, [items], of the options given that one of them is said, from [items, options]."""
+    """Entropy in nats, [items], of the options given that one of them is said, from [items, options]; an item with
+    fewer options than others has -inf in the places that it lacks."""
     shifted = log_likelihood - log_likelihood.max(-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return -(np.exp(log_p) * log_p).sum(-1)
+    there = np.isfinite(log_p)
+    return -(np.exp(log_p) * np.where(there, log_p, 0)).sum(-1)

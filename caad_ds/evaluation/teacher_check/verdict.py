@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.scoring.metrics import CONFLICTS, metrics_of
 from caad_ds.evaluation.scoring.scores import LEVEL, POOLED, score
 from caad_ds.evaluation.teacher_check.generalisation import UNKNOWN, Heard, advice, comparison, course, finding
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy
@@ -19,18 +19,23 @@ ENTROPY_SHARE = 0.7
 NEUTRAL_TOLERANCE = 0.02
 # From this gap between faithful and adversarial accuracy on, the text decides often enough to matter.
 BIAS = 0.05
+NEUTRAL = "neutral"
+HINTED = (NEUTRAL, "faithful", "adversarial")  # what a contrast is told by
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """What the teacher made of one attribute's rows: `likelihoods[signal]` [rows, 4, options], `gt` [rows]."""
+    """What the teacher made of one attribute's rows: `likelihoods[signal]` [rows, conditions, options], `gt` [rows].
+
+    Where rows have choices of their own, an option is a place among them.
+    """
 
     name: str
     gt: np.ndarray
     likelihoods: dict[Signal, np.ndarray]
 
     def right(self, signal: Signal) -> np.ndarray:
-        """bool [4, rows]: whether the right option is the likeliest."""
+        """bool [conditions, rows]: whether the right option is the likeliest."""
         return (self.likelihoods[signal].argmax(-1) == self.gt[:, None]).T
 
     @property
@@ -63,7 +68,8 @@ def figures(attributes: list[Attribute], signal: Signal) -> dict:
     found = {}
     for name, members in groups.items():
         right = np.concatenate([attribute.right(signal) for attribute in members], axis=1)
-        found[name] = {**score(right[None]), "entropy_share": _entropy_share(members, signal)}
+        scores = score(right[None], metrics=metrics_of(len(right)))
+        found[name] = {**scores, "entropy_share": _entropy_share(members, signal)}
     return found
 
 
@@ -93,7 +99,7 @@ def judge(
     if inaudible and (told := course(losses or {})):
         lines.append(told[0])
         findings = {name: told[1] if found == UNKNOWN else found for name, found in findings.items()}
-    lines += [_bias(audible, inaudible)] if audible else []
+    lines += [_bias(audible, inaudible)] if audible and _hinted(audible) else []
     fit = []
     for signal in table:
         if signal.negative is not None and signal.alpha is None:
@@ -122,6 +128,11 @@ def _hearing(attributes: list[Attribute]) -> str:
         f"The teacher does not hear {', '.join(deaf)}: neutral accuracy is not above the commonest label's share "
         "beyond its interval; there the contrast can only add noise, and shift has a floor."
     )
+
+
+def _hinted(attributes: list[Attribute]) -> bool:
+    """Whether rows were asked with hints too; without them nothing tells a text bias."""
+    return len(attributes[0].right(Signal())) > 1
 
 
 def _bias(audible: list[Attribute], inaudible: list[str]) -> str:
@@ -175,11 +186,12 @@ def _leak(attributes: list[Attribute], neg: Signal) -> str:
 
 
 def _best(audible: list[Attribute], fit: list[Signal]) -> Signal | None:
-    """The contrast with the highest adversarial accuracy on audible attributes, if it beats z_pos; ties: low alpha.
+    """The contrast with the highest adversarial accuracy on audible attributes, or the highest accuracy where there are
+    no hints, if it beats z_pos; ties: low alpha.
 
     None where there is little text bias: what a contrast gains there is noise.
     """
-    if not audible or not _biased(audible):
+    if not audible or (_hinted(audible) and not _biased(audible)):
         return None
     gains = {signal: _gain(audible, signal).mean() for signal in fit}
     best = max(fit, key=lambda s: (gains[s], -(s.alpha or 0)), default=None)
@@ -187,7 +199,7 @@ def _best(audible: list[Attribute], fit: list[Signal]) -> Signal | None:
 
 
 def _gain(attributes: list[Attribute], signal: Signal) -> np.ndarray:
-    k = CONDITIONS.index("adversarial")
+    k = CONFLICTS.conditions.index("adversarial") if _hinted(attributes) else 0
     both = [(a.right(signal)[k], a.right(Signal())[k]) for a in attributes]
     return np.concatenate([new.astype(float) - old for new, old in both])
 
@@ -195,7 +207,8 @@ def _gain(attributes: list[Attribute], signal: Signal) -> np.ndarray:
 def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool, deaf: str) -> str:
     if not audible:
         return f"Do not distil from this teacher: it hears none of the attributes. {deaf}"
-    if not _biased(audible):
+    hinted = _hinted(audible)
+    if hinted and not _biased(audible):
         return (
             "Take standard KD (alpha 0): there is little text bias to remove, so a contrast has nothing to correct "
             "and is not recommended."
@@ -206,20 +219,27 @@ def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool, deaf: 
             "using the negative that distillation will use, and check again."
         )
     if best is None:
-        return "Take standard KD (alpha 0): no contrast raises adversarial accuracy on what the teacher hears."
+        raised = "adversarial accuracy" if hinted else "accuracy"
+        return f"Take standard KD (alpha 0): no contrast raises {raised} on what the teacher hears.{_unhinted(hinted)}"
     gain = _gain(audible, best)
     sure = binomtest(int((gain > 0).sum()), int((gain != 0).sum())).pvalue < 1 - LEVEL  # McNemar's test
     changes = ", ".join(
         f"{c} {_points(_accuracy(audible, Signal(), c))} -> {_points(_accuracy(audible, best, c))}"
-        for c in CONDITIONS[:3]
+        for c in (HINTED if hinted else [NEUTRAL])
     )
     noise = "" if sure else f" The gain is within the noise of {len(gain)} items."
-    return f"Take negative {best.negative} with alpha {best.alpha:g}: on {_names(audible)} {changes}.{noise}"
+    taken = f"Take negative {best.negative} with alpha {best.alpha:g}"
+    return f"{taken}: on {_names(audible)} {changes}.{noise}{_unhinted(hinted)}"
+
+
+def _unhinted(hinted: bool) -> str:
+    return "" if hinted else " This benchmark has no conflicting texts: it does not tell whether there is a text bias."
 
 
 def _accuracy(attributes: list[Attribute], signal: Signal, condition: str) -> float:
-    """Over the pooled rows of the attributes."""
-    return np.concatenate([a.right(signal)[CONDITIONS.index(condition)] for a in attributes]).mean()
+    """Over the pooled rows of the attributes; `NEUTRAL` is the first condition of all benchmarks."""
+    k = 0 if condition == NEUTRAL else CONFLICTS.conditions.index(condition)
+    return np.concatenate([a.right(signal)[k] for a in attributes]).mean()
 
 
 def _names(attributes: list[Attribute]) -> str:

@@ -17,6 +17,7 @@ from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.generalisation import HEARD, UNKNOWN
 from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy, log_likelihoods, shared, whole
+from caad_ds.evaluation.teacher_check.options import Options
 from caad_ds.evaluation.teacher_check.probe import Probe
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.teacher_answers import answers, shared_prompts, whole_prompts
@@ -130,7 +131,8 @@ def test_entropy():
 
 
 def probe(loaded, conflicts, instructions, negatives=("silence",)):
-    return Probe(loaded, negatives, [1.0], Instructions.load(instructions), CheckJournal(None, {}), 16, 4)
+    options = Options(Benchmark.load(conflicts), Instructions.load(instructions))
+    return Probe(loaded, negatives, [1.0], options, CheckJournal(None, {}), 16, 4)
 
 
 def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, monkeypatch):
