@@ -44,7 +44,10 @@ def load(
             raise UserError(
                 f"--prompt {prompt}: {place} is a description, which has its own prompt; leave --prompt out"
             )
-        return Described.load(read_description(file), data, limit)
+        description = read_description(file)
+        if description.name in KINDS:
+            raise UserError(f"{file}: name: {description.name} is that of a kind of benchmarks; give it another")
+        return Described.load(description, data, limit)
     if data is not None:
         raise UserError(f"--data {data}: is where a description's files are, and {place} is no description")
     if not place.exists():

@@ -33,7 +33,7 @@ def compare_shares(read: Runs, baseline: str, title: str, shares: Shares) -> Com
         details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(tested))]
     named = [part for name, tables in read.confusions.items() for part in in_markdown(name, summed(tables))]
     details += [NAMED, *named] if named else []
-    legends = [*shares.explained[:-1], NOTE, *([significance_legend(baseline, tested)] if found else [])]
+    legends = [*shares.legend, NOTE, *([significance_legend(baseline, tested)] if found else [])]
     table = ["system", "runs", *figures[baseline]], rows
     pictures = {"table.png": lambda file: bars(figures, title, file)}
     return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures)

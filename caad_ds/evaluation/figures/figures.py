@@ -10,6 +10,7 @@ from caad_ds.evaluation.benchmarks.kinds import KINDS
 from caad_ds.evaluation.figures.conflicts import Conflicts
 from caad_ds.evaluation.figures.instances import Instances
 from caad_ds.evaluation.figures.shares import OF_ANSWERS, OF_YES_NO
+from caad_ds.utils.errors import UserError
 
 if TYPE_CHECKING:
     from caad_ds.evaluation.comparison.result import Comparison
@@ -68,6 +69,9 @@ OLDEST = "mcr-bench"  # what setups name that name no benchmark
 
 
 def figures_of(setup: Mapping[str, Any]) -> Figures:
-    """Those of a run folder, by its setup."""
+    """Those of a run folder, by its setup; UserError where a newer version has made it."""
     kind = KINDS.get(setup.get("benchmark", OLDEST)) or KINDS[OLDEST]
-    return FIGURES[setup.get("figures", kind.figures)]
+    name = setup.get("figures", kind.figures)
+    if name not in FIGURES:
+        raise UserError(f"setup.json has figures {name!r}, which are none of {', '.join(FIGURES)}; update caad-ds")
+    return FIGURES[name]

@@ -24,11 +24,14 @@ OF_NO = (
 
 @dataclass(frozen=True)
 class Shares:
-    """`groups`: `metrics` of each group and of all items together; `shown` are their keys by the table's labels."""
+    """`groups`: `metrics` of each group and of all items together.
+
+    `shown` are their keys by the table's labels, `legend` explains these.
+    """
 
     metrics: Metrics
     shown: Mapping[str, str]
-    explained: tuple[str, ...] = (BY_RULE,)
+    legend: tuple[str, ...] = ()
     definitions: dict[str, str] = field(default_factory=dict)
 
     conditions = (None,)
@@ -63,7 +66,7 @@ class Shares:
 
     def notes(self, scores: dict) -> list[str]:
         """See `Figures`."""
-        return list(self.explained)
+        return [*self.legend, BY_RULE]
 
     def headline(self, scores: dict) -> dict[str, dict]:
         """See `Figures`."""
@@ -83,7 +86,7 @@ OF_ANSWERS = Shares(ACCURACY, {"accuracy": "accuracy"})
 OF_YES_NO = Shares(
     YES_NO,
     {"accuracy": "accuracy", "yes": "yes_share", "precision": "precision_no", "recall": "recall_no", "F1": "f1_no"},
-    (OF_NO, BY_RULE),
+    (OF_NO,),
     {
         "precision_no": 'right answers to questions whose answer is "no" / answers that do not say "yes"',
         "recall_no": 'right answers to questions whose answer is "no" / such questions',

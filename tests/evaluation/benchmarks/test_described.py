@@ -139,6 +139,7 @@ MISTAKES = {
     "no question": ((" question: ask,", ""), "give columns.question or question, one of them"),
     "no files": (("files: [q.json]", ""), "names neither files nor hub"),
     "a shipped name": (("name: rooms", "name: mmar"), "mmar is that of a shipped description"),
+    "a kind's name": (("name: rooms", "name: mcr-bench"), "mcr-bench is that of a kind of benchmarks"),
     "code": (("{{ question }}", "{{ ''.__class__.__mro__ }}"), "cannot be filled in"),
 }
 

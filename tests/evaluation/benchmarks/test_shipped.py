@@ -7,6 +7,7 @@ import pytest
 from caad_ds import cli
 from caad_ds.evaluation.benchmarks.described.description import Description, read_description, shipped
 from caad_ds.evaluation.benchmarks.kinds import KINDS
+from caad_ds.evaluation.report.mlflow_log import chosen, flat_metrics
 from tests.evaluation.benchmarks.described_files import MINIATURES
 
 
@@ -46,6 +47,9 @@ def test_a_miniature_is_asked_and_its_figures_are_those_by_hand(name, model_fold
     assert scores["setup"]["benchmark"] == name
     for group, expected in mini.figures.items():
         assert values(scores["groups"][group], expected) == pytest.approx(expected), group
+    logged = chosen(dict(flat_metrics(scores["groups"])))
+    assert logged["all/accuracy"] == scores["groups"]["all"]["accuracy"]["value"]
+    assert {f"all/{key}" for key in mini.figures["all"]} <= logged.keys()
     out = capsys.readouterr().out
     assert f"{100 * mini.figures['all']['accuracy']:.1f}" in out
 
