@@ -10,12 +10,16 @@ from caad_ds import cli
 from caad_ds.evaluation.benchmarks.items import rows_of
 from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
+from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy, log_likelihoods
+from caad_ds.evaluation.teacher_check.options import Options
+from caad_ds.evaluation.teacher_check.probe import Probe
 from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
 from caad_ds.generation.model import Model
 from tests.evaluation.benchmarks.described_files import mmau
 from tests.evaluation.benchmarks.superb_files import COUNTING, row, write_jsonl
+from tests.tolerance import assert_close
 
 POS, NEG, CONTRAST = Signal(), Signal("silence"), Signal("silence", 1.0)
 
@@ -26,15 +30,21 @@ def choices(tmp_path):
     return ["--benchmark", "mmau-test-mini", "--data", str(tmp_path / "data"), "--device", "cpu"]
 
 
-def test_each_row_is_scored_by_its_own_choices(choices, model_folder, tmp_path, capsys):
+@pytest.mark.numeric
+def test_each_row_is_scored_by_its_own_choices(choices, model_folder, terms, tmp_path, capsys):
     given = ["--model", str(model_folder), *choices, "--negatives", "silence", "--alphas", "1"]
     assert cli.main(["check-teacher", *given, "--out", str(tmp_path / "check.json"), "--max-new-tokens", "2"]) == 3
     told = json.loads((tmp_path / "check.json").read_text())
     assert [fault["id"] for fault in told["rejected"]] == ["e"]
     loaded, likeliest = Model.load(model_folder, torch.device("cpu")), []
-    for one in rows_of(load("mmau-test-mini", data=tmp_path / "data").items):
+    benchmark = load("mmau-test-mini", data=tmp_path / "data")
+    rows = rows_of(benchmark.items)
+    probe = Probe(loaded, [], [], Options(benchmark), CheckJournal(None, {}), 32, 2)
+    together = probe.likelihoods(rows, "asking")
+    for one in rows:
         ears = EncodedClips(loaded, [])
         found = log_likelihoods(loaded, ears.hear(list(one.items())), ears, one.choices, [], [])[POS]
+        assert_close(together[one.id][POS], found, terms, 5 * 6 * np.abs(found).max())
         likeliest.append(one.choices[int(found.argmax())] == one.gt)
     groups = {signal["name"]: signal["groups"] for signal in told["signals"]}
     assert groups["z_pos"]["all"]["accuracy"]["value"] == np.mean(likeliest)
