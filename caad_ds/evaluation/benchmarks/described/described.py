@@ -10,7 +10,7 @@ from typing import ClassVar
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files
 from caad_ds.evaluation.benchmarks.described.description import Description
-from caad_ds.evaluation.benchmarks.described.files import Found, files_of, rows_of
+from caad_ds.evaluation.benchmarks.described.files import Found, files_of, read_rows
 from caad_ds.evaluation.benchmarks.described.hub import hub_folder
 from caad_ds.evaluation.benchmarks.described.templates import of_row, rendered
 from caad_ds.evaluation.benchmarks.hf_datasets import Cell
@@ -81,7 +81,7 @@ def _read(description: Description, folder: Path | None) -> Iterator[Item | dict
     first: dict[str, str] = {}
     number = 0
     for file in _files(description, folder):
-        for found in rows_of(file, description.rows):
+        for found in read_rows(file, description.rows):
             name = found.where
             try:
                 if isinstance(found.row, Fault):

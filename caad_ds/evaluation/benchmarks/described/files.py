@@ -45,7 +45,7 @@ def files_of(description: Description, folder: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def rows_of(file: Path, key: str | None) -> Iterator[Found]:
+def read_rows(file: Path, key: str | None) -> Iterator[Found]:
     """The rows of a file, in order; `key` is where a JSON object has its list of rows."""
     read = READERS.get(file.suffix.lower())
     if read is None:
