@@ -12,7 +12,7 @@ from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.paths import existing
 from caad_ds.utils.wording import counted
 
-FILES = ("table.json", "table.md", "table.png", "flips.png")
+FILES = ("table.json", "table.md", "table.csv", "table.tex", "table.png", "flips.png", "tradeoff.png")
 TITLE = "Accuracy when audio and text disagree"
 
 

@@ -80,6 +80,13 @@ def resample(
     return _metrics(counts.sum(-1)), _metrics(np.concatenate(parts))
 
 
+def figures_of_each(runs: list[list[dict]]) -> dict[str, list[float | None]]:
+    """Every metric of all items together, by the first rule: a value per run, None where it is undefined."""
+    right = answers(runs, items_by_subset(runs[0])[POOLED], RULES[0])
+    found = _metrics(outcomes(right).sum(-1))
+    return {name: [None if np.isnan(value) else float(value) for value in each] for name, each in found.items()}
+
+
 def score_groups(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0) -> dict[str, dict]:
     """Score each subset and, under `all`, the pooled items; by the first rule, and inside by the others' names.
 
