@@ -34,7 +34,10 @@ setup(
     packages=find_packages(include=["caad_ds", "caad_ds.*", "data_prep", "data_prep.*", "ds_configs"]),
     package_data={
         "ds_configs": ["*.json"],
-        "caad_ds": ["py.typed", "loss/rows.c", "evaluation/benchmarks/dynamic_superb/dynamic_superb.tsv"],
+        "caad_ds": [
+            "py.typed", "loss/rows.c", "evaluation/benchmarks/dynamic_superb/dynamic_superb.tsv",
+            "evaluation/page/assets/*",
+        ],  # fmt: skip
         "data_prep": ["verify/*.html", "stage1/*.yaml"],
     },
     install_requires=[

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from caad_ds.evaluation.asked_items import write_items
 from caad_ds.evaluation.benchmarks.benchmark import KINDS, Benchmark, load
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
@@ -157,6 +158,7 @@ def _score(
     """Writes scores and disagreements of all predictions; returns the scores."""
     items = benchmark.items
     folder.merge([(item.id, item.condition) for item in items])
+    write_items(folder.path, items)
     names = dict.fromkeys(item.id for item in items)
     rejected = benchmark.rejected + [unheard[name] for name in names if name in unheard]
     complete = not (benchmark.limited or rejected)

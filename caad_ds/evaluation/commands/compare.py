@@ -36,6 +36,10 @@ def run(args: argparse.Namespace) -> int:
             show(f"saved {args.out}/{', '.join(found.files)}")
         log_comparison(store, folder, found)
     if found.rejected:
-        partial = ", ".join(f"{counted(count, 'row')} left out in {path}" for path, count in found.rejected.items())
-        print(f"caad-ds compare: not the whole benchmark: {partial}", file=sys.stderr)
+        print(f"caad-ds compare: not the whole benchmark: {partly(found.rejected)}", file=sys.stderr)
     return ROWS_REJECTED if found.rejected else 0
+
+
+def partly(rejected: dict[Path, int]) -> str:
+    """What is said of runs that are on some of the benchmark's rows alone."""
+    return ", ".join(f"{counted(count, 'row')} left out in {path}" for path, count in rejected.items())
