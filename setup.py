@@ -79,7 +79,7 @@ setup(
             "packaging>=24",
             "pytest>=8",
             "pytest-xdist>=3.6",
-            "selenium>=4.20",  # MLflow's pages in a real browser
+            "selenium>=4.20",  # MLflow's pages and reports in a real browser
             "transformers[serving]",  # the real server that the OpenAI engine is tested against
             "triton>=3.4; platform_system == 'Linux'",
             "webdataset>=0.2.100",

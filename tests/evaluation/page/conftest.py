@@ -14,7 +14,7 @@ from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.scoring.matching import RULES, VERSION
 
 ITEMS = 40
-NASTY = "</script><script>hacked = 1</script> <!-- \"it's\" & <img src=x onerror='hacked = 1'> \u2028 \ud800 \u202e$x"
+NASTY = "</script><script>hacked = 1</script> <!-- \"it's\" & <img src=x onerror='hacked = 1'> \u2028 \u202e$x"
 SYSTEMS = {"teacher": [0], NASTY: [1], "caad": [2, 3]}  # the seeds of each
 
 
@@ -64,18 +64,12 @@ def write_run(folder: Path, name: str, items: list[Item], right: np.ndarray, ben
                       "prediction": said, "clips": [item.clips[0].path.name], **verdicts})  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    write_items(folder, [_whole(item) for item in items])
+    write_items(folder, items)
     setup = {"name": name, "benchmark": benchmark, "benchmark_sha256": "b", "model_sha256": folder.name}
     counts = {subset: {"items": sum(name.startswith(subset) for name in rows)} for subset in ("gender", "noise")}
     scored = {"groups": {"all": {"items": len(rows)}}} if benchmark == "mcr-bench" else {"instances": counts}
     scores = {"name": name, "rejected": [], "matching": VERSION, "setup": setup, **scored}
     (folder / "scores.json").write_text(json.dumps(scores))
-
-
-def _whole(item: Item) -> Item:
-    """Half of a surrogate pair cannot stand in UTF-8; the answers, which JSON escapes, have it."""
-    texts = {key: value and value.replace("\ud800", "") for key, value in vars(item).items() if isinstance(value, str)}
-    return Item(**{**vars(item), **texts})
 
 
 def make_world(root: Path) -> World:
@@ -101,7 +95,7 @@ def write_tokens(folder: Path, item: Item) -> None:
     tokens = [{"id": 5, "text": f" {NASTY}", "p_pos": 0.25, "p_neg": 0.125, "target": 0.75},
               {"id": 6, "text": "never", "p_pos": 0.001, "p_neg": 0.0, "target": 0.0}]  # fmt: skip
     told = {
-        "id": item.id, "condition": item.condition, "question": _whole(item).question, "hint": _whole(item).hint,
+        "id": item.id, "condition": item.condition, "question": item.question, "hint": item.hint,
         "gt": item.gt, "model": "runs/teacher/model", "teacher": None,
         "setting": {"answer": "gt", "contrast_alpha": 1.0, "negative": "zero_mel"}, "answer": "word",
         "signals": ["p_pos", "p_neg", "target"], "positions": [{"id": 5, "text": " word", "tokens": tokens}],

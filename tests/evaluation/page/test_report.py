@@ -70,7 +70,10 @@ def test_every_answer_stands_beside_its_question(world, tmp_path):
 
 
 def test_texts_stay_texts(world, tmp_path):
-    report(world.runs, tmp_path / "o.html", title=NASTY.replace("\ud800", ""))
+    file = world.root / "run0" / "predictions.jsonl"
+    file.write_text(file.read_text().replace("other says", "half \\ud800 says"))
+    report(world.runs, tmp_path / "o.html", title=NASTY)
+    assert any(said.startswith("half \ud800 says") for said in held(tmp_path / "o.html")["texts"])
     text = (tmp_path / "o.html").read_text()
     assert text.count("<script") == text.count("</script") == 3 and "<img" not in text
     assert "hacked = 1</script>" not in text

@@ -89,10 +89,15 @@ function play() {
   if (audio) audio.paused ? audio.play() : audio.pause();
 }
 
-// On a narrow screen the item lies over the list; everywhere the keyboard goes to it.
+// On a narrow screen the item lies over the list.
 function openItem() {
   panel.classList.add("open");
   panel.focus({ preventScroll: true });
+}
+
+function clickItem() {
+  openItem();
+  if (getComputedStyle(panel).position !== "fixed") list.focus({ preventScroll: true }); // whose arrows go on from here
 }
 
 function closeItem() {

@@ -12,7 +12,7 @@ function listItems(items) {
   shown = items;
   chosen = Math.max(0, items.indexOf(before));
   space.style.height = `${ROW * items.length}px`;
-  for (const row of pool) row.place = ABSENT;
+  for (const row of pool) row.place = null; // what they show may have changed
   list.scrollTop = ROW * Math.max(0, chosen - 2);
   drawRows();
   showItem(shown.length ? shown[chosen] : ABSENT);
@@ -44,7 +44,7 @@ function newRow() {
   const row = { node, parts, place: ABSENT, selected: "" };
   node.addEventListener("click", () => {
     select(row.place);
-    openItem();
+    clickItem();
   });
   space.append(node);
   return row;
