@@ -5,6 +5,7 @@ import sys
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.compare import TITLE, partly
+from caad_ds.evaluation.report.tables import show_silent
 from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.paths import existing, page_file
 from caad_ds.utils.wording import counted
@@ -33,8 +34,6 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, say where it is and what has no player; 3 if a run left rows of its benchmark out, else 0."""
-    from caad_ds.evaluation.report.tables import show_silent
-
     found = implementation("page.report").report(
         args.runs, args.out, baseline=args.baseline, title=args.title, tokens=args.tokens, embed_mb=args.embed_mb,
         audio=not args.no_audio,

@@ -8,6 +8,7 @@ import pytest
 
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.page.report import report
+from caad_ds.evaluation.report.tables import percent
 from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_world, write_tokens
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -124,6 +125,12 @@ def test_the_cells_show_the_figures_of_the_table(page, asked):
         assert foot == f"shift {shown['shift']}"
 
 
+def test_percentages_are_rounded_as_in_the_tables(page):
+    counts = [(part, whole) for whole in (40, 400, 1200) for part in range(whole + 1)]
+    shown = page.execute_script("return arguments[0].map(([part, whole]) => percent(part / whole))", counts)
+    assert shown == [percent(part / whole) for part, whole in counts]
+
+
 def test_of_several_seeds_any_or_one_is_chosen(page, asked):
     names, first, second = rows_of(asked), asked.right["run2"], asked.right["run3"]
     lost = [each[NEUTRAL] & ~each[FALSE] for each in (first, second)]
@@ -158,7 +165,7 @@ def test_filters_leave_what_they_say(page, asked):
     choose(page, "verdict", "right")
     assert listed(page) == [] and "No item is left" in find(page, "#item").text
     find(page, "#clear").click()
-    find(page, "#search").send_keys("QUESTION \"it's\" 17")
+    find(page, "#search").send_keys('QUESTION "it\'s" 17')
     assert listed(page) == [names[17]]
     find(page, "#clear").click()
     find(page, "#explained").click()

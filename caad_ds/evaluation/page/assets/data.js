@@ -31,18 +31,29 @@ function runName(run) {
   return theirs.length > 1 ? `${name}, run ${theirs.indexOf(run) + 1}` : name;
 }
 
-// All that can be searched for in an item, in small letters; made when it is first asked for.
-let searched = null;
-function searchable() {
-  if (!searched) {
-    const small = data.texts.map((each) => each.toLowerCase());
-    const lists = [data.items.question, data.items.gt, ...data.items.hint, ...answers.flat()];
-    searched = ids.map((id, item) => {
-      const numbers = new Set(lists.map((list) => list[item]));
-      numbers.delete(ABSENT);
-      return [id.toLowerCase(), ...[...numbers].map((number) => small[number])].join("\n");
-    });
+// All that can be searched for in an item, in small letters; made while nothing else is to be done, at the latest when
+// it is first asked for.
+const searched = [];
+let small = null;
+const said = [data.items.question, data.items.gt, ...data.items.hint, ...answers.flat()];
+
+function index(end) {
+  small ??= data.texts.map((each) => each.toLowerCase());
+  for (let item = searched.length; item < end; item += 1) {
+    const numbers = new Set(said.map((list) => list[item]));
+    numbers.delete(ABSENT);
+    searched.push([ids[item].toLowerCase(), ...[...numbers].map((number) => small[number])].join("\n"));
   }
+}
+
+function indexAhead(deadline) {
+  while (searched.length < count && deadline.timeRemaining() > 4) index(Math.min(count, searched.length + 100));
+  if (searched.length < count) requestIdleCallback(indexAhead);
+}
+globalThis.requestIdleCallback?.(indexAhead);
+
+function searchable() {
+  index(count);
   return searched;
 }
 
