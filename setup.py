@@ -35,9 +35,11 @@ setup(
     package_data={
         "ds_configs": ["*.json"],
         "caad_ds": [
-            "py.typed", "loss/rows.c", "evaluation/benchmarks/dynamic_superb/dynamic_superb.tsv",
+            "py.typed",
+            "loss/rows.c",
+            "evaluation/benchmarks/dynamic_superb/dynamic_superb.tsv",
             "evaluation/page/assets/*",
-        ],  # fmt: skip
+        ],
         "data_prep": ["verify/*.html", "stage1/*.yaml"],
     },
     install_requires=[
