@@ -42,6 +42,7 @@ setup(
             "serving/server/page/*",
             "training/export/model_card.md.jinja",
             "evaluation/benchmarks/descriptions/*.yaml",
+            "evaluation/page/assets/*",
         ],
         "data_prep": ["verify/*.html", "stage1/*.yaml"],
     },
@@ -85,7 +86,7 @@ setup(
             "packaging>=24",
             "pytest>=8",
             "pytest-xdist>=3.6",
-            "selenium>=4.20",  # MLflow's pages in a real browser
+            "selenium>=4.20",  # MLflow's pages and reports in a real browser
             "transformers[serving]",  # the real server that the OpenAI engine is tested against
             "triton>=3.4; platform_system == 'Linux'",
             "webdataset>=0.2.100",

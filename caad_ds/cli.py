@@ -48,6 +48,7 @@ COMMANDS = {
     "speed": (f"{EVALUATION}.speed", "size and speed of a teacher and its students, with and without CD"),
     "explain": (f"{EVALUATION}.explain", "what audio, text and their contrast make of each token of an answer"),
     "compare": (f"{EVALUATION}.compare", "one table and picture of several evaluations"),
+    "report": (f"{EVALUATION}.report", "a page about several evaluations, to look at and listen to"),
 }
 
 

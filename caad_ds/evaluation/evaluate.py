@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from caad_ds.evaluation.asked_items import write_items
 from caad_ds.evaluation.benchmarks.benchmark import PLAIN, Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.benchmarks.kinds import KINDS, PROMPTS, load, named
@@ -162,6 +163,7 @@ def _score(
     """Writes scores and disagreements of all predictions; returns the scores."""
     items, figures = benchmark.items, figures_of(setup)
     folder.merge([(item.id, item.condition) for item in items])
+    write_items(folder.path, items)
     names = dict.fromkeys(item.id for item in items)
     rejected = benchmark.rejected + [unheard[name] for name in names if name in unheard]
     complete = not (benchmark.limited or rejected)

@@ -26,6 +26,14 @@ def new_file(text: str | Path) -> Path:
     return path
 
 
+def page_file(text: str | Path) -> Path:
+    """Return the path of a page that a command writes; UserError unless the name is a page's, since what is there is
+    replaced."""
+    if Path(text).suffix != ".html":
+        raise UserError(f"{text}: the page replaces what is there; name a file that ends in .html")
+    return new_file(text)
+
+
 def model_folder(text: str | Path) -> Path:
     """Return the model folder that an argument names: that folder, or `model/` in a run's folder.
 

@@ -11,7 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
 from data_prep.verify.contents import Tally, Value, shown
 from data_prep.verify.findings import Findings
@@ -56,12 +55,6 @@ class Picture:
     title: str
     source: str
     text: str
-
-
-def check_name(path: Path) -> None:
-    """Raise UserError unless the name is a page's: what is there under it is replaced."""
-    if path.suffix != ".html":
-        raise UserError(f"--overview {path}: the page replaces what is there; name a file that ends in .html")
 
 
 def write_overview(path: Path, found: Findings) -> None:

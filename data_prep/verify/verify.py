@@ -16,6 +16,7 @@ from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.fault_list import EXAMPLES, Faults, kind_of
 from caad_ds.utils.files import write_atomic
+from caad_ds.utils.paths import page_file
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.wording import counted
 from data_prep.common.jsonl import Rejected, read_rows
@@ -53,7 +54,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="metadata whose values must not be on both sides of --against; without a name none is compared (default: "
         f"what both have of {', '.join(SPEAKERS)})",
     )  # fmt: skip
-    parser.add_argument("--overview", type=Path, metavar="FILE", help="write a page (.html) about what the shards hold")
+    parser.add_argument(
+        "--overview", type=page_file, metavar="FILE", help="write a page (.html) about what the shards hold"
+    )
     parser.add_argument("--workers", type=positive, default=1, help="processes that check (default %(default)s)")
     cache = parser.add_argument_group("a teacher cache")
     cache.add_argument(
@@ -71,16 +74,14 @@ def run(args: argparse.Namespace) -> int:
     if (args.folder / CACHE_FILE).exists():
         return _run_cache(args)
     _refuse(args, CACHE_OPTIONS, f"it is for a teacher cache, and {args.folder} has no cache.json")
-    if args.overview:
-        from data_prep.verify.overview import check_name, write_overview  # takes a second to import
-
-        check_name(args.overview)
     if args.disjoint and not args.against:
         raise UserError("--disjoint compares with what --against names; give that as well")
     found = verify(args.folder, args.manifest, args.against, args.workers, args.disjoint)
     for line in [*fault_lines(found.faults, found.index.folder / "index.faults.txt"), *told(found)]:
         print(line)
     if args.overview:
+        from data_prep.verify.overview import write_overview  # takes a second to import
+
         write_overview(args.overview, found)
         print(f"overview: {args.overview}")
     shards = found.index.file.shards

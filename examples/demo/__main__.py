@@ -86,8 +86,11 @@ def run_demo(short: bool) -> None:
     title = "demo, a few steps: not a result" if short else "caad-ds demo: conflict benchmark, 1 seed"
     options = ("--baseline", "std_kd", "--out", runs / "table", "--title", title, *LOGGED)
     caad_ds("compare", *outputs, *options)
+    page = runs / "report.html"
+    caad_ds("report", *outputs, "--baseline", "std_kd", "--out", page, "--title", title)
     print(ordering(outputs))
     print(f"table and picture: {runs}/table\ncurves: make dashboard, which prints their address")
+    print(f"to look at and listen to what each answered, open {page} in a browser")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ WRONG = {
     "speed": ["--models", "teacher=absent", *BENCHMARK],
     "explain": ["--model", "absent", *BENCHMARK, "--items", "a/0", "--out", "a"],
     "compare": ["absent"],
+    "report": ["absent", "--out", "a.html"],
 }
 # Each command in one process, one after the other: what it has imported beyond those before it is its own.
 SCRIPT = """

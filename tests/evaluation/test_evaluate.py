@@ -344,7 +344,7 @@ def test_scores_go_as_soon_as_something_is_left_to_answer(run, tmp_path, monkeyp
     monkeypatch.setattr(evaluate, "decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert sorted(path.name for path in file.parent.iterdir()) == ["predictions.jsonl", "setup.json"]
+    assert sorted(path.name for path in file.parent.iterdir()) == ["items.jsonl", "predictions.jsonl", "setup.json"]
 
 
 def interrupt(*args, **kwargs):

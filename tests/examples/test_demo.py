@@ -216,3 +216,18 @@ def test_the_demo_fills_one_cache_for_both_students(monkeypatch, tmp_path):
     assert (first["teacher.negative"], second["teacher.negative"]) == ("zero_mel", "zero_mel")
     assert "teacher.cache.fill" not in first and float(first["objective.alpha"]) == 0
     assert "objective.alpha" not in second
+
+
+def test_the_demo_writes_a_report_on_its_systems_and_names_it(monkeypatch, capsys):
+    asked: list[list[str]] = []
+    monkeypatch.setattr(Job, "run", lambda job: None)
+    for name in ("synthesize", "shards", "benchmark"):
+        monkeypatch.setattr(corpus, name, lambda root, *_: root / "made")
+    monkeypatch.setattr(demo, "caad_ds", lambda *arguments: asked.append([str(each) for each in arguments]))
+    monkeypatch.setattr(demo, "ordering", lambda _: "")
+    for short, runs in ((True, "runs/demo-short"), (False, "runs/demo")):
+        demo.run_demo(short)
+        command, *others = asked[-1]
+        assert command == "report" and option(others, "--out") == f"{runs}/report.html"
+        assert others[:3] == [f"{runs}/{name}/evaluation" for name in ("teacher", "std_kd", "caad")]
+        assert f"open {runs}/report.html in a browser" in capsys.readouterr().out.splitlines()[-1]

@@ -49,6 +49,11 @@ class Clip:
         """What `load` gives, and the levels that rules judge."""
         return decode.measured(self._source())
 
+    def read(self) -> bytes:
+        """The audio's bytes as they are kept; raises AudioError or OSError where they cannot be read."""
+        source = self._source()
+        return source.getvalue() if isinstance(source, BytesIO) else source.read_bytes()
+
     def sha256(self) -> str:
         """Of the audio's bytes as they are kept; of what cannot be read, which no item will be asked about, ""."""
         try:

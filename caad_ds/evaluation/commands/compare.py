@@ -12,7 +12,7 @@ from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.paths import existing
 from caad_ds.utils.wording import counted
 
-FILES = ("table.json", "table.md", "table.png", "flips.png")
+FILES = ("table.json", "table.md", "table.csv", "table.tex", "table.png", "flips.png", "tradeoff.png")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
             show(f"saved {args.out}/{', '.join(found.files)}")
         log_comparison(store, folder, found)
     if found.rejected:
-        partial = ", ".join(f"{counted(count, 'row')} left out in {path}" for path, count in found.rejected.items())
-        print(f"caad-ds compare: not the whole benchmark: {partial}", file=sys.stderr)
+        print(f"caad-ds compare: not the whole benchmark: {partly(found.rejected)}", file=sys.stderr)
     return ROWS_REJECTED if found.rejected else 0
+
+
+def partly(rejected: dict[Path, int]) -> str:
+    """What is said of runs that are on some of the benchmark's rows alone."""
+    return ", ".join(f"{counted(count, 'row')} left out in {path}" for path, count in rejected.items())

@@ -37,7 +37,8 @@ def compare(
         speeds = read_speeds(folders)
     first = _baseline(baseline, list(read.systems))
     found = read.figures.compare(read, first, title or read.figures.title(read.benchmark))
-    found = replace(found, speeds=speeds, notes=read.notes, rejected=read.rejected)
+    runs_of = {name: len(predictions) for name, predictions in read.systems.items()}
+    found = replace(found, runs=runs_of, speeds=speeds, notes=read.notes, rejected=read.rejected)
     if out is not None:
         save(found, Path(out))
     return found

@@ -1,5 +1,7 @@
 """`caad-ds compare` of runs under conditions: accuracy under each, shift, and what the false hint changes."""
 
+from math import inf
+
 from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.comparison.run_folders import Runs
@@ -13,7 +15,8 @@ from caad_ds.evaluation.report.comparison_tables import (
 from caad_ds.evaluation.report.confusions import LEGEND as NAMED
 from caad_ds.evaluation.report.confusions import in_markdown, summed
 from caad_ds.evaluation.report.tables import FIGURES, LEGEND, MAIN, NO_INTERVAL, markdown
-from caad_ds.evaluation.scoring.scores import POOLED, score_groups
+from caad_ds.evaluation.report.trade_off_plot import trade_off
+from caad_ds.evaluation.scoring.scores import POOLED, figures_of_each, score_groups
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.utils.progress import progress
 
@@ -37,6 +40,7 @@ def compare_conditions(read: Runs, baseline: str, title: str) -> Comparison:
             advance(len(predictions))
     with progress(f"differences from {baseline}"):
         found = differences(runs, baseline)
+    seeds = {name: figures_of_each(predictions) for name, predictions in runs.items()}
     details = [INTERVALS, markdown(*interval_rows(_pooled(systems, FIGURES)))]
     commonest = commonest_labels(next(iter(runs.values()))[0])
     legends = [LEGEND, NOTE, *neutral_notes(systems, baseline, commonest[POOLED])]
@@ -46,14 +50,29 @@ def compare_conditions(read: Runs, baseline: str, title: str) -> Comparison:
         legends.append(significance_legend(baseline, {name: pooled[name] | _by_subset(found[name]) for name in found}))
     named = [part for name, tables in read.confusions.items() for part in in_markdown(name, summed(tables))]
     details += [NAMED, *named] if named else []
+    best = dict(sorted(systems.items(), key=lambda each: _or_last(each[1][POOLED]["shift"]["value"])))
     pictures = {
-        "table.png": lambda file: bars(_pooled(systems, BARS), title, file),
+        "table.png": lambda file: bars(_pooled(best, BARS), f"{title}, by shift", file),
         "flips.png": lambda file: flip_matrices(systems, title, file),
+        "tradeoff.png": lambda file: trade_off({n: each[POOLED] for n, each in systems.items()}, seeds, title, file),
     }
     table = comparison_rows(systems, found)
     logged = _pooled(systems, {key: key for key in FIGURES.values()})
     attributes = by_attribute(systems, commonest)
-    return Comparison(title, baseline, systems, logged, found, table, legends, details, pictures, attributes)
+    figures, tested = ({name: _labelled(groups) for name, groups in each.items()} for each in (systems, found))
+    return Comparison(
+        title, baseline, systems, logged, found, table, legends, details, pictures, figures, tested, attributes
+    )
+
+
+def _labelled(groups: dict[str, dict]) -> dict[str, dict]:
+    """A system's metrics, or differences, by the name of their column: of all items, and of each subset."""
+    return {label: groups[POOLED][key] for label, key in FIGURES.items()} | _by_subset(groups)
+
+
+def _or_last(shift: float | None) -> float:
+    """What systems are sorted by; one without a right answer comes last."""
+    return inf if shift is None else shift
 
 
 def _pooled(systems: dict[str, dict], figures: dict[str, str]) -> dict[str, dict[str, dict]]:

@@ -38,8 +38,11 @@ def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: 
         details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(found))]
     legends = [NOTE, *([significance_legend(baseline, found)] if found else [])]
     table = ["system", "runs", *figures[baseline]], rows
-    pictures = {"table.png": lambda file: bars(figures, title, file)}
-    return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures)
+    pictures = {}
+    if shown := list(figures[baseline]):  # none where no instance is of a known dimension
+        best = dict(sorted(figures.items(), key=lambda each: -each[1][shown[-1]]["value"]))
+        pictures["table.png"] = lambda file: bars(best, f"{title}, by {shown[-1]}", file)
+    return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures, figures, found)
 
 
 def differences(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from caad_ds.evaluation.report.mlflow_log import Record, Store, log_record
+from caad_ds.evaluation.report.table_files import csv_table, latex_table
 from caad_ds.evaluation.report.tables import markdown, show
 from caad_ds.evaluation.speed.figures import SIZE_LEGEND, size_rows
 from caad_ds.utils.files import write_atomic, write_json
@@ -18,9 +19,10 @@ class Comparison:
     """Scores by system, differences from the baseline, the table that is shown, and what the files hold beside it.
 
     `figures` are those of each system that are metrics in MLflow, by name, `{value, low, high, ...}` each.
-    `details` are further parts of table.md; `pictures` draw themselves, by file name. `by_attribute` is a second table,
-    of neutral accuracy. `speeds` are by system, as far as its run measured any; `notes` are what to know of the runs;
-    `rejected` counts the rows that a run could not use.
+    `details` are further parts of table.md; `pictures` draw themselves, by file name. `columns` are the figures of each
+    system by their columns' names, `tested` their differences from the baseline. `by_attribute` is a second table, of
+    neutral accuracy. `runs` counts those of each system. `speeds` are by system, as far as measured; `notes`
+    are what to know of the runs; `rejected` counts the rows that a run could not use.
     """
 
     title: str
@@ -32,7 +34,10 @@ class Comparison:
     legends: list[str]
     details: list[str]
     pictures: dict[str, Callable[[Path], None]]
+    columns: dict[str, dict[str, dict]]
+    tested: dict[str, dict[str, dict]]
     by_attribute: tuple[list[str], list[list[str]]] | None = None
+    runs: dict[str, int] = field(default_factory=dict)
     speeds: dict[str, dict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     rejected: dict[Path, int] = field(default_factory=dict)
@@ -40,7 +45,7 @@ class Comparison:
     @property
     def files(self) -> list[str]:
         """Names of the files that `save` writes."""
-        return ["table.json", "table.md", *self.pictures]
+        return ["table.json", "table.md", "table.csv", "table.tex", *self.pictures]
 
 
 def show_comparison(found: Comparison) -> None:
@@ -69,7 +74,7 @@ def _figures(found: Comparison) -> Iterator[tuple[str, str, dict]]:
 
 
 def save(found: Comparison, folder: Path) -> None:
-    """Writes table.json, table.md and the pictures."""
+    """Writes table.json, table.md, table.csv, table.tex and the pictures."""
     text = [f"# {found.title}", markdown(*found.table), *found.legends, *found.notes]
     text += [f"{BY_ATTRIBUTE}:", markdown(*found.by_attribute)] if found.by_attribute else []
     text += found.details
@@ -78,5 +83,7 @@ def save(found: Comparison, folder: Path) -> None:
     figures |= {"speed": found.speeds, "legends": found.legends, "notes": found.notes}
     write_json(folder / "table.json", {"title": found.title, **figures})
     write_atomic(folder / "table.md", ("\n\n".join(text) + "\n").encode())
+    write_atomic(folder / "table.csv", csv_table(found.runs, found.columns, found.tested).encode())
+    write_atomic(folder / "table.tex", latex_table(*found.table).encode())
     for name, draw in found.pictures.items():
         draw(folder / name)

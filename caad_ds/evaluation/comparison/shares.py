@@ -36,7 +36,7 @@ def compare_shares(read: Runs, baseline: str, title: str, shares: Shares) -> Com
     legends = [*shares.legend, NOTE, *([significance_legend(baseline, tested)] if found else [])]
     table = ["system", "runs", *figures[baseline]], rows
     pictures = {"table.png": lambda file: bars(figures, title, file)}
-    return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures)
+    return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures, figures, tested)
 
 
 def _labelled(groups: dict[str, dict], shares: Shares) -> dict[str, dict]:

@@ -49,7 +49,7 @@ def _page(stem: Path, number: int) -> Path:
 
 def _figure(explained: dict, page: Sequence[dict], first: int) -> Figure:
     signals, head = explained["signals"], _head(explained)
-    shown = [_shown(position, signals) for position in page]
+    shown = [visible_tokens(position, signals) for position in page]
     across = min(ACROSS, max(2, len(page)))
     most = [max(map(len, shown[start : start + across])) for start in range(0, len(page), across)]
     heights = [rows * (len(signals) + 1) * INCHES["bar"] + INCHES["around"] for rows in most]
@@ -70,7 +70,7 @@ def _figure(explained: dict, page: Sequence[dict], first: int) -> Figure:
     return figure
 
 
-def _shown(position: dict, signals: Sequence[str]) -> list[dict]:
+def visible_tokens(position: dict, signals: Sequence[str]) -> list[dict]:
     """The tokens of a position whose bars can be seen, and the answer's own."""
     tokens = position["tokens"]
     return [t for t in tokens if t["id"] == position["id"] or max(t[signal] for signal in signals) >= SMALLEST]

@@ -18,55 +18,65 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 PANELS = 4  # matrices side by side
 PANEL = 2.3  # inches
 TITLE, NAME = 11, 10  # points
-LEGEND_INCHES = 6.5
+ACROSS = 6  # panels of bars side by side
+PANEL_OF_BARS, BAR, LONGEST_NAME = 1.75, 0.24, 3.0  # inches
 
 
 @matplotlib.rc_context({"text.parse_math": False})  # names may hold dollar signs, which would be read as mathematics
 def bars(systems: dict[str, dict[str, dict]], title: str, path: Path) -> None:
-    """Grouped bars with 95% intervals over items, as a PNG; `systems`: by name, `{value, low, high}` by label."""
+    """Bars with 95% intervals over items, as a PNG: a panel per label, a line per system, which makes it as tall as it
+    has to be; `systems`: by name, in this order, `{value, low, high}` by label."""
     labels = list(next(iter(systems.values())))
-    inches = max(8.0, 1.5 + len(labels) * max(0.6, 0.16 * len(systems)))
-    legend = _legend(list(systems), inches)
-    lines = sum(max(1 + name.count("\n") for name in row) for row in legend)
-    figure = Figure(figsize=(inches, 4.4 + 0.2 * lines), layout="constrained")
-    axis = figure.subplots()
-    thick = 0.84 / len(systems)
-    for k, (name, metrics) in enumerate(systems.items()):
-        values = [_percent(m["value"]) for m in metrics.values()]
-        low = [value - _percent(m["low"]) for value, m in zip(values, metrics.values(), strict=True)]
-        high = [_percent(m["high"]) - value for value, m in zip(values, metrics.values(), strict=True)]
-        axis.bar(
-            [position + (k - (len(systems) - 1) / 2) * thick for position in range(len(labels))],
-            values,
-            0.92 * thick,
-            yerr=[[max(part, 0.0) for part in low], [max(part, 0.0) for part in high]],  # nan, where unknown, stays
-            color=PALETTE[k % len(PALETTE)],
-            hatch=("", "//", "..", "xx")[k // len(PALETTE) % 4],
-            edgecolor="white",
-            error_kw={"elinewidth": 0.9, "capsize": 2},
-            label=_entry(name),
-        )
-    axis.set_xticks(range(len(labels)), ["\n".join(wrapped(label, 1.1, NAME)) for label in labels])
-    axis.set_ylabel("%")
-    axis.set_ylim(0, 105)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.yaxis.grid(True, color="0.9")
-    axis.set_axisbelow(True)
-    axis.set_title("\n".join(wrapped(title, inches - 1, TITLE)), loc="left", fontsize=TITLE)
-    figure.legend(loc="outside lower center", ncols=len(legend[0]), frameon=False, fontsize=NAME)
+    columns = min(ACROSS, len(labels))
+    names = [wrapped(name, LONGEST_NAME, NAME) for name in systems]
+    heads = [wrapped(label, PANEL_OF_BARS - 0.15, NAME) for label in labels]
+    inches = 0.4 + max(width(line, NAME) for lines in names for line in lines) + PANEL_OF_BARS * columns
+    above = wrapped(title, inches - 0.3, TITLE)
+    lines = sum(BAR if len(each) == 1 else 0.17 * len(each) + 0.07 for each in names)
+    rows = -(-len(labels) // columns)
+    tall = rows * (0.55 + lines + 0.17 * max(map(len, heads))) + 0.25 * len(above)
+    figure = Figure(figsize=(inches, tall), layout=ConstrainedLayoutEngine(wspace=0.02))
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    places = _places(names)
+    for k, panel in enumerate(panels.flat):
+        if k < len(labels):
+            _panel_of_bars(panel, places, [metrics[labels[k]] for metrics in systems.values()], PALETTE[k % columns])
+            panel.set_title("\n".join(heads[k]), fontsize=NAME, loc="left")
+            panel.set_yticks(places, ["\n".join(each) for each in names])
+            panel.set_ylim(lines / BAR - 0.5, -0.5)
+        else:
+            panel.set_visible(False)
+    figure.suptitle("\n".join(above), x=0.01, ha="left", fontsize=TITLE)
     save(figure, path)
 
 
-def _legend(names: list[str], inches: float) -> list[list[str]]:
-    """The rows of a legend that is no wider than its figure."""
-    names = [_entry(name) for name in names]
-    widest = max(width(line, NAME) for name in names for line in name.split("\n"))
-    columns = max(1, min(PANELS, len(names), int(inches / (0.75 + widest))))
-    return [names[start : start + columns] for start in range(0, len(names), columns)]
+def _places(names: list[list[str]]) -> list[float]:
+    """The middle of each system's line, in units of a name of one line, from the top."""
+    places, end = [], -0.5
+    for lines in names:
+        height = 1.0 if len(lines) == 1 else (0.17 * len(lines) + 0.07) / BAR
+        places.append(end + height / 2)
+        end += height
+    return places
 
 
-def _entry(name: str) -> str:
-    return "\n".join(wrapped(name, LEGEND_INCHES, NAME))
+def _panel_of_bars(panel: Axes, places: list[float], metrics: list[dict], colour: str) -> None:
+    values = [_percent(metric["value"]) for metric in metrics]
+    ends = [value if metric["high"] is None else 100 * metric["high"] for value, metric in zip(values, metrics)]
+    reach = [
+        [max(0.0, value - _percent(metric["low"])) for value, metric in zip(values, metrics)],
+        [max(0.0, end - value) for value, end in zip(values, ends)],
+    ]  # nan, where unknown, stays
+    panel.barh(places, values, 0.68, xerr=reach, color=colour, error_kw={"elinewidth": 0.9, "ecolor": "0.25"})
+    for place, value, end in zip(places, values, ends, strict=True):
+        if not math.isnan(value):
+            panel.text(end + 2, place, f"{value:.1f}", va="center", ha="left", fontsize=8, color="0.25")
+    panel.set_xlim(0, 128)  # room for the number behind a whole bar
+    panel.set_xticks([0, 50, 100], ["0", "50", "100%"], fontsize=8)
+    panel.xaxis.grid(True, color="0.9")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right", "bottom"]].set_visible(False)
+    panel.tick_params(length=0)
 
 
 @matplotlib.rc_context({"text.parse_math": False})

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
@@ -14,11 +15,13 @@ DOTS = 150  # to the inch
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG, whole or not at all."""
+    """Writes a figure as a PNG, or as an SVG where the file is called so, whole or not at all; alike every time."""
     figure.dpi = DOTS
     figure.draw_without_rendering()  # the first layout does not know yet where titles come to stand
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=DOTS, metadata={"Software": None})
+    unsaid = ("Date", "Creator") if path.suffix == ".svg" else ("Software",)
+    with matplotlib.rc_context({"svg.hashsalt": "caad-ds"}):
+        figure.savefig(image, format=path.suffix[1:], dpi=DOTS, metadata=dict.fromkeys(unsaid))
     write_atomic(path, image.getvalue())
 
 

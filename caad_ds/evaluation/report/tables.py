@@ -89,6 +89,11 @@ def show_doubtful(doubtful: list[dict], place: Path | None) -> None:
     _name_rows(doubtful, (f"row is {asked}", f"rows are {asked}"), place)
 
 
+def show_silent(silent: list[dict], place: Path | None) -> None:
+    """Names on standard error the items whose audio cannot be played."""
+    _name_rows(silent, ("item has no player", "items have no player"), place)
+
+
 def _name_rows(rows: list[dict], told: Sequence[str], place: Path | None) -> None:
     """Print to standard error the number of rows, what is `told` of one and of many, and each reason; of many only some
     if `place` has all."""

@@ -75,6 +75,13 @@ def resample(
     return metrics.values(counts.sum(-1)), metrics.values(np.concatenate(parts))
 
 
+def figures_of_each(runs: list[list[dict]]) -> dict[str, list[float | None]]:
+    """Every metric of all items together, by the first rule: a value per run, None where it is undefined."""
+    right = CONFLICTS.answers(runs, items_by_subset(runs[0])[POOLED], RULES[0])
+    found = CONFLICTS.values(CONFLICTS.count(right).sum(-1))
+    return {name: [None if np.isnan(value) else float(value) for value in each] for name, each in found.items()}
+
+
 def score_groups(
     runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, metrics: Metrics = CONFLICTS
 ) -> dict[str, dict]:

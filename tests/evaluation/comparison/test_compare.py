@@ -2,18 +2,14 @@
 
 import json
 import sys
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.image import imread
-from matplotlib.text import Text
 
 from caad_ds import cli
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
-from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices, flips
+from caad_ds.evaluation.report.comparison_plots import flips
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.evaluation.scoring.scores import score
 
@@ -205,77 +201,3 @@ def test_scores_that_are_none_are_named(runs, capsys, scores):
     (Path(runs[0]) / "scores.json").write_text(scores)
     assert cli.main(["compare", *runs]) == 2
     assert "scores.json: not the scores of an evaluation" in capsys.readouterr().err
-
-
-WIDE = "WHEN AUDIO AND TEXT DISAGREE, " * 4
-NAMES = {
-    2: ["a$\\frac$b", "b"],
-    3: [f"{'W' * 80}{k}" for k in range(3)],
-    4: ["teacher", "teacher + CD 1 zero_mel", "student", "student + CD 1 zero_mel"],
-    5: ["teacher", "teacher + CD 1 zero_mel", "student of KD", "student + CD 1 zero_mel", "student of CAAD"],
-    11: [
-        f"a system whose name, number {k}, tells all of its settings: CD 1.5 silence, drawn at 0.7" for k in range(11)
-    ],
-}
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures as they stand when they have been saved."""
-    figures, save = [], Figure.savefig
-
-    def saved(figure, *args, **kwargs):
-        save(figure, *args, **kwargs)
-        figures.append(figure)
-
-    monkeypatch.setattr(Figure, "savefig", saved)
-    return figures
-
-
-def ink(path):
-    """Where a picture is not white, bool [rows, columns]."""
-    return imread(path)[..., :3].min(-1) < 0.98
-
-
-@pytest.mark.parametrize("count", NAMES)
-def test_nothing_is_cut_off_in_the_pictures(count, tmp_path):
-    metric = {"value": 0.5, "low": 0.4, "high": 0.6}
-    bars({name: dict.fromkeys(CONDITIONS, metric) for name in NAMES[count]}, WIDE, tmp_path / "bars.png")
-    scores = score(np.ones((1, 4, 2), bool), 2)
-    flip_matrices({name: {"all": scores} for name in NAMES[count]}, WIDE, tmp_path / "flips.png")
-    for name in ("bars", "flips"):
-        found = ink(tmp_path / f"{name}.png")
-        assert not found[:, [0, 1, -2, -1]].any() and not found[[0, 1, -2, -1]].any()
-
-
-def test_an_undefined_figure_has_no_bar(drawn, tmp_path):
-    known, undefined = {"value": 0.5, "low": 0.4, "high": 0.6}, dict.fromkeys(("value", "low", "high"))
-    bars({"a": {"neutral": known, "shift": undefined}}, "T", tmp_path / "bars.png")
-    [figure] = drawn
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert heights[0] == 50 and np.isnan(heights[1]), "0 would be the best shift of all"
-
-
-@pytest.mark.parametrize("count", [5, 11])
-def test_no_text_of_the_matrices_overprints_another(count, drawn, tmp_path):
-    flip_matrices(
-        {name: {"all": score(np.ones((1, 4, 2), bool), 2)} for name in NAMES[count]}, WIDE, tmp_path / "f.png"
-    )
-    [figure] = drawn
-    assert {"right", "wrong"} < {text.get_text() for text in texts(figure)}
-    boxes = [text.get_window_extent() for text in texts(figure)]
-    assert not [pair for pair in combinations(boxes, 2) if overlap(*pair)]
-
-
-def texts(artist):
-    """What is written in a figure and can be seen."""
-    if not artist.get_visible():
-        return
-    if isinstance(artist, Text) and artist.get_text():
-        yield artist
-    for child in artist.get_children():
-        yield from texts(child)
-
-
-def overlap(one, other):
-    return min(one.x1, other.x1) > max(one.x0, other.x0) and min(one.y1, other.y1) > max(one.y0, other.y0)

@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from caad_ds import cli
+from caad_ds.evaluation.commands.compare import FILES
 from caad_ds.evaluation.report import mlflow_log
 from caad_ds.models.folder_hash import model_hash
 
@@ -84,7 +85,7 @@ def test_a_comparison_is_in_the_store_with_its_pictures(evaluate, uri, tmp_path)
     assert cli.main(["compare", str(tmp_path / "run"), "--title", "T", "--experiment", "mine", "--mlflow", uri]) == 0
     client, (run,) = runs_of(uri, "mine")
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert files == {"table.json", "table.md", "table.png", "flips.png", "table_shown.json"}
+    assert files == {*FILES, "table_shown.json"}
     assert content(client, run, "table_shown.json")["columns"][:2] == ["system", "runs"]
     assert run.data.params == {"title": "T", "baseline": "greedy", "systems": "greedy"}
     found = content(client, run, "table.json")["systems"]["greedy"]["all"]

@@ -1,0 +1,53 @@
+"""`caad-ds report`: one page about several evaluations, to look at and listen to."""
+
+import argparse
+import sys
+
+from caad_ds.evaluation.commands import implementation
+from caad_ds.evaluation.commands.compare import partly
+from caad_ds.evaluation.report.tables import show_silent
+from caad_ds.utils.command import ROWS_REJECTED
+from caad_ds.utils.paths import existing, page_file
+from caad_ds.utils.wording import counted
+
+EMBEDDED_MB = 32.0
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("runs", nargs="+", type=existing, metavar="RUN", help="run folder of `caad-ds evaluate`")
+    parser.add_argument("--out", type=page_file, required=True, metavar="FILE", help="the page (.html), replaced")
+    parser.add_argument("--baseline", metavar="NAME", help="system to test the others against (default: the first)")
+    parser.add_argument("--title", help="title of the page (default: the benchmark's)")
+    parser.add_argument(
+        "--tokens", nargs="+", type=existing, default=[], metavar="FOLDER",
+        help="folders of `caad-ds explain` (RUN/tokens is found by itself)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--embed-mb", type=_megabytes, default=EMBEDDED_MB, metavar="MB",
+        help="audio of at most so much is put into the page, more into a folder beside it (default %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-audio", action="store_true", help="no players, as for recordings that may not be passed on"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page, say where it is and what has no player; 3 if a run left rows of its benchmark out, else 0."""
+    found = implementation("page.report").report(
+        args.runs, args.out, baseline=args.baseline, title=args.title, tokens=args.tokens, embed_mb=args.embed_mb,
+        audio=not args.no_audio,
+    )  # fmt: skip
+    show_silent(found.silent, args.out)
+    beside = f"; its audio is in {found.beside}, which belongs beside it" if found.beside else ""
+    print(f"report on {counted(found.items, 'item')}: {args.out}{beside}")
+    if found.rejected:
+        print(f"caad-ds report: not the whole benchmark: {partly(found.rejected)}", file=sys.stderr)
+    return ROWS_REJECTED if found.rejected else 0
+
+
+def _megabytes(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no number of megabytes")
+    return value

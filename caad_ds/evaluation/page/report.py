@@ -1,0 +1,156 @@
+"""`caad-ds report`: one page about several evaluations, to look at and listen to; it opens from disk."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from caad_ds.evaluation.asked_items import REMEDY, read_items
+from caad_ds.evaluation.benchmarks.items import Item
+from caad_ds.evaluation.commands.report import EMBEDDED_MB
+from caad_ds.evaluation.comparison.compare import compare
+from caad_ds.evaluation.comparison.result import Comparison
+from caad_ds.evaluation.comparison.run_folders import read_runs
+from caad_ds.evaluation.page.audio import PageAudio
+from caad_ds.evaluation.page.data import Run, page_data
+from caad_ds.evaluation.page.tokens import read_tokens
+from caad_ds.evaluation.predictions import RunFolder
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.files import write_atomic
+from caad_ds.utils.paths import existing, page_file
+from caad_ds.utils.progress import progress, waiting
+from caad_ds.utils.text import read_text
+
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("data.js", "tables.js", "matrices.js", "list.js", "item.js", "main.js")
+# What a picture of matplotlib's is drawn with, as the page's colours, which follow light and dark.
+COLOURS = {"#000000": "currentColor", "#262626": "currentColor", "#595959": "currentColor", "#ebebeb": "var(--line)"}
+WHITE = "#ffffff", "var(--card)"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written; `silent` says of audio why it has no player, `rejected` counts the rows that a run left out."""
+
+    items: int
+    silent: list[dict]
+    beside: Path | None
+    rejected: dict[Path, int]
+
+
+def report(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    baseline: str | None = None,
+    title: str | None = None,
+    tokens: Sequence[str | Path] = (),
+    embed_mb: float = EMBEDDED_MB,
+    audio: bool = True,
+) -> Report:
+    """Write a page about finished evaluations of one benchmark, as `caad-ds report` does.
+
+    Args:
+        runs: run folders of `evaluate`; those of one name are its seeds.
+        out: the page, `NAME.html`; what is there is replaced.
+        baseline: name of the system that the others are tested against; None: the first.
+        title: of the page; None: the benchmark's.
+        tokens: folders of `explain`, whose items are among those of the runs; `tokens` in a run folder is found.
+        embed_mb: audio of so many megabytes is put into the page; more of it into `NAME_audio` beside it.
+        audio: without it no item has a player.
+
+    Raises:
+        UserError: what `compare` refuses, items that are not known, or an explanation of other items.
+    """
+    out = page_file(out)
+    folders = [existing(run) for run in runs]
+    found = compare(folders, baseline=baseline, title=title)
+    with waiting("reading what was asked"):
+        answered = _runs(folders)
+        names = {(p["id"], p["condition"]) for p in answered[0].predictions}
+        items = [item for item in read_items(folders[0]) if (item.id, item.condition) in names]
+        if len(items) != len(names):
+            raise UserError(f"{folders[0]}: its items.jsonl and predictions.jsonl are of different items; {REMEDY}")
+        explained = read_tokens([existing(folder) for folder in tokens], folders, items)
+    sounds = PageAudio(round(embed_mb * 1e6), out.with_name(f"{out.stem}_audio"))
+    clips, silent = _clips(items, sounds if audio else None)
+    data = page_data(found, answered, items, clips, explained, _notes(silent, audio))
+    write_atomic(out, page(data, sounds.sources(), _plot(found)))
+    return Report(len(clips), silent, sounds.folder if sounds.beside else None, found.rejected)
+
+
+def page(data: dict, sources: dict[str, str], plot: str = "") -> bytes:
+    """The page's HTML; it loads nothing but audio beside it, and runs this one script."""
+    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined)
+    script = "\n".join(["'use strict';", *(read_text(ASSETS / name) for name in SCRIPTS)])
+    known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = environment.get_template("page.html").render(
+        title=data["title"], script=script, script_hash=known, style=read_text(ASSETS / "page.css"),
+        data=in_script(data), sources=in_script(sources), plot=plot,
+    )  # fmt: skip
+    return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair, which JSON alone can hold
+
+
+def in_script(value: object) -> str:
+    """JSON that stands in a <script> element: no text in it ends the element, or begins a comment."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _runs(folders: Sequence[Path]) -> list[Run]:
+    """Their predictions, those of a system together in the order of the systems."""
+    by_name: dict[str, list[Path]] = {}
+    for folder in folders:
+        by_name.setdefault(RunFolder(folder).read_scores()["name"], []).append(folder)
+    systems = read_runs(list(folders)).systems
+    return [
+        Run(name, str(folder), predictions)
+        for name, theirs in systems.items()
+        for folder, predictions in zip(by_name[name], theirs, strict=True)
+    ]
+
+
+def _clips(items: Sequence[Item], sounds: PageAudio | None) -> tuple[dict[str, list[str | None]], list[dict]]:
+    """By item the names of its audio, None for one without a player, and why there is none."""
+    rows = {item.id: item for item in items}
+    if sounds is None:
+        return {name: [] for name in rows}, []
+    clips = {}
+    silent = []
+    with progress("reading the audio", len(rows)) as advance:
+        for name, item in rows.items():
+            clips[name] = [sounds.take(clip) for clip in item.clips]
+            missing = [f"{clip}: {sounds.failed[str(clip)]}" for clip in item.clips if sounds.take(clip) is None]
+            silent += [{"id": name, "reason": reason} for reason in missing]
+            advance(1)
+    return clips, silent
+
+
+def _notes(silent: list[dict], audio: bool) -> list[str]:
+    if not audio:
+        return ["Written without audio."]
+    return [f"Without a player: {row['id']} ({row['reason']})." for row in silent]
+
+
+def _plot(found: Comparison) -> str:
+    """The picture of the trade-off as SVG that takes the page's colours; "" where there is none."""
+    draw = found.pictures.get("tradeoff.png")
+    if draw is None:
+        return ""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "tradeoff.svg"
+        draw(file)
+        text = read_text(file)
+    # Comments repeat the texts that the picture draws, the metadata name vocabularies.
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for colour, ours in (*COLOURS.items(), WHITE):
+        text = text.replace(colour, ours)
+    return text

@@ -1,0 +1,222 @@
+"""`caad-ds report`: what the page holds, and what is refused."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from caad_ds import cli
+from caad_ds.evaluation.asked_items import read_items, write_items
+from caad_ds.evaluation.benchmarks.hf_datasets import Cell
+from caad_ds.evaluation.benchmarks.items import Clip, Item
+from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
+from caad_ds.evaluation.comparison.compare import compare
+from caad_ds.evaluation.page.audio import PageAudio, playable
+from caad_ds.evaluation.page.report import in_script, report
+from caad_ds.evaluation.report.tables import percent
+from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_items, write_run, write_tokens
+
+
+def held(page: Path, name: str = "data") -> dict:
+    """The JSON in a page, as a browser finds it: up to the first end of the element."""
+    [text] = re.findall(rf'<script type="application/json" id="{name}">(.*?)</script', page.read_text(), re.DOTALL)
+    return json.loads(text)
+
+
+def verdicts(data: dict, run: int, condition: str, rule: str = "right") -> np.ndarray:
+    bits = data["verdicts"][run][data["rules"].index(rule)][data["conditions"].index(condition)]
+    return np.array([bit == "1" for bit in bits])
+
+
+def test_the_cells_of_the_flip_matrices_are_the_figures_of_the_table(world, tmp_path):
+    report(world.runs, tmp_path / "o.html")
+    data, found = held(tmp_path / "o.html"), compare(world.runs)
+    assert data["systems"] == list(SYSTEMS)
+    for name, row in zip(SYSTEMS, data["scores"]["rows"], strict=True):
+        runs = [k for k, run in enumerate(data["runs"]) if run["system"] == name]
+        flips = [(verdicts(data, run, "neutral"), verdicts(data, run, "adversarial")) for run in runs]
+        lost = [(neutral & ~false).sum() for neutral, false in flips]
+        cells = dict(zip(data["scores"]["columns"], row["cells"], strict=True))
+        group = found.systems[name]["all"]
+        assert np.mean(lost) / ITEMS == pytest.approx(group["tir_all_adversarial"]["value"], abs=1e-15)
+        shares = np.mean([count / neutral.sum() for count, (neutral, _) in zip(lost, flips)])
+        assert cells["shift"]["text"].split(" ")[0] == percent(shares)
+        assert cells["tir_all"]["text"].split(" ")[0] == percent(np.mean(lost) / ITEMS)
+        assert row["runs"] == len(runs) and cells["neutral"]["interval"].count(" to ") == 1
+
+
+def test_every_answer_stands_beside_its_question(world, tmp_path):
+    report(world.runs, tmp_path / "o.html")
+    data = held(tmp_path / "o.html")
+    rows = list(dict.fromkeys(item.id for item in world.items))
+    assert data["items"]["id"] == rows and data["subsets"] == ["gender", "noise"]
+    for run, (folder, right) in enumerate(world.right.items()):
+        assert data["runs"][run]["folder"] == str(world.root / folder)
+        for c, condition in enumerate(data["conditions"]):
+            assert (verdicts(data, run, condition) == right[c]).all()
+            said = [data["texts"][number] for number in data["answers"][run][c]]
+            system = data["runs"][run]["system"]
+            assert said == [
+                f"{f'gold {k % 3}' if right[c, k] else 'other'} says {system} {NASTY}" for k in range(ITEMS)
+            ]
+    hints = data["items"]["hint"][data["conditions"].index("adversarial")]
+    assert data["texts"][hints[3]].startswith("hint adversarial 3 ") and set(data["items"]["hint"][0]) == {-1}
+
+
+def test_texts_stay_texts(world, tmp_path):
+    file = world.root / "run0" / "predictions.jsonl"
+    file.write_text(file.read_text().replace("other says", "half \\ud800 says"))
+    report(world.runs, tmp_path / "o.html", title=NASTY)
+    assert any(said.startswith("half \ud800 says") for said in held(tmp_path / "o.html")["texts"])
+    text = (tmp_path / "o.html").read_text()
+    assert text.count("<script") == text.count("</script") == 3 and "<img" not in text
+    assert "hacked = 1</script>" not in text
+    assert json.loads(in_script(NASTY)) == NASTY and not {"<", "\u2028"} & set(in_script(NASTY))
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert (
+        "default-src 'none'" in policy
+        and "http" not in policy
+        and "'unsafe-inline'" not in policy.split("style-src")[0]
+    )
+
+
+def test_a_page_is_the_same_every_time(world, tmp_path):
+    for name in ("a.html", "b.html"):
+        report(world.runs, tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_small_audio_is_in_the_page_and_much_beside_it(world, tmp_path, capsys):
+    clip = world.items[-1].clips[0].path
+    assert cli.main(["report", *world.runs, "--out", str(tmp_path / "o.html")]) == 0
+    data, sources = held(tmp_path / "o.html"), held(tmp_path / "o.html", "sources")
+    assert len(sources) == ITEMS - 1, "the first two items share a clip"
+    kind, _, coded = sources[data["items"]["audio"][-1][0]].partition(";base64,")
+    assert kind == "data:audio/wav" and base64.b64decode(coded) == clip.read_bytes()
+    assert not (tmp_path / "o_audio").exists()
+    assert cli.main(["report", *world.runs, "--out", str(tmp_path / "o.html"), "--embed-mb", "0.1"]) == 0
+    [name] = data["items"]["audio"][-1]
+    assert held(tmp_path / "o.html", "sources")[name] == f"o_audio/{name}"
+    assert (tmp_path / "o_audio" / name).read_bytes() == clip.read_bytes()
+    assert len(list((tmp_path / "o_audio").iterdir())) == ITEMS - 1
+    assert f"its audio is in {tmp_path}/o_audio" in capsys.readouterr().out
+    assert cli.main(["report", *world.runs, "--out", str(tmp_path / "o.html"), "--no-audio"]) == 0
+    assert held(tmp_path / "o.html", "sources") == {} and not any(held(tmp_path / "o.html")["items"]["audio"])
+
+
+def test_audio_that_is_gone_is_listed_and_its_item_stays(world, tmp_path, capsys):
+    gone = world.items[-1].clips[0].path
+    gone.unlink()
+    (broken := world.items[-5].clips[0].path).write_bytes(b"no audio")
+    assert cli.main(["report", *world.runs, "--out", str(tmp_path / "o.html")]) == 0
+    data = held(tmp_path / "o.html")
+    assert data["items"]["audio"][-2:] == [[None], [None]] and len(data["items"]["id"]) == ITEMS
+    told = capsys.readouterr().err
+    assert f"{world.items[-1].id}: {gone}: no such file" in told and f"{broken}: " in told
+    assert any(str(gone) in note for note in data["notes"])
+
+
+def test_what_browsers_do_not_play_becomes_flac_of_what_models_hear(tmp_path):
+    wave = np.sin(np.arange(8000) / 9) / 8
+    for name, kind in (("a.aiff", "PCM_16"), ("a.wav", "DOUBLE")):
+        soundfile.write(tmp_path / name, wave, 16000, subtype=kind)
+        data, ending = playable(Clip(tmp_path / name))
+        assert ending == "flac"
+        np.testing.assert_allclose(soundfile.read(io.BytesIO(data))[0], wave, atol=1 / 32768)
+    for name in ("a.flac", "a.ogg", "a.mp3"):
+        soundfile.write(tmp_path / name, wave, 16000)
+        assert playable(Clip(tmp_path / name)) == ((tmp_path / name).read_bytes(), name.partition(".")[2])
+
+
+def test_clips_of_one_content_are_one_source(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
+    shutil.copy(tmp_path / "a.wav", tmp_path / "b.wav")
+    sounds = PageAudio(1000, tmp_path / "beside")
+    assert sounds.take(Clip(tmp_path / "a.wav")) == sounds.take(Clip(tmp_path / "b.wav"))
+    assert len(sounds.sources()) == 1
+
+
+def test_a_benchmark_without_conditions_has_a_page(tmp_path):
+    items = make_items(tmp_path, conditions=(None,))
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        write_run(tmp_path / name, name, items, rng.random((1, ITEMS)) < 0.5, benchmark="dynamic-superb")
+    report([tmp_path / "a", tmp_path / "b"], tmp_path / "o.html")
+    data = held(tmp_path / "o.html")
+    assert data["conditions"] == [None] and data["items"]["hint"] == [[-1] * ITEMS]
+    assert [row["name"] for row in data["scores"]["rows"]] == ["a", "b"]
+    assert "<svg" not in (tmp_path / "o.html").read_text()
+
+
+def test_token_pictures_are_found_in_a_run_or_given(world, tmp_path):
+    item, other = world.items[2], world.items[9]
+    write_tokens(world.root / "run0" / "tokens", item)
+    write_tokens(tmp_path / "given", other)
+    (tmp_path / "given" / "mlflow.json").write_text("{}")
+    report(world.runs, tmp_path / "o.html", tokens=[tmp_path / "given"])
+    first, second = held(tmp_path / "o.html")["tokens"]
+    assert (first["id"], first["condition"], second["id"]) == (item.id, item.condition, other.id)
+    assert first["model"] == "teacher" and first["positions"][0]["tokens"] == [
+        {"text": f" {NASTY}", "own": True, "p": [0.25, 0.125, 0.75]}
+    ]
+
+
+def refused(capsys, *argv) -> str:
+    assert cli.main(["report", *map(str, argv)]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("caad-ds: error: ")
+    return line
+
+
+def test_what_cannot_be_shown_is_refused_in_one_line(world, tmp_path, capsys):
+    first, second, *_ = world.runs
+    out = ("--out", tmp_path / "o.html")
+    assert "no such file or folder" in refused(capsys, first, tmp_path / "none", *out)
+    assert "ends in .html" in refused(capsys, first, "--out", tmp_path / "o.htm")
+    assert "no run has this name" in refused(capsys, first, *out, "--baseline", "x")
+    other = next(item for item in world.items if item.id == "gender/3")
+    write_tokens(tmp_path / "tokens", Item(**{**vars(other), "question": "another"}))
+    assert "which these runs were not asked" in refused(capsys, first, *out, "--tokens", tmp_path / "tokens")
+    assert "no *.json of token pictures" in refused(capsys, first, *out, "--tokens", world.root / "audio")
+    (tmp_path / "tokens" / "gender_3.json").write_text('{"id": "gender/3"}')
+    assert "no explanation of an answer" in refused(capsys, first, *out, "--tokens", tmp_path / "tokens")
+    file = Path(first) / "items.jsonl"
+    lines = file.read_text().split("\n")[:-1]
+    file.write_text("\n".join(lines[4:]))
+    assert "of different items; run its" in refused(capsys, first, *out)
+    file.write_text("\n".join([*lines[:3], '{"id": "x"}']))
+    assert f"{file}:4: no item of a benchmark" in refused(capsys, first, *out)
+    file.unlink()
+    assert "which asks nothing again" in refused(capsys, first, *out)
+    scores = json.loads((Path(second) / "scores.json").read_text())
+    (Path(second) / "scores.json").write_text(
+        json.dumps(scores | {"setup": scores["setup"] | {"benchmark_sha256": "c"}})
+    )
+    assert "evaluated on different contents" in refused(capsys, *world.runs, *out)
+    (Path(first) / "predictions.jsonl").unlink()
+    assert "predictions.jsonl has 0" in refused(capsys, first, *out)
+    assert not (tmp_path / "o.html").exists()
+
+
+def test_an_evaluation_leaves_what_it_asked(run, conflicts, tmp_path):
+    assert run() == 0
+    asked = Benchmark.load(conflicts).items
+    found = read_items(tmp_path / "run")
+    assert [(i.key, i.subset, i.question, i.hint, i.gt) for i in found] == [
+        (i.key, i.subset, i.question, i.hint, i.gt) for i in asked
+    ]
+    assert [i.clips[0].path for i in found] == [i.clips[0].path.absolute() for i in asked]
+    assert cli.main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "o.html")]) == 0
+    assert len(held(tmp_path / "o.html", "sources")) == 7
+
+
+def test_audio_in_a_table_is_found_again(tmp_path):
+    item = Item("a/0", "a", None, (Clip(tmp_path / "t.parquet", cell=Cell("audio", 3, None)),), (), "q", "g")
+    write_items(tmp_path, [item])
+    assert read_items(tmp_path) == [item]
