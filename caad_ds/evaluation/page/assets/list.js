@@ -57,20 +57,33 @@ function fill(row, place) {
   const item = shown[place];
   const [id, marks, what] = row.parts;
   id.textContent = ids[item];
-  marks.replaceChildren(...verdictMarks(item));
+  showMarks(marks, item);
   what.textContent = `${text(data.items.gt[item])} \u2190 ${text(data.items.question[item])}`;
   row.node.style.transform = `translateY(${ROW * place}px)`;
   row.node.setAttribute("aria-posinset", place + 1);
   row.node.setAttribute("aria-setsize", shown.length);
 }
 
-// A mark per run under the chosen condition; of many runs how many are right.
-function verdictMarks(item) {
+const SHOWN_MARKS = 8;
+const MARKS = [["\u2717", "wrong"], ["\u2713", "right"]];
+const SAID = data.runs.map((_, run) => MARKS.map(([, verdict]) => `${runName(run)}: ${verdict}`));
+
+// A mark per run under the chosen condition; of many runs how many are right. The elements stay the same.
+function showMarks(marks, item) {
   const verdicts = right.map((run) => run[state.rule][state.condition][item]);
-  if (verdicts.length > 8) return [`${verdicts.reduce((sum, each) => sum + each, 0)} of ${verdicts.length} right`];
-  return verdicts.map((is, run) => {
-    const said = `${runName(run)}: ${is ? "right" : "wrong"}`;
-    return element("span", { class: is ? "right" : "wrong", title: said, role: "img", "aria-label": said }, is ? "\u2713" : "\u2717");
+  if (verdicts.length > SHOWN_MARKS) {
+    marks.textContent = `${verdicts.reduce((sum, each) => sum + each, 0)} of ${verdicts.length} right`;
+    return;
+  }
+  while (marks.childElementCount < verdicts.length) marks.append(element("span", { role: "img" }));
+  verdicts.forEach((is, run) => {
+    const mark = marks.children[run];
+    const [letter, verdict] = MARKS[is];
+    if (mark.className === verdict) return;
+    mark.className = verdict;
+    mark.textContent = letter;
+    mark.title = SAID[run][is];
+    mark.setAttribute("aria-label", SAID[run][is]);
   });
 }
 
