@@ -39,7 +39,7 @@ class Run:
 
 def page_data(
     found: Comparison, runs: Sequence[Run], items: Sequence[Item], clips: dict[str, list[str | None]],
-    tokens: list[dict], notes: Sequence[str] = (),
+    silent: Sequence[dict], tokens: list[dict], notes: Sequence[str],
 ) -> dict:  # fmt: skip
     """All that the page's script reads but the audio.
 
@@ -48,6 +48,7 @@ def page_data(
         runs: in the systems' order, those of a system one after the other.
         items: that all runs answered, the conditions of a row together.
         clips: by id the names of its audio; None for one that has no player.
+        silent: `{id, reason}` for each of those.
         tokens: of `read_tokens`.
         notes: to be shown below the table, beside the comparison's.
     """
@@ -87,6 +88,7 @@ def page_data(
             [["".join("01"[bool(run[n, c][rule])] for n in rows) for c in conditions] for rule in rules]
             for run in answers
         ],
+        "silent": {row["id"]: row["reason"] for row in silent},
         "tokens": tokens,
         "texts": list(texts.number),
     }

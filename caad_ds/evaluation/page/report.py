@@ -26,6 +26,7 @@ from caad_ds.utils.files import write_atomic
 from caad_ds.utils.paths import existing, page_file
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.text import read_text
+from caad_ds.utils.wording import counted
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("data.js", "tables.js", "matrices.js", "list.js", "item.js", "main.js")
@@ -80,7 +81,7 @@ def report(
         explained = read_tokens([existing(folder) for folder in tokens], folders, items)
     sounds = PageAudio(round(embed_mb * 1e6), out.with_name(f"{out.stem}_audio"))
     clips, silent = _clips(items, sounds if audio else None)
-    data = page_data(found, answered, items, clips, explained, _notes(silent, audio))
+    data = page_data(found, answered, items, clips, silent, explained, _notes(silent, audio))
     write_atomic(out, page(data, sounds.sources(), _plot(found)))
     return Report(len(clips), silent, sounds.folder if sounds.beside else None, found.rejected)
 
@@ -137,7 +138,7 @@ def _clips(items: Sequence[Item], sounds: PageAudio | None) -> tuple[dict[str, l
 def _notes(silent: list[dict], audio: bool) -> list[str]:
     if not audio:
         return ["Written without audio."]
-    return [f"Without a player: {row['id']} ({row['reason']})." for row in silent]
+    return [f"Without a player: {counted(len(silent), 'clip')}; the items say why."] if silent else []
 
 
 def _plot(found: Comparison) -> str:

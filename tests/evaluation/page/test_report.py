@@ -119,7 +119,16 @@ def test_audio_that_is_gone_is_listed_and_its_item_stays(world, tmp_path, capsys
     assert data["items"]["audio"][-2:] == [[None], [None]] and len(data["items"]["id"]) == ITEMS
     told = capsys.readouterr().err
     assert f"{world.items[-1].id}: {gone}: no such file" in told and f"{broken}: " in told
-    assert any(str(gone) in note for note in data["notes"])
+    assert data["silent"][world.items[-1].id] == f"{gone}: no such file"
+    assert "Without a player: 2 clips; the items say why." in data["notes"]
+
+
+def test_a_run_without_some_rows_is_said_to_be_partial(world, tmp_path, capsys):
+    scores = Path(world.runs[0]) / "scores.json"
+    scores.write_text(json.dumps(json.loads(scores.read_text()) | {"rejected": [{"id": "gender/99", "reason": "cut"}]}))
+    assert cli.main(["report", *world.runs, "--out", str(tmp_path / "o.html"), "--no-audio"]) == 3
+    assert f"caad-ds report: not the whole benchmark: 1 row left out in {world.runs[0]}" in capsys.readouterr().err
+    assert (tmp_path / "o.html").exists()
 
 
 def test_what_browsers_do_not_play_becomes_flac_of_what_models_hear(tmp_path):

@@ -14,13 +14,14 @@ from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices
 from caad_ds.evaluation.report.trade_off_plot import X, Y, spread, trade_off
 from caad_ds.evaluation.scoring.scores import score
 
+MANY = 30  # systems
 WIDE = "WHEN AUDIO AND TEXT DISAGREE, " * 4
 NAMES = {
     2: ["a$\\frac$b", "b"],
     3: [f"{'W' * 80}{k}" for k in range(3)],
     4: ["teacher", "teacher + CD 1 zero_mel", "student", "student + CD 1 zero_mel"],
     5: ["teacher", "teacher + CD 1 zero_mel", "student of KD", "student + CD 1 zero_mel", "student of CAAD"],
-    30: [f"system {k}, on-policy 0.5, reverse KL" for k in range(30)],
+    MANY: [f"system {k}, on-policy 0.5, reverse KL" for k in range(MANY)],
     11: [
         f"a system whose name, number {k}, tells all of its settings: CD 1.5 silence, drawn at 0.7" for k in range(11)
     ],
@@ -59,7 +60,9 @@ def scattered(names, runs=3):
     return points, seeds
 
 
-@pytest.mark.parametrize("count", NAMES)
+@pytest.mark.parametrize(
+    "count", [*(count for count in NAMES if count != MANY), pytest.param(MANY, marks=pytest.mark.slow)]
+)
 def test_nothing_is_cut_off_in_the_pictures(count, tmp_path):
     metric = {"value": 0.5, "low": 0.4, "high": 0.6}
     bars({name: dict.fromkeys(CONDITIONS, metric) for name in NAMES[count]}, WIDE, tmp_path / "bars.png")
@@ -80,7 +83,7 @@ def test_an_undefined_figure_has_no_bar(drawn, tmp_path):
     assert neutral.get_width() == 50 and np.isnan(shift.get_width()), "0 would be the best shift of all"
 
 
-@pytest.mark.parametrize("count", [5, 11, 30])
+@pytest.mark.parametrize("count", [5, 11, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("picture", ["bars", "flips", "trade_off"])
 def test_no_text_overprints_another(count, picture, drawn, tmp_path):
     names, path = NAMES[count], tmp_path / "picture.png"

@@ -32,7 +32,7 @@ function showItem(item) {
 
 function players(item) {
   return data.items.audio[item].map((name, k, all) => {
-    if (name === null) return element("p", { class: "soft" }, "The audio is not there, or cannot be played; see the notes.");
+    if (name === null) return element("p", { class: "soft" }, "No player: ", apart(data.silent[ids[item]]));
     const label = all.length > 1 ? `Audio ${k + 1} of ${ids[item]}` : `Audio of ${ids[item]}`;
     return element("audio", { controls: true, preload: "none", src: sourceOf(name), "aria-label": label });
   });
