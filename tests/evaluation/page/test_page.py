@@ -4,12 +4,13 @@ import json
 import shutil
 import time
 
+import numpy as np
 import pytest
 
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.page.report import report
 from caad_ds.evaluation.report.tables import percent
-from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_world, write_tokens
+from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_items, make_world, write_run, write_tokens
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NEUTRAL, FALSE = CONDITIONS.index("neutral"), CONDITIONS.index("adversarial")
@@ -179,6 +180,22 @@ def test_two_systems_against_each_other(page, asked):
     other = next(folder for folder in list(asked.right)[1:2])
     wanted = ~asked.right["run0"][c] & asked.right[other][c]
     assert listed(page) == [name for name, is_wanted in zip(rows_of(asked), wanted) if is_wanted]
+
+
+def test_a_benchmark_without_conditions_has_the_matrix_of_two_systems(driver, tmp_path):
+    items, rng = make_items(tmp_path, conditions=(None,)), np.random.default_rng(0)
+    right = [rng.random((1, ITEMS)) < 0.6 for _ in "ab"]
+    for name, is_right in zip("ab", right):
+        write_run(tmp_path / name, name, items, is_right, benchmark="dynamic-superb")
+    report([tmp_path / "a", tmp_path / "b"], tmp_path / "o.html")
+    driver.get((tmp_path / "o.html").as_uri())
+    assert not find(driver, "#flips-section").is_displayed() and not find(driver, "#condition").is_displayed()
+    only_a = right[0][0] & ~right[1][0]
+    cell = find(driver, "#pair").find_elements("tag name", "button")[1]
+    assert cell.text.split()[0] == str(only_a.sum())
+    cell.click()
+    assert listed(driver) == [item.id for item, is_here in zip(items, only_a) if is_here]
+    assert driver.get_log("browser") == []
 
 
 @pytest.mark.parametrize("name", ["o.html", "beside.html"])

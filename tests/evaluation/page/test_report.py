@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -226,6 +228,11 @@ def test_an_evaluation_leaves_what_it_asked(run, conflicts, tmp_path):
 
 
 def test_audio_in_a_table_is_found_again(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
+    data = (tmp_path / "a.wav").read_bytes()
+    audio = [{"bytes": b"", "path": None}] * 3 + [{"bytes": data, "path": None}]
+    pq.write_table(pa.table({"audio": audio}), tmp_path / "t.parquet")
     item = Item("a/0", "a", None, (Clip(tmp_path / "t.parquet", cell=Cell("audio", 3, None)),), (), "q", "g")
     write_items(tmp_path, [item])
     assert read_items(tmp_path) == [item]
+    assert playable(item.clips[0]) == (data, "wav")
