@@ -13,7 +13,6 @@ import base64
 import io
 import json
 import platform
-import re
 import socket
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cpu_name
+from caad_ds.utils.files import read_json
 
 QUESTION = "Is the tone high or low?"
 STARTING = 180  # seconds
@@ -152,8 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     with ExitStack() as stack:
         folder = args.model or model_of(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model")
-        config = re.sub(r"\s+", " ", (folder / "config.json").read_text())
-        print(f"model: {json.loads(config)['model_type']}, {folder.name}")
+        config = read_json(folder / "config.json", "give the folder of a model")
+        print(f"model: {config['model_type']}, {folder.name}")
         port, servers = free_port(), {}
         ours = ["-m", "caad_ds", "serve", str(folder), "--name", "ours", "--port", str(port), "--device", device]
         servers["caad-ds serve"] = stack.enter_context(server(ours, port)), "ours"
