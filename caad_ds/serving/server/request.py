@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from caad_ds.config.objective_section import NEGATIVES
+from caad_ds.serving.server.body import check_structure
 from caad_ds.serving.server.refusals import Refused
 
 LONGEST_TEXT = 100_000  # characters of a message
@@ -22,6 +23,18 @@ OF_OTHERS = tuple(name for name in NEGATIVES if name != "shuffled")  # that take
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, given: Any) -> Any:
+        """What is given, but for unknown fields that ask for nothing: clients send a reply back as they read it."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if name in cls.model_fields or not _is_nothing(value)}
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or (isinstance(value, str | list | dict) and not value)
 
 
 class TextPart(_Strict):
@@ -90,12 +103,15 @@ class ChatRequest(BaseModel):
 
 def read_request(body: bytes) -> ChatRequest:
     """The request in a body of JSON; Refused (400) for what is none, or asks for what is not supported."""
+    check_structure(body)
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
         raise _refused(error) from None
     for name, value in (request.model_extra or {}).items():
         if name not in NEUTRAL:
+            if _is_nothing(value):
+                continue
             raise Refused(400, f"{name[:80]}: no such parameter here; leave it out", name[:80])
         if value is not None and (value != NEUTRAL[name] or isinstance(value, bool) != isinstance(NEUTRAL[name], bool)):
             raise Refused(400, f"{name}: not supported here; leave it out", name)

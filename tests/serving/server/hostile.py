@@ -119,7 +119,7 @@ REFUSED = {
     "the negative of others": (asking("a", ONE, caad_alpha=1, caad_negative="shuffled"), "caad_negative: "),
     "an unknown negative": (asking("a", ONE, caad_alpha=1, caad_negative="x"), "caad_negative: "),
     "plausibility of 2": (asking("a", ONE, caad_alpha=1, caad_plausibility=2), "caad_plausibility: "),
-    "an unknown field": (asking("a", surprise=None), "surprise: no such parameter"),
+    "an unknown field": (asking("a", surprise=0), "surprise: no such parameter"),
     "a field of a mebibyte": (asking("a", **{"x" * 500_000: 1}), f"{'x' * 80}: no such parameter"),
     **{
         f"{name} asked for": (asking("a", **{name: value}), f"{name}: not supported here")
@@ -138,3 +138,19 @@ RAW = {
     "an infinite alpha": json.dumps(asking("a", ONE, caad_alpha=float("inf"))).encode(),
     "a number of 100,000 digits": b'{"model": "student", "seed": ' + b"9" * 100_000 + b"}",
 }  # fmt: skip
+# What is repeated in a body that is many objects once it is parsed.
+WIDE = {
+    "lists": b'{"x":[%s]}', "objects": b'{"model":[%s]}', "parts": b'{"messages":[{"role":"user","content":[%s]}]}',
+    "numbers": b'{"x":[%s]}', "texts": b'{"caad_transcripts":[%s]}', "names": b"{%s}", "blanks": b"[%s]",
+    "quotes": b"%s", "escapes": b'{"x":["\\\\",%s]}',
+}  # fmt: skip
+REPEATED = {
+    "lists": b"[],", "objects": b'{"a":1},', "parts": b"{},", "numbers": b"1,", "texts": b'"",', "names": b'"":0,',
+    "blanks": b" ", "quotes": b'"', "escapes": b'"\\"",',
+}  # fmt: skip
+
+
+def wide(what: str, size: int) -> bytes:
+    """A body of about so many bytes."""
+    one = REPEATED[what]
+    return WIDE[what] % (one * ((size - 100) // len(one)))

@@ -119,6 +119,21 @@ def test_earlier_turns_and_a_system_text_are_in_the_prompt(client):
     assert [each - lengths[0] for each in lengths] == [0, 5, 2]
 
 
+def test_a_reply_is_sent_back_as_the_client_read_it(client):
+    first = [user(QUESTION, ONE)]
+    said = client.chat.completions.create(model=NAME, messages=first).choices[0].message
+    plain = {"role": "assistant", "content": said.content}
+    empty = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "tool_calls", "name", "of_later"))
+    prompts = [
+        client.chat.completions.create(model=NAME, messages=[*first, turn, user("how ?")]).usage.prompt_tokens
+        for turn in (plain, said, said.model_dump(), {**plain, **empty}, {**plain, "annotations": [], "name": ""})
+    ]
+    assert len({*prompts}) == 1
+    for given in ({"refusal": "no"}, {"tool_calls": [{"id": "a"}]}, {"name": "ann"}, {"of_later": False}):
+        with pytest.raises(openai.BadRequestError, match=f"messages.1.{[*given][0]}: "):
+            client.chat.completions.create(model=NAME, messages=[*first, {**plain, **given}, user("how ?")])
+
+
 def test_sixty_four_at_once_get_what_each_gets_alone(model, served):
     """Other clips, lengths, seeds and contrasts in one batch: no answer is lost, and none is another's."""
     rng = np.random.default_rng(0)

@@ -9,9 +9,11 @@ import httpx2
 import openai
 import pytest
 
-from caad_ds.serving.server.request import NEUTRAL
+from caad_ds.serving.server import body
+from caad_ds.serving.server.refusals import Refused
+from caad_ds.serving.server.request import NEUTRAL, ChatRequest, read_request
 from tests.serving.server.conftest import LIMITS, asking, running
-from tests.serving.server.hostile import ONE, QUESTION, RAW, REFUSED
+from tests.serving.server.hostile import ONE, QUESTION, RAW, REFUSED, WIDE, wide
 
 JSON = "Content-Type: application/json\r\n"
 MIB = 1 << 20
@@ -48,6 +50,22 @@ def test_a_body_that_is_no_request(served, alive, what):
 
 def test_what_asks_for_nothing_is_taken(served):
     assert served.post(asking("a", user="ann", **NEUTRAL)).status_code == 200
+
+
+@pytest.mark.parametrize("what", WIDE)
+def test_a_body_of_many_objects_is_refused_before_it_is_parsed(monkeypatch, what):
+    monkeypatch.setattr(ChatRequest, "model_validate_json", None)
+    with pytest.raises(Refused, match="more than 65,536 bytes and strings beside its texts"):
+        read_request(wide(what, MIB))
+
+
+def test_long_texts_with_escapes_are_no_structure(monkeypatch):
+    for text in ("a" * 99_999, '"' * 99_999, "\\" * 99_999, '[{"a":1},' * 10_000, "\u00e4" * 99_999):
+        request = asking(f"{text}?", ONE)
+        assert read_request(json.dumps(request).encode()).messages[0].content[-1].text == f"{text}?"
+    body.check_structure(json.dumps([["a\\", '"'] * 5000]).encode())
+    for broken in (b'"', b'"\\', b"\\", b'"a\\"', b'{"'):
+        body.check_structure(broken)
 
 
 def test_openai_s_client_raises_its_own_error(served):

@@ -22,7 +22,7 @@ from caad_ds.generation.model import Model
 from caad_ds.serving import serve
 from tests.root import ROOT
 from tests.serving.server.conftest import LIMITS, Running, asking, file_of
-from tests.serving.server.hostile import QUESTION, RAW, REFUSED
+from tests.serving.server.hostile import QUESTION, RAW, REFUSED, WIDE, wide
 
 KEY = "sk-not-to-be-told-0123456789"
 MIB = 1 << 20
@@ -147,14 +147,15 @@ def test_hostile_requests_leave_no_memory_behind(model, model_folder, tmp_path):
     hours = asking(QUESTION, buffer.getvalue())
     hostile = [content for content, _ in REFUSED.values()] + [hours] * 3
     assert len(hostile) + len(RAW) >= 100
-    same = ["--max-body-mib", 4, "--max-clips", LIMITS["clips"], "--most-new-tokens", LIMITS["most_new_tokens"]]
+    raw = [*RAW.values(), *(wide(what, 16 * MIB) for what in WIDE)]
+    same = ["--max-clips", LIMITS["clips"], "--most-new-tokens", LIMITS["most_new_tokens"]]
     with process(model_folder, tmp_path / "log", "--name", "student", *same) as (running, server, _):
 
         def send() -> int:
             for content in hostile:
                 answer = server.post(content)
                 assert answer.status_code in (400, 413), answer.text
-            for content in RAW.values():
+            for content in raw:
                 assert server.post(data=content, headers={"Content-Type": "application/json"}).status_code == 400
             said = server.post(asking(QUESTION, file_of("one"))).json()["choices"][0]["message"]["content"]
             assert said == model.answer(file_of("one"), QUESTION, max_new_tokens=128)
