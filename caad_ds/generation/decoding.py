@@ -24,7 +24,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.data.batch import Batch
-from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, Decoding, gate_fault
+from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, Decoding, alpha_fault, gate_fault
 from caad_ds.generation.sampling import EachSampling, Forbid, Sampling
 from caad_ds.loss.gate import gated_alpha
 from caad_ds.loss.objective import contrast
@@ -49,8 +49,8 @@ class Contrast:
     gate_m: float = GATE_M
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < math.inf:
-            raise UserError(f"contrast_alpha {self.alpha}: give a finite number of at least 0")
+        if fault := alpha_fault(self.alpha):
+            raise UserError(f"contrast_alpha {fault}")
         if self.plausibility is not None and not 0 < self.plausibility <= 1:
             raise UserError(f"plausibility {self.plausibility}: give a number in (0, 1]")
         if fault := gate_fault(self.alpha, self.alpha_gate, self.gate_m):

@@ -12,6 +12,9 @@ from caad_ds.utils.errors import UserError
 DTYPES = ("float32", "bfloat16")
 NO_GATE = ALPHA_GATES[0]
 GATE_M = 2.0
+# Beyond these a step's logits may overflow, and what is written would mean nothing.
+COLDEST = 1e-3
+MOST_ALPHA = 1000.0
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,16 @@ class Decoding:
 
 def check_contrast(alpha: float | None, negative: str, plausibility: float | None) -> None:
     """Raise UserError where a setting of contrastive decoding is out of its range."""
-    if alpha is not None and not 0 <= alpha < float("inf"):
-        raise UserError(f"--contrast-alpha {alpha}: give a finite number of at least 0")
+    if alpha is not None and (fault := alpha_fault(alpha)):
+        raise UserError(f"--contrast-alpha {fault}")
     if plausibility is not None and not 0 < plausibility <= 1:
         raise UserError(f"--plausibility {plausibility}: give a number in (0, 1]")
     check_choice("--negative", negative, NEGATIVES)
+
+
+def alpha_fault(alpha: float) -> str | None:
+    """Say that an alpha of contrastive decoding is out of its range, beginning with its value; or None."""
+    return None if 0 <= alpha <= MOST_ALPHA else f"{alpha}: give a number from 0 to {MOST_ALPHA:g}"
 
 
 def sampling_fault(temperature: float | None, top_p: float | None, top_k: int | None, seed: int | None) -> str | None:
@@ -57,8 +65,8 @@ def sampling_fault(temperature: float | None, top_p: float | None, top_k: int | 
 
     It begins with the setting's keyword; `{}` stands for the name of the temperature.
     """
-    if temperature is not None and not 0 < temperature < float("inf"):
-        return f"temperature {temperature}: give a finite number above 0; leave it out for greedy"
+    if temperature is not None and not COLDEST <= temperature < float("inf"):
+        return f"temperature {temperature}: give a finite number of at least {COLDEST:g}; leave it out for greedy"
     if top_p is not None and not 0 < top_p <= 1:
         return f"top_p {top_p}: give a number in (0, 1]"
     given = [name for name, value in (("top_p", top_p), ("top_k", top_k), ("seed", seed)) if value is not None]

@@ -134,7 +134,7 @@ def test_a_doubtful_clip_is_named_once(model_folder, tmp_path, capsys, monkeypat
         (["one.wav", QUESTION, "--text=a", "--text=b"], r"^--text: 2 for 1 clips"),
         (["one.wav", QUESTION, "--text=a", "--transcribe"], r"^--text, --transcribe: "),
         (["one.wav", QUESTION, "--seed=3"], r"^--seed: belongs to sampling; give --temperature"),
-        (["one.wav", QUESTION, "--temperature=-1"], r"^--temperature -1.0: give a finite number above 0"),
+        (["one.wav", QUESTION, "--temperature=-1"], r"^--temperature -1.0: give a finite number of at least 0.001"),
         (["one.wav", QUESTION, "--plausibility=0.1"], r"^--plausibility: belongs to contrastive decoding"),
         (["one.wav", QUESTION, "--negative=silence"], r"^--negative silence: belongs to contrastive decoding"),
         (["one.wav", QUESTION, "--contrast-alpha=1", "--negative=shuffled"], r"^--negative shuffled: "),
