@@ -10,7 +10,7 @@ import torch
 
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.decoded import Sample
-from caad_ds.data.audio.levels import faults, longer
+from caad_ds.data.audio.levels import Levels, faults, longer
 from caad_ds.data.batch import Audio, Batch, joined
 from caad_ds.generation.question import Askable, as_sample, different_clips
 from caad_ds.generation.question import Audio as Clip
@@ -39,6 +39,11 @@ def length_fault(samples: int, reader: Reader) -> str | None:
     if seconds < (least := reader.shortest_seconds):
         return f"its {seconds:.9g} s are fewer than the {least:g} s that {reader.family} takes"
     return None
+
+
+def doubt(levels: Levels) -> str:
+    """Why rules of usable audio find a clip doubtful, "" where they do not."""
+    return "; ".join(f"{rule}: {reason}" for rule, reason in faults(levels))
 
 
 class Clips:
@@ -156,6 +161,6 @@ class Clips:
         waveform, levels = clip.measured()
         if fault := length_fault(len(waveform), self.lm.reader):
             raise decode.AudioError(fault)
-        if found := faults(levels):
-            self.doubtful[clip] = "; ".join(f"{rule}: {reason}" for rule, reason in found)
+        if reason := doubt(levels):
+            self.doubtful[clip] = reason
         return waveform

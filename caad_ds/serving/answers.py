@@ -14,6 +14,7 @@ from caad_ds.generation.question import Question, Recording, as_sample
 from caad_ds.models import auto
 from caad_ds.models.reader import NO_TRANSCRIPT, Reader
 from caad_ds.serving.transcription import transcriptions, whisper_of
+from caad_ds.utils.command import note
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 
@@ -53,10 +54,10 @@ def ask(
         said = transcriptions(transcribe or whisper_of(models[0]), clips, chosen)
         clips = [replace(clip, text=text) for clip, text in zip(clips, said, strict=True)]
         for clip in clips:
-            _note(f"transcription of {clip}: {clip.text or '(nothing)'}")
+            note(f"transcription of {clip}: {clip.text or '(nothing)'}")
     asked = []
     for folder in models:
-        _note(f"loading {folder}")
+        note(f"loading {folder}")
         asked.append(_Asked(str(folder), Model.load(folder, chosen, dtype), tuple(clips), hint, decoding))
     if isinstance(questions, str):
         _answer(asked, questions)
@@ -77,7 +78,7 @@ class _Asked:
         known = set(self.clips.doubtful)
         prompt = self.model.prompted(self.clips, Question(self.recordings, question, self.hint), self.decoding)
         for clip in self.clips.doubtful.keys() - known:
-            _note(f"audio {clip}: {self.clips.doubtful[clip]}; asked about all the same")
+            note(f"audio {clip}: {self.clips.doubtful[clip]}; asked about all the same")
         print(f"{self.name}: " if named else "", end="", flush=True)
         try:
             with closing(prompt.stream()) as pieces:
@@ -98,14 +99,14 @@ def _answer_each(asked: Sequence[_Asked], questions: Iterator[str | UserError]) 
     """Answer what can be answered; 2 if that is not all."""
     status = 0
     if sys.stdin.isatty():
-        _note("ask a question a line; Ctrl-D ends")
+        note("ask a question a line; Ctrl-D ends")
     for number, question in enumerate(questions, 1):
         try:
             if isinstance(question, UserError):
                 raise question
             _answer(asked, question)
         except UserError as error:
-            _note(f"error: question {number}: {error}")
+            note(f"error: question {number}: {error}")
             status = 2
     return status
 
@@ -127,8 +128,4 @@ def _check_texts(readers: dict[Path, Reader], option: str | bool) -> None:
     if option and len(without) == len(readers):
         raise UserError(f"{option}: the prompt of {' and '.join(without)} holds no transcription; leave it out")
     if option and without:
-        _note(f"the prompt of {without[0]} holds no transcription")
-
-
-def _note(text: str) -> None:
-    print(f"caad-ds: {text}", file=sys.stderr, flush=True)
+        note(f"the prompt of {without[0]} holds no transcription")

@@ -9,6 +9,7 @@ from dataclasses import fields
 from caad_ds.generation.arguments import MODEL, add_decoding, add_device_arguments
 from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.generation.question import Recording, recordings
+from caad_ds.utils.command import note
 from caad_ds.utils.errors import AudioError, UserError
 from caad_ds.utils.paths import existing, model_folder
 from caad_ds.utils.text import TextError, decode_line
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("QUESTION: it is empty; ask something, or give - to read questions from standard input")
     if args.question == STDIN and sys.stdin is None:
         raise UserError("QUESTION -: there is no standard input; give a question")
-    print("caad-ds: loading PyTorch and transformers", file=sys.stderr, flush=True)
+    note("loading PyTorch and transformers")
     return importlib.import_module("caad_ds.serving.answers").ask(
         [args.model] if args.vs is None else [args.model, args.vs],
         clips,

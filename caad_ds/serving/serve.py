@@ -2,19 +2,18 @@
 
 import argparse
 import importlib
-import ipaddress
 import math
 import socket
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from caad_ds.generation.arguments import MODEL, add_device_arguments
 from caad_ds.generation.chat_client import key_of
 from caad_ds.generation.decoding_settings import check_above_zero
-from caad_ds.utils.command import positive
+from caad_ds.utils.command import note, positive
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import is_hub_id, model_folder
+from caad_ds.utils.loopback import is_loopback
+from caad_ds.utils.paths import model_folder, run_name
 
 HOST, PORT = "127.0.0.1", 8000
 KEY = "CAAD_API_KEY"  # the environment variable
@@ -25,7 +24,7 @@ MIB = 2**20
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", type=model_folder, metavar="MODEL", help=MODEL)
-    parser.add_argument("--name", help="what requests call it (default: the name of its folder or run, or its hub id)")
+    parser.add_argument("--name", help="what requests call it (default: its folder, run or hub id)")
     parser.add_argument("--vs", type=model_folder, metavar="MODEL", help="second model, served as well")
     parser.add_argument("--vs-name", metavar="NAME", help="what requests call the second model")
     parser.add_argument("--host", default=HOST, help=f"interface; another than {HOST} needs a key in {KEY}")
@@ -37,6 +36,8 @@ def register(parser: argparse.ArgumentParser) -> None:
         ("--max-waiting", 128, "requests inside at once; further ones get 429"),
         ("--max-body-mib", 16, "MiB of a request, whose audio is base64; larger ones get 413"),
         ("--max-clips", 8, "audio clips of a request"),
+        ("--max-audio-seconds", 7200, "seconds of audio inside at once; further ones get 429"),
+        ("--max-request-seconds", 1800, "seconds of audio of a request"),
         ("--max-new-tokens", 128, "tokens of an answer whose request does not say"),
         ("--most-new-tokens", 1024, "tokens that a request may ask for"),
     ):
@@ -59,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--host {args.host}: others reach this interface; export a key in {KEY}, or serve on {HOST}")
     _check_packages()
     listening = _bound(args.host, args.port)
-    print("caad-ds: loading PyTorch and transformers", file=sys.stderr, flush=True)
+    note("loading PyTorch and transformers")
     limits = importlib.import_module("caad_ds.serving.server.limits").Limits(
-        body_bytes=args.max_body_mib * MIB, seconds=args.timeout, clips=args.max_clips, new_tokens=args.max_new_tokens,
+        body_bytes=args.max_body_mib * MIB, seconds=args.timeout, clips=args.max_clips,
+        audio_seconds=args.max_audio_seconds, request_seconds=args.max_request_seconds, new_tokens=args.max_new_tokens,
         most_new_tokens=max(args.most_new_tokens, args.max_new_tokens), waiting=args.max_waiting, batch=args.max_batch,
         drain=args.drain,
     )  # fmt: skip
@@ -70,32 +72,16 @@ def run(args: argparse.Namespace) -> int:
     )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an interface; a name other than localhost is not looked up."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _named(args: argparse.Namespace) -> dict[str, Path]:
     """The models by what requests call them."""
     if args.vs is None:
         if args.vs_name is not None:
             raise UserError("--vs-name: there is no second model; give --vs as well")
-        return {args.name or _name(args.model): args.model}
-    first, second = args.name or _name(args.model), args.vs_name or _name(args.vs)
+        return {args.name or run_name(args.model): args.model}
+    first, second = args.name or run_name(args.model), args.vs_name or run_name(args.vs)
     if first == second:
         raise UserError(f"--vs: both models are called {first!r}; give the second another name by --vs-name")
     return {first: args.model, second: args.vs}
-
-
-def _name(model: Path) -> str:
-    """A hub id as it is, else the name of the folder, or of the run whose model it is."""
-    if is_hub_id(str(model)):
-        return str(model)
-    folder = model.resolve()
-    return folder.parent.name if folder.name == "model" else folder.name
 
 
 def _check_packages() -> None:

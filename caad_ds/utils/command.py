@@ -40,6 +40,11 @@ def is_alone() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
+def note(text: str) -> None:
+    """Say something on stderr, beside what a command prints."""
+    print(f"caad-ds: {text}", file=sys.stderr, flush=True)
+
+
 def positive(text: str) -> int:
     """An argument that is a whole number of at least 1."""
     value = int(text)

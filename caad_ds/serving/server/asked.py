@@ -13,14 +13,15 @@ import numpy as np
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.levels import Levels
 from caad_ds.data.markers import user_content
-from caad_ds.generation.clips import length_fault
-from caad_ds.generation.decoding_settings import Decoding
+from caad_ds.generation.clips import doubt, length_fault
+from caad_ds.generation.decoding_settings import Decoding, sampling_fault
 from caad_ds.generation.question import as_sample
 from caad_ds.models.prompts.control_tokens import check_texts
 from caad_ds.models.reader import NO_TRANSCRIPT, Reader
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.request import AudioPart, ChatRequest, InputAudio, Message, TextPart
+from caad_ds.serving.server.room import Share
 from caad_ds.utils.errors import AudioError, UserError
 
 
@@ -57,14 +58,15 @@ class Chat:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that can be answered, as far as its texts and its audio tell."""
+    """A request that can be answered, as far as its texts and its audio tell; `warnings` say what is doubtful."""
 
     chat: Chat
     decoding: Decoding
+    warnings: Sequence[str]
 
 
-def asked(request: ChatRequest, reader: Reader, limits: Limits) -> Asked:
-    """Decode and check a request for the model of a reader; Refused (400) with what it cannot take."""
+def asked(request: ChatRequest, reader: Reader, limits: Limits, share: Share) -> Asked:
+    """Decode and check a request for the model of a reader; Refused with what it cannot take, or has no room now."""
     decoding = decoding_of(request, limits)
     turns = [_turn(number, message) for number, message in enumerate(request.messages)]
     if request.messages[-1].role != "user":
@@ -74,7 +76,8 @@ def asked(request: ChatRequest, reader: Reader, limits: Limits) -> Asked:
     if request.caad_alpha is not None and not audios:
         raise Refused(400, "caad_alpha: there is no audio to contrast with; leave it out", "caad_alpha")
     texts = _transcripts(request, reader, len(audios))
-    clips = [_heard(n, audio, text, reader) for n, (audio, text) in enumerate(zip(audios, texts, strict=True), 1)]
+    given = enumerate(zip(audios, texts, strict=True), 1)
+    clips = [_heard(number, audio, text, reader, share) for number, (audio, text) in given]
     contents = [user_content(text, None, len(given)) for text, given in turns]
     messages = [
         {"role": message.role, "content": content} for message, content in zip(request.messages, contents, strict=True)
@@ -83,7 +86,8 @@ def asked(request: ChatRequest, reader: Reader, limits: Limits) -> Asked:
     key = turns[0][0] if len(turns) == 1 else json.dumps(messages, ensure_ascii=False)
     chat = Chat(messages, clips, key)
     _check_prompt(chat, reader, decoding.max_new_tokens)
-    return Asked(chat, decoding)
+    doubtful = [(clip, doubt(clip.levels)) for clip in clips]
+    return Asked(chat, decoding, [f"{clip}: {reason}" for clip, reason in doubtful if reason])
 
 
 def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
@@ -93,6 +97,8 @@ def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
         raise Refused(
             400, f"max_tokens: {length} are more than the {limits.most_new_tokens} of this server", "max_tokens"
         )
+    if request.sampled and (fault := sampling_fault(request.temperature, request.top_p, request.top_k, request.seed)):
+        raise Refused(400, fault, fault.partition(" ")[0])
     drawn = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k, "seed": request.seed}
     return Decoding(
         max_new_tokens=length,
@@ -141,7 +147,7 @@ def _transcripts(request: ChatRequest, reader: Reader, clips: int) -> Iterable[s
     return given
 
 
-def _heard(number: int, audio: InputAudio, text: str, reader: Reader) -> Heard:
+def _heard(number: int, audio: InputAudio, text: str, reader: Reader, share: Share) -> Heard:
     """A clip decoded, no more of it than the model takes; Refused (400) for what does not decode."""
     where = f"clip {number}"
     try:
@@ -156,6 +162,7 @@ def _heard(number: int, audio: InputAudio, text: str, reader: Reader) -> Heard:
         raise Refused(400, f"{where}: {error}", "input_audio.data") from None
     if fault := length_fault(len(waveform), reader):
         raise Refused(400, f"{where}: {fault}", "input_audio.data")
+    share.take(len(waveform) / decode.SAMPLE_RATE)
     return Heard(number, waveform, levels, text)
 
 

@@ -4,6 +4,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Condition, Event, Thread
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
+from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding import Contrast, answer_ends, generate
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import EachSampling, Sampling
@@ -30,6 +32,7 @@ class Answer:
     stopped: bool
 
 
+FAILED = 3  # answers one after another, not by a fault of the requests, from which on a worker counts as failed
 Told = str | Answer | Exception  # a piece of the text, then the answer; or why there is none
 
 
@@ -41,7 +44,7 @@ class Job:
         self.cancelled = Event()  # set where nobody waits any more: it ends before its next token
         self.settled = False
         self._give = give
-        self._given = 0
+        self._given = ""
 
     @property
     def contrasted(self) -> Contrast | None:
@@ -49,14 +52,26 @@ class Job:
         return Contrast.of(self.asked.decoding)
 
     def piece(self, written: str) -> None:
-        """Give what is new of an answer as far as it is written: one that is begun again repeats what is known."""
-        if new := written[self._given :]:
-            self._given = len(written)
+        """Give what is new of an answer as far as it is written: one that is begun again repeats what is known.
+
+        RuntimeError where it is another answer than the one that was begun: they are not joined.
+        """
+        if not (written.startswith(self._given) or self._given.startswith(written)):
+            raise RuntimeError("the answer that was begun again does not begin with what was streamed")
+        if new := written[len(self._given) :]:
+            self._given = written
             self._give(new)
 
+    def drop_audio(self) -> None:
+        """Hold its samples no more: the batch that it is in may go on for long."""
+        self.asked = replace(self.asked, chat=replace(self.asked.chat, clips=()))
+
     def settle(self, told: Answer | Exception) -> None:
-        """Give the answer, or why there is none."""
+        """Give the answer, or why there is none; RuntimeError where an answer is shorter than what was streamed."""
+        if isinstance(told, Answer) and self._given not in ("", told.text):
+            raise RuntimeError("the answer that was begun again ends before what was streamed")
         self.settled = True
+        self.drop_audio()
         self._give(told)
 
 
@@ -72,6 +87,7 @@ class Worker:
         self._waiting: deque[Job] = deque()
         self._changed = Condition()
         self._closed = False
+        self._failed = 0
         self._running: Sequence[Job] = ()
         self._thread = Thread(target=self._work, name="caad-ds serve", daemon=True)
         self._thread.start()
@@ -86,11 +102,22 @@ class Worker:
         """Whether it answers."""
         return self._thread.is_alive() and not self._closed
 
+    @property
+    def healthy(self) -> bool:
+        """Whether it answers, as far as its last answers tell: a device may be lost for good."""
+        return self.alive and self._failed < FAILED
+
     def put(self, job: Job) -> None:
         """Let a job wait for its turn."""
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Let a job end before its next token, and wait no more."""
+        job.cancelled.set()
+        with self._changed, suppress(ValueError):
+            self._waiting.remove(job)
 
     def close(self, seconds: float = 10.0) -> None:
         """Cancel what waits and what is being answered, and end the thread."""
@@ -127,6 +154,7 @@ class Worker:
         except Exception as error:
             failure = error.with_traceback(None) if isinstance(error, torch.OutOfMemoryError) else error
         if failure is None:
+            self._failed = 0
             return
         if isinstance(failure, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
@@ -136,6 +164,7 @@ class Worker:
                 self._answer([job])
             return
         if not isinstance(failure, UserError):
+            self._failed += 1
             traceback.print_exception(failure, file=sys.stderr)
         for job in left:
             job.settle(failure)
@@ -144,18 +173,33 @@ class Worker:
 def answer(model: Model, jobs: Sequence[Job]) -> None:
     """Answer jobs of one contrast as a batch: each answer is the one that its job gets alone."""
     lm, contrasted = model.lm, jobs[0].contrasted
-    chats = [job.asked.chat for job in jobs]
-    clips = model.clips()
-    clips.hear(chats)
-    prompts = clips.prompts(chats)
-    second = None if contrasted is None else clips.negative(chats, prompts, contrasted.negative)
+    jobs, prompts, second = _heard(model, jobs, contrasted)
+    if prompts is None:
+        return
     generate(
-        lm, replace(prompts, keys=[chat.key for chat in chats]),
+        lm, replace(prompts, keys=[job.asked.chat.key for job in jobs]),
         max_new_tokens=max(job.asked.decoding.max_new_tokens for job in jobs),
         contrasted=contrasted, negative=second,
         sampling=EachSampling([Sampling.of(job.asked.decoding) for job in jobs]),
         stopping=Rows(jobs, prompts.attention_mask.sum(-1).tolist(), model.tokenizer, answer_ends(lm)),
     )  # fmt: skip
+
+
+def _heard(
+    model: Model, jobs: Sequence[Job], contrasted: Contrast | None
+) -> tuple[Sequence[Job], Batch | None, Batch | None]:
+    """The jobs whose clips can be heard, their prompts, and those of the second path; the others are settled."""
+    clips = model.clips()
+    chats = clips.hear([job.asked.chat for job in jobs])
+    heard = [job for job in jobs if job.asked.chat in chats]
+    for job in jobs:
+        if unheard := [clip for clip in job.asked.chat.clips if clip in clips.failed]:
+            job.settle(UserError(f"{unheard[0]}: {clips.failed[unheard[0]]}"))
+    if not heard:
+        return [], None, None
+    prompts = clips.prompts(chats)
+    second = None if contrasted is None else clips.negative(chats, prompts, contrasted.negative)
+    return heard, prompts, second
 
 
 class Rows(StoppingCriteria):
@@ -190,6 +234,7 @@ class _Row:
         """Take the token of a step."""
         if self.job.cancelled.is_set():
             self.ended = True
+            self.job.drop_audio()
             return
         self.tokens.append(token)
         if self._pieces:

@@ -5,7 +5,7 @@ import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from fastapi.datastructures import Headers
@@ -15,6 +15,7 @@ from caad_ds.serving.server.batching import Answer
 from caad_ds.serving.server.body import Gone, read_json
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.request import ChatRequest
+from caad_ds.serving.server.room import Share
 from caad_ds.serving.server.service import Service, Telling
 
 T = TypeVar("T")
@@ -76,25 +77,28 @@ class _Completion:
 
     async def _answer(self) -> None:
         body = await read_json(Headers(scope=self.scope), self.receive, self.service.limits.body_bytes)
-        understood = await self.service.understand(body)
-        del body  # the samples of its audio are a fraction of it
-        async with self.service.answering(understood) as telling:
-            await self._unless_gone(self._told(understood.request, telling))
+        with Share(self.service.room) as share:
+            understood = await self.service.understand(body, share)
+            del body
+            async with self.service.answering(understood) as telling:
+                await self._unless_gone(self._told(understood.request, understood.asked.warnings, telling))
 
-    async def _told(self, request: ChatRequest, telling: Telling) -> None:
+    async def _told(self, request: ChatRequest, warnings: Sequence[str], telling: Telling) -> None:
         told = await telling.take()  # a request that fails before its first piece has the status of its failure
         if request.stream:
-            told = await self._stream(request, told, telling)
+            told = await self._stream(request, warnings, told, telling)
         assert isinstance(told, Answer)
         self.service.metrics.answered(told.prompt_tokens, told.tokens)
         if not request.stream:
-            await replies.completion(request.model, told)(self.scope, self.receive, self.send)
+            await replies.completion(request.model, told, warnings)(self.scope, self.receive, self.send)
 
-    async def _stream(self, request: ChatRequest, told: str | Answer, telling: Telling) -> Answer:
+    async def _stream(
+        self, request: ChatRequest, warnings: Sequence[str], told: str | Answer, telling: Telling
+    ) -> Answer:
         self._begun = True
         await self.send(replies.STREAM)
         chunk = replies.chunks(request.model)
-        await self.send(replies.event(chunk({"role": "assistant", "content": ""})))
+        await self.send(replies.event(chunk({"role": "assistant", "content": ""}) | replies.warned(warnings)))
         while isinstance(told, str):
             await self.send(replies.event(chunk({"content": told})))
             told = await telling.take()

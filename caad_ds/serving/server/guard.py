@@ -6,11 +6,11 @@ from typing import Any
 
 from caad_ds.serving.server import replies
 from caad_ds.serving.server.refusals import Refused
+from caad_ds.utils.loopback import is_loopback
 
 Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Any, Any], Awaitable[None]]
 
-OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 OPEN = {"/", "/page.js", "/page.css", "/health"}  # without a key: they tell nothing of models or requests
 HEADERS = {
     b"cache-control": b"no-store",
@@ -24,9 +24,9 @@ HEADERS = {
 class Guard:
     """An application behind a key, if there is one.
 
-    On a loopback interface (`local`) a request must name the machine itself: a page of another site whose name was
-    pointed at this address names that site. No page of another site is allowed to read an answer (no CORS header), nor
-    can it send JSON, which is what questions must be.
+    On a loopback interface (`local`) a request must name localhost or an address of it: a page of another site whose
+    name was pointed at this address names that site. No page of another site is allowed to read an answer (no CORS
+    header), nor can it send JSON, which is what questions must be.
     """
 
     def __init__(self, app: Application, key: str, local: bool):
@@ -51,7 +51,7 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
         hosts = [value for name, value in headers if name == b"host"]
-        if self._local and (len(hosts) != 1 or _without_port(hosts[0]).lower() not in OWN_NAMES):
+        if self._local and (len(hosts) != 1 or not is_loopback(_name(hosts[0]))):
             raise Refused(421, "Host: this server answers to localhost alone; ask it by that name")
         if not self._key or scope["path"] in OPEN:
             return
@@ -61,6 +61,8 @@ class Guard:
             raise Refused(401, "Authorization: the key is missing or wrong; send it as a bearer token")
 
 
-def _without_port(host: str) -> str:
+def _name(host: str) -> str:
+    """The name in `name`, `name:port`, `[address]` or `[address]:port`."""
     name, colon, port = host.rpartition(":")
-    return name if colon and port.isdecimal() else host
+    name = name if colon and port.isdecimal() else host
+    return name[1:-1] if name.startswith("[") and name.endswith("]") else name.lower()

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -32,11 +32,17 @@ def model(name: str, created: int, served: Model) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "caad-ds", "caad": about}
 
 
-def completion(name: str, answer: Answer) -> JSONResponse:
+def warned(warnings: Sequence[str]) -> dict[str, Any]:
+    """The field of our own beside OpenAI's: what is doubtful about a request that is answered all the same."""
+    return {"caad": {"warnings": list(warnings)}} if warnings else {}
+
+
+def completion(name: str, answer: Answer, warnings: Sequence[str]) -> JSONResponse:
     """A whole answer."""
     message = {"role": "assistant", "content": answer.text, "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": _reason(answer), "logprobs": None}
-    return JSONResponse({**_head(name, "chat.completion"), "choices": [choice], "usage": _usage(answer)})
+    content = {**_head(name, "chat.completion"), "choices": [choice], "usage": _usage(answer)}
+    return JSONResponse(content | warned(warnings))
 
 
 def chunks(name: str) -> Callable[..., dict[str, Any]]:

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,8 +14,12 @@ from caad_ds.generation.model import Model
 from caad_ds.serving.server.app import make_app
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.service import Service
+from caad_ds.utils.command import note
 from caad_ds.utils.device import pick_device
 
+CONNECTIONS = 256  # beside those of the requests that may be inside: of the page, of health and metrics, idle ones
+HEADERS = 16 << 10  # bytes of a request's line and headers
+IDLE = 5  # seconds that a connection stays open for a next request
 CLOSING = 5  # seconds for connections whose requests have not ended in time
 
 
@@ -27,7 +30,7 @@ def serve(
     """Serve models by name on a bound socket until SIGTERM or Ctrl-C; returns the exit status."""
     chosen, loaded = pick_device(device), {}
     for name, folder in models.items():
-        _note(f"loading {folder}")
+        note(f"loading {folder}")
         loaded[name] = Model.load(folder, chosen, dtype)
     service = Service(loaded, limits)
     server = _Server(config_of(service, key, local))
@@ -46,7 +49,8 @@ def config_of(service: Service, key: str, local: bool) -> uvicorn.Config:
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # requests that are no HTTP are not ours to report
     return uvicorn.Config(
         make_app(service, key, local), http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, timeout_graceful_shutdown=CLOSING,
+        server_header=False, timeout_graceful_shutdown=CLOSING, timeout_keep_alive=IDLE,
+        h11_max_incomplete_event_size=HEADERS, limit_concurrency=service.limits.waiting + CONNECTIONS,
     )  # fmt: skip
 
 
@@ -62,7 +66,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        _note(self.told)
+        note(self.told)
 
 
 async def _until_ended(server: _Server, service: Service, listening: socket.socket) -> None:
@@ -72,7 +76,7 @@ async def _until_ended(server: _Server, service: Service, listening: socket.sock
 
     async def end() -> None:
         if not await service.drained():
-            _note(f"{service.inside} requests were not answered within {service.limits.drain:g} s")
+            note(f"{service.inside} requests were not answered within {service.limits.drain:g} s")
         server.should_exit = True
 
     def stop() -> None:
@@ -84,7 +88,3 @@ async def _until_ended(server: _Server, service: Service, listening: socket.sock
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     await server.serve(sockets=[listening])
-
-
-def _note(text: str) -> None:
-    print(f"caad-ds: {text}", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.metrics import Metrics
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.request import ChatRequest, read_request
+from caad_ds.serving.server.room import Room, Share
 from caad_ds.utils.errors import UserError
 
 READERS = 2  # threads that decode audio and encode texts
@@ -56,21 +57,26 @@ class Service:
 
     def __init__(self, models: Mapping[str, Model], limits: Limits):
         self.models, self.limits = models, limits
+        for model in models.values():
+            model.reader.positions_of(1.0)  # some find that out at the first call, which two threads would make at once
         self.draining = False
         self.inside = 0
         self.metrics = Metrics(lambda: sum(each.waiting for each in self._workers.values()), lambda: self.inside)
         self._workers = {name: Worker(model, limits.batch, self.metrics.batch) for name, model in models.items()}
+        self.room = Room(limits.audio_seconds, limits.request_seconds)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="caad-ds request")
 
     @property
     def healthy(self) -> bool:
         """Whether a request would be answered."""
-        return not self.draining and all(worker.alive for worker in self._workers.values())
+        return not self.draining and all(worker.healthy for worker in self._workers.values())
 
     def enter(self) -> None:
-        """Count a request in; Refused where the server ends (503) or has as many as it takes (429)."""
+        """Count a request in; Refused where the server ends or has failed (503) or has as many as it takes (429)."""
         if self.draining:
             raise Refused(503, "the server is about to end; ask again later")
+        if not all(worker.alive for worker in self._workers.values()):
+            raise Refused(503, "the server has failed; its log has the reason, start it again")
         if self.inside >= self.limits.waiting:
             raise Refused(429, f"{self.inside} requests wait already; ask again later")
         self.inside += 1
@@ -79,27 +85,28 @@ class Service:
         """Count it out."""
         self.inside -= 1
 
-    async def understand(self, body: bytes) -> Understood:
+    async def understand(self, body: bytes, share: Share) -> Understood:
         """Read a request's body, beside the event loop; Refused."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._understood, body)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._understood, body, share)
 
-    def _understood(self, body: bytes) -> Understood:
+    def _understood(self, body: bytes, share: Share) -> Understood:
         request = read_request(body)
         if request.model not in self.models:
             named = ", ".join(self.models)
             raise Refused(404, f"model: {request.model[:80]!r} is not served here; ask {named}", "model")
-        return Understood(request, asked(request, self.models[request.model].reader, self.limits))
+        return Understood(request, asked(request, self.models[request.model].reader, self.limits, share))
 
     @asynccontextmanager
     async def answering(self, understood: Understood) -> AsyncIterator[Telling]:
         """What is told of a request's answer; left before its end, the answer ends as well."""
         telling = Telling()
         job = Job(understood.asked, bool(understood.request.stream), telling.give)
-        self._workers[understood.request.model].put(job)
+        worker = self._workers[understood.request.model]
+        worker.put(job)
         try:
             yield telling
         finally:
-            job.cancelled.set()
+            worker.cancel(job)
 
     async def drained(self) -> bool:
         """Take no more requests and wait for those inside, as long as the limit says; whether all have ended."""

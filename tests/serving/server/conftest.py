@@ -27,7 +27,8 @@ from tests.models.families.conftest import audio
 
 NAME = "student"
 LIMITS = {
-    "body_bytes": 1 << 20, "seconds": 60.0, "clips": 4, "new_tokens": 8, "most_new_tokens": 1500, "waiting": 128,
+    "body_bytes": 1 << 20, "seconds": 60.0, "clips": 4, "audio_seconds": 60.0, "request_seconds": 3.5,
+    "new_tokens": 8, "most_new_tokens": 1500, "waiting": 128,
     "batch": 16, "drain": 5.0,
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import queue
 import time
+import weakref
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from caad_ds.serving.server.asked import asked
 from caad_ds.serving.server.batching import Job, Worker
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.request import ChatRequest
+from caad_ds.serving.server.room import Room, Share
+from caad_ds.utils.errors import AudioError, UserError
 from tests.serving.server.conftest import LIMITS, asking, file_of
 
 QUESTION = "who speaks ?"
@@ -31,7 +34,7 @@ def job(model, name: str, streamed: bool = False, **more) -> tuple[Job, Told]:
     """A job about a clip of that name."""
     request = ChatRequest.model_validate(asking(QUESTION, file_of(name), **more))
     told = Told()
-    return Job(asked(request, model.reader, Limits(**LIMITS)), streamed, told.put), told
+    return Job(asked(request, model.reader, Limits(**LIMITS), Share(Room(1e6, 1e6))), streamed, told.put), told
 
 
 @pytest.fixture
@@ -132,3 +135,104 @@ def test_a_worker_that_closes_ends_what_it_writes(model, endless):
     running[1].get(timeout=20)
     worker.close()
     assert not worker.alive and not worker._thread.is_alive() and not running[0].settled
+
+
+@pytest.mark.parametrize("again", ["another", "shorter"])
+def test_a_stream_is_not_joined_from_two_answers(model, worker, endless, gate, monkeypatch, again):
+    """The batch fails after some pieces; answered alone, the job gets another answer."""
+    hold(model, worker)
+    streamed, beside = job(model, "2", streamed=True, max_tokens=40), job(model, "a", max_tokens=40)
+
+    class Rows(batching.Rows):
+        def __call__(self, input_ids, scores, **more):
+            if len(self.rows) == 2 and len(self.rows[0].tokens) == 30:
+                raise torch.OutOfMemoryError("no memory")
+            if len(self.rows) == 1 and self.rows[0].job is streamed[0]:
+                if again == "shorter" and self.rows[0].tokens:
+                    self.rows[0].ended = True
+                    self.rows[0]._finish(True)
+                else:
+                    input_ids = (input_ids + 7) % 20 if again == "another" else input_ids
+            return super().__call__(input_ids, scores, **more)
+
+    monkeypatch.setattr(batching, "Rows", Rows)
+    worker.put(streamed[0])
+    worker.put(beside[0])
+    gate.set()
+    *pieces, failure = streamed[1].all()
+    assert pieces and isinstance(failure, RuntimeError) and "begun again" in str(failure)
+    assert beside[1].all()[-1].tokens == 40
+
+
+def test_a_clip_that_cannot_be_heard_fails_its_own_job(model, worker, gate, monkeypatch):
+    hold(model, worker)
+    names = ["a", "b", "c"]
+    jobs = {name: job(model, name) for name in names}
+    deaf = jobs["b"][0].asked.chat.clips[0]
+    measured = type(deaf).measured
+
+    def broken(clip):
+        if clip is deaf:
+            raise AudioError("it is noise")
+        return measured(clip)
+
+    monkeypatch.setattr(type(deaf), "measured", broken)
+    for each, _ in jobs.values():
+        worker.put(each)
+    gate.set()
+    told = {name: each.all()[-1] for name, (_, each) in jobs.items()}
+    assert isinstance(told["b"], UserError) and str(told["b"]) == "clip 1: it is noise"
+    assert [told[name].text for name in ("a", "c")] == [alone(model, name) for name in ("a", "c")]
+    assert worker.sizes == [1, 3]
+
+
+def test_a_worker_that_fails_again_and_again_is_not_healthy(model, worker, monkeypatch, capsys):
+    failures: list[Exception] = [UserError("no")] * 4 + [RuntimeError("CUDA error")] * batching.FAILED
+
+    def failing(*given, **options):
+        raise failures.pop(0)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(batching, "generate", failing)
+        for left in reversed(range(len(failures))):
+            assert worker.healthy, "what the requests are at fault for counts"
+            one, told = job(model, "a")
+            worker.put(one)
+            told.all()
+            assert len(failures) == left
+    assert worker.alive and not worker.healthy
+    assert capsys.readouterr().err.count("CUDA error") >= batching.FAILED
+    one, told = job(model, "a")
+    worker.put(one)
+    told.all()
+    end = time.monotonic() + 5
+    while not worker.healthy and time.monotonic() < end:
+        time.sleep(0.01)
+    assert worker.healthy
+
+
+def test_samples_are_held_no_longer_than_they_are_needed(model, worker, endless, gate):
+    """Not in a batch that others keep going, nor in the queue when nobody waits."""
+    hold(model, worker)
+    short, gone, long = (
+        job(model, "a", max_tokens=4),
+        job(model, "b", max_tokens=1500),
+        job(model, "c", max_tokens=1500),
+    )
+    for each, _ in (short, gone, long):
+        worker.put(each)
+    samples = {name: weakref.ref(each.asked.chat.clips[0].waveform) for name, (each, _) in
+               {"short": short, "gone": gone}.items()}  # fmt: skip
+    gate.set()
+    short[1].all()
+    gone[0].cancelled.set()
+    waiting, _ = job(model, "d")
+    samples["waiting"] = weakref.ref(waiting.asked.chat.clips[0].waveform)
+    worker.put(waiting)
+    worker.cancel(waiting)
+    del waiting
+    end = time.monotonic() + 5
+    while any(each() is not None for each in samples.values()) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [name for name, each in samples.items() if each() is not None] == [] and not long[0].settled
+    long[0].cancelled.set()

@@ -8,7 +8,7 @@ import pytest
 
 import caad_ds
 from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
-from tests.serving.server.conftest import NAME, asking, file_of, running, user
+from tests.serving.server.conftest import NAME, asking, file_of, running, user, written
 
 QUESTION = "who speaks ?"
 ONE, TWO = file_of("one"), file_of("two", 0.3)
@@ -119,6 +119,15 @@ def test_earlier_turns_and_a_system_text_are_in_the_prompt(client):
     assert [each - lengths[0] for each in lengths] == [0, 5, 2]
 
 
+def test_doubtful_audio_is_told_beside_its_answer(client):
+    silent = written(np.zeros(8000, np.float32))
+    told = ["clip 2: silent: all its samples are alike, but for rounding or dither"]
+    assert client.chat.completions.create(**asking(QUESTION, ONE, silent)).caad == {"warnings": told}
+    first, *more = client.chat.completions.create(**asking(QUESTION, ONE, silent), stream=True)
+    assert first.caad == {"warnings": told} and more and not any(each.model_extra for each in more)
+    assert not client.chat.completions.create(**asking(QUESTION, ONE)).model_extra
+
+
 def test_a_reply_is_sent_back_as_the_client_read_it(client):
     first = [user(QUESTION, ONE)]
     said = client.chat.completions.create(model=NAME, messages=first).choices[0].message
@@ -130,7 +139,7 @@ def test_a_reply_is_sent_back_as_the_client_read_it(client):
     ]
     assert len({*prompts}) == 1
     for given in ({"refusal": "no"}, {"tool_calls": [{"id": "a"}]}, {"name": "ann"}, {"of_later": False}):
-        with pytest.raises(openai.BadRequestError, match=f"messages.1.{[*given][0]}: "):
+        with pytest.raises(openai.BadRequestError, match=f"messages.1.{next(iter(given))}: "):
             client.chat.completions.create(model=NAME, messages=[*first, {**plain, **given}, user("how ?")])
 
 

@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
-from tests.serving.server.conftest import NAME, file_of, running
+from caad_ds.serving.server import replies
+from tests.serving.server.conftest import NAME, file_of, running, written
 
 SEEN_WITHIN = 30  # seconds
 QUESTION = "who speaks ?"
@@ -50,7 +52,7 @@ def ask(browser, cards: int) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_the_page(model, browser, tmp_path):
+def test_the_page(model, browser, tmp_path, monkeypatch):
     hostile = '<img src=x onerror=alert(1)> "&" a.wav'
     path = tmp_path / hostile
     path.write_bytes(file_of("one"))
@@ -74,12 +76,34 @@ def test_the_page(model, browser, tmp_path):
         assert titles == [NAME, NAME, "other"]
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         assert "sk-of-the-page" not in browser.page_source
+        assert not any(each.text for each in browser.find_elements("css selector", ".answer .doubt"))
+
+        silent = tmp_path / "silent.wav"
+        silent.write_bytes(written(np.zeros(8000, np.float32)))
+        browser.find_element("id", "files").send_keys(str(silent))
+        until(browser, lambda: len(browser.find_elements("css selector", "#clips li")) == 2)
+        ask(browser, 3)
+        doubts = [each.text for each in browser.find_elements("css selector", ".answer .doubt")]
+        assert len(doubts) == 3 and all(each.startswith("clip 2: silent: ") for each in doubts)
+        browser.find_elements("css selector", "#clips button")[1].click()
+
+        with monkeypatch.context() as broken:
+            broken.setattr(replies, "DONE", {**replies.DONE, "body": b""})
+            shown = ask(browser, 3)
+            assert all(each.endswith("the answer broke off") for each in shown)
 
         browser.find_element("css selector", "#clips button").click()
         assert ask(browser, 2) == [model.answer([], QUESTION, max_new_tokens=12)] * 2
 
-        browser.find_element("id", "record").click()
+        browser.execute_script("""
+            let asked = 0;
+            const found = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = (given) => { window.microphones = ++asked; return found(given); };
+            document.getElementById("record").click();
+            document.getElementById("record").click();
+        """)
         until(browser, lambda: browser.find_elements("css selector", "#clips li"))  # it stops at what the model takes
+        assert browser.execute_script("return window.microphones") == 1
         said = ask(browser, 3)
         assert said[0] == said[2] and not browser.find_elements("css selector", ".fault")
         assert browser.find_element("id", "status").text == ""

@@ -6,13 +6,15 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
+import numpy as np
 import openai
 import pytest
 
-from caad_ds.serving.server import body
+from caad_ds.serving.server import batching, body, run
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.request import NEUTRAL, ChatRequest, read_request
-from tests.serving.server.conftest import LIMITS, asking, running
+from caad_ds.serving.server.room import Room, Share
+from tests.serving.server.conftest import LIMITS, asking, running, written
 from tests.serving.server.hostile import ONE, QUESTION, RAW, REFUSED, WIDE, wide
 
 JSON = "Content-Type: application/json\r\n"
@@ -93,7 +95,9 @@ def test_a_request_to_another_name_is_refused_on_loopback(served, host):
     assert told.startswith("Host: ")
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "LOCALHOST", "127.0.0.1:1", "[::1]:8000", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8000", "LOCALHOST", "127.0.0.1:1", "[::1]:8000", "[::1]", "127.0.0.2:8000"]
+)
 def test_a_request_to_the_machine_itself_is_taken(served, host):
     assert httpx2.get(f"{served.address}/v1/models", headers={"Host": host}).status_code == 200
 
@@ -158,6 +162,71 @@ def test_a_full_server_says_so(model, gate):
             gate.set()
             assert [each.result().status_code for each in first] == [200, 200]
         assert served.post(asking(QUESTION)).status_code == 200
+
+
+def test_the_audio_inside_is_bounded(model, gate):
+    """A minute of silence is some kilobytes of FLAC."""
+    second = written(np.zeros(16_000, np.float32), format="FLAC")
+    with running(model, audio_seconds=3.5, request_seconds=2.5) as served, ThreadPoolExecutor(2) as pool:
+        assert "the clips last more than 2.5 s together" in refusal(served.post(asking(QUESTION, *[second] * 3)), 400)
+        assert served.service.room.taken == 0
+        first = pool.submit(served.post, asking(QUESTION, second, second))
+        served.wait(lambda: served.service.room.taken == 2)
+        full = served.post(asking(QUESTION, second, second))
+        assert "2 s of audio already" in refusal(full, 429).replace("3 s", "2 s") and full.headers["retry-after"] == "1"
+        beside = pool.submit(served.post, asking(QUESTION, second))
+        served.wait(lambda: served.service.room.taken == 3)
+        gate.set()
+        assert [each.result().status_code for each in (first, beside)] == [200, 200]
+        served.wait(lambda: served.service.room.taken == 0)
+        assert served.post(asking(QUESTION, second, second)).status_code == 200
+
+
+def test_a_request_that_has_ended_takes_no_room():
+    room = Room(10, 10)
+    with Share(room) as share:
+        share.take(4)
+        assert room.taken == 4
+    with pytest.raises(Refused):
+        share.take(4)
+    assert room.taken == 0
+
+
+def test_connections_and_headers_are_bounded(model, monkeypatch):
+    monkeypatch.setattr(run, "CONNECTIONS", 4)
+    with running(model, waiting=2) as served:
+        port = int(served.address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as sent:
+            sent.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * run.HEADERS)
+            assert sent.recv(100).startswith(b"HTTP/1.1 400 "), "headers without end are waited for"
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
+        served.wait(lambda: httpx2.get(f"{served.address}/health").status_code == 503)
+        for each in idle:
+            each.close()
+        served.wait(lambda: httpx2.get(f"{served.address}/health").status_code == 200)
+
+
+def test_a_server_whose_model_s_thread_is_dead_takes_nothing(model, monkeypatch):
+    with running(model) as served:
+        [worker] = served.service._workers.values()
+        worker.close()
+        assert "the server has failed" in refusal(served.post(asking(QUESTION)), 503)
+        assert httpx2.get(f"{served.address}/health").json() == {"status": "failed"}
+
+
+def test_a_server_that_fails_again_and_again_says_so(model, monkeypatch, capsys):
+    def failing(*given, **options):
+        raise RuntimeError("CUDA error")
+
+    with running(model) as served:
+        with monkeypatch.context() as broken:
+            broken.setattr(batching, "generate", failing)
+            for _ in range(batching.FAILED):
+                assert httpx2.get(f"{served.address}/health").status_code == 200
+                assert "the model failed" in refusal(served.post(asking(QUESTION)), 500)
+            assert httpx2.get(f"{served.address}/health").status_code == 503
+        assert served.post(asking(QUESTION)).status_code == 200, "it may have been the requests"
+        served.wait(lambda: httpx2.get(f"{served.address}/health").status_code == 200)
 
 
 def test_a_key(model):

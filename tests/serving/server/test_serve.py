@@ -1,5 +1,6 @@
 """`caad-ds serve` as a process: what it refuses before it loads anything, its end, its memory."""
 
+import argparse
 import io
 import os
 import re
@@ -10,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import util
+from pathlib import Path
 
 import httpx2
 import numpy as np
@@ -17,11 +19,13 @@ import psutil
 import pytest
 import soundfile
 
+import caad_ds
 from caad_ds import cli
 from caad_ds.generation.model import Model
 from caad_ds.serving import serve
+from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio
 from tests.root import ROOT
-from tests.serving.server.conftest import LIMITS, Running, asking, file_of
+from tests.serving.server.conftest import LIMITS, Running, asking, file_of, running
 from tests.serving.server.hostile import QUESTION, RAW, REFUSED, WIDE, wide
 
 KEY = "sk-not-to-be-told-0123456789"
@@ -76,6 +80,23 @@ def test_ports_names_and_limits_that_cannot_be(without_weights, model_folder, ca
     assert "--vs-name: there is no second model" in refused(capsys, model_folder, "--vs-name", "b")
     assert "--timeout 0.0: give a finite number above 0" in refused(capsys, model_folder, "--timeout", 0)
     assert "--drain -1.0: give a number" in refused(capsys, model_folder, "--drain", -1)
+
+
+def test_models_are_called_as_in_tables(tmp_path):
+    snapshot = tmp_path / "models--lab--student" / "snapshots" / "0a1b"
+    for folder, name in ((snapshot, "student"), (tmp_path / "mine" / "model", "mine"), (tmp_path / "own", "own")):
+        folder.mkdir(parents=True)
+        given = argparse.Namespace(model=folder, name=None, vs=None, vs_name=None)
+        assert serve._named(given) == {name: folder}
+    given = argparse.Namespace(model=Path("lab/other"), name=None, vs=snapshot, vs_name=None)
+    assert [*serve._named(given)] == ["other", "student"]
+
+
+def test_what_a_reader_finds_out_at_its_first_call_it_has_when_requests_come(tmp_path):
+    model = caad_ds.load(tiny_qwen2_audio.write(tmp_path / "model"), device="cpu")
+    assert "_positions_per_second" not in vars(model.reader)
+    with running(model):
+        assert "_positions_per_second" in vars(model.reader)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ async function* pieces(body) {
   let held = "";
   for (;;) {
     const {value, done} = await reader.read();
-    if (done) return;
+    if (done) throw new Error("the answer broke off");
     held += value;
     const lines = held.split("\n\n");
     held = lines.pop();
@@ -73,7 +73,7 @@ function card(title, how) {
   const made = document.createElement("article");
   made.className = "answer";
   const parts = {};
-  for (const [tag, name, text] of [["h2", "title", title], ["p", "how", how], ["p", "text", ""], ["p", "time", "waiting"]]) {
+  for (const [tag, name, text] of [["h2", "title", title], ["p", "how", how], ["p", "text", ""], ["p", "doubt", ""], ["p", "time", "waiting"]]) {
     parts[name] = document.createElement(tag);
     parts[name].className = name;
     parts[name].textContent = text;
@@ -95,6 +95,7 @@ async function answer(shown, asked, signal) {
     let first = null;
     let tokens = "";
     for await (const event of pieces(got.body)) {
+      if (event.caad) shown.doubt.textContent = event.caad.warnings.join("\n");
       const [choice] = event.choices;
       if (event.usage) tokens = `, ${event.usage.completion_tokens} tokens`;
       if (!choice || !choice.delta.content) continue;
@@ -230,7 +231,13 @@ async function record() {
     recorder.stop();
     return;
   }
-  const stream = await navigator.mediaDevices.getUserMedia({audio: true});
+  at("record").disabled = true; // until it is known whether there is a microphone
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({audio: true});
+  } finally {
+    at("record").disabled = false;
+  }
   const parts = [];
   recorder = new MediaRecorder(stream);
   recorder.ondataavailable = (event) => parts.push(event.data);

@@ -1,0 +1,40 @@
+"""How much decoded audio is in a server at once: a small file of silence may last for hours."""
+
+from threading import Lock
+
+from caad_ds.serving.server.refusals import Refused
+
+
+class Room:
+    """Seconds of audio: `inside` for all requests together, `of_request` for each."""
+
+    def __init__(self, inside: float, of_request: float):
+        self.inside, self.of_request = inside, of_request
+        self.taken = 0.0
+        self.lock = Lock()  # audio is decoded in several threads
+
+
+class Share:
+    """The part of a room that a request takes, until it ends."""
+
+    def __init__(self, room: Room):
+        self._room, self._taken, self._ended = room, 0.0, False
+
+    def take(self, seconds: float) -> None:
+        """Take room for a clip; Refused where the request has more than it may (400), or there is none (429)."""
+        room = self._room
+        if self._taken + seconds > room.of_request:
+            raise Refused(400, f"messages: the clips last more than {room.of_request:g} s together; give fewer")
+        with room.lock:
+            if self._ended or room.taken + seconds > room.inside:
+                raise Refused(429, f"the requests inside have {room.taken:.0f} s of audio already; ask again later")
+            room.taken += seconds
+            self._taken += seconds
+
+    def __enter__(self) -> "Share":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._room.lock:
+            self._ended = True  # what is still being decoded for it is not wanted
+            self._room.taken -= self._taken
