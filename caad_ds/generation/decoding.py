@@ -49,8 +49,8 @@ class Contrast:
     gate_m: float = GATE_M
 
     def __post_init__(self) -> None:
-        if fault := alpha_fault(self.alpha):
-            raise UserError(f"contrast_alpha {fault}")
+        if wrong := alpha_fault(self.alpha):
+            raise UserError(f"contrast_alpha {wrong}")
         if self.plausibility is not None and not 0 < self.plausibility <= 1:
             raise UserError(f"plausibility {self.plausibility}: give a number in (0, 1]")
         if fault := gate_fault(self.alpha, self.alpha_gate, self.gate_m):
