@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -205,9 +206,9 @@ class OpenFile:
             os.close(self.descriptor)
 
 
-def file_hash(path: Path) -> str:
-    """The sha256 of a file's bytes."""
-    with open(path, "rb") as file:
+def file_hash(source: Path | BytesIO) -> str:
+    """The sha256 of the bytes of a file, on disk or in memory."""
+    with source if isinstance(source, BytesIO) else open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -24,7 +24,7 @@ class Rejected:
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:
     """Line number (from 1) and object of each line that is not blank, or why it is none; UserError for no such file."""
-    with _readable(path):
+    with readable(path):
         for number, line in numbered(path):
             if line.removeprefix(BOM).strip():
                 yield number, _object(line, f"{path.name} line {number}")
@@ -61,12 +61,13 @@ def start_of(path: Path) -> bytes:
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
     """A file to read bytes from; UserError if it cannot be opened or read."""
-    with _readable(path), open(path, "rb") as file:
+    with readable(path), open(path, "rb") as file:
         yield file
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Turn a file that the body cannot read into a UserError."""
     try:
         yield
     except IsADirectoryError as error:

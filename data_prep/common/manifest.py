@@ -1,6 +1,5 @@
 """Manifest files: one JSON record per line, streamed; checked when read, and written all or not at all."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -9,10 +8,10 @@ from types import TracebackType
 
 from caad_ds.data.record import Audio, Record, RecordFault, as_record
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import to_line, writing
+from caad_ds.utils.files import file_hash, to_line, writing
 from caad_ds.utils.progress import track, waiting
 from data_prep.common.forms import plain_line
-from data_prep.common.jsonl import Rejected, count_lines, opened, read_rows, require_jsonl
+from data_prep.common.jsonl import Rejected, count_lines, read_rows, readable, require_jsonl
 
 
 def read_manifest(path: Path, what: str | None = None) -> Iterator[Record | Rejected]:
@@ -102,8 +101,8 @@ def write_manifest(path: Path, records: Iterable[Record]) -> int:
 
 def manifest_hash(path: Path) -> str:
     """sha256 of a manifest; UserError if it cannot be read."""
-    with waiting(f"reading {path}"), opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with waiting(f"reading {path}"), readable(path):
+        return file_hash(path)
 
 
 def _checked(row: dict, number: int, path: Path, seen: set[str]) -> Record | Rejected:

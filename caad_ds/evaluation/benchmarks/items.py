@@ -1,6 +1,5 @@
 """What a benchmark asks: items, each a prompt about one or several clips, and their right answers."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.levels import Levels
 from caad_ds.evaluation.benchmarks.hf_datasets import FAULTS, Cell, value
+from caad_ds.utils.files import file_hash
 from caad_ds.utils.text import trimmed
 
 
@@ -57,9 +57,7 @@ class Clip:
     def sha256(self) -> str:
         """Of the audio's bytes as they are kept; of what cannot be read, which no item will be asked about, ""."""
         try:
-            source = self._source()
-            with source if isinstance(source, BytesIO) else open(source, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return file_hash(self._source())
         except (decode.AudioError, OSError):
             return ""
 
