@@ -5,7 +5,9 @@ def with_audio_parts(template: str, before: str, mark: str, after: str, transcri
     """Return a chat template that takes contents of parts, and passes them to `template` as texts.
 
     An audio stands there as `before`, `mark`, its transcription (`text` of its part) if there are `transcripts`,
-    `after` and a line break. A template that does so already is returned as it is.
+    `after` and a line break; texts of one turn are joined by a line break. As in training all audio of a turn comes
+    before its text: another order, and audio in a turn that is not the user's, raises an exception of the template. A
+    template that does so already is returned as it is.
     """
     heard = "(part['text'] or '')" if transcripts else "''"
     head = (
@@ -14,10 +16,15 @@ def with_audio_parts(template: str, before: str, mark: str, after: str, transcri
         "{%- if message['content'] is string -%}\n"
         "{%- set heard.messages = heard.messages + [message] -%}\n"
         "{%- else -%}\n"
-        "{%- set written = namespace(text='') -%}\n"
+        "{%- set written = namespace(text='', said=false) -%}\n"
         "{%- for part in message['content'] -%}\n"
         "{%- if part['type'] == 'text' -%}\n"
-        "{%- set written.text = written.text + part['text'] -%}\n"
+        "{%- set written.text = written.text + ('\\n' if written.said else '') + part['text'] -%}\n"
+        "{%- set written.said = true -%}\n"
+        "{%- elif part['type'] == 'audio' and message['role'] != 'user' -%}\n"
+        "{{- raise_exception('audio in a message of the ' + message['role'] + '; put it into one of the user') -}}\n"
+        "{%- elif part['type'] == 'audio' and written.said -%}\n"
+        "{{- raise_exception('audio after a text of its message; put all audio before the text') -}}\n"
         "{%- elif part['type'] == 'audio' -%}\n"
         f"{{%- set written.text = written.text + '{before}{mark}' + {heard} + '{after}\\n' -%}}\n"
         "{%- else -%}\n"

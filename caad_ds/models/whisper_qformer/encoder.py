@@ -1,6 +1,5 @@
 """The frozen Whisper-architecture encoder; it lives outside both DeepSpeed engines and runs once a batch."""
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -10,7 +9,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from .audio_states import AudioStates
-from .rates import POSITIONS_PER_SECOND, SAMPLE_RATE
+from .rates import POSITIONS_PER_SECOND, SAMPLE_RATE, check_window
 
 
 class SpeechEncoder(nn.Module):
@@ -62,15 +61,9 @@ class SpeechEncoder(nn.Module):
         self.whisper.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions].clone(), freeze=True)
         self.whisper.config.max_source_positions = self.whisper.max_source_positions = positions
 
-    def check_window(self, waveforms: Sequence[np.ndarray]) -> None:
-        """Raise ValueError for a mono 16 kHz waveform that is longer than the window."""
-        seconds = max(map(len, waveforms), default=0) / SAMPLE_RATE
-        if seconds > self.window_seconds:
-            raise ValueError(f"an audio of {seconds:.2f} s exceeds the encoder's window of {self.window_seconds} s")
-
     def features(self, waveforms: list[np.ndarray]) -> Tensor:
         """Log-mel features float32 [A, mel, frames] of A mono 16 kHz waveforms, each padded to the window."""
-        self.check_window(waveforms)
+        check_window([len(each) for each in waveforms], self.window_seconds)
         device = str(self.whisper.conv1.weight.device)
         extracted = self.extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt", device=device)
         return extracted.input_features.float()

@@ -11,6 +11,7 @@ from transformers.audio_utils import make_list_of_audio
 
 from .chat_parts import with_audio_parts
 from .prompt_ids import WHOLE, prompt_ids, spread
+from .rates import check_window
 
 
 class SpeechInputs(BatchFeature):
@@ -29,8 +30,9 @@ class CaadSpeechLMProcessor(ProcessorMixin):
     """A tokenizer and a Whisper feature extractor, with the prompts of a `SpeechLM`.
 
     In a chat an audio is a part `{"type": "audio", "audio": FILE_OR_SAMPLES, "text": TRANSCRIPTION}`; the transcription
-    may be left out, and is not used by a model whose prompts hold none (`transcripts`). In a text, `audio_token` stands
-    for an audio. The tokenizer gets that token, if it has not got it; `form` is how a prompt is tokenised.
+    may be left out, and is not used by a model whose prompts hold none (`transcripts`). All audio of a turn comes
+    before its text, and several texts are joined by a line break, as `with_audio_parts` says. In a text, `audio_token`
+    stands for an audio. The tokenizer gets that token, if it has not got it; `form` is how a prompt is tokenised.
     """
 
     auto_map: dict[str, str]  # of a processor that is saved
@@ -130,11 +132,7 @@ class CaadSpeechLMProcessor(ProcessorMixin):
         waveforms = list(make_list_of_audio(self.feature_extractor.fetch_audio(audio)))
         if shapes := [np.shape(each) for each in waveforms if np.ndim(each) != 1]:
             raise ValueError(f"an audio of shape {shapes[0]}; give mono samples, one after another")
-        longest = max(map(len, waveforms), default=0) / rate
-        if longest > self.feature_extractor.chunk_length:
-            raise ValueError(
-                f"an audio of {longest:.2f} s exceeds the encoder's window of {self.feature_extractor.chunk_length} s"
-            )
+        check_window([len(each) for each in waveforms], self.feature_extractor.chunk_length)
         return waveforms
 
     def _padded(self, rows: list[list[int]], padding: bool | str, side: str) -> dict[str, list[list[int]]]:

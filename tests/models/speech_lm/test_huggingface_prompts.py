@@ -9,6 +9,8 @@ from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_templa
 from caad_ds.models.prompts.prompt_encoder import FORM, PIECES, WHOLE, PromptEncoder
 from caad_ds.models.reader import AFTER_AUDIO, NO_TRANSCRIPT, TRANSCRIPT
 from caad_ds.models.speech_lm.huggingface import processor_of, reads_alike
+from caad_ds.serving.server.asked import _turn
+from caad_ds.serving.server.request import Message
 from tests.models.prompts.chat_tokenizers import (
     CHATML,
     GEMMA,
@@ -64,8 +66,8 @@ def chats(system):
         ["he said stop"],
     )
     yield (
-        [{"role": "user", "content": [*clips(None), text("The speaker is "), text("sad?")]}],
-        [user_content("The speaker is sad?")],
+        [{"role": "user", "content": [*clips(None), text("The speaker is sad."), text(question)]}],
+        [user_content(f"The speaker is sad.\n{question}")],
         [""],
     )
     yield (
@@ -174,6 +176,24 @@ def test_pictures_in_a_chat_are_refused_and_an_idle_transcription_is_warned_of(t
     with pytest.warns(UserWarning, match="this model's prompt holds no transcription"):
         written = processor.apply_chat_template([{"role": "user", "content": clips("he said stop")}])
     assert f"{START_AUDIO}{AUDIO}{END_AUDIO}\n" in written
+
+
+def test_a_prompt_that_no_model_was_trained_on_is_refused():
+    processor = processor_of(encoder(), byte_level(CHATML), QUERIES)
+    for content in ([text("stop"), *clips(None)], [*clips(None), text("stop"), *clips(None)]):
+        with pytest.raises(Exception, match="audio after a text of its message; put all audio before the text"):
+            processor.apply_chat_template([{"role": "user", "content": content}])
+    with pytest.raises(Exception, match="audio in a message of the system; put it into one of the user"):
+        processor.apply_chat_template([{"role": "system", "content": clips(None)}])
+
+
+def test_texts_of_a_turn_are_joined_as_serve_joins_them():
+    processor = processor_of(encoder(), byte_level(CHATML), QUERIES)
+    parts = [{"type": "text", "text": said} for said in ("he", "", "said?")]
+    message = Message(role="user", content=parts)
+    joined, _ = _turn(0, message)
+    both = [processor.apply_chat_template([{"role": "user", "content": each}]) for each in (parts, joined)]
+    assert both[0] == both[1] and "he\n\nsaid?" in both[0]
 
 
 def test_the_template_is_not_extended_twice(tmp_path):
