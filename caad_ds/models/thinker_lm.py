@@ -39,9 +39,7 @@ class ThinkerLM(TransformersLM):
         """The whole model's class and config, with `enable_audio_output` false; weights below `thinker.`."""
         config = deepcopy(self.whole)
         assert config is not None and self.of.part is not None  # as `load` and `build` leave it
-        own = deepcopy(self.module.config)
-        own.name_or_path = ""  # it would be written: a part's is
-        setattr(config, self.of.part, own)
+        setattr(config, self.of.part, deepcopy(self.module.config))
         config.enable_audio_output = False  # type: ignore[union-attr]
         with torch.device("meta"):
             model = getattr(transformers, self.of.model.replace("Thinker", ""))(config)

@@ -16,6 +16,7 @@ from caad_ds.data.batch import Audio, Batch
 from caad_ds.models.architecture import read_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.family import Family
+from caad_ds.models.hub_names import drop_folder_names
 from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.dropout import turn_off_dropout
 from caad_ds.models.language_model.head_form import multiply_logits
@@ -259,6 +260,7 @@ class TransformersLM(AudioLM):
         # By hand: transformers refuses to write settings of sampling that it reads.
         self.module.generation_config = GenerationConfig()
         self.save_model(folder)
+        drop_folder_names(folder)
         self.module.generation_config = own
         (folder / "generation_config.json").write_text(own.to_json_string(), encoding="utf-8")  # type: ignore[union-attr]
         self.reader.processor.save_pretrained(folder)

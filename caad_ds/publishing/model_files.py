@@ -1,15 +1,14 @@
 """The files of a model folder that belong to the model, checked before any of them leaves this machine."""
 
-import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from caad_ds.publishing.leaks import check_text
+from caad_ds.publishing.own_code import own_code
 from caad_ds.training.export import README
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
@@ -25,12 +24,9 @@ TEXTS = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
     "audio_tokenizer_config.json",
 )  # fmt: skip
-CODE = ("*.py",)  # of a model that brings its own, which its config names under auto_map
 BY_TYPE = {"qwen2_5_omni": ("spk_dict.pt",)}  # its voices, without which transformers loads no such model
 FOLDERS = ("", "encoder/")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.npy", "*.npz")
-TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
-LARGEST_TEXT = 64 << 20  # bytes of a file in which secrets are looked for
 
 
 @dataclass(frozen=True)
@@ -45,22 +41,29 @@ def model_files(folder: Path) -> ModelFiles:
     """The files of a whole model; what does not belong to one is left out.
 
     UserError where it is not whole: a file that is half written, a config that does not parse, weights that are
-    missing or cut. And where a file that would be pushed holds a token of the hub or a path of this machine.
+    missing or cut. And where a file that would be pushed holds a secret or a path of this machine.
     """
     config = read_json(folder / "config.json", WHOLE)
     if not isinstance(config.get("model_type"), str):
         raise UserError(f"{folder / 'config.json'}: it names no model_type; {WHOLE}")
     own = BY_TYPE.get(config["model_type"], ())
-    patterns = TEXTS + WEIGHTS + own + (CODE if "auto_map" in config else ())
-    sent, left_out = {}, {}
+    patterns, code = TEXTS + WEIGHTS + own, own_code(folder)
+    sent: dict[str, int] = {}
+    left_out: dict[str, str] = {}
     for path in sorted(_files(folder)):
         name = path.relative_to(folder).as_posix()
         if any(part.endswith(".partial") for part in path.relative_to(folder.parent).parts):
             raise UserError(f"{path}: half written; wait until that is done, or {WHOLE}")
-        if why := _why_not(name, path, patterns):
+        if why := _why_not(name, path, patterns, code):
             left_out[name] = why
         else:
             sent[name] = path.stat().st_size
+    if links := sorted(code & left_out.keys()):
+        raise UserError(f"{folder / links[0]}: {left_out[links[0]]}, and the model needs it; copy the file there")
+    for below in FOLDERS:
+        for name in _strays(folder, sent, below):
+            del sent[name]
+            left_out[name] = f"not named by {below}{INDEX}"
     _check_weights(folder, sent, "")
     # Our own family's encoder is beside it, unless it has a hub id or is among the model's own weights.
     elsewhere = config["model_type"] != "caad_speech_lm" or config.get("encoder") or config.get("encoder_config")
@@ -69,7 +72,7 @@ def model_files(folder: Path) -> ModelFiles:
         _check_weights(folder, sent, "encoder/")
     for name in sent:
         if name not in own and not name.endswith(".safetensors"):
-            _check_text(folder / name)
+            check_text(folder / name)
     return ModelFiles(sent, left_out)
 
 
@@ -82,14 +85,16 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _why_not(name: str, path: Path, patterns: tuple[str, ...]) -> str | None:
+def _why_not(name: str, path: Path, patterns: tuple[str, ...], code: Set[str]) -> str | None:
     """Why a file is not pushed; None where it is."""
     if any(part.startswith(".") for part in name.split("/")):
         return "hidden"
     if path.is_symlink():
         return "a link"
-    if any(name.count("/") == full.count("/") and fnmatchcase(name, full) for full in _full(patterns)):
+    if name in code or any(name.count("/") == full.count("/") and fnmatchcase(name, full) for full in _full(patterns)):
         return None
+    if name.endswith(".py"):
+        return "code that no auto_map names"
     pickled = any(fnmatchcase(name, pattern) for pattern in PICKLED)
     return "pickled, which can run code where it is loaded" if pickled else "no file of a model"
 
@@ -98,20 +103,45 @@ def _full(patterns: tuple[str, ...]) -> Iterator[str]:
     return (f"{folder}{pattern}" for folder in FOLDERS for pattern in patterns)
 
 
+def _strays(folder: Path, sent: dict[str, int], below: str) -> list[str]:
+    """The parts in a folder, or in its `below`, that its index does not name.
+
+    UserError where whole weights are beside an index that does not name them: which of the two counts is not known.
+    """
+    if below + INDEX not in sent:
+        return []
+    named = {below + file for file in _weight_map(folder / below).values()}
+    found = [name for name in sent if name.startswith(below) and name.endswith(".safetensors") and name not in named]
+    found = [name for name in found if "/" not in name.removeprefix(below)]
+    if below + WEIGHTS[0] in found:
+        raise UserError(
+            f"{folder / below}: {WEIGHTS[0]} is there, and an {INDEX} that does not name it; move away what is not the "
+            "model's"
+        )
+    return found
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """The file of each tensor, by the folder's index."""
+    found = read_json(folder / INDEX, WHOLE).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+        raise UserError(f"{folder / INDEX}: it names no files of tensors (weight_map); {WHOLE}")
+    return found
+
+
 def _check_weights(folder: Path, sent: dict[str, int], below: str) -> None:
     """UserError unless the weights in a folder, or in its `below`, are all there and each file is whole."""
     shards = {name for name in sent if any(fnmatchcase(name, below + pattern) for pattern in WEIGHTS)}
-    if not shards:
+    indexed = _weight_map(folder / below) if below + INDEX in sent else {}
+    if not shards and not indexed:
         raise UserError(
             f"{folder / below}: no {WEIGHTS[0]} there; pickled weights are not pushed: load the model and save it again"
         )
     stored = {name: _tensors(folder / name) for name in sorted(shards)}
-    if below + INDEX in sent:
-        wanted = read_json(folder / below / INDEX, WHOLE).get("weight_map", {})
-        for tensor, file in wanted.items():
-            if tensor not in stored.get(f"{below}{file}", ()):
-                raise UserError(f"{folder / below / INDEX}: {tensor} is not in {file}; {WHOLE}")
-    elif shards != {below + WEIGHTS[0]}:
+    for tensor, file in indexed.items():
+        if tensor not in stored.get(f"{below}{file}", ()):
+            raise UserError(f"{folder / below / INDEX}: {tensor} is not in {file}; {WHOLE}")
+    if not indexed and shards != {below + WEIGHTS[0]}:
         raise UserError(f"{folder / below}: weights in several files, and no {INDEX} beside them; {WHOLE}")
 
 
@@ -122,30 +152,3 @@ def _tensors(path: Path) -> set[str]:
             return set(file.keys())
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged or cut ({' '.join(str(error).split()):.200}); {WHOLE}") from error
-
-
-def _check_text(path: Path) -> None:
-    """UserError where a file holds a token of the hub, or a path of this machine."""
-    if path.stat().st_size > LARGEST_TEXT:
-        raise UserError(f"{path}: too large for a file that holds no weights; move it away")
-    data = path.read_bytes()
-    if TOKEN.search(data):
-        raise UserError(f"{path}: holds what looks like a token of the hub; remove it, and revoke the token")
-    if path.name.endswith("config.json") and (local := next(_paths(_parsed(path, data)), None)):
-        raise UserError(f"{path}: names {local}, which is on this machine alone; name a hub id there, or export again")
-
-
-def _parsed(path: Path, data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); {WHOLE}") from error
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """The absolute paths in a JSON value."""
-    if isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _paths(each)
-    elif isinstance(value, str) and value.startswith("/") and len(value) < 4096 and Path(value).exists():
-        yield value

@@ -13,6 +13,13 @@ SECRET_KEY = re.compile(r"secret|passw|credential|api_?key|(^|[._-])(auth|token)
 SECRET_IN_URI = re.compile(
     r"(?<=://)[^/@\s]+(?=@)|(?<=[?&])[^=&\s]*(?:token|secret|key|sig|passw)[^=&\s]*=[^&\s]+", re.I
 )
+# Keys by their own form: of the hub, GitHub, GitLab, OpenAI and Anthropic, AWS, Google, Slack, Databricks, PyPI
+TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}"
+    r"|glpat-[\w-]{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}\b|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|dapi[0-9a-f]{32}"
+    r"|pypi-[\w-]{40,})|-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    re.ASCII,
+)
 HIDDEN = "[hidden]"
 
 
@@ -42,8 +49,8 @@ def command_line(argv: Sequence[str]) -> str:
 
 
 def hide_secrets(text: str) -> str:
-    """Return text without the credentials of the URIs in it."""
-    return SECRET_IN_URI.sub(HIDDEN, text)
+    """Return text without the credentials of the URIs in it, and without keys that are known by their form."""
+    return TOKEN.sub(HIDDEN, SECRET_IN_URI.sub(HIDDEN, text))
 
 
 def reason(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Text of a user's own inside a Markdown file."""
 
 import re
-from pathlib import PurePosixPath, PureWindowsPath
 
+from caad_ds.utils.machine_paths import shortened
 from caad_ds.utils.text import trimmed
 
 SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
@@ -19,11 +19,8 @@ def plain(value: object, longest: int = LONGEST) -> str:
 
 
 def one_line(value: object, longest: int = LONGEST) -> str:
-    """A value in one line without control characters, cut after so many; of an absolute path the last part."""
-    text = trimmed(" ".join(CONTROL.sub(" ", str(value)).split()))
-    for kind in (PurePosixPath, PureWindowsPath):
-        if (path := kind(text)).is_absolute():
-            text = path.name
+    """A value in one line without control characters, cut after so many; of each absolute path the last part."""
+    text = shortened(trimmed(" ".join(CONTROL.sub(" ", str(value)).split())))
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 

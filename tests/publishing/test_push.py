@@ -111,10 +111,12 @@ def test_files_that_do_not_belong_stay_here(hub, model, capsys, own):
 
 
 def test_code_goes_with_a_model_that_brings_its_own(hub, model, own):
-    changed_config(model, auto_map={"AutoModel": "own.Own"})
-    (model / "own.py").write_text("")
+    theirs = json.loads((model / "config.json").read_text())["auto_map"]
+    changed_config(model, auto_map=theirs | {"AutoModelForCTC": "own.Own"})
+    (model / "own.py").write_text("from .beside import x")
+    (model / "beside.py").write_text("x = 1")
     assert push(model, "--repo", "lab/student") == 0
-    assert hub.files.keys() == own | {"own.py"}
+    assert hub.files.keys() == own | {"own.py", "beside.py"}
 
 
 def test_a_dry_run_needs_neither_network_nor_token(model, monkeypatch, capsys):
@@ -286,8 +288,8 @@ def part_missing(model):
         (cut_encoder, "encoder/model.safetensors: damaged or cut ("),
         (broken_config, "config.json: cannot be read as JSON"),
         (no_type, "config.json: it names no model_type"),
-        (token_in_card, "README.md: holds what looks like a token of the hub; remove it, and revoke the token"),
-        (own_path, "which is on this machine alone"),
+        (token_in_card, "README.md: holds what looks like a token or a key; remove it, and revoke the token"),
+        (own_path, "which is on one machine alone"),
         (parts_without_index, "weights in several files, and no model.safetensors.index.json"),
         (part_missing, "a is not in model-00002-of-00002.safetensors"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from caad_ds.models.hub_names import drop_folder_names
 from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.llm import check_llm, check_vocabulary, load_tokenizer
 from caad_ds.models.pretrained import pretrained
@@ -67,6 +68,7 @@ def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer:
     folder = Path(folder)
     tokenizer.init_kwargs[FORM] = form_of(tokenizer)
     save_whole(folder, model, encoder, tokenizer)
+    drop_folder_names(folder)
     tokenizer.save_pretrained(folder)
     follow_umask(folder)
 

@@ -42,7 +42,6 @@ def save_whole(folder: Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer:
     config = deepcopy(model.config)
     config.architectures = [SpeechLMForConditionalGeneration.__name__]
     config.encoder_config, config.audio_token_id = deepcopy(encoder.whisper.config), reading.audio_token_id
-    config.encoder_config.name_or_path = ""  # a path of this machine
     config.auto_map = AUTO_MAP
     config.save_pretrained(folder)
     generation_of(model, tokenizer, reading.audio_token_id).save_pretrained(folder)

@@ -7,11 +7,10 @@ from typing import Any
 from urllib.parse import quote
 
 from huggingface_hub import ModelCard, constants, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from caad_ds.config.schema import Config
 from caad_ds.models.architecture import is_architecture
+from caad_ds.models.hub_names import NAME, is_valid_id, names_hub
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import is_hub_id, run_name
@@ -63,7 +62,7 @@ def _base(role: str, value: str | dict[str, Any]) -> Base:
     if is_architecture(value):
         return Base(role, Path(value).stem, random=True)
     if is_hub_id(value):
-        name, hub_id, found = value, value if _is_id(value) else None, _licence(value)
+        name, hub_id, found = value, value if is_valid_id(value) else None, _licence(value)
     else:
         folder = Path(value)
         name, hub_id, found = _called(folder), _hub_id_of(folder), _licence(folder)
@@ -82,18 +81,10 @@ def _hub_id_of(folder: Path) -> str | None:
     """The hub id of a folder in the hub's cache, or the one that its config says it was made of."""
     cached = re.fullmatch(r"models--(.+?)--(.+)", folder.resolve().parent.parent.name)
     try:
-        name = "/".join(cached.groups()) if cached else read_json(folder / "config.json", "").get("_name_or_path")
+        name = "/".join(cached.groups()) if cached else read_json(folder / "config.json", "").get(NAME)
     except UserError:
         return None
-    return name if isinstance(name, str) and is_hub_id(name) and _is_id(name) else None
-
-
-def _is_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+    return name if names_hub(name) else None
 
 
 def _licence(model: str | Path) -> dict[str, Any]:

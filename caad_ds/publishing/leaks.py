@@ -1,0 +1,56 @@
+"""What must not leave this machine in a file beside weights: secrets, and paths that mean nothing elsewhere."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from caad_ds.tracking.secrets import SECRET_IN_URI, TOKEN
+from caad_ds.utils.errors import UserError
+from caad_ds.utils.machine_paths import machine_path
+
+LARGEST_TEXT = 64 << 20  # bytes of a file in which secrets are looked for
+PROSE = (".md", ".jinja")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "tekken.json")  # whose tokens may look like paths
+
+
+def check_text(path: Path) -> None:
+    """UserError where a file holds a secret, or, being a card or JSON other than a vocabulary, a path of a machine."""
+    if path.stat().st_size > LARGEST_TEXT:
+        raise UserError(f"{path}: too large for a file that holds no weights; move it away")
+    text = path.read_bytes().decode("utf-8", "replace")
+    if TOKEN.search(text):
+        raise UserError(f"{path}: holds what looks like a token or a key; remove it, and revoke the token")
+    if path.name in VOCABULARIES:
+        return
+    if path.suffix == ".json":
+        strings: Iterator[str] = _strings(_parsed(path, text))
+    elif path.suffix in PROSE:
+        strings = iter(text.splitlines())
+    else:
+        return
+    for each in strings:
+        if SECRET_IN_URI.search(each):
+            raise UserError(f"{path}: holds an address with what looks like a credential in it; remove it")
+        if found := machine_path(each):
+            raise UserError(
+                f"{path}: names {found}, which is on one machine alone; name a hub id there, or take it out"
+            )
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); export or copy the model again") from error
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        if isinstance(value, dict):
+            yield from value
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings(each)
