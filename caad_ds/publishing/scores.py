@@ -11,19 +11,33 @@ from caad_ds.evaluation.figures.figures import figures_of
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.report.evaluation_tables import evaluation_notes, evaluation_rows
 from caad_ds.models.folder_hash import model_hash
-from caad_ds.training.export.model_card import TASK, Scores
+from caad_ds.training.export.model_card import LONGEST_NOTE, TASK, Scores
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.markdown import one_line
 from caad_ds.utils.wording import counted
 
+# What `_decoding` does not list key by key: which model and benchmark it was, and what it is called.
+ELSEWHERE = ("name", "model_sha256", "benchmark", "benchmark_sha256")
 OTHER = ("shift", "tir_all", "MRS", "yes", "precision", "recall", "F1")  # figures that are no accuracy
 
 
 def read_evaluations(folders: Iterable[Path]) -> dict[Path, dict]:
-    """What is in the `scores.json` of finished evaluations; UserError where one is unfinished or of another version."""
-    found = {}
+    """What is in the `scores.json` of finished evaluations.
+
+    UserError where one is unfinished or of another version, or is named like another one: a card tells them apart by
+    their names.
+    """
+    found: dict[Path, dict] = {}
     for folder in folders:
         read_runs([folder])
-        found[folder] = RunFolder(folder).read_scores()
+        scores = RunFolder(folder).read_scores()
+        for other, its in found.items():
+            if its["setup"]["name"] == scores["setup"]["name"]:
+                raise UserError(
+                    f"--evaluation {other} and {folder}: both are named {scores['setup']['name']!r}, and a card tells "
+                    "evaluations apart by their names; leave one out, or evaluate it with a --name of its own"
+                )
+        found[folder] = scores
     return found
 
 
@@ -50,12 +64,14 @@ def _shown(scores: dict) -> Scores:
     setup = scores["setup"]
     header, rows = evaluation_rows(scores)
     title = f"{setup['name']}: {setup['benchmark']} (%, 95% intervals)"
+    args, said = _args(scores), "; ".join(_decoding(scores))
     results = [
         EvalResult(
             task_type=TASK,
             dataset_type=setup["benchmark"],
-            dataset_name=f"a benchmark in the format {setup['benchmark']}",
-            dataset_config=setup["name"],
+            dataset_name=one_line(f"a benchmark in the format {setup['benchmark']} ({said})", LONGEST_NOTE),
+            dataset_config=one_line(setup["name"]),
+            dataset_args=args,
             dataset_revision=setup["benchmark_sha256"],
             metric_type=name.lower() if name in OTHER else "accuracy",
             metric_name=name,
@@ -75,17 +91,44 @@ def _percent(share: float | None) -> float | None:
 def _setup(scores: dict) -> str:
     """What was asked, and how it was decoded."""
     setup = scores["setup"]
-    parts = [f"benchmark in the format {setup['benchmark']}, content sha256 {setup['benchmark_sha256']}"]
-    if scores.get("limited"):
-        parts.append("on a part of its rows (--limit)")
+    asked = f"benchmark in the format {setup['benchmark']}, content sha256 {setup['benchmark_sha256']}"
+    return "; ".join([asked, *_decoding(scores)]) + "."
+
+
+def _args(scores: dict) -> dict[str, Any]:
+    """What decides the figures of a front matter, by name: on which part of the benchmark, asked and decoded how."""
+    given = {key: value for key, value in scores["setup"].items() if key not in ELSEWHERE and value is not None}
+    part = {"limited": True} if scores.get("limited") else {}
+    left_out = {"rows_left_out": len(scores["rejected"])} if scores["rejected"] else {}
+    return part | left_out | {key: one_line(each) if isinstance(each, str) else each for key, each in given.items()}
+
+
+def _decoding(scores: dict) -> list[str]:
+    """The same in words; a setting that is not known here by its key and value, so that none is left out."""
+    setup = dict(scores["setup"])
+    for key in ELSEWHERE:
+        setup.pop(key, None)
+    parts = ["on a part of its rows (--limit)"] if scores.get("limited") else []
     if scores["rejected"]:
         parts.append(f"{counted(len(scores['rejected']), 'row')} left out")
-    parts.append("greedy decoding" if setup.get("temperature") is None else _sampling(setup))
-    if setup.get("contrast_alpha") is not None:
-        parts.append(f"contrastive decoding (alpha {setup['contrast_alpha']:g}, negative {setup['negative']})")
-    return "; ".join([*parts, f"answers of at most {setup['max_new_tokens']} tokens", setup["dtype"]]) + "."
+    if prompt := setup.pop("prompt", None):
+        parts.append(f"prompts: {prompt} (--prompt)")
+    drawn = _taken(setup, "temperature", "top_p", "top_k", "seed")
+    parts.append(f"sampled, {_listed(drawn)}" if "temperature" in drawn else "greedy decoding")
+    contrast = _taken(setup, "contrast_alpha", "negative", "plausibility", "alpha_gate", "gate_m")
+    if "contrast_alpha" in contrast:
+        alpha = f"alpha {contrast.pop('contrast_alpha'):g}"
+        parts.append(f"contrastive decoding ({', '.join([alpha, *([_listed(contrast)] if contrast else [])])})")
+    longest, dtype = setup.pop("max_new_tokens"), setup.pop("dtype")
+    others = [f"{key} {value}" for key, value in setup.items() if value is not None]
+    return [*parts, f"answers of at most {longest} tokens", str(dtype), *others]
 
 
-def _sampling(setup: dict[str, Any]) -> str:
-    keys = [key for key in ("temperature", "top_p", "top_k", "seed") if setup.get(key) is not None]
-    return "sampled, " + ", ".join(f"{key} {setup[key]}" for key in keys)
+def _taken(setup: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Those of the settings that are given, taken out of the setup."""
+    found = {key: setup.pop(key, None) for key in keys}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())

@@ -16,14 +16,14 @@ from tests.training.tiny import config, records
 __all__ = ["world"]
 
 HOSTILE = "a | b\n---\nlicense: mit\n<script>`x`</script> [y](z) {{ 7 * 7 }}"
-NAME = 'tiny: "one" | <b>two</b>'
+NAME = 'tiny: "one" | <b>two</b>, of /absent/home/three'
 
 
 @pytest.fixture(scope="session")
 def finished(world, tmp_path_factory) -> Path:
     """The folder of the run; not to be changed."""
     root = tmp_path_factory.mktemp("published")
-    rows = [row | {"source": HOSTILE if n % 3 else str(root / "corpus")} for n, row in enumerate(records(root))]
+    rows = [row | {"source": HOSTILE if n % 3 else f"local: {root / 'corpus'}"} for n, row in enumerate(records(root))]
     (root / "answered.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run_command(pack, "--manifest", root / "answered.jsonl", "--out", root / "shards") == 0
     changes = {"run": {"name": NAME}, "data": {"train": str(root / "shards")}, "tracking": {"enabled": False}}
