@@ -34,7 +34,14 @@ def test_instances_and_their_mean(model):
     figures = {result.metric_name: result for result in shown.results}
     mean = next(name for name in figures if name.startswith("mean of 1 of"))
     assert figures.keys() == {mean, next(name for name in figures if name.startswith(f"{dimension} ("))}
-    args = {"limited": True, "rows_left_out": 1, "temperature": 0.7, "seed": 3, "contrast_alpha": 1.0, "negative": "silence"}
+    args = {
+        "limited": True,
+        "rows_left_out": 1,
+        "temperature": 0.7,
+        "seed": 3,
+        "contrast_alpha": 1.0,
+        "negative": "silence",
+    }
     assert figures[mean].dataset_args.items() >= args.items()
     assert "on a part of its rows (--limit); 1 row left out; sampled" in figures[mean].dataset_name
     assert figures[mean].metric_value == 75.0 and figures[mean].metric_type == "accuracy"

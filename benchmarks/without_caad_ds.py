@@ -1,0 +1,109 @@
+"""Whether a model folder answers through transformers alone as it does here, token for token.
+
+    python benchmarks/without_caad_ds.py --model FOLDER --python OTHER_PYTHON [--question TEXT]... WAV...
+
+OTHER_PYTHON is the interpreter of an environment with `transformers[audio]` and torch, and without caad_ds, which is
+looked at first. There each question about each clip is asked by a pipeline and by AutoModel with AutoProcessor; here by
+`caad_ds`. The exit status is 1 where one answer differs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+QUESTIONS = ("Is the speaker female or male?", "Is the recording clean or noisy?")
+LONGEST = 32  # tokens of an answer
+ABSENT = ("caad_ds", "data_prep", "deepspeed", "peft")
+
+
+def by_transformers(folder: str, asked: list[tuple[str, str]]) -> dict:
+    """The ids of the answers by both ways, and the versions; run by the other interpreter, without this package."""
+    import importlib.metadata
+    import importlib.util
+    import platform
+
+    if found := [name for name in ABSENT if importlib.util.find_spec(name)]:
+        raise SystemExit(f"{', '.join(found)} can be imported there; give the python of another environment")
+    from transformers import AutoModel, AutoProcessor, pipeline
+
+    ask = pipeline("any-to-any", model=folder, trust_remote_code=True)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+    answers = []
+    for wav, question in asked:
+        chat = [{"role": "user", "content": [{"type": "audio", "audio": wav}, {"type": "text", "text": question}]}]
+        inputs = processor.apply_chat_template(chat, **options)
+        length = inputs["input_ids"].shape[1]
+        auto = model.generate(**inputs, max_new_tokens=LONGEST)[0, length:].tolist()
+        [made] = ask(chat, max_new_tokens=LONGEST, return_tensors=True)
+        answers.append({"pipeline": made["generated_token_ids"][length:].tolist(), "AutoModel": auto})
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return {"answers": answers, "versions": {"Python": platform.python_version(), **packages}}
+
+
+def by_caad_ds(folder: Path, asked: list[tuple[str, str]]) -> tuple[list[list[int]], list[str]]:
+    """The ids of the answers, and their texts."""
+    import caad_ds
+    from caad_ds.generation.decoding import generate
+    from caad_ds.generation.decoding_settings import Decoding
+    from caad_ds.generation.question import Question, recordings
+
+    model = caad_ds.load(folder, "cpu")
+    ids, texts = [], []
+    for wav, question in asked:
+        how = Decoding(max_new_tokens=LONGEST)
+        prompted = model.prompted(model.clips(), Question(recordings([Path(wav)], [None]), question), how)
+        ids.append(generate(model.lm, prompted.batch, max_new_tokens=LONGEST)[0].tolist())
+        texts.append(prompted.answer())
+    return ids, texts
+
+
+def elsewhere(python: Path, folder: Path, asked: list[tuple[str, str]]) -> dict:
+    """What the other interpreter says, from a folder where nothing of ours can be imported."""
+    with tempfile.TemporaryDirectory() as root:
+        asking, answered = Path(root) / "asked.json", Path(root) / "answered.json"
+        asking.write_text(json.dumps([str(folder), asked]))
+        env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        command = [str(python), "-I", str(Path(__file__).resolve()), "--there", str(asking), str(answered)]
+        offline = {"HF_HOME": root, "HF_HUB_OFFLINE": "1"}
+        if subprocess.run(command, env=env | offline, cwd=root, check=False).returncode:
+            sys.exit(f"{python} did not answer; its message is above")
+        return json.loads(answered.read_text())
+
+
+def main() -> int:
+    """Ask here and there, print what is alike; returns the exit status."""
+    if sys.argv[1:2] == ["--there"]:
+        folder, asked = json.loads(Path(sys.argv[2]).read_text())
+        Path(sys.argv[3]).write_text(json.dumps(by_transformers(folder, asked)))
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--python", type=Path, required=True, help="of an environment without caad_ds")
+    parser.add_argument("--question", action="append", help="may be given several times")
+    parser.add_argument("wavs", type=Path, nargs="+")
+    args = parser.parse_args()
+    asked = [(str(wav.resolve()), question) for wav in args.wavs for question in args.question or QUESTIONS]
+    theirs = elsewhere(args.python.absolute(), args.model.resolve(), asked)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    ours, texts = by_caad_ds(args.model, asked)
+    print(f"there: {', '.join(f'{name} {version}' for name, version in theirs['versions'].items())}; no caad_ds")
+    tokens = sum(map(len, ours))
+    print(f"{len(args.wavs)} clips, {len(asked)} questions, {tokens} tokens by caad_ds, at most {LONGEST} each")
+    counts = {
+        way: sum(their[way] == own for their, own in zip(theirs["answers"], ours, strict=True))
+        for way in ("pipeline", "AutoModel")
+    }
+    for way, alike in counts.items():
+        print(f"{way}: {alike} of {len(asked)} answers token for token")
+    print(f"{len(set(texts))} different answers, such as {', '.join(map(repr, sorted(set(texts))[:3]))}")
+    return int(any(alike < len(asked) for alike in counts.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
