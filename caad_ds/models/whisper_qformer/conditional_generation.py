@@ -78,7 +78,7 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
             input_ids: int64 [B, S], with `audio_token_id` at the places of audio.
             input_features: [A, mel, frames], the audios of all prompts in order of appearance.
             attention_mask: int64 [B, S], 0 at padding on either side; with a cache [B, P + S].
-            labels: int64 [B, S]; -100 is left out.
+            labels: int64 [B, S]; -100 is left out, and so is the audio.
             inputs_embeds: [B, S, H] instead of `input_ids`.
             position_ids: int64 [B, S]; by default they count what is attended.
             past_key_values: keys and values of what comes before.
@@ -95,6 +95,7 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
         output = self.llm(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **given, **kwargs)
         loss = None
         if labels is not None:
+            labels = labels.masked_fill(labels == self.config.audio_token_id, -100)
             loss = self.loss_function(
                 output.logits, labels, output.logits.shape[-1], num_items_in_batch=num_items_in_batch
             )

@@ -129,9 +129,7 @@ class CaadSpeechLMProcessor(ProcessorMixin):
         rate = self.feature_extractor.sampling_rate
         if sampling_rate not in (None, rate):
             raise ValueError(f"audio at {sampling_rate} Hz; give it at {rate} Hz")
-        waveforms = list(make_list_of_audio(self.feature_extractor.fetch_audio(audio)))
-        if shapes := [np.shape(each) for each in waveforms if np.ndim(each) != 1]:
-            raise ValueError(f"an audio of shape {shapes[0]}; give mono samples, one after another")
+        waveforms = [_samples(each) for each in make_list_of_audio(self.feature_extractor.fetch_audio(audio))]
         check_window([len(each) for each in waveforms], self.feature_extractor.chunk_length)
         return waveforms
 
@@ -149,6 +147,20 @@ class CaadSpeechLMProcessor(ProcessorMixin):
             "input_ids": [beside(row, [filler] * gap) for row, gap in zip(rows, gaps, strict=True)],
             "attention_mask": [beside([1] * len(row), [0] * gap) for row, gap in zip(rows, gaps, strict=True)],
         }
+
+
+def _samples(audio: Any) -> np.ndarray:
+    """Samples as float32 of full scale 1, of floats or signed integers; ValueError where they are no mono audio."""
+    samples = np.asarray(audio)
+    if samples.ndim != 1 or not samples.size:
+        raise ValueError(f"an audio of shape {samples.shape}; give mono samples, one after another")
+    if samples.dtype.kind not in "fi":
+        raise ValueError(f"an audio of {samples.dtype}; give floats of full scale 1, or signed integers")
+    full = 1.0 if samples.dtype.kind == "f" else -float(np.iinfo(samples.dtype).min)
+    scaled = (samples / full).astype(np.float32)
+    if not np.isfinite(scaled).all():
+        raise ValueError("an audio has samples that are not finite; give others")
+    return scaled
 
 
 def _audio_parts(conversation: Any) -> Iterable[dict]:

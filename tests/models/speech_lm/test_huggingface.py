@@ -55,6 +55,8 @@ def test_logits_and_loss_are_our_own(parts, samples, whole, pad):
     assert torch.equal(whole(**given(batch, parts.lm), labels=labels, return_dict=False)[1], found.logits)
     ce = torch.nn.functional.cross_entropy((hidden @ parts.lm.head().weight.T).double(), batch.targets)
     assert (labels == -100).any()
+    with_audio = labels.masked_fill(batch.audio_mask, whole.config.audio_token_id)
+    assert whole(**given(batch, parts.lm), labels=with_audio).loss == found.loss
     assert_close(found.loss, ce.float(), path(parts.model, positions=100))
 
 

@@ -209,3 +209,38 @@ def test_a_reading_that_is_not_trainings_is_noticed():
     assert reads_alike(processor, tokenizer)
     processor.chat_template = processor.chat_template.replace("<|im_start|>assistant", "<|im_start|>user")
     assert not reads_alike(processor, tokenizer)
+
+
+def small_processor():
+    """One of a tiny encoder."""
+    return processor_of(encoder(), byte_level(CHATML), QUERIES)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_integers_are_heard_as_floats(dtype):
+    """As `caad_ds.load(...).answer` hears them."""
+    reading, heard = small_processor(), np.random.default_rng(0).uniform(-0.5, 0.5, 800)
+    as_integers = np.round(heard * -float(np.iinfo(dtype).min)).astype(dtype)
+    floats, integers = (
+        reading(text=reading.audio_token, audio=samples, return_tensors="pt").input_features
+        for samples in (as_integers / -float(np.iinfo(dtype).min), as_integers)
+    )
+    assert torch.equal(floats, integers)
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        (np.zeros(0, np.float32), "an audio of shape"),
+        (np.zeros((2, 800), np.float32), "an audio of shape"),
+        (np.zeros(800, np.uint8), "an audio of uint8"),
+        (np.zeros(800, bool), "an audio of bool"),
+        (np.zeros(800, complex), "an audio of complex128"),
+        (np.full(800, np.nan), "samples that are not finite"),
+        (np.full(800, np.inf), "samples that are not finite"),
+    ],
+)
+def test_what_is_no_mono_audio_is_refused(samples, told):
+    reading = small_processor()
+    with pytest.raises(ValueError, match=told):
+        reading(text=reading.audio_token, audio=[samples])
