@@ -95,7 +95,7 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
         output = self.llm(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **given, **kwargs)
         loss = None
         if labels is not None:
-            labels = labels.masked_fill(labels == self.config.audio_token_id, -100)
+            labels = labels.masked_fill(labels.eq(cast(int, self.config.audio_token_id)), -100)
             loss = self.loss_function(
                 output.logits, labels, output.logits.shape[-1], num_items_in_batch=num_items_in_batch
             )
