@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 QUESTIONS = ("Is the speaker female or male?", "Is the recording clean or noisy?")
 LONGEST = 32  # tokens of an answer
@@ -30,7 +31,7 @@ def by_transformers(folder: str, asked: list[tuple[str, str]]) -> dict:
         raise SystemExit(f"{', '.join(found)} can be imported there; give the python of another environment")
     from transformers import AutoModel, AutoProcessor, pipeline
 
-    ask = pipeline("any-to-any", model=folder, trust_remote_code=True)
+    ask: Any = pipeline("any-to-any", model=folder, trust_remote_code=True)
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
