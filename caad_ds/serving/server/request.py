@@ -9,7 +9,7 @@ from caad_ds.generation.decoding_settings import MOST_ALPHA
 from caad_ds.serving.server.body import check_structure
 from caad_ds.serving.server.refusals import Refused
 
-LONGEST_TEXT = 100_000  # characters of a message
+LONGEST_TEXT = 100_000  # characters of all texts, which are tokenised before their number of tokens is known
 MOST_MESSAGES = 100
 # Fields that are not supported, with the value that asks for nothing; null asks for nothing in each of them.
 NEUTRAL: dict[str, Any] = {
@@ -116,8 +116,20 @@ def read_request(body: bytes) -> ChatRequest:
             raise Refused(400, f"{name[:80]}: no such parameter here; leave it out", name[:80])
         if value is not None and (value != NEUTRAL[name] or isinstance(value, bool) != isinstance(NEUTRAL[name], bool)):
             raise Refused(400, f"{name}: not supported here; leave it out", name)
+    _check_length(request)
     _check_pairs(request)
     return request
+
+
+def _check_length(request: ChatRequest) -> None:
+    """Refuse texts that together are longer than one may be."""
+    contents = [message.content for message in request.messages]
+    said = [content for content in contents if isinstance(content, str)]
+    said += [part.text for parts in contents if not isinstance(parts, str) for part in parts if part.type == "text"]
+    if sum(map(len, [*said, *(request.caad_transcripts or [])])) > LONGEST_TEXT:
+        raise Refused(
+            400, f"messages: their texts have more than {LONGEST_TEXT:,} characters; shorten them", "messages"
+        )
 
 
 def _check_pairs(request: ChatRequest) -> None:

@@ -12,6 +12,7 @@ import uvicorn
 
 from caad_ds.generation.model import Model
 from caad_ds.serving.server.app import make_app
+from caad_ds.serving.server.connections import most_connections, protocol
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.service import Service
 from caad_ds.utils.command import note
@@ -20,6 +21,7 @@ from caad_ds.utils.device import pick_device
 CONNECTIONS = 256  # beside those of the requests that may be inside: of the page, of health and metrics, idle ones
 HEADERS = 16 << 10  # bytes of a request's line and headers
 IDLE = 5  # seconds that a connection stays open for a next request
+ASKING = 10  # seconds from a connection, or an answer on it, to the end of a request's headers
 CLOSING = 5  # seconds for connections whose requests have not ended in time
 
 
@@ -47,10 +49,11 @@ def serve(
 def config_of(service: Service, key: str, local: bool) -> uvicorn.Config:
     """How uvicorn runs a service: as its application, and silently."""
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # requests that are no HTTP are not ours to report
+    most = most_connections(service.limits.waiting + CONNECTIONS)
     return uvicorn.Config(
-        make_app(service, key, local), http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, timeout_graceful_shutdown=CLOSING, timeout_keep_alive=IDLE,
-        h11_max_incomplete_event_size=HEADERS, limit_concurrency=service.limits.waiting + CONNECTIONS,
+        make_app(service, key, local), http=protocol(most, ASKING), ws="none", lifespan="off", log_config=None,
+        access_log=False, server_header=False, timeout_graceful_shutdown=CLOSING, timeout_keep_alive=IDLE,
+        h11_max_incomplete_event_size=HEADERS,
     )  # fmt: skip
 
 

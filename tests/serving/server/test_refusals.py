@@ -193,17 +193,50 @@ def test_a_request_that_has_ended_takes_no_room():
 
 
 def test_connections_and_headers_are_bounded(model, monkeypatch):
+    """Others are served while silent connections are open, and these do not stay."""
     monkeypatch.setattr(run, "CONNECTIONS", 4)
+    monkeypatch.setattr(run, "ASKING", 2.0)
     with running(model, waiting=2) as served:
         port = int(served.address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=5) as sent:
             sent.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * run.HEADERS)
             assert sent.recv(100).startswith(b"HTTP/1.1 400 "), "headers without end are waited for"
-        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
-        served.wait(lambda: httpx2.get(f"{served.address}/health").status_code == 503)
-        for each in idle:
-            each.close()
-        served.wait(lambda: httpx2.get(f"{served.address}/health").status_code == 200)
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(6)]
+        silent[0].sendall(b"GET /health HTTP/1.1\r\nX: ")
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as beyond:
+            assert closed(beyond)
+        assert all(closed(each) for each in silent), "a connection that asks nothing stays open"
+        assert httpx2.get(f"{served.address}/health").status_code == 200
+
+
+def test_what_is_left_of_a_refused_body_is_not_read_for_ever(model, monkeypatch):
+    monkeypatch.setattr(run, "ASKING", 0.5)
+    with running(model) as served:
+        port = int(served.address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as sent:
+            sent.sendall(b"POST /none HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n \r\n")
+            assert sent.recv(100).startswith(b"HTTP/1.1 404 ")
+            assert closed(sent)
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the server closes a connection, before its time-out."""
+    try:
+        while connection.recv(1000):
+            pass
+        return True
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_texts_are_bounded_together(model):
+    """They are tokenised before their number of tokens is known."""
+    with running(model, body_bytes=1 << 23) as served:
+        long = [{"role": role, "content": "a" * 60_000} for role in ("user", "assistant", "user")]
+        told = refusal(served.post({**asking(QUESTION), "messages": long}), 400)
+        assert "texts have more than 100,000 characters" in told
 
 
 def test_a_server_whose_model_s_thread_is_dead_takes_nothing(model, monkeypatch):

@@ -1,0 +1,56 @@
+"""Connections that ask nothing: no more than the process can hold, and none for long."""
+
+import asyncio
+import resource
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+BESIDE = 64  # descriptors of files, of the listening socket and of what libraries open
+
+
+def most_connections(wanted: int) -> int:
+    """How many connections of so many the limit of open files leaves room for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - BESIDE))
+
+
+def protocol(most: int, seconds: float) -> type[H11Protocol]:
+    """uvicorn's connection, closed at once beyond `most` open ones, and after `seconds` without a whole header.
+
+    uvicorn itself waits for ever for the first header, and for the rest of a body that was refused.
+    """
+
+    class Connection(H11Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.abort()
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._forget()
+
+        def _watch(self) -> None:
+            asks_nothing = self.cycle is None or self.cycle.response_complete
+            if not asks_nothing or self.transport.is_closing():
+                self._forget()
+            elif self._deadline is None:
+                self._deadline = self.loop.call_later(seconds, self.transport.abort)
+
+        def _forget(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+    return Connection
