@@ -5,7 +5,8 @@ target softmax(z_c / tau), and with --teacher the distribution of the student be
 """
 
 import difflib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from caad_ds.generation.question import as_sample
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.file_names import file_name
+from caad_ds.utils.file_names import stems
 from caad_ds.utils.files import write_json
 from caad_ds.utils.paths import existing, model_folder
 from caad_ds.utils.progress import progress
@@ -110,6 +111,7 @@ def explain(
     asked_of = load(named(benchmark), data=None if data is None else existing(data))
     asked, rejected = chosen(asked_of, items)
     others = asked_of.items
+    names = file_stems(others)
     statements = Instructions.load(wanted.instructions) if wanted.instructions else None
     setting = _load(*models, wanted, device, dtype)
     saved: list[tuple[dict, list[Path]]] = []
@@ -123,9 +125,7 @@ def explain(
                 rejected[item.id] = fault
             else:
                 found = {**described(item, *models, wanted), **explained(setting, clips, item, tokens, top)}
-                # `<subset>/<row>`: the row's number ends it, so that no two become one.
-                condition = f".{item.condition}" if item.condition else ""
-                stem = Path(out) / file_name(item.id.replace("/", "_"), condition, LONGEST_ENDING)
+                stem = Path(out) / names[item.key]
                 numbers = stem.with_name(f"{stem.name}.json")
                 write_json(numbers, found)
                 saved.append((found, [numbers, *draw(found, stem)]))
@@ -133,6 +133,19 @@ def explain(
             advance(1)
     left_out = [{"id": name, "reason": reason} for name, reason in rejected.items()]
     return Explanations(saved, left_out, list(doubtful.values()))
+
+
+def file_stems(items: Collection[Item]) -> dict[str, str]:
+    """The names of each item's files without their endings, by its key; the same whichever items are explained.
+
+    A slash of an id is `_` there, unless another id of the benchmark would have the same name.
+    """
+    plain = {item.id: item.id.replace("/", "_") for item in items}
+    alike = Counter(plain.values())
+    own = {name: each if alike[each] == 1 else name for name, each in plain.items()}
+    endings = {item.key: f".{item.condition}" if item.condition else "" for item in items}
+    names = stems(own.values(), LONGEST_ENDING + max(map(len, endings.values()), default=0))
+    return {item.key: names[own[item.id]] + endings[item.key] for item in items}
 
 
 def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | None:

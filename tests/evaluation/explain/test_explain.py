@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from caad_ds import cli
+from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
+from caad_ds.evaluation.explain.explain import LONGEST_ENDING, file_stems
 from caad_ds.evaluation.explain.token_picture import A_PAGE, draw, visible
 from caad_ds.evaluation.explain.token_text import Tokens
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
@@ -214,6 +216,16 @@ def test_a_row_that_was_rejected_is_told_with_its_reason(explain, conflicts, cap
     assert explain("--items", "gender/2", "gender/1:neutral", "--max-new-tokens", 2) == 3
     said = capsys.readouterr()
     assert "gender/2: gt is missing" in said.err and "pictures and numbers of 1 item " in said.out
+
+
+def test_no_two_items_share_a_file():
+    """Nor on a file system that knows no case; a slash is `_` where that is no other id's name."""
+    of = {"a/b": "a", "a_b": None, "a": "b", "A/1": None, "a/1": None, "gender/0": "neutral", "é" * 200: "adversarial"}
+    items = [Item(name, "a", condition, (), (), "q", "g") for name, condition in of.items()]
+    names = file_stems([*items, Item("gender/0", "a", "faithful", (), (), "q", "g")])
+    assert len({name.lower() for name in names.values()}) == len(items) + 1
+    assert all(len(name) <= 255 - LONGEST_ENDING for name in names.values())
+    assert names["gender/0:neutral"] == "gender_0.neutral" and names["a/b:a"] == "a%2Fb.a"
 
 
 def test_more_tokens_than_there_are(explain, tmp_path):
