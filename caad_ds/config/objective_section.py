@@ -10,6 +10,7 @@ from caad_ds.config.section import Section, changed
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
 NEGATIVES = get_args(NegativeName)
 CHECKED_NEGATIVES = NEGATIVES[:4]  # what check-teacher looks at by default: those that hear no audio
+CHECKED_ALPHAS = (0.5, 1.0, 2.0)
 AlphaGate = Literal["none", "text_certainty"]
 ALPHA_GATES = get_args(AlphaGate)
 DISTILL_ONLY = (

@@ -2,15 +2,13 @@
 
 import argparse
 
-from caad_ds.config.objective_section import CHECKED_NEGATIVES, NEGATIVES
+from caad_ds.config.objective_section import CHECKED_ALPHAS, CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.evaluation.benchmarks.kinds import named
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
 from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
 from caad_ds.utils.command import ROWS_REJECTED, positive
 from caad_ds.utils.paths import existing, new_file
-
-ALPHAS = (0.5, 1.0, 2.0)
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +31,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         default=CHECKED_NEGATIVES,
         help="which ones (default: all but shuffled)",
     )
-    parser.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, metavar="A", help="default 0.5 1 2")
+    parser.add_argument("--alphas", nargs="+", type=float, default=CHECKED_ALPHAS, metavar="A", help="default 0.5 1 2")
     parser.add_argument(
         "--max-new-tokens", type=positive, default=16, metavar="N", help="maximum new tokens per answer (default 16)"
     )

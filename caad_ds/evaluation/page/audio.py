@@ -15,6 +15,7 @@ from caad_ds.evaluation.benchmarks.items import Clip
 from caad_ds.utils.errors import AudioError
 from caad_ds.utils.files import write_atomic
 
+EMBEDDED_MB = 32.0
 # What browsers play, by libsndfile's names: the ending and the type of a file.
 PLAYED = {
     "WAV": ("wav", "audio/wav"), "WAVEX": ("wav", "audio/wav"), "FLAC": ("flac", "audio/flac"),

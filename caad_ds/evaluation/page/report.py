@@ -13,11 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from caad_ds.evaluation.asked_items import REMEDY, read_items
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.commands.report import EMBEDDED_MB
 from caad_ds.evaluation.comparison.compare import compare
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.comparison.run_folders import read_runs
-from caad_ds.evaluation.page.audio import PageAudio
+from caad_ds.evaluation.page.audio import EMBEDDED_MB, PageAudio
 from caad_ds.evaluation.page.data import Run, page_data
 from caad_ds.evaluation.page.tokens import read_tokens
 from caad_ds.evaluation.predictions import RunFolder

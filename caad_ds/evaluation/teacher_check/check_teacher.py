@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.config.objective_section import CHECKED_NEGATIVES, NEGATIVES
+from caad_ds.config.objective_section import CHECKED_ALPHAS, CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import AskedRow, Clip, rows_of
 from caad_ds.evaluation.benchmarks.kinds import load, named
-from caad_ds.evaluation.commands.check_teacher import ALPHAS
 from caad_ds.evaluation.identity import fingerprint
 from caad_ds.evaluation.scoring.metrics import metrics_of
 from caad_ds.evaluation.scoring.scores import POOLED, score
@@ -65,7 +64,7 @@ def check_teacher(
     data: str | Path | None = None,
     train_benchmark: str | Path | None = None,
     negatives: Sequence[str] = CHECKED_NEGATIVES,
-    alphas: Sequence[float] = ALPHAS,
+    alphas: Sequence[float] = CHECKED_ALPHAS,
     out: str | Path | None = None,
     limit: int | None = None,
     max_new_tokens: int = 16,
