@@ -3,6 +3,10 @@
 import base64
 import hashlib
 import io
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -12,8 +16,8 @@ import soundfile
 from caad_ds.data.audio import flac
 from caad_ds.data.audio.pcm16 import to_pcm16
 from caad_ds.evaluation.benchmarks.items import Clip
-from caad_ds.utils.errors import AudioError
-from caad_ds.utils.files import write_atomic
+from caad_ds.utils.errors import AudioError, UserError
+from caad_ds.utils.files import PARTIAL, disk_errors, write_atomic
 
 EMBEDDED_MB = 32.0
 # What browsers play, by libsndfile's names: the ending and the type of a file.
@@ -24,14 +28,15 @@ PLAYED = {
 CODED = {
     "PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "ALAW", "ULAW", "VORBIS", "OPUS", "MPEG_LAYER_III",
 }  # fmt: skip
+OURS = re.compile(rf"[0-9a-f]{{16}}\.({'|'.join(sorted({ending for ending, _ in PLAYED.values()}))})")
 
 
 @dataclass
 class PageAudio:
     """The clips of a page, each once, in the order in which they are taken.
 
-    `limit` bytes fit into the page; beyond, all of them are `beside` it, files in `folder`. `failed` says of a clip
-    why there is no player for it.
+    `limit` bytes fit into the page; beyond, all of them are `beside` it, files in `folder`, which has that name once
+    `replacing` ends. `failed` says of a clip why there is no player for it.
     """
 
     limit: int
@@ -41,6 +46,28 @@ class PageAudio:
     _held: dict[str, bytes] = field(default_factory=dict)  # by file name, while all of them fit
     _names: dict[Clip, str | None] = field(default_factory=dict)
     _bytes: int = 0
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}{PARTIAL}")
+
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Where clips are taken. When the body ends the folder is this page's alone, or gone where it has none there.
+
+        Nothing changes if the body fails. UserError where the folder holds what no report has written.
+        """
+        _check_ours(self.folder)
+        shutil.rmtree(self._partial, ignore_errors=True)
+        try:
+            yield
+            with disk_errors(self.folder.parent):
+                if self.folder.exists():
+                    shutil.rmtree(self.folder)
+                if self.beside:
+                    self._partial.rename(self.folder)
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
 
     def take(self, clip: Clip) -> str | None:
         """Keep a clip; returns the name by which `sources` has it, or None where it cannot be played."""
@@ -79,9 +106,20 @@ class PageAudio:
         return name
 
     def _write(self, name: str, data: bytes) -> None:
-        file = self.folder / name
+        file = self._partial / name
         if not file.is_file():  # its name is its content
             write_atomic(file, data)
+
+
+def _check_ours(folder: Path) -> None:
+    """Raise UserError unless a page's folder is absent or holds clips alone, named as `PageAudio` names them."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    others = sorted(file.name for file in folder.iterdir() if not OURS.fullmatch(file.name)) if is_folder else []
+    if others or not is_folder:
+        what = f"it holds {others[0]}, which no report wrote" if others else "it is no folder"
+        raise UserError(f"{folder}: the page's audio replaces it, but {what}; move it, or name another page")
 
 
 def playable(clip: Clip) -> tuple[bytes, str]:

@@ -62,11 +62,12 @@ def report(
         baseline: name of the system that the others are tested against; None: the first.
         title: of the page; None: the benchmark's.
         tokens: folders of `explain`, whose items are among those of the runs; `tokens` in a run folder is found.
-        embed_mb: audio of so many megabytes is put into the page; more of it into `NAME_audio` beside it.
+        embed_mb: audio of so many megabytes is put into the page; more of it into `NAME_audio` beside it, which is
+            replaced, or removed where an earlier page has left one.
         audio: without it no item has a player.
 
     Raises:
-        UserError: what `compare` refuses, items that are not known, or an explanation of other items.
+        UserError: what `compare` refuses, items that are not known, an explanation of other items, or other files in `NAME_audio`.
     """
     out = page_file(out)
     folders = [existing(run) for run in runs]
@@ -79,9 +80,11 @@ def report(
             raise UserError(f"{folders[0]}: its items.jsonl and predictions.jsonl are of different items; {REMEDY}")
         explained = read_tokens([existing(folder) for folder in tokens], folders, items)
     sounds = PageAudio(round(embed_mb * 1e6), out.with_name(f"{out.stem}_audio"))
-    clips, silent = _clips(items, sounds if audio else None)
-    data = page_data(found, answered, items, clips, silent, explained, _notes(silent, audio))
-    write_atomic(out, page(data, sounds.sources(), _plot(found)))
+    with sounds.replacing():
+        clips, silent = _clips(items, sounds if audio else None)
+        data = page_data(found, answered, items, clips, silent, explained, _notes(silent, audio))
+        text = page(data, sounds.sources(), _plot(found))
+    write_atomic(out, text)
     return Report(len(clips), silent, sounds.folder if sounds.beside else None, found.rejected)
 
 

@@ -22,6 +22,7 @@ from caad_ds.evaluation.comparison.compare import compare
 from caad_ds.evaluation.page.audio import PageAudio, playable
 from caad_ds.evaluation.page.report import in_script, report
 from caad_ds.evaluation.report.tables import percent
+from caad_ds.utils.errors import UserError
 from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_items, write_run, write_tokens
 
 
@@ -110,6 +111,40 @@ def test_small_audio_is_in_the_page_and_much_beside_it(world, tmp_path, capsys):
     assert f"its audio is in {tmp_path}/o_audio" in capsys.readouterr().out
     assert cli.main(["report", *world.runs, "--out", str(tmp_path / "o.html"), "--no-audio"]) == 0
     assert held(tmp_path / "o.html", "sources") == {} and not any(held(tmp_path / "o.html")["items"]["audio"])
+
+
+def test_the_folder_beside_is_that_of_the_last_page(world, tmp_path, monkeypatch):
+    out, folder = tmp_path / "o.html", tmp_path / "o_audio"
+    report(world.runs, out, embed_mb=0)
+    clips = {file.name for file in folder.iterdir()}
+    (stale := folder / f"{'0' * 16}.flac").write_bytes(b"of an earlier page")
+    report(world.runs, out, embed_mb=0)
+    assert {file.name for file in folder.iterdir()} == clips
+    stale.write_bytes(b"of an earlier page")
+    monkeypatch.setattr("caad_ds.evaluation.page.report.page", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report(world.runs, out, embed_mb=0)
+    assert {file.name for file in folder.iterdir()} == {*clips, stale.name}, "a page that fails changes nothing"
+    monkeypatch.undo()
+    for options in ({"audio": False}, {}):  # without audio, and with all of it in the page
+        report(world.runs, out, embed_mb=0)
+        report(world.runs, out, **options)
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["o.html", "world"]
+
+
+@pytest.mark.parametrize("audio", [True, False])
+def test_a_folder_of_something_else_stays(world, tmp_path, audio):
+    folder = tmp_path / "o_audio"
+    report(world.runs, tmp_path / "o.html", embed_mb=0)
+    before = (tmp_path / "o.html").read_bytes()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"{folder}: .* holds notes.txt, which no report wrote"):
+        report(world.runs, tmp_path / "o.html", audio=audio)
+    assert (tmp_path / "o.html").read_bytes() == before and len(list(folder.iterdir())) == ITEMS
+    folder.rename(tmp_path / "else")
+    folder.symlink_to(tmp_path / "else")
+    with pytest.raises(UserError, match="is no folder"):
+        report(world.runs, tmp_path / "o.html", audio=audio)
 
 
 def test_audio_that_is_gone_is_listed_and_its_item_stays(world, tmp_path, capsys):
