@@ -4,6 +4,7 @@ Texts stand once in `texts` and are named by their number; what belongs to items
 that ten thousand of them are read in a moment.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,13 @@ from caad_ds.evaluation.scoring.matching import RULES
 from caad_ds.evaluation.speed.figures import SIZE_LEGEND, size_rows
 
 ABSENT = -1
+# An absolute path up to its last part, which a space may be in, but no colon or quote.
+FOLDERS = re.compile(r"""(?<![^\s'"(])/(?=\S)(?:[^/\n'":]+/+)*""")
+
+
+def without_folders(text: str) -> str:
+    """A text in which paths are names: whoever reads the page has other folders."""
+    return FOLDERS.sub("", text)
 
 
 @dataclass
@@ -30,7 +38,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a system: its answers by id and condition."""
+    """One run of a system: its folder's name, and its answers by id and condition."""
 
     system: str
     folder: str
@@ -39,7 +47,7 @@ class Run:
 
 def page_data(
     found: Comparison, runs: Sequence[Run], items: Sequence[Item], clips: dict[str, list[str | None]],
-    silent: Sequence[dict], tokens: list[dict], notes: Sequence[str],
+    silent: dict[str, list[str | None]], tokens: list[dict], notes: Sequence[str],
 ) -> dict:  # fmt: skip
     """All that the page's script reads but the audio.
 
@@ -48,7 +56,7 @@ def page_data(
         runs: in the systems' order, those of a system one after the other.
         items: that all runs answered, the conditions of a row together.
         clips: by id the names of its audio; None for one that has no player.
-        silent: `{id, reason}` for each of those.
+        silent: by id of those items, why each clip has none; None for one that has a player.
         tokens: of `read_tokens`.
         notes: to be shown below the table, beside the comparison's.
     """
@@ -64,7 +72,7 @@ def page_data(
     return {
         "title": found.title,
         "baseline": found.baseline,
-        "notes": [*found.legends, *found.notes, *notes],
+        "notes": [*found.legends, *map(without_folders, [*found.notes, *notes])],
         "scores": _scores(found),
         "tables": _tables(found),
         "conditions": conditions,
@@ -88,7 +96,7 @@ def page_data(
             [["".join("01"[bool(run[n, c][rule])] for n in rows) for c in conditions] for rule in rules]
             for run in answers
         ],
-        "silent": {row["id"]: row["reason"] for row in silent},
+        "silent": {name: [reason and without_folders(reason) for reason in each] for name, each in silent.items()},
         "tokens": tokens,
         "texts": list(texts.number),
     }

@@ -33,13 +33,19 @@ SCRIPTS = ("data.js", "tables.js", "matrices.js", "list.js", "item.js", "main.js
 COLOURS = {"#000000": "currentColor", "#262626": "currentColor", "#595959": "currentColor", "#ebebeb": "var(--line)"}
 WHITE = "#ffffff", "var(--card)"
 
+Clips = dict[str, list[str | None]]  # by item, something of each of its clips
+
 
 @dataclass(frozen=True)
 class Report:
-    """What was written; `silent` says of audio why it has no player, `rejected` counts the rows that a run left out."""
+    """What was written; `silent` says of audio why it has no player, `rejected` counts the rows that a run left out.
+
+    `unshown` are the explanations beside the runs that the page leaves out, and why.
+    """
 
     items: int
     silent: list[dict]
+    unshown: list[str]
     beside: Path | None
     rejected: dict[Path, int]
 
@@ -61,7 +67,8 @@ def report(
         out: the page, `NAME.html`; what is there is replaced.
         baseline: name of the system that the others are tested against; None: the first.
         title: of the page; None: the benchmark's.
-        tokens: folders of `explain`, whose items are among those of the runs; `tokens` in a run folder is found.
+        tokens: folders of `explain`, whose items are among those of the runs; `tokens` in a run folder is found, and
+            what is in it about other items is left out.
         embed_mb: audio of so many megabytes is put into the page; more of it into `NAME_audio` beside it, which is
             replaced, or removed where an earlier page has left one.
         audio: without it no item has a player.
@@ -78,14 +85,16 @@ def report(
         items = [item for item in read_items(folders[0]) if (item.id, item.condition) in names]
         if len(items) != len(names):
             raise UserError(f"{folders[0]}: its items.jsonl and predictions.jsonl are of different items; {REMEDY}")
-        explained = read_tokens([existing(folder) for folder in tokens], folders, items)
+        explained, unshown = read_tokens([existing(folder) for folder in tokens], folders, items)
     sounds = PageAudio(round(embed_mb * 1e6), out.with_name(f"{out.stem}_audio"))
     with sounds.replacing():
-        clips, silent = _clips(items, sounds if audio else None)
-        data = page_data(found, answered, items, clips, silent, explained, _notes(silent, audio))
+        clips, failed = _clips(items, sounds if audio else None)
+        silent = [{"id": name, "reason": reason} for name, each in failed.items() for reason in each if reason]
+        notes = _notes(silent, unshown, audio)
+        data = page_data(found, answered, items, clips, failed, explained, notes)
         text = page(data, sounds.sources(), _plot(found))
     write_atomic(out, text)
-    return Report(len(clips), silent, sounds.folder if sounds.beside else None, found.rejected)
+    return Report(len(clips), silent, unshown, sounds.folder if sounds.beside else None, found.rejected)
 
 
 def page(data: dict, sources: dict[str, str], plot: str = "") -> bytes:
@@ -115,32 +124,34 @@ def _runs(folders: Sequence[Path]) -> list[Run]:
         by_name.setdefault(RunFolder(folder).read_scores()["name"], []).append(folder)
     systems = read_runs(list(folders)).systems
     return [
-        Run(name, str(folder), predictions)
+        Run(name, folder.resolve().name, predictions)
         for name, theirs in systems.items()
         for folder, predictions in zip(by_name[name], theirs, strict=True)
     ]
 
 
-def _clips(items: Sequence[Item], sounds: PageAudio | None) -> tuple[dict[str, list[str | None]], list[dict]]:
-    """By item the names of its audio, None for one without a player, and why there is none."""
+def _clips(items: Sequence[Item], sounds: PageAudio | None) -> tuple[Clips, Clips]:
+    """By item the names of its audio, None for one without a player; by item with such audio why it has none."""
     rows = {item.id: item for item in items}
     if sounds is None:
-        return {name: [] for name in rows}, []
-    clips = {}
-    silent = []
+        return {name: [] for name in rows}, {}
+    clips: Clips = {}
+    failed: Clips = {}
     with progress("reading the audio", len(rows)) as advance:
         for name, item in rows.items():
             clips[name] = [sounds.take(clip) for clip in item.clips]
-            missing = [f"{clip}: {sounds.failed[str(clip)]}" for clip in item.clips if sounds.take(clip) is None]
-            silent += [{"id": name, "reason": reason} for reason in missing]
+            if None in clips[name]:
+                reasons = ((clip, sounds.failed.get(str(clip))) for clip in item.clips)
+                failed[name] = [None if reason is None else f"{clip}: {reason}" for clip, reason in reasons]
             advance(1)
-    return clips, silent
+    return clips, failed
 
 
-def _notes(silent: list[dict], audio: bool) -> list[str]:
-    if not audio:
-        return ["Written without audio."]
-    return [f"Without a player: {counted(len(silent), 'clip')}; the items say why."] if silent else []
+def _notes(silent: list[dict], unshown: list[str], audio: bool) -> list[str]:
+    notes = [] if audio else ["Written without audio."]
+    if silent:
+        notes.append(f"Without a player: {counted(len(silent), 'clip')}; the items say why.")
+    return notes + [f"Not shown token by token: {reason}" for reason in unshown]
 
 
 def _plot(found: Comparison) -> str:

@@ -16,21 +16,32 @@ DIGITS = 4
 REMEDY = "name a folder of `caad-ds explain`"
 
 
-def read_tokens(given: Sequence[Path], runs: Sequence[Path], items: Iterable[Item]) -> list[dict]:
-    """The explanations in the folders that are `given`, and in `tokens` of the runs, in the items' order.
+def read_tokens(given: Sequence[Path], runs: Sequence[Path], items: Iterable[Item]) -> tuple[list[dict], list[str]]:
+    """The explanations in the folders that are `given`, and in `tokens` of the runs, in the items' order; and of what
+    nobody named why it is left out.
 
-    UserError for a folder without any, a file that is none, or one about an item that these runs were not asked.
+    UserError for a folder that is given and has none, a file in it that is none, or one about an item that these runs
+    were not asked.
     """
-    folders = [*given, *(run / FOLDER for run in runs if (run / FOLDER).is_dir())]
     by_key = {item.key: item for item in items}
     place = {key: number for number, key in enumerate(by_key)}
     found: list[dict] = []
-    for folder in folders:
-        files = sorted(file for file in folder.glob("*.json") if file.name != NOTE)
+    unshown: list[str] = []
+    for folder in given:
+        files = _files(folder)
         if not files:
             raise UserError(f"{folder}: no *.json of token pictures in it; {REMEDY}")
         found += [_read(file, by_key) for file in files]
-    return sorted(found, key=lambda told: place[f"{told['id']}:{told['condition']}"])
+    for file in (file for run in runs for file in _files(run / FOLDER)):
+        try:
+            found.append(_read(file, by_key))
+        except UserError as error:
+            unshown.append(str(error))
+    return sorted(found, key=lambda told: place[f"{told['id']}:{told['condition']}"]), unshown
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.json") if file.name != NOTE)
 
 
 def _read(file: Path, items: dict[str, Item]) -> dict:

@@ -20,9 +20,10 @@ from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.comparison.compare import compare
 from caad_ds.evaluation.page.audio import PageAudio, playable
+from caad_ds.evaluation.page.data import without_folders
 from caad_ds.evaluation.page.report import in_script, report
 from caad_ds.evaluation.report.tables import percent
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import AudioError, UserError
 from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_items, write_run, write_tokens
 
 
@@ -60,7 +61,7 @@ def test_every_answer_stands_beside_its_question(world, tmp_path):
     rows = list(dict.fromkeys(item.id for item in world.items))
     assert data["items"]["id"] == rows and data["subsets"] == ["gender", "noise"]
     for run, (folder, right) in enumerate(world.right.items()):
-        assert data["runs"][run]["folder"] == str(world.root / folder)
+        assert data["runs"][run]["folder"] == folder
         for c, condition in enumerate(data["conditions"]):
             assert (verdicts(data, run, condition) == right[c]).all()
             said = [data["texts"][number] for number in data["answers"][run][c]]
@@ -156,8 +157,61 @@ def test_audio_that_is_gone_is_listed_and_its_item_stays(world, tmp_path, capsys
     assert data["items"]["audio"][-2:] == [[None], [None]] and len(data["items"]["id"]) == ITEMS
     told = capsys.readouterr().err
     assert f"{world.items[-1].id}: {gone}: no such file" in told and f"{broken}: " in told
-    assert data["silent"][world.items[-1].id] == f"{gone}: no such file"
+    assert data["silent"][world.items[-1].id] == [f"{gone.name}: no such file"]
     assert "Without a player: 2 clips; the items say why." in data["notes"]
+
+
+def test_each_clip_of_an_item_has_its_own_reason(world, tmp_path):
+    """An item of three clips, of which one is there and two fail for different reasons."""
+    folder, [own, other] = Path(world.runs[0]), [world.items[k].clips[0].path for k in (4, 8)]
+    other.write_bytes(b"no audio")
+    three = tuple(map(Clip, (tmp_path / "gone.wav", own, other)))
+    items = [Item(**{**vars(item), "clips": three}) if item.id == "gender/1" else item for item in world.items]
+    write_items(folder, items)
+    report(world.runs, tmp_path / "o.html")
+    data = held(tmp_path / "o.html")
+    first, second, third = data["silent"]["gender/1"]
+    assert first == "gone.wav: no such file" and second is None and third.startswith(f"{other.name}: ")
+    assert [name is None for name in data["items"]["audio"][1]] == [True, False, True]
+
+
+def test_no_path_of_this_machine_is_in_a_page(world, tmp_path, monkeypatch):
+    """Not in what says why a clip has no player, why a row or an explanation is left out, or where a run is."""
+    write_tokens(world.root / "run0" / "tokens", Item("x/0", "x", None, (), (), "q", "g"))
+    (world.root / "run1" / "tokens").mkdir()
+    (world.root / "run1" / "tokens" / "a.json").write_text("{")
+    scores = Path(world.runs[0]) / "scores.json"
+    scores.write_text(json.dumps(json.loads(scores.read_text()) | {"rejected": [{"id": "gender/99", "reason": "cut"}]}))
+    read = Clip.read
+
+    def fails(clip):
+        number = int(clip.path.name.split(" ")[0])
+        if number == 1:
+            raise AudioError(f"cannot open '{clip.path}': of {tmp_path}/no such place/b.wav")
+        if number == 2:
+            raise PermissionError(13, "Permission denied", str(clip.path))
+        return (clip.path.parent / "gone.wav").read_bytes() if number == 3 else read(clip)
+
+    monkeypatch.setattr(Clip, "read", fails)
+    report(world.runs, tmp_path / "o.html")
+    text, data = (tmp_path / "o.html").read_text(), held(tmp_path / "o.html")
+    assert str(tmp_path) not in text and str(Path.home()) not in text
+    assert len(data["silent"]) == 4 and "1 row left out in run0." in data["notes"]
+    assert data["silent"]["gender/2"][0].endswith("Permission denied: '2 é#?.wav'")
+    assert sum(note.startswith("Not shown token by token: ") for note in data["notes"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("1 row left out in /a/my runs/run0.", "1 row left out in run0."),
+        ("'/a/b c.wav': no such file", "'b c.wav': no such file"),
+        ("(/a)", "(a)"),
+        ("0.8 adversarial / neutral / x, and/or 1/2 of a/b", None),
+    ],
+)
+def test_paths_become_names(text, shown):
+    assert without_folders(text) == (shown or text)
 
 
 def test_a_run_without_some_rows_is_said_to_be_partial(world, tmp_path, capsys):
@@ -211,6 +265,20 @@ def test_token_pictures_are_found_in_a_run_or_given(world, tmp_path):
     assert first["model"] == "teacher" and first["positions"][0]["tokens"] == [
         {"text": f" {NASTY}", "own": True, "p": [0.25, 0.125, 0.75]}
     ]
+
+
+def test_what_lies_in_a_run_about_other_items_is_left_out_and_said(world, tmp_path, capsys):
+    tokens = world.root / "run0" / "tokens"
+    write_tokens(tokens, world.items[2])
+    for name, text in (("question", "another"), ("id", "gender/99")):
+        write_tokens(tokens, Item(**{**vars(world.items[12]), name: text}))
+    (tokens / "torn.json").write_text('{"id"')
+    (world.root / "run1" / "tokens").mkdir()
+    assert cli.main(["report", *world.runs, "--out", str(tmp_path / "o.html"), "--no-audio"]) == 0
+    assert [token["id"] for token in held(tmp_path / "o.html")["tokens"]] == [world.items[2].id]
+    said = [line for line in capsys.readouterr().err.splitlines() if "not shown token by token" in line]
+    assert len(said) == 3 and f"{tokens}/gender_3.json: about gender/3, neutral, which these runs" in said[0]
+    assert any("torn.json" in line for line in said)
 
 
 def refused(capsys, *argv) -> str:

@@ -32,8 +32,9 @@ function showItem(item) {
 
 function players(item) {
   return data.items.audio[item].map((name, k, all) => {
-    if (name === null) return element("p", { class: "soft" }, "No player: ", apart(data.silent[ids[item]]));
-    const label = all.length > 1 ? `Audio ${k + 1} of ${ids[item]}` : `Audio of ${ids[item]}`;
+    const number = all.length > 1 ? ` ${k + 1}` : "";
+    if (name === null) return element("p", { class: "soft" }, `No player of audio${number}: `, apart(data.silent[ids[item]][k]));
+    const label = `Audio${number} of ${ids[item]}`;
     return element("audio", { controls: true, preload: "none", src: sourceOf(name), "aria-label": label });
   });
 }
