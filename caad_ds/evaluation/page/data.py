@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from caad_ds.evaluation.benchmarks.items import Item
+from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.comparison.result import BY_ATTRIBUTE, Comparison
 from caad_ds.evaluation.report.comparison_tables import difference_rows
 from caad_ds.evaluation.report.tables import percent, with_deviation
@@ -16,6 +17,7 @@ from caad_ds.evaluation.scoring.matching import RULES
 from caad_ds.evaluation.speed.figures import SIZE_LEGEND, size_rows
 
 ABSENT = -1
+NEUTRAL, _, FALSE_HINT, _ = CONDITIONS
 # An absolute path up to its last part, which a space may be in, but no colon or quote.
 FOLDERS = re.compile(r"""(?<![^\s'"(])/(?=\S)(?:[^/\n'":]+/+)*""")
 
@@ -76,6 +78,7 @@ def page_data(
         "scores": _scores(found),
         "tables": _tables(found),
         "conditions": conditions,
+        "flips": _flips(conditions),
         "rules": rules,
         "subsets": subsets,
         "systems": list(found.systems),
@@ -100,6 +103,13 @@ def page_data(
         "tokens": tokens,
         "texts": list(texts.number),
     }
+
+
+def _flips(conditions: Sequence[str | None]) -> dict | None:
+    """The numbers of the conditions without a hint and with the false one; None where not both were asked."""
+    if not {NEUTRAL, FALSE_HINT} <= set(conditions):
+        return None
+    return {"before": conditions.index(NEUTRAL), "after": conditions.index(FALSE_HINT)}
 
 
 def _scores(found: Comparison) -> dict:

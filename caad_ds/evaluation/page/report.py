@@ -74,7 +74,8 @@ def report(
         audio: without it no item has a player.
 
     Raises:
-        UserError: what `compare` refuses, items that are not known, an explanation of other items, or other files in `NAME_audio`.
+        UserError: what `compare` refuses, items that are not known, an explanation of other items, or other files in
+            `NAME_audio`.
     """
     out = page_file(out)
     folders = [existing(run) for run in runs]

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.page.report import report
 from caad_ds.evaluation.report.tables import percent
@@ -138,9 +139,15 @@ def test_of_several_seeds_any_or_one_is_chosen(page, asked):
     cell_of(page, "caad", 0, 1).click()
     assert listed(page) == [name for name, one, other in zip(names, *lost) if one or other]
     assert "in any of its runs" in find(page, "#uncell").text
+    union, mean = (lost[0] | lost[1]).sum(), sum(map(np.sum, lost)) / 2
+    cell = cell_of(page, "caad", 0, 1)
+    assert cell.text.split("\n")[-1] == f"mean; {union} in any run" and len(listed(page)) == union
+    assert f"{union} items; on average over the runs {mean:g}, " in cell.get_attribute("aria-label")
+    assert "mean" not in cell_of(page, "teacher", 0, 1).text
     choose(page, "seed", "2")
     assert listed(page) == names
     card = page.find_elements("css selector", "#flips .matrix")[-1]
+    assert "mean" not in card.text
     assert card.find_element("tag name", "h3").text == "caad"
     card.find_elements("tag name", "button")[1].click()
     assert listed(page) == [name for name, is_lost in zip(names, lost[1]) if is_lost]
@@ -196,6 +203,19 @@ def test_a_benchmark_without_conditions_has_the_matrix_of_two_systems(driver, tm
     cell.click()
     assert listed(driver) == [item.id for item, is_here in zip(items, only_a) if is_here]
     assert driver.get_log("browser") == []
+
+
+def test_a_long_prompt_is_a_paragraph_with_its_lines(driver, tmp_path):
+    """What a described benchmark asks is a whole prompt; none of its lines has a heading's place."""
+    prompt = "Listen.\n\nWho speaks?\n  (A) a man\n  (B) a woman\n" + "Answer by a letter alone. " * 20
+    items = [Item(**{**vars(item), "question": prompt}) for item in make_items(tmp_path, conditions=(None,), count=4)]
+    write_run(tmp_path / "a", "a", items, np.ones((1, 4), dtype=bool), benchmark="dynamic-superb")
+    report([tmp_path / "a"], tmp_path / "o.html")
+    driver.get((tmp_path / "o.html").as_uri())
+    question = find(driver, "#item .question")
+    assert question.text.split("\n")[:4] == ["Listen.", "", "Who speaks?", "  (A) a man"]
+    assert question.tag_name == "p" and find(driver, "#item h3").text == items[0].id
+    assert driver.execute_script("const [a] = arguments; return a.scrollWidth <= a.clientWidth", find(driver, "#item"))
 
 
 @pytest.mark.parametrize("name", ["o.html", "beside.html"])

@@ -249,9 +249,19 @@ def test_a_benchmark_without_conditions_has_a_page(tmp_path):
         write_run(tmp_path / name, name, items, rng.random((1, ITEMS)) < 0.5, benchmark="dynamic-superb")
     report([tmp_path / "a", tmp_path / "b"], tmp_path / "o.html")
     data = held(tmp_path / "o.html")
-    assert data["conditions"] == [None] and data["items"]["hint"] == [[-1] * ITEMS]
+    assert data["conditions"] == [None] and data["flips"] is None and data["items"]["hint"] == [[-1] * ITEMS]
     assert [row["name"] for row in data["scores"]["rows"]] == ["a", "b"]
     assert "<svg" not in (tmp_path / "o.html").read_text()
+
+
+def test_the_flips_are_between_the_conditions_that_are_there(tmp_path):
+    """In whatever order; without both of them there are none."""
+    order = ("adversarial", "irrelevant", "neutral", "faithful")
+    of_all = make_items(tmp_path, conditions=order)
+    write_run(tmp_path / "a", "a", of_all, np.ones((4, ITEMS), dtype=bool))
+    report([tmp_path / "a"], tmp_path / "o.html", audio=False)
+    data = held(tmp_path / "o.html")
+    assert [data["conditions"][data["flips"][key]] for key in ("before", "after")] == ["neutral", "adversarial"]
 
 
 def test_token_pictures_are_found_in_a_run_or_given(world, tmp_path):

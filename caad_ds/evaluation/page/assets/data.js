@@ -3,10 +3,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const ids = data.items.id;
 const count = ids.length;
 const ABSENT = -1;
-const NEUTRAL = data.conditions.indexOf("neutral");
-const FALSE = data.conditions.indexOf("adversarial");
 const HAS_CONDITIONS = data.conditions.length > 1;
-const HAS_FLIPS = NEUTRAL >= 0 && FALSE >= 0;
 
 const columns = (lists) => lists.map((list) => Int32Array.from(list));
 const subsetOf = Int32Array.from(data.items.subset);

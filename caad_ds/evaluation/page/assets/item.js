@@ -19,8 +19,9 @@ function showItem(item) {
   back.addEventListener("click", closeItem);
   panel.replaceChildren(
     back,
-    element("p", { class: "soft" }, apart(ids[item]), " \u00b7 ", apart(data.subsets[subsetOf[item]])),
-    element("h3", { dir: "auto" }, text(data.items.question[item])),
+    element("h3", {}, apart(ids[item])),
+    element("p", { class: "soft" }, apart(data.subsets[subsetOf[item]])),
+    element("p", { class: "question", dir: "auto" }, text(data.items.question[item])),
     ...players(item),
     element("p", { class: "gold" }, "Right answer: ", element("b", {}, apart(text(data.items.gt[item])))),
     answerTable(item),

@@ -85,7 +85,7 @@ const most = Math.max(...runsOf.map((runs) => runs.length));
 field("seed").replaceChildren(element("option", { value: "" }, "mean of all"),
   ...Array.from({ length: most }, (_, k) => element("option", { value: String(k) }, String(k + 1))));
 field("seed-label").hidden = !several;
-field("flips-section").hidden = !HAS_FLIPS;
+field("flips-section").hidden = !data.flips;
 field("pair-section").hidden = data.runs.length < 2;
 field("condition-label").hidden = !HAS_CONDITIONS;
 field("explained-label").hidden = !data.tokens.length;

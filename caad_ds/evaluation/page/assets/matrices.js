@@ -1,7 +1,8 @@
 // Matrices of right and wrong, whose cells choose items. A cell is {title, say, has(item)}.
 const VERDICTS = ["right", "wrong"];
 
-// Shares of the items in `among` by [first right, wrong][second right, wrong]: the mean over pairs of columns.
+// Shares of the items in `among` by [first right, wrong][second right, wrong]: the mean over pairs of columns; `any`
+// counts those that are there in any of the pairs, which are what the cell leaves in the list.
 function cells(pairs, among) {
   const counts = pairs.map(([first, second]) => {
     const found = [[0, 0], [0, 0]];
@@ -11,6 +12,7 @@ function cells(pairs, among) {
   return [0, 1].map((row) => [0, 1].map((column) => ({
     share: among.length ? counts.reduce((sum, each) => sum + each[row][column] / among.length, 0) / pairs.length : 0,
     items: counts.reduce((sum, each) => sum + each[row][column], 0) / pairs.length,
+    any: among.filter(holds(pairs, row, column)).length,
   })));
 }
 
@@ -29,14 +31,17 @@ function inAttribute() {
 function matrix({ key, title, rowHead, columnHead, pairs, words, outlined, foot }) {
   const found = cells(pairs, inAttribute());
   const button = (row, column) => {
-    const { share, items } = found[row][column];
+    const { share, items, any } = found[row][column];
     const shown = Number.isInteger(items) ? String(items) : items.toFixed(1);
+    const several = pairs.length > 1;
     const name = `${title}: ${words(row, column)}`;
     const id = `${key}/${row}${column}`;
     const made = element("button", {
       type: "button", "aria-pressed": String(state.cell?.id === id), "--share": `${(100 * share).toFixed(1)}%`,
-      "aria-label": `${name}: ${shown} items, ${percent(share)}%`,
-    }, element("b", {}, shown), element("small", {}, `${percent(share)}%`));
+      "aria-label": several
+        ? `${name}: ${any} items; on average over the runs ${shown}, ${percent(share)}%` : `${name}: ${shown} items, ${percent(share)}%`,
+    }, element("b", {}, shown), element("small", {}, `${percent(share)}%`),
+    several ? element("small", {}, `mean; ${any} in any run`) : null);
     made.dataset.cell = id;
     made.addEventListener("click", () => choose({ id, name, has: holds(pairs, row, column) }));
     return element("td", { class: outlined && row === 0 && column === 1 ? "lost" : "" }, made);
@@ -50,12 +55,12 @@ function matrix({ key, title, rowHead, columnHead, pairs, words, outlined, foot 
 }
 
 function showFlips() {
-  if (!HAS_FLIPS) return;
+  if (!data.flips) return;
   const seed = document.getElementById("seed").value;
   const made = data.systems.map((title, k) => {
     const runs = seed === "" ? runsOf[k] : runsOf[k].slice(Number(seed), Number(seed) + 1);
     if (!runs.length) return null;
-    const pairs = runs.map((run) => [right[run][state.rule][NEUTRAL], right[run][state.rule][FALSE]]);
+    const pairs = runs.map((run) => [right[run][state.rule][data.flips.before], right[run][state.rule][data.flips.after]]);
     return matrix({
       key: `flip/${k}/${seed}`, title, pairs, rowHead: "no hint", columnHead: "false hint", outlined: true,
       words: (row, column) => `${VERDICTS[row]} without a hint, ${VERDICTS[column]} with the false one`
@@ -69,11 +74,11 @@ function showFlips() {
 // Right answers that the false hint turns wrong, of those right without it: the mean over runs.
 function shift(pairs, among) {
   let sum = 0;
-  for (const [neutral, adversarial] of pairs) {
+  for (const [without, hinted] of pairs) {
     let before = 0, lost = 0;
     for (const item of among) {
-      before += neutral[item];
-      lost += neutral[item] & (1 - adversarial[item]);
+      before += without[item];
+      lost += without[item] & (1 - hinted[item]);
     }
     if (!before) return "-";
     sum += lost / before;
