@@ -33,7 +33,7 @@ class Benchmark(Protocol):
 
     @property
     def options(self) -> Mapping[str, list[str]]:
-        """The answers that each subset knows; not of a subset whose questions have choices of their own."""
+        """The answers that each subset knows; not of a subset whose questions differ in their choices."""
 
     @property
     def rejected(self) -> list[dict]:

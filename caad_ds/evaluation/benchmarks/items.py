@@ -81,7 +81,7 @@ class Item:
 
     `condition` is None in benchmarks that know none; `question` is the text that a person would be asked, without
     marks of audio and without the `hint` that precedes it under some conditions. `choices` are the answers to choose
-    from where a question has its own; none where its subset's are known (`Benchmark.options`).
+    from, in their order, where the benchmark has them as a list; else its subset's are known (`Benchmark.options`).
     """
 
     id: str

@@ -11,7 +11,13 @@ from caad_ds.evaluation.scoring.scores import RULES
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.wording import counted
 
-BENCHMARK = {"benchmark": "benchmarks", "prompt": "prompts (--prompt)", "benchmark_sha256": "contents of the benchmark"}
+BENCHMARK = {
+    "benchmark": "benchmarks",
+    "prompt": "prompts (--prompt)",
+    "rule": "rules of matching (the description's `matching`)",
+    "figures": "figures (the description's `score`)",
+    "benchmark_sha256": "contents of the benchmark",
+}  # setups of MCR-BENCH and Dynamic-SUPERB have neither rule nor figures
 PER_MODEL = ("model_sha256", "seed")  # what runs of one name may differ in
 NOTED = {"max_new_tokens": "--max-new-tokens", "dtype": "--dtype"}
 
@@ -36,7 +42,7 @@ class Runs:
 def read_runs(folders: list[Path]) -> Runs:
     """The runs in these folders.
 
-    UserError if a run is unfinished or cut, was scored by other rules of matching, is given twice, was made on another
+    UserError if a run is unfinished or cut, was scored by other rules of matching or into other figures, is given twice, was made on another
     benchmark or other items than the first, or decodes otherwise than its namesakes.
     """
     of_all = RunFolder(folders[0]).read_scores()["setup"]

@@ -16,7 +16,7 @@ LEGEND = f"Named by neutral answers, by the rule lenient, marks of options read;
 def confusions(benchmark: Benchmark, predictions: Iterable[dict]) -> dict[str, dict]:
     """By subset with at most MOST options: `options`, and `counts`, a row per right option and a column per option that
     the answer named, the last for OTHER; of the predictions without a hint."""
-    question = {item.id: item.question for item in benchmark.items}
+    asked = {item.id: (item.question, item.choices) for item in benchmark.items}
     found: dict[str, dict[str, Any]] = {
         subset: {"options": options, "counts": [[0] * (len(options) + 1) for _ in options]}
         for subset, options in benchmark.options.items()
@@ -27,7 +27,7 @@ def confusions(benchmark: Benchmark, predictions: Iterable[dict]) -> dict[str, d
         if table is None or prediction["condition"] != benchmark.conditions[0]:
             continue
         options = table["options"]
-        said = named(prediction["prediction"], tuple(options), question[prediction["id"]])
+        said = named(prediction["prediction"], tuple(options), *asked[prediction["id"]])
         table["counts"][options.index(prediction["gt"])][len(options) if said is None else options.index(said)] += 1
     return {subset: table for subset, table in found.items() if any(map(any, table["counts"]))}
 

@@ -1,7 +1,7 @@
 """Whether an answer is right: Dynamic-SUPERB's rule, stricter ones beside it, and one that reads more spellings."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from itertools import combinations
 
@@ -17,7 +17,7 @@ from caad_ds.evaluation.scoring.normalization import (
     lowered,
     tokens,
 )
-from caad_ds.evaluation.scoring.option_marks import enumerated, spelled_out
+from caad_ds.evaluation.scoring.option_marks import marks, spelled_out
 
 RULES = ("right", "strict", "option", "lenient")
 # Raised whenever a rule judges anything otherwise: scores by other rules are not compared.
@@ -31,18 +31,21 @@ LENIENT: Ways = (*STRICT, (EXACT, False), (CANONICAL, False), (BARE_CANONICAL, F
 PAUSES = frozenset(",;:/|.\n")  # what no spelling of one option has inside
 
 
-def verdicts(prediction: str, label: str, options: Iterable[str], question: str) -> dict[str, bool]:
+def verdicts(
+    prediction: str, label: str, options: Iterable[str], question: str, choices: Sequence[str] = ()
+) -> dict[str, bool]:
     """Whether a prediction is right by each of RULES.
 
     right: the published rule, `matches`. strict: `matches_strictly` among the subset's options and those that the
     question enumerates. option: strict, after marks of options ("B", "Option 2") are replaced by the options. lenient:
-    `matches_leniently` among the options of strict.
+    `matches_leniently` among the options of strict. Where the question's `choices` are known, in their order, marks are
+    theirs and nothing is read out of the question.
     """
-    listed = enumerated(question)
+    listed = marks(question, choices)
     known = {*options, *listed.values()}
 
     def meant(text: str) -> str:
-        return spelled_out(text, listed)
+        return spelled_out(text, listed, within=bool(choices))
 
     return {
         "right": matches(prediction, label),
@@ -122,11 +125,14 @@ def matches_leniently(prediction: str, label: str, options: Iterable[str], quest
 
 
 @lru_cache(1 << 12)
-def named(prediction: str, options: tuple[str, ...], question: str) -> str | None:
-    """The one of the options that an answer names, by words or by its mark; None where it names none, or several."""
-    listed = enumerated(question)
+def named(prediction: str, options: tuple[str, ...], question: str, choices: tuple[str, ...] = ()) -> str | None:
+    """The one of the options that an answer names, by words or by its mark; None where it names none, or several.
+
+    Marks are those of `choices`, as in `verdicts`.
+    """
+    listed = marks(question, choices)
     known = frozenset({*options, *listed.values()})
-    for text in dict.fromkeys([prediction, spelled_out(prediction, listed)]):
+    for text in dict.fromkeys([prediction, spelled_out(prediction, listed, within=bool(choices))]):
         said = _asserted(text, known, question)
         if found := [option for option in options if _exact(option) == said]:
             return found[0]

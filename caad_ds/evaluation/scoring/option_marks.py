@@ -6,6 +6,7 @@ neither, nothing is resolved. Marks joined by "or", "and" or a comma name severa
 """
 
 import re
+from collections.abc import Sequence
 from string import ascii_lowercase, ascii_uppercase
 
 STYLES = (r"\({}\)", r"(?<![\w(]){}\)", r"(?<!\w){}\.(?=\s)", r"(?<!\w){}:(?=\s)")
@@ -44,6 +45,8 @@ AFTER_WORD = re.compile(
     re.IGNORECASE,
 )
 
+WITHIN = re.compile(r"(?<!\w)(?:\((?P<mark>[A-Z])\)|\[(?P<square>[A-Z])\])(?!\w)")
+
 
 def enumerated(question: str) -> dict[str, str]:
     """The options that a question enumerates, by mark (A, b, 2), in order; or none.
@@ -58,11 +61,22 @@ def enumerated(question: str) -> dict[str, str]:
     return _introduced(question)
 
 
-def spelled_out(answer: str, options: dict[str, str]) -> str:
+def marks(question: str, choices: Sequence[str] = ()) -> dict[str, str]:
+    """The options by mark: the `choices` by their places (A, B, ...) where they are known, else what `question` has.
+
+    A choice that is a letter itself is its own mark.
+    """
+    own = {_plain(choice): choice for choice in choices}
+    placed = dict(zip(ascii_uppercase, choices, strict=False))
+    return {mark: own.get(mark.lower(), choice) for mark, choice in placed.items()} if choices else enumerated(question)
+
+
+def spelled_out(answer: str, options: dict[str, str], within: bool = False) -> str:
     """The answer with each mark of an option in it replaced by the option; unchanged where it has none.
 
     A mark is the whole answer, begins it ("B. sad"), or follows "option", "choice" or "answer is"; so do several that
-    are joined ("B or C"). If one of these is no option's, the answer stays as it is.
+    are joined ("B or C"). If one of these is no option's, the answer stays as it is. With `within`, so is a capital in
+    brackets ("it is (B)").
     """
     if not options or _plain(answer) in map(_plain, options.values()):
         return answer
@@ -72,7 +86,8 @@ def spelled_out(answer: str, options: dict[str, str]) -> str:
         if found := pattern.search(answer):
             option = _option(_mark(found), options)
             return answer if option is None else f"{option} {answer[found.end() :]}".strip()
-    return AFTER_WORD.sub(lambda found: _option(_mark(found), options) or found.group(), answer)
+    spelled = AFTER_WORD.sub(lambda found: _option(_mark(found), options) or found.group(), answer)
+    return WITHIN.sub(lambda found: _option(_mark(found), options) or found.group(), spelled) if within else spelled
 
 
 def _options(found: re.Match, options: dict[str, str]) -> str:

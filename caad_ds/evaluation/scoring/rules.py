@@ -9,7 +9,7 @@ yes_no    what the answer says, found by fixed parts of it (the published rule o
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -27,13 +27,15 @@ SAYS = (
 WORD = re.compile(r"\w+")
 
 
-def judged(rule: RuleName, answer: str, label: str, options: Iterable[str], question: str) -> dict:
+def judged(
+    rule: RuleName, answer: str, label: str, options: Iterable[str], question: str, choices: Sequence[str] = ()
+) -> dict:
     """The verdicts of all rules of matching (`matching.verdicts`), `right` being that of `rule`.
 
     By `yes_no` also `said`: "yes", "no", or None for what says neither.
     """
     options = list(options)
-    found: dict = verdicts(answer, label, options, question)
+    found: dict = verdicts(answer, label, options, question, choices)
     if rule == "yes_no":
         said = said_of(answer)
         return {**found, "right": said == label, "said": said}

@@ -51,7 +51,7 @@ class Described:
     def verdicts(self, item: Item, answer: str) -> dict:
         """Whether an answer is right by each rule of matching, the first of them the description's."""
         known = item.choices or self.options.get(item.subset, ())
-        return judged(self.description.matching, answer, item.gt, known, item.question)
+        return judged(self.description.matching, answer, item.gt, known, item.question, item.choices)
 
     @staticmethod
     def load(description: Description, folder: Path | None, limit: int | None = None) -> "Described":
@@ -120,7 +120,8 @@ def _item(description: Description, name: str, found: Found, folder: Path | None
     if AUDIO in prompt:
         raise Fault(f"its prompt holds {AUDIO}, which stands for an audio: remove it")
     clips = _clips(description, found, folder)
-    own = tuple(choices) if columns.choices is not None else ()
+    # Of a yes-no question they have no place, and so no letter.
+    own = () if description.score == "yes_no" else tuple(choices)
     messages = [{"role": "user", "content": user_content(prompt, audios=len(clips))}]
     return Item(name, _group(description, row), None, clips, messages, prompt, label, choices=own)
 
