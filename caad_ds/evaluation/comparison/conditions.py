@@ -7,6 +7,7 @@ from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.comparison.run_folders import Runs
 from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices
 from caad_ds.evaluation.report.comparison_tables import (
+    NOTE,
     comparison_rows,
     difference_rows,
     interval_rows,
@@ -21,10 +22,7 @@ from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.utils.progress import progress
 
 BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_all"}
-NOTE = (
-    "Percentages; ± is the sample deviation over runs of one name (seeds). "
-    "Read neutral, faithful, adversarial and shift together: none of them decides alone."
-)
+TOGETHER = f"{NOTE} Read neutral, faithful, adversarial and shift together: none of them decides alone."
 INTERVALS = (
     f"{NO_INTERVAL} Clips of one of few voices are not independent: for new voices the uncertainty is larger than "
     "these intervals say, and differences are less certain than their p values."
@@ -43,7 +41,7 @@ def compare_conditions(read: Runs, baseline: str, title: str) -> Comparison:
     seeds = {name: figures_of_each(predictions) for name, predictions in runs.items()}
     details = [INTERVALS, markdown(*interval_rows(_pooled(systems, FIGURES)))]
     commonest = commonest_labels(next(iter(runs.values()))[0])
-    legends = [LEGEND, NOTE, *neutral_notes(systems, baseline, commonest[POOLED])]
+    legends = [LEGEND, TOGETHER, *neutral_notes(systems, baseline, commonest[POOLED])]
     if found:
         pooled = _pooled(found, {**MAIN, "MRS": "mrs"})
         details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(pooled))]

@@ -9,14 +9,18 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
 )
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.report.comparison_plots import bars
-from caad_ds.evaluation.report.comparison_tables import SIGNIFICANT, difference_rows, interval_rows, significance_legend
-from caad_ds.evaluation.report.tables import NO_INTERVAL, markdown, with_deviation
+from caad_ds.evaluation.report.comparison_tables import (
+    NOTE,
+    difference_rows,
+    interval_rows,
+    significance_legend,
+    system_row,
+)
+from caad_ds.evaluation.report.tables import NO_INTERVAL, markdown
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit
 from caad_ds.evaluation.scoring.significance import DRAWS as PAIRED_DRAWS
 from caad_ds.evaluation.scoring.significance import adjust, difference_of, exchange_p
 from caad_ds.utils.progress import progress
-
-NOTE = "Percentages; ± is the sample deviation over runs of one name (seeds)."
 
 
 def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: str, complete: bool) -> Comparison:
@@ -32,7 +36,7 @@ def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: 
     with progress(f"differences from {baseline}"):
         found = differences(runs, baseline, complete=complete)
     figures = {name: _figures(scores) for name, scores in systems.items()}
-    rows = [_row(name, systems[name]["runs"], figures[name], found.get(name, {})) for name in systems]
+    rows = [system_row(name, systems[name]["runs"], figures[name], found.get(name, {})) for name in systems]
     details = [NO_INTERVAL, markdown(*interval_rows(figures))]
     if found:
         details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(found))]
@@ -91,9 +95,3 @@ def _tested(drawn: DrawnInstances, instances: list[str], ours: int) -> tuple[flo
 def _figures(scores: dict) -> dict[str, dict]:
     overall = scores["overall"]
     return scores["dimensions"] | ({overall["name"]: overall} if "value" in overall else {})
-
-
-def _row(name: str, runs: int, figures: dict[str, dict], differences: dict[str, dict]) -> list[str]:
-    marks = [SIGNIFICANT if differences.get(figure, {}).get("significant") else "" for figure in figures]
-    cells = [with_deviation(figure) for figure in figures.values()]
-    return [name, str(runs), *(cell + mark for cell, mark in zip(cells, marks, strict=True))]

@@ -123,7 +123,8 @@ def _whole(path: Path, scores: dict) -> list[dict]:
             "options, which scores it again and asks nothing again"
         )
     predictions = RunFolder(path).complete(figures.conditions)
-    if not all(isinstance(p.get(rule), bool) for p in predictions for rule in RULES):
+    judged = all(isinstance(p.get(rule), bool) for p in predictions for rule in RULES)
+    if not judged or not all(key in p for p in predictions for key in figures.reads):
         raise UserError(f"{path}: predictions.jsonl has answers without a verdict; run its `caad-ds evaluate` again")
     have = len({p["id"] for p in predictions})
     if have != scored:

@@ -1,10 +1,10 @@
 """Accuracy under each condition, and what the false hint changes: of MCR-BENCH and what has its form."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.report.tables import LEGEND, MAIN, SUBSET_LEGEND, scores_rows
-from caad_ds.evaluation.scoring.scores import DEFINITIONS, POOLED, score_groups
+from caad_ds.evaluation.scoring.scores import DEFINITIONS, POOLED, judged_by, score_groups
 
 if TYPE_CHECKING:
     from caad_ds.evaluation.comparison.result import Comparison
@@ -17,6 +17,7 @@ class Conflicts:
     conditions = CONDITIONS
     definitions = DEFINITIONS
     by_option = True
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def title(self, kind: str) -> str:
         """See `Figures`."""
@@ -28,7 +29,7 @@ class Conflicts:
 
     def score_by(self, rule: str, runs: list[list[dict]], complete: bool) -> dict:
         """See `Figures`."""
-        return self.score([[{**p, "right": p[rule]} for p in run] for run in runs], complete)
+        return self.score(judged_by(rule, runs), complete)
 
     def items(self, scores: dict) -> int:
         """See `Figures`."""

@@ -34,6 +34,10 @@ class Figures(Protocol):
     def by_option(self) -> bool:
         """Whether it is of interest which option was named in another's place."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What it reads of a prediction beside the verdicts."""
+
     def title(self, kind: str) -> str:
         """Of a comparison of runs on a benchmark of that kind."""
 

@@ -7,6 +7,7 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
     instances_rows,
     score_instances,
 )
+from caad_ds.evaluation.scoring.scores import judged_by
 
 if TYPE_CHECKING:
     from caad_ds.evaluation.comparison.result import Comparison
@@ -19,6 +20,7 @@ class Instances:
     conditions = (None,)
     definitions: ClassVar[dict[str, str]] = {}
     by_option = False
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def title(self, kind: str) -> str:
         """See `Figures`."""
@@ -30,7 +32,7 @@ class Instances:
 
     def score_by(self, rule: str, runs: list[list[dict]], complete: bool) -> dict:
         """See `Figures`."""
-        return self.score([[{**p, "right": p[rule]} for p in run] for run in runs], complete)
+        return self.score(judged_by(rule, runs), complete)
 
     def items(self, scores: dict) -> int:
         """See `Figures`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from caad_ds.evaluation.report.tables import percent
 from caad_ds.evaluation.scoring.metrics import ACCURACY, YES_NO, Metrics
-from caad_ds.evaluation.scoring.scores import POOLED, RULES, score_groups
+from caad_ds.evaluation.scoring.scores import POOLED, RULES, judged_by, score_groups
 
 if TYPE_CHECKING:
     from caad_ds.evaluation.comparison.result import Comparison
@@ -33,6 +33,7 @@ class Shares:
     shown: Mapping[str, str]
     legend: tuple[str, ...] = ()
     definitions: dict[str, str] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
 
     conditions = (None,)
     by_option = True
@@ -47,8 +48,7 @@ class Shares:
 
     def score_by(self, rule: str, runs: list[list[dict]], complete: bool) -> dict:
         """See `Figures`."""
-        by_rule = [[{**p, "right": p[rule]} for p in run] for run in runs]
-        return {"groups": score_groups(by_rule, metrics=self.metrics.by(first=False))}
+        return {"groups": score_groups(judged_by(rule, runs), metrics=self.metrics.by(first=False))}
 
     def items(self, scores: dict) -> int:
         """See `Figures`."""
@@ -92,4 +92,5 @@ OF_YES_NO = Shares(
         "recall_no": 'right answers to questions whose answer is "no" / such questions',
         "f1_no": "harmonic mean of precision_no and recall_no",
     },
+    ("said",),
 )

@@ -19,14 +19,18 @@ PANELS = 4  # matrices side by side
 PANEL = 2.3  # inches
 TITLE, NAME = 11, 10  # points
 ACROSS = 6  # panels of bars side by side
+MOST_BARS = 60  # panels; more are no picture
 PANEL_OF_BARS, BAR, LONGEST_NAME = 1.75, 0.24, 3.0  # inches
 
 
 @matplotlib.rc_context({"text.parse_math": False})  # names may hold dollar signs, which would be read as mathematics
 def bars(systems: dict[str, dict[str, dict]], title: str, path: Path) -> None:
     """Bars with 95% intervals over items, as a PNG: a panel per label, a line per system, which makes it as tall as it
-    has to be; `systems`: by name, in this order, `{value, low, high}` by label."""
-    labels = list(next(iter(systems.values())))
+    has to be; `systems`: by name, in this order, `{value, low, high}` by label, of which the first MOST_BARS are drawn."""
+    known = list(next(iter(systems.values())))
+    labels = known[:MOST_BARS]
+    if len(known) > MOST_BARS:
+        title += f" (the first {MOST_BARS} of {len(known)} figures; the others are in the tables)"
     columns = min(ACROSS, len(labels))
     names = [wrapped(name, LONGEST_NAME, NAME) for name in systems]
     heads = [wrapped(label, PANEL_OF_BARS - 0.15, NAME) for label in labels]

@@ -4,6 +4,7 @@ from caad_ds.evaluation.report.tables import MAIN, p_value, with_deviation, with
 from caad_ds.evaluation.scoring.scores import LEVEL, POOLED
 
 SIGNIFICANT = "*"
+NOTE = "Percentages; ± is the sample deviation over runs of one name (seeds)."
 TOO_FEW = "too few items to tell"
 EXCHANGE = (
     "the systems' answers exchanged clip by clip, exact at every number of items where systems are alike in everything "
@@ -26,6 +27,13 @@ def comparison_rows(systems: dict[str, dict], differences: dict[str, dict]) -> t
         cells = [with_deviation(groups[group][key]) + mark for (group, key), mark in zip(shown, marks, strict=True)]
         rows.append([system, str(groups[POOLED]["runs"]), *cells])
     return header, rows
+
+
+def system_row(name: str, runs: int, figures: dict[str, dict], tested: dict[str, dict]) -> list[str]:
+    """A system's name, number of runs and figures by label, each marked where it differs significantly."""
+    marks = [SIGNIFICANT if tested.get(label, {}).get("significant") else "" for label in figures]
+    cells = [with_deviation(figure) for figure in figures.values()]
+    return [name, str(runs), *(cell + mark for cell, mark in zip(cells, marks, strict=True))]
 
 
 def difference_rows(differences: dict[str, dict[str, dict]]) -> tuple[list[str], list[list[str]]]:

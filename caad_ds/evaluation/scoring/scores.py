@@ -98,6 +98,11 @@ def score_groups(
     return found
 
 
+def judged_by(rule: str, runs: list[list[dict]]) -> list[list[dict]]:
+    """The predictions of runs, with the verdict of `rule` in the place of the first rule's."""
+    return [[{**p, RULES[0]: p[rule]} for p in run] for run in runs]
+
+
 def _by_rule(
     runs: list[list[dict]], ids: list[str], rule: str, draws: int, seed: int, unit: np.ndarray, metrics: Metrics
 ) -> dict:
