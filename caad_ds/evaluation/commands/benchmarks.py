@@ -1,6 +1,7 @@
 """`caad-ds benchmarks`: which benchmarks there are, where they come from, and what one on this disk lacks."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.described.description import Description, read_description, shipped
@@ -49,7 +50,7 @@ def check(place: Path, kind: str | None, data: Path | None) -> int:
     """Print what a benchmark holds, and on standard error each row that cannot be used and why."""
     found = load(place, kind, data=data)
     rows = {item.id: item.subset for item in found.items}
-    of = [[name, str(list(rows.values()).count(name))] for name in dict.fromkeys(rows.values())]
+    of = [[name, str(count)] for name, count in Counter(rows.values()).items()]
     show(f"{found.kind}: {counted(len(rows), 'row')} can be used", Table("Rows by subset", ["subset", "rows"], of))
     show_rejected(found.rejected, None)
     return ROWS_REJECTED if found.rejected else 0
@@ -60,4 +61,5 @@ def _sources(one: Description) -> list[str]:
     for source in one.sources:
         release = f", release {source.release}" if source.release else ""
         lines.append(f"  {source.of}: {source.repository} {source.commit[:10]}, {', '.join(source.files)}{release}")
+        lines += [f"    note: {source.note}"] if source.note else []
     return lines

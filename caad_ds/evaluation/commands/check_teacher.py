@@ -25,6 +25,12 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="a benchmark of clips that the teacher was trained on: tells overfitting from too little training",
     )  # fmt: skip
     parser.add_argument(
+        "--train-data",
+        type=existing,
+        metavar="DIR",
+        help="folder of the files that --train-benchmark's description names",
+    )
+    parser.add_argument(
         "--negatives",
         nargs="+",
         choices=NEGATIVES,
@@ -44,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the teacher, print tables and verdict; 3 if rows of the benchmark could not be used, else 0."""
     found = implementation("teacher_check.check_teacher").check_teacher(
         args.model, args.benchmark, args.instructions, data=args.data, train_benchmark=args.train_benchmark,
+        train_data=args.train_data,
         negatives=args.negatives, alphas=args.alphas, out=args.out, limit=args.limit,
         max_new_tokens=args.max_new_tokens, batch_size=args.batch_size, device=args.device, dtype=args.dtype,
     )  # fmt: skip

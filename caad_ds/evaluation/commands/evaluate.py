@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import PLAIN
+from caad_ds.evaluation.benchmarks.described.description import description_file
 from caad_ds.evaluation.benchmarks.kinds import KINDS, PROMPTS
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
@@ -46,5 +47,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if is_main():
         show_evaluation(scores, RunFolder(args.out))
-        log_evaluation(store, args.out, args.data or args.benchmark, evaluation_rows(scores))
+        log_evaluation(
+            store, args.out, args.data or description_file(args.benchmark) or args.benchmark, evaluation_rows(scores)
+        )
     return ROWS_REJECTED if scores["rejected"] else 0

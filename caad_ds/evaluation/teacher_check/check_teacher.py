@@ -63,6 +63,7 @@ def check_teacher(
     *,
     data: str | Path | None = None,
     train_benchmark: str | Path | None = None,
+    train_data: str | Path | None = None,
     negatives: Sequence[str] = CHECKED_NEGATIVES,
     alphas: Sequence[float] = CHECKED_ALPHAS,
     out: str | Path | None = None,
@@ -80,6 +81,7 @@ def check_teacher(
         instructions: YAML with the options of each subset and their statements; None: the benchmark's own options.
         data: folder of the files that a described benchmark names.
         train_benchmark: one of clips that the teacher was trained on: tells overfitting from too little training.
+        train_data: folder of the files that it names where it is described.
         negatives: inputs of the second path: zero_mel, silence, noise, text_only, shuffled.
         alphas: of the contrasts that are tried.
         out: JSON file of figures and verdict; an interrupted check resumes. None: nothing is kept.
@@ -104,8 +106,11 @@ def check_teacher(
     all_rows, options = rows_of(tested.items), Options(tested, known)
     rows, rejected = options.usable(all_rows, file)
     training = None
+    if train_benchmark is None and train_data is not None:
+        raise UserError("--train-data: is where the files of --train-benchmark are; give that too")
     if train_benchmark is not None:
-        training = _training(named(train_benchmark), limit, place, all_rows, options, file)
+        trained = load(named(train_benchmark), None, limit, None if train_data is None else existing(train_data))
+        training = _training(Path(train_benchmark), trained, place, all_rows, options, file)
     settings: dict = {}
     if written:
         with waiting(f"hashing {folder} and {place}"):
@@ -174,10 +179,9 @@ class _Training:
 
 
 def _training(
-    place: Path, limit: int | None, tested: Path, rows: list[AskedRow], options: Options, file: Path | None
+    place: Path, found: Benchmark, tested: Path, rows: list[AskedRow], options: Options, file: Path | None
 ) -> _Training:
     """The benchmark of training clips, of the subsets that the other one has; UserError where a clip is in both."""
-    found = load(place, None, limit)
     subsets = dict.fromkeys(row.subset for row in rows)
     own = Options(found, options.instructions)
     ours, _ = own.usable([row for row in rows_of(found.items) if row.subset in subsets], file)

@@ -52,6 +52,8 @@ class Options:
         options = self.of(row)
         if self.instructions is not None:
             return None if row.gt in options else f"gt {row.gt!r} is no option of {row.subset} in {file}"
+        if not all(option.strip() for option in options):
+            return "one of its choices is empty, and an empty text has no likelihood"
         if not 2 <= len(options) <= MOST:
             return f"{row.subset} has {len(options)} options, and a check takes 2 to {MOST}; give --instructions"
         return None

@@ -80,6 +80,10 @@ def hallucination(folder):
             "sampling": [sampling] * 5,
         }
         pq.write_table(pa.table(rows), place / "test-00000-of-00001.parquet")
+    place = folder / "AudioHallucination_AudioCaps-Adversarial-v2"
+    place.mkdir()
+    last = {"entry_id": [0], "audio_index": ["Y0"], "prompt_text": ["Is there rain?"], "label": ["No"]}
+    pq.write_table(pa.table(last | {"sampling": ["adversarial"]}), place / "test-00000-of-00001.parquet")
     for k in range(2):
         clip(folder / f"audiocaps/Y{k}.wav", k)
 
@@ -120,19 +124,20 @@ MINIATURES = {
         {"all": {"accuracy": 1}, "sound": {"accuracy": 1}, "mix-sound-music": {"accuracy": 1}},
         ("v2", "audio ./audio/v2.wav is not in"),
     ),
-    # Of 5 + 4 rows 6 are to be answered no. Answers: yes, no, neither, yes, no; then yes, no, no, yes.
-    # Right: 0, 1 and of popular 0, 1, 2; "no" among the answers: 1, 2, 4 and 1, 2, of which 1, 1, 2 are right.
+    # Of 5 + 4 + 1 rows 7 are to be answered no. Answers: yes, no, neither, yes, no; then yes, no, no, yes; then no.
+    # Right: 0, 1, of popular 0, 1, 2 and the last; "no" among the answers: 1, 2, 4; 1, 2; 0, of which 1; 1, 2; 0 are
+    # right.
     "audio-hallucination": Miniature(
         hallucination,
         {"random/0": "Yes.", "random/1": "No, there is none.", "random/2": "A dog.", "random/3": "yes",
          "random/4": "I can't hear it", "popular/0": "It contains rain", "popular/1": "does not contain it",
-         "popular/2": "there is no rain", "popular/3": "Yes"},
+         "popular/2": "there is no rain", "popular/3": "Yes", "adversarial/0": "No."},
         {
-            "all": {"accuracy": 5 / 9, "yes_share": 4 / 9, "precision_no": 3 / 5, "recall_no": 3 / 6, "f1_no": 6 / 11},
+            "all": {"accuracy": 6 / 10, "yes_share": 4 / 10, "precision_no": 4 / 6, "recall_no": 4 / 7, "f1_no": 8 / 13},
             "random": {"accuracy": 2 / 5, "precision_no": 1 / 3, "recall_no": 1 / 3, "f1_no": 1 / 3},
             "popular": {"accuracy": 3 / 4, "precision_no": 1, "recall_no": 2 / 3, "f1_no": 4 / 5},
         },
-        ("popular/3", "id 'popular/3' is that of test-00000-of-00001.parquet:3"),
+        ("popular/3", "id 'popular/3' is that of AudioHallucination_AudioCaps-Popular/test-00000-of-00001.parquet:3"),
     ),
     # By letter, in words, and two options named.
     "meld-emotion": Miniature(

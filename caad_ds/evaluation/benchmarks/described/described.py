@@ -10,7 +10,7 @@ from typing import ClassVar
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files
 from caad_ds.evaluation.benchmarks.described.description import Description
-from caad_ds.evaluation.benchmarks.described.files import Found, files_of, read_rows
+from caad_ds.evaluation.benchmarks.described.files import Found, absent, files_of, read_rows
 from caad_ds.evaluation.benchmarks.described.hub import hub_folder
 from caad_ds.evaluation.benchmarks.described.templates import of_row, rendered
 from caad_ds.evaluation.benchmarks.hf_datasets import Cell
@@ -30,6 +30,7 @@ class Described:
     options: dict[str, list[str]] = field(default_factory=dict)
     rejected: list[dict] = field(default_factory=list)
     limited: bool = False  # rows were left out by a limit
+    from_hub: bool = False
 
     conditions: ClassVar[tuple[None]] = (None,)
 
@@ -45,8 +46,9 @@ class Described:
 
     @property
     def setup(self) -> Mapping[str, str]:
-        """Figures and rule; the prompts are in the hash of the benchmark's contents."""
-        return {"figures": self.description.score, "rule": self.description.matching}
+        """Figures and rule, and where the rows are the hub's, of which revision; prompts are in the hash of contents."""
+        hub = {"hub": ", ".join(self.description.hub)} if self.from_hub else {}
+        return {"figures": self.description.score, "rule": self.description.matching, **hub}
 
     def verdicts(self, item: Item, answer: str) -> dict:
         """Whether an answer is right by each rule of matching, the first of them the description's."""
@@ -55,13 +57,15 @@ class Described:
 
     @staticmethod
     def load(description: Description, folder: Path | None, limit: int | None = None) -> "Described":
-        """Read the files in `folder`, or those of the hub ids where it has none or is not given.
+        """Read the files in `folder`, or where none is given those of the hub ids.
 
-        UserError when there are none, or no row can be used.
+        Files that the folder lacks are among what is rejected. UserError when it has none, or no row can be used.
         """
         read = list(_read(description, folder))
         items = [item for item in read if isinstance(item, Item)]
         rejected = [row for row in read if isinstance(row, dict)]
+        lacking = absent(description, folder) if folder else []
+        rejected += [{"id": name, "reason": f"there is none in {folder}"} for name in lacking]
         if not items:
             reason = f"{rejected[0]['id']}: {rejected[0]['reason']}" if rejected else "there is none"
             raise UserError(f"{folder or description.name}: no row of {description.name} can be used ({reason})")
@@ -73,41 +77,44 @@ class Described:
         options = {subset: sorted(fixed) for subset in of} if fixed else {}
         if not fixed and description.columns.choices is None:  # free answers: those that are right somewhere
             options = {subset: sorted({item.gt for item in ours}) for subset, ours in of.items()}
-        return Described(description, kept, options, rejected, limited=len(kept) < len(items))
+        return Described(description, kept, options, rejected, limited=len(kept) < len(items), from_hub=folder is None)
 
 
 def _read(description: Description, folder: Path | None) -> Iterator[Item | dict]:
     """An item per row, or `{id, reason}`; ids are the rows' own, or count them."""
     first: dict[str, str] = {}
-    number = 0
-    for file in _files(description, folder):
-        for found in read_rows(file, description.rows):
-            name = found.where
-            try:
-                if isinstance(found.row, Fault):
-                    raise found.row
-                own = description.columns.id
-                name = f"{description.name}/{number}" if own is None else _text(own, found.row, "id")
-                number += 1
-                if first.setdefault(name, found.where) != found.where:
-                    raise Fault(f"id {name!r} is that of {first[name]}")
-                item = _item(description, name, found, folder)
-            except Fault as fault:
-                yield {"id": name, "reason": f"{found.where}: {fault}" if name != found.where else str(fault)}
-            else:
-                yield item
+    own = description.columns.id
+    files = _files(description, folder).items()
+    rows = (found for file, called in files for found in read_rows(file, called, description.rows))
+    for number, found in enumerate(rows):
+        name = found.where
+        try:
+            if isinstance(found.row, Fault):
+                raise found.row
+            name = f"{description.name}/{number}" if own is None else _text(own, found.row, "id")
+            if first.setdefault(name, found.where) != found.where:
+                raise Fault(f"id {name!r} is that of {first[name]}")
+            item = _item(description, name, found, folder)
+        except Fault as fault:
+            yield {"id": name, "reason": f"{found.where}: {fault}" if name != found.where else str(fault)}
+        else:
+            yield item
 
 
-def _files(description: Description, folder: Path | None) -> list[Path]:
+def _files(description: Description, folder: Path | None) -> dict[Path, str]:
+    """The files, and what messages call them: their paths in the folder, of the hub after the data set's id."""
     if folder is not None and not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the one that holds the files of {description.name}")
-    local = folder is not None and any(any(folder.glob(pattern)) for pattern in description.files)
-    if folder is not None and (local or not description.hub):
-        return files_of(description, folder)
+    if folder is not None:
+        return {file: file.relative_to(folder).as_posix() for file in files_of(description, folder)}
     if not description.hub:
         raise UserError(f"--data: {description.name} needs the folder of its files; {description.data}")
     plain = description.model_copy(update={"files": []})
-    return [file for name in description.hub for file in files_of(plain, hub_folder(name))]
+    places = {name: hub_folder(name) for name in description.hub}
+    return {
+        file: f"{name}/{file.relative_to(place).as_posix()}"
+        for name, place in places.items() for file in files_of(plain, place)
+    }  # fmt: skip
 
 
 def _item(description: Description, name: str, found: Found, folder: Path | None) -> Item:

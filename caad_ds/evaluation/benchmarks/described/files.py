@@ -22,11 +22,16 @@ WIDEST_CELL = 1 << 24
 
 
 class Found(NamedTuple):
-    """A row, or why it is none: `FILE:LINE`, the file, and values by column; of a column of audio the `Cell`."""
+    """A row, or why it is none: `FILE:LINE` with the file's path in its folder, the file, and values by column; of a column of audio the `Cell`."""
 
     where: str
     file: Path
     row: dict | Fault
+
+
+def absent(description: Description, folder: Path) -> list[str]:
+    """The names and patterns of a description's files of which a folder has none."""
+    return [pattern for pattern in description.files if not any(folder.glob(pattern))]
 
 
 def files_of(description: Description, folder: Path) -> list[Path]:
@@ -45,17 +50,17 @@ def files_of(description: Description, folder: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_rows(file: Path, key: str | None) -> Iterator[Found]:
-    """The rows of a file, in order; `key` is where a JSON object has its list of rows."""
+def read_rows(file: Path, called: str, key: str | None) -> Iterator[Found]:
+    """The rows of a file, in order; `called` is what messages call it, `key` where a JSON object has its list of rows."""
     read = READERS.get(file.suffix.lower())
     if read is None:
-        yield Found(file.name, file, Fault(f"is no {', '.join(READERS)} file"))
+        yield Found(called, file, Fault(f"is no {', '.join(READERS)} file"))
         return
     try:
         for number, row in read(file, key):
-            yield Found(f"{file.name}:{number}", file, row)
+            yield Found(f"{called}:{number}", file, row)
     except (TextError, OSError, Fault, RecursionError, *FAULTS) as error:
-        yield Found(file.name, file, Fault(f"cannot be read ({error})"))
+        yield Found(called, file, Fault(f"cannot be read ({error})"))
 
 
 def _json(file: Path, key: str | None) -> Iterator[tuple[int, dict | Fault]]:

@@ -7,15 +7,16 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import waiting
 
 
-def hub_folder(name: str) -> Path:
-    """The folder of a data set's tables; UserError where the hub has none, or cannot be asked."""
+def hub_folder(named: str) -> Path:
+    """The folder of a data set's tables, of `OWNER/NAME` or `OWNER/NAME@REVISION`; UserError where the hub has none, or
+    cannot be asked."""
     from huggingface_hub import snapshot_download  # takes a while to import
 
+    name, _, revision = named.partition("@")
+    tables = [f"*{suffix}" for suffix in TABLES]
     try:
-        with waiting(f"looking up {name} on the hub"):
-            return Path(
-                snapshot_download(name, repo_type="dataset", allow_patterns=[f"*{suffix}" for suffix in TABLES])
-            )
+        with waiting(f"looking up {named} on the hub"):
+            return Path(snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=tables))
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors or ValueErrors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name}: the data set cannot be read from the hub ({reason}); give --data") from error
+        raise UserError(f"{named}: the data set cannot be read from the hub ({reason}); give --data") from error

@@ -5,13 +5,52 @@ Published prompts enumerate choices, which `str.format` cannot; public runners w
 
 from collections.abc import Mapping
 from string import ascii_uppercase
+from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from caad_ds.evaluation.benchmarks.items import Fault
 
-ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+class Null(StrictUndefined):
+    """A null of a row: false in a condition, and else refused as what is missing; not the word "None"."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        """No."""
+        return False
+
+
+class Environment(ImmutableSandboxedEnvironment):
+    """Reads the keys of a row before the methods of a `dict`: `row.items` is a column that is called so."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """See Jinja."""
+        held = isinstance(obj, Mapping) and attribute in obj
+        return self._known(obj[attribute] if held else super().getattr(obj, attribute), attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """See Jinja."""
+        return self._known(super().getitem(obj, argument), argument)
+
+    def _known(self, value: Any, name: object) -> Any:
+        return Null(f"{name!r} is null") if value is None else value
+
+
+def _shown(value: Any) -> Any:
+    """What a template puts out; TypeError for what is no text, number, list or object of these, as methods are."""
+    if isinstance(value, str | int | float | Undefined):  # what is undefined says so itself
+        return value
+    if type(value) not in (list, tuple, dict):
+        raise TypeError("it puts out null" if value is None else f"it puts out a {type(value).__name__}, not a text")
+    for each in [*value, *value.values()] if isinstance(value, dict) else value:
+        _shown(each)
+    return value
+
+
+ENVIRONMENT = Environment(undefined=StrictUndefined, finalize=_shown, keep_trailing_newline=True)
 MARK = "{{"
 
 
@@ -19,7 +58,7 @@ def problem(text: str) -> str | None:
     """Why a text is no template, or None."""
     try:
         ENVIRONMENT.from_string(text)
-    except TemplateError as error:
+    except Exception as error:  # compiling folds constants, which any filter may fail at
         return f"it is no template ({' '.join(str(error).split())})"
     return None
 
@@ -28,7 +67,7 @@ def rendered(text: str, **values: object) -> str:
     """A template with these values, and `letters` A to Z; Fault where the row has not what it asks for."""
     try:
         return ENVIRONMENT.from_string(text).render(letters=ascii_uppercase, **values)
-    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+    except Exception as error:  # filters raise whatever the values make them
         raise Fault(f"the template {text!r:.60} cannot be filled in ({' '.join(str(error).split())})") from error
 
 
