@@ -28,7 +28,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--train-data",
         type=existing,
         metavar="DIR",
-        help="folder of the files that --train-benchmark's description names",
+        help="as --data, where --train-benchmark is a description",
     )
     parser.add_argument(
         "--negatives",

@@ -27,7 +27,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="MCR-BENCH: description and question on one line (default), or wrapped as a public runner does",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; resumes an interrupted run")
-    parser.add_argument("--name", help="the system's name in tables (default: the run folder's); seeds share one")
+    parser.add_argument(
+        "--name", help="the system's name in tables (default: the model's, with its contrast); seeds share one"
+    )
     add_decoding(parser, max_new_tokens=16)
     add_judge_arguments(parser)
     add_mlflow_arguments(parser)
@@ -47,7 +49,6 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if is_main():
         show_evaluation(scores, RunFolder(args.out))
-        log_evaluation(
-            store, args.out, args.data or description_file(args.benchmark) or args.benchmark, evaluation_rows(scores)
-        )
+        asked = args.data or description_file(args.benchmark) or args.benchmark
+        log_evaluation(store, args.out, asked, evaluation_rows(scores))
     return ROWS_REJECTED if scores["rejected"] else 0

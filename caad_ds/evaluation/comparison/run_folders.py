@@ -42,8 +42,8 @@ class Runs:
 def read_runs(folders: list[Path]) -> Runs:
     """The runs in these folders.
 
-    UserError if a run is unfinished or cut, was scored by other rules of matching or into other figures, is given twice, was made on another
-    benchmark or other items than the first, or decodes otherwise than its namesakes.
+    UserError if a run is unfinished or cut, was scored by other rules of matching or into other figures, is given
+    twice, was made on another benchmark or other items than the first, or decodes otherwise than its namesakes.
     """
     of_all = RunFolder(folders[0]).read_scores()["setup"]
     runs = Runs(figures_of(of_all), of_all.get("benchmark", OLDEST))

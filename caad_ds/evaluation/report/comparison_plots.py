@@ -26,7 +26,7 @@ PANEL_OF_BARS, BAR, LONGEST_NAME = 1.75, 0.24, 3.0  # inches
 @matplotlib.rc_context({"text.parse_math": False})  # names may hold dollar signs, which would be read as mathematics
 def bars(systems: dict[str, dict[str, dict]], title: str, path: Path) -> None:
     """Bars with 95% intervals over items, as a PNG: a panel per label, a line per system, which makes it as tall as it
-    has to be; `systems`: by name, in this order, `{value, low, high}` by label, of which the first MOST_BARS are drawn."""
+    has to be; `systems`: by name, in this order, `{value, low, high}` by label; at most MOST_BARS are drawn."""
     known = list(next(iter(systems.values())))
     labels = known[:MOST_BARS]
     if len(known) > MOST_BARS:

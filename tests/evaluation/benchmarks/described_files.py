@@ -133,7 +133,7 @@ MINIATURES = {
          "random/4": "I can't hear it", "popular/0": "It contains rain", "popular/1": "does not contain it",
          "popular/2": "there is no rain", "popular/3": "Yes", "adversarial/0": "No."},
         {
-            "all": {"accuracy": 6 / 10, "yes_share": 4 / 10, "precision_no": 4 / 6, "recall_no": 4 / 7, "f1_no": 8 / 13},
+            "all": {"accuracy": 0.6, "yes_share": 0.4, "precision_no": 4 / 6, "recall_no": 4 / 7, "f1_no": 8 / 13},
             "random": {"accuracy": 2 / 5, "precision_no": 1 / 3, "recall_no": 1 / 3, "f1_no": 1 / 3},
             "popular": {"accuracy": 3 / 4, "precision_no": 1, "recall_no": 2 / 3, "f1_no": 4 / 5},
         },

@@ -1,15 +1,19 @@
 """What a description's rows and files may lack, said by name: ids of several folders, nulls, templates, hub ids."""
 
+import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 
 from caad_ds import cli
+from caad_ds.evaluation.benchmarks.described.description import shipped
 from caad_ds.evaluation.benchmarks.described.templates import rendered
 from caad_ds.evaluation.benchmarks.items import Fault, rows_of
 from caad_ds.evaluation.benchmarks.kinds import load
+from caad_ds.evaluation.commands import evaluate
 from caad_ds.evaluation.teacher_check.options import Options
 from caad_ds.utils.errors import UserError
 from tests.evaluation.benchmarks.described_files import clip, hallucination, mmar
@@ -23,6 +27,7 @@ columns: {{{id}question: ask, choices: [one, two], answer: right, audio: sound}}
 prompt: '{prompt}'
 matching: option
 """
+FIGURES: dict = {"rejected": []}
 ROW = {"key": "r1", "ask": "where?", "one": "hall", "two": "yard", "right": "yard", "sound": "0.wav"}
 
 
@@ -114,3 +119,17 @@ def test_an_empty_choice_has_no_likelihood(tmp_path):
 def test_the_list_says_what_was_not_seen(capsys):
     assert cli.main(["benchmarks"]) == 0
     assert "were not seen" in " ".join(capsys.readouterr().out.split())
+
+
+def test_mlflow_gets_the_place_of_a_shipped_description(model_folder, monkeypatch, tmp_path):
+    logged = []
+    monkeypatch.setattr(evaluate, "implementation", lambda name: SimpleNamespace(evaluate=lambda **given: FIGURES))
+    monkeypatch.setattr(evaluate, "show_evaluation", lambda *given: None)
+    monkeypatch.setattr(evaluate, "evaluation_rows", lambda scores: None)
+    monkeypatch.setattr(evaluate, "log_evaluation", lambda store, out, place, rows: logged.append(place))
+    parser = argparse.ArgumentParser()
+    evaluate.register(parser)
+    given = ["--model", str(model_folder), "--benchmark", "mmar", "--out", str(tmp_path / "run")]
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.run(parser.parse_args(given)) == 0
+    assert logged == [shipped()["mmar"]]

@@ -94,3 +94,14 @@ def test_a_row_is_explained_and_timed(choices, model_folder, tmp_path, capsys):
     given = ["--models", f"t={model_folder}", *choices, "--batch-size", "2", "--tokens", "1", "--rounds", "1"]
     assert cli.main(["speed", *given]) == 0
     assert "Size and speed" in capsys.readouterr().out
+
+
+def test_a_described_benchmark_of_training_clips_has_its_own_folder(choices, model_folder, tmp_path, capsys):
+    given = ["check-teacher", "--model", str(model_folder), *choices]
+    assert cli.main([*given, "--train-data", str(tmp_path / "data")]) == 2
+    assert "--train-data: is where the files of --train-benchmark are" in capsys.readouterr().err
+    given += ["--train-benchmark", "mmau-test-mini"]
+    assert cli.main(given) == 2
+    assert "--data: mmau-test-mini needs the folder of its files" in capsys.readouterr().err
+    assert cli.main([*given, "--train-data", str(tmp_path / "data")]) == 2
+    assert "mmau-test-mini: has 4 clips that are in" in capsys.readouterr().err

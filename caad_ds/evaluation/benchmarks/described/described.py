@@ -46,7 +46,7 @@ class Described:
 
     @property
     def setup(self) -> Mapping[str, str]:
-        """Figures and rule, and where the rows are the hub's, of which revision; prompts are in the hash of contents."""
+        """Figures, rule and the hub ids that were read; the prompts are in the hash of the benchmark's contents."""
         hub = {"hub": ", ".join(self.description.hub)} if self.from_hub else {}
         return {"figures": self.description.score, "rule": self.description.matching, **hub}
 

@@ -22,7 +22,8 @@ WIDEST_CELL = 1 << 24
 
 
 class Found(NamedTuple):
-    """A row, or why it is none: `FILE:LINE` with the file's path in its folder, the file, and values by column; of a column of audio the `Cell`."""
+    """A row, or why it is none: `PATH:LINE` in the folder, the file, and values by column; of a column of audio the
+    `Cell`."""
 
     where: str
     file: Path
@@ -51,7 +52,10 @@ def files_of(description: Description, folder: Path) -> list[Path]:
 
 
 def read_rows(file: Path, called: str, key: str | None) -> Iterator[Found]:
-    """The rows of a file, in order; `called` is what messages call it, `key` where a JSON object has its list of rows."""
+    """The rows of a file, in order.
+
+    `called` is what messages call it, `key` where a JSON object has its list of rows.
+    """
     read = READERS.get(file.suffix.lower())
     if read is None:
         yield Found(called, file, Fault(f"is no {', '.join(READERS)} file"))
