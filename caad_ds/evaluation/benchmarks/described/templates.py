@@ -18,7 +18,7 @@ class Null(StrictUndefined):
 
     __slots__ = ()
 
-    def __bool__(self) -> bool:  # type: ignore[assignment]  # the base class raises
+    def __bool__(self) -> bool:  # type: ignore[override]  # there it raises
         """No."""
         return False
 
