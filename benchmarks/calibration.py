@@ -26,7 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cpu_name
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.comparison import dynamic_superb_dimensions
 from caad_ds.evaluation.scoring.scores import POOLED, RATIOS, RULES
 from caad_ds.evaluation.scoring.significance import differences

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_rows, score_instances
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.report.comparison_tables import comparison_rows, difference_rows, interval_rows
 from caad_ds.evaluation.report.tables import scores_rows, show
 from caad_ds.evaluation.scoring.scores import score_groups

@@ -10,6 +10,8 @@ from typing import Protocol
 from caad_ds.evaluation.benchmarks.items import Item
 
 PLAIN = "plain"  # the way of asking that every benchmark has
+CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")  # of benchmarks with hints: none, true, false, idle
+HINTS = CONDITIONS[1:]
 
 
 class Benchmark(Protocol):

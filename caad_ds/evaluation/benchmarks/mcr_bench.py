@@ -19,14 +19,12 @@ from unicodedata import normalize
 
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files, mcr_manifest, prompt_manifest
-from caad_ds.evaluation.benchmarks.benchmark import PLAIN
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS, HINTS, PLAIN
 from caad_ds.evaluation.benchmarks.items import Clip, Item, text_of
 from caad_ds.evaluation.scoring.matching import verdicts, words
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import each_once, is_text, read_text
 
-CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")
-HINTS = CONDITIONS[1:]
 CATEGORY = "MCR"  # what categories in a manifest begin with
 WRAPPED = "wrapped"
 # How a public runner puts a description before a question (docs/benchmarks.md); the authors publish no prompts.

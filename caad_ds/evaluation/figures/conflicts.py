@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.report.tables import LEGEND, MAIN, SUBSET_LEGEND, scores_rows
 from caad_ds.evaluation.scoring.scores import DEFINITIONS, POOLED, judged_by, score_groups
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.comparison.result import BY_ATTRIBUTE, Comparison
 from caad_ds.evaluation.report.comparison_tables import difference_rows
 from caad_ds.evaluation.report.tables import percent, with_deviation

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, HINTS
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS, HINTS
 
 Weights = Mapping[str, int]  # of outcomes
 

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from caad_ds.cli import main
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.kinds import PROMPTS, load
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS, Benchmark
+from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.comparison.compare import compare
 from caad_ds.evaluation.identity import fingerprint
 from caad_ds.utils.errors import UserError

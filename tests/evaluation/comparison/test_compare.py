@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caad_ds import cli
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.report.comparison_plots import flips
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.evaluation.scoring.scores import score

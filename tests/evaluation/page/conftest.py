@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from caad_ds.evaluation.asked_items import write_items
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.scoring.matching import RULES, VERSION
 
 ITEMS = 40

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
 from caad_ds.evaluation.page.report import report
 from caad_ds.evaluation.report.tables import percent
 from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_items, make_world, write_run, write_tokens

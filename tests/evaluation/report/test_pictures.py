@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices
 from caad_ds.evaluation.report.trade_off_plot import X, Y, spread, trade_off
 from caad_ds.evaluation.scoring.scores import score

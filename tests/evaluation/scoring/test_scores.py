@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caad_ds.evaluation.benchmarks.mcr_bench import CONDITIONS
+from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.scoring.resampling_units import numbered, units_of
 from caad_ds.evaluation.scoring.scores import resample, score, score_groups
 
