@@ -32,7 +32,7 @@ def check_text(path: Path) -> None:
     for each in strings:
         if SECRET_IN_URI.search(each):
             raise UserError(f"{path}: holds an address with what looks like a credential in it; remove it")
-        if found := machine_path(each):
+        if found := machine_path(each, path.suffix in PROSE):
             raise UserError(
                 f"{path}: names {found}, which is on one machine alone; name a hub id there, or take it out"
             )

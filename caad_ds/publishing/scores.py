@@ -24,18 +24,19 @@ OTHER = ("shift", "tir_all", "MRS", "yes", "precision", "recall", "F1")  # figur
 def read_evaluations(folders: Iterable[Path]) -> dict[Path, dict]:
     """What is in the `scores.json` of finished evaluations.
 
-    UserError where one is unfinished or of another version, or is named like another one: a card tells them apart by
-    their names.
+    UserError where one is unfinished or of another version, or has name and benchmark of another one: a card tells
+    them apart by these.
     """
     found: dict[Path, dict] = {}
+    known = ("name", "benchmark", "benchmark_sha256")
     for folder in folders:
         read_runs([folder])
         scores = RunFolder(folder).read_scores()
         for other, its in found.items():
-            if its["setup"]["name"] == scores["setup"]["name"]:
+            if all(its["setup"].get(key) == scores["setup"].get(key) for key in known):
                 raise UserError(
-                    f"--evaluation {other} and {folder}: both are named {scores['setup']['name']!r}, and a card tells "
-                    "evaluations apart by their names; leave one out, or evaluate it with a --name of its own"
+                    f"--evaluation {other} and {folder}: both are {scores['setup']['name']!r} on one benchmark, and a "
+                    "card tells evaluations apart by these; leave one out, or evaluate it with a --name of its own"
                 )
         found[folder] = scores
     return found

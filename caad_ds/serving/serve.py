@@ -54,6 +54,11 @@ def run(args: argparse.Namespace) -> int:
     check_above_zero("--timeout", args.timeout)
     if not 0 <= args.drain < math.inf:
         raise UserError(f"--drain {args.drain}: give a number of seconds of at least 0")
+    if args.max_request_seconds > args.max_audio_seconds:
+        raise UserError(
+            f"--max-request-seconds {args.max_request_seconds:g}: more than all requests have together "
+            f"(--max-audio-seconds {args.max_audio_seconds:g}); lower it, or allow more"
+        )
     models = _named(args)
     key, local = key_of(KEY, "environment variable"), is_loopback(args.host)
     if not key and not local:

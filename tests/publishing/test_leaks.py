@@ -71,7 +71,7 @@ def test_no_family_writes_the_folder_that_it_was_loaded_from(family, tmp_path):
 
 PATHS = {
     "config.json": {"llm_config": {"_name_or_path": "/absent/models/llm"}},
-    "generation_config.json": {"a": ["/model"]},
+    "generation_config.json": {"a": ["/data/model"]},
     "export.json": {"run": "of /absent/runs/mine"},
     "processor_config.json": {"/absent/models/llm": 1},
     "tokenizer_config.json": {"tokenizer_file": "C:\\Users\\me\\tokenizer.json"},
@@ -105,6 +105,8 @@ def test_a_secret_is_refused(tmp_path, name, secret):
     [
         "https://huggingface.co/lab/model/blob/main/LICENSE", "runs/mine/model", "./runs/mine", "and/or", "10 / 2 / 3",
         "application/json", "</tool_call>", "`pip install caad-ds`", "[-1, 1]", "/think and /no_think",
+        "POST /v1/chat/completions", "[docs](/docs/transformers/main)", "N/A /n/a", "/path/to/audio.wav",
+        "{{ 'A:\\n' }}",
     ],
 )  # fmt: skip
 def test_what_is_no_path_is_sent(tmp_path, text):
@@ -113,8 +115,8 @@ def test_what_is_no_path_is_sent(tmp_path, text):
 
 
 def test_a_card_with_a_path_is_refused(tmp_path):
-    (tmp_path / "README.md").write_text("made of\n`a: /absent/models/llm`\n")
-    with pytest.raises(UserError, match="names /absent/models/llm, which is on one machine alone"):
+    (tmp_path / "README.md").write_text("made of\n`a: /scratch/models/llm`\n")
+    with pytest.raises(UserError, match="names /scratch/models/llm, which is on one machine alone"):
         check_text(tmp_path / "README.md")
 
 

@@ -81,12 +81,13 @@ def test_a_greedy_evaluation_says_so():
     assert module._args(of(**greedy)) == {"dtype": "float32", "max_new_tokens": 16}
 
 
-def test_two_evaluations_of_one_name_are_refused(monkeypatch, tmp_path):
+def test_two_evaluations_of_one_name_and_benchmark_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "read_runs", lambda folders: None)
-    names = {"a": "mine", "b": "mine", "c": "mine, seed 1"}
-    monkeypatch.setattr(module.RunFolder, "read_scores", lambda run: of(name=names[run.path.name]))
-    assert len(module.read_evaluations([tmp_path / "a", tmp_path / "c"])) == 2
-    with pytest.raises(UserError, match="both are named 'mine', and a card tells evaluations apart by their names"):
+    names = {"a": "mine", "b": "mine", "c": "mine, seed 1", "d": "mine"}
+    found = {name: of(name=each, benchmark_sha256="d" if name == "d" else "a") for name, each in names.items()}
+    monkeypatch.setattr(module.RunFolder, "read_scores", lambda run: found[run.path.name])
+    assert len(module.read_evaluations([tmp_path / "a", tmp_path / "c", tmp_path / "d"])) == 3
+    with pytest.raises(UserError, match="both are 'mine' on one benchmark, and a card tells evaluations apart by"):
         module.read_evaluations([tmp_path / "a", tmp_path / "b"])
 
 

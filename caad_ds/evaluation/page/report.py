@@ -93,8 +93,7 @@ def report(
         silent = [{"id": name, "reason": reason} for name, each in failed.items() for reason in each if reason]
         notes = _notes(silent, unshown, audio)
         data = page_data(found, answered, items, clips, failed, explained, notes)
-        text = page(data, sounds.sources(), _plot(found))
-    write_atomic(out, text)
+        write_atomic(out, page(data, sounds.sources(), _plot(found)))
     return Report(len(clips), silent, unshown, sounds.folder if sounds.beside else None, found.rejected)
 
 

@@ -6,7 +6,7 @@ neither, nothing is resolved. Marks joined by "or", "and" or a comma name severa
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from string import ascii_lowercase, ascii_uppercase
 
 STYLES = (r"\({}\)", r"(?<![\w(]){}\)", r"(?<!\w){}\.(?=\s)", r"(?<!\w){}:(?=\s)")
@@ -76,38 +76,51 @@ def spelled_out(answer: str, options: dict[str, str], within: bool = False) -> s
 
     A mark is the whole answer, begins it ("B. sad"), or follows "option", "choice" or "answer is"; so do several that
     are joined ("B or C"). If one of these is no option's, the answer stays as it is. With `within`, so is a capital in
-    brackets ("it is (B)").
+    brackets ("it is (B)"), and a number is no mark: it may be what is asked for.
     """
     if not options or _plain(answer) in map(_plain, options.values()):
         return answer
+
+    def named(mark: str) -> str | None:
+        return _option(mark, options, by_place=not within)
+
     if SEVERAL.search(answer):
-        return SEVERAL.sub(lambda found: _options(found, options), answer).strip()
+        return SEVERAL.sub(lambda found: _options(found, named), answer).strip()
     for pattern in (ALONE, LEADING):
         if found := pattern.search(answer):
-            option = _option(_mark(found), options)
+            option = named(_mark(found))
             return answer if option is None else f"{option} {answer[found.end() :]}".strip()
-    spelled = AFTER_WORD.sub(lambda found: _option(_mark(found), options) or found.group(), answer)
-    return WITHIN.sub(lambda found: _option(_mark(found), options) or found.group(), spelled) if within else spelled
+    spelled = AFTER_WORD.sub(lambda found: named(_mark(found)) or found.group(), answer)
+    return WITHIN.sub(lambda found: _bracketed(found, options), spelled) if within else spelled
 
 
-def _options(found: re.Match, options: dict[str, str]) -> str:
+def _bracketed(found: re.Match, options: dict[str, str]) -> str:
+    """A capital in brackets as the option with that mark, unless an option has it after the same word ("Type (A)")."""
+    mark, before = _mark(found), found.string[: found.start()].split()
+    worded = before and any(_plain(f"{before[-1]} {mark}") in _plain(option) for option in options.values())
+    return found.group() if worded else _option(mark, options) or found.group()
+
+
+def _options(found: re.Match, named: Callable[[str], str | None]) -> str:
     """Joined marks as the options they name."""
-    named = [_option(sign, options) for sign in SIGN.findall(found["marks"])]
-    return found.group() if None in named else " or ".join(name for name in named if name)
+    options = [named(sign) for sign in SIGN.findall(found["marks"])]
+    return found.group() if None in options else " or ".join(option for option in options if option)
 
 
 def _mark(found: re.Match) -> str:
     return next(value for value in found.groupdict().values() if value)
 
 
-def _option(mark: str, options: dict[str, str]) -> str | None:
-    """The option with that mark in either case, the option that it is itself, or the one in that place (2 or B: the
-    second) where marks are of the other kind."""
+def _option(mark: str, options: dict[str, str], by_place: bool = False) -> str | None:
+    """The option with that mark in either case, or the option that it is itself.
+
+    With `by_place` also the one in that place (2 or B: the second) where marks are of the other kind.
+    """
     by_mark = {**{_plain(option): option for option in options.values()}, **{m.lower(): o for m, o in options.items()}}
     if mark.lower() in by_mark:
         return by_mark[mark.lower()]
     numbered = any(name.isdigit() for name in options)
-    if mark.isdigit() == numbered:
+    if not by_place or mark.isdigit() == numbered:
         return None
     place = ascii_lowercase.index(mark.lower()) if numbered else int(mark) - 1
     return list(options.values())[place] if 0 <= place < len(options) else None

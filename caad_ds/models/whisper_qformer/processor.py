@@ -154,8 +154,8 @@ def _samples(audio: Any) -> np.ndarray:
     samples = np.asarray(audio)
     if samples.ndim != 1 or not samples.size:
         raise ValueError(f"an audio of shape {samples.shape}; give mono samples, one after another")
-    if samples.dtype.kind not in "fi":
-        raise ValueError(f"an audio of {samples.dtype}; give floats of full scale 1, or signed integers")
+    if samples.dtype.kind not in "fi" or samples.dtype == np.int64:  # of which nobody knows the full scale
+        raise ValueError(f"an audio of {samples.dtype}; give floats of full scale 1, or integers of 16 or 32 bits")
     full = 1.0 if samples.dtype.kind == "f" else -float(np.iinfo(samples.dtype).min)
     scaled = (samples / full).astype(np.float32)
     if not np.isfinite(scaled).all():

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from caad_ds.config.objective_section import NEGATIVES
-from caad_ds.generation.decoding_settings import MOST_ALPHA
+from caad_ds.generation.decoding_settings import COLDEST, MOST_ALPHA
 from caad_ds.serving.server.body import check_structure
 from caad_ds.serving.server.refusals import Refused
 
@@ -98,8 +98,8 @@ class ChatRequest(BaseModel):
 
     @property
     def sampled(self) -> bool:
-        """Whether the answer is drawn; a temperature of 0 is the limit of none."""
-        return bool(self.temperature)
+        """Whether the answer is drawn; a temperature near 0 asks for the likeliest token, as clients write it."""
+        return (self.temperature or 0) >= COLDEST
 
 
 def read_request(body: bytes) -> ChatRequest:

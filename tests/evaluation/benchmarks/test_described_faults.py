@@ -56,7 +56,8 @@ def test_a_line_that_is_no_row_has_a_number_too(tmp_path):
 @pytest.mark.parametrize("template", [
     "{{ row.none }}", "{{ row['none'] }}", "a {{ row.none ~ 'b' }}", "{{ row.none | upper }}", "{{ none }}",
     "{{ row.get }}", "{{ row.items() }}", "{{ row['keys'] }}", "{{ range }}", "{{ row.held | map('upper') }}",
-    "{{ row.held }}", "{{ row.q | dictsort }}", "{{ row.q.absent }}", "{{ row.q + 1 }}", "{{ row.q | random(3) }}",
+    "{{ row.held }}", "{{ row.q | dictsort }}", "{{ row.q.absent }}", "{{ row.held | join(', ') }}",
+    "{{ row.q + 1 }}", "{{ row.q | random(3) }}",
 ])  # fmt: skip
 def test_what_is_no_text_is_a_fault_of_the_row(template):
     with pytest.raises(Fault, match="cannot be filled in") as fault:
@@ -70,6 +71,9 @@ def test_columns_that_are_called_as_methods_are_and_nulls_in_conditions():
     assert (
         rendered("{% if row.none %}x{% endif %}{{ row.none | default('-') }} {{ row.list }}", row=row) == "- ['a', 1]"
     )
+    guarded = "{% if row.none is not none %}x{% elif row.none == 'a' or row.none in ['a'] %}y{% else %}z{% endif %}"
+    assert rendered(guarded, row=row) == "z" and rendered(guarded, row={"none": "b"}) == "x"
+    assert rendered("{{ row.list | join('-') }}", row=row) == "a-1"
 
 
 def test_a_template_that_fails_is_a_row_that_is_left_out(tmp_path):

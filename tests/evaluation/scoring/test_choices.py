@@ -32,5 +32,10 @@ def test_no_choice_or_several_are_wrong(answer):
     assert not any(right(answer, city, CITIES, WHO) for city in CITIES)
 
 
+def test_numbers_and_words_of_choices_are_no_marks():
+    assert not right("3", "four", ("two", "three", "four", "five"), WHO)
+    assert not right("Type (A)", "Type O", ("Type O", "Type A"), WHO)
+
+
 def test_a_choice_that_is_a_letter_is_its_own_mark():
     assert right("The answer is A.", "A", ("B", "A", "both"), WHO) and right("(C)", "both", ("B", "A", "both"), WHO)

@@ -234,6 +234,7 @@ def test_integers_are_heard_as_floats(dtype):
         (np.zeros(0, np.float32), "an audio of shape"),
         (np.zeros((2, 800), np.float32), "an audio of shape"),
         (np.zeros(800, np.uint8), "an audio of uint8"),
+        (np.zeros(800, np.int64), "an audio of int64"),
         (np.zeros(800, bool), "an audio of bool"),
         (np.zeros(800, complex), "an audio of complex128"),
         (np.full(800, np.nan), "samples that are not finite"),

@@ -16,6 +16,7 @@ ONE, TWO = file_of("one"), file_of("two", 0.3)
 WAYS = {
     "greedy": ({}, {}),
     "a temperature of 0": ({"temperature": 0, "seed": 3}, {}),
+    "a temperature near 0": ({"temperature": 1e-6, "seed": 3}, {}),
     "sampled": (
         {"temperature": 1.5, "top_p": 0.9, "seed": 5, "extra_body": {"top_k": 20}},
         {"temperature": 1.5, "top_p": 0.9, "top_k": 20, "seed": 5},

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 from typing import Any
 
-from jinja2 import StrictUndefined, Undefined
+from jinja2 import StrictUndefined, Undefined, pass_eval_context
+from jinja2.filters import sync_do_join
+from jinja2.nodes import EvalContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from caad_ds.evaluation.benchmarks.items import Fault
@@ -21,6 +23,18 @@ class Null(StrictUndefined):
     def __bool__(self) -> bool:  # type: ignore[override]  # there it raises
         """No."""
         return False
+
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
+        """Equal to nothing but null."""
+        return other is None or isinstance(other, Null)
+
+    def __ne__(self, other: object) -> bool:  # type: ignore[override]
+        """The opposite."""
+        return not self == other
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """That of None."""
+        return hash(None)
 
 
 class Environment(ImmutableSandboxedEnvironment):
@@ -50,7 +64,15 @@ def _shown(value: Any) -> Any:
     return value
 
 
+@pass_eval_context
+def _joined(context: EvalContext, values: Any, *arguments: Any, **options: Any) -> str:
+    """Jinja's `join`, which would put out "None" for a null."""
+    return sync_do_join(context, [_shown(each) for each in values], *arguments, **options)
+
+
 ENVIRONMENT = Environment(undefined=StrictUndefined, finalize=_shown, keep_trailing_newline=True)
+ENVIRONMENT.filters["join"] = _joined
+ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, Null)
 MARK = "{{"
 
 
