@@ -74,13 +74,15 @@ def elsewhere(python: Path, folder: Path, asked: list[tuple[str, str]]) -> dict:
         offline = {"HF_HOME": root, "HF_HUB_OFFLINE": "1"}
         if subprocess.run(command, env=env | offline, cwd=root, check=False).returncode:
             sys.exit(f"{python} did not answer; its message is above")
-        return json.loads(answered.read_text())
+        with answered.open("rb") as file:
+            return json.load(file)
 
 
 def main() -> int:
     """Ask here and there, print what is alike; returns the exit status."""
     if sys.argv[1:2] == ["--there"]:
-        folder, asked = json.loads(Path(sys.argv[2]).read_text())
+        with open(sys.argv[2], "rb") as file:
+            folder, asked = json.load(file)
         Path(sys.argv[3]).write_text(json.dumps(by_transformers(folder, asked)))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -8,6 +8,7 @@ from typing import Any
 from caad_ds.tracking.secrets import SECRET_IN_URI, TOKEN
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.machine_paths import machine_path
+from caad_ds.utils.text import read_text
 
 LARGEST_TEXT = 64 << 20  # bytes of a file in which secrets are looked for
 PROSE = (".md", ".jinja")
@@ -18,7 +19,7 @@ def check_text(path: Path) -> None:
     """UserError where a file holds a secret, or, being a card or JSON other than a vocabulary, a path of a machine."""
     if path.stat().st_size > LARGEST_TEXT:
         raise UserError(f"{path}: too large for a file that holds no weights; move it away")
-    text = path.read_bytes().decode("utf-8", "replace")
+    text = read_text(path, "replace")
     if TOKEN.search(text):
         raise UserError(f"{path}: holds what looks like a token or a key; remove it, and revoke the token")
     if path.name in VOCABULARIES:
