@@ -66,24 +66,24 @@ def by_caad_ds(folder: Path, asked: list[tuple[str, str]]) -> tuple[list[list[in
 
 def elsewhere(python: Path, folder: Path, asked: list[tuple[str, str]]) -> dict:
     """What the other interpreter says, from a folder where nothing of ours can be imported."""
+    from caad_ds.utils.files import read_json
+
     with tempfile.TemporaryDirectory() as root:
-        asking, answered = Path(root) / "asked.json", Path(root) / "answered.json"
-        asking.write_text(json.dumps([str(folder), asked]))
+        answered = Path(root) / "answered.json"
         env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-        command = [str(python), "-I", str(Path(__file__).resolve()), "--there", str(asking), str(answered)]
+        command = [str(python), "-I", str(Path(__file__).resolve()), "--there", str(answered)]
+        told = json.dumps([str(folder), asked])
         offline = {"HF_HOME": root, "HF_HUB_OFFLINE": "1"}
-        if subprocess.run(command, env=env | offline, cwd=root, check=False).returncode:
+        if subprocess.run(command, env=env | offline, cwd=root, input=told, text=True, check=False).returncode:
             sys.exit(f"{python} did not answer; its message is above")
-        with answered.open("rb") as file:
-            return json.load(file)
+        return read_json(answered, "run it again")
 
 
 def main() -> int:
     """Ask here and there, print what is alike; returns the exit status."""
     if sys.argv[1:2] == ["--there"]:
-        with open(sys.argv[2], "rb") as file:
-            folder, asked = json.load(file)
-        Path(sys.argv[3]).write_text(json.dumps(by_transformers(folder, asked)))
+        folder, asked = json.loads(sys.stdin.read())
+        Path(sys.argv[2]).write_text(json.dumps(by_transformers(folder, asked)))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
@@ -92,8 +92,8 @@ def main() -> int:
     parser.add_argument("wavs", type=Path, nargs="+")
     args = parser.parse_args()
     asked = [(str(wav.resolve()), question) for wav in args.wavs for question in args.question or QUESTIONS]
-    theirs = elsewhere(args.python.absolute(), args.model.resolve(), asked)
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    theirs = elsewhere(args.python.absolute(), args.model.resolve(), asked)
     ours, texts = by_caad_ds(args.model, asked)
     print(f"there: {', '.join(f'{name} {version}' for name, version in theirs['versions'].items())}; no caad_ds")
     tokens = sum(map(len, ours))
