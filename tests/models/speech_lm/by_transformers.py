@@ -12,11 +12,12 @@ LONGEST = 12  # tokens of an answer
 
 
 def answers(folder: str, chats: list) -> dict:
-    """Ids by all three ways."""
+    """Ids by all three ways, in float32: in bf16 what a tie falls to depends on the batch and on the process."""
+    import torch
     from transformers import AutoModel, AutoProcessor, pipeline
 
-    ask = pipeline("any-to-any", model=folder, trust_remote_code=True)
-    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    ask = pipeline("any-to-any", model=folder, trust_remote_code=True, dtype=torch.float32)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
 
@@ -33,7 +34,9 @@ def answers(folder: str, chats: list) -> dict:
         whole = made["generated_token_ids"].tolist()
         assert whole[: len(prompt)] == prompt
         each.append({"pipeline": whole[len(prompt) :], "auto": auto, "text": said["generated_text"]})
-    return {"each": each, "batch": written(chats)[1], "dtype": str(model.dtype)}
+    own = AutoModel.from_pretrained(folder, trust_remote_code=True)  # in the dtype of its weights
+    own.generate(**processor.apply_chat_template(chats[0], **options), max_new_tokens=2)
+    return {"each": each, "batch": written(chats)[1], "dtype": str(own.dtype)}
 
 
 def main(requests: str, out: str) -> None:
