@@ -11,7 +11,6 @@ chromium-driver.
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.page.report import report
 from caad_ds.evaluation.scoring.matching import RULES, VERSION
 from caad_ds.utils.files import write_atomic, write_json, write_jsonl
+from tests.chromium import chromium
 
 WORDS = "the speaker says that it rains in a quiet room while someone laughs far away and nobody answers".split()
 FILTERS = {
@@ -131,13 +131,7 @@ def _run(folder: Path, number: int, count: int) -> Path:
 
 def _measured(page: Path, rounds: int) -> tuple[str, float, dict[str, list[list[float]]], dict[str, list[list[float]]]]:
     """The browser, milliseconds to load, of each filter its work and the time to its frame, and frames by scrolling."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
-        options.add_argument(argument)
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))) as driver:
+    with chromium((1400, 1000)) as driver:
         driver.get(page.as_uri())
         loaded = driver.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd")
         filters: dict[str, list[list[float]]] = {name: [] for name in FILTERS}

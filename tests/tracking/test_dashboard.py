@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from caad_ds import cli
 from caad_ds.tracking import Target, Tracker
+from tests.chromium import chromium
 from tests.root import ROOT
 
 SEEN_WITHIN = 30  # seconds
@@ -64,14 +65,7 @@ def dashboard(store):
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,1000"):
-        options.add_argument(argument)
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    with webdriver.Chrome(options=options, service=service) as driver:
+    with chromium((1600, 1000)) as driver:
         yield driver
 
 

@@ -1,7 +1,6 @@
 """The page in a real browser: nothing from outside, audio that plays, filters that leave what they say, by keyboard."""
 
 import json
-import shutil
 import time
 
 import numpy as np
@@ -11,6 +10,7 @@ from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.page.report import report
 from caad_ds.evaluation.report.tables import percent
+from tests.chromium import chromium
 from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_items, make_world, write_run, write_tokens
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -31,14 +31,7 @@ def asked(tmp_path_factory):
 @pytest.fixture(scope="module")
 def driver():
     """A headless Chromium."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))) as driver:
+    with chromium((1400, 1000), logs=("browser",)) as driver:
         yield driver
 
 

@@ -1,12 +1,12 @@
 """The page in a real Chromium: a file is chosen, a question asked, the answers of both models are shown."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from caad_ds.serving.server import replies
+from tests.chromium import chromium
 from tests.serving.server.conftest import NAME, file_of, running, written
 
 SEEN_WITHIN = 30  # seconds
@@ -16,15 +16,8 @@ QUESTION = "who speaks ?"
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium with a microphone that hears beeps."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
     fake = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=390,900", *fake):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))) as driver:
+    with chromium((390, 900), *fake, logs=("browser", "performance")) as driver:
         yield driver
 
 
