@@ -20,7 +20,7 @@ NEUTRAL_TOLERANCE = 0.02
 # From this gap between faithful and adversarial accuracy on, the text decides often enough to matter.
 BIAS = 0.05
 NEUTRAL = "neutral"
-HINTED = (NEUTRAL, "faithful", "adversarial")  # what a contrast is told by
+HINTED = (NEUTRAL, "faithful", "adversarial")  # what shows a contrast
 
 
 @dataclass(frozen=True)

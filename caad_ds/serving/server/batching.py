@@ -37,7 +37,7 @@ Told = str | Answer | Exception  # a piece of the text, then the answer; or why 
 
 
 class Job:
-    """A request that waits for its answer. `give` takes what is told of it, in the worker's thread."""
+    """A request that waits for its answer. `give` receives its events, in the worker's thread."""
 
     def __init__(self, asked: Asked, streamed: bool, give: Callable[[Told], object]):
         self.asked, self.streamed = asked, streamed
@@ -63,7 +63,7 @@ class Job:
             self._give(new)
 
     def drop_audio(self) -> None:
-        """Hold its samples no more: the batch that it is in may go on for long."""
+        """Hold its samples no more: the batch that it is in may take long."""
         self.asked = replace(self.asked, chat=replace(self.asked.chat, clips=()))
 
     def settle(self, told: Answer | Exception) -> None:

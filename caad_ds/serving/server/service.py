@@ -98,7 +98,7 @@ class Service:
 
     @asynccontextmanager
     async def answering(self, understood: Understood) -> AsyncIterator[Telling]:
-        """What is told of a request's answer; left before its end, the answer ends as well."""
+        """The events of a request's answer; left before its end, the answer ends as well."""
         telling = Telling()
         job = Job(understood.asked, bool(understood.request.stream), telling.give)
         worker = self._workers[understood.request.model]

@@ -96,7 +96,7 @@ def check_ours(out: Path) -> None:
         raise UserError(f"--out {out}: a link; name the folder itself")
     if (out / README).is_file() and read_json(out / ORIGIN, "name another folder").get(CARD) != file_hash(out / README):
         raise UserError(
-            f"--out {out}: its {README} was edited since it was exported, and an export writes the whole folder anew; "
+            f"--out {out}: its {README} was edited since it was exported, and an export replaces the whole folder; "
             "move that file away, or name another folder"
         )
 

@@ -54,7 +54,7 @@ def write_model(
     """Write a model folder that `load` reads, whole or not at all; it replaces what was there.
 
     Adapters are merged unless `merge` is false, an encoder's always. `describe` is given the folder before it has its
-    name, to put beside the model what is told of it. NotFinite if a weight is NaN or infinite.
+    name, to put its description beside the model. NotFinite if a weight is NaN or infinite.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

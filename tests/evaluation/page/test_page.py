@@ -37,7 +37,7 @@ def driver():
 
 @pytest.fixture
 def page(driver, asked):
-    """The page, opened anew from disk; it has nothing to complain of to the end."""
+    """The page, freshly opened from disk; its console stays without errors."""
     driver.get((asked.root / "o.html").as_uri())
     yield driver
     assert driver.get_log("browser") == []

@@ -23,7 +23,7 @@ from tests.models.prompts.chat_tokenizers import CHATML, ZEPHYR, byte_level, sen
 from tests.models.speech_lm import by_transformers
 from tests.training.tiny import amplify, encoder, llama
 
-pytestmark = pytest.mark.slow  # a process that imports transformers anew
+pytestmark = pytest.mark.slow  # a fresh process that imports transformers
 
 QUESTION = "Is the tone high or low?"
 # Of each question: clips, each with its transcription.

@@ -1,4 +1,4 @@
-"""Requests that cannot be answered, each with what is told of it."""
+"""Requests that cannot be answered, each with its error message."""
 
 import json
 import struct

@@ -20,7 +20,7 @@ QUESTION = "who speaks ?"
 
 
 class Told(queue.SimpleQueue):
-    """What is told of a job."""
+    """The events of a job."""
 
     def all(self) -> list:
         """All of it, up to the answer or the failure."""

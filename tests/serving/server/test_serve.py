@@ -120,7 +120,7 @@ def process(folder, log, *arguments, env=None):
 
 @pytest.mark.slow
 def test_it_ends_gracefully(model, model_folder, tmp_path):
-    """What is inside is answered, what comes then gets 503, the status is 0; the key is told nowhere."""
+    """What is inside is answered, what comes then gets 503, the status is 0; the key is printed nowhere."""
     log, same = tmp_path / "log", ["--name", "student", "--max-batch", 2, "--host", "0.0.0.0"]
     with process(model_folder, log, *same, env={"CAAD_API_KEY": KEY}) as (ended, server, names):
         assert names == "student"

@@ -99,7 +99,7 @@ function openItem() {
 
 function clickItem() {
   openItem();
-  if (getComputedStyle(panel).position !== "fixed") list.focus({ preventScroll: true }); // whose arrows go on from here
+  if (getComputedStyle(panel).position !== "fixed") list.focus({ preventScroll: true }); // its arrows start from here
 }
 
 function closeItem() {
