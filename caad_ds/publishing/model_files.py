@@ -16,8 +16,9 @@ from caad_ds.utils.files import read_json
 WHOLE = "export or copy the model again"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
+TERMS = tuple(f"{name}{end}" for name in ("LICENSE", "LICENCE", "NOTICE") for end in ("", ".md", ".txt"))
 TEXTS = (
-    README, "LICENSE*", "NOTICE*", "config.json", "generation_config.json", "export.json", INDEX,
+    README, *TERMS, "config.json", "generation_config.json", "export.json", INDEX,
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tokenizer.model.v*", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json", "*.tiktoken", "spiece.model",
     "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
@@ -91,6 +92,8 @@ def _why_not(name: str, path: Path, patterns: tuple[str, ...], code: Set[str]) -
         return "hidden"
     if path.is_symlink():
         return "a link"
+    if not path.is_file():
+        return "no regular file"
     if name in code or any(name.count("/") == full.count("/") and fnmatchcase(name, full) for full in _full(patterns)):
         return None
     if name.endswith(".py"):

@@ -103,7 +103,7 @@ def _show(folder: Path, files: ModelFiles, target: str) -> None:
     """Print what is sent and what is not."""
     print(f"{folder} to {constants.ENDPOINT}/{target}:")
     for name, size in files.sent.items():
-        print(f"  {_size(size):>10}  {name}")
+        print(f"  {_size(size):>10}  {name if name.isprintable() else repr(name)}")
     for name, why in files.left_out.items():
         print(f"  {'left out':>10}  {name!r} ({why})")
     print(f"{counted(len(files.sent), 'file')}, {_size(sum(files.sent.values()))}", flush=True)

@@ -98,16 +98,18 @@ def test_files_that_do_not_belong_stay_here(hub, model, capsys, own):
         ".env": "hidden", ".cache": "hidden", "optimizer.pt": "pickled", "pytorch_model.bin": "pickled",
         "train.log": "no file of a model", "checkpoints/config.json": "no file of a model",
         "encoder/.git": "hidden", "run.sh": "no file of a model", "secrets.json": "no file of a model",
+        "NOTICE-extra.pkl": "pickled", "LICENSE.env": "no file of a model",
     }  # fmt: skip
     for name in (*(strangers.keys() - {".cache", "encoder/.git"}), ".cache/x", "encoder/.git/config"):
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         (model / name).write_text("x")
     (model / "LICENSE").symlink_to("/etc/passwd")
+    os.mkfifo(model / "NOTICE")
     assert push(model, "--repo", "lab/student") == 0
     assert hub.files.keys() == own
     printed = capsys.readouterr().out
     assert all(f"left out  {name!r} ({why}" in printed for name, why in strangers.items()), printed
-    assert "left out  'LICENSE' (a link)" in printed
+    assert "left out  'LICENSE' (a link)" in printed and "left out  'NOTICE' (no regular file)" in printed
 
 
 def test_code_goes_with_a_model_that_brings_its_own(hub, model, own):
