@@ -10,6 +10,7 @@ from pathlib import Path
 from caad_ds.generation.arguments import MODEL, add_device_arguments
 from caad_ds.generation.chat_client import key_of
 from caad_ds.generation.decoding_settings import check_above_zero
+from caad_ds.serving.server.limits import Limits
 from caad_ds.utils.command import note, positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.loopback import is_loopback
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     _check_packages()
     listening = _bound(args.host, args.port)
     note("loading PyTorch and transformers")
-    limits = importlib.import_module("caad_ds.serving.server.limits").Limits(
+    limits = Limits(
         body_bytes=args.max_body_mib * MIB, seconds=args.timeout, clips=args.max_clips,
         audio_seconds=args.max_audio_seconds, request_seconds=args.max_request_seconds, new_tokens=args.max_new_tokens,
         most_new_tokens=max(args.most_new_tokens, args.max_new_tokens), waiting=args.max_waiting, batch=args.max_batch,

@@ -108,12 +108,6 @@ def schema(path: Path) -> pa.Schema:
     return _parquet(path).schema_arrow if path.suffix == ".parquet" else _arrow(path).schema
 
 
-def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Each row's values of these columns."""
-    for batch in _batches(path, columns):
-        yield from batch.to_pylist()
-
-
 def texts(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Each row's values of these columns; numbers and booleans as text, class labels by their names."""
     names = {column: class_names(schema(path), column) for column in columns}

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from math import sqrt
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from caad_ds.evaluation.scoring.metrics import CONFLICTS, Metrics
 from caad_ds.evaluation.scoring.resampling_units import FEWEST, numbered, per_unit, units_of
@@ -91,10 +91,13 @@ def score_groups(
     same items, and what `metrics` read of them beside.
     """
     found, units = {}, units_of(runs[0])
+    known: dict[tuple[str, ...], dict] = {}  # where there is one subset, it is all
     for name, ids in items_by_subset(runs[0]).items():
-        unit = numbered(units, ids)
-        first, *others = (_by_rule(runs, ids, rule, draws, seed, unit, metrics) for rule in RULES)
-        found[name] = {**first, **dict(zip(RULES[1:], others, strict=True))}
+        if (scored := known.get(tuple(ids))) is None:
+            unit = numbered(units, ids)
+            first, *others = (_by_rule(runs, ids, rule, draws, seed, unit, metrics) for rule in RULES)
+            scored = known[tuple(ids)] = {**first, **dict(zip(RULES[1:], others, strict=True))}
+        found[name] = {**scored}
     return found
 
 
@@ -145,6 +148,6 @@ def interval(drawn: np.ndarray, units: int, share: float | None = None) -> tuple
 
 def wilson(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95% score interval of a share of `count` independent trials."""
-    z = float(norm.ppf((1 + LEVEL) / 2))
+    z = float(ndtri((1 + LEVEL) / 2))
     centre, reach = share + z * z / (2 * count), z * sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
     return max(0.0, (centre - reach) / (1 + z * z / count)), min(1.0, (centre + reach) / (1 + z * z / count))

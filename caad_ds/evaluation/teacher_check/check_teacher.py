@@ -8,7 +8,7 @@ by contrastive decoding with each negative, at the alpha that the verdict recomm
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -105,16 +105,17 @@ def check_teacher(
     tested = load(place, None, limit, None if data is None else existing(data))
     all_rows, options = rows_of(tested.items), Options(tested, known)
     rows, rejected = options.usable(all_rows, file)
+    sha256 = cache(Clip.sha256)  # several rows ask about one clip
     training = None
     if train_benchmark is None and train_data is not None:
         raise UserError("--train-data: is where the files of --train-benchmark are; give that too")
     if train_benchmark is not None:
         trained = load(named(train_benchmark), None, limit, None if train_data is None else existing(train_data))
-        training = _training(Path(train_benchmark), trained, place, all_rows, options, file)
+        training = _training(Path(train_benchmark), trained, place, all_rows, options, file, sha256)
     settings: dict = {}
     if written:
         with waiting(f"hashing {folder} and {place}"):
-            settings = _settings(folder, tested, training, known) | {
+            settings = _settings(folder, tested, training, known, sha256) | {
                 "negatives": list(dict.fromkeys(negatives)),
                 "alphas": alphas,
                 "max_new_tokens": max_new_tokens,
@@ -179,8 +180,9 @@ class _Training:
 
 
 def _training(
-    place: Path, found: Benchmark, tested: Path, rows: list[AskedRow], options: Options, file: Path | None
-) -> _Training:
+    place: Path, found: Benchmark, tested: Path, rows: list[AskedRow], options: Options, file: Path | None,
+    sha256: Callable[[Clip], str],
+) -> _Training:  # fmt: skip
     """The benchmark of training clips, of the subsets that the other one has; UserError where a clip is in both."""
     subsets = dict.fromkeys(row.subset for row in rows)
     own = Options(found, options.instructions)
@@ -188,7 +190,7 @@ def _training(
     if not ours:
         raise UserError(f"{place}: has no row about {', '.join(subsets)}; give one that has")
     with waiting(f"comparing {place} with {tested}"):
-        here, there = ({clip.sha256() for row in each for clip in row.asked[0].clips} - {""} for each in (rows, ours))
+        here, there = ({sha256(clip) for row in each for clip in row.asked[0].clips} - {""} for each in (rows, ours))
     if shared := len(here & there):
         raise UserError(
             f"{place}: has {shared} clips that are in {tested} too; "
@@ -197,11 +199,13 @@ def _training(
     return _Training(found, own, ours)
 
 
-def _settings(model: Path, benchmark: Benchmark, training: _Training | None, instructions: Instructions | None) -> dict:
+def _settings(
+    model: Path, benchmark: Benchmark, training: _Training | None, instructions: Instructions | None,
+    sha256: Callable[[Clip], str],
+) -> dict:  # fmt: skip
     """Of what decides the figures, for a check that is resumed, all that is a hash of files."""
     attributes = instructions.attributes if instructions else {}
     options = {name: list(attribute.options.items()) for name, attribute in attributes.items()}
-    sha256 = cache(Clip.sha256)
     trained = [item for row in training.rows for item in row.items()] if training else []
     return {
         "check": 1,

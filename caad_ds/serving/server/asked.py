@@ -14,7 +14,7 @@ from caad_ds.data.audio import decode
 from caad_ds.data.audio.levels import Levels
 from caad_ds.data.markers import user_content
 from caad_ds.generation.clips import doubt, length_fault
-from caad_ds.generation.decoding_settings import Decoding, sampling_fault
+from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.generation.question import as_sample
 from caad_ds.models.prompts.control_tokens import check_texts
 from caad_ds.models.reader import NO_TRANSCRIPT, Reader
@@ -76,11 +76,13 @@ def asked(request: ChatRequest, reader: Reader, limits: Limits, share: Share) ->
     if request.caad_alpha is not None and not audios:
         raise Refused(400, "caad_alpha: there is no audio to contrast with; leave it out", "caad_alpha")
     texts = _transcripts(request, reader, len(audios))
-    given = enumerate(zip(audios, texts, strict=True), 1)
-    clips = [_heard(number, audio, text, reader, share) for number, (audio, text) in given]
-    contents = [user_content(text, None, len(given)) for text, given in turns]
+    clips = [
+        _heard(number, audio, text, reader, share)
+        for number, (audio, text) in enumerate(zip(audios, texts, strict=True), 1)
+    ]
     messages = [
-        {"role": message.role, "content": content} for message, content in zip(request.messages, contents, strict=True)
+        {"role": message.role, "content": user_content(text, None, len(own))}
+        for message, (text, own) in zip(request.messages, turns, strict=True)
     ]
     # Of a single turn it is the question, by which `Model.answer` draws as well.
     key = turns[0][0] if len(turns) == 1 else json.dumps(messages, ensure_ascii=False)
@@ -97,8 +99,6 @@ def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
         raise Refused(
             400, f"max_tokens: {length} are more than the {limits.most_new_tokens} of this server", "max_tokens"
         )
-    if request.sampled and (fault := sampling_fault(request.temperature, request.top_p, request.top_k, request.seed)):
-        raise Refused(400, fault, fault.partition(" ")[0])
     drawn = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k, "seed": request.seed}
     return Decoding(
         max_new_tokens=length,
@@ -112,7 +112,7 @@ def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
 def _turn(number: int, message: Message) -> tuple[str, list[InputAudio]]:
     """The text of a message and its audios, which stand before it in the prompt, as they do in training."""
     where = f"messages.{number}.content"
-    parts = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+    parts = message.parts
     audios = [part.input_audio for part in parts if isinstance(part, AudioPart)]
     text = "\n".join(part.text for part in parts if isinstance(part, TextPart))
     if audios and message.role != "user":

@@ -43,13 +43,9 @@ class Job:
         self.asked, self.streamed = asked, streamed
         self.cancelled = Event()  # set where nobody waits any more: it ends before its next token
         self.settled = False
+        self.contrasted = Contrast.of(asked.decoding)  # all of a batch have it in common
         self._give = give
         self._given = ""
-
-    @property
-    def contrasted(self) -> Contrast | None:
-        """The contrast, which all of a batch have in common."""
-        return Contrast.of(self.asked.decoding)
 
     def piece(self, written: str) -> None:
         """Give what is new of an answer as far as it is written: one that is begun again repeats what is known.
@@ -177,7 +173,7 @@ def answer(model: Model, jobs: Sequence[Job]) -> None:
     if prompts is None:
         return
     generate(
-        lm, replace(prompts, keys=[job.asked.chat.key for job in jobs]),
+        lm, prompts,
         max_new_tokens=max(job.asked.decoding.max_new_tokens for job in jobs),
         contrasted=contrasted, negative=second,
         sampling=EachSampling([Sampling.of(job.asked.decoding) for job in jobs]),

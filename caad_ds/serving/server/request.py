@@ -68,6 +68,11 @@ class Message(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, Field(max_length=LONGEST_TEXT)] | Annotated[list[Part], Field(max_length=MOST_MESSAGES)]
 
+    @property
+    def parts(self) -> list[Part]:
+        """The content, of which a text alone is one part."""
+        return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+
 
 class StreamOptions(_Strict):
     """What a stream has beside its text."""
@@ -123,9 +128,7 @@ def read_request(body: bytes) -> ChatRequest:
 
 def _check_length(request: ChatRequest) -> None:
     """Refuse texts that together are longer than one may be."""
-    contents = [message.content for message in request.messages]
-    said = [content for content in contents if isinstance(content, str)]
-    said += [part.text for parts in contents if not isinstance(parts, str) for part in parts if part.type == "text"]
+    said = [part.text for message in request.messages for part in message.parts if isinstance(part, TextPart)]
     if sum(map(len, [*said, *(request.caad_transcripts or [])])) > LONGEST_TEXT:
         raise Refused(
             400, f"messages: their texts have more than {LONGEST_TEXT:,} characters; shorten them", "messages"

@@ -4,10 +4,11 @@ Published prompts enumerate choices, which `str.format` cannot; public runners w
 """
 
 from collections.abc import Mapping
+from functools import cache
 from string import ascii_uppercase
 from typing import Any
 
-from jinja2 import StrictUndefined, Undefined, pass_eval_context
+from jinja2 import StrictUndefined, Template, Undefined, pass_eval_context
 from jinja2.filters import sync_do_join
 from jinja2.nodes import EvalContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -76,10 +77,15 @@ ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, Nul
 MARK = "{{"
 
 
+@cache
+def _template(text: str) -> Template:
+    return ENVIRONMENT.from_string(text)
+
+
 def problem(text: str) -> str | None:
     """Why a text is no template, or None."""
     try:
-        ENVIRONMENT.from_string(text)
+        _template(text)
     except Exception as error:  # compiling folds constants, which any filter may fail at
         return f"it is no template ({' '.join(str(error).split())})"
     return None
@@ -88,7 +94,7 @@ def problem(text: str) -> str | None:
 def rendered(text: str, **values: object) -> str:
     """A template with these values, and `letters` A to Z; Fault where the row has not what it asks for."""
     try:
-        return ENVIRONMENT.from_string(text).render(letters=ascii_uppercase, **values)
+        return _template(text).render(letters=ascii_uppercase, **values)
     except Exception as error:  # filters raise whatever the values make them
         raise Fault(f"the template {text!r:.60} cannot be filled in ({' '.join(str(error).split())})") from error
 
