@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from caad_ds.publishing.leaks import check_text
 from caad_ds.publishing.own_code import own_code
-from caad_ds.training.export import README
+from caad_ds.training.export import ORIGIN, README
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
@@ -18,7 +18,7 @@ INDEX = "model.safetensors.index.json"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 TERMS = tuple(f"{name}{end}" for name in ("LICENSE", "LICENCE", "NOTICE") for end in ("", ".md", ".txt"))
 TEXTS = (
-    README, *TERMS, "config.json", "generation_config.json", "export.json", INDEX,
+    README, *TERMS, "config.json", "generation_config.json", ORIGIN, INDEX,
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tokenizer.model.v*", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json", "*.tiktoken", "spiece.model",
     "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",

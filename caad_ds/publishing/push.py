@@ -7,9 +7,9 @@ from glob import escape
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, constants, get_token
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+from caad_ds.models.hub_names import is_valid_id
 from caad_ds.publishing.model_files import ModelFiles, model_files
 from caad_ds.tracking.secrets import HIDDEN, hide_secrets
 from caad_ds.utils.errors import UserError
@@ -88,12 +88,7 @@ def push(
 
 
 def _check_id(repo: str) -> None:
-    try:
-        validate_repo_id(repo)
-        valid = repo.count("/") == 1
-    except HFValidationError:
-        valid = False
-    if not valid:
+    if not is_valid_id(repo) or repo.count("/") != 1:
         raise UserError(
             f"--repo {repo!r}: no id of a repository; give OWNER/NAME, of letters, digits, '-', '_' and '.'"
         )

@@ -71,14 +71,23 @@ def origin_tags(world_size: int | str) -> dict[str, str]:
 
 def git_tags(package: Path) -> dict[str, str]:
     """Return commit and state of the checkout that holds the code; none of code that no repository tracks."""
-    # A virtual environment may lie in the repository of something else.
-    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+    if not _tracked(package):
         return {}
     commit, branch = _git(package, "rev-parse", "HEAD"), _git(package, "branch", "--show-current")
     changed = _git(package, "status", "--porcelain", "--untracked-files=no")
     tags = {"mlflow.source.git.commit": commit, "mlflow.source.git.branch": branch}
     tags["mlflow.source.git.dirty"] = None if changed is None else str(bool(changed)).lower()
     return {name: value for name, value in tags.items() if value}
+
+
+def git_commit(package: Path) -> str | None:
+    """The commit of the checkout that holds the code; None of code that no repository tracks."""
+    return _git(package, "rev-parse", "HEAD") if _tracked(package) else None
+
+
+def _tracked(package: Path) -> bool:
+    # A virtual environment may lie in the repository of something else.
+    return _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

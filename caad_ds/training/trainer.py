@@ -187,7 +187,7 @@ class Trainer:
         self.heartbeat.turn_to(lambda: "looking for a checkpoint")
         found = self.checkpoints.find(self.identity)
         if found is None:
-            agreed(lambda: write_start(self.cfg) if is_main() else None)
+            agreed(lambda: write_start(self.cfg, self.reader) if is_main() else None)
             self.skips.restore(0, 0, 0)
             return RunState(0, self.world_size, self.identity.parts, None, self.frozen)
         folder, state = found

@@ -3,10 +3,9 @@
 Under several ranks only what is there is looked at: a path that one rank lacks is refused where all can agree on it.
 """
 
-import sys
 from pathlib import Path
 
-from caad_ds.utils.command import is_alone, is_main
+from caad_ds.utils.command import is_alone, is_main, note
 from caad_ds.utils.errors import UserError
 
 
@@ -46,7 +45,7 @@ def model_folder(text: str | Path) -> Path:
     if not (path / "config.json").is_file() and (path / "model" / "config.json").is_file():
         path = path / "model"
         if is_main():
-            print(f"caad-ds: {text} is a run's folder; its model is {path}", file=sys.stderr, flush=True)
+            note(f"{text} is a run's folder; its model is {path}")
     if is_alone():
         check_model_folder(path)
     return path

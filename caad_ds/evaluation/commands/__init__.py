@@ -4,14 +4,13 @@
 """
 
 import importlib
-import sys
 from types import ModuleType
 
-from caad_ds.utils.command import is_main
+from caad_ds.utils.command import is_main, note
 
 
 def implementation(name: str) -> ModuleType:
     """Import `caad_ds.evaluation.<name>`, which takes seconds, after a line on stderr that says so."""
     if is_main():
-        print("caad-ds: loading PyTorch and transformers", file=sys.stderr, flush=True)
+        note("loading PyTorch and transformers")
     return importlib.import_module(f"caad_ds.evaluation.{name}")

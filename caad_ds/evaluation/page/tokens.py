@@ -5,10 +5,10 @@ from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.explain.token_picture import visible_tokens
-from caad_ds.evaluation.identity import run_name
 from caad_ds.evaluation.report.mlflow_log import NOTE
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
+from caad_ds.utils.paths import run_name
 
 FOLDER = "tokens"  # of a run folder, where they are found without being named
 ASKED = ("question", "hint", "gt")

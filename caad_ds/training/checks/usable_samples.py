@@ -87,8 +87,9 @@ def _unusable(reader: IndexedReader, check: Check, heartbeat: Heartbeat) -> tupl
             done += 1
 
     agreed(check_all)
-    reasons = dict(sorted(item for each in gathered(mine) for item in each.items()))
-    return reasons, Corpora.together(gathered(corpora))
+    every = gathered((mine, corpora))
+    reasons = dict(sorted(item for each, _ in every for item in each.items()))
+    return reasons, Corpora.together(each for _, each in every)
 
 
 def _write(path: Path, readers: Sequence[IndexedReader], found: Sequence[dict[int, str]]) -> None:

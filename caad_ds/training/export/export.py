@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.training.export import README
+from caad_ds.training.export import ORIGIN, README
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import file_hash, read_json, write_json
 from caad_ds.utils.progress import Heartbeat
@@ -15,7 +15,6 @@ from caad_ds.utils.progress import Heartbeat
 if TYPE_CHECKING:
     from caad_ds.training.export.model_card import Scores
 
-ORIGIN = "export.json"
 CARD = "card"  # key there: sha256 of the card as it was exported
 
 

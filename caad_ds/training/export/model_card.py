@@ -56,7 +56,13 @@ def write_card(
     distilled = objective.name == "distill"
     contrasted = distilled and objective.alpha > 0
     card = ModelCard.from_template(
-        _front_matter(cfg, start.bases, config, [result for each in scores for result in each.results]),
+        _front_matter(
+            cfg,
+            start.bases,
+            config,
+            [result for each in scores for result in each.results],
+            ["knowledge-distillation"] * distilled + ["caad"] * contrasted,
+        ),
         template_path=str(TEMPLATE),
         name=plain(cfg.run.name),
         distilled=distilled,
@@ -80,12 +86,9 @@ def write_card(
 
 
 def _front_matter(
-    cfg: Config, bases: Sequence[Base], config: dict[str, Any], results: list[EvalResult]
+    cfg: Config, bases: Sequence[Base], config: dict[str, Any], results: list[EvalResult], tags: list[str]
 ) -> ModelCardData:
     kept = list(dict.fromkeys(base.hub_id for base in bases if base.kept and base.hub_id))
-    tags = ["caad-ds", "speech", "audio"]
-    if cfg.objective.name == "distill":
-        tags += ["knowledge-distillation", *(["caad"] if cfg.objective.alpha else [])]
     relation: dict[str, Any] = {"base_model_relation": "finetune" if config else "adapter"} if kept else {}
     return ModelCardData(
         base_model=kept or None,
@@ -93,7 +96,7 @@ def _front_matter(
         library_name="transformers" if config else "peft",
         pipeline_tag=TASK,
         **_licence(bases),
-        tags=tags,
+        tags=["caad-ds", "speech", "audio", *tags],
         model_name=one_line(cfg.run.name) if results else None,
         eval_results=results or None,
     )

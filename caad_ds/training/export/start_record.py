@@ -7,8 +7,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from caad_ds import __version__
 from caad_ds.config.schema import Config
-from caad_ds.data.index import FILE_NAME, ShardIndex
-from caad_ds.tracking.origin import PACKAGE, PACKAGES, git_tags, installed_version
+from caad_ds.data.index import FILE_NAME
+from caad_ds.data.reader import IndexedReader
+from caad_ds.data.stream import StreamReader
+from caad_ds.tracking.origin import PACKAGE, PACKAGES, git_commit, installed_version
 from caad_ds.training.export.bases import Base, bases_of
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import file_hash, read_json, write_atomic, write_json
@@ -29,17 +31,13 @@ class StartRecord:
     data: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, cfg: Config) -> "StartRecord":
-        """That of a run which starts now."""
+    def of(cls, cfg: Config, reader: IndexedReader | StreamReader) -> "StartRecord":
+        """That of a run which starts now, with what reads its data."""
         versions = {"caad-ds": __version__} | {name: installed_version(name) or "" for name in PACKAGES}
-        commit = git_tags(PACKAGE).get("mlflow.source.git.commit")
+        commit = git_commit(PACKAGE)
         data = {}
-        if cfg.data.reader == "indexed":
-            folder = Path(str(cfg.data.train))
-            data = {
-                "index": file_hash(folder / FILE_NAME),
-                "manifest": ShardIndex.load(folder, check_files=False).file.manifest,
-            }
+        if isinstance(reader, IndexedReader):
+            data = {"index": file_hash(reader.index.folder / FILE_NAME), "manifest": reader.identity}
         return cls(bases_of(cfg), versions | ({"commit": commit} if commit else {}), data)
 
     @classmethod
@@ -54,7 +52,7 @@ class StartRecord:
             raise UserError(f"{file}: not what caad-ds writes as a run starts; {remedy}") from error
 
 
-def write_start(cfg: Config) -> None:
+def write_start(cfg: Config, reader: IndexedReader | StreamReader) -> None:
     """Write `config.yaml` and `start.json` into the run's folder."""
-    write_json(cfg.run.output_dir / START, asdict(StartRecord.of(cfg)))
+    write_json(cfg.run.output_dir / START, asdict(StartRecord.of(cfg, reader)))
     write_atomic(cfg.run.output_dir / "config.yaml", cfg.to_yaml().encode())
