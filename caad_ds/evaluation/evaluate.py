@@ -197,7 +197,7 @@ def _score(
             "inseparable": alike,
             "rules": {rule: sum(p[rule] for p in predictions) for rule in rules},
             "disagreements": disagreement_counts(predictions, rules),
-            **{rule: figures.score_by(rule, [predictions], complete) for rule in rules if rule not in SCORED},
+            **{rule: figures.score([predictions], complete, rule) for rule in rules if rule not in SCORED},
         }
     if judge is not None:
         scores["judge"] |= {"model": judge.model, "unclear": verdicts.count(None)}

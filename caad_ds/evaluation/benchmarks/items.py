@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -137,3 +138,24 @@ def rows_of(items: Iterable[Item]) -> list[AskedRow]:
     for item in items:
         found.setdefault(item.id, []).append(item)
     return [AskedRow(tuple(ours)) for ours in found.values()]
+
+
+def parted(read: Iterable[Item | dict]) -> tuple[list[Item], list[dict]]:
+    """The items and the rejected rows of what a benchmark's files gave."""
+    items, rejected = [], []
+    for each in read:
+        items.append(each) if isinstance(each, Item) else rejected.append(each)
+    return items, rejected
+
+
+def first_reason(rejected: Sequence[dict]) -> str:
+    """What a message says of rows of which none can be used."""
+    return f"{rejected[0]['id']}: {rejected[0]['reason']}" if rejected else "there is none"
+
+
+def by_subset(items: Iterable[Item]) -> dict[str, list[Item]]:
+    """The items of each subset, in the order in which they come."""
+    found: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        found[item.subset].append(item)
+    return found

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.report.tables import LEGEND, MAIN, SUBSET_LEGEND, scores_rows
-from caad_ds.evaluation.scoring.scores import DEFINITIONS, POOLED, judged_by, score_groups
+from caad_ds.evaluation.scoring.scores import DEFINITIONS, POOLED, RULES, judged_by, score_groups
 
 if TYPE_CHECKING:
     from caad_ds.evaluation.comparison.result import Comparison
@@ -23,13 +23,9 @@ class Conflicts:
         """See `Figures`."""
         return "Accuracy when audio and text disagree"
 
-    def score(self, runs: list[list[dict]], complete: bool) -> dict:
+    def score(self, runs: list[list[dict]], complete: bool, rule: str = RULES[0]) -> dict:
         """See `Figures`."""
-        return {"groups": score_groups(runs)}
-
-    def score_by(self, rule: str, runs: list[list[dict]], complete: bool) -> dict:
-        """See `Figures`."""
-        return self.score(judged_by(rule, runs), complete)
+        return {"groups": score_groups(judged_by(rule, runs))}
 
     def items(self, scores: dict) -> int:
         """See `Figures`."""

@@ -41,11 +41,11 @@ class Figures(Protocol):
     def title(self, kind: str) -> str:
         """Of a comparison of runs on a benchmark of that kind."""
 
-    def score(self, runs: list[list[dict]], complete: bool) -> dict:
-        """Figures with intervals of one or several runs; `complete`: on every row of the benchmark."""
+    def score(self, runs: list[list[dict]], complete: bool, rule: str = ...) -> dict:
+        """Figures with intervals of one or several runs; `complete`: on every row of the benchmark.
 
-    def score_by(self, rule: str, runs: list[list[dict]], complete: bool) -> dict:
-        """The same with the answers that a further rule takes for right."""
+        Right answers are those of `rule`, by default of the first one.
+        """
 
     def items(self, scores: dict) -> int:
         """How many items were scored; LookupError, TypeError or AttributeError where these are no such scores."""

@@ -7,7 +7,7 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
     instances_rows,
     score_instances,
 )
-from caad_ds.evaluation.scoring.scores import judged_by
+from caad_ds.evaluation.scoring.scores import RULES, judged_by
 
 if TYPE_CHECKING:
     from caad_ds.evaluation.comparison.result import Comparison
@@ -26,13 +26,9 @@ class Instances:
         """See `Figures`."""
         return "Dynamic-SUPERB"
 
-    def score(self, runs: list[list[dict]], complete: bool) -> dict:
+    def score(self, runs: list[list[dict]], complete: bool, rule: str = RULES[0]) -> dict:
         """See `Figures`."""
-        return score_instances(runs, complete=complete)
-
-    def score_by(self, rule: str, runs: list[list[dict]], complete: bool) -> dict:
-        """See `Figures`."""
-        return self.score(judged_by(rule, runs), complete)
+        return score_instances(judged_by(rule, runs), complete=complete)
 
     def items(self, scores: dict) -> int:
         """See `Figures`."""

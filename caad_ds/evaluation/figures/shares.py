@@ -42,13 +42,9 @@ class Shares:
         """See `Figures`."""
         return kind
 
-    def score(self, runs: list[list[dict]], complete: bool) -> dict:
+    def score(self, runs: list[list[dict]], complete: bool, rule: str = RULES[0]) -> dict:
         """See `Figures`."""
-        return {"groups": score_groups(runs, metrics=self.metrics)}
-
-    def score_by(self, rule: str, runs: list[list[dict]], complete: bool) -> dict:
-        """See `Figures`."""
-        return {"groups": score_groups(judged_by(rule, runs), metrics=self.metrics.by(first=False))}
+        return {"groups": score_groups(judged_by(rule, runs), metrics=self.metrics.by(rule == RULES[0]))}
 
     def items(self, scores: dict) -> int:
         """See `Figures`."""

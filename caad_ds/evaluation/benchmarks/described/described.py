@@ -1,7 +1,6 @@
 """A benchmark as its description has it: rows as items, each about one question, and why rows cannot be asked."""
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from caad_ds.evaluation.benchmarks.described.files import Found, absent, files_o
 from caad_ds.evaluation.benchmarks.described.hub import hub_folder
 from caad_ds.evaluation.benchmarks.described.templates import of_row, rendered
 from caad_ds.evaluation.benchmarks.hf_datasets import Cell
-from caad_ds.evaluation.benchmarks.items import Clip, Fault, Item, text_of
+from caad_ds.evaluation.benchmarks.items import Clip, Fault, Item, by_subset, first_reason, parted, text_of
 from caad_ds.evaluation.scoring.rules import can_match, judged
 from caad_ds.evaluation.scoring.scores import POOLED
 from caad_ds.utils.errors import UserError
@@ -61,17 +60,14 @@ class Described:
 
         Files that the folder lacks are among what is rejected. UserError when it has none, or no row can be used.
         """
-        read = list(_read(description, folder))
-        items = [item for item in read if isinstance(item, Item)]
-        rejected = [row for row in read if isinstance(row, dict)]
+        items, rejected = parted(_read(description, folder))
         lacking = absent(description, folder) if folder else []
         rejected += [{"id": name, "reason": f"there is none in {folder}"} for name in lacking]
         if not items:
-            reason = f"{rejected[0]['id']}: {rejected[0]['reason']}" if rejected else "there is none"
-            raise UserError(f"{folder or description.name}: no row of {description.name} can be used ({reason})")
-        of: dict[str, list[Item]] = defaultdict(list)
-        for item in items:
-            of[item.subset].append(item)
+            raise UserError(
+                f"{folder or description.name}: no row of {description.name} can be used ({first_reason(rejected)})"
+            )
+        of = by_subset(items)
         kept = [item for ours in of.values() for item in ours[:limit]]
         fixed = description.fixed_choices
         options = {subset: sorted(fixed) for subset in of} if fixed else {}

@@ -17,7 +17,7 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.hf_tables import from_tables, 
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions, present, presented
 from caad_ds.evaluation.benchmarks.dynamic_superb.metadata_json import NAME, from_metadata, metadata_files
 from caad_ds.evaluation.benchmarks.dynamic_superb.terms import needs_term, turn_with_term
-from caad_ds.evaluation.benchmarks.items import Fault, Item
+from caad_ds.evaluation.benchmarks.items import Fault, Item, by_subset, first_reason, parted
 from caad_ds.evaluation.scoring.matching import verdicts
 from caad_ds.utils.errors import UserError
 
@@ -52,15 +52,13 @@ class DynamicSuperb:
         """
         if prompt_manifest.manifests(path) and _instances(path):
             raise UserError(f"{path}: has *.jsonl and folders of instances; give the JSONL file, or move one of them")
-        read = list(_from_manifest(path) if prompt_manifest.manifests(path) else _from_folders(path))
-        items, faults = _presented([item for item in read if isinstance(item, Item)])
-        rejected = [row for row in read if isinstance(row, dict)] + faults
+        read, rejected = parted(_from_manifest(path) if prompt_manifest.manifests(path) else _from_folders(path))
+        items, faults = _presented(read)
+        rejected += faults
         if not items:
-            reason = f"{rejected[0]['id']}: {rejected[0]['reason']}" if rejected else "there is none"
+            reason = first_reason(rejected)
             raise UserError(f"{path}: no row of Dynamic-SUPERB in it can be used ({reason}); fix the files")
-        of: dict[str, list[Item]] = defaultdict(list)
-        for item in items:
-            of[item.subset].append(item)
+        of = by_subset(items)
         labels = {name: sorted({item.gt for item in ours}) for name, ours in of.items()}
         kept = [item for name in sorted(of) for item in of[name][:limit]]
         return DynamicSuperb(kept, labels, rejected, limited=len(kept) < len(items))
