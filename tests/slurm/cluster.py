@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.training.launching import LAUNCH
+
 CONFIG = """\
 ClusterName=ci
 SlurmctldHost={host}(127.0.0.1)
@@ -78,7 +80,9 @@ class Cluster:
 
     def __init__(self, base: Path) -> None:
         self.base = base
-        self.env = dict(os.environ, SLURM_CONF=str(base / "slurm.conf"))
+        # A test before may be in a process group; two jobs would then meet at its port.
+        self.env = {name: value for name, value in os.environ.items() if name not in LAUNCH}
+        self.env["SLURM_CONF"] = str(base / "slurm.conf")
 
     def start(self) -> None:
         """Write the configuration, start the daemons and wait until both nodes are idle."""

@@ -25,6 +25,7 @@ from caad_ds.utils.progress import Heartbeat
 
 CPU_OP = "deepspeed_shm_comm"
 STALE_SECONDS = 600  # no build of the op takes so long
+_added: set[str] = set()  # variables of a launch that this process has set for itself
 
 
 def start(heartbeat: Heartbeat) -> torch.device:
@@ -46,7 +47,7 @@ def _start(heartbeat: Heartbeat) -> torch.device:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        _add(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     accelerator, built = get_accelerator(), True
     if accelerator.device_name() == "cuda" and not torch.cuda.is_available():
         raise UserError("DS_ACCELERATOR=cuda, but PyTorch finds no CUDA device here; unset it, or set it to cpu")
@@ -55,7 +56,8 @@ def _start(heartbeat: Heartbeat) -> torch.device:
         begins = "joining the ranks" if os.environ["WORLD_SIZE"] != "1" else "starting DeepSpeed"
         heartbeat.begin(begins + ("" if built else ", compiling DeepSpeed's CPU op once: up to 2 minutes"))
         # DeepSpeed's launcher sets LOCAL_SIZE; the CPU communication op reads LOCAL_WORLD_SIZE's twin from it too.
-        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        if "LOCAL_SIZE" not in os.environ:
+            _add(LOCAL_SIZE=os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     else:
         local, devices = int(os.environ.get("LOCAL_RANK", "0")), accelerator.device_count()
         if local >= devices:
@@ -87,15 +89,24 @@ def _start(heartbeat: Heartbeat) -> torch.device:
 
 
 def stop() -> None:
-    """Leave the process group, and no shared memory; without it a finished CPU run can end in SIGABRT."""
+    """Leave the process group, no shared memory and no variables of its own launch.
+
+    Without it a finished CPU run can end in SIGABRT.
+    """
     gc.collect()
-    if not dist.is_initialized():
-        return
-    rank = dist.get_rank()
-    deepspeed.comm.destroy_process_group()  # and what DeepSpeed keeps of it, for another world in this process
-    # DeepSpeed's CPU op leaves 66 MiB of shared memory behind, for every port that was ever used.
-    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-    Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
+    if dist.is_initialized():
+        rank = dist.get_rank()
+        deepspeed.comm.destroy_process_group()  # and what DeepSpeed keeps of it, for another world in this process
+        # DeepSpeed's CPU op leaves 66 MiB of shared memory behind, for every port that was ever used.
+        address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+        Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
+    while _added:  # or a process started after it, a Slurm job too, takes itself for a rank of this launch
+        os.environ.pop(_added.pop(), None)
+
+
+def _add(**variables: str) -> None:
+    os.environ.update(variables)
+    _added.update(variables)
 
 
 @contextmanager

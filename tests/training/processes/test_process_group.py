@@ -10,10 +10,23 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import get_default_build_root
 
+from caad_ds.training.processes import process_group
+from caad_ds.utils.progress import Heartbeat
 from tests.training.disk import remount
-from tests.training.launching import Run, refusal
+from tests.training.launching import LAUNCH, Run, refusal
 
 BUILT = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+
+
+def test_a_process_alone_is_no_rank_of_a_launch_afterwards(monkeypatch):
+    """A notebook that trains and then submits a job: the job inherits what is left in the environment."""
+    for name in LAUNCH:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_SIZE", "1")  # of the user
+    process_group.start(Heartbeat(enabled=False))
+    assert os.environ["RANK"] == "0"
+    process_group.stop()
+    assert {name for name in LAUNCH if name in os.environ} == {"LOCAL_SIZE"}
 
 
 def lack_a_compiler() -> None:
@@ -60,7 +73,6 @@ def test_a_lock_that_a_killed_build_left(made, tmp_path):
 
 def die_in_the_op() -> None:
     """In a rank: it is killed while it loads DeepSpeed's CPU op, which leaves torch's lock."""
-    from caad_ds.training.processes import process_group
 
     def dies() -> None:
         process_group._torch_locks()[0].touch()
