@@ -1,6 +1,7 @@
 """The routes: OpenAI's chat completions and models, health, metrics, and the page."""
 
 import time
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -20,29 +21,30 @@ def make_app(service: Service, key: str, local: bool) -> Application:
     """The application of a service; `key` "" asks for none, `local` says that it listens on a loopback interface."""
     app = FastAPI(openapi_url=None)  # its own pages load scripts from elsewhere
     began = int(time.time())
+    get = partial(app.api_route, methods=["GET", "HEAD"])
     app.add_route("/v1/chat/completions", Completions(service), methods=["POST"])  # type: ignore[arg-type]
 
-    @app.get("/v1/models")
+    @get("/v1/models")
     def models() -> dict[str, Any]:
         return {"object": "list", "data": [replies.model(name, began, one) for name, one in service.models.items()]}
 
-    @app.get("/v1/models/{name:path}")
+    @get("/v1/models/{name:path}")
     def model(name: str) -> dict[str, Any]:
         if name not in service.models:
             raise Refused(404, f"model: {name[:80]!r} is not served here", "model")
         return replies.model(name, began, service.models[name])
 
-    @app.get("/health")
+    @get("/health")
     def health() -> JSONResponse:
         state = "ok" if service.healthy else "ending" if service.draining else "failed"
         return JSONResponse({"status": state}, 200 if service.healthy else 503)
 
-    @app.get("/metrics")
+    @get("/metrics")
     def metrics() -> Response:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     for path, (name, kind) in PAGE.items():
-        app.get(path)(_file(name, kind))
+        get(path)(_file(name, kind))
 
     @app.exception_handler(Refused)
     async def refuse(_: Request, refused: Refused) -> JSONResponse:
@@ -51,8 +53,8 @@ def make_app(service: Service, key: str, local: bool) -> Application:
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def elsewhere(request: Request, error: HTTPException) -> JSONResponse:
-        told = "no such place" if error.status_code == 404 else "no such method there"
-        return replies.refusal(Refused(error.status_code, f"{request.method} {request.url.path[:80]}: {told}"))
+        reason = "no such path" if error.status_code == 404 else "method not allowed"
+        return replies.refusal(Refused(error.status_code, f"{request.method} {request.url.path[:80]}: {reason}"))
 
     return Guard(app, key, local)
 

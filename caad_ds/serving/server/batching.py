@@ -18,7 +18,7 @@ from caad_ds.generation.decoding import Contrast, answer_ends, generate
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import EachSampling, Sampling
 from caad_ds.generation.streaming import Pieces
-from caad_ds.serving.server.asked import Asked
+from caad_ds.serving.server.prepare import Prepared
 from caad_ds.utils.errors import UserError
 
 
@@ -33,17 +33,17 @@ class Answer:
 
 
 FAILED = 3  # answers one after another, not by a fault of the requests, from which on a worker counts as failed
-Told = str | Answer | Exception  # a piece of the text, then the answer; or why there is none
+Update = str | Answer | Exception  # a piece of the text, then the answer; or why there is none
 
 
 class Job:
     """A request that waits for its answer. `give` receives its events, in the worker's thread."""
 
-    def __init__(self, asked: Asked, streamed: bool, give: Callable[[Told], object]):
-        self.asked, self.streamed = asked, streamed
+    def __init__(self, prepared: Prepared, streamed: bool, give: Callable[[Update], object]):
+        self.prepared, self.streamed = prepared, streamed
         self.cancelled = Event()  # set where nobody waits any more: it ends before its next token
         self.settled = False
-        self.contrasted = Contrast.of(asked.decoding)  # all of a batch have it in common
+        self.contrasted = Contrast.of(prepared.decoding)  # all of a batch have it in common
         self._give = give
         self._given = ""
 
@@ -60,15 +60,15 @@ class Job:
 
     def drop_audio(self) -> None:
         """Hold its samples no more: the batch that it is in may take long."""
-        self.asked = replace(self.asked, chat=replace(self.asked.chat, clips=()))
+        self.prepared = replace(self.prepared, chat=replace(self.prepared.chat, clips=()))
 
-    def settle(self, told: Answer | Exception) -> None:
+    def settle(self, outcome: Answer | Exception) -> None:
         """Give the answer, or why there is none; RuntimeError where an answer is shorter than what was streamed."""
-        if isinstance(told, Answer) and self._given not in ("", told.text):
+        if isinstance(outcome, Answer) and self._given not in ("", outcome.text):
             raise RuntimeError("the answer that was begun again ends before what was streamed")
         self.settled = True
         self.drop_audio()
-        self._give(told)
+        self._give(outcome)
 
 
 class Worker:
@@ -100,7 +100,7 @@ class Worker:
 
     @property
     def healthy(self) -> bool:
-        """Whether it answers, as far as its last answers tell: a device may be lost for good."""
+        """Whether it answers and its last answers did not all fail: a device may be lost for good."""
         return self.alive and self._failed < FAILED
 
     def put(self, job: Job) -> None:
@@ -174,9 +174,9 @@ def answer(model: Model, jobs: Sequence[Job]) -> None:
         return
     generate(
         lm, prompts,
-        max_new_tokens=max(job.asked.decoding.max_new_tokens for job in jobs),
+        max_new_tokens=max(job.prepared.decoding.max_new_tokens for job in jobs),
         contrasted=contrasted, negative=second,
-        sampling=EachSampling([Sampling.of(job.asked.decoding) for job in jobs]),
+        sampling=EachSampling([Sampling.of(job.prepared.decoding) for job in jobs]),
         stopping=Rows(jobs, prompts.attention_mask.sum(-1).tolist(), model.tokenizer, answer_ends(lm)),
     )  # fmt: skip
 
@@ -186,10 +186,10 @@ def _heard(
 ) -> tuple[Sequence[Job], Batch | None, Batch | None]:
     """The jobs whose clips can be heard, their prompts, and those of the second path; the others are settled."""
     clips = model.clips()
-    chats = clips.hear([job.asked.chat for job in jobs])
-    heard = [job for job in jobs if job.asked.chat in chats]
+    chats = clips.hear([job.prepared.chat for job in jobs])
+    heard = [job for job in jobs if job.prepared.chat in chats]
     for job in jobs:
-        if unheard := [clip for clip in job.asked.chat.clips if clip in clips.failed]:
+        if unheard := [clip for clip in job.prepared.chat.clips if clip in clips.failed]:
             job.settle(UserError(f"{unheard[0]}: {clips.failed[unheard[0]]}"))
     if not heard:
         return [], None, None
@@ -236,7 +236,7 @@ class _Row:
         if self._pieces:
             self._pieces.put(torch.tensor([token]))
         stopped = token in self.ends
-        if stopped or len(self.tokens) == self.job.asked.decoding.max_new_tokens:
+        if stopped or len(self.tokens) == self.job.prepared.decoding.max_new_tokens:
             self.ended = True
             self._finish(stopped)
 

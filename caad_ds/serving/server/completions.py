@@ -16,7 +16,7 @@ from caad_ds.serving.server.body import Gone, read_json
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.request import ChatRequest
 from caad_ds.serving.server.room import Share
-from caad_ds.serving.server.service import Service, Telling
+from caad_ds.serving.server.service import Service, Updates
 
 T = TypeVar("T")
 HUNG_UP = 499  # what no client sees
@@ -78,35 +78,35 @@ class _Completion:
     async def _answer(self) -> None:
         body = await read_json(Headers(scope=self.scope), self.receive, self.service.limits.body_bytes)
         with Share(self.service.room) as share:
-            understood = await self.service.understand(body, share)
+            parsed = await self.service.parse(body, share)
             del body
-            async with self.service.answering(understood) as telling:
-                await self._unless_gone(self._told(understood.request, understood.asked.warnings, telling))
+            async with self.service.answering(parsed) as updates:
+                await self._unless_gone(self._reply(parsed.request, parsed.prepared.warnings, updates))
 
-    async def _told(self, request: ChatRequest, warnings: Sequence[str], telling: Telling) -> None:
-        told = await telling.take()  # a request that fails before its first piece has the status of its failure
+    async def _reply(self, request: ChatRequest, warnings: Sequence[str], updates: Updates) -> None:
+        update = await updates.take()  # a request that fails before its first piece has the status of its failure
         if request.stream:
-            told = await self._stream(request, warnings, told, telling)
-        assert isinstance(told, Answer)
-        self.service.metrics.answered(told.prompt_tokens, told.tokens)
+            update = await self._stream(request, warnings, update, updates)
+        assert isinstance(update, Answer)
+        self.service.metrics.answered(update.prompt_tokens, update.tokens)
         if not request.stream:
-            await replies.completion(request.model, told, warnings)(self.scope, self.receive, self.send)
+            await replies.completion(request.model, update, warnings)(self.scope, self.receive, self.send)
 
     async def _stream(
-        self, request: ChatRequest, warnings: Sequence[str], told: str | Answer, telling: Telling
+        self, request: ChatRequest, warnings: Sequence[str], update: str | Answer, updates: Updates
     ) -> Answer:
         self._begun = True
         await self.send(replies.STREAM)
         chunk = replies.chunks(request.model)
         await self.send(replies.event(chunk({"role": "assistant", "content": ""}) | replies.warned(warnings)))
-        while isinstance(told, str):
-            await self.send(replies.event(chunk({"content": told})))
-            told = await telling.take()
-        await self.send(replies.event(chunk({}, told)))
+        while isinstance(update, str):
+            await self.send(replies.event(chunk({"content": update})))
+            update = await updates.take()
+        await self.send(replies.event(chunk({}, update)))
         if request.stream_options is not None and request.stream_options.include_usage:
-            await self.send(replies.event(chunk(None, told)))
+            await self.send(replies.event(chunk(None, update)))
         await self.send(replies.DONE)
-        return told
+        return update
 
     async def _refuse(self, refused: Refused) -> None:
         if self._begun:  # its status went out with the first piece

@@ -1,4 +1,4 @@
-"""What a server counts, in Prometheus' form; nothing of what was asked is in it."""
+"""A server's counters in Prometheus' format, without any content of requests."""
 
 from collections.abc import Callable
 

@@ -161,5 +161,5 @@ def _refused(error: ValidationError) -> Refused:
     # Between the names of fields stand those of the types that were tried: `str`, `list[...]`, a part's tag.
     steps = [str(step) for step in deepest["loc"] if isinstance(step, int) or (step.isidentifier() and step != "str")]
     where = ".".join(step for step, before in zip(steps, ["", *steps]) if step != before)
-    told = " ".join(deepest["msg"].split())[:200]
-    return Refused(400, f"{where[:200]}: {told}" if where else told, where[:200] or None)
+    message = " ".join(deepest["msg"].split())[:200]
+    return Refused(400, f"{where[:200]}: {message}" if where else message, where[:200] or None)

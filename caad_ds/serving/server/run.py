@@ -38,7 +38,7 @@ def serve(
     server = _Server(config_of(service, key, local))
     host, port = listening.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    server.told = f"serving {', '.join(loaded)} at {address}; Ctrl-C ends it"
+    server.ready = f"serving {', '.join(loaded)} at {address}; Ctrl-C ends it"
     try:
         asyncio.run(_until_ended(server, service, listening))
     finally:
@@ -60,7 +60,7 @@ def config_of(service: Service, key: str, local: bool) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn's server, which says when it listens, and ends by `_until_ended` alone."""
 
-    told: str
+    ready: str
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -69,7 +69,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        note(self.told)
+        note(self.ready)
 
 
 async def _until_ended(server: _Server, service: Service, listening: socket.socket) -> None:

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from caad_ds.generation.model import Model
-from caad_ds.serving.server.asked import Asked, asked
-from caad_ds.serving.server.batching import Answer, Job, Told, Worker
+from caad_ds.serving.server.batching import Answer, Job, Update, Worker
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.metrics import Metrics
+from caad_ds.serving.server.prepare import Prepared, prepare
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.request import ChatRequest, read_request
 from caad_ds.serving.server.room import Room, Share
@@ -19,34 +19,34 @@ from caad_ds.utils.errors import UserError
 READERS = 2  # threads that decode audio and encode texts
 
 
-class Telling:
-    """What a worker's thread tells of an answer, taken in the event loop."""
+class Updates:
+    """The updates of an answer, from the worker's thread to the event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._told: asyncio.Queue[Told] = asyncio.Queue()
+        self._updates: asyncio.Queue[Update] = asyncio.Queue()
 
-    def give(self, told: Told) -> None:
+    def give(self, update: Update) -> None:
         """Called in the worker's thread, perhaps after the loop has ended."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._told.put_nowait, told)
+            self._loop.call_soon_threadsafe(self._updates.put_nowait, update)
 
     async def take(self) -> str | Answer:
         """The next piece of the text, or the answer; Refused where there is none."""
-        told = await self._told.get()
-        if isinstance(told, UserError):
-            raise Refused(400, str(told)[:500])
-        if isinstance(told, Exception):
+        update = await self._updates.get()
+        if isinstance(update, UserError):
+            raise Refused(400, str(update)[:500])
+        if isinstance(update, Exception):
             raise Refused(500, "the model failed on this request; the server's log has the reason")
-        return told
+        return update
 
 
 @dataclass(frozen=True)
-class Understood:
-    """A request, and what it asks its model."""
+class ParsedRequest:
+    """A request, and what is made of it for its model."""
 
     request: ChatRequest
-    asked: Asked
+    prepared: Prepared
 
 
 class Service:
@@ -85,26 +85,26 @@ class Service:
         """Count it out."""
         self.inside -= 1
 
-    async def understand(self, body: bytes, share: Share) -> Understood:
+    async def parse(self, body: bytes, share: Share) -> ParsedRequest:
         """Read a request's body, beside the event loop; Refused."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._understood, body, share)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._parse, body, share)
 
-    def _understood(self, body: bytes, share: Share) -> Understood:
+    def _parse(self, body: bytes, share: Share) -> ParsedRequest:
         request = read_request(body)
         if request.model not in self.models:
             named = ", ".join(self.models)
             raise Refused(404, f"model: {request.model[:80]!r} is not served here; ask {named}", "model")
-        return Understood(request, asked(request, self.models[request.model].reader, self.limits, share))
+        return ParsedRequest(request, prepare(request, self.models[request.model].reader, self.limits, share))
 
     @asynccontextmanager
-    async def answering(self, understood: Understood) -> AsyncIterator[Telling]:
+    async def answering(self, parsed: ParsedRequest) -> AsyncIterator[Updates]:
         """The events of a request's answer; left before its end, the answer ends as well."""
-        telling = Telling()
-        job = Job(understood.asked, bool(understood.request.stream), telling.give)
-        worker = self._workers[understood.request.model]
+        updates = Updates()
+        job = Job(parsed.prepared, bool(parsed.request.stream), updates.give)
+        worker = self._workers[parsed.request.model]
         worker.put(job)
         try:
-            yield telling
+            yield updates
         finally:
             worker.cancel(job)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from caad_ds.serving.server import batching
-from caad_ds.serving.server.asked import asked
 from caad_ds.serving.server.batching import Job, Worker
 from caad_ds.serving.server.limits import Limits
+from caad_ds.serving.server.prepare import prepare
 from caad_ds.serving.server.request import ChatRequest
 from caad_ds.serving.server.room import Room, Share
 from caad_ds.utils.errors import AudioError, UserError
@@ -19,7 +19,7 @@ from tests.serving.server.conftest import LIMITS, asking, file_of
 QUESTION = "who speaks ?"
 
 
-class Told(queue.SimpleQueue):
+class Updates(queue.SimpleQueue):
     """The events of a job."""
 
     def all(self) -> list:
@@ -30,11 +30,11 @@ class Told(queue.SimpleQueue):
         return found
 
 
-def job(model, name: str, streamed: bool = False, **more) -> tuple[Job, Told]:
+def job(model, name: str, streamed: bool = False, **more) -> tuple[Job, Updates]:
     """A job about a clip of that name."""
     request = ChatRequest.model_validate(asking(QUESTION, file_of(name), **more))
-    told = Told()
-    return Job(asked(request, model.reader, Limits(**LIMITS), Share(Room(1e6, 1e6))), streamed, told.put), told
+    updates = Updates()
+    return Job(prepare(request, model.reader, Limits(**LIMITS), Share(Room(1e6, 1e6))), streamed, updates.put), updates
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_who_shares_a_batch(model, worker, gate):
     for each, _ in [*others, *more]:
         worker.put(each)
     gate.set()
-    said = [told.all()[-1].text for _, told in [*others, *more]]
+    said = [updates.all()[-1].text for _, updates in [*others, *more]]
     assert worker.sizes == [1, 8, 2, 1, 2]  # the first contrast's at most eight, then each in its turn
     names = [*map(str, range(6)), *(f"more {n}" for n in range(7))]
     assert said == [alone(model, name, contrast_alpha=a) for name, a in zip(names, [*alphas, *[None] * 7])]
@@ -76,14 +76,14 @@ def test_a_job_that_fails_fails_alone(model, worker, gate, monkeypatch, capsys):
     hold(model, worker)
     names = ["a", "5", "2", "c"]  # the answers about 2 and 5 are long
     jobs = {name: job(model, name, streamed=name == "2") for name in names}
-    poison = jobs["5"][0].asked.chat
+    poison = jobs["5"][0].prepared.chat
 
     class Rows(batching.Rows):
         """Fails at the sixth token of the poison, when pieces of the others are given already."""
 
         def __call__(self, input_ids, scores, **more):
             for row in self.rows:
-                if row.job.asked.chat is poison and len(row.tokens) == 6:
+                if row.job.prepared.chat is poison and len(row.tokens) == 6:
                     raise torch.OutOfMemoryError("no memory")
             return super().__call__(input_ids, scores, **more)
 
@@ -91,11 +91,11 @@ def test_a_job_that_fails_fails_alone(model, worker, gate, monkeypatch, capsys):
     for each, _ in jobs.values():
         worker.put(each)
     gate.set()
-    told = {name: each.all() for name, (_, each) in jobs.items()}
-    assert isinstance(told["5"][-1], torch.OutOfMemoryError) and "no memory" in capsys.readouterr().err
+    updates = {name: each.all() for name, (_, each) in jobs.items()}
+    assert isinstance(updates["5"][-1], torch.OutOfMemoryError) and "no memory" in capsys.readouterr().err
     for name in ("a", "2", "c"):
-        assert told[name][-1].text == alone(model, name)
-    assert len(told["2"]) > 2 and "".join(told["2"][:-1]) == alone(model, "2"), "a piece is given twice, or lost"
+        assert updates[name][-1].text == alone(model, name)
+    assert len(updates["2"]) > 2 and "".join(updates["2"][:-1]) == alone(model, "2"), "a piece is given twice, or lost"
     after = job(model, "after")
     worker.put(after[0])
     assert after[1].all()[-1].text == alone(model, "after")
@@ -168,7 +168,7 @@ def test_a_clip_that_cannot_be_heard_fails_its_own_job(model, worker, gate, monk
     hold(model, worker)
     names = ["a", "b", "c"]
     jobs = {name: job(model, name) for name in names}
-    deaf = jobs["b"][0].asked.chat.clips[0]
+    deaf = jobs["b"][0].prepared.chat.clips[0]
     measured = type(deaf).measured
 
     def broken(clip):
@@ -180,9 +180,9 @@ def test_a_clip_that_cannot_be_heard_fails_its_own_job(model, worker, gate, monk
     for each, _ in jobs.values():
         worker.put(each)
     gate.set()
-    told = {name: each.all()[-1] for name, (_, each) in jobs.items()}
-    assert isinstance(told["b"], UserError) and str(told["b"]) == "clip 1: it is noise"
-    assert [told[name].text for name in ("a", "c")] == [alone(model, name) for name in ("a", "c")]
+    updates = {name: each.all()[-1] for name, (_, each) in jobs.items()}
+    assert isinstance(updates["b"], UserError) and str(updates["b"]) == "clip 1: it is noise"
+    assert [updates[name].text for name in ("a", "c")] == [alone(model, name) for name in ("a", "c")]
     assert worker.sizes == [1, 3]
 
 
@@ -196,15 +196,15 @@ def test_a_worker_that_fails_again_and_again_is_not_healthy(model, worker, monke
         broken.setattr(batching, "generate", failing)
         for left in reversed(range(len(failures))):
             assert worker.healthy, "what the requests are at fault for counts"
-            one, told = job(model, "a")
+            one, updates = job(model, "a")
             worker.put(one)
-            told.all()
+            updates.all()
             assert len(failures) == left
     assert worker.alive and not worker.healthy
     assert capsys.readouterr().err.count("CUDA error") >= batching.FAILED
-    one, told = job(model, "a")
+    one, updates = job(model, "a")
     worker.put(one)
-    told.all()
+    updates.all()
     end = time.monotonic() + 5
     while not worker.healthy and time.monotonic() < end:
         time.sleep(0.01)
@@ -221,13 +221,13 @@ def test_samples_are_held_no_longer_than_they_are_needed(model, worker, endless,
     )
     for each, _ in (short, gone, long):
         worker.put(each)
-    samples = {name: weakref.ref(each.asked.chat.clips[0].waveform) for name, (each, _) in
+    samples = {name: weakref.ref(each.prepared.chat.clips[0].waveform) for name, (each, _) in
                {"short": short, "gone": gone}.items()}  # fmt: skip
     gate.set()
     short[1].all()
     gone[0].cancelled.set()
     waiting, _ = job(model, "d")
-    samples["waiting"] = weakref.ref(waiting.asked.chat.clips[0].waveform)
+    samples["waiting"] = weakref.ref(waiting.prepared.chat.clips[0].waveform)
     worker.put(waiting)
     worker.cancel(waiting)
     del waiting

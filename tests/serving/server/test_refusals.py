@@ -77,8 +77,10 @@ def test_openai_s_client_raises_its_own_error(served):
 
 
 def test_other_places_methods_and_types(served):
-    assert "no such place" in refusal(httpx2.get(f"{served.address}/v1/none"), 404)
-    assert "no such method" in refusal(httpx2.get(f"{served.address}/v1/chat/completions"), 405)
+    assert "no such path" in refusal(httpx2.get(f"{served.address}/v1/none"), 404)
+    assert "method not allowed" in refusal(httpx2.get(f"{served.address}/v1/chat/completions"), 405)
+    head = httpx2.head(f"{served.address}/health")  # as load balancers ask
+    assert (head.status_code, head.content) == (200, b"")
     options = httpx2.options(f"{served.address}/v1/chat/completions", headers={"Origin": "http://evil.example"})
     refusal(options, 405)
     assert not [name for name in options.headers if name.startswith("access-control")]

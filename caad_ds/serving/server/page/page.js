@@ -15,8 +15,8 @@ function headers() {
 }
 
 async function fault(answer) {
-  const told = await answer.json().catch(() => null);
-  return new Error((told && told.error && told.error.message) || `the server answers ${answer.status}`);
+  const body = await answer.json().catch(() => null);
+  return new Error((body && body.error && body.error.message) || `the server answers ${answer.status}`);
 }
 
 async function findModels() {
@@ -107,10 +107,10 @@ async function answer(shown, asked, signal) {
   } catch (error) {
     shown.time.textContent = signal.aborted ? `stopped after ${seconds()} s` : `no answer after ${seconds()} s`;
     if (signal.aborted) throw error;
-    const told = document.createElement("span");
-    told.className = "fault";
-    told.textContent = error.message;
-    shown.text.append(shown.text.textContent ? "\n" : "", told);
+    const message = document.createElement("span");
+    message.className = "fault";
+    message.textContent = error.message;
+    shown.text.append(shown.text.textContent ? "\n" : "", message);
   }
 }
 

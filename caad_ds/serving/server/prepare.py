@@ -1,4 +1,4 @@
-"""From a request to what a model is asked: its turns, its clips as samples, how it is decoded."""
+"""Turn a request into model input: its messages, its clips as samples, its decoding settings."""
 
 import base64
 import binascii
@@ -26,7 +26,7 @@ from caad_ds.utils.errors import AudioError, UserError
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class DecodedClip:
     """A clip of a request, decoded."""
 
     number: int
@@ -44,10 +44,10 @@ class Heard:
 
 @dataclass(frozen=True, eq=False)
 class Chat:
-    """The turns of a request and the clips in them; `key` is what a drawn answer depends on beside the seed."""
+    """The messages of a request and their clips; a sampled answer depends on `key` and the seed."""
 
     messages: Sequence[dict]
-    clips: Sequence[Heard]
+    clips: Sequence[DecodedClip]
     key: str
 
     @property
@@ -57,15 +57,15 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request that can be answered, as far as its texts and its audio tell; `warnings` say what is doubtful."""
+class Prepared:
+    """A request that has been checked and decoded; `warnings` list its doubtful clips."""
 
     chat: Chat
     decoding: Decoding
     warnings: Sequence[str]
 
 
-def asked(request: ChatRequest, reader: Reader, limits: Limits, share: Share) -> Asked:
+def prepare(request: ChatRequest, reader: Reader, limits: Limits, share: Share) -> Prepared:
     """Decode and check a request for the model of a reader; Refused with what it cannot take, or has no room now."""
     decoding = decoding_of(request, limits)
     turns = [_turn(number, message) for number, message in enumerate(request.messages)]
@@ -77,7 +77,7 @@ def asked(request: ChatRequest, reader: Reader, limits: Limits, share: Share) ->
         raise Refused(400, "caad_alpha: there is no audio to contrast with; leave it out", "caad_alpha")
     texts = _transcripts(request, reader, len(audios))
     clips = [
-        _heard(number, audio, text, reader, share)
+        _decode(number, audio, text, reader, share)
         for number, (audio, text) in enumerate(zip(audios, texts, strict=True), 1)
     ]
     messages = [
@@ -89,7 +89,7 @@ def asked(request: ChatRequest, reader: Reader, limits: Limits, share: Share) ->
     chat = Chat(messages, clips, key)
     _check_prompt(chat, reader, decoding.max_new_tokens)
     doubtful = [(clip, doubt(clip.levels)) for clip in clips]
-    return Asked(chat, decoding, [f"{clip}: {reason}" for clip, reason in doubtful if reason])
+    return Prepared(chat, decoding, [f"{clip}: {reason}" for clip, reason in doubtful if reason])
 
 
 def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
@@ -147,7 +147,7 @@ def _transcripts(request: ChatRequest, reader: Reader, clips: int) -> Iterable[s
     return given
 
 
-def _heard(number: int, audio: InputAudio, text: str, reader: Reader, share: Share) -> Heard:
+def _decode(number: int, audio: InputAudio, text: str, reader: Reader, share: Share) -> DecodedClip:
     """A clip decoded, no more of it than the model takes; Refused (400) for what does not decode."""
     where = f"clip {number}"
     try:
@@ -163,7 +163,7 @@ def _heard(number: int, audio: InputAudio, text: str, reader: Reader, share: Sha
     if fault := length_fault(len(waveform), reader):
         raise Refused(400, f"{where}: {fault}", "input_audio.data")
     share.take(len(waveform) / decode.SAMPLE_RATE)
-    return Heard(number, waveform, levels, text)
+    return DecodedClip(number, waveform, levels, text)
 
 
 def _check_prompt(chat: Chat, reader: Reader, room: int) -> None:
@@ -172,8 +172,8 @@ def _check_prompt(chat: Chat, reader: Reader, room: int) -> None:
     try:
         length = len(reader.check(sample, with_answer=False).prompt)
     except UserError as error:
-        told = str(error).removeprefix(f"sample {chat.key}: ").removeprefix(f"record {chat.key}: ")
-        raise Refused(400, f"messages: {told}"[:500], "messages") from None
+        reason = str(error).removeprefix(f"sample {chat.key}: ").removeprefix(f"record {chat.key}: ")
+        raise Refused(400, f"messages: {reason}"[:500], "messages") from None
     if reader.prompts.limit is not None and length + room > reader.prompts.limit:
         raise Refused(
             400,
