@@ -23,6 +23,16 @@ CONFIG = "configs/demo/teacher.yaml"
 SHIPPED = Path("examples/demo/teacher_model")
 TWIN = "twin"
 ENCODER_STEPS = 400
+MODEL_CARD = """\
+---
+license: apache-2.0
+---
+# Teacher of the caad-ds demo
+
+A speech language model of 1.4 million parameters with its encoder, and in `twin` the same without audio dropout. Both
+were trained from random weights on synthetic speech by `python -m examples.demo teacher`; `card.json` has recipe,
+scores and hashes.
+"""
 SCORES = ("accuracy_neutral", "accuracy_faithful", "accuracy_adversarial", "accuracy_irrelevant", "shift")
 
 
@@ -96,6 +106,7 @@ def _write_card(runs: Path, benchmark: Path, seed: int) -> None:
     recipe = {"made_by": made, "config": CONFIG, "hints": corpus.HINTS["teacher"], "encoder_steps": ENCODER_STEPS}
     card = {**recipe, "versions": versions, "scores_percent": scores, "sha256": hashes}
     write_atomic(SHIPPED / "card.json", (json.dumps(card, indent=1) + "\n").encode())
+    write_atomic(SHIPPED / "README.md", MODEL_CARD.encode())
 
 
 def _store(trained: Path, folder: Path) -> SpeechEncoder:

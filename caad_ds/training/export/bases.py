@@ -65,7 +65,8 @@ def _base(role: str, value: str | dict[str, Any]) -> Base:
         name, hub_id, found = value, value if is_valid_id(value) else None, _licence(value)
     else:
         folder = Path(value)
-        name, hub_id, found = _called(folder), _hub_id_of(folder), _licence(folder)
+        card = folder.parent if _is_part(folder) else folder
+        name, hub_id, found = _called(folder), _hub_id_of(folder), _licence(card)
     link = found.get("licence_link", "")
     if link and not link.startswith("https://"):  # a file beside the base's card
         found["licence_link"] = f"{HUB}/{hub_id}/blob/main/{quote(link)}" if hub_id else None
@@ -74,7 +75,12 @@ def _base(role: str, value: str | dict[str, Any]) -> Base:
 
 def _called(folder: Path) -> str:
     """What a folder is called; of the encoder in a model's folder, the model's name before it."""
-    return f"{run_name(folder.parent)}/{folder.name}" if folder.name == "encoder" else run_name(folder)
+    return f"{run_name(folder.parent)}/{folder.name}" if _is_part(folder) else run_name(folder)
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether a folder is the encoder in a model's folder, whose card is the model's."""
+    return folder.name == "encoder"
 
 
 def _hub_id_of(folder: Path) -> str | None:

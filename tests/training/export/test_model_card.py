@@ -104,6 +104,14 @@ def test_a_link_beside_a_bases_card_leads_to_that_base(read, hub, card):
     assert card(read(), model_type="caad_speech_lm").data.license == "unknown"
 
 
+def test_the_encoder_in_a_models_folder_has_the_models_licence(read, hub, tmp_path):
+    encoder = tmp_path / "teacher/encoder"
+    encoder.mkdir(parents=True)
+    (tmp_path / "teacher/README.md").write_text("---\nlicense: mit\n---\n")
+    licences = {base.role: base.licence for base in bases_of(read(f"student.encoder={encoder}"))}
+    assert licences["encoder"] == "mit"
+
+
 def test_folders_are_named_without_their_path(read, hub, tmp_path):
     snapshot = hub("lab/ears", "license: mit")
     other = tmp_path / "somewhere" / "weights"
