@@ -1,7 +1,7 @@
 """CAAD on recorded human speech: `python -m examples.recorded --root FOLDER` (docs/results/recorded_speech.md).
 
 FOLDER holds the unpacked Debian packages of the corpus (data_prep/ingest/sources/fillets_ng.py says how to get them).
-Every step is a command that is shown; what a run before has finished is left alone, so an interrupted run goes on.
+Every step is a command that is shown; finished steps are left alone, so the same command resumes an interrupted run.
 """
 
 import argparse
@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, required=True, help="where the packages were unpacked")
     parser.add_argument("--protocol", choices=TESTS, default="both", help="both: default; czech: Dutch speakers unseen")
     parser.add_argument("--alpha", type=float, help="of CAAD and of CD (default: what check-teacher takes)")
+    parser.add_argument("--adaptive", action="store_true", help="a third student, by objective.alpha_gate")
     parser.add_argument("--limit", type=positive, default=60, help="test rows per attribute, of four prompts each (60)")
     parser.add_argument("--ranks", type=positive, default=1, help="processes of a training run (1)")
     parser.add_argument(
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The whole path: data, teacher, its check, two students, tables."""
+    """The whole path: data, teacher, its check, students, tables."""
     data, runs = DATA / args.protocol, RUNS / args.protocol
     tests = TESTS[args.protocol]
     prepare(args.root, data, ("teacher", "distill", "validation", *tests))
@@ -68,12 +69,19 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if args.alpha is None:
         args.alpha = recommended(runs / "check.json")
-    for name, alpha in (("caad", args.alpha), ("std_kd", 0.0)):
+    for name, objective in students(args).items():
         train(args, name, f"data.train={data}/shards/distill", f"teacher.path={runs}/teacher/model",
-              f"student.path={runs}/teacher/model", f"objective.alpha={alpha}")  # fmt: skip
+              f"teacher.cache.path={runs}/teacher_cache", f"student.path={runs}/teacher/model", *objective)  # fmt: skip
     for test in tests:
         table(args, test)
     return 0
+
+
+def students(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """What distinguishes the students' objectives, by their names."""
+    alpha = f"objective.alpha={args.alpha}"
+    adaptive = {"adaptive": (alpha, "objective.alpha_gate=text_certainty")} if args.adaptive else {}
+    return {"caad": (alpha,), "std_kd": ("objective.alpha=0.0",), **adaptive}
 
 
 def recommended(check: Path) -> float:
@@ -124,7 +132,8 @@ def table(args: argparse.Namespace, test: str) -> None:
     """The systems on one test split: answers, scores, table, picture."""
     runs, decoding = RUNS / args.protocol, {"teacher + CD": ("--contrast-alpha", args.alpha)}
     outputs = []
-    for name, model in (("teacher", "teacher"), ("teacher + CD", "teacher"), ("std_kd", "std_kd"), ("caad", "caad")):
+    models = {"teacher": "teacher", "teacher + CD": "teacher"} | {name: name for name in students(args)}
+    for name, model in models.items():
         outputs.append(runs / "evaluation" / test / name.replace(" ", "_"))
         caad_ds(
             "evaluate", "--model", runs / model / "model", "--benchmark", DATA / args.protocol / "benchmark" / test,
