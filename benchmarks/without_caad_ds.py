@@ -58,7 +58,7 @@ def by_caad_ds(folder: Path, asked: list[tuple[str, str]]) -> tuple[list[list[in
     ids, texts = [], []
     for wav, question in asked:
         how = Decoding(max_new_tokens=LONGEST)
-        prompted = model.prompted(model.clips(), Question(recordings([Path(wav)], [None]), question), how)
+        prompted = model.prepare_prompt(model.clips(), Question(recordings([Path(wav)], [None]), question), how)
         ids.append(generate(model.lm, prompted.batch, max_new_tokens=LONGEST)[0].tolist())
         texts.append(prompted.answer())
     return ids, texts

@@ -229,7 +229,7 @@ def _answer(
     with _on_main(progress(title + (f", rank 0 of {ranks}" if ranks > 1 else ""), whole)) as advance:
         advance(whole - sum(map(len, share)))
         for asked in share:
-            heard = clips.hear(loaded.askable(asked, decoding.max_new_tokens, refused))
+            heard = clips.encode(loaded.askable(asked, decoding.max_new_tokens, refused))
             if heard:
                 prompts = clips.prompts(heard)
                 second = None if contrasted is None else clips.negative(heard, prompts, contrasted.negative)

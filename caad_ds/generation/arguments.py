@@ -1,4 +1,4 @@
-"""Arguments that the commands which run a model share; nothing heavy is imported."""
+"""Arguments shared by the commands that run a model; imports nothing heavy."""
 
 import argparse
 
@@ -10,13 +10,13 @@ MODEL = "folder of a model, or of the run that trained it, or a hub id"
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add where every command that runs models runs them, and in what."""
+    """Add `--device` and `--dtype`."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the models (default float32)")
 
 
 def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
-    """Add every option of `Decoding`, by its field's name; `max_new_tokens` is the default of that one."""
+    """Add an option for each field of `Decoding`; `max_new_tokens` is the default of `--max-new-tokens`."""
     parser.add_argument("--contrast-alpha", type=float, metavar="A", help="contrastive decoding with this alpha")
     add_negative(parser)
     add_gate(parser)
@@ -35,7 +35,7 @@ def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
 
 
 def add_negative(parser: argparse.ArgumentParser) -> None:
-    """Add the input of the second path of contrastive decoding."""
+    """Add `--negative`, the input of the second path of contrastive decoding."""
     parser.add_argument(
         "--negative",
         choices=NEGATIVES,
@@ -45,7 +45,7 @@ def add_negative(parser: argparse.ArgumentParser) -> None:
 
 
 def add_gate(parser: argparse.ArgumentParser) -> None:
-    """Add what makes alpha one number per step and sample."""
+    """Add the options of the alpha gate, which sets alpha per step and sample."""
     parser.add_argument(
         "--alpha-gate",
         choices=ALPHA_GATES,

@@ -1,4 +1,4 @@
-"""A prompt of a caller's own, prepared, and its answer."""
+"""Prepare a caller's question and answer it."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -18,11 +18,11 @@ from caad_ds.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """A prepared prompt and how it is answered; `turn` lets one answer of a model be written at a time."""
+class PreparedPrompt:
+    """A prepared prompt and its decoding settings; `lock` serialises the answers of a model."""
 
     lm: AudioLM
-    turn: Lock
+    lock: Lock
     batch: Batch
     max_new_tokens: int
     contrasted: Contrast | None
@@ -30,34 +30,34 @@ class Prompted:
     sampling: Sampling | None
 
     def answer(self, streamer: BaseStreamer | None = None) -> str:
-        """The answer without special tokens."""
-        with self.turn:  # `generate` changes settings of the model while it runs
-            [said] = decode(
+        """Return the answer without special tokens."""
+        with self.lock:  # `generate` changes settings of the model while it runs
+            [text] = decode(
                 self.lm, self.batch, max_new_tokens=self.max_new_tokens, contrasted=self.contrasted,
                 negative=self.negative, sampling=self.sampling, streamer=streamer,
             )  # fmt: skip
-        return said
+        return text
 
     def stream(self) -> Generator[str, None, None]:
-        """The same in pieces; see `streamed`."""
+        """Yield the answer in pieces; see `streamed`."""
         return streamed(self.answer, self.lm.reader.tokenizer)
 
 
-def prompted(lm: AudioLM, turn: Lock, clips: Clips, asked: Question, decoding: Decoding) -> Prompted:
-    """Prepare a question; clips that the last question of `clips` had are not encoded again.
+def prepare_prompt(lm: AudioLM, lock: Lock, clips: Clips, question: Question, decoding: Decoding) -> PreparedPrompt:
+    """Prepare a question; clips shared with the previous question of `clips` are not encoded again.
 
-    UserError where an audio cannot be heard or the texts make no prompt, or there is nothing to contrast.
+    Raises UserError if an audio cannot be decoded, the texts make no prompt, or there is no audio to contrast with.
     """
     contrasted = Contrast.of(decoding)
-    if contrasted is not None and not asked.clips:
+    if contrasted is not None and not question.clips:
         raise UserError(f"contrast_alpha {contrasted.alpha}: there is no audio to contrast with; leave it out")
-    with turn:
-        lm.reader.check(as_sample(asked), with_answer=False, room=decoding.max_new_tokens)
-        if not clips.hear([asked]):
-            unheard = next(clip for clip in asked.clips if clip in clips.failed)
-            raise UserError(f"audio {unheard}: {clips.failed[unheard]}")
-        batch = clips.prompts([asked])
-        negative = None if contrasted is None else clips.negative([asked], batch, contrasted.negative)
-    # What is drawn depends on the question, not on how its audio was given.
-    batch = replace(batch, keys=[asked.question])
-    return Prompted(lm, turn, batch, decoding.max_new_tokens, contrasted, negative, Sampling.of(decoding))
+    with lock:
+        lm.reader.check(as_sample(question), with_answer=False, room=decoding.max_new_tokens)
+        if not clips.encode([question]):
+            failed = next(clip for clip in question.clips if clip in clips.failed)
+            raise UserError(f"audio {failed}: {clips.failed[failed]}")
+        batch = clips.prompts([question])
+        negative = None if contrasted is None else clips.negative([question], batch, contrasted.negative)
+    # The sampled tokens depend on the question, not on the form in which its audio was passed.
+    batch = replace(batch, keys=[question.question])
+    return PreparedPrompt(lm, lock, batch, decoding.max_new_tokens, contrasted, negative, Sampling.of(decoding))

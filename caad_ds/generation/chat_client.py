@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 from caad_ds.tracking.secrets import HIDDEN, hide_secrets
 from caad_ds.utils.errors import UserError
 
-UNUSABLE = {400, 413, 422}  # what a server says of one request and not of itself
-NO_KEY = "none"  # the package insists on a key; servers of one's own mostly do not
+UNUSABLE = {400, 413, 422}  # statuses that concern one request, not the server
+NO_KEY = "none"  # the package requires a key; self-hosted servers mostly do not
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
 class ChatError(Exception):
-    """The server does not answer, or refuses everybody; one line, without the key or the credentials of a URL."""
+    """The server does not answer, or refuses all requests; one line, without the key or the credentials of a URL."""
 
 
 class RequestRefused(ChatError):
@@ -27,7 +27,7 @@ class RequestRefused(ChatError):
 
 
 class NoCompletion(ChatError):
-    """What came is no chat completion: some servers answer 200 with a page, or with an error of their own."""
+    """The reply is no chat completion: some servers answer 200 with a page, or with their own error format."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Reply:
 class ChatClient:
     """A model behind an endpoint, for one call of `each`.
 
-    Rate limits (with their Retry-After), timeouts, lost connections and statuses from 500 on are tried again `retries`
-    times, after 0.5 s, 1 s, 2 s, ... 8 s. `base_url` and `key` are those that `is_url` and `key_of` have checked.
+    Rate limits (honouring Retry-After), timeouts, lost connections and statuses >= 500 are retried `retries` times,
+    after 0.5 s, 1 s, 2 s, ... 8 s. `base_url` and `key` must have passed `is_url` and `key_of`.
     """
 
     def __init__(self, model: str, base_url: str, key: str, *, retries: int = 2, timeout: float = 120.0):
@@ -55,30 +55,30 @@ class ChatClient:
         )
 
     async def reply(self, **request: Any) -> Reply:
-        """The reply to a request, in the parameters of `chat.completions.create`; ChatError."""
+        """Return the reply to a request with the parameters of `chat.completions.create`; raises ChatError."""
         openai = self._openai
         try:
             completion = await self._client.chat.completions.create(model=self.model, **request)
         except openai.APIStatusError as error:
             kind = RequestRefused if error.status_code in UNUSABLE else ChatError
-            raise kind(self._told(error)) from None  # the client's own error holds the URL
+            raise kind(self._message(error)) from None  # the client's own error holds the URL
         except openai.OpenAIError as error:
-            raise ChatError(self._told(error)) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:  # what is declared as JSON and is none
+            raise ChatError(self._message(error)) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:  # declared as JSON, but invalid
             raise NoCompletion(f"the server's answer is not JSON ({error})") from None
         return _first_choice(completion)
 
     def each(
         self, answer: Callable[[Item], Coroutine[Any, Any, Found]], items: Iterable[Item], concurrency: int
     ) -> Iterator[Found]:
-        """What `answer`, which awaits `reply`, makes of each item, as it comes, `concurrency` at once.
+        """Yield the result of `answer`, which awaits `reply`, for each item as it completes, `concurrency` at once.
 
-        After a failure those under way still come, then it is raised. An interrupt ends all at once.
+        After a failure the requests in flight are still yielded, then it is raised. An interrupt cancels all at once.
         """
         left = iter(items)
         running: set[asyncio.Task[Found]] = set()
         failure: BaseException | None = None
-        # A loop and no threads: Python waits for its threads before it ends, and a request may take minutes.
+        # An event loop, not threads: Python joins its threads at exit, and a request may take minutes.
         with asyncio.Runner() as runner:
             start = runner.get_loop().create_task
             try:
@@ -101,14 +101,14 @@ class ChatClient:
         await asyncio.gather(*running, return_exceptions=True)
         await self._client.close()
 
-    def _told(self, error: Exception) -> str:
-        """An error in one short line, without the key, which a server may repeat."""
+    def _message(self, error: Exception) -> str:
+        """Return an error as one short line, without the key, which a server may repeat."""
         line = " ".join(str(error).split()).rstrip(".")
         return hide_secrets(line.replace(self._key, HIDDEN) if self._key else line)[:300]
 
 
 def key_of(variable: str, option: str) -> str:
-    """The key in an environment variable, "" where it is not set; UserError, which names the option, for no key."""
+    """Return the key in an environment variable, "" if unset; raises UserError if it cannot be a key."""
     key = os.environ.get(variable, "")
     if not key.isascii() or not key.isprintable():
         raise UserError(f"{option} {variable}: holds what no key has, such as a line break; export it again")
@@ -116,7 +116,7 @@ def key_of(variable: str, option: str) -> str:
 
 
 def is_url(text: str) -> bool:
-    """Whether a client can ask there. What is no URL is not to be shown: no one knows what in it is secret."""
+    """Return whether a client can use the URL. Do not print an invalid one: any part of it may be secret."""
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -125,7 +125,7 @@ def is_url(text: str) -> bool:
 
 
 def check_installed(what: str) -> None:
-    """UserError, which begins with `what` needs it, where there is no package `openai`."""
+    """Raise UserError, beginning with `what`, if the package `openai` is not installed."""
     try:
         import openai  # noqa: F401
     except ImportError as error:

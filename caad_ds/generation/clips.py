@@ -1,4 +1,4 @@
-"""The audio of prompts, read and encoded: what a model is asked as batches."""
+"""Read and encode the audio of prompts, and build the batches."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -23,8 +23,8 @@ A = TypeVar("A", bound=Askable)
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A clip as samples, its encoded audio (a row of each input) and the positions that it has."""
+class _EncodedClip:
+    """A clip's samples, its encoded audio (a row of each input) and the number of its positions."""
 
     waveform: np.ndarray
     audio: Audio
@@ -32,7 +32,7 @@ class _Kept:
 
 
 def length_fault(samples: int, reader: Reader) -> str | None:
-    """Why a model takes no audio of so many samples at 16 kHz, or None."""
+    """Return why a model takes no audio of so many samples at 16 kHz, or None."""
     seconds, window = samples / decode.SAMPLE_RATE, reader.longest_seconds
     if longer(seconds, window):
         return f"its {seconds:.9g} s exceed the encoder's window of {window:g} s"
@@ -42,15 +42,15 @@ def length_fault(samples: int, reader: Reader) -> str | None:
 
 
 def doubt(levels: Levels) -> str:
-    """Why rules of usable audio find a clip doubtful, "" where they do not."""
+    """Return why the rules of usable audio find a clip doubtful, "" if they do not."""
     return "; ".join(f"{rule}: {reason}" for rule, reason in faults(levels))
 
 
 class Clips:
     """Prompts as prepared batches; a clip that consecutive batches share is encoded once.
 
-    `failed` maps the clips that cannot be heard to the reason, `doubtful` those that are heard although a rule finds
-    them unusable (levels.py): a silent clip may be meant. `others` are the clips that negative `shuffled` takes from.
+    `failed` maps clips that cannot be decoded to the reason; `doubtful` maps clips that are used although a rule finds
+    them unusable (levels.py): silence may be intended. `others` are the clips that negative `shuffled` draws from.
     """
 
     def __init__(self, lm: AudioLM, device: torch.device, others: Iterable[Askable] = ()):
@@ -58,94 +58,94 @@ class Clips:
         self.failed: dict[Clip, str] = {}
         self.doubtful: dict[Clip, str] = {}
         self._others = different_clips(others)
-        self._kept: dict[Clip, _Kept] = {}
+        self._encoded: dict[Clip, _EncodedClip] = {}
 
     @torch.no_grad()
-    def hear(self, items: Sequence[A]) -> list[A]:
-        """Encode the clips of a batch and return the items whose clips could all be heard."""
+    def encode(self, items: Sequence[A]) -> list[A]:
+        """Encode the clips of a batch and return the items whose clips could all be decoded."""
         clips = different_clips(items)
         waveforms = {}
         for clip in clips:
-            if clip not in self._kept and clip not in self.failed:
+            if clip not in self._encoded and clip not in self.failed:
                 try:
                     waveforms[clip] = self._load(clip)
                 except decode.AudioError as error:
                     self.failed[clip] = str(error)
-        self._kept = {clip: kept for clip, kept in self._kept.items() if clip in clips}
+        self._encoded = {clip: encoded for clip, encoded in self._encoded.items() if clip in clips}
         if waveforms:
             features = self.lm.reader.features(list(waveforms.values()))
             audio = self.lm.encode({name: each.to(self.device) for name, each in features.audio.items()})
             for row, (clip, waveform) in enumerate(waveforms.items()):
                 each = {name: value[row] for name, value in audio.items()}
-                self._kept[clip] = _Kept(waveform, each, features.positions[row])
+                self._encoded[clip] = _EncodedClip(waveform, each, features.positions[row])
         return [item for item in items if self.failed.keys().isdisjoint(item.clips)]
 
     def encoded(self, items: Iterable[Askable]) -> Audio:
-        """The encoded audio of the different clips of items that `hear` returned, in order of appearance."""
-        kept = [self._kept[clip].audio for clip in different_clips(items)]
-        return joined([{name: value[None] for name, value in audio.items()} for audio in kept] or [{}])
+        """Return the encoded audio of the distinct clips of items that `encode` returned, in order of appearance."""
+        audios = [self._encoded[clip].audio for clip in different_clips(items)]
+        return joined([{name: value[None] for name, value in audio.items()} for audio in audios] or [{}])
 
     def prompts(self, items: Sequence[Askable]) -> Batch:
-        """The left-padded prompts of items that `hear` returned."""
+        """Return the left-padded prompts of items that `encode` returned."""
         return self._batch([as_sample(item) for item in items], items, pad="left", with_answer=False)
 
     def answered(self, items: Sequence[Askable], answers: Sequence[str]) -> Batch:
-        """Each item's prompt with a given answer after it."""
+        """Return each item's prompt followed by a given answer."""
         samples = [as_sample(item, answer) for item, answer in zip(items, answers, strict=True)]
         return self._batch(samples, items)
 
     def answered_ids(self, items: Sequence[Askable], answers: Sequence[Sequence[int]]) -> Batch:
-        """The same with an answer's tokens, its end included."""
+        """Return the same with the answers as token ids, end token included."""
         return self._batch([as_sample(item) for item in items], items, answers=answers)
 
     def negative(self, items: Sequence[Askable], batch: Batch, name: str) -> Batch:
-        """A batch of items, such as `prompts` gives, as the second path of the negative `name` sees it, prepared."""
+        """Return the prepared batch of the second path: `batch` (see `prompts`) with the negative `name`."""
         samples = [
-            replace(as_sample(item), waveforms=[self._kept[clip].waveform for clip in item.clips]) for item in items
+            replace(as_sample(item), waveforms=[self._encoded[clip].waveform for clip in item.clips]) for item in items
         ]
-        found: dict[tuple[str, int], np.ndarray] = {}  # an item may be asked several times at once
+        partners: dict[tuple[str, int], np.ndarray] = {}  # an item may occur several times in a batch
 
         def partner(sample: Sample, number: int) -> np.ndarray:
-            place = sample.key, number
-            if place not in found:
-                found[place] = self._partner(sample, number)
-            return found[place]
+            key = sample.key, number
+            if key not in partners:
+                partners[key] = self._partner(sample, number)
+            return partners[key]
 
-        if self.lm.reader.window is not None:  # then it is the same for any audio, whose states need not be moved
+        if self.lm.reader.window is not None:  # the negative does not depend on the audio states: do not move them
             batch = replace(batch, audio={})
         second = negatives.find(name)(batch.to("cpu"), samples, self.lm.reader, partner)
         return self.lm.prepare(second.to(self.device))
 
     @torch.no_grad()
     def constant(self, name: str) -> Audio | None:
-        """The encoded audio of a negative that is the same for every sample: a row, or none where it removes audio.
+        """Return the encoded audio of a negative that is the same for every sample: a row, or none if it removes audio.
 
-        None where it differs from sample to sample.
+        None if the negative depends on the sample.
         """
         second = negatives.of_no_sample(name, self.lm.reader)
         return None if second is None else self.lm.prepare(second.to(self.device)).audio
 
     def rejected(self, items: Iterable[Askable]) -> list[dict]:
-        """The items, each once whatever its conditions, with a clip that could not be heard, and the reason."""
-        unheard = {item.id: clip for item in items for clip in item.clips if clip in self.failed}
-        return [{"id": name, "reason": f"audio {clip}: {self.failed[clip]}"} for name, clip in unheard.items()]
+        """Return the ids of items with a clip that could not be decoded, each once, and the reason."""
+        failed = {item.id: clip for item in items for clip in item.clips if clip in self.failed}
+        return [{"id": name, "reason": f"audio {clip}: {self.failed[clip]}"} for name, clip in failed.items()]
 
     def doubted(self, items: Iterable[Askable]) -> list[dict]:
-        """The items, each once, that are asked about a clip which a rule finds unusable, and the reason."""
-        heard = {item.id: clip for item in items for clip in item.clips if clip in self.doubtful}
-        return [{"id": name, "reason": f"audio {clip}: {self.doubtful[clip]}"} for name, clip in heard.items()]
+        """Return the ids of items with a clip that a rule finds unusable, each once, and the reason."""
+        doubtful = {item.id: clip for item in items for clip in item.clips if clip in self.doubtful}
+        return [{"id": name, "reason": f"audio {clip}: {self.doubtful[clip]}"} for name, clip in doubtful.items()]
 
     def _batch(self, samples: Sequence[Sample], items: Sequence[Askable], **reading: object) -> Batch:
         clips = different_clips(items)
-        number = {clip: place for place, clip in enumerate(clips)}
-        index = [number[clip] for item in items for clip in item.clips]
-        features = Features(self.encoded(items), [self._kept[clip].positions for clip in clips])
+        row_of = {clip: row for row, clip in enumerate(clips)}
+        index = [row_of[clip] for item in items for clip in item.clips]
+        features = Features(self.encoded(items), [self._encoded[clip].positions for clip in clips])
         return self.lm.reader.placed(samples, features, index, **reading).to(self.device)  # type: ignore[arg-type]
 
     def _partner(self, sample: Sample, number: int) -> np.ndarray:
-        """The audio of another clip than the sample's own, the same whatever is asked beside it.
+        """Return the audio of another clip, which depends on the sample's key alone and not on the batch.
 
-        A clip that cannot be heard is nobody's partner.
+        Clips that cannot be decoded are passed over.
         """
         first = int.from_bytes(hashlib.sha256(f"{sample.key}:{number}".encode()).digest()[:8])
         for step in range(len(self._others)):

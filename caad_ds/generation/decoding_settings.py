@@ -1,6 +1,6 @@
-"""What a user chooses in an evaluation, checked in one place for commands and notebooks, before PyTorch is imported.
+"""Decoding settings and their checks, for commands and the Python API, without importing PyTorch.
 
-Messages name the option of the command; a keyword of the function is called the same, `--top-p` being `top_p`.
+Messages name the option of the command; the keyword of the function has the same name (`--top-p`: `top_p`).
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from caad_ds.utils.errors import UserError
 DTYPES = ("float32", "bfloat16")
 NO_GATE = ALPHA_GATES[0]
 GATE_M = 2.0
-# Beyond these a step's logits may overflow, and what is written would mean nothing.
-COLDEST = 1e-3
-MOST_ALPHA = 1000.0
+# Beyond these a step's logits may overflow, and the answers would be meaningless.
+MIN_TEMPERATURE = 1e-3
+MAX_ALPHA = 1000.0
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a model answers: greedily, under a contrast (`contrast_alpha`), and drawn at random (`temperature`).
+    """Decoding settings: greedy by default; contrastive with `contrast_alpha`, sampled with `temperature`.
 
     Raises:
-        UserError: a value out of its range, or one that does nothing without another.
+        UserError: a value is out of range, or has no effect without another one.
     """
 
     contrast_alpha: float | None = None
@@ -47,7 +47,7 @@ class Decoding:
 
 
 def check_contrast(alpha: float | None, negative: str, plausibility: float | None) -> None:
-    """Raise UserError where a setting of contrastive decoding is out of its range."""
+    """Raise UserError if a setting of contrastive decoding is out of range."""
     if alpha is not None and (fault := alpha_fault(alpha)):
         raise UserError(f"--contrast-alpha {fault}")
     if plausibility is not None and not 0 < plausibility <= 1:
@@ -56,17 +56,19 @@ def check_contrast(alpha: float | None, negative: str, plausibility: float | Non
 
 
 def alpha_fault(alpha: float) -> str | None:
-    """Say that an alpha of contrastive decoding is out of its range, beginning with its value; or None."""
-    return None if 0 <= alpha <= MOST_ALPHA else f"{alpha}: give a number from 0 to {MOST_ALPHA:g}"
+    """Return a message, beginning with the value, if an alpha of contrastive decoding is out of range; else None."""
+    return None if 0 <= alpha <= MAX_ALPHA else f"{alpha}: give a number from 0 to {MAX_ALPHA:g}"
 
 
 def sampling_fault(temperature: float | None, top_p: float | None, top_k: int | None, seed: int | None) -> str | None:
-    """Say which setting of sampling is out of its range or does nothing, and what to do; or None.
+    """Return a message about the first sampling setting that is out of range or has no effect; else None.
 
-    It begins with the setting's keyword; `{}` stands for the name of the temperature.
+    It begins with the setting's keyword; `{}` in it is to be replaced by the name of the temperature.
     """
-    if temperature is not None and not COLDEST <= temperature < float("inf"):
-        return f"temperature {temperature}: give a finite number of at least {COLDEST:g}; leave it out for greedy"
+    if temperature is not None and not MIN_TEMPERATURE <= temperature < float("inf"):
+        return (
+            f"temperature {temperature}: give a finite number of at least {MIN_TEMPERATURE:g}; leave it out for greedy"
+        )
     if top_p is not None and not 0 < top_p <= 1:
         return f"top_p {top_p}: give a number in (0, 1]"
     given = [name for name, value in (("top_p", top_p), ("top_k", top_k), ("seed", seed)) if value is not None]
@@ -76,7 +78,7 @@ def sampling_fault(temperature: float | None, top_p: float | None, top_k: int | 
 
 
 def gate_fault(alpha: float | None, gate: str, m: float) -> tuple[str, object, str] | None:
-    """Return the setting of a gate that is out of its range or does nothing, its value, and what to do; or None."""
+    """Return the gate setting that is out of range or has no effect, its value, and the remedy; or None."""
     if gate not in ALPHA_GATES:
         return "alpha_gate", gate, f"give one of {', '.join(ALPHA_GATES)}"
     if gate != NO_GATE and not alpha:
@@ -89,36 +91,36 @@ def gate_fault(alpha: float | None, gate: str, m: float) -> tuple[str, object, s
 
 
 def check_gate(alpha: float | None, gate: str, m: float) -> None:
-    """Raise UserError where a setting of an alpha gate is out of its range, or does nothing without another."""
+    """Raise UserError if a setting of the alpha gate is out of range, or has no effect without another one."""
     if fault := gate_fault(alpha, gate, m):
         name, value, remedy = fault
         raise UserError(f"--{name.replace('_', '-')} {value}: {remedy}")
 
 
 def gate_settings(gate: str, m: float) -> dict[str, str | float]:
-    """Return what files and keys of results hold of a gate: nothing without one, as before there was any."""
+    """Return the gate's entries in result files and keys; none without a gate, so older results compare equal."""
     return {} if gate == NO_GATE else {"alpha_gate": gate, "gate_m": m}
 
 
 def gate_name(gate: str, m: float) -> str:
-    """Return what names of contrasts add for a gate."""
+    """Return the suffix of a contrast's name for a gate, "" without one."""
     return "" if gate == NO_GATE else f" {gate} {m:g}"
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raise UserError where a count, by its keyword, is no whole number of at least 1; None is not given."""
+    """Raise UserError unless each count, by its keyword, is a whole number >= 1 or None."""
     for name, count in counts.items():
         if count is not None and (not isinstance(count, int) or count < 1):
             raise UserError(f"--{name.replace('_', '-')} {count}: give a whole number of at least 1")
 
 
 def check_above_zero(flag: str, value: float | None) -> None:
-    """Raise UserError where a number is not finite or not above 0; None is not given."""
+    """Raise UserError unless a number is finite and above 0, or None."""
     if value is not None and not 0 < value < float("inf"):
         raise UserError(f"{flag} {value}: give a finite number above 0")
 
 
 def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
-    """Raise UserError where a value is none of the choices."""
+    """Raise UserError if a value is none of the choices."""
     if value not in choices:
         raise UserError(f"{flag} {value}: give one of {', '.join(choices)}")

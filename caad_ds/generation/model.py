@@ -1,4 +1,4 @@
-"""A model folder as it answers: the model on a device, prompts as batches, one recording and a question as text."""
+"""Load a model and answer questions about recordings."""
 
 import warnings
 from collections.abc import Generator, Iterable, Sequence
@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from caad_ds.generation.asking import Prompted, prompted
+from caad_ds.generation.asking import PreparedPrompt, prepare_prompt
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast
 from caad_ds.generation.decoding_settings import Decoding, check_counts, gate_fault, sampling_fault
-from caad_ds.generation.question import Askable, Given, Question, as_sample, recordings
+from caad_ds.generation.question import Askable, AudioInput, Question, as_sample, recordings
 from caad_ds.models import auto, negatives
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.reader import NO_TRANSCRIPT, Reader
@@ -25,7 +25,7 @@ A = TypeVar("A", bound=Askable)
 
 
 def load(model: str | Path, device: str | None = None, dtype: str | torch.dtype = "float32") -> "Model":
-    """Load a model with what reads its prompts and audio.
+    """Load a model with its tokenizer and audio processing.
 
     Args:
         model: the folder of a model, or of the run that trained it, or a hub id.
@@ -40,15 +40,15 @@ def load(model: str | Path, device: str | None = None, dtype: str | torch.dtype 
 
 @dataclass(frozen=True)
 class Model:
-    """A model with all that belongs to it, on one device, in inference mode."""
+    """A model with its tokenizer and audio processing, on one device, in inference mode."""
 
     lm: AudioLM
     device: torch.device
-    turn: Lock = field(default_factory=Lock, repr=False, compare=False)  # of the answers that callers ask for
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)  # one answer at a time
 
     @staticmethod
     def load(folder: str | Path, device: torch.device, dtype: str | torch.dtype = "float32") -> "Model":
-        """The model of a folder or hub id; an encoder outside the model stays in float32."""
+        """Load the model of a folder or hub id; an encoder outside the model stays in float32."""
         lm = auto.load(folder, _dtype(dtype))
         lm.module.eval()
         lm.to(device)
@@ -57,21 +57,21 @@ class Model:
 
     @property
     def reader(self) -> Reader:
-        """What makes its batches."""
+        """The reader that builds its batches."""
         return self.lm.reader
 
     @property
     def tokenizer(self) -> Any:
-        """Of prompts and answers."""
+        """The tokenizer of prompts and answers."""
         return self.reader.tokenizer
 
     def clips(self, others: Iterable[Askable] = ()) -> Clips:
-        """What reads and encodes the audio of prompts; `others` are those that negative `shuffled` takes audio from."""
+        """Return a `Clips`, which encodes the audio of prompts; negative `shuffled` takes audio from `others`."""
         return Clips(self.lm, self.device, others)
 
     def answer(
         self,
-        audio: Given | Sequence[Given],
+        audio: AudioInput | Sequence[AudioInput],
         question: str,
         text: str | Sequence[str | None] | None = None,
         *,
@@ -91,32 +91,31 @@ class Model:
 
         Args:
             audio: a file's path, the bytes of a file, or samples [frames] or [frames, channels] with their rate in Hz
-                (floats of full scale 1, or signed integers). A list has several clips, which the prompt holds in this
-                order, or none.
-            question: put to the model in a turn of the user, after the audio.
-            text: the recording's transcription, which the prompt holds beside the audio where the model was trained so
-                (with a warning if not); of several clips a list.
-            hint: a statement before the question, as benchmarks of conflicts have it.
-            max_new_tokens: the longest answer.
-            temperature: sample from softmax(z / temperature); None: greedily.
-            top_p: of the sampling: from the likeliest tokens of this cumulative probability.
-            top_k: of the sampling: from so many likeliest tokens.
-            seed: of the sampling; the same one gives the same answer to a question (default 0).
-            contrast_alpha: decode contrastively with this alpha, in two passes; None: in one.
-            negative: what replaces the audio in the second pass: zero_mel, silence, noise or text_only.
-            plausibility: of the contrast: keep tokens with p >= plausibility * max p of the pass with the audio.
-            alpha_gate: of the contrast: text_certainty (experimental) lowers alpha where the pass without it is unsure.
-            gate_m: the gate's m: no contrast from the entropy of so many equally likely tokens on.
+                (floats of full scale 1, or signed integers). A list holds several clips, in the order of the prompt, or
+                none.
+            question: follows the audio in the user's turn.
+            text: transcription of the recording, a list for several clips; used if the model was trained with
+                transcriptions, else ignored with a warning.
+            hint: a statement before the question, as in benchmarks with conflicting hints.
+            max_new_tokens: maximum length of the answer.
+            temperature: sample from softmax(z / temperature); None: greedy.
+            top_p: nucleus sampling with this cumulative probability.
+            top_k: sample from the top_k likeliest tokens.
+            seed: of the sampling; the same seed gives the same answer to a question (default 0).
+            contrast_alpha: alpha of contrastive decoding, in two passes; None: a single pass.
+            negative: input that replaces the audio in the second pass: zero_mel, silence, noise or text_only.
+            plausibility: keep tokens with p >= plausibility * max p of the pass with audio (contrast only).
+            alpha_gate: text_certainty (experimental) lowers alpha where the pass without audio is unsure; or none.
+            gate_m: the gate's m: no contrast once the entropy reaches that of m equally likely tokens.
 
         Returns:
-            The answer without special tokens. A recording that a rule of usable audio finds doubtful, such as silence,
-            is answered all the same, with a warning.
+            The answer without special tokens. A doubtful recording, such as silence, is answered with a warning.
 
         Raises:
             UserError: the audio does not decode or exceeds the encoder's window, the texts make no prompt, or an option
-                is out of its range.
+                is out of range.
         """
-        return self._prompted(
+        return self._prepare(
             audio, question, text, hint,
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
             contrast_alpha=contrast_alpha, negative=negative, plausibility=plausibility, alpha_gate=alpha_gate,
@@ -125,46 +124,46 @@ class Model:
 
     def stream(
         self,
-        audio: Given | Sequence[Given],
+        audio: AudioInput | Sequence[AudioInput],
         question: str,
         text: str | Sequence[str | None] | None = None,
         *,
         hint: str | None = None,
         **decoding: Any,
     ) -> Generator[str, None, None]:
-        """Answer in pieces of text, as they are written; joined they are what `answer` returns.
+        """Yield the answer of `answer` in pieces, as they are generated.
 
-        The arguments are those of `answer`, and mistakes in them are raised at once. An iterator that is left before
-        its end stops the model; until then a further question to it waits for its answer.
+        Takes the arguments of `answer`; mistakes in them are raised at once. Closing the iterator early stops the
+        model; until it ends or is closed, further questions to the model wait.
         """
-        return self._prompted(audio, question, text, hint, **decoding).stream()
+        return self._prepare(audio, question, text, hint, **decoding).stream()
 
-    def prompted(self, clips: Clips, asked: Question, decoding: Decoding) -> Prompted:
-        """Prepare a question about recordings that `clips` encodes; UserError as of `answer`."""
-        return prompted(self.lm, self.turn, clips, asked, decoding)
+    def prepare_prompt(self, clips: Clips, question: Question, decoding: Decoding) -> PreparedPrompt:
+        """Prepare a question about recordings, which `clips` encodes; raises UserError like `answer`."""
+        return prepare_prompt(self.lm, self.lock, clips, question, decoding)
 
-    def _prompted(
+    def _prepare(
         self,
-        audio: Given | Sequence[Given],
+        audio: AudioInput | Sequence[AudioInput],
         question: str,
         text: str | Sequence[str | None] | None,
         hint: str | None,
         **decoding: Any,
-    ) -> Prompted:
-        how = _decoding(**decoding)
-        asked = Question(recordings(audio, text), question, hint)
-        if self.reader.transcript == NO_TRANSCRIPT and any(clip.text for clip in asked.clips):
+    ) -> PreparedPrompt:
+        settings = _decoding(**decoding)
+        prompt = Question(recordings(audio, text), question, hint)
+        if self.reader.transcript == NO_TRANSCRIPT and any(clip.text for clip in prompt.clips):
             warnings.warn("text: this model's prompt holds no transcription; it is not used", stacklevel=3)
         clips = self.clips()
-        made = self.prompted(clips, asked, how)
+        prepared = self.prepare_prompt(clips, prompt, settings)
         for clip, doubt in clips.doubtful.items():
             warnings.warn(f"audio {clip}: {doubt}", stacklevel=3)
-        return made
+        return prepared
 
     def askable(self, items: Iterable[A], room: int, refused: dict[str, str]) -> list[A]:
-        """The items whose prompts can be written and leave `room` tokens for an answer.
+        """Return the items whose prompts are valid and leave `room` tokens for an answer.
 
-        The reason why another item cannot be asked is put into `refused`, by its id.
+        Adds the reason for each other item to `refused`, by its id.
         """
         kept = []
         for item in items:
@@ -177,19 +176,19 @@ class Model:
 
 
 def _decoding(**given: Any) -> Decoding:
-    """The settings of an answer; messages name its keywords, where those of `Decoding` name a command's options."""
-    how = {**{option.name: option.default for option in fields(Decoding)}, **given}
-    check_counts(max_new_tokens=how["max_new_tokens"], top_k=how["top_k"])
-    if how["plausibility"] is not None and how["contrast_alpha"] is None:
+    """Return the settings of an answer; messages name keywords here, and command-line options in `Decoding`."""
+    settings = {**{option.name: option.default for option in fields(Decoding)}, **given}
+    check_counts(max_new_tokens=settings["max_new_tokens"], top_k=settings["top_k"])
+    if settings["plausibility"] is not None and settings["contrast_alpha"] is None:
         raise UserError("plausibility: belongs to contrastive decoding; give contrast_alpha as well")
-    if fault := gate_fault(how["contrast_alpha"], how["alpha_gate"], how["gate_m"]):
+    if fault := gate_fault(settings["contrast_alpha"], settings["alpha_gate"], settings["gate_m"]):
         raise UserError("{} {}: {}".format(*fault))
-    if told := sampling_fault(how["temperature"], how["top_p"], how["top_k"], how["seed"]):
-        raise UserError(told.format("temperature"))
-    if how["contrast_alpha"] is not None:
-        Contrast(how["contrast_alpha"], how["negative"], how["plausibility"])
-    negatives.find(how["negative"])
-    return Decoding(**how)
+    if message := sampling_fault(settings["temperature"], settings["top_p"], settings["top_k"], settings["seed"]):
+        raise UserError(message.format("temperature"))
+    if settings["contrast_alpha"] is not None:
+        Contrast(settings["contrast_alpha"], settings["negative"], settings["plausibility"])
+    negatives.find(settings["negative"])
+    return Decoding(**settings)
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:

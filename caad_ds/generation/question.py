@@ -1,4 +1,4 @@
-"""What a model is asked: a prompt about one or several audios, of a benchmark or of a caller's own."""
+"""Prompts about one or several audios, from a benchmark or a caller."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from caad_ds.data.record import PromptRecord
 from caad_ds.utils.errors import AudioError, UserError
 
 # A caller's audio: a file's path, its bytes, or samples [frames] or [frames, channels] with their rate in Hz.
-Given = str | os.PathLike[str] | bytes | tuple[Any, int]
+AudioInput = str | os.PathLike[str] | bytes | tuple[Any, int]
 
 
 class Audio(Protocol):
@@ -25,16 +25,16 @@ class Audio(Protocol):
 
     @property
     def text(self) -> str:
-        """Its transcription, "" where none is known."""
+        """The transcription, "" if unknown."""
 
     def measured(self) -> tuple[np.ndarray, Levels]:
-        """float32 mono 16 kHz [samples] and the levels that rules judge; raises AudioError if it does not decode."""
+        """Return float32 mono 16 kHz [samples] and their levels; raises AudioError if it does not decode."""
 
 
 class Askable(Protocol):
-    """One prompt: `messages` as chat templates take them, with `<|AUDIO|>` once per clip, in the clips' order.
+    """One prompt: `messages` for a chat template, with `<|AUDIO|>` once per clip, in the clips' order.
 
-    Several prompts may share an `id`, which lists name; `key` is a prompt's own.
+    Several prompts may share an `id`, the name in lists; `key` is unique.
     """
 
     @property
@@ -54,7 +54,7 @@ class Askable(Protocol):
 class Recording:
     """A caller's audio: a file, the bytes of one, or samples [frames] or [frames, channels] and their rate in Hz.
 
-    `number` tells it from others of the same prompt.
+    `number` distinguishes the recordings of a prompt.
     """
 
     source: Path | bytes | tuple[np.ndarray, int]
@@ -68,7 +68,7 @@ class Recording:
         return kind if self.number is None else f"{kind} of clip {self.number}"
 
     def measured(self) -> tuple[np.ndarray, Levels]:
-        """The samples as a model hears them, and their levels; see `Audio`."""
+        """Return the samples as the model gets them, and their levels; see `Audio`."""
         if isinstance(self.source, Path):
             return decode.measured(self.source)
         if isinstance(self.source, bytes):
@@ -78,10 +78,12 @@ class Recording:
         return decode.measured_samples(*self.source)
 
 
-def recordings(audio: Given | Sequence[Given], text: str | Sequence[str | None] | None = None) -> tuple[Recording, ...]:
-    """A caller's audio, or a list of several or none, each with its transcription; UserError where it is neither.
+def recordings(
+    audio: AudioInput | Sequence[AudioInput], text: str | Sequence[str | None] | None = None
+) -> tuple[Recording, ...]:
+    """Return a caller's audio, or a list of any number, as recordings with transcriptions; raises UserError.
 
-    `text` is the transcription of a single clip, or a list with one for each.
+    `text` is the transcription of a single clip, or a list with one per clip.
     """
     clips = list(audio) if isinstance(audio, list) else [audio]
     texts = list(text) if isinstance(text, list | tuple) else [cast(str | None, text)]
@@ -94,8 +96,8 @@ def recordings(audio: Given | Sequence[Given], text: str | Sequence[str | None] 
             f"text: {len(texts)} for {len(clips)} clips; give a transcription for each, empty where there is none"
         )
     return tuple(
-        Recording(_source(one, number), said or "", number if len(clips) > 1 else None)
-        for number, (one, said) in enumerate(zip(clips, texts, strict=True), 1)
+        Recording(_source(clip, number), transcription or "", number if len(clips) > 1 else None)
+        for number, (clip, transcription) in enumerate(zip(clips, texts, strict=True), 1)
     )
 
 
@@ -120,7 +122,7 @@ def _source(one: object, number: int) -> Path | bytes | tuple[np.ndarray, int]:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about recordings, which a `hint` may precede."""
+    """A question about recordings, optionally preceded by a `hint`."""
 
     clips: tuple[Recording, ...]
     question: str
@@ -132,31 +134,31 @@ class Question:
 
     @property
     def id(self) -> str:
-        """What messages call it: its recordings' names."""
+        """The name in messages: those of its recordings."""
         return ", ".join(map(str, self.clips)) or "question"
 
     @property
     def key(self) -> str:
-        """The same; there is one prompt."""
+        """The id; there is only one prompt."""
         return self.id
 
     @property
     def messages(self) -> list[dict]:
-        """One turn of the user, as benchmarks have it."""
+        """One user turn, as in benchmarks."""
         return [{"role": "user", "content": user_content(self.question, self.hint, len(self.clips))}]
 
 
-def as_sample(asked: Askable, answer: str | None = None) -> Sample:
-    """A prompt as the models take it; its audio is given apart, as states."""
+def as_sample(prompt: Askable, answer: str | None = None) -> Sample:
+    """Return a prompt as a sample without waveforms; its encoded audio is passed separately."""
     record = {
-        "id": asked.key,
-        "audios": [{"path": str(clip), "text": clip.text} for clip in asked.clips],
-        "messages": list(asked.messages),
+        "id": prompt.key,
+        "audios": [{"path": str(clip), "text": clip.text} for clip in prompt.clips],
+        "messages": list(prompt.messages),
         "response": answer,
     }
-    return Sample(asked.key, cast(PromptRecord, record), [])  # benchmarks check what they read
+    return Sample(prompt.key, cast(PromptRecord, record), [])  # benchmarks validate their rows
 
 
 def different_clips(prompts: Iterable[Askable]) -> list[Audio]:
-    """The clips of prompts, each once, in order of appearance."""
-    return list(dict.fromkeys(clip for asked in prompts for clip in asked.clips))
+    """Return the distinct clips of prompts, in order of appearance."""
+    return list(dict.fromkeys(clip for prompt in prompts for clip in prompt.clips))

@@ -1,4 +1,4 @@
-"""An answer as it is written: pieces of text that join to the whole."""
+"""Stream an answer while it is generated, as pieces of text that join to the whole."""
 
 import re
 from collections.abc import Callable, Generator
@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-CONTRACTION = len("n't")  # the longest before which decoding takes a blank away
+CONTRACTION = len("n't")  # the longest suffix before which decoding removes a blank
 
 
 class Pieces(BaseStreamer):
-    """Hands the text of a batch's first row to `give`, a piece at a time, as `generate` writes its tokens.
+    """Pass the text of a batch's first row to `give`, a piece at a time, as `generate` produces tokens.
 
-    What later tokens may change is held back: the last token, blanks at the end, characters of which bytes are missing,
-    and a blank that a contraction may follow, which decoding takes away ("do n't").
+    Text that later tokens may change is held back: the last token, trailing blanks, incomplete characters, and a blank
+    that decoding removes if a contraction follows ("do n't").
     """
 
     def __init__(self, tokenizer: Any, give: Callable[[str], object]):
@@ -34,16 +34,16 @@ class Pieces(BaseStreamer):
             return
         self._tokens.append(int(value[0]))
         text = self.tokenizer.decode(self._tokens, skip_special_tokens=True).strip()
-        sure = _settled(text[: len([*takewhile(lambda pair: pair[0] == pair[1], zip(self._last, text))])])
+        settled = _settled(text[: len([*takewhile(lambda pair: pair[0] == pair[1], zip(self._last, text))])])
         self._last = text
-        if sure.startswith(self._given):
-            self._give(sure)
+        if settled.startswith(self._given):
+            self._give(settled)
 
     def end(self) -> None:
-        """Wait for `finish`: only `generate`'s caller has the answer."""
+        """Do nothing: `finish` gives the rest, once the caller of `generate` has the answer."""
 
     def finish(self, answer: str) -> None:
-        """Give what is left of the answer."""
+        """Give the rest of the answer."""
         if not answer.startswith(self._given):
             raise RuntimeError(f"the answer {answer!r} does not begin with what was streamed: {self._given!r}")
         self._give(answer)
@@ -55,7 +55,7 @@ class Pieces(BaseStreamer):
 
 
 def _settled(text: str) -> str:
-    """The beginning of a text to which no token may do anything more."""
+    """Return the beginning of a text that no later token can change."""
     while text != (shorter := text.rstrip().rstrip("\ufffd")):
         text = shorter
     *before, last = re.split(r"(\s+)", text)
@@ -63,14 +63,14 @@ def _settled(text: str) -> str:
 
 
 class Stopped(Exception):
-    """Ends `generate` where nobody reads its answer any more."""
+    """Raised to end `generate` when its answer is no longer read."""
 
 
 def streamed(decode: Callable[[BaseStreamer], str], tokenizer: Any) -> Generator[str, None, None]:
-    """Yield the pieces of the answer that `decode` returns, which runs in a thread of its own.
+    """Yield the pieces of the answer of `decode`, which runs in its own thread.
 
-    An exception of `decode` is raised here, and the thread has ended when this generator has, also where the caller
-    leaves it before its end: it is stopped at its next token.
+    Exceptions of `decode` are raised here. The thread ends with this generator; if the caller closes it early, decoding
+    stops at its next token.
     """
     queue: SimpleQueue[str | BaseException | None] = SimpleQueue()
     pieces = Pieces(tokenizer, queue.put)

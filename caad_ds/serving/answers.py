@@ -76,7 +76,7 @@ class _Asked:
         """Print the answer as it is written; with the model's name and the seconds where there are several."""
         began = time.perf_counter()
         known = set(self.clips.doubtful)
-        prompt = self.model.prompted(self.clips, Question(self.recordings, question, self.hint), self.decoding)
+        prompt = self.model.prepare_prompt(self.clips, Question(self.recordings, question, self.hint), self.decoding)
         for clip in self.clips.doubtful.keys() - known:
             note(f"audio {clip}: {self.clips.doubtful[clip]}; asked about all the same")
         print(f"{self.name}: " if named else "", end="", flush=True)

@@ -25,10 +25,10 @@ def items_of(benchmark):
 def partners(loaded, asked, others):
     """For each item's key the clip that stands in the place of its own."""
     clips = loaded.clips(others)
-    heard = clips.hear(asked)
+    heard = clips.encode(asked)
     second = clips.negative(heard, clips.prompts(heard), "shuffled")
     known = {}
-    for item in loaded.clips().hear(others):
+    for item in loaded.clips().encode(others):
         [features] = loaded.reader.features([item.clips[0].load()]).audio["features"]
         known[features.numpy().tobytes()] = item.clips[0]
     features = second.audio["features"][second.audio_index]

@@ -45,7 +45,7 @@ def second(clips, items, batch, contrasted):
 def answers(loaded, items, size, contrasted=None, sampling=None):
     texts, clips = [], loaded.clips(items)
     for start in range(0, len(items), size):
-        part = clips.hear(items[start : start + size])
+        part = clips.encode(items[start : start + size])
         batch = clips.prompts(part)
         texts += decode(
             loaded.lm, batch, max_new_tokens=LENGTH, contrasted=contrasted,
@@ -56,7 +56,7 @@ def answers(loaded, items, size, contrasted=None, sampling=None):
 
 def tokens(loaded, items, keys=None, contrasted=None, **how):
     clips = loaded.clips(items)
-    batch = clips.prompts(clips.hear(items))
+    batch = clips.prompts(clips.encode(items))
     negative = second(clips, items, batch, contrasted)
     batch = replace(batch, keys=keys or batch.keys)
     how = {"max_new_tokens": LENGTH, **how}
@@ -66,7 +66,7 @@ def tokens(loaded, items, keys=None, contrasted=None, **how):
 def step_by_step(loaded, item, others, contrasted):
     """Greedy search by whole forwards of one unpadded prompt per path, without a cache."""
     clips = loaded.clips(others)
-    batch = clips.prompts(clips.hear([item]))
+    batch = clips.prompts(clips.encode([item]))
     said = []
     for _ in range(LENGTH):
         now = extended(batch, said)
@@ -117,7 +117,7 @@ def logits(loaded, batch):
 @pytest.mark.parametrize(("alpha", "negative"), [(None, None), (1.5, "zero_mel"), (1.5, "shuffled")])
 def test_same_answers_whatever_the_batch_size(loaded, items, alpha, negative, sampling):
     contrasted, clips = alpha and Contrast(alpha, negative), loaded.clips()
-    lengths = {len(clips.prompts(clips.hear([item])).input_ids[0]) for item in items}
+    lengths = {len(clips.prompts(clips.encode([item])).input_ids[0]) for item in items}
     assert len(lengths) > 2, "padding has to matter"
     alone = answers(loaded, items, 1, contrasted, sampling)
     assert len(set(alone)) > 3
@@ -189,7 +189,7 @@ def test_a_step_is_the_teacher_forced_contrast_of_the_loss(loaded, items, terms,
     lm, clips = loaded.lm, loaded.clips(chosen)
     head = lm.head()
     for k, item in enumerate(chosen):
-        batch = extended(clips.prompts(clips.hear([item])), said[k].tolist())
+        batch = extended(clips.prompts(clips.encode([item])), said[k].tolist())
         batch.labels[0, -LENGTH:] = said[k]
         with torch.no_grad():
             h_pos = lm.hidden(batch)
@@ -235,7 +235,7 @@ class Seen(BaseStreamer):
 def test_tokens_are_drawn_as_often_as_they_are_likely(loaded, items, alpha):
     item, count, temperature = items[0], 3000, 2.5
     contrasted, clips = None if alpha is None else Contrast(alpha, "zero_mel"), loaded.clips()
-    batch = clips.prompts(clips.hear([item]))
+    batch = clips.prompts(clips.encode([item]))
     z = logits(loaded, batch)[0]
     if contrasted is not None:
         z = contrast(z, logits(loaded, second(clips, [item], batch, contrasted))[0], alpha)

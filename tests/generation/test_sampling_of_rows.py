@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from caad_ds.generation.sampling import EachSampling, Sampling
+from caad_ds.generation.sampling import PerItemSampling, Sampling
 
 KEYS = ["a", "b", "c", "d", "e"]
 HOT, COLD = Sampling(1.5, 0.9, seed=1), Sampling(0.7, top_k=3, seed=2)
@@ -17,7 +17,7 @@ def test_each_row_is_drawn_as_alone(each, paths):
     ids = torch.zeros(5 * paths, 4, dtype=torch.long)
     given = scores.clone()
     found = scores
-    for processor in EachSampling(each).processors(KEYS, 9, prompt=2):
+    for processor in PerItemSampling(each).processors(KEYS, 9, prompt=2):
         found = processor(ids, found)
     for row, sampling in enumerate(each):
         alone = scores[row : row + 1]

@@ -150,7 +150,7 @@ def file_stems(items: Collection[Item]) -> dict[str, str]:
 
 def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | None:
     """Why an item's clip cannot be heard or its prompt not be written, or None."""
-    failed = [reason for one in clips.values() if not one.hear([item]) for reason in one.failed.values()]
+    failed = [reason for one in clips.values() if not one.encode([item]) for reason in one.failed.values()]
     if failed:
         return f"audio {item.clips[0]}: {failed[0]}"
     try:

@@ -46,7 +46,7 @@ class System:
         loaded, clips = self.loaded, self.loaded.clips(self.others)
         second = None
         with _Seconds(loaded.device) as heard:
-            clips.hear(items)
+            clips.encode(items)
         batch, audio = clips.prompts(items), heard.taken
         if self.contrasted is not None:
             with _Seconds(loaded.device) as heard:
@@ -179,6 +179,6 @@ def _items(place: Path, data: Path | None, count: int) -> tuple[list[Item], list
 
 def _check_clips(loaded: Model, items: Sequence[Item]) -> None:
     clips = loaded.clips()
-    if len(clips.hear(items)) < len(items):
+    if len(clips.encode(items)) < len(items):
         path, reason = next(iter(clips.failed.items()))
         raise UserError(f"{path}: {reason}; fix the clip, or leave its row out of the benchmark")

@@ -36,11 +36,11 @@ class EncodedClips:
         return self._lm is not None
 
     @torch.no_grad()
-    def hear(self, items: Sequence[Item]) -> list[Item]:
+    def encode(self, items: Sequence[Item]) -> list[Item]:
         """The items whose clips can all be heard."""
         if self._lm is None:
-            return self.clips.hear(items)
-        new = self.clips.hear([item for item in items if not self._kept.keys() >= set(item.clips)])
+            return self.clips.encode(items)
+        new = self.clips.encode([item for item in items if not self._kept.keys() >= set(item.clips)])
         if new:
             outputs = self._lm.connected(self.clips.encoded(new)).cpu()
             self._kept.update(zip(different_clips(new), outputs, strict=True))

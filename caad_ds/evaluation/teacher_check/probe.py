@@ -145,7 +145,7 @@ class Probe:
         """The rows that can be written and heard under all conditions, and their items."""
         items = [item for row in batch for item in row.items() if item.condition in self.conditions]
         self.loaded.askable(items, self.max_new_tokens, self.rejected)
-        items = self._ears.hear([item for item in items if item.id not in self.rejected])
+        items = self._ears.encode([item for item in items if item.id not in self.rejected])
         self.rejected |= {row["id"]: row["reason"] for row in self._ears.rejected(i for r in batch for i in r.items())}
         heard = {item.id for item in items}
         return [row for row in batch if row.id in heard], items

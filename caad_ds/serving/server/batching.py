@@ -16,7 +16,7 @@ from transformers import StoppingCriteria
 from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding import Contrast, answer_ends, generate
 from caad_ds.generation.model import Model
-from caad_ds.generation.sampling import EachSampling, Sampling
+from caad_ds.generation.sampling import PerItemSampling, Sampling
 from caad_ds.generation.streaming import Pieces
 from caad_ds.serving.server.prepare import Prepared
 from caad_ds.utils.errors import UserError
@@ -176,7 +176,7 @@ def answer(model: Model, jobs: Sequence[Job]) -> None:
         lm, prompts,
         max_new_tokens=max(job.prepared.decoding.max_new_tokens for job in jobs),
         contrasted=contrasted, negative=second,
-        sampling=EachSampling([Sampling.of(job.prepared.decoding) for job in jobs]),
+        sampling=PerItemSampling([Sampling.of(job.prepared.decoding) for job in jobs]),
         stopping=Rows(jobs, prompts.attention_mask.sum(-1).tolist(), model.tokenizer, answer_ends(lm)),
     )  # fmt: skip
 
@@ -186,7 +186,7 @@ def _heard(
 ) -> tuple[Sequence[Job], Batch | None, Batch | None]:
     """The jobs whose clips can be heard, their prompts, and those of the second path; the others are settled."""
     clips = model.clips()
-    chats = clips.hear([job.prepared.chat for job in jobs])
+    chats = clips.encode([job.prepared.chat for job in jobs])
     heard = [job for job in jobs if job.prepared.chat in chats]
     for job in jobs:
         if unheard := [clip for clip in job.prepared.chat.clips if clip in clips.failed]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from caad_ds.config.objective_section import NEGATIVES
-from caad_ds.generation.decoding_settings import COLDEST, MOST_ALPHA
+from caad_ds.generation.decoding_settings import MAX_ALPHA, MIN_TEMPERATURE
 from caad_ds.serving.server.body import check_structure
 from caad_ds.serving.server.refusals import Refused
 
@@ -96,7 +96,7 @@ class ChatRequest(BaseModel):
     top_k: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     user: str | None = None  # who asks does not change an answer
-    caad_alpha: float | None = Field(default=None, ge=0, le=MOST_ALPHA, allow_inf_nan=False)
+    caad_alpha: float | None = Field(default=None, ge=0, le=MAX_ALPHA, allow_inf_nan=False)
     caad_negative: Literal[OF_OTHERS] | None = None  # type: ignore[valid-type]
     caad_plausibility: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     caad_transcripts: list[str] | None = Field(default=None, max_length=MOST_MESSAGES)
@@ -104,7 +104,7 @@ class ChatRequest(BaseModel):
     @property
     def sampled(self) -> bool:
         """Whether the answer is drawn; a temperature near 0 asks for the likeliest token, as clients write it."""
-        return (self.temperature or 0) >= COLDEST
+        return (self.temperature or 0) >= MIN_TEMPERATURE
 
 
 def read_request(body: bytes) -> ChatRequest:

@@ -94,7 +94,7 @@ def test_it_answers_what_evaluation_decodes_of_the_clip(tmp_path, teacher, corpu
         [entry] = row["audios"]
         clip = Clip(corpus.parent / entry["path"], entry["text"])
         item = Item(row["id"], "s", None, (clip,), row["messages"], "", "")
-        clips.hear([item])
+        clips.encode([item])
         batch = clips.prompts([item])
         batch.keys[:] = [row["id"]]  # an item's key holds its condition, and the draw follows the key
         sampling = Sampling(0.8, 0.9, seed=3) if options else None

@@ -97,7 +97,7 @@ def test_every_system_says_as_many_tokens(model_folder, benchmark):
     loaded = Model.load(model_folder, torch.device("cpu"))
     items = [item for row in Benchmark.load(benchmark).rows for item in row.items()]
     clips = loaded.clips()
-    likeliest = generate(loaded.lm, clips.prompts(clips.hear(items)), max_new_tokens=1)
+    likeliest = generate(loaded.lm, clips.prompts(clips.encode(items)), max_new_tokens=1)
     loaded.lm.generator.generation_config.eos_token_id = likeliest.flatten().tolist()  # every answer would end at once
     for contrasted in (None, Contrast(1.0, "silence"), Contrast(1.0, "shuffled")):
         for asked in (items, items[:1]):

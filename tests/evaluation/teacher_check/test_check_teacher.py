@@ -64,7 +64,7 @@ def rows(conflicts):
 def asked(loaded, rows, negatives=()):
     """Items of two rows, and their clips as the model hears them."""
     ears = EncodedClips(loaded, negatives, [item for row in rows for item in row.items()])
-    return ears.hear([item for row in rows[:2] for item in row.items()]), ears
+    return ears.encode([item for row in rows[:2] for item in row.items()]), ears
 
 
 @pytest.mark.numeric
@@ -76,7 +76,7 @@ def test_likelihoods_equal_one_statement_at_a_time(loaded, rows, terms):
     outputs, llm, clips = ears.outputs(items), loaded.lm.generator, loaded.clips()
     for i in (0, 5):
         for k, statement in enumerate(STATEMENTS):
-            batch = clips.answered(clips.hear([items[i]]), [statement])
+            batch = clips.answered(clips.encode([items[i]]), [statement])
             z_pos, z_neg = (
                 llm(inputs_embeds=e.inputs_embeds).logits[0, e.answer_rows]
                 for e in (
@@ -101,7 +101,7 @@ def test_under_shuffled_an_item_is_asked_about_another_clip(loaded, rows, terms)
         clips = [replace(clip, text=item.clips[0].text) for clip in others if clip != item.clips[0]]
         swapped = [replace(item, clips=(clip,)) for clip in clips]
         hearing = EncodedClips(loaded, ["shuffled"])
-        z_pos = log_likelihoods(loaded, hearing.hear(swapped), hearing, STATEMENTS, [], [])[POS]
+        z_pos = log_likelihoods(loaded, hearing.encode(swapped), hearing, STATEMENTS, [], [])[POS]
         z_neg = found[Signal("shuffled")][k]
         nearest = np.abs(z_pos - z_neg).max(-1).argmin()
         assert_close(z_neg, z_pos[nearest], terms, 5 * 6 * np.abs(z_neg).max())

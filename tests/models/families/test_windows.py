@@ -136,10 +136,10 @@ def test_clips_of_unequal_windows_are_asked_as_in_training(lm):
     asked = [Question((clip,), "Is the tone high or low?") for clip in clips]
     ears = Clips(lm, torch.device("cpu"), asked)
     for batch in (asked, asked[:1] + asked[2:], [asked[3], asked[1]], asked[::-1]):
-        assert ears.hear(batch) == batch
+        assert ears.encode(batch) == batch
         for item, row in zip(batch, said(lm, ears, batch), strict=True):
             alone = Clips(lm, torch.device("cpu"))
-            assert alone.hear([item]) == [item]
+            assert alone.encode([item]) == [item]
             assert_near(row, said(lm, alone, [item])[0])
             given = of("a", 1, answer="low")
             given.waveforms[0] = item.clips[0].measured()[0]

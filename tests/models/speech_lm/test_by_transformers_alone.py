@@ -108,7 +108,7 @@ def test_token_for_token(found, name):
     for clips, their in zip(ASKED, theirs["each"], strict=True):
         heard = recordings([root / f"{clip}.wav" for clip, _ in clips], [text for _, text in clips])
         how = Decoding(max_new_tokens=by_transformers.LONGEST)
-        prompted = ours.prompted(ours.clips(), Question(heard, QUESTION), how)
+        prompted = ours.prepare_prompt(ours.clips(), Question(heard, QUESTION), how)
         ids = generate(ours.lm, prompted.batch, max_new_tokens=by_transformers.LONGEST)[0].tolist()
         said.append(ids)
         assert their["pipeline"] == their["auto"] == ids
