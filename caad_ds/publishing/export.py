@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.evaluation:
         export(args.source, args.out, merge=not args.keep_adapters)
         return 0
-    # The packages of an evaluation take seconds to import.
+    # Importing the evaluation packages takes seconds.
     from caad_ds.publishing.scores import read_evaluations, scores_of
 
     evaluations = read_evaluations(args.evaluation)

@@ -1,4 +1,4 @@
-"""What must not leave this machine in a file beside weights: secrets, and paths that mean nothing elsewhere."""
+"""Find secrets and machine paths in the text files of a model before they are uploaded."""
 
 import json
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.machine_paths import machine_path
 from caad_ds.utils.text import read_text
 
-LARGEST_TEXT = 64 << 20  # bytes of a file in which secrets are looked for
+LARGEST_TEXT = 64 << 20  # bytes
 PROSE = (".md", ".jinja")
-VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "tekken.json")  # whose tokens may look like paths
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "tekken.json")  # their tokens may look like paths
 
 
 def check_text(path: Path) -> None:
-    """UserError where a file holds a secret, or, being a card or JSON other than a vocabulary, a path of a machine."""
+    """Raise UserError if a file holds a secret, or if a card or a JSON file (no vocabulary) names a machine path."""
     if path.stat().st_size > LARGEST_TEXT:
         raise UserError(f"{path}: too large for a file that holds no weights; move it away")
     text = read_text(path, "replace")
@@ -30,10 +30,10 @@ def check_text(path: Path) -> None:
         strings = iter(text.splitlines())
     else:
         return
-    for each in strings:
-        if SECRET_IN_URI.search(each):
+    for string in strings:
+        if SECRET_IN_URI.search(string):
             raise UserError(f"{path}: holds an address with what looks like a credential in it; remove it")
-        if found := machine_path(each, path.suffix in PROSE):
+        if found := machine_path(string, path.suffix in PROSE):
             raise UserError(
                 f"{path}: names {found}, which is on one machine alone; name a hub id there, or take it out"
             )
@@ -47,7 +47,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All texts in a JSON value, keys too."""
+    """Yield all strings in a JSON value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):

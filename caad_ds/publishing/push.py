@@ -1,4 +1,4 @@
-"""`caad-ds push`: a model folder to the Hugging Face hub, private unless it is asked to be public."""
+"""`caad-ds push`: upload a model folder to the Hugging Face hub, private by default."""
 
 import argparse
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ REMEDIES = {
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `push`."""
     parser.add_argument("folder", type=Path, metavar="MODEL", help="a model folder, or the folder of a finished run")
-    parser.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository on the hub; made if need be")
+    parser.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository on the hub; created if missing")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and use no network")
     parser.add_argument("--public", action="store_true", help="make a new repository public; default: private")
     parser.add_argument("--revision", default=MAIN, metavar="BRANCH", help="branch to write to (default %(default)s)")
@@ -41,7 +41,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the folder, list its files, push them; returns the exit status."""
+    """Check the folder, list its files and push them; return the exit status."""
     push(args.folder, args.repo, public=args.public, revision=args.revision, message=args.message, dry=args.dry_run)
     return 0
 
@@ -57,14 +57,14 @@ def push(
 ) -> str | None:
     """Send a model folder, or a finished run's, to a repository of the hub, and print what is sent.
 
-    The repository is made where it is not there, private unless `public`. `dry` lists and sends nothing. The token is
-    the one that `hf auth login` keeps, or HF_TOKEN.
+    A missing repository is created, private unless `public`. `dry` only lists the files. The token is that of `hf auth
+    login`, or HF_TOKEN.
 
     Returns:
-        The address of the commit; None of a dry run.
+        The URL of the commit; None for a dry run.
 
     Raises:
-        UserError: the folder holds no whole model, the hub cannot be reached or refuses, or the repository is public
+        UserError: the folder holds no complete model, the hub cannot be reached or refuses, or the repository is public
             and `public` is not set.
     """
     if is_hub_id(str(model)):
@@ -77,14 +77,14 @@ def push(
         print(f"dry run: nothing was sent; a new repository would be {'public' if public else 'private'}")
         return None
     token = _token()
-    with _told(repo, token):
+    with _user_errors(repo, token):
         api = HfApi(token=token)
-        private = _prepared(api, repo, public, revision)
+        private = _prepare_repository(api, repo, public, revision)
         names = [escape(name) for name in files.sent]
         commit = api.upload_folder(
             repo_id=repo, folder_path=folder, allow_patterns=names, revision=revision, commit_message=message
         )
-    return _done(commit, repo, private)
+    return _show_commit(commit, repo, private)
 
 
 def _check_id(repo: str) -> None:
@@ -95,12 +95,12 @@ def _check_id(repo: str) -> None:
 
 
 def _show(folder: Path, files: ModelFiles, target: str) -> None:
-    """Print what is sent and what is not."""
+    """Print which files are sent and which are left out."""
     print(f"{folder} to {constants.ENDPOINT}/{target}:")
     for name, size in files.sent.items():
         print(f"  {_size(size):>10}  {name if name.isprintable() else repr(name)}")
-    for name, why in files.left_out.items():
-        print(f"  {'left out':>10}  {name!r} ({why})")
+    for name, reason in files.left_out.items():
+        print(f"  {'left out':>10}  {name!r} ({reason})")
     print(f"{counted(len(files.sent), 'file')}, {_size(sum(files.sent.values()))}", flush=True)
 
 
@@ -113,20 +113,20 @@ def _size(size: float) -> str:
 
 
 def _token() -> str:
-    """The user's token; UserError where there is none, or none can be used."""
+    """Return the user's token; raises UserError if there is none, or the hub is offline."""
     if constants.HF_HUB_OFFLINE:
         raise UserError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it (--dry-run needs no network)")
     try:
         token = get_token()
-    except Exception as error:  # of whichever login a machine has
+    except Exception as error:  # depends on the login that the machine uses
         raise UserError(f"the token of the hub cannot be read ({type(error).__name__}); {LOG_IN}") from None
     if not token:
         raise UserError(f"no token of the hub is on this machine; {LOG_IN}")
     return token
 
 
-def _prepared(api: HfApi, repo: str, public: bool, revision: str) -> bool:
-    """See to the repository and its branch; returns whether it is private."""
+def _prepare_repository(api: HfApi, repo: str, public: bool, revision: str) -> bool:
+    """Create the repository and its branch if missing; return whether it is private."""
     try:
         private = bool(api.model_info(repo).private)
     except GatedRepoError:
@@ -144,8 +144,8 @@ def _prepared(api: HfApi, repo: str, public: bool, revision: str) -> bool:
 
 
 @contextmanager
-def _told(repo: str, token: str) -> Iterator[None]:
-    """One line of what fails between here and the hub; no token is in it, nor in a traceback."""
+def _user_errors(repo: str, token: str) -> Iterator[None]:
+    """Turn failures of the upload into a one-line UserError, without the token in it or in a traceback."""
     try:
         yield
     except UserError:
@@ -154,24 +154,24 @@ def _told(repo: str, token: str) -> Iterator[None]:
         print(f"interrupted; {AGAIN}")
         raise
     except HfHubHTTPError as error:
-        status, said = error.response.status_code, _line(error.server_message or "", token)
+        status, message = error.response.status_code, _line(error.server_message or "", token)
         remedy = REMEDIES.get(status, f"the hub has failed; {AGAIN} (later)")
-        raise UserError(f"--repo {repo}: HTTP {status}{said and f' ({said})'}: {remedy}") from None
-    except ValueError as error:  # front matter that the hub finds wrong, among others
+        raise UserError(f"--repo {repo}: HTTP {status}{message and f' ({message})'}: {remedy}") from None
+    except ValueError as error:  # such as front matter that the hub rejects
         raise UserError(
             f"--repo {repo}: the hub does not take these files ({_line(error, token)}); correct that"
         ) from None
-    except Exception as error:  # of the libraries that speak to the hub, which have no class in common
-        why = _line(error, token) or type(error).__name__
-        raise UserError(f"--repo {repo}: the hub is not reached, or the upload broke off ({why}); {AGAIN}") from None
+    except Exception as error:  # the libraries below huggingface_hub have no common base class
+        reason = _line(error, token) or type(error).__name__
+        raise UserError(f"--repo {repo}: the hub is not reached, or the upload broke off ({reason}); {AGAIN}") from None
 
 
-def _line(said: object, token: str) -> str:
-    """What an error says, in one line without secrets."""
-    return f"{' '.join(hide_secrets(str(said).replace(token, HIDDEN)).split()):.200}"
+def _line(message: object, token: str) -> str:
+    """Return an error message as one line without secrets."""
+    return f"{' '.join(hide_secrets(str(message).replace(token, HIDDEN)).split()):.200}"
 
 
-def _done(commit: CommitInfo, repo: str, private: bool) -> str:
-    """Print where the model is."""
+def _show_commit(commit: CommitInfo, repo: str, private: bool) -> str:
+    """Print where the model is; return the URL of the commit."""
     print(f"pushed to {constants.ENDPOINT}/{repo} ({'private' if private else 'public'}): {commit.commit_url}")
     return commit.commit_url

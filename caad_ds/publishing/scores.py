@@ -1,4 +1,4 @@
-"""The scores of evaluations as a model card shows them."""
+"""Scores of evaluations for a model card."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,24 +16,24 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.markdown import one_line
 from caad_ds.utils.wording import counted
 
-# What `_decoding` does not list key by key: which model and benchmark it was, and what it is called.
-ELSEWHERE = ("name", "model_sha256", "benchmark", "benchmark_sha256")
-OTHER = ("shift", "tir_all", "MRS", "yes", "precision", "recall", "F1")  # figures that are no accuracy
+# Keys of a setup that `_decoding` does not list: the name, the model and the benchmark.
+UNLISTED = ("name", "model_sha256", "benchmark", "benchmark_sha256")
+OTHER = ("shift", "tir_all", "MRS", "yes", "precision", "recall", "F1")  # metrics other than accuracy
 
 
 def read_evaluations(folders: Iterable[Path]) -> dict[Path, dict]:
-    """What is in the `scores.json` of finished evaluations.
+    """Return the contents of `scores.json` of finished evaluations.
 
-    UserError where one is unfinished or of another version, or has name and benchmark of another one: a card tells
-    them apart by these.
+    Raises UserError if one is unfinished or of another version, or if two have the same name and benchmark, by which a
+    card distinguishes them.
     """
     found: dict[Path, dict] = {}
-    known = ("name", "benchmark", "benchmark_sha256")
+    keys = ("name", "benchmark", "benchmark_sha256")
     for folder in folders:
         read_runs([folder])
         scores = RunFolder(folder).read_scores()
-        for other, its in found.items():
-            if all(its["setup"].get(key) == scores["setup"].get(key) for key in known):
+        for other, earlier in found.items():
+            if all(earlier["setup"].get(key) == scores["setup"].get(key) for key in keys):
                 raise UserError(
                     f"--evaluation {other} and {folder}: both are {scores['setup']['name']!r} on one benchmark, and a "
                     "card tells evaluations apart by these; leave one out, or evaluate it with a --name of its own"
@@ -43,16 +43,16 @@ def read_evaluations(folders: Iterable[Path]) -> dict[Path, dict]:
 
 
 def scores_of(evaluations: Mapping[Path, dict], model: Path) -> list[Scores]:
-    """What a card shows of them; UserError where one is of another model than the one in the folder `model`."""
-    own = None
+    """Return the scores for a card; raises UserError if one belongs to a model other than that in `model`."""
+    own_hash = None
     if not (model / "config.json").is_file():
         raise UserError(
             "--evaluation: an evaluation is of a whole model, and these are adapters; leave one of them out"
         )
     shown = []
     for folder, scores in evaluations.items():
-        own = own or model_hash(model)
-        if scores["setup"].get("model_sha256") != own:
+        own_hash = own_hash or model_hash(model)
+        if scores["setup"].get("model_sha256") != own_hash:
             raise UserError(
                 f"--evaluation {folder}: made with other weights or another tokenizer than this model's (its "
                 f"{scores['setup']['name']!r} has another hash); evaluate this checkpoint, or leave it out"
@@ -65,12 +65,12 @@ def _shown(scores: dict) -> Scores:
     setup = scores["setup"]
     header, rows = evaluation_rows(scores)
     title = f"{setup['name']}: {setup['benchmark']} (%, 95% intervals)"
-    args, said = _args(scores), "; ".join(_decoding(scores))
+    args, decoding = _args(scores), "; ".join(_decoding(scores))
     results = [
         EvalResult(
             task_type=TASK,
             dataset_type=setup["benchmark"],
-            dataset_name=one_line(f"a benchmark in the format {setup['benchmark']} ({said})", LONGEST_NOTE),
+            dataset_name=one_line(f"a benchmark in the format {setup['benchmark']} ({decoding})", LONGEST_NOTE),
             dataset_config=one_line(setup["name"]),
             dataset_args=args,
             dataset_revision=setup["benchmark_sha256"],
@@ -90,32 +90,32 @@ def _percent(share: float | None) -> float | None:
 
 
 def _setup(scores: dict) -> str:
-    """What was asked, and how it was decoded."""
+    """Describe the benchmark and the decoding."""
     setup = scores["setup"]
-    asked = f"benchmark in the format {setup['benchmark']}, content sha256 {setup['benchmark_sha256']}"
-    return "; ".join([asked, *_decoding(scores)]) + "."
+    benchmark = f"benchmark in the format {setup['benchmark']}, content sha256 {setup['benchmark_sha256']}"
+    return "; ".join([benchmark, *_decoding(scores)]) + "."
 
 
 def _args(scores: dict) -> dict[str, Any]:
-    """What decides the figures of a front matter, by name: on which part of the benchmark, asked and decoded how."""
-    given = {key: value for key, value in scores["setup"].items() if key not in ELSEWHERE and value is not None}
+    """Return the settings that determine the front matter's metrics: rows used, prompt and decoding."""
+    given = {key: value for key, value in scores["setup"].items() if key not in UNLISTED and value is not None}
     part = {"limited": True} if scores.get("limited") else {}
     left_out = {"rows_left_out": len(scores["rejected"])} if scores["rejected"] else {}
-    return part | left_out | {key: one_line(each) if isinstance(each, str) else each for key, each in given.items()}
+    return part | left_out | {key: one_line(value) if isinstance(value, str) else value for key, value in given.items()}
 
 
 def _decoding(scores: dict) -> list[str]:
-    """The same in words; a setting that is not known here by its key and value, so that none is left out."""
+    """Describe these settings in words; unknown ones are listed as key and value."""
     setup = dict(scores["setup"])
-    for key in ELSEWHERE:
+    for key in UNLISTED:
         setup.pop(key, None)
     parts = ["on a part of its rows (--limit)"] if scores.get("limited") else []
     if scores["rejected"]:
         parts.append(f"{counted(len(scores['rejected']), 'row')} left out")
     if prompt := setup.pop("prompt", None):
         parts.append(f"prompts: {prompt} (--prompt)")
-    drawn = _taken(setup, "temperature", "top_p", "top_k", "seed")
-    parts.append(f"sampled, {_listed(drawn)}" if "temperature" in drawn else "greedy decoding")
+    sampling = _taken(setup, "temperature", "top_p", "top_k", "seed")
+    parts.append(f"sampled, {_listed(sampling)}" if "temperature" in sampling else "greedy decoding")
     contrast = _taken(setup, "contrast_alpha", "negative", "plausibility", "alpha_gate", "gate_m")
     if "contrast_alpha" in contrast:
         alpha = f"alpha {contrast.pop('contrast_alpha'):g}"
@@ -126,7 +126,7 @@ def _decoding(scores: dict) -> list[str]:
 
 
 def _taken(setup: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """Those of the settings that are given, taken out of the setup."""
+    """Remove settings from the setup and return those that are not None."""
     found = {key: setup.pop(key, None) for key in keys}
     return {key: value for key, value in found.items() if value is not None}
 
