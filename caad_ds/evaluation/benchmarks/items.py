@@ -102,42 +102,42 @@ class Item:
 
 
 @dataclass(frozen=True)
-class AskedRow:
+class BenchmarkRow:
     """A row of a benchmark: its items, one under each condition in the benchmark's order."""
 
-    asked: tuple[Item, ...]
+    variants: tuple[Item, ...]
 
     @property
     def id(self) -> str:
         """That of its items."""
-        return self.asked[0].id
+        return self.variants[0].id
 
     @property
     def subset(self) -> str:
         """That of its items."""
-        return self.asked[0].subset
+        return self.variants[0].subset
 
     @property
     def gt(self) -> str:
         """The right answer."""
-        return self.asked[0].gt
+        return self.variants[0].gt
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The answers to choose from where the row has its own."""
-        return self.asked[0].choices
+        return self.variants[0].choices
 
     def items(self) -> Iterator[Item]:
         """The row under each condition."""
-        return iter(self.asked)
+        return iter(self.variants)
 
 
-def rows_of(items: Iterable[Item]) -> list[AskedRow]:
+def rows_of(items: Iterable[Item]) -> list[BenchmarkRow]:
     """The rows that items are of, in order of appearance."""
     found: dict[str, list[Item]] = {}
     for item in items:
         found.setdefault(item.id, []).append(item)
-    return [AskedRow(tuple(ours)) for ours in found.values()]
+    return [BenchmarkRow(tuple(ours)) for ours in found.values()]
 
 
 def parted(read: Iterable[Item | dict]) -> tuple[list[Item], list[dict]]:

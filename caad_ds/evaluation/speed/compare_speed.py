@@ -170,7 +170,9 @@ def _run(found: list[tuple[float, Timing]], size: int) -> dict:
 
 def _items(place: Path, data: Path | None, count: int) -> tuple[list[Item], list[Item]]:
     """As many items of different rows as there are, then the rows under their next condition; and all items."""
-    by_row = [row.asked for row in rows_of(load(place, None, max(2, count), data).items)]  # two: one may be a partner
+    by_row = [
+        row.variants for row in rows_of(load(place, None, max(2, count), data).items)
+    ]  # two: one may be a partner
     items = [item for condition in zip(*by_row, strict=True) for item in condition]
     if len(items) < count:
         raise UserError(f"{place}: has {len(items)} items; give --batch-size {len(items)} or a larger benchmark")

@@ -1,4 +1,4 @@
-"""What a check of a teacher shows: a table that grows while it runs, the final tables, and the JSON file."""
+"""Tables of a teacher check: intermediate ones while it runs, the final ones, and the JSON form."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ SIGNALS = "z_pos: logits with the audio; z_neg: with the negative in its place; 
 CONDITIONS = " n/f/a/i: neutral, faithful, adversarial, irrelevant."
 
 
-class Growing:
-    """Shows what has been found so far: a table with a row for each attribute, as one ends and every minute."""
+class IntermediateTable:
+    """Show intermediate results, a row per attribute: when an attribute is finished, and every minute."""
 
     def __init__(self, total: int, rows: Callable[[], list[Attribute]]):
-        """`rows` gives the attributes as far as they are known."""
+        """`rows` returns the attributes evaluated so far."""
         self._total, self._attributes = total, rows
         self._shown = time.monotonic()
 
     def show(self, ended: bool) -> None:
-        """Call after each batch, with whether an attribute ended; when all are known the final table follows."""
+        """Call after each batch; `ended`: an attribute is finished. Shows nothing after the last row."""
         if not ended and time.monotonic() < self._shown + EVERY_SECONDS:
             return
         attributes = self._attributes()
@@ -42,14 +42,14 @@ def _so_far(attributes: Sequence[Attribute], done: int, total: int) -> Table:
     header = ["attribute", "rows", f"z_pos{nfai}", *(f"{signal.name}{n}" for signal in negatives)]
     rows = []
     for attribute in attributes:
-        each = "/".join(f"{100 * right.mean():.0f}" for right in attribute.right(Signal()))
+        with_audio = "/".join(f"{100 * right.mean():.0f}" for right in attribute.right(Signal()))
         without = [f"{100 * attribute.right(signal)[0].mean():.0f}" for signal in negatives]
-        rows.append([attribute.name, str(len(attribute.gt)), each, *without])
+        rows.append([attribute.name, str(len(attribute.gt)), with_audio, *without])
     return Table(f"so far, {done} of {total} rows: likeliest option, %", header, rows)
 
 
 def show_result(name: str, table: dict[Signal, dict], decoded: dict[Signal, dict], verdict: dict) -> None:
-    """Print both tables, what explains them, and the verdict."""
+    """Print both tables, their legends and the verdict."""
     title = f"{name}: likeliest option, %; entropy over the labels' when neutral"
     tables = _table(title, table), _table("greedy answers, right by the matching rule, %", decoded)
     hinted = _hinted(table)
@@ -66,9 +66,9 @@ def _table(title: str, table: dict[Signal, dict]) -> Table:
     rows = []
     for signal, groups in table.items():
         shares = [groups[POOLED]["entropy_share"] for _ in entropies]
-        each = ["/".join(f"{100 * groups[s][key]['value']:.0f}" for key in each_condition) for s in subsets]
+        by_subset = ["/".join(f"{100 * groups[s][key]['value']:.0f}" for key in each_condition) for s in subsets]
         pooled = [percent(groups[POOLED][key]["value"]) for key in shown.values()]
-        rows.append([signal.name, *pooled, *("-" if share is None else f"{share:.2f}" for share in shares), *each])
+        rows.append([signal.name, *pooled, *("-" if share is None else f"{share:.2f}" for share in shares), *by_subset])
     return Table(title, header, rows)
 
 
@@ -77,5 +77,5 @@ def _hinted(table: dict[Signal, dict]) -> bool:
 
 
 def listed(table: dict[Signal, dict]) -> list[dict[str, Any]]:
-    """The figures of each signal as the JSON file has them."""
+    """Return the metrics of each signal as in the JSON file."""
     return [{**vars(signal), "name": signal.name, "groups": groups} for signal, groups in table.items()]

@@ -1,8 +1,8 @@
-"""`caad-ds check-teacher`: is a teacher fit for contrastive distillation, before anyone spends GPU days on it?
+"""`caad-ds check-teacher`: check whether a teacher is fit for contrastive distillation, before training.
 
-Each option's statement is scored by its teacher-forced likelihood under z_pos, z_neg and z_c, so the answer is the
-option that the distillation target itself prefers. Beside it stand the teacher's greedy answers, without a contrast and
-by contrastive decoding with each negative, at the alpha that the verdict recommends (or the highest, if none).
+Each option's statement is scored by its teacher-forced likelihood under z_pos, z_neg and z_c, so the likeliest option
+is the one that the distillation target prefers. The teacher's greedy answers are scored too: without a contrast, and
+with contrastive decoding for each negative at the recommended alpha (the highest one if none is recommended).
 """
 
 import hashlib
@@ -18,13 +18,13 @@ import numpy as np
 from caad_ds.config.objective_section import CHECKED_ALPHAS, CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
-from caad_ds.evaluation.benchmarks.items import AskedRow, Clip, rows_of
+from caad_ds.evaluation.benchmarks.items import BenchmarkRow, Clip, rows_of
 from caad_ds.evaluation.benchmarks.kinds import load, named
 from caad_ds.evaluation.identity import fingerprint
 from caad_ds.evaluation.scoring.metrics import metrics_of
 from caad_ds.evaluation.scoring.scores import POOLED, score
-from caad_ds.evaluation.teacher_check.check_tables import Growing, listed
-from caad_ds.evaluation.teacher_check.generalisation import Heard, validation_losses
+from caad_ds.evaluation.teacher_check.check_tables import IntermediateTable, listed
+from caad_ds.evaluation.teacher_check.generalisation import NeutralAnswers, validation_losses
 from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.options import Options
 from caad_ds.evaluation.teacher_check.probe import Probe
@@ -43,9 +43,9 @@ from caad_ds.utils.wording import counted
 
 @dataclass(frozen=True)
 class TeacherCheck:
-    """What a check found: metrics by signal of the likeliest options and of greedy answers, and the verdict on them.
+    """Result of a check: metrics by signal, of the likeliest options and of greedy answers, and the verdict.
 
-    `rejected` and `doubtful` are `{id, reason}` of rows that could not be used, or are asked about unusable audio.
+    `rejected` and `doubtful` are `{id, reason}` of rows that could not be used, or whose audio is doubtful.
     """
 
     name: str
@@ -80,11 +80,11 @@ def check_teacher(
         benchmark: of clips that the teacher was not trained on, as `evaluate` takes it; questions with options.
         instructions: YAML with the options of each subset and their statements; None: the benchmark's own options.
         data: folder of the files that a described benchmark names.
-        train_benchmark: one of clips that the teacher was trained on: tells overfitting from too little training.
-        train_data: folder of the files that it names where it is described.
+        train_benchmark: one of clips that the teacher was trained on, to distinguish over- from underfitting.
+        train_data: like `data`, for `train_benchmark`.
         negatives: inputs of the second path: zero_mel, silence, noise, text_only, shuffled.
         alphas: of the contrasts that are tried.
-        out: JSON file of figures and verdict; an interrupted check resumes. None: nothing is kept.
+        out: JSON file of metrics and verdict; an interrupted check resumes. None: nothing is saved.
         limit: only the first rows of each subset.
         max_new_tokens: per answer.
         batch_size: items at once.
@@ -92,17 +92,17 @@ def check_teacher(
         dtype: of the model, float32 or bfloat16.
 
     Raises:
-        UserError: a value out of its range, a path that holds something else, or no row that could be used.
+        UserError: a value is out of range, a path holds something else, or no row could be used.
     """
     _check(negatives, alphas, dtype)
     check_counts(limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    folder, place = model_folder(model), named(benchmark)
+    folder, path = model_folder(model), named(benchmark)
     file = None if instructions is None else existing(instructions)
     written = None if out is None else new_file(out)
     alphas, name = list(dict.fromkeys(alphas)), run_name(folder)
     chosen = pick_device(device)
     known = Instructions.load(file) if file else None
-    tested = load(place, None, limit, None if data is None else existing(data))
+    tested = load(path, None, limit, None if data is None else existing(data))
     all_rows, options = rows_of(tested.items), Options(tested, known)
     rows, rejected = options.usable(all_rows, file)
     sha256 = cache(Clip.sha256)  # several rows ask about one clip
@@ -111,10 +111,10 @@ def check_teacher(
         raise UserError("--train-data: is where the files of --train-benchmark are; give that too")
     if train_benchmark is not None:
         trained = load(named(train_benchmark), None, limit, None if train_data is None else existing(train_data))
-        training = _training(Path(train_benchmark), trained, place, all_rows, options, file, sha256)
+        training = _training(Path(train_benchmark), trained, path, all_rows, options, file, sha256)
     settings: dict = {}
     if written:
-        with waiting(f"hashing {folder} and {place}"):
+        with waiting(f"hashing {folder} and {path}"):
             settings = _settings(folder, tested, training, known, sha256) | {
                 "negatives": list(dict.fromkeys(negatives)),
                 "alphas": alphas,
@@ -126,18 +126,18 @@ def check_teacher(
     with CheckJournal(written, settings) as journal:
         with progress(f"loading {folder}"):
             loaded = Model.load(folder, chosen, dtype)
-        others = [row.asked[0] for row in all_rows]
+        others = [row.variants[0] for row in all_rows]
         settings_of = options, journal, batch_size, max_new_tokens
         probe = Probe(loaded, [*dict.fromkeys(negatives)], alphas, *settings_of, others=others)
         found = _likelihoods(probe, rows, name)
         rejected = tested.rejected + rejected + [{"id": n, "reason": r} for n, r in probe.rejected.items()]
         if not found:
-            raise UserError(f"{place}: no row could be used ({rejected[0]['reason']}); fix the benchmark")
-        heard = _heard(probe, training)
+            raise UserError(f"{path}: no row could be used ({rejected[0]['reason']}); fix the benchmark")
+        trained_answers = _training_answers(probe, training)
         with progress("scoring"):
             attributes = _attributes(rows, found, options)
             table = {signal: figures(attributes, signal) for signal in probe.signals}
-            verdict = judge(attributes, table, heard, validation_losses(folder))
+            verdict = judge(attributes, table, trained_answers, validation_losses(folder))
         alpha = verdict["alpha"] or max(alphas)
         decoded = decoded_figures(probe, [row for row in rows if row.id in found], alpha)
         check = TeacherCheck(name, table, decoded, verdict, rejected, probe.doubtful(rows))
@@ -158,7 +158,7 @@ def _check(negatives: Sequence[str], alphas: Sequence[float], dtype: str) -> Non
 
 
 def _listed(check: TeacherCheck, model_sha256: str) -> dict:
-    """What the JSON file holds."""
+    """Return the contents of the JSON file."""
     return {
         "model": check.name,
         "model_sha256": model_sha256,
@@ -172,38 +172,40 @@ def _listed(check: TeacherCheck, model_sha256: str) -> dict:
 
 @dataclass(frozen=True)
 class _Training:
-    """A benchmark of training clips, and its rows that are asked about."""
+    """A benchmark of training clips, and the rows of it that are used."""
 
     benchmark: Benchmark
     options: Options
-    rows: list[AskedRow]
+    rows: list[BenchmarkRow]
 
 
 def _training(
-    place: Path, found: Benchmark, tested: Path, rows: list[AskedRow], options: Options, file: Path | None,
+    path: Path, benchmark: Benchmark, tested: Path, rows: list[BenchmarkRow], options: Options, file: Path | None,
     sha256: Callable[[Clip], str],
 ) -> _Training:  # fmt: skip
-    """The benchmark of training clips, of the subsets that the other one has; UserError where a clip is in both."""
+    """Return the benchmark of training clips, limited to the tested subsets; raises UserError if they share a clip."""
     subsets = dict.fromkeys(row.subset for row in rows)
-    own = Options(found, options.instructions)
-    ours, _ = own.usable([row for row in rows_of(found.items) if row.subset in subsets], file)
-    if not ours:
-        raise UserError(f"{place}: has no row about {', '.join(subsets)}; give one that has")
-    with waiting(f"comparing {place} with {tested}"):
-        here, there = ({sha256(clip) for row in each for clip in row.asked[0].clips} - {""} for each in (rows, ours))
-    if shared := len(here & there):
+    own_options = Options(benchmark, options.instructions)
+    usable, _ = own_options.usable([row for row in rows_of(benchmark.items) if row.subset in subsets], file)
+    if not usable:
+        raise UserError(f"{path}: has no row about {', '.join(subsets)}; give one that has")
+    with waiting(f"comparing {path} with {tested}"):
+        tested_hashes, hashes = (
+            {sha256(clip) for row in part for clip in row.variants[0].clips} - {""} for part in (rows, usable)
+        )
+    if shared := len(tested_hashes & hashes):
         raise UserError(
-            f"{place}: has {shared} clips that are in {tested} too; "
+            f"{path}: has {shared} clips that are in {tested} too; "
             "that one must be of clips that the teacher was not trained on"
         )
-    return _Training(found, own, ours)
+    return _Training(benchmark, own_options, usable)
 
 
 def _settings(
     model: Path, benchmark: Benchmark, training: _Training | None, instructions: Instructions | None,
     sha256: Callable[[Clip], str],
 ) -> dict:  # fmt: skip
-    """Of what decides the figures, for a check that is resumed, all that is a hash of files."""
+    """Return the hashes of the files that determine the metrics; a resumed check must match them."""
     attributes = instructions.attributes if instructions else {}
     options = {name: list(attribute.options.items()) for name, attribute in attributes.items()}
     trained = [item for row in training.rows for item in row.items()] if training else []
@@ -216,49 +218,49 @@ def _settings(
     }
 
 
-def _likelihoods(probe: Probe, rows: list[AskedRow], name: str) -> dict[str, dict[Signal, np.ndarray]]:
-    """What `Probe.likelihoods` finds, shown as it grows."""
+def _likelihoods(probe: Probe, rows: list[BenchmarkRow], name: str) -> dict[str, dict[Signal, np.ndarray]]:
+    """Return `Probe.likelihoods`, with intermediate tables."""
     if before := len(probe.known(rows)):
         print(
             f"caad-ds check-teacher: resuming after {counted(before, 'row')} of {probe.journal.path}", file=sys.stderr
         )
-    growing = Growing(len(rows), lambda: _attributes(rows, probe.known(rows), probe.options))
-    return probe.likelihoods(rows, f"checking {name}", growing.show)
+    table = IntermediateTable(len(rows), lambda: _attributes(rows, probe.known(rows), probe.options))
+    return probe.likelihoods(rows, f"checking {name}", table.show)
 
 
-def _heard(probe: Probe, training: _Training | None) -> dict[str, Heard]:
-    """The neutral answers about training clips, by attribute."""
+def _training_answers(probe: Probe, training: _Training | None) -> dict[str, NeutralAnswers]:
+    """Return the neutral answers about training clips, by attribute."""
     if training is None:
         return {}
     settings = probe.journal, probe.batch_size, probe.max_new_tokens
     neutral = training.benchmark.conditions[:1]
-    there = Probe(probe.loaded, (), (), training.options, *settings, part="training", conditions=neutral)
-    found = there.likelihoods(training.rows, "asking about training clips")
+    training_probe = Probe(probe.loaded, (), (), training.options, *settings, part="training", conditions=neutral)
+    found = training_probe.likelihoods(training.rows, "asking about training clips")
     attributes = _attributes(training.rows, found, training.options)
-    return {attribute.name: attribute.heard for attribute in attributes}
+    return {attribute.name: attribute.neutral for attribute in attributes}
 
 
-def _attributes(rows: list[AskedRow], found: dict[str, dict], options: Options) -> list[Attribute]:
-    """What was found of each subset; the options of a row have their places, of which some rows may have fewer."""
+def _attributes(rows: list[BenchmarkRow], found: dict[str, dict], options: Options) -> list[Attribute]:
+    """Return an `Attribute` per subset; rows with fewer options are padded."""
     attributes = []
-    heard = [row for row in rows if row.id in found]
-    for subset in dict.fromkeys(row.subset for row in heard):
-        ours = [row for row in heard if row.subset == subset]
-        gt = np.array([list(options.of(row)).index(row.gt) for row in ours])
-        most = max(len(options.of(row)) for row in ours)
-        signals = {s: np.stack([_padded(found[row.id][s], most) for row in ours]) for s in found[ours[0].id]}
+    known = [row for row in rows if row.id in found]
+    for subset in dict.fromkeys(row.subset for row in known):
+        own = [row for row in known if row.subset == subset]
+        gt = np.array([list(options.of(row)).index(row.gt) for row in own])
+        most = max(len(options.of(row)) for row in own)
+        signals = {s: np.stack([_padded(found[row.id][s], most) for row in own]) for s in found[own[0].id]}
         attributes.append(Attribute(subset, gt, signals))
     return attributes
 
 
 def _padded(likelihoods: np.ndarray, options: int) -> np.ndarray:
-    """[conditions, options], -inf for those that there are not."""
-    lacking = options - likelihoods.shape[-1]
-    return np.pad(likelihoods, ((0, 0), (0, lacking)), constant_values=-np.inf) if lacking else likelihoods
+    """Return [conditions, options], padded with -inf."""
+    missing = options - likelihoods.shape[-1]
+    return np.pad(likelihoods, ((0, 0), (0, missing)), constant_values=-np.inf) if missing else likelihoods
 
 
-def decoded_figures(probe: Probe, rows: Sequence[AskedRow], alpha: float) -> dict[Signal, dict]:
-    """Every metric of the greedy answers under z_pos and z_c, per attribute and pooled, by the benchmark's rule."""
+def decoded_figures(probe: Probe, rows: Sequence[BenchmarkRow], alpha: float) -> dict[Signal, dict]:
+    """Score the greedy answers under z_pos and z_c, per attribute and pooled, by the benchmark's rule."""
     wanted = [Signal(), *(signal for signal in probe.signals if signal.alpha == alpha)]
     found = probe.answers(rows, wanted, "decoding")
     groups = {subset: [row for row in rows if row.subset == subset] for subset in dict.fromkeys(r.subset for r in rows)}

@@ -1,4 +1,4 @@
-"""Why a teacher does not hear an attribute: it was trained too little, or it knows its training clips by heart."""
+"""Why a teacher fails on an attribute: undertrained, or overfitted to its training clips."""
 
 import json
 import math
@@ -12,10 +12,10 @@ from caad_ds.evaluation.scoring.scores import wilson
 from caad_ds.utils.text import read_text
 
 HEARD, OVERFITTED, UNDERTRAINED, UNKNOWN = "heard", "overfitted", "undertrained", "unknown"
-# An attribute that is heard, but this much better on the training clips, is in part known by heart.
+# An attribute that is this much better on the training clips is partly memorised.
 GAP = 0.1
-# A validation loss that differs by less than this share has not moved.
-MOVED = 0.02
+# Relative change below which a validation loss counts as unchanged.
+UNCHANGED = 0.02
 
 REMEDIES = {
     OVERFITTED: (
@@ -38,7 +38,7 @@ REMEDIES = {
 
 
 @dataclass(frozen=True)
-class Heard:
+class NeutralAnswers:
     """Neutral answers about one attribute: whether each is right, and the share of the commonest label."""
 
     right: np.ndarray
@@ -56,7 +56,7 @@ class Heard:
 
     @property
     def above_chance(self) -> bool:
-        """Whether the accuracy is above always saying the commonest label, beyond its interval."""
+        """Whether the lower bound of the accuracy is above the share of the commonest label."""
         return self.interval[0] > self.commonest
 
     def __str__(self) -> str:
@@ -64,8 +64,8 @@ class Heard:
         return f"{100 * self.accuracy:.1f}, 95% interval {100 * low:.1f} to {100 * high:.1f}"
 
 
-def finding(here: Heard, training: Heard | None) -> str:
-    """What became of one attribute, from the benchmark's clips and the training's where these were asked about."""
+def finding(here: NeutralAnswers, training: NeutralAnswers | None) -> str:
+    """Classify one attribute from the answers about the benchmark's clips and, if known, about training clips."""
     if here.above_chance:
         return HEARD
     if training is None:
@@ -75,8 +75,8 @@ def finding(here: Heard, training: Heard | None) -> str:
     return OVERFITTED if gap(here, training)[0] > 0 else UNKNOWN
 
 
-def gap(here: Heard, training: Heard) -> tuple[float, float]:
-    """Newcombe's 95% interval of the accuracy on training clips minus that here.
+def gap(here: NeutralAnswers, training: NeutralAnswers) -> tuple[float, float]:
+    """Return Newcombe's 95% interval of the accuracy on training clips minus that here.
 
     Source: Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
     """
@@ -87,8 +87,8 @@ def gap(here: Heard, training: Heard) -> tuple[float, float]:
     return difference - below, difference + above
 
 
-def comparison(here: Mapping[str, Heard], training: Mapping[str, Heard]) -> list[str]:
-    """What the training clips say beside the benchmark's, a line for each attribute where that matters."""
+def comparison(here: Mapping[str, NeutralAnswers], training: Mapping[str, NeutralAnswers]) -> list[str]:
+    """Compare training clips with the benchmark's: a line per attribute with a relevant difference."""
     lines = []
     for name, ours in here.items():
         theirs = training.get(name)
@@ -110,12 +110,12 @@ def comparison(here: Mapping[str, Heard], training: Mapping[str, Heard]) -> list
 
 
 def advice(findings: Sequence[str]) -> str:
-    """What to do about attributes that are not heard, by the findings about them."""
+    """Return what to do about attributes that the teacher fails on, by their findings."""
     return " ".join(REMEDIES[found] for found in (OVERFITTED, UNDERTRAINED, UNKNOWN) if found in findings)
 
 
 def validation_losses(model: Path) -> dict[int, float]:
-    """The validation loss by step that the checkpoints of a run recorded, for its model `RUN/model`; else none."""
+    """Return the validation loss by step from the checkpoints of the run of a model `RUN/model`; else none."""
     found = {}
     for state in model.resolve().parent.glob("checkpoints/step-*/state.json"):
         try:
@@ -124,20 +124,24 @@ def validation_losses(model: Path) -> dict[int, float]:
             if math.isfinite(loss):
                 found[int(recorded["step"])] = loss
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # damaged, or of a step without validation: it says nothing
+            continue  # damaged, or of a step without validation
     return dict(sorted(found.items()))
 
 
-def course(losses: Mapping[int, float]) -> tuple[str, str] | None:
-    """What the validation losses that are kept say of the run, and a finding; None where they say nothing."""
+def loss_trend(losses: Mapping[int, float]) -> tuple[str, str] | None:
+    """Describe the trend of a run's validation losses, and return its finding; None if inconclusive."""
     if len(losses) < 2:
         return None
-    (first, began), *_, (last, ended) = losses.items()
+    (first, first_loss), *_, (last, last_loss) = losses.items()
     best = min(losses, key=lambda step: losses[step])
-    if ended > (1 + MOVED) * losses[best]:
-        words = f"validation loss was lowest at step {best} ({losses[best]:.4f}) and rose to {ended:.4f} at step {last}"
+    if last_loss > (1 + UNCHANGED) * losses[best]:
+        words = (
+            f"validation loss was lowest at step {best} ({losses[best]:.4f}) and rose to {last_loss:.4f} at step {last}"
+        )
         return f"Its run's {words}: overfitting.", OVERFITTED
-    if ended < (1 - MOVED) * began and best == last:
-        words = f"validation loss was still falling, {began:.4f} at step {first} and {ended:.4f} at step {last}"
+    if last_loss < (1 - UNCHANGED) * first_loss and best == last:
+        words = (
+            f"validation loss was still falling, {first_loss:.4f} at step {first} and {last_loss:.4f} at step {last}"
+        )
         return f"Its run's {words}: too little training.", UNDERTRAINED
     return None

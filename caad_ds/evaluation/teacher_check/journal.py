@@ -1,4 +1,4 @@
-"""What a check of a teacher has found so far, a line for each row of the benchmark, so that it resumes after a kill."""
+"""Journal of a teacher check, a line per benchmark row, from which an interrupted check resumes."""
 
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -10,9 +10,9 @@ from caad_ds.utils.journal import Journal
 
 
 class CheckJournal(AbstractContextManager):
-    """Lines `{stage, id, found}` in `<out>.partial.jsonl`, a `Journal`, all of them in memory too.
+    """Lines `{stage, id, found}` in `<out>.partial.jsonl`, a `Journal`, and in memory.
 
-    Without `out` it keeps them in memory alone.
+    Without `out` in memory only.
     """
 
     def __init__(self, out: Path | None, settings: dict):
@@ -22,7 +22,7 @@ class CheckJournal(AbstractContextManager):
 
     @property
     def path(self) -> Path | None:
-        """The file, if there is one."""
+        """The file; None without `out`."""
         return None if self._journal is None else self._journal.path
 
     def __enter__(self) -> "CheckJournal":
@@ -37,18 +37,18 @@ class CheckJournal(AbstractContextManager):
         self._held.close()
 
     def get(self, stage: str, name: str) -> Any:
-        """What was found for a row, or None."""
+        """Return the result of a row, or None."""
         return self._found.get((stage, name))
 
     def put(self, stage: str, found: dict[str, Any]) -> None:
-        """Keep what was found for rows; a kill after that does not lose it."""
+        """Save results of rows; they survive a kill afterwards."""
         self._found |= {(stage, name): value for name, value in found.items()}
         if self._journal is not None:
             for name, value in found.items():
                 self._journal.append({"stage": stage, "id": name, "found": value})
 
     def remove(self) -> None:
-        """Remove the file, once what it was kept for is on disk."""
+        """Remove the file, once the final result is on disk."""
         if self._journal is not None:
             self._journal.remove()
 

@@ -1,4 +1,4 @@
-"""The signals of a teacher, and the sequences of tokens that its paths see."""
+"""The signals of a teacher, and the token sequences of its paths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,37 +24,37 @@ class Signal:
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """The name in tables."""
         if self.negative is None:
             return "z_pos"
         return f"z_neg {self.negative}" if self.alpha is None else f"z_c {self.negative} {self.alpha:g}"
 
 
 def signals(negatives: Sequence[str], alphas: Sequence[float]) -> list[Signal]:
-    """z_pos, then of each negative z_neg and the contrasts."""
+    """Return z_pos, then z_neg and the contrasts of each negative."""
     return [Signal(), *(Signal(negative, alpha) for negative in negatives for alpha in (None, *alphas))]
 
 
 class Paths:
-    """Prompts as the paths see them: with the audio, then with each negative in its place.
+    """Prompts of all paths: with the audio, then with each negative instead of it.
 
-    `audio` [n, E] holds the embeddings that stand at audio positions: those of the items' clips, then the negatives'.
-    A clip's positions differ from another's, a negative's are the same in every prompt.
+    `audio` [n, E] holds the embeddings of the audio positions: those of the items' clips, then those of the negatives.
+    Each clip has its own rows; a negative uses the same rows in every prompt.
     """
 
-    def __init__(self, loaded: Model, items: Sequence[Item], ears: EncodedClips, negatives: Sequence[str]):
-        """`ears` has heard the items."""
+    def __init__(self, loaded: Model, items: Sequence[Item], encoded_clips: EncodedClips, negatives: Sequence[str]):
+        """`encoded_clips` has encoded the items."""
         assert isinstance(loaded.lm, SpeechAudioLM)  # as `EncodedClips.shares` says
         self._reader, self.model = loaded.reader, loaded.lm.module
-        constants = [ears.constant(negative) for negative in negatives]
-        heard = [outputs for outputs in constants if outputs is not None]
-        self.audio = torch.cat([ears.outputs(items), *heard]).flatten(0, 1)
-        number = {clip: place for place, clip in enumerate(different_clips(items))}
+        constants = [encoded_clips.constant(negative) for negative in negatives]
+        outputs_of_negatives = [outputs for outputs in constants if outputs is not None]
+        self.audio = torch.cat([encoded_clips.outputs(items), *outputs_of_negatives]).flatten(0, 1)
+        number = {clip: index for index, clip in enumerate(different_clips(items))}
         own = [[number[clip] for clip in item.clips] for item in items]
-        silent = iter(range(len(number), len(number) + len(heard)))
-        self._numbers: list[list[list[int]] | None] = [own]  # of each path and item, the audios; None: removed
+        numbers = iter(range(len(number), len(number) + len(outputs_of_negatives)))
+        self._numbers: list[list[list[int]] | None] = [own]  # audio numbers by path and item; None: removed
         for outputs in constants:
-            constant = None if outputs is None else next(silent)
+            constant = None if outputs is None else next(numbers)
             self._numbers.append(None if constant is None else [[constant] * len(audios) for audios in own])
         self._items = items
 
@@ -62,7 +62,7 @@ class Paths:
         return len(self._numbers)
 
     def prompts(self, encoded: Sequence[Encoded]) -> list[list[Ids]]:
-        """For each path the items' prompts."""
+        """Return the items' prompts for each path."""
         found = [
             [self._ids(prompt, None if numbers is None else numbers[k]) for k, prompt in enumerate(encoded)]
             for numbers in self._numbers
@@ -76,7 +76,7 @@ class Paths:
         return found
 
     def encoded(self, answers: Sequence[str | None]) -> list[Encoded]:
-        """The items' prompts, each with an answer, or None for the prompt alone."""
+        """Return the items' encoded prompts, each with its answer (None: the prompt alone)."""
         return [
             self._reader.check(as_sample(item, answer), with_answer=answer is not None)
             for item, answer in zip(self._items, answers, strict=True)
@@ -84,8 +84,8 @@ class Paths:
 
     def _ids(self, prompt: Encoded, audios: list[int] | None) -> Ids:
         if audios is None:
-            return tuple(token for token, heard in zip(prompt.prompt, prompt.is_audio, strict=True) if not heard)
+            return tuple(token for token, is_audio in zip(prompt.prompt, prompt.is_audio, strict=True) if not is_audio)
         queries = self._reader.prompts.num_queries
         rows = iter(-1 - (audio * queries + k) for audio in audios for k in range(queries))
         pairs = zip(prompt.prompt, prompt.is_audio, strict=True)
-        return tuple(next(rows) if heard else token for token, heard in pairs)
+        return tuple(next(rows) if is_audio else token for token, is_audio in pairs)

@@ -1,4 +1,4 @@
-"""Greedy answers to a batch of prompts under several signals at once: what each signal does not change is run once."""
+"""Greedy answers to a batch of prompts under several signals at once; common prefixes are run once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,21 +23,21 @@ from caad_ds.models.whisper_qformer.embedded_batch import Embedded, positions
 def answers(
     loaded: Model,
     items: Sequence[Item],
-    ears: EncodedClips,
+    encoded_clips: EncodedClips,
     signals: Sequence[Signal],
     negatives: Sequence[str],
     max_new_tokens: int,
 ) -> dict[Signal, list[str]]:
-    """The items' greedy answers under z_pos and contrasts, in one batch of all the signals' paths.
+    """Return the items' greedy answers under z_pos and contrasts, in one batch of all the signals' paths.
 
-    `ears` has heard the items; `negatives` holds those of the signals.
+    `encoded_clips` has encoded the items; `negatives` includes those of the signals.
     """
     needed = [negative for negative in negatives if negative in {signal.negative for signal in signals}]
-    prefill = shared_prompts if ears.shares else whole_prompts
-    of_path = {None: 0} | {negative: place for place, negative in enumerate(needed, 1)}
-    paths = [path for signal in signals for path in {0: None, of_path[signal.negative]: None}]
-    inputs, past = prefill(loaded, items, ears, needed, paths)
-    processors = [_Together(signals, len(items)), *without_placeholder(loaded.lm, str(loaded.device))]
+    prefill = shared_prompts if encoded_clips.shares else whole_prompts
+    path_of = {None: 0} | {negative: path for path, negative in enumerate(needed, 1)}
+    paths = [path for signal in signals for path in {0: None, path_of[signal.negative]: None}]
+    inputs, past = prefill(loaded, items, encoded_clips, needed, paths)
+    processors = [_SignalLogits(signals, len(items)), *without_placeholder(loaded.lm, str(loaded.device))]
     tokens = continued(loaded.lm, inputs, processors, max_new_tokens, past=past)
     texts = [text.strip() for text in loaded.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
     blocks = iter(range(0, len(texts), len(items)))
@@ -46,12 +46,12 @@ def answers(
         begin = next(blocks)
         found[signal] = texts[begin : begin + len(items)]
         if signal.negative is not None:
-            next(blocks)  # its second path, which says the same
+            next(blocks)  # its second path has the same answers
     return found
 
 
-class _Together(LogitsProcessor):
-    """z_pos for `items` rows, or z_c for as many and for those of their negative, signal by signal."""
+class _SignalLogits(LogitsProcessor):
+    """Signal by signal, z_pos for `items` rows, or z_c for the rows with audio and for those with the negative."""
 
     def __init__(self, signals: Sequence[Signal], items: int):
         self._sizes = [items if signal.negative is None else 2 * items for signal in signals]
@@ -64,34 +64,36 @@ class _Together(LogitsProcessor):
 
 @torch.no_grad()
 def shared_prompts(
-    loaded: Model, items: Sequence[Item], ears: EncodedClips, negatives: Sequence[str], paths: Sequence[int]
+    loaded: Model, items: Sequence[Item], encoded_clips: EncodedClips, negatives: Sequence[str], paths: Sequence[int]
 ) -> tuple[dict[str, Any], Cache | None]:
-    """The prompts of the items on each of `paths`, one path after another, and keys and values of all but their last
-    position; what prompts have in common is run once."""
-    found = Paths(loaded, items, ears, negatives)
-    prompts = [prompt for each in found.prompts(found.encoded([None] * len(items))) for prompt in each]
-    groups = [(path, item.id) for path in range(len(found)) for item in items]
-    # The last position is left: its logits are what decoding begins with.
-    beginnings = [prompt[:-1] for prompt in prompts]
-    for level in levels(found.model, found.audio, beginnings, cuts(beginnings, groups), keep=True):
+    """Return the items' prompts on each of `paths`, path by path, and the keys and values of all but their last
+    position; common prefixes are run once."""
+    prompt_paths = Paths(loaded, items, encoded_clips, negatives)
+    prompts = [
+        prompt for of_path in prompt_paths.prompts(prompt_paths.encoded([None] * len(items))) for prompt in of_path
+    ]
+    groups = [(path, item.id) for path in range(len(prompt_paths)) for item in items]
+    # Without the last position, whose logits decoding starts from.
+    prefixes = [prompt[:-1] for prompt in prompts]
+    for level in levels(prompt_paths.model, prompt_paths.audio, prefixes, cuts(prefixes, groups), keep=True):
         last = level
-    held = last.held
-    assert held is not None
+    cached = last.cached
+    assert cached is not None
     order = [path * len(items) + k for path in paths for k in range(len(items))]
-    rows = torch.tensor([last.node[i] for i in order], device=found.audio.device)
-    ends = torch.tensor([[prompts[i][-1]] for i in order], device=found.audio.device)
-    mask = F.pad(held.mask[rows], (0, 1), value=1)
-    final = embedded(found.model, found.audio, ends)
+    rows = torch.tensor([last.node[i] for i in order], device=prompt_paths.audio.device)
+    ends = torch.tensor([[prompts[i][-1]] for i in order], device=prompt_paths.audio.device)
+    mask = F.pad(cached.mask[rows], (0, 1), value=1)
+    final = embedded(prompt_paths.model, prompt_paths.audio, ends)
     embeds = torch.cat([final.new_zeros(len(order), mask.shape[1] - 1, final.shape[-1]), final], dim=1)
     assert isinstance(loaded.lm, SpeechAudioLM)
-    return loaded.lm.of_embedded(Embedded(embeds, mask, positions(mask), rows[:0])), held.cache(rows)
+    return loaded.lm.of_embedded(Embedded(embeds, mask, positions(mask), rows[:0])), cached.cache(rows)
 
 
 @torch.no_grad()
 def whole_prompts(
-    loaded: Model, items: Sequence[Item], ears: EncodedClips, negatives: Sequence[str], paths: Sequence[int]
+    loaded: Model, items: Sequence[Item], encoded_clips: EncodedClips, negatives: Sequence[str], paths: Sequence[int]
 ) -> tuple[dict[str, Any], Cache | None]:
-    """The same for any model, nothing of it run yet."""
-    batch = ears.clips.prompts(items)
-    every = [batch, *(ears.clips.negative(items, batch, negative) for negative in negatives)]
-    return loaded.lm.generation_inputs(Batch.cat([every[path] for path in paths], pad="left")), None
+    """Return the same for any model, without cached keys and values."""
+    batch = encoded_clips.clips.prompts(items)
+    batches = [batch, *(encoded_clips.clips.negative(items, batch, negative) for negative in negatives)]
+    return loaded.lm.generation_inputs(Batch.cat([batches[path] for path in paths], pad="left")), None

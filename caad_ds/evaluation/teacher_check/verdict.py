@@ -1,4 +1,4 @@
-"""Whether a teacher is fit for contrastive distillation, and with which negative and alpha, in plain words."""
+"""Decide whether a teacher is fit for contrastive distillation, and with which negative and alpha."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,26 +8,33 @@ from scipy.stats import binomtest
 
 from caad_ds.evaluation.scoring.metrics import CONFLICTS, metrics_of
 from caad_ds.evaluation.scoring.scores import LEVEL, POOLED, score
-from caad_ds.evaluation.teacher_check.generalisation import UNKNOWN, Heard, advice, comparison, course, finding
+from caad_ds.evaluation.teacher_check.generalisation import (
+    UNKNOWN,
+    NeutralAnswers,
+    advice,
+    comparison,
+    finding,
+    loss_trend,
+)
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy
 from caad_ds.evaluation.teacher_check.signals import Signal
 
-# Below this share of the labels' entropy a negative favours one option for no reason that the text gives. Above it,
-# the negative may still be foreign to the teacher: an even guess is a necessary sign, not a proof.
+# Below this share of the labels' entropy a negative favours one option although the text gives no reason for it. A
+# higher entropy is necessary, not sufficient: the negative may still be out of distribution.
 ENTROPY_SHARE = 0.7
-# A contrast may cost this much neutral accuracy, the distance at which systems still compare.
+# Neutral accuracy that a contrast may cost: systems within this distance are comparable.
 NEUTRAL_TOLERANCE = 0.02
-# From this gap between faithful and adversarial accuracy on, the text decides often enough to matter.
+# Gap between faithful and adversarial accuracy from which on a text bias matters.
 BIAS = 0.05
 NEUTRAL = "neutral"
-HINTED = (NEUTRAL, "faithful", "adversarial")  # what shows a contrast
+HINTED = (NEUTRAL, "faithful", "adversarial")  # the conditions that show the effect of a contrast
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """What the teacher made of one attribute's rows: `likelihoods[signal]` [rows, conditions, options], `gt` [rows].
+    """Results of one attribute's rows: `likelihoods[signal]` [rows, conditions, options], `gt` [rows].
 
-    Where rows have choices of their own, an option is a place among them.
+    If rows have their own choices, an option is an index into them.
     """
 
     name: str
@@ -35,7 +42,7 @@ class Attribute:
     likelihoods: dict[Signal, np.ndarray]
 
     def right(self, signal: Signal) -> np.ndarray:
-        """bool [conditions, rows]: whether the right option is the likeliest."""
+        """Return whether the right option is the likeliest, bool [conditions, rows]."""
         return (self.likelihoods[signal].argmax(-1) == self.gt[:, None]).T
 
     @property
@@ -51,18 +58,18 @@ class Attribute:
         return float(-(shares * np.log(shares)).sum())
 
     @property
-    def heard(self) -> Heard:
+    def neutral(self) -> NeutralAnswers:
         """The neutral answers of z_pos."""
-        return Heard(self.right(Signal())[0], float(self.shares.max()))
+        return NeutralAnswers(self.right(Signal())[0], float(self.shares.max()))
 
     @property
     def audible(self) -> bool:
-        """Whether the neutral accuracy of z_pos is above always saying the commonest label, beyond its 95% interval."""
-        return self.heard.above_chance
+        """Whether the neutral accuracy of z_pos is above the share of the commonest label, beyond its 95% interval."""
+        return self.neutral.above_chance
 
 
 def figures(attributes: list[Attribute], signal: Signal) -> dict:
-    """Every metric of a signal per attribute and pooled, and in the neutral condition its entropy over the labels'."""
+    """Return every metric of a signal per attribute and pooled, and its neutral entropy over that of the labels."""
     named = {attribute.name: [attribute] for attribute in attributes}
     groups = {POOLED: attributes, **named}
     found = {}
@@ -74,31 +81,32 @@ def figures(attributes: list[Attribute], signal: Signal) -> dict:
 
 
 def _entropy_share(attributes: list[Attribute], signal: Signal) -> float | None:
-    said = np.concatenate([entropy(attribute.likelihoods[signal][:, 0]) for attribute in attributes]).mean()
+    answers = np.concatenate([entropy(attribute.likelihoods[signal][:, 0]) for attribute in attributes]).mean()
     labels = sum(attribute.label_entropy * len(attribute.gt) for attribute in attributes)
-    return float(said * sum(len(attribute.gt) for attribute in attributes) / labels) if labels else None
+    return float(answers * sum(len(attribute.gt) for attribute in attributes) / labels) if labels else None
 
 
 def judge(
     attributes: list[Attribute],
     table: dict[Signal, dict],
-    training: Mapping[str, Heard] | None = None,
+    training: Mapping[str, NeutralAnswers] | None = None,
     losses: Mapping[int, float] | None = None,
 ) -> dict:
-    """The verdict: `lines` of words, `negative` and `alpha` to take (None and 0: standard KD), and its grounds.
+    """Return the verdict: `lines` of text, the recommended `negative` and `alpha` (None and 0: standard KD), findings.
 
-    `training` has the same teacher's neutral answers about clips that it was trained on, by attribute, and `losses` the
-    validation losses of its run by step, where they are known.
+    `training` holds the teacher's neutral answers about its training clips, by attribute; `losses` the validation
+    losses of its run by step, if known.
     """
     audible = [attribute for attribute in attributes if attribute.audible]
     inaudible = [attribute.name for attribute in attributes if not attribute.audible]
     training = training or {}
-    here = {attribute.name: attribute.heard for attribute in attributes}
-    findings = {name: finding(heard, training.get(name)) for name, heard in here.items()}
+    here = {attribute.name: attribute.neutral for attribute in attributes}
+    findings = {name: finding(answers, training.get(name)) for name, answers in here.items()}
     lines = [_hearing(attributes), *comparison(here, training)]
-    if inaudible and (told := course(losses or {})):
-        lines.append(told[0])
-        findings = {name: told[1] if found == UNKNOWN else found for name, found in findings.items()}
+    if inaudible and (trend := loss_trend(losses or {})):
+        line, trend_finding = trend
+        lines.append(line)
+        findings = {name: trend_finding if found == UNKNOWN else found for name, found in findings.items()}
     lines += [_bias(audible, inaudible)] if audible and _hinted(audible) else []
     fit = []
     for signal in table:
@@ -107,10 +115,10 @@ def judge(
             lines.append(line)
             fit += usable
     best = _best(audible, fit)
-    deaf = advice([findings[name] for name in inaudible])
-    if audible and deaf:
-        lines.append(f"About {', '.join(inaudible)}: {deaf}")
-    lines.append(_advice(audible, best, bool(fit), deaf))
+    remedy = advice([findings[name] for name in inaudible])
+    if audible and remedy:
+        lines.append(f"About {', '.join(inaudible)}: {remedy}")
+    lines.append(_advice(audible, best, bool(fit), remedy))
     return {
         "negative": best.negative if best else None,
         "alpha": best.alpha if best else 0.0,
@@ -121,17 +129,19 @@ def judge(
 
 
 def _hearing(attributes: list[Attribute]) -> str:
-    deaf = [f"{a.name} ({a.heard}; commonest label {_points(a.shares.max())})" for a in attributes if not a.audible]
-    if not deaf:
+    inaudible = [
+        f"{a.name} ({a.neutral}; commonest label {_points(a.shares.max())})" for a in attributes if not a.audible
+    ]
+    if not inaudible:
         return "The teacher hears every attribute: neutral accuracy is above the commonest label's share."
     return (
-        f"The teacher does not hear {', '.join(deaf)}: neutral accuracy is not above the commonest label's share "
+        f"The teacher does not hear {', '.join(inaudible)}: neutral accuracy is not above the commonest label's share "
         "beyond its interval; there the contrast can only add noise, and shift has a floor."
     )
 
 
 def _hinted(attributes: list[Attribute]) -> bool:
-    """Whether rows were asked with hints too; without them nothing tells a text bias."""
+    """Return whether there are rows with hints; without them a text bias cannot be measured."""
     return len(attributes[0].right(Signal())) > 1
 
 
@@ -149,7 +159,7 @@ def _biased(audible: list[Attribute]) -> bool:
 
 
 def _negative(attributes: list[Attribute], table: dict, neg: Signal) -> tuple[list[Signal], str]:
-    """The contrasts with this negative that keep neutral accuracy on the attributes, and what to know about it."""
+    """Return the contrasts with this negative that keep neutral accuracy, and a line about the negative."""
     contrasts = [s for s in table if s.negative == neg.negative and s.alpha is not None]
     floor = _accuracy(attributes, Signal(), "neutral") - NEUTRAL_TOLERANCE
     kept = [s for s in contrasts if _accuracy(attributes, s, "neutral") >= floor]
@@ -166,14 +176,14 @@ def _negative(attributes: list[Attribute], table: dict, neg: Signal) -> tuple[li
 
 
 def _distribution(shares: dict[str, float | None]) -> tuple[bool, str]:
-    """Whether without audio the teacher guesses evenly about every attribute, and that in words."""
+    """Return whether the teacher guesses evenly without audio about every attribute, and a description."""
     known = {name: share or 0.0 for name, share in shares.items()}
     poor = ", ".join(f"{name} {share:.2f}" for name, share in known.items() if share < ENTROPY_SHARE)
     if poor:
         return False, f"outside the teacher's distribution (entropy without audio over the labels': {poor})"
     share, name = min((share, name) for name, share in known.items())
     return True, (
-        f"in the teacher's distribution as far as entropy tells (without audio at least {share:.2f} of the labels', "
+        f"in the teacher's distribution by entropy (without audio at least {share:.2f} of the labels', "
         f"the least for {name}: a necessary sign, not a proof)"
     )
 
@@ -181,15 +191,15 @@ def _distribution(shares: dict[str, float | None]) -> tuple[bool, str]:
 def _leak(attributes: list[Attribute], neg: Signal) -> str:
     right = np.concatenate([attribute.right(neg)[0] for attribute in attributes])
     commonest = np.concatenate([np.full(len(a.gt), a.shares.max()) for a in attributes]).mean()
-    leaks = Heard(right, float(commonest)).above_chance
+    leaks = NeutralAnswers(right, float(commonest)).above_chance
     return ", above the commonest labels': the text alone gives answers away" if leaks else ""
 
 
 def _best(audible: list[Attribute], fit: list[Signal]) -> Signal | None:
-    """The contrast with the highest adversarial accuracy on audible attributes, or the highest accuracy where there are
-    no hints, if it beats z_pos; ties: low alpha.
+    """Return the contrast with the highest adversarial accuracy on audible attributes (without hints: the highest
+    accuracy), if it beats z_pos; ties: the lowest alpha.
 
-    None where there is little text bias: what a contrast gains there is noise.
+    None if there is little text bias: gains of a contrast are then noise.
     """
     if not audible or (_hinted(audible) and not _biased(audible)):
         return None
@@ -204,9 +214,9 @@ def _gain(attributes: list[Attribute], signal: Signal) -> np.ndarray:
     return np.concatenate([new.astype(float) - old for new, old in both])
 
 
-def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool, deaf: str) -> str:
+def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool, remedy: str) -> str:
     if not audible:
-        return f"Do not distil from this teacher: it hears none of the attributes. {deaf}"
+        return f"Do not distil from this teacher: it hears none of the attributes. {remedy}"
     hinted = _hinted(audible)
     if hinted and not _biased(audible):
         return (
@@ -222,12 +232,12 @@ def _advice(audible: list[Attribute], best: Signal | None, any_fit: bool, deaf: 
         raised = "adversarial accuracy" if hinted else "accuracy"
         return f"Take standard KD (alpha 0): no contrast raises {raised} on what the teacher hears.{_unhinted(hinted)}"
     gain = _gain(audible, best)
-    sure = binomtest(int((gain > 0).sum()), int((gain != 0).sum())).pvalue < 1 - LEVEL  # McNemar's test
+    significant = binomtest(int((gain > 0).sum()), int((gain != 0).sum())).pvalue < 1 - LEVEL  # McNemar's test
     changes = ", ".join(
         f"{c} {_points(_accuracy(audible, Signal(), c))} -> {_points(_accuracy(audible, best, c))}"
         for c in (HINTED if hinted else [NEUTRAL])
     )
-    noise = "" if sure else f" The gain is within the noise of {len(gain)} items."
+    noise = "" if significant else f" The gain is within the noise of {len(gain)} items."
     taken = f"Take negative {best.negative} with alpha {best.alpha:g}"
     return f"{taken}: on {_names(audible)} {changes}.{noise}{_unhinted(hinted)}"
 
@@ -237,7 +247,7 @@ def _unhinted(hinted: bool) -> str:
 
 
 def _accuracy(attributes: list[Attribute], signal: Signal, condition: str) -> float:
-    """Over the pooled rows of the attributes; `NEUTRAL` is the first condition of all benchmarks."""
+    """Return the accuracy over the pooled rows of the attributes; `NEUTRAL` is the first condition of a benchmark."""
     k = 0 if condition == NEUTRAL else CONFLICTS.conditions.index(condition)
     return np.concatenate([a.right(signal)[k] for a in attributes]).mean()
 

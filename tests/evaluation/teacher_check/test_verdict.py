@@ -10,7 +10,7 @@ from caad_ds.evaluation.teacher_check.generalisation import (
     OVERFITTED,
     UNDERTRAINED,
     UNKNOWN,
-    Heard,
+    NeutralAnswers,
     validation_losses,
 )
 from caad_ds.evaluation.teacher_check.signals import Signal
@@ -138,7 +138,7 @@ def judged(attribute, training=None, losses=None):
 
 
 def right(share, rows=120):
-    return Heard(np.arange(rows) < share * rows, 0.5)
+    return NeutralAnswers(np.arange(rows) < share * rows, 0.5)
 
 
 @pytest.mark.parametrize(
