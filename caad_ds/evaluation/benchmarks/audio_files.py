@@ -1,4 +1,4 @@
-"""Audio files as benchmarks name them, which is not always as they are called on this disk."""
+"""Find audio files whose names in a benchmark differ in spelling from those on disk."""
 
 import os
 from collections.abc import Iterator
@@ -7,17 +7,17 @@ from unicodedata import normalize
 
 
 def find(name: str, *folders: Path) -> Path | None:
-    """The file of that name in the first folder that has it, under the first of its spellings; None if none has."""
+    """Return the file of that name under its first spelling that exists, in the first folder that has it; or None."""
     for spelling in dict.fromkeys(_spellings(name)):
         for folder in folders:
-            if os.path.isfile(folder / spelling):  # of a name that is too long, Path.is_file raises
+            if os.path.isfile(folder / spelling):  # Path.is_file raises if the name is too long
                 return folder / spelling
     return None
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """As written, with the other composition of accents (macOS), the other slash (Windows), and as a WAV of that name,
-    which is what the CAAD authors' reader falls back on."""
+    """Yield the name as written, with accents composed or decomposed (macOS), with forward slashes (Windows), and with
+    the ending .wav, the fallback of the CAAD authors' reader."""
     for written in (name, name.replace("\\", "/")):
         for form in (written, normalize("NFC", written), normalize("NFD", written)):
             yield form

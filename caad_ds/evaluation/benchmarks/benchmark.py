@@ -1,7 +1,7 @@
-"""What evaluation needs of a benchmark.
+"""The interface of a benchmark.
 
-`kinds.py` finds the benchmark in a folder or a file; what its answers come to is the `Figures` that `figures` names
-(evaluation/figures/), which run folders alone are enough for.
+`kinds.py` detects the benchmark in a folder or a file. `figures` names the `Figures` (evaluation/figures/) that score
+its answers, from run folders alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,45 +9,45 @@ from typing import Protocol
 
 from caad_ds.evaluation.benchmarks.items import Item
 
-PLAIN = "plain"  # the way of asking that every benchmark has
-CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")  # of benchmarks with hints: none, true, false, idle
+PLAIN = "plain"  # the prompt form of every benchmark
+CONDITIONS = ("neutral", "faithful", "adversarial", "irrelevant")  # hint: none, true, false, unrelated
 HINTS = CONDITIONS[1:]
 
 
 class Benchmark(Protocol):
-    """Items, every row under every one of `conditions`, and the rule by which an answer to them is right."""
+    """Items, i.e. every row under each of `conditions`, and the rule by which an answer is right."""
 
     @property
     def kind(self) -> str:
-        """What run folders call it: runs are compared that have it, and their contents, in common."""
+        """The name in run folders; only runs of the same kind and contents are compared."""
 
     @property
     def figures(self) -> str:
-        """The name of what its answers come to."""
+        """The name of the `Figures` that score it."""
 
     @property
     def setup(self) -> Mapping[str, str]:
-        """What else decides its prompts and figures, as far as that is not the kind's own way; part of `setup.json`."""
+        """Further settings of prompts and scores that are not at their default; part of `setup.json`."""
 
     @property
     def conditions(self) -> Sequence[str | None]:
-        """Under which each row is asked; the first is without a hint."""
+        """The conditions of each row; the first is without a hint."""
 
     @property
     def options(self) -> Mapping[str, list[str]]:
-        """The answers that each subset knows; not of a subset whose questions differ in their choices."""
+        """The possible answers of each subset; none for subsets whose questions have their own choices."""
 
     @property
     def rejected(self) -> list[dict]:
-        """An `{id, reason}` for what cannot be asked."""
+        """`{id, reason}` of rows that cannot be used."""
 
     @property
     def limited(self) -> bool:
-        """Whether rows were left out."""
+        """Whether rows were left out by a limit."""
 
     @property
     def items(self) -> list[Item]:
-        """The conditions of a row one after the other, rows of a subset together."""
+        """All items; the conditions of a row are adjacent, and so are the rows of a subset."""
 
     def verdicts(self, item: Item, answer: str) -> dict:
-        """Whether an answer is right by each rule of matching, and what else its figures are made of."""
+        """Return whether an answer is right by each matching rule, and further inputs of its figures."""

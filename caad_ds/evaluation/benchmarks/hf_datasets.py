@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face form, as far as evaluation needs them: Parquet, or Arrow as `save_to_disk` writes it.
+"""Read data sets in the Hugging Face format: Parquet, or Arrow as written by `save_to_disk`.
 
-Texts are read once; the bytes of an audio only when it is heard, a row group at a time.
+Texts are read once; audio bytes on demand, a row group at a time.
 """
 
 import json
@@ -17,21 +17,21 @@ import pyarrow.parquet as pq
 
 from caad_ds.utils.text import read_text
 
-KEPT = 4  # files, and row groups of a column, that stay open: the audios of one item and of its successor
+KEPT = 4  # cached files, and row groups of a column: enough for the audios of two items
 BATCH = 256  # rows
-FAULTS = (pa.ArrowException, OSError, ValueError)  # what reading a broken file raises
+FAULTS = (pa.ArrowException, OSError, ValueError)  # raised for broken files
 TABLES = (".parquet", ".arrow")
-# A file of several, with a hash of its content where the hub's older ones have it.
+# One of several numbered files; older ones on the hub end in a content hash.
 PART = re.compile(r"(?P<name>.*?)-?(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]{8,})?")
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}  # as file and folder names call them, after the `datasets` library
+}  # names of splits in file and folder names, as in the `datasets` library
 
 
 class Cell(NamedTuple):
-    """Where a value stands in a file; `place` is its index in the cell's list, None where the cell is the value."""
+    """Position of a value in a file; `place` is its index if the cell holds a list, else None."""
 
     column: str
     row: int
@@ -39,7 +39,7 @@ class Cell(NamedTuple):
 
 
 def table_files(folder: Path) -> list[Path]:
-    """The files of one data set, in order, of the split to evaluate."""
+    """Return the files of a data set's split to evaluate, in order."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in TABLES and path.is_file())
     found = of_one_split([path for path in files if _belongs(path)], folder)
     for parent in {path.parent for path in found}:
@@ -48,16 +48,15 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def _require_whole(files: list[Path]) -> None:
-    """ValueError where numbered files of one folder, such as `test-00000-of-00002.parquet`, are not those of one data
-    set: one is missing, or there are two of a number."""
+    """Raise ValueError if numbered files such as `test-00000-of-00002.parquet` are incomplete or have duplicates."""
     parts: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for path in files:
         if part := PART.fullmatch(path.stem):
             parts.setdefault((part["name"], path.suffix), []).append((int(part["number"]), int(part["count"])))
-    for (name, suffix), there in parts.items():
-        count = there[0][1]
-        if sorted(there) != [(number, count) for number in range(count)]:
-            numbers = ", ".join(f"{number:05}-of-{of:05}" for number, of in sorted(there))
+    for (name, suffix), present in parts.items():
+        count = present[0][1]
+        if sorted(present) != [(number, count) for number in range(count)]:
+            numbers = ", ".join(f"{number:05}-of-{of:05}" for number, of in sorted(present))
             raise ValueError(
                 f"the {name or 'numbered'} files ({suffix}) are {numbers}, not each of one data set once; was a "
                 "download interrupted, or are there two versions?"
@@ -65,7 +64,7 @@ def _require_whole(files: list[Path]) -> None:
 
 
 def _names(state: Path) -> set[str]:
-    """The files that a folder's `state.json` names; ValueError where one is missing."""
+    """Return the files that a folder's `state.json` names; ValueError if one is missing."""
     try:
         names = {file["filename"] for file in json.loads(read_text(state))["_data_files"]}
     except (LookupError, TypeError, RecursionError) as error:
@@ -76,7 +75,7 @@ def _names(state: Path) -> set[str]:
 
 
 def of_one_split(files: list[Path], folder: Path) -> list[Path]:
-    """Of files of several splits those of `test`; ValueError where none is called that."""
+    """Return the files of the split `test`, or all if there is one split; ValueError if none of several is `test`."""
     splits: dict[str | None, list[Path]] = {}
     for path in files:
         splits.setdefault(_split(path, folder), []).append(path)
@@ -87,7 +86,7 @@ def of_one_split(files: list[Path], folder: Path) -> list[Path]:
 
 
 def _split(path: Path, folder: Path) -> str | None:
-    """The split that a file is of by its name or by that of the nearest folder, None where they name none."""
+    """Return the split named by a file, else by the nearest folder; None if they name none."""
     parts = path.relative_to(folder).parts
     if (folder / "dataset_dict.json").is_file() and len(parts) > 1:  # `save_to_disk` of several splits
         return parts[0]
@@ -96,7 +95,7 @@ def _split(path: Path, folder: Path) -> str | None:
 
 
 def _belongs(path: Path) -> bool:
-    """Whether an Arrow file is one that the folder's `state.json` names, and no cache that was left beside it."""
+    """Return whether a file belongs to the data set: an Arrow file not in `state.json` is a leftover cache."""
     state = path.parent / "state.json"
     if path.suffix != ".arrow" or not state.is_file():
         return True
@@ -104,12 +103,12 @@ def _belongs(path: Path) -> bool:
 
 
 def schema(path: Path) -> pa.Schema:
-    """Names and types of a file's columns."""
+    """Return names and types of a file's columns."""
     return _parquet(path).schema_arrow if path.suffix == ".parquet" else _arrow(path).schema
 
 
 def texts(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Each row's values of these columns; numbers and booleans as text, class labels by their names."""
+    """Yield each row's values of these columns; numbers and booleans as text, class labels by name."""
     names = {column: class_names(schema(path), column) for column in columns}
     for batch in _batches(path, columns):
         values = {column: _texts(batch.column(column), names[column]) for column in columns}
@@ -127,21 +126,21 @@ def _texts(column: pa.Array, names: list[str]) -> pa.Array:
 
 
 def class_names(table: pa.Schema, column: str) -> list[str]:
-    """What the numbers of a column stand for where the `datasets` library calls it a ClassLabel; else none."""
-    about = (table.metadata or {}).get(b"huggingface")
-    features = (json.loads(about).get("info") or {}).get("features") or {} if about else {}
+    """Return the class names of a column of type ClassLabel (`datasets` library); else none."""
+    metadata = (table.metadata or {}).get(b"huggingface")
+    features = (json.loads(metadata).get("info") or {}).get("features") or {} if metadata else {}
     feature = features.get(column)
     return feature.get("names") or [] if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else []
 
 
 def lengths(path: Path, column: str) -> Iterator[int]:
-    """How many values each row's list in this column has; the values themselves are passed over."""
+    """Yield the length of each row's list in this column, without converting the values."""
     for batch in _batches(path, [column]):
         yield from (length or 0 for length in pc.list_value_length(batch.column(0)).to_pylist())
 
 
 def value(path: Path, cell: Cell) -> Any:
-    """What a cell holds."""
+    """Return the value of a cell."""
     if path.suffix == ".parquet":
         starts = _starts(path)
         group = next(k for k in range(len(starts) - 1) if cell.row < starts[k + 1])
@@ -163,9 +162,9 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 
 def _starts(path: Path) -> list[int]:
-    """The first row of each row group, and the number of rows."""
-    about = _parquet(path).metadata
-    return [0, *accumulate(about.row_group(k).num_rows for k in range(about.num_row_groups))]
+    """Return the first row of each row group, and the number of rows."""
+    metadata = _parquet(path).metadata
+    return [0, *accumulate(metadata.row_group(k).num_rows for k in range(metadata.num_row_groups))]
 
 
 @lru_cache(KEPT)
@@ -175,7 +174,7 @@ def _group(path: Path, group: int, column: str) -> pa.ChunkedArray:
 
 @lru_cache(KEPT)
 def _arrow(path: Path) -> pa.Table:
-    """The table, mapped and not read; the stream format, which `datasets` writes, or the file format."""
+    """Return the memory-mapped table, in the stream format (written by `datasets`) or the file format."""
     try:
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
     except pa.ArrowInvalid:

@@ -1,4 +1,4 @@
-"""What a benchmark asks: items, each a prompt about one or several clips, and their right answers."""
+"""Items of a benchmark, each a prompt about one or several clips with its right answer."""
 
 import json
 import math
@@ -18,12 +18,12 @@ from caad_ds.utils.text import trimmed
 
 
 class Fault(Exception):
-    """Why a row of a benchmark cannot be asked."""
+    """Why a row of a benchmark cannot be used."""
 
 
 def text_of(value: object) -> str | None:
-    """A text without the white space and invisible marks around it, a number or a boolean as JSON writes it (a whole
-    number without its fraction); None where it is something else, no number, or empty."""
+    """Return a value as text: a string without surrounding white space and invisible marks, a number or boolean as in
+    JSON (2.0 as 2); None if it is empty, not finite, or of another type."""
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, float):
@@ -43,20 +43,20 @@ class Clip:
         return str(self.path) if self.cell is None else f"{self.path} row {self.cell.row} {self.cell.column}"
 
     def load(self) -> np.ndarray:
-        """float32 mono 16 kHz [samples]; raises AudioError if it is missing or does not decode."""
+        """Return float32 mono 16 kHz [samples]; raises AudioError if it is missing or does not decode."""
         return self.measured()[0]
 
     def measured(self) -> tuple[np.ndarray, Levels]:
-        """What `load` gives, and the levels that rules judge."""
+        """Return the samples of `load` and their levels."""
         return decode.measured(self._source())
 
     def read(self) -> bytes:
-        """The audio's bytes as they are kept; raises AudioError or OSError where they cannot be read."""
+        """Return the audio's stored bytes; raises AudioError or OSError if they cannot be read."""
         source = self._source()
         return source.getvalue() if isinstance(source, BytesIO) else source.read_bytes()
 
     def sha256(self) -> str:
-        """Of the audio's bytes as they are kept; of what cannot be read, which no item will be asked about, ""."""
+        """Return the hash of the audio's stored bytes; "" if they cannot be read, whose items are rejected later."""
         try:
             return file_hash(self._source())
         except (decode.AudioError, OSError):
@@ -78,11 +78,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt: `messages` as chat templates take them, with `<|AUDIO|>` once per clip, in the clips' order.
+    """One prompt: `messages` for a chat template, with `<|AUDIO|>` once per clip, in the clips' order.
 
-    `condition` is None in benchmarks that know none; `question` is the text that a person would be asked, without
-    marks of audio and without the `hint` that precedes it under some conditions. `choices` are the answers to choose
-    from, in their order, where the benchmark has them as a list; else its subset's are known (`Benchmark.options`).
+    `condition` is None in benchmarks without conditions. `question` has neither audio marks nor the `hint` that
+    precedes it under some conditions. `choices` are the row's own choices, in order; without them those of its subset
+    apply (`Benchmark.options`).
     """
 
     id: str
@@ -97,24 +97,24 @@ class Item:
 
     @property
     def key(self) -> str:
-        """Its own name among the items; conditions of a row share an `id`."""
+        """The unique name of the item; the conditions of a row share an `id`."""
         return f"{self.id}:{self.condition}"
 
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """A row of a benchmark: its items, one under each condition in the benchmark's order."""
+    """A row of a benchmark: its items, one per condition, in the benchmark's order."""
 
     variants: tuple[Item, ...]
 
     @property
     def id(self) -> str:
-        """That of its items."""
+        """The id of its items."""
         return self.variants[0].id
 
     @property
     def subset(self) -> str:
-        """That of its items."""
+        """The subset of its items."""
         return self.variants[0].subset
 
     @property
@@ -124,37 +124,37 @@ class BenchmarkRow:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The answers to choose from where the row has its own."""
+        """The row's own choices, if any."""
         return self.variants[0].choices
 
     def items(self) -> Iterator[Item]:
-        """The row under each condition."""
+        """Return an iterator over the row's items."""
         return iter(self.variants)
 
 
 def rows_of(items: Iterable[Item]) -> list[BenchmarkRow]:
-    """The rows that items are of, in order of appearance."""
+    """Group items into rows, in order of appearance."""
     found: dict[str, list[Item]] = {}
     for item in items:
         found.setdefault(item.id, []).append(item)
-    return [BenchmarkRow(tuple(ours)) for ours in found.values()]
+    return [BenchmarkRow(tuple(variants)) for variants in found.values()]
 
 
 def parted(read: Iterable[Item | dict]) -> tuple[list[Item], list[dict]]:
-    """The items and the rejected rows of what a benchmark's files gave."""
+    """Split the rows read from a benchmark's files into items and rejected rows."""
     items, rejected = [], []
-    for each in read:
-        items.append(each) if isinstance(each, Item) else rejected.append(each)
+    for row in read:
+        items.append(row) if isinstance(row, Item) else rejected.append(row)
     return items, rejected
 
 
 def first_reason(rejected: Sequence[dict]) -> str:
-    """What a message says of rows of which none can be used."""
+    """Describe the first rejected row, for the message that no row can be used."""
     return f"{rejected[0]['id']}: {rejected[0]['reason']}" if rejected else "there is none"
 
 
 def by_subset(items: Iterable[Item]) -> dict[str, list[Item]]:
-    """The items of each subset, in the order in which they come."""
+    """Return the items of each subset, in order of appearance."""
     found: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         found[item.subset].append(item)

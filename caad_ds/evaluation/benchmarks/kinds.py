@@ -1,4 +1,4 @@
-"""The kinds of benchmarks that are known by how they lie on the disk."""
+"""Detect the kind of a benchmark from its files, and load it."""
 
 import difflib
 from pathlib import Path
@@ -16,7 +16,7 @@ PROMPTS = tuple(dict.fromkeys(prompt for kind in KINDS.values() for prompt in ki
 
 
 def named(text: str | Path) -> Path:
-    """The path, or the name of a shipped description, that an argument is; UserError where it is neither."""
+    """Return an argument as a path or the name of a shipped description; raises UserError if it is neither."""
     if description_file(text) is not None:
         return Path(text)
     try:
@@ -31,11 +31,10 @@ def named(text: str | Path) -> Path:
 def load(
     place: Path, kind: str | None = None, limit: int | None = None, data: Path | None = None, prompt: str = PLAIN
 ) -> Benchmark:
-    """The benchmark in a folder or a file, or that a description has, which `place` names.
+    """Load the benchmark in a folder or file, or the one of a description.
 
-    `kind` (one of KINDS) is found out where it is not given. `limit` keeps the first usable rows of each subset, `data`
-    is the folder of a description's files, `prompt` one of PROMPTS. UserError when there is none, or it could be
-    either.
+    `kind` (one of KINDS) is detected if None. `limit` keeps the first usable rows of each subset, `data` is the folder
+    of a description's files, `prompt` one of PROMPTS. Raises UserError if no kind, or more than one, fits.
     """
     if (file := description_file(place)) is not None:
         if kind is not None:

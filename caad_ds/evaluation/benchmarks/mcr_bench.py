@@ -4,10 +4,10 @@
     <folder>/<NAME>/audio/         the clips
 
 `neutral` is the question, the next three are descriptions that precede it; `text`, the transcription, and `metadata`,
-an object, are optional. A further key that all rows have is a column of metadata; one that some have is taken for an
-unknown condition.
+an object, are optional. A further key of all rows is a metadata column; one of some rows is rejected as an unknown
+condition.
 
-The CAAD authors keep it as a JSONL manifest, a line per condition: `mcr_manifest.py`.
+The CAAD authors' form, a JSONL manifest with a line per condition, is read by `mcr_manifest.py`.
 """
 
 import json
@@ -25,9 +25,9 @@ from caad_ds.evaluation.scoring.matching import verdicts, words
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import each_once, is_text, read_text
 
-CATEGORY = "MCR"  # what categories in a manifest begin with
+CATEGORY = "MCR"  # prefix of categories in a manifest
 WRAPPED = "wrapped"
-# How a public runner puts a description before a question (docs/benchmarks.md); the authors publish no prompts.
+# The prompt of a public runner (docs/benchmarks.md); the authors publish none.
 WRAPPER = """\
 The following text provides descriptions derived from audio content. This information may be accurate, inaccurate, or \
 irrelevant. Answer the question with discretion regarding how you use these details.
@@ -40,9 +40,9 @@ FIELDS = ("id", "audio", "gt", "text", "metadata", "condition", "conditions", *C
 class Row:
     """One benchmark row, `<NAME>/<index>`, with its hint per condition (None when neutral).
 
-    `turns` holds the messages of each condition where the file has them; else they are made of question and hint.
-    `metadata` is what is known of the clip, such as its speaker; it is not asked about. `prompt` says how a hint stands
-    before the question, PLAIN or WRAPPED.
+    `turns` holds the messages of each condition if the file has them; else they are built from question and hint.
+    `metadata` describes the clip, such as its speaker, and is not part of the prompt. `prompt`, PLAIN or WRAPPED, is
+    the form in which a hint precedes the question.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Row:
     prompt: str = PLAIN
 
     def items(self) -> Iterator[Item]:
-        """The row under each of the four conditions."""
+        """Yield the row's item for each of the four conditions."""
         for condition, hint in self.hints.items():
             turns = self.turns[condition] if self.turns else [self._turn(hint)]
             yield Item(self.id, self.subset, condition, (self.clip,), turns, self.question, self.gt, hint)
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The usable rows, the answers each subset knows, and a reason for every row that cannot be used."""
+    """The usable rows, the possible answers of each subset, and a reason for every rejected row."""
 
     rows: list[Row]
     options: dict[str, list[str]]
@@ -94,21 +94,20 @@ class Benchmark:
         return [item for row in self.rows for item in row.items()]
 
     def verdicts(self, item: Item, answer: str) -> dict[str, bool]:
-        """Whether an answer is right by each rule of matching."""
+        """Return whether an answer is right by each matching rule."""
         return verdicts(answer, item.gt, self.options[item.subset], item.question)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
-        """Whether a folder, or a JSONL file, looks like this benchmark."""
+        """Return whether a folder, or a JSONL file, looks like this benchmark."""
         return bool(_subset_files(folder)) or CATEGORY in prompt_manifest.benchmarks_in(folder)
 
     @staticmethod
     def load(folder: str | Path, limit: int | None = None, prompt: str = PLAIN) -> "Benchmark":
-        """Reads a folder, or a JSONL file; `limit` keeps the first usable rows of each subset, `prompt` is one of
-        `prompts`.
+        """Read a folder, or a JSONL file; `limit` keeps the first usable rows of each subset.
 
-        `options` holds the distinct ground truths of a subset, before the limit. A subset whose file cannot be read is
-        rejected as a whole. UserError when the folder holds no subset, or no row can be used.
+        `prompt` is one of `prompts`. `options` holds the distinct ground truths of a subset, before the limit. A
+        subset with an unreadable file is rejected as a whole. Raises UserError if no subset or no row can be used.
         """
         folder = Path(folder)
         files = _subset_files(folder)
@@ -131,9 +130,9 @@ class Benchmark:
             reason = rejected[0]["reason"] if rejected else "every list is empty"
             raise UserError(f"{folder}: nothing in it can be used ({len(rejected)} rejected; {reason}); fix the files")
         names = dict.fromkeys([path.stem for path in files] + [row.subset for row in rows])
-        of = {name: [row for row in rows if row.subset == name] for name in names}
-        options = {name: sorted({row.gt for row in ours}) for name, ours in of.items()}
-        kept = [replace(row, prompt=prompt) for ours in of.values() for row in ours[:limit]]
+        by_subset = {name: [row for row in rows if row.subset == name] for name in names}
+        options = {name: sorted({row.gt for row in members}) for name, members in by_subset.items()}
+        kept = [replace(row, prompt=prompt) for members in by_subset.values() for row in members[:limit]]
         return Benchmark(kept, options, rejected, limited=len(kept) < len(rows), prompt=prompt)
 
 
@@ -142,13 +141,15 @@ def _subset_files(folder: Path) -> list[Path]:
 
 
 def _misnamed(folder: Path) -> list[dict]:
-    """Subsets whose file is called almost as it should be: `ser.json` or `SER (1).json` in SER."""
+    """Return subsets whose file is slightly misnamed, such as `ser.json` or `SER (1).json` in SER."""
     found = []
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        name, there = f"{place.name}.json", sorted(path.name for path in place.glob("*.json"))
-        alike = [other for other in there if _spelling(other).startswith(_spelling(place.name))]
-        if alike and name not in there:
-            found.append({"id": place.name, "reason": f"{place} has {', '.join(alike)} and no {name}; rename the file"})
+    for subset in sorted(path for path in folder.iterdir() if path.is_dir()):
+        name, files = f"{subset.name}.json", sorted(path.name for path in subset.glob("*.json"))
+        alike = [other for other in files if _spelling(other).startswith(_spelling(subset.name))]
+        if alike and name not in files:
+            found.append(
+                {"id": subset.name, "reason": f"{subset} has {', '.join(alike)} and no {name}; rename the file"}
+            )
     return found
 
 
@@ -175,12 +176,12 @@ def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
     if not isinstance(entries, list):
         return [], [{"id": path.stem, "reason": f"{path}: holds a {type(entries).__name__}, not a list of rows"}]
     keys = [set(entry) for entry in entries if isinstance(entry, dict)]
-    known = {*FIELDS, *(set.intersection(*keys) if len(keys) > 1 else ())}  # a further column, if all rows have it
+    known = {*FIELDS, *(set.intersection(*keys) if len(keys) > 1 else ())}  # metadata columns: keys that all rows have
     first: dict[str, int] = {}
     rows, rejected = [], []
     for index, entry in enumerate(entries):
         name = f"{path.stem}/{index}"
-        reason = _fault(entry, known) or _double(entry, index, first)
+        reason = _fault(entry, known) or _duplicate(entry, index, first)
         audio = None if reason else _audio_path(path.parent, entry["audio"])
         if audio is None:
             reason = reason or f"audio {entry['audio']} is not in {path.parent / 'audio'}"
@@ -191,7 +192,7 @@ def _read_subset(path: Path) -> tuple[list[Row], list[dict]]:
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict | ValueError:
-    """A row, or why it is none, so that the rows beside it are read."""
+    """Return a row, or the error, so that the other rows are still read."""
     try:
         return each_once(pairs)
     except ValueError as error:
@@ -224,15 +225,15 @@ def _fault(entry: object, known: set[str]) -> str | None:
 
 
 def _unknown_conditions(entry: dict, known: set[str]) -> list[str]:
-    """Keys that are not known, and names under `condition` or `conditions` that are no condition."""
+    """Return unknown keys, and names under `condition` or `conditions` that are no condition."""
     listed = [entry.get("condition") or [], entry.get("conditions") or []]
     named = [name for value in listed for name in (value if isinstance(value, list) else [value])]
     keys = [key for key in entry if key not in known]
     return [repr(name) for name in keys + named if name not in CONDITIONS]
 
 
-def _double(entry: dict, index: int, first: dict[str, int]) -> str | None:
-    """Why a row with an `id` cannot be told from an earlier one."""
+def _duplicate(entry: dict, index: int, first: dict[str, int]) -> str | None:
+    """Return the message for a row whose `id` is that of an earlier one, or None."""
     name = entry.get("id")
     if name is None or first.setdefault(str(name), index) == index:
         return None
@@ -240,7 +241,7 @@ def _double(entry: dict, index: int, first: dict[str, int]) -> str | None:
 
 
 def _audio_path(folder: Path, audio: str) -> Path | None:
-    """The clip relative to `<NAME>/audio`, `<NAME>` or the benchmark's folder, whichever holds it."""
+    """Find the clip in `<NAME>/audio`, `<NAME>` or the benchmark's folder."""
     return audio_files.find(audio, folder / "audio", folder, folder.parent)
 
 

@@ -1,7 +1,7 @@
-"""MCR-BENCH as the CAAD authors' manifests hold it: a line per condition, its category `MCR@<subset>@<condition>`.
+"""MCR-BENCH in the CAAD authors' manifests: a line per condition, with category `MCR@<subset>@<condition>`.
 
-Lines belong to one row if they are about one clip, as in the authors' own scoring, and a line with a hint repeats the
-neutral line's question. A clip that is asked several questions has several neutral lines.
+Lines belong to one row if they are about the same clip, as in the authors' scoring, and the lines with hints repeat the
+neutral line's question. A clip with several questions has several neutral lines.
 """
 
 from collections import defaultdict
@@ -28,7 +28,7 @@ Joined = tuple[str, str, dict[str, Prompt]]
 
 
 def read(path: Path, kind: str, conditions: Sequence[str]) -> tuple[list[Joined], list[dict]]:
-    """Id, subset, and prompt per condition of each row that has all of them; `{id, reason}` of what is left out."""
+    """Return id, subset and prompts by condition of each complete row, and `{id, reason}` of what is rejected."""
     lines: dict[tuple[str, tuple[Path, ...]], list[_Line]] = defaultdict(list)
     ids: dict[tuple[object, str], str] = {}
     rejected = []
@@ -39,28 +39,28 @@ def read(path: Path, kind: str, conditions: Sequence[str]) -> tuple[list[Joined]
             subset, condition = _category(row.get("category"), kind, conditions)
             prompt_manifest.note_id(row, where, ids)
             prompt = prompt_manifest.prompt(row, folder)
-            about = lines[subset, tuple(clip.path for clip in prompt.clips)]
-            _no_repetition(condition, prompt, about)
-            about.append(_Line(where, condition, prompt))
+            same_clip = lines[subset, tuple(clip.path for clip in prompt.clips)]
+            _check_new(condition, prompt, same_clip)
+            same_clip.append(_Line(where, condition, prompt))
         except Fault as fault:
             rejected.append({"id": where, "reason": str(fault)})
     found = []
     number: dict[str, int] = defaultdict(int)
-    for (subset, _), about in lines.items():
-        rows, strays = _rows(about)
+    for (subset, _), same_clip in lines.items():
+        rows, strays = _rows(same_clip)
         rejected += [{"id": line.where, "reason": str(reason)} for line, reason in strays]
-        for one in rows:
+        for row_lines in rows:
             name = f"{subset}/{number[subset]}"
             number[subset] += 1
             try:
-                found.append((name, subset, _whole(one, conditions)))
+                found.append((name, subset, _prompts(row_lines, conditions)))
             except Fault as fault:
-                rejected.append({"id": name, "reason": f"{one[0].where}: {fault}"})
+                rejected.append({"id": name, "reason": f"{row_lines[0].where}: {fault}"})
     return found, rejected
 
 
 def hint(text: str, question: str) -> str | None:
-    """What a line says beside its question; None where that is nothing."""
+    """Return a line's text without its question; None if nothing is left."""
     return text.replace(question, "", 1).strip() or None
 
 
@@ -73,24 +73,24 @@ def _category(category: object, kind: str, conditions: Sequence[str]) -> tuple[s
     return parts[1], parts[2].lower()
 
 
-def _no_repetition(condition: str, prompt: Prompt, about: list[_Line]) -> None:
-    for line in about:
+def _check_new(condition: str, prompt: Prompt, same_clip: list[_Line]) -> None:
+    for line in same_clip:
         if line.condition == condition and line.prompt.question == prompt.question:
             raise Fault(f"asks what {line.where} asks about the same clip")
 
 
-def _rows(about: list[_Line]) -> tuple[list[list[_Line]], list[tuple[_Line, Fault]]]:
-    """The lines about one clip by row, the neutral one first if there is one, and those that are of no row."""
-    neutral = [line for line in about if line.condition == NEUTRAL]
-    others = [line for line in about if line.condition != NEUTRAL]
+def _rows(same_clip: list[_Line]) -> tuple[list[list[_Line]], list[tuple[_Line, Fault]]]:
+    """Group the lines about one clip into rows, neutral line first; return also the lines that fit no row."""
+    neutral = [line for line in same_clip if line.condition == NEUTRAL]
+    others = [line for line in same_clip if line.condition != NEUTRAL]
     if not neutral:
         return [others], []
     rows = {line.prompt.question: [line] for line in neutral}
     strays = []
     for line in others:
-        asked = [question for question in rows if _repeats(line.prompt.question, question)]
-        if asked:
-            rows[max(asked, key=len)].append(line)
+        repeated = [question for question in rows if _repeats(line.prompt.question, question)]
+        if repeated:
+            rows[max(repeated, key=len)].append(line)
         else:
             none = f"none of the {len(rows)} questions" if len(rows) > 1 else f"not the question of {neutral[0].where}"
             strays.append((line, Fault(f"asks {none} about {line.prompt.clips[0]}")))
@@ -101,8 +101,8 @@ def _repeats(text: str, question: str) -> bool:
     return question in text or matches(text, question)
 
 
-def _whole(row: list[_Line], conditions: Sequence[str]) -> dict[str, Prompt]:
-    """The prompt of each condition; Fault where one is missing or there are two, or they are not of one item."""
+def _prompts(row: list[_Line], conditions: Sequence[str]) -> dict[str, Prompt]:
+    """Return the prompt of each condition; raises Fault if one is missing, duplicate or inconsistent."""
     by_condition: dict[str, list[_Line]] = {condition: [] for condition in conditions}
     for line in row:
         by_condition[line.condition].append(line)

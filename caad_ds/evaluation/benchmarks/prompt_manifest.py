@@ -1,10 +1,10 @@
-"""JSONL manifests: a prompt a line, in our form and in those of the CAAD authors.
+"""JSONL manifests with a prompt per line, in this project's format and in those of the CAAD authors.
 
     {"audios": [{"path", "text"}], "messages": [{"role", "content"}], "label", "category"}
     {"audios": [{"audio_filepath", "transcription"}], "messages": [...], "target", "category"}
     {"messages": [{"role", "content", "audios": [{"audio", "transcription"}]}], "target", "category"}
 
-`category` says of which benchmark a line is: `DS@<instance>`, or `MCR@<subset>@<condition>`.
+`category` names the benchmark of a line: `DS@<instance>`, or `MCR@<subset>@<condition>`.
 """
 
 import json
@@ -27,7 +27,7 @@ CATEGORY = re.compile(rb'"category"\s*:\s*"(\w+)@')
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a line asks: clips, the turns up to the last of the user with `<|AUDIO|>` once per clip, and the answer."""
+    """A line's clips, its turns up to the last user turn with `<|AUDIO|>` once per clip, and the answer."""
 
     clips: tuple[Clip, ...]
     messages: list[dict]
@@ -35,48 +35,48 @@ class Prompt:
 
     @property
     def question(self) -> str:
-        """The last turn's text without marks of audio."""
+        """The last turn's text without audio marks."""
         return without_marks(self.messages[-1]["content"])
 
 
 def manifests(path: Path) -> list[Path]:
-    """The file itself, or the manifests directly in a folder."""
+    """Return the file itself, or the manifests directly in a folder."""
     if path.is_file():
         return [path] if path.suffix == ".jsonl" else []
     return sorted(file for file in path.glob("*.jsonl") if not file.is_dir())
 
 
 def benchmarks_in(path: Path) -> set[str]:
-    """What the categories in a file or folder begin with: DS, MCR, ..."""
+    """Return the prefixes of the categories in a file or folder: DS, MCR, ..."""
     found: set[str] = set()
     for file in manifests(path):
-        with suppress(OSError), open(file, "rb") as lines:  # `rows` tells it
+        with suppress(OSError), open(file, "rb") as lines:  # reported by `rows`
             found |= {name.decode() for line in lines for name in CATEGORY.findall(line)}
     return found
 
 
 def rows(path: Path) -> Iterator[tuple[str, Path, dict | Fault]]:
-    """`FILE:LINE`, the folder that paths are relative to, and the row of each line, or why it is none.
+    """Yield, per line, `FILE:LINE`, the folder that paths are relative to, and the row or a Fault.
 
-    Of a file that cannot be read, its name and why.
+    An unreadable file yields its name and a Fault.
     """
     for file in manifests(path):
         try:
-            for place, line in numbered(file):
+            for number, line in numbered(file):
                 if line.removeprefix(BOM).strip():
-                    yield f"{file.name}:{place}", file.parent, _row(line)
+                    yield f"{file.name}:{number}", file.parent, _row(line)
         except (TextError, OSError) as error:
             yield file.name, file.parent, Fault(f"cannot be read ({error})")
 
 
 def note_id(row: dict, where: str, seen: dict[tuple[object, str], str]) -> None:
-    """Fault where another row of this category has the row's `id`; `seen` holds where each was first.
+    """Raise Fault if an earlier row of this category has the row's `id`; `seen` holds the first position of each.
 
-    In the authors' training data the id is the audio's path, which several questions may share: that is none.
+    In the authors' training data the id is the audio's path, shared by several questions: it is ignored.
     """
     turns = row["messages"] if isinstance(row.get("messages"), list) else []
-    held = [row, *(turn for turn in turns if isinstance(turn, dict))]
-    paths = [_path(audio) for each in held if isinstance(each.get("audios"), list) for audio in each["audios"]]
+    holders = [row, *(turn for turn in turns if isinstance(turn, dict))]
+    paths = [_path(audio) for part in holders if isinstance(part.get("audios"), list) for audio in part["audios"]]
     if row.get("id") is None or row["id"] in (*paths, "@".join(map(str, paths))):
         return
     first = seen.setdefault((row.get("category"), str(row["id"])), where)
@@ -85,7 +85,7 @@ def note_id(row: dict, where: str, seen: dict[tuple[object, str], str]) -> None:
 
 
 def prompt(row: dict, folder: Path) -> Prompt:
-    """What a row asks; Fault where it cannot be asked."""
+    """Return the prompt of a row; raises Fault if it is invalid."""
     turns = _turns(row)
     audios = _audios(row, turns)
     messages = _messages(turns, len(audios))
@@ -97,7 +97,7 @@ def prompt(row: dict, folder: Path) -> Prompt:
 
 
 def answer(label: object) -> str:
-    """A label as text; Fault where it is none, or nothing of it is left after normalisation."""
+    """Return a label as text; raises Fault if it is missing, or nothing is left after normalisation."""
     text = text_of(label)
     if text is None or not words(text):
         raise Fault(f"label {label!r:.60} is missing, no text or number, or has no word left after normalisation")
@@ -105,14 +105,14 @@ def answer(label: object) -> str:
 
 
 def without_marks(content: str) -> str:
-    """A turn's text without marks of audio."""
+    """Return a turn's text without audio marks."""
     for mark in (START_AUDIO, AUDIO, END_AUDIO):
         content = content.replace(mark, "")
     return content.strip()
 
 
 def _row(line: bytes) -> dict | Fault:
-    """An object with text."""
+    """Parse a line; return the object or a Fault."""
     try:
         row = json.loads(decode_line(line), object_pairs_hook=each_once)
     except TextError as error:
@@ -125,7 +125,7 @@ def _row(line: bytes) -> dict | Fault:
 
 
 def _turns(row: dict) -> list[dict]:
-    """Up to the last of the user."""
+    """Return the turns up to the last user turn."""
     turns = row.get("messages")
     if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
         raise Fault("messages is not a list of {role, content}")
@@ -140,15 +140,15 @@ def _is_turn(turn: object) -> bool:
 
 
 def _audios(row: dict, turns: list[dict]) -> list:
-    """The row's, or those inside its turns, which are then marked in the same turn."""
+    """Return the row's audios, or those of its turns, which must then be marked in the same turn."""
     inside = []
     for turn in turns:
-        held = turn.get("audios") or []
-        if not isinstance(held, list):
+        own = turn.get("audios") or []
+        if not isinstance(own, list):
             raise Fault("audios of a turn is not a list")
-        if held and (marks := turn["content"].count(AUDIO)) not in (0, len(held)):
-            raise Fault(f"{marks} {AUDIO} in a turn but {len(held)} audios")
-        inside += held
+        if own and (marks := turn["content"].count(AUDIO)) not in (0, len(own)):
+            raise Fault(f"{marks} {AUDIO} in a turn but {len(own)} audios")
+        inside += own
     audios = row.get("audios") or inside
     if not isinstance(audios, list) or not audios:
         raise Fault("audios is missing or empty")
@@ -158,7 +158,7 @@ def _audios(row: dict, turns: list[dict]) -> list:
 
 
 def _messages(turns: list[dict], audios: int) -> list[dict]:
-    """The turns; without marks of audio in them, each clip is put before the last."""
+    """Return the turns; if they have no audio marks, those of all clips are put before the last turn's text."""
     turns = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     marks = sum(turn["content"].count(AUDIO) for turn in turns)
     if marks not in (0, audios):

@@ -3,7 +3,7 @@
 import pytest
 
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_notes, score_instances
-from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, dimensions, present
+from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, current_name, dimensions
 from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.scoring.scores import RULES
 from tests.evaluation.benchmarks.superb_files import (
@@ -119,11 +119,12 @@ def test_a_limit_that_leaves_rows_out_is_known(tmp_path, limit, limited):
 
 def test_names_of_the_first_release_are_those_of_today():
     assert len(FIRST) == 55
-    assert {present(name) for name in FIRST} == {name for name in dimensions() if not name.endswith("-multiaudio")}
-    assert {present(name) for name in dimensions()} == set(dimensions()), "no two instances are spelled alike"
-    assert present("DynamicSuperb___SpokenTermDetection_LJSpeech") == SPOKEN
+    assert {current_name(name) for name in FIRST} == {name for name in dimensions() if not name.endswith("-multiaudio")}
+    assert {current_name(name) for name in dimensions()} == set(dimensions()), "no two instances are spelled alike"
+    assert current_name("DynamicSuperb___SpokenTermDetection_LJSpeech") == SPOKEN
     assert (
-        present("datasets--DynamicSuperb--NoiseDetection_VCTK_MUSAN-Gaussian") == "NoiseDetection_VCTK-MUSAN-Gaussian"
+        current_name("datasets--DynamicSuperb--NoiseDetection_VCTK_MUSAN-Gaussian")
+        == "NoiseDetection_VCTK-MUSAN-Gaussian"
     )
 
 

@@ -1,4 +1,4 @@
-"""A benchmark as its description has it: rows as items, each about one question, and why rows cannot be asked."""
+"""Load a benchmark by its description: an item per row, and the reasons for rejected rows."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import ClassVar
 from caad_ds.data.markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files
 from caad_ds.evaluation.benchmarks.described.description import Description
-from caad_ds.evaluation.benchmarks.described.files import Found, absent, files_of, read_rows
+from caad_ds.evaluation.benchmarks.described.files import SourceRow, absent, files_of, read_rows
 from caad_ds.evaluation.benchmarks.described.hub import hub_folder
 from caad_ds.evaluation.benchmarks.described.templates import of_row, rendered
 from caad_ds.evaluation.benchmarks.hf_datasets import Cell
@@ -22,7 +22,7 @@ from caad_ds.utils.text import trimmed
 
 @dataclass(frozen=True)
 class Described:
-    """The usable rows of a described benchmark; a subset is what its `group` says, or all of it."""
+    """The usable rows of a described benchmark; subsets are the values of its `group`, else there is one."""
 
     description: Description
     items: list[Item] = field(default_factory=list)
@@ -40,107 +40,109 @@ class Described:
 
     @property
     def figures(self) -> str:
-        """What the description says a score is."""
+        """The description's `score`."""
         return self.description.score
 
     @property
     def setup(self) -> Mapping[str, str]:
-        """Figures, rule and the hub ids that were read; the prompts are in the hash of the benchmark's contents."""
+        """Score, rule and the hub ids that were read; prompts are covered by the content hash."""
         hub = {"hub": ", ".join(self.description.hub)} if self.from_hub else {}
         return {"figures": self.description.score, "rule": self.description.matching, **hub}
 
     def verdicts(self, item: Item, answer: str) -> dict:
-        """Whether an answer is right by each rule of matching, the first of them the description's."""
+        """Return whether an answer is right by each matching rule; `right` is the description's rule."""
         known = item.choices or self.options.get(item.subset, ())
         return judged(self.description.matching, answer, item.gt, known, item.question, item.choices)
 
     @staticmethod
     def load(description: Description, folder: Path | None, limit: int | None = None) -> "Described":
-        """Read the files in `folder`, or where none is given those of the hub ids.
+        """Read the files in `folder`, or those of the hub ids if it is None.
 
-        Files that the folder lacks are among what is rejected. UserError when it has none, or no row can be used.
+        Missing files are listed under `rejected`. Raises UserError if there are none, or no row can be used.
         """
         items, rejected = parted(_read(description, folder))
-        lacking = absent(description, folder) if folder else []
-        rejected += [{"id": name, "reason": f"there is none in {folder}"} for name in lacking]
+        missing = absent(description, folder) if folder else []
+        rejected += [{"id": name, "reason": f"there is none in {folder}"} for name in missing]
         if not items:
             raise UserError(
                 f"{folder or description.name}: no row of {description.name} can be used ({first_reason(rejected)})"
             )
-        of = by_subset(items)
-        kept = [item for ours in of.values() for item in ours[:limit]]
+        subsets = by_subset(items)
+        kept = [item for members in subsets.values() for item in members[:limit]]
         fixed = description.fixed_choices
-        options = {subset: sorted(fixed) for subset in of} if fixed else {}
-        if not fixed and description.columns.choices is None:  # free answers: those that are right somewhere
-            options = {subset: sorted({item.gt for item in ours}) for subset, ours in of.items()}
+        options = {subset: sorted(fixed) for subset in subsets} if fixed else {}
+        if not fixed and description.columns.choices is None:  # free answers: the labels of the subset
+            options = {subset: sorted({item.gt for item in members}) for subset, members in subsets.items()}
         return Described(description, kept, options, rejected, limited=len(kept) < len(items), from_hub=folder is None)
 
 
 def _read(description: Description, folder: Path | None) -> Iterator[Item | dict]:
-    """An item per row, or `{id, reason}`; ids are the rows' own, or count them."""
+    """Yield an item per row, or `{id, reason}`; ids are the rows' own, else their numbers."""
     first: dict[str, str] = {}
-    own = description.columns.id
+    id_column = description.columns.id
     files = _files(description, folder).items()
-    rows = (found for file, called in files for found in read_rows(file, called, description.rows))
-    for number, found in enumerate(rows):
-        name = found.where
+    rows = (source for file, label in files for source in read_rows(file, label, description.rows))
+    for number, source in enumerate(rows):
+        name = source.where
         try:
-            if isinstance(found.row, Fault):
-                raise found.row
-            name = f"{description.name}/{number}" if own is None else _text(own, found.row, "id")
-            if first.setdefault(name, found.where) != found.where:
+            if isinstance(source.row, Fault):
+                raise source.row
+            name = f"{description.name}/{number}" if id_column is None else _text(id_column, source.row, "id")
+            if first.setdefault(name, source.where) != source.where:
                 raise Fault(f"id {name!r} is that of {first[name]}")
-            item = _item(description, name, found, folder)
+            item = _item(description, name, source, folder)
         except Fault as fault:
-            yield {"id": name, "reason": f"{found.where}: {fault}" if name != found.where else str(fault)}
+            yield {"id": name, "reason": f"{source.where}: {fault}" if name != source.where else str(fault)}
         else:
             yield item
 
 
 def _files(description: Description, folder: Path | None) -> dict[Path, str]:
-    """The files, and what messages call them: their paths in the folder, of the hub after the data set's id."""
+    """Return the files and their names in messages: relative paths, prefixed by the data set's id if from the hub."""
     if folder is not None and not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the one that holds the files of {description.name}")
     if folder is not None:
         return {file: file.relative_to(folder).as_posix() for file in files_of(description, folder)}
     if not description.hub:
         raise UserError(f"--data: {description.name} needs the folder of its files; {description.data}")
-    plain = description.model_copy(update={"files": []})
-    places = {name: hub_folder(name) for name in description.hub}
+    all_tables = description.model_copy(update={"files": []})
+    folders = {name: hub_folder(name) for name in description.hub}
     return {
-        file: f"{name}/{file.relative_to(place).as_posix()}"
-        for name, place in places.items() for file in files_of(plain, place)
+        file: f"{name}/{file.relative_to(path).as_posix()}"
+        for name, path in folders.items() for file in files_of(all_tables, path)
     }  # fmt: skip
 
 
-def _item(description: Description, name: str, found: Found, folder: Path | None) -> Item:
-    assert isinstance(found.row, dict)
-    row, columns = found.row, description.columns
+def _item(description: Description, name: str, source: SourceRow, folder: Path | None) -> Item:
+    assert isinstance(source.row, dict)
+    row, columns = source.row, description.columns
     question = rendered(description.question, row=row) if description.question else _question(columns.question, row)
     choices = _choices(description, row)
     label = _label(description, row, choices)
     prompt = rendered(description.prompt, row=row, question=question, choices=choices)
     if AUDIO in prompt:
         raise Fault(f"its prompt holds {AUDIO}, which stands for an audio: remove it")
-    clips = _clips(description, found, folder)
-    # Of a yes-no question they have no place, and so no letter.
-    own = () if description.score == "yes_no" else tuple(choices)
+    clips = _clips(description, source, folder)
+    # The choices of a yes-no question have no order, and so no letters.
+    listed = () if description.score == "yes_no" else tuple(choices)
     messages = [{"role": "user", "content": user_content(prompt, audios=len(clips))}]
-    return Item(name, _group(description, row), None, clips, messages, prompt, label, choices=own)
+    return Item(name, _group(description, row), None, clips, messages, prompt, label, choices=listed)
 
 
 def _choices(description: Description, row: Mapping[str, object]) -> list[str]:
     named = description.columns.choices
     if named is None:
         return description.fixed_choices
-    given = [of_row(one, row) for one in named] if isinstance(named, list) else of_row(named, row)
-    if isinstance(given, str):  # a cell of CSV, or a text of a table
+    given = [of_row(column, row) for column in named] if isinstance(named, list) else of_row(named, row)
+    if isinstance(given, str):  # a cell of a CSV file or a table
         try:
             given = json.loads(given)
         except ValueError as error:
             raise Fault(f"its choices {given!r:.60} are no list of texts, as JSON writes it") from error
-    # Published ones may be empty, and have white space around them, which prompts show.
-    choices = [one if isinstance(one, str) else text_of(one) for one in given] if isinstance(given, list) else []
+    # Kept as published: choices may be empty, and prompts show the white space around them.
+    choices = (
+        [choice if isinstance(choice, str) else text_of(choice) for choice in given] if isinstance(given, list) else []
+    )
     if len(choices) < 2 or None in choices:
         raise Fault(f"its choices are {given!r:.60}, not two or more texts")
     return [choice for choice in choices if choice is not None]
@@ -155,10 +157,10 @@ def _label(description: Description, row: Mapping[str, object], choices: list[st
             raise Fault(f"its answer {given!r:.60} is none of {', '.join(description.answers)}")
         given = description.answers[given]
     if description.answer_is != "text":
-        place = _place(given, description.answer_is)
-        if place is None or not 0 <= place < len(choices):
+        index = _choice_index(given, description.answer_is)
+        if index is None or not 0 <= index < len(choices):
             raise Fault(f"its answer {given!r:.60} is no {description.answer_is} of its {len(choices)} choices")
-        given = choices[place]
+        given = choices[index]
     if description.score == "yes_no":
         given = given.casefold()
     if choices:
@@ -171,8 +173,8 @@ def _label(description: Description, row: Mapping[str, object], choices: list[st
     return given
 
 
-def _place(given: str, kind: str) -> int | None:
-    """The place in the choices that a letter, or an index from 0 on, means."""
+def _choice_index(given: str, kind: str) -> int | None:
+    """Return the index in the choices of an answer that is a letter, or an index from 0; None if it is neither."""
     if kind == "index":
         return int(given) if given.isdecimal() else None
     return ord(given.upper()) - ord("A") if len(given) == 1 and given.isascii() and given.isalpha() else None
@@ -186,16 +188,17 @@ def _group(description: Description, row: Mapping[str, object]) -> str:
     return group
 
 
-def _clips(description: Description, found: Found, folder: Path | None) -> tuple[Clip, ...]:
-    assert isinstance(found.row, dict)
-    given = of_row(description.columns.audio, found.row)
+def _clips(description: Description, source: SourceRow, folder: Path | None) -> tuple[Clip, ...]:
+    assert isinstance(source.row, dict)
+    given = of_row(description.columns.audio, source.row)
     named = description.columns.transcription
-    text = "" if named is None else text_of(of_row(named, found.row)) or ""
+    text = "" if named is None else text_of(of_row(named, source.row)) or ""
     if isinstance(given, Cell):
-        return (Clip(found.file, text, given),)
-    roots = [found.file.parent, *([folder] if folder else [])]
+        return (Clip(source.file, text, given),)
+    roots = [source.file.parent, *([folder] if folder else [])]
     folders = [root / name for root in roots for name in ("", *description.audio_folders)]
-    return tuple(Clip(_audio(one, folders), text) for one in (given if isinstance(given, list) and given else [given]))
+    names = given if isinstance(given, list) and given else [given]
+    return tuple(Clip(_audio(name, folders), text) for name in names)
 
 
 def _audio(name: object, folders: list[Path]) -> Path:
@@ -208,7 +211,7 @@ def _audio(name: object, folders: list[Path]) -> Path:
 
 
 def _question(named: str | None, row: Mapping[str, object]) -> str:
-    """As it is written, white space around it too."""
+    """Return the question as written, including surrounding white space."""
     given = of_row(named or "", row)
     text = text_of(given)
     if text is None:

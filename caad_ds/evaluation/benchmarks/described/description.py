@@ -1,6 +1,6 @@
-"""A benchmark's description: a YAML that says where its questions, choices, answers and audio stand.
+"""Description of a benchmark: a YAML file that defines where its questions, choices, answers and audio are.
 
-Those that are shipped lie in `descriptions/`; a user's own is named by its path.
+Shipped descriptions are in `descriptions/`; a user's own is given by its path.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """Where a part of the published form was seen: files of a public repository at a commit."""
+    """Source of a part of the published format: files of a public repository at a commit."""
 
     of: str
     repository: str
@@ -34,10 +34,10 @@ class Source(_Strict):
 
 
 class Columns(_Strict):
-    """Where a row has what: the name of a column (a key of JSON), or a template over the `row`.
+    """The columns of a row: each the name of a column (a JSON key), or a template over the `row`.
 
-    `choices` is a column that holds a list, or a list of columns that hold one each. `audio` is a path, a list of
-    paths, or bytes in a table. `group` is what accuracies are also given for.
+    `choices` is a column with a list, or a list of columns with one choice each. `audio` holds a path, a list of paths,
+    or bytes in a table. Accuracies are also reported per value of `group`.
     """
 
     answer: str
@@ -97,17 +97,17 @@ class Description(_Strict):
 
     @property
     def fixed_choices(self) -> list[str]:
-        """The choices that every question has; none where rows have their own, or there are none."""
+        """The choices of every question; empty if rows have their own, or there are none."""
         return [*YES_NO] if self.score == "yes_no" else self.choices
 
 
 def shipped() -> dict[str, Path]:
-    """The files of the descriptions that come with the package, by name."""
+    """Return the files of the descriptions that come with the package, by name."""
     return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
 
 
 def description_file(named: str | Path) -> Path | None:
-    """The description that is named by its path, or by its name where nothing is at that path; None if none is."""
+    """Return the file of a description given by path, or by name if nothing is at that path; None if there is none."""
     path = Path(named)
     if path.exists():
         return path if path.is_file() and path.suffix in ENDINGS else None
@@ -115,7 +115,7 @@ def description_file(named: str | Path) -> Path | None:
 
 
 def read_description(file: Path) -> Description:
-    """A description, checked; UserError with the file, the key and what is wrong."""
+    """Read and validate a description; raises UserError with the file, the key and the problem."""
     found: Description = read_yaml(file, Description)
     if file.parent != SHIPPED and found.name in shipped():
         raise UserError(f"{file}: name: {found.name} is that of a shipped description; give it another")

@@ -1,6 +1,6 @@
-"""The rows of a described benchmark's files: JSON, JSONL, CSV, TSV, and tables of Parquet or Arrow.
+"""Read the rows of a described benchmark's files: JSON, JSONL, CSV, TSV, and Parquet or Arrow tables.
 
-Text that cannot be read ends its file, or its line where lines are apart; the rest is read.
+Undecodable text skips the rest of its file, in JSONL only its line.
 """
 
 import csv
@@ -21,9 +21,8 @@ from caad_ds.utils.text import TextError, decode_line, each_once, is_text, numbe
 WIDEST_CELL = 1 << 24
 
 
-class Found(NamedTuple):
-    """A row, or why it is none: `PATH:LINE` in the folder, the file, and values by column; of a column of audio the
-    `Cell`."""
+class SourceRow(NamedTuple):
+    """A row: `PATH:LINE` in the folder, the file, and its values by column (audio bytes as a `Cell`), or a Fault."""
 
     where: str
     file: Path
@@ -31,13 +30,15 @@ class Found(NamedTuple):
 
 
 def absent(description: Description, folder: Path) -> list[str]:
-    """The names and patterns of a description's files of which a folder has none."""
+    """Return the file names and patterns of a description that match nothing in a folder."""
     return [pattern for pattern in description.files if not any(folder.glob(pattern))]
 
 
 def files_of(description: Description, folder: Path) -> list[Path]:
-    """The files in a folder that a description names, and the tables of folders that it names; UserError: there are
-    none, or not all of one data set."""
+    """Return the files in a folder that a description names, and the tables of the folders that it names.
+
+    Raises UserError if there are none, or the parts of a data set are incomplete.
+    """
     found = []
     for pattern in description.files or ["."]:
         for path in [folder] if pattern == "." else sorted(folder.glob(pattern)):
@@ -51,20 +52,20 @@ def files_of(description: Description, folder: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_rows(file: Path, called: str, key: str | None) -> Iterator[Found]:
-    """The rows of a file, in order.
+def read_rows(file: Path, label: str, key: str | None) -> Iterator[SourceRow]:
+    """Yield the rows of a file, in order.
 
-    `called` is what messages call it, `key` where a JSON object has its list of rows.
+    `label` is the file's name in messages, `key` the JSON key of the list of rows.
     """
     read = READERS.get(file.suffix.lower())
     if read is None:
-        yield Found(called, file, Fault(f"is no {', '.join(READERS)} file"))
+        yield SourceRow(label, file, Fault(f"is no {', '.join(READERS)} file"))
         return
     try:
         for number, row in read(file, key):
-            yield Found(f"{called}:{number}", file, row)
+            yield SourceRow(f"{label}:{number}", file, row)
     except (TextError, OSError, Fault, RecursionError, *FAULTS) as error:
-        yield Found(called, file, Fault(f"cannot be read ({error})"))
+        yield SourceRow(label, file, Fault(f"cannot be read ({error})"))
 
 
 def _json(file: Path, key: str | None) -> Iterator[tuple[int, dict | Fault]]:
@@ -113,9 +114,9 @@ def _separated(file: Path, key: str | None) -> Iterator[tuple[int, dict | Fault]
 
 
 def _table(file: Path, key: str | None) -> Iterator[tuple[int, dict | Fault]]:
-    """Numbers and class labels are texts; what holds bytes is audio, which is read when it is heard."""
-    about = schema(file)
-    kinds = {name: kind for name, kind in zip(about.names, about.types, strict=True) if not pa.types.is_null(kind)}
+    """Yield rows with numbers and class labels as text; columns with bytes are audio, which is read on demand."""
+    table = schema(file)
+    kinds = {name: kind for name, kind in zip(table.names, table.types, strict=True) if not pa.types.is_null(kind)}
     audio = [name for name, kind in kinds.items() if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0]
     plain = [name for name, kind in kinds.items() if name not in audio and not pa.types.is_binary(kind)]
     for number, row in enumerate(texts(file, plain)):

@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face hub, as files: downloaded once into the hub's cache, or found there offline."""
+"""Download data sets from the Hugging Face hub into its cache, or find them there offline."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from caad_ds.utils.progress import waiting
 
 
 def hub_folder(named: str) -> Path:
-    """The folder of a data set's tables, of `OWNER/NAME` or `OWNER/NAME@REVISION`; UserError where the hub has none, or
-    cannot be asked."""
+    """Return the folder with the tables of a data set, `OWNER/NAME` or `OWNER/NAME@REVISION`; raises UserError if the
+    hub has none or cannot be reached."""
     from huggingface_hub import snapshot_download  # takes a while to import
 
     name, _, revision = named.partition("@")

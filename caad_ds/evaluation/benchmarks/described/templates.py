@@ -1,6 +1,6 @@
-"""Templates of descriptions: Jinja in its sandbox, which reads a row and can do nothing else.
+"""Templates of descriptions, rendered by sandboxed Jinja, which can only read the row.
 
-Published prompts enumerate choices, which `str.format` cannot; public runners write them in Jinja too.
+Published prompts enumerate choices, which `str.format` cannot do; public runners use Jinja too.
 """
 
 from collections.abc import Mapping
@@ -17,29 +17,29 @@ from caad_ds.evaluation.benchmarks.items import Fault
 
 
 class Null(StrictUndefined):
-    """A null of a row: false in a condition, and else refused as what is missing; not the word "None"."""
+    """A null in a row: false in a condition, otherwise an error like a missing value, never the word "None"."""
 
     __slots__ = ()
 
-    def __bool__(self) -> bool:  # type: ignore[override]  # there it raises
-        """No."""
+    def __bool__(self) -> bool:  # type: ignore[override]  # the base class raises
+        """Return False."""
         return False
 
     def __eq__(self, other: object) -> bool:  # type: ignore[override]
-        """Equal to nothing but null."""
+        """Return whether the other is null too."""
         return other is None or isinstance(other, Null)
 
     def __ne__(self, other: object) -> bool:  # type: ignore[override]
-        """The opposite."""
+        """Return the opposite of `==`."""
         return not self == other
 
     def __hash__(self) -> int:  # type: ignore[override]
-        """That of None."""
+        """Return the hash of None."""
         return hash(None)
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """Reads the keys of a row before the methods of a `dict`: `row.items` is a column that is called so."""
+    """Look up keys of a row before methods of `dict`: `row.items` is a column of that name."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """See Jinja."""
@@ -54,24 +54,24 @@ class Environment(ImmutableSandboxedEnvironment):
         return Null(f"{name!r} is null") if value is None else value
 
 
-def _shown(value: Any) -> Any:
-    """What a template puts out; TypeError for what is no text, number, list or object of these, as methods are."""
-    if isinstance(value, str | int | float | Undefined):  # what is undefined says so itself
+def _checked_output(value: Any) -> Any:
+    """Return an output value of a template; TypeError unless it is text, a number, or a list or object of these."""
+    if isinstance(value, str | int | float | Undefined):  # undefined values raise by themselves
         return value
     if type(value) not in (list, tuple, dict):
         raise TypeError("it puts out null" if value is None else f"it puts out a {type(value).__name__}, not a text")
-    for each in [*value, *value.values()] if isinstance(value, dict) else value:
-        _shown(each)
+    for part in [*value, *value.values()] if isinstance(value, dict) else value:
+        _checked_output(part)
     return value
 
 
 @pass_eval_context
 def _joined(context: EvalContext, values: Any, *arguments: Any, **options: Any) -> str:
-    """Jinja's `join`, which would put out "None" for a null."""
-    return sync_do_join(context, [_shown(each) for each in values], *arguments, **options)
+    """Join like Jinja's `join`, which would output "None" for a null."""
+    return sync_do_join(context, [_checked_output(value) for value in values], *arguments, **options)
 
 
-ENVIRONMENT = Environment(undefined=StrictUndefined, finalize=_shown, keep_trailing_newline=True)
+ENVIRONMENT = Environment(undefined=StrictUndefined, finalize=_checked_output, keep_trailing_newline=True)
 ENVIRONMENT.filters["join"] = _joined
 ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, Null)
 MARK = "{{"
@@ -83,24 +83,24 @@ def _template(text: str) -> Template:
 
 
 def problem(text: str) -> str | None:
-    """Why a text is no template, or None."""
+    """Return why a text is no template, or None."""
     try:
         _template(text)
-    except Exception as error:  # compiling folds constants, which any filter may fail at
+    except Exception as error:  # compiling folds constants, where any filter may raise anything
         return f"it is no template ({' '.join(str(error).split())})"
     return None
 
 
 def rendered(text: str, **values: object) -> str:
-    """A template with these values, and `letters` A to Z; Fault where the row has not what it asks for."""
+    """Render a template with these values, and `letters` A to Z; raises Fault if the row lacks a value."""
     try:
         return _template(text).render(letters=ascii_uppercase, **values)
-    except Exception as error:  # filters raise whatever the values make them
+    except Exception as error:  # filters may raise anything
         raise Fault(f"the template {text!r:.60} cannot be filled in ({' '.join(str(error).split())})") from error
 
 
 def of_row(named: str, row: Mapping[str, object]) -> object:
-    """The value of a column, or of a template over the row; Fault where there is no such column."""
+    """Return the value of a column, or of a template over the row; raises Fault if there is no such column."""
     if MARK in named:
         return rendered(named, row=row)
     if named not in row:

@@ -2,8 +2,8 @@
 
 instance     share of right answers
 dimension    unweighted mean of its instances
-ALL          unweighted mean of the 51 instances outside AUDIO; over fewer it is called `mean of N of 51`, and over
-             some of their rows alone `ALL (not all rows)`
+ALL          unweighted mean of the 51 instances outside AUDIO; called `mean of N of 51` if some are missing, and
+             `ALL (not all rows)` if some of their rows are
 """
 
 from collections import Counter
@@ -24,12 +24,12 @@ PARTIAL = f"{ALL} (not all rows)"
 def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, complete: bool = True) -> dict:
     """Score one or several runs on the same items, `{id, subset, clips, right, strict, lenient}` each.
 
-    `instances` and `dimensions` by name, `overall`; each `{value, low, high, deviation}`: the mean over runs, the 95%
-    interval of a bootstrap over the clips of each instance (the same draw for every run), and the sample deviation
-    over runs (None for one run); inside by the other rules. An interval is None, or for an instance Wilson's, where the
-    bootstrap has no spread or an instance too few clips (`scores.interval`). A dimension without all of its instances
-    is called `NAME (n of N)`. `missing` names the instances that no item is of, `unknown` those of no dimension.
-    `complete` says that the runs are on every row of their instances.
+    Returns `instances` and `dimensions` by name, `overall`, each `{value, low, high, deviation}`: the mean over runs,
+    the 95% interval of a bootstrap over the clips of each instance (the same draw for every run), and the sample
+    deviation over runs (None for one run); nested, the same by the other rules. Where the bootstrap has no spread or an
+    instance too few clips, the interval is Wilson's for an instance, else None (`scores.interval`). A dimension with
+    missing instances is called `NAME (n of N)`. `missing` lists instances without items, `unknown` those without a
+    dimension. `complete`: the runs cover every row of their instances.
     """
     drawn = DrawnInstances(runs, draws, seed)
     known, items = dimensions(), drawn.items
@@ -49,11 +49,10 @@ def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, c
 
 
 class DrawnInstances:
-    """Accuracies [rules, runs] of instances, and under each draw [draws, rules, runs].
+    """Accuracies [rules, runs] of instances, and of bootstrap draws [draws, rules, runs].
 
-    `items` holds their ids, `right` float64 [rules, runs, items]. Units (resampling_units.py) are drawn within
-    their instance, each instance by itself. Those with the same outcomes are drawn together, which gives the same
-    distribution in a fraction of the time.
+    `items` holds their ids, `right` float64 [rules, runs, items]. Units (resampling_units.py) are drawn within each
+    instance. Units with equal outcomes are drawn together: the same distribution, much faster.
     """
 
     def __init__(self, runs: list[list[dict]], draws: int, seed: int):
@@ -70,16 +69,16 @@ class DrawnInstances:
         self._means = {name: self._draw(name, draws, seed) for name in self.items}
 
     def mean(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Of several instances, unweighted."""
+        """Return the unweighted mean of several instances, and its draws."""
         point, spread = zip(*(self._means[name] for name in names), strict=True)
         return np.mean(point, axis=0), np.mean(spread, axis=0)
 
     def fewest(self, names: list[str]) -> int:
-        """The number of units of the instance that has fewest: its spread is the least known."""
+        """Return the number of units of the smallest instance, whose spread is the least certain."""
         return min(int(self._unit[name].max()) + 1 for name in names)
 
     def scores(self, names: list[str]) -> dict:
-        """Of their mean, by every rule."""
+        """Return the scores of the instances' mean, by every rule."""
         point, spread = self.mean(names)
         units, share = self.fewest(names), len(names) == 1
         first, *others = (_summary(point[k], spread[:, k], units, share) for k in range(len(RULES)))
@@ -95,29 +94,29 @@ class DrawnInstances:
 
 
 def instance_groups(have: Iterable[str], complete: bool) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The instances there are of each dimension, and of all that count, by the name that a mean of theirs may have."""
+    """Return the available instances by dimension, and those that count overall, under the names of their means."""
     known = dimensions()
-    there = {name: [i for i, own in known.items() if own == name and i in have] for name in known.values()}
+    available = {name: [i for i, own in known.items() if own == name and i in have] for name in known.values()}
     size = Counter(known.values())
     by_dimension = {
-        name if len(ours) == size[name] else f"{name} ({len(ours)} of {size[name]})": ours
-        for name, ours in there.items()
-        if ours
+        name if len(members) == size[name] else f"{name} ({len(members)} of {size[name]})": members
+        for name, members in available.items()
+        if members
     }
-    counted = [instance for name, ours in there.items() if name != OUTSIDE for instance in ours]
-    all_ = len(known) - size[OUTSIDE]
-    if len(counted) < all_:
-        return by_dimension, {f"mean of {len(counted)} of {all_}": counted}
+    counted = [instance for name, members in available.items() if name != OUTSIDE for instance in members]
+    total = len(known) - size[OUTSIDE]
+    if len(counted) < total:
+        return by_dimension, {f"mean of {len(counted)} of {total}": counted}
     return by_dimension, {ALL if complete else PARTIAL: counted}
 
 
 def instances_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of one system: a row per instance and per dimension, then all."""
+    """Return header and rows of one system: a row per instance and per dimension, then all."""
     rows = []
     for dimension, mean in scores["dimensions"].items():
-        ours = {i: s for i, s in scores["instances"].items() if s["dimension"] == dimension.split(" ")[0]}
-        rows += [_line(f"  {instance}", str(each["items"]), each) for instance, each in ours.items()]
-        rows.append(_line(dimension, str(sum(each["items"] for each in ours.values())), mean))
+        members = {i: s for i, s in scores["instances"].items() if s["dimension"] == dimension.split(" ")[0]}
+        rows += [_line(f"  {instance}", str(one["items"]), one) for instance, one in members.items()]
+        rows.append(_line(dimension, str(sum(one["items"] for one in members.values())), mean))
     rows += [_line(f"  {i}", str(scores["instances"][i]["items"]), scores["instances"][i]) for i in scores["unknown"]]
     if "value" in scores["overall"]:
         rows.append(_line(scores["overall"]["name"], "", scores["overall"]))
@@ -125,7 +124,7 @@ def instances_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def instances_notes(scores: dict) -> list[str]:
-    """What to know beside these rows."""
+    """Return the notes on these rows."""
     known = dimensions()
     counted = len(known) - Counter(known.values())[OUTSIDE]
     own = "as the authors'" if scores["overall"]["name"] == ALL else "not the authors' figure, which is"
@@ -143,7 +142,7 @@ def _line(name: str, items: str, scores: dict) -> list[str]:
 
 
 def _summary(point: np.ndarray, drawn: np.ndarray, units: int, is_share: bool) -> dict[str, float | None]:
-    """`point` [runs], `drawn` [draws, runs]."""
+    """Summarise `point` [runs] with the interval of `drawn` [draws, runs]."""
     value = float(point.mean())
     low, high = interval(drawn.mean(-1), units, value if is_share else None)
     deviation = float(point.std(ddof=1)) if len(point) > 1 else None

@@ -1,4 +1,4 @@
-"""Dynamic-SUPERB's instances as Hugging Face holds them: tables with bytes of audio in them."""
+"""Dynamic-SUPERB's instances in the Hugging Face format: tables that contain the audio bytes."""
 
 import re
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ AUDIO_COLUMN = re.compile(r"audio\d*")
 
 
 def has_tables(folder: Path) -> bool:
-    """Whether an instance is held in tables."""
+    """Return whether a folder holds tables."""
     return any(any(folder.rglob(f"*{suffix}")) for suffix in TABLES)
 
 
 def from_tables(folder: Path) -> Iterator[Item | dict]:
-    """An item per row, or `{id, reason}`; a file that cannot be read ends the instance."""
+    """Yield an item per row, or `{id, reason}`; an unreadable file ends the instance."""
     number = 0
     try:
         for file in table_files(folder):
@@ -41,7 +41,7 @@ def from_tables(folder: Path) -> Iterator[Item | dict]:
 
 
 def instructed(name: str, instance: str, clips: tuple[Clip, ...], row: dict) -> Item:
-    """The item of a row with `instruction`, `label` and, where the instance asks about one, `text`."""
+    """Return the item of a row with `instruction`, `label` and, if the instance asks about a term, `text`."""
     instruction = row.get("instruction")
     if not isinstance(instruction, str) or not instruction.strip():
         raise Fault("instruction is missing, empty or not a string")
@@ -57,9 +57,9 @@ def instructed(name: str, instance: str, clips: tuple[Clip, ...], row: dict) -> 
 
 
 def _rows_with_cells(instance: str, file: Path) -> Iterator[tuple[dict, list[Cell]]]:
-    """What each row says, and where its audios stand."""
-    about = schema(file)
-    names = [name for name, kind in zip(about.names, about.types, strict=True) if not pa.types.is_null(kind)]
+    """Yield each row's text columns and the cells of its audios."""
+    table = schema(file)
+    names = [name for name, kind in zip(table.names, table.types, strict=True) if not pa.types.is_null(kind)]
     read = ["instruction", "label", *(["text"] if needs_term(instance) else [])]
     if missing := [name for name in read if name not in names]:
         raise Fault(f"{file} has no column {', '.join(missing)}, it has {', '.join(names)}")

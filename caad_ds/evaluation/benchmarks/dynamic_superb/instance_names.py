@@ -1,8 +1,8 @@
-"""What Dynamic-SUPERB's instances are called: today, in the first release, and by the presentation of two clips.
+"""Names of Dynamic-SUPERB's instances: current ones, those of the first release, and those by number of audios.
 
-Three instances ask about two clips. The CAAD authors score each of them twice: as one audio, under the plain name, and
-as two, under the name with `-multiaudio`. The two are different figures, so a row's presentation is decided by how many
-audios it holds, not by what its file is called.
+Three instances ask about two clips. The CAAD authors score each of them twice: with one concatenated audio, under the
+plain name, and with two audios, under the name with `-multiaudio`. These are different scores, so a row's presentation
+is determined by its number of audios, not by the name of its file.
 """
 
 import re
@@ -20,45 +20,45 @@ CLOSE = 0.7  # of difflib's ratio
 
 @cache
 def dimensions() -> dict[str, str]:
-    """The dimension of each of the 58 instances."""
+    """Return the dimension of each of the 58 instances."""
     return {instance: dimension for dimension, instance, *_ in _table()}
 
 
-def present(name: str) -> str:
-    """The name of an instance today: of an older one, or another spelling, that of the table, else unchanged."""
+def current_name(name: str) -> str:
+    """Return an instance's name in the table for an older name or another spelling; unknown names are unchanged."""
     return _names().get(_spelling(name), name)
 
 
 def closest(name: str) -> str | None:
-    """The instance that an unknown name resembles, if any does."""
+    """Return the instance that an unknown name resembles, or None."""
     found = get_close_matches(_spelling(name), _names(), n=1, cutoff=CLOSE)
     return _names()[found[0]] if found else None
 
 
 def task(name: str) -> str:
-    """The part of an instance's name before its corpus."""
+    """Return the part of an instance's name before its corpus."""
     return PREFIX.sub("", name).split("_")[0]
 
 
-def presented(name: str, audios: int, usual: int) -> str:
-    """The row of the table that an item with so many audios belongs to, where most items of its name hold `usual`.
+def presentation_name(name: str, audios: int, usual: int) -> str:
+    """Return the instance in the table for an item with so many audios; `usual` is the number of most of its siblings.
 
-    Fault where it has none, or where it may only lack an audio, or have one too many, of the other presentation.
+    Raises Fault if there is none, or if its number is unusual: an audio may be missing or superfluous.
     """
-    instance = present(name)
+    instance = current_name(name)
     if instance not in dimensions():
         return instance
     plain = instance.removesuffix(MULTIAUDIO)
     pair = plain + MULTIAUDIO
-    held = f"holds {audios} audio{'s' * (audios != 1)}"
+    count = f"holds {audios} audio{'s' * (audios != 1)}"
     if pair in dimensions() and audios != usual:
-        raise Fault(f"{held} where most of {name} hold {usual}")
+        raise Fault(f"{count} where most of {name} hold {usual}")
     if audios == 1 and instance == plain:
         return plain
     if audios == 2 and pair in dimensions():
         return pair
-    asked = "two" if instance == pair else "one or two" if pair in dimensions() else "one"
-    raise Fault(f"{held}; {instance} asks about {asked}")
+    expected = "two" if instance == pair else "one or two" if pair in dimensions() else "one"
+    raise Fault(f"{count}; {instance} asks about {expected}")
 
 
 @cache
@@ -69,10 +69,10 @@ def _table() -> list[list[str]]:
 
 @cache
 def _names() -> dict[str, str]:
-    """Instances by the spelling of each of their names."""
+    """Return the instances by the spelling of each of their names."""
     return {_spelling(name): instance for _, instance, *older in _table() for name in (instance, *older)}
 
 
 def _spelling(name: str) -> str:
-    """What two spellings of a name have in common."""
+    """Return a name without prefix, case and punctuation, by which spellings are compared."""
     return re.sub(r"[^a-z0-9]", "", PREFIX.sub("", name).lower())

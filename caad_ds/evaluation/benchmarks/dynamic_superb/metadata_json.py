@@ -1,4 +1,4 @@
-"""Dynamic-SUPERB's instances as its own preprocessing leaves them: a `metadata.json` beside audio files.
+"""Dynamic-SUPERB's instances in the format of its own preprocessing: a `metadata.json` beside audio files.
 
 <instance>/metadata.json           or <instance>/<split>/metadata.json
 <instance>/<instance>_<name>.wav   the audio of the row under this key: {"<file>": {instruction, label, text, ...}}
@@ -20,12 +20,12 @@ NAME = "metadata.json"
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    """Those of an instance, one per split."""
+    """Return the metadata files of an instance, one per split."""
     return sorted([*folder.glob(NAME), *folder.glob(f"*/{NAME}")])
 
 
 def from_metadata(folder: Path) -> Iterator[Item | dict]:
-    """An item per row, or `{id, reason}`; a file that cannot be read ends the instance."""
+    """Yield an item per row, or `{id, reason}`; an unreadable file ends the instance."""
     number = 0
     try:
         for file in of_one_split(metadata_files(folder), folder):
@@ -67,9 +67,9 @@ def _item(name: str, instance: str, key: str, pairs: object, folder: Path) -> It
 
 
 def _audios(key: str, row: dict, folder: Path) -> list[Path]:
-    """The row's audio and those beside it; Fault where it, or a further one that the row names, is missing.
+    """Return the row's audio and its further ones; raises Fault if one that the row names is missing.
 
-    What ends in `_concat` holds both audios of a pair, as the benchmark's ESPnet recipe writes it, and is one audio.
+    A file ending in `_concat` (the benchmark's ESPnet recipe) holds both audios of a pair and is one audio.
     """
     stem, suffix = os.path.splitext(key)
     path, paths = audio_files.find(key, folder), []

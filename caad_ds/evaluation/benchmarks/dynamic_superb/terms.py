@@ -1,14 +1,14 @@
-"""The term that some of Dynamic-SUPERB's tasks ask about; it stands in a column of its own, `text`.
+"""The term that some of Dynamic-SUPERB's tasks ask about, from the column `text`.
 
 SpokenTermDetection asks whether a word is spoken, SpeechTextMatching whether a text is. The instruction alone ("Tell
-whether the given word is in the audio") cannot be answered, so the published readers put the text before it, as
-asr-chatgpt does for both tasks: "The given word is {text} {instruction}".
+whether the given word is in the audio") cannot be answered, so published readers put the text before it, like
+asr-chatgpt for both tasks: "The given word is {text} {instruction}".
 """
 
 import re
 
 from caad_ds.data.markers import AUDIO, END_AUDIO
-from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import present, task
+from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import current_name, task
 from caad_ds.evaluation.benchmarks.items import Fault, text_of
 from caad_ds.evaluation.scoring.matching import words
 
@@ -24,16 +24,16 @@ PREDICATE = r"(?!(?:present|in|spoken|said|found|heard|part|there|to|not)\b)"  #
 ANSWER = r"(?!(?:yes|no|true|false)\b)"  # Answer in one word: yes or no
 TERM = re.compile(rf"(?:{SENTENCE}{PREDICATE}|(?:{COLON}|{QUOTED}){ANSWER})\w", re.IGNORECASE)
 MARKS = re.compile(rf".*(?:{re.escape(AUDIO)}|{re.escape(END_AUDIO)})\s*", re.DOTALL)
-LONG = 4  # words of a text that no instruction has by chance
+LONG = 4  # words of a text that is not in an instruction by chance
 
 
 def needs_term(instance: str) -> bool:
-    """Whether rows of an instance ask about a term."""
-    return task(present(instance)) in TASKS
+    """Return whether rows of an instance ask about a term."""
+    return task(current_name(instance)) in TASKS
 
 
 def with_term(instruction: str, text: object) -> str:
-    """The instruction with its term as the published readers put it; Fault where there is no term."""
+    """Return the instruction with its term before it; raises Fault if there is no term."""
     term = text_of(text)
     if term is None or not words(term):
         raise Fault(f"text {text!r:.60} is missing or empty, and its instruction asks about it")
@@ -41,9 +41,9 @@ def with_term(instruction: str, text: object) -> str:
 
 
 def turn_with_term(content: str, text: object) -> str:
-    """A user's turn with its term, put after the marks of audio where the turn does not have it yet.
+    """Return a user turn with its term, inserted after the audio marks unless the turn already has it.
 
-    Without a `text`, the turn must name its term. Fault where it does not.
+    Without a `text`, the turn must name its term, else Fault is raised.
     """
     if text is None:
         if TERM.search(content):
@@ -51,13 +51,13 @@ def turn_with_term(content: str, text: object) -> str:
         raise Fault('neither text nor messages hold the term that it asks about; give it as "text"')
     marks = MARKS.match(content)
     instruction = content[marks.end() :] if marks else content
-    if _says(instruction, text):
+    if _has_term(instruction, text):
         return content
     return content[: len(content) - len(instruction)] + with_term(instruction, text)
 
 
-def _says(instruction: str, text: object) -> bool:
-    """Whether an instruction has the term already: introduced, in quotes, or too long to be there by chance."""
+def _has_term(instruction: str, text: object) -> bool:
+    """Return whether an instruction already has the term: introduced, quoted, or too long to occur by chance."""
     term = text_of(text) or ""
     if not words(term):
         return False
