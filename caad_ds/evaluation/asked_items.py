@@ -1,4 +1,4 @@
-"""`items.jsonl` of a run folder: what the run asked, and where its audio is, so that its answers can be looked at."""
+"""`items.jsonl` of a run folder: the questions of the run and the paths of its audio, for the report page."""
 
 import json
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ TEXTS = ("id", "subset", "question", "gt")
 
 
 def write_items(folder: Path, items: Iterable[Item]) -> None:
-    """Write a line per item, the paths of its audio in full: the folder may be read from elsewhere."""
+    """Write a line per item, with absolute audio paths: the folder may be read from another directory."""
     write_jsonl(folder / FILE, map(_line, items))
 
 
 def read_items(folder: Path) -> list[Item]:
-    """The items of a finished run, without their messages; UserError if the folder does not hold them."""
+    """Read the items of a finished run, without their messages; raises UserError if the folder lacks them."""
     file = folder / FILE
     if not file.is_file():
         raise UserError(f"{file}: missing, as an earlier version left it; {REMEDY}")
@@ -33,8 +33,8 @@ def _line(item: Item) -> dict:
         {"path": str(clip.path.absolute()), **({} if clip.cell is None else {"cell": list(clip.cell)})}
         for clip in item.clips
     ]
-    asked = {"id": item.id, "condition": item.condition, "subset": item.subset, "question": item.question}
-    return {**asked, "hint": item.hint, "gt": item.gt, "audio": audio}
+    fields = {"id": item.id, "condition": item.condition, "subset": item.subset, "question": item.question}
+    return {**fields, "hint": item.hint, "gt": item.gt, "audio": audio}
 
 
 def _item(line: str, where: str) -> Item:

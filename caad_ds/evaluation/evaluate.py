@@ -1,4 +1,4 @@
-"""`caad-ds evaluate`: a model's answers to a benchmark, and their scores."""
+"""`caad-ds evaluate`: answer a benchmark with a model, and score the answers."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -65,42 +65,40 @@ def evaluate(
 ) -> dict:
     """Answer a benchmark with a model and score the answers, as `caad-ds evaluate` does.
 
-    Started as several ranks, each answers its share of the batches, and rank 0 scores them all.
+    With several ranks, each answers its share of the batches, and rank 0 scores all answers.
 
     Args:
         model: folder of a model, or of the run that trained it, or a hub id.
         benchmark: a benchmark's folder or JSONL file, a description's YAML, or the name of a shipped one.
-        out: run folder that is written; a call with the same settings resumes what is there.
-        data: folder of the files that a description names; None: those of its hub ids.
-        kind: the benchmark's; None: detected.
-        limit: only the first rows of each subset.
-        name: the system's in tables; None: the model's. Seeds share one.
+        out: run folder to write; a call with the same settings resumes it.
+        data: folder of the files of a description; None: those of its hub ids.
+        kind: kind of the benchmark; None: detected.
+        limit: use only the first rows of each subset.
+        name: name of the system in tables, shared by its seeds; None: that of the model.
         contrast_alpha: contrastive decoding with this alpha; None: without a contrast.
-        negative: input of its second path: zero_mel, silence, noise, text_only or shuffled.
-        plausibility: of the contrast: keep tokens with p >= plausibility * max p_pos.
+        negative: input of the second path: zero_mel, silence, noise, text_only or shuffled.
+        plausibility: keep tokens with p >= plausibility * max p_pos (contrast only).
         temperature: sample from softmax(z / temperature); None: greedy.
         top_p: nucleus sampling with this cumulative probability.
-        top_k: sample from the likeliest tokens.
+        top_k: sample from the top_k likeliest tokens.
         seed: of the sampling; None: 0.
-        max_new_tokens: per answer.
-        batch_size: items at once.
+        max_new_tokens: maximum length of an answer.
+        batch_size: items per batch.
         device: cpu, cuda, cuda:1, ...; None: cuda if there is one.
         dtype: of the model, float32 or bfloat16.
         judge_base_url: OpenAI-compatible endpoint of an LLM judge, with `judge_model`.
-        judge_model: the judge's name there.
-        judge_api_key_env: environment variable that holds its key.
-        judge_concurrency: requests at once.
-        alpha_gate: of the contrast: text_certainty (experimental) lowers `contrast_alpha` where the second path is
-            unsure; none: one alpha.
-        gate_m: the gate's m: no contrast from the entropy of so many equally likely tokens on.
-        prompt: how MCR-BENCH's descriptions stand before its questions: plain, or wrapped as a public runner does.
+        judge_model: name of the judge model at that endpoint.
+        judge_api_key_env: environment variable with the endpoint's API key.
+        judge_concurrency: concurrent requests to the judge.
+        alpha_gate: text_certainty (experimental) lowers alpha where the second path is unsure; none: constant alpha.
+        gate_m: the gate's m: no contrast once the entropy reaches that of m equally likely tokens.
+        prompt: how MCR-BENCH's descriptions precede its questions: plain, or wrapped as in a public runner.
 
     Returns:
-        What `scores.json` in `out` holds (docs/evaluation.md), on every rank; rows that could not be used are under
-        `rejected`.
+        The contents of `scores.json` in `out` (docs/evaluation.md), on every rank; unusable rows are under `rejected`.
 
     Raises:
-        UserError: a value out of its range, a path that holds something else, or nothing that could be evaluated.
+        UserError: a value is out of range, a path holds something else, or nothing could be evaluated.
     """
     decoding = Decoding(
         contrast_alpha, negative, plausibility, temperature, top_p, top_k, seed, max_new_tokens, alpha_gate, gate_m
@@ -110,33 +108,39 @@ def evaluate(
     if kind is not None:
         check_choice("--kind", kind, [*KINDS])
     check_choice("--prompt", prompt, PROMPTS)
-    model, place, folder = model_folder(model), named(benchmark), RunFolder(Path(out))
+    model, path, folder = model_folder(model), named(benchmark), RunFolder(Path(out))
     files = None if data is None else existing(data)
     with joined(), ExitStack() as held:
         from_main(lambda: held.enter_context(sole_writer(folder.path.resolve())))
         judge = Judge.of(judge_base_url, judge_model, judge_api_key_env, judge_concurrency, folder.path)
-        asked, loaded = agreed(lambda: (_read(place, kind, limit, files, prompt), _load(model, device, dtype)))
-        with _on_main(waiting(f"hashing {model} and {place}")):
+        loaded_benchmark, loaded = agreed(
+            lambda: (_read(path, kind, limit, files, prompt), _load(model, device, dtype))
+        )
+        with _on_main(waiting(f"hashing {model} and {path}")):
             sha256 = cache(Clip.sha256)
-            setup = from_main(lambda: identity(model, asked, decoding, name=name, dtype=dtype, sha256=sha256))
+            setup = from_main(
+                lambda: identity(model, loaded_benchmark, decoding, name=name, dtype=dtype, sha256=sha256)
+            )
         earlier_speed = from_main(folder.speed)
-        wanted = [(item.id, item.condition) for item in asked.items]
+        wanted = [(item.id, item.condition) for item in loaded_benchmark.items]
         done = from_main(lambda: folder.open(setup, wanted))
         meter = Meter(loaded, batch_size)
         others = _on_main(waiting("waiting for the other ranks"))
-        doubted: list[dict] = []
+        own_doubtful: list[dict] = []
         title = f"evaluating {run_name(model)}"
-        failed = agreed(lambda: _answer(loaded, asked, folder, done, meter, decoding, title, doubted), others)
-        unheard = {row["id"]: row for rows in gathered(failed) for row in rows}  # ranks share a row's conditions
-        doubtful = {row["id"]: row for rows in gathered(doubted) for row in rows}
-        from_main(lambda: _tell(folder, list(doubtful.values())))
-        speed = meter.summary() or earlier_speed  # an earlier call's where this one had too few batches left
-        return from_main(lambda: _score(setup, asked, folder, unheard, judge, speed, sha256))
+        own_failed = agreed(
+            lambda: _answer(loaded, loaded_benchmark, folder, done, meter, decoding, title, own_doubtful), others
+        )
+        failed = {row["id"]: row for rows in gathered(own_failed) for row in rows}  # ranks share a row's conditions
+        doubtful = {row["id"]: row for rows in gathered(own_doubtful) for row in rows}
+        from_main(lambda: _report_doubtful(folder, list(doubtful.values())))
+        speed = meter.summary() or earlier_speed  # earlier: if this call had too few batches left
+        return from_main(lambda: _score(setup, loaded_benchmark, folder, failed, judge, speed, sha256))
 
 
-def _read(place: Path, kind: str | None, limit: int | None, data: Path | None, prompt: str) -> Benchmark:
-    with _on_main(progress(f"reading {place}")):
-        return load(place, kind, limit, data, prompt)
+def _read(path: Path, kind: str | None, limit: int | None, data: Path | None, prompt: str) -> Benchmark:
+    with _on_main(progress(f"reading {path}")):
+        return load(path, kind, limit, data, prompt)
 
 
 def _load(model: Path, device: str | None, dtype: str) -> Model:
@@ -144,34 +148,34 @@ def _load(model: Path, device: str | None, dtype: str) -> Model:
         return Model.load(model, _device(device), dtype)
 
 
-def _on_main(told: AbstractContextManager) -> AbstractContextManager:
-    """What one rank tells for all."""
-    return told if is_main() else nullcontext(lambda count: None)
+def _on_main(context: AbstractContextManager) -> AbstractContextManager:
+    """Return a progress context on the main rank, and a silent one elsewhere."""
+    return context if is_main() else nullcontext(lambda count: None)
 
 
 def _device(name: str | None) -> torch.device:
-    """The device of that name, by default the rank's own GPU."""
+    """Return the device of that name, by default the rank's own GPU."""
     if name is None and torch.cuda.is_available():
         name = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return pick_device(name)
 
 
 def _score(
-    setup: dict, benchmark: Benchmark, folder: RunFolder, unheard: dict[str, dict],
+    setup: dict, benchmark: Benchmark, folder: RunFolder, failed: dict[str, dict],
     judge: Judge | None, speed: dict | None, sha256: Callable[[Clip], str],
 ) -> dict:  # fmt: skip
-    """Writes scores and disagreements of all predictions; returns the scores."""
+    """Write scores and disagreements of all predictions; return the scores."""
     items, figures = benchmark.items, figures_of(setup)
     folder.merge([(item.id, item.condition) for item in items])
     write_items(folder.path, items)
     names = dict.fromkeys(item.id for item in items)
-    rejected = benchmark.rejected + [unheard[name] for name in names if name in unheard]
+    rejected = benchmark.rejected + [failed[name] for name in names if name in failed]
     complete = not (benchmark.limited or rejected)
     with waiting("matching the answers"):
         folder.revise(judged(benchmark, sha256))
         predictions = folder.complete(benchmark.conditions)
-        alike = unseparated(benchmark)
-    if lost := names.keys() - {p["id"] for p in predictions} - unheard.keys():
+        inseparable = unseparated(benchmark)
+    if lost := names.keys() - {p["id"] for p in predictions} - failed.keys():
         raise UserError(
             f"{folder.path}: {len(lost)} of {len(names)} items have no answer; start the same command again"
         )
@@ -194,7 +198,7 @@ def _score(
             "confusions": confusions(benchmark, predictions) if figures.by_option else {},
             "matching": VERSION,
             "definitions": figures.definitions,
-            "inseparable": alike,
+            "inseparable": inseparable,
             "rules": {rule: sum(p[rule] for p in predictions) for rule in rules},
             "disagreements": disagreement_counts(predictions, rules),
             **{rule: figures.score([predictions], complete, rule) for rule in rules if rule not in SCORED},
@@ -206,44 +210,44 @@ def _score(
     return scores
 
 
-def _tell(folder: RunFolder, found: list[dict]) -> None:
-    """Names the rows that are asked about a doubtful clip; all of an evaluation are in `doubtful.jsonl`."""
-    show_doubtful(folder.add_doubtful(found), Path("doubtful.jsonl"))
+def _report_doubtful(folder: RunFolder, rows: list[dict]) -> None:
+    """Print the rows with a doubtful clip; `doubtful.jsonl` lists all of an evaluation."""
+    show_doubtful(folder.add_doubtful(rows), Path("doubtful.jsonl"))
 
 
 def _answer(
     loaded: Model, benchmark: Benchmark, folder: RunFolder, done: set[tuple[str, str | None]], meter: Meter,
-    decoding: Decoding, title: str, doubted: list[dict],
+    decoding: Decoding, title: str, doubtful: list[dict],
 ) -> list[dict]:  # fmt: skip
-    """Predicts this rank's share of what is not done yet; returns the items that could not be heard or asked.
+    """Predict this rank's share of the remaining items; return `{id, reason}` of those that failed.
 
-    To `doubted` it adds those that were asked about a clip that no rule of usable audio would keep.
+    Adds to `doubtful` the items with a clip that a rule finds unusable.
     """
     rank, ranks = world()
-    left = [item for item in benchmark.items if (item.id, item.condition) not in done]
-    share = list(_batches(left, meter.batch_size))[rank::ranks]
-    whole = sum(map(len, share)) + (len(done) if ranks == 1 else 0)
+    remaining = [item for item in benchmark.items if (item.id, item.condition) not in done]
+    share = list(_batches(remaining, meter.batch_size))[rank::ranks]
+    total = sum(map(len, share)) + (len(done) if ranks == 1 else 0)
     clips = loaded.clips(benchmark.items)
     refused: dict[str, str] = {}
     contrasted, sampling = Contrast.of(decoding), Sampling.of(decoding)
-    with _on_main(progress(title + (f", rank 0 of {ranks}" if ranks > 1 else ""), whole)) as advance:
-        advance(whole - sum(map(len, share)))
-        for asked in share:
-            heard = clips.encode(loaded.askable(asked, decoding.max_new_tokens, refused))
-            if heard:
-                prompts = clips.prompts(heard)
-                second = None if contrasted is None else clips.negative(heard, prompts, contrasted.negative)
-                with meter.batch(len(heard)) as clock:
+    with _on_main(progress(title + (f", rank 0 of {ranks}" if ranks > 1 else ""), total)) as advance:
+        advance(total - sum(map(len, share)))
+        for batch in share:
+            usable = clips.encode(loaded.askable(batch, decoding.max_new_tokens, refused))
+            if usable:
+                prompts = clips.prompts(usable)
+                second = None if contrasted is None else clips.negative(usable, prompts, contrasted.negative)
+                with meter.batch(len(usable)) as clock:
                     texts = decode(
                         loaded.lm, prompts, max_new_tokens=decoding.max_new_tokens, contrasted=contrasted,
                         negative=second, sampling=sampling, streamer=clock,
                     )  # fmt: skip
-                said = [_prediction(i, text) for i, text in zip(heard, texts, strict=True)]
-                folder.append(said, rank if ranks > 1 else None)
-            advance(len(asked))
-    doubted += clips.doubted(item for asked in share for item in asked)
-    unheard = clips.rejected(item for asked in share for item in asked)
-    return unheard + [{"id": name, "reason": reason} for name, reason in refused.items()]
+                predictions = [_prediction(i, text) for i, text in zip(usable, texts, strict=True)]
+                folder.append(predictions, rank if ranks > 1 else None)
+            advance(len(batch))
+    doubtful += clips.doubted(item for batch in share for item in batch)
+    failed = clips.rejected(item for batch in share for item in batch)
+    return failed + [{"id": name, "reason": reason} for name, reason in refused.items()]
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

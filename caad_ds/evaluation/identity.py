@@ -1,4 +1,4 @@
-"""What an evaluation is one of: the model, the benchmark and the decoding that decide its answers."""
+"""Identity of an evaluation: the model, the benchmark and the decoding that determine its answers."""
 
 import hashlib
 import json
@@ -22,10 +22,10 @@ def identity(
     dtype: str,
     sha256: Callable[[Clip], str],
 ) -> dict:
-    """The setup that decides the predictions, alike for what decodes alike; batch size and device do not.
+    """Return the setup that determines the predictions; it excludes batch size and device.
 
-    `name` is what tables call it, by default the model's with the contrast. `sha256` hashes a clip, as `Clip.sha256`
-    does.
+    `name` is the name in tables, by default that of the model and the contrast. `sha256` hashes a clip, like
+    `Clip.sha256`.
     """
     contrasted = decoding.contrast_alpha is not None
     gate = decoding.alpha_gate, decoding.gate_m
@@ -52,13 +52,13 @@ def identity(
 def fingerprint(
     benchmark: Benchmark, sha256: Callable[[Clip], str] | None = None, items: Iterable[Item] | None = None
 ) -> str:
-    """sha256 over all that the model is asked and scored by, or over some `items` of it; of the clips, their bytes."""
-    sha256 = sha256 or cache(Clip.sha256)  # several items ask about one clip
+    """Return the sha256 of all prompts, clip bytes and labels of a benchmark, or of some `items` of it."""
+    sha256 = sha256 or cache(Clip.sha256)  # several items share a clip
 
     def facts(item: Item) -> list:
         clips = [[sha256(clip), clip.text] for clip in item.clips]
-        own = [list(item.choices)] if item.choices else []  # what has none is known by the hash that it always had
-        return [item.id, item.condition, list(item.messages), item.gt, clips, *own]
+        choices = [list(item.choices)] if item.choices else []  # omitted if empty: hashes of older versions stay valid
+        return [item.id, item.condition, list(item.messages), item.gt, clips, *choices]
 
     digest = hashlib.sha256(json.dumps(benchmark.options, sort_keys=True).encode())
     for item in benchmark.items if items is None else items:

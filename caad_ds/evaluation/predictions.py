@@ -11,35 +11,37 @@ from caad_ds.utils.files import disk_errors, drop_cut_line, read_json, to_line, 
 from caad_ds.utils.text import read_lines
 
 REMEDY = "delete its folder and run again"
-SHORT = 40  # characters of a value that are told
+SHORT = 40  # characters of a value in messages
 SCORES = {"name": str, "setup": dict, "rejected": list}
 Key = tuple[str, str | None]  # id and condition
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one evaluation; several ranks have a `predictions.<rank>.jsonl` each until all are done."""
+    """The files of one evaluation; with several ranks, each writes `predictions.<rank>.jsonl` until all are done."""
 
     path: Path
 
     def open(self, setup: dict, wanted: Collection[Key]) -> set[Key]:
-        """Which of the `wanted` were predicted under this very setup; UserError if the folder holds another's, or whose
-        it holds cannot be told.
+        """Return which of the `wanted` are already predicted under this setup; raises UserError if the folder holds
+        another or an unknown evaluation.
 
-        What ranks left is put into `predictions.jsonl` first, so any number of ranks continues with it. Where something
-        is left to predict, scores of an earlier state go.
+        Ranks' files are first merged into `predictions.jsonl`, so any number of ranks can resume. If something is left
+        to predict, existing scores are deleted.
         """
         file = self.path / "setup.json"
         if not file.is_file():
-            self._refuse_strangers()
+            self._refuse_unknown()
             write_json(file, setup)
             return set()
         before = read_json(file, REMEDY)
-        # Of both: a setup holds some keys only where they are not at their default.
+        # Keys of both: some are present only if not at their default.
         changed = [key for key in {**setup, **before} if before.get(key) != setup.get(key)]
         if changed:
-            was = ", ".join(f"{key} was {_short(before.get(key))}, is {_short(setup.get(key))}" for key in changed)
-            raise UserError(f"{self.path}: holds another evaluation ({was}); use another --out, or delete the folder")
+            changes = ", ".join(f"{key} was {_short(before.get(key))}, is {_short(setup.get(key))}" for key in changed)
+            raise UserError(
+                f"{self.path}: holds another evaluation ({changes}); use another --out, or delete the folder"
+            )
         for part in self._files():
             drop_cut_line(part)
         self.merge()
@@ -49,33 +51,33 @@ class RunFolder:
         return done
 
     def append(self, predictions: list[dict], rank: int | None = None) -> None:
-        """Adds predictions, to a rank's own file where there are several.
+        """Append predictions, to the rank's own file if there are several ranks.
 
-        A kill leaves at most the last line cut, which `open` drops.
+        A kill truncates at most the last line, which `open` drops.
         """
         file = self._predictions if rank is None else self.path / f"predictions.{rank}.jsonl"
         with disk_errors(self.path), open(file, "ab") as lines:
             lines.writelines(map(to_line, predictions))
 
     def merge(self, order: Iterable[Key] = ()) -> None:
-        """Puts the ranks' predictions into `predictions.jsonl`, those of `order` (id, condition) in that order.
+        """Merge the ranks' predictions into `predictions.jsonl`, sorted by `order` (id, condition).
 
-        Nothing is lost, and nothing doubled, by a kill on the way.
+        A kill meanwhile neither loses nor duplicates predictions.
         """
         parts = [file for file in self._files() if file != self._predictions]
         if not parts:
             return
         found = {_key(p): p for file in self._files() for p in _read(file)}
-        place = {key: k for k, key in enumerate(order)}
-        ordered = sorted(found, key=lambda key: place.get(key, len(place)))
+        position = {key: k for k, key in enumerate(order)}
+        ordered = sorted(found, key=lambda key: position.get(key, len(position)))
         write_jsonl(self._predictions, (found[key] for key in ordered))
         for part in parts:
             part.unlink()
 
     def complete(self, conditions: Iterable[str | None]) -> list[dict]:
-        """The predictions of the items that were answered under every one of the benchmark's `conditions`, each once.
+        """Return the predictions, each once, of the items that were answered under all `conditions` of the benchmark.
 
-        UserError with the line number where one is broken.
+        Raises UserError with the line number if a line is broken.
         """
         predictions = {_key(p): p for p in self._read_if_any()}
         answered = defaultdict(set)
@@ -84,26 +86,26 @@ class RunFolder:
         return [p for p in predictions.values() if answered[p["id"]].issuperset(conditions)]
 
     def revise(self, revised: Callable[[dict], dict]) -> None:
-        """Replaces each prediction by what `revised` makes of it; nothing is written where nothing changes."""
+        """Replace each prediction by `revised` of it; the file is written only if something changes."""
         before = self._read_if_any()
         after = [revised(p) for p in before]
         if after != before:
             write_jsonl(self._predictions, after)
 
     def write_scores(self, scores: dict) -> None:
-        """Writes `scores.json` whole."""
+        """Write `scores.json` atomically."""
         write_json(self._scores, scores)
 
     def write_disagreements(self, predictions: list[dict]) -> None:
-        """Writes `disagreements.jsonl` whole: what the rules of matching judge differently."""
+        """Write `disagreements.jsonl` atomically: predictions on which the matching rules disagree."""
         write_jsonl(self.path / "disagreements.jsonl", predictions)
 
     def disagreements(self) -> int:
-        """On how many answers the rules of matching differ, of a finished evaluation."""
+        """Return on how many answers of a finished evaluation the matching rules disagree."""
         return sum(1 for _ in read_lines(self.path / "disagreements.jsonl"))
 
     def add_doubtful(self, rows: list[dict]) -> list[dict]:
-        """The rows of `doubtful.jsonl` and these, each id once; the file is replaced where there are new ones."""
+        """Add rows to `doubtful.jsonl`; return all of its rows, each id once."""
         path = self.path / "doubtful.jsonl"
         kept = [json.loads(line) for _, line in read_lines(path)] if path.is_file() else []
         known = {row["id"]: row for row in kept + rows}
@@ -112,11 +114,11 @@ class RunFolder:
         return list(known.values())
 
     def speed(self) -> dict | None:
-        """What a finished evaluation measured of its speed, if there is one and it did."""
+        """Return the measured speed of a finished evaluation, or None."""
         return self.read_scores().get("speed") if self._scores.is_file() else None
 
     def read_scores(self) -> dict:
-        """`scores.json`; UserError if the evaluation has not come to its end, or it holds no scores."""
+        """Read `scores.json`; raises UserError if the evaluation is unfinished, or the file holds no scores."""
         file = self._scores
         if not file.is_file():
             raise UserError(f"{file}: missing; finish the run with `caad-ds evaluate --out {self.path} ...`")
@@ -134,12 +136,12 @@ class RunFolder:
         return self.path / "predictions.jsonl"
 
     def _files(self) -> list[Path]:
-        """What holds predictions, those of ranks first; a copy that a user made is none of ours."""
+        """Return the prediction files, those of ranks first; copies made by a user are ignored."""
         parts = [f for f in self.path.glob("predictions.*.jsonl") if f.name.split(".")[1].isdecimal()]
         return [*sorted(parts), *([self._predictions] if self._predictions.is_file() else [])]
 
-    def _refuse_strangers(self) -> None:
-        """UserError where there are answers or scores, and nothing says of which evaluation."""
+    def _refuse_unknown(self) -> None:
+        """Raise UserError if there are answers or scores without a setup."""
         found = [file.name for file in (*self._files(), self._scores) if file.is_file()]
         if found:
             raise UserError(f"{self.path}: holds {found[0]} but no setup.json; use another --out, or move it away")
@@ -176,6 +178,6 @@ def _key(prediction: dict) -> Key:
 
 
 def _short(value: object) -> str:
-    """A value as text, of a hash or another long one the beginning."""
+    """Return a value as text, truncated if long."""
     text = str(value)
     return text if len(text) <= SHORT else f"{text[:SHORT]}..."

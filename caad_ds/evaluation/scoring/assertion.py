@@ -1,4 +1,4 @@
-"""Whether an answer asserts an option that it mentions, as English does: not denied, not hedged, no other quantity."""
+"""Decide whether an English answer asserts an option that it mentions: not denied, not hedged, no other quantity."""
 
 from collections.abc import Container
 from functools import lru_cache
@@ -7,9 +7,9 @@ import regex
 
 from caad_ds.evaluation.scoring.normalization import UNIT, Token, canonical, lowered, tokens
 
-Mention = tuple[int, int, str]  # where an option begins and ends in a text, and its exact tokens in a row
+Mention = tuple[int, int, str]  # start and end of an option in a text, and its joined exact tokens
 
-# What before an option denies it, with at most such words between: "not male", "the opposite of a dog", "isn't a dog".
+# Denials before an option, with only BETWEEN words in between: "not male", "the opposite of a dog", "isn't a dog".
 BETWEEN = (
     "a an the any be been it is its it's was that this he she they are there in of to for if whether really clearly "
     "exactly only sure certain think believe know tell say hear sound sounds like contain contains have has sign"
@@ -27,7 +27,7 @@ REFUSED = regex.compile(
     r"(?:incorrect|wrong|false|untrue|unlikely|impossible|ruled out|excluded|absent|"
     r"not (?:(?:the|a) )?(?:correct|right|true|answer|case|likely|possible|present|heard|it)(?!\w))"
 )
-# What leaves open whether it is so. "Probably", "I think" and "it sounds like" answer the question.
+# Hedges that leave the answer open; "probably", "I think" and "it sounds like" do not.
 HEDGED = regex.compile(
     r"(?<!\w)(?:maybe|perhaps|possibly|potentially|might|could|may (?:well |also )?(?:be|have)|"
     r"not (?:\w+ )?(?:sure|certain)|unsure|uncertain|unclear|ambiguous|"
@@ -37,7 +37,7 @@ HEDGED = regex.compile(
 )
 SENTENCE = regex.compile(r"[.!?\u3002\uff1f](?!\S)|[;\n]")
 
-# Beside a number these make it another quantity: "2 percent", "5 dB below", "over two", "2 or more", "2 to 5".
+# Words next to a number that make it another quantity: "2 percent", "5 dB below", "over two", "2 or more", "2 to 5".
 AFTER = frozenset(
     "times fold x percentage point points o'clock oclock am pm dollar dollars euro euros pound pounds cent cents inch "
     "inches foot feet mile miles hours days weeks months below above under over beyond less more fewer higher lower "
@@ -47,11 +47,11 @@ BEFORE = frozenset(
     "over under above below beyond nearly almost within exceeds exceeding between minimum maximum half times divided "
     "multiplied".split()
 )
-IMPLIED = {  # the unit that a question means which names none
+IMPLIED = {  # the unit implied by words of a question that names none
     "years": "old age aged", "s": "long duration", "db": "snr loud louder loudness level volume",
     "hz": "pitch frequency", "bpm": "tempo",
 }  # fmt: skip
-MEANT = {word: unit for unit, words in IMPLIED.items() for word in words.split()}
+IMPLIED_UNIT = {word: unit for unit, words in IMPLIED.items() for word in words.split()}
 RANGE = frozenset("to or through and point dot comma".split())
 BOUNDS = (("up", "to"), ("or", "more"), ("or", "less"), ("or", "fewer"), ("at", "least"), ("at", "most"), ("and", "up"))
 COMPARED = regex.compile(r"(?<![\w\"'/])[<>\u2264\u2265\u00b1]=?\s*$")  # "> 2", and not "<answer>2"
@@ -71,7 +71,7 @@ KEY = regex.compile(r"[\s-]+(?:minor|min|sharp|flat|diminished|dim|augmented|aug
 
 
 def names(text: str, mention: Mention) -> bool:
-    """Whether a mention in a text in lower case is of the option, and no article, pronoun, part of a key or number."""
+    """Return whether a mention in a lower-case text is the option, no article, pronoun, or part of a key or number."""
     first, last, _ = mention
     word = text[first:last]
     if word in ("a", "i") and WORD.match(text, last) and not NAMED.search(text[:first]):
@@ -85,56 +85,60 @@ def names(text: str, mention: Mention) -> bool:
 
 
 def asserts(prediction: str, found: list[Mention], question: str) -> bool:
-    """Whether an answer asserts the one option that it mentions, in all the places of `found`.
+    """Return whether an answer asserts the one option that it mentions, at all the mentions `found`.
 
-    A mention that is denied, or is a number with a measure that the question does not hold, makes the answer another
-    one; hedges do where no sentence is without one.
+    It does not if a mention is denied, or is a number with a unit that is not in the question, or if every sentence
+    with a mention is hedged.
     """
     text = lowered(prediction)
     words = [token.text for token in tokens(question)]
-    asked = frozenset([UNIT.get(word, word) for word in words] + [MEANT[word] for word in words if word in MEANT])
-    spans = frozenset(place for first, last, _ in found for place in range(first, last))
+    question_words = frozenset(
+        [UNIT.get(word, word) for word in words] + [IMPLIED_UNIT[word] for word in words if word in IMPLIED_UNIT]
+    )
+    spans = frozenset(position for first, last, _ in found for position in range(first, last))
     return not any(
-        _denied(text, mention, spans) or _measured(prediction, text, mention, asked) for mention in found
+        _denied(text, mention, spans) or _is_other_quantity(prediction, text, mention, question_words)
+        for mention in found
     ) and not all(_hedged(text, mention, spans) for mention in found)
 
 
 def _denied(text: str, mention: Mention, spans: Container[int]) -> bool:
-    """Whether what is around a mention denies it; the "no" of "no, it is no" is a mention itself."""
+    """Return whether the words around a mention deny it; the "no" of "no, it is no" is itself a mention."""
     denial = DENIED.search(text[: mention[0]])
     return bool((denial and denial.start() not in spans) or REFUSED.match(text, mention[1]))
 
 
 def _hedged(text: str, mention: Mention, spans: Container[int]) -> bool:
-    """Whether the sentence of a mention is a question or leaves open whether it is so."""
+    """Return whether the sentence of a mention is a question or hedged."""
     ends = [*SENTENCE.finditer(text)]
     first = max((end.end() for end in ends if end.end() <= mention[0]), default=0)
     last = next((end for end in ends if end.start() >= mention[1]), None)
     if last is not None and last.group() in "?\uff1f":
         return True
     stop = len(text) if last is None else last.start()
-    # An option may be a hedge itself ("unclear"); the "no" of "no idea" is none.
+    # An option may be a hedge itself ("unclear"); the "no" of "no idea" is not an option.
     hedges = HEDGED.finditer(text, first, stop)
     return any(not (hedge.start() in spans and hedge.end() - 1 in spans) for hedge in hedges)
 
 
-def _measured(prediction: str, text: str, mention: Mention, asked: Container[str]) -> bool:
-    """Whether a mention is a number that words beside it make another quantity than one of what the question names."""
+def _is_other_quantity(prediction: str, text: str, mention: Mention, question_words: Container[str]) -> bool:
+    """Return whether a mention is a number that its neighbours turn into a quantity that is not in the question."""
     first, last, _ = mention
     if not _is_number(text[first:last]):
         return False
     if COMPARED.search(text[:first]) or any(
-        SYMBOLS.fullmatch(beside) and beside not in asked for beside in (text[first - 1 : first], text[last : last + 1])
+        SYMBOLS.fullmatch(neighbour) and neighbour not in question_words
+        for neighbour in (text[first - 1 : first], text[last : last + 1])
     ):
         return True
-    said = canonical(prediction)
-    before = [token for token in said if token.end <= first][-2:]
-    after = [token for token in said if token.start >= last][:2]
-    return _another(text, last, after, asked) or _another_before(text, first, before, asked)
+    answer_tokens = canonical(prediction)
+    before = [token for token in answer_tokens if token.end <= first][-2:]
+    after = [token for token in answer_tokens if token.start >= last][:2]
+    return _changed_after(text, last, after, question_words) or _changed_before(text, first, before, question_words)
 
 
-def _another(text: str, last: int, after: list[Token], asked: Container[str]) -> bool:
-    """Whether the words after a number that ends at `last` make it another quantity."""
+def _changed_after(text: str, last: int, after: list[Token], question_words: Container[str]) -> bool:
+    """Return whether the words after a number that ends at `last` make it another quantity."""
     if not after or not NEXT_TO.fullmatch(text[last : after[0].start]):
         return False
     one, two = after[0].text, after[1].text if len(after) > 1 else ""
@@ -144,11 +148,11 @@ def _another(text: str, last: int, after: list[Token], asked: Container[str]) ->
         return _is_digits(two)
     if _is_digits(one):
         return text[last : after[0].start].strip() != ""
-    return one not in asked and (one in AFTER or one in UNIT.values())
+    return one not in question_words and (one in AFTER or one in UNIT.values())
 
 
-def _another_before(text: str, first: int, before: list[Token], asked: Container[str]) -> bool:
-    """Whether the words before a number that begins at `first` make it another quantity."""
+def _changed_before(text: str, first: int, before: list[Token], question_words: Container[str]) -> bool:
+    """Return whether the words before a number that begins at `first` make it another quantity."""
     if not before or not NEXT_TO.fullmatch(text[before[-1].end : first]):
         return False
     two, one = before[-2].text if len(before) > 1 else "", before[-1].text
@@ -158,7 +162,7 @@ def _another_before(text: str, first: int, before: list[Token], asked: Container
         return _is_digits(two) or two == "one"
     if _is_digits(one):
         return text[before[-1].end : first].strip() != ""
-    return one not in asked and one in BEFORE
+    return one not in question_words and one in BEFORE
 
 
 def _is_digits(text: str) -> bool:

@@ -1,7 +1,7 @@
-"""The answers of a benchmark as the rules of matching judge them, and the options that these cannot separate.
+"""Verdicts of the matching rules on a benchmark's answers, and the options that the rules cannot separate.
 
-Verdicts are made when an evaluation is scored, from the texts of its answers: a run folder that an earlier version
-judged by other rules is judged again by the same `caad-ds evaluate`, which asks nothing again.
+Verdicts are computed from the answers' texts when an evaluation is scored: rerunning the same `caad-ds evaluate`
+rescores a run folder of an earlier version by the current rules, without generating answers again.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from caad_ds.evaluation.benchmarks.items import Clip
 from caad_ds.evaluation.scoring.matching import inseparable
 from caad_ds.evaluation.scoring.option_marks import enumerated
 
-NAMED = 3  # sets of options to a line
+NAMED = 3  # sets of options per line
 
 
 def judged(benchmark: Benchmark, sha256: Callable[[Clip], str]) -> Callable[[dict], dict]:
-    """What adds to a prediction its verdicts, and as `clips` by what it is known that items share one.
+    """Return a function that adds to a prediction its verdicts, and `clips`, the hashes of its clips' bytes.
 
-    A clip is known by the hash of its bytes, whatever it is called. A prediction of no item stays as it is.
+    Items with the same hash share a clip. A prediction of an unknown item is unchanged.
     """
     items = {item.id: item for item in benchmark.items}
 
@@ -26,32 +26,32 @@ def judged(benchmark: Benchmark, sha256: Callable[[Clip], str]) -> Callable[[dic
         if item is None:
             return prediction
         clips = [sha256(clip)[:16] for clip in item.clips]
-        own = benchmark.verdicts(item, prediction["prediction"])
-        return {**prediction, **own, "clips": [clip for clip in clips if clip]}
+        verdicts = benchmark.verdicts(item, prediction["prediction"])
+        return {**prediction, **verdicts, "clips": [clip for clip in clips if clip]}
 
     return of
 
 
 def unseparated(benchmark: Benchmark) -> dict[str, dict[str, list[list[str]]]]:
-    """By rule and subset the sets of options, of labels and questions, that the rule takes for one."""
+    """Return, by rule and subset, the sets of options (labels and those in questions) that the rule confuses."""
     options = {subset: set(labels) for subset, labels in benchmark.options.items()}
     for subset, question in {(item.subset, item.question) for item in benchmark.items if not item.choices}:
         options[subset].update(enumerated(question).values())
     found: dict[str, dict[str, list[list[str]]]] = {}
-    own = {(item.subset, item.choices) for item in benchmark.items if item.choices}
-    for subset, ours in sorted([*options.items(), *own], key=lambda each: (each[0], sorted(each[1]))):
-        for rule, sets in inseparable(ours).items():
+    choices = {(item.subset, item.choices) for item in benchmark.items if item.choices}
+    for subset, candidates in sorted([*options.items(), *choices], key=lambda pair: (pair[0], sorted(pair[1]))):
+        for rule, sets in inseparable(candidates).items():
             known = found.setdefault(rule, {}).setdefault(subset, [])
-            known += [each for each in sets if each not in known]
+            known += [names for names in sets if names not in known]
     return found
 
 
 def unseparated_notes(found: dict[str, dict[str, list[list[str]]]]) -> list[str]:
-    """What to say of them, a line for each rule and subset."""
+    """Describe these sets, a line per rule and subset."""
     lines = []
     for rule, subsets in found.items():
         for subset, sets in subsets.items():
-            named = "; ".join(", ".join(map(repr, each)) for each in sets[:NAMED])
+            named = "; ".join(", ".join(map(repr, names)) for names in sets[:NAMED])
             more = f" and {len(sets) - NAMED} more (scores.json)" if len(sets) > NAMED else ""
             lines.append(f"{subset}: the rule {rule} takes for one answer: {named}{more}.")
     return lines

@@ -1,4 +1,4 @@
-"""An LLM as a further rule of matching, over an OpenAI-compatible endpoint; verdicts are kept in `judge.jsonl`."""
+"""An LLM judge as a further matching rule, via an OpenAI-compatible endpoint; verdicts are saved in `judge.jsonl`."""
 
 import argparse
 import hashlib
@@ -34,7 +34,7 @@ Reply with one word, Yes or No."""
 
 @dataclass(frozen=True)
 class Judge:
-    """A model behind an endpoint, and the file that holds what it has said."""
+    """A model behind an endpoint, and the file of its verdicts."""
 
     model: str
     base_url: str
@@ -46,7 +46,7 @@ class Judge:
     def of(
         base_url: str | None, model: str | None, api_key_env: str | None, concurrency: int, folder: Path
     ) -> "Judge | None":
-        """The judge that is named, if one is; UserError where a part of it, or `openai`, is missing."""
+        """Return the configured judge, or None; raises UserError if a part of it, or `openai`, is missing."""
         if base_url is None and model is None:
             return None
         if base_url is None or model is None:
@@ -54,23 +54,23 @@ class Judge:
         key = "" if api_key_env is None else key_of(api_key_env, "--judge-api-key-env")
         if api_key_env is not None and not key:
             raise UserError(f"--judge-api-key-env {api_key_env}: that variable is not set; export the key in it")
-        if not is_url(base_url):  # not repeated: of a broken URL no one knows what is secret
+        if not is_url(base_url):  # not printed: any part of an invalid URL may be secret
             raise UserError("--judge-base-url: no URL; give one such as https://host/v1, a / in a password as %2F")
         check_installed("an LLM judge")
         return Judge(model, base_url, key, concurrency, folder / "judge.jsonl")
 
-    def verdicts(self, asked: Iterable[tuple[str, str, str]]) -> list[bool | None]:
-        """Whether each (question, gt, prediction) is right; None where the judge said neither yes nor no.
+    def verdicts(self, answers: Iterable[tuple[str, str, str]]) -> list[bool | None]:
+        """Return whether each (question, gt, prediction) is right; None if the judge said neither yes nor no.
 
-        What the file holds is not asked again. UserError if the endpoint fails; what was judged before is kept.
+        Verdicts in the file are not requested again. Raises UserError if the endpoint fails; verdicts so far are kept.
         """
-        prompts = [PROMPT.format(question=question, gt=gt, prediction=said) for question, gt, said in asked]
+        prompts = [PROMPT.format(question=question, gt=gt, prediction=text) for question, gt, text in answers]
         known = self._known()
-        left = {self._hash(prompt): prompt for prompt in prompts if self._hash(prompt) not in known}
-        if left:
-            with progress(f"asking {self.model}", len(left)) as advance, disk_errors(self.file.parent):
+        missing = {self._hash(prompt): prompt for prompt in prompts if self._hash(prompt) not in known}
+        if missing:
+            with progress(f"asking {self.model}", len(missing)) as advance, disk_errors(self.file.parent):
                 with open(self.file, "ab") as file:
-                    for name, reply in self._replies(left.items()):
+                    for name, reply in self._replies(missing.items()):
                         known[name] = _verdict(reply) if reply is not None else None
                         if reply is not None:
                             line = {"key": name, "model": self.model, "verdict": known[name], "reply": reply}
@@ -93,7 +93,7 @@ class Judge:
             raise UserError(f"{self.file}: cannot be read ({error}); delete it, and all is judged again") from error
 
     def _replies(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str | None]]:
-        """Replies as they come, by hash; None for a prompt that the endpoint refuses."""
+        """Yield hash and reply of each prompt as they arrive; None for a prompt that the endpoint refuses."""
         client = ChatClient(self.model, self.base_url, self.key)
 
         async def ask(named: tuple[str, str]) -> tuple[str, str | None]:
@@ -117,7 +117,7 @@ class Judge:
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
-    """What names a judge."""
+    """Add the options of the LLM judge."""
     parser.add_argument("--judge-base-url", metavar="URL", help="OpenAI-compatible endpoint of an LLM judge")
     parser.add_argument("--judge-model", metavar="NAME", help="name of the judge model at that endpoint")
     parser.add_argument("--judge-api-key-env", metavar="VAR", help="environment variable with the endpoint's API key")
@@ -131,6 +131,6 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _verdict(reply: str) -> bool | None:
-    """Yes or no, whichever one of both the reply has."""
-    said = {"yes", "no"} & set(words(reply))
-    return None if len(said) != 1 else said == {"yes"}
+    """Return whether the reply says yes; None unless it has exactly one of yes and no."""
+    answers = {"yes", "no"} & set(words(reply))
+    return None if len(answers) != 1 else answers == {"yes"}

@@ -1,7 +1,7 @@
-"""Metrics as ratios of weighted counts over items: what is counted of an item, and what is divided by what.
+"""Metrics as ratios of weighted counts over items.
 
-A bootstrap and an exchange test of such a ratio need the counts alone, so that every benchmark whose metrics are of
-this form has both (scores.py, significance.py).
+Bootstrap and exchange test of such a ratio need only the counts, so they work for every benchmark with metrics of this
+form (scores.py, significance.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,16 +11,16 @@ import numpy as np
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS, HINTS
 
-Weights = Mapping[str, int]  # of outcomes
+Weights = Mapping[str, int]  # by outcome
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What is read of a prediction, what is counted of an item, and each metric's numerator and denominator.
+    """The facts of a prediction, the counted outcomes of an item, and each metric's numerator and denominator.
 
-    An item has a prediction under each of `conditions`; `facts` of all of them, bool [runs, conditions * facts, items],
-    are what `count` makes outcomes of, bool [runs, outcomes, items]. `plain` are the metrics by a rule of matching
-    beside the first one, where those differ.
+    An item has a prediction under each of `conditions`. `count` maps the `facts` of all of them, bool [runs, conditions
+    * facts, items], to outcomes, bool [runs, outcomes, items]. `plain` are the metrics by matching rules other than the
+    first one, if they differ.
     """
 
     conditions: Sequence[str | None]
@@ -36,18 +36,18 @@ class Metrics:
         return [name for name, (_, whole) in self.ratios.items() if whole == {"all": 1}]
 
     def by(self, first: bool) -> "Metrics":
-        """Those by the first rule of matching, or by another."""
+        """Return the metrics by the first matching rule, or by another."""
         return self if first or self.plain is None else self.plain
 
     def answers(self, runs: list[list[dict]], ids: list[str], rule: str) -> np.ndarray:
-        """bool [runs, conditions * facts, items]: the facts of each run by a rule, items in the order of `ids`."""
+        """Return the facts of each run by a rule, bool [runs, conditions * facts, items], items ordered as `ids`."""
         tables = [{(p["id"], p["condition"]): self.facts(p, rule) for p in run} for run in runs]
         rows = [[[table[i, c] for i in ids] for c in self.conditions] for table in tables]
         found = np.array(rows, dtype=bool)  # [runs, conditions, items, facts]
         return np.moveaxis(found, -1, 2).reshape(len(runs), -1, len(ids))
 
     def sides(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Numerators and denominators, [..., metrics] each in the order of `ratios`, from counts [..., outcomes]."""
+        """Return numerators and denominators, [..., metrics] in the order of `ratios`, from counts [..., outcomes]."""
         part, whole = (
             np.array([[sides[k].get(name, 0) for name in self.outcomes] for sides in self.ratios.values()], np.float64)
             for k in range(2)
@@ -55,7 +55,7 @@ class Metrics:
         return counts @ part.T, counts @ whole.T
 
     def values(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Metrics [...] from counts of outcomes [..., outcomes]; undefined ratios are nan."""
+        """Return the metrics [...] from counts of outcomes [..., outcomes]; undefined ratios are nan."""
         part, whole = self.sides(counts)
         values = part / np.where(whole > 0, whole, np.nan)
         return dict(zip(self.ratios, np.moveaxis(values, -1, 0), strict=True))
@@ -88,7 +88,7 @@ CONFLICTS = Metrics(
 
 
 def metrics_of(conditions: int) -> Metrics:
-    """Those of items that are right or wrong under so many conditions: without a hint, or with each of them."""
+    """Return the metrics of items under one condition, or under all of CONDITIONS."""
     return ACCURACY if conditions == 1 else CONFLICTS
 
 
@@ -100,13 +100,12 @@ ACCURACY = Metrics((None,), _right, ("right", "all"), _with_all, {"accuracy": ({
 
 
 def _yes_no_facts(prediction: dict, rule: str) -> tuple[bool, bool, bool]:
-    """Whether it is right, says yes, and should say no."""
+    """Return whether it is right, says yes, and should say no."""
     return prediction[rule], prediction["said"] == "yes", prediction["gt"] == "no"
 
 
 def _of_no(facts: np.ndarray) -> np.ndarray:
-    """What does not say yes counts as "no" among the answers, also where it says neither; it is right only if it does
-    say no."""
+    """Count outcomes; an answer without yes counts as "no", but is right only if it does say no."""
     right, yes, is_no = (facts[:, k] for k in range(3))
     return np.stack([right, yes, ~yes, is_no, right & is_no, np.ones_like(right)], axis=1)
 

@@ -1,7 +1,7 @@
-"""A text as the tokens that answers and options are compared by.
+"""Tokens by which answers and options are compared.
 
-Whisper's basic normaliser, which the published rule takes, drops what may be all that tells two options apart: signs,
-symbols, the decimal point, what stands in brackets, the vowel signs of some scripts. Here they stay.
+Whisper's basic normaliser, which the published rule uses, drops what may be the only difference between two options:
+signs, symbols, the decimal point, bracketed text, the vowel signs of some scripts. They are kept here.
 """
 
 import re
@@ -16,10 +16,10 @@ import regex
 
 DASH = regex.compile(r"[\u2010-\u2015\u2212\ufe58\uff0d]")
 BRACKETED = regex.compile(r"[<\[][^>\]]*[>\]]|\([^)]+?\)")  # what the basic normaliser removes
-# A sign stands before a number and after none; a dash that begins a line, with a space behind it, marks a list.
+# A sign precedes a number and follows none; a dash and a space at the start of a line mark a list.
 SIGN = r"(?<![\p{N}\p{L}])(?<!\p{N}\s)(?:-|(?<!^\s*)(?<=\s)-\s|\b(?:minus|negative)\s+)"
 THOUSANDS = r"\p{Nd}{1,3}(?:,\p{Nd}{3})+(?![\p{Nd},])"
-# "0,4" and "1,2" are one token each: a decimal comma or a list, and in neither case the number that ends it.
+# "0,4" and "1,2" are one token each: whether decimal comma or list, they do not mention 4 or 2 alone.
 NUMBER = rf"(?:{THOUSANDS}|\p{{N}}+(?:,\p{{N}}+)*)(?:\.\p{{Nd}}+)?|(?<![\p{{N}}.])\.\p{{Nd}}+"
 TOKEN = regex.compile(
     rf"(?P<number>(?:{SIGN})?(?:{NUMBER})(?:[:/\u2044]\p{{N}}+)?)(?P<unit>\p{{L}}[\p{{L}}\p{{M}}]*)?"
@@ -29,12 +29,12 @@ TOKEN = regex.compile(
     r"|(?![<>|~])[%#&@\p{Sm}\p{Sc}\p{So}]",
     regex.MULTILINE,
 )
-SYMBOL = regex.compile(r"[%#&@\u00b0\p{Sc}\p{Emoji_Presentation}]")  # not < or +, without which it is another number
-WITH_UNIT = regex.compile(r"(?P<value>-?[\p{N}.]+)(?P<unit>\p{L}+)(?<!^\p{N}{4}s)")  # the 1990s are no seconds
-# By `re`: it knows the digits that Decimal knows, `regex` those of a newer Unicode.
+SYMBOL = regex.compile(r"[%#&@\u00b0\p{Sc}\p{Emoji_Presentation}]")  # not < or +, which change the number
+WITH_UNIT = regex.compile(r"(?P<value>-?[\p{N}.]+)(?P<unit>\p{L}+)(?<!^\p{N}{4}s)")  # not the "s" of "1990s"
+# `re` accepts the same digits as Decimal; `regex` knows a newer Unicode.
 SHORT = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?|-?\.\d{1,15}")
 ACCIDENTAL = {"sharp": "#", "flat": "\u266d"}
-COUNTING = ("is", "answer")  # words after which a last "one" is a number
+COUNTING = ("is", "answer")  # after these a final "one" is a number
 
 ONES = {
     name: value
@@ -58,7 +58,7 @@ UNIT = {name: unit for unit, names in UNITS.items() for name in names.split()}
 
 
 class Token(NamedTuple):
-    """A token, and where its text begins and ends."""
+    """A token with its start and end in the text."""
 
     text: str
     start: int
@@ -66,7 +66,7 @@ class Token(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """How an option is read, and how an answer is, so that the one may be found in the other."""
+    """Tokenisations of options and of answers, under which an option can be found in an answer."""
 
     of_option: Callable[[str], tuple[Token, ...]]
     of_answer: Callable[[str], tuple[Token, ...]]
@@ -74,7 +74,7 @@ class Reading(NamedTuple):
 
 @lru_cache(1 << 14)
 def tokens(text: str) -> tuple[Token, ...]:
-    """Words in lower case, numbers with sign and decimal point, and symbols; brackets and punctuation are passed over.
+    """Return lower-case words, numbers with sign and decimal point, and symbols; brackets and punctuation are skipped.
 
     "-5 dB" is -5, db; "English (US)" english, us; "C#" c#; "<answer>no</answer>" answer, no, answer.
     """
@@ -86,15 +86,15 @@ def tokens(text: str) -> tuple[Token, ...]:
 
 @lru_cache(1 << 14)
 def bare(text: str) -> tuple[Token, ...]:
-    """The tokens of a text without what stands in brackets and signs of units: "dog (bark)" is dog, "5%" is 5."""
+    """Return the tokens of a text without bracketed text and unit signs: "dog (bark)" is dog, "5%" is 5."""
     return tuple(token for token in tokens(BRACKETED.sub(_blank, lowered(text))) if not SYMBOL.fullmatch(token.text))
 
 
 @lru_cache(1 << 14)
 def canonical(text: str) -> tuple[Token, ...]:
-    """The tokens with numbers in digits (up to 999, "zero point four" too) and units after them in one spelling.
+    """Return the tokens with numbers as digits (up to 999, also "zero point four") and units in one spelling.
 
-    "one" is a number alone, within a larger one, before a unit, or last after "is" or "answer"; else it may be a
+    "one" is a number if alone, within a larger number, before a unit, or last after "is" or "answer"; else it may be a
     pronoun ("the second one", "one of them").
     """
     return _canonical(tokens(text))
@@ -114,14 +114,14 @@ def _if_bare_canonical(text: str) -> tuple[Token, ...]:
 
 
 EXACT = Reading(tokens, tokens)
-# An option without its brackets and symbols, in an answer that has none either: "English" is no "English (UK)".
+# Options without brackets and symbols, only in answers that have none either: "English" does not match "English (UK)".
 BARE = Reading(bare, _if_bare)
 CANONICAL = Reading(canonical, canonical)
 BARE_CANONICAL = Reading(_bare_canonical, _if_bare_canonical)
 
 
 def lowered(text: str) -> str:
-    """The text in which tokens have their places."""
+    """Return the normalised lower-case text that token positions refer to."""
     return DASH.sub("-", normalize("NFKC", text).lower()).replace("\u266f", "#")
 
 
@@ -130,20 +130,20 @@ def _blank(found: regex.Match) -> str:
 
 
 def _number(text: str) -> str:
-    """A number as it is compared: `minus 1,000` is -1000."""
+    """Return a number in comparable form: `minus 1,000` is -1000."""
     negative, digits = regex.fullmatch(r"(-|minus|negative)?\s*(.*)", text).groups()
     return ("-" if negative else "") + (digits.replace(",", "") if regex.match(THOUSANDS, digits) else digits)
 
 
-def _canonical(said: tuple[Token, ...]) -> tuple[Token, ...]:
-    parts = list(_with_accidentals([part for token in said for part in _parts(token)]))
+def _canonical(text_tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    parts = list(_with_accidentals([part for token in text_tokens for part in _parts(token)]))
     return tuple(_with_units(list(_with_numbers(parts))))
 
 
-def _with_accidentals(said: list[Token]) -> Iterator[Token]:
-    """Notes in words as in signs: "C sharp" is c#; "a flat voice" is none."""
+def _with_accidentals(parts: list[Token]) -> Iterator[Token]:
+    """Replace spelled notes by signs: "C sharp" is c#; "a flat voice" is no note."""
     skip = False
-    for token, after in zip_longest(said, said[1:]):
+    for token, after in zip_longest(parts, parts[1:]):
         if not skip and after and token.text in tuple("bcdefg") and after.text in ACCIDENTAL:
             yield Token(token.text + ACCIDENTAL[after.text], token.start, after.end)
             skip = True
@@ -154,7 +154,7 @@ def _with_accidentals(said: list[Token]) -> Iterator[Token]:
 
 
 def _parts(token: Token) -> Iterator[Token]:
-    """A number and the unit that is written with it, "0.4m", as two."""
+    """Split a number from an attached unit, as in "0.4m"."""
     number = WITH_UNIT.fullmatch(token.text)
     if number and number["unit"] in UNIT:
         middle = token.end - len(number["unit"])
@@ -164,59 +164,60 @@ def _parts(token: Token) -> Iterator[Token]:
         yield token
 
 
-def _with_numbers(said: list[Token]) -> Iterator[Token]:
-    texts = [token.text for token in said]
-    place = 0
-    while place < len(said):
-        negative = texts[place] in ("minus", "negative")
-        value, count = _spelled(texts[place + negative :])
-        end = place + negative + count
-        more = _scale(texts[max(end, place + 1) :]) if value is not None or SHORT.fullmatch(texts[place]) else 0
-        if more:  # "two thousand", "2 and a half": another number than 2, kept in its words
-            end = max(end, place + 1) + more
-            yield Token(" ".join(texts[place:end]), said[place].start, said[end - 1].end)
-            place = end
-        elif value is None or (texts[place:end] == ["one"] and not _counts(texts, place)):
-            yield said[place]._replace(text=_shortest(texts[place]))
-            place += 1
+def _with_numbers(parts: list[Token]) -> Iterator[Token]:
+    texts = [token.text for token in parts]
+    index = 0
+    while index < len(parts):
+        negative = texts[index] in ("minus", "negative")
+        value, count = _spelled(texts[index + negative :])
+        end = index + negative + count
+        more = _scale(texts[max(end, index + 1) :]) if value is not None or SHORT.fullmatch(texts[index]) else 0
+        if more:  # "two thousand", "2 and a half": a number other than 2, kept in words
+            end = max(end, index + 1) + more
+            yield Token(" ".join(texts[index:end]), parts[index].start, parts[end - 1].end)
+            index = end
+        elif value is None or (texts[index:end] == ["one"] and not _is_number(texts, index)):
+            yield parts[index]._replace(text=_shortest(texts[index]))
+            index += 1
         else:
-            yield Token(("-" if negative else "") + value, said[place].start, said[end - 1].end)
-            place = end
+            yield Token(("-" if negative else "") + value, parts[index].start, parts[end - 1].end)
+            index = end
 
 
-def _scale(said: list[str]) -> int:
-    """How many of these words after a number make it another one."""
-    if said[:1] and said[0] in SCALES:
+def _scale(words: list[str]) -> int:
+    """Return how many of these words after a number change its value."""
+    if words[:1] and words[0] in SCALES:
         return 1
-    return 3 if said[:2] in (["and", "a"], ["and", "one"]) and said[2:3] and said[2] in SCALES else 0
+    return 3 if words[:2] in (["and", "a"], ["and", "one"]) and words[2:3] and words[2] in SCALES else 0
 
 
-def _counts(said: list[str], place: int) -> bool:
-    """Whether the word "one" in that place is a number and no pronoun."""
-    after = said[place + 1 : place + 2]
-    ends = after in ([], ["answer"])
-    return said == ["one"] or (bool(after) and after[0] in UNIT) or (ends and place > 0 and said[place - 1] in COUNTING)
+def _is_number(words: list[str], index: int) -> bool:
+    """Return whether the word "one" at that index is a number, not a pronoun."""
+    after = words[index + 1 : index + 2]
+    is_last = after in ([], ["answer"])
+    after_count = is_last and index > 0 and words[index - 1] in COUNTING
+    return words == ["one"] or (bool(after) and after[0] in UNIT) or after_count
 
 
-def _spelled(said: list[str]) -> tuple[str | None, int]:
-    """The number in words that texts begin with, and how many of them it takes; None where they begin with none."""
-    value, count = (0, 0) if said[:1] == ["point"] else _below_hundred(said)
+def _spelled(words: list[str]) -> tuple[str | None, int]:
+    """Return the spelled number that the words begin with (None if there is none), and its number of words."""
+    value, count = (0, 0) if words[:1] == ["point"] else _below_hundred(words)
     hundreds = 1 if value is None else value
-    if said[count : count + 1] == ["hundred"] and 0 < hundreds < 10:
+    if words[count : count + 1] == ["hundred"] and 0 < hundreds < 10:
         count += 1
-        joined = said[count : count + 1] == ["and"]
-        rest, more = _below_hundred(said[count + joined :])
+        joined = words[count : count + 1] == ["and"]
+        rest, more = _below_hundred(words[count + joined :])
         value, count = 100 * hundreds + (rest or 0), count + (joined + more if rest else 0)
-    if value is None or said[count : count + 1] != ["point"]:
+    if value is None or words[count : count + 1] != ["point"]:
         return (None if value is None else str(value)), count
-    decimals = [str(ONES[name]) for name in takewhile(lambda name: ONES.get(name, 10) < 10, said[count + 1 :])]
+    decimals = [str(ONES[name]) for name in takewhile(lambda name: ONES.get(name, 10) < 10, words[count + 1 :])]
     if not decimals:
         return (str(value), count) if count else (None, 0)
     return _shortest(f"{value}.{''.join(decimals)}"), count + 1 + len(decimals)
 
 
-def _below_hundred(said: list[str]) -> tuple[int | None, int]:
-    first, second = [*said[:2], "", ""][:2]
+def _below_hundred(words: list[str]) -> tuple[int | None, int]:
+    first, second = [*words[:2], "", ""][:2]
     if first in TENS:
         more = ONES.get(second, 0)
         return (TENS[first] + more, 2) if 0 < more < 10 else (TENS[first], 1)
@@ -224,11 +225,11 @@ def _below_hundred(said: list[str]) -> tuple[int | None, int]:
 
 
 def _shortest(text: str) -> str:
-    """A number in its shortest form, 0.40 as 0.4; what is none, or has more digits than are to be trusted, as it is."""
+    """Return a number in its shortest form, 0.40 as 0.4; other text, or a number with too many digits, is unchanged."""
     return f"{Decimal(text).normalize():f}" if SHORT.fullmatch(text) else text
 
 
-def _with_units(said: list[Token]) -> Iterator[Token]:
-    for place, token in enumerate(said):
-        counted = place and said[place - 1].text[-1].isdigit()
-        yield token._replace(text=UNIT[token.text]) if counted and token.text in UNIT else token
+def _with_units(parts: list[Token]) -> Iterator[Token]:
+    for index, token in enumerate(parts):
+        after_number = index and parts[index - 1].text[-1].isdigit()
+        yield token._replace(text=UNIT[token.text]) if after_number and token.text in UNIT else token

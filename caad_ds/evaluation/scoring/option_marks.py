@@ -1,8 +1,8 @@
-"""Answers by option mark ("B", "(b)", "2.", "Option 2"), read through the options that the question enumerates.
+"""Resolve answers by option mark ("B", "(b)", "2.", "Option 2") with the options that the question enumerates.
 
-A question enumerates where it has consecutive marks from A, a or 1 on in one style ("A. happy B. sad", "(a) yes (b)
-no", "1) loud 2) quiet"), or a list after words that introduce one ("Choose from: happy, sad, angry"). Where it does
-neither, nothing is resolved. Marks joined by "or", "and" or a comma name several options.
+A question enumerates options if it has consecutive marks from A, a or 1 on in one style ("A. happy B. sad",
+"(a) yes (b) no", "1) loud 2) quiet"), or a list after an introduction ("Choose from: happy, sad, angry"). Otherwise
+nothing is resolved. Marks joined by "or", "and" or a comma name several options.
 """
 
 import re
@@ -20,7 +20,7 @@ INTRODUCED = re.compile(
     re.IGNORECASE,
 )
 SEPARATOR = re.compile(r"\s*[,;/|]\s*(?:(?:or|and)\s+)?|\s+(?:or|and)\s+", re.IGNORECASE)
-LONGEST = 6  # words of an option in a list without marks; more are a clause
+LONGEST = 6  # words of an option in a list without marks; longer entries are clauses
 QUOTES = " \t[](){}'\"`*"
 
 MARK = r"(?P<mark>[A-Za-z]|\d{1,2})"
@@ -41,7 +41,7 @@ LEADING = re.compile(rf"^\s*(?:[(\[\"']{MARK}[)\]\"'][.:,]?|(?P<bare>[A-Za-z]|\d
 AFTER_WORD = re.compile(
     rf"\b(?:(?:option|choice)\s*(?:is\s*)?:?\s*[(\[\"']?{MARK}[)\]\"']?(?!\w)"
     r"|answer\s*(?:is|:)+\s*:?\s*(?:[(\[\"'](?P<quoted>[A-Za-z]|\d{1,2})[)\]\"']"
-    r"|(?P<ends>[A-Za-z]|\d{1,2})(?=[.,;:)]*(?:\s*$|[.,;:)]\s))))",  # not the article of "the answer is a man"
+    r"|(?P<ends>[A-Za-z]|\d{1,2})(?=[.,;:)]*(?:\s*$|[.,;:)]\s))))",  # not the article in "the answer is a man"
     re.IGNORECASE,
 )
 
@@ -49,10 +49,9 @@ WITHIN = re.compile(r"(?<!\w)(?:\((?P<mark>[A-Z])\)|\[(?P<square>[A-Z])\])(?!\w)
 
 
 def enumerated(question: str) -> dict[str, str]:
-    """The options that a question enumerates, by mark (A, b, 2), in order; or none.
+    """Return the options that a question enumerates, by mark (A, b, 2), in order; empty if none.
 
-    Those of a list without marks are numbered, unless one of them is itself a number or a letter: then each is its own
-    mark.
+    Lists without marks are numbered, unless an entry is itself a number or a letter: then each is its own mark.
     """
     for style in STYLES:
         for alphabet in ALPHABETS:
@@ -62,21 +61,25 @@ def enumerated(question: str) -> dict[str, str]:
 
 
 def marks(question: str, choices: Sequence[str] = ()) -> dict[str, str]:
-    """The options by mark: the `choices` by their places (A, B, ...) where they are known, else what `question` has.
+    """Return the options by mark: the `choices` in order (A, B, ...) if known, else those that `question` enumerates.
 
     A choice that is a letter itself is its own mark.
     """
-    own = {_plain(choice): choice for choice in choices}
-    placed = dict(zip(ascii_uppercase, choices, strict=False))
-    return {mark: own.get(mark.lower(), choice) for mark, choice in placed.items()} if choices else enumerated(question)
+    by_text = {_plain(choice): choice for choice in choices}
+    by_order = dict(zip(ascii_uppercase, choices, strict=False))
+    return (
+        {mark: by_text.get(mark.lower(), choice) for mark, choice in by_order.items()}
+        if choices
+        else enumerated(question)
+    )
 
 
 def spelled_out(answer: str, options: dict[str, str], within: bool = False) -> str:
-    """The answer with each mark of an option in it replaced by the option; unchanged where it has none.
+    """Return the answer with each option mark replaced by the option; unchanged without marks.
 
-    A mark is the whole answer, begins it ("B. sad"), or follows "option", "choice" or "answer is"; so do several that
-    are joined ("B or C"). If one of these is no option's, the answer stays as it is. With `within`, so is a capital in
-    brackets ("it is (B)"), and a number is no mark: it may be what is asked for.
+    A mark, or several joined ones ("B or C"), is the whole answer, begins it ("B. sad"), or follows "option", "choice"
+    or "answer is". If one of joined marks is unknown, the answer is unchanged. With `within`, a capital in brackets
+    ("it is (B)") is a mark too, and a number is not: it may be the answer itself.
     """
     if not options or _plain(answer) in map(_plain, options.values()):
         return answer
@@ -95,14 +98,14 @@ def spelled_out(answer: str, options: dict[str, str], within: bool = False) -> s
 
 
 def _bracketed(found: re.Match, options: dict[str, str]) -> str:
-    """A capital in brackets as the option with that mark, unless an option has it after the same word ("Type (A)")."""
+    """Resolve a capital in brackets, unless an option has it after the same word ("Type (A)")."""
     mark, before = _mark(found), found.string[: found.start()].split()
     worded = before and any(_plain(f"{before[-1]} {mark}") in _plain(option) for option in options.values())
     return found.group() if worded else _option(mark, options) or found.group()
 
 
 def _options(found: re.Match, named: Callable[[str], str | None]) -> str:
-    """Joined marks as the options they name."""
+    """Resolve joined marks."""
     options = [named(sign) for sign in SIGN.findall(found["marks"])]
     return found.group() if None in options else " or ".join(option for option in options if option)
 
@@ -112,9 +115,9 @@ def _mark(found: re.Match) -> str:
 
 
 def _option(mark: str, options: dict[str, str], by_place: bool = False) -> str | None:
-    """The option with that mark in either case, or the option that it is itself.
+    """Return the option with that mark in either case, or the option that equals it.
 
-    With `by_place` also the one in that place (2 or B: the second) where marks are of the other kind.
+    With `by_place` also the option at that position (2 or B: the second) if marks are of the other kind.
     """
     by_mark = {**{_plain(option): option for option in options.values()}, **{m.lower(): o for m, o in options.items()}}
     if mark.lower() in by_mark:
@@ -122,20 +125,20 @@ def _option(mark: str, options: dict[str, str], by_place: bool = False) -> str |
     numbered = any(name.isdigit() for name in options)
     if not by_place or mark.isdigit() == numbered:
         return None
-    place = ascii_lowercase.index(mark.lower()) if numbered else int(mark) - 1
-    return list(options.values())[place] if 0 <= place < len(options) else None
+    index = ascii_lowercase.index(mark.lower()) if numbered else int(mark) - 1
+    return list(options.values())[index] if 0 <= index < len(options) else None
 
 
 def _marked(question: str, style: str, alphabet: str | list[str]) -> dict[str, str]:
-    """The options between consecutive marks of a style; none unless there are two, and each has a text."""
+    """Return the options between consecutive marks of a style; empty unless there are two or more, each with text."""
     marks: list[tuple[str, re.Match]] = []
-    place = 0
+    start = 0
     for name in alphabet:
-        found = re.compile(style.format(name)).search(question, place)
+        found = re.compile(style.format(name)).search(question, start)
         if found is None:
             break
         marks.append((name, found))
-        place = found.end()
+        start = found.end()
     if len(marks) < 2:
         return {}
     ends = [found.start() for _, found in marks[1:]] + [len(question)]
@@ -148,7 +151,7 @@ def _marked(question: str, style: str, alphabet: str | list[str]) -> dict[str, s
 
 
 def _introduced(question: str) -> dict[str, str]:
-    """The entries of a list after words that introduce one, marked 1, 2, ..., or by themselves."""
+    """Return the entries of an introduced list, marked 1, 2, ..., or by themselves."""
     for found in INTRODUCED.finditer(question):
         entries = [entry.strip(QUOTES) for entry in SEPARATOR.split(found["list"])]
         if len(entries) > 1 and all(entry and len(entry.split()) <= LONGEST for entry in entries):

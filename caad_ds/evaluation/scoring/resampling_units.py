@@ -1,19 +1,19 @@
-"""Units of items: what is drawn, or exchanged between two systems, as a whole.
+"""Resampling units: groups of items that are drawn, or exchanged between two systems, together.
 
-Items that share a clip are not independent: who mishears the clip is wrong about all of them. So a unit is a clip with
-every question about it, under every condition, and where items have several clips, all that are linked through them.
+Items that share a clip are not independent: a model that mishears the clip is wrong about all of them. So a unit is a
+clip with every question about it, under every condition; if items have several clips, all items linked through them.
 """
 
 from collections.abc import Iterable
 
 import numpy as np
 
-# With fewer, even the most extreme exchange has p >= 0.05: 2 of 2^5 exchanges are as extreme as they can be.
+# With fewer units, even the most extreme exchange has p >= 0.05: 2 of the 2^5 exchanges are that extreme.
 FEWEST = 6
 
 
 def units_of(predictions: Iterable[dict]) -> dict[str, int]:
-    """The unit of each item, by its id; predictions that name no `clips` are units by themselves."""
+    """Return the unit of each item, by id; predictions without `clips` are units by themselves."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -32,12 +32,12 @@ def units_of(predictions: Iterable[dict]) -> dict[str, int]:
 
 
 def numbered(units: dict[str, int], ids: Iterable[str]) -> np.ndarray:
-    """The units of these items, int [items], numbered from 0 without gaps."""
+    """Return the units of these items, int [items], renumbered from 0 without gaps."""
     return np.unique([units[name] for name in ids], return_inverse=True)[1]
 
 
 def per_unit(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Sums over the items of each unit: [..., items] to float64 [..., units]; `unit` is int [items]."""
+    """Sum over the items of each unit: [..., items] to float64 [..., units]; `unit` is int [items]."""
     order = np.argsort(unit, kind="stable")
     starts = np.flatnonzero(np.diff(unit[order], prepend=-1))
     return np.add.reduceat(np.asarray(values, np.float64)[..., order], starts, axis=-1)

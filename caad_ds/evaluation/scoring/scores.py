@@ -8,7 +8,7 @@ tir_all_irrelevant     changed either way under the irrelevant text / all items
 shift                  right -> wrong under the adversarial text / right when neutral
 MRS                    0.8 NormAcc_adversarial + 0.2 NormAcc_irrelevant
 
-`tir_all` is MCR-BENCH's text influence rate; what the CAAD authors' code calls `TIR_adv` is `shift`.
+`tir_all` is MCR-BENCH's text influence rate; `shift` is called `TIR_adv` in the CAAD authors' code.
 """
 
 from collections import defaultdict
@@ -25,9 +25,9 @@ RATIOS = CONFLICTS.ratios
 DEFINITIONS = {
     "shift": "right without the hint and wrong with the false one / right without it; the CAAD authors' TIR_adv",
     "tir_all_adversarial": "right without the hint and wrong with the false one / all items; MCR-BENCH's TIR",
-}  # of what goes by one name and means two things
+}  # of metrics whose names are ambiguous
 POOLED = "all"
-RULES = ("right", "strict", "lenient")  # what every group is scored by; the first has no key of its own
+RULES = ("right", "strict", "lenient")  # by which every group is scored; results of the first are not nested
 DRAWS = 1000
 BLOCK = 500  # draws at a time: their weights take BLOCK x units x 8 bytes
 LEVEL = 0.95
@@ -39,10 +39,10 @@ def score(
     """Compute every metric of one or several runs on the same items.
 
     Args:
-        right: bool [runs, facts, items], as `metrics.answers` gives them; of CONFLICTS whether each is right, [runs, 4,
-            items], conditions in their order.
-        unit: int [items], items that are drawn together (resampling_units.py); by default each by itself.
-        metrics: what is counted, and divided.
+        right: bool [runs, facts, items], from `metrics.answers`; for CONFLICTS whether each is right, [runs, 4, items],
+            in the order of the conditions.
+        unit: int [items], the resampling unit of each item (resampling_units.py); by default one per item.
+        metrics: the metrics to compute.
 
     Returns:
         `items`, `clips` (units), `runs`, and each metric as `{value, low, high, deviation}`: the mean over runs, its
@@ -76,22 +76,22 @@ def resample(
 
 
 def figures_of_each(runs: list[list[dict]]) -> dict[str, list[float | None]]:
-    """Every metric of all items together, by the first rule: a value per run, None where it is undefined."""
+    """Compute every metric of the pooled items by the first rule: a value per run, None if undefined."""
     right = CONFLICTS.answers(runs, items_by_subset(runs[0])[POOLED], RULES[0])
     found = CONFLICTS.values(CONFLICTS.count(right).sum(-1))
-    return {name: [None if np.isnan(value) else float(value) for value in each] for name, each in found.items()}
+    return {name: [None if np.isnan(value) else float(value) for value in of_runs] for name, of_runs in found.items()}
 
 
 def score_groups(
     runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, metrics: Metrics = CONFLICTS
 ) -> dict[str, dict]:
-    """Score each subset and, under `all`, the pooled items; by the first rule, and inside by the others' names.
+    """Score each subset and, under `all`, the pooled items; by the first rule, and nested by the others' names.
 
-    `runs`: for each run its predictions, `{id, condition, subset, clips, right, strict, lenient}`, complete over the
-    same items, and what `metrics` read of them beside.
+    `runs`: for each run its predictions, `{id, condition, subset, clips, right, strict, lenient}` and further keys that
+    `metrics` read, all over the same items.
     """
     found, units = {}, units_of(runs[0])
-    known: dict[tuple[str, ...], dict] = {}  # where there is one subset, it is all
+    known: dict[tuple[str, ...], dict] = {}  # a single subset equals the pooled items
     for name, ids in items_by_subset(runs[0]).items():
         if (scored := known.get(tuple(ids))) is None:
             unit = numbered(units, ids)
@@ -102,19 +102,19 @@ def score_groups(
 
 
 def judged_by(rule: str, runs: list[list[dict]]) -> list[list[dict]]:
-    """The predictions of runs, with the verdict of `rule` in the place of the first rule's."""
+    """Return the predictions with the verdict of `rule` instead of the first rule's."""
     return [[{**p, RULES[0]: p[rule]} for p in run] for run in runs]
 
 
 def _by_rule(
     runs: list[list[dict]], ids: list[str], rule: str, draws: int, seed: int, unit: np.ndarray, metrics: Metrics
 ) -> dict:
-    ours = metrics.by(rule == RULES[0])
-    return score(ours.answers(runs, ids, rule), draws, seed, unit, ours)
+    rule_metrics = metrics.by(rule == RULES[0])
+    return score(rule_metrics.answers(runs, ids, rule), draws, seed, unit, rule_metrics)
 
 
 def items_by_subset(predictions: Iterable[dict]) -> dict[str, list[str]]:
-    """The sorted ids of each subset, and first, as `all`, those of all subsets."""
+    """Return the sorted ids of all subsets, first as `all`, and of each subset."""
     members: dict[str, dict[str, None]] = defaultdict(dict)
     for prediction in predictions:
         members[prediction["subset"]][prediction["id"]] = None
@@ -123,7 +123,7 @@ def items_by_subset(predictions: Iterable[dict]) -> dict[str, list[str]]:
 
 
 def _summary(point: np.ndarray, drawn: np.ndarray, units: int, is_share: bool) -> dict[str, float | None]:
-    """`point` [runs], `drawn` [draws, runs]."""
+    """Summarise `point` [runs] with the interval of `drawn` [draws, runs]."""
     value = point.mean()
     if np.isnan(value):
         return {"value": None, "low": None, "high": None, "deviation": None}
@@ -133,10 +133,10 @@ def _summary(point: np.ndarray, drawn: np.ndarray, units: int, is_share: bool) -
 
 
 def interval(drawn: np.ndarray, units: int, share: float | None = None) -> tuple[float | None, float | None]:
-    """Compute the middle 95% of draws; undefined ones are left out.
+    """Compute the middle 95% of draws, ignoring undefined ones.
 
-    Where there are too few units, or all draws agree (every answer right, say), draws know no uncertainty: then it is
-    Wilson's interval if the figure is a `share` of the items, and else None, None.
+    With too few units, or if all draws agree (e.g. every answer is right), draws show no uncertainty: then Wilson's
+    interval is used if the metric is a `share` of the items, else None, None.
     """
     tail, known = (1 - LEVEL) / 2, drawn[~np.isnan(drawn)]
     if units >= FEWEST and len(known):
@@ -147,7 +147,7 @@ def interval(drawn: np.ndarray, units: int, share: float | None = None) -> tuple
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95% score interval of a share of `count` independent trials."""
+    """Return Wilson's 95% score interval of a share of `count` independent trials."""
     z = float(ndtri((1 + LEVEL) / 2))
     centre, reach = share + z * z / (2 * count), z * sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
     return max(0.0, (centre - reach) / (1 + z * z / count)), min(1.0, (centre + reach) / (1 + z * z / count))

@@ -1,19 +1,19 @@
 """Differences of systems from a baseline on the same items: intervals and p values.
 
 Test        The two systems' answers are exchanged, unit by unit (a clip with all questions about it, under every
-            condition, all runs together; resampling_units.py). If the systems are alike in truth, each of the 2^units
-            exchanges is as likely as what was observed, so p, the share of exchanges that are as extreme, is exact at
-            every size.
+            condition, all runs together; resampling_units.py). Under the null hypothesis each of the 2^units exchanges
+            is as likely as the observed data, so p, the share of exchanges that are at least as extreme, is exact for
+            every sample size.
 Statistic   A metric is a ratio of sums over items, n / d (scores.py). Its difference over its standard error (the delta
-            method's, over units), computed again for every exchange: so p holds for many units also where the systems
-            are alike in the metric alone (Janssen 1997; Chung and Romano 2013). Of shares, d = 1, it orders exchanges
-            as the difference does; with one run and a question each that is McNemar's exact test.
-Too few     The standard error misleads where denominators differ and few items count. There (`_leverage`) p is 1.
+            method's, over units), recomputed for every exchange: so p is asymptotically valid even if the systems are
+            equal in the metric alone (Janssen 1997; Chung and Romano 2013). For shares, d = 1, it orders exchanges like
+            the difference; with one run and one question per clip that is McNemar's exact test.
+Too few     The standard error is unreliable if denominators differ and few items count: then (`_leverage`) p is 1.
 Interval    95% of a paired bootstrap over units (the same draw for both systems, every run and condition).
-p_holm      Holm's correction over the systems compared, for each group and metric by itself.
+p_holm      Holm's correction over the compared systems, separately for each group and metric.
 
-Several runs of one name (seeds) stand for their mean: the null hypothesis is that on other items *these* models would
-do alike; what other seeds would give, it does not tell.
+Several runs of one name (seeds) are averaged: the null hypothesis is that *these* models perform equally on other
+items; it makes no statement about other seeds.
 """
 
 from collections.abc import Callable
@@ -32,25 +32,25 @@ ENUMERATED = 1 << 14  # exchanges, of which those alike are one
 MOST_LEVERAGE = 0.2  # chosen by benchmarks/calibration.py
 BLOCK = 500  # exchanges at a time
 FIELDS = ("value", "low", "high", "test", "p", "least_p", "p_holm", "significant", "too_few")
-TIE = 1e-9  # between values of |t| that rounding may have made unequal
+TIE = 1e-9  # tolerance for values of |t| that are equal up to rounding
 Sums = Callable[[np.ndarray], np.ndarray]
 
 
 def differences(
     systems: dict[str, list[list[dict]]], baseline: str, draws: int = DRAWS, metrics: Metrics = CONFLICTS
 ) -> dict[str, dict[str, dict]]:
-    """By system, group and metric what each system but the baseline differs by; inside a group by the other rules.
+    """Return the differences of each system from the baseline, by system, group and metric; nested by the other rules.
 
     `systems`: the runs of each name, as `score_groups` takes them, all over the same items. A difference is `{value,
     low, high, test, p, least_p, p_holm, significant, too_few}`; those of shares have also `higher` and `lower`, the
-    number of items on which the system is above the baseline, and below. `least_p` is the smallest p that so many
-    units can give, and `too_few` says that it could not make the figure significant. Where a metric is undefined for
-    either, all are None; `low` and `high` also where the bootstrap has no spread (`scores.interval`).
+    number of items on which the system is above the baseline, and below. `least_p` is the smallest possible p for this
+    number of units; `too_few`: even that would not be significant. If a metric is undefined for either system, all are
+    None; `low` and `high` also if the bootstrap has no spread (`scores.interval`).
     """
     others = [name for name in systems if name != baseline]
     found: dict[str, dict[str, dict]] = {name: {} for name in others}
     units = units_of(systems[baseline][0])
-    known: dict[tuple[str, ...], list] = {}  # where there is one subset, it is all
+    known: dict[tuple[str, ...], list] = {}  # a single subset equals the pooled items
     for group, ids in items_by_subset(systems[baseline][0]).items():
         unit = numbered(units, ids)
         if tuple(ids) not in known:
@@ -59,25 +59,25 @@ def differences(
             ]
         first, *rest = known[tuple(ids)]
         for name in others:
-            found[name][group] = {**first[name], **{rule: each[name] for rule, each in zip(RULES[1:], rest)}}
+            found[name][group] = {**first[name], **{rule: other[name] for rule, other in zip(RULES[1:], rest)}}
     return found
 
 
 def exchange_p(ours: np.ndarray, theirs: np.ndarray, sums: Sums) -> np.ndarray:
     """Compute the two-sided p of each figure, and the smallest it could be, [2, figures], by exchanging units.
 
-    `sums` makes numerators and denominators [2, units, figures] of answers [runs, ...] of one system. Several runs are
-    exchanged together, since those of one system may be more alike than those of two. A system with more runs than the
-    other is tested K times, once for each of its runs, with as many runs as the other has; K / k times the k-th
-    smallest p is a p value whatever their dependence, because on average at most k alpha of them are below
+    `sums` computes numerators and denominators [2, units, figures] from answers [runs, ...] of one system. The runs of
+    a system are exchanged together, since they may be more alike than those of two systems. A system with more runs,
+    K, than the other is tested K times, starting at each of its runs, with as many runs as the other has; K / k times
+    the k-th smallest p is a p value under any dependence, because on average at most k alpha of them are below
     k alpha / K. k is half of K, rounded up.
     """
     few, many = sorted((ours, theirs), key=len)
     if len(few) == len(many):
         return exchange_test(sums(ours), sums(theirs))
-    each = [exchange_test(sums(few), sums(np.roll(many, -k, axis=0)[: len(few)])) for k in range(len(many))]
+    tests = [exchange_test(sums(few), sums(np.roll(many, -k, axis=0)[: len(few)])) for k in range(len(many))]
     half = -(-len(many) // 2)
-    return np.minimum(1.0, len(many) / half * np.sort(each, axis=0)[half - 1])
+    return np.minimum(1.0, len(many) / half * np.sort(tests, axis=0)[half - 1])
 
 
 def exchange_test(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -87,10 +87,10 @@ def exchange_test(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     (1 + count) / (1 + EXCHANGES) over seeded draws.
 
     With N, D the sums over both systems, z = D n - N d are a unit's residuals from their common ratio, w = z_a - z_b,
-    m = z_a + z_b. The difference of the ratios is proportional to sum(w), and what a unit adds to it is w - g m, where
-    g = sum(d_a - d_b) / D: so t^2 = sum(w)^2 / sum((w - g m)^2), and 0 where that is 0 / 0, which no difference is. It
-    is defined also where an exchange leaves a system without a denominator. An exchange of a unit changes the signs of
-    its w and d_a - d_b; N, D and m stay.
+    m = z_a + z_b. The difference of the ratios is proportional to sum(w), and a unit's contribution is w - g m, where
+    g = sum(d_a - d_b) / D: so t^2 = sum(w)^2 / sum((w - g m)^2), and 0 for 0 / 0, i.e. no difference. It is defined
+    even if an exchange leaves a system without a denominator. Exchanging a unit flips the signs of its w and d_a - d_b;
+    N, D and m stay.
     """
     (n_a, d_a), (n_b, d_b) = ours, theirs
     part, whole = (n_a + n_b).sum(0), (d_a + d_b).sum(0)
@@ -108,7 +108,7 @@ def exchange_test(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p values adjusted by Holm's step-down procedure, which bounds the chance of any false finding among them."""
+    """Return p values adjusted by Holm's step-down procedure, which controls the family-wise error rate."""
     order = np.argsort(p_values)
     steps = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))
@@ -117,7 +117,7 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def adjust(family: list[dict]) -> None:
-    """Adds `p_holm`, `significant` and `too_few` to the differences of several systems in one figure."""
+    """Add `p_holm`, `significant` and `too_few` to the differences of several systems in one metric."""
     family = [difference for difference in family if difference["p"] is not None]
     for difference, p in zip(family, holm([difference["p"] for difference in family]), strict=True):
         too_few = difference["least_p"] * len(family) >= 1 - LEVEL
@@ -125,7 +125,7 @@ def adjust(family: list[dict]) -> None:
 
 
 def difference_of(value: float, drawn: np.ndarray, units: int, p: float, least: float) -> dict:
-    """A difference, from its bootstrap's draws [draws] and its test; all None where it is undefined."""
+    """Return a difference from its bootstrap draws [draws] and its test; all None if undefined."""
     if np.isnan(value):
         return dict.fromkeys(FIELDS)
     low, high = interval(drawn, units)
@@ -133,7 +133,7 @@ def difference_of(value: float, drawn: np.ndarray, units: int, p: float, least: 
 
 
 def ratio_sums(right: np.ndarray, unit: np.ndarray, metrics: Metrics = CONFLICTS) -> np.ndarray:
-    """Numerators and denominators of every metric, [2, units, metrics], from answers bool [runs, facts, items]."""
+    """Return each metric's numerators and denominators, [2, units, metrics], from answers bool [runs, facts, items]."""
     return np.stack(metrics.sides(per_unit(metrics.count(right).sum(0), unit).T))
 
 
@@ -141,7 +141,7 @@ def _of_items(
     systems: dict[str, list[list[dict]]], baseline: str, ids: list[str], unit: np.ndarray, rule: str, draws: int,
     metrics: Metrics,
 ) -> dict[str, dict[str, dict]]:  # fmt: skip
-    """By system and metric, for one group of items and one rule."""
+    """Return the differences by system and metric, for one group of items and one rule."""
     right = {name: metrics.answers(runs, ids, rule) for name, runs in systems.items()}
     units = int(unit.max()) + 1
     ends = np.cumsum([len(runs) for runs in right.values()])
@@ -164,23 +164,23 @@ def _of_items(
 
 
 def _direction(ours: np.ndarray, theirs: np.ndarray, metrics: Metrics) -> np.ndarray:
-    """Sign of the difference tested, [metrics]: of ratios of sums over runs, where the figure is a mean of ratios."""
+    """Return signs of the tested differences, [metrics]: of ratios of sums over runs (metrics are means of ratios)."""
     (part, whole), (other, of) = (metrics.sides(metrics.count(r).sum((0, -1))) for r in (ours, theirs))
     return np.sign(part * of - other * whole)
 
 
 def _above(ours: np.ndarray, theirs: np.ndarray, metrics: Metrics) -> dict[str, dict[str, int]]:
-    """For each share the items on which its mean over runs is above the other system's, and below."""
+    """Count, for each share, the items on which its mean over runs is above the other system's, and below."""
     mine, other = (metrics.sides(metrics.count(right).sum(0).T)[0] for right in (ours, theirs))
     by_item = dict(zip(metrics.ratios, (mine * len(theirs) - other * len(ours)).T, strict=True))
     return {m: {"higher": int((by_item[m] > 0).sum()), "lower": int((by_item[m] < 0).sum())} for m in metrics.shares}
 
 
 def _leverage(residuals: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Compute how far single units decide each difference, [figures], from residuals [2, units, figures] and g.
+    """Compute how much single units dominate each difference, [figures], from residuals [2, units, figures] and g.
 
-    It bounds the skewness of the difference between systems whose residuals have one law: of which a system with few
-    items to its denominator may not have shown how large they can be. It is 0 where denominators are alike.
+    It bounds the skewness of the difference between systems with identically distributed residuals; a system with a
+    small denominator may not show their full range. It is 0 for equal denominators.
     """
     second, fourth = ((residuals**k).sum((0, 1)) for k in (2, 4))
     bound = np.sqrt(fourth) / np.where(second, second, 1)
@@ -189,9 +189,9 @@ def _leverage(residuals: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 
 def _enumerated(terms: np.ndarray, constant: np.ndarray) -> float | None:
-    """Exact p of one figure from terms [3, units] and constants [2]; None where exchanges are too many.
+    """Return the exact p of one metric from terms [3, units] and constants [2]; None if there are too many exchanges.
 
-    Of units with the same terms, up to their sign, it matters only how many are exchanged.
+    For units with the same terms, up to sign, only the number of exchanged ones matters.
     """
     terms = terms[:, terms.any(0)]
     if not terms.size:
@@ -208,12 +208,12 @@ def _enumerated(terms: np.ndarray, constant: np.ndarray) -> float | None:
 
 @lru_cache(1 << 12)
 def _heads(count: int) -> np.ndarray:
-    """Chances of 0, 1, ..., `count` heads of so many coins."""
+    """Return the probabilities of 0, 1, ..., `count` heads of `count` coins."""
     return binom.pmf(np.arange(count + 1), count, 0.5)
 
 
 def _drawn(terms: np.ndarray, constant: np.ndarray) -> np.ndarray:
-    """p of each figure, [figures], over EXCHANGES draws that all figures share."""
+    """Return p of each metric, [figures], over EXCHANGES draws shared by all metrics."""
     terms = terms[:, terms.any(axis=(0, 2))]
     random, observed = np.random.default_rng(0), _statistic(terms.sum(1), constant)
     extreme = np.zeros(terms.shape[-1], int)
@@ -224,7 +224,7 @@ def _drawn(terms: np.ndarray, constant: np.ndarray) -> np.ndarray:
 
 
 def _statistic(sums: np.ndarray, constant: np.ndarray) -> np.ndarray:
-    """|t| from sums of the terms of exchanges [3, ...] and the sums that no exchange changes [2, ...]."""
+    """Return |t| from the sums of exchanged terms [3, ...] and the sums that exchanges do not change [2, ...]."""
     w, wm, g = sums
     ww, mm = constant
     variance = ww - 2 * g * wm + g**2 * mm
