@@ -1,6 +1,6 @@
 """The command line of evaluation: arguments and checks that need neither PyTorch nor transformers.
 
-`run` of each module imports the module of evaluation that does the work, once its arguments are in order.
+`run` of each module imports the module that does the work once its arguments are checked.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from caad_ds.utils.command import is_main, note
 
 
 def implementation(name: str) -> ModuleType:
-    """Import `caad_ds.evaluation.<name>`, which takes seconds, after a line on stderr that says so."""
+    """Import `caad_ds.evaluation.<name>`, which takes seconds, after a note on stderr."""
     if is_main():
         note("loading PyTorch and transformers")
     return importlib.import_module(f"caad_ds.evaluation.{name}")

@@ -1,4 +1,4 @@
-"""Arguments that several commands of evaluation take."""
+"""Arguments shared by several evaluation commands."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from caad_ds.utils.paths import existing, model_folder
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add which benchmark, and where the files of one that is described are."""
+    """Add `--benchmark` and `--data`."""
     parser.add_argument(
         "--benchmark", type=named, required=True, metavar="PATH",
         help="a benchmark's folder or JSONL file, a description (YAML), or the name of one that `benchmarks` lists",
@@ -18,7 +18,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every command that runs a model on a benchmark takes."""
+    """Add the arguments of every command that runs a model on a benchmark."""
     parser.add_argument("--model", type=model_folder, required=True, metavar="MODEL", help=MODEL)
     add_benchmark_arguments(parser)
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="items per batch (default 32)")

@@ -1,4 +1,4 @@
-"""`caad-ds benchmarks`: which benchmarks there are, where they come from, and what one on this disk lacks."""
+"""`caad-ds benchmarks`: list the known benchmarks and their sources, or check one on disk."""
 
 import argparse
 from collections import Counter
@@ -26,7 +26,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the benchmarks, or check one; 3 if rows of it cannot be used, else 0."""
+    """List the benchmarks, or check one; return 3 if rows of it cannot be used, else 0."""
     if args.action == "list":
         if args.benchmark or args.data or args.kind:
             raise UserError("benchmarks list: takes no further arguments; to look at one, `caad-ds benchmarks check`")
@@ -38,27 +38,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show_benchmarks() -> None:
-    """Print what there is, and of each description where its form was seen and its files are to be had."""
-    described = [read_description(file) for file in shipped().values()]
-    rows = [[one.name, one.score, one.matching] for one in described]
+    """Print the benchmarks and, for each description, the sources of its format and where to get its files."""
+    descriptions = [read_description(file) for file in shipped().values()]
+    rows = [[description.name, description.score, description.matching] for description in descriptions]
     rows += [[kind, benchmark.figures, "label"] for kind, benchmark in KINDS.items()]
     show(Table("Benchmarks", ["name", "score", "right by the rule"], rows))
-    show(*(line for one in described for line in _sources(one)), f"{', '.join(KINDS)}: {ON_DISK} (docs/evaluation.md)")
+    show(
+        *(line for description in descriptions for line in _sources(description)),
+        f"{', '.join(KINDS)}: {ON_DISK} (docs/evaluation.md)",
+    )
 
 
-def check(place: Path, kind: str | None, data: Path | None) -> int:
-    """Print what a benchmark holds, and on standard error each row that cannot be used and why."""
-    found = load(place, kind, data=data)
+def check(path: Path, kind: str | None, data: Path | None) -> int:
+    """Print the contents of a benchmark, and to standard error each row that cannot be used and why."""
+    found = load(path, kind, data=data)
     rows = {item.id: item.subset for item in found.items}
-    of = [[name, str(count)] for name, count in Counter(rows.values()).items()]
-    show(f"{found.kind}: {counted(len(rows), 'row')} can be used", Table("Rows by subset", ["subset", "rows"], of))
+    counts = [[name, str(count)] for name, count in Counter(rows.values()).items()]
+    show(f"{found.kind}: {counted(len(rows), 'row')} can be used", Table("Rows by subset", ["subset", "rows"], counts))
     show_rejected(found.rejected, None)
     return ROWS_REJECTED if found.rejected else 0
 
 
-def _sources(one: Description) -> list[str]:
-    lines = [f"{one.name}: {one.title}", f"  needs {one.data}"]
-    for source in one.sources:
+def _sources(description: Description) -> list[str]:
+    lines = [f"{description.name}: {description.title}", f"  needs {description.data}"]
+    for source in description.sources:
         release = f", release {source.release}" if source.release else ""
         lines.append(f"  {source.of}: {source.repository} {source.commit[:10]}, {', '.join(source.files)}{release}")
         lines += [f"    note: {source.note}"] if source.note else []

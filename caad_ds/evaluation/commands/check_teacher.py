@@ -1,4 +1,4 @@
-"""`caad-ds check-teacher`: is a teacher fit for contrastive distillation?"""
+"""`caad-ds check-teacher`: check whether a teacher is fit for contrastive distillation."""
 
 import argparse
 
@@ -22,7 +22,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--train-benchmark", type=named, metavar="PATH",
-        help="a benchmark of clips that the teacher was trained on: tells overfitting from too little training",
+        help="a benchmark of clips that the teacher was trained on, to distinguish overfitting from underfitting",
     )  # fmt: skip
     parser.add_argument(
         "--train-data",
@@ -47,7 +47,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the teacher, print tables and verdict; 3 if rows of the benchmark could not be used, else 0."""
+    """Check the teacher, print tables and verdict; return 3 if rows of the benchmark could not be used, else 0."""
     found = implementation("teacher_check.check_teacher").check_teacher(
         args.model, args.benchmark, args.instructions, data=args.data, train_benchmark=args.train_benchmark,
         train_data=args.train_data,

@@ -1,4 +1,4 @@
-"""`caad-ds compare`: several evaluations side by side, as tables and as pictures."""
+"""`caad-ds compare`: compare several evaluations in tables and pictures."""
 
 import argparse
 import sys
@@ -25,7 +25,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, print the tables, log them; 3 if a run could not use rows of its benchmark, else 0."""
+    """Compare, print the tables, log them; return 3 if a run could not use rows of its benchmark, else 0."""
     store = store_of(args.mlflow, args.experiment)
     compare = implementation("comparison.compare").compare
     with output_folder(args.out) as folder:
@@ -40,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
 
 
 def partly(rejected: dict[Path, int]) -> str:
-    """What is said of runs that are on some of the benchmark's rows alone."""
+    """Return the message about runs that cover only part of the benchmark's rows."""
     return ", ".join(f"{counted(count, 'row')} left out in {path}" for path, count in rejected.items())

@@ -1,4 +1,4 @@
-"""`caad-ds evaluate`: a model's answers to a benchmark, and their scores."""
+"""`caad-ds evaluate`: answer a benchmark with a model, and score the answers."""
 
 import argparse
 from dataclasses import asdict, fields
@@ -36,7 +36,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, evaluate, print the table; 3 if rows of the benchmark could not be used, else 0."""
+    """Check the arguments, evaluate, print the table; return 3 if rows of the benchmark could not be used, else 0."""
     decoding = Decoding(**{option.name: getattr(args, option.name) for option in fields(Decoding)})
     store = store_of(args.mlflow, args.experiment)
     scores = implementation("evaluate").evaluate(
@@ -49,6 +49,6 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if is_main():
         show_evaluation(scores, RunFolder(args.out))
-        asked = args.data or description_file(args.benchmark) or args.benchmark
-        log_evaluation(store, args.out, asked, evaluation_rows(scores))
+        benchmark = args.data or description_file(args.benchmark) or args.benchmark
+        log_evaluation(store, args.out, benchmark, evaluation_rows(scores))
     return ROWS_REJECTED if scores["rejected"] else 0

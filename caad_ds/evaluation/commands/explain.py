@@ -1,4 +1,4 @@
-"""`caad-ds explain`: what audio, text and their contrast make of each token of an answer."""
+"""`caad-ds explain`: token probabilities of an answer with audio, without it, and under their contrast."""
 
 import argparse
 from dataclasses import asdict, fields
@@ -53,7 +53,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, explain, say what was saved, log it; 3 if clips could not be heard, else 0."""
+    """Check the arguments, explain, print what was saved, log it; return 3 if items could not be used, else 0."""
     store = store_of(args.mlflow, args.experiment)
     wanted = AnswerSettings(**{option.name: getattr(args, option.name) for option in fields(AnswerSettings)})
     found = implementation("explain.explain").explain(

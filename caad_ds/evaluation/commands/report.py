@@ -1,4 +1,4 @@
-"""`caad-ds report`: one page about several evaluations, to look at and listen to."""
+"""`caad-ds report`: a web page about several evaluations, with their audio."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page, say where it is and what has no player; 3 if a run left rows of its benchmark out, else 0."""
+    """Write the page, print where it is and what has no player; return 3 if a run left out rows, else 0."""
     found = implementation("page.report").report(
         args.runs, args.out, baseline=args.baseline, title=args.title, tokens=args.tokens, embed_mb=args.embed_mb,
         audio=not args.no_audio,

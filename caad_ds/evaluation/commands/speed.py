@@ -42,7 +42,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, measure, print the table, log it; returns the exit status."""
+    """Check the arguments, measure, print the table, log it; return the exit status."""
     check_above_zero("--contrast-alpha", args.contrast_alpha)
     check_gate(args.contrast_alpha, args.alpha_gate, args.gate_m)
     if len(dict(args.models)) < len(args.models):

@@ -1,4 +1,4 @@
-"""`caad-ds compare`: several evaluations side by side, as tables and as pictures."""
+"""`caad-ds compare`: compare several evaluations in tables and pictures."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,16 +18,16 @@ def compare(
     """Compare finished evaluations of one benchmark, as `caad-ds compare` does.
 
     Args:
-        runs: run folders of `evaluate`; those of one name are its seeds.
+        runs: run folders of `evaluate`; runs with the same name are seeds of one system.
         baseline: name of the system that the others are tested against; None: the first.
-        out: folder that table.json, table.md and the pictures are written to; None: nothing is written.
+        out: folder for table.json, table.md and the pictures; None: nothing is written.
         title: of the table and the picture; None: the benchmark's.
 
     Returns:
-        Scores by system and differences from the baseline, with all that tables and pictures show of them.
+        Scores by system and differences from the baseline, with the contents of tables and pictures.
 
     Raises:
-        UserError: no run, one that is unfinished, runs that cannot stand side by side, or a baseline that is no run's.
+        UserError: no run, an unfinished run, runs that are not comparable, or a baseline that no run has.
     """
     if not runs:
         raise UserError("no run to compare; give run folders of `caad-ds evaluate`")
@@ -44,7 +44,7 @@ def compare(
     return found
 
 
-def _baseline(asked: str | None, names: list[str]) -> str:
-    if asked is not None and asked not in names:
-        raise UserError(f"--baseline {asked}: no run has this name; give one of {', '.join(names)}")
-    return asked if asked is not None else names[0]
+def _baseline(name: str | None, names: list[str]) -> str:
+    if name is not None and name not in names:
+        raise UserError(f"--baseline {name}: no run has this name; give one of {', '.join(names)}")
+    return name if name is not None else names[0]

@@ -1,4 +1,4 @@
-"""`caad-ds compare` of runs under conditions: accuracy under each, shift, and what the false hint changes."""
+"""`caad-ds compare` of runs with conditions: accuracy under each, shift, and the effect of the false hint."""
 
 from math import inf
 
@@ -30,7 +30,7 @@ INTERVALS = (
 
 
 def compare_conditions(read: Runs, baseline: str, title: str) -> Comparison:
-    """Of runs on a benchmark in MCR-BENCH's format: conditions, shift, and what the false hint changes."""
+    """Compare runs on a benchmark in MCR-BENCH's format: conditions, shift, and the effect of the false hint."""
     runs, systems = read.systems, {}
     with progress("comparing", sum(map(len, runs.values()))) as advance:
         for name, predictions in runs.items():
@@ -48,36 +48,38 @@ def compare_conditions(read: Runs, baseline: str, title: str) -> Comparison:
         legends.append(significance_legend(baseline, {name: pooled[name] | _by_subset(found[name]) for name in found}))
     named = [part for name, tables in read.confusions.items() for part in in_markdown(name, summed(tables))]
     details += [NAMED, *named] if named else []
-    best = dict(sorted(systems.items(), key=lambda each: _or_last(each[1][POOLED]["shift"]["value"])))
+    by_shift = dict(sorted(systems.items(), key=lambda system: _or_last(system[1][POOLED]["shift"]["value"])))
     pictures = {
-        "table.png": lambda file: bars(_pooled(best, BARS), f"{title}, by shift", file),
+        "table.png": lambda file: bars(_pooled(by_shift, BARS), f"{title}, by shift", file),
         "flips.png": lambda file: flip_matrices(systems, title, file),
-        "tradeoff.png": lambda file: trade_off({n: each[POOLED] for n, each in systems.items()}, seeds, title, file),
+        "tradeoff.png": lambda file: trade_off(
+            {n: groups[POOLED] for n, groups in systems.items()}, seeds, title, file
+        ),
     }
     table = comparison_rows(systems, found)
     logged = _pooled(systems, {key: key for key in FIGURES.values()})
     attributes = by_attribute(systems, commonest)
-    figures, tested = ({name: _labelled(groups) for name, groups in each.items()} for each in (systems, found))
+    figures, tested = ({name: _labelled(groups) for name, groups in part.items()} for part in (systems, found))
     return Comparison(
         title, baseline, systems, logged, found, table, legends, details, pictures, figures, tested, attributes
     )
 
 
 def _labelled(groups: dict[str, dict]) -> dict[str, dict]:
-    """A system's metrics, or differences, by the name of their column: of all items, and of each subset."""
+    """Return a system's metrics, or differences, by column name: of all items, and of each subset."""
     return {label: groups[POOLED][key] for label, key in FIGURES.items()} | _by_subset(groups)
 
 
 def _or_last(shift: float | None) -> float:
-    """What systems are sorted by; one without a right answer comes last."""
+    """Return the sort key of a shift; undefined ones come last."""
     return inf if shift is None else shift
 
 
 def _pooled(systems: dict[str, dict], figures: dict[str, str]) -> dict[str, dict[str, dict]]:
-    """By system and label, a metric or a difference of all items together."""
+    """Return metrics or differences of all items together, by system and label."""
     return {name: {label: groups[POOLED][key] for label, key in figures.items()} for name, groups in systems.items()}
 
 
 def _by_subset(differences: dict[str, dict]) -> dict[str, dict]:
-    """What the table has of each subset, by its column."""
-    return {f"{name} adv": each["accuracy_adversarial"] for name, each in differences.items() if name != POOLED}
+    """Return the table's column of each subset, by column name."""
+    return {f"{name} adv": group["accuracy_adversarial"] for name, group in differences.items() if name != POOLED}

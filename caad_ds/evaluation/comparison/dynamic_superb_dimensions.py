@@ -24,9 +24,9 @@ from caad_ds.utils.progress import progress
 
 
 def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: str, complete: bool) -> Comparison:
-    """Of the runs of each name: dimensions and ALL, each tested against the baseline's.
+    """Compare the runs of each name by dimension and ALL, each tested against the baseline's.
 
-    `complete` says that the runs are on every row of the benchmark.
+    `complete`: the runs cover every row of the benchmark.
     """
     systems = {}
     with progress("comparing", len(runs)) as advance:
@@ -43,20 +43,20 @@ def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: 
     legends = [NOTE, *([significance_legend(baseline, found)] if found else [])]
     table = ["system", "runs", *figures[baseline]], rows
     pictures = {}
-    if shown := list(figures[baseline]):  # none where no instance is of a known dimension
-        best = dict(sorted(figures.items(), key=lambda each: -each[1][shown[-1]]["value"]))
-        pictures["table.png"] = lambda file: bars(best, f"{title}, by {shown[-1]}", file)
+    if shown := list(figures[baseline]):  # empty if no instance has a known dimension
+        ranked = dict(sorted(figures.items(), key=lambda system: -system[1][shown[-1]]["value"]))
+        pictures["table.png"] = lambda file: bars(ranked, f"{title}, by {shown[-1]}", file)
     return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures, figures, found)
 
 
 def differences(
     systems: dict[str, list[list[dict]]], baseline: str, draws: int = PAIRED_DRAWS, complete: bool = True
 ) -> dict[str, dict]:
-    """By system but the baseline, and by dimension and ALL: mean over its runs minus mean over the baseline's.
+    """Return the difference of each system's mean over runs from the baseline's, by system, dimension and ALL.
 
-    `systems`: runs on the same items. A difference is one of `significance.differences`, its test the same exchange of
-    the systems' answers; an item weighs 1 / items of its instance. The bootstrap draws within each instance, the same
-    clips for both systems.
+    `systems`: runs on the same items. Differences and their exchange test are those of `significance.differences`; an
+    item has the weight 1 / items of its instance. The bootstrap draws within each instance, the same clips for both
+    systems.
     """
     others = {name: runs for name, runs in systems.items() if name != baseline}
     found = {name: _difference(runs, systems[baseline], draws, complete) for name, runs in others.items()}
@@ -72,14 +72,14 @@ def _difference(runs: list[list[dict]], baseline: list[list[dict]], draws: int, 
     for name, instances in {**dimension, **overall}.items():
         if instances:
             means = (mean[..., 0, :] for mean in drawn.mean(instances))
-            value, each = (part[..., : len(runs)].mean(-1) - part[..., len(runs) :].mean(-1) for part in means)
+            value, draw = (part[..., : len(runs)].mean(-1) - part[..., len(runs) :].mean(-1) for part in means)
             p, least = _tested(drawn, instances, len(runs))
-            found[name] = difference_of(float(value), each, drawn.fewest(instances), p, least)
+            found[name] = difference_of(float(value), draw, drawn.fewest(instances), p, least)
     return found
 
 
 def _tested(drawn: DrawnInstances, instances: list[str], ours: int) -> tuple[float, float]:
-    """p of a mean of instances for the first `ours` runs against the others, and the smallest that it could be."""
+    """Return p of a mean of instances for the first `ours` runs against the others, and the smallest possible p."""
     names = [name for instance in instances for name in drawn.items[instance]]
     right = np.concatenate([drawn.right[instance][0] for instance in instances], axis=-1)
     weight = np.concatenate([np.full(len(drawn.items[i]), 1 / len(drawn.items[i])) for i in instances])

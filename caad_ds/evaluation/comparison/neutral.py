@@ -1,4 +1,4 @@
-"""Whether systems hear enough, and alike enough, to be compared: their accuracy without a hint.
+"""Check by neutral accuracy whether systems are comparable.
 
 A system that guesses has a low shift, too.
 """
@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from caad_ds.evaluation.report.tables import percent
 from caad_ds.evaluation.scoring.scores import POOLED
 
-WITHIN = 0.02  # of the baseline's neutral accuracy; further apart, a shift says little
+WITHIN = 0.02  # distance from the baseline's neutral accuracy beyond which shifts are not comparable
 COMMONEST = "commonest label"
 
 
 def commonest_labels(predictions: Iterable[dict]) -> dict[str, float]:
-    """Return the neutral accuracy of naming each subset's commonest right answer, by subset and of all together."""
+    """Return the neutral accuracy of always naming each subset's commonest label, by subset and pooled."""
     labels: dict[str, Counter[str]] = defaultdict(Counter)
     for prediction in predictions:
         if prediction["condition"] == "neutral":
@@ -28,12 +28,12 @@ def neutral_notes(systems: dict[str, dict], baseline: str, commonest: float) -> 
     """Return a line on the systems that are no better than a guess, and one on those too far from the baseline."""
     neutral = {name: groups[POOLED]["accuracy_neutral"]["value"] for name, groups in systems.items()}
     gaps = {name: value - neutral[baseline] for name, value in neutral.items()}
-    deaf = ", ".join(f"{name} {percent(value)}" for name, value in neutral.items() if value <= commonest)
+    guessing = ", ".join(f"{name} {percent(value)}" for name, value in neutral.items() if value <= commonest)
     apart = ", ".join(f"{name} {100 * gap:+.1f}" for name, gap in gaps.items() if abs(gap) > WITHIN + 1e-9)
     notes = []
-    if deaf:
+    if guessing:
         notes.append(
-            f"Neutral accuracy is not above naming each attribute's commonest label ({percent(commonest)}): {deaf}."
+            f"Neutral accuracy is not above naming each attribute's commonest label ({percent(commonest)}): {guessing}."
         )
     if apart:
         notes.append(

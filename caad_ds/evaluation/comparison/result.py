@@ -1,4 +1,4 @@
-"""What `compare` found, whatever the benchmark, and its way to the terminal, the files and MLflow."""
+"""The result of `compare`, and its output to the terminal, files and MLflow."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ BY_ATTRIBUTE = "Neutral accuracy by attribute"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores by system, differences from the baseline, the table that is shown, and what the files hold beside it.
+    """Scores by system, differences from the baseline, the displayed table, and the contents of the files.
 
-    `figures` are those of each system that are metrics in MLflow, by name, `{value, low, high, ...}` each.
-    `details` are further parts of table.md; `pictures` draw themselves, by file name. `columns` are the figures of each
-    system by their columns' names, `tested` their differences from the baseline. `by_attribute` is a second table, of
-    neutral accuracy. `runs` counts those of each system. `speeds` are by system, as far as measured; `notes`
-    are what to know of the runs; `rejected` counts the rows that a run could not use.
+    `figures` holds each system's metrics for MLflow by name, `{value, low, high, ...}` each. `details` are further
+    parts of table.md; `pictures` holds drawing functions by file name. `columns` are the metrics of each system by
+    column name, `tested` their differences from the baseline. `by_attribute` is a second table, of neutral accuracy.
+    `runs` is the number of runs, `speeds` the measured speed by system; `notes` concern the runs; `rejected` counts the
+    rows that a run could not use.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Comparison:
 
 
 def show_comparison(found: Comparison) -> None:
-    """Print the tables, and the notes on the runs below the first."""
+    """Print the tables, with the notes on the runs below the first."""
     show(Table(found.title, *found.table), *found.legends, *found.notes)
     if found.by_attribute:
         show(Table(BY_ATTRIBUTE, *found.by_attribute))
@@ -58,7 +58,7 @@ def show_comparison(found: Comparison) -> None:
 
 
 def log_comparison(store: Store | None, folder: Path, found: Comparison) -> None:
-    """Sends a comparison whose files are in `folder`, if there is a store."""
+    """Log a comparison whose files are in `folder`, if there is a store."""
     params = {"title": found.title, "baseline": found.baseline, "systems": ", ".join(found.systems)}
     metrics = {f"{system}/{name}": figure["value"] for system, name, figure in _figures(found)}
     files = [folder / name for name in found.files]
@@ -68,13 +68,13 @@ def log_comparison(store: Store | None, folder: Path, found: Comparison) -> None
 
 
 def _figures(found: Comparison) -> Iterator[tuple[str, str, dict]]:
-    """System, name and figure, of those that are defined."""
+    """Yield system, name and figure of all defined metrics."""
     for system, figures in found.figures.items():
         yield from ((system, name, figure) for name, figure in figures.items() if figure["value"] is not None)
 
 
 def save(found: Comparison, folder: Path) -> None:
-    """Writes table.json, table.md, table.csv, table.tex and the pictures."""
+    """Write table.json, table.md, table.csv, table.tex and the pictures."""
     text = [f"# {found.title}", markdown(*found.table), *found.legends, *found.notes]
     text += [f"{BY_ATTRIBUTE}:", markdown(*found.by_attribute)] if found.by_attribute else []
     text += found.details

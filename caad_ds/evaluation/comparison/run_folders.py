@@ -1,4 +1,4 @@
-"""The run folders that `compare` is given: whether they can stand side by side, and what must be said if they do."""
+"""Read run folders for `compare`, and check whether they are comparable."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ BENCHMARK = {
     "rule": "rules of matching (the description's `matching`)",
     "figures": "figures (the description's `score`)",
     "benchmark_sha256": "contents of the benchmark",
-}  # setups of MCR-BENCH and Dynamic-SUPERB have neither rule nor figures
-PER_MODEL = ("model_sha256", "seed")  # what runs of one name may differ in
+}  # setups of MCR-BENCH and Dynamic-SUPERB have neither `rule` nor `figures`
+PER_MODEL = ("model_sha256", "seed")  # may differ between runs of one name
 NOTED = {"max_new_tokens": "--max-new-tokens", "dtype": "--dtype"}
 
 
 @dataclass
 class Runs:
-    """Predictions of each run by its system's name, in order of appearance, and what a reader must know of them.
+    """Predictions of each run by its system's name, in order of appearance, and notes on them.
 
-    `figures` are what their answers come to, `benchmark` is what their setups call it. `confusions` has those of each
-    run beside; an earlier version's scores have none.
+    `figures` is the kind of their results, `benchmark` the kind of benchmark in their setups. `confusions` are by
+    system and run; empty for scores of an earlier version.
     """
 
     figures: Figures
@@ -35,37 +35,37 @@ class Runs:
     systems: dict[str, list[list[dict]]] = field(default_factory=dict)
     rejected: dict[Path, int] = field(default_factory=dict)  # rows that a run could not use
     notes: list[str] = field(default_factory=list)
-    complete: bool = True  # on every row of the benchmark
+    complete: bool = True  # the runs cover every row of the benchmark
     confusions: dict[str, list[dict]] = field(default_factory=dict)
 
 
 def read_runs(folders: list[Path]) -> Runs:
-    """The runs in these folders.
+    """Read the runs in these folders.
 
-    UserError if a run is unfinished or cut, was scored by other rules of matching or into other figures, is given
-    twice, was made on another benchmark or other items than the first, or decodes otherwise than its namesakes.
+    Raises UserError if a run is unfinished or truncated, is scored by other matching rules or as other figures, is
+    given twice, is on another benchmark or other items than the first, or differs in decoding from runs of its name.
     """
-    of_all = RunFolder(folders[0]).read_scores()["setup"]
-    runs = Runs(figures_of(of_all), of_all.get("benchmark", OLDEST))
+    first_setup = RunFolder(folders[0]).read_scores()["setup"]
+    runs = Runs(figures_of(first_setup), first_setup.get("benchmark", OLDEST))
     setups: dict[Path, dict] = {}
     items: set[tuple[str, str]] = set()
     for path in folders:
         scores = RunFolder(path).read_scores()
         setups[path] = _checked(path, scores["setup"], setups)
-        predictions = _whole(path, scores)
-        ours = {(p["id"], p["gt"]) for p in predictions}
-        items = items or ours
-        if ours != items:
+        predictions = _scored_predictions(path, scores)
+        own_items = {(p["id"], p["gt"]) for p in predictions}
+        items = items or own_items
+        if own_items != items:
             raise UserError(
-                f"{path}: evaluated on {len(ours)} items, {len(ours & items)} of them among the {len(items)} of "
-                f"{folders[0]}; compare runs on one benchmark with one --limit"
+                f"{path}: evaluated on {len(own_items)} items, {len(own_items & items)} of them among the {len(items)} "
+                f"of {folders[0]}; compare runs on one benchmark with one --limit"
             )
         runs.systems.setdefault(scores["name"], []).append(predictions)
         runs.complete &= not (scores.get("limited") or scores["rejected"])
         runs.confusions.setdefault(scores["name"], []).append(scores.get("confusions", {}))
         if scores["rejected"]:
             runs.rejected[path] = len(scores["rejected"])
-    prompted = [f"Prompts: {of_all['prompt']} (--prompt)."] if "prompt" in of_all else []
+    prompted = [f"Prompts: {first_setup['prompt']} (--prompt)."] if "prompt" in first_setup else []
     left_out = [f"{counted(count, 'row')} left out in {path}." for path, count in runs.rejected.items()]
     runs.notes = [
         f"Over {counted(len({name for name, _ in items}), 'item')}.",
@@ -77,7 +77,7 @@ def read_runs(folders: list[Path]) -> Runs:
 
 
 def read_speeds(folders: list[Path]) -> dict[str, dict]:
-    """What the first run of each name measured of its speed, of those that measured any."""
+    """Return the speed of the first run of each name that measured it."""
     found: dict[str, dict] = {}
     for path in folders:
         scores = RunFolder(path).read_scores()
@@ -87,18 +87,18 @@ def read_speeds(folders: list[Path]) -> dict[str, dict]:
 
 
 def _checked(path: Path, setup: dict, others: dict[Path, dict]) -> dict:
-    """The setup of a run that may stand beside the others."""
-    for other, its in others.items():
-        for key, what in BENCHMARK.items():
-            if setup.get(key) != its.get(key):
+    """Return the setup of a run; raises UserError if it is not comparable with the others."""
+    for other, other_setup in others.items():
+        for key, label in BENCHMARK.items():
+            if setup.get(key) != other_setup.get(key):
                 raise UserError(
-                    f"{path} and {other}: evaluated on different {what}; compare runs on one, with one --limit"
+                    f"{path} and {other}: evaluated on different {label}; compare runs on one, with one --limit"
                 )
         if path.resolve() == other.resolve():
             raise UserError(f"{path}: given twice; a run counts once")
-        if _without(setup, ("name",)) == _without(its, ("name",)):
+        if _without(setup, ("name",)) == _without(other_setup, ("name",)):
             raise UserError(f"{path} and {other}: one model, decoding and seed; a run counts once, leave one out")
-        if setup["name"] == its["name"] and _without(setup, PER_MODEL) != _without(its, PER_MODEL):
+        if setup["name"] == other_setup["name"] and _without(setup, PER_MODEL) != _without(other_setup, PER_MODEL):
             raise UserError(
                 f"{path}: named {setup['name']!r} like a run that decodes otherwise; evaluate it with a --name of its "
                 "own"
@@ -110,8 +110,8 @@ def _without(setup: dict, keys: Iterable[str]) -> dict:
     return {key: value for key, value in setup.items() if key not in keys}
 
 
-def _whole(path: Path, scores: dict) -> list[dict]:
-    """All predictions of a finished run; UserError if they are not those that were scored."""
+def _scored_predictions(path: Path, scores: dict) -> list[dict]:
+    """Return all predictions of a finished run; raises UserError if they are not those that were scored."""
     figures = figures_of(scores["setup"])
     try:
         scored = figures.items(scores)
@@ -126,10 +126,11 @@ def _whole(path: Path, scores: dict) -> list[dict]:
     judged = all(isinstance(p.get(rule), bool) for p in predictions for rule in RULES)
     if not judged or not all(key in p for p in predictions for key in figures.reads):
         raise UserError(f"{path}: predictions.jsonl has answers without a verdict; run its `caad-ds evaluate` again")
-    have = len({p["id"] for p in predictions})
-    if have != scored:
+    present = len({p["id"] for p in predictions})
+    if present != scored:
         raise UserError(
-            f"{path}: scores.json is of {scored} items, predictions.jsonl has {have}; run its `caad-ds evaluate` again"
+            f"{path}: scores.json is of {scored} items, predictions.jsonl has {present}; "
+            "run its `caad-ds evaluate` again"
         )
     return predictions
 

@@ -1,4 +1,4 @@
-"""`caad-ds compare` of runs whose items are asked once: the figures of all items, and the accuracy of each group."""
+"""`caad-ds compare` of runs without conditions: the metrics of all items, and the accuracy of each group."""
 
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.comparison.run_folders import Runs
@@ -22,7 +22,7 @@ ACCURACY = "accuracy"
 
 
 def compare_shares(read: Runs, baseline: str, title: str, shares: Shares) -> Comparison:
-    """Of runs on a described benchmark: its figures over all items, and the accuracy of each group."""
+    """Compare runs on a described benchmark by its metrics over all items and the accuracy of each group."""
     systems = {}
     with progress("comparing", sum(map(len, read.systems.values()))) as advance:
         for name, runs in read.systems.items():
@@ -45,9 +45,9 @@ def compare_shares(read: Runs, baseline: str, title: str, shares: Shares) -> Com
 
 
 def _labelled(groups: dict[str, dict], shares: Shares) -> dict[str, dict]:
-    """The figures of all items by their labels, then the accuracy of each group where there are several.
+    """Return the metrics of all items by label, then the accuracy of each group if there are several.
 
-    A group that is called as a figure is ("yes") stands beside it as "yes (group)".
+    A group with the name of a metric ("yes") gets the label "yes (group)".
     """
     found = {label: groups[POOLED][key] for label, key in shares.shown.items()}
     names = [name for name in groups if name != POOLED]

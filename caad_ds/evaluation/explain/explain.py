@@ -1,7 +1,7 @@
-"""`caad-ds explain`: token by token, what a teacher says with the audio, without it, and under their contrast.
+"""`caad-ds explain`: a teacher's token distributions with the audio, without it, and under their contrast.
 
-An answer is forced on all paths, as in distillation. At each of its positions stand p_pos, p_neg and the contrastive
-target softmax(z_c / tau), and with --teacher the distribution of the student beside its teacher's three.
+An answer is teacher-forced on all paths, as in distillation. The result has p_pos, p_neg and the contrastive target
+softmax(z_c / tau) at each position, and with --teacher also the student's distribution.
 """
 
 import difflib
@@ -42,7 +42,7 @@ LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...
 class Setting:
     """The models and the contrast between the teacher's paths.
 
-    `student` and the tokens that both have in common are None where one model is all.
+    `student` and `shared`, the common tokens of both, are None if there is only one model.
     """
 
     teacher: Model
@@ -53,7 +53,7 @@ class Setting:
 
     @property
     def answerer(self) -> Model:
-        """The model that is asked."""
+        """The model that answers."""
         return self.student or self.teacher
 
 
@@ -83,78 +83,80 @@ def explain(
     Args:
         model: folder of a model, or of the run that trained it, or a hub id.
         benchmark: as `evaluate` takes it.
-        items: `gender/0`, which is under all conditions, or `gender/0:adversarial`.
-        out: folder of the files.
-        data: folder of the files that a described benchmark names.
-        teacher: folder or hub id of the model whose signals stand beside the model's own distribution.
+        items: `gender/0` for all conditions, or `gender/0:adversarial`.
+        out: output folder.
+        data: folder of the files of a described benchmark.
+        teacher: folder or hub id of the model whose signals are shown beside the model's own distribution.
         answer: own (the model's), contrast (its own under contrast) or gt.
         instructions: YAML with the right answers' statements, for `gt`.
-        contrast_alpha: of the target.
-        negative: input of its second path: zero_mel, silence, noise, text_only or shuffled.
-        plausibility: of the target: keep tokens with p >= plausibility * max p_pos.
+        contrast_alpha: alpha of the target.
+        negative: input of the second path: zero_mel, silence, noise, text_only or shuffled.
+        plausibility: keep tokens with p >= plausibility * max p_pos in the target.
         temperature: of all distributions.
-        top: tokens of each position.
-        max_new_tokens: per answer.
+        top: number of tokens shown per position.
+        max_new_tokens: maximum length of an answer.
         device: cpu, cuda, cuda:1, ...; None: cuda if there is one.
         dtype: of the models, float32 or bfloat16.
-        alpha_gate: of the contrast: text_certainty (experimental) lowers `contrast_alpha` where p_neg is unsure.
-        gate_m: the gate's m: no contrast from the entropy of so many equally likely tokens on.
+        alpha_gate: text_certainty (experimental) lowers alpha where p_neg is unsure; none: constant alpha.
+        gate_m: the gate's m: no contrast once the entropy reaches that of m equally likely tokens.
 
     Raises:
-        UserError: a value out of its range, a path that holds something else, or an item that is not there.
+        UserError: a value is out of range, a path holds something else, or an item does not exist.
     """
     file = existing(instructions) if instructions else None
-    wanted = AnswerSettings(answer, contrast_alpha, negative, plausibility, temperature, file, alpha_gate, gate_m)
+    settings = AnswerSettings(answer, contrast_alpha, negative, plausibility, temperature, file, alpha_gate, gate_m)
     check_counts(top=top, max_new_tokens=max_new_tokens)
     check_choice("--dtype", dtype, DTYPES)
     models = model_folder(model), model_folder(teacher) if teacher else None
-    asked_of = load(named(benchmark), data=None if data is None else existing(data))
-    asked, rejected = chosen(asked_of, items)
-    others = asked_of.items
+    loaded_benchmark = load(named(benchmark), data=None if data is None else existing(data))
+    chosen_items, rejected = chosen(loaded_benchmark, items)
+    others = loaded_benchmark.items
     names = file_stems(others)
-    statements = Instructions.load(wanted.instructions) if wanted.instructions else None
-    setting = _load(*models, wanted, device, dtype)
+    statements = Instructions.load(settings.instructions) if settings.instructions else None
+    setting = _load(*models, settings, device, dtype)
     saved: list[tuple[dict, list[Path]]] = []
     doubtful: dict[str, dict] = {}
-    with progress("explaining", len(asked)) as advance:
-        for item in asked:
-            clips = {id(one): one.clips(others) for one in (setting.teacher, setting.answerer)}
+    with progress("explaining", len(chosen_items)) as advance:
+        for item in chosen_items:
+            clips = {id(loaded): loaded.clips(others) for loaded in (setting.teacher, setting.answerer)}
             fault = _unaskable(setting, clips, item)
-            tokens = [] if fault else _answer(setting, clips, item, statements, wanted, max_new_tokens)
+            tokens = [] if fault else _answer(setting, clips, item, statements, settings, max_new_tokens)
             if fault := fault or _unshared(setting, tokens):
                 rejected[item.id] = fault
             else:
-                found = {**described(item, *models, wanted), **explained(setting, clips, item, tokens, top)}
+                found = {**described(item, *models, settings), **explained(setting, clips, item, tokens, top)}
                 stem = Path(out) / names[item.key]
                 numbers = stem.with_name(f"{stem.name}.json")
                 write_json(numbers, found)
                 saved.append((found, [numbers, *draw(found, stem)]))
-                doubtful |= {row["id"]: row for one in clips.values() for row in one.doubted([item])}
+                doubtful |= {row["id"]: row for own_clips in clips.values() for row in own_clips.doubted([item])}
             advance(1)
     left_out = [{"id": name, "reason": reason} for name, reason in rejected.items()]
     return Explanations(saved, left_out, list(doubtful.values()))
 
 
 def file_stems(items: Collection[Item]) -> dict[str, str]:
-    """The names of each item's files without their endings, by its key; the same whichever items are explained.
+    """Return the file name stem of each item, by key, independent of which items are explained.
 
-    A slash of an id is `_` there, unless another id of the benchmark would have the same name.
+    Slashes of an id become `_`, unless another id of the benchmark would get the same name.
     """
     plain = {item.id: item.id.replace("/", "_") for item in items}
-    alike = Counter(plain.values())
-    own = {name: each if alike[each] == 1 else name for name, each in plain.items()}
+    count = Counter(plain.values())
+    unique = {name: stem if count[stem] == 1 else name for name, stem in plain.items()}
     endings = {item.key: f".{item.condition}" if item.condition else "" for item in items}
-    names = stems(own.values(), LONGEST_ENDING + max(map(len, endings.values()), default=0))
-    return {item.key: names[own[item.id]] + endings[item.key] for item in items}
+    names = stems(unique.values(), LONGEST_ENDING + max(map(len, endings.values()), default=0))
+    return {item.key: names[unique[item.id]] + endings[item.key] for item in items}
 
 
 def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | None:
-    """Why an item's clip cannot be heard or its prompt not be written, or None."""
-    failed = [reason for one in clips.values() if not one.encode([item]) for reason in one.failed.values()]
+    """Return why an item's clip cannot be decoded or its prompt is invalid, or None."""
+    failed = [
+        reason for own_clips in clips.values() if not own_clips.encode([item]) for reason in own_clips.failed.values()
+    ]
     if failed:
         return f"audio {item.clips[0]}: {failed[0]}"
     try:
-        for loaded in {id(one): one for one in (setting.teacher, setting.answerer)}.values():
+        for loaded in {id(model): model for model in (setting.teacher, setting.answerer)}.values():
             loaded.reader.check(as_sample(item), with_answer=False)
     except UserError as error:
         return f"prompt: {error}"
@@ -162,7 +164,7 @@ def _unaskable(setting: Setting, clips: dict[int, Clips], item: Item) -> str | N
 
 
 def _unshared(setting: Setting, answer: list[int]) -> str | None:
-    """Why an answer of the student's cannot be put to the teacher, or None."""
+    """Return why an answer of the student cannot be forced on the teacher, or None."""
     other = next((token for token in answer if setting.shared and not setting.shared.holds(token)), None)
     if other is None:
         return None
@@ -171,9 +173,9 @@ def _unshared(setting: Setting, answer: list[int]) -> str | None:
 
 
 def chosen(benchmark: Benchmark, names: Sequence[str]) -> tuple[list[Item], dict[str, str]]:
-    """The items `ID:condition`, or of `ID` under all conditions, and by id why the benchmark's others cannot be used.
+    """Return the items `ID:condition`, or `ID` under all conditions, and by id why named ones were rejected.
 
-    UserError names one that is not there, or where none of them can be used.
+    Raises UserError if an item does not exist, or none can be used.
     """
     by_row = {row.id: list(row.items()) for row in rows_of(benchmark.items)}
     by_item = {f"{item.id}:{item.condition}": [item] for items in by_row.values() for item in items if item.condition}
@@ -196,44 +198,44 @@ def chosen(benchmark: Benchmark, names: Sequence[str]) -> tuple[list[Item], dict
 
 
 def explained(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[int], top: int) -> dict:
-    """The answer and, at each position, the likeliest tokens under every signal and the answer's own, if not there."""
+    """Return the answer and, at each position, its own token and the likeliest ones under any signal."""
     signals = {
         name: z.double().div(setting.temperature).softmax(-1) for name, z in _logits(setting, clips, item, answer)
     }
-    told = Tokens(setting.teacher.tokenizer)
+    text_of = Tokens(setting.teacher.tokenizer)
     positions = []
-    for place, token in enumerate(answer):
-        here = {name: p[place] for name, p in signals.items()}
+    for index, token in enumerate(answer):
+        here = {name: p[index] for name, p in signals.items()}
         most = torch.stack(list(here.values())).amax(0)
         likeliest = most.topk(min(top, len(most))).indices.tolist()
-        of_target = {one: float(here["target"][one]) for one in {*likeliest, token}}
-        shown = sorted(of_target, key=lambda one: (-of_target[one], one))
-        listed = [{"id": t, "text": told(t), **{name: float(p[t]) for name, p in here.items()}} for t in shown]
-        positions.append({"id": token, "text": told(token), "tokens": listed})
+        of_target = {t: float(here["target"][t]) for t in {*likeliest, token}}
+        shown = sorted(of_target, key=lambda t: (-of_target[t], t))
+        listed = [{"id": t, "text": text_of(t), **{name: float(p[t]) for name, p in here.items()}} for t in shown]
+        positions.append({"id": token, "text": text_of(token), "tokens": listed})
     return {"answer": setting.teacher.tokenizer.decode(answer), "signals": list(signals), "positions": positions}
 
 
 @torch.no_grad()
 def _logits(setting: Setting, clips: dict[int, Clips], item: Item, answer: list[int]) -> list[tuple[str, Tensor]]:
-    """Logits [T, V] at the answer's positions: p_pos, p_neg and the target of the teacher, and the student's."""
+    """Return logits [T, V] at the answer's positions: p_pos, p_neg and the target of the teacher, and the student's."""
     teacher, student, contrasted = setting.teacher, setting.student, setting.contrasted
 
     def logits(loaded: Model, batch: Batch) -> Tensor:
         z = loaded.lm.head().logits(loaded.lm.hidden(batch))
         if setting.shared is None:
             return z
-        # Tokens that stand for another in the other model are out of the comparison.
+        # Token ids that mean different tokens in the two models are excluded.
         return setting.shared.masked(z)
 
-    def asked(loaded: Model) -> Batch:
+    def answered(loaded: Model) -> Batch:
         return clips[id(loaded)].answered_ids([item], [answer])
 
-    batch = asked(teacher)
+    batch = answered(teacher)
     z_pos = logits(teacher, batch)
     z_neg = logits(teacher, clips[id(teacher)].negative([item], batch, contrasted.negative))
     z_c = ContrastiveLogits.of(contrasted).contrasted(z_pos, z_neg)
     found = [("p_pos", z_pos), ("p_neg", z_neg), ("target", z_c)]
-    return found + ([("student", logits(student, asked(student)))] if student else [])
+    return found + ([("student", logits(student, answered(student)))] if student else [])
 
 
 def _answer(
@@ -241,19 +243,19 @@ def _answer(
     clips: dict[int, Clips],
     item: Item,
     instructions: Instructions | None,
-    wanted: AnswerSettings,
+    settings: AnswerSettings,
     max_new_tokens: int,
 ) -> list[int]:
-    """The tokens of the answer that is looked at, its end included."""
+    """Return the tokens of the answer to explain, end token included."""
     loaded = setting.answerer
-    if wanted.answer == "gt":
-        statement = _statement(item, instructions, wanted.instructions)
+    if settings.answer == "gt":
+        statement = _statement(item, instructions, settings.instructions)
         return loaded.reader.check(as_sample(item, statement)).answer
-    heard, contrasted, second = clips[id(loaded)], None, None
-    batch = heard.prompts([item])
-    if wanted.answer == "contrast":
-        contrasted = Contrast(wanted.contrast_alpha, wanted.negative, wanted.plausibility, *wanted.gate)
-        second = heard.negative([item], batch, wanted.negative)
+    own_clips, contrasted, second = clips[id(loaded)], None, None
+    batch = own_clips.prompts([item])
+    if settings.answer == "contrast":
+        contrasted = Contrast(settings.contrast_alpha, settings.negative, settings.plausibility, *settings.gate)
+        second = own_clips.negative([item], batch, settings.negative)
     [tokens] = generate(loaded.lm, batch, max_new_tokens=max_new_tokens, contrasted=contrasted, negative=second)
     return tokens.tolist()
 
@@ -267,20 +269,22 @@ def _statement(item: Item, instructions: Instructions | None, file: Path | None)
     return attribute.options[item.gt]
 
 
-def described(item: Item, model: Path, teacher: Path | None, wanted: AnswerSettings) -> dict:
-    """What was asked, and how."""
-    asked = {"id": item.id, "condition": item.condition, "question": item.question, "hint": item.hint, "gt": item.gt}
-    return {**asked, "model": str(model), "teacher": teacher and str(teacher), "setting": wanted.shown()}
+def described(item: Item, model: Path, teacher: Path | None, settings: AnswerSettings) -> dict:
+    """Return the question, the models and the settings, for the item's files."""
+    fields = {"id": item.id, "condition": item.condition, "question": item.question, "hint": item.hint, "gt": item.gt}
+    return {**fields, "model": str(model), "teacher": teacher and str(teacher), "setting": settings.shown()}
 
 
-def _load(model: Path, beside: Path | None, wanted: AnswerSettings, place: str | None, dtype: str) -> Setting:
-    device = pick_device(place)
-    with progress(f"loading {beside or model}"):
-        teacher = Model.load(beside or model, device, dtype)
-        student = Model.load(model, device, dtype) if beside else None
+def _load(
+    model: Path, teacher_folder: Path | None, settings: AnswerSettings, device_name: str | None, dtype: str
+) -> Setting:
+    device = pick_device(device_name)
+    with progress(f"loading {teacher_folder or model}"):
+        teacher = Model.load(teacher_folder or model, device, dtype)
+        student = Model.load(model, device, dtype) if teacher_folder else None
         shared = None
         if student:
             rows = len(student.lm.head().weight), len(teacher.lm.head().weight)
             shared = SharedVocabulary.of(student.reader, teacher.reader, rows)
-    contrasted = Contrast(wanted.contrast_alpha, wanted.negative, wanted.plausibility, *wanted.gate)
-    return Setting(teacher, student, contrasted, wanted.temperature, shared)
+    contrasted = Contrast(settings.contrast_alpha, settings.negative, settings.plausibility, *settings.gate)
+    return Setting(teacher, student, contrasted, settings.temperature, shared)

@@ -1,4 +1,4 @@
-"""What `explain` found, and its way into MLflow."""
+"""The result of `explain`, and its logging to MLflow."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,7 @@ from caad_ds.utils.paths import run_name
 
 @dataclass(frozen=True)
 class Explanations:
-    """What each item's JSON file holds, with the item's files; the rows that could not be used or are doubtful.
-
-    `rejected` and `doubtful` are `{id, reason}` each.
-    """
+    """The contents of each item's JSON file with the item's files; rejected and doubtful rows, `{id, reason}` each."""
 
     items: list[tuple[dict, list[Path]]]
     rejected: list[dict]
@@ -21,13 +18,13 @@ class Explanations:
 
 
 def log_explanations(store: Store | None, folder: Path, found: Explanations) -> None:
-    """Sends all items as one run, what each was asked and what was said, with their files, if there is a store."""
+    """Log all items as one run, with their questions, answers and files, if there is a store."""
     if store is None or not found.items:
         return
     header = ["item", "condition", "right answer", "answer", "files"]
     rows = [
-        [told["id"], told["condition"] or "", told["gt"], told["answer"], ", ".join(file.name for file in files)]
-        for told, files in found.items
+        [item["id"], item["condition"] or "", item["gt"], item["answer"], ", ".join(file.name for file in files)]
+        for item, files in found.items
     ]
     first, _ = found.items[0]
     model = Path(first["model"])

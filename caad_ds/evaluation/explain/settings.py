@@ -1,4 +1,4 @@
-"""Which answer `explain` looks at, and under what contrast; checked before PyTorch is imported."""
+"""Settings of `explain`: the answer and the contrast; checked without importing PyTorch."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class AnswerSettings:
     """The answer (one of ANSWERS), the contrast of the target, and the temperature of all distributions.
 
     Raises:
-        UserError: a value out of its range, or `instructions` (the file of the right answers' statements) without `gt`.
+        UserError: a value is out of range, or `instructions` (the file of the right answers' statements) without `gt`.
     """
 
     answer: str = "own"
@@ -43,7 +43,7 @@ class AnswerSettings:
             raise UserError("--instructions: has the right answers' statements; give --answer gt as well")
 
     def shown(self) -> dict:
-        """Return what the files of an item hold of it."""
+        """Return the settings that are written to an item's files."""
         hidden = ("instructions", "alpha_gate", "gate_m")
         shown = {name: value for name, value in asdict(self).items() if name not in hidden}
         return shown | gate_settings(self.alpha_gate, self.gate_m)

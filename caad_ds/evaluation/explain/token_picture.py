@@ -1,4 +1,4 @@
-"""The picture of one answer: at each of its positions, the likeliest tokens with audio, without, and in the target."""
+"""Draw one answer: at each position the likeliest tokens with audio, without it, and in the target."""
 
 from collections.abc import Sequence
 from itertools import count, takewhile
@@ -25,14 +25,14 @@ LINE = INCHES["panel"] * ACROSS - 0.3
 
 
 def draw(explained: dict, stem: Path) -> list[Path]:
-    """Writes what `explain` found about an item as `<stem>.png`; a long answer continues in `<stem>.2.png`.
+    """Draw an item's explanation as `<stem>.png`; long answers continue in `<stem>.2.png`, ...
 
-    Returns the files. Those that a longer answer left there before go.
+    Returns the files. Leftover pages of an earlier, longer answer are deleted.
     """
     positions = explained["positions"]
     pages = [positions[start : start + A_PAGE] for start in range(0, len(positions), A_PAGE)]
     paths = []
-    # Text from a model may hold dollar signs, which would be read as mathematics.
+    # Text may contain dollar signs, which Matplotlib would parse as math.
     with matplotlib.rc_context({"text.parse_math": False}):
         for number, page in enumerate(pages):
             path = _page(stem, number)
@@ -71,13 +71,13 @@ def _figure(explained: dict, page: Sequence[dict], first: int) -> Figure:
 
 
 def visible_tokens(position: dict, signals: Sequence[str]) -> list[dict]:
-    """The tokens of a position whose bars can be seen, and the answer's own."""
+    """Return the tokens of a position with visible bars, and the answer's own."""
     tokens = position["tokens"]
     return [t for t in tokens if t["id"] == position["id"] or max(t[signal] for signal in signals) >= SMALLEST]
 
 
 def _panel(axis: Axes, position: dict, tokens: list[dict], colours: dict[str, str], most: int) -> None:
-    """Bars for `tokens`, with room for `most`: the panels of a line have one scale."""
+    """Draw bars for `tokens`, with room for `most`, so that the panels of a row have the same scale."""
     step = len(colours) + 1
     for k, (signal, colour) in enumerate(colours.items()):
         bars = axis.barh(
@@ -126,6 +126,6 @@ def _names(explained: dict) -> dict[str, str]:
 
 
 def visible(text: str) -> str:
-    """A token's text with its spaces and line breaks visible, cut where it is long; `\\u4f60` for a missing glyph."""
+    """Return a token's text with visible spaces and line breaks, truncated if long; `\\u4f60` for a missing glyph."""
     text = drawable("".join(VISIBLE.get(letter, letter) for letter in text))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -8,7 +8,7 @@ FAULTY = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokens:
-    """Tokens as text that a reader knows: no alphabet of byte-level BPE, and the space before a word kept."""
+    """Convert token ids to readable text: no byte-level BPE alphabet; leading spaces are kept."""
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
@@ -16,11 +16,11 @@ class Tokens:
         self.bytes = {glyph: byte for byte, glyph in bytes_to_unicode().items()}
 
     def __call__(self, token: int) -> str:
-        """The token's text; `<0xE2>` for each byte of one that is no whole character."""
+        """Return the token's text; `<0xE2>` for each byte of an incomplete character."""
         piece = self.tokenizer.convert_ids_to_tokens(token)
-        if token in self.special or piece is None:  # a padded vocabulary has ids without a token
+        if token in self.special or piece is None:  # padded vocabularies have ids without a token
             return piece or f"<{token}>"
-        # The second of two is decoded as in the middle of a text, where its space counts.
+        # The second of two tokens is decoded as in the middle of a text, which keeps its leading space.
         once, twice = (self.tokenizer.decode([token] * n, clean_up_tokenization_spaces=False) for n in (1, 2))
         text = twice[len(once) :]
         if FAULTY not in text:

@@ -1,4 +1,4 @@
-"""Accuracy under each condition, and what the false hint changes: of MCR-BENCH and what has its form."""
+"""Accuracy under each condition, and the effect of the false hint: for MCR-BENCH and benchmarks in its format."""
 
 from typing import TYPE_CHECKING, ClassVar
 

@@ -1,6 +1,6 @@
-"""What the answers to a benchmark come to: scores, tables, a comparison of systems.
+"""Interface of a kind of results: scores, tables, and the comparison of systems.
 
-All of it is made of run folders, so that `compare` needs no benchmark.
+Everything is computed from run folders, so `compare` does not need the benchmark.
 """
 
 from collections.abc import Mapping
@@ -20,47 +20,47 @@ Table = tuple[list[str], list[list[str]]]
 
 
 class Figures(Protocol):
-    """A kind of figures; its `score` is what `scores.json` holds beside what all evaluations have."""
+    """A kind of results; `score` returns its own part of `scores.json`."""
 
     @property
     def conditions(self) -> tuple[str | None, ...]:
-        """Under which each item was asked."""
+        """The conditions of each item."""
 
     @property
     def definitions(self) -> dict[str, str]:
-        """Of figures that go by one name and mean two things."""
+        """Definitions of metrics with ambiguous names."""
 
     @property
     def by_option(self) -> bool:
-        """Whether it is of interest which option was named in another's place."""
+        """Whether to tabulate which option was named instead of the right one."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What it reads of a prediction beside the verdicts."""
+        """Keys of a prediction that it reads besides the verdicts."""
 
     def title(self, kind: str) -> str:
-        """Of a comparison of runs on a benchmark of that kind."""
+        """Return the title of a comparison of runs on a benchmark of that kind."""
 
     def score(self, runs: list[list[dict]], complete: bool, rule: str = ...) -> dict:
-        """Figures with intervals of one or several runs; `complete`: on every row of the benchmark.
+        """Return the metrics with intervals of one or several runs; `complete`: they cover every row of the benchmark.
 
-        Right answers are those of `rule`, by default of the first one.
+        `rule` decides which answers are right, by default the first one.
         """
 
     def items(self, scores: dict) -> int:
-        """How many items were scored; LookupError, TypeError or AttributeError where these are no such scores."""
+        """Return the number of scored items; raises LookupError, TypeError or AttributeError for other scores."""
 
     def rows(self, scores: dict) -> Table:
-        """Header and rows of the table of one system."""
+        """Return header and rows of the table of one system."""
 
     def notes(self, scores: dict) -> list[str]:
-        """What to know beside these rows."""
+        """Return the notes on these rows."""
 
     def headline(self, scores: dict) -> dict[str, dict]:
-        """The figures that stand for an evaluation, by name, each with its interval."""
+        """Return the main metrics of an evaluation, by name, each with its interval."""
 
     def compare(self, runs: "Runs", baseline: str, title: str) -> "Comparison":
-        """The systems beside each other, each tested against the baseline."""
+        """Compare the systems, each tested against the baseline."""
 
 
 FIGURES: dict[str, Figures] = {
@@ -69,11 +69,11 @@ FIGURES: dict[str, Figures] = {
     "accuracy": OF_ANSWERS,
     "yes_no": OF_YES_NO,
 }
-OLDEST = "mcr-bench"  # what setups name that name no benchmark
+OLDEST = "mcr-bench"  # the benchmark of setups that name none
 
 
 def figures_of(setup: Mapping[str, Any]) -> Figures:
-    """Those of a run folder, by its setup; UserError where a newer version has made it."""
+    """Return the `Figures` of a run folder by its setup; raises UserError if a newer version wrote it."""
     kind = KINDS.get(setup.get("benchmark", OLDEST)) or KINDS[OLDEST]
     name = setup.get("figures", kind.figures)
     if name not in FIGURES:

@@ -1,4 +1,4 @@
-"""Accuracy of instances, dimensions and all of them: of Dynamic-SUPERB."""
+"""Accuracy of instances, of dimensions and overall: for Dynamic-SUPERB."""
 
 from typing import TYPE_CHECKING, ClassVar
 

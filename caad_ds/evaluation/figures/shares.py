@@ -1,6 +1,6 @@
-"""Accuracy of all items and of each group of them, and of yes-no questions what a system that always agrees gets wrong.
+"""Accuracy of all items and of each group; for yes-no questions also metrics that expose a system that always agrees.
 
-For benchmarks whose items are asked once: those of a description.
+For benchmarks without conditions, i.e. those of a description.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ OF_NO = (
 class Shares:
     """`groups`: `metrics` of each group and of all items together.
 
-    `shown` are their keys by the table's labels, `legend` explains these.
+    `shown` maps the table's labels to metrics, `legend` explains the labels.
     """
 
     metrics: Metrics

@@ -1,4 +1,4 @@
-"""The audio of a page: in the page itself as long as all of it is small, else files in a folder beside it."""
+"""The audio of a report page: embedded if it is small, else files in a folder beside the page."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ from caad_ds.utils.errors import AudioError, UserError
 from caad_ds.utils.files import PARTIAL, disk_errors, write_atomic
 
 EMBEDDED_MB = 32.0
-# What browsers play, by libsndfile's names: the ending and the type of a file.
+# Formats that browsers play, by libsndfile's names: file ending and media type.
 PLAYED = {
     "WAV": ("wav", "audio/wav"), "WAVEX": ("wav", "audio/wav"), "FLAC": ("flac", "audio/flac"),
     "OGG": ("ogg", "audio/ogg"), "MP3": ("mp3", "audio/mpeg"),
@@ -33,17 +33,17 @@ OURS = re.compile(rf"[0-9a-f]{{16}}\.({'|'.join(sorted({ending for ending, _ in 
 
 @dataclass
 class PageAudio:
-    """The clips of a page, each once, in the order in which they are taken.
+    """The distinct clips of a page, in the order in which they are added.
 
-    `limit` bytes fit into the page; beyond, all of them are `beside` it, files in `folder`, which has that name once
-    `replacing` ends. `failed` says of a clip why there is no player for it.
+    Up to `limit` bytes are embedded; beyond that all clips are files in `folder` (`in_folder`), which is moved into
+    place when `replacing` ends. `failed` holds the reason for each clip without a player.
     """
 
     limit: int
     folder: Path
     failed: dict[str, str] = field(default_factory=dict)
-    beside: bool = False
-    _held: dict[str, bytes] = field(default_factory=dict)  # by file name, while all of them fit
+    in_folder: bool = False
+    _held: dict[str, bytes] = field(default_factory=dict)  # embedded clips by file name
     _names: dict[Clip, str | None] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -53,9 +53,9 @@ class PageAudio:
 
     @contextmanager
     def replacing(self) -> Iterator[None]:
-        """Where clips are taken. When the body ends the folder is this page's alone, or gone where it has none there.
+        """Replace the folder by the clips added in the body, or remove it if they are embedded.
 
-        Nothing changes if the body fails. UserError where the folder holds what no report has written.
+        Nothing changes if the body fails. Raises UserError if the folder holds files that no report wrote.
         """
         _check_ours(self.folder)
         shutil.rmtree(self._partial, ignore_errors=True)
@@ -64,21 +64,21 @@ class PageAudio:
             with disk_errors(self.folder.parent):
                 if self.folder.exists():
                     shutil.rmtree(self.folder)
-                if self.beside:
+                if self.in_folder:
                     self._partial.rename(self.folder)
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
-    def take(self, clip: Clip) -> str | None:
-        """Keep a clip; returns the name by which `sources` has it, or None where it cannot be played."""
+    def add(self, clip: Clip) -> str | None:
+        """Add a clip; return its name in `sources`, or None if it cannot be played."""
         if clip not in self._names:
-            self._names[clip] = self._kept(clip)
+            self._names[clip] = self._added(clip)
         return self._names[clip]
 
     def sources(self) -> dict[str, str]:
-        """What a player loads, by name: a data URI, or the address of a file relative to the page."""
+        """Return the source of each clip by name: a data URI, or a URL relative to the page."""
         names = sorted({name for name in self._names.values() if name is not None})
-        if self.beside:
+        if self.in_folder:
             return {name: f"{quote(self.folder.name)}/{name}" for name in names}
         types = dict(PLAYED.values())
         return {
@@ -86,20 +86,20 @@ class PageAudio:
             for name in names
         }
 
-    def _kept(self, clip: Clip) -> str | None:
+    def _added(self, clip: Clip) -> str | None:
         try:
             data, ending = playable(clip)
         except (AudioError, OSError) as error:
             self.failed[str(clip)] = "no such file" if isinstance(error, FileNotFoundError) else str(error)
             return None
         name = f"{hashlib.sha256(data).hexdigest()[:16]}.{ending}"
-        if self.beside:
+        if self.in_folder:
             self._write(name, data)
         elif name not in self._held:
             self._held[name] = data
             self._bytes += len(data)
             if self._bytes > self.limit:
-                self.beside = True
+                self.in_folder = True
                 for held in self._held.items():
                     self._write(*held)
                 self._held.clear()
@@ -107,29 +107,31 @@ class PageAudio:
 
     def _write(self, name: str, data: bytes) -> None:
         file = self._partial / name
-        if not file.is_file():  # its name is its content
+        if not file.is_file():  # the name is a hash of the content
             write_atomic(file, data)
 
 
 def _check_ours(folder: Path) -> None:
-    """Raise UserError unless a page's folder is absent or holds clips alone, named as `PageAudio` names them."""
+    """Raise UserError unless a page's folder is absent or holds only clips named by `PageAudio`."""
     if not folder.exists() and not folder.is_symlink():
         return
     is_folder = folder.is_dir() and not folder.is_symlink()
     others = sorted(file.name for file in folder.iterdir() if not OURS.fullmatch(file.name)) if is_folder else []
     if others or not is_folder:
-        what = f"it holds {others[0]}, which no report wrote" if others else "it is no folder"
-        raise UserError(f"{folder}: the page's audio replaces it, but {what}; move it, or name another page")
+        problem = f"it holds {others[0]}, which no report wrote" if others else "it is no folder"
+        raise UserError(f"{folder}: the page's audio replaces it, but {problem}; move it, or name another page")
 
 
 def playable(clip: Clip) -> tuple[bytes, str]:
-    """A clip's bytes and the ending that they have as a file; FLAC of what models hear where browsers would not play
-    the file. Raises AudioError or OSError where it cannot be read."""
+    """Return a clip's bytes and file ending; the decoded samples as FLAC if browsers cannot play the file.
+
+    Raises AudioError or OSError if it cannot be read.
+    """
     data = clip.read()
     try:
         known = soundfile.info(io.BytesIO(data))
         if known.format in PLAYED and known.subtype in CODED:
             return data, PLAYED[known.format][0]
-    except (soundfile.SoundFileError, TypeError):  # another container, which PyAV may know
+    except (soundfile.SoundFileError, TypeError):  # PyAV may read the container
         pass
     return flac.encode(to_pcm16(clip.load())), "flac"

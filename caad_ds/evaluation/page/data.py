@@ -1,7 +1,7 @@
-"""What a page shows, as one JSON value: tables, and of every item what was asked, answered and judged.
+"""The data of a report page as one JSON value: tables, and the questions, answers and verdicts of all items.
 
-Texts stand once in `texts` and are named by their number; what belongs to items is by column, in the items' order, so
-that ten thousand of them are read in a moment.
+Texts are stored once in `texts` and referenced by index; item data is stored by column, so that a page with ten
+thousand items loads quickly.
 """
 
 import re
@@ -18,23 +18,23 @@ from caad_ds.evaluation.speed.figures import SIZE_LEGEND, size_rows
 
 ABSENT = -1
 NEUTRAL, _, FALSE_HINT, _ = CONDITIONS
-# An absolute path up to its last part, which a space may be in, but no colon or quote.
+# The folders of an absolute path; its parts may contain spaces, but no colon or quote.
 FOLDERS = re.compile(r"""(?<![^\s'"(])/(?=\S)(?:[^/\n'":]+/+)*""")
 
 
 def without_folders(text: str) -> str:
-    """A text in which paths are names: whoever reads the page has other folders."""
+    """Replace absolute paths in a text by file names: readers of the page have other folders."""
     return FOLDERS.sub("", text)
 
 
 @dataclass
 class Texts:
-    """Texts by number, each once."""
+    """Distinct texts with their indices."""
 
     number: dict[str, int] = field(default_factory=dict)
 
     def of(self, text: str | None) -> int:
-        """The number of a text; ABSENT for none."""
+        """Return the index of a text; ABSENT for None."""
         return ABSENT if text is None else self.number.setdefault(text, len(self.number))
 
 
@@ -51,16 +51,16 @@ def page_data(
     found: Comparison, runs: Sequence[Run], items: Sequence[Item], clips: dict[str, list[str | None]],
     silent: dict[str, list[str | None]], tokens: list[dict], notes: Sequence[str],
 ) -> dict:  # fmt: skip
-    """All that the page's script reads but the audio.
+    """Return all data that the page's script reads, except the audio.
 
     Args:
         found: the comparison of these runs.
-        runs: in the systems' order, those of a system one after the other.
-        items: that all runs answered, the conditions of a row together.
-        clips: by id the names of its audio; None for one that has no player.
-        silent: by id of those items, why each clip has none; None for one that has a player.
-        tokens: of `read_tokens`.
-        notes: to be shown below the table, beside the comparison's.
+        runs: grouped by system, in the systems' order.
+        items: items that all runs answered; the conditions of a row are adjacent.
+        clips: names of each item's audio by id; None for a clip without a player.
+        silent: for items with such clips, by id, the reason for each clip without a player, else None.
+        tokens: result of `read_tokens`.
+        notes: shown below the table, after those of the comparison.
     """
     texts = Texts()
     rows: dict[str, dict[str | None, Item]] = {}
@@ -99,21 +99,23 @@ def page_data(
             [["".join("01"[bool(run[n, c][rule])] for n in rows) for c in conditions] for rule in rules]
             for run in answers
         ],
-        "silent": {name: [reason and without_folders(reason) for reason in each] for name, each in silent.items()},
+        "silent": {
+            name: [reason and without_folders(reason) for reason in reasons] for name, reasons in silent.items()
+        },
         "tokens": tokens,
         "texts": list(texts.number),
     }
 
 
 def _flips(conditions: Sequence[str | None]) -> dict | None:
-    """The numbers of the conditions without a hint and with the false one; None where not both were asked."""
+    """Return the indices of the neutral and the adversarial condition; None unless both exist."""
     if not {NEUTRAL, FALSE_HINT} <= set(conditions):
         return None
     return {"before": conditions.index(NEUTRAL), "after": conditions.index(FALSE_HINT)}
 
 
 def _scores(found: Comparison) -> dict:
-    """The table of all figures with their intervals; a cell that differs from the baseline's is marked."""
+    """Return the table of all metrics with intervals; cells that differ significantly from the baseline are marked."""
     columns = list(next(iter(found.columns.values())))
     rows = []
     for name, figures in found.columns.items():
@@ -131,7 +133,7 @@ def _scores(found: Comparison) -> dict:
 
 
 def _tables(found: Comparison) -> list[dict]:
-    """Further tables, under their titles."""
+    """Return further tables with their titles."""
     tables = []
     if found.by_attribute:
         tables.append((BY_ATTRIBUTE, *found.by_attribute, ""))

@@ -1,4 +1,4 @@
-"""`caad-ds report`: one page about several evaluations, to look at and listen to; it opens from disk."""
+"""`caad-ds report`: a self-contained web page about several evaluations, with their audio."""
 
 import base64
 import hashlib
@@ -29,18 +29,19 @@ from caad_ds.utils.wording import counted
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("data.js", "tables.js", "matrices.js", "list.js", "item.js", "main.js")
-# What a picture of matplotlib's is drawn with, as the page's colours, which follow light and dark.
+# Matplotlib's colours, mapped to those of the page, which adapt to light and dark mode.
 COLOURS = {"#000000": "currentColor", "#262626": "currentColor", "#595959": "currentColor", "#ebebeb": "var(--line)"}
 WHITE = "#ffffff", "var(--card)"
 
-Clips = dict[str, list[str | None]]  # by item, something of each of its clips
+Clips = dict[str, list[str | None]]  # by item, a value per clip
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written; `silent` says of audio why it has no player, `rejected` counts the rows that a run left out.
+    """The written page: `silent` lists audio without a player, with reasons; `rejected` counts rows left out by a run.
 
-    `unshown` are the explanations beside the runs that the page leaves out, and why.
+    `unshown` are messages about explanations in the run folders that are left out. `beside` is the folder with the
+    audio, None if it is embedded.
     """
 
     items: int
@@ -63,18 +64,18 @@ def report(
     """Write a page about finished evaluations of one benchmark, as `caad-ds report` does.
 
     Args:
-        runs: run folders of `evaluate`; those of one name are its seeds.
-        out: the page, `NAME.html`; what is there is replaced.
+        runs: run folders of `evaluate`; runs with the same name are seeds of one system.
+        out: the page, `NAME.html`; an existing file is replaced.
         baseline: name of the system that the others are tested against; None: the first.
         title: of the page; None: the benchmark's.
-        tokens: folders of `explain`, whose items are among those of the runs; `tokens` in a run folder is found, and
-            what is in it about other items is left out.
-        embed_mb: audio of so many megabytes is put into the page; more of it into `NAME_audio` beside it, which is
-            replaced, or removed where an earlier page has left one.
-        audio: without it no item has a player.
+        tokens: folders of `explain` about items of the runs. `tokens` in a run folder is used automatically, except
+            files about other items.
+        embed_mb: up to so many megabytes of audio are embedded; more is written to the folder `NAME_audio` beside the
+            page, which is replaced, or removed if no longer needed.
+        audio: False: no players.
 
     Raises:
-        UserError: what `compare` refuses, items that are not known, an explanation of other items, or other files in
+        UserError: what `compare` refuses, missing items, an explanation of other items, or other files in
             `NAME_audio`.
     """
     out = page_file(out)
@@ -90,27 +91,27 @@ def report(
     sounds = PageAudio(round(embed_mb * 1e6), out.with_name(f"{out.stem}_audio"))
     with sounds.replacing():
         clips, failed = _clips(items, sounds if audio else None)
-        silent = [{"id": name, "reason": reason} for name, each in failed.items() for reason in each if reason]
+        silent = [{"id": name, "reason": reason} for name, reasons in failed.items() for reason in reasons if reason]
         notes = _notes(silent, unshown, audio)
         data = page_data(found, answered, items, clips, failed, explained, notes)
         write_atomic(out, page(data, sounds.sources(), _plot(found)))
-    return Report(len(clips), silent, unshown, sounds.folder if sounds.beside else None, found.rejected)
+    return Report(len(clips), silent, unshown, sounds.folder if sounds.in_folder else None, found.rejected)
 
 
 def page(data: dict, sources: dict[str, str], plot: str = "") -> bytes:
-    """The page's HTML; it loads nothing but audio beside it, and runs this one script."""
+    """Return the page's HTML; it loads nothing but audio from its folder, and runs only this script."""
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined)
     script = "\n".join(["'use strict';", *(read_text(ASSETS / name) for name in SCRIPTS)])
-    known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = environment.get_template("page.html").render(
-        title=data["title"], script=script, script_hash=known, style=read_text(ASSETS / "page.css"),
+        title=data["title"], script=script, script_hash=script_hash, style=read_text(ASSETS / "page.css"),
         data=in_script(data), sources=in_script(sources), plot=plot,
     )  # fmt: skip
-    return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair, which JSON alone can hold
+    return text.encode("utf-8", "backslashreplace")  # JSON may contain lone surrogates
 
 
 def in_script(value: object) -> str:
-    """JSON that stands in a <script> element: no text in it ends the element, or begins a comment."""
+    """Return JSON that is safe inside a <script> element: no text in it ends the element or starts a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for letter in "<>&\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
@@ -118,20 +119,20 @@ def in_script(value: object) -> str:
 
 
 def _runs(folders: Sequence[Path]) -> list[Run]:
-    """Their predictions, those of a system together in the order of the systems."""
+    """Return the runs with their predictions, grouped by system in the systems' order."""
     by_name: dict[str, list[Path]] = {}
     for folder in folders:
         by_name.setdefault(RunFolder(folder).read_scores()["name"], []).append(folder)
     systems = read_runs(list(folders)).systems
     return [
         Run(name, folder.resolve().name, predictions)
-        for name, theirs in systems.items()
-        for folder, predictions in zip(by_name[name], theirs, strict=True)
+        for name, runs in systems.items()
+        for folder, predictions in zip(by_name[name], runs, strict=True)
     ]
 
 
 def _clips(items: Sequence[Item], sounds: PageAudio | None) -> tuple[Clips, Clips]:
-    """By item the names of its audio, None for one without a player; by item with such audio why it has none."""
+    """Return the names of each item's clips (None: no player), and the reasons for items with such clips."""
     rows = {item.id: item for item in items}
     if sounds is None:
         return {name: [] for name in rows}, {}
@@ -139,7 +140,7 @@ def _clips(items: Sequence[Item], sounds: PageAudio | None) -> tuple[Clips, Clip
     failed: Clips = {}
     with progress("reading the audio", len(rows)) as advance:
         for name, item in rows.items():
-            clips[name] = [sounds.take(clip) for clip in item.clips]
+            clips[name] = [sounds.add(clip) for clip in item.clips]
             if None in clips[name]:
                 reasons = ((clip, sounds.failed.get(str(clip))) for clip in item.clips)
                 failed[name] = [None if reason is None else f"{clip}: {reason}" for clip, reason in reasons]
@@ -155,7 +156,7 @@ def _notes(silent: list[dict], unshown: list[str], audio: bool) -> list[str]:
 
 
 def _plot(found: Comparison) -> str:
-    """The picture of the trade-off as SVG that takes the page's colours; "" where there is none."""
+    """Return the trade-off picture as SVG in the page's colours; "" if there is none."""
     draw = found.pictures.get("tradeoff.png")
     if draw is None:
         return ""
@@ -165,6 +166,6 @@ def _plot(found: Comparison) -> str:
         text = read_text(file)
     # Comments repeat the texts that the picture draws, the metadata name vocabularies.
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    for colour, ours in (*COLOURS.items(), WHITE):
-        text = text.replace(colour, ours)
+    for colour, page_colour in (*COLOURS.items(), WHITE):
+        text = text.replace(colour, page_colour)
     return text

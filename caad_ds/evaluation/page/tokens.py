@@ -1,4 +1,4 @@
-"""What `caad-ds explain` has written about items: its files, as far as a page shows them."""
+"""Read the files of `caad-ds explain` for the report page."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,21 +10,21 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import run_name
 
-FOLDER = "tokens"  # of a run folder, where they are found without being named
-ASKED = ("question", "hint", "gt")
+FOLDER = "tokens"  # in a run folder, read automatically
+QUESTION_KEYS = ("question", "hint", "gt")
 DIGITS = 4
 REMEDY = "name a folder of `caad-ds explain`"
 
 
 def read_tokens(given: Sequence[Path], runs: Sequence[Path], items: Iterable[Item]) -> tuple[list[dict], list[str]]:
-    """The explanations in the folders that are `given`, and in `tokens` of the runs, in the items' order; and of what
-    nobody named why it is left out.
+    """Return the explanations in the folders `given` and in `tokens` of the runs, in the items' order, and messages
+    about files in `tokens` that are left out.
 
-    UserError for a folder that is given and has none, a file in it that is none, or one about an item that these runs
-    were not asked.
+    Raises UserError if a given folder has no explanation, a file without one, or one about an item that is not in these
+    runs.
     """
     by_key = {item.key: item for item in items}
-    place = {key: number for number, key in enumerate(by_key)}
+    position = {key: number for number, key in enumerate(by_key)}
     found: list[dict] = []
     unshown: list[str] = []
     for folder in given:
@@ -37,7 +37,7 @@ def read_tokens(given: Sequence[Path], runs: Sequence[Path], items: Iterable[Ite
             found.append(_read(file, by_key))
         except UserError as error:
             unshown.append(str(error))
-    return sorted(found, key=lambda told: place[f"{told['id']}:{told['condition']}"]), unshown
+    return sorted(found, key=lambda shown: position[f"{shown['id']}:{shown['condition']}"]), unshown
 
 
 def _files(folder: Path) -> list[Path]:
@@ -45,32 +45,32 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(file: Path, items: dict[str, Item]) -> dict:
-    told = read_json(file, REMEDY)
+    explanation = read_json(file, REMEDY)
     try:
-        item = items.get(f"{told['id']}:{told['condition']}")
-        asked = {key: told[key] for key in ASKED}
+        item = items.get(f"{explanation['id']}:{explanation['condition']}")
+        question = {key: explanation[key] for key in QUESTION_KEYS}
         shown = {
-            "id": told["id"],
-            "condition": told["condition"],
-            "model": run_name(Path(told["model"])),
-            "teacher": told["teacher"] and run_name(Path(told["teacher"])),
-            "setting": told["setting"],
-            "answer": told["answer"],
-            "signals": told["signals"],
-            "positions": [_position(each, told["signals"]) for each in told["positions"]],
+            "id": explanation["id"],
+            "condition": explanation["condition"],
+            "model": run_name(Path(explanation["model"])),
+            "teacher": explanation["teacher"] and run_name(Path(explanation["teacher"])),
+            "setting": explanation["setting"],
+            "answer": explanation["answer"],
+            "signals": explanation["signals"],
+            "positions": [_position(position, explanation["signals"]) for position in explanation["positions"]],
         }
     except (LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: no explanation of an answer ({error!r}); {REMEDY}") from error
-    if item is None or asked != {"question": item.question, "hint": item.hint, "gt": item.gt}:
+    if item is None or question != {"question": item.question, "hint": item.hint, "gt": item.gt}:
         raise UserError(
-            f"{file}: about {told['id']}, {told['condition']}, which these runs were not asked, or not so; explain an "
-            "item of their benchmark"
+            f"{file}: about {explanation['id']}, {explanation['condition']}, which is no item of these runs, or "
+            "differs there; explain an item of their benchmark"
         )
     return shown
 
 
 def _position(position: dict, signals: Sequence[str]) -> dict:
-    """The answer's token at a position, and the listed ones with their probabilities in the signals' order."""
+    """Return the answer's token at a position, and the visible ones with their probabilities in the signals' order."""
     tokens = [
         {"text": token["text"], "own": token["id"] == position["id"], "p": [round(token[s], DIGITS) for s in signals]}
         for token in visible_tokens(position, signals)

@@ -13,20 +13,22 @@ from matplotlib.patches import Rectangle
 from caad_ds.evaluation.report.matplotlib_figures import save, width, wrapped
 from caad_ds.evaluation.scoring.scores import POOLED
 
-# Okabe and Ito's palette, told apart with every kind of colour vision; black is left to the error bars.
+# Okabe and Ito's palette, safe for colour-blind readers; black is reserved for error bars.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 PANELS = 4  # matrices side by side
 PANEL = 2.3  # inches
 TITLE, NAME = 11, 10  # points
 ACROSS = 6  # panels of bars side by side
-MOST_BARS = 60  # panels; more are no picture
+MOST_BARS = 60  # panels; more would be unreadable
 PANEL_OF_BARS, BAR, LONGEST_NAME = 1.75, 0.24, 3.0  # inches
 
 
-@matplotlib.rc_context({"text.parse_math": False})  # names may hold dollar signs, which would be read as mathematics
+@matplotlib.rc_context({"text.parse_math": False})  # names may contain dollar signs, which would be parsed as math
 def bars(systems: dict[str, dict[str, dict]], title: str, path: Path) -> None:
-    """Bars with 95% intervals over items, as a PNG: a panel per label, a line per system, which makes it as tall as it
-    has to be; `systems`: by name, in this order, `{value, low, high}` by label; at most MOST_BARS are drawn."""
+    """Draw bars with 95% intervals over items as a PNG: a panel per label, a row per system.
+
+    `systems`: `{value, low, high}` by label, by name in the order of the rows; at most MOST_BARS labels are drawn.
+    """
     known = list(next(iter(systems.values())))
     labels = known[:MOST_BARS]
     if len(known) > MOST_BARS:
@@ -36,17 +38,17 @@ def bars(systems: dict[str, dict[str, dict]], title: str, path: Path) -> None:
     heads = [wrapped(label, PANEL_OF_BARS - 0.15, NAME) for label in labels]
     inches = 0.4 + max(width(line, NAME) for lines in names for line in lines) + PANEL_OF_BARS * columns
     above = wrapped(title, inches - 0.3, TITLE)
-    lines = sum(BAR if len(each) == 1 else 0.17 * len(each) + 0.07 for each in names)
+    lines = sum(BAR if len(name) == 1 else 0.17 * len(name) + 0.07 for name in names)
     rows = -(-len(labels) // columns)
     tall = rows * (0.55 + lines + 0.17 * max(map(len, heads))) + 0.25 * len(above)
     figure = Figure(figsize=(inches, tall), layout=ConstrainedLayoutEngine(wspace=0.02))
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    places = _places(names)
+    centres = _centres(names)
     for k, panel in enumerate(panels.flat):
         if k < len(labels):
-            _panel_of_bars(panel, places, [metrics[labels[k]] for metrics in systems.values()], PALETTE[k % columns])
+            _panel_of_bars(panel, centres, [metrics[labels[k]] for metrics in systems.values()], PALETTE[k % columns])
             panel.set_title("\n".join(heads[k]), fontsize=NAME, loc="left")
-            panel.set_yticks(places, ["\n".join(each) for each in names])
+            panel.set_yticks(centres, ["\n".join(name) for name in names])
             panel.set_ylim(lines / BAR - 0.5, -0.5)
         else:
             panel.set_visible(False)
@@ -54,28 +56,28 @@ def bars(systems: dict[str, dict[str, dict]], title: str, path: Path) -> None:
     save(figure, path)
 
 
-def _places(names: list[list[str]]) -> list[float]:
-    """The middle of each system's line, in units of a name of one line, from the top."""
-    places, end = [], -0.5
+def _centres(names: list[list[str]]) -> list[float]:
+    """Return the centre of each system's row from the top, in units of a one-line row."""
+    centres, end = [], -0.5
     for lines in names:
         height = 1.0 if len(lines) == 1 else (0.17 * len(lines) + 0.07) / BAR
-        places.append(end + height / 2)
+        centres.append(end + height / 2)
         end += height
-    return places
+    return centres
 
 
-def _panel_of_bars(panel: Axes, places: list[float], metrics: list[dict], colour: str) -> None:
+def _panel_of_bars(panel: Axes, centres: list[float], metrics: list[dict], colour: str) -> None:
     values = [_percent(metric["value"]) for metric in metrics]
     ends = [value if metric["high"] is None else 100 * metric["high"] for value, metric in zip(values, metrics)]
     reach = [
         [max(0.0, value - _percent(metric["low"])) for value, metric in zip(values, metrics)],
         [max(0.0, end - value) for value, end in zip(values, ends)],
-    ]  # nan, where unknown, stays
-    panel.barh(places, values, 0.68, xerr=reach, color=colour, error_kw={"elinewidth": 0.9, "ecolor": "0.25"})
-    for place, value, end in zip(places, values, ends, strict=True):
+    ]  # unknown bounds stay nan
+    panel.barh(centres, values, 0.68, xerr=reach, color=colour, error_kw={"elinewidth": 0.9, "ecolor": "0.25"})
+    for centre, value, end in zip(centres, values, ends, strict=True):
         if not math.isnan(value):
-            panel.text(end + 2, place, f"{value:.1f}", va="center", ha="left", fontsize=8, color="0.25")
-    panel.set_xlim(0, 128)  # room for the number behind a whole bar
+            panel.text(end + 2, centre, f"{value:.1f}", va="center", ha="left", fontsize=8, color="0.25")
+    panel.set_xlim(0, 128)  # room for the number after a full bar
     panel.set_xticks([0, 50, 100], ["0", "50", "100%"], fontsize=8)
     panel.xaxis.grid(True, color="0.9")
     panel.set_axisbelow(True)
@@ -85,7 +87,7 @@ def _panel_of_bars(panel: Axes, places: list[float], metrics: list[dict], colour
 
 @matplotlib.rc_context({"text.parse_math": False})
 def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
-    """What a false hint does to right and wrong answers, a matrix for each system, as a PNG.
+    """Draw the effect of a false hint on right and wrong answers as a PNG, a matrix per system.
 
     Rows: right or wrong without a hint; columns: with the false one; cells: % of all items, mean over runs.
     """
@@ -113,7 +115,7 @@ def flip_matrices(systems: dict[str, dict], title: str, path: Path) -> None:
 
 
 def flips(scores: dict) -> list[list[float]]:
-    """Shares of all items [neutral right, wrong][adversarial right, wrong], from one group's scores."""
+    """Return shares of all items [neutral right, wrong][adversarial right, wrong] from one group's scores."""
     lost, neutral = scores["tir_all_adversarial"]["value"], scores["accuracy_neutral"]["value"]
     won = scores["accuracy_adversarial"]["value"] - (neutral - lost)
     shares = [[neutral - lost, lost], [won, 1 - neutral - won]]
@@ -136,4 +138,4 @@ def _flip_matrix(panel: Axes, shares: list[list[float]], darkest: float) -> None
 
 
 def _percent(value: float | None) -> float:
-    return math.nan if value is None else 100 * value  # no bar: at 0 a shift would look like the best one
+    return math.nan if value is None else 100 * value  # no bar: a shift of 0 would look best

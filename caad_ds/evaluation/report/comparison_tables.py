@@ -1,4 +1,4 @@
-"""The tables of `compare`: systems beside each other, their differences and intervals."""
+"""The tables of `compare`: systems, their differences and intervals."""
 
 from caad_ds.evaluation.report.tables import MAIN, p_value, with_deviation, with_interval
 from caad_ds.evaluation.scoring.scores import LEVEL, POOLED
@@ -14,9 +14,9 @@ EXCHANGE = (
 
 
 def comparison_rows(systems: dict[str, dict], differences: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows `system | runs | conditions | shift | tir_all | adversarial per subset`, from score groups.
+    """Return header and rows `system | runs | conditions | shift | tir_all | adversarial per subset` from score groups.
 
-    A figure is marked where it differs significantly from the baseline's, which `differences` lacks.
+    Metrics that differ significantly from the baseline's are marked; `differences` lacks the baseline.
     """
     subsets = [name for name in next(iter(systems.values())) if name != POOLED]
     header = ["system", "runs", *MAIN, *(f"{name} adv" for name in subsets)]
@@ -30,14 +30,14 @@ def comparison_rows(systems: dict[str, dict], differences: dict[str, dict]) -> t
 
 
 def system_row(name: str, runs: int, figures: dict[str, dict], tested: dict[str, dict]) -> list[str]:
-    """A system's name, number of runs and figures by label, each marked where it differs significantly."""
+    """Return a system's name, number of runs and metrics by label, marked where they differ significantly."""
     marks = [SIGNIFICANT if tested.get(label, {}).get("significant") else "" for label in figures]
     cells = [with_deviation(figure) for figure in figures.values()]
     return [name, str(runs), *(cell + mark for cell, mark in zip(cells, marks, strict=True))]
 
 
 def difference_rows(differences: dict[str, dict[str, dict]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what the systems differ by from the baseline, in points, from differences by label."""
+    """Return header and rows of the systems' differences from the baseline, in points."""
     rows = []
     for system, figures in differences.items():
         for name, found in figures.items():
@@ -50,13 +50,13 @@ def difference_rows(differences: dict[str, dict[str, dict]]) -> tuple[list[str],
 
 
 def interval_rows(systems: dict[str, dict[str, dict]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of figures by label with their intervals over items."""
+    """Return header and rows of metrics by label with their intervals over items."""
     rows = [[system, *map(with_interval, figures.values())] for system, figures in systems.items()]
     return ["system", *next(iter(systems.values()))], rows
 
 
 def significance_legend(baseline: str, differences: dict[str, dict[str, dict]]) -> str:
-    """What the mark in a comparison means, from differences by label, and where items are too few to give any."""
+    """Explain the mark of significance, and list the metrics with too few items to be marked."""
     others = len(differences)
     over = f"after Holm's correction over the {others} systems of its column" if others > 1 else ""
     meaning = f"Marked {SIGNIFICANT}: differs from {baseline}, p < {1 - LEVEL:g} {over}".rstrip() + f"; {EXCHANGE}"

@@ -1,4 +1,4 @@
-"""Which option the answers named where another was right: a table for each attribute, of the answers without a hint."""
+"""Confusion tables by attribute: the option named versus the right one, for answers without a hint."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,15 +8,17 @@ from caad_ds.evaluation.report.tables import markdown
 from caad_ds.evaluation.scoring.matching import named
 from caad_ds.utils.terminal_table import Table
 
-MOST = 12  # options; open questions have hundreds of answers, which make no table
+MOST = 12  # options; open questions have hundreds of answers, too many for a table
 OTHER = "none or several"
 LEGEND = f"Named by neutral answers, by the rule lenient, marks of options read; {OTHER}: no option, or more than one."
 
 
 def confusions(benchmark: Benchmark, predictions: Iterable[dict]) -> dict[str, dict]:
-    """By subset with at most MOST options: `options`, and `counts`, a row per right option and a column per option that
-    the answer named, the last for OTHER; of the predictions without a hint."""
-    asked = {item.id: (item.question, item.choices) for item in benchmark.items}
+    """Return, for each subset with at most MOST options, `options` and `counts` of the predictions without a hint.
+
+    `counts` has a row per right option and a column per named option, the last one for OTHER.
+    """
+    questions = {item.id: (item.question, item.choices) for item in benchmark.items}
     found: dict[str, dict[str, Any]] = {
         subset: {"options": options, "counts": [[0] * (len(options) + 1) for _ in options]}
         for subset, options in benchmark.options.items()
@@ -27,13 +29,14 @@ def confusions(benchmark: Benchmark, predictions: Iterable[dict]) -> dict[str, d
         if table is None or prediction["condition"] != benchmark.conditions[0]:
             continue
         options = table["options"]
-        said = named(prediction["prediction"], tuple(options), *asked[prediction["id"]])
-        table["counts"][options.index(prediction["gt"])][len(options) if said is None else options.index(said)] += 1
+        option = named(prediction["prediction"], tuple(options), *questions[prediction["id"]])
+        column = len(options) if option is None else options.index(option)
+        table["counts"][options.index(prediction["gt"])][column] += 1
     return {subset: table for subset, table in found.items() if any(map(any, table["counts"]))}
 
 
 def summed(tables: Sequence[dict[str, dict]]) -> dict[str, dict]:
-    """The counts of several runs together."""
+    """Return the summed counts of several runs."""
     first, *others = tables
     return {
         subset: {
@@ -49,12 +52,12 @@ def summed(tables: Sequence[dict[str, dict]]) -> dict[str, dict]:
 
 
 def on_terminal(tables: dict[str, dict]) -> list[Table]:
-    """A table per subset."""
+    """Return a terminal table per subset."""
     return [Table(f"{subset}: options named", *_rows(table)) for subset, table in tables.items()]
 
 
 def in_markdown(name: str, tables: dict[str, dict]) -> list[str]:
-    """A title and a table per subset, of one system."""
+    """Return a title and a Markdown table per subset, for one system."""
     found = []
     for subset, table in tables.items():
         found += [f"{name}, {subset}: options named", markdown(*_rows(table))]

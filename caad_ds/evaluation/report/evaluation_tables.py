@@ -1,4 +1,4 @@
-"""What `evaluate` prints of an evaluation that is done."""
+"""The output of `evaluate` after an evaluation."""
 
 from caad_ds.evaluation.figures.figures import figures_of
 from caad_ds.evaluation.predictions import RunFolder
@@ -19,14 +19,14 @@ def evaluation_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def evaluation_notes(scores: dict) -> list[str]:
-    """Return what explains that table."""
+    """Return the notes on that table."""
     setup = scores["setup"]
     prompted = [PROMPTED.format(setup["prompt"])] if "prompt" in setup else []
     return [*figures_of(setup).notes(scores), *prompted, NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
 
 
 def show_evaluation(scores: dict, folder: RunFolder) -> None:
-    """Print the tables of an evaluation and what explains them, and name the rows that were left out."""
+    """Print the tables of an evaluation with their notes, and the rows that were left out."""
     name = scores["setup"]["name"]
     table = Table(f"{name}: percentages; 95% intervals over items", *evaluation_rows(scores))
     show(table, *evaluation_notes(scores), _by_rule(scores, folder.disagreements()))
@@ -40,13 +40,13 @@ def show_evaluation(scores: dict, folder: RunFolder) -> None:
 
 def _by_rule(scores: dict, differing: int) -> str:
     answers = _answers(scores)
-    each = ", ".join(f"{rule} {percent(count / answers)}" for rule, count in scores["rules"].items())
+    shares = ", ".join(f"{rule} {percent(count / answers)}" for rule, count in scores["rules"].items())
     unclear = f" ({scores['judge']['unclear']} replies neither yes nor no)" if "judge" in scores else ""
     differ = f"the rules differ on {differing} (disagreements.jsonl)"
-    return f"{counted(answers, 'answer')} by each rule, %: {each}{unclear}; {differ}"
+    return f"{counted(answers, 'answer')} by each rule, %: {shares}{unclear}; {differ}"
 
 
 def _answers(scores: dict) -> int:
-    """How many answers were scored: of each item one under every condition."""
+    """Return the number of scored answers: one per item and condition."""
     figures = figures_of(scores["setup"])
     return figures.items(scores) * len(figures.conditions)

@@ -1,4 +1,4 @@
-"""What pictures share: text that fits, and the way to a file."""
+"""Helpers for Matplotlib figures: fitting text, and saving."""
 
 import io
 from pathlib import Path
@@ -10,37 +10,37 @@ from matplotlib.ft2font import FT2Font
 
 from caad_ds.utils.files import write_atomic
 
-POINTS = 72  # to the inch
-DOTS = 150  # to the inch
+POINTS = 72  # per inch
+DOTS = 150  # per inch
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG, or as an SVG where the file is called so, whole or not at all; alike every time."""
+    """Save a figure as PNG, or as SVG by file ending, atomically and reproducibly."""
     figure.dpi = DOTS
-    figure.draw_without_rendering()  # the first layout does not know yet where titles come to stand
+    figure.draw_without_rendering()  # the first layout pass does not yet know the positions of titles
     image = io.BytesIO()
-    unsaid = ("Date", "Creator") if path.suffix == ".svg" else ("Software",)
+    omitted = ("Date", "Creator") if path.suffix == ".svg" else ("Software",)
     with matplotlib.rc_context({"svg.hashsalt": "caad-ds"}):
-        figure.savefig(image, format=path.suffix[1:], dpi=DOTS, metadata=dict.fromkeys(unsaid))
+        figure.savefig(image, format=path.suffix[1:], dpi=DOTS, metadata=dict.fromkeys(omitted))
     write_atomic(path, image.getvalue())
 
 
 def drawable(text: str) -> str:
-    """The text with what the font lacks escaped, `\\u4f60`."""
+    """Return the text with missing glyphs escaped, `\\u4f60`."""
     font = _font()
     return "".join(letter if font.get_char_index(ord(letter)) else ascii(letter)[1:-1] for letter in text)
 
 
 def width(text: str, size: float) -> float:
-    """Inches that a drawable line takes in letters of `size` points."""
+    """Return the width in inches of a drawable line at `size` points."""
     font = _font()
     font.set_size(size, POINTS)
     font.set_text(text)
-    return font.get_width_height()[0] / 64 / POINTS  # matplotlib tells it in 64ths of a pixel
+    return font.get_width_height()[0] / 64 / POINTS  # in 64ths of a pixel
 
 
 def wrapped(text: str, inches: float, size: float) -> list[str]:
-    """The text, made drawable, in lines no wider than that; a word that is wider is divided."""
+    """Wrap a text, made drawable, into lines of at most `inches`; longer words are split."""
     lines: list[str] = []
     line = ""
     for word in drawable(" ".join(text.split())).split():

@@ -1,7 +1,7 @@
-"""`--mlflow`: finished scores, tables, speeds and pictures into an MLflow store, which may be dead without any harm.
+"""`--mlflow`: log scores, tables, speeds and pictures to MLflow; an unreachable store does no harm.
 
-Everything is on disk before, is sent once, and goes out from a thread that is waited for so long and no longer. An
-evaluation of a model that a tracked run has trained is a child of that run.
+Everything is on disk before, is sent once, and is sent from a thread with a timeout. If a tracked run trained the
+model, its evaluation becomes a child of that run.
 """
 
 import argparse
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 PATIENCE = 120.0  # seconds
 NOTE = "mlflow.json"
 UNNAMED = ""  # `--mlflow` without a URI
-MOST = 40  # metrics of an evaluation; a page that draws hundreds of charts shows nothing
-# Of an evaluation's numbers by their path, the most important first.
+MOST = 40  # metrics of an evaluation; hundreds of charts are of no use
+# Patterns of metric paths, the most important first.
 CHOSEN = (
     r"all/(accuracy(_\w+)?|shift|mrs|yes_share|(precision|recall|f1)_no)(_low|_high)?",
     r"overall(_low|_high)?",
@@ -59,9 +59,9 @@ FIELDS = {"": "value", "_low": "low", "_high": "high", "_deviation": "deviation"
 
 @dataclass(frozen=True)
 class Record:
-    """What goes into one MLflow run; its files decide whether a folder has anything new to send.
+    """The contents of one MLflow run; the hash of its files decides whether there is anything new to send.
 
-    `tables` are by file name, header and rows each. `model_sha256` names the model whose training run is the parent.
+    `tables` holds header and rows by file name. `model_sha256` identifies the model whose training run is the parent.
     """
 
     name: str
@@ -77,14 +77,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Store:
-    """Where a command logs to; `experiment` is the one that the user named, if any."""
+    """The MLflow target of a command; `experiment` is the user's, if given."""
 
     target: Target
     experiment: str | None
 
 
 def add_mlflow_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--mlflow` and `--experiment`."""
+    """Add `--mlflow` and `--experiment`."""
     parser.add_argument(
         "--mlflow", nargs="?", const=UNNAMED, metavar="URI",
         help=f"also into this MLflow store or server (without URI: {URI_VARIABLE}, else {DEFAULT_URI})",
@@ -97,9 +97,9 @@ def add_mlflow_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def store_of(uri: str | None, experiment: str | None) -> Store | None:
-    """Return the store of `--mlflow` and `--experiment`, None where nothing is to be logged; checked before the work.
+    """Return the store of `--mlflow` and `--experiment`, None if nothing is to be logged; call it before the work.
 
-    UserError for a URI that MLflow cannot use, or an experiment without a store.
+    Raises UserError for a URI that MLflow cannot use, or an experiment without a store.
     """
     if uri is not None:
         return Store(Target.of(uri or None, experiment, ("--mlflow", "--experiment")), experiment)
@@ -111,10 +111,10 @@ def store_of(uri: str | None, experiment: str | None) -> Store | None:
 def log_evaluation(
     store: Store | None, folder: Path, benchmark: Path, table: tuple[list[str], list[list[str]]]
 ) -> None:
-    """Sends what a run folder's `scores.json` holds as metrics and setup, and its files, if there is a store.
+    """Log metrics and setup of a run folder's `scores.json`, and its files, if there is a store.
 
-    `table`: header and rows as shown. The most important numbers (CHOSEN) are metrics, those of `groups` without that
-    prefix; all are in the table `metrics.json`. What the folder has sent to this experiment is not sent again.
+    `table`: header and rows as shown. The most important numbers (CHOSEN) become metrics, those of `groups` without
+    that prefix; all are in the table `metrics.json`. A folder already sent to this experiment is not sent again.
     """
     if store is not None:
         scores = read_json(folder / "scores.json", "run the evaluation again")
@@ -124,7 +124,7 @@ def log_evaluation(
         found = dict(flat_metrics({"rejected": len(known["rejected"]), **rest}))
         tables: dict[str, tuple[list[str], list[Any]]] = {
             "table_shown.json": table,
-            "metrics.json": (["metric", "value"], [list(each) for each in found.items()]),
+            "metrics.json": (["metric", "value"], [list(metric) for metric in found.items()]),
         }
         files = [folder / "scores.json", folder / "predictions.jsonl"]
         setup, benchmark = known["setup"], benchmark.resolve()
@@ -143,47 +143,47 @@ def log_evaluation(
 
 
 def chosen(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the numbers that stand for an evaluation, at most MOST of them."""
+    """Return the main metrics of an evaluation, at most MOST."""
     names = [name for pattern in CHOSEN for name in metrics if re.fullmatch(pattern, name)]
     return {name: metrics[name] for name in list(dict.fromkeys(names))[:MOST]}
 
 
 @contextmanager
 def output_folder(out: Path | None) -> Iterator[Path]:
-    """The folder of `--out`; without it a temporary one, for what goes into a store alone."""
-    with nullcontext(out) if out else TemporaryDirectory() as place:
-        yield Path(place)
+    """Yield the folder of `--out`, or a temporary one if the files only go to a store."""
+    with nullcontext(out) if out else TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def log_record(store: Store | None, folder: Path, record: Record) -> None:
-    """Sends a record whose files are in `folder`, if there is a store.
+    """Log a record whose files are in `folder`, if there is a store.
 
-    What fails, or takes too long, is said in one line on stderr. What the folder has sent to this experiment is not
+    Failures and timeouts are reported in one line on stderr. A folder that was already sent to this experiment is not
     sent again.
     """
     if store is None:
         return
     where = hide_secrets(store.target.uri)
-    told: list[str] = []
+    messages: list[str] = []
 
     def send() -> None:
         try:
-            told.append(_send_once(store, folder, record))
-        except Exception as error:  # whatever fails in a store, the scores are on disk
-            told.append(f"MLflow at {where} did not take {record.name} ({reason(error)}); what is on disk is whole")
+            messages.append(_send_once(store, folder, record))
+        except Exception as error:  # any failure of the store; the scores are on disk
+            messages.append(f"MLflow at {where} did not take {record.name} ({reason(error)}); what is on disk is whole")
 
     thread = threading.Thread(target=send, name="mlflow", daemon=True)
     with progress(f"logging {record.name} to MLflow"):
         thread.start()
         thread.join(PATIENCE)
     late = f"MLflow at {where} did not take {record.name} within {PATIENCE:g} s; what is on disk is whole"
-    print(told[0] if told else late, file=sys.stderr)
+    print(messages[0] if messages else late, file=sys.stderr)
 
 
 def flat_metrics(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in nested scores by their path `a/b/c`; a `{value, low, ...}` gives `c`, `c_low`, ...
+    """Yield the numbers in nested scores by path `a/b/c`; a `{value, low, ...}` gives `c`, `c_low`, ...
 
-    What is undefined, or no number, is left out.
+    Undefined values and other types are omitted.
     """
     for key, value in scores.items():
         if isinstance(value, Mapping):
@@ -196,7 +196,7 @@ def flat_metrics(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 
 
 def _send_once(store: Store, folder: Path, record: Record) -> str:
-    """What to say of it: a run that was made, or one that holds the same already."""
+    """Send the record unless it was already sent; return the message about its run."""
     target = store.target
     sent = {"uri": hide_secrets(target.uri), "experiment": target.experiment, "sha256": _sha256(record.files)}
     note = read_json(folder / NOTE, "delete it") if (folder / NOTE).is_file() else {}
@@ -205,12 +205,12 @@ def _send_once(store: Store, folder: Path, record: Record) -> str:
     run_id, where = (note["run_id"], "") if known else _new(client, store, record)
     client.set_terminated(run_id, "FINISHED")
     write_json(folder / NOTE, {**sent, "run_id": run_id})
-    said = f"{'already there as' if known else 'logged as'} run {run_id}{where}"
-    return f"MLflow at {sent['uri']} ({target.uri_from}): {said}"
+    result = f"{'already there as' if known else 'logged as'} run {run_id}{where}"
+    return f"MLflow at {sent['uri']} ({target.uri_from}): {result}"
 
 
 def _sha256(files: list[Path]) -> str:
-    """Over names and bytes."""
+    """Return the hash over names and bytes of the files."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name}:{file.stat().st_size};".encode() + file.read_bytes())
@@ -218,7 +218,7 @@ def _sha256(files: list[Path]) -> str:
 
 
 def _new(client: "MlflowClient", store: Store, record: Record) -> tuple[str, str]:
-    """The id of a run that holds the record, and where it lies, in words."""
+    """Create a run with the record; return its id and a description of its location."""
     run, where = _begin(client, store, record)
     run_id = run.info.run_id
     try:
@@ -238,9 +238,9 @@ def _new(client: "MlflowClient", store: Store, record: Record) -> tuple[str, str
 
 
 def _begin(client: "MlflowClient", store: Store, record: Record) -> "tuple[Run, str]":
-    """A new run: below the one that trained the model where there is one, else in the experiment of the target.
+    """Create a run below the one that trained the model, else in the experiment of the target.
 
-    A user's `--experiment` stands: a parent is looked for in it alone.
+    With a user's `--experiment`, the parent is searched only there.
     """
     tags = {**origin_tags(os.environ.get("WORLD_SIZE", "1")), "kind": record.kind, **record.tags}
     trained = training_run(client, record.model_sha256, store.experiment) if record.model_sha256 else None

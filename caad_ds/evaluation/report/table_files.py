@@ -1,4 +1,4 @@
-"""A comparison's table for other programs: CSV with a line per figure, LaTeX as a paper sets it."""
+"""A comparison's table for other programs: CSV with a line per metric, LaTeX for papers."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ HEADER = ("system", "runs", "figure", *BOUNDS, "deviation", *(f"difference_{name
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$",
-    # Behind the line break of a table both would be read as its argument.
+    # After a line break of a table both would be parsed as its argument.
     "*": "{*}", "[": "{[}", **{letter: f"\\{letter}" for letter in "{}$&#_%"},
 }  # fmt: skip
 
@@ -18,9 +18,9 @@ LATEX = {
 def csv_table(
     runs: dict[str, int], figures: dict[str, dict[str, dict]], differences: dict[str, dict[str, dict]]
 ) -> str:
-    """A line per system and figure: percentages, differences from the baseline in points, p as it is.
+    """Return a CSV line per system and metric: percentages, differences from the baseline in points, raw p.
 
-    What is undefined, or not tested, is an empty field.
+    Undefined or untested values are empty fields.
     """
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
@@ -35,7 +35,7 @@ def csv_table(
 
 
 def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A `tabular` with the rules of the package booktabs, the first column to the left."""
+    """Return a `tabular` with booktabs rules, the first column left-aligned."""
     lines = [" & ".join(map(latex, line)) + r" \\" for line in (header, *rows)]
     columns = "l" + "r" * (len(header) - 1)
     head = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
@@ -43,7 +43,7 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def latex(text: str) -> str:
-    """A text that LaTeX prints as it is."""
+    """Escape a text for LaTeX."""
     escaped = "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
     return escaped.replace("--", "-{}-")  # two hyphens would become a dash
 

@@ -1,4 +1,4 @@
-"""What the tables of `evaluate` and `compare` have in common, the rows of one system, and how they are shown."""
+"""Shared parts of the tables of `evaluate` and `compare`, the rows of one system, and printing."""
 
 import os
 import sys
@@ -31,28 +31,28 @@ FIGURES = {**MAIN, **{f"NormAcc {c}": f"norm_accuracy_{c}" for c in HINTS}, "MRS
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage with one decimal; `-` where it is undefined."""
+    """Return a share as a percentage with one decimal; `-` if undefined."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def with_deviation(metric: dict) -> str:
-    """`mean +- deviation` over runs, the value alone for one run."""
+    """Return `mean ± deviation` over runs, the value alone for one run."""
     deviation = metric["deviation"]
     return percent(metric["value"]) + ("" if deviation is None else f" ± {percent(deviation)}")
 
 
 def with_interval(metric: dict) -> str:
-    """`value [low, high]`, the interval over items."""
+    """Return `value [low, high]` with the interval over items."""
     return f"{percent(metric['value'])} [{percent(metric['low'])}, {percent(metric['high'])}]"
 
 
 def p_value(p: float | None) -> str:
-    """With three decimals; `-` where there is none."""
+    """Return p with three decimals; `-` if there is none."""
     return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def scores_rows(groups: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of one system: a row per subset, then all together with the interval of each figure below it."""
+    """Return header and rows of one system: a row per subset, then all items with the interval of each metric below."""
     metrics, rows = [*MAIN.values(), "mrs"], []
     for subset in [*(name for name in groups if name != POOLED), POOLED]:
         scores = groups[subset]
@@ -63,13 +63,13 @@ def scores_rows(groups: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table for a Markdown file."""
+    """Return a Markdown table."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def show(*parts: Table | str) -> None:
-    """Print to standard output, as wide as the terminal or as COLUMNS says, or UNWRAPPED where there is neither."""
+    """Print to standard output, as wide as the terminal or COLUMNS, or UNWRAPPED if there is neither."""
     console = Console(highlight=False)  # its width is that of COLUMNS where that is set
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = UNWRAPPED
@@ -78,32 +78,34 @@ def show(*parts: Table | str) -> None:
             console.print(printed, markup=False)
 
 
-def show_rejected(rejected: list[dict], place: Path | None) -> None:
-    """Names on standard error the rows that were left out; beyond the first ones, where all of them are listed."""
-    _name_rows(rejected, ("row was left out", "rows were left out"), place)
+def show_rejected(rejected: list[dict], file: Path | None) -> None:
+    """Print to standard error the rows that were left out; if there are many, the first ones and the file of all."""
+    _name_rows(rejected, ("row was left out", "rows were left out"), file)
 
 
-def show_doubtful(doubtful: list[dict], place: Path | None) -> None:
-    """Names on standard error the rows that are asked about audio which a rule (levels.py) finds unusable."""
-    asked = "asked about audio that training would not take"
-    _name_rows(doubtful, (f"row is {asked}", f"rows are {asked}"), place)
+def show_doubtful(doubtful: list[dict], file: Path | None) -> None:
+    """Print to standard error the rows with audio that a rule (levels.py) finds unusable."""
+    label = "asked about audio that training would not take"
+    _name_rows(doubtful, (f"row is {label}", f"rows are {label}"), file)
 
 
-def show_silent(silent: list[dict], place: Path | None) -> None:
-    """Names on standard error the items whose audio cannot be played."""
-    _name_rows(silent, ("item has no player", "items have no player"), place)
+def show_silent(silent: list[dict], file: Path | None) -> None:
+    """Print to standard error the items whose audio cannot be played."""
+    _name_rows(silent, ("item has no player", "items have no player"), file)
 
 
-def _name_rows(rows: list[dict], told: Sequence[str], place: Path | None) -> None:
-    """Print to standard error the number of rows, what is `told` of one and of many, and each reason; of many only some
-    if `place` has all."""
+def _name_rows(rows: list[dict], labels: Sequence[str], file: Path | None) -> None:
+    """Print to standard error the number of rows with a label (singular, plural), and each reason.
+
+    If there are many and `file` lists all, only some are printed.
+    """
     if not rows:
         return
-    lines = [counted(len(rows), *told) + (f" (all in {place})" if place else "") + ":"]
+    lines = [counted(len(rows), *labels) + (f" (all in {file})" if file else "") + ":"]
     lines += [f"  {row['id']}: {row['reason']}" for row in rows]
-    if place and len(rows) > EXAMPLES:
+    if file and len(rows) > EXAMPLES:
         faults = Faults()
         for row in rows:
             faults.add(row["id"], row["reason"])
-        lines = faults.lines(told[1], place)
+        lines = faults.lines(labels[1], file)
     print("\n".join(lines), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a false hint takes from right answers against how many there are: a point per system, small ones per seed."""
+"""Plot shift against neutral accuracy: a point per system, small ones per seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,30 +13,30 @@ from caad_ds.evaluation.report.matplotlib_figures import save, width, wrapped
 
 X, Y = "accuracy_neutral", "shift"
 MARKS = "osD^vPX*"
-PLOT = 6.0, 4.0  # inches; it grows where many names stand beside it
+PLOT = 6.0, 4.0  # inches; taller if there are many names
 LINE = 0.18  # inches
 LONGEST = 2.6  # inches of a name's line
 INK = "0.15"
 TO_ITS_NAME = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 5, "relpos": (0, 0.5)}
 
 
-@matplotlib.rc_context({"text.parse_math": False})  # names may hold dollar signs, which would be read as mathematics
+@matplotlib.rc_context({"text.parse_math": False})  # names may contain dollar signs, which would be parsed as math
 def trade_off(
     systems: dict[str, dict[str, dict]], seeds: dict[str, dict[str, list[float | None]]], title: str, path: Path
 ) -> None:
-    """Shift against neutral accuracy, with the 95% intervals over items both ways, as a PNG.
+    """Plot shift against neutral accuracy, with 95% intervals over items on both axes, as a PNG.
 
     Args:
-        systems: by name, `{value, low, high}` of X and Y; one whose shift is undefined has no point.
-        seeds: by name, the values of each of its runs; those of several runs are drawn too.
-        title: of the picture.
-        path: that it is written to.
+        systems: by name, `{value, low, high}` of X and Y; systems with undefined shift have no point.
+        seeds: by name, the values of each run; drawn if there are several.
+        title: title of the picture.
+        path: file to write.
     """
     known = {name: figures for name, figures in systems.items() if figures[Y]["value"] is not None}
     names = {name: wrapped(name, LONGEST, NAME) for name in known}
     beside = max((width(line, NAME) for lines in names.values() for line in lines), default=0.0)
     head = wrapped(f"{title}: shift (right answers lost to a false hint) against neutral accuracy", PLOT[0], TITLE)
-    foot = _foot([name for name in systems if name not in known], any(len(each[X]) > 1 for each in seeds.values()))
+    foot = _foot([name for name in systems if name not in known], any(len(values[X]) > 1 for values in seeds.values()))
     tall = max(PLOT[1], sum(LINE * len(lines) + 0.04 for lines in names.values()))
     left, below, above = 0.75, 0.6 + LINE * len(foot), 0.2 + 0.2 * len(head)
     across, high = left + PLOT[0] + 0.5 + beside, below + tall + above
@@ -57,8 +57,7 @@ def trade_off(
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float], room: float) -> list[float]:
-    """Where the centres of boxes come to stand in 0 .. room so that none overlaps another, near to where they are
-    wanted; the boxes fit in."""
+    """Return the centres of non-overlapping boxes in 0 .. room, near the wanted ones; the boxes must fit."""
     order = sorted(range(len(wanted)), key=lambda k: (wanted[k], k))
     low = [0.0] * len(wanted)
     end = 0.0
@@ -85,7 +84,7 @@ def _draw(axis: Axes, figures: dict[str, dict], runs: dict[str, list[float | Non
 
 
 def _with_reach(figure: dict) -> tuple[float, list[list[float]] | None]:
-    """A figure in percent, and how far its interval reaches below and above it; None where there is no interval."""
+    """Return a metric in percent, and the reach of its interval below and above it; None if there is no interval."""
     value = 100 * figure["value"]
     if figure["low"] is None:
         return value, None
@@ -93,7 +92,7 @@ def _with_reach(figure: dict) -> tuple[float, list[list[float]] | None]:
 
 
 def _name(axis: Axes, points: dict[str, tuple[float, float]], names: dict[str, list[str]], tall: float) -> None:
-    """Write the names beside the plot, each at its point's height as far as there is room, with a line to the point."""
+    """Write the names beside the plot, near the height of their points, with a line to each point."""
     low, high = axis.get_ylim()
     wanted = [tall * (y - low) / (high - low) for _, y in points.values()]
     centres = spread(wanted, [LINE * len(lines) + 0.04 for lines in names.values()], tall)
@@ -109,8 +108,8 @@ def _name(axis: Axes, points: dict[str, tuple[float, float]], names: dict[str, l
 
 
 def _foot(undefined: list[str], several: bool) -> list[str]:
-    told = "Lines: 95% intervals over items." + (" Small marks: the runs (seeds) of a system." if several else "")
-    lines = wrapped(told, PLOT[0], 8)
+    note = "Lines: 95% intervals over items." + (" Small marks: the runs (seeds) of a system." if several else "")
+    lines = wrapped(note, PLOT[0], 8)
     if undefined:
         lines += wrapped(
             f"Without a point, since no answer without a hint is right: {', '.join(undefined)}", PLOT[0], 8

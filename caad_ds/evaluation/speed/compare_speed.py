@@ -1,7 +1,7 @@
 """`caad-ds speed`: size and speed of a teacher, of its students, and of each with contrastive decoding.
 
-Every system answers the same items with the same number of tokens, so that what differs is the system. The systems take
-turns in every round: a machine that slows down slows all of them.
+Every system answers the same items with the same number of tokens. The systems take turns in every round, so a machine
+that slows down affects all of them.
 """
 
 import time
@@ -35,23 +35,23 @@ from caad_ds.utils.progress import progress
 
 @dataclass(frozen=True)
 class System:
-    """A model and how it decodes; `others` are the items that negative shuffled takes audio from."""
+    """A model and its decoding; `others` are the items that negative `shuffled` takes audio from."""
 
     loaded: Model
     contrasted: Contrast | None
     others: Sequence[Item] = ()
 
     def answer(self, items: Sequence[Item], tokens: int) -> tuple[float, Timing]:
-        """Answers items with exactly `tokens` tokens each; the seconds of their audio, and the rest."""
+        """Answer items with exactly `tokens` tokens each; return seconds of audio encoding and the decoding times."""
         loaded, clips = self.loaded, self.loaded.clips(self.others)
         second = None
-        with _Seconds(loaded.device) as heard:
+        with _Timer(loaded.device) as timer:
             clips.encode(items)
-        batch, audio = clips.prompts(items), heard.taken
+        batch, audio = clips.prompts(items), timer.seconds
         if self.contrasted is not None:
-            with _Seconds(loaded.device) as heard:
+            with _Timer(loaded.device) as timer:
                 second = clips.negative(items, batch, self.contrasted.negative)
-            audio += heard.taken
+            audio += timer.seconds
         clock = Clock(loaded, len(items))
         generate(
             loaded.lm, batch,
@@ -60,20 +60,20 @@ class System:
         return audio, clock.timing
 
 
-class _Seconds:
-    """The seconds that a block takes on a device."""
+class _Timer:
+    """Measure the seconds that a block takes on a device."""
 
     def __init__(self, device: torch.device):
-        self._device, self.taken = device, 0.0
+        self._device, self.seconds = device, 0.0
 
-    def __enter__(self) -> "_Seconds":
+    def __enter__(self) -> "_Timer":
         synchronize(self._device)
         self._began = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         synchronize(self._device)
-        self.taken = time.perf_counter() - self._began
+        self.seconds = time.perf_counter() - self._began
 
 
 def compare_speed(
@@ -95,22 +95,22 @@ def compare_speed(
     """Measure size and speed of models on the same items, as `caad-ds speed` does; ratios are to the first model.
 
     Args:
-        models: folders of models, or of the runs that trained them, or hub ids, by the names that tables call them.
+        models: folders of models, or of the runs that trained them, or hub ids, by their names in tables.
         benchmark: as `evaluate` takes it.
-        data: folder of the files that a described benchmark names.
-        contrast_alpha: each model with contrastive decoding of this alpha, too.
-        negative: input of its second path: zero_mel, silence, noise, text_only or shuffled.
-        batch_size: items at once, beside batch 1.
-        tokens: of each answer.
-        rounds: timed turns.
+        data: folder of the files of a described benchmark.
+        contrast_alpha: measure each model also with contrastive decoding with this alpha.
+        negative: input of the second path: zero_mel, silence, noise, text_only or shuffled.
+        batch_size: batch size measured besides 1.
+        tokens: tokens per answer.
+        rounds: timed rounds.
         device: cpu, cuda, cuda:1, ...; None: cuda if there is one.
         dtype: of the models, float32 or bfloat16.
-        out: folder that speed.md and speed.json are written to; None: nothing is written.
-        alpha_gate: of the contrast: none, or text_certainty (experimental).
+        out: folder for speed.md and speed.json; None: nothing is written.
+        alpha_gate: gate of the contrast: none, or text_certainty (experimental).
         gate_m: the gate's m.
 
     Raises:
-        UserError: a value out of its range, a path that holds something else, or a clip that cannot be heard.
+        UserError: a value is out of range, a path holds something else, or a clip cannot be decoded.
     """
     if not models:
         raise UserError("--models: give NAME=MODEL, each name once")
@@ -119,8 +119,8 @@ def compare_speed(
     check_choice("--negative", negative, NEGATIVES)
     check_choice("--dtype", dtype, DTYPES)
     check_counts(batch_size=batch_size, tokens=tokens, rounds=rounds)
-    folders, place = {name: model_folder(folder) for name, folder in models.items()}, named(benchmark)
-    items, others = _items(place, None if data is None else existing(data), batch_size)
+    folders, path = {name: model_folder(folder) for name, folder in models.items()}, named(benchmark)
+    items, others = _items(path, None if data is None else existing(data), batch_size)
     systems: dict[str, System] = {}
     chosen = pick_device(device)
     for name, folder in folders.items():
@@ -129,17 +129,17 @@ def compare_speed(
             systems[name] = System(loaded, None)
             if contrast_alpha is not None:
                 contrasted = Contrast(contrast_alpha, negative, None, alpha_gate, gate_m)
-                called = f"{name} + CD {contrast_alpha:g} {negative}{gate_name(alpha_gate, gate_m)}"
-                systems[called] = System(loaded, contrasted, others)
+                label = f"{name} + CD {contrast_alpha:g} {negative}{gate_name(alpha_gate, gate_m)}"
+                systems[label] = System(loaded, contrasted, others)
         _check_clips(loaded, items)
-    found = Speeds(measure(systems, items, tokens, rounds), tokens, rounds, place.resolve().name)
+    found = Speeds(measure(systems, items, tokens, rounds), tokens, rounds, path.resolve().name)
     if out is not None:
         save(found, Path(out))
     return found
 
 
 def measure(systems: dict[str, System], items: Sequence[Item], tokens: int, rounds: int) -> dict[str, dict]:
-    """The `speed` of each system (speed.py), at batch 1 and with all items at once, after a turn that warms up."""
+    """Measure the `speed` of each system (figures.py), at batch 1 and with all items at once, after a warm-up round."""
     sizes = sorted({1, len(items)})
     found: dict[tuple[str, int], list[tuple[float, Timing]]] = {(s, n): [] for s in systems for n in sizes}
     working = {}
@@ -147,10 +147,10 @@ def measure(systems: dict[str, System], items: Sequence[Item], tokens: int, roun
         for turn in range(rounds + 1):
             for name, system in systems.items():
                 for size in sizes:
-                    asked = items if size > 1 else [items[turn % len(items)]]
-                    took = system.answer(asked, tokens)
+                    batch = items if size > 1 else [items[turn % len(items)]]
+                    timings = system.answer(batch, tokens)
                     if turn:
-                        found[name, size].append(took)
+                        found[name, size].append(timings)
                 advance(1)
         for name, system in systems.items():
             peak = PeakMemory(system.loaded.device)
@@ -168,14 +168,12 @@ def _run(found: list[tuple[float, Timing]], size: int) -> dict:
     return {**timed([timing for _, timing in found], size), "encoder_ms": encoder}
 
 
-def _items(place: Path, data: Path | None, count: int) -> tuple[list[Item], list[Item]]:
-    """As many items of different rows as there are, then the rows under their next condition; and all items."""
-    by_row = [
-        row.variants for row in rows_of(load(place, None, max(2, count), data).items)
-    ]  # two: one may be a partner
+def _items(path: Path, data: Path | None, count: int) -> tuple[list[Item], list[Item]]:
+    """Return `count` items, of different rows as far as possible, and all items."""
+    by_row = [row.variants for row in rows_of(load(path, None, max(2, count), data).items)]  # two: one may be a partner
     items = [item for condition in zip(*by_row, strict=True) for item in condition]
     if len(items) < count:
-        raise UserError(f"{place}: has {len(items)} items; give --batch-size {len(items)} or a larger benchmark")
+        raise UserError(f"{path}: has {len(items)} items; give --batch-size {len(items)} or a larger benchmark")
     return items[:count], items
 
 

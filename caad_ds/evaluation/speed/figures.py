@@ -1,15 +1,15 @@
-"""How fast a system answers and how large it is; `evaluate` notes it, `caad-ds speed` compares systems by it.
+"""Speed and size of systems, measured by `evaluate` and compared by `caad-ds speed`.
 
-Only `caad-ds speed` measures systems in turns, so it alone prints ratios; `compare`, whose runs were evaluated at
-different moments, on a machine that did other work or none, prints sizes.
+Only `caad-ds speed` measures systems in turns, so only it prints ratios; `compare` prints sizes, because its runs were
+evaluated at different times under different load.
 
-tokens_per_second   the answers' tokens, ends included, over the time from the encoder's states to the last token
+tokens_per_second   answer tokens, end tokens included, over the time from the encoder's states to the last token
 first_token_ms      from the encoder's states to the batch's first tokens: connector and prompt
-encoder_ms          from audio files to the encoder's states, of a contrast's second path too
-memory_mib          `weights`: what the parameters take; `working`: the peak above what was held before
+encoder_ms          from audio files to the encoder's states, including a contrast's second path
+memory_mib          `weights`: memory of the parameters; `working`: peak above the memory allocated before
 
-Of a model of transformers the features stand for the encoder's states: its encoder runs within the first token's time.
-Times are `{median, low, high}` over batches, low and high the quartiles.
+For other transformers models times start at the features: their encoder runs within the first token's time. Times are
+`{median, low, high}` over batches; low and high are the quartiles.
 """
 
 SIZE_LEGEND = (
@@ -22,7 +22,7 @@ FIGURES = ("tokens_per_second", "first_token_ms", "encoder_ms")
 
 
 def speed_metrics(speed: dict) -> dict:
-    """The `speed` of a system as nested metrics, by batch size, a median as `value`; of no measurement, none."""
+    """Return the `speed` of a system as nested metrics by batch size, medians as `value`; empty if not measured."""
     found = {key: speed[key] for key in ("parameters", "memory_mib") if key in speed}
     for run in speed.get("runs", ()):
         figures = {key: run[key] for key in FIGURES if key in run}
@@ -34,9 +34,9 @@ def speed_metrics(speed: dict) -> dict:
 
 
 def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of size and speed, from the `speed` of each system, all measured in turns.
+    """Return header and rows of size and speed from the `speed` of each system, all measured in turns.
 
-    Tokens per second at each batch size, the first token at the smallest; of several systems, ratios to the first.
+    Tokens per second at each batch size, first-token time at the smallest; for several systems ratios to the first.
     """
     sizes = sorted({run["batch_size"] for speed in systems.values() for run in speed["runs"]})
     columns = [(f"tokens/s, batch {size}", size, "tokens_per_second") for size in sizes]
@@ -50,17 +50,17 @@ def speed_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
     for name, speed in systems.items():
         cells = _size(speed)
         for _, size, key in columns:
-            ours, base = _figure(speed, size, key), _figure(first, size, key)
-            cells.append(_cell(ours))
+            figure, base = _figure(speed, size, key), _figure(first, size, key)
+            cells.append(_cell(figure))
             if ratio:
-                cells.append(f"{ours['median'] / base['median']:.2f}" if ours and base else "-")
+                cells.append(f"{figure['median'] / base['median']:.2f}" if figure and base else "-")
         cells += [_cell(_figure(speed, sizes[0], "encoder_ms"))] * with_encoder
         rows.append([name, *cells, _where(speed)])
     return header, rows
 
 
 def speed_legend(systems: dict[str, dict]) -> str:
-    """What the columns of `speed_rows` mean; ratios only where there are some."""
+    """Explain the columns of `speed_rows`."""
     ratios = "; x: against the first system" if len(systems) > 1 else ""
     return (
         f"Medians over batches; in brackets the quartiles{ratios}. tokens/s and first token: from the encoder's states "
@@ -70,7 +70,7 @@ def speed_legend(systems: dict[str, dict]) -> str:
 
 
 def size_rows(systems: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what does not depend on the moment, from the `speed` of each system."""
+    """Return header and rows of the sizes, which are always comparable, from the `speed` of each system."""
     return ["system", *SIZE, "device"], [[name, *_size(speed), _where(speed)] for name, speed in systems.items()]
 
 
@@ -87,7 +87,7 @@ def _cell(figure: dict | None) -> str:
 
 
 def _short(number: float) -> str:
-    """Four digits, or all of those before the point."""
+    """Format with four significant digits, or all integer digits."""
     return f"{number:.4g}" if abs(number) < 9999.5 else f"{number:.0f}"
 
 

@@ -1,4 +1,4 @@
-"""Taking the size and speed of a system; what the figures mean is in speed.py."""
+"""Measure size and speed of a system; figures.py defines the metrics."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from caad_ds.utils.memory import MIB, PeakMemory
 
 @dataclass(frozen=True)
 class Timing:
-    """One batch: seconds to its first and to its last tokens, and the tokens of its answers."""
+    """Timing of one batch: seconds to its first and last tokens, and the number of answer tokens."""
 
     first: float
     last: float
@@ -26,7 +26,7 @@ class Timing:
 
 
 class Clock(BaseStreamer):
-    """Notes when `generate` has each step's tokens of a batch of `rows` items; starts when it is made."""
+    """Record when `generate` produces each step's tokens of a batch of `rows` items; starts on construction."""
 
     def __init__(self, loaded: Model, rows: int):
         self.rows = rows
@@ -37,24 +37,24 @@ class Clock(BaseStreamer):
         self.began = time.perf_counter()
 
     def put(self, value: Tensor) -> None:
-        """Takes the tokens [paths * rows] of a step; the prompt, which comes first, is a matrix."""
+        """Record the tokens [paths * rows] of a step; the prompt, which comes first, is a matrix."""
         if value.dim() == 1:
             self.times.append(time.perf_counter())
             self.steps.append(value[: self.rows])
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no output is buffered."""
 
     @property
     def timing(self) -> Timing:
-        """The batch as measured; padding after an answer's end is not counted."""
+        """The timing of the batch; padding after an answer's end is not counted."""
         ended = torch.isin(torch.stack(self.steps), self.ends).int()
         tokens = int((ended.cumsum(0) - ended == 0).sum())
         return Timing(self.times[0] - self.began, self.times[-1] - self.began, tokens)
 
 
 class Meter:
-    """Times an evaluation's batches of full size; the first one warms up and is left out."""
+    """Time the full-size batches of an evaluation; the first one is a warm-up and not counted."""
 
     def __init__(self, loaded: Model, batch_size: int):
         self.loaded = loaded
@@ -65,7 +65,7 @@ class Meter:
 
     @contextmanager
     def batch(self, items: int) -> Iterator[Clock]:
-        """The clock to decode a batch of `items` with."""
+        """Yield the clock for decoding a batch of `items`."""
         if self._warm and self._peak is None:
             self._peak = PeakMemory(self.loaded.device)
         clock = Clock(self.loaded, items)
@@ -75,7 +75,7 @@ class Meter:
         self._warm = True
 
     def summary(self) -> dict | None:
-        """What `scores.json` holds under `speed`; None where no batch is left after the first."""
+        """Return `speed` for `scores.json`; None if no batch was timed."""
         if not self.timings:
             return None
         working = self._peak.mib() if self._peak else None
@@ -83,7 +83,7 @@ class Meter:
 
 
 def description(loaded: Model, working: float | None, runs: list[dict]) -> dict:
-    """Size and speed of a system, and where they were measured."""
+    """Return size and speed of a system, and the device and dtype."""
     parts = loaded.lm.parts()
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     return {
@@ -97,12 +97,12 @@ def description(loaded: Model, working: float | None, runs: list[dict]) -> dict:
 
 
 def weights_mib(module: nn.Module) -> float:
-    """MiB of a module's parameters and buffers, shared ones once."""
+    """Return the MiB of a module's parameters and buffers, shared ones once."""
     return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()]) / MIB
 
 
 def timed(timings: Sequence[Timing], batch_size: int) -> dict:
-    """The figures of some batches of one size."""
+    """Return the metrics of batches of one size."""
     return {
         "batch_size": batch_size,
         "batches": len(timings),
@@ -112,12 +112,12 @@ def timed(timings: Sequence[Timing], batch_size: int) -> dict:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
+    """Return median and quartiles."""
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
     return {"median": float(median), "low": float(low), "high": float(high)}
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the device's queue."""
+    """Wait for the device's queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

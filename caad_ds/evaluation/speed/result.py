@@ -1,4 +1,4 @@
-"""What `speed` measured, and its way to the terminal, the files and MLflow."""
+"""The result of `speed`, and its output to the terminal, files and MLflow."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ FILES = ("speed.md", "speed.json")
 
 @dataclass(frozen=True)
 class Speeds:
-    """The `speed` of each system (docs/evaluation.md), and how it was measured; `benchmark` is the folder's name."""
+    """The `speed` of each system (docs/evaluation.md) and the settings; `benchmark` is the folder's name."""
 
     systems: dict[str, dict]
     tokens: int
@@ -24,24 +24,24 @@ class Speeds:
 
     @property
     def setting(self) -> str:
-        """How it was measured, in words."""
+        """The settings in words."""
         return f"{self.rounds} rounds, {self.tokens} tokens an answer, {self.benchmark}"
 
 
 def save(found: Speeds, folder: Path) -> None:
-    """Writes speed.md and speed.json."""
+    """Write speed.md and speed.json."""
     text = [f"# {TITLE}", f"{found.setting}.", markdown(*speed_rows(found.systems)), speed_legend(found.systems)]
     write_atomic(folder / "speed.md", ("\n\n".join(text) + "\n").encode())
     write_json(folder / "speed.json", {"tokens": found.tokens, "rounds": found.rounds, "systems": found.systems})
 
 
 def show_speeds(found: Speeds) -> None:
-    """Print the table and what explains it."""
+    """Print the table and its legend."""
     show(Table(f"{TITLE}: {found.setting}", *speed_rows(found.systems)), speed_legend(found.systems))
 
 
 def log_speeds(store: Store | None, folder: Path, found: Speeds) -> None:
-    """Sends speeds whose files are in `folder`, if there is a store."""
+    """Log speeds whose files are in `folder`, if there is a store."""
     params = {"systems": ", ".join(found.systems), "setting": found.setting}
     metrics = dict(flat_metrics({name: speed_metrics(speed) for name, speed in found.systems.items()}))
     tables = {"table_shown.json": speed_rows(found.systems)}

@@ -238,7 +238,7 @@ def test_clips_of_one_content_are_one_source(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
     shutil.copy(tmp_path / "a.wav", tmp_path / "b.wav")
     sounds = PageAudio(1000, tmp_path / "beside")
-    assert sounds.take(Clip(tmp_path / "a.wav")) == sounds.take(Clip(tmp_path / "b.wav"))
+    assert sounds.add(Clip(tmp_path / "a.wav")) == sounds.add(Clip(tmp_path / "b.wav"))
     assert len(sounds.sources()) == 1
 
 
@@ -306,7 +306,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(world, tmp_path, capsys):
     assert "no run has this name" in refused(capsys, first, *out, "--baseline", "x")
     other = next(item for item in world.items if item.id == "gender/3")
     write_tokens(tmp_path / "tokens", Item(**{**vars(other), "question": "another"}))
-    assert "which these runs were not asked" in refused(capsys, first, *out, "--tokens", tmp_path / "tokens")
+    assert "which is no item of these runs" in refused(capsys, first, *out, "--tokens", tmp_path / "tokens")
     assert "no *.json of token pictures" in refused(capsys, first, *out, "--tokens", world.root / "audio")
     (tmp_path / "tokens" / "gender_3.json").write_text('{"id": "gender/3"}')
     assert "no explanation of an answer" in refused(capsys, first, *out, "--tokens", tmp_path / "tokens")
