@@ -11,7 +11,7 @@ from caad_ds.utils.files import write_jsonl
 from caad_ds.utils.text import read_lines
 
 FILE = "items.jsonl"
-REMEDY = "run its `caad-ds evaluate` again with the same options, which asks nothing again"
+REMEDY = "run its `caad-ds evaluate` again with the same options, which keeps its answers"
 TEXTS = ("id", "subset", "question", "gt")
 
 
@@ -24,7 +24,7 @@ def read_items(folder: Path) -> list[Item]:
     """Read the items of a finished run, without their messages; raises UserError if the folder lacks them."""
     file = folder / FILE
     if not file.is_file():
-        raise UserError(f"{file}: missing, as an earlier version left it; {REMEDY}")
+        raise UserError(f"{file}: missing, because an earlier version wrote this folder; {REMEDY}")
     return [_item(line, f"{file}:{number}") for number, line in read_lines(file)]
 
 

@@ -178,7 +178,7 @@ def _clip(audio: object, folder: Path) -> Clip:
     path = _path(audio)
     text = next((audio[name] for name in TEXTS if audio.get(name)), "") if isinstance(audio, dict) else ""
     if isinstance(audio, dict) and audio.get("offset") is not None:
-        raise Fault(f"audio {path} has an offset, and evaluation hears whole files; give the part a file of its own")
+        raise Fault(f"audio {path} has an offset, and evaluation reads whole files; save the part as its own file")
     if not isinstance(path, str) or not path or not isinstance(text, str):
         raise Fault(f"an audio is {audio!r:.60}, not a path or {{path, text}}")
     found = audio_files.find(path, folder)

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     show_silent(found.silent, args.out)
     for reason in found.unshown:
         print(f"caad-ds report: not shown token by token: {reason}", file=sys.stderr)
-    beside = f"; its audio is in {found.beside}, which belongs beside it" if found.beside else ""
+    beside = f"; its audio is in {found.beside}, keep both together" if found.beside else ""
     print(f"report on {counted(found.items, 'item')}: {args.out}{beside}")
     if found.rejected:
         print(f"caad-ds report: not the whole benchmark: {partly(found.rejected)}", file=sys.stderr)

@@ -120,7 +120,7 @@ def _scored_predictions(path: Path, scores: dict) -> list[dict]:
     if scores.get("matching") != VERSION:
         raise UserError(
             f"{path}: scored by another version's rules of matching; run its `caad-ds evaluate` again with the same "
-            "options, which scores it again and asks nothing again"
+            "options, which keeps its answers and scores them again"
         )
     predictions = RunFolder(path).complete(figures.conditions)
     judged = all(isinstance(p.get(rule), bool) for p in predictions for rule in RULES)

@@ -170,13 +170,14 @@ def log_record(store: Store | None, folder: Path, record: Record) -> None:
         try:
             messages.append(_send_once(store, folder, record))
         except Exception as error:  # any failure of the store; the scores are on disk
-            messages.append(f"MLflow at {where} did not take {record.name} ({reason(error)}); what is on disk is whole")
+            failure = f"MLflow at {where} did not take {record.name} ({reason(error)})"
+            messages.append(f"{failure}; the files on disk are complete")
 
     thread = threading.Thread(target=send, name="mlflow", daemon=True)
     with progress(f"logging {record.name} to MLflow"):
         thread.start()
         thread.join(PATIENCE)
-    late = f"MLflow at {where} did not take {record.name} within {PATIENCE:g} s; what is on disk is whole"
+    late = f"MLflow at {where} did not take {record.name} within {PATIENCE:g} s; the files on disk are complete"
     print(messages[0] if messages else late, file=sys.stderr)
 
 

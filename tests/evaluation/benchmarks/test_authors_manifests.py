@@ -82,7 +82,7 @@ def test_lines_that_contradict_themselves_are_listed(write):
         "audios of a turn is not a list": {**own, "messages": [{**own["messages"][1], "audios": {"audio": "x"}}]},
         "audios is missing or empty": {**own, "messages": [SYSTEM, {"role": "user", "content": ASK}]},
         "audio SER/audio/9.wav is not in": line(f"DS@{COUNTING}", audios=["SER/audio/9.wav"]),
-        "has an offset, and evaluation hears whole files": {
+        "has an offset, and evaluation reads whole files": {
             **flat(f"DS@{COUNTING}"),
             "audios": [{"audio_filepath": "SER/audio/0.wav", "offset": 0.5, "duration": 0.5}],
         },

@@ -317,7 +317,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(world, tmp_path, capsys):
     file.write_text("\n".join([*lines[:3], '{"id": "x"}']))
     assert f"{file}:4: no item of a benchmark" in refused(capsys, first, *out)
     file.unlink()
-    assert "which asks nothing again" in refused(capsys, first, *out)
+    assert "which keeps its answers" in refused(capsys, first, *out)
     scores = json.loads((Path(second) / "scores.json").read_text())
     (Path(second) / "scores.json").write_text(
         json.dumps(scores | {"setup": scores["setup"] | {"benchmark_sha256": "c"}})
