@@ -110,8 +110,8 @@ def evaluate(
     check_choice("--prompt", prompt, PROMPTS)
     model, path, folder = model_folder(model), named(benchmark), RunFolder(Path(out))
     files = None if data is None else existing(data)
-    with joined(), ExitStack() as held:
-        from_main(lambda: held.enter_context(sole_writer(folder.path.resolve())))
+    with joined(), ExitStack() as stack:
+        from_main(lambda: stack.enter_context(sole_writer(folder.path.resolve())))
         judge = Judge.of(judge_base_url, judge_model, judge_api_key_env, judge_concurrency, folder.path)
         loaded_benchmark, loaded = agreed(
             lambda: (_read(path, kind, limit, files, prompt), _load(model, device, dtype))

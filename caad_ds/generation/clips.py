@@ -74,10 +74,10 @@ class Clips:
         self._encoded = {clip: encoded for clip, encoded in self._encoded.items() if clip in clips}
         if waveforms:
             features = self.lm.reader.features(list(waveforms.values()))
-            audio = self.lm.encode({name: each.to(self.device) for name, each in features.audio.items()})
+            audio = self.lm.encode({name: value.to(self.device) for name, value in features.audio.items()})
             for row, (clip, waveform) in enumerate(waveforms.items()):
-                each = {name: value[row] for name, value in audio.items()}
-                self._encoded[clip] = _EncodedClip(waveform, each, features.positions[row])
+                clip_audio = {name: value[row] for name, value in audio.items()}
+                self._encoded[clip] = _EncodedClip(waveform, clip_audio, features.positions[row])
         return [item for item in items if self.failed.keys().isdisjoint(item.clips)]
 
     def encoded(self, items: Iterable[Askable]) -> Audio:

@@ -89,7 +89,7 @@ def recordings(
     texts = list(text) if isinstance(text, list | tuple) else [cast(str | None, text)]
     if not any(texts):
         texts = [None] * len(clips)
-    if wrong := [each for each in texts if not isinstance(each, str | None)]:
+    if wrong := [value for value in texts if not isinstance(value, str | None)]:
         raise UserError(f"text: a transcription of type {type(wrong[0]).__name__}; give texts")
     if len(texts) != len(clips):
         raise UserError(

@@ -53,5 +53,5 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         if isinstance(value, dict):
             yield from value
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _strings(each)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)

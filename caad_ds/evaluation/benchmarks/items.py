@@ -66,13 +66,13 @@ class Clip:
         if self.cell is None:
             return self.path
         try:
-            held = value(self.path, self.cell)
+            content = value(self.path, self.cell)
         except FAULTS as error:
             raise decode.AudioError(str(error)) from error
-        if isinstance(held, dict) and held.get("bytes"):
-            return BytesIO(held["bytes"])
-        if isinstance(held, dict) and held.get("path"):
-            return self.path.parent / held["path"]
+        if isinstance(content, dict) and content.get("bytes"):
+            return BytesIO(content["bytes"])
+        if isinstance(content, dict) and content.get("path"):
+            return self.path.parent / content["path"]
         raise decode.AudioError("the cell holds neither bytes nor a path")
 
 

@@ -29,37 +29,35 @@ def named(text: str | Path) -> Path:
 
 
 def load(
-    place: Path, kind: str | None = None, limit: int | None = None, data: Path | None = None, prompt: str = PLAIN
+    path: Path, kind: str | None = None, limit: int | None = None, data: Path | None = None, prompt: str = PLAIN
 ) -> Benchmark:
     """Load the benchmark in a folder or file, or the one of a description.
 
     `kind` (one of KINDS) is detected if None. `limit` keeps the first usable rows of each subset, `data` is the folder
     of a description's files, `prompt` one of PROMPTS. Raises UserError if no kind, or more than one, fits.
     """
-    if (file := description_file(place)) is not None:
+    if (file := description_file(path)) is not None:
         if kind is not None:
-            raise UserError(f"--kind {kind}: {place} is a description, which has its own form; leave --kind out")
+            raise UserError(f"--kind {kind}: {path} is a description, which has its own form; leave --kind out")
         if prompt != PLAIN:
-            raise UserError(
-                f"--prompt {prompt}: {place} is a description, which has its own prompt; leave --prompt out"
-            )
+            raise UserError(f"--prompt {prompt}: {path} is a description, which has its own prompt; leave --prompt out")
         description = read_description(file)
         if description.name in KINDS:
             raise UserError(f"{file}: name: {description.name} is that of a kind of benchmarks; give it another")
         return Described.load(description, data, limit)
     if data is not None:
-        raise UserError(f"--data {data}: is where a description's files are, and {place} is no description")
-    if not place.exists():
-        raise UserError(f"{place}: no such folder; give the one that holds the benchmark")
-    found = [name for name, benchmark in KINDS.items() if benchmark.is_in(place)] if kind is None else [kind]
+        raise UserError(f"--data {data}: is where a description's files are, and {path} is no description")
+    if not path.exists():
+        raise UserError(f"{path}: no such folder; give the one that holds the benchmark")
+    found = [name for name, benchmark in KINDS.items() if benchmark.is_in(path)] if kind is None else [kind]
     if not found:
         raise UserError(
-            f"{place}: no benchmark in it; MCR-BENCH has <NAME>/<NAME>.json, Dynamic-SUPERB <instance>/ with Parquet "
+            f"{path}: no benchmark in it; MCR-BENCH has <NAME>/<NAME>.json, Dynamic-SUPERB <instance>/ with Parquet "
             "or Arrow files or metadata.json, and both may be in *.jsonl"
         )
     if len(found) > 1:
-        raise UserError(f"{place}: could be {' or '.join(found)}; say which by --kind")
+        raise UserError(f"{path}: could be {' or '.join(found)}; say which by --kind")
     [name] = found
     if prompt not in KINDS[name].prompts:
         raise UserError(f"--prompt {prompt}: {name} has one way of asking; leave --prompt out")
-    return KINDS[name].load(place, limit, **({} if prompt == PLAIN else {"prompt": prompt}))
+    return KINDS[name].load(path, limit, **({} if prompt == PLAIN else {"prompt": prompt}))

@@ -55,10 +55,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the arguments, explain, print what was saved, log it; return 3 if items could not be used, else 0."""
     store = store_of(args.mlflow, args.experiment)
-    wanted = AnswerSettings(**{option.name: getattr(args, option.name) for option in fields(AnswerSettings)})
+    settings = AnswerSettings(**{option.name: getattr(args, option.name) for option in fields(AnswerSettings)})
     found = implementation("explain.explain").explain(
         args.model, args.benchmark, args.items, args.out, data=args.data, teacher=args.teacher, top=args.top,
-        max_new_tokens=args.max_new_tokens, device=args.device, dtype=args.dtype, **asdict(wanted),
+        max_new_tokens=args.max_new_tokens, device=args.device, dtype=args.dtype, **asdict(settings),
     )  # fmt: skip
     show_doubtful(found.doubtful, None)
     show_rejected(found.rejected, None)

@@ -112,8 +112,8 @@ class Judge:
             raise self._failed(str(error)) from error
 
     def _failed(self, reason: str) -> UserError:
-        place = hide_secrets(self.base_url)
-        return UserError(f"--judge-base-url {place}: {reason}; the verdicts so far are kept, run it again")
+        url = hide_secrets(self.base_url)
+        return UserError(f"--judge-base-url {url}: {reason}; the verdicts so far are kept, run it again")
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:

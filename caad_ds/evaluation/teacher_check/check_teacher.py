@@ -268,8 +268,8 @@ def decoded_figures(probe: Probe, rows: Sequence[BenchmarkRow], alpha: float) ->
     metrics = metrics_of(len(probe.conditions))
     return {
         signal: {
-            name: score(np.array([right[row.id, signal] for row in ours]).T[None], metrics=metrics)
-            for name, ours in {POOLED: rows, **groups}.items()
+            name: score(np.array([right[row.id, signal] for row in members]).T[None], metrics=metrics)
+            for name, members in {POOLED: rows, **groups}.items()
         }
         for signal in wanted
     }

@@ -90,14 +90,14 @@ def gap(here: NeutralAnswers, training: NeutralAnswers) -> tuple[float, float]:
 def comparison(here: Mapping[str, NeutralAnswers], training: Mapping[str, NeutralAnswers]) -> list[str]:
     """Compare training clips with the benchmark's: a line per attribute with a relevant difference."""
     lines = []
-    for name, ours in here.items():
-        theirs = training.get(name)
-        if theirs is None:
+    for name, answers in here.items():
+        trained = training.get(name)
+        if trained is None:
             continue
-        both = f"{name}: {theirs} on {len(theirs.right)} training clips, {ours} here"
-        low, high = gap(ours, theirs)
+        both = f"{name}: {trained} on {len(trained.right)} training clips, {answers} here"
+        low, high = gap(answers, trained)
         apart = f"{100 * low:.1f} to {100 * high:.1f} points apart"
-        found = finding(ours, theirs)
+        found = finding(answers, trained)
         if found == OVERFITTED:
             lines.append(f"{both}: overfitting, {apart}.")
         elif found == UNDERTRAINED:

@@ -71,7 +71,7 @@ def shared(
     encoded = [paths.encoded([statement] * len(items)) for statement in statements]
     cut = loaded.reader.prompts.max_answer_tokens
     # Ordered by item, then by statement, like everything below.
-    answers = [tuple(each[k].answer[:cut]) for k in range(len(items)) for each in encoded]
+    answers = [tuple(prompts[k].answer[:cut]) for k in range(len(items)) for prompts in encoded]
     sequences, starts, groups = [], [], []
     for path, prompts in enumerate(paths.prompts(encoded[0])):
         for k, answer in enumerate(answers):

@@ -52,9 +52,9 @@ class Probe:
         return f"{self.part}: options"
 
     def likelihoods(
-        self, rows: Sequence[BenchmarkRow], what: str, after: Callable[[bool], None] = lambda ended: None
+        self, rows: Sequence[BenchmarkRow], label: str, after: Callable[[bool], None] = lambda ended: None
     ) -> dict[str, dict[Signal, np.ndarray]]:
-        """Return `known` of the rows, after computing what is missing; `what` is the label of the progress bar.
+        """Return `known` of the rows, after computing what is missing; `label` is that of the progress bar.
 
         `after` is called after each computed batch, with whether a subset is finished.
         """
@@ -68,7 +68,7 @@ class Probe:
         def prompts(row: BenchmarkRow) -> int:
             return len(self.conditions) * (1 if self._encoded.shares else len(self.options.of(row)))
 
-        self._compute(self.stage, rows, what, compute, prompts, self._statements, after)
+        self._compute(self.stage, rows, label, compute, prompts, self._statements, after)
         return self.known(rows)
 
     def known(self, rows: Sequence[BenchmarkRow]) -> dict[str, dict[Signal, np.ndarray]]:
@@ -81,7 +81,7 @@ class Probe:
         }
 
     def answers(
-        self, rows: Sequence[BenchmarkRow], wanted: Sequence[Signal], what: str
+        self, rows: Sequence[BenchmarkRow], wanted: Sequence[Signal], label: str
     ) -> dict[str, dict[Signal, list[str]]]:
         """Return, for each usable row, by id: its greedy answers in the order of the conditions, by signal."""
         stage = f"{self.part}: answers, {', '.join(signal.name for signal in wanted)}"
@@ -94,9 +94,9 @@ class Probe:
         def prompts(row: BenchmarkRow) -> int:
             return len(self.conditions) * sum(1 if signal.negative is None else 2 for signal in wanted)
 
-        self._compute(stage, rows, what, compute, prompts, lambda row: ())
+        self._compute(stage, rows, label, compute, prompts, lambda row: ())
         found = {row.id: self.journal.get(stage, row.id) for row in rows}
-        return {name: dict(zip(wanted, each, strict=True)) for name, each in found.items() if each is not None}
+        return {name: dict(zip(wanted, texts, strict=True)) for name, texts in found.items() if texts is not None}
 
     def doubtful(self, rows: Sequence[BenchmarkRow]) -> list[dict]:
         """Return `{id, reason}` of the rows with a clip that a rule finds unusable."""
@@ -111,7 +111,7 @@ class Probe:
         return f"{self.part}: doubtful"
 
     def _compute(
-        self, stage: str, rows: Sequence[BenchmarkRow], what: str,
+        self, stage: str, rows: Sequence[BenchmarkRow], label: str,
         compute: Callable[[list[BenchmarkRow], list[Item]], dict[str, Any]], prompts: Callable[[BenchmarkRow], int],
         alike: Callable[[BenchmarkRow], tuple], after: Callable[[bool], None] = lambda ended: None,
     ) -> None:  # fmt: skip
@@ -120,7 +120,7 @@ class Probe:
 
         The batches do not depend on what the journal holds, because other batches round sums differently.
         """
-        with progress(what, len(rows)) as advance:
+        with progress(label, len(rows)) as advance:
             groups: dict[tuple, list[BenchmarkRow]] = {}
             for row in rows:
                 groups.setdefault((row.subset, alike(row)), []).append(row)

@@ -69,14 +69,14 @@ def read_rows(file: Path, label: str, key: str | None) -> Iterator[SourceRow]:
 
 
 def _json(file: Path, key: str | None) -> Iterator[tuple[int, dict | Fault]]:
-    held = json.loads(read_text(file), object_pairs_hook=each_once)
+    data = json.loads(read_text(file), object_pairs_hook=each_once)
     if key is not None:
-        if not isinstance(held, dict) or key not in held:
+        if not isinstance(data, dict) or key not in data:
             raise Fault(f"has no key {key!r} that holds its rows")
-        held = held[key]
-    if not isinstance(held, list):
-        raise Fault(f"holds a {type(held).__name__}, not a list of rows")
-    for number, row in enumerate(held, 1):
+        data = data[key]
+    if not isinstance(data, list):
+        raise Fault(f"holds a {type(data).__name__}, not a list of rows")
+    for number, row in enumerate(data, 1):
         yield number, _checked(row)
 
 

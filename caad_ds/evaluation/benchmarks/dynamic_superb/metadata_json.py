@@ -51,10 +51,10 @@ class _Pairs(list):
 
 
 def _rows(file: Path) -> _Pairs:
-    held = json.loads(read_text(file), object_pairs_hook=_Pairs)
-    if not isinstance(held, _Pairs):
-        raise Fault(f"{file} holds a {type(held).__name__}, not an object of rows by audio file")
-    return held
+    data = json.loads(read_text(file), object_pairs_hook=_Pairs)
+    if not isinstance(data, _Pairs):
+        raise Fault(f"{file} holds a {type(data).__name__}, not an object of rows by audio file")
+    return data
 
 
 def _item(name: str, instance: str, key: str, pairs: object, folder: Path) -> Item:
