@@ -105,6 +105,8 @@ def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
         contrast_alpha=request.caad_alpha,
         negative=request.caad_negative or Decoding.negative,
         plausibility=request.caad_plausibility,
+        alpha_gate=request.caad_alpha_gate or Decoding.alpha_gate,
+        gate_m=request.caad_gate_m or Decoding.gate_m,
         **(drawn if request.sampled else {}),  # type: ignore[arg-type]
     )
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from caad_ds.config.objective_section import NEGATIVES
-from caad_ds.generation.decoding_settings import MAX_ALPHA, MIN_TEMPERATURE
+from caad_ds.config.objective_section import ALPHA_GATES, NEGATIVES
+from caad_ds.generation.decoding_settings import GATE_M, MAX_ALPHA, MIN_TEMPERATURE, NO_GATE, gate_fault
 from caad_ds.serving.server.body import check_structure
 from caad_ds.serving.server.refusals import Refused
 
@@ -99,6 +99,8 @@ class ChatRequest(BaseModel):
     caad_alpha: float | None = Field(default=None, ge=0, le=MAX_ALPHA, allow_inf_nan=False)
     caad_negative: Literal[OF_OTHERS] | None = None  # type: ignore[valid-type]
     caad_plausibility: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    caad_alpha_gate: Literal[ALPHA_GATES] | None = None  # type: ignore[valid-type]
+    caad_gate_m: float | None = Field(default=None, gt=1, allow_inf_nan=False)
     caad_transcripts: list[str] | None = Field(default=None, max_length=MOST_MESSAGES)
 
     @property
@@ -147,6 +149,10 @@ def _check_pairs(request: ChatRequest) -> None:
         alone = [name for name, given in fields.items() if given and not useful]
         if alone:
             raise Refused(400, f"{alone[0]}: does nothing without {other}; give that as well", alone[0])
+    gate = gate_fault(request.caad_alpha, request.caad_alpha_gate or NO_GATE, request.caad_gate_m or GATE_M)
+    if gate is not None:
+        name, _, remedy = gate
+        raise Refused(400, f"caad_{name}: {remedy}", f"caad_{name}")
     if request.stream_options is not None and not request.stream:
         raise Refused(400, "stream_options: belongs to a stream; give stream as well", "stream_options")
     lengths = {request.max_tokens, request.max_completion_tokens} - {None}

@@ -120,6 +120,10 @@ REFUSED = {
     "the negative of others": (asking("a", ONE, caad_alpha=1, caad_negative="shuffled"), "caad_negative: "),
     "an unknown negative": (asking("a", ONE, caad_alpha=1, caad_negative="x"), "caad_negative: "),
     "plausibility of 2": (asking("a", ONE, caad_alpha=1, caad_plausibility=2), "caad_plausibility: "),
+    "a gate without alpha": (asking("a", ONE, caad_alpha_gate="text_certainty"), "caad_alpha_gate: weakens a contrast"),
+    "an unknown gate": (asking("a", ONE, caad_alpha=1, caad_alpha_gate="x"), "caad_alpha_gate: "),
+    "m without a gate": (asking("a", ONE, caad_alpha=1, caad_gate_m=3), "caad_gate_m: belongs to an alpha gate"),
+    "m of 1": (asking("a", ONE, caad_alpha=1, caad_alpha_gate="text_certainty", caad_gate_m=1), "caad_gate_m: "),
     "an unknown field": (asking("a", surprise=0), "surprise: no such parameter"),
     "a field of a mebibyte": (asking("a", **{"x" * 500_000: 1}), f"{'x' * 80}: no such parameter"),
     **{

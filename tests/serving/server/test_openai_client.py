@@ -26,6 +26,10 @@ WAYS = {
         {"extra_body": {"caad_alpha": 1.5, "caad_negative": "silence", "caad_plausibility": 0.01}},
         {"contrast_alpha": 1.5, "negative": "silence", "plausibility": 0.01},
     ),
+    "contrast with a gate": (
+        {"extra_body": {"caad_alpha": 2.0, "caad_alpha_gate": "text_certainty", "caad_gate_m": 30.0}},
+        {"contrast_alpha": 2.0, "alpha_gate": "text_certainty", "gate_m": 30.0},
+    ),
     "contrast, sampled": (
         {"temperature": 1.2, "seed": 1, "extra_body": {"caad_alpha": 1.0}},
         {"temperature": 1.2, "seed": 1, "contrast_alpha": 1.0},
