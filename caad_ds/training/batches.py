@@ -1,4 +1,4 @@
-"""How a run's data is cut into global batches, and these into micro-batches."""
+"""Split a run's data into global batches, and these into micro-batches."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from caad_ds.distill.pairing import Pairing
 from caad_ds.models.negatives import Partners
 from caad_ds.utils.errors import UserError
 
-PROBED_SAMPLES = 16  # samples that are looked at where the index does not tell
+PROBED_SAMPLES = 16  # samples that are read for what the index does not hold
 
 
 def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
-    """(samples per rank and micro-step, accumulation steps) of the global batch; (1, steps) of a token budget."""
+    """Return (samples per rank and micro-step, accumulation steps); (1, steps) for a token budget."""
     opt = cfg.optimizer
     if opt.batch_tokens is not None and opt.micro_tokens is not None:
         accumulation, rest = divmod(opt.batch_tokens, opt.micro_tokens * world_size)
@@ -40,26 +40,26 @@ def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
 
 
 def open_data(cfg: Config, rank: int, world_size: int) -> IndexedReader | StreamReader:
-    """The training data by `data.reader`; UserError for what is not there, of a stream only where it is read."""
+    """Open the training data with `data.reader`; UserError if it is missing (for a stream, only when it is read)."""
     data = cfg.data
     if data.reader == "indexed":
         return IndexedReader(str(data.train))
-    place = {"seed": cfg.run.seed, "rank": rank, "world_size": world_size}
-    return StreamReader(data.train, buffer=data.shuffle_buffer, skip=data.skip_broken, **place)
+    common = {"seed": cfg.run.seed, "rank": rank, "world_size": world_size}
+    return StreamReader(data.train, buffer=data.shuffle_buffer, skip=data.skip_broken, **common)
 
 
 def first_shard(shards: Sequence[int], rank: int, world_size: int) -> int:
-    """With which shard of the stream a rank begins, by where each was at the checkpoint.
+    """Return the shard of the stream that a rank starts with, from each rank's position at the checkpoint.
 
-    Ranks drift apart; where their number is another, all begin where the slowest was.
+    Ranks drift apart; if their number has changed, all start where the slowest was.
     """
     return shards[rank] if len(shards) == world_size else min(shards, default=0)
 
 
 def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:
-    """For each audio of a sample that of another sample, by the sample alone; a stream knows no others.
+    """Return a function from (sample, number of its audio) to another sample's audio; None for a stream.
 
-    The partners are those of `partners_identity` also when the reader leaves samples out later.
+    It depends on the sample alone, and stays that of `partners_identity` if the reader leaves out samples later.
     """
     if isinstance(reader, StreamReader):
         return None
@@ -78,7 +78,7 @@ def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:
 
 
 def partners_identity(reader: IndexedReader | StreamReader) -> str:
-    """The hash of what `partners_of` draws from: key and audio of every sample, in order."""
+    """Hash what `partners_of` draws from: key and audio of every sample, in order."""
     if isinstance(reader, StreamReader):
         return "a stream"
     digest = hashlib.sha256()
@@ -88,10 +88,10 @@ def partners_identity(reader: IndexedReader | StreamReader) -> str:
 
 
 def data_order(cfg: Config, reader: IndexedReader, pairing: Pairing) -> Order:
-    """The order that the config asks for: by number of samples, grouped or not, or by a budget of tokens."""
+    """Return the order of the data: batches by number of samples (grouped by audio or not), or by a token budget."""
     opt, entries = cfg.optimizer, reader.index.samples
     if opt.batch_tokens is not None and opt.micro_tokens is not None:
-        # The index estimates the text and knows the audio's length; what the template adds is seen on some samples.
+        # The index estimates text and has audio lengths; what the template adds is measured on a few samples.
         some = range(0, len(reader), max(1, len(reader) // PROBED_SAMPLES))
         estimates = [entry.tokens + pairing.positions_of(entry.seconds) for entry in entries]
         added = max(pairing.length(reader.without_audio(n)) - estimates[n] for n in some)
@@ -103,6 +103,6 @@ def data_order(cfg: Config, reader: IndexedReader, pairing: Pairing) -> Order:
             )
         per_step = opt.batch_tokens // opt.micro_tokens
         return TokenBudgetOrder(lengths, opt.micro_tokens, per_step, opt.bucket_window, cfg.run.seed)
-    # Prompts about one audio are known by its decoded samples: the records' names of it may differ.
+    # Grouped by the decoded audio: records may give one audio different names.
     groups = [entry.pcm for entry in entries] if cfg.data.group_by_audio else None
     return GlobalOrder(len(reader), opt.batch_size, cfg.run.seed, groups)

@@ -1,4 +1,4 @@
-"""The arithmetic and the memory of devices, from the makers' data sheets."""
+"""Peak arithmetic and memory of devices, from the makers' data sheets."""
 
 import re
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ class Device:
     """A device.
 
     Args:
-        name: a part of the name that CUDA gives it.
+        name: part of the name that CUDA gives it.
         bf16: dense peak in bf16, TFLOP/s.
         fp32: peak in fp32 without TF32, TFLOP/s; None: not known here.
-        memory: GiB that PyTorch finds on it, which is a little below what the maker names.
+        memory: GiB that PyTorch reports, a little below the maker's figure.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Device:
     memory: float
 
 
-# By the name that `caad-ds plan --device` takes; of those whose name is part of another's the more specific first.
+# By the name that `caad-ds plan --device` takes; a name that contains another comes first.
 DEVICES = {
     "h100-pcie": Device("H100 PCIe", 756.0, 51.0, 79.1),
     "h100-nvl": Device("H100 NVL", 835.0, 60.0, 93.0),
@@ -46,6 +46,6 @@ DEVICES = {
 
 
 def known_peak(name: str) -> float | None:
-    """The peak in bf16, TFLOP/s, of a device by the name that CUDA gives it; None where it is not known."""
+    """Look up the bf16 peak in TFLOP/s by CUDA's name of the device; None if unknown."""
     found = (device for device in DEVICES.values() if re.search(rf"\b{device.name}\b", name))
     return next((device.bf16 for device in found), None)

@@ -35,26 +35,26 @@ from caad_ds.utils.errors import UserError
 
 
 def loss_implementation(cfg: Config, device: torch.device, *heads: LMHead | None) -> str:
-    """What computes the run's loss, in words: the choice of `contrastive_distillation_loss`.
+    """Describe which implementation `contrastive_distillation_loss` chooses for the run.
 
-    UserError for logits in bfloat16 where that is not the Triton kernel, which alone can hold them.
+    UserError for logits in bfloat16 without the Triton kernel, which alone supports them.
     """
-    told = _implementation(cfg.objective, device, *heads)
+    choice = _implementation(cfg.objective, device, *heads)
     if not cfg.objective.draws:
-        return told
-    return f"{told}; on drawn answers {_implementation(cfg.objective.on_drawn_answers, device, *heads)}"
+        return choice
+    return f"{choice}; on drawn answers {_implementation(cfg.objective.on_drawn_answers, device, *heads)}"
 
 
 def _implementation(objective: ObjectiveSection, device: torch.device, *heads: LMHead | None) -> str:
     name, reason = fastest(Objective.of(objective), device.type, torch.float32, *heads)
-    told = f"{name} ({reason})" if reason else name
+    choice = f"{name} ({reason})" if reason else name
     if objective.logits == "bfloat16" and name != "triton":
-        raise UserError(f"objective.logits: bfloat16 needs the loss in Triton, here it is {told}; set it to float32")
-    return told
+        raise UserError(f"objective.logits: bfloat16 needs the loss in Triton, here it is {choice}; set it to float32")
+    return choice
 
 
 def check_attention(cfg: Config) -> None:
-    """Refuse an attention that is not installed or does not take the run's precision."""
+    """Refuse an attention implementation that is not installed or does not support the run's precision."""
     if cfg.run.attention != "flash_attention_2":
         return
     if not is_flash_attn_2_available():
@@ -77,10 +77,12 @@ def check_finite(cfg: Config, student: AudioLM, teacher: AudioLM | None) -> None
 
 
 def load_teacher(cfg: Config) -> AudioLM:
-    """The teacher of the config; what its architecture lacks in tokenizer or processor is the student's."""
+    """Load the teacher of the config; an architecture file uses the student's tokenizer or processor."""
     assert cfg.teacher is not None
     section = cfg.teacher
-    torch.manual_seed(cfg.run.seed + 1)  # of random weights, on every rank; a student of the same shape has others
+    torch.manual_seed(
+        cfg.run.seed + 1
+    )  # random weights: alike on every rank, unlike those of a student of the same shape
     teacher = _model(section.path, cfg.student.tokenizer, cfg, "student.tokenizer")
     teacher.reader.set_transcript(section.transcript)
     teacher.set_attention(cfg.run.attention)
@@ -88,7 +90,7 @@ def load_teacher(cfg: Config) -> AudioLM:
 
 
 def load_student(cfg: Config) -> AudioLM:
-    """The student of the config, a model that is there or an LLM with a fresh connector; seeded alike on all ranks."""
+    """Load the student of the config, or an LLM with a fresh connector; seeded the same on all ranks."""
     section = cfg.student
     torch.manual_seed(cfg.run.seed)
     if section.path is not None:
@@ -107,7 +109,7 @@ def load_student(cfg: Config) -> AudioLM:
 
 
 def _model(name: str, processor: str | None, cfg: Config, key: str) -> AudioLM:
-    """A model that is there, or one of an architecture file with random weights and a processor that is there."""
+    """Load a model, or build one with random weights from an architecture file and an existing processor."""
     if not is_architecture(name):
         return auto.load(name, DTYPES[cfg.run.precision])
     if processor is None or is_architecture(processor):
@@ -142,14 +144,14 @@ def _fresh(cfg: Config) -> SpeechAudioLM:
 
 
 def choose_weights(student: AudioLM, section: StudentSection) -> None:
-    """Let those weights train that `student.train` names; adapters are put on where they are asked for."""
+    """Make the weights that `student.train` names trainable, and add LoRA adapters if configured."""
     if section.train == "lora":
-        asked = None if section.lora is None else section.lora.model_dump()
+        configured = None if section.lora is None else section.lora.model_dump()
         own = student.lora
-        if own is not None and asked not in (None, own):
+        if own is not None and configured not in (None, own):
             raise UserError(f"student.lora: {section.path} has adapters of its own, {own}; remove the key")
-        if own is None or asked is not None:  # an encoder's adapters are merged in any folder: they are fresh each time
-            student.add_adapters(asked or LoraSection().model_dump())
+        if own is None or configured is not None:  # folders have an encoder's adapters merged: add new ones
+            student.add_adapters(configured or LoraSection().model_dump())
     student.choose_weights(section.train)
 
 
@@ -173,11 +175,11 @@ def teacher_signal(
     shares: bool = False,
     part: Timed = nullcontext,
 ) -> OnlineTeacher:
-    """The teacher in a ZeRO engine without optimizer, its weights at `placed`; `folder` holds them for nvme.
+    """Put the teacher in a ZeRO engine without optimizer, its weights at `placed`; `folder` holds them for nvme.
 
-    `shares`: whether what lies outside the engines is computed once for teacher and student; `part` wraps it.
-    A prefix is kept where no rank waits for another inside the teacher:
-    its layers run twice then, and whether they do depends on the rank's samples.
+    `shares`: whether teacher and student share the modules outside the engines; `part` times these. The prefix is
+    cached only if no rank waits for another inside the teacher: its layers then run twice, depending on the rank's
+    samples.
     """
     assert cfg.teacher is not None
     if cfg.teacher.keep_prefix and not isinstance(teacher, SpeechAudioLM):
@@ -188,7 +190,7 @@ def teacher_signal(
     largest = max(p.numel() for p in module.parameters())
     ours = {"train_micro_batch_size_per_gpu": 1, **_precision(cfg)}
     settings = teacher_settings(cfg, placed, folder, largest, **ours)
-    if folder is None:  # the swapper of NVMe has a buffer for each of a few weights, not for a layer of them
+    if folder is None:  # the NVMe swapper has buffers for a few weights, not for a whole layer
         _fetch_whole_layers(teacher.decoder)
     prepare(module, settings, DTYPES[cfg.run.precision])
     engine, *_ = deepspeed.initialize(model=module, config=settings)
@@ -197,9 +199,9 @@ def teacher_signal(
 
 
 def _fetch_whole_layers(decoder: PreTrainedModel) -> None:
-    """Let ZeRO-3 gather and free a decoder layer at once.
+    """Let ZeRO-3 gather and free a decoder layer as a whole.
 
-    Around every linear layer its hooks take the host longer than a GPU takes to compute it.
+    Its hooks around every linear layer take longer on the host than the layer takes on a GPU.
     """
     deepspeed.utils.set_z3_leaf_modules(decoder, list(decoder._no_split_modules or []), raise_if_not_found=False)
 
@@ -213,7 +215,7 @@ def student_engine(
     shared: SharedVocabulary | None = None,
     teacher_width: int | None = None,
 ) -> Any:
-    """The student and its objective in a ZeRO engine with AdamW over the trainable weights."""
+    """Put the student and its objective in a ZeRO engine with AdamW over the trainable weights."""
     module = StudentObjective(student, cfg.objective, part, shared, teacher_width, cfg.run.seed)
     trainable = [p for p in module.parameters() if p.requires_grad]
     settings = deepspeed_config(
@@ -228,18 +230,18 @@ def student_engine(
     engine, *_ = deepspeed.initialize(model=module, model_parameters=trainable, optimizer=optimizer, config=settings)
     for parameter in student.generator.get_output_embeddings().parameters():
         if hasattr(parameter, "ds_id"):
-            # It is read outside its layer. Where it happens to be whole, as after a resume, ZeRO-3 would learn of it
-            # only later, and the trace that it has recorded would no longer hold.
+            # It is read outside its layer. If it happens to be gathered, as after a resume, ZeRO-3 would notice only
+            # later, and its recorded trace would be wrong.
             deepspeed.zero.register_external_parameter(engine.module, parameter)
-    engine.train()  # a model that was loaded is in evaluation, where nothing is checkpointed
+    engine.train()  # a loaded model is in evaluation mode, which checkpoints no activations
     return engine
 
 
 def prepare(module: nn.Module, settings: dict, dtype: torch.dtype) -> None:
-    """Cast a module's weights, and take it apart weight by weight if ZeRO-3 will.
+    """Cast a module's weights, and partition them one by one under ZeRO-3.
 
-    Buffers stay as they are: rotary frequencies in bfloat16 are wrong by a radian at position 600. Left to its engine,
-    ZeRO-3 puts the whole module on the device first, wherever the weights are to lie.
+    Buffers stay as they are: rotary frequencies in bfloat16 are wrong by a radian at position 600. The engine itself
+    would put the whole module on the device first, wherever the weights are placed.
     """
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -259,10 +261,10 @@ def _precision(cfg: Config) -> dict:
 
 
 def full_weights(engine: Any, trainable_only: bool = False) -> dict[str, torch.Tensor]:
-    """The weights of the student's engine, gathered to rank 0's memory (empty elsewhere); every rank must call it.
+    """Gather the weights of the student's engine in rank 0's memory (empty elsewhere); every rank must call it.
 
-    Under the names of the student's model; those of an encoder that trains begin with `encoder.`. The map of hidden
-    states to the teacher's width is no part of the student.
+    Names are those of the student's model; those of a trained encoder begin with `encoder.`. The projection of hidden
+    states to the teacher's width is not part of the student.
     """
     main = torch.distributed.get_rank() == 0
     gathered = {}

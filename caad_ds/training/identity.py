@@ -1,4 +1,4 @@
-"""What a run is known by when it is started again: the settings, weights and data that decide its course."""
+"""The identity of a run, checked on resume: the settings, weights and data that decide its course."""
 
 import hashlib
 import json
@@ -20,17 +20,17 @@ from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.training.checkpoints.unversioned_settings import unversioned_settings
 from caad_ds.utils.errors import UserError
 
-# Settings are hashed without those that are at their default, so that a new key orphans no checkpoint. Whoever changes
-# a default that decides the course of training must add 1 here: a key that a checkpoint leaves out then means another
-# value. tests/training/test_identity.py holds the defaults of this version.
+# Settings at their default are not hashed, so a new key orphans no checkpoint. A change of a default that decides the
+# course of training must add 1 here: a key that a checkpoint leaves out then means another value.
+# tests/training/test_identity.py holds the defaults of this version.
 IDENTITY_VERSION = 1
-VERSION = "version"  # its name among the parts of an identity
+VERSION = "version"  # its key among the parts of an identity
 
-COURSE: dict[str, Any] = {  # what decides the course of training: sections, or keys of them
+COURSE: dict[str, Any] = {  # sections, or keys of them, that decide the course of training
     **dict.fromkeys(("data", "teacher", "student", "objective", "optimizer"), True),
     "run": {"seed", "precision", "encoder_precision", "attention"},
 }
-NOT_COURSE: dict[str, Any] = {  # of these, what decides the speed alone
+NOT_COURSE: dict[str, Any] = {  # keys of these that affect only the speed
     "teacher": {
         **dict.fromkeys(("placement", "nvme_path", "batch", "keep_prefix", "deepspeed"), True),
         "cache": {"path", "fill", "when_full"},
@@ -48,14 +48,14 @@ class Identity:
 
     Args:
         parts: The version and a hash of each part, as checkpoints store them.
-        unversioned: The same as checkpoints stored it before there was a version.
+        unversioned: The same as older checkpoints stored it, without a version.
     """
 
     parts: Mapping[str, str]
     unversioned: Mapping[str, str]
 
     def check(self, stored: Mapping[str, str], folder: Path) -> None:
-        """Refuse the checkpoint in a folder, by what differs, if the parts that it stores are not those of this run."""
+        """Refuse the checkpoint in a folder if its stored parts differ from this run's; the error names them."""
         if "prompts" not in stored:
             raise UserError(
                 f"{folder}: it holds no hash of prompts: a version of caad-ds wrote it that made other token ids of a "
@@ -86,16 +86,16 @@ def identity(
 ) -> Identity:
     """Hash each part that decides the course of training.
 
-    Where it logs and how often it saves may change on resume; a path that holds other weights or shards may not:
-    `teacher` and `student` are hashes of their weights, `data` is the reader's identity, `prompts` is what the ids of
-    a record depend on, `teacher_reading` what the teacher's batches depend on where it reads samples otherwise.
+    Where the run logs and how often it saves may change on resume; weights or shards at a path may not. `teacher` and
+    `student` are hashes of their weights, `data` is the reader's identity, `prompts` is what the token ids of a record
+    depend on, `teacher_reading` what the teacher's batches depend on if it reads samples differently.
     """
     parts = {
         "teacher": teacher,
         "student": student,
         "data": data,
         "prompts": prompts,
-        # How checkpoints are cut.
+        # How checkpoints are split.
         "student.deepspeed": deepspeed_config(cfg.student.deepspeed).get("zero_optimization"),
     }
     if teacher_reading is not None:
@@ -109,27 +109,27 @@ def identity(
 
 
 def prompts_identity(reader: Reader) -> dict[str, Any]:
-    """What the ids of a record depend on; of a SpeechLM as it always was, so that its checkpoints resume."""
+    """Return what the token ids of a record depend on; unchanged for a SpeechLM, whose checkpoints must resume."""
     if reader.family == SpeechLMConfig.model_type and reader.transcript == AFTER_AUDIO:
         return tokenization(reader.tokenizer)
     return reader.identity()
 
 
 def course(cfg: Config, exclude_defaults: bool = False) -> dict[str, Any]:
-    """The settings that decide the course of training, by section."""
+    """Return the settings that decide the course of training, by section."""
     values = cfg.model_dump(mode="json", include=COURSE, exclude=NOT_COURSE, exclude_defaults=exclude_defaults)
-    if "keep_encoded_gb" in values["student"]:  # it decides how clips are encoded, its size how often
+    if "keep_encoded_gb" in values["student"]:  # being set changes how clips are encoded, its size only how often
         values["student"]["keep_encoded_gb"] = bool(values["student"]["keep_encoded_gb"])
     return values
 
 
 def part_hash(value: object) -> str:
-    """The hash of a part of an identity."""
+    """Hash a part of an identity."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def check_same_config(cfg: Config) -> None:
-    """Refuse to go on with other settings than the run began with, by name, before anything is loaded."""
+    """Refuse to resume with changed settings, before anything is loaded; the error names them."""
     path = cfg.run.output_dir / "config.yaml"
     if not path.is_file():
         return
@@ -146,7 +146,7 @@ def check_same_config(cfg: Config) -> None:
 
 
 def flatten(values: dict, prefix: str = "") -> dict:
-    """Nested sections as `a.b` keys."""
+    """Flatten nested sections to `a.b` keys."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -154,14 +154,14 @@ def flatten(values: dict, prefix: str = "") -> dict:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """sha256 over a module's weights, names included."""
+    """Return the sha256 over a module's weights and their names."""
     return _hash(sorted(module.state_dict().items()))
 
 
 def frozen_hash(student: AudioLM) -> str:
-    """sha256 over the weights that a checkpoint of a student does not hold: its encoder's and its own frozen ones.
+    """Return the sha256 over the weights that a student's checkpoint does not hold: its encoder's and frozen ones.
 
-    Numbers that are saved but not trained, such as a tower's running means, are among them.
+    Buffers that are saved but not trained, such as a tower's running means, are included.
     """
     frozen = [(name, p) for name, p in student.module.named_parameters() if not p.requires_grad]
     saved = student.module.state_dict()
@@ -170,7 +170,7 @@ def frozen_hash(student: AudioLM) -> str:
 
 
 def start_hash(student: nn.Module) -> str:
-    """sha256 over the weights that train, as they are before the first step."""
+    """Return the sha256 over the trainable weights before the first step."""
     return _hash((name, p) for name, p in student.named_parameters() if p.requires_grad)
 
 

@@ -1,7 +1,7 @@
-"""The optimizer of the student's engine, and how a step whose gradient is not finite leaves no trace in it.
+"""The optimizer of the student's engine, which skips steps whose gradient is not finite.
 
 DeepSpeed's ZeRO optimizers (from 0.19.8 on) skip a step whose global gradient norm is not finite, on all ranks, since
-the norm is reduced over them; they read it in every step. What they lack is added here.
+the norm is reduced over them. This adds the cases that they do not cover.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from caad_ds.config.schema import OptimizerSection
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """AdamW that clips by itself and skips a step whose gradient norm is not finite.
+    """AdamW that clips gradients itself and skips a step whose gradient norm is not finite.
 
     For ZeRO stage 0 in fp32, where DeepSpeed steps the optimizer directly and checks nothing. DeepSpeed reads
     `overflow` and `_global_grad_norm` after each step.
@@ -27,7 +27,7 @@ class ClippedAdamW(torch.optim.AdamW):
         self._global_grad_norm: torch.Tensor | None = None
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step, or none; the gradients are the same on all ranks, and so is the decision."""
+        """Step or skip; gradients are the same on all ranks, and so is the decision."""
         parameters = [p for group in self.param_groups for p in group["params"]]
         self._global_grad_norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
         self.overflow = not bool(self._global_grad_norm.isfinite())
@@ -38,10 +38,10 @@ class ClippedAdamW(torch.optim.AdamW):
 def adamw(
     trainable: list[nn.Parameter], section: OptimizerSection, settings: dict, precision: str
 ) -> torch.optim.AdamW:
-    """AdamW over the trainable weights for the engine of `settings`, whose clipping it takes over where it must."""
+    """Build AdamW for the engine of `settings`; it takes over the clipping where DeepSpeed does none."""
     zero = settings.get("zero_optimization", {})
-    # Where the optimizer's states lie in host memory, its step runs there too, and fused six times as fast. DeepSpeed's
-    # own for it counts its steps outside of its state: a run that continues from a checkpoint would round otherwise.
+    # If its states are in host memory, the optimizer steps there too; fused it is six times as fast. DeepSpeed's own
+    # counts its steps outside of its state: a resumed run would round differently.
     fused = True if "offload_optimizer" in zero else None
     options: dict[str, Any] = {
         "lr": section.lr,
@@ -56,10 +56,10 @@ def adamw(
 
 
 def forget_gradients(engine: Any) -> None:
-    """Drop what a skipped step has left of its gradients.
+    """Drop the gradients that a skipped step left.
 
-    With the optimizer offloaded and gradients accumulated in another dtype, ZeRO-1 and -2 (DeepSpeed 0.19.8) keep the
-    accumulated ones, and would skip every later step as well.
+    With an offloaded optimizer and gradients accumulated in another dtype, ZeRO-1 and -2 (DeepSpeed 0.19.8) keep the
+    accumulated ones, and would skip every later step too.
     """
     if engine.zero_optimization_stage() in (1, 2):
         kept = getattr(engine.optimizer, "averaged_gradients", {})

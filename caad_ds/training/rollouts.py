@@ -1,4 +1,4 @@
-"""What draws a run's on-policy answers."""
+"""Build what draws a run's on-policy answers."""
 
 import torch
 
@@ -12,9 +12,9 @@ from caad_ds.models.shared_vocabulary import SharedVocabulary
 def build_rollouts(
     cfg: Config, student: AudioLM, teacher: AudioLM | None, shared: SharedVocabulary | None, device: torch.device
 ) -> Rollouts | None:
-    """What draws the answers of a run, before the student's engine is there; None where the student writes none."""
+    """Build the rollouts of a run, before the student's engine exists; None if the student draws no answers."""
     if not cfg.objective.draws:
         return None
-    assert teacher is not None  # the configuration refuses a cache
+    assert teacher is not None  # the config refuses a cache here
     forbidden = forbidden_tokens(student, teacher, shared)
     return Rollouts(cfg.objective, cfg.run.seed, GatheredCopy(student, device), forbidden)

@@ -4,7 +4,7 @@ import math
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, total: int) -> float:
-    """Linear warm-up over `warmup` steps to `peak`, then cosine to zero at `total`; `step` counts from 0."""
+    """Warm up linearly over `warmup` steps to `peak`, then decay by cosine to zero at `total`; `step` counts from 0."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)

@@ -1,4 +1,4 @@
-"""The two models of a run, and how they read its samples."""
+"""Load the two models of a run, and pair their readers."""
 
 import math
 
@@ -18,7 +18,7 @@ from caad_ds.training.teacher.cache import TeacherCache
 
 
 def load_models(cfg: Config, device: torch.device, cached: bool = False) -> tuple[AudioLM, AudioLM | None]:
-    """The student and the teacher; what of them lies outside the engines is on the device, once if both hear alike.
+    """Load student and teacher; their modules outside the engines go to the device, once if both encode alike.
 
     A teacher whose states are `cached` is not loaded.
     """
@@ -36,7 +36,7 @@ def load_models(cfg: Config, device: torch.device, cached: bool = False) -> tupl
 
 
 def heads_of(student: AudioLM, teacher: AudioLM | None, cache: TeacherCache | None) -> list[LMHead]:
-    """The LM heads of student and teacher, the student's first; that of a teacher which is not loaded is cached."""
+    """Return the LM heads of student and teacher; if the teacher is not loaded, its head is read from the cache."""
     theirs = teacher.head() if teacher is not None else None
     if theirs is None and cache is not None:
         theirs = cache.head
@@ -50,10 +50,10 @@ def pair(
     reader: IndexedReader | StreamReader,
     cache: TeacherCache | None = None,
 ) -> Pairing:
-    """What makes the batches of both, each model's reader limited to its positions; of two that read alike to either's.
+    """Return what makes the batches of both models, within each model's positions (both models', if they read alike).
 
-    Of a teacher that is in a whole `cache` alone no batches are made. UserError where the two would write other tokens
-    as an answer.
+    A teacher that is only in a complete `cache` gets no batches. UserError if the two models' answers would have
+    different tokens.
     """
     limits, shared, theirs = {"student": student.position_limit}, None, None
     if teacher is not None:
@@ -71,7 +71,7 @@ def pair(
         whose = fewest if pairing.alike else name
         if each is not None:
             each.limit(cfg.data.max_answer_tokens, limits[whose], f"the LLM of {whose}")
-    # Before ZeRO-3 puts a linear product in the place of PyTorch's, which rounds otherwise.
+    # Before ZeRO-3 replaces PyTorch's linear product, which rounds differently.
     if not pairing.teacher_runs:
         return pairing
     second = teacher or student

@@ -24,19 +24,19 @@ DESCRIPTION = "The training entry: `deepspeed caad_ds/train.py --config FILE`, o
 
 
 def train(config: Config) -> Path | None:
-    """Train as a configuration says, in this process, as `caad-ds train` does.
+    """Train with a configuration in this process, like `caad-ds train`.
 
-    Progress is printed, and a run that was interrupted resumes. Call it from the main thread. Under a launcher's
-    variables (`RANK`, `WORLD_SIZE`, ...) this process is one of their ranks.
+    Prints progress, and resumes an interrupted run. Call it from the main thread. Under a launcher's
+    variables (`RANK`, `WORLD_SIZE`, ...) this process is one of its ranks.
 
     Args:
-        config: of `load_config`, or made of sections.
+        config: from `load_config`, or built from its sections.
 
     Returns:
-        The folder of the trained model; None where SIGUSR1 has ended the run after a checkpoint.
+        The folder of the trained model; None if SIGUSR1 ended the run after a checkpoint.
 
     Raises:
-        UserError: a path of the configuration is not there, or the run cannot be done as it says.
+        UserError: a path in the configuration does not exist, or the run is not possible as configured.
     """
     with _process_restored():
         quiet()
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, and turn a user's mistake into one line and exit status 2."""
+    """Parse, run, and turn a user error into one line and exit status 2."""
     quiet()
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = Parser(prog="train.py", description=DESCRIPTION)
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(read: Callable[[], Config], title: str) -> int:
-    """Train as the configuration says that `read` gives; without one `title` stands for the run's name."""
+    """Train with the configuration that `read` returns; until then `title` replaces the run's name."""
     return on_ranks(read, title, _run)
 
 
@@ -86,7 +86,7 @@ def _run(cfg: Config, device: "torch.device", heartbeat: Heartbeat) -> int:
 
 @contextmanager
 def _process_restored() -> Iterator[None]:
-    """Leave environment and signals as they were: ranks of one, and a handler that would hold the run's memory."""
+    """Restore environment and signals: variables of a single rank, and a handler that would hold the run's memory."""
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGUSR1)
     try:
         yield

@@ -61,7 +61,7 @@ PREEMPTED = 75  # EX_TEMPFAIL: checkpointed, run me again
 
 
 class Trainer:
-    """One run of Stage 2 (or of CE training) on this rank; a context, which releases the engines at its end, however.
+    """One run of Stage 2 (or of CE training) on this rank; a context that always releases the engines at its end.
 
     `run()` returns the exit status: 0 when all steps are done, 75 when SIGUSR1 made it checkpoint and stop early.
     """
@@ -77,7 +77,7 @@ class Trainer:
         self.cache_seen = from_main(partial(seen, cfg))
         agreed(self._load)
         resumes, skip = self.checkpoints.newest() is not None, cfg.data.skip_broken
-        self.check = partial(self.pairing.check, room=cfg.objective.longest_drawn)  # of what is trained on
+        self.check = partial(self.pairing.check, room=cfg.objective.longest_drawn)  # for training data
         checks = {each: self.check if each is self.reader else self.pairing.check for each in self.indexed}
         self.unusable = check_texts(checks, cfg.run.output_dir, resumes, skip, heartbeat)
         agreed(self._plan)
@@ -89,7 +89,7 @@ class Trainer:
     # -- building ---------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        """Everything that a user's mistake can break, before any engine exists."""
+        """Load everything that a user error can break, before any engine exists."""
         cfg = self.cfg
         self.checkpoints = Checkpoints(cfg.run.output_dir, cfg.checkpoint, self.heartbeat)
         if self.checkpoints.newest() is not None:
@@ -99,11 +99,11 @@ class Trainer:
         if isinstance(self.reader, StreamReader):
             self.heartbeat.say(LIMITS)
         self.validation_reader = IndexedReader(cfg.data.validation) if cfg.data.validation else None
-        # What a stream gives is checked as it comes.
+        # Samples of a stream are checked as they are read.
         self.indexed = [each for each in (self.reader, self.validation_reader) if isinstance(each, IndexedReader)]
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         check_deepspeed(cfg)
-        engines.loss_implementation(cfg, self.device)  # refused before models are loaded
+        engines.loss_implementation(cfg, self.device)  # raises before models are loaded
         engines.check_attention(cfg)
         self.cache = open_cache(cfg, self.cache_seen, self.reader, self.indexed)
         self.student, self.teacher = load_models(cfg, self.device, self.cache is not None and self.cache.whole)
@@ -122,7 +122,7 @@ class Trainer:
         self.identity = self._identity()
 
     def _plan(self) -> None:
-        """The order of the data and the number of steps."""
+        """Set the order of the data and the number of steps."""
         cfg = self.cfg
         self.order = data_order(cfg, self.reader, self.pairing) if isinstance(self.reader, IndexedReader) else None
         if cfg.optimizer.steps is not None:
@@ -130,11 +130,11 @@ class Trainer:
         else:
             assert self.order is not None and cfg.optimizer.epochs is not None  # the schema refuses anything else
             self.total_steps = max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
-        # A run that is shorter has failed as well if but its first step was applied.
+        # A shorter run has failed too if only its first step was applied.
         self.skips = Skips(cfg.run.output_dir, min(cfg.optimizer.max_skipped, max(1, self.total_steps - 1)))
 
     def _build_engines(self, held: ExitStack) -> None:
-        """The step, with what it holds put on `held` as soon as it is there."""
+        """Build the step; `held` takes each resource as soon as it exists."""
         cfg = self.cfg
         self.dropout = AudioDropout(cfg.objective.audio_dropout, cfg.run.seed)
         self.meter = Meter(
@@ -176,8 +176,8 @@ class Trainer:
         except KeyboardInterrupt:
             status = "KILLED"
             kept = self.checkpoints.newest()
-            what = f"run the same command to go on from {kept.name}" if kept else "no checkpoint was written yet"
-            self.heartbeat.say(f"interrupted: {what}")
+            hint = f"run the same command to go on from {kept.name}" if kept else "no checkpoint was written yet"
+            self.heartbeat.say(f"interrupted: {hint}")
             raise
         finally:
             self.tracker.finish(status)
@@ -185,12 +185,12 @@ class Trainer:
 
     def _resume(self) -> RunState:
         self.heartbeat.turn_to(lambda: "looking for a checkpoint")
-        found = self.checkpoints.find(self.identity)
-        if found is None:
+        newest = self.checkpoints.find(self.identity)
+        if newest is None:
             agreed(lambda: write_start(self.cfg, self.reader) if is_main() else None)
             self.skips.restore(0, 0, 0)
             return RunState(0, self.world_size, self.identity.parts, None, self.frozen)
-        folder, state = found
+        folder, state = newest
         self.heartbeat.begin(f"resuming from {folder}")
         self.checkpoints.load(folder, state, self.engine, self.cfg.run.seed)
         self.skips.restore(state.step, state.skipped, state.skipped_in_row)
@@ -198,7 +198,7 @@ class Trainer:
         return state
 
     def _train(self, state: RunState) -> bool:
-        """Steps from those that are done; False if asked to stop before the end."""
+        """Run the remaining steps; return False if asked to stop before the end."""
         cfg = self.cfg
         self.samples: IndexedBatches | StreamBatches
         if isinstance(self.reader, IndexedReader):
@@ -220,7 +220,7 @@ class Trainer:
             last = done == self.total_steps
             saves = done % cfg.checkpoint.every == 0 or last or stop_now or self.skips.too_many
             validates = self.validation_reader is not None and (done % cfg.validation.every == 0 or last)
-            # A report empties the sums; one at each checkpoint lets a resumed run go on with the same curve.
+            # A report resets the sums; with one at each checkpoint a resumed run continues the same curve.
             if done % cfg.run.log_every == 0 or done == 1 or saves or validates:
                 self._report(done)
             means = self._validate() if validates else {}
@@ -229,19 +229,19 @@ class Trainer:
             if saves:
                 self._checkpoint(done, means)
             if self.skips.too_many:
-                self._give_up(done, self.skips.told)
+                self._give_up(done, self.skips.summary)
             if saves or validates:
                 self.meter.restart()
             if stop_now and not last:
                 self.heartbeat.say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
                 return False
-        if self.skips.too_many:  # at the last step, by the run that made the checkpoint of it: no step is left to do
-            self._give_up(self.total_steps, self.skips.told)
+        if self.skips.too_many:  # already at the last step's checkpoint: no step is left
+            self._give_up(self.total_steps, self.skips.summary)
         self._finish()
         return True
 
     def _step(self, step: int, read: Callable[[], list[PairedBatch]]) -> bool:
-        """One optimizer step; returns whether any rank was asked to stop."""
+        """Do one optimizer step; return whether any rank was asked to stop."""
         whole, batches, failure = [], [], None
         try:
             with self.meter.clock.part("data"):
@@ -255,7 +255,7 @@ class Trainer:
         total, failures, stops = counts.tolist()
         if failures:
             raise_together(failure)
-        # DeepSpeed divides by the accumulation steps and averages over ranks; this makes the sum a mean over all rows.
+        # DeepSpeed divides by the accumulation steps and averages over ranks; this makes it a mean over all rows.
         normalizer = total / (self.world_size * self.accumulation)
         rate = learning_rate(
             step, peak=self.cfg.optimizer.lr, warmup=self.cfg.optimizer.warmup_steps, total=self.total_steps
@@ -269,7 +269,7 @@ class Trainer:
         with self.meter.step([batch.student for batch in batches]), self.step.teacher_head():
             window = [batch.to(self.device) for batch in batches]
             terms = self.step.train(window, normalizer, step)
-        if self.engine.was_step_applied():  # what DeepSpeed has read of the device, the same on every rank
+        if self.engine.was_step_applied():  # DeepSpeed has already read it from the device; the same on every rank
             self.skips.applied()
             for kd, ce, diagnostics in terms:
                 self.sums.add_output(kd, ce, diagnostics, normalizer, self.step.kd_normalizer)
@@ -278,7 +278,7 @@ class Trainer:
         return bool(stops)
 
     def _publish(self, step: int | None = None) -> None:
-        """Let all ranks find the states that were stored so far; before a `step` only where an epoch ends."""
+        """Let all ranks read the states stored so far; with a `step`, only if an epoch ends before it."""
         if self.filling is None or self.cache is None:
             return
         self.meter.teacher_runs(self.filling.runs)
@@ -287,14 +287,14 @@ class Trainer:
             publish(self.filling, self.cache, self.pairing, self.heartbeat)
 
     def _skip(self, done: int, read: list[PairedBatch], window: list[PairedBatch], terms: list[Terms]) -> None:
-        """Find out why the engine has skipped a step, and say it."""
+        """Find out and report why the engine skipped a step."""
         self.heartbeat.turn_to(lambda: "looking for what is not finite")
         forget_gradients(self.engine)
-        found = {"lr": self.engine.optimizer.param_groups[0]["lr"], **culprits(self.step, read, window, terms)}
-        self.heartbeat.say(f"step {done}/{self.total_steps}  {self.skips.skipped(done, found)}")
+        causes = {"lr": self.engine.optimizer.param_groups[0]["lr"], **culprits(self.step, read, window, terms)}
+        self.heartbeat.say(f"step {done}/{self.total_steps}  {self.skips.skipped(done, causes)}")
 
     def _give_up(self, done: int, why: str) -> None:
-        """Write down what is known of a run whose values are not finite, and end it; every rank calls it."""
+        """Write a diagnosis of a run whose values are not finite, and end it; every rank calls it."""
         broken = diagnosis(self.step)
         good = from_main(self.checkpoints.last_applied)
         norm = number_of(self.engine.get_global_grad_norm() or 0.0)
@@ -310,8 +310,8 @@ class Trainer:
         self.heartbeat.turn_to(lambda: "validating")
         sums = MetricSums(self.device, self.cfg.objective)
         size = self.cfg.validation.batch_size
-        assert self.validation_reader is not None  # else nothing validates
-        self._publish()  # of what both data have in common the rows that training has stored
+        assert self.validation_reader is not None  # else nothing is validated
+        self._publish()  # training may have stored rows of validation samples
         values, bad = validate(self.step, self.validation_reader, self.pairing, self._weight, sums, size)
         self.heartbeat.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
         self._publish()
@@ -336,14 +336,14 @@ class Trainer:
             self._give_up(done, str(error))
 
     def _finish(self) -> None:
-        """Write the trained model's folder, whole or not at all."""
+        """Write the trained model's folder atomically."""
         self.heartbeat.turn_to(lambda: "writing the model")
         if isinstance(self.reader, StreamReader) and self.reader.skip:
             skipped = torch.tensor(self.reader.skipped, device=self.device)
             dist.all_reduce(skipped)
             self.heartbeat.say(f"broken shards and samples that were skipped, over all ranks: {skipped.item()}")
-        if self.reader.doubtful and (told := Doubtful.together(gathered(self.reader.doubtful)).summary):
-            self.heartbeat.say(f"samples with audio that `caad-ds prep pack` would reject: {told}")
+        if self.reader.doubtful and (doubtful := Doubtful.together(gathered(self.reader.doubtful)).summary):
+            self.heartbeat.say(f"samples with audio that `caad-ds prep pack` would reject: {doubtful}")
         weights = engines.full_weights(self.engine)
         agreed(lambda: self._write_model(weights) if is_main() else None)
 
@@ -378,11 +378,11 @@ class Trainer:
             self.heartbeat.say(warning)
 
     def _identity(self) -> Identity:
-        """Hashes of what decides the course of training."""
-        # Not hashed a second time, which takes most of the start of a large run; a shared encoder is in the first.
+        """Hash what decides the course of training."""
+        # A shared encoder is hashed once: hashing takes most of the start of a large run.
         teacher: list[str] = []
         reading = None
-        if self.cache is not None:  # the same whether it is whole or not
+        if self.cache is not None:  # the same whether it is complete or not
             teacher += [f"{name}: {value}" for name, value in sorted(self.cache.made_of.items())]
             reading = None if self.pairing.alike else self.cache.reader.identity()
         elif self.teacher is not None:

@@ -1,4 +1,4 @@
-"""A pass over the validation data."""
+"""Run a pass over the validation data."""
 
 from collections.abc import Callable
 
@@ -20,21 +20,21 @@ def validate(
     sums: MetricSums,
     batch_size: int,
 ) -> tuple[dict[str, float], list[str]]:
-    """The means over all samples, with `sums` empty before, and the ids of batches whose loss is not finite.
+    """Return the means over all samples, and the ids of samples in batches whose loss is not finite.
 
-    Every rank calls it, and gets the same. `weigh` gives what a batch counts in the means.
+    Every rank calls it with empty `sums`, and gets the same. `weigh` returns the weight of a batch in the means.
     """
-    told: list[tuple[list[str], torch.Tensor]] = []
+    losses: list[tuple[list[str], torch.Tensor]] = []
     step.engine.eval()
     with step.teacher_head():
         rounds = once(reader, collate, *world(), batch_size)
         while (batch := agreed(lambda: next(rounds, None))) is not None:
-            # A round may hold nothing but repeats for this rank; the sums must not count it, nor the loss divide by 0.
+            # A round may hold only repeats for this rank; they must not count, and the loss must not divide by 0.
             weight = weigh(batch)
             kd, ce, diagnostics = step.evaluate(batch.to(sums.device), max(1.0, weight))
             sums.add_output(kd, ce, diagnostics, weight)
-            told.append((batch.keys, kd + ce))
+            losses.append((batch.keys, kd + ce))
     step.engine.train()
-    finite = torch.stack([loss for _, loss in told]).isfinite().tolist()
-    bad = {key for (keys, _), whole in zip(told, finite, strict=True) if not whole for key in keys}
+    finite = torch.stack([loss for _, loss in losses]).isfinite().tolist()
+    bad = {key for (keys, _), whole in zip(losses, finite, strict=True) if not whole for key in keys}
     return sums.means(), sorted(set().union(*gathered(bad)))

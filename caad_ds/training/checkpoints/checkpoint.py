@@ -1,4 +1,4 @@
-"""Checkpoints: written beside, named last; a pointer says which is the newest, hashes say which is whole."""
+"""Checkpoints: atomic folders with hashes of their files, and a pointer to the newest."""
 
 import json
 import os
@@ -36,17 +36,16 @@ REMEDY = "older ones are as they were"
 
 
 class Damaged(UserError):
-    """A checkpoint that is not as it was written; another may be used."""
+    """A checkpoint with missing or changed files; another one may be usable."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint says of the run: `step` optimizer steps are done, and that is also the data position.
+    """State of a run in a checkpoint; `step`, the number of finished optimizer steps, is also the data position.
 
     `identity` has the parts of an `Identity`; `frozen` is the hash of the weights that the checkpoint does not hold;
-    `validation` the means of a pass at this very step; `shards` where each rank was in a stream, by the number of the
-    shard that it was reading; `skipped` steps were skipped so far, the last `skipped_in_row` of them without one in
-    between that was applied.
+    `validation` the means of a pass at this step; `shards` the number of the shard of a stream that each rank was
+    reading; `skipped` the number of steps skipped so far, `skipped_in_row` of them since the last applied step.
     """
 
     step: int
@@ -66,7 +65,7 @@ class Checkpoints:
     Each is a folder `step-N`: `trainable.safetensors` (gathered), DeepSpeed's shards, the random state of every rank
     and `state.json` with the sha256 of every other file. It is written under a temporary name and renamed once all
     ranks are done; then the pointer is replaced. Hashes are checked before DeepSpeed unpickles anything. While steps
-    are skipped none is removed: what was saved before may be the last from which training can go on.
+    are skipped none is removed: an earlier checkpoint may be the last that training can resume from.
     """
 
     def __init__(self, output_dir: Path, section: CheckpointSection, heartbeat: Heartbeat):
@@ -75,13 +74,13 @@ class Checkpoints:
         self.heartbeat = heartbeat
 
     def newest(self) -> Path | None:
-        """The checkpoint that the run would go on from if it is whole, None if there is none."""
+        """Return the newest checkpoint, unverified; None if there is none."""
         return next(iter(self._candidates()), None)
 
     def find(self, identity: Identity | None = None) -> tuple[Path, RunState] | None:
-        """The newest whole checkpoint, None if the run has none; every rank calls it.
+        """Find the newest intact checkpoint, None if the run has none; every rank calls it.
 
-        A damaged one is named and passed over; UserError if none is whole, or if one was made by another run than
+        Damaged ones are reported and skipped; UserError if none is intact, or if one was made by another run than
         `identity`.
         """
         damage: list[Damaged] = []
@@ -97,7 +96,7 @@ class Checkpoints:
         return None
 
     def _candidates(self) -> list[Path]:
-        """Newest first. Those after the one that the pointer names are left out: a user may have gone back."""
+        """List checkpoints, newest first; those after the pointer are left out: a user may have gone back."""
         folders = sorted((p for p in self.root.glob("step-*") if NAME.fullmatch(p.name)), key=step_of, reverse=True)
         pointer = self.root / POINTER
         named = self.root / read_text(pointer, "replace").strip() if pointer.is_file() else self.root
@@ -118,7 +117,7 @@ class Checkpoints:
             return self._save(engine, state, where)
 
     def _require_space(self, engine: Any, bytes_per_weight: int) -> None:
-        """Asked before any rank writes: in the middle, a rank that fails would leave the others at a barrier."""
+        """Check the disk before any rank writes: a rank that fails midway would leave the others at a barrier."""
         trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters() if p.requires_grad)
         need = trainable * bytes_per_weight + BYTES_BESIDE
         with disk_errors(self.root):
@@ -152,7 +151,7 @@ class Checkpoints:
             torch.save(random_state.random_state(), partial / f"random-{dist.get_rank()}.pt")
 
     def _seal(self, partial: Path, final: Path, state: RunState, trainable: dict[str, torch.Tensor]) -> None:
-        """Write the rest, hash and sync all, then give the folder its name and the pointer its value."""
+        """Write the remaining files, hash and sync all, then rename the folder and update the pointer."""
         with disk_errors(self.root):
             save_file(trainable, partial / WEIGHTS)
             follow_umask(partial)
@@ -162,7 +161,7 @@ class Checkpoints:
             write_atomic(partial / STATE, text.encode())
             for path in [*files, partial / universal_checkpoint.TAG, partial]:
                 _sync(path)
-            if final.exists():  # damaged, or of steps that are done again
+            if final.exists():  # damaged, or of steps that are repeated
                 self._remove(final)
             partial.rename(final)
             _sync(self.root)
@@ -171,11 +170,11 @@ class Checkpoints:
                 self._prune(state.step)
 
     def last_applied(self) -> Path | None:
-        """The newest checkpoint whose last step was applied, None if there is none."""
+        """Return the newest checkpoint whose last step was applied, None if there is none."""
         return next((folder for folder in self._candidates() if not _recorded(folder).get("skipped_in_row")), None)
 
     def _prune(self, newest: int) -> None:
-        """Remove the checkpoints up to `newest` that are not to be kept, and what killed ranks have left."""
+        """Remove the checkpoints up to `newest` that are not kept, and what killed ranks have left."""
         folders = {step_of(path): path for path in self.root.glob("step-*") if NAME.fullmatch(path.name)}
         steps = {step: _validation(folder) for step, folder in folders.items() if step <= newest}
         for step in steps.keys() - kept(self.section, steps):
@@ -184,14 +183,14 @@ class Checkpoints:
             shutil.rmtree(left, ignore_errors=True)
 
     def _remove(self, folder: Path) -> None:
-        """Under another name first: half of a checkpoint must not pass for one."""
+        """Rename, then delete: a half-deleted checkpoint must not look intact."""
         away = folder.with_suffix(".old.partial")
         shutil.rmtree(away, ignore_errors=True)
         folder.rename(away)
         shutil.rmtree(away)
 
     def load(self, folder: Path, state: RunState, engine: Any, seed: int) -> None:
-        """Bring engine and random state back from a verified checkpoint; every rank calls it."""
+        """Restore engine and random state from a verified checkpoint; every rank calls it."""
         rank, world_size = world()
         if state.world_size == world_size or not engine.zero_optimization():
             universal_checkpoint.load_shards(folder, engine)
@@ -199,11 +198,11 @@ class Checkpoints:
             self._load_universal(folder, state, engine)
         if state.world_size == world_size:
             random_state.restore(torch.load(folder / f"random-{rank}.pt", weights_only=True))
-        else:  # a rank that was not there has no state: all take new ones, the same whenever this is done again
+        else:  # a new rank has no state: all ranks are seeded, the same way whenever they resume here
             random_state.seed_rank(seed, state.step, rank)
 
     def _load_universal(self, folder: Path, state: RunState, engine: Any) -> None:
-        """Convert, load, remove: hashes do not cover the converted files, so none is ever loaded a second time."""
+        """Convert, load and remove; hashes do not cover the converted files, so they are never reused."""
         rank, world_size = world()
         if engine.zero_nvme_offload_optimizer():
             raise UserError(
@@ -221,27 +220,27 @@ class Checkpoints:
 
 
 def step_of(folder: Path) -> int:
-    """The step of a folder `step-N`."""
+    """Return the step of a folder `step-N`."""
     return int(folder.name.removeprefix("step-"))
 
 
 def verify(folder: Path, identity: Identity | None = None) -> RunState:
-    """What a checkpoint says of its run, after this rank has hashed its share of the files.
+    """Verify this rank's share of a checkpoint's files, and return the state of the run.
 
-    Damaged names the file that is missing or is not as it was written; UserError if another run than `identity` (where
-    given) made the checkpoint.
+    Damaged names the file that is missing or changed; UserError if another run than `identity` (where given) made the
+    checkpoint.
     """
     path = folder / STATE
     try:
         recorded = json.loads(read_text(path))
         state, hashes = RunState(**recorded["state"]), sorted(recorded["sha256"].items())
-        made = dict(state.identity)
+        stored = dict(state.identity)
     except OSError as error:
         raise Damaged(f"{path}: damaged or missing ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path}: damaged ({error})") from error
     if identity is not None:
-        identity.check(made, folder)
+        identity.check(stored, folder)
     rank, world_size = world()
     for name, digest in hashes[rank::world_size]:
         path = folder / name
@@ -255,12 +254,12 @@ def verify(folder: Path, identity: Identity | None = None) -> RunState:
 
 
 def _validation(folder: Path) -> dict[str, float]:
-    """The validation means that a checkpoint recorded; of a damaged one none, so that it competes with no other."""
+    """Return a checkpoint's validation means; none for a damaged one, which is then never the best."""
     return _recorded(folder).get("validation", {})
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """What a checkpoint recorded of its run, unchecked; nothing of a damaged one."""
+    """Read a checkpoint's state of the run without verifying it; empty for a damaged one."""
     try:
         return dict(json.loads(read_text(folder / STATE))["state"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The random state of a rank: kept with a checkpoint, restored or drawn again on resume."""
+"""The random state of a rank: saved with a checkpoint, restored or reseeded on resume."""
 
 import random
 from typing import cast
@@ -8,7 +8,7 @@ import torch
 
 
 def random_state() -> dict:
-    """The states of torch's, numpy's and Python's generators, as `torch.load(weights_only=True)` reads them."""
+    """Return the states of torch's, numpy's and Python's generators, as `torch.load(weights_only=True)` reads them."""
     kind, keys, position, has_gauss, gauss = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
     version, words, gauss_next = random.getstate()
     state = {
@@ -22,7 +22,7 @@ def random_state() -> dict:
 
 
 def restore(state: dict) -> None:
-    """Bring back what `random_state` gave."""
+    """Restore what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
@@ -33,7 +33,7 @@ def restore(state: dict) -> None:
 
 
 def seed_rank(seed: int, step: int, rank: int) -> None:
-    """Seed this rank's generators by (seed, step, rank): each rank differs, and a repetition does not."""
+    """Seed this rank's generators by (seed, step, rank): ranks differ, repetitions do not."""
     drawn = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
     torch.manual_seed(drawn)  # CUDA's too
     np.random.seed(drawn)

@@ -7,10 +7,10 @@ from caad_ds.config.schema import HIGHER_IS_BETTER, CheckpointSection
 
 
 def kept(section: CheckpointSection, steps: Mapping[int, Mapping[str, float]]) -> set[int]:
-    """The steps whose checkpoints are kept: the newest, the best by a validation metric, and the milestones.
+    """Return the steps whose checkpoints are kept: the newest, the best by a validation metric, and the milestones.
 
-    `steps` holds the validation means at each checkpoint's step; one without the metric does not compete. Of two
-    equals the earlier is the better.
+    `steps` holds the validation means at each checkpoint's step; one without the metric does not compete. On a tie the
+    earlier step is better.
     """
     newest = sorted(steps)[-section.keep :]
     sign = -1 if section.best_metric in HIGHER_IS_BETTER else 1

@@ -1,4 +1,4 @@
-"""A checkpoint for another number of ranks, through DeepSpeed's universal format."""
+"""Convert and load checkpoints for another number of ranks, through DeepSpeed's universal format."""
 
 import argparse
 import os
@@ -17,13 +17,13 @@ BYTES_PER_WEIGHT = 24  # two moments and the fp32 weight, as fragments of each r
 
 
 def convert(checkpoint: Path, out: Path) -> None:
-    """Write DeepSpeed's shards of a verified `checkpoint` to `out`/deepspeed, whole for each weight; one rank calls it.
+    """Merge DeepSpeed's shards of a verified `checkpoint` into whole weights at `out`/deepspeed; one rank calls it.
 
-    It unpickles them, so their hashes are checked before. What `out` held is removed.
+    It unpickles them, so their hashes must be checked first. An existing `out` is removed.
     """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    # DeepSpeed makes patterns of its paths, which a bracket or a plus in ours would break.
+    # DeepSpeed uses its paths as patterns, which a bracket or a plus in ours would break.
     settings = argparse.Namespace(
         input_folder=os.path.relpath(checkpoint / TAG, out),
         output_folder=TAG,
@@ -31,7 +31,7 @@ def convert(checkpoint: Path, out: Path) -> None:
         num_merge_workers=1,
         keep_temp_folder=False,
         strict=True,
-        inject_missing_state=True,  # ZeRO-2 writes none of tensor parallelism, which there is none of
+        inject_missing_state=True,  # ZeRO-2 writes no state of tensor parallelism, which is not used here
     )
     with disk_errors(out), chdir(out), open(os.devnull, "w") as nowhere:
         with redirect_stdout(nowhere), redirect_stderr(nowhere):
@@ -45,13 +45,13 @@ def load_shards(folder: Path, engine: Any) -> None:
 
 
 def load(converted: Path, engine: Any) -> None:
-    """Load what `convert` wrote; every rank calls it. Frozen weights are not in it and stay as the engine has them."""
-    engine._config.load_universal_checkpoint = True  # its JSON's "load_universal", read before this was known
+    """Load what `convert` wrote; every rank calls it. Frozen weights are not in it and stay as they are."""
+    engine._config.load_universal_checkpoint = True  # its JSON's "load_universal", which was read before this was known
     try:
         load_shards(converted, engine)
     finally:
         engine._config.load_universal_checkpoint = False
-    # ZeRO-3 gives all its sub-groups the one tensor that counts AdamW's steps; each must count by itself.
+    # ZeRO-3 shares one tensor for AdamW's step count among its sub-groups; each needs its own.
     for state in engine.optimizer.optimizer.state.values():
         if torch.is_tensor(state.get("step")):
             state["step"] = state["step"].clone()

@@ -1,9 +1,9 @@
-"""The settings of a run as checkpoints without a version of their identity hashed them: every key of that time."""
+"""The settings of a run that checkpoints without an identity version hashed: every key of that time."""
 
 from collections.abc import Sequence
 from typing import Any
 
-KEYS = {  # in the order of that time, on which the hash depends
+KEYS = {  # in the original order, on which the hash depends
     "data": ("train", "reader", "shuffle_buffer", "skip_broken", "group_by_audio", "max_answer_tokens"),
     "student": (
         "path", "llm", "keep_layers", "encoder", "taps", "window_seconds", "num_queries", "qformer_layers",
@@ -28,8 +28,8 @@ STREAM_ONLY = ("reader", "shuffle_buffer")
 def unversioned_settings(course: dict[str, Any]) -> tuple[dict, list]:
     """Return what was hashed of the settings that decide the course of training, given with their defaults.
 
-    A key that has come since is left out: such a run did not know it. The comparison with the run's own config.yaml
-    has made sure before that it is at its default.
+    Keys that were added later are left out. The comparison with the run's config.yaml has already ensured that they
+    are at their defaults.
     """
     settings = _only(course, ("data", "student", "optimizer", "teacher", "objective"))
     if settings["data"]["reader"] == "indexed":

@@ -1,4 +1,4 @@
-"""Whether what a run's config names is there, before models and data are loaded; paths before PyTorch is imported."""
+"""Check that what a run's config names exists, before models and data are loaded; paths before PyTorch is imported."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from caad_ds.utils.paths import check_hub_or_folder, check_model_folder, is_hub_
 
 
 def check_inputs(cfg: Config) -> None:
-    """Raise UserError for a path or a divergence that is not there, or what is no MLflow store.
+    """Raise UserError for a path or a divergence that does not exist, or an invalid MLflow store.
 
     Hub ids, streams and servers are not looked up.
     """

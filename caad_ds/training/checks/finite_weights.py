@@ -1,4 +1,4 @@
-"""Which weights and optimizer states are not finite: what no checkpoint and no model folder may hold."""
+"""Find NaN and infinity in weights and optimizer states: no checkpoint and no model folder may hold them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,7 +17,7 @@ class NotFinite(UserError):
 
 
 def not_finite(tensors: Named) -> list[str]:
-    """The names of the tensors that hold NaN or infinity; needs no memory of a tensor's size."""
+    """Return the names of tensors that hold NaN or infinity, without allocating memory of a tensor's size."""
     return [
         name
         for name, tensor in tensors
@@ -26,22 +26,22 @@ def not_finite(tensors: Named) -> list[str]:
 
 
 def require_finite(tensors: Named, where: str, remedy: str) -> None:
-    """NotFinite, from `where` to `remedy`, with the name of the first, if a tensor holds NaN or infinity."""
+    """Raise NotFinite, worded with `where` and `remedy`, if a tensor holds NaN or infinity; it names the first."""
     if names := not_finite(tensors):
         count = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
         raise NotFinite(f"{where}: {names[0]}{count} holds NaN or infinity; {remedy}")
 
 
 def own_weights(module: nn.Module | TeacherSignal) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a module or a teacher as far as this rank holds them: under ZeRO-3 its share of each."""
+    """Yield the weights of a module or a teacher that this rank holds: under ZeRO-3 its share of each."""
     for name, parameter in module.named_parameters():
         yield name, getattr(parameter, "ds_tensor", parameter).detach()
 
 
 def own_optimizer(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    """This rank's share of the optimizer: its states, and the weights in float32 that it steps.
+    """Yield this rank's share of the optimizer: its states and its float32 master weights.
 
-    ZeRO-3 has weights in its parameter groups for a moment only. What it has swapped out to NVMe is empty here.
+    ZeRO-3 fills its parameter groups only while it steps. What it has swapped out to NVMe is empty here.
     """
     adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
     for parameter, states in adam.state.items():

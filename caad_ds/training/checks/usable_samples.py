@@ -1,10 +1,10 @@
-"""Samples that a model cannot read: found before a step is done.
+"""Find samples that a model cannot read, before the first step.
 
 Audio that is too long or short is refused; texts that make no prompt, or one too long, are left out if the config says
 so.
 
-What is found depends on data, prompts, models and the length of drawn answers alone, which a run is known by: on any
-number of ranks, and again when it resumes, the same samples are left out.
+The result depends only on data, prompts, models and the length of drawn answers, which identify a run: the same samples
+are left out on any number of ranks and on resume.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,12 +34,12 @@ def check_texts(
 ) -> set[str]:
     """Encode the texts of every sample, each rank its share; return the keys of those left out. Every rank calls it.
 
-    A run that `resumes` and has no list of such samples has done so already. Those that a reader's check refuses are
-    listed in `unusable.jsonl` in the run's `folder`; with `skip` their readers leave them out. `corpora.json` beside it
-    counts the others by the corpus that they come from.
+    Samples that a check refuses are listed in `unusable.jsonl` in the run's `folder`; with `skip` their readers leave
+    them out. `corpora.json` beside it counts the others by corpus. Nothing is checked again if the run `resumes` and
+    has no such list.
 
     Raises:
-        UserError: there are some, and `skip` is false, or no other is left.
+        UserError: some samples are refused and `skip` is false, or none is left.
     """
     path = folder / LIST
     if from_main(lambda: resumes and not path.exists()):
@@ -56,18 +56,18 @@ def check_texts(
         if not reasons:
             continue
         count = f"{len(reasons)} of {len(reader)} samples cannot be used"
-        told = f"{reader.index.folder}: {count} ({reasons[min(reasons)]}); {path} lists them"
+        note = f"{reader.index.folder}: {count} ({reasons[min(reasons)]}); {path} lists them"
         if not skip or len(reasons) == len(reader):
-            raise UserError(f"{told}; correct them, or set data.skip_broken to leave them out" if not skip else told)
+            raise UserError(f"{note}; correct them, or set data.skip_broken to leave them out" if not skip else note)
         left_out.update(reader.index.samples[number].key for number in reasons)
         reader.leave_out(reasons)
-        heartbeat.say(f"left out: {told}")
+        heartbeat.say(f"left out: {note}")
     agreed(lambda: write_corpora(folder, read) if is_main() else None)
     return left_out
 
 
 def _unusable(reader: IndexedReader, check: Check, heartbeat: Heartbeat) -> tuple[dict[int, str], Corpora]:
-    """Why a sample cannot be used, by its number in the index, and what the others come from, over all ranks."""
+    """Return why samples cannot be used, by number in the index, and the corpora of the others, over all ranks."""
     rank, world_size = world()
     mine: dict[int, str] = {}
     corpora = Corpora()
@@ -98,7 +98,7 @@ def _write(path: Path, readers: Sequence[IndexedReader], found: Sequence[dict[in
         for reader, reasons in zip(readers, found, strict=True)
         for number, reason in reasons.items()
     ]
-    path.unlink(missing_ok=True)  # of an earlier start
+    path.unlink(missing_ok=True)  # from an earlier start
     if rows:
         write_jsonl(path, rows)
 
@@ -106,7 +106,7 @@ def _write(path: Path, readers: Sequence[IndexedReader], found: Sequence[dict[in
 def check_lengths(reader: IndexedReader, readers: Sequence[Reader]) -> None:
     """Refuse data with an audio that is longer or shorter than a model takes, before a step is done.
 
-    The index knows a sample's seconds over all its audios; of the samples beyond a limit some are looked at.
+    The index holds a sample's seconds over all its audios; some of the samples beyond a limit are decoded.
     """
     longest = min(readers, key=lambda each: each.longest_seconds)
     shortest = max(readers, key=lambda each: each.shortest_seconds)

@@ -1,4 +1,4 @@
-"""The models that a run begins with and distils from, as a model card names them: no path, and licences as found."""
+"""The models that a run starts from and distils from, as a model card names them: without paths, with licences."""
 
 import re
 from dataclasses import dataclass
@@ -17,17 +17,16 @@ from caad_ds.utils.paths import is_hub_id, run_name
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # as the hub spells its identifiers
 HUB = "https://huggingface.co"
-UNKNOWN = "unknown"  # the hub's identifier of what nobody has said
+UNKNOWN = "unknown"  # the hub's identifier if no licence is given
 
 
 @dataclass(frozen=True)
 class Base:
-    """A model that the run begins with (`student`, `LLM`, `encoder`) or distils from (`teacher`).
+    """A model that the run starts from (`student`, `LLM`, `encoder`) or distils from (`teacher`).
 
-    `name` is a hub id or what a folder is called, `hub_id` the id where there is one: of a folder, what its config
-    says it was made of. `random` says that it was built of an architecture, with random weights. `licence` is the
-    identifier in the base's own front matter, with the name and link that stand beside it; None where no file on this
-    machine says it.
+    `name` is a hub id or a folder's name; `hub_id` the id if there is one: for a folder, the one in its config.
+    `random`: built from an architecture with random weights. `licence` is the identifier in the base's front matter,
+    with the name and link given there; None if no file on this machine has it.
     """
 
     role: str
@@ -40,12 +39,12 @@ class Base:
 
     @property
     def kept(self) -> bool:
-        """Whether its weights, or some of them, are in the trained model."""
+        """Whether the trained model holds some or all of its weights."""
         return self.role != "teacher"
 
 
 def bases_of(cfg: Config) -> list[Base]:
-    """The bases of a run, what is built with random weights among them."""
+    """Return the bases of a run, including those built with random weights."""
     student = cfg.student
     given = {
         "student": student.path,
@@ -62,29 +61,29 @@ def _base(role: str, value: str | dict[str, Any]) -> Base:
     if is_architecture(value):
         return Base(role, Path(value).stem, random=True)
     if is_hub_id(value):
-        name, hub_id, found = value, value if is_valid_id(value) else None, _licence(value)
+        name, hub_id, licence = value, value if is_valid_id(value) else None, _licence(value)
     else:
         folder = Path(value)
         card = folder.parent if _is_part(folder) else folder
-        name, hub_id, found = _called(folder), _hub_id_of(folder), _licence(card)
-    link = found.get("licence_link", "")
+        name, hub_id, licence = _called(folder), _hub_id_of(folder), _licence(card)
+    link = licence.get("licence_link", "")
     if link and not link.startswith("https://"):  # a file beside the base's card
-        found["licence_link"] = f"{HUB}/{hub_id}/blob/main/{quote(link)}" if hub_id else None
-    return Base(role, name, hub_id, **found)
+        licence["licence_link"] = f"{HUB}/{hub_id}/blob/main/{quote(link)}" if hub_id else None
+    return Base(role, name, hub_id, **licence)
 
 
 def _called(folder: Path) -> str:
-    """What a folder is called; of the encoder in a model's folder, the model's name before it."""
+    """Return a folder's name; for the encoder in a model's folder, with the model's name before it."""
     return f"{run_name(folder.parent)}/{folder.name}" if _is_part(folder) else run_name(folder)
 
 
 def _is_part(folder: Path) -> bool:
-    """Whether a folder is the encoder in a model's folder, whose card is the model's."""
+    """Return whether a folder is the encoder in a model's folder, whose card is the model's."""
     return folder.name == "encoder"
 
 
 def _hub_id_of(folder: Path) -> str | None:
-    """The hub id of a folder in the hub's cache, or the one that its config says it was made of."""
+    """Return the hub id of a folder in the hub's cache, or the one in its config."""
     cached = re.fullmatch(r"models--(.+?)--(.+)", folder.resolve().parent.parent.name)
     try:
         name = "/".join(cached.groups()) if cached else read_json(folder / "config.json", "").get(NAME)
@@ -94,15 +93,15 @@ def _hub_id_of(folder: Path) -> str | None:
 
 
 def _licence(model: str | Path) -> dict[str, Any]:
-    """What the front matter of a base's README says, of a hub id that of the local copy; nothing is downloaded."""
+    """Read the licence in the front matter of a base's README (for a hub id, the local copy); nothing is downloaded."""
     try:
         readme = constants.REPOCARD_NAME
         file: Any = model / readme if isinstance(model, Path) else try_to_load_from_cache(model, readme)
         data = ModelCard.load(Path(file), ignore_metadata_errors=True).data
-        found = {"licence": data.license, "licence_name": data.license_name, "licence_link": data.license_link}
-    except Exception:  # whatever a README holds or lacks, no training is to fail of it
+        licence = {"licence": data.license, "licence_name": data.license_name, "licence_link": data.license_link}
+    except Exception:  # no training may fail because of a README
         return {}
-    licence = found["licence"]
-    if not isinstance(licence, str) or not LICENCE.fullmatch(licence) or licence == UNKNOWN:
+    identifier = licence["licence"]
+    if not isinstance(identifier, str) or not LICENCE.fullmatch(identifier) or identifier == UNKNOWN:
         return {}
-    return {key: value for key, value in found.items() if isinstance(value, str)}
+    return {key: value for key, value in licence.items() if isinstance(value, str)}

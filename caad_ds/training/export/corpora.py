@@ -1,4 +1,4 @@
-"""The corpora that a run is trained on: counted by the records' `source`, kept as `corpora.json` in its folder."""
+"""The corpora that a run is trained on: counted by the records' `source`, saved as `corpora.json` in its folder."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,11 +8,11 @@ from caad_ds.utils.files import read_json, write_json
 from caad_ds.utils.text import is_text
 
 FILE = "corpora.json"
-UNNAMED = ""  # of records whose `source` is no text
+UNNAMED = ""  # records whose `source` is not text
 
 
 class Corpora(dict[str, tuple[int, float]]):
-    """Samples, and seconds of audio, by corpus."""
+    """Map corpora to (samples, seconds of audio)."""
 
     def count(self, record: Mapping[str, Any], seconds: float) -> None:
         """Add a sample."""
@@ -21,7 +21,7 @@ class Corpora(dict[str, tuple[int, float]]):
 
     @classmethod
     def together(cls, several: "Iterable[Corpora]") -> "Corpora":
-        """Those of all ranks, by name."""
+        """Sum the corpora of all ranks, by name."""
         whole = cls()
         for name, (samples, seconds) in sorted(item for each in several for item in each.items()):
             whole._add(name, samples, seconds)
@@ -33,13 +33,13 @@ class Corpora(dict[str, tuple[int, float]]):
 
 
 def write_corpora(folder: Path, read: Iterable[tuple[Path, Corpora]]) -> None:
-    """Keep the corpora of each folder of shards in a run's folder."""
-    if found := {str(shards): each for shards, each in read}:  # of a stream there are none
+    """Write the corpora of each folder of shards to a run's folder."""
+    if found := {str(shards): each for shards, each in read}:  # a stream has none
         write_json(folder / FILE, found)
 
 
 def read_corpora(folder: Path, shards: str) -> Corpora | None:
-    """Those of a folder of shards that a run's folder keeps; None of a run that has not counted them."""
+    """Read the corpora of a folder of shards from a run's folder; None if the run did not count them."""
     if not (folder / FILE).is_file():
         return None
     found = read_json(folder / FILE, "remove it, and the model's card names no corpora").get(shards)

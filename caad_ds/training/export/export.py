@@ -1,4 +1,4 @@
-"""Write a run's checkpoint as a model folder, the one that the run would leave if it ended there."""
+"""Write a run's checkpoint as a model folder, as the run itself would write it if it ended there."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from caad_ds.utils.progress import Heartbeat
 if TYPE_CHECKING:
     from caad_ds.training.export.model_card import Scores
 
-CARD = "card"  # key there: sha256 of the card as it was exported
+CARD = "card"  # key in it: sha256 of the exported card
 
 
 def export(
@@ -24,11 +24,11 @@ def export(
     merge: bool = True,
     scores: "Callable[[Path], Sequence[Scores]] | None" = None,
 ) -> None:
-    """Verify a checkpoint (of a run the newest), put its weights into the config's student, write the folder `out`.
+    """Verify a checkpoint (for a run, the newest), load its weights into the student, and write the folder `out`.
 
-    `merge` adds LoRA's products to the weights. `scores` gives what the model's card shows, from the folder before it
-    has its name. UserError for what is no run or checkpoint, or damaged, and where `out` is not an export, or one
-    whose card was edited.
+    `merge` merges LoRA adapters into the weights. `scores` computes the scores for the model card from the folder,
+    before that is renamed to `out`. UserError if the source is not a run or checkpoint or is damaged, and if `out` is
+    not an export, or one whose card was edited.
     """
     with Heartbeat() as heartbeat:
         heartbeat.begin(f"reading {run_or_checkpoint}")
@@ -36,7 +36,7 @@ def export(
         source = padded(run_or_checkpoint)
         cfg, output_dir = resolved_config(source)
         check_there(source, output_dir)
-        # DeepSpeed takes seconds to import; a wrong path is told before.
+        # DeepSpeed takes seconds to import; a wrong path is reported before.
         from safetensors.torch import load_file
 
         from caad_ds.training import engines
@@ -71,24 +71,24 @@ def export(
         origin = {"run": cfg.run.name, "step": state.step, "identity": state.identity}
 
         def describe(model: Path) -> None:
-            told = scores(model) if scores is not None else ()
-            write_card(model, cfg=cfg, run=output_dir, step=state.step, reader=student.reader, scores=told)
+            evaluations = scores(model) if scores is not None else ()
+            write_card(model, cfg=cfg, run=output_dir, step=state.step, reader=student.reader, scores=evaluations)
             write_json(model / ORIGIN, origin | {CARD: file_hash(model / README)})
 
         write_model(out, student, weights, DTYPES[cfg.run.precision], merge=merge, describe=describe)
-        if (out / "config.json").is_file():  # a folder of adapters is no model that could be evaluated
+        if (out / "config.json").is_file():  # a folder of adapters alone cannot be evaluated
             note_export(cfg, state.tracking_id, out, folder.name)
         heartbeat.say(f"exported {folder} to {out}")
 
 
 def padded(source: Path) -> Path:
-    """The checkpoint `step-00000400` where `step-400` is given."""
+    """Return the checkpoint `step-00000400` for `step-400`."""
     step = re.fullmatch(r"step-(\d+)", source.name)
     return source.with_name(f"step-{int(step[1]):08d}") if step and not source.exists() else source
 
 
 def check_ours(out: Path) -> None:
-    """Refuse to replace what is not an export."""
+    """Refuse to replace a folder that is not an export."""
     if out.exists() and not (out / ORIGIN).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out {out}: exists, and is not an export of caad-ds; name another folder, or remove it")
     if out.is_symlink():
@@ -101,7 +101,7 @@ def check_ours(out: Path) -> None:
 
 
 def check_there(source: Path, output_dir: Path) -> None:
-    """Refuse a checkpoint that the run does not have, and name those that it has."""
+    """Refuse a checkpoint that the run does not have, and list those that it has."""
     if not source.is_dir():
         there = sorted(path.name for path in (output_dir / "checkpoints").glob("step-*") if path.suffix != ".partial")
         have = f"there are {', '.join(there)}" if there else "the run has none yet, train it first"
@@ -109,7 +109,7 @@ def check_there(source: Path, output_dir: Path) -> None:
 
 
 def resolved_config(source: Path) -> tuple[Config, Path]:
-    """The config that the run of a source was begun with, and the run's folder."""
+    """Return the config that the source's run started with, and the run's folder."""
     for output_dir in (source, source.resolve().parent.parent):
         if (output_dir / "config.yaml").is_file() and (output_dir / "checkpoints").is_dir():
             return load_config(output_dir / "config.yaml"), output_dir

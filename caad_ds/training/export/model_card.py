@@ -22,7 +22,7 @@ from caad_ds.utils.wording import short
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MISSING = "not recorded"
-OTHER = "other"  # the hub's identifier of a licence that has a name and a link of its own
+OTHER = "other"  # the hub's identifier of a licence with a custom name and link
 TASK = "audio-text-to-text"
 MOST_CORPORA = 20
 LONGEST_NOTE = 2000  # characters
@@ -30,8 +30,7 @@ LONGEST_NOTE = 2000  # characters
 
 @dataclass(frozen=True)
 class Scores:
-    """An evaluation of the model, as its card shows it: texts, of which none is Markdown, and figures for the front
-    matter."""
+    """An evaluation of the model for its card: plain texts, not Markdown, and figures for the front matter."""
 
     title: str
     setup: str
@@ -44,10 +43,10 @@ class Scores:
 def write_card(
     folder: Path, *, cfg: Config, run: Path, step: int, reader: Reader, scores: Sequence[Scores] = ()
 ) -> None:
-    """Write the card of a model folder that is otherwise whole.
+    """Write the card of a model folder that is otherwise complete.
 
-    `run` is the folder of the run that trained it, `step` the number of optimizer steps that were done, `reader` what
-    reads the model's prompts.
+    `run` is the folder of the run that trained it, `step` the number of finished optimizer steps, `reader` the reader
+    of the model's prompts.
     """
     start = StartRecord.read(run, cfg)
     corpora = None if cfg.data.reader == "stream" else read_corpora(run, str(Path(str(cfg.data.train))))
@@ -103,7 +102,7 @@ def _front_matter(
 
 
 def _licence(bases: Sequence[Base]) -> dict[str, Any]:
-    """The one licence that all bases have; where they have several, or one is not known, the hub's "unknown"."""
+    """Return the licence that all bases share; the hub's "unknown" if they differ or one is not known."""
     found = {(base.licence, base.licence_name, base.licence_link) for base in bases if not base.random}
     licence, name, link = found.pop() if len(found) == 1 else (None, None, None)
     if licence is None or (licence == OTHER and not link):
@@ -130,7 +129,7 @@ def _linked(base: Base) -> str:
 
 
 def _published_class(config: dict[str, Any]) -> str | None:
-    """The class of transformers that reads the folder; None of a model of our own family."""
+    """Return the transformers class that loads the folder; None for our own family."""
     names = config.get("architectures") or []
     own = config.get("model_type") == SpeechLMConfig.model_type
     return names[0] if names and not own and str(names[0]).isidentifier() else None
@@ -141,11 +140,11 @@ def _data(start: StartRecord, corpora: Corpora | None) -> dict[str, Any]:
     if not corpora:
         return hashes
     rows = sorted(corpora.items(), key=lambda item: -item[1][1])
-    told = [(plain(name) or "(without a name)", *counts) for name, counts in rows[:MOST_CORPORA]]
+    table = [(plain(name) or "(without a name)", *counts) for name, counts in rows[:MOST_CORPORA]]
     if rest := [counts for _, counts in rows[MOST_CORPORA:]]:
-        told.append((f"{len(rest)} others", sum(each[0] for each in rest), sum(each[1] for each in rest)))
+        table.append((f"{len(rest)} others", sum(row[0] for row in rest), sum(row[1] for row in rest)))
     return hashes | {
-        "corpora": [(name, f"{samples:,}", _hours(seconds)) for name, samples, seconds in told],
+        "corpora": [(name, f"{samples:,}", _hours(seconds)) for name, samples, seconds in table],
         "samples": f"{sum(samples for samples, _ in corpora.values()):,}",
         "hours": _hours(sum(seconds for _, seconds in corpora.values())),
     }

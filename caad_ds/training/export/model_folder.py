@@ -1,4 +1,4 @@
-"""The folder of a trained model: what a run leaves at its end, and what `caad-ds export` writes."""
+"""Write the folder of a trained model, at the end of a run and in `caad-ds export`."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,9 +15,9 @@ from caad_ds.utils.files import disk_errors
 
 
 def all_weights(student: AudioLM, trainable: Mapping[str, Tensor], frozen: str, config: Path) -> dict[str, Tensor]:
-    """A checkpoint's trainable weights, and the frozen ones of the student as `config` builds it.
+    """Join a checkpoint's trainable weights with the frozen ones of the student that `config` builds.
 
-    UserError where that is not the student of the run: other trainable weights, or a frozen hash other than `frozen`.
+    UserError if that is not the run's student: other trainable weights, or a frozen hash other than `frozen`.
     """
     own = dict(student.named_parameters())
     expected = {name: parameter.shape for name, parameter in own.items() if parameter.requires_grad}
@@ -32,14 +32,14 @@ def all_weights(student: AudioLM, trainable: Mapping[str, Tensor], frozen: str, 
 
 
 def trained(student: AudioLM, weights: Mapping[str, Tensor], dtype: torch.dtype, merge: bool) -> AudioLM:
-    """The student with `weights` (all of them, under its own names; a tied head may be left out), in `dtype`.
+    """Return the student with `weights` (all of them, under its own names; a tied head may be left out), in `dtype`.
 
-    `merge` makes its adapters, if it has any, part of the weights beside them.
+    `merge` merges its adapters, if any, into the weights.
     """
-    made = student.rebuilt(weights, dtype)
+    model = student.rebuilt(weights, dtype)
     if merge:
-        made.merge_adapters()
-    return made
+        model.merge_adapters()
+    return model
 
 
 def write_model(
@@ -51,19 +51,19 @@ def write_model(
     merge: bool = True,
     describe: Callable[[Path], object] | None = None,
 ) -> None:
-    """Write a model folder that `load` reads, whole or not at all; it replaces what was there.
+    """Write a model folder that `load` reads, atomically; an existing one is replaced.
 
-    Adapters are merged unless `merge` is false, an encoder's always. `describe` is given the folder before it has its
-    name, to put its description beside the model. NotFinite if a weight is NaN or infinite.
+    Adapters are merged unless `merge` is false, an encoder's always. `describe` is called with the folder before it is
+    renamed, and may add a description of the model. NotFinite if a weight is NaN or infinite.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    made = trained(student, weights, dtype, merge)
-    for module in (made.module, *made.modules_outside().values()):
+    model = trained(student, weights, dtype, merge)
+    for module in (model.module, *model.modules_outside().values()):
         require_finite(module.named_parameters(), f"{folder} is not written", "use an older checkpoint")
     try:
         with disk_errors(folder):
-            made.save(partial)
+            model.save(partial)
             if describe is not None:
                 describe(partial)
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The settings that made a model, as rows of its card."""
+"""The training settings of a model, as rows of its card."""
 
 from caad_ds.config.listing import field_of
 from caad_ds.config.schema import Config
@@ -11,7 +11,7 @@ ALWAYS = (
     "teacher.negative", "objective.audio_dropout", "objective.dropout_negative", "student.train", "optimizer.lr",
     "optimizer.batch_size", "run.precision", "run.seed",
 )  # fmt: skip
-# What lies where on a machine, and what the tables of data and bases say.
+# Paths on a machine, and what the tables of data and bases contain.
 ELSEWHERE = (
     "data.train", "teacher.path", "student.path", "student.llm", "student.encoder", "student.tokenizer",
     "student.deepspeed",
@@ -19,8 +19,8 @@ ELSEWHERE = (
 
 
 def recipe(cfg: Config) -> list[tuple[str, str, str]]:
-    """(key, value, meaning) of the settings that decide the course of training: the main ones, and those that are not
-    at their default."""
+    """Return (key, value, meaning) of the settings that decide the course of training: the main ones, and those not at
+    their default."""
     read, own = flatten(cfg.read_keys()), flatten(course(cfg, exclude_defaults=True))
     unread = {"optimizer.batch_size"} if cfg.optimizer.batch_tokens else set()
     if cfg.negative is None:
@@ -40,6 +40,6 @@ def _value(value: object) -> str:
 
 
 def _meaning(key: str) -> str:
-    """What the schema says of a key; "" of one within a user's own mapping."""
+    """Return the schema's description of a key; "" for one within a user's own mapping."""
     field = field_of(key)
     return (field.description if field else None) or ""

@@ -1,4 +1,4 @@
-"""What is written into a run's folder when it starts: its config, and for the model's card what may change later."""
+"""Files written when a run starts: its config, and for the model card what may change later."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,10 +20,10 @@ START = "start.json"
 
 @dataclass(frozen=True)
 class StartRecord:
-    """The bases of a run as they were called then, the versions that it started with, and hashes of its data.
+    """The bases, the package versions and hashes of the data, as a run started.
 
-    `data` has `index` and `manifest`, sha256 of the shards' index and of the manifest that was packed; it is empty
-    where a stream was read, and with `versions` where an earlier caad-ds has started the run.
+    `data` has `index` and `manifest`: sha256 of the shards' index and of the packed manifest. It is empty for a stream;
+    `data` and `versions` are empty if an earlier caad-ds started the run.
     """
 
     bases: list[Base]
@@ -32,7 +32,7 @@ class StartRecord:
 
     @classmethod
     def of(cls, cfg: Config, reader: IndexedReader | StreamReader) -> "StartRecord":
-        """That of a run which starts now, with what reads its data."""
+        """Record a run that starts now."""
         versions = {"caad-ds": __version__} | {name: installed_version(name) or "" for name in PACKAGES}
         commit = git_commit(PACKAGE)
         data = {}
@@ -42,7 +42,7 @@ class StartRecord:
 
     @classmethod
     def read(cls, run: Path, cfg: Config) -> "StartRecord":
-        """That in a run's folder; of a run that has none, its bases as they are now."""
+        """Read the record in a run's folder; if there is none, record its bases as they are now."""
         file, remedy = run / START, "remove it, and the model's card says less"
         if not file.is_file():
             return cls(bases_of(cfg))

@@ -1,4 +1,4 @@
-"""What MLflow gets of a training run: its settings, where it comes from, its data, and the model that it made."""
+"""Log a training run to MLflow: its settings, origin, data and model."""
 
 import logging
 from pathlib import Path
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def start_tracker(
     cfg: Config, reader: IndexedReader | StreamReader, device: torch.device, run_id: str | None
 ) -> Tracker:
-    """Begin the run in MLflow, or resume it; on other ranks than the main one the tracker does nothing."""
+    """Start the run in MLflow, or resume it; the tracker does nothing on ranks other than the main one."""
     target = Target.of(cfg.tracking.uri, cfg.tracking.experiment)
     if not (cfg.tracking.enabled and is_main()):
         return Tracker(target, cfg.run.name, {}, enabled=False, run_id=run_id)
@@ -45,19 +45,19 @@ def start_tracker(
 
 
 def note_model(tracker: Tracker, cfg: Config, folder: Path) -> None:
-    """Tag the run with the hash of its model, by which evaluations find it; upload the folder if asked for."""
+    """Tag the run with the hash of its model, by which evaluations find it; upload the folder if configured."""
     if not cfg.tracking.enabled:
         return
     try:
         tracker.tag(MODEL, model_hash(folder))
-    except (OSError, UserError) as error:  # the model is written, and the run is not to fail after that
+    except (OSError, UserError) as error:  # the model is written; the run must not fail after that
         logger.warning("MLflow did not get the model's hash: %s", error)
     if cfg.tracking.log_model:
         tracker.artifact(folder)
 
 
 def note_export(cfg: Config, run_id: str | None, folder: Path, checkpoint: str) -> None:
-    """Tag the run of an exported checkpoint with the hash of that model; a failure is a warning and no more."""
+    """Tag the run of an exported checkpoint with the hash of that model; a failure is only a warning."""
     if not cfg.tracking.enabled or run_id is None:
         return
     try:
@@ -65,18 +65,18 @@ def note_export(cfg: Config, run_id: str | None, folder: Path, checkpoint: str) 
         if (file := sqlite_path(uri)) and not file.exists():
             raise UserError(f"{file} is not there")
         log_tags(connect(uri), run_id, {f"{EXPORTED}{model_hash(folder)}": checkpoint})
-    except Exception as error:  # whatever fails in a store, the model is on disk
+    except Exception as error:  # the model is on disk, whatever fails in a store
         logger.warning("MLflow did not get the export, evaluations of it will be no children: %s", reason(error))
 
 
 def data_sets(cfg: Config, reader: IndexedReader | StreamReader) -> list[Data]:
-    """Name what the run trains on and validates with, by the hash of the index; a stream by that of its addresses."""
+    """Return the run's training and validation data, by the hash of the index; a stream by that of its addresses."""
     if isinstance(reader, StreamReader):
         train = cfg.data.train if isinstance(cfg.data.train, str) else " ".join(cfg.data.train)
-        found = [Data("stream", train, reader.identity, "training")]
+        data = [Data("stream", train, reader.identity, "training")]
     else:
-        found = [_indexed(Path(str(cfg.data.train)), "training")]
-    return found + ([_indexed(cfg.data.validation, "validation")] if cfg.data.validation else [])
+        data = [_indexed(Path(str(cfg.data.train)), "training")]
+    return data + ([_indexed(cfg.data.validation, "validation")] if cfg.data.validation else [])
 
 
 def _indexed(folder: Path, context: str) -> Data:

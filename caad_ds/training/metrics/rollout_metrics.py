@@ -1,4 +1,4 @@
-"""What a run reports of answers that its student has drawn, and warnings where these collapse."""
+"""Metrics of the answers that a run's student has drawn, and warnings when these collapse."""
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -13,11 +13,11 @@ RARE = 0.05  # share of answers that end
 
 
 def means_of(sums: Mapping[str, float], different: Iterable[int], tokens: float) -> dict[str, float]:
-    """What is reported of drawn answers, from sums over all ranks: lengths in tokens, and shares of the answers.
+    """Return metrics of drawn answers, from sums over all ranks: lengths in tokens, and shares of the answers.
 
-    `same` is the share of an answer's tokens that stand in the pseudo ground truth at the same place; `given` the
-    length that the pseudo ground truth has, as far as an answer may be drawn; `different` has a number for each.
-    `token_share` is what was drawn as a share of the `tokens` of the samples that were read.
+    `same` is the share of an answer's tokens that the pseudo ground truth has at the same position; `given` the length
+    of the pseudo ground truth, up to the longest answer that may be drawn; `different` has a number for each distinct
+    answer. `token_share` is the number of drawn tokens over the `tokens` of the samples that were read.
     """
     answers = sums.get("answers", 0.0)
     if not answers:
@@ -29,37 +29,37 @@ def means_of(sums: Mapping[str, float], different: Iterable[int], tokens: float)
 
 
 def report(rollouts: Rollouts | None, tokens: float) -> dict[str, float]:
-    """The means of what all ranks have drawn since the last report, beside the `tokens` that they read.
+    """Return metrics of what all ranks have drawn since the last report, while they read `tokens`.
 
     Every rank calls it.
     """
     if rollouts is None:
         return {}
     counts, different = rollouts.read_counts()
-    found = gathered((counts, different))
-    sums = {name: sum(each.get(name, 0.0) for each, _ in found) for name in found[0][0]}
-    return means_of(sums, chain(*(numbers for _, numbers in found)), tokens)
+    ranks = gathered((counts, different))
+    sums = {name: sum(counted.get(name, 0.0) for counted, _ in ranks) for name in ranks[0][0]}
+    return means_of(sums, chain(*(numbers for _, numbers in ranks)), tokens)
 
 
 def warnings(values: Mapping[str, float], settings: OnPolicySection | None) -> list[str]:
-    """What to say of the drawn answers behind a report, where they collapse or do not end."""
+    """Return warnings about the drawn answers behind a report: they collapse, or do not end."""
     if settings is None or "rollout/length" not in values:
         return []
     length, given = values["rollout/length"], values["rollout/given"]
-    told = []
+    messages = []
     if length < SHORT * given:
-        told.append(
+        messages.append(
             f"drawn answers have {length:.1f} tokens where the pseudo ground truth has {given:.1f} "
             f"({values['rollout/empty']:.0%} are empty): the student may be collapsing to short answers"
         )
-    if values.get("rollout/entropy", SURE) < SURE:  # there is none where no step was applied
-        told.append(
+    if values.get("rollout/entropy", SURE) < SURE:  # missing if no step was applied
+        messages.append(
             f"the student's entropy on drawn answers is {values['rollout/entropy']:.4f} nats "
             f"({values['rollout/distinct']:.0%} of them are distinct): it may be collapsing to few answers"
         )
     if values["rollout/ended"] < RARE and given < settings.max_new_tokens:
-        told.append(
+        messages.append(
             f"{1 - values['rollout/ended']:.0%} of the drawn answers were cut at on_policy.max_new_tokens "
             f"{settings.max_new_tokens}: the student does not end its answers"
         )
-    return told
+    return messages

@@ -1,4 +1,4 @@
-"""Sums over rows, ranks and micro-steps, and what is reported of them."""
+"""Sums over rows, ranks and micro-steps, and the means that are reported."""
 
 import torch
 import torch.distributed as dist
@@ -7,9 +7,9 @@ from torch import Tensor
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
 
-TOTALS = ("rows", "samples", "tokens", "positions")  # sums that are reported as they are
-# Diagnostics of the loss that are sums over rows, reported as means under these names: of the pseudo ground truth, and
-# of what is distilled, which are other rows where the student has drawn answers.
+TOTALS = ("rows", "samples", "tokens", "positions")  # sums that are reported as such
+# Diagnostics of the loss: sums over rows, reported as means under these names. The first are over rows of the pseudo
+# ground truth, the others over the distilled rows, which differ if the student has drawn answers.
 MEANS = ("token_accuracy", "student_entropy")
 KD_MEANS = ("agreement", "teacher_entropy", "contrast_shift", "alpha", "advantage", "hidden_distance")
 
@@ -17,7 +17,7 @@ KD_MEANS = ("agreement", "teacher_entropy", "contrast_shift", "alpha", "advantag
 class MetricSums:
     """Named sums on the device; reading them is one all-reduce.
 
-    `objective` says how kd and ce make the loss; objective ce has no teacher, and so no kd.
+    `objective` combines kd and ce to the loss; objective ce has no teacher and no kd.
     """
 
     def __init__(self, device: torch.device, objective: ObjectiveSection):
@@ -26,7 +26,7 @@ class MetricSums:
         self.values: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor | float) -> None:
-        """Add to a sum (without waiting for the device)."""
+        """Add to a sum, without waiting for the device."""
         value = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
         self.values[name] = self.values.get(name, torch.zeros_like(value)) + value
 
@@ -40,7 +40,7 @@ class MetricSums:
     ) -> None:
         """Add one micro-step's loss terms (means over `normalizer`) and diagnostics (sums over rows).
 
-        Where the student has drawn answers, kd is a mean over `kd_normalizer`.
+        If the student has drawn answers, kd is a mean over `kd_normalizer`.
         """
         over = normalizer if kd_normalizer is None else kd_normalizer
         self.add("kd", kd.double() * over)
@@ -51,15 +51,15 @@ class MetricSums:
             self.add(name, value)
 
     def add_batch(self, batch: Batch) -> None:
-        """Add how many samples, tokens and positions (padding included) a batch has."""
+        """Count a batch's samples, tokens and positions (padding included)."""
         self.add("samples", len(batch.keys))
         self.add("tokens", float(batch.attention_mask.sum()))
         self.add("positions", batch.attention_mask.numel())
 
     def means(self) -> dict[str, float]:
-        """Loss, kd, ce and diagnostics as means over all ranks' rows since the last call; then all sums are zero.
+        """Return means of loss, kd, ce and diagnostics over all ranks' rows since the last call, and reset all sums.
 
-        Where no output was added, on all ranks, there are no means; what batches added is there.
+        If no rank added an output, there are only the totals of batches.
         """
         names = sorted(self.values)
         total = torch.stack([self.values[name] for name in names])
@@ -85,7 +85,7 @@ class MetricSums:
 
 
 def step_line(done: int, total: int, values: dict[str, float]) -> str:
-    """What a run prints of a step: its terms, the speed, and the time that is left."""
+    """Format the line that a run prints for a step: loss terms, speed and time left."""
     left = int(values["seconds_per_step"] * (total - done))
     terms = "no step applied  "
     if "ce" in values:

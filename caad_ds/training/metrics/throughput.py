@@ -1,4 +1,4 @@
-"""What a run costs while it runs: time by part, throughput, padding, memory, use of the device's arithmetic."""
+"""Measure a run: time by part, throughput, padding, memory and MFU."""
 
 import resource
 import time
@@ -15,7 +15,7 @@ from caad_ds.utils.flops import flop_counter
 
 
 class Stopwatch:
-    """Seconds by part. On CUDA events mark begin and end, so that nothing waits for the device until it is read."""
+    """Seconds by part. On CUDA it records events, and waits for the device only when read."""
 
     def __init__(self) -> None:
         self._spans: list[tuple] = []
@@ -23,7 +23,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Times what is done inside; what a part within takes is not the outer one's."""
+        """Time the block; the time of a nested part does not count for the outer one."""
         outer = self._within[-1] if self._within else None
         self._within.append(name)
         begin = _mark()
@@ -32,7 +32,7 @@ class Stopwatch:
         self._within.pop()
 
     def read(self) -> dict[str, float]:
-        """The seconds of each part since it was last read."""
+        """Return the seconds of each part since the last call."""
         if _cuda():
             torch.cuda.synchronize()
         seconds: dict[str, float] = defaultdict(float)
@@ -46,12 +46,12 @@ class Stopwatch:
 
 
 class Meter:
-    """Turns what a rank's steps took into numbers to log.
+    """Turns the time and work of a rank's steps into numbers to log.
 
-    `peak` in TFLOP/s is the device's for MFU; None: that of the device's name, or no MFU. The FLOPs per position are
-    counted in the first step, and again where `teacher_runs` changes (matrix products and attention as PyTorch counts
-    them, recomputation included); where steps are not `alike`, such as when the encoder runs for new clips alone, there
-    is no MFU.
+    `peak` is the device's in TFLOP/s for MFU; None: looked up by the device's name, or no MFU. The FLOPs per position
+    are counted in the first step, and again when `teacher_runs` changes (matrix products and attention as PyTorch
+    counts them, recomputation included). If steps are not `alike`, such as when the encoder runs for new clips only,
+    there is no MFU.
     """
 
     def __init__(self, precision: str, peak: float | None, alike: bool = True):
@@ -62,18 +62,18 @@ class Meter:
         self.restart()
 
     def teacher_runs(self, runs: bool) -> None:
-        """Say whether the teacher has run in the last step, or its states were read: then a step computes less."""
+        """Set whether the teacher ran in the last step; if its states were read, a step computes less."""
         if runs != self._teacher_runs:
             self._teacher_runs, self.flops_per_position = runs, None
 
     def restart(self) -> None:
-        """Begin again, after something that is no step."""
+        """Restart the clock after work that is not part of a step."""
         self.clock.read()
         self._began, self._steps, self._positions = time.monotonic(), 0, 0
 
     @contextmanager
     def step(self, batches: list[Batch]) -> Iterator[None]:
-        """Wraps this rank's part of an optimizer step over `batches`."""
+        """Measure this rank's part of an optimizer step over `batches`."""
         positions = sum(batch.input_ids.numel() for batch in batches)
         if self.peak is not None and self.flops_per_position is None:
             with flop_counter() as counter:
@@ -85,9 +85,9 @@ class Meter:
         self._positions += positions
 
     def read(self, samples: float, tokens: float, positions: float) -> dict[str, float]:
-        """The numbers since `restart` or the last reading; the arguments are sums over all ranks in that time.
+        """Return the numbers since `restart` or the last call; the arguments are sums over all ranks in that time.
 
-        Shares are of this rank's time; what is in none of them is optimizer, communication and logging.
+        Shares are of this rank's time; the remainder is optimizer, communication and logging.
         """
         parts = self.clock.read()
         elapsed = max(1e-9, time.monotonic() - self._began)
@@ -106,7 +106,7 @@ class Meter:
 
 
 def _cuda() -> bool:
-    """Whether the engines run on CUDA; a GPU may be there and not be used."""
+    """Whether the engines run on CUDA; a GPU may exist and not be used."""
     return get_accelerator().device_name() == "cuda"
 
 
@@ -123,7 +123,7 @@ def _known_peak() -> float | None:
 
 
 def _memory() -> int:
-    """The most that was held so far, in bytes: of the device where there is one, else of this process."""
+    """Return the peak memory so far in bytes: of the device if there is one, else of this process."""
     if _cuda():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,1 +1,1 @@
-"""What a run needs, from its config and architectures: no weights, no GPU (`caad-ds plan`)."""
+"""Estimate what a run needs, from its config and architectures: no weights, no GPU (`caad-ds plan`)."""

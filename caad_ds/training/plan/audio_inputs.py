@@ -1,4 +1,4 @@
-"""What a model takes of an audio of so many seconds: shapes of features, real masks, and how many positions it has."""
+"""A model's inputs for an audio of given length: shapes of features, real masks, and number of positions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +17,14 @@ from caad_ds.training.plan.meta_models import MetaModel
 from caad_ds.training.plan.shape_run import ShapeRun
 from caad_ds.utils.errors import UserError
 
-FRAMES = 100  # a second, of Whisper's features
+FRAMES = 100  # of Whisper's features, per second
 
 
 def audio_inputs(model: MetaModel, seconds: float) -> tuple[Audio, int]:
-    """The inputs of one audio, and its positions in the text; of a family of transformers the tower tells them.
+    """Return the inputs of one audio, and its number of positions in the text.
 
-    By the processor in the model's folder where there is one. UserError where the family's is needed and not there.
+    They come from the processor in the model's folder if there is one. UserError if the family needs its processor and
+    it is missing.
     """
     lm = model.lm
     if isinstance(lm, SpeechAudioLM):
@@ -33,9 +34,9 @@ def audio_inputs(model: MetaModel, seconds: float) -> tuple[Audio, int]:
     folder = model.described.folder
     if folder is not None and all(any(folder.glob(n) for n in names) for names in PROCESSOR_FILES.values()):
         reader = lm.reads.load(lm.of, folder)
-        made = reader.features([np.zeros(max(1, round(seconds * SAMPLE_RATE)), np.float32)])
-        heard = {n: each.to("meta") if each.is_floating_point() else each for n, each in made.audio.items()}
-        return heard, made.positions[0]
+        features = reader.features([np.zeros(max(1, round(seconds * SAMPLE_RATE)), np.float32)])
+        inputs = {n: each.to("meta") if each.is_floating_point() else each for n, each in features.audio.items()}
+        return inputs, features.positions[0]
     if lm.family not in WHISPER_LIKE:
         raise UserError(
             f"{model.described.name}: what the processor of a {lm.family} makes of audio is not known without it; give "
@@ -46,22 +47,22 @@ def audio_inputs(model: MetaModel, seconds: float) -> tuple[Audio, int]:
 
 
 def _positions(lm: TransformersLM, audio: Audio) -> int:
-    """How many embeddings the tower and the projector give."""
+    """Count the embeddings that the tower and the projector output."""
     body = lm.module.base_model
-    if not hasattr(body, "get_audio_features"):  # Qwen2-Audio, whose tower says it of its mask
+    if not hasattr(body, "get_audio_features"):  # Qwen2-Audio, whose tower computes it from its mask
         return int(lm.tower._get_feat_extract_output_lengths(audio["feature_attention_mask"].sum(-1))[1])  # type: ignore[operator]
     given = lm.reads.inputs({name: value[torch.tensor([0])] for name, value in audio.items()})
     dtype = lm.dtype
     with torch.no_grad(), ShapeRun(lm.module.parameters()):
-        found = body.get_audio_features(  # type: ignore[operator]
+        output = body.get_audio_features(  # type: ignore[operator]
             **{name: each.to(dtype) if each.is_floating_point() else each for name, each in given.items()}
         )
-    states: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+    states: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return states.flatten(0, -2).shape[0]
 
 
 def _whole_window(config: Any, seconds: float) -> Audio:
-    """Features padded to one window, and a mask of their frames."""
+    """Return features padded to one window, and a mask of their frames."""
     frames = 2 * config.max_source_positions
     return {
         "input_features": _meta(1, config.num_mel_bins, frames),
@@ -70,7 +71,7 @@ def _whole_window(config: Any, seconds: float) -> Audio:
 
 
 def _whole_seconds(config: Any, seconds: float) -> Audio:
-    """Features padded to whole seconds (thinker_lm.py), and a mask of their frames."""
+    """Return features padded to whole seconds (thinker_lm.py), and a mask of their frames."""
     frames = FRAMES * (int(seconds + 400 / SAMPLE_RATE) + 1)
     return {
         "input_features": _meta(1, config.num_mel_bins, frames),
@@ -79,7 +80,7 @@ def _whole_seconds(config: Any, seconds: float) -> Audio:
 
 
 def _windows(config: Any, seconds: float) -> Audio:
-    """Whole windows without a mask."""
+    """Return whole windows without a mask."""
     frames = 2 * config.max_source_positions
     windows = max(1, -(-round(seconds * FRAMES) // frames))
     features = _meta(1, windows, config.num_mel_bins, frames)
@@ -87,7 +88,7 @@ def _windows(config: Any, seconds: float) -> Audio:
 
 
 def _masked_windows(config: Any, seconds: float) -> Audio:
-    """Whole windows, with a mask of their frames."""
+    """Return whole windows, with a mask of their frames."""
     positions = getattr(config, "max_source_positions", None) or config.max_position_embeddings
     frames = 2 * positions
     windows = max(1, -(-round(seconds * FRAMES) // frames))
@@ -106,7 +107,7 @@ WHISPER_LIKE: dict[str, Callable[[Any, float], Audio]] = {
 
 
 def placeholder(lm: AudioLM) -> int:
-    """The id that stands for audio; our own family has none, and takes any."""
+    """Return the placeholder id of audio; our own family has none, and accepts any."""
     config = lm.module.config
     names = ("audio_token_id", "audio_token_index")
     return next((int(getattr(config, name)) for name in names if getattr(config, name, None) is not None), 1)

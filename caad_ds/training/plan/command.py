@@ -1,4 +1,4 @@
-"""`caad-ds plan`: what a run needs, before anyone queues it."""
+"""`caad-ds plan`: estimate what a run needs before it is queued."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from caad_ds.training.plan.plan import plan
     from caad_ds.training.plan.tables import show
 
-    found = plan(
+    needs = plan(
         config,
         device=args.device.lower(),
         nodes=args.nodes or 1,
@@ -53,19 +53,19 @@ def run(args: argparse.Namespace) -> int:
         host_gb=args.host_gb,
     )
     if args.json:
-        print(json.dumps(found.as_dict(), indent=1))
+        print(json.dumps(needs.as_dict(), indent=1))
     else:
-        show(found)
+        show(needs)
     return 0
 
 
 def above_0(text: str) -> float:
-    """An argument that is a number above 0."""
+    """Parse an argument that is a number above 0."""
     return _within(text, lambda value: 0 < value < math.inf, "is no number above 0")
 
 
 def share(text: str) -> float:
-    """An argument that is a number above 0 and at most 1."""
+    """Parse an argument that is a number above 0 and at most 1."""
     return _within(text, lambda value: 0 < value <= 1, "is no share above 0 and at most 1")
 
 

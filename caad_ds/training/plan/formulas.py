@@ -1,7 +1,6 @@
-"""Every formula of a plan that is not measured by running shapes: bytes of states, of the loss and of files; FLOPs of
-heads; hours.
+"""Formulas of a plan for what shapes do not measure: bytes of states, loss and files; FLOPs of heads; hours.
 
-Symbols: T weights that train, S all of the student's, R ranks, w bytes of a weight (4 in fp32, 2 in bf16), N answer
+Symbols: T trainable weights, S all weights of the student, R ranks, w bytes per weight (4 in fp32, 2 in bf16), N answer
 rows, V tokens of the vocabulary, Hs and Ht the widths of student and teacher.
 """
 
@@ -14,12 +13,12 @@ from caad_ds.loss.chunked import rows_within_budget
 
 FP32 = 4
 ACCUMULATION = {"fp32": 4, "bf16": 2, "fp16": 2}
-SUB_GROUP = 1_000_000_000  # DeepSpeed's default of sub_group_size: the weights that ZeRO-3 steps at a time
+SUB_GROUP = 1_000_000_000  # DeepSpeed's default of sub_group_size: weights per optimizer step of ZeRO-3
 
 
 @dataclass(frozen=True)
 class States:
-    """Bytes of the student's engine per rank; `step` is what the optimizer's step takes for a moment."""
+    """Bytes of the student's engine per rank; `step` is the temporary memory of the optimizer's step."""
 
     weights: int
     gradients: int
@@ -31,17 +30,17 @@ class States:
 def student_states(
     total: int, trained: int, width: int, settings: Mapping[str, Any], ranks: int, on_cpu: bool = False
 ) -> States:
-    """What DeepSpeed holds of S and T, by the stage of its file.
+    """Compute what DeepSpeed holds for S and T, by the stage in its file.
 
-    Weights: w S, under stage 3 divided by R; of several ranks it also holds whole, at a time, those of
-    stage3_max_live_parameters.
+    Weights: w S, under stage 3 divided by R; with several ranks also up to stage3_max_live_parameters gathered at a
+    time.
     Gradients: stage 0 w T; stages 1 to 3 a T / R of the accumulation's dtype (a bytes, data_types.grad_accum_dtype) and
     a bucket of reduce_bucket_size weights, two of them with overlap_comm in stages 1 and 2; stage 1 w T on top.
     Optimizer: the fp32 master and AdamW's two moments, 12 T / R; in fp32 at stage 0 the weights are their own master.
     Step: gradients as one fp32 tensor, which ZeRO flattens (4 T / R), and AdamW's square root and its quotient
     (8 T / R), of at most sub_group_size weights under stage 3.
-    An offloaded optimizer has all of that, but the bucket, in the host's memory. On a CPU pages of a bucket that
-    nothing is written to are not held, so it counts as T at most.
+    An offloaded optimizer has all of that, except the bucket, in host memory. On a CPU, pages of a bucket that are
+    never written take no memory, so it counts as T at most.
     """
     zero = settings.get("zero_optimization", {})
     stage, share = zero.get("stage", 0), -(-trained // ranks)
@@ -66,17 +65,17 @@ def student_states(
 
 
 def gathered(largest: int, width: int, settings: Mapping[str, Any]) -> int:
-    """Bytes of a partitioned teacher that are whole at a time: its largest layer, and what is fetched ahead of it."""
+    """Return the bytes of a partitioned teacher gathered at a time: its largest layer, and what is prefetched."""
     ahead = settings.get("zero_optimization", {}).get("stage3_prefetch_bucket_size", 50_000_000)
     return (largest + int(ahead)) * width
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Shapes of the loss: N rows, V tokens in common, widths, products of the teacher's head, what trains.
+    """Shapes of the loss: N rows, V shared tokens, widths, products of the teacher's head, what trains.
 
     `products` is 0 without a teacher, 1 where the contrast is formed in hidden space (method.md, identity 1), else 2.
-    `passing` are those of a gate and of row weights, whose logits are gone before the loss needs memory.
+    `passing` counts those of a gate and of row weights, whose logits are freed before the loss needs memory.
     """
 
     rows: int
@@ -89,33 +88,33 @@ class Heads:
 
 
 def head_flops(heads: Heads) -> int:
-    """2 N V (Hs (2 + 1 if the head trains) + Ht (products + passing)).
+    """Return 2 N V (Hs (2 + 1 if the head trains) + Ht (products + passing)).
 
-    Logits, and the gradients of states and of the head's weight.
+    These are the logits, and the gradients of states and of the head's weight.
     """
     student = heads.student_width * (3 if heads.trains else 2)
     return 2 * heads.rows * heads.vocabulary * student + (heads.products + heads.passing) * teacher_product(heads)
 
 
 def teacher_product(heads: Heads) -> int:
-    """2 N V Ht: one product of the teacher's head."""
+    """Return 2 N V Ht: one product of the teacher's head."""
     return 2 * heads.rows * heads.vocabulary * heads.teacher_width
 
 
 def authors_head_flops(heads: Heads, positions: int) -> int:
-    """The same of all positions, the teacher's on both paths: 2 B S V (Hs (2 or 3) + 2 Ht)."""
+    """Return the same for all positions, the teacher's on both paths: 2 B S V (Hs (2 or 3) + 2 Ht)."""
     student = heads.student_width * (3 if heads.trains else 2)
     return 2 * positions * heads.vocabulary * (student + 2 * heads.teacher_width)
 
 
 def loss_bytes(heads: Heads, width: int, logits: int, device: str) -> tuple[int, int]:
-    """(bytes of the loss while it runs, bytes that it leaves for the backward).
+    """Return (bytes of the loss while it runs, bytes that it keeps for the backward).
 
-    A chunk of c rows within the budget of the device (chunked.py) has logits of student and target, and z_pos where the
-    teacher's head makes two products: c V of `logits` bytes each. The gradient is written over the student's, or on
-    CUDA into c V of the weights' bytes where that is another dtype. A CPU multiplies bf16 in fp32, so that both heads
-    are copied: 4 V (Hs + Ht). A head that trains has its gradient summed in fp32 beside a chunk's product (8 V Hs) and
-    handed on in its own dtype, scaled once (2 w V Hs). The gradient of the states is w N Hs.
+    A chunk of c rows within the budget of the device (chunked.py) has logits of student and target, and z_pos if the
+    teacher's head makes two products: c V of `logits` bytes each. The gradient overwrites the student's logits, or on
+    CUDA goes to c V of the weights' bytes if that is another dtype. A CPU multiplies bf16 in fp32, so both heads are
+    copied: 4 V (Hs + Ht). The gradient of a trainable head is summed in fp32 beside a chunk's product (8 V Hs), and
+    returned in its own dtype, scaled once (2 w V Hs). The gradient of the states is w N Hs.
     """
     chunk = min(heads.rows, rows_within_budget(device, heads.vocabulary, logits)) * heads.vocabulary
     kinds = 1 + heads.products
@@ -130,9 +129,9 @@ def loss_bytes(heads: Heads, width: int, logits: int, device: str) -> tuple[int,
 
 
 def checkpoint_bytes(trained: int, width: int, settings: Mapping[str, Any]) -> int:
-    """A checkpoint: the weights that train gathered (w T), and of DeepSpeed master and moments (12 T).
+    """Return the bytes of a checkpoint: the gathered trainable weights (w T), DeepSpeed's master and moments (12 T).
 
-    Below stage 3 DeepSpeed writes the weights that train once more (w T); stage 0 in fp32 has no master.
+    Below stage 3 DeepSpeed writes the trainable weights once more (w T); stage 0 in fp32 has no master.
     """
     stage = settings.get("zero_optimization", {}).get("stage", 0)
     master = 0 if stage == 0 and width == FP32 else FP32
@@ -140,18 +139,18 @@ def checkpoint_bytes(trained: int, width: int, settings: Mapping[str, Any]) -> i
 
 
 def cache_bytes(rows: int, teacher_width: int, width: int, form: CacheForm) -> int:
-    """A teacher's cache: of each row Ht values of w bytes, twice for `pair`, and 20 bytes of scalars."""
+    """Return the bytes of a teacher cache: per row Ht values of w bytes, twice for `pair`, and 20 bytes of scalars."""
     return rows * Layout(form, teacher_width, "fp32" if width == FP32 else "bf16").bytes_per_row
 
 
 def seconds(flops: Mapping[str, float], peaks: Mapping[str, float], shares: Mapping[str, float], ranks: int) -> float:
-    """Seconds of a step: the sum over parts of FLOPs / (R x peak in TFLOP/s x share of it that is had)."""
+    """Return the seconds of a step: the sum over parts of FLOPs / (R x peak in TFLOP/s x achieved share of it)."""
     return sum(value / (ranks * peaks[part] * 1e12 * shares[part]) for part, value in flops.items())
 
 
 @dataclass(frozen=True)
 class Phases:
-    """Bytes above what is held anyway, at their most, in each part of a step."""
+    """Peak bytes in each part of a step, beyond what is held throughout."""
 
     encoder: int
     teacher: int
@@ -162,10 +161,10 @@ class Phases:
 
     @property
     def most(self) -> str:
-        """The name of the largest."""
+        """The name of the largest part."""
         return max((field.name for field in fields(self)), key=lambda name: getattr(self, name))
 
     @property
     def peak(self) -> int:
-        """The largest."""
+        """The bytes of the largest part."""
         return int(getattr(self, self.most))

@@ -1,4 +1,4 @@
-"""Teacher and student of a run on the meta device, from architectures: no weights, no tokenizer, no processor."""
+"""Build teacher and student of a run on the meta device, from architectures: no weights, tokenizer or processor."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import is_hub_id
 
-# The published config.json of some hub ids, which lie beside the configs that name them.
+# Published config.json files of some hub ids, beside the configs that name them.
 SHIPPED = Path(__file__).resolve().parents[3] / "configs"
 WINDOW_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class Described:
-    """A model's config.json: its `values`, the name that it was asked by, and its folder, where it has one."""
+    """A model's config.json: its `values`, the `name` it was requested by, and its folder if it has one."""
 
     values: dict[str, Any]
     name: str
@@ -50,9 +50,9 @@ class Described:
 
 
 def describe(name: str) -> Described:
-    """The architecture of a .json file, of a folder's config.json, or of a hub id, which may be among the shipped ones.
+    """Read the architecture in a .json file, in a folder's config.json, or of a hub id, of which some are shipped.
 
-    UserError where there is none. Of a hub id nothing but config.json is downloaded.
+    UserError if there is none. Only the config.json of a hub id is downloaded.
     """
     if is_architecture(name):
         return Described(read_architecture(name), name)
@@ -72,42 +72,42 @@ def describe(name: str) -> Described:
 
 @dataclass
 class MetaModel:
-    """A model on the meta device, and how its encoder and connector are known to be those of another."""
+    """A model on the meta device, and its description."""
 
     lm: AudioLM
     described: Described
 
     @property
     def config(self) -> Any:
-        """Of the class with the head."""
+        """The config of the class with the head."""
         return self.lm.module.config
 
 
 def student_of(cfg: Config, teacher: Described | None) -> MetaModel:
-    """The student of a config, with the weights that train chosen and its dtype set.
+    """Build the student of a config, with its trainable weights chosen and its dtype set.
 
-    `teacher` stands for a model that `student.path` names as well as `teacher.path`.
+    `teacher` replaces the model that `student.path` names if `teacher.path` names the same.
     """
     section = cfg.student
     if section.path is None:
         lm: AudioLM = _fresh(section, _text(describe(section.llm) if isinstance(section.llm, str) else section.llm))
-        made = MetaModel(lm, Described({"model_type": SpeechLMConfig.model_type}, "student"))
+        model = MetaModel(lm, Described({"model_type": SpeechLMConfig.model_type}, "student"))
     else:
         same = teacher is not None and cfg.teacher is not None and section.path == cfg.teacher.path
         described = teacher if same and teacher is not None else describe(section.path)
-        made = MetaModel(_of(described, section), described)
+        model = MetaModel(_of(described, section), described)
         if section.keep_layers is not None:
-            made.lm.keep_first_layers(section.keep_layers)
-    _choose_weights(made.lm, section)
+            model.lm.keep_first_layers(section.keep_layers)
+    _choose_weights(model.lm, section)
     if section.gradient_checkpointing:
-        made.lm.checkpoint_activations()
-    return _finished(made, cfg)
+        model.lm.checkpoint_activations()
+    return _finished(model, cfg)
 
 
 def teacher_described(cfg: Config, architecture: str | None) -> Described | None:
-    """What the teacher is: of `architecture` where it is given (a .json, a folder, or the YAML that trains it).
+    """Describe the teacher: by `architecture` if given (a .json, a folder, or the YAML that trains it).
 
-    None where the run has none, or the YAML describes it (see `teacher_of`).
+    None if the run has none, or the YAML describes it (see `teacher_of`).
     """
     if cfg.teacher is None:
         return None
@@ -125,14 +125,14 @@ def teacher_described(cfg: Config, architecture: str | None) -> Described | None
 
 
 def teacher_of(cfg: Config, described: Described) -> MetaModel:
-    """The frozen teacher; of the architecture of a causal LM it is our own family with the student's connector."""
-    made = _finished(MetaModel(_of(described, cfg.student), described), cfg)
-    made.lm.module.requires_grad_(False)
-    return made
+    """Build the frozen teacher; around a causal LM, our own family with the student's connector."""
+    model = _finished(MetaModel(_of(described, cfg.student), described), cfg)
+    model.lm.module.requires_grad_(False)
+    return model
 
 
 def shares_encoding(student: MetaModel, teacher: MetaModel) -> bool:
-    """Whether one run of the encoder serves both: in our own family, where the encoders are of one architecture.
+    """Return whether both models can share an encoding: in our own family, with encoders of one architecture.
 
     Their weights may differ; a run compares those.
     """
@@ -146,7 +146,7 @@ def shares_encoding(student: MetaModel, teacher: MetaModel) -> bool:
 
 
 def _of(described: Described, section: StudentSection) -> AudioLM:
-    """The model of a config.json; of a causal LM's the model that `section` would put around it."""
+    """Build the model of a config.json; for a causal LM, the model that `section` puts around it."""
     given = described.values.get("section")
     if isinstance(given, StudentSection):
         return _fresh(given, _text(describe(given.llm) if isinstance(given.llm, str) else given.llm))
@@ -155,9 +155,9 @@ def _of(described: Described, section: StudentSection) -> AudioLM:
         return _speech_lm(described)
     if kind in auto.supported():
         return _of_transformers(described)
-    # Transformers has a causal LM of Whisper's decoder, too.
+    # Transformers also has a causal LM of Whisper's decoder.
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or any(part in kind for part in auto.UNFIT):
-        auto.family(kind, described.name)  # which refuses it, and says why
+        auto.family(kind, described.name)  # raises, with the reason
     if section.llm is None:
         raise UserError(
             f"{described.name}: the architecture of an LLM alone, and the config builds no connector that a teacher "
@@ -172,7 +172,7 @@ def _text(llm: Described | dict | None) -> dict[str, Any]:
 
 
 def _fresh(section: StudentSection, llm: dict[str, Any], **changes: Any) -> SpeechAudioLM:
-    """An LLM of our own family behind the encoder and the connector of a section."""
+    """Build a model of our own family: an LLM behind the encoder and the connector of a section."""
     assert section.encoder is not None
     encoder = _encoder(describe(section.encoder), section.taps, section.window_seconds, section.connector != "desta")
     keep_layers = changes.get("keep_layers", section.keep_layers)
@@ -186,7 +186,7 @@ def _fresh(section: StudentSection, llm: dict[str, Any], **changes: Any) -> Spee
 
 
 def _speech_lm(described: Described) -> SpeechAudioLM:
-    """The model of a folder of our own family."""
+    """Build the model of a folder of our own family."""
     config = SpeechLMConfig(**deepcopy(described.values))
     source = encoder_of(described.folder or Path(), config.encoder)
     encoder = _encoder(describe(str(source)), config.taps or [], config.window_seconds, config.final_norm)
@@ -195,10 +195,10 @@ def _speech_lm(described: Described) -> SpeechAudioLM:
 
 
 def _speech(model: SpeechLM, encoder: SpeechEncoder) -> SpeechAudioLM:
-    made = object.__new__(SpeechAudioLM)  # its reader needs a tokenizer, and no batch is made by it
-    AudioLM.__init__(made)
-    made.module, made.encoder = model, encoder
-    return _measured(made)
+    lm = object.__new__(SpeechAudioLM)  # its reader needs a tokenizer, and is not used here
+    AudioLM.__init__(lm)
+    lm.module, lm.encoder = model, encoder
+    return _measured(lm)
 
 
 def _encoder(described: Described, taps: list[int], seconds: int, final_norm: bool) -> SpeechEncoder:
@@ -220,48 +220,48 @@ def _encoder(described: Described, taps: list[int], seconds: int, final_norm: bo
 
 
 def _of_transformers(described: Described) -> TransformersLM:
-    """A model of a family of transformers."""
-    found = auto.family(described.kind, described.name)
-    lm = found.build.keywords.get("lm", TransformersLM)
+    """Build a model of a transformers family."""
+    family = auto.family(described.kind, described.name)
+    kind = family.build.keywords.get("lm", TransformersLM)
     with torch.device("meta"):
-        _, model = random_model(found.FAMILY, deepcopy(described.values), described.name)
+        _, model = random_model(family.FAMILY, deepcopy(described.values), described.name)
     if hasattr(model.config, "has_lora_adapter"):
-        model.config.has_lora_adapter = False  # those of a folder are merged
-    check_names(found.FAMILY, model)
-    made: Any = object.__new__(lm)  # what a family adds to it looks at weights or a processor
-    TransformersLM.__init__(made, found.FAMILY, model, lm.reads)
-    return _measured(made)
+        model.config.has_lora_adapter = False  # adapters of a folder are merged
+    check_names(family.FAMILY, model)
+    lm: Any = object.__new__(kind)  # a family's own __init__ needs weights or a processor
+    TransformersLM.__init__(lm, family.FAMILY, model, kind.reads)
+    return _measured(lm)
 
 
-def _measured(made: Any) -> Any:
-    """The model with the form of its head, which is measured on weights where there are some.
+def _measured(lm: Any) -> Any:
+    """Set the form of the model's head, which is measured on the weights of a real model.
 
-    A soft cap stands in configs under this one name.
+    Configs have a soft cap under this one name.
     """
-    text = made.generator.config.get_text_config(decoder=True)
-    made.generator._caad_head = HeadForm(softcap=getattr(text, "final_logit_softcapping", None))
-    return made
+    text = lm.generator.config.get_text_config(decoder=True)
+    lm.generator._caad_head = HeadForm(softcap=getattr(text, "final_logit_softcapping", None))
+    return lm
 
 
 def _choose_weights(student: AudioLM, section: StudentSection) -> None:
-    """As engines.choose_weights, without looking whether a folder's adapters are those that are asked for."""
+    """Do as engines.choose_weights, without comparing a folder's adapters with the configured ones."""
     if section.train == "lora" and student.lora is None:
         with torch.device("meta"):
             student.add_adapters((section.lora or LoraSection()).model_dump())
     student.choose_weights(section.train)
 
 
-def _finished(made: MetaModel, cfg: Config) -> MetaModel:
-    """In the run's dtype and, as far as plain shapes tell them apart, with its attention."""
-    nn.Module.to(made.lm.module, DTYPES[cfg.run.precision])
-    for module in made.lm.modules_outside().values():
+def _finished(model: MetaModel, cfg: Config) -> MetaModel:
+    """Set the run's dtype, and its attention where that changes the shapes."""
+    nn.Module.to(model.lm.module, DTYPES[cfg.run.precision])
+    for module in model.lm.modules_outside().values():
         module.to(DTYPES[cfg.run.encoder_precision])
-    made.lm.set_attention("eager" if cfg.run.attention == "eager" else "sdpa")
-    return made
+    model.lm.set_attention("eager" if cfg.run.attention == "eager" else "sdpa")
+    return model
 
 
 def numel(module: nn.Module | None, trained: bool = False) -> int:
-    """How many weights a module has, or how many of them train; a tied weight counts once."""
+    """Count a module's weights, or only the trainable ones; a tied weight counts once."""
     if module is None:
         return 0
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)

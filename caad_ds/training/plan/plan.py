@@ -1,4 +1,4 @@
-"""What a run needs before it is queued: parameters, memory, FLOPs, hours, files, and where the teacher would lie."""
+"""Estimate what a run needs: parameters, memory, FLOPs, hours, files, and the placement of the teacher."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,8 +24,8 @@ from caad_ds.utils.errors import UserError
 
 FILLING = "filling"  # a step of the epoch that fills a cache
 
-FEW = range(4, 13)  # samples of a micro-batch that a larger one is read off: where their audios are a whole number
-HOST_GIB = 64  # per GPU, where it is not told
+FEW = range(4, 13)  # sizes of a small micro-batch to extrapolate from: one with a whole number of audios
+HOST_GIB = 64  # assumed per GPU by default
 # Measured on an H100 (benchmarks/results/step_h100.md): 306 of 989.4 TFLOP/s in bf16, outside of engines.
 MFU = 306 / 989.4
 FP32_SHARE = 0.7  # of the peak in fp32; assumed, not measured
@@ -35,7 +35,7 @@ Table = dict[str, dict[str, float]]  # rows by columns, or columns by rows
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's needs. Bytes, FLOPs and hours are plain numbers; `memory` and `largest_micro_batch` go by placement.
+    """A run's needs. Bytes, FLOPs and hours are plain numbers; `memory` and `largest_micro_batch` are by placement.
 
     `parameters`: by model and part. `memory`: bytes per rank by part, for each placement and with a teacher cache;
     `host` the node's memory of a rank. `flops`: per optimizer step over all ranks, by part, of this run, of it with a
@@ -81,24 +81,24 @@ def plan(
     mfu: float | None = None,
     host_gb: float | None = None,
 ) -> Plan:
-    """What a run needs, from architectures on the meta device: no weights are read and nothing is computed.
+    """Estimate what a run needs, from architectures on the meta device: no weights are read and nothing is computed.
 
     Args:
         config: of `load_config`.
         device: a name of `DEVICES`, or `cpu`, this machine's.
         nodes: machines, and `gpus_per_node` ranks on each.
         teacher: an architecture's .json, a model's folder or hub id, or the YAML that trains it; default: teacher.path.
-        samples: of data.train where its index is not to be read, with `tokens` of text a sample, prompt and answer
+        samples: of data.train if its index is not to be read, with `tokens` of text a sample, prompt and answer
             together, of which `answer_tokens` are the answer's, and `seconds` of audio.
-        mfu: share of the device's peak that is had; default: what was measured.
+        mfu: achieved share of the device's peak; default: as measured.
         host_gb: memory of a node in GB; default 64 GiB per GPU.
 
     Raises:
-        UserError: a model, the data or a device is not known.
+        UserError: a model, the data or a device is unknown.
     """
     ranks = nodes * gpus_per_node
     there = _device(device)
-    batch_shape(config, ranks)  # refused before models are made
+    batch_shape(config, ranks)  # raises before models are built
     work = workload(config, ranks, samples, tokens, answer_tokens, seconds)
     described = teacher_described(config, teacher)
     models = student_of(config, described), None if described is None else teacher_of(config, described)
@@ -113,7 +113,7 @@ def _device(name: str) -> Device | None:
 
 
 class _Planner:
-    """What all parts of a plan are made from."""
+    """Computes all parts of a plan."""
 
     def __init__(self, engines: Engines, name: str, gpus: int, work: Workload):
         self.engines, self.cfg, self.name, self.gpus, self.work = engines, engines.cfg, name, gpus, work
@@ -132,9 +132,9 @@ class _Planner:
         return samples, accumulation
 
     def _rehearsed(self, samples: int, longest: bool, audios: float | None = None) -> Costs:
-        """A micro-batch of samples of mean length, padded as they are in the mean, or of the longest.
+        """Return the costs of a micro-batch of samples of mean length with mean padding, or of the longest.
 
-        A large one lies on the line through two small ones: some towers go through their audio in a Python loop.
+        A large one is extrapolated linearly from two small ones: some towers loop over their audio in Python.
         """
         share = self.work.audios_per_sample if audios is None else audios
         few = min(FEW, key=lambda count: abs(count * share - max(1, round(count * share))) / count)
@@ -153,18 +153,18 @@ class _Planner:
         different = max(1, round(samples * audios))
         seconds = work.longest_seconds if longest else work.seconds
         shape = Shape(samples, prompt, answer, text, different, seconds)
-        found = rehearse(self.student, self.teacher, self.cfg.negative, shape)
-        self._known[samples, longest, audios] = found
-        return found
+        costs = rehearse(self.student, self.teacher, self.cfg.negative, shape)
+        self._known[samples, longest, audios] = costs
+        return costs
 
     def plan(self, mfu: float | None, host_gb: float | None) -> Plan:
-        """All of it."""
+        """Compute the plan."""
         free = self.engines.free()
         host = int(host_gb * 1e9 / self.gpus) if host_gb is not None else HOST_GIB * GIB
         placed, reason, auto = self._placement(free, host)
         columns = [*PLACEMENTS, CACHED] if self.teacher else [ALONE]
         data, flops = self._data(), self._flops()
-        hours, told = self._hours(flops, data, mfu)
+        hours, hour_notes = self._hours(flops, data, mfu)
         return Plan(
             run=self.cfg.run.name,
             device=self.name,
@@ -184,15 +184,15 @@ class _Planner:
             placement_reason=reason,
             auto=auto,
             largest_micro_batch={column: self.memory.largest(column) for column in columns},
-            notes=[f"data: {self.work.told}", *told, *self._assumed(host_gb)],
+            notes=[f"data: {self.work.source}", *hour_notes, *self._assumed(host_gb)],
         )
 
     def _parameters(self) -> Table:
-        found = {"student": parts_of(self.student), "trained": parts_of(self.student, trained=True)}
-        return ({"teacher": parts_of(self.teacher)} if self.teacher else {}) | found
+        student = {"student": parts_of(self.student), "trained": parts_of(self.student, trained=True)}
+        return ({"teacher": parts_of(self.teacher)} if self.teacher else {}) | student
 
     def _placement(self, free: int, host_free: int) -> tuple[str, str, str]:
-        """(the run's placement, its reason, what `auto` would take)."""
+        """Return (the run's placement, its reason, what `auto` would choose)."""
         if self.teacher is None or self.cfg.teacher is None:
             return ALONE, "objective ce", ALONE
         section = self.cfg.teacher
@@ -212,8 +212,8 @@ class _Planner:
         return auto, why, auto
 
     def _flops(self) -> Table:
-        """Per optimizer step, over all ranks."""
-        costs, each = self.costs, self.accumulation * self.ranks
+        """Return FLOPs per optimizer step, over all ranks."""
+        costs, micro_batches = self.costs, self.accumulation * self.ranks
         heads = self.engines.heads(costs.rows)
         ours = {
             "encoder": costs.encoder,
@@ -222,13 +222,15 @@ class _Planner:
             "student backward": costs.student_backward,
             "heads": formulas.head_flops(heads),
         }
-        found = {"online": ours}
+        runs = {"online": ours}
         if self.teacher is not None:
             cached = {"heads": formulas.head_flops(self.engines.heads(costs.rows, cached=True))}
-            found[CACHED] = ours | {"encoder": costs.student_encoder, "teacher": 0} | cached
+            runs[CACHED] = ours | {"encoder": costs.student_encoder, "teacher": 0} | cached
             theirs = {"encoder": costs.authors_encoder, "teacher": costs.authors_teacher}
-            found["authors"] = ours | theirs | {"heads": formulas.authors_head_flops(heads, costs.positions)}
-        table: Table = {name: {part: float(v * each) for part, v in parts.items()} for name, parts in found.items()}
+            runs["authors"] = ours | theirs | {"heads": formulas.authors_head_flops(heads, costs.positions)}
+        table: Table = {
+            name: {part: float(v * micro_batches) for part, v in parts.items()} for name, parts in runs.items()
+        }
         return {name: parts | {"total": sum(parts.values())} for name, parts in table.items()}
 
     def _data(self) -> dict[str, float]:
@@ -251,7 +253,7 @@ class _Planner:
     def _hours(
         self, flops: Table, data: dict[str, float], mfu: float | None
     ) -> tuple[dict[str, float | None], list[str]]:
-        """Of all steps, with a cache the first epoch online; None where no peak is known. And what that rests on."""
+        """Return hours of all steps (with a cache, the first epoch online; None without a known peak), and notes."""
         run, device = self.cfg.run, self.engines.device
         shares = {"bf16": MFU if mfu is None else mfu, "fp32": FP32_SHARE if mfu is None else mfu}
         known = {"bf16": device.bf16 if device else None, "fp32": device.fp32 if device else None}
@@ -260,13 +262,13 @@ class _Planner:
         if own and run.peak_tflops is None:
             precisions["encoder"] = run.encoder_precision
         peaks = {part: run.peak_tflops or known[precision] for part, precision in precisions.items()}
-        found: dict[str, float | None] = {"mfu": shares[run.precision], "peak_tflops": peaks["heads"]}
+        hours: dict[str, float | None] = {"mfu": shares[run.precision], "peak_tflops": peaks["heads"]}
         names = ["online", CACHED] if self.teacher else ["online"]
         if not all(peaks.values()):
             why = "hours: no peak of this device is known in this precision; name a GPU with --device"
-            if not self.cfg.student.keep_encoded_gb:  # which run.peak_tflops is refused beside
+            if not self.cfg.student.keep_encoded_gb:  # with which run.peak_tflops is refused
                 why += ", or set run.peak_tflops"
-            return found | dict.fromkeys(names), [why]
+            return hours | dict.fromkeys(names), [why]
         shared = {part: shares[precision] for part, precision in precisions.items()}
         peaks_known = {part: float(peak or 0) for part, peak in peaks.items()}
         took = {}
@@ -277,68 +279,68 @@ class _Planner:
             parts = {part: value for part, value in flops[name].items() if part != "total"}
             took[name] = formulas.seconds(parts, peaks_known, shared, self.ranks)
         steps, epoch = data["steps"], min(data["steps"], data["steps_per_epoch"])
-        found["online"] = took["online"] * steps / 3600
+        hours["online"] = took["online"] * steps / 3600
         if self.teacher:
-            found[CACHED] = (took[FILLING] * epoch + took[CACHED] * (steps - epoch)) / 3600
-        return found, self._rests_on(mfu, precisions, peaks_known)
+            hours[CACHED] = (took[FILLING] * epoch + took[CACHED] * (steps - epoch)) / 3600
+        return hours, self._hour_notes(mfu, precisions, peaks_known)
 
     def _filling(self, flops: Table) -> dict[str, float]:
-        """FLOPs of a step that fills a cache: of one that reads it, the teacher, and the scalars of both paths."""
+        """Return FLOPs of a step that fills a cache: one that reads it, plus teacher and scalars of both paths."""
         rows = self.costs.rows * self.accumulation * self.ranks
         paths = 2 if self.cfg.negative is not None else 1
         scalars = formulas.teacher_product(self.engines.heads(1)) * rows * paths
         return flops["online"] | {"heads": flops[CACHED]["heads"] + scalars}
 
-    def _rests_on(self, mfu: float | None, precisions: dict[str, str], peaks: dict[str, float]) -> list[str]:
+    def _hour_notes(self, mfu: float | None, precisions: dict[str, str], peaks: dict[str, float]) -> list[str]:
         measured = f"{MFU:.2f} in bf16 (as measured on an H100 outside of engines: 306 TFLOP/s)"
         share = f"{mfu:g}, as given" if mfu is not None else f"{measured}, {FP32_SHARE:g} in fp32 (assumed)"
-        told = [f"hours: share of the peak {share}; without communication, loading, validation and checkpoints"]
+        notes = [f"hours: share of the peak {share}; without communication, loading, validation and checkpoints"]
         if precisions["encoder"] == "fp32" and precisions["heads"] == "bf16":
-            told.append(
+            notes.append(
                 f"encoder: in fp32 its peak is {peaks['encoder']:g} TFLOP/s; run.encoder_precision: bf16 takes "
                 f"{peaks['heads']:g}"
             )
-        return told
+        return notes
 
     def _files(self, data: dict[str, float]) -> dict[str, float]:
-        found: dict[str, float] = {}
+        files: dict[str, float] = {}
         engines, section, student = self.engines, self.cfg.checkpoint, self.cfg.student
         if self.teacher is not None:
             rows = round((data["samples"] + data["validation_samples"]) * self.work.answer)
             width = engines.heads(1).teacher_width
             forms: tuple[CacheForm, ...] = ("pair", "contrast") if self.cfg.negative is not None else ("contrast",)
-            found |= {f"cache, {form}": formulas.cache_bytes(rows, width, engines.width, form) for form in forms}
+            files |= {f"cache, {form}": formulas.cache_bytes(rows, width, engines.width, form) for form in forms}
         one = formulas.checkpoint_bytes(engines.held(trained=True), engines.width, engines.settings)
         kept = section.keep + section.keep_best
         if section.milestone_every:
             kept += int(data["steps"]) // section.milestone_every
         kept = min(kept, max(1, int(data["steps"]) // section.every))
         outside = self.student.lm.modules_outside()
-        named = student.path is None and not _copied(student.encoder)  # a hub id is recorded in its place
+        named = student.path is None and not _copied(student.encoder)  # a hub id is recorded instead
         encoder = 0 if named or not outside else numel(self.student.lm.tower) * formulas.FP32
         model = numel(self.student.lm.module) * engines.width + encoder
-        return found | {"checkpoint": one, "checkpoints kept": one * kept, "model": model}
+        return files | {"checkpoint": one, "checkpoints kept": one * kept, "model": model}
 
     def _assumed(self, host_gb: float | None) -> list[str]:
-        kept = "student.keep_encoded_gb: neither its memory nor what it saves of the encoder is counted"
-        told = [kept] if self.cfg.student.keep_encoded_gb else []
+        encoded = "student.keep_encoded_gb: neither its memory nor what it saves of the encoder is counted"
+        notes = [encoded] if self.cfg.student.keep_encoded_gb else []
         if self.cfg.objective.draws:
-            told.append(
+            notes.append(
                 "objective.on_policy: drawing and the drawn answers in the student's batches are not in these tables, "
                 "memory and hours are more than this; it takes no cache (teacher.placement auto does count the "
                 "gathered student)"
             )
         if self.teacher is None:
-            return told
+            return notes
         shared = shares_encoding(self.student, self.teacher)
-        notes = [*told, "encoder: " + ("one for both models, by its shape" if shared else "each model has its own")]
+        notes.append("encoder: " + ("one for both models, by its shape" if shared else "each model has its own"))
         if self.engines.device is not None and host_gb is None:
             notes.append(f"host memory: {HOST_GIB} GiB per GPU are assumed (--host-gb)")
         return notes
 
 
 def parts_of(model: MetaModel, trained: bool = False) -> dict[str, float]:
-    """Weights by part; a head that is tied to the embedding counts there; `other` is what neither hears nor writes."""
+    """Count weights by part; a tied head counts as embedding; `other` is neither encoder, connector, LLM nor head."""
     lm = model.lm
     layer = lm.generator.get_output_embeddings()
     tied = layer.weight is lm.generator.get_input_embeddings().weight
@@ -349,10 +351,10 @@ def parts_of(model: MetaModel, trained: bool = False) -> dict[str, float]:
     own = any(part is layer for part in lm.decoder.modules())
     llm = numel(lm.decoder, trained) - (head if own else 0)
     total = numel(lm.module, trained) + sum(numel(part, trained) for part in lm.modules_outside().values())
-    found: dict[str, float] = {"encoder": encoder, "connector": connector, "llm": llm, "head": head}
-    return found | {"other": total - sum(found.values()), "total": total}
+    parts: dict[str, float] = {"encoder": encoder, "connector": connector, "llm": llm, "head": head}
+    return parts | {"other": total - sum(parts.values()), "total": total}
 
 
 def _copied(encoder: str | None) -> bool:
-    """Whether the model's folder gets the encoder's weights."""
+    """Return whether the encoder's weights are written to the model's folder."""
     return encoder is not None and (encoder.endswith(".json") or "/" not in encoder or encoder.startswith((".", "/")))

@@ -1,7 +1,7 @@
-"""One step on the meta device: FLOPs by part, and the bytes that are held while each part runs.
+"""Rehearse one step on the meta device: FLOPs by part, and the bytes that are held while each part runs.
 
-It runs the code that training runs (`AudioLM.prepare`, `TeacherForward`, `hidden_and_path` and its backward). The loss
-has formulas of its own (formulas.py), since its kernels hold less than what PyTorch computes of it.
+It runs the code of training (`AudioLM.prepare`, `TeacherForward`, `hidden_and_path` and its backward). The loss is in
+formulas.py instead, since its kernels hold less memory than PyTorch operators would.
 """
 
 from collections import defaultdict
@@ -21,14 +21,14 @@ from caad_ds.training.plan.meta_models import MetaModel, shares_encoding
 from caad_ds.training.plan.shape_run import ShapeRun
 from caad_ds.utils.flops import flop_counter
 
-CONSTANT = ("zero_mel", "silence", "noise")  # negatives that our own family encodes once for a run
+CONSTANT = ("zero_mel", "silence", "noise")  # negatives that our own family encodes once per run
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A micro-batch: `samples` of `prompt` and `answer` tokens of text, padded to `text`, with `audios` different ones.
+    """A micro-batch of `samples` with `audios` different audios of `seconds` each.
 
-    An audio lasts `seconds`.
+    A sample has `prompt` and `answer` tokens of text, padded to `text`.
     """
 
     samples: int
@@ -41,12 +41,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Costs:
-    """FLOPs of a micro-batch by part, and bytes at their most while each part runs, beside what is held anyway.
+    """FLOPs of a micro-batch by part, and peak bytes of each part, beyond the models' weights.
 
-    `student_encoder` is the part of `encoder` that a run without the teacher's body needs. `authors_teacher` and
-    `authors_encoder` are those of the authors' graph, which runs them for each path and model. `encoder_held` is what
-    the student's encoder leaves, and `student_held` is what the backward needs, at the end of the student's forward.
-    `rows` are answer positions, `positions` all of them, padding included.
+    `student_encoder` is the share of `encoder` that a run without the teacher's body needs. `authors_teacher` and
+    `authors_encoder` are for the authors' graph, which runs them for each path and model. `encoder_held` is what the
+    student's encoder outputs; `student_held` is what the backward needs, at the end of the student's forward. `rows`
+    are answer positions, `positions` all positions, padding included.
     """
 
     encoder: int
@@ -72,7 +72,7 @@ def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None
     ours = _batch(student, shape)
     theirs = ours if teacher is None or shared else _batch(teacher, shape)
     second = None if teacher is None or negative is None else _second(teacher, theirs, negative)
-    weights = [each for lm in lms for part in (lm.module, *lm.modules_outside().values()) for each in _tensors(part)]
+    weights = [w for lm in lms for part in (lm.module, *lm.modules_outside().values()) for w in _tensors(part)]
     dropped = [w.register_post_accumulate_grad_hook(_drop) for w in weights if w.requires_grad]
     student.lm.module.train()
     student.lm.freeze_running_parts()
@@ -101,17 +101,17 @@ def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None
     for handle in dropped:
         handle.remove()
     flops, tower = parts.flops, parts.tower
-    constant = second is not None and bool(second.constant)  # then it is encoded once a run
+    constant = second is not None and bool(second.constant)  # then it is encoded once per run
     outside = flops["encoder"] + flops["other"] + (0 if constant else flops["second"])
-    # The authors encode each sample's audio, also where several ask about one, for both paths and for the student.
-    each = (flops["encoder"] * (3 if shared else 1) + 2 * flops["other"]) * shape.samples // shape.audios
+    # The authors encode every sample's audio, even if samples share one, for both paths and for the student.
+    authors = (flops["encoder"] * (3 if shared else 1) + 2 * flops["other"]) * shape.samples // shape.audios
     return Costs(
         encoder=outside + tower["teacher"] + tower["forward"],
         student_encoder=flops["encoder"] + tower["forward"],
         teacher=flops["teacher"] - tower["teacher"],
         student_forward=flops["forward"] - tower["forward"],
         student_backward=flops["backward"],
-        authors_encoder=each + 2 * tower["authors"] + tower["forward"],
+        authors_encoder=authors + 2 * tower["authors"] + tower["forward"],
         authors_teacher=2 * (flops["authors"] - tower["authors"]),
         encoder_bytes=max(parts.bytes["encoder"], parts.bytes["other"], parts.bytes["second"]),
         encoder_held=encoded,
@@ -124,7 +124,7 @@ def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None
 
 
 def line(once: Costs, twice: Costs, few: int, samples: int) -> Costs:
-    """The costs of so many samples, on the line through those of `few` and of twice as many."""
+    """Extrapolate costs linearly to `samples` samples, from those of `few` and of twice as many."""
     more = (samples - few) / few
     pairs = ((getattr(once, each.name), getattr(twice, each.name)) for each in fields(Costs))
     return Costs(*(max(0, round(one + more * (two - one))) for one, two in pairs))
@@ -132,17 +132,17 @@ def line(once: Costs, twice: Costs, few: int, samples: int) -> Costs:
 
 @contextmanager
 def _plain_linear() -> Iterator[None]:
-    """Let linear layers be PyTorch's: a ZeRO-3 engine of this process has put one in their place that keeps more."""
-    found = torch.nn.functional.linear
+    """Use PyTorch's linear function: a ZeRO-3 engine of this process replaces it with one that keeps more."""
+    replaced = torch.nn.functional.linear
     torch.nn.functional.linear = torch._C._nn.linear
     try:
         yield
     finally:
-        torch.nn.functional.linear = found
+        torch.nn.functional.linear = replaced
 
 
 class _Parts:
-    """A context: FLOPs of each part, those of the towers in it apart, and the most bytes that were held in it."""
+    """A context that measures FLOPs of each part, separately those of the towers in it, and its peak bytes."""
 
     def __init__(self, run: ShapeRun, towers: list[nn.Module]):
         self.run, self.towers, self.counter = run, towers, flop_counter()
@@ -153,7 +153,7 @@ class _Parts:
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        """A part of the step."""
+        """Measure a part of the step."""
         self.run.restart()
         self._now, before = name, self.counter.get_total_flops()
         yield
@@ -182,7 +182,7 @@ class _Parts:
 
 
 def _batch(model: MetaModel, shape: Shape) -> Batch:
-    """A batch of equal samples: a token, the audio, the rest of the prompt, the answer, padding."""
+    """Make a batch of equal samples: a token, the audio, the rest of the prompt, the answer, padding."""
     audio, positions = audio_inputs(model, shape.seconds)
     here = placeholder(model.lm)
     length = 1 + positions + max(shape.text, shape.prompt + shape.answer) - 1
@@ -200,7 +200,7 @@ def _batch(model: MetaModel, shape: Shape) -> Batch:
 
 
 def _second(teacher: MetaModel, batch: Batch, negative: str) -> Batch:
-    """The batch of the second path; other audio of a window is one row, encoded once for the run."""
+    """Make the batch of the second path; a constant negative is one row, encoded once for the run."""
     if negative == "text_only":
         _only_audio(teacher)
         return batch.without_audio()
@@ -212,7 +212,7 @@ def _second(teacher: MetaModel, batch: Batch, negative: str) -> Batch:
 
 
 def _only_audio(model: MetaModel) -> None:
-    """What a family of transformers adds to a batch without audio."""
+    """Set what a transformers family adds to a batch without audio."""
     if isinstance(model.lm, SpeechAudioLM):
         return
     short = _batch(model, Shape(1, 1, 1, 2, 1, 0.2))
@@ -220,7 +220,7 @@ def _only_audio(model: MetaModel) -> None:
 
 
 def _drop(weight: Tensor) -> None:
-    """What a gradient takes has a formula; an engine moves it elsewhere at once."""
+    """Drop a gradient: its memory has a formula, and an engine moves it away at once."""
     weight.grad = None
 
 

@@ -1,8 +1,8 @@
-"""Run code for the shapes of what it computes: floats on the meta device, whole numbers and masks for real.
+"""Run code for shapes only: floats on the meta device, integers and masks computed on the CPU.
 
-A plain meta tensor cannot run a forward that looks at its masks and lengths. Here every tensor of whole numbers or
-booleans stays on the CPU and is computed, so that such a forward takes the path that it would take, and tensors of
-floats have shapes alone. What their storages would hold at a time is summed.
+Plain meta tensors cannot run a forward that depends on masks and lengths. Here integer and boolean tensors stay on the
+CPU and are computed, so such a forward takes its real path; float tensors have only shapes. The bytes of their storages
+are summed.
 """
 
 import weakref
@@ -23,9 +23,9 @@ META, CPU = torch.device("meta"), torch.device("cpu")
 
 
 class ShapeRun(TorchDispatchMode):
-    """A context; `live` and `peak` are the bytes of what was made inside it and is, or was at most, still held.
+    """A context; `live` and `peak` are the current and the most bytes held by tensors that were made inside it.
 
-    `weights` are there before and not counted, and neither is what is a view of them.
+    `weights` exist before; they and their views are not counted.
     """
 
     def __init__(self, weights: Iterable[Tensor] = ()):
@@ -34,11 +34,11 @@ class ShapeRun(TorchDispatchMode):
         self._held: dict[int, Any] = {_storage(weight): None for weight in weights}
 
     def restart(self) -> None:
-        """Let the peak be that from now on."""
+        """Reset the peak."""
         self.peak = self.live
 
     def __enter__(self) -> "ShapeRun":
-        # By name, as models call it: a mode for torch's functions would not be there while a backward recomputes.
+        # Patched by name, as models call it: a mode for torch functions is not active while a backward recomputes.
         self._replaced = F.scaled_dot_product_attention
         F.scaled_dot_product_attention = partial(_attention, self._replaced)  # type: ignore[assignment]
         super().__enter__()
@@ -94,8 +94,8 @@ def _attention(
     scale: float | None = None,
     **grouped: bool,
 ) -> Tensor:
-    """Attention as its fused kernels compute it, which keep no scores and read grouped keys and values as they are; on
-    the meta device PyTorch takes none of them."""
+    """Compute attention like fused kernels, without keeping scores or repeating grouped keys and values; PyTorch has
+    none of them on the meta device."""
     if not query.is_meta:
         return computed(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **grouped)
     if attn_mask is not None and not attn_mask.dtype.is_floating_point:
@@ -111,8 +111,8 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _numbers(indices: Iterable[Tensor | None]) -> list[Tensor | None]:
-    """Indices in which masks are the numbers of what they let through."""
-    found: list[Tensor | None] = []
+    """Replace masks among indices by the indices of their true elements."""
+    numbers: list[Tensor | None] = []
     for index in indices:
-        found += index.nonzero().unbind(1) if index is not None and index.dtype == torch.bool else [index]
-    return found
+        numbers += index.nonzero().unbind(1) if index is not None and index.dtype == torch.bool else [index]
+    return numbers

@@ -1,4 +1,4 @@
-"""A plan as tables of a terminal."""
+"""Print a plan as tables in a terminal."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ UNWRAPPED = 160
 
 
 def show(plan: Plan) -> None:
-    """Print all of it to standard output."""
+    """Print the plan to standard output."""
     console = Console(highlight=False)
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = UNWRAPPED
@@ -27,7 +27,7 @@ def show(plan: Plan) -> None:
 
 
 def tables(plan: Plan) -> list[Table]:
-    """Parameters, memory, FLOPs, data and files."""
+    """Return the tables of parameters, memory, FLOPs, data and files."""
     return [
         _by_part("Parameters", plan.parameters, _millions),
         _memory(plan),
@@ -43,10 +43,10 @@ def _first_line(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> Table:
-    """A column per placement; of the moments the largest counts."""
+    """Make a column per placement; of the momentary parts only the largest adds to the peak."""
     names = list(dict.fromkeys(part for parts in plan.memory.values() for part in parts))
     names = [name for name in names if any(parts.get(name) for parts in plan.memory.values())]
-    names.sort(key=lambda name: (name == "peak", name.startswith("in ")))  # what is held, moments, the peak
+    names.sort(key=lambda name: (name == "peak", name.startswith("in ")))  # held throughout, momentary, the peak
     rows = [[_part(name), *(_gb(parts.get(name)) for parts in plan.memory.values())] for name in names]
     fits = ["yes" if parts["peak"] <= plan.device_free else "no" for parts in plan.memory.values()]
     rows += [["fits", *fits], ["host memory", *(_gb(size) for size in plan.host.values())]]
@@ -59,7 +59,7 @@ def _most(samples: int) -> str:
 
 
 def _part(name: str) -> str:
-    """Of what is held all the time its name; of moments the largest counts."""
+    """Name a part; momentary ones are marked."""
     return f"moment: {name.removeprefix('in ')}" if name.startswith("in ") else name
 
 
@@ -95,8 +95,8 @@ def _placement(plan: Plan) -> str:
 
 
 def _hours(plan: Plan) -> str:
-    found = plan.hours
-    online, cached = found["online"], found.get(CACHED)
+    hours = plan.hours
+    online, cached = hours["online"], hours.get(CACHED)
     if online is None:
         return "hours: unknown"
     with_cache = "" if cached is None else f", {_time(cached)} with a cache (the first epoch fills it)"

@@ -1,4 +1,4 @@
-"""How many samples a run has and how long they are: from the index of its shards, or as they are given."""
+"""Number and length of a run's samples: from the index of its shards, or as given."""
 
 import math
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ from caad_ds.training.batches import batch_shape
 from caad_ds.training.plan.meta_models import describe
 from caad_ds.utils.errors import UserError
 
-ANSWER_SHARE = 96 / 136  # of a sample's text, as benchmarks/step.py has it
+ANSWER_SHARE = 96 / 136  # of a sample's text, as in benchmarks/step.py
 SECONDS = 10.0
 PROBED = 64  # samples whose records are read
-STEPS = 64  # whose micro-batches are looked at
+STEPS = 64  # whose micro-batches are examined
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Samples, and the lengths of one: `prompt` and `answer` in tokens of text, audio in `seconds`.
+    """Number of samples, and mean lengths: `prompt` and `answer` in tokens of text, audio in `seconds`.
 
     `longest_*` are those of the longest. `padded` is the mean over micro-batches of the longest text, and
-    `audios_per_sample` the mean share of different audios among the samples of one (1 but with group_by_audio).
-    `validation` is the number of samples of data.validation. `told` says where the numbers are from.
+    `audios_per_sample` the mean share of different audios in a micro-batch (1 without group_by_audio). `validation` is
+    the number of samples of data.validation. `source` says where the numbers come from.
     """
 
     samples: int
@@ -45,11 +45,11 @@ class Workload:
     padded: float
     audios_per_sample: float
     validation: int
-    told: str
+    source: str
 
     @property
     def text(self) -> float:
-        """Mean tokens of text."""
+        """Mean tokens of text per sample."""
         return self.prompt + self.answer
 
 
@@ -61,9 +61,9 @@ def workload(
     answer_tokens: int | None,
     seconds: float | None,
 ) -> Workload:
-    """From the index of data.train where it is there and `samples` is not given.
+    """Read the workload from the index of data.train, unless `samples` is given.
 
-    UserError where neither is.
+    UserError if there is neither.
     """
     train = None if cfg.data.reader == "stream" else Path(str(cfg.data.train))
     if samples is None and train is not None and (train / FILE_NAME).is_file():
@@ -78,14 +78,14 @@ def workload(
     if answer >= tokens:
         raise UserError(f"--answer-tokens {answer} is not below --tokens {tokens}, which count the prompt as well")
     answer = min(answer, cfg.data.max_answer_tokens)
-    lasts = SECONDS if seconds is None else seconds
+    audio = SECONDS if seconds is None else seconds
     share = "" if answer_tokens is not None else f" (--answer-tokens: {ANSWER_SHARE:.0%} of them are assumed)"
-    told = f"as given: {tokens} tokens of text a sample, {answer} of the answer{share}, {lasts:g} s; all alike"
-    return Workload(samples, tokens - answer, answer, lasts, tokens, lasts, tokens, 1.0, 0, told)
+    source = f"as given: {tokens} tokens of text a sample, {answer} of the answer{share}, {audio:g} s; all alike"
+    return Workload(samples, tokens - answer, answer, audio, tokens, audio, tokens, 1.0, 0, source)
 
 
 def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
-    """The index's column of tokens, brought to the tokenizer's own numbers where there is one to count with."""
+    """Read lengths from the index; its token counts are rescaled with the tokenizer if there is one."""
     reader = IndexedReader(train)
     entries = reader.index.samples
     if not len(entries):
@@ -94,7 +94,7 @@ def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
     lasting = np.array([entry.seconds for entry in entries])
     chosen = range(0, len(entries), max(1, len(entries) // PROBED))
     records = [reader.without_audio(number).record for number in chosen]
-    counts, how = _counted(cfg, records)
+    counts, method = _counted(cfg, records)
     lengths = np.array([prompt + answer for prompt, answer in counts])
     texts = estimates * (lengths.mean() / estimates[list(chosen)].mean())
     answers = np.minimum([answer for _, answer in counts], cfg.data.max_answer_tokens)
@@ -102,22 +102,22 @@ def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
     padded, audios, longest = _micro_batches(cfg, ranks, texts, [entry.pcm for entry in entries])
     validation = cfg.data.validation
     held_out = len(ShardIndex.load(validation, check_files=False)) if validation and validation.is_dir() else 0
-    told = (
+    source = (
         f"{train}: {len(entries)} samples, mean {texts.mean():.0f} tokens of text, {texts.mean() * share:.0f} of the "
-        f"answer ({how}), mean {lasting.mean():.1f} s; arithmetic means, micro-batches as the run draws them"
+        f"answer ({method}), mean {lasting.mean():.1f} s; arithmetic means, micro-batches as the run draws them"
     )
     return Workload(
         len(entries), float(texts.mean() * (1 - share)), float(texts.mean() * share), float(lasting.mean()),
-        math.ceil(longest), float(lasting.max()), padded, audios, held_out, told,
+        math.ceil(longest), float(lasting.max()), padded, audios, held_out, source,
     )  # fmt: skip
 
 
 def _counted(cfg: Config, records: Sequence[PromptRecord]) -> tuple[list[tuple[float, float]], str]:
-    """(prompt, answer) of each record in tokens, audio left out, and how they were counted."""
+    """Return (prompt, answer) tokens of each record, without audio, and how they were counted."""
     if (tokenizer := _tokenizer(cfg)) is not None:
-        name, made = tokenizer
-        transcript = cfg.student.transcript or made.init_kwargs.get(TRANSCRIPT, AFTER_AUDIO)
-        prompts = PromptEncoder(made, 1, transcripts=transcript == AFTER_AUDIO)
+        name, loaded = tokenizer
+        transcript = cfg.student.transcript or loaded.init_kwargs.get(TRANSCRIPT, AFTER_AUDIO)
+        prompts = PromptEncoder(loaded, 1, transcripts=transcript == AFTER_AUDIO)
         encoded = [prompts.encode(record, positions=[1] * len(record["audios"])) for record in records]
         counts = [(len(e.prompt) - len(r["audios"]), len(e.answer)) for e, r in zip(encoded, records, strict=True)]
         return [(float(p), float(a)) for p, a in counts], f"tokenizer of {name}, over {len(records)} samples"
@@ -131,7 +131,7 @@ def _counted(cfg: Config, records: Sequence[PromptRecord]) -> tuple[list[tuple[f
 
 
 def _tokenizer(cfg: Config) -> tuple[str, Any] | None:
-    """The tokenizer of the run, where it lies in a folder and makes prompts of our own family."""
+    """Load the tokenizer of the run, if it is in a folder and our own family uses it for prompts."""
     section = cfg.student
     for name in (section.tokenizer, cfg.teacher.path if cfg.teacher else None, section.path, section.llm):
         if isinstance(name, str) and (Path(name) / "tokenizer_config.json").is_file():
@@ -142,7 +142,7 @@ def _tokenizer(cfg: Config) -> tuple[str, Any] | None:
 
 
 def _micro_batches(cfg: Config, ranks: int, texts: np.ndarray, audios: Sequence[str]) -> tuple[float, float, float]:
-    """Over the run's first micro-batches: the mean of the longest text, the share of different audios, the longest."""
+    """Return over the first micro-batches: mean of the longest text, mean share of different audios, longest text."""
     opt = cfg.optimizer
     if opt.batch_tokens is not None:  # sorted by length: nearly no padding
         return float(texts.mean()), 1.0, float(texts.max())

@@ -1,4 +1,4 @@
-"""What a command does with a run's configuration on the ranks of its launch."""
+"""Run a command's work with a configuration on all ranks of a launch."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,14 +9,14 @@ from caad_ds.utils.command import is_alone, is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import Heartbeat
 
-if TYPE_CHECKING:  # it takes seconds to import, and a wrong path is refused before
+if TYPE_CHECKING:  # it takes seconds to import; a wrong path is reported before
     import torch
 
 
 def on_ranks(read: Callable[[], Config], title: str, work: "Callable[[Config, torch.device, Heartbeat], int]") -> int:
-    """Read and check a configuration, join the ranks, and do the `work`; returns its exit status.
+    """Read and check a configuration, join the ranks, and do the `work`; return its exit status.
 
-    A mistake of one rank is raised on all of them. Without a configuration `title` stands for the run's name.
+    A user error of one rank is raised on all. `title` replaces the run's name until there is a configuration.
     """
     cfg, mistake = None, None
     try:
@@ -24,8 +24,8 @@ def on_ranks(read: Callable[[], Config], title: str, work: "Callable[[Config, to
         check_inputs(cfg)
     except UserError as error:
         if is_alone():
-            raise  # before DeepSpeed, which takes seconds to import and may compile
-        mistake = error  # of this rank alone perhaps: the others learn of it where all have met
+            raise  # before DeepSpeed is imported, which takes seconds and may compile
+        mistake = error  # perhaps on this rank only: raised on all once they have met
     with Heartbeat(enabled=is_main()) as heartbeat:
         heartbeat.begin(f"{cfg.run.name if cfg else title}: starting")
         from caad_ds.training.processes import process_group
@@ -35,7 +35,7 @@ def on_ranks(read: Callable[[], Config], title: str, work: "Callable[[Config, to
         try:
             with noticed():
                 raise_together(mistake)
-                assert cfg is not None  # or there is a mistake
+                assert cfg is not None  # else there is a mistake
                 return work(cfg, device, heartbeat)
         finally:
             process_group.stop()

@@ -1,4 +1,4 @@
-"""Ranks of a training run: how they start and end."""
+"""Start and stop the ranks of a training run."""
 
 import fcntl
 import gc
@@ -25,14 +25,14 @@ from caad_ds.utils.progress import Heartbeat
 
 CPU_OP = "deepspeed_shm_comm"
 STALE_SECONDS = 600  # no build of the op takes so long
-_added: set[str] = set()  # variables of a launch that this process has set for itself
+_added: set[str] = set()  # launch variables that this process has set itself
 
 
 def start(heartbeat: Heartbeat) -> torch.device:
-    """Join the process group (alone if no launcher set one up) and return this rank's device.
+    """Join the process group (of one rank without a launcher) and return this rank's device.
 
-    UserError where DeepSpeed's CPU op cannot be compiled, or would wait for a build that was killed. The ranks have not
-    met then: RankError on the first of each node, for the main rank knows of its own node alone.
+    UserError if DeepSpeed's CPU op cannot be compiled, or would wait for a build that was killed. The ranks have not
+    met by then: RankError on the first rank of each node, since the main rank knows only its own node.
     """
     try:
         return _start(heartbeat)
@@ -55,7 +55,7 @@ def _start(heartbeat: Heartbeat) -> torch.device:
         built = _check_cpu_op()
         begins = "joining the ranks" if os.environ["WORLD_SIZE"] != "1" else "starting DeepSpeed"
         heartbeat.begin(begins + ("" if built else ", compiling DeepSpeed's CPU op once: up to 2 minutes"))
-        # DeepSpeed's launcher sets LOCAL_SIZE; the CPU communication op reads LOCAL_WORLD_SIZE's twin from it too.
+        # DeepSpeed's launcher sets LOCAL_SIZE, which its CPU communication op reads too.
         if "LOCAL_SIZE" not in os.environ:
             _add(LOCAL_SIZE=os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     else:
@@ -67,10 +67,10 @@ def _start(heartbeat: Heartbeat) -> torch.device:
             )
         accelerator.set_device(local)
     try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it prints that the op was built
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # DeepSpeed prints that the op was built
             if accelerator.device_name() == "cpu":
                 with _in_turn():
-                    build_shm_op()  # loads it where it is built; the process has it then
+                    build_shm_op()  # loads the op into this process if it is built
             deepspeed.init_distributed(verbose=False)
     except dist.DistNetworkError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -89,18 +89,18 @@ def _start(heartbeat: Heartbeat) -> torch.device:
 
 
 def stop() -> None:
-    """Leave the process group, no shared memory and no variables of its own launch.
+    """Leave the process group; remove its shared memory and this process's launch variables.
 
     Without it a finished CPU run can end in SIGABRT.
     """
     gc.collect()
     if dist.is_initialized():
         rank = dist.get_rank()
-        deepspeed.comm.destroy_process_group()  # and what DeepSpeed keeps of it, for another world in this process
-        # DeepSpeed's CPU op leaves 66 MiB of shared memory behind, for every port that was ever used.
+        deepspeed.comm.destroy_process_group()  # also DeepSpeed's state of it, for another group in this process
+        # DeepSpeed's CPU op leaves 66 MiB of shared memory behind for every port.
         address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
         Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
-    while _added:  # or a process started after it, a Slurm job too, takes itself for a rank of this launch
+    while _added:  # else a process started later, even a Slurm job, believes to be a rank of this launch
         os.environ.pop(_added.pop(), None)
 
 
@@ -111,10 +111,10 @@ def _add(**variables: str) -> None:
 
 @contextmanager
 def _in_turn() -> Iterator[None]:
-    """One rank after the other in DeepSpeed's CPU op, where the file system has locks.
+    """Let ranks build DeepSpeed's CPU op one after the other, if the file system supports locks.
 
-    Torch has a lock of its own around it. Ranks that wait there while another compiles do not learn why that fails, and
-    for one that was killed they wait forever: what is written in our lock tells that its last holder was.
+    Torch also locks the build, but ranks that wait for its lock do not learn why the build fails, and wait forever if
+    the builder was killed: our lock file records that.
     """
     with _open_lock() as lock:
         with suppress(OSError):
@@ -135,7 +135,7 @@ def _open_lock() -> FileIO:
     root = _build_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return open(root / ".caad-ds.lock", "a+b", buffering=0)  # a full disk must not fail again as it is closed
+        return open(root / ".caad-ds.lock", "a+b", buffering=0)  # a full disk must not raise again on close
     except OSError as error:
         raise UserError(
             f"{root} cannot be written ({error.strerror}), where DeepSpeed's CPU op is kept; "
@@ -144,14 +144,14 @@ def _open_lock() -> FileIO:
 
 
 def _refuse_stale_lock() -> None:
-    """UserError where a build of somebody else was killed: torch waits forever, silently, for its lock."""
+    """Raise UserError if another process's build was killed: torch would wait for its lock forever, silently."""
     for lock in _torch_locks():
         if lock.exists() and (minutes := (time.time() - lock.stat().st_mtime) / 60) > STALE_SECONDS / 60:
             raise UserError(f"{lock}: left {minutes:.0f} minutes ago by a build that was killed; remove that file")
 
 
 def _torch_locks() -> list[Path]:
-    """Where torch's lock around the op may be."""
+    """Return possible paths of torch's lock for the op."""
     return [folder / "lock" for folder in _op_folders()]
 
 
@@ -170,17 +170,17 @@ def _compiler() -> str:
 
 
 def _why(error: Exception) -> str:
-    """The compiler's first complaint, or what else there is in a line."""
+    """Return the compiler's first error line, else the error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in lines if "error" in line.lower() and "Error building" not in line), lines[0])
 
 
 def _check_cpu_op() -> bool:
-    """Whether the op is built already; UserError where there is no compiler for it."""
+    """Return whether the op is built already; UserError if there is no compiler for it."""
     if shutil.which(_compiler().split()[0]) is None:
         raise UserError(
             f"no C++ compiler ({_compiler()}) for DeepSpeed's CPU op; install g++, or set CXX to a compiler"
         )
-    # Ninja stands beside the interpreter in a virtual environment that was not activated.
+    # Ninja is beside the interpreter in a virtual environment that was not activated.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
     return any(library.is_file() for folder in _op_folders() for library in folder.glob("*.so"))

@@ -1,1 +1,1 @@
-"""The teacher of a run: where it lies, its cache on disk, and the filling of that cache apart from a training."""
+"""The teacher of a run: its placement, its cache on disk, and filling that cache before training."""

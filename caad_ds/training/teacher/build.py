@@ -1,4 +1,4 @@
-"""The teacher of a run: in an engine, read from a cache, or both while the cache is filled."""
+"""Build the teacher of a run: in an engine, read from a cache, or both while the cache is filled."""
 
 import shutil
 from collections.abc import Collection
@@ -35,7 +35,7 @@ def build_teacher(
     held: ExitStack,
     part: Timed,
 ) -> tuple[TeacherSignal | None, str]:
-    """The teacher, and where it lies; what it holds is put on `held`. Every rank calls it.
+    """Build the teacher, and return it with a description of its placement; `held` releases it. Every rank calls it.
 
     `unusable` are keys of samples that were left out of the data.
     """
@@ -63,10 +63,9 @@ def build_teacher(
 
 
 def publish(filling: FillingTeacher, cache: TeacherCache, pairing: Pairing, heartbeat: Heartbeat) -> None:
-    """Let all ranks find what was stored so far, and stop the teacher where nothing is missing; every rank calls it.
+    """Let all ranks read what was stored so far, and stop the teacher if nothing is missing; every rank calls it.
 
-    At the end of an epoch, so that in the next one the samples are found, whoever has stored them, also by a run that
-    resumes there.
+    At the end of an epoch: in the next one, and in a run that resumes there, any rank finds the samples.
     """
     filling.publish()
     if not cache.lacking():
@@ -75,7 +74,7 @@ def publish(filling: FillingTeacher, cache: TeacherCache, pairing: Pairing, hear
 
 
 def on_device(head: LMHead) -> LMHead:
-    """The head with its tensors on the device of this rank."""
+    """Return the head with its tensors on this rank's device."""
     device = get_accelerator().current_device_name()
     return replace(head, weight=head.weight.to(device), bias=None if head.bias is None else head.bias.to(device))
 
@@ -96,7 +95,7 @@ def _in_engine(
 
 
 def _place(cfg: Config, student: AudioLM, teacher: AudioLM, held: ExitStack) -> tuple[str, str, Path | None]:
-    """Where the teacher lies and why, and on NVMe a folder of this rank's own."""
+    """Return the teacher's placement, the reason, and for NVMe this rank's folder."""
     assert cfg.teacher is not None
     width = DTYPES[cfg.run.precision].itemsize
     placed, reason = placement(cfg, teacher.module, student.module, width)

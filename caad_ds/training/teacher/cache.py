@@ -1,4 +1,4 @@
-"""The teacher cache of a run: what it is made of, whether it is whole, and the teacher that reads or fills it."""
+"""The teacher cache of a run: its key, whether it is complete, and the teacher that fills it."""
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
@@ -54,17 +54,17 @@ from caad_ds.utils.files import disk_errors, sole_writer
 from caad_ds.utils.ranks import agreed, from_main, world
 
 VOCABULARY = "vocabulary of the scalars"
-MAKING = 600  # seconds in which one who begins to fill a cache has written its head
+MAKING = 600  # seconds within which a process that starts to fill a cache has written its head
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What rank 0 sees of a run's cache, which others may fill meanwhile.
+    """State of a run's cache as rank 0 sees it; others may fill it meanwhile.
 
     Args:
-        weights: the hash of the files that the teacher is made of; of an architecture, of its settings and its seed.
-        key: what the cache says it was made of, None where there is none yet.
-        segments: those that are there.
+        weights: the hash of the teacher's files; for an architecture, of its settings and its seed.
+        key: what the stored states depend on; None if there is no cache yet.
+        segments: the existing segments.
     """
 
     weights: str
@@ -73,7 +73,7 @@ class Seen:
 
 
 def seen(cfg: Config) -> Seen | None:
-    """What there is of a run's cache; None for a run without one."""
+    """Read the state of a run's cache; None for a run without one."""
     if cfg.teacher is None or cfg.teacher.cache is None:
         return None
     key = read_key(cfg.teacher.cache.path)
@@ -88,11 +88,11 @@ class TeacherCache:
     """The cache that `teacher.cache` names.
 
     Args:
-        there: what rank 0 sees of it.
+        there: the state that rank 0 sees.
         data: the training data, whose audio may be a negative.
-        readers: what must be there for the cache to be whole.
-        part: that of an array job which fills it.
-        refill: whether it is to be filled even if it looks whole.
+        readers: readers of the samples that a complete cache must hold.
+        part: the part of an array job that fills it.
+        refill: whether to fill it even if it looks complete.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class TeacherCache:
             self.store = self._store(stored["width"], there.segments)
             self.store.needed = not fills
             self.whole = not fills or (not refill and not self.lacking())
-        known = not self._stream and not cfg.data.skip_broken  # of which some may be left out
+        known = not self._stream and not cfg.data.skip_broken  # broken samples may be left out
         if not fills and self.store is not None and known and (lacking := self.lacking()):
             raise UserError(self.store.missing(lacking[0], len(lacking) - 1))
         if self.whole:
@@ -140,13 +140,13 @@ class TeacherCache:
             self.head, self.positions = read_head(self.folder), stored["positions"]
 
     def lacking(self) -> list[str]:
-        """The keys of the samples without rows; of a stream nobody knows."""
+        """Return the keys of samples without rows; for a stream they are unknown."""
         if self.store is None or self._stream:
             return ["every sample"]
         return self.store.lacks(named(entry) for reader in self._readers for entry in reader.index.samples)
 
     def check_vocabulary(self, shared: SharedVocabulary | None) -> None:
-        """Raise UserError where scalars are needed, or added, over other tokens than the stored ones."""
+        """Raise UserError if scalars are needed, or added, over other tokens than the stored ones."""
         there, here = (self.key or {}).get(VOCABULARY), _named(shared)
         if there in (None, here):
             return
@@ -168,21 +168,21 @@ class TeacherCache:
         say: Callable[[str], None],
         unusable: Collection[str] = (),
     ) -> FillingTeacher:
-        """The teacher that stores what it computes; every rank calls it.
+        """Return the teacher that stores what it computes; every rank calls it.
 
-        `unusable` are keys of samples that were left out: the cache is whole without them.
+        `unusable` are keys of samples that were left out: the cache is complete without them.
         """
         with online.head() as head:
             agreed(lambda: self._prepare(head, teacher, shared, held) if is_main() else None)
         there = from_main(partial(read_segments, self.folder))
-        made = agreed(lambda: self._filling(online, shared, head.weight.shape[1], there, say))
+        teacher_with_cache = agreed(lambda: self._filling(online, shared, head.weight.shape[1], there, say))
         if is_main():
-            for key in made.store.lacks((key, "") for key in sorted(unusable)):
-                made.note_unusable(key)
-        return made
+            for key in teacher_with_cache.store.lacks((key, "") for key in sorted(unusable)):
+                teacher_with_cache.note_unusable(key)
+        return teacher_with_cache
 
     def _prepare(self, head: LMHead, teacher: AudioLM, shared: SharedVocabulary | None, held: ExitStack) -> None:
-        """Make the folder, take its lock, write what it is made of and the head, on rank 0."""
+        """Make the folder, take its lock, write key and head, on rank 0."""
         if head.softcap is not None and self.section.form == "contrast":
             raise UserError(
                 f"teacher.cache.form contrast: the logits of a {teacher.family} have a soft cap, so that a contrast of "
@@ -202,7 +202,7 @@ class TeacherCache:
                     )
                 notes = {"width": head.weight.shape[1], "positions": teacher.position_limit, VOCABULARY: _named(shared)}
                 write_key(self.folder, self.made_of, notes)
-            else:  # another may have made it since it was looked at
+            else:  # another process may have made it in the meantime
                 check_key(self.folder, stored, self.made_of)
                 self.check_vocabulary(shared)
             if not (self.folder / HEAD).exists():
@@ -218,11 +218,11 @@ class TeacherCache:
     ) -> FillingTeacher:
         self.store = self._store(width, there)
         writer = SegmentWriter(self.folder, f"{writer_of(self._part)}-{world()[0]:05d}")
-        goes_on = self.section.when_full == "continue"
-        return FillingTeacher(online, self.store, writer, self.objective, shared, goes_on, say)
+        continues = self.section.when_full == "continue"
+        return FillingTeacher(online, self.store, writer, self.objective, shared, continues, say)
 
     def _store(self, width: int, there: Sequence[Segment]) -> Store:
-        """The segments that rank 0 sees; UserError where this rank does not."""
+        """Open the segments that rank 0 sees; UserError if this rank does not see them."""
         if fault := next(filter(None, (length_fault(self.folder, segment) for segment in there)), None):
             raise UserError(f"{fault} (rank 0 sees it so); use a folder that all nodes share")
         return Store(self.folder, Layout(self.section.form, width, self._precision), segments=there)
@@ -231,14 +231,14 @@ class TeacherCache:
 def open_cache(
     cfg: Config, there: Seen | None, reader: IndexedReader | StreamReader, readers: Sequence[IndexedReader]
 ) -> TeacherCache | None:
-    """The cache of a run's training and validation data, if its config has one."""
+    """Open the cache of a run's training and validation data, if its config has one."""
     if there is None:
         return None
     return TeacherCache(cfg, there, reader, readers, isinstance(reader, StreamReader))
 
 
 def made_of(cfg: Config, weights: str, data: IndexedReader | StreamReader, reader: Reader) -> dict[str, str]:
-    """All that the stored states depend on beside the samples, by name."""
+    """Return what the stored states depend on besides the samples, by name."""
     section, objective, run = cfg.teacher, cfg.objective, cfg.run
     assert section is not None and section.cache is not None
     parts: dict[str, Any] = {"teacher (its files)": weights}
@@ -270,7 +270,7 @@ def _teachers_reader(cfg: Config) -> Reader:
 
 
 def _named(shared: SharedVocabulary | None) -> str:
-    """What tokens the scalars are over."""
+    """Name the tokens that the scalars are over."""
     if shared is None or shared.ids is None:
         return "all" if shared is None else f"the first {shared.size}"
     return f"{shared.size}, sha256 {hashlib.sha256(shared.ids.numpy().tobytes()).hexdigest()[:16]}"

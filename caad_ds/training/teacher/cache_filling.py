@@ -1,4 +1,4 @@
-"""Filling a teacher cache apart from a training: every sample of the data once, whatever is there already left out."""
+"""Fill a teacher cache before training: every sample of the data once, except those already stored."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -24,11 +24,11 @@ from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
 from caad_ds.utils.wording import counted, gigabytes
 
-ROUNDS = 64  # batches of a rank after which what is stored gets its name
+ROUNDS = 64  # batches of a rank after which stored rows are published
 
 
 class CacheFilling:
-    """The teacher with a cache to fill; a context, which releases the engine at its end. Every rank makes it."""
+    """The teacher with a cache to fill; a context that releases the engine at its end. Every rank makes one."""
 
     def __init__(self, cfg: Config, device: torch.device, heartbeat: Heartbeat, part: Part):
         self.cfg, self.device, self.heartbeat, self.part = cfg, device, heartbeat, part
@@ -46,7 +46,7 @@ class CacheFilling:
             self.held = held.pop_all()
 
     def _load(self) -> None:
-        """Everything that a user's mistake can break."""
+        """Load everything that a user error can break."""
         cfg = self.cfg
         self.heartbeat.begin("loading models and data")
         folders = [cfg.data.train, *filter(None, [cfg.data.validation])]
@@ -62,14 +62,14 @@ class CacheFilling:
         engines.check_finite(cfg, self.student, self.teacher)
 
     def run(self, batch: int) -> None:
-        """Compute and store what is missing of this part, `batch` samples per rank and forward."""
+        """Compute and store the missing samples of this part, `batch` per rank and forward."""
         computed = sum(self._fill(reader, batch) for reader in self.readers)
         store = self.filling.store
-        found = f"{counted(len(store), 'sample')}, {gigabytes(store.size)} GB in {self.cache.folder}"
-        self.heartbeat.say(f"teacher.cache: {counted(computed, 'sample')} computed; {found}")
+        stored = f"{counted(len(store), 'sample')}, {gigabytes(store.size)} GB in {self.cache.folder}"
+        self.heartbeat.say(f"teacher.cache: {counted(computed, 'sample')} computed; {stored}")
 
     def _fill(self, reader: IndexedReader, batch: int) -> int:
-        """Fill what is missing of a data set; returns how many samples that were."""
+        """Store the missing samples of a data set; return their number."""
         rank, ranks = world()
         numbers = self._missing(reader)
         rounds = -(-len(numbers) // (batch * ranks))
@@ -78,26 +78,26 @@ class CacheFilling:
             return (step * ranks + rank) * batch + np.arange(batch)
 
         def samples(step: int) -> list[list[Sample]]:
-            return [[reader[numbers[place % len(numbers)]] for place in wanted(step).tolist()]]
+            return [[reader[numbers[position % len(numbers)]] for position in wanted(step).tolist()]]
 
         loader = Loader(samples, self.pairing, self.cfg.data.workers)
         with torch.no_grad():
             for step, read in enumerate(loader.steps(0, rounds)):
                 done = step * batch * ranks
                 self.heartbeat.turn_to(lambda done=done: f"teacher cache: {done}/{len(numbers)} samples")  # type: ignore[misc]
-                [made] = agreed(read)
-                # What a last round repeats is stored by another rank.
-                made = made.ignoring(torch.from_numpy(wanted(step) >= len(numbers))).to(self.device)
+                [pairs] = agreed(read)
+                # Samples repeated in the last round are stored by another rank.
+                pairs = pairs.ignoring(torch.from_numpy(wanted(step) >= len(numbers))).to(self.device)
                 with self.filling.head():
-                    self.filling.states([made], [self.student.prepare(made.student)])
+                    self.filling.states([pairs], [self.student.prepare(pairs.student)])
                 if step % ROUNDS == ROUNDS - 1 or step == rounds - 1:
                     self.filling.publish()
         return len(numbers)
 
     def _missing(self, reader: IndexedReader) -> list[int]:
-        """The numbers of the samples of this part without rows, by length; over all ranks, which look at a share each.
+        """Return the numbers of this part's samples without rows, by length; each rank checks a share.
 
-        Those whose key is in the cache are read: a text or an audio may have changed since.
+        Samples whose key is in the cache are read: a text or an audio may have changed since.
         """
         entries, store = reader.index.samples, self.filling.store
         mine = list(self.part.take(range(len(reader))))
@@ -105,11 +105,11 @@ class CacheFilling:
         rank, ranks = world()
         known = [number for number in mine if entries[number].key not in new]
         self.heartbeat.turn_to(lambda: f"looking for changed samples among {len(known)}")
-        changed = agreed(lambda: [n for n in known[rank::ranks] if not self._there(reader[n])])
-        found = {n for n in mine if entries[n].key in new} | {n for each in gathered(changed) for n in each}
-        return sorted(found, key=lambda n: (entries[n].tokens + 50 * entries[n].seconds, n))
+        changed = agreed(lambda: [n for n in known[rank::ranks] if not self._is_stored(reader[n])])
+        missing = {n for n in mine if entries[n].key in new} | {n for each in gathered(changed) for n in each}
+        return sorted(missing, key=lambda n: (entries[n].tokens + 50 * entries[n].seconds, n))
 
-    def _there(self, sample: Sample) -> bool:
+    def _is_stored(self, sample: Sample) -> bool:
         answer: Sequence[int] = self.pairing.student.check(sample).answer[: self.cfg.data.max_answer_tokens]
         return content_of(sample, answer) in self.filling.store
 

@@ -1,4 +1,4 @@
-"""Where the frozen teacher's weights lie: whole on each device, shared among them, in the hosts' memory, or on NVMe."""
+"""Choose where the frozen teacher's weights are: on each device, partitioned, in host memory, or on NVMe."""
 
 import hashlib
 import os
@@ -17,18 +17,18 @@ from caad_ds.config.schema import Config
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors
 
-GATHERED = 1_000_000_000  # weights that ZeRO-3 holds whole at a time, stage3_max_live_parameters of ds_configs/
+GATHERED = 1_000_000_000  # weights that ZeRO-3 gathers at a time, stage3_max_live_parameters of ds_configs/
 OPTIMIZER_BYTES = 16  # per trained weight: fp32 master, gradient and AdamW's two moments
-FOR_ACTIVATIONS = 0.25  # share of the free memory that is left to activations, the loss's logits and fragmentation
-FOR_THE_HOST = 0.2  # share of the free host memory that is left to the data and the rest of the machine
+FOR_ACTIVATIONS = 0.25  # share of the free memory reserved for activations, the loss's logits and fragmentation
+FOR_THE_HOST = 0.2  # share of the free host memory reserved for the data and the rest of the machine
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the choice is made from, in bytes per rank; of what is free, the least over all ranks.
+    """Memory that the choice depends on, in bytes per rank; free memory is the least over all ranks.
 
-    `whole`: the teacher's weights. `teacher`: this rank's share of them. `gathered`: what ZeRO-3 holds of them whole at
-    a time. `student`: its weights, gradients and optimizer. `host_free`: the rank's share of its node's.
+    `whole`: the teacher's weights. `teacher`: this rank's share of them. `gathered`: what ZeRO-3 gathers of them at a
+    time. `student`: its weights, gradients and optimizer. `host_free`: the rank's share of its node's free memory.
     """
 
     whole: int
@@ -40,7 +40,7 @@ class Memory:
 
 
 def choose(memory: Memory, nvme: bool) -> tuple[str, str]:
-    """The fastest placement that fits, and the reason in words; UserError where none does.
+    """Return the fastest placement that fits, and the reason in words; UserError if none does.
 
     `nvme`: whether a folder for it was given.
     """
@@ -66,7 +66,7 @@ def choose(memory: Memory, nvme: bool) -> tuple[str, str]:
 
 
 def placement(cfg: Config, teacher: nn.Module, student: nn.Module, width: int) -> tuple[str, str]:
-    """The placement of this run and its reason, the same on every rank; `width`: bytes of a weight in the engines."""
+    """Return the placement of this run and its reason, the same on every rank; `width`: bytes per weight."""
     assert cfg.teacher is not None
     if cfg.teacher.deepspeed is not None:
         return placed_by(cfg.teacher.deepspeed), f"as {cfg.teacher.deepspeed} says"
@@ -78,7 +78,7 @@ def placement(cfg: Config, teacher: nn.Module, student: nn.Module, width: int) -
 
 
 def placed_by(file: str) -> str:
-    """Where a DeepSpeed file puts the weights."""
+    """Return where a DeepSpeed file puts the weights."""
     zero = deepspeed_config(file).get("zero_optimization", {})
     if zero.get("stage", 0) == 0:
         return "replicated"
@@ -87,9 +87,9 @@ def placed_by(file: str) -> str:
 
 
 def swap_folder(root: Path | None, output_dir: Path) -> Path:
-    """An empty folder of this run and rank below `root` for weights on NVMe; UserError where it cannot be used.
+    """Make an empty folder of this run and rank below `root` for weights on NVMe; UserError if it cannot be used.
 
-    Its name is the same whenever the run starts again, so that what a killed rank has left is removed.
+    Its name is the same on every start of the run, which removes what a killed rank has left.
     """
     if root is None:
         raise UserError("the teacher lies on nvme, but teacher.nvme_path is missing; give a folder on a local disk")
@@ -118,12 +118,12 @@ def _measure(teacher: nn.Module, student: nn.Module, width: int, cfg: Config) ->
 def memory_of(
     cfg: Config, counts: tuple[int, int, int], width: int, ranks: int, device_free: int, host_free: int
 ) -> Memory:
-    """What a placement is chosen from, by `counts`: weights of the teacher, of the student, and those that train."""
+    """Compute the memory, by `counts` of weights: the teacher's, the student's, and the trainable ones."""
     teacher, student, trained = counts
     zero = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
     weights = student * width // (ranks if zero.get("stage") == 3 else 1)
     if cfg.objective.draws and zero.get("stage") == 3:
-        weights += student * width  # whole while it writes answers
+        weights += student * width  # gathered while it draws answers
     optimizer = 0 if "offload_optimizer" in zero else trained * OPTIMIZER_BYTES // ranks
     whole = teacher * width
     gathered = min(GATHERED * width, whole)
@@ -131,7 +131,7 @@ def memory_of(
 
 
 def _device_free() -> int:
-    """Bytes of the device that this process may take yet; PyTorch's per-process limit may be below what is free."""
+    """Return the bytes that this process may still allocate; PyTorch's per-process limit may be below what is free."""
     free, total = torch.cuda.mem_get_info()
     limit = int(total * torch.cuda.get_per_process_memory_fraction()) - torch.cuda.memory_reserved()
     return min(free, limit)
