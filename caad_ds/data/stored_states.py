@@ -1,4 +1,4 @@
-"""The teacher's hidden states of a batch, as far as a cache has them."""
+"""The teacher's hidden states of a batch that a cache holds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ class StoredStates:
     """What a teacher cache holds for the N answer rows of a batch of B samples.
 
     Args:
-        contents: what each sample is, by a hash of its text, audio and answer.
-        there: bool [B], whether a sample's rows are in the cache; the rows of the others mean nothing.
+        contents: a hash of each sample's text, audio and answer.
+        there: bool [B], whether a sample's rows are in the cache; rows of the others are undefined.
         positive: [N, Ht], the states with the audio, or the contrasted ones of a cache of form `contrast`.
         negative: [N, Ht], the states of the second path, in form `pair`.
         scalars: float32 [N, 5], see `SCALARS` of the loss.
 
-    The last three are None where no sample is there.
+    The last three are None if no sample is there.
     """
 
     contents: Sequence[str]
@@ -33,13 +33,13 @@ class StoredStates:
         return bool(self.there.all())
 
     def rows(self, chosen: Tensor) -> "StoredStates":
-        """The states at some of the rows, bool [N]."""
+        """Select rows, bool [N]."""
         return self._each(lambda tensor: tensor[chosen])
 
     def to(self, device: torch.device | str) -> "StoredStates":
-        """The same on a device; `there` stays on the CPU, where it is read."""
+        """Copy to a device; `there` stays on the CPU, where it is read."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "StoredStates":
-        changed = (None if each is None else change(each) for each in (self.positive, self.negative, self.scalars))
+        changed = (None if part is None else change(part) for part in (self.positive, self.negative, self.scalars))
         return StoredStates(self.contents, self.there, *changed)

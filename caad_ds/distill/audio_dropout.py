@@ -1,4 +1,4 @@
-"""Audio dropout: a share of the samples hears the negative in the place of its audio."""
+"""Audio dropout: a share of the samples gets the negative instead of its audio."""
 
 import zlib
 
@@ -8,16 +8,16 @@ from caad_ds.data.batch import Batch, PairedBatch
 
 
 class AudioDropout:
-    """Exchanges the audio of a share of the samples for the negative, or leaves all batches alone (share 0).
+    """Replaces the audio of a share of the samples with the negative; share 0 changes nothing.
 
-    The draw depends on seed, step and sample alone, not on who holds the sample.
+    The draw depends only on seed, step and sample, not on the rank that holds the sample.
     """
 
     def __init__(self, share: float, seed: int):
         self.share, self.seed = share, seed
 
     def __call__(self, step: int, batch: PairedBatch) -> PairedBatch:
-        """The batch as a step takes it."""
+        """Return the batch with audio dropped."""
         if not self.share or batch.negative is None:
             return batch
         drawn = [zlib.crc32(f"{self.seed}:{step}:{key}".encode()) / 2**32 for key in batch.keys]
@@ -25,6 +25,6 @@ class AudioDropout:
 
 
 def drop_audio(batch: Batch, negative: Batch, dropped: torch.Tensor) -> Batch:
-    """The batch with the samples in `dropped` (bool [B]) as they are in the negative."""
+    """Return the batch with the samples in `dropped` (bool [B]) taken from the negative."""
     size = len(batch.keys)
     return Batch.cat([batch, negative]).select(torch.arange(size) + size * dropped)

@@ -1,4 +1,4 @@
-"""The student beside its engine, to write answers with: the same weights, whole, and none of the engine's hooks."""
+"""A copy of the student for decoding: it shares the gathered weights and has none of the engine's hooks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from caad_ds.models.audio_lm import AudioLM
 
 
 class GatheredCopy:
-    """Modules of their own around the weights of a student, which it reads while they are gathered.
+    """Copies of a student's modules that use its weights while these are gathered.
 
-    Decoding calls the model once a token. Through the engine's modules, ZeRO-3 would gather and free each layer for
-    each of them, and a rank whose answers end early would leave the others waiting. It is made before the engine, whose
-    hooks would be copied, and always in evaluation: without dropout and recomputation.
+    Decoding calls the model for every token. Through the engine's modules, ZeRO-3 would gather and free each layer each
+    time, and a rank whose answers end early would leave the others waiting. It is made before the engine, whose hooks
+    would be copied, and is always in evaluation mode: without dropout and recomputation.
     """
 
     def __init__(self, student: AudioLM, device: torch.device):
@@ -35,7 +35,7 @@ class GatheredCopy:
 
     @contextmanager
     def filled(self) -> Iterator[AudioLM]:
-        """The student with the weights that it has now, for the duration of the context; every rank enters it."""
+        """Yield the student with its current weights for the duration of the context; every rank enters it."""
         gathered = deepspeed.zero.GatheredParameters([weight for weight, _ in self._weights], modifier_rank=None)
         with gathered, torch.no_grad():
             for weight, own in self._weights:

@@ -1,4 +1,4 @@
-"""Samples as teacher and student read them: a batch each, with one answer, and the batch of the second path."""
+"""Collate samples for teacher and student: a batch each, with the same answers, and the batch of the second path."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from caad_ds.utils.errors import UserError
 
 
 class Pairing:
-    """Collates samples for teacher and student; where both read alike, once.
+    """Collates samples for teacher and student, once if both read alike.
 
-    The answer's ids are those of the student's tokenizer after its own template, for both. `negative` names the second
-    path, `partners` gives it audio of other samples. `store` has states of the teacher; where `teacher_runs` is false
-    no batch is made for it.
+    Both get the answer's ids of the student's tokenizer after its own template. `negative` names the second path,
+    `partners` supplies audio of other samples for it. `store` holds cached states of the teacher; if `teacher_runs` is
+    false, no batch is made for it.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Pairing:
         self.store, self.teacher_runs = store, True
 
     def __call__(self, samples: Sequence[Sample]) -> PairedBatch:
-        """The samples' batches, on the CPU; UserError names a sample that one of the models cannot read."""
+        """Make the samples' batches, on the CPU; UserError names a sample that one of the models cannot read."""
         student = self.student.collate(samples)
         stored = None if self.store is None else self.store.read(samples, student)
         if not self.teacher_runs:
@@ -48,9 +48,9 @@ class Pairing:
         return PairedBatch(student, teacher, self._second(teacher or student, samples), stored)
 
     def check(self, sample: Sample, room: int = 0) -> Encoded:
-        """Encode a sample's texts as both do; UserError, which names it, where one cannot or the answers differ.
+        """Encode a sample's texts with both readers; UserError names it if one fails or the answers differ.
 
-        `room`: tokens to reserve for an answer that the student writes.
+        `room`: tokens to reserve for an answer that the student draws.
         """
         encoded = self.student.check(sample, room=room)
         if self.teacher is None or self.alike:
@@ -70,21 +70,21 @@ class Pairing:
         return encoded
 
     def length(self, sample: Sample) -> int:
-        """The most positions that a sample takes in either model."""
+        """Return the most positions that a sample takes in either model."""
         return max(reader.length(sample) for reader in self.readers)
 
     def positions_of(self, seconds: float) -> int:
-        """The most positions that audio of that length takes in either model."""
+        """Return the most positions that audio of this length takes in either model."""
         return max(reader.positions_of(seconds) for reader in self.readers)
 
     @property
     def readers(self) -> list[Reader]:
-        """Those that read samples, the student's first."""
+        """The readers in use, the student's first."""
         return [self.student] if self.teacher is None or self.alike else [self.student, self.teacher]
 
     @property
     def truncated(self) -> int:
-        """How many answers were cut."""
+        """How many answers were truncated."""
         return self.student.prompts.truncated
 
     def _second(self, batch: Batch, samples: Sequence[Sample]) -> Batch | None:
@@ -94,7 +94,7 @@ class Pairing:
 
 
 def _first_difference(theirs: Sequence[int], ours: Sequence[int]) -> str:
-    place = next((n for n, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), None)
-    place = min(len(theirs), len(ours)) if place is None else place
-    said = [str(each[place]) if place < len(each) else "none" for each in (theirs, ours)]
-    return f"{said[0]} and {said[1]} at {place}"
+    position = next((n for n, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), None)
+    position = min(len(theirs), len(ours)) if position is None else position
+    tokens = [str(answer[position]) if position < len(answer) else "none" for answer in (theirs, ours)]
+    return f"{tokens[0]} and {tokens[1]} at {position}"

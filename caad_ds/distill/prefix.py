@@ -1,4 +1,4 @@
-"""The constant beginning of the teacher's path without audio: run once, then kept as keys and values."""
+"""Cache the KV of the constant prefix of the teacher's path without audio."""
 
 from collections import OrderedDict
 
@@ -17,17 +17,17 @@ ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class KeptPrefixes:
-    """Keys and values of what the samples of a batch begin with, for a frozen model and one negative.
+    """Keys and values of prefixes that all samples of a batch share, for a frozen model and one negative.
 
-    The encoding of a window without sound is a constant: where template and system prompt are the same, so is the
-    negative path up to the end of its first audio. The last `KEPT` beginnings are kept. UserError where the layers of
-    `llm` keep other things than keys and values.
+    A window without sound has a constant encoding: with the same template and system prompt, the negative path is the
+    same up to the end of its first audio. The last `KEPT` prefixes are kept. UserError if the layers of `llm` have
+    state other than keys and values.
     """
 
     def __init__(self, llm: PreTrainedModel) -> None:
         config = llm.config
         others = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTION)
-        if others or llm._is_stateful:  # RWKV and xLSTM name no types of layers
+        if others or llm._is_stateful:  # RWKV and xLSTM configs name no layer types
             kinds = ", ".join(others) or "a state"
             raise UserError(f"teacher.keep_prefix: {config.model_type} has layers of {kinds}; set it to false")
         self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
@@ -36,7 +36,7 @@ class KeptPrefixes:
         return len(self._kept)
 
     def hidden_states(self, model: SpeechLM, embedded: Embedded, prefix: Tensor) -> Tensor:
-        """What `model.hidden_states(embedded)` gives where all samples begin with the tokens `prefix` [P]."""
+        """Return `model.hidden_states(embedded)` of samples that all begin with the tokens `prefix` [P]."""
         key = tuple(prefix.tolist())
         if key not in self._kept:
             self._kept[key] = _keys_and_values(model, embedded.first(len(key)))
@@ -47,9 +47,9 @@ class KeptPrefixes:
 
 
 def shared_prefix(batch: Batch) -> int:
-    """How many positions the samples have in common, up to the end of the first audio; 0 where they differ in those.
+    """Return the length of the samples' common prefix, up to the end of the first audio; 0 if they differ before that.
 
-    The last of these may predict an answer's first token: then it is 0 too.
+    It is also 0 if the last of these positions predicts an answer's first token.
     """
     ids, audio = batch.input_ids, batch.audio_mask
     same = (ids == ids[0]).all(0) & (audio == audio[0]).all(0) & batch.attention_mask.bool().all(0)

@@ -1,4 +1,4 @@
-"""Answers that the student draws during training, in the place of some samples' pseudo ground truth."""
+"""On-policy answers: the student draws them during training, and they replace some samples' pseudo ground truth."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,24 +16,24 @@ from caad_ds.generation.sampling import Sampling
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 
-ROWS = 64  # micro-batches are decoded together up to so many answers, for the memory of keys and values
+ROWS = 64  # answers to decode together, limited by the memory of keys and values
 
 
 @dataclass(frozen=True)
 class DrawnAnswers:
-    """The samples of a micro-batch that the student has answered itself, int64 [k], and their answers, int64 [T] each.
+    """The samples of a micro-batch with drawn answers, int64 [k], and these answers, int64 [T] each.
 
-    An answer ends with its end token, unless it was cut at the longest length.
+    An answer ends with its end token, unless it was cut at the maximum length.
     """
 
     samples: Tensor
     answers: list[Tensor]
 
     def put_into(self, batch: PairedBatch) -> PairedBatch:
-        """The same samples, these with the drawn answers, as both models and the second path read them."""
+        """Return the batch with the drawn answers, for both models and the second path."""
 
-        def changed(each: Batch | None) -> Batch | None:
-            return None if each is None else each.with_answers(self.samples, self.answers)
+        def changed(part: Batch | None) -> Batch | None:
+            return None if part is None else part.with_answers(self.samples, self.answers)
 
         student = batch.student.with_answers(self.samples, self.answers)
         teacher = student if batch.teacher is batch.student else changed(batch.teacher)
@@ -42,10 +42,10 @@ class DrawnAnswers:
 
 @dataclass
 class Rollouts:
-    """Draws answers of the student as it is, once for a window of micro-batches.
+    """Draws answers of the current student, once per window of micro-batches.
 
-    Which samples, and every number that is drawn, are a function of (seed, step, sample): neither the world size nor a
-    resume changes them. `forbidden`, bool [V], are tokens that are never drawn. Source: on-policy distillation, GKD
+    The choice of samples and every random number are a function of (seed, step, sample): neither the world size nor a
+    resume changes them. `forbidden`, bool [V], marks tokens that are never drawn. Source: on-policy distillation, GKD
     (arXiv 2306.13649).
     """
 
@@ -61,20 +61,20 @@ class Rollouts:
 
     @property
     def settings(self) -> OnPolicySection:
-        """How they are drawn."""
+        """The settings of drawing."""
         assert self.objective.on_policy is not None
         return self.objective.on_policy
 
     @torch.no_grad()
     def draw(self, step: int, batches: Sequence[Batch]) -> list[DrawnAnswers]:
-        """The answers to some of the samples of a window's prepared student batches; every rank calls it.
+        """Draw answers to some samples of a window's prepared student batches; every rank calls it.
 
-        All ranks gather the weights together, and each decodes alone: no rank waits for another's longer answers.
+        All ranks gather the weights together, and each decodes on its own: none waits for another's longer answers.
         """
         chosen = [self._chosen(step, batch) for batch in batches]
         prompts = [batch.prompts(rows) for batch, rows in zip(batches, chosen, strict=True) if len(rows)]
         with self.student.filled() as lm:
-            answers = [answer for some in _parts(prompts) for answer in self._written(lm, step, some)]
+            answers = [answer for some in _decoding_batches(prompts) for answer in self._generate(lm, step, some)]
         drawn = []
         for batch, rows in zip(batches, chosen, strict=True):
             taken, answers = answers[: len(rows)], answers[len(rows) :]
@@ -83,25 +83,27 @@ class Rollouts:
         return drawn
 
     def read_counts(self) -> tuple[dict[str, float], set[int]]:
-        """What was drawn since the last call: sums, and a number for each different answer."""
-        found = self.counts, self.different
+        """Return and reset what was drawn since the last call: sums, and a hash of each distinct answer."""
+        counts = self.counts, self.different
         self.counts, self.different = {}, set()
-        return found
+        return counts
 
     def _chosen(self, step: int, batch: Batch) -> Tensor:
-        """The samples of a batch, int64 [k], whose answers are drawn; samples without an answer are never chosen."""
+        """Choose the samples of a batch, int64 [k], whose answers are drawn; never samples without an answer."""
         digests = [hashlib.sha256(f"{self.seed}:{step}:{key}:rollout".encode()).digest()[:8] for key in batch.keys]
         below = [int.from_bytes(digest) < self.settings.share * 2**64 for digest in digests]
         answered = (batch.labels != IGNORE).any(1)
         return (torch.tensor(below).to(answered.device) & answered).nonzero().squeeze(-1)
 
-    def _written(self, lm: AudioLM, step: int, prompts: Batch) -> list[Tensor]:
+    def _generate(self, lm: AudioLM, step: int, prompts: Batch) -> list[Tensor]:
         if lm.trains_tower_inside:
             prompts = lm.heard(prompts)
-        asked = self.settings
+        settings = self.settings
         named = replace(prompts, keys=[f"{step}:{key}" for key in prompts.keys])
-        sampling = Sampling(asked.temperature, asked.top_p, asked.top_k, self.seed)
-        tokens = generate(lm, named, max_new_tokens=asked.max_new_tokens, sampling=sampling, forbidden=self.forbidden)
+        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, self.seed)
+        tokens = generate(
+            lm, named, max_new_tokens=settings.max_new_tokens, sampling=sampling, forbidden=self.forbidden
+        )
         ends = torch.isin(tokens, torch.tensor(self.ends, device=tokens.device))
         lengths = torch.where(ends.any(1), ends.to(torch.uint8).argmax(1) + 1, tokens.shape[1])
         return [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
@@ -110,7 +112,7 @@ class Rollouts:
         written = [answer.tolist() for answer in drawn.answers]
         given = [[token for token in row if token != IGNORE] for row in batch.labels[drawn.samples].tolist()]
         self.different |= {hash(tuple(answer)) for answer in written}
-        found = {
+        counts = {
             "answers": len(written),
             "tokens": sum(map(len, written)),
             "ended": sum(answer[-1] in self.ends for answer in written),
@@ -121,11 +123,11 @@ class Rollouts:
             ),
             "given": sum(min(len(gold), self.settings.max_new_tokens) for gold in given),
         }
-        self.counts = {name: self.counts.get(name, 0.0) + value for name, value in found.items()}
+        self.counts = {name: self.counts.get(name, 0.0) + value for name, value in counts.items()}
 
 
-def _parts(prompts: Sequence[Batch]) -> Iterator[Batch]:
-    """A window's prompts, in batches that end with ROWS or more; an answer does not depend on those beside it."""
+def _decoding_batches(prompts: Sequence[Batch]) -> Iterator[Batch]:
+    """Join a window's prompts to batches of ROWS or more; an answer does not depend on the rest of its batch."""
     waiting: list[Batch] = []
     for number, batch in enumerate(prompts, 1):
         waiting.append(batch)
@@ -135,10 +137,10 @@ def _parts(prompts: Sequence[Batch]) -> Iterator[Batch]:
 
 
 def forbidden_tokens(student: AudioLM, teacher: AudioLM, shared: SharedVocabulary | None) -> Tensor:
-    """Bool [V]: the tokens of a student that no drawn answer may hold.
+    """Return the student's tokens that no drawn answer may contain, bool [V].
 
-    Those that stand for audio or pictures in either model (the placeholder of the student's prompts is left out by
-    `generate`), those that are no token of its tokenizer, and those that are not the teacher's, or another token to it.
+    These are audio and image placeholders of either model (`generate` excludes the placeholder of the student's
+    prompts), ids that its tokenizer does not have, and tokens that the teacher lacks or reads as another token.
     """
     rows = len(student.head().weight)
     known = torch.zeros(rows, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Weights of the distillation term of each answer row, by what the audio says of its token."""
+"""Weights of each answer row's distillation term, by how much the audio supports its token."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,8 +20,8 @@ class AudioAdvantage:
 
         A_n = log p_pos(y_n) - log p_neg(y_n), clipped to [0, cap];  a_n = A_n / mean of A over the global batch
 
-    p are the teacher's distributions at temperature 1, y the answer. Where no row of a global batch has an advantage
-    all weigh alike. Source: the idea of VA-OPD (arXiv 2605.21924), with audio for images.
+    p are the teacher's distributions at temperature 1, y the answer. If no row of a global batch has an advantage,
+    all weights are 1. Source: the idea of VA-OPD (arXiv 2605.21924), with audio for images.
     """
 
     def __init__(self, objective: ObjectiveSection, shared: SharedVocabulary | None = None):
@@ -29,31 +29,31 @@ class AudioAdvantage:
 
     @classmethod
     def of(cls, objective: ObjectiveSection, shared: SharedVocabulary | None = None) -> "AudioAdvantage | None":
-        """What a run's objective asks for."""
+        """Build it from a run's objective; None if rows are not weighted."""
         return cls(objective, shared) if objective.row_weight == "audio_advantage" else None
 
     def weighed(self, signals: Sequence[tuple[Batch, TeacherStates]], head: LMHead) -> list[TeacherStates]:
-        """The states of a window's batches, with the rows' weights; every rank calls it, once for a global batch.
+        """Add the rows' weights to the states of a window's batches; every rank calls it, once per global batch.
 
-        The head is the teacher's.
+        `head` is the teacher's.
         """
-        found = [self._advantage(batch, states, head) for batch, states in signals]
+        advantages = [self._advantage(batch, states, head) for batch, states in signals]
         sums = torch.stack([
-            torch.stack([each.double().sum() for each in found]).sum(),
-            torch.tensor(float(sum(map(len, found))), dtype=torch.float64, device=found[0].device),
+            torch.stack([advantage.double().sum() for advantage in advantages]).sum(),
+            torch.tensor(float(sum(map(len, advantages))), dtype=torch.float64, device=advantages[0].device),
         ])  # fmt: skip
         if dist.is_initialized():
             dist.all_reduce(sums)
         total, count = sums
         out = []
-        for (_, states), each in zip(signals, found, strict=True):
-            # NaN stays: the step is left out.
-            weights = torch.where(total == 0, 1.0, each.double() * count / total).float()
-            out.append(replace(states, kd_weights=weights, advantage=each))
+        for (_, states), advantage in zip(signals, advantages, strict=True):
+            # NaN stays: the step is skipped.
+            weights = torch.where(total == 0, 1.0, advantage.double() * count / total).float()
+            out.append(replace(states, kd_weights=weights, advantage=advantage))
         return out
 
     def _advantage(self, batch: Batch, states: TeacherStates, head: LMHead) -> Tensor:
-        """A_n of the rows of a batch, float32 [N]."""
+        """Compute A_n of the rows of a batch, float32 [N]."""
         advantage = states.advantage
         if not len(batch.targets):
             return states.positive.new_zeros(0, dtype=torch.float32)

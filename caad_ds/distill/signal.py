@@ -1,4 +1,4 @@
-"""Where the teacher's hidden states come from; the training step does not know which."""
+"""Sources of the teacher's hidden states, behind one interface for the training step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,11 +22,11 @@ class TeacherStates:
     """The teacher's hidden states at the N answer rows of a batch.
 
     Args:
-        positive: h_pos [N, Ht], or what is already contrasted.
-        negative: h_neg [N, Ht]; None where nothing is left to contrast, as in standard KD.
-        alpha: the strength of the contrast of each row [N], where it is known already; None: as the objective says.
-        advantage: log p_pos - log p_neg of the answer's token of each row [N], where it is known already.
-        kd_weights: factors of the rows' distillation terms [N]; None: all count alike.
+        positive: h_pos [N, Ht], or already contrasted states.
+        negative: h_neg [N, Ht]; None if there is nothing to contrast, as in standard KD.
+        alpha: each row's contrast strength [N], if known already; None: the objective's.
+        advantage: log p_pos - log p_neg of each row's answer token [N], if known already.
+        kd_weights: factors of the rows' distillation terms [N]; None: all equal.
     """
 
     positive: Tensor
@@ -37,36 +37,36 @@ class TeacherStates:
 
 
 class TeacherSignal(Protocol):
-    """The teacher as training sees it: hidden states at the answer rows, and the head that turns them into logits.
+    """The teacher's interface for training: hidden states at the answer rows, and the head that makes logits of them.
 
-    A run asks nothing else of it, so that the states may come from an engine or from a cache.
+    The states may come from an engine or from a cache.
     """
 
     def states(self, batches: Sequence[PairedBatch], ours: Sequence[Batch]) -> list[TeacherStates]:
-        """The states of each batch of a window; `ours` are the student's batches, prepared.
+        """Return the states of each batch of a window; `ours` are the student's prepared batches.
 
         Every rank calls it equally often.
         """
         ...
 
     def head(self) -> AbstractContextManager[LMHead]:
-        """The teacher's LM head, whole on every rank inside the context."""
+        """Yield the teacher's LM head, whole on every rank inside the context."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The weights that the states are computed with, as a module gives them; none where they are only read."""
+        """Return the weights that compute the states, like a module's; none if states are only read."""
         ...
 
     def close(self) -> None:
-        """Release what it holds, at the end of a run or after a failure; the process group is still there."""
+        """Release its resources at the end of a run or after a failure; the process group still exists."""
         ...
 
 
 class TeacherForward(nn.Module):
-    """The one module of the teacher's engine: everything from tokens to hidden states in a single forward.
+    """The module of the teacher's engine: from tokens to hidden states in a single forward.
 
-    Submodules called around a ZeRO-3 engine invalidate its trace, so embedding, connector and both paths are in here.
-    With `keep_prefix` the negative path begins where its samples begin to differ, which makes it a forward of its own.
+    Calling submodules outside a ZeRO-3 engine invalidates its trace, so embedding, connector and both paths are in
+    here. With `keep_prefix` the negative path starts after its common prefix, in a separate forward.
     """
 
     def __init__(self, lm: AudioLM, keep_prefix: bool = False):
@@ -76,11 +76,11 @@ class TeacherForward(nn.Module):
         self.kept = KeptPrefixes(lm.generator) if keep_prefix else None
 
     def forward(self, batch: Batch, negative: Batch | None) -> tuple[Tensor, Tensor | None]:
-        """Both paths as one forward of 2B samples; only the positive one if there is no negative."""
+        """Run both paths as one forward of 2B samples; only the positive one if there is no negative."""
         if negative is None:
             return self.lm.hidden(batch), None
         if self.kept is not None and len(prefix := _constant(batch, negative)):
-            assert isinstance(self.lm, SpeechAudioLM)  # the configuration refuses others
+            assert isinstance(self.lm, SpeechAudioLM)  # the config refuses other families
             kept = self.kept.hidden_states(self.lm.module, self.lm.embedded(negative), prefix)
             return self.lm.hidden(batch), kept
         positive, second = self.lm.hidden(Batch.cat([batch, negative])).chunk(2)
@@ -88,7 +88,7 @@ class TeacherForward(nn.Module):
 
 
 def _constant(batch: Batch, negative: Batch) -> Tensor:
-    """The tokens [P] that the negative path of every sample begins with, without audio that is removed."""
+    """Return the tokens [P] of the negative path's common prefix, without removed audio."""
     removed = not len(negative.audio_index)
     if not (removed or negative.constant):
         return batch.input_ids[0, :0]
@@ -100,8 +100,8 @@ def _constant(batch: Batch, negative: Batch) -> Tensor:
 class OnlineTeacher:
     """The frozen teacher in a ZeRO-3 inference engine, run for every batch.
 
-    What a model computes outside its engine runs once a batch, for teacher and student together where `shares` says
-    that both compute the same. `part` wraps what that takes.
+    Modules outside the engines run once per batch; with `shares`, once for teacher and student together. `part` times
+    them.
     """
 
     def __init__(self, engine: Any, shares: bool = False, part: Timed = nullcontext):
@@ -111,11 +111,11 @@ class OnlineTeacher:
         self.part = part
 
     def states(self, batches: Sequence[PairedBatch], ours: Sequence[Batch]) -> list[TeacherStates]:
-        """The states of each batch, of one forward for all; `ours` are the student's batches, prepared."""
+        """Compute the states of all batches in one forward; `ours` are the student's prepared batches."""
         theirs = []
         for batch, prepared in zip(batches, ours, strict=True):
             assert batch.teacher is not None
-            # Both batches have the same audios in the same order, however their texts differ.
+            # Both batches have the same audios in the same order, even if their texts differ.
             shared = replace(batch.teacher, audio=prepared.audio) if self.shares else None
             theirs.append(shared or self._prepared(batch.teacher))
         seconds = [self._prepared(batch.negative) for batch in batches if batch.negative is not None]
@@ -130,18 +130,18 @@ class OnlineTeacher:
 
     @torch.no_grad()
     def signal(self, batch: Batch, negative: Batch | None) -> tuple[Tensor, Tensor | None]:
-        """h_pos [N, Ht] of the teacher's batch and h_neg [N, Ht] of its second path (None for standard KD).
+        """Compute h_pos [N, Ht] of the teacher's batch and h_neg [N, Ht] of its second path (None for standard KD).
 
-        Both batches are prepared.
+        Both batches must be prepared.
         """
         return self.engine(batch, negative)
 
     @contextmanager
     def head(self) -> Iterator[LMHead]:
-        """The teacher's head gathered from all ranks for the duration of the context.
+        """Yield the teacher's head, gathered from all ranks for the duration of the context.
 
-        A copy where ZeRO-3 partitions it: the teacher's own forward, to whose embedding the head may be tied, gathers
-        and partitions that weight again.
+        It is a copy if ZeRO-3 partitions it: the head may be tied to the embedding, which the teacher's forward gathers
+        and partitions again.
         """
         lm = self.engine.module.lm
         partitioned = [p for p in lm.generator.get_output_embeddings().parameters() if hasattr(p, "ds_id")]
@@ -153,7 +153,7 @@ class OnlineTeacher:
         yield head
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The teacher's weights; under ZeRO-3 each is a rank's share."""
+        """Return the teacher's weights; under ZeRO-3 each is a rank's share."""
         return self.engine.module.named_parameters()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A window of micro-steps of Stage 2: encoder once a batch, teacher once a window or a batch, student with its loss."""
+"""A window of Stage 2 micro-steps: encoder once per batch, teacher once per window or batch, student with its loss."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,10 +26,10 @@ Signals = tuple[Batch, TeacherStates | None]  # the student's batch, prepared, a
 
 @dataclass(frozen=True)
 class Window:
-    """A window's batches with the answers that the student has drawn, as both models read them (`batches`).
+    """A window's batches with drawn answers, for both models (`batches`).
 
-    `ours` are the student's, prepared. Of samples with a drawn answer `replaced` has the batches with the pseudo ground
-    truth; `rows` says of each batch which answer rows are drawn, and what the distillation terms are divided by.
+    `ours` are the student's prepared batches. `replaced` has the samples with a drawn answer, with their pseudo ground
+    truth. `rows` has for each batch which answer rows are drawn, and the divisor of the distillation terms.
     """
 
     batches: list[PairedBatch]
@@ -38,7 +38,7 @@ class Window:
     rows: list[DrawnRows]
 
     def for_student(self, number: int, batch: Batch) -> Batch:
-        """A micro-batch with what the cross-entropy alone is about behind it."""
+        """Append the samples that are only for the cross-entropy to a micro-batch."""
         replaced = self.replaced[number]
         return Batch.cat([batch, replaced]) if replaced.keys else batch
 
@@ -46,11 +46,11 @@ class Window:
 class DistillStep:
     """Runs batches through encoder, teacher and student; without a teacher it is CE training.
 
-    What the student computes outside its engine runs once a batch. One forward of the teacher takes `teacher_batch`
-    micro-batches: where its weights come from the host, each layer then crosses the bus once for all of them. `part`
-    wraps what the parts encoder, teacher and student take. With `row_weights` the states of a whole window are there
-    before the student begins, since the weights of its rows depend on each other. With `rollouts` some of the answers
-    of a window are the student's own, drawn before the teacher runs.
+    The student's modules outside its engine run once per batch. One forward of the teacher takes `teacher_batch`
+    micro-batches: if its weights are in host memory, each layer is then transferred once for all of them. `part` times
+    encoder, teacher and student. With `row_weights` the states of a whole window are computed before the student runs,
+    since the weights of its rows depend on each other. With `rollouts` the student draws some answers of a window
+    before the teacher runs.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class DistillStep:
         self.part = part
         self.row_weights = row_weights
         self.rollouts = rollouts
-        self.window: Window | None = None  # the last one in which answers were drawn
+        self.window: Window | None = None  # the last window, if answers were drawn
         self._evaluated = False
         self._head: LMHead | None = None
 
     @property
     def kd_normalizer(self) -> float | None:
-        """What the last window's distillation terms are divided by, where answers were drawn."""
+        """Divisor of the last window's distillation terms, if answers were drawn."""
         return None if self.window is None else self.window.rows[0].normalizer
 
     @contextmanager
     def teacher_head(self) -> Iterator[None]:
-        """Holds the teacher's head for the micro-steps inside: an optimizer step's, or a validation pass's."""
+        """Hold the teacher's head for the micro-steps inside: those of an optimizer step or a validation pass."""
         if self.teacher is None:
             yield
             return
@@ -90,12 +90,12 @@ class DistillStep:
         self._head = None
 
     def train(self, batches: list[PairedBatch], normalizer: float, step: int = 0) -> list[Terms]:
-        """Forward, backward and the engine's step for each micro-batch of a window, inside `teacher_head`.
+        """Run forward, backward and the engine's step for each micro-batch of a window, inside `teacher_head`.
 
-        `normalizer` is what the rows of the pseudo ground truth are divided by. Returns kd, ce and the diagnostics of
-        each. The engine skips the step if a loss or a gradient is not finite.
+        `normalizer` divides the rows of the pseudo ground truth. Returns kd, ce and diagnostics of each micro-batch.
+        The engine skips the step if a loss or a gradient is not finite.
         """
-        self.window = window = None  # the memory of the last one
+        self.window = window = None  # frees the last window
         if self.rollouts is not None:
             self.window = window = self._drawn(self.rollouts, batches, step)
         signals = self._window(batches) if window is None else self._window(window.batches, window.ours)
@@ -105,28 +105,28 @@ class DistillStep:
             read = batch if window is None else window.for_student(number, batch)
             with self.part("student"):
                 loss, kd, ce, diagnostics = self._student((read, states), normalizer, drawn)
-                self.engine.backward(_spoilt(loss))
+                self.engine.backward(_with_nan_gradients(loss))
                 self.engine.step()
             terms.append((kd, ce, diagnostics))
         return terms
 
     @torch.no_grad()
     def evaluate(self, batch: PairedBatch, normalizer: float) -> Terms:
-        """The same terms without a gradient, on the pseudo ground truth, inside `teacher_head`."""
+        """Compute the same terms without a gradient, on the pseudo ground truth, inside `teacher_head`."""
         self._evaluated = True
         [signals] = self._signals([batch])
         return self._student(signals, normalizer)[1:]
 
     def _drawn(self, rollouts: Rollouts, batches: Sequence[PairedBatch], step: int) -> Window:
-        """A window in which the student has answered some samples itself; every rank calls it."""
+        """Draw answers to some samples of a window; every rank calls it."""
         ours = [self._prepared(batch.student) for batch in batches]
         if self._evaluated:
-            # ZeRO-3 has begun to fetch weights for a backward pass that a forward without gradients does not make.
+            # ZeRO-3 has prefetched weights for a backward pass, which does not follow a forward without gradients.
             self.engine.empty_partition_cache()
             self._evaluated = False
         with self.part("rollout"):
             drawn = rollouts.draw(step, ours)
-        window = [each.put_into(batch) for each, batch in zip(drawn, batches, strict=True)]
+        window = [answers.put_into(batch) for answers, batch in zip(drawn, batches, strict=True)]
         answered = [replace(w.student, audio=prepared.audio) for w, prepared in zip(window, ours, strict=True)]
         total = torch.tensor(sum(counted(b, rollouts.objective.reduction) for b in answered), dtype=torch.float64)
         total = total.to(ours[0].input_ids.device)
@@ -134,26 +134,26 @@ class DistillStep:
             dist.all_reduce(total)
         normalizer = total.item() / (world()[1] * len(batches))
         own = [torch.isin(batch.sample_of_row, d.samples) for d, batch in zip(drawn, answered, strict=True)]
-        rows = [DrawnRows(each, normalizer) for each in own]
-        # The pseudo ground truth of what was drawn is there for the cross-entropy alone.
+        rows = [DrawnRows(mask, normalizer) for mask in own]
+        # The pseudo ground truth of samples with a drawn answer is only for the cross-entropy.
         kept = None if rollouts.objective.share_of_kd < 1 else 0
-        replaced = [batch.select(each.samples[:kept]) for each, batch in zip(drawn, ours, strict=True)]
+        replaced = [batch.select(answers.samples[:kept]) for answers, batch in zip(drawn, ours, strict=True)]
         return Window(window, answered, replaced, rows)
 
     def _window(self, batches: list[PairedBatch], ours: list[Batch] | None = None) -> Iterable[Signals]:
-        """What the student learns from in a window, one micro-batch after the other; `ours` if it is prepared."""
+        """Yield a window's signals, micro-batch by micro-batch; `ours` are the student's batches if prepared."""
         starts = [slice(at, at + self.teacher_batch) for at in range(0, len(batches), self.teacher_batch)]
-        found = chain.from_iterable(self._signals(batches[part], ours and ours[part]) for part in starts)
+        signals = chain.from_iterable(self._signals(batches[part], ours and ours[part]) for part in starts)
         if self.row_weights is None:
-            return found
+            return signals
         assert self._head is not None, "no head: call it inside teacher_head()"
-        signals = [(batch, states) for batch, states in found if states is not None]
+        window = [(batch, states) for batch, states in signals if states is not None]
         with self.part("teacher"):
-            weighed = self.row_weights.weighed(signals, self._head)
-        return zip((batch for batch, _ in signals), weighed, strict=True)
+            weighed = self.row_weights.weighed(window, self._head)
+            return zip((batch for batch, _ in window), weighed, strict=True)
 
     def _signals(self, batches: list[PairedBatch], ours: list[Batch] | None = None) -> list[Signals]:
-        """Each of the student's batches, prepared, with the teacher's states."""
+        """Return the student's prepared batches with the teacher's states."""
         ours = ours or [self._prepared(batch.student) for batch in batches]
         if self.teacher is None:
             return [(batch, None) for batch in ours]
@@ -179,14 +179,14 @@ class DistillStep:
 
 
 def counted(batch: Batch, reduction: str) -> float:
-    """How much a batch counts in a mean over rows, or over samples where `reduction` is "sample"."""
+    """Return a batch's weight in a mean over rows, or over samples if `reduction` is "sample"."""
     rows = batch.sample_of_row
     return float(rows.unique().numel() if reduction == "sample" else rows.numel())
 
 
-def _spoilt(loss: Tensor) -> Tensor:
-    """The loss, with gradients of NaN if it is not finite: its own may be finite, and the engine looks at nothing else.
+def _with_nan_gradients(loss: Tensor) -> Tensor:
+    """Return the loss, with NaN gradients if it is not finite: the engine checks only gradients, which may be finite.
 
-    Decided on the device, which nothing waits for.
+    Computed on the device, without a synchronization.
     """
     return loss * torch.ones_like(loss).masked_fill(~loss.detach().isfinite(), float("nan"))

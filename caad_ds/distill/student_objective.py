@@ -1,4 +1,4 @@
-"""The student with its loss: the one module of the student's engine."""
+"""The student with its loss: the module of the student's engine."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,16 +15,16 @@ from caad_ds.loss.hidden_states import hidden_state_loss, width_map
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 
-Timed = Callable[[str], AbstractContextManager]  # wraps a named part of the step
+Timed = Callable[[str], AbstractContextManager]  # times a named part of the step
 
 
 class StudentObjective(nn.Module):
     """Student and Stage 2 objective in one forward (method.md, L = lambda * L_CD + (1 - lambda) * L_GT).
 
     A trainable LM head that ZeRO-3 partitions can only be read inside the engine's forward, so the loss is in here.
-    `part("loss")` wraps what the loss takes, its gradient included. `shared` are the tokens that teacher and student
-    have in common. What of the student lies outside its engine is in here if it trains, and so is the map of its states
-    to `teacher_width` where the objective compares hidden states; that begins from `seed`.
+    `part("loss")` times the loss, including its gradient. `shared` is the vocabulary that teacher and student share.
+    Trainable modules beside the student's are in here too, and so is the projection of its states to `teacher_width`
+    if the objective compares hidden states; `seed` initializes it.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class StudentObjective(nn.Module):
             self.width_map = width_map(student.head().weight.shape[1], teacher_width, seed)
 
     def train(self, mode: bool = True) -> "StudentObjective":
-        """Set the mode of what trains; what is frozen stays in evaluation."""
+        """Set the mode of trainable parts; frozen ones stay in evaluation mode."""
         super().train(mode)
         self.lm.freeze_running_parts()
         return self
@@ -65,15 +65,15 @@ class StudentObjective(nn.Module):
         kd_weights: Tensor | None = None,
         drawn: DrawnRows | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Loss, its terms kd and ce, and the diagnostics of a prepared batch; see `contrastive_distillation_loss`.
+        """Compute loss, terms kd and ce, and diagnostics of a prepared batch; see `contrastive_distillation_loss`.
 
-        The teacher's states [N, Ht] and head are None for objective `ce`. `row_alpha` [N] is each row's alpha, where it
-        is known, `kd_weights` [N] a factor of its distillation term. Where answers were `drawn`, the teacher has states
-        of the first of the batch's rows alone. A plain tuple, as ZeRO's hooks expect.
+        The teacher's states [N, Ht] and head are None for objective `ce`. `row_alpha` [N] is each row's alpha if known,
+        `kd_weights` [N] factors of the distillation terms. If answers were `drawn`, the teacher has states of only the
+        first rows of the batch. Returns a plain tuple, as ZeRO's hooks expect.
         """
         cfg = self.objective
         if not cfg.alpha:
-            teacher_neg = None  # it was there for the rows' weights alone
+            teacher_neg = None  # it was needed only for the rows' weights
         if self.lm.trains_tower_inside:
             with self.part("encoder"):
                 batch = self.lm.heard(batch)
@@ -81,26 +81,26 @@ class StudentObjective(nn.Module):
         head, labels, vocabulary = self.lm.head(), batch.targets, None
         if teacher_head is not None and self.shared is not None:
             head, teacher_head, labels, vocabulary = self.shared.applied(head, teacher_head, labels)
-        taught = len(hidden if teacher_pos is None else teacher_pos)
+        distilled = len(hidden if teacher_pos is None else teacher_pos)
         sample = batch.sample_of_row if cfg.reduction == "sample" else None
         states = TeacherRows(teacher_pos, teacher_neg, row_alpha, kd_weights)
         hidden_kd = None
         if cfg.hidden_weight and teacher_pos is not None:
             over = normalizer if drawn is None else drawn.normalizer
-            of_taught = hidden[:taught], batch.targets[:taught], None if sample is None else sample[:taught]
-            hidden_kd = self._hidden_states(*of_taught, states, over)
+            of_rows = hidden[:distilled], batch.targets[:distilled], None if sample is None else sample[:distilled]
+            hidden_kd = self._hidden_states(*of_rows, states, over)
             rest = 1 - cfg.hidden_weight
             wide = torch.promote_types(hidden.dtype, torch.float32)
-            alike = hidden.new_full((taught,), rest, dtype=wide)
+            alike = hidden.new_full((distilled,), rest, dtype=wide)
             states = replace(states, kd_weights=alike if kd_weights is None else rest * kd_weights)
-        of_rows = LossRows(hidden, head, labels, sample, teacher_head, vocabulary, states)
+        rows = LossRows(hidden, head, labels, sample, teacher_head, vocabulary, states)
         with self.part("loss"):
             if drawn is None:
-                out = self._loss(cfg, of_rows, normalizer)
+                out = self._loss(cfg, rows, normalizer)
             else:
-                out = self._loss_of_drawn(of_rows, normalizer, drawn)
-        # A path from the loss to weights that train, also where the connector alone trains and no sample hears its
-        # audio: a loss that is not finite is noticed by its gradient (step.py). It adds 0 to both.
+                out = self._loss_of_drawn(rows, normalizer, drawn)
+        # A path from the loss to trainable weights, even if only the connector trains and no sample has audio: a loss
+        # that is not finite is noticed by its gradient (step.py). It adds 0 to both.
         loss, kd, diagnostics = out.loss + 0.0 * path, out.kd, out.diagnostics
         if hidden_kd is not None:
             term, total = hidden_kd
@@ -110,17 +110,17 @@ class StudentObjective(nn.Module):
         return loss, kd, out.ce, diagnostics
 
     def _loss(self, cfg: ObjectiveSection, rows: LossRows, normalizer: float | None) -> LossOutput:
-        taught = rows.taught
-        alpha: float | Tensor = cfg.alpha if taught.alpha is None else taught.alpha
+        teacher = rows.teacher
+        alpha: float | Tensor = cfg.alpha if teacher.alpha is None else teacher.alpha
         return contrastive_distillation_loss(
             rows.hidden,
             rows.head,
-            taught.positive,
-            taught.negative,
+            teacher.positive,
+            teacher.negative,
             rows.teacher_head,
             rows.labels,
-            alpha=0.0 if taught.negative is None else alpha,
-            alpha_gate="none" if taught.negative is None or taught.alpha is not None else cfg.alpha_gate,
+            alpha=0.0 if teacher.negative is None else alpha,
+            alpha_gate="none" if teacher.negative is None or teacher.alpha is not None else cfg.alpha_gate,
             gate_m=cfg.gate_m,
             temperature=cfg.temperature,
             kd_weight=cfg.share_of_kd,
@@ -131,13 +131,13 @@ class StudentObjective(nn.Module):
             reduction=cfg.reduction,
             sample_of_row=rows.sample,
             normalizer=normalizer,
-            kd_token_weights=taught.kd_weights,
+            kd_token_weights=teacher.kd_weights,
             vocab_size=rows.vocabulary,
             logits=cfg.logits,
         )
 
     def _loss_of_drawn(self, rows: LossRows, normalizer: float | None, drawn: DrawnRows) -> LossOutput:
-        """Both terms on given answers, distillation on drawn ones, cross-entropy on those that they stand in for.
+        """Compute both terms on given answers, distillation on drawn ones, cross-entropy on those that they replace.
 
             L = lambda / R sum_n D_n + (1 - lambda) / N sum_n CE_n
 
@@ -149,15 +149,15 @@ class StudentObjective(nn.Module):
         own = drawn.rows.nonzero().squeeze(-1)
         given = (~drawn.rows).nonzero().squeeze(-1)
         replaced = torch.arange(len(drawn.rows), len(rows.hidden), device=own.device)
-        weights = rows.taught.kd_weights
+        weights = rows.teacher.kd_weights
         if weights is None:
             wide = torch.promote_types(rows.hidden.dtype, torch.float32)
             weights = rows.hidden.new_ones(len(drawn.rows), dtype=wide)
-        # The mean of the distillation term is over another number of rows than that of the cross-entropy.
-        scaled = replace(rows, taught=replace(rows.taught, kd_weights=weights * (normalizer / drawn.normalizer)))
+        # The distillation term is a mean over another number of rows than the cross-entropy.
+        scaled = replace(rows, teacher=replace(rows.teacher, kd_weights=weights * (normalizer / drawn.normalizer)))
         both = self._loss(cfg, scaled.take(given), normalizer)
         distilled = self._loss(cfg.on_drawn_answers, rows.take(own), drawn.normalizer)
-        crossed = self._loss(cfg.without_teacher, rows.take(replaced, taught=False), normalizer)
+        crossed = self._loss(cfg.without_teacher, rows.take(replaced, with_teacher=False), normalizer)
         lam = cfg.share_of_kd
         return LossOutput(
             both.loss + lam * distilled.loss + (1 - lam) * crossed.loss,
@@ -167,21 +167,21 @@ class StudentObjective(nn.Module):
         )
 
     def _hidden_states(
-        self, hidden: Tensor, labels: Tensor, sample: Tensor | None, taught: TeacherRows, normalizer: float | None
+        self, hidden: Tensor, labels: Tensor, sample: Tensor | None, teacher: TeacherRows, normalizer: float | None
     ) -> tuple[Tensor, Tensor]:
-        """The term of hidden states and the sum of their distances."""
+        """Compute the term of hidden states, and the sum of their distances."""
         cfg = self.objective
-        assert taught.positive is not None
+        assert teacher.positive is not None
         with self.part("loss"):
             return hidden_state_loss(
                 hidden if self.width_map is None else self.width_map(hidden),
-                taught.positive,
-                taught.negative,
+                teacher.positive,
+                teacher.negative,
                 labels,
-                alpha=cfg.alpha if taught.alpha is None else taught.alpha,
+                alpha=cfg.alpha if teacher.alpha is None else teacher.alpha,
                 distance=cfg.hidden_distance,
                 normalizer=normalizer,
                 reduction=cfg.reduction,
                 sample_of_row=sample,
-                token_weights=taught.kd_weights,
+                token_weights=teacher.kd_weights,
             )

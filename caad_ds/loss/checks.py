@@ -1,4 +1,4 @@
-"""Bad arguments of the loss, refused by name before anything is computed."""
+"""Validate arguments of the loss before anything is computed; errors name the argument."""
 
 from numbers import Integral, Real
 
@@ -8,23 +8,23 @@ from torch import Tensor
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import LARGEST, Objective
 
-# float16 is not among them: gradients divided by a token count underflow in it.
+# No float16: gradients divided by a token count underflow in it.
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 def require(holds: bool, name: str, value: object, expected: str) -> None:
-    """Raises ValueError "NAME is VALUE, expected EXPECTED" unless it holds."""
+    """Raise ValueError "NAME is VALUE, expected EXPECTED" unless it holds."""
     if not holds:
         raise ValueError(f"{name} is {value}, expected {expected}")
 
 
 def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuses a name that is not one of the allowed."""
+    """Refuse a value that is not allowed."""
     require(value in allowed, name, repr(value), "one of " + ", ".join(allowed))
 
 
 def check_normalizer(normalizer: float | Tensor | None, wait: bool) -> None:
-    """A positive number or a scalar tensor; on a device its value is looked at only if the caller may wait for that."""
+    """Require a positive number or scalar tensor; a value on a device is read only with `wait`."""
     if isinstance(normalizer, Tensor):
         require(normalizer.numel() == 1, "normalizer.shape", tuple(normalizer.shape), "one value")
         if normalizer.device.type != "cpu" and not wait:
@@ -36,12 +36,12 @@ def check_normalizer(normalizer: float | Tensor | None, wait: bool) -> None:
 
 
 def check_ignore_index(ignore_index: int) -> None:
-    """A whole number."""
+    """Require an integer."""
     require(isinstance(ignore_index, Integral), "ignore_index", repr(ignore_index), "a whole number")
 
 
 def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: int | None, vocab: int | None) -> None:
-    """A head and the hidden states [N, H] that go through it: types, shapes, dtypes, enough vocabulary."""
+    """Check a head and its hidden states [N, H]: types, shapes, dtypes, large enough vocabulary."""
     require(isinstance(hidden, Tensor), hidden_name, type(hidden).__name__, "a tensor [N, H]")
     require(isinstance(head, LMHead), name, type(head).__name__, "an LMHead: LMHead(layer.weight, layer.bias)")
     expected = "[N, H]" if rows is None else f"[N, H] with N = {rows}"
@@ -67,14 +67,14 @@ def check_head(name: str, head: LMHead, hidden_name: str, hidden: Tensor, rows: 
 
 
 def check_kind(name: str, tensor: Tensor, device: torch.device) -> None:
-    """A floating-point tensor of a dtype that the loss takes, on the device of the others."""
+    """Require a floating-point tensor of a supported dtype, on the device of the others."""
     expected = "float32, bfloat16 or float64 (gradients over a token count underflow in float16)"
     require(tensor.dtype in DTYPES, f"{name}.dtype", tensor.dtype, expected)
     require(tensor.device == device, f"{name}.device", tensor.device, f"{device} as the other arguments")
 
 
 def check_precision(named: dict[str, Tensor | None]) -> None:
-    """float64 in all of the tensors or in none, the first of them telling which."""
+    """Require float64 in all tensors or in none, as in the first."""
     (first, leader), *others = named.items()
     assert leader is not None
     for name, tensor in others:
@@ -92,7 +92,7 @@ def check_teacher(
     student_head: LMHead,
     vocab: int | None,
 ) -> None:
-    """Whether the teacher that the objective asks for is there and speaks the student's vocabulary."""
+    """Check that the teacher's arguments fit the objective and the student's vocabulary."""
     wanted = f"since kd_weight is {objective.kd_weight}"
     if positive is None:
         raise ValueError(f"teacher_pos is None, expected hidden states [N, Ht] {wanted}")
@@ -117,7 +117,7 @@ def check_teacher(
 
 
 def check_rows(name: str, index: Tensor | None, hidden: Tensor, hidden_name: str = "student_hidden") -> None:
-    """A row index beside hidden states."""
+    """Require an int64 index with one entry per row of hidden states."""
     require(isinstance(index, Tensor), name, type(index).__name__, "int64 [N]")
     assert index is not None
     require(index.dtype == torch.int64, f"{name}.dtype", index.dtype, "int64 (.long())")
@@ -127,7 +127,7 @@ def check_rows(name: str, index: Tensor | None, hidden: Tensor, hidden_name: str
 
 
 def check_row_weights(name: str, weights: Tensor | None, hidden: Tensor) -> None:
-    """A factor per row, or none."""
+    """Require a factor per row, or None."""
     if weights is not None:
         require(isinstance(weights, Tensor), name, type(weights).__name__, "a tensor [N]")
         expected = f"[N] as student_hidden of shape {tuple(hidden.shape)}"
@@ -136,7 +136,7 @@ def check_row_weights(name: str, weights: Tensor | None, hidden: Tensor) -> None
 
 
 def check_alpha_of_row(alpha: Tensor | None, objective: Objective, hidden: Tensor) -> None:
-    """An alpha per row, or none; a gate would find another."""
+    """Require an alpha per row, or None; a gate would compute another."""
     if alpha is not None:
         expected = f"one number, or [N] as student_hidden of shape {tuple(hidden.shape)}"
         require(alpha.shape == hidden.shape[:1], "alpha.shape", tuple(alpha.shape), expected)
@@ -145,7 +145,7 @@ def check_alpha_of_row(alpha: Tensor | None, objective: Objective, hidden: Tenso
 
 
 def check_alphas(alpha: Tensor | None, valid: Tensor) -> None:
-    """Alphas of rows that count lie in their range; waits for the device. NaN passes, and makes the loss NaN."""
+    """Check the range of valid rows' alphas; waits for the device. NaN passes, and makes the loss NaN."""
     if alpha is not None:
         bad = (valid & ((alpha < 0) | (alpha > LARGEST))).nonzero()
         if len(bad):
@@ -154,14 +154,14 @@ def check_alphas(alpha: Tensor | None, valid: Tensor) -> None:
 
 
 def check_labels(labels: Tensor, valid: Tensor, vocab: int) -> None:
-    """Labels of rows that count lie inside the vocabulary; waits for the device."""
+    """Check that valid rows' labels are inside the vocabulary; waits for the device."""
     outside = labels[valid & ((labels < 0) | (labels >= vocab))]
     if len(outside):
         raise ValueError(f"labels holds {int(outside[0])}, expected 0 to {vocab - 1} or ignore_index")
 
 
 def check_finite_values(of_rows: dict[str, Tensor | None], of_heads: dict[str, Tensor | None], valid: Tensor) -> None:
-    """Refuses NaN and infinity by the tensor's name, in rows that count; waits for the device."""
+    """Refuse NaN and infinity in valid rows, by the tensor's name; waits for the device."""
     for name, tensor in (of_rows | of_heads).items():
         if tensor is not None:
             infinite = ~torch.isfinite(tensor)

@@ -1,4 +1,4 @@
-"""The objective without an [N, V] tensor: a chunk of rows at a time, the gradient found in the forward."""
+"""The objective without an [N, V] tensor: chunks of rows, with the gradient computed in the forward."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from caad_ds.loss.head import LMHead, LogitsMemory, matmul, wide_dtype
 from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, alpha_terms, contrast, hidden_contrast
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
-ROW_TILE = 128  # rows that a tile of a matrix product takes on a GPU
+ROW_TILE = 128  # rows of a matrix product's tile on a GPU
 
 
 # Rows of a chunk, student's head, teacher's head, objective, whether the gradient is wanted, memory ->
@@ -32,14 +32,14 @@ def chunked_loss(
     chunk_terms: ChunkTerms | None = None,
     logits_dtype: torch.dtype | None = None,
 ) -> LossOutput:
-    """The loss of `reference_loss` for any N, in memory for a few [chunk, V] tensors.
+    """Compute the loss of `reference_loss` for any N, in memory for a few [chunk, V] tensors.
 
     Logits and softmax are float32, float64 for float64 inputs. The teacher's contrast is formed in hidden space
-    (one product, exact for a linear head) unless a softcap or the plausibility mask needs z_pos itself; a gate needs
-    z_neg as well, whose product is a second one.
+    (one product, exact for a linear head) unless a softcap or the plausibility mask needs z_pos itself; a gate also
+    needs z_neg, a second product.
     Gradients reach `rows.student`, `student_head.weight` and `.bias`; only those that require one are computed.
-    `chunk_terms` does the arithmetic of a chunk, in PyTorch by default, in Triton or in C; `logits_dtype` is
-    that of the logits it holds, and tells how many rows a chunk has.
+    `chunk_terms` does the arithmetic of a chunk, in PyTorch by default, in Triton or in C; `logits_dtype` is the
+    dtype of its logits, and determines the rows of a chunk.
     """
     inputs = (rows.student, student_head.weight, student_head.bias)
     wanted = [x if torch.is_grad_enabled() and x is not None and x.requires_grad else None for x in inputs]
@@ -58,9 +58,9 @@ def chunked_loss(
 
 
 class _KnownGradient(torch.autograd.Function):
-    """A value whose gradients were computed beside it.
+    """A value whose gradients were computed in the forward.
 
-    Backward touches the gradients alone: by then ZeRO-3 may have partitioned the head's weight again.
+    Backward uses only these gradients: by then ZeRO-3 may have partitioned the head's weight again.
     """
 
     @staticmethod
@@ -85,7 +85,7 @@ def _sweep(
     chunk_terms: ChunkTerms,
     step: int,
 ) -> dict[str, Tensor]:
-    """Terms and diagnostics per row, [N] each, in chunks of `step` rows; adds to the gradients on the way."""
+    """Compute terms and diagnostics per row, [N] each, in chunks of `step` rows; accumulate the gradients."""
     student, teacher = student_head.prepared(rows.student), None
     if teacher_head is not None and rows.positive is not None:
         teacher = teacher_head.prepared(rows.positive)
@@ -96,20 +96,20 @@ def _sweep(
         parts.append(terms)
         if grad is not None:
             gradients.add(start, grad, chunk, student.weight)
-        # On a GPU freed before the next chunk's logits are made: otherwise two chunks are alive at once.
+        # Free it on a GPU before the next chunk's logits are made: otherwise two chunks are alive at once.
         del grad
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def chunk_rows(weight: Tensor, dtype: torch.dtype) -> int:
-    """How many rows of logits in `dtype`, for a head's weight [V, H], the budget of its device holds."""
+    """Return how many rows of logits in `dtype` fit the device's budget, for a head's weight [V, H]."""
     return rows_within_budget(weight.device.type, weight.shape[0], dtype.itemsize)
 
 
 def rows_within_budget(device: str, vocab_size: int, itemsize: int) -> int:
-    """How many rows of `vocab_size` logits, `itemsize` bytes each, the budget of a type of device holds.
+    """Return how many rows of `vocab_size` logits, `itemsize` bytes each, fit the budget of a device type.
 
-    Whole multiples of ROW_TILE from one up: a product's last tile costs as much where it is half empty.
+    From ROW_TILE on, multiples of it: a product's partly empty last tile costs as much as a full one.
     """
     budget = LOGITS_BYTES.get(device, LOGITS_BYTES["cuda"])
     rows = max(1, budget // (vocab_size * itemsize))
@@ -117,7 +117,7 @@ def rows_within_budget(device: str, vocab_size: int, itemsize: int) -> int:
 
 
 def _blank_ignored(chunk: Rows) -> Rows:
-    """Ignored rows with zero hidden states and label 0, so that whatever they held cannot turn 0 * x into NaN."""
+    """Set ignored rows to zero hidden states and label 0: their values must not turn 0 * x into NaN."""
     ignored = ~chunk.valid.unsqueeze(-1)
     positive = None if chunk.positive is None else chunk.positive.masked_fill(ignored, 0)
     negative = None if chunk.negative is None else chunk.negative.masked_fill(ignored, 0)
@@ -133,12 +133,12 @@ def torch_terms(
     with_gradient: bool,
     memory: LogitsMemory,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Terms and diagnostics of each row, [m] each, and with w the row's share of the loss, w' of the distillation term
+    """Compute terms and diagnostics per row, [m], and with w the row's share of the loss, w' of the distillation term
 
     dL/dz_s = w' * lambda * tau * dD/du + w * (1 - lambda) * (p - onehot(y)),  u = z_s / tau;
 
-    for the forward KL dD/du = p^tau - q. The products are made for the whole chunk; what follows goes over the logits a
-    dozen times, so on a CPU it is done in tiles of rows that stay in the cache.
+    for the forward KL dD/du = p^tau - q. Matrix products are made for the whole chunk; the rest passes over the logits
+    a dozen times, on a CPU in tiles of rows that stay in the cache.
     """
     chunk = _blank_ignored(chunk)
     z_s, target = memory.logits("student", student, chunk.student), None
@@ -159,9 +159,9 @@ def torch_terms(
 
 @dataclass(frozen=True)
 class Target:
-    """The target's logits [m, V], z_pos [m, V] where it is made beside them, and each row's alpha [m].
+    """The target's logits [m, V], z_pos [m, V] if computed separately, and each row's alpha [m].
 
-    `alpha` is None where all rows have that of the objective.
+    `alpha` is None if all rows have the objective's.
     """
 
     logits: Tensor
@@ -170,13 +170,13 @@ class Target:
 
     @classmethod
     def of(cls, chunk: Rows, head: LMHead, objective: Objective, memory: LogitsMemory) -> "Target":
-        """One product wherever the contrast may be formed in hidden space, else two; a gate takes two in any case."""
+        """Make one product if the contrast may be formed in hidden space, else two; a gate always takes two."""
         positive, negative, alpha = chunk.positive, chunk.negative, chunk.alpha
         assert positive is not None
         separate = objective.needs_z_pos(negative is not None, head.softcap)
         z_neg = None
         if negative is not None and (separate or objective.gated):
-            # Without z_pos the target is made in the same memory when z_neg has been read.
+            # Without z_pos the target overwrites z_neg once that has been read.
             z_neg = memory.logits("negative" if separate else "target", head, negative)
         if z_neg is not None and objective.gated:
             alpha = gated_alpha(entropies(z_neg), objective.alpha, objective.gate_m)
@@ -198,7 +198,7 @@ def _tile_terms(
     objective: Objective,
     with_gradient: bool,
 ) -> dict[str, Tensor]:
-    """Terms and diagnostics of some rows; with a gradient, it is written over `z_s` (before the softcap)."""
+    """Compute terms and diagnostics of some rows; a gradient is written over `z_s` (before the softcap)."""
     tau, kd_weight = objective.temperature, objective.kd_weight
     counts, label = rows.valid.to(z_s.dtype), rows.labels.unsqueeze(-1)
     slope = 1 - (z_s / softcap).square_() if with_gradient and softcap is not None else None
@@ -212,7 +212,7 @@ def _tile_terms(
     step = None
     if target is not None:
         distilled, step = _distillation(target, log_p, p, objective)
-        # An infinite logit makes an entropy NaN; a term by itself may hide it.
+        # An infinite logit makes an entropy NaN; a term alone may hide it.
         nothing = 0 * (terms["student_entropy"] + distilled["teacher_entropy"])
         terms["kd"] = (tau**2 * distilled["kd"] + nothing) * rows.kd_share
         terms["agreement"] = (best == distilled["best"]) * counts
@@ -239,25 +239,25 @@ def _tile_terms(
 def _distillation(
     target: tuple[Tensor, Tensor | None], log_p: Tensor, p: Tensor, objective: Objective
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Divergence, top token and entropy of the target, the contrast's shift where z_pos is there; and dD/du [m, V]."""
+    """Compute divergence, top token and entropy of the target, the contrast's shift if z_pos is given; dD/du [m, V]."""
     z_t, z_pos = target
     if objective.plausibility is not None and z_pos is not None:
         bound = z_pos.amax(-1, keepdim=True) + math.log(objective.plausibility)
         z_t.masked_fill_((z_pos < bound) & z_pos.isfinite(), NEVER)
     largest, best = z_t.max(-1, keepdim=True)
     log_q, q = _softmax(z_t.sub_(largest).mul_((1 + objective.sharpen) / objective.temperature))
-    found = {"best": best.squeeze(-1), "teacher_entropy": -torch.linalg.vecdot(q, log_q)}
+    terms = {"best": best.squeeze(-1), "teacher_entropy": -torch.linalg.vecdot(q, log_q)}
     if z_pos is not None:
         log_p_pos = torch.log_softmax(z_pos / objective.temperature, dim=-1)
-        found["contrast_shift"] = torch.linalg.vecdot(q, log_q - log_p_pos)
-    found["kd"], step = objective.divergence.with_gradient(log_q, q, log_p, p, objective.mix)
-    return found, step
+        terms["contrast_shift"] = torch.linalg.vecdot(q, log_q - log_p_pos)
+    terms["kd"], step = objective.divergence.with_gradient(log_q, q, log_p, p, objective.mix)
+    return terms, step
 
 
 def _softmax(u: Tensor) -> tuple[Tensor, Tensor]:
-    """log softmax (written over `u`) and softmax of logits whose largest is 0.
+    """Return log softmax (written over `u`) and softmax of logits whose largest is 0.
 
-    A logit of -inf makes 0 * log 0 a NaN in the sums to come.
+    A logit of -inf makes 0 * log 0 a NaN in later sums.
     """
     p = u.exp()
     total = p.sum(-1, keepdim=True)
@@ -265,10 +265,10 @@ def _softmax(u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Gradients:
-    """Gradients of the inputs that want one, those of the head summed over the chunks in the `wide` dtype.
+    """Gradients of the inputs that require one; those of the head are summed over chunks in the `wide` dtype.
 
-    Products are made in `wide` and rounded once, unless the `logits` are no wider than the inputs. `scale` is that of
-    the head, through which the gradient of its logits reaches the inputs.
+    Products are made in `wide` and rounded once, unless the `logits` are no wider than the inputs. `scale` is the
+    head's, which also scales the gradient of its inputs.
     """
 
     def __init__(self, wanted: list[Tensor | None], wide: torch.dtype, logits_dtype: torch.dtype, scale: float):
@@ -282,28 +282,28 @@ class _Gradients:
 
     @property
     def needed(self) -> bool:
-        """Whether there is a gradient to compute at all."""
+        """Whether any gradient is needed."""
         return any(dtype is not None for dtype in self._dtypes)
 
     def add(self, start: int, grad: Tensor, chunk: Rows, weight: Tensor) -> None:
-        """Adds the share of one chunk: `grad` is dL/du [m, V] of the rows that begin at `start`, 0 in ignored ones."""
+        """Add the share of one chunk: `grad` is dL/du [m, V] of the rows from `start` on, 0 in ignored ones."""
         if self.bias is not None:
             self.bias += grad.sum(0)
         grad = grad.to(weight.dtype)
         if self.hidden is not None:
-            place = self.hidden[start : start + len(grad)]
-            if place.dtype == weight.dtype == self.logits_dtype:
-                torch.mm(grad, weight, out=place).mul_(self.scale)
+            rows = self.hidden[start : start + len(grad)]
+            if rows.dtype == weight.dtype == self.logits_dtype:
+                torch.mm(grad, weight, out=rows).mul_(self.scale)
             else:
-                place.copy_(matmul(grad, weight, self.wide).mul_(self.scale))
+                rows.copy_(matmul(grad, weight, self.wide).mul_(self.scale))
         if self.weight is not None:
             hidden = chunk.student.masked_fill(~chunk.valid.unsqueeze(-1), 0)
             self.weight += matmul(grad.t(), hidden.to(weight.dtype), self.wide)
 
     def finished(self) -> list[Tensor | None]:
-        """The gradients of hidden states, weight and bias, each in its input's dtype."""
+        """Return the gradients of hidden states, weight and bias, each in its input's dtype."""
         for summed in (self.weight, self.bias):
             if summed is not None:
                 summed.mul_(self.scale)
-        found = zip((self.hidden, self.weight, self.bias), self._dtypes, strict=True)
-        return [None if gradient is None else gradient.to(dtype) for gradient, dtype in found]
+        gradients = zip((self.hidden, self.weight, self.bias), self._dtypes, strict=True)
+        return [None if gradient is None else gradient.to(dtype) for gradient, dtype in gradients]

@@ -1,4 +1,4 @@
-"""The public loss: arguments checked, rows weighted, one of the implementations run."""
+"""The public loss: checks arguments, weights rows and runs one of the implementations."""
 
 import os
 from functools import partial
@@ -51,37 +51,37 @@ def contrastive_distillation_loss(
         L = sum_n w_n [ lambda a_n tau^2 D(softmax(z_c / tau), softmax(z_s / tau)) + (1 - lambda) CE(z_s, y_n) ]
         z_c = (1 + alpha_n) z_pos - alpha_n z_neg
 
-    z are the heads' logits, w_n = token_weights / normalizer, a_n = kd_token_weights. Row n is a position whose state
-    predicts `labels[n]`: shift and flatten before.
+    z are the heads' logits, w_n = token_weights / normalizer, a_n = kd_token_weights. The state of row n predicts
+    `labels[n]`: shift and flatten before.
 
     Args:
-        student_hidden: [N, Hs], float32, bfloat16 or float64; receives the gradient, as `student_head` does if it
-            requires one. Logits are float32 at least; no [N, V] tensor is made except by `reference`.
-        teacher_pos: [N, Ht], the teacher's hidden states with the audio. The teacher's arguments may be None, and are
-            not looked at, where `kd_weight` is 0.
+        student_hidden: [N, Hs], float32, bfloat16 or float64; receives the gradient, as does `student_head` if it
+            requires one. Logits are at least float32; only `reference` makes an [N, V] tensor.
+        teacher_pos: [N, Ht], the teacher's hidden states with the audio. If `kd_weight` is 0, the teacher's arguments
+            are ignored and may be None.
         teacher_neg: [N, Ht], those without the audio; None: standard KD, alpha 0.
-        labels: int64 [N]; rows equal to `ignore_index` count for nothing.
-        alpha: the paper's alpha, the strength of the contrast; as a tensor [N] that of each row.
+        labels: int64 [N]; rows equal to `ignore_index` are ignored.
+        alpha: the paper's alpha, the strength of the contrast; a tensor [N] gives each row's.
         temperature: the paper's tau.
         kd_weight: the paper's lambda, the share of the distillation term.
         plausibility: beta; tokens with p_pos < beta * max p_pos, p_pos = softmax(z_pos), get zero target probability.
-        divergence: D, a name of divergence.py (the paper's is forward_kl), `package.module:name` of a `Divergence` of
-            your own, or one itself.
-        mix: the target's share in m = mix * q + (1 - mix) * p, for the divergences that have such a mixture.
+        divergence: D, a name in divergence.py (the paper's is forward_kl), `package.module:name` of a custom
+            `Divergence`, or a `Divergence`.
+        mix: the target's share in m = mix * q + (1 - mix) * p, for divergences that have such a mixture.
         sharpen: without `teacher_neg`, the target is softmax((1 + sharpen) * z_pos / tau).
         alpha_gate: "text_certainty" (experimental): alpha_n = alpha * max(0, 1 - H / log m), H the entropy in nats of
             softmax(z_neg) over the vocabulary of the loss. It takes one more product of the teacher's head.
-        gate_m: the gate's m; alpha_n is 0 from the entropy of so many equally likely tokens on.
-        normalizer: what the summed rows are divided by: tokens, or samples under `reduction="sample"`;
-            None takes those of this call.
+        gate_m: the gate's m; alpha_n is 0 if the entropy is that of m equally likely tokens, or more.
+        normalizer: divisor of the summed rows: the number of tokens, or of samples under `reduction="sample"`;
+            None: those of this call.
         reduction: "token", or "sample": the mean over a sample's rows (`sample_of_row` int64 [N]), then over samples.
-        token_weights: [N], a factor for each row's loss; diagnostics and the normalizer of None do not know it.
+        token_weights: [N], a factor for each row's loss; it does not affect diagnostics or the normalizer of None.
         kd_token_weights: [N], a factor for each row's distillation term; 1 by default.
-        vocab_size: both terms are taken over the first so many tokens; needed where the heads differ in V.
+        vocab_size: both terms use the first `vocab_size` tokens; needed if the heads differ in V.
         implementation: "chunked" (PyTorch), "triton" (CUDA; on a CPU only under TRITON_INTERPRET=1), "native" (C on a
-            CPU, without softcap and plausibility), "reference", the dense yardstick, or "auto": triton or native where
-            they can run and have the divergence, else chunked. float64 is for chunked and reference.
-        logits: "bfloat16" holds the logits of bfloat16 inputs as such: faster, and rounded (triton on CUDA alone).
+            CPU, without softcap and plausibility), "reference" (dense, for tests), or "auto": triton or native if they
+            can run and support the divergence, else chunked. Only chunked and reference support float64.
+        logits: "bfloat16" keeps the logits of bfloat16 inputs in bfloat16: faster, but rounded (only triton on CUDA).
         check_finite: refuse NaN and infinity in the inputs, and on a GPU labels outside the vocabulary and a normalizer
             that is not above 0 (all wait for the device).
 
@@ -89,7 +89,7 @@ def contrastive_distillation_loss(
         LossOutput: `loss`, its terms `kd` and `ce`, and `diagnostics`, as sums: `rows`, `token_accuracy`,
         `student_entropy` (nats, at tau); with a teacher `agreement` (top-1, student against target) and
         `teacher_entropy`; with a softcap or plausibility, which need z_pos itself, `contrast_shift`,
-        KL(q || softmax(z_pos / tau)); with a gate or a tensor `alpha`, that of the rows.
+        KL(q || softmax(z_pos / tau)); with a gate or a tensor `alpha`, the rows' `alpha`.
 
     Raises:
         ValueError: naming the argument, its value and what was expected.
@@ -155,8 +155,8 @@ def contrastive_distillation_loss(
 
 
 def _native_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:
-    place, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
-    checks.require(place == "cpu", "student_hidden.device", place, "cpu for native")
+    device, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
+    checks.require(device == "cpu", "student_hidden.device", device, "cpu for native")
     checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for native")
     reason = native_lacks(objective, student_head, teacher_head) or native.unavailable()
     checks.require(reason is None, "implementation", "native", f"another: {reason}")
@@ -169,17 +169,17 @@ def _triton_loss(
     reason = triton_lacks(objective)
     checks.require(reason is None, "implementation", "triton", f"another: {reason}")
     try:
-        # Not everywhere installed, and slow to import.
+        # Not installed everywhere, and slow to import.
         from caad_ds.loss.kernels import chunk_terms
     except ImportError as error:
         raise ValueError(f"implementation is 'triton', expected another: Triton is not installed ({error})") from None
-    place, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
+    device, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for triton")
-    checks.require(place == "cuda" or interpreted, "student_hidden.device", place, "cuda, or TRITON_INTERPRET=1")
+    checks.require(device == "cuda" or interpreted, "student_hidden.device", device, "cuda, or TRITON_INTERPRET=1")
     return chunked_loss(rows, student_head, teacher_head, objective, partial(chunk_terms, logits_dtype=logits), logits)
 
 
 def _nan_where_refused(alpha: Tensor) -> Tensor:
-    """On a GPU alphas are not looked at, since that would wait for it: one out of range must not look like a number."""
+    """Replace alphas out of range by NaN: on a GPU they are not checked, since that would wait for it."""
     return alpha.where((alpha >= 0) & (alpha <= LARGEST), torch.nan)

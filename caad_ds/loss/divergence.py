@@ -7,7 +7,7 @@ With m = mix * q + (1 - mix) * p:
     jsd          mix * KL(q || m) + (1 - mix) * KL(p || m)   GKD, Agarwal et al. 2024
     skewed_kl    KL(q || m)                                  DistiLLM, Ko et al. 2024
 
-Everything that is known of a divergence stands here: a new one is a function and an entry of DIVERGENCES.
+Divergences are defined only here: a new one is a function and an entry of DIVERGENCES.
 """
 
 import math
@@ -28,12 +28,12 @@ class Divergence:
 
     Args:
         name: what messages call it.
-        value: `value(log_q, log_p, mix)`: D of each row, [N], from log-probabilities [N, V], which are finite; written
-            in differentiable operations, it is what every implementation is held to.
+        value: `value(log_q, log_p, mix)`: D of each row, [N], from finite log-probabilities [N, V], in differentiable
+            operations; the definition that every implementation is tested against.
         step: `step(log_q, q, log_p, p, mix)`: D of each row, [m], and dD/du [m, V], u being the student's logits over
-            tau; it may write over its arguments. Without it autograd differentiates `value`, in more time and memory.
-        kernels: which implementations have it beside reference and chunked: "triton" (kernels.py), "native" (rows.c).
-        infinite_at_zero: whether D is infinite where q is 0, as it is beyond a plausibility mask.
+            tau; it may overwrite its arguments. Without it autograd differentiates `value`, in more time and memory.
+        kernels: implementations besides reference and chunked: "triton" (kernels.py), "native" (rows.c).
+        infinite_at_zero: whether D is infinite if q is 0, as outside a plausibility mask.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Divergence:
     infinite_at_zero: bool = False
 
     def __call__(self, log_q: Tensor, log_p: Tensor, mix: float) -> Tensor:
-        """D of each row, [N]; differentiable."""
-        found = self.value(log_q, log_p, mix)
-        if found.shape != log_p.shape[:-1]:
+        """Compute D of each row, [N]; differentiable."""
+        value = self.value(log_q, log_p, mix)
+        if value.shape != log_p.shape[:-1]:
             shape = tuple(log_p.shape)
-            raise ValueError(f"divergence {self.name} gives {tuple(found.shape)} for {shape}, expected one value a row")
-        return found
+            raise ValueError(f"divergence {self.name} gives {tuple(value.shape)} for {shape}, expected one value a row")
+        return value
 
     def with_gradient(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor, mix: float) -> tuple[Tensor, Tensor]:
-        """D of each row, [m], and dD/du [m, V]; the arguments may be written over."""
+        """Compute D of each row, [m], and dD/du [m, V]; it may overwrite its arguments."""
         if self.step is not None:
             return self.step(log_q, q, log_p, p, mix)
         with torch.enable_grad():
@@ -63,7 +63,7 @@ class Divergence:
 
 
 def forward_kl(log_q: Tensor, log_p: Tensor, mix: float = 0.5) -> Tensor:
-    """KL(q || p)."""
+    """Compute KL(q || p)."""
     return _kl(log_q, log_p)
 
 
@@ -130,7 +130,7 @@ DIVERGENCES = {
 
 
 def find_divergence(name: str | Divergence) -> Divergence:
-    """The divergence of a name in DIVERGENCES, or that which `package.module:name` names; one itself is returned.
+    """Return the divergence with a name in DIVERGENCES or at `package.module:name`; a `Divergence` is returned as is.
 
     Raises:
         ValueError: naming the argument, its value and what was expected.

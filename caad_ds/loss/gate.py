@@ -1,8 +1,8 @@
-"""The text-certainty gate: an alpha of its own for each row, from the teacher's distribution without the audio.
+"""The text-certainty gate: an alpha per row, from the teacher's distribution without the audio.
 
     alpha_n = alpha * max(0, 1 - H(p_neg) / log m),  p_neg = softmax(z_neg), H in nats
 
-Contrast only where the text alone is sure: alpha where p_neg is one token, 0 (standard KD) from the entropy of m
+Contrast only where the text alone is certain: alpha if p_neg is one token, 0 (standard KD) from the entropy of m
 equally likely tokens on. Experimental.
 """
 
@@ -17,25 +17,25 @@ TILE = 2**17  # logits whose arithmetic stays in a core's cache
 
 
 def is_gate_m(m: object) -> bool:
-    """Whether a value may be the gate's m, a finite number above 1."""
+    """Return whether a value may be the gate's m, a finite number above 1."""
     return isinstance(m, Real) and 1 < float(m) < math.inf
 
 
 def gated_alpha(entropy_neg: Tensor, alpha: float, m: float) -> Tensor:
-    """alpha_n of the gate [...] for entropies in nats; NaN for NaN."""
+    """Compute alpha_n of the gate [...] from entropies in nats; NaN for NaN."""
     return alpha * (1 - entropy_neg / math.log(m)).clamp_min(0)
 
 
 def entropies(z: Tensor) -> Tensor:
-    """Entropy in nats of softmax(z), [N], for finite logits [N, V]; NaN where one is not finite.
+    """Compute the entropy in nats of softmax(z), [N], for finite logits [N, V]; NaN for rows that are not finite.
 
-    In tiles of rows, so that memory is needed for a few [tile, V] tensors.
+    In tiles of rows, which need memory for only a few [tile, V] tensors.
     """
     return torch.cat([_entropies(tile) for tile in z.split(tile_rows(z.shape[1]))])
 
 
 def tile_rows(vocab: int) -> int:
-    """How many rows of logits a tile has."""
+    """Return the number of rows of logits in a tile."""
     return max(1, TILE // vocab)
 
 

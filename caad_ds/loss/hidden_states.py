@@ -1,4 +1,4 @@
-"""The contrast of hidden states: a student's states against the teacher's contrasted ones, beside that of logits."""
+"""Hidden-state loss: the student's states against the teacher's contrasted ones, in addition to logits."""
 
 import torch
 import torch.nn.functional as F
@@ -23,24 +23,24 @@ def hidden_state_loss(
     token_weights: Tensor | None = None,
     ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor]:
-    """sum_n w_n M(h_s, h_c) over N answer rows, h_c = (1 + alpha_n) h_pos - alpha_n h_neg; and the sum of M.
+    """Compute sum_n w_n M(h_s, h_c) over N answer rows, h_c = (1 + alpha_n) h_pos - alpha_n h_neg; and the sum of M.
 
     Args:
-        student: [N, Ht], the student's final states as wide as the teacher's (`width_map`); receives the gradient.
-        teacher_pos: [N, Ht], the teacher's with the audio, or what is contrasted already.
+        student: [N, Ht], the student's final states in the teacher's width (`width_map`); receives the gradient.
+        teacher_pos: [N, Ht], the teacher's with the audio, or already contrasted ones.
         teacher_neg: [N, Ht], those without; None: h_c is `teacher_pos`.
-        labels: int64 [N]; rows equal to `ignore_index` count for nothing.
-        alpha: the strength of the contrast, or [N] that of each row.
+        labels: int64 [N]; rows equal to `ignore_index` are ignored.
+        alpha: the strength of the contrast, or [N] each row's.
         distance: "mse", the mean of the squared differences over the width, or "cosine", 1 - cos(h_s, h_c).
-        normalizer, reduction, sample_of_row, token_weights: as of `contrastive_distillation_loss`.
+        normalizer, reduction, sample_of_row, token_weights: as in `contrastive_distillation_loss`.
 
     Returns:
-        The loss, differentiable, in float32 at least, and M summed over the rows that count, detached.
+        The loss, differentiable, at least float32, and the detached sum of M over valid rows.
 
     Raises:
         ValueError: naming the argument, its value and what was expected.
 
-    Source: the CAAD authors' code has such a term beside the paper.
+    Source: the CAAD authors' code, which has this term in addition to the paper.
     """
     checks.choice("distance", distance, ("mse", "cosine"))
     checks.choice("reduction", reduction, ("token", "sample"))
@@ -66,14 +66,14 @@ def _mse(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def width_map(student: int, teacher: int, seed: int) -> nn.Linear | None:
-    """A learned map of the student's states to the teacher's width, the same on every rank; None where they are alike.
+    """Build a learned projection of the student's states to the teacher's width, alike on all ranks; None if equal.
 
-    It maps the student and not the target: a target that is learned could become one that says nothing.
+    It projects the student and not the target: a learned target could collapse.
     """
     if student == teacher:
         return None
-    made = nn.Linear(student, teacher, bias=False)
+    linear = nn.Linear(student, teacher, bias=False)
     bound = student**-0.5
     with torch.no_grad():
-        made.weight.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
-    return made
+        linear.weight.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
+    return linear

@@ -1,4 +1,4 @@
-"""Which implementation computes the loss: the kernel of the device where it has what is asked for, else PyTorch."""
+"""Choose the implementation of the loss: the device's kernel if it supports the objective, else PyTorch."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ IMPLEMENTATIONS = ("auto", "chunked", "native", "triton", "reference")
 
 
 def fastest(objective: Objective, device: str, dtype: torch.dtype, *heads: LMHead | None) -> tuple[str, str]:
-    """The implementation that "auto" takes on a type of device, and if it is "chunked", why no kernel can be taken.
+    """Return the implementation that "auto" takes on a device type, and for "chunked" why no kernel is used.
 
     `dtype` is that of the softmax.
     """
@@ -29,13 +29,13 @@ def fastest(objective: Objective, device: str, dtype: torch.dtype, *heads: LMHea
 
 
 def triton_lacks(objective: Objective) -> str | None:
-    """What the Triton kernel does not have of an objective, in words, or None."""
+    """Describe what the Triton kernel lacks for an objective; None if nothing."""
     divergence = objective.divergence
     return None if "triton" in divergence.kernels else f"triton has no divergence {divergence.name}"
 
 
 def native_lacks(objective: Objective, *heads: LMHead | None) -> str | None:
-    """What the C loop does not have of an objective and its heads, in words, or None."""
+    """Describe what the C loop lacks for an objective and its heads; None if nothing."""
     lacking = native.missing(objective, *heads)
     return lacking and f"native has no {lacking}"
 

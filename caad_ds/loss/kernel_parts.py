@@ -1,4 +1,4 @@
-"""What the Triton kernels of the loss share: a block of a row's logits, and maxima and sums of a sweep over blocks."""
+"""Shared parts of the loss's Triton kernels: a block of a row's logits, and maxima and sums of a sweep over blocks."""
 
 import math
 
@@ -14,7 +14,7 @@ NEVER = tl.constexpr(objective_module.NEVER)
 
 @triton.jit
 def _capped(z, cap):
-    """cap * tanh(z / cap): by exp(-2|x|), which cannot overflow, and near 0, where that cancels, by its series."""
+    """Compute cap * tanh(z / cap) from exp(-2|x|), which cannot overflow; near 0, where that cancels, by its series."""
     x = z / cap
     square = x * x
     series = x * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
@@ -25,23 +25,23 @@ def _capped(z, cap):
 
 @triton.jit
 def _logits(z, bias, scale, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.constexpr):
-    """A block of a row's logits in float32, with bias, scale and softcap."""
+    """Load a block of a row's logits in float32, with bias, scale and softcap."""
     inside = cols < vocab
     value = tl.load(z + row * vocab + cols, mask=inside, other=NEVER).to(tl.float32)
     if BIAS:
         value += tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
     value *= scale
     if CAP:
-        # The difference is 0, or NaN where the value is infinite, which the tangent would hide.
+        # The difference is 0, or NaN if the value is infinite, which tanh would hide.
         value = tl.where(inside, _capped(value, cap) + (value - value), NEVER)
     return value
 
 
 @triton.jit
 def _grow(peak, total, z, scale):
-    """Each lane's sum of exp2((z - maximum) * scale) with another block; the maximum becomes max(peak, z).
+    """Add a block to each lane's sum of exp2((z - maximum) * scale); the maximum becomes max(peak, z).
 
-    One of the two factors that bring the old sum and the new term to the new maximum is always 1.
+    Of the factors that rescale the old sum and the new term to the new maximum, one is always 1.
     """
     above = z - peak
     factor = tl.exp2(-tl.abs(above) * scale)
@@ -50,6 +50,6 @@ def _grow(peak, total, z, scale):
 
 @triton.jit
 def _join(peak, total, scale):
-    """The maximum of the lanes, and the logarithm of their sums brought to it."""
+    """Return the maximum over the lanes, and the logarithm of their sums rescaled to it."""
     top = tl.max(peak, 0)
     return top, tl.log2(tl.sum(total * tl.exp2((peak - top) * scale), 0))

@@ -3,7 +3,7 @@
 A program takes one row and streams its logits in blocks of the vocabulary: a first sweep finds the maxima and
 normalisers (online, Milakov and Gimelshein 2018), a second the sums, and, for the forward KL, writes the gradient over
 the student's logits; the gradients of the other divergences need those sums first, so they take a third sweep. Every
-lane of a block keeps maxima and sums of its own until a sweep ends: a reduction over the block would make its threads
+lane of a block keeps its own maxima and sums until a sweep ends: a reduction over the block would make its threads
 wait for each other. Logarithms are to base 2, the base of the hardware's exponential.
 """
 
@@ -21,14 +21,14 @@ from caad_ds.loss.objective import Objective, Rows, alpha_terms, computed, hidde
 
 BLOCK = 2048
 WARPS = 8
-STAGES = {4: 3, 2: 4}  # by bytes of a logit: blocks on their way from memory, and the one that is worked on
+STAGES = {4: 3, 2: 4}  # by bytes of a logit: blocks that are being loaded, and the current one
 TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "teacher_entropy", "contrast_shift")
 
 
 @dataclass(frozen=True)
 class TargetLogits:
-    """The teacher's logits before bias, scale and softcap, [m, V]: z_c alone where it comes from one product, otherwise
-    z_pos and, with a contrast, z_neg; and each row's alpha [m], or None where all have that of the objective."""
+    """The teacher's logits before bias, scale and softcap, [m, V]: only z_c if it comes from one product, otherwise
+    z_pos and, with a contrast, z_neg; and each row's alpha [m], or None if all have the objective's."""
 
     first: Tensor
     negative: Tensor | None
@@ -37,8 +37,8 @@ class TargetLogits:
 
     @classmethod
     def of(cls, chunk: Rows, head: LMHead, objective: Objective, dtype: torch.dtype) -> "TargetLogits":
-        """One product wherever the contrast may be formed in hidden space (method.md, identity 1), else two; a gate
-        takes two in any case."""
+        """Make one product if the contrast may be formed in hidden space (method.md, identity 1), else two; a gate
+        always takes two."""
         positive, alpha, z_neg = chunk.positive, chunk.alpha, None
         assert positive is not None
         separate = objective.needs_z_pos(chunk.negative is not None, head.softcap)
@@ -54,7 +54,7 @@ class TargetLogits:
 
 
 def entropies(products: Tensor, head: LMHead) -> Tensor:
-    """Entropy in nats of each row of softmax(z), [m], for products [m, V] of a head before bias, scale and softcap."""
+    """Compute entropies in nats of softmax(z), [m], from a head's products [m, V] before bias, scale and softcap."""
     rows, vocab = products.shape
     found = torch.zeros(rows, dtype=torch.float32, device=products.device)
     if rows:
@@ -152,7 +152,7 @@ def _target(
     z_t, z_n, bias, scale, cap, row, vocab, cols, alpha, sharpness, floor,
     BIAS: tl.constexpr, CAP: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
 ):  # fmt: skip
-    """A block of the target's logits and the block of z_pos."""
+    """Load a block of the target's logits and the block of z_pos."""
     first = _logits(z_t, bias, scale, cap, row, vocab, cols, BIAS, CAP)
     value = first
     if NEGATIVE:
@@ -165,7 +165,7 @@ def _target(
 
 @triton.jit
 def _first(peak, top, at, vocab):
-    """The smallest column whose logit is the maximum."""
+    """Return the smallest column whose logit is the maximum."""
     return tl.min(tl.where(peak == top, at, vocab), 0)
 
 
@@ -180,7 +180,7 @@ def _log_mixture(log_q, log_p, mix):
 def _entropies(
     z, bias, found, vocab, scale, cap, BIAS: tl.constexpr, CAP: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The entropy of one row: a sweep for its maximum and normaliser, one for the sum."""
+    """Compute the entropy of one row: a sweep for its maximum and normaliser, one for the sum."""
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, BLOCK)
     totals = tl.zeros([BLOCK], tl.float32)
@@ -205,7 +205,7 @@ def _rows(
     STUDENT_CAP: tl.constexpr, TEACHER_CAP: tl.constexpr, DIVERGENCE: tl.constexpr, GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One row of the objective; `inverse` is 1 / tau, and with ALPHAS the row's alpha is read instead of `alpha`."""
+    """Compute one row of the objective; `inverse` is 1 / tau; with ALPHAS the row's own alpha replaces `alpha`."""
     row = tl.program_id(0).to(tl.int64)
     weight, kd_weight_of_row = tl.load(weights + row).to(tl.float32), tl.load(kd_shares + row).to(tl.float32)
     label = tl.load(labels + row)
@@ -224,7 +224,7 @@ def _rows(
     if ALPHAS:
         alpha = tl.load(alphas + row).to(tl.float32)
 
-    # z_pos by itself: its maximum bounds what is plausible, its normaliser gives the contrast's shift.
+    # z_pos alone: its maximum bounds what is plausible, its normaliser gives the contrast's shift.
     peak_pos, log_pos, floor = 0.0, 0.0, 0.0
     if SEPARATE:
         peaks, totals = lowest, zeros
@@ -239,7 +239,7 @@ def _rows(
     # Read here, a sweep before the gradient may be written over it.
     at_label = 0.0
     if LABELS:
-        known = (label >= 0) & (label < vocab)  # unchecked on a GPU, where that would wait for it
+        known = (label >= 0) & (label < vocab)  # labels are not checked on a GPU, since that would wait for it
         at_label = tl.load(z_s + row * vocab + label, mask=known, other=float("nan")).to(tl.float32)
         if STUDENT_BIAS:
             at_label += tl.load(bias_s + label, mask=known, other=0.0).to(tl.float32)
@@ -340,7 +340,7 @@ def _rows(
         tl.static_assert(DIVERGENCE == "forward_kl" or DIVERGENCE == "skewed_kl", "a divergence that is not written")
         kd = tl.sum(forward, 0)
     cross_entropy = log_1 * LN_2 - (at_label - peak_s)
-    # An infinite logit makes an entropy NaN; 0 times it tells so where a term by itself might not.
+    # An infinite logit makes an entropy NaN; adding 0 times it keeps that where a term alone might not.
     disorder_s, disorder_t = tl.sum(entropy_s, 0) * LN_2, tl.sum(entropy_t, 0) * LN_2
     tl.store(found + row, (kd * LN_2 * tau * tau + 0 * (disorder_s + disorder_t)) * kd_weight_of_row)
     tl.store(found + rows + row, (cross_entropy + 0 * disorder_s) * weight)

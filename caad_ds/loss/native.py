@@ -1,6 +1,6 @@
-"""The objective's arithmetic over a chunk of logits on a CPU, in C (`rows.c`), for the paper's setting.
+"""The arithmetic of a chunk of logits on a CPU, in C (`rows.c`), for the paper's setting.
 
-It is compiled when first used: some tenths of a second, for the machine at hand, so that nothing has to be cached.
+It is compiled for this machine when first used, which takes tenths of a second and needs no cache.
 """
 
 import ctypes
@@ -29,11 +29,11 @@ FLAGS = (
 )
 TERMS = ("kd", "ce", "rows", "token_accuracy", "agreement", "student_entropy", "teacher_entropy")
 COMPILE_SECONDS = 60
-SMALL = 2**16  # logits that are done sooner than another thread is woken
+SMALL = 2**16  # logits that take less time than waking another thread
 
 
 def missing(objective: Objective, *heads: LMHead | None) -> str | None:
-    """What this implementation lacks for an objective and its heads, or None."""
+    """Return what this implementation lacks for an objective and its heads, or None."""
     if "native" not in objective.divergence.kernels:
         return f"divergence {objective.divergence.name}"
     if objective.plausibility is not None:
@@ -49,20 +49,20 @@ def chunk_terms(
     with_gradient: bool,
     memory: LogitsMemory,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Terms and diagnostics of each row, [m] each in float32, and dL/dz [m, V], written over the student's logits."""
+    """Compute terms and diagnostics per row, [m] in float32, and dL/dz [m, V], written over the student's logits."""
     z_s, z_t = memory.logits("student", student, chunk.student), None
     if teacher is not None and chunk.positive is not None:
         target = Target.of(chunk, teacher, objective, memory)
         z_t, chunk = target.logits, replace(chunk, alpha=target.alpha)
     count, vocab = z_s.shape
-    found = torch.empty(len(TERMS), count, dtype=torch.float32, device=z_s.device)
+    values = torch.empty(len(TERMS), count, dtype=torch.float32, device=z_s.device)
     of_rows = [x.contiguous() for x in (chunk.labels, chunk.valid, chunk.weight, chunk.kd_share)]
 
     def work(start: int, end: int) -> None:
         pointers = [None if x is None else x[start:].data_ptr() for x in (z_s, z_t, *of_rows)]
-        place = found.data_ptr() + start * found.element_size()
+        address = values.data_ptr() + start * values.element_size()
         scalars = (objective.temperature, 1 + objective.sharpen, objective.kd_weight, with_gradient)
-        library().caad_rows(end - start, vocab, count, *pointers, place, *scalars)
+        library().caad_rows(end - start, vocab, count, *pointers, address, *scalars)
 
     threads = 1 if z_s.numel() <= SMALL else min(torch.get_num_threads(), count)
     bounds = [count * part // threads for part in range(threads + 1)]
@@ -70,14 +70,14 @@ def chunk_terms(
         work(0, count)
     else:
         list(_pool(threads).map(work, bounds[:-1], bounds[1:]))
-    terms = dict(zip(TERMS, found, strict=True))
+    terms = dict(zip(TERMS, values, strict=True))
     terms = computed(terms, objective, distilled=z_t is not None, z_pos=False) | alpha_terms(chunk)
     return terms, z_s if with_gradient else None
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """`rows.c` compiled and loaded.
+    """Compile and load `rows.c`.
 
     Raises:
         OSError: there is no C compiler ($CC, or `cc`), or it fails.
@@ -91,8 +91,8 @@ def library() -> ctypes.CDLL:
         except subprocess.TimeoutExpired:
             raise OSError(f"{compiler[0]} took over {COMPILE_SECONDS} s for {SOURCE.name}") from None
         if done.returncode:
-            told = done.stderr.decode(errors="replace").strip()[-300:]
-            raise OSError(f"{compiler[0]} could not compile {SOURCE.name}: {told}")
+            output = done.stderr.decode(errors="replace").strip()[-300:]
+            raise OSError(f"{compiler[0]} could not compile {SOURCE.name}: {output}")
         loaded = ctypes.CDLL(str(target))
     size, pointer, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
     loaded.caad_rows.argtypes = [size] * 3 + [pointer] * 7 + [number] * 3 + [ctypes.c_int32]
@@ -102,7 +102,7 @@ def library() -> ctypes.CDLL:
 
 @cache
 def unavailable() -> str | None:
-    """Why `rows.c` cannot be used on this machine, or None."""
+    """Return why `rows.c` cannot be used on this machine, or None."""
     try:
         library()
     except OSError as error:
@@ -112,5 +112,5 @@ def unavailable() -> str | None:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    # Not OpenMP: a second runtime beside PyTorch's would keep threads of its own spinning.
+    # Not OpenMP: a second runtime beside PyTorch's would keep its own threads spinning.
     return ThreadPoolExecutor(threads, thread_name_prefix="caad-rows")

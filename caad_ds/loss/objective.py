@@ -1,4 +1,4 @@
-"""What every implementation of the loss takes and gives."""
+"""Inputs and outputs that all implementations of the loss share."""
 
 from dataclasses import dataclass, field, fields
 from numbers import Real
@@ -11,7 +11,7 @@ from caad_ds.loss.divergence import DIVERGENCES, Divergence, find_divergence
 from caad_ds.loss.gate import ALPHA_GATES, is_gate_m
 from caad_ds.loss.head import LMHead
 
-# The logit of a token that cannot be: its probability is 0 and, unlike with -inf, 0 times its logarithm is 0. So an
+# The logit of an impossible token: its probability is 0 and, unlike with -inf, 0 times its logarithm is 0. So an
 # infinity or a NaN among the inputs makes every sum over its row a NaN.
 NEVER = -1e30
 LARGEST = 1e6
@@ -21,8 +21,8 @@ LARGEST = 1e6
 class Objective:
     """The scalars of L = kd_weight * L_CD + (1 - kd_weight) * L_GT (the paper's lambda, tau, alpha).
 
-    `divergence` is that of L_CD, and `mix` the target's share in the mixture of those that have one. `alpha_gate` makes
-    `alpha` the upper bound of a number per row (gate.py); rows that bring their own do not read it.
+    `divergence` is that of L_CD, and `mix` the target's share in the mixture of those that have one. With `alpha_gate`
+    each row has an alpha of at most `alpha` (gate.py), unless it is given with the rows.
     """
 
     alpha: float
@@ -56,7 +56,7 @@ class Objective:
 
     @classmethod
     def of(cls, settings: Any) -> "Objective":
-        """That of a run's `objective` section, which has attributes of these names; ValueError as of the loss."""
+        """Build it from a run's `objective` section, which has attributes of these names; ValueError as in the loss."""
         values = {each.name: getattr(settings, each.name) for each in fields(cls)}
         return cls(**values | {"divergence": find_divergence(settings.divergence)})
 
@@ -66,22 +66,22 @@ class Objective:
 
     @property
     def gated(self) -> bool:
-        """Whether each row's alpha is found from z_neg."""
+        """Whether each row's alpha is computed from z_neg."""
         return self.alpha_gate != "none"
 
     @property
     def uses_teacher(self) -> bool:
-        """Whether the distillation term counts at all."""
+        """Whether the distillation term counts."""
         return self.kd_weight > 0
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the cross-entropy term counts at all."""
+        """Whether the cross-entropy term counts."""
         return self.kd_weight < 1
 
     def needs_z_pos(self, contrasted: bool, softcap: float | None) -> bool:
-        """Whether z_pos must be made beside z_c: else one product of the contrasted hidden states is exact
-        (method.md, identity 1)."""
+        """Return whether z_pos must be computed besides z_c; otherwise one product of the contrasted hidden states is
+        exact (method.md, identity 1)."""
         return self.plausibility is not None or (contrasted and softcap is not None)
 
 
@@ -89,10 +89,10 @@ class Objective:
 class Rows:
     """N answer positions: hidden states `student` [N, Hs], the teacher's `positive` and `negative` [N, Ht],
     `labels` int64 [N], `valid` bool [N] (not ignored) and `weight` [N], each row's share of the loss (0 if ignored).
-    `kd_share` [N] is its share of the distillation term, the same tensor where that weighs rows alike.
+    `kd_share` [N] is its share of the distillation term, the same tensor if that has no row weights.
 
-    `positive` is None where no distillation takes place, `negative` where it has no contrast. `alpha` [N] is None where
-    all rows have that of the objective, and where a gate is still to find it.
+    `positive` is None without distillation, `negative` without contrast. `alpha` [N] is None if all rows have the
+    objective's, and until a gate has computed it.
     """
 
     student: Tensor
@@ -105,7 +105,7 @@ class Rows:
     alpha: Tensor | None = None
 
     def take(self, index: slice | Tensor) -> "Rows":
-        """Some of the rows: a view for a slice, a copy for a mask."""
+        """Select rows: a view for a slice, a copy for a mask."""
         positive = None if self.positive is None else self.positive[index]
         negative = None if self.negative is None else self.negative[index]
         alpha = None if self.alpha is None else self.alpha[index]
@@ -120,8 +120,8 @@ class Rows:
 class LossOutput:
     """`loss` is differentiable; `kd` and `ce` are its two terms, detached, under the same normalizer.
 
-    A term whose weight is 0 is not computed and reads 0. `diagnostics` are sums over the rows that count, so that
-    ranks and micro-steps add up; divide by `rows`.
+    A term whose weight is 0 is not computed and is 0. `diagnostics` are sums over valid rows, which can be added over
+    ranks and micro-steps; divide by `rows`.
     """
 
     loss: Tensor
@@ -131,8 +131,8 @@ class LossOutput:
 
 
 def computed(terms: dict[str, Tensor], objective: Objective, distilled: bool, z_pos: bool) -> dict[str, Tensor]:
-    """Those of the terms that a call computes: without labels no ce, without a teacher nothing of it, and the
-    contrast's shift only where z_pos is made by itself."""
+    """Select the terms that a call computes: without labels no ce, without a teacher none of its terms, and the
+    contrast's shift only if z_pos is computed separately."""
     unused = set() if objective.uses_labels else {"ce"}
     unused |= set() if distilled else {"kd", "agreement", "teacher_entropy"}
     unused |= set() if z_pos else {"contrast_shift"}
@@ -140,24 +140,24 @@ def computed(terms: dict[str, Tensor], objective: Objective, distilled: bool, z_
 
 
 def alpha_terms(rows: Rows) -> dict[str, Tensor]:
-    """The diagnostic `alpha` of each row, 0 in ignored ones, where rows have their own."""
+    """Return the diagnostic `alpha` per row, 0 in ignored ones, if rows have their own."""
     return {} if rows.alpha is None else {"alpha": rows.alpha.masked_fill(~rows.valid, 0)}
 
 
 def contrast(positive: Tensor, negative: Tensor, alpha: float | Tensor) -> Tensor:
-    """`(1 + alpha) * positive - alpha * negative`, of logits or, the head being linear, of hidden states [N, ...].
+    """Compute `(1 + alpha) * positive - alpha * negative` of logits or, for a linear head, of hidden states [N, ...].
 
-    `alpha` is one number, or one per row, [N]. Computed in float32 at least, as positive + alpha * (positive -
+    `alpha` is one number, or one per row, [N]. Computed in at least float32, as positive + alpha * (positive -
     negative), and rounded once to the inputs' dtype. Source: CAAD, the contrastive teacher logits z_c.
     """
     if not isinstance(alpha, Tensor):
         return torch.lerp(negative, positive, 1 + alpha)
-    # A weight that is a tensor has to have the dtype of the others, and bfloat16 would round it.
+    # A tensor weight must have the dtype of the others, and bfloat16 would round it.
     wide = torch.promote_types(positive.dtype, torch.float32)
     weight = 1 + alpha.to(wide).view(-1, *[1] * (positive.dim() - 1))
     return torch.lerp(negative.to(wide), positive.to(wide), weight).to(positive.dtype)
 
 
 def hidden_contrast(positive: Tensor, negative: Tensor, alpha: float | Tensor, head: LMHead) -> Tensor:
-    """Hidden states whose product with a linear head is z_c, in the dtype of that product (method.md, identity 1)."""
+    """Return hidden states whose product with a linear head is z_c, in that product's dtype (method.md, identity 1)."""
     return contrast(positive.to(head.weight.dtype), negative.to(head.weight.dtype), alpha)

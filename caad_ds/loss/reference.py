@@ -1,4 +1,4 @@
-"""The objective as the paper writes it: dense, differentiated by autograd, the yardstick of the tests."""
+"""The objective as in the paper: dense, differentiated by autograd, the reference of the tests."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None
 
 @torch.no_grad()
 def _target(rows: Rows, head: LMHead, objective: Objective) -> tuple[Tensor, Tensor, Rows]:
-    """z_pos [N, V], the target distribution, log q [N, V], and the rows with the alpha of the gate."""
+    """Return z_pos [N, V], the target's log-probabilities log q [N, V], and the rows with the gate's alpha."""
     assert rows.positive is not None
     z_pos = z_c = head.logits(rows.positive)
     if rows.negative is not None:
@@ -61,5 +61,5 @@ def _target(rows: Rows, head: LMHead, objective: Objective) -> tuple[Tensor, Ten
 
 
 def _entropy(log_p: Tensor) -> Tensor:
-    """NaN where a logit is infinite; 0 times it, added to a term, tells so where the term itself might not."""
+    """Return the entropy, NaN if a logit is infinite; adding 0 times it keeps that where a term alone might not."""
     return -(log_p.exp() * log_p).sum(-1)

@@ -1,4 +1,4 @@
-"""Each row's share of a loss, by what the rows are divided with and by factors of their own."""
+"""Each row's share of a loss, from the normalizer and the row's factors."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 def row_shares(
     valid: Tensor, sample_of_row: Tensor | None, normalizer: float | Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """Each row's share of the loss [N]: 1 / normalizer, or 1 / (rows of its sample * normalizer); 0 if ignored."""
+    """Return each row's share [N]: 1 / normalizer, or 1 / (rows of its sample * normalizer); 0 if ignored."""
     weight = valid.to(dtype)
     counted = weight.sum()
     if sample_of_row is not None:
@@ -17,15 +17,15 @@ def row_shares(
         weight = weight / sizes.clamp_min(1)[sample]
         counted = (sizes > 0).sum()
     if normalizer is None:
-        return weight / counted.clamp_min(1)  # nothing to count gives a loss of 0, not 0 / 0
+        return weight / counted.clamp_min(1)  # without valid rows the loss is 0, not 0 / 0
     return weight / nan_where_infinite(torch.as_tensor(normalizer).to(weight).reshape(()))
 
 
 def factor(of_rows: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """A factor of each row's loss, 0 where it is ignored."""
+    """Return each row's factor, 0 if it is ignored."""
     return nan_where_infinite(of_rows.detach().to(dtype).masked_fill(~valid, 0))
 
 
 def nan_where_infinite(x: Tensor) -> Tensor:
-    """An infinite factor of the loss must not look like a number: over an infinite normalizer it would be 0."""
+    """Replace infinities by NaN: over an infinite normalizer an infinite factor would give 0."""
     return x + (x - x)

@@ -1,1 +1,1 @@
-"""A cache of the teacher's hidden states on disk: the teacher runs once for a data set."""
+"""A cache of the teacher's hidden states on disk: the teacher runs once per data set."""

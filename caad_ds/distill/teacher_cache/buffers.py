@@ -1,4 +1,4 @@
-"""Memory of batches that is used again: the pages of new memory take several times as long as reading into them."""
+"""Reuse the memory of batches: allocating fresh pages takes several times as long as reading into them."""
 
 import weakref
 from collections import deque
@@ -9,35 +9,35 @@ from torch import Tensor
 
 from caad_ds.distill.teacher_cache.layout import Layout
 
-KEPT = 4  # buffers that wait for their next use
-STEP = 2**20  # bytes that their sizes are multiples of, so that batches of nearly equal size share them
+KEPT = 4  # free buffers to keep
+STEP = 2**20  # their sizes are multiples of this, in bytes, so batches of similar size share them
 
 
 class Buffers:
-    """Tensors for the rows of a batch, from any thread; their memory is used again when the last of them is gone."""
+    """Tensors for the rows of a batch, from any thread; their memory is reused once all of them are freed."""
 
     def __init__(self, layout: Layout):
         self.layout = layout
         self._free: deque[np.ndarray] = deque(maxlen=KEPT)
 
     def rows(self, count: int) -> list[Tensor]:
-        """`Layout.empty` for so many rows."""
+        """Return `Layout.empty(count)` in reused memory."""
         size = count * self.layout.bytes_per_row
         memory = self._taken(size)
-        # The tensor holds this array as long as any view of its memory is there, and nobody else does.
+        # Only the tensor holds this array, for as long as a view of its memory exists.
         lease = memory[:size]
         weakref.finalize(lease, self._free.append, memory).atexit = False
         block = torch.from_numpy(lease)
         del lease
         parts, start = [], 0
-        for like in reversed(self.layout.empty(0)):  # float32 first, so that each begins where its dtype may
+        for like in reversed(self.layout.empty(0)):  # float32 first, which keeps all of them aligned
             end = start + count * like.shape[1] * like.element_size()
             parts.append(block[start:end].view(like.dtype).view(count, like.shape[1]))
             start = end
         return parts[::-1]
 
     def _taken(self, size: int) -> np.ndarray:
-        """A free buffer that is large enough; a smaller one is given up."""
+        """Take a free buffer that is large enough; a smaller one is dropped."""
         while True:
             try:
                 memory = self._free.pop()

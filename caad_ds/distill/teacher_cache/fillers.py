@@ -1,4 +1,4 @@
-"""Who may fill a cache at the same time: one run alone, or the parts of one command."""
+"""Locks of a cache that is filled: by a single run, or by the parts of one command."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,21 +13,21 @@ WHOLE = Part(0, 1)
 
 
 def writer_of(part: Part) -> str:
-    """The name of a part among those who fill a cache."""
+    """Return the name of a part as a writer of the cache."""
     return f"{part.index:05d}-of-{part.count:05d}"
 
 
 @contextmanager
 def filling(folder: Path, part: Part, data: Sequence[str]) -> Iterator[None]:
-    """Hold a cache while it is filled; for one who begins at a time.
+    """Lock a cache while it is filled; only one process at a time may enter.
 
     Args:
-        folder: that of the cache.
-        part: that of an array job; of the whole nobody else may fill it.
-        data: the hashes of what is gone through, which all parts of a command share.
+        folder: the cache's folder.
+        part: the part of an array job; the whole locks out all others.
+        data: hashes of the data, the same for all parts of a command.
 
     Raises:
-        UserError: another run fills it, the same part of a command, or a part of another command.
+        UserError: the cache is being filled by another run, by the same part, or by a part of another command.
     """
     if part == WHOLE:
         with sole_writer(folder):

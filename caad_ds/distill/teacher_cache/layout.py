@@ -1,4 +1,4 @@
-"""The files of a teacher cache: what it was made of, the form of its rows, the teacher's LM head."""
+"""The files of a teacher cache: its key, the layout of its rows, the teacher's LM head."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,23 +18,23 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, follow_umask, read_json, write_json
 
 KEY, HEAD = "cache.json", "head.safetensors"
-FORM, PRECISION = "form (teacher.cache.form)", "run.precision"  # what a cache is made of, as far as its layout tells
-VERSION = 1  # of the files; whoever changes what is stored for the same model and data adds 1
-SHORT = 80  # characters of a value that is stored, and shown where it differs; of a longer one its hash
+FORM, PRECISION = "form (teacher.cache.form)", "run.precision"  # parts of the key that the layout needs
+VERSION = 1  # of the files; add 1 when the stored values for the same model and data change
+SHORT = 80  # characters of a value that is stored as text and shown if it differs; longer ones are hashed
 
 CacheForm = Literal["pair", "contrast"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of a sample lie in a segment.
+    """Layout of a sample's rows in a segment.
 
-    One after another: `positive` [n, width], in form `pair` `negative` [n, width], and `scalars` float32 [n, 5].
+    In this order: `positive` [n, width], in form `pair` `negative` [n, width], and `scalars` float32 [n, 5].
 
     Args:
-        form: `pair` has both paths, for any alpha; `contrast` their contrast, in half the space.
+        form: `pair` stores both paths, for any alpha; `contrast` their contrast, in half the space.
         width: Ht, the teacher's hidden size.
-        precision: `fp32` or `bf16`, that of the states.
+        precision: of the states, `fp32` or `bf16`.
     """
 
     form: CacheForm
@@ -43,23 +43,23 @@ class Layout:
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the states."""
+        """The dtype of the states."""
         return DTYPES[self.precision]
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes that an answer row takes."""
+        """Bytes of an answer row."""
         paths = 2 if self.form == "pair" else 1
         return paths * self.width * self.dtype.itemsize + len(SCALARS) * torch.float32.itemsize
 
     def empty(self, rows: int) -> list[Tensor]:
-        """Tensors for so many rows, in the order of the file; their content is arbitrary."""
+        """Allocate uninitialized tensors for `rows` rows, in the order of the file."""
         states = [torch.empty(rows, self.width, dtype=self.dtype) for _ in range(2 if self.form == "pair" else 1)]
         return [*states, torch.empty(rows, len(SCALARS))]
 
 
 def stored_layout(folder: Path, stored: Mapping[str, Any]) -> Layout:
-    """The layout that a cache says it has; UserError where it says none."""
+    """Return the layout in a cache's key; UserError if it has none."""
     form, precision, width = stored["made_of"].get(FORM), stored["made_of"].get(PRECISION), stored.get("width")
     if form not in ("pair", "contrast") or precision not in DTYPES or type(width) is not int or width < 1:
         raise UserError(
@@ -70,7 +70,7 @@ def stored_layout(folder: Path, stored: Mapping[str, Any]) -> Layout:
 
 
 def fingerprint(parts: Mapping[str, Any]) -> dict[str, str]:
-    """What the states depend on, by name: each value as text, a long one as its hash."""
+    """Return what the states depend on, by name: values as text, long ones hashed."""
     texts = {name: str(value) for name, value in parts.items()}
     return {
         name: text if len(text) <= SHORT else f"sha256 {hashlib.sha256(repr(parts[name]).encode()).hexdigest()[:16]}"
@@ -79,7 +79,7 @@ def fingerprint(parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_key(folder: Path) -> dict[str, Any] | None:
-    """What a cache says it was made of, None where there is no cache yet."""
+    """Read a cache's key: what its states depend on; None if there is no cache yet."""
     path = folder / KEY
     if not path.exists():
         return None
@@ -96,9 +96,9 @@ def read_key(folder: Path) -> dict[str, Any] | None:
 
 
 def check_key(folder: Path, stored: Mapping[str, Any], made_of: Mapping[str, str]) -> None:
-    """Raise UserError where a cache was made of something else than a run is, by name."""
+    """Raise UserError if a cache's key differs from the run's; the error names the differences."""
     there = stored["made_of"]
-    # Another form depends on other settings, which say nothing then.
+    # Another form depends on other settings, which cannot be compared.
     another_form = FORM in there and there[FORM] != made_of.get(FORM)
     names = [FORM] if another_form else {**there, **made_of}
     changed = [
@@ -114,12 +114,12 @@ def check_key(folder: Path, stored: Mapping[str, Any], made_of: Mapping[str, str
 
 
 def write_key(folder: Path, made_of: Mapping[str, str], notes: Mapping[str, Any]) -> None:
-    """Write what a cache is made of; `notes` are what a run that reads it needs to know beside that."""
+    """Write a cache's key; `notes` is what else a run that reads the cache needs to know."""
     write_json(folder / KEY, {"version": VERSION, "made_of": dict(made_of), **notes})
 
 
 def write_head(folder: Path, head: LMHead) -> None:
-    """Write the teacher's LM head, whole or not at all."""
+    """Write the teacher's LM head atomically."""
     tensors = {"weight": head.weight.detach().cpu().contiguous()}
     if head.bias is not None:
         tensors["bias"] = head.bias.detach().cpu().contiguous()
@@ -133,7 +133,7 @@ def write_head(folder: Path, head: LMHead) -> None:
 
 
 def read_head(folder: Path) -> LMHead:
-    """The LM head of a cache, on the CPU."""
+    """Read the LM head of a cache, on the CPU."""
     path = folder / HEAD
     try:
         with safe_open(path, "pt") as file:
@@ -143,7 +143,7 @@ def read_head(folder: Path) -> LMHead:
             raise ValueError("its bytes have another sha256")
         softcap = float(settings["softcap"]) if settings["softcap"] else None
         return LMHead(tensors["weight"], tensors.get("bias"), softcap, float(settings["scale"]))
-    except Exception as error:  # whatever safetensors makes of a damaged file
+    except Exception as error:  # safetensors raises various errors for a damaged file
         raise UserError(
             f"{path}: the teacher's LM head cannot be read ({error}); remove the file and fill the cache again with "
             "`caad-ds cache-teacher`, which writes it"
@@ -151,7 +151,7 @@ def read_head(folder: Path) -> LMHead:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of the tensors' names and bytes."""
+    """Return the sha256 of the tensors' names and bytes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -160,5 +160,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous CPU tensor, as bytes; RuntimeError for another, which would be a copy of it."""
+    """View the memory of a contiguous CPU tensor as bytes; RuntimeError for others, which would be copied."""
     return tensor.view(-1).view(torch.uint8).numpy().data

@@ -1,4 +1,4 @@
-"""Append-only files of cached rows, and the index of each: a segment has its name when it is whole."""
+"""Append-only files of cached rows, each with an index; a segment gets its final name when it is complete."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ NAME = re.compile(r"(.+)-(\d{6})")
 
 
 class Entry(NamedTuple):
-    """Where the rows of a sample are: `rows` of them, from `offset` on in the segment; sha256 of their bytes.
+    """Location of a sample's rows: `rows` of them, from `offset` on in the segment; sha256 of their bytes.
 
     `content` is the hash of the sample's text, audio and answer. A sample that cannot be used has neither.
     """
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Segment:
-    """A whole file of rows: its name without ending, its length in bytes, its entries."""
+    """A complete file of rows: its name without suffix, its length in bytes, its entries."""
 
     name: str
     size: int
@@ -44,15 +44,15 @@ class Segment:
 
 
 def write_index(folder: Path, segment: Segment) -> None:
-    """Write a segment's index, by which its rows are found."""
+    """Write a segment's index of its rows."""
     content = {"bytes": segment.size, "samples": segment.entries}
     write_atomic(folder / (segment.name + INDEX), json.dumps(content, separators=(",", ":")).encode())
 
 
 def read_segments(folder: Path, check_files: bool = True) -> list[Segment]:
-    """All whole segments of a cache, in the order of their names.
+    """Read all complete segments of a cache, sorted by name.
 
-    UserError for an index that cannot be read and, with `check_files`, for a file that is missing or of another length.
+    UserError if an index cannot be read or, with `check_files`, if a file is missing or has another length.
     """
     segments = []
     for path in index_files(folder):
@@ -64,9 +64,9 @@ def read_segments(folder: Path, check_files: bool = True) -> list[Segment]:
 
 
 def drop_unfinished(folder: Path, writers: str = "*") -> None:
-    """Remove what writers of these names (a pattern) have left without a name or an index when they were killed.
+    """Remove unfinished files of killed writers whose names match the pattern.
 
-    For who holds the cache's lock.
+    The caller must hold the cache's lock.
     """
     for path in folder.glob(f"{writers}-??????{ROWS}*"):
         if path.name.endswith(PARTIAL) or not path.with_suffix(INDEX).exists():
@@ -74,12 +74,12 @@ def drop_unfinished(folder: Path, writers: str = "*") -> None:
 
 
 def index_files(folder: Path) -> list[Path]:
-    """The index of each segment of a cache, in the order of their names."""
+    """List the index files of a cache's segments, sorted by name."""
     return [path for path in sorted(folder.glob(f"*{INDEX}")) if NAME.fullmatch(path.stem)]
 
 
 def read_index(path: Path) -> Segment:
-    """The segment of an index; UserError for one that cannot be read."""
+    """Read the segment of an index file; UserError if it cannot be read."""
     values = read_json(path, f"run `caad-ds prep verify {path.parent} --drop-damaged`, then fill the cache again")
     try:
         segment = Segment(path.stem, values["bytes"], [Entry(*each) for each in values["samples"]])
@@ -99,7 +99,7 @@ def _is_valid(entry: Entry) -> bool:
 
 
 def length_fault(folder: Path, segment: Segment) -> str | None:
-    """What is wrong with the length of a segment's file, in words."""
+    """Describe a wrong length of a segment's file; None if it is right."""
     path = folder / (segment.name + ROWS)
     size = path.stat().st_size if path.is_file() else None
     if size == segment.size:
@@ -108,7 +108,7 @@ def length_fault(folder: Path, segment: Segment) -> str | None:
 
 
 class SegmentWriter:
-    """Appends the rows of samples to segments of one writer; `name` is its own in the cache.
+    """Appends rows of samples to the segments of one writer, whose `name` is unique in the cache.
 
     A segment has a temporary name until `finish`.
     """
@@ -131,7 +131,7 @@ class SegmentWriter:
         return self._size
 
     def add(self, key: str, content: str, rows: int, parts: Sequence[Tensor]) -> None:
-        """Append the rows of a sample, CPU tensors of `Layout`'s order; UserError where the disk is full."""
+        """Append the rows of a sample, CPU tensors in `Layout`'s order; UserError if the disk is full."""
         digest = hashlib.sha256()
         with disk_errors(self.folder):
             if self._file is None:
@@ -146,21 +146,21 @@ class SegmentWriter:
                     data = data[written:]
         self._entries.append(Entry(key, content, offset, rows, digest.hexdigest()))
 
-    def places(self) -> Iterator[tuple[str, Entry]]:
-        """The file and the place of each sample in the segment that is being written."""
+    def locations(self) -> Iterator[tuple[str, Entry]]:
+        """Yield file and location of each sample in the segment that is being written."""
         return ((self._partial.name, entry) for entry in self._entries)
 
     def note_unusable(self, key: str) -> None:
-        """Note a sample that cannot be used, so that the cache is whole without it."""
+        """Note a sample that cannot be used: the cache is complete without it."""
         self._entries.append(Entry(key, "", self._size, 0, ""))
 
     def finish(self) -> Segment | None:
-        """Give the segment its name and index; None where nothing was added. The next `add` begins another."""
+        """Rename the segment and write its index; None if nothing was added. The next `add` starts another."""
         if not self._entries:
             return None
         segment = Segment(f"{self.name}-{self._next:06d}", self._size, self._entries)
         with disk_errors(self.folder):
-            if self._file is None:  # samples without rows alone
+            if self._file is None:  # only samples without rows
                 self._file = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             os.fsync(self._file)
             os.close(self._file)
@@ -171,7 +171,7 @@ class SegmentWriter:
         return segment
 
     def close(self) -> None:
-        """Drop what has no name yet."""
+        """Drop the unfinished segment."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

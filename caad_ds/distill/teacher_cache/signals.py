@@ -1,4 +1,4 @@
-"""The teacher's states from a cache: read alone, or computed where rows are missing and then stored."""
+"""The teacher's states from a cache: only read, or computed and stored where rows are missing."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +28,7 @@ from caad_ds.utils.ranks import agreed, gathered, raise_together, world
 
 @dataclass
 class _Piece:
-    """A sample of a batch: whether its rows were there, and each part of its rows as a segment has them."""
+    """A sample of a batch: whether its rows were stored, and its rows in the parts of a segment."""
 
     key: str
     content: str
@@ -38,22 +38,22 @@ class _Piece:
 
 
 class CachedTeacher:
-    """The teacher of a whole cache: no model, its LM head alone."""
+    """The teacher of a complete cache: only its LM head, no model."""
 
     def __init__(self, head: LMHead, objective: ObjectiveSection):
         self._head, self.objective = head, objective
 
     def states(self, batches: Sequence[PairedBatch], ours: Sequence[Batch]) -> list[TeacherStates]:
-        """The stored states of each batch."""
+        """Return the stored states of each batch."""
         return [used(batch.stored, self._head, self.objective) for batch in batches if batch.stored is not None]
 
     @contextmanager
     def head(self) -> Iterator[LMHead]:
-        """The teacher's LM head, which lies whole on every rank."""
+        """Yield the teacher's LM head, which every rank holds whole."""
         yield self._head
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """None: the states are read."""
+        """Return nothing: the states are read."""
         return iter(())
 
     def close(self) -> None:
@@ -61,11 +61,11 @@ class CachedTeacher:
 
 
 class FillingTeacher:
-    """The teacher of a cache that lacks rows: it runs where a rank lacks some, and what it computes is stored.
+    """The teacher of an incomplete cache: it runs if any rank lacks rows, and stores what it computes.
 
-    Rows that are in the cache are used, so that a run that was killed and filled part of it computes the same. Which
-    are there changes in `publish` alone, on all ranks at once. Until then the rows of a sample that comes again are
-    those of its first place, whichever rank has them: that is what a run reads which resumes before that step.
+    Stored rows are used, so a run that was killed while it filled the cache computes the same. The set of stored rows
+    changes only in `publish`, on all ranks at once. Until then a repeated sample gets the rows of its first occurrence,
+    from the rank that has them: a run that resumes before that step reads the same.
     """
 
     def __init__(
@@ -84,48 +84,48 @@ class FillingTeacher:
         self.writing = True
         self.runs = False  # whether the engine has computed the last states
         self._failure: Exception | None = None
-        self._whole: list[Segment] = []  # of this rank, which others do not know of yet
-        self._holders: dict[str, int] = {}  # the rank that has stored a content since `publish`, the same on all
+        self._whole: list[Segment] = []  # of this rank, not published yet
+        self._holders: dict[str, int] = {}  # the rank that stored a content since `publish`; the same on all ranks
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="teacher-cache")
         self._job: Future[None] | None = None
         self._head: LMHead | None = None
 
     def states(self, batches: Sequence[PairedBatch], ours: Sequence[Batch]) -> list[TeacherStates]:
-        """The states of each batch: those in the cache, and the rest of one forward."""
+        """Return the states of each batch: stored ones, and the rest from one forward."""
         assert self._head is not None, "no head: call it inside head()"
-        found, failure = [], None
+        stored, failure = [], None
         try:
-            found = [self._found(batch) for batch in batches]
+            stored = [self._stored(batch) for batch in batches]
         except UserError as error:
             failure = error
-        self._agree(failure, not all(stored.whole for stored in found))
+        self._agree(failure, not all(states.whole for states in stored))
         if not self.runs:
-            return [used(stored, self._head, self.objective) for stored in found]
+            return [used(states, self._head, self.objective) for states in stored]
         online = self.online.states(batches, ours)
-        pieces = [self._pieces(*each) for each in zip(batches, found, online, strict=True)]
+        pieces = [self._pieces(*parts) for parts in zip(batches, stored, online, strict=True)]
         if self.writing:
             self._keep(pieces)
         return [
-            used(_joined(stored, each), self._head, self.objective) for stored, each in zip(found, pieces, strict=True)
+            used(_joined(states, rows), self._head, self.objective) for states, rows in zip(stored, pieces, strict=True)
         ]
 
     @contextmanager
     def head(self) -> Iterator[LMHead]:
-        """The teacher's head gathered from all ranks for the duration of the context."""
+        """Yield the teacher's head, gathered from all ranks for the duration of the context."""
         with self.online.head() as self._head:
             yield self._head
         self._head = None
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The teacher's weights."""
+        """Return the teacher's weights."""
         return self.online.named_parameters()
 
     def note_unusable(self, key: str) -> None:
-        """Note a sample that training leaves out, so that the cache is whole without it."""
+        """Note a sample that training leaves out: the cache is complete without it."""
         self.writer.note_unusable(key)
 
     def publish(self) -> None:
-        """Let all ranks find what was stored so far; every rank calls it."""
+        """Let all ranks read what was stored so far; every rank calls it."""
         if not self.writing:
             return
         try:
@@ -139,7 +139,7 @@ class FillingTeacher:
             self._show()
 
     def _show(self) -> None:
-        """Let all ranks find the segments of each that have their names."""
+        """Let all ranks read each other's finished segments."""
         for segments in gathered(self._whole):
             self.store.add(segments)
         self._whole, self._holders = [], {}
@@ -151,7 +151,7 @@ class FillingTeacher:
         self.store.close()
         self.online.close()
 
-    def _found(self, batch: PairedBatch) -> StoredStates:
+    def _stored(self, batch: PairedBatch) -> StoredStates:
         assert batch.stored is not None
         if batch.stored.whole:
             return batch.stored
@@ -174,35 +174,35 @@ class FillingTeacher:
         self._settle(bool(failing))
 
     def _settle(self, failing: bool) -> None:
-        """End the run, or the filling, where a rank could not write; what has its name by then is found by all."""
+        """End the run, or only the filling, if a rank could not write; finished segments are published."""
         if not failing or not self.writing:
             return
         self._wait()
         unforeseen = self._failure is not None and not isinstance(self._failure, UserError)
         if not self.continue_when_full or any(gathered(unforeseen)):
             raise_together(self._failure)
-        told = [str(error) for error in gathered(self._failure) if error is not None]
-        self.say(f"teacher.cache: {told[0]}; training continues without filling it (teacher.cache.when_full)")
+        errors = [str(error) for error in gathered(self._failure) if error is not None]
+        self.say(f"teacher.cache: {errors[0]}; training continues without filling it (teacher.cache.when_full)")
         self.writing, self._failure = False, None
         self.writer.close()
         self._show()
 
     def _pieces(self, batch: PairedBatch, stored: StoredStates, online: TeacherStates) -> list["_Piece"]:
-        """The rows of each sample of a batch: those that are stored, or what the teacher has computed."""
+        """Return the rows of each sample of a batch: stored ones, or those that the teacher computed."""
         counts = _counts(batch)
         ends = np.cumsum([0, *counts]).tolist()
         have = [part for part in (stored.positive, stored.negative, stored.scalars) if part is not None]
-        made = self._as_stored(batch.student.targets, online)
+        computed = self._as_stored(batch.student.targets, online)
         pieces = []
         for number, (key, content, count) in enumerate(zip(batch.keys, stored.contents, counts, strict=True)):
             there = bool(stored.there[number])
-            source = have if there and count else made
+            source = have if there and count else computed
             rows = [part[ends[number] : ends[number + 1]] for part in source]
             pieces.append(_Piece(key, content, count, there, rows))
         return pieces
 
     def _as_stored(self, labels: Tensor, online: TeacherStates) -> list[Tensor]:
-        """What a cache of this form keeps of the states: [N, Ht], in form pair both paths, and the scalars."""
+        """Convert states to what this cache stores: [N, Ht], in form pair both paths, and the scalars."""
         assert self._head is not None
         head, vocabulary = self._head, None
         if self.shared is not None:
@@ -219,7 +219,7 @@ class FillingTeacher:
         return [contrasted.to(layout.dtype), scalars]
 
     def _keep(self, batches: Sequence[Sequence["_Piece"]]) -> None:
-        """Store the samples that come for the first time, and give all others of the same content their rows."""
+        """Store samples that occur for the first time, and give their rows to all others of the same content."""
         rank = world()[0]
         lacking = [piece for pieces in batches for piece in pieces if not piece.there]
         again: set[str] = set()
@@ -241,54 +241,55 @@ class FillingTeacher:
             self._repeat(again, [piece for piece in lacking if piece.content in again])
 
     def _repeat(self, contents: Collection[str], pieces: Sequence["_Piece"]) -> None:
-        """Give samples the rows that a rank has stored of their contents; every rank calls it."""
+        """Give samples the rows that some rank has stored for their contents; every rank calls it."""
         self._wait()
-        held = [content for content in sorted(contents) if self._holders[content] == world()[0]]
-        mine = agreed(lambda: {} if self._failure is not None else {content: self._read(content) for content in held})
-        rows = {content: parts for each in gathered(mine) for content, parts in each.items()}
+        own = [content for content in sorted(contents) if self._holders[content] == world()[0]]
+        mine = agreed(lambda: {} if self._failure is not None else {content: self._read(content) for content in own})
+        rows = {content: parts for held in gathered(mine) for content, parts in held.items()}
         for piece in pieces:
-            if (parts := rows.get(piece.content)) is not None:  # there are none where the disk is full
+            if (parts := rows.get(piece.content)) is not None:  # None if the disk is full
                 piece.rows = [part.to(old.device) for part, old in zip(parts, piece.rows, strict=True)]
 
     def _read(self, content: str) -> list[Tensor]:
-        """Rows that this rank has stored and that others do not find yet."""
+        """Read rows that this rank has stored but not published yet."""
         named = ((segment.name + ROWS, entry) for segment in self._whole for entry in segment.entries)
-        file, entry = next(place for place in chain(named, self.writer.places()) if place[1].content == content)
+        locations = chain(named, self.writer.locations())
+        file, entry = next((file, entry) for file, entry in locations if entry.content == content)
         parts = self.store.layout.empty(entry.rows)
         self.store.fetch(file, entry, [as_bytes(part) for part in parts])
         return parts
 
     def _write(self, work: Sequence[tuple[str, str, int, Sequence[Tensor]]]) -> None:
-        for each in work:
-            self.writer.add(*each)
+        for sample in work:
+            self.writer.add(*sample)
         if self.writer.size >= SEGMENT_BYTES and (segment := self.writer.finish()):
             self._whole.append(segment)
 
     def _wait(self) -> None:
-        """Wait for what is being written."""
+        """Wait for the current write."""
         job, self._job = self._job, None
         try:
             if job is not None:
                 job.result()
-        except Exception as error:  # whatever it is, the other ranks must not wait for this one
+        except Exception as error:  # of any kind: the other ranks must not wait for this one
             self._failure = error
 
 
 def _counts(batch: PairedBatch) -> list[int]:
-    """The answer rows of each sample."""
+    """Count the answer rows of each sample."""
     return (batch.student.labels[:, 1:] != IGNORE).sum(1).tolist()
 
 
 def _joined(stored: StoredStates, pieces: Sequence[_Piece]) -> StoredStates:
-    """The states of a batch of its samples' rows."""
+    """Join the rows of samples to the states of a batch."""
     positive, *negative, scalars = (torch.cat(parts) for parts in zip(*(p.rows for p in pieces), strict=True))
     there = torch.ones_like(stored.there)
     return StoredStates(stored.contents, there, positive, negative[0] if negative else None, scalars)
 
 
 def used(stored: StoredStates, head: LMHead, objective: ObjectiveSection) -> TeacherStates:
-    """Stored states as the loss takes them; of an objective without contrast the positive path alone."""
-    if stored.positive is None:  # no sample has an answer that counts
+    """Convert stored states for the loss; without contrast, only the positive path."""
+    if stored.positive is None:  # no sample has a valid answer
         return TeacherStates(head.weight.new_zeros(0, head.weight.shape[1]), None)
     advantage = None
     if objective.row_weight == "audio_advantage" and stored.scalars is not None:
@@ -300,7 +301,7 @@ def used(stored: StoredStates, head: LMHead, objective: ObjectiveSection) -> Tea
 
 
 def row_alpha(scalars: Tensor, objective: ObjectiveSection) -> float | Tensor:
-    """The strength of the contrast: one for all, or with a gate float32 [N] from the rows' scalars [N, 5]."""
+    """Return alpha: one for all rows, or with a gate float32 [N] from the rows' scalars [N, 5]."""
     if objective.alpha_gate == "none":
         return objective.alpha
     return gated_alpha(scalars[:, SCALARS.index("entropy_neg")], objective.alpha, objective.gate_m)

@@ -136,7 +136,7 @@ def test_of_a_content_in_two_segments_the_first_counts(tmp_path):
         writer.finish()
     for segments in (read_segments(tmp_path), read_segments(tmp_path)[::-1]):
         store = Store(tmp_path, layout)
-        store._places.clear()
+        store._locations.clear()
         store.add(segments)
         found = store.filled(StoredStates(["c"], torch.zeros(1, dtype=torch.bool)), ["k"], [2])
         assert bits(found.positive) == bits(kept[1][0])

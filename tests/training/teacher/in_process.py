@@ -91,7 +91,7 @@ def rows_of(cache: Path) -> dict[str, str]:
     """The hash of the rows of each content, by which two caches are compared."""
     store = Store(cache, Layout("pair", 32, "fp32"))
     try:
-        return {content: entry.sha256 for content, (_, entry) in store._places.items()}
+        return {content: entry.sha256 for content, (_, entry) in store._locations.items()}
     finally:
         store.close()
 
