@@ -28,7 +28,7 @@ class GatheredCopy:
                 self._weights.append((weight, own))
                 known[id(weight)] = own
         self.lm = copy(student)
-        for name in ("module", *student.beside()):
+        for name in ("module", *student.extra_modules()):
             part: nn.Module = getattr(student, name)
             known |= {id(buffer): buffer for buffer in part.buffers()}
             setattr(self.lm, name, deepcopy(part, known).eval().to(device))

@@ -97,7 +97,7 @@ class Rollouts:
 
     def _generate(self, lm: AudioLM, step: int, prompts: Batch) -> list[Tensor]:
         if lm.trains_tower_inside:
-            prompts = lm.heard(prompts)
+            prompts = lm.with_tower_states(prompts)
         settings = self.settings
         named = replace(prompts, keys=[f"{step}:{key}" for key in prompts.keys])
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, self.seed)

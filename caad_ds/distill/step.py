@@ -150,7 +150,7 @@ class DistillStep:
         window = [(batch, states) for batch, states in signals if states is not None]
         with self.part("teacher"):
             weighed = self.row_weights.weighed(window, self._head)
-            return zip((batch for batch, _ in window), weighed, strict=True)
+        return zip((batch for batch, _ in window), weighed, strict=True)
 
     def _signals(self, batches: list[PairedBatch], ours: list[Batch] | None = None) -> list[Signals]:
         """Return the student's prepared batches with the teacher's states."""

@@ -38,7 +38,7 @@ class StudentObjective(nn.Module):
     ):
         super().__init__()
         self.part = part
-        for name, module in student.beside().items():
+        for name, module in student.extra_modules().items():
             self.add_module(name, module)
         self.student = student.module
         self.lm = student
@@ -76,7 +76,7 @@ class StudentObjective(nn.Module):
             teacher_neg = None  # it was needed only for the rows' weights
         if self.lm.trains_tower_inside:
             with self.part("encoder"):
-                batch = self.lm.heard(batch)
+                batch = self.lm.with_tower_states(batch)
         hidden, path = self.lm.hidden_and_path(batch)
         head, labels, vocabulary = self.lm.head(), batch.targets, None
         if teacher_head is not None and self.shared is not None:

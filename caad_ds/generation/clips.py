@@ -122,7 +122,7 @@ class Clips:
 
         None if the negative depends on the sample.
         """
-        second = negatives.of_no_sample(name, self.lm.reader)
+        second = negatives.constant_negative(name, self.lm.reader)
         return None if second is None else self.lm.prepare(second.to(self.device)).audio
 
     def rejected(self, items: Iterable[Askable]) -> list[dict]:

@@ -1,4 +1,4 @@
-"""An architecture in a JSON file: a model's published config.json, to be built with random weights."""
+"""Read architectures: a model's config.json from which it is built with random weights."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from caad_ds.utils.text import read_text
 
 
 def is_architecture(name: str | Path) -> bool:
-    """Whether a model is named by a JSON file, and not by a hub id or a folder."""
+    """Return whether a name is a JSON file, and not a hub id or a folder."""
     return str(name).endswith(".json")
 
 
 def read_architecture(path: str | Path) -> dict[str, Any]:
-    """The settings in an architecture file; UserError if it is missing, not JSON, or names no model_type."""
+    """Read an architecture file; UserError if it is missing, not JSON, or names no model_type."""
     try:
         values = json.loads(read_text(Path(path)))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""An audio language model as training, decoding and evaluation see it, of whatever family."""
+"""The interface of audio language models of all families for training, decoding and evaluation."""
 
 import re
 from abc import ABC, abstractmethod
@@ -18,15 +18,15 @@ from caad_ds.models.reader import Reader
 from caad_ds.utils.errors import UserError
 
 NamedTensors = Iterable[tuple[str, Tensor]]
-# How configs of transformers name tokens that stand for audio or pictures, or for where these begin and end.
+# Names in transformers configs of placeholder tokens for audio or images, and of their begin and end tokens.
 PLACEHOLDER = re.compile(r"(audio|image|video|vision|boi|eoi|boa|eoa).*token_(id|index)$")
 
 
 class AudioLM(ABC):
-    """A model with what is done to it; no module itself: engines hold `module`, whose names checkpoints have.
+    """An audio language model. It is not a module itself: engines hold `module`, whose names checkpoints use.
 
-    `reader` makes its batches. `decoder` is what LoRA and gradient checkpointing are about, `connector` what the paper
-    trains between audio and text, `tower` what hears, which is frozen unless it has adapters.
+    `reader` makes its batches. LoRA and gradient checkpointing apply to `decoder`; `connector` is what the paper trains
+    between audio and text; `tower` is the audio encoder, frozen unless it has adapters.
     """
 
     family: str
@@ -39,7 +39,7 @@ class AudioLM(ABC):
     @property
     @abstractmethod
     def generator(self) -> PreTrainedModel:
-        """The causal LM with its head, whose `generate` writes answers."""
+        """The causal LM with its head, whose `generate` decodes answers."""
 
     @property
     @abstractmethod
@@ -49,7 +49,7 @@ class AudioLM(ABC):
     @property
     @abstractmethod
     def connector(self) -> nn.Module:
-        """What turns the tower's states into the decoder's embeddings."""
+        """The projection of the tower's states to the decoder's embeddings."""
 
     @property
     @abstractmethod
@@ -60,22 +60,22 @@ class AudioLM(ABC):
 
     @abstractmethod
     def hidden(self, batch: Batch) -> Tensor:
-        """Final hidden states [N, H] at the answer rows of a prepared batch, after the last norm, before the head."""
+        """Compute final hidden states [N, H] at the answer rows of a prepared batch (after the last norm)."""
 
     @abstractmethod
     def hidden_and_path(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same, and a number that the connector's weights have a part in even if no answer hears audio."""
+        """Compute the same, and a number that depends on the connector's weights even if no sample has audio."""
 
     @abstractmethod
     def generation_inputs(self, batch: Batch) -> dict[str, Any]:
-        """A prepared, left-padded batch as arguments of `generate`."""
+        """Return a prepared, left-padded batch as arguments of `generate`."""
 
     def encode(self, audio: Audio) -> Audio:
-        """Compute what of the audio lies outside the engines, once for all who share it; by default nothing."""
+        """Run the modules outside the engines on audio; by default there are none."""
         return audio
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch with its audio encoded; a constant is encoded once."""
+        """Return the batch with its audio encoded; a constant is encoded once."""
         if not batch.constant:
             return replace(batch, audio=self.encode(batch.audio))
         if batch.constant not in self._encoded:
@@ -83,12 +83,12 @@ class AudioLM(ABC):
         return replace(batch, audio=self._encoded[batch.constant])
 
     def head(self) -> LMHead:
-        """The LM head; under ZeRO-3 to be read inside a gathering scope only."""
+        """Return the LM head; under ZeRO-3 read it only inside a gathering context."""
         return lm_head(self.generator)
 
     @property
     def position_limit(self) -> int | None:
-        """The most positions that it reads, where its config names a limit."""
+        """The most positions that it reads, if its config has a limit."""
         return position_limit(self.generator.config)
 
     @property
@@ -98,16 +98,16 @@ class AudioLM(ABC):
 
     @property
     def placeholders(self) -> list[int]:
-        """The tokens that stand for audio or pictures, which no answer may hold, as its config names them."""
+        """The placeholder tokens of audio and images in its config, which no answer may contain."""
         named = vars(self.generator.config).items()
         return sorted({value for name, value in named if PLACEHOLDER.search(name) and isinstance(value, int)})
 
     def parts(self) -> dict[str, nn.Module]:
-        """Its modules that hear and write, by what they are; none holds another."""
+        """Return tower, connector and decoder by name; none contains another."""
         return {"encoder": self.tower, "connector": self.connector, "llm": self.decoder}
 
     def to(self, device: torch.device | str) -> "AudioLM":
-        """Move all of it to a device, in place."""
+        """Move all of the model to a device, in place."""
         nn.Module.to(self.module, device)
         return self
 
@@ -116,79 +116,79 @@ class AudioLM(ABC):
     @property
     @abstractmethod
     def lora(self) -> dict[str, Any] | None:
-        """The settings of its adapters, if it has any."""
+        """The settings of its LoRA adapters, if it has any."""
 
     @abstractmethod
     def add_adapters(self, settings: dict[str, Any]) -> None:
-        """Put fresh adapters on the decoder, and on the tower where `settings` (LoraSection) ask for it."""
+        """Add new adapters to the decoder, and to the tower if `settings` (LoraSection) say so."""
 
     @abstractmethod
     def merge_adapters(self) -> None:
-        """Make the decoder's adapters part of the weights beside them."""
+        """Merge the decoder's adapters into its weights."""
 
     @abstractmethod
     def keep_first_layers(self, layers: int) -> None:
-        """Leave the decoder only its first `layers` layers; UserError where it has fewer."""
+        """Keep only the decoder's first `layers` layers; UserError if it has fewer."""
 
     @abstractmethod
     def rebuilt(self, weights: Mapping[str, Tensor], dtype: torch.dtype) -> "AudioLM":
-        """The model made again around trained weights, in `dtype`: an engine partitions those of this one.
+        """Return a new model with trained weights, in `dtype`: an engine partitions the weights of this one.
 
-        `weights` has all under this one's own names; a tied head may be left out. Buffers are taken as they are.
+        `weights` has all weights under this model's names; a tied head may be left out. Buffers are copied.
         """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the family's own published layout, from which `auto.load` makes the same model."""
+        """Write the family's published layout, from which `auto.load` loads the same model."""
 
     @property
     def trains_tower_inside(self) -> bool:
-        """Whether what else lies outside the engines must run inside the student's, since it trains."""
+        """Whether the tower, otherwise outside the engines, must run in the student's engine, since it trains."""
         return False
 
-    def heard(self, batch: Batch) -> Batch:
-        """The batch with that computed."""
+    def with_tower_states(self, batch: Batch) -> Batch:
+        """Return the batch with its audio encoded by that tower."""
         return batch
 
-    def beside(self) -> Mapping[str, nn.Module]:
-        """What a student's engine holds beside `module`, by the names that checkpoints have."""
+    def extra_modules(self) -> Mapping[str, nn.Module]:
+        """Return the modules of a student's engine besides `module`, by their names in checkpoints."""
         return {}
 
     def shares_encoding(self, other: "AudioLM") -> bool:
-        """Whether the other's `encode` gives the same, so that one run serves both."""
+        """Return whether the other's `encode` has the same result, so one run serves both."""
         return False
 
     def compute_outside_in(self, dtype: torch.dtype | None) -> None:
-        """Let matrix products outside the engines be made in `dtype`; None: in that of the weights."""
+        """Set the dtype of matrix products outside the engines; None: that of the weights."""
         return
 
     def keep_encoded(self, limit: float) -> None:
-        """Keep what the frozen encoder gives, up to `limit` bytes of host memory; UserError where it cannot."""
+        """Cache the frozen encoder's outputs, up to `limit` bytes of host memory; UserError if it cannot."""
         raise UserError(
             f"student.keep_encoded_gb: the encoder of a {self.family} lies in the student's engine, so that its states "
             "cannot be kept; set it to 0"
         )
 
     def adopt_encoding(self, other: "AudioLM") -> None:
-        """Use what the other computes outside the engines with in the place of one's own, which gives the same."""
+        """Replace the modules outside the engines by the other's, which compute the same."""
         return
 
     def modules_outside(self) -> Mapping[str, nn.Module]:
-        """What of it is no part of `module`, by name."""
+        """Return the modules that are not part of `module`, by name."""
         return {}
 
     def tensors_outside(self) -> NamedTensors:
-        """The weights that are no part of `module`, in a fixed order, for the hash of what is frozen."""
+        """Return the weights that are not part of `module`, in a fixed order, for the hash of frozen weights."""
         return ()
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """All weights, under the names that checkpoints have."""
+        """Yield all weights, under their names in checkpoints."""
         yield from self.module.named_parameters()
-        for prefix, module in self.beside().items():
+        for prefix, module in self.extra_modules().items():
             yield from ((f"{prefix}.{name}", parameter) for name, parameter in module.named_parameters())
 
     def choose_weights(self, mode: str) -> None:
-        """Let those weights train that `mode` names (`connector`, `lora` or `all`), the connector's always."""
+        """Make weights trainable by `mode` (`connector`, `lora` or `all`); the connector's always are."""
         heard = {id(parameter) for parameter in self.tower.parameters()}
         connecting = {id(parameter) for parameter in self.connector.parameters()}
         for name, parameter in self.module.named_parameters():
@@ -197,7 +197,7 @@ class AudioLM(ABC):
             parameter.requires_grad_(id(parameter) in connecting or adapter or whole)
 
     def freeze_running_parts(self) -> None:
-        """After `train()`: leave what is frozen in evaluation, so that no dropout or statistic of it changes."""
+        """After `train()`: keep frozen parts in evaluation mode, without dropout or changes of statistics."""
         return
 
     def checkpoint_activations(self) -> None:
@@ -205,7 +205,7 @@ class AudioLM(ABC):
         self.decoder.activation_checkpointing_enable()
 
     def set_attention(self, attention: str) -> None:
-        """Let the decoder compute its attention so; UserError where it cannot."""
+        """Set the decoder's attention implementation; UserError if it is not supported."""
         try:
             self.decoder.set_attn_implementation(attention)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Which family a model folder or hub id is of, and the model loaded by it."""
+"""Find the family of a model folder or hub id, and load the model."""
 
 from functools import cache
 from importlib import import_module
@@ -19,17 +19,17 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import check_model_folder, is_hub_id
 
-# What a model is made of; a repository may hold other formats of the weights as well.
+# Files of a model; a repository may hold other formats of the weights as well.
 PROCESSOR = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 WEIGHTS = ("*.safetensors",)
 TOKENIZERS = ("tokenizer_config.json", "tekken.json")  # one of them is in the folder of any processor
 UNREAD = ("consolidated*",)  # the same weights once more, in Mistral's own format
-# Why models of other types cannot be distilled, where their kind is known (by a part of model_type, the first counts).
+# Why known models of other types cannot be distilled, by a part of model_type; the first match counts.
 NO_LLM = "a CTC or transducer model, which has no language model"
 NO_ANSWERS = "an encoder-decoder model, whose decoder writes no answers to questions"
 STREAMING = "a streaming model, whose audio has no span in a prompt"
 SPEAKS = "a model that writes audio, not text"
-UNTRIED = "nobody has tried it here, and how an audio LLM is added is said in docs/models.md"
+UNTRIED = "it is untested here; docs/models.md explains how to add an audio LLM"
 UNFIT = {
     "realtime": STREAMING,
     "kyutai": STREAMING,
@@ -68,14 +68,14 @@ UNFIT = {
 
 
 def supported() -> list[str]:
-    """The `model_type` of every family that there is a module for."""
+    """Return the `model_type` of every supported family."""
     return sorted(module.name for module in iter_modules(families.__path__))
 
 
 def local_folder(name: str | Path, files: tuple[str, ...] = (*PROCESSOR, *WEIGHTS)) -> Path:
-    """The folder of a model; of a hub id the local copy, of which these `files` are downloaded if they are not there.
+    """Return a model's folder; for a hub id the local copy, to which missing `files` are downloaded.
 
-    UserError where there is neither.
+    UserError if there is neither.
     """
     path = Path(name)
     if not is_hub_id(str(name)):
@@ -84,7 +84,7 @@ def local_folder(name: str | Path, files: tuple[str, ...] = (*PROCESSOR, *WEIGHT
     return _snapshot(str(name), files)
 
 
-@cache  # what one process reads of a hub id is of one commit
+@cache  # a process reads a single commit of a hub id
 def _snapshot(name: str, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=list(UNREAD)))
@@ -97,13 +97,13 @@ def _snapshot(name: str, files: tuple[str, ...]) -> Path:
 
 
 def family_of(folder: Path) -> ModuleType:
-    """The module of the family that a model folder is of; UserError where there is none, by name."""
+    """Return the module of a model folder's family; UserError if it is not supported."""
     config = read_json(folder / "config.json", "give the folder of a model")
     return family(str(config.get("model_type")), str(folder))
 
 
 def family(kind: str, where: str) -> ModuleType:
-    """The module of a `model_type`; UserError, which begins with `where`, where there is none."""
+    """Return the module of a `model_type`; UserError, which begins with `where`, if it is not supported."""
     if kind in supported():
         return import_module(f"{families.__name__}.{kind}")
     known = ", ".join(supported())
@@ -112,37 +112,37 @@ def family(kind: str, where: str) -> ModuleType:
 
 
 def load(name: str | Path, dtype: torch.dtype = torch.float32) -> AudioLM:
-    """The model of a folder or hub id in `dtype`, with what reads its batches."""
+    """Load the model of a folder or hub id in `dtype`, with its reader."""
     folder = local_folder(name)
     model = family_of(folder).load(folder, dtype)
-    model.module.name_or_path = str(name)  # adapters that are saved name it
+    model.module.name_or_path = str(name)  # saved adapters refer to it
     return model
 
 
 def load_reader(name: str | Path, processor: str | Path | None = None) -> Reader:
-    """What reads the batches of a model, without its weights; that of an architecture file reads by a `processor`."""
+    """Load a model's reader without its weights; for an architecture file it uses `processor`."""
     if is_architecture(name):
-        found, folder = (
+        module, folder = (
             family(str(read_architecture(name)["model_type"]), str(name)),
             _processor_folder(processor or name),
         )
     else:
         folder = local_folder(name)
-        found = family_of(folder)
-    if hasattr(found, "load_reader"):
-        return found.load_reader(folder)
-    return found.build.keywords.get("lm", TransformersLM).reads.load(found.FAMILY, folder)
+        module = family_of(folder)
+    if hasattr(module, "load_reader"):
+        return module.load_reader(folder)
+    return module.build.keywords.get("lm", TransformersLM).reads.load(module.FAMILY, folder)
 
 
 def build(architecture: str, processor: str | Path) -> AudioLM:
-    """A model of an architecture file (.json) with random weights, and the processor of a folder or hub id."""
-    found = family(str(read_architecture(architecture)["model_type"]), architecture)
-    if not hasattr(found, "build"):
-        raise UserError(f"{architecture}: a whole {found.FAMILY} has parts, not one architecture; use student.llm")
-    return found.build(architecture, _processor_folder(processor))
+    """Build a model with random weights from an architecture file (.json), and the processor of a folder or hub id."""
+    module = family(str(read_architecture(architecture)["model_type"]), architecture)
+    if not hasattr(module, "build"):
+        raise UserError(f"{architecture}: a whole {module.FAMILY} has parts, not one architecture; use student.llm")
+    return module.build(architecture, _processor_folder(processor))
 
 
 def _processor_folder(name: str | Path) -> Path:
-    """The folder of a processor, which by itself has no config.json."""
+    """Return the folder of a processor, which may lack a config.json."""
     there = any((Path(name) / file).is_file() for file in TOKENIZERS)
     return Path(name) if there else local_folder(name, PROCESSOR)

@@ -1,4 +1,4 @@
-"""What differs by family of transformers, as data."""
+"""The differences of transformers families, as data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ class Family:
     Args:
         model_type: of its config.json.
         model: the name of its class with the head, in transformers.
-        tower: where the audio encoder is in that class' base model.
-        connector: where what turns its states into embeddings is; it may lie inside the tower.
-        longest_seconds: of an audio, by its processor, which would cut what is longer without a word.
-        shortest_seconds: of an audio; what is shorter its forward mistakes for something else.
-        most_audios: how many a prompt may have; None: any number.
+        tower: path of the audio encoder in that class's base model.
+        connector: path of the projection of its states to embeddings; it may be inside the tower.
+        longest_seconds: longest audio, by its processor, which would silently truncate longer ones.
+        shortest_seconds: shortest audio; its forward misreads shorter ones.
+        most_audios: most audios in a prompt; None: any number.
         windows: whether the processor cuts an audio into windows, each a row of its inputs.
-        alone: whether the processor's inputs of an audio depend on those beside it, so that each is extracted alone.
-        idle: modules of its base model with weights that no forward about audio uses; they are never trained.
-        part: where the config of that class is in a published one, which is of a larger model; None: it is its own.
-        packages: what its processor imports beside transformers; the extra of this project has the family's name.
-        logits_factor: by its config, a factor that its logits have, which its class in transformers may leave out.
+        alone: whether an audio's inputs depend on others in the processor's call; then each is extracted alone.
+        idle: modules of its base model whose weights no audio forward uses; they are never trained.
+        part: key of that class's config in the published config of a larger model; None: it is the published config.
+        packages: what its processor imports besides transformers; the extra of this project has the family's name.
+        logits_factor: by its config, a factor of its logits that its class in transformers may omit.
     """
 
     model_type: str
@@ -41,6 +41,6 @@ class Family:
 
 
 def whole_windows(processor: Any) -> float:
-    """Seconds of the whole windows that a processor keeps of an audio; it cuts the rest, also below `max_audio_len`."""
+    """Return the seconds of the whole windows that a processor keeps; it cuts the rest, even below `max_audio_len`."""
     window = processor.feature_extractor.chunk_length
     return processor.max_audio_len // window * window

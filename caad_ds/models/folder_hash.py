@@ -1,4 +1,4 @@
-"""The hash of a model folder, by which evaluations name their model and find the run that made it."""
+"""Hash a model folder: evaluations use it to identify their model and find its training run."""
 
 import hashlib
 from pathlib import Path
@@ -11,14 +11,14 @@ MODEL_FILES = (
     "config.json", "*.safetensors", "*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt", "*processor*.json",
     "tekken.json", "adapter_config.json", "chat_template.json",
 )  # fmt: skip
-PICKLED = "pytorch_model*.bin*"  # which are read where there is no safetensors file
+PICKLED = "pytorch_model*.bin*"  # read if there is no safetensors file
 
 
 def model_hash(model: str | Path) -> str:
-    """sha256 over the files that make a model's answers: config, weights, tokenizer, processor, and its encoder.
+    """Return the sha256 over files that affect a model's answers: config, weights, tokenizer, processor and encoder.
 
-    `model` is a folder or a hub id, whose files have the hash of a copy of them. Of an encoder that is no folder but a
-    hub id, the name; of the generation config the end tokens, where the LLM's config names others.
+    `model` is a folder or a hub id, which has the hash of a copy of its files. An encoder given by hub id counts by
+    name; of the generation config the end tokens count, if the LLM's config has others.
     """
     folder = local_folder(model)
     files = {path.relative_to(folder): path for pattern in MODEL_FILES for path in folder.glob(pattern)}

@@ -1,4 +1,4 @@
-"""The names that a saved config gives to the models that it was made of."""
+"""Origin names of models in a saved config."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ NAME = "_name_or_path"
 
 
 def is_valid_id(name: str) -> bool:
-    """Whether the hub could have a repository of that name."""
+    """Return whether a name is a valid hub id."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -22,14 +22,14 @@ def is_valid_id(name: str) -> bool:
 
 
 def names_hub(name: object) -> bool:
-    """Whether a config's name for its origin is a hub id, and no folder."""
+    """Return whether a config's origin name is a hub id, and not a folder."""
     return isinstance(name, str) and is_hub_id(name) and is_valid_id(name)
 
 
 def drop_folder_names(folder: Path) -> None:
-    """Blank each `_name_or_path` in a saved config.json, those of its parts too, that is no hub id.
+    """Blank each `_name_or_path` in a saved config.json and its parts that is not a hub id.
 
-    transformers writes the folder that a part was loaded from, which means nothing elsewhere and tells of this machine.
+    transformers writes the folder that a part was loaded from, which is meaningless elsewhere and reveals local paths.
     """
     path = folder / "config.json"
     config = read_json(path, "save the model again")

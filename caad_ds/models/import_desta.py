@@ -1,4 +1,4 @@
-"""A teacher from a published DeSTA connector: a model folder that `teacher.path` and `student.path` can name."""
+"""Import a published DeSTA connector as a model folder for `teacher.path` and `student.path`."""
 
 import argparse
 import shutil
@@ -38,10 +38,10 @@ def import_desta(
     merge_system: bool = False,
     switches: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the model folder `out`: the connector of a checkpoint with the LLM and the Whisper that it was trained on.
+    """Write the model folder `out`: a checkpoint's connector with the LLM and the Whisper that it was trained with.
 
     `llm` and `encoder_id` are hub ids or folders; `merge_system` and `switches` freeze the chat template (see
-    `TemplateSettings`). UserError where `out` is there already, and for inputs that do not fit together.
+    `TemplateSettings`). UserError if `out` exists, or if the inputs do not fit together.
     """
     if out.exists():
         raise UserError(f"{out}: it is there already; remove it, or give another --out")
@@ -49,7 +49,7 @@ def import_desta(
     check_hub_or_folder(encoder_id, "Whisper encoder")
     with Heartbeat() as voice:
         voice.begin(f"import-desta: {checkpoint}")
-        # torch and transformers take seconds to import; a wrong path is told before.
+        # torch and transformers take seconds to import; a wrong path is reported before.
         from caad_ds.models.language_model.llm import load_tokenizer
         from caad_ds.models.prompts.chat_template import TemplateSettings
         from caad_ds.models.speech_lm import desta

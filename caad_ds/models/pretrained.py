@@ -1,4 +1,4 @@
-"""Loading weights of others: what is missing or broken is told, never filled in at random."""
+"""Load pretrained weights: missing or broken ones are reported, never initialized at random."""
 
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,16 @@ from caad_ds.utils.paths import check_hub_or_folder
 
 
 def pretrained(cls: Any, name: str | Path, what: str, apart: tuple[str, ...] | None = None, **kwargs: Any) -> Any:
-    """`cls.from_pretrained(name, **kwargs)`; UserError if it does not load or lacks weights of the model.
+    """Call `cls.from_pretrained(name, **kwargs)`; UserError if it does not load or lacks weights of the model.
 
-    `what` names the kind of model in the message. Where `apart` names the parts of a checkpoint that are not read,
-    layers that the config does not name are refused as well.
+    `what` names the kind of model in the message. If `apart` names the parts of a checkpoint that are not read, layers
+    that the config does not have are refused as well.
     """
     check_hub_or_folder(str(name), what)
     try:
-        # Weights that do not fit are named in the errors below.
-        told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = cls.from_pretrained(name, **told, trust_remote_code=False, **kwargs)
+        # Weights that do not fit are reported in the errors below.
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = cls.from_pretrained(name, **options, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name}: no {what} that loads ({reason}); give a hub id or a folder that holds one") from error

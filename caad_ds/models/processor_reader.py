@@ -1,4 +1,4 @@
-"""Batches by a processor of transformers: its template, its placeholders, its features."""
+"""Make batches with a transformers processor: its template, its placeholders, its features."""
 
 import copy
 import math
@@ -25,8 +25,8 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
 NOT_AUDIO = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-WINDOWS = "windows"  # among audio inputs: how many of an audio's windows [U, W, ...] are its own, int64 [U]
-# By what they are, of each of which one must be there.
+WINDOWS = "windows"  # key of audio inputs: how many of an audio's windows [U, W, ...] are valid, int64 [U]
+# By kind; one file of each must exist.
 PROCESSOR_FILES = {
     "a feature extractor": ("processor_config.json", "preprocessor_config.json"),
     "the tokenizer's settings": ("tokenizer_config.json",),
@@ -35,9 +35,9 @@ PROCESSOR_FILES = {
 
 
 class ProcessorReader(Reader):
-    """As many positions for an audio as the processor gives it; a mask tells the model how long it was.
+    """Gives an audio the processor's number of positions; a mask has its length.
 
-    The field's own models have no transcription in the prompt, unless the model's tokenizer_config.json says so.
+    Prompts of published models have no transcription, unless the model's tokenizer_config.json says so.
     """
 
     def __init__(self, processor: Any, family: Family, template: TemplateSettings | None = None, **prompts: Any):
@@ -56,7 +56,7 @@ class ProcessorReader(Reader):
         freeze_template(tokenizer, template)
         processor.chat_template = tokenizer.chat_template
         self._mark = processor.audio_token
-        # A tokenizer of its own: it keeps the padding of the last call, and would be saved with it.
+        # A separate tokenizer: it keeps the padding of the last call, and would be saved with it.
         self._features = copy.copy(processor)
         self._features.tokenizer = copy.deepcopy(tokenizer)
         self.prompts = PromptEncoder(
@@ -69,26 +69,26 @@ class ProcessorReader(Reader):
 
     @classmethod
     def load(cls, family: Family, folder: str | Path, **reading: Any) -> "ProcessorReader":
-        """Make it of a folder's processor; UserError where a file or a package of it is missing."""
+        """Load a folder's processor; UserError if one of its files or packages is missing."""
         check_packages(family, str(folder))
         try:
             return cls(load_processor(Path(folder)), family, **reading)
         except UserError:
             raise
-        except Exception as error:  # whatever a processor of another family lacks, or a setting of it makes fail
+        except Exception as error:  # another family's processor or settings may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             raise UserError(
                 f"{folder}: its processor is not that of a {family.model_type} ({reason}); give a whole folder"
             ) from error
 
     def spans(self) -> ContentParts:
-        """How audio stands in the text that the chat template writes."""
+        """Return how audio is written in the chat template's text."""
         return ContentParts(self._mark)
 
     def features(self, waveforms: Sequence[np.ndarray]) -> Features:
-        """The processor's own inputs, and the number of placeholders that it writes for each audio.
+        """Return the processor's inputs, and the number of placeholders that it writes for each audio.
 
-        Where it cuts audio into windows, an input has the shape [U, W, ...], W the most that one of them has.
+        If it cuts audio into windows, inputs have the shape [U, W, ...], W the most windows of an audio.
         """
         if not self.of.windows and not self.of.alone:
             return self.extracted(waveforms)
@@ -101,26 +101,26 @@ class ProcessorReader(Reader):
         return Features({**audio, **counts}, positions)
 
     def extracted(self, waveforms: Sequence[np.ndarray]) -> Features:
-        """What the processor makes of them in one call."""
-        made = self._features(
+        """Extract features of all waveforms in one call of the processor."""
+        inputs = self._features(
             text=[self._mark] * len(waveforms),
             audio=list(waveforms),
             text_kwargs={"padding": True},
             audio_kwargs={"sampling_rate": SAMPLE_RATE, **self.audio_settings(waveforms)},
             return_tensors="pt",
         )
-        positions = (made["input_ids"] == self.prompts.placeholder).sum(1).tolist()
+        positions = (inputs["input_ids"] == self.prompts.placeholder).sum(1).tolist()
         unused = (*NOT_AUDIO, *getattr(self.processor, "unused_input_names", ()))
-        audio = {name: each for name, each in made.items() if isinstance(each, Tensor) and name not in unused}
+        audio = {name: value for name, value in inputs.items() if isinstance(value, Tensor) and name not in unused}
         return Features(audio, positions)
 
     def audio_settings(self, waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
-        """Further settings of the processor for these waveforms."""
+        """Return further settings of the processor for these waveforms."""
         return {}
 
     @staticmethod
     def inputs(audio: Audio) -> Audio:
-        """The forward's audio inputs of placed audio: a row for each window that is its audio's own."""
+        """Return the forward's audio inputs of placed audio: a row for each valid window."""
         if WINDOWS not in audio:
             return audio
         rest = {name: value for name, value in audio.items() if name != WINDOWS}
@@ -129,29 +129,29 @@ class ProcessorReader(Reader):
         return {name: value[own] for name, value in rest.items()}
 
     def positions_of(self, seconds: float) -> int:
-        """As many as the longest audio has for its length, and one for rounding."""
+        """Return positions in proportion to the longest audio's, plus one for rounding."""
         return math.ceil(seconds * self._positions_per_second) + 1
 
     @cached_property
     def _positions_per_second(self) -> float:
-        # Of windows one says it: those of half an hour take seconds.
+        # One window is enough: half an hour of windows takes seconds.
         seconds = self.processor.feature_extractor.chunk_length if self.of.windows else self.longest_seconds
         [most] = self.features([np.zeros(int(seconds * SAMPLE_RATE), np.float32)]).positions
         return most / seconds
 
     def features_identity(self) -> dict[str, Any]:
-        """The feature extractor and the placeholder, with what stands around it; of windows the longest audio too."""
-        found = {"features": feature_extractor(self.processor).to_json_string(), "placeholder": self.spans().whole}
-        return found | ({"longest audio in s": self.longest_seconds} if self.of.windows else {})
+        """Return feature extractor and placeholder with the tokens around it; with windows also the longest audio."""
+        identity = {"features": feature_extractor(self.processor).to_json_string(), "placeholder": self.spans().whole}
+        return identity | ({"longest audio in s": self.longest_seconds} if self.of.windows else {})
 
 
 def feature_extractor(processor: Any) -> Any:
-    """What a processor extracts features with, under either name that transformers has for it; None: nothing."""
+    """Return a processor's feature extractor, under either of transformers' names; None if it has none."""
     return getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
 
 
 def check_packages(family: Family, name: str) -> None:
-    """Refuse a model whose processor imports what is not installed, naming the extra that brings it."""
+    """Refuse a model whose processor's imports are not installed; the error names the extra that has them."""
     if missing := [package for package in family.packages if find_spec(package) is None]:
         raise UserError(
             f"{name}: the processor of a {family.model_type} needs {' and '.join(missing)}; "
@@ -160,14 +160,14 @@ def check_packages(family: Family, name: str) -> None:
 
 
 def load_processor(folder: str | Path) -> Any:
-    """The processor of a folder; UserError where one of its files is missing, which transformers would make up."""
+    """Load the processor of a folder; UserError if a file is missing, which transformers would replace by defaults."""
     folder = Path(folder)
     for what, names in PROCESSOR_FILES.items():
         if not any(next(folder.glob(name), None) for name in names):
             raise UserError(f"{folder}: its processor lacks {what} ({' or '.join(names)}); give a whole folder")
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # whatever transformers raises on files that hold something else
+    except Exception as error:  # transformers may raise anything on other files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: no processor there that loads ({reason}); give a whole folder") from error
     if feature_extractor(processor) is None or not hasattr(processor, "audio_token"):

@@ -1,4 +1,4 @@
-"""What a model reads of samples: its own template, placeholders and features, without its weights."""
+"""Make a model's batches of samples: its template, placeholders and features, without its weights."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,28 +15,28 @@ from caad_ds.models.prompts.prompt_encoder import Encoded, PromptEncoder, tokeni
 from caad_ds.utils.errors import UserError
 
 AFTER_AUDIO, NO_TRANSCRIPT = "after_audio", "none"
-TRANSCRIPT = "caad_transcript"  # key in tokenizer_config.json, where a model's is not what its family has
+TRANSCRIPT = "caad_transcript"  # key in tokenizer_config.json, if a model differs from its family
 
 
 def holds_transcripts(tokenizer: Any) -> bool:
-    """Whether the prompts of a model of our own family hold transcriptions, by its tokenizer's settings."""
+    """Return whether prompts of a model of our own family contain transcriptions, by its tokenizer's settings."""
     return tokenizer.init_kwargs.get(TRANSCRIPT, AFTER_AUDIO) == AFTER_AUDIO
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a model takes of U audios: `audio` has a row for each, `positions` how many each has in the text."""
+    """A model's inputs of U audios: `audio` has a row for each, `positions` their numbers of positions in the text."""
 
     audio: Audio
     positions: list[int]
 
 
 class Reader(ABC):
-    """From samples to a batch of one model.
+    """Makes batches of one model from samples.
 
-    `longest_seconds` and `shortest_seconds` bound the audio that the model takes, `most_audios` their number in a
-    prompt, where it is bounded. `window` is the number of samples
-    that every audio is padded to where nothing tells the model how long it was: silence is then always the same.
+    `longest_seconds` and `shortest_seconds` bound the audio that the model takes, `most_audios` the number in a prompt,
+    if it is limited. `window` is the number of samples that all audio is padded to if the model has no mask: silence is
+    then always the same.
     """
 
     family: str
@@ -56,45 +56,45 @@ class Reader(ABC):
 
     @property
     def transcript(self) -> str:
-        """Whether `audios[].text` stands in the prompt: `after_audio` or `none`."""
+        """Whether the prompt contains `audios[].text`: `after_audio` or `none`."""
         return AFTER_AUDIO if self.prompts.transcripts else NO_TRANSCRIPT
 
     def set_transcript(self, transcript: str | None) -> None:
-        """Let the transcription stand in the prompt (`after_audio`) or not (`none`); None: as the model has it.
+        """Write the transcription in the prompt (`after_audio`) or not (`none`); None: as the model has it.
 
-        It is kept in the tokenizer's settings, so that the saved model has it.
+        It is stored in the tokenizer's settings, and saved with the model.
         """
         if transcript is not None:
             self.prompts.transcripts = transcript == AFTER_AUDIO
             self.tokenizer.init_kwargs[TRANSCRIPT] = transcript
 
     def limit(self, max_answer_tokens: int, positions: int | None, model: str) -> None:
-        """Cut answers at `max_answer_tokens`, and refuse what exceeds the `positions` of `model`, named so."""
+        """Cut answers at `max_answer_tokens`, and refuse samples that exceed `positions`; errors name `model`."""
         self.prompts.max_answer_tokens, self.prompts.limit, self.prompts.model = max_answer_tokens, positions, model
 
     @abstractmethod
     def features(self, waveforms: Sequence[np.ndarray]) -> Features:
-        """The model's audio inputs of U mono 16 kHz waveforms, on the CPU."""
+        """Compute the model's audio inputs of U mono 16 kHz waveforms, on the CPU."""
 
     @abstractmethod
     def positions_of(self, seconds: float) -> int:
-        """How many positions an audio of that length has, at most."""
+        """Return the most positions of an audio of that length."""
 
     def positions(self, sample: Sample) -> list[int]:
-        """How many positions each audio of a sample has, at most; its audio is perhaps not decoded yet."""
+        """Return the most positions of each audio of a sample, which need not be decoded yet."""
         return [self.positions_of(seconds) for seconds in self._seconds(sample)]
 
     @abstractmethod
     def features_identity(self) -> dict[str, Any]:
-        """What the audio inputs depend on beside the waveforms, by name."""
+        """Return what the audio inputs depend on besides the waveforms, by name."""
 
     def identity(self) -> dict[str, Any]:
-        """What batches depend on beside the samples, by name; equal for two readers that read every sample alike."""
+        """Return what batches depend on besides samples, by name; equal for readers that read every sample alike."""
         text = {**tokenization(self.tokenizer), "transcript": self.transcript, "family": self.family}
         return text | self.features_identity()
 
     def check_audio(self, waveforms: Sequence[np.ndarray], where: str) -> None:
-        """Raise UserError, beginning with `where`, for a waveform that is longer or shorter than the model takes."""
+        """Raise UserError, beginning with `where`, for a waveform that is too long or too short for the model."""
         seconds = min(map(len, waveforms), default=SAMPLE_RATE) / SAMPLE_RATE
         if seconds < self.shortest_seconds:
             raise UserError(
@@ -109,7 +109,7 @@ class Reader(ABC):
             )
 
     def check_number(self, sample: Sample) -> None:
-        """Raise UserError for a sample of more audios than the model takes in a prompt."""
+        """Raise UserError for a sample with more audios than the model takes in a prompt."""
         number = len(sample.record["audios"])
         if self.most_audios is not None and number > self.most_audios:
             raise UserError(
@@ -120,10 +120,10 @@ class Reader(ABC):
     def check(
         self, sample: Sample, *, with_answer: bool = True, room: int = 0, answer: Sequence[int] | None = None
     ) -> Encoded:
-        """Encode a sample's texts, its audio perhaps not decoded yet.
+        """Encode a sample's texts; its audio need not be decoded yet.
 
-        UserError, which names it, if they make no prompt, or leave no `room` in the model's positions, or if the model
-        does not take audio of that length. `answer` are ids of an answer to take instead of its own.
+        UserError names it if they make no prompt, or leave no `room` in the model's positions, or if the model does not
+        take audio of that length. `answer`: ids to use instead of its own answer.
         """
         self.check_number(sample)
         self.check_audio(sample.waveforms, f"sample {sample.key}: ")
@@ -131,7 +131,7 @@ class Reader(ABC):
         return self.prompts.check(sample, with_answer=with_answer, room=room, positions=positions, answer=answer)
 
     def length(self, sample: Sample) -> int:
-        """How many tokens prompt and answer of a sample take, its audio at its most; UserError as of `check`."""
+        """Return the most tokens of a sample's prompt and answer; UserError as in `check`."""
         encoded = self.check(sample)
         return len(encoded.prompt) + len(encoded.answer[: self.prompts.max_answer_tokens])
 
@@ -143,7 +143,7 @@ class Reader(ABC):
         with_answer: bool = True,
         answers: Sequence[Sequence[int]] | None = None,
     ) -> Batch:
-        """The batch of samples; an audio that several share is there once.
+        """Collate samples; an audio that several share is in the batch once.
 
         Args:
             pad: the side of the padding, "left" for generation.
@@ -168,7 +168,7 @@ class Reader(ABC):
         with_answer: bool = True,
         answers: Sequence[Sequence[int]] | None = None,
     ) -> Batch:
-        """The batch of samples whose audios are rows `index` of `features`, extracted before; see `collate`."""
+        """Collate samples whose audios are rows `index` of already extracted `features`; see `collate`."""
         for sample in samples:
             self.check_number(sample)
         positions = [features.positions[row] for row in index]
@@ -176,13 +176,13 @@ class Reader(ABC):
         return batch.with_audio(features.audio, torch.tensor(index, dtype=torch.long), batch.audio_positions)
 
     def replaced(self, batch: Batch, waveforms: Sequence[np.ndarray]) -> Batch:
-        """The batch with these waveforms, one for each of its A audios, in their place."""
+        """Replace the batch's A audios by these waveforms."""
         features, index = self._different(waveforms)
         positions = torch.tensor([features.positions[row] for row in index], dtype=torch.long)
         return batch.with_audio(features.audio, torch.tensor(index, dtype=torch.long), positions)
 
     def constant(self, batch: Batch, name: str, make: Callable[[], Features]) -> Batch:
-        """The batch with one row of audio, which `make` gives once, in the place of each audio."""
+        """Replace each audio of the batch by the same row, which `make` computes once."""
         features = self._constants.get(name)
         if features is None:
             features = self._constants[name] = make()
@@ -190,31 +190,31 @@ class Reader(ABC):
         return batch.with_audio(features.audio, index, batch.audio_positions, constant=name)
 
     def only_audio(self, waveform: np.ndarray | None = None) -> Batch:
-        """The batch of a sample that is nothing but an audio; None: a short one."""
+        """Make a batch of one sample with nothing but an audio; None: a short one."""
         features = self.features([self.shortest() if waveform is None else waveform])
         [count] = features.positions
         ids = torch.full((1, count), self.prompts.placeholder)
         ones, no_answer = torch.ones_like(ids), torch.full_like(ids, IGNORE)
-        place = (torch.tensor([0]), torch.tensor([0]), torch.tensor([count]))
-        return Batch([""], ids, ones, ones.bool(), no_answer, features.audio, *place)
+        location = (torch.tensor([0]), torch.tensor([0]), torch.tensor([count]))
+        return Batch([""], ids, ones, ones.bool(), no_answer, features.audio, *location)
 
     def shortest(self) -> np.ndarray:
-        """A waveform that the model takes, as short as may be."""
+        """Return a short waveform that the model takes."""
         return np.zeros(SAMPLE_RATE // 5, np.float32)
 
     def _different(self, waveforms: Sequence[np.ndarray]) -> tuple[Features, list[int]]:
-        """Features of the different ones of A waveforms, and which row each is.
+        """Return features of the distinct ones among A waveforms, and the row of each.
 
-        Of no audio there is a row that stands nowhere: what is trained on it runs in every batch.
+        Without audio there is one unused row: modules trained on audio run in every batch.
         """
         different: dict[bytes, int] = {}
         index = [different.setdefault(waveform.tobytes(), len(different)) for waveform in waveforms]
-        heard = [np.frombuffer(waveform, np.float32) for waveform in different]
-        return self.features(heard or [self.shortest()]), index
+        distinct = [np.frombuffer(waveform, np.float32) for waveform in different]
+        return self.features(distinct or [self.shortest()]), index
 
     def _seconds(self, sample: Sample) -> list[float]:
-        """The length of each audio of a sample: as decoded, else as the record says, else the longest there can be."""
+        """Return the length of each audio of a sample: as decoded, else as in the record, else the longest possible."""
         if sample.waveforms:
             return [len(waveform) / SAMPLE_RATE for waveform in sample.waveforms]
-        told = [audio.get("duration") for audio in sample.record["audios"]]
-        return [seconds if isinstance(seconds, (int, float)) else self.longest_seconds for seconds in told]
+        durations = [audio.get("duration") for audio in sample.record["audios"]]
+        return [seconds if isinstance(seconds, (int, float)) else self.longest_seconds for seconds in durations]

@@ -1,4 +1,4 @@
-"""The tokens that teacher and student have in common: the vocabulary that their distributions are compared over."""
+"""The vocabulary that teacher and student share, over which their distributions are compared."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,21 +10,21 @@ from caad_ds.loss.head import LMHead
 from caad_ds.models.reader import Reader
 from caad_ds.utils.errors import UserError
 
-LEAST = 0.5  # share of the smaller vocabulary that must be in common: below it the tokenizers are not of one kind
+LEAST = 0.5  # least shared part of the smaller vocabulary: below it the tokenizers are of different kinds
 
 
 @dataclass(frozen=True)
 class SharedVocabulary:
-    """Ids that stand for the same token, or for none, in both models; `ids` is None where they are the first `size`."""
+    """Ids of the same token, or of none, in both models; `ids` is None if they are the first `size`."""
 
     size: int
     ids: Tensor | None = None
 
     @classmethod
     def of(cls, student: Reader, teacher: Reader, rows: tuple[int, int]) -> "SharedVocabulary":
-        """What two models have in common; `rows` are those of their heads, the student's first.
+        """Find the vocabulary that two models share; `rows` are those of their heads, the student's first.
 
-        UserError, which names both, where their answers would be other tokens.
+        UserError names both if their answers would have different tokens.
         """
         smaller = min(rows)
         ours, theirs = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
@@ -51,28 +51,28 @@ class SharedVocabulary:
         return cls(len(ids), None if prefix else ids)
 
     def applied(self, student: LMHead, teacher: LMHead, labels: Tensor) -> tuple[LMHead, LMHead, Tensor, int]:
-        """Both heads, and the labels [N] by their place, over the shared tokens, and how many of the rows count."""
+        """Restrict both heads and the labels [N] to the shared tokens; also return the number of these."""
         if self.ids is None:
             return student, teacher, labels, self.size
         ids = self.ids.to(labels.device)
-        place = torch.searchsorted(ids, labels).clamp(max=self.size - 1)
-        # One that is not shared gets a place that the loss refuses: whoever collates has looked before.
-        place = torch.where(ids[place] == labels, place, self.size)
-        return student.rows(ids), teacher.rows(ids), place, self.size
+        index = torch.searchsorted(ids, labels).clamp(max=self.size - 1)
+        # A label that is not shared gets an index that the loss refuses; collation has already checked for that.
+        index = torch.where(ids[index] == labels, index, self.size)
+        return student.rows(ids), teacher.rows(ids), index, self.size
 
     def masked(self, z: Tensor) -> Tensor:
-        """Logits [..., V] of one of the models, over the shared tokens' ids: -inf at those between that are not."""
+        """Mask logits [..., V] of one of the models: -inf at ids that are not shared."""
         if self.ids is None:
             return z[..., : self.size]
         kept = torch.full_like(z[..., : int(self.ids[-1]) + 1], -torch.inf)
         return kept.index_copy(-1, self.ids.to(z.device), z[..., self.ids.to(z.device)])
 
     def holds(self, token: int) -> bool:
-        """Whether a token is shared."""
+        """Return whether a token is shared."""
         if self.ids is None:
             return token < self.size
-        place = min(int(torch.searchsorted(self.ids, token)), self.size - 1)
-        return int(self.ids[place]) == token
+        index = min(int(torch.searchsorted(self.ids, token)), self.size - 1)
+        return int(self.ids[index]) == token
 
 
 def _token(reader: Reader, number: int) -> Any:

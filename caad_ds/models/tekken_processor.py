@@ -1,4 +1,4 @@
-"""A processor whose tokenizer is mistral-common's, with a tokenizer of transformers for what reads prompts."""
+"""Wrap a processor whose tokenizer is mistral-common's, with a transformers tokenizer for readers."""
 
 import base64
 import io
@@ -17,23 +17,23 @@ from caad_ds.models.reader import TRANSCRIPT
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
-MOST_WINDOWS = 80  # the 40 minutes that its makers name for questions about audio; the LLM's positions end sooner
+MOST_WINDOWS = 80  # 40 minutes, its makers' limit for questions about audio; the LLM's positions end sooner
 WHOLE = "give a whole folder"
 SYSTEM_BESIDE_AUDIO = 13  # the version from which mistral-common takes both in one conversation
-SETTINGS = "tokenizer_config.json"  # where all families keep what a trained model adds; mistral-common has no such file
+SETTINGS = "tokenizer_config.json"  # has a trained model's settings in all families; not a file of mistral-common
 
 
 class TekkenProcessor:
-    """A processor whose tokenizer is mistral-common's, as readers take one: with a tokenizer of transformers.
+    """A processor for readers, with a transformers tokenizer in place of mistral-common's.
 
-    `own` is the family's. What is saved is the published layout, and beside it what a run chose.
+    `own` is the family's. It saves the published layout, and beside it a run's settings.
     """
 
     audio_token = AUDIO
 
     def __init__(self, own: VoxtralProcessor, folder: Path):
         self.own, self.feature_extractor = own, own.feature_extractor
-        self._tekken = (folder / "tekken.json").read_bytes()  # the folder may be gone when a trained model is saved
+        self._tekken = (folder / "tekken.json").read_bytes()  # the folder may be gone when a model is saved
         self._usual = TEMPLATE if self.version >= SYSTEM_BESIDE_AUDIO else NO_SYSTEM_BESIDE_AUDIO + TEMPLATE
         settings = folder / SETTINGS
         kept = read_json(settings, WHOLE) if settings.is_file() else {}
@@ -49,21 +49,21 @@ class TekkenProcessor:
 
     @property
     def longest_seconds(self) -> float:
-        """As many windows as the family takes."""
+        """Length of the most windows that the family takes."""
         return MOST_WINDOWS * self.window / SAMPLE_RATE
 
     @property
     def encoder(self) -> Any:
-        """What mistral-common encodes audio with."""
+        """mistral-common's audio encoder."""
         return self.own.tokenizer.tokenizer.instruct_tokenizer.audio_encoder
 
     @property
     def version(self) -> int:
-        """Of mistral-common's rules for conversations, such as 7."""
+        """Version of mistral-common's rules for conversations, such as 7."""
         return int(self.own.tokenizer.tokenizer.instruct_tokenizer.tokenizer.version.value.removeprefix("v"))
 
     def ids(self, chat: Sequence[dict[str, Any]], waveform: np.ndarray) -> list[int]:
-        """mistral-common's own tokens of a conversation in which a waveform stands for each audio."""
+        """Return mistral-common's tokens of a conversation, with `waveform` as each audio."""
         file = io.BytesIO()
         soundfile.write(file, waveform, SAMPLE_RATE, format="WAV", subtype="FLOAT")
         heard = {"type": "audio", "base64": base64.b64encode(file.getvalue()).decode()}
@@ -87,7 +87,7 @@ class TekkenProcessor:
 
 
 def load_processor(folder: Path) -> TekkenProcessor:
-    """The processor of a folder; UserError where one of its files is missing, broken, or of another model."""
+    """Load the processor of a folder; UserError if a file is missing, broken, or of another model."""
     if not (folder / "tekken.json").is_file():
         raise UserError(f"{folder}: its processor lacks a tokenizer (tekken.json); {WHOLE}")
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
@@ -107,6 +107,6 @@ def load_processor(folder: Path) -> TekkenProcessor:
         return TekkenProcessor(own, folder)
     except UserError:
         raise
-    except Exception as error:  # whatever mistral-common raises on a file that is none of its own
+    except Exception as error:  # mistral-common may raise anything on other files
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise UserError(f"{folder}: no processor there that loads ({reason}); {WHOLE}") from error

@@ -1,4 +1,4 @@
-"""An audio LLM of transformers by what its families have in common: one forward from tokens and audio to states."""
+"""An audio LLM of a transformers family: one forward from tokens and audio to states."""
 
 import math
 from collections.abc import Mapping
@@ -28,28 +28,28 @@ from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import follow_umask, read_json
 
-APART = ("talker.", "token2wav.", "code2wav.")  # what of an Omni model speaks
+APART = ("talker.", "token2wav.", "code2wav.")  # the speaking parts of an Omni model
 
 
 class TransformersLM(AudioLM):
-    """A model of a family of transformers; all of it lies in the engine.
+    """A model of a transformers family; all of it is in the engine.
 
-    A family of which something here does not hold has a subclass in its file, with the reader that it `reads` by.
+    A family that differs from this has a subclass in its file, whose `reads` is its reader class.
     """
 
     reads: type[ProcessorReader] = ProcessorReader
     reader: ProcessorReader
-    whole: PreTrainedConfig | None = None  # of the larger model that it is a part of (`Family.part`)
+    whole: PreTrainedConfig | None = None  # config of the larger model that it is a part of (`Family.part`)
 
     def __init__(self, family: Family, model: PreTrainedModel, reader: ProcessorReader):
         super().__init__()
         turn_off_dropout(model)
         self.of, self.family, self.module, self.reader = family, family.model_type, model, reader
-        self.random = False  # whether its weights have learned nothing yet
-        self.merged = False  # whether adapters that lay beside its weights were merged into them
+        self.random = False  # whether its weights are untrained
+        self.merged = False  # whether adapters beside its weights were merged into them
         self._lora: dict[str, Any] | None = None
         self._silent: Batch | None = None
-        self._left_out = 1.0  # the factor of logits that its class leaves out
+        self._left_out = 1.0  # the factor of logits that its class omits
 
     @property
     def generator(self) -> PreTrainedModel:
@@ -74,19 +74,19 @@ class TransformersLM(AudioLM):
     # -- what it computes ---------------------------------------------------------------------------------------------
 
     def hidden(self, batch: Batch) -> Tensor:
-        """By the family's own forward up to the head."""
+        """Run the family's own forward up to the head."""
         return self.hidden_and_path(batch)[0]
 
     def hidden_and_path(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same, and a number of the last position of audio."""
+        """Run the same, and return a number of the last audio position."""
         if not len(batch.audio_index):
-            # A sample that is added lets the tower run in every batch: ZeRO-3 expects the same modules each time.
+            # An extra sample runs the tower in every batch: ZeRO-3 expects the same modules each time.
             batch = Batch.cat([batch, self._only_audio().to(batch.input_ids.device)])
         states = self._states(batch).flatten(0, 1)
         return states[batch.answer_rows], states[batch.audio_mask.flatten().nonzero()[-1, 0], 0]
 
     def _states(self, batch: Batch) -> Tensor:
-        """Final hidden states [B, S, H]."""
+        """Compute final hidden states [B, S, H]."""
         mask = batch.attention_mask
         body = self.module.base_model
         return body(
@@ -98,32 +98,32 @@ class TransformersLM(AudioLM):
         ).last_hidden_state
 
     def audio_inputs(self, batch: Batch) -> Audio:
-        """The forward's audio inputs, in the weights' dtype: not every family casts them."""
+        """Return the forward's audio inputs in the weights' dtype: not every family casts them."""
         placed = self.reader.inputs(batch.placed()) if len(batch.audio_index) else {}
-        return {name: each.to(self.dtype) if each.is_floating_point() else each for name, each in placed.items()}
+        return {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in placed.items()}
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the connector's weights: under ZeRO-3 too."""
+        """The dtype of the connector's weights, which ZeRO-3 keeps."""
         return next(self.connector.parameters()).dtype
 
     def _only_audio(self) -> Batch:
-        """A sample of nothing but a short audio, made once."""
+        """Make a sample with only a short audio, once."""
         if self._silent is None:
             self._silent = self.reader.only_audio()
         return self._silent
 
     def check_hearing(self, name: str) -> None:
-        """Run two short audios through it.
+        """Run two short audios through the model.
 
-        UserError, which begins with `name`, where it does not take its processor's, or does not hear them.
+        UserError, which begins with `name`, if it fails on its processor's inputs, or if its states ignore the audio.
         """
         shortest = self.reader.shortest()
         other = np.random.default_rng(0).standard_normal(len(shortest)).astype(np.float32) * 0.1
         try:
             with at_rest(self.module):
                 heard, unlike = (self._states(each) for each in (self._only_audio(), self.reader.only_audio(other)))
-        except Exception as error:  # whatever a family's code raises on features or placeholders of another model
+        except Exception as error:  # a family's code may raise anything on another model's features or placeholders
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             raise UserError(
                 f"{name}: its forward fails on the audio of the processor {self.reader.tokenizer.name_or_path} "
@@ -137,11 +137,11 @@ class TransformersLM(AudioLM):
             )
 
     def generation_inputs(self, batch: Batch) -> dict[str, Any]:
-        """Tokens with their placeholders, and the audio inputs."""
+        """Return tokens with their placeholders, and the audio inputs."""
         return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **self.audio_inputs(batch)}
 
     def parts(self) -> dict[str, nn.Module]:
-        """Tower, projector and language model; a projector inside the tower is no part of it."""
+        """Return tower, projector and language model; the tower is without a projector inside it."""
         llm = nn.ModuleList([self.decoder, self.module.get_output_embeddings()])
         tower: nn.Module = self.tower
         if any(part is self.connector for part in tower.modules()):
@@ -149,9 +149,9 @@ class TransformersLM(AudioLM):
         return {"encoder": tower, "connector": self.connector, "llm": llm}
 
     def check_head(self, name: str) -> None:
-        """Measure what it does to its head's product, and apply the family's factor where its class leaves it out.
+        """Measure how it transforms its head's product, and apply the family's factor if its class omits it.
 
-        UserError, which begins with `name`, where the logits are neither of the two.
+        UserError, which begins with `name`, if the logits fit neither.
         """
         form = check_audio_head(self.module, name, avoid=self.reader.prompts.placeholder)
         if self.of.logits_factor is None:
@@ -174,35 +174,35 @@ class TransformersLM(AudioLM):
 
     @property
     def lora(self) -> dict[str, Any] | None:
-        """Those that were put on it here."""
+        """The settings of adapters added here."""
         return self._lora
 
     def add_adapters(self, settings: dict[str, Any]) -> None:
-        """Fresh adapters on the language model, and on the tower where asked for."""
+        """Add new adapters to the language model, and to the tower if configured."""
         lora.inject(self.decoder, settings)
         lora.check_head(self.module, settings["targets"])
         if settings["encoder"]:
-            apart = {id(part) for part in self.connector.modules()}  # it may lie inside, and is trained whole
+            apart = {id(part) for part in self.connector.modules()}  # it may be inside the tower, and is fully trained
             layers = ((name, part) for name, part in self.tower.named_modules() if isinstance(part, nn.Linear))
             targets = [name for name, part in layers if id(part) not in apart]
             lora.inject(cast(PreTrainedModel, self.tower), settings | {"targets": targets})
         self._lora = settings
 
     def merge_adapters(self) -> None:
-        """Of language model and tower."""
+        """Merge the adapters of language model and tower."""
         if self._lora is not None:
             lora.merge(self.module)
             self._lora = None
 
     def keep_first_layers(self, layers: int) -> None:
-        """The language model's."""
+        """Keep the language model's first layers."""
         keep_first_layers(self.decoder, [self.module.config.get_text_config(decoder=True)], layers)
-        self.module.name_or_path = ""  # no folder holds this one
+        self.module.name_or_path = ""  # no folder has this model
 
     def choose_weights(self, mode: str) -> None:
-        """As everywhere; what neither hears nor writes, such as a vision tower, is frozen.
+        """Choose as in the base class; parts outside the audio path, such as a vision tower, are frozen.
 
-        Where all weights are random, `all` trains the tower too, which could hear nothing else.
+        If all weights are random, `all` trains the tower too, which is useless untrained.
         """
         super().choose_weights(mode)
         parts = [self.tower, self.connector, self.decoder, self.module.get_output_embeddings()]
@@ -216,9 +216,9 @@ class TransformersLM(AudioLM):
             self.module.base_model.get_submodule(name).requires_grad_(False)
 
     def freeze_running_parts(self) -> None:
-        """A frozen tower stays in evaluation, but for the dropout of adapters that it may have.
+        """Keep a frozen tower in evaluation mode, except the dropout of its adapters.
 
-        The statistics of a tower that trains stay as they are: each rank would have its own.
+        The statistics of a trained tower do not change: they would differ between ranks.
         """
         for part in self.tower.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
@@ -232,15 +232,15 @@ class TransformersLM(AudioLM):
                 part.train(training)
 
     def rebuilt(self, weights: Mapping[str, Tensor], dtype: torch.dtype) -> "TransformersLM":
-        """The model around trained weights."""
+        """Return a new model with trained weights."""
         with torch.device("meta"):
             model = type(self.module)(deepcopy(self.module.config))
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__ | {"module": model, "_lora": None})
+        lm = object.__new__(type(self))
+        lm.__dict__.update(self.__dict__ | {"module": model, "_lora": None})
         if self._lora is not None:
-            made.add_adapters(self._lora)
+            lm.add_adapters(self._lora)
         model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, strict=False, assign=True)
-        for name, buffer in self.module.named_buffers():  # those too that no checkpoint holds
+        for name, buffer in self.module.named_buffers():  # including those that no checkpoint has
             owner, _, own = name.rpartition(".")
             setattr(model.get_submodule(owner), own, buffer.cpu())
         model.tie_weights()
@@ -249,15 +249,15 @@ class TransformersLM(AudioLM):
         model._caad_head = getattr(self.module, "_caad_head", None)  # type: ignore[assignment]
         if self._left_out != 1:
             multiply_logits(model, self._left_out)
-        return made
+        return lm
 
     def save(self, folder: Path) -> None:
-        """The layout that the family's `from_pretrained` and its processor read; adapters as a folder of PEFT."""
+        """Write the layout of the family's `from_pretrained` and processor; adapters as a PEFT folder."""
         if self._lora is not None:
             self._save_adapters(folder, self._lora)
             return
         own = self.module.generation_config
-        # By hand: transformers refuses to write settings of sampling that it reads.
+        # Written directly: transformers refuses to save sampling settings that it loads.
         self.module.generation_config = GenerationConfig()
         self.save_model(folder)
         drop_folder_names(folder)
@@ -267,7 +267,7 @@ class TransformersLM(AudioLM):
         follow_umask(folder)
 
     def save_model(self, folder: Path) -> None:
-        """Weights and config, as the family publishes them."""
+        """Write weights and config in the family's published layout."""
         self.module.save_pretrained(folder)
 
     def _save_adapters(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -290,27 +290,27 @@ class TransformersLM(AudioLM):
 def load(
     family: Family, folder: Path, dtype: torch.dtype, lm: type[TransformersLM] = TransformersLM, **reading: Any
 ) -> TransformersLM:
-    """The model of a folder in `dtype`, with its processor.
+    """Load the model of a folder in `dtype`, with its processor.
 
-    UserError where weights, or a file of the processor, are missing, or what is computed around it does not hold.
+    UserError if weights or a file of the processor are missing, or if the model fails a check.
     """
     reader = lm.reads.load(family, folder, **reading)
     whole = None if family.part is None else whole_config(folder)
     more: dict[str, Any] = {} if whole is None else {"config": own_config(family, whole, str(folder))}
-    # Adapters beside whole weights are loaded apart: from_pretrained would tell of them alone what is missing.
+    # Adapters beside whole weights are loaded separately: from_pretrained would report missing keys only for them.
     more["adapter_kwargs"] = {"subfolder": "none"}
     check_files(family, folder)
     cls, what = getattr(transformers, family.model), f"{family.model_type} model"
     model = pretrained(cls, folder, what, apart=APART, dtype=dtype, **more)
     if merged := (folder / "adapter_config.json").is_file():
         lora.merge_stored(model, folder)
-    made = lm(family, model, reader)
-    made.whole, made.merged = whole, merged
-    return checked(made, str(folder))
+    loaded = lm(family, model, reader)
+    loaded.whole, loaded.merged = whole, merged
+    return checked(loaded, str(folder))
 
 
 def check_files(family: Family, folder: Path) -> None:
-    """Refuse files that transformers would pass over or fill in: a broken generation config, no text config."""
+    """Refuse files that transformers would silently ignore: a broken generation config, no text config."""
     if (generation := folder / "generation_config.json").is_file():
         read_json(generation, "give a whole folder")
     config = read_json(folder / "config.json", "give a whole folder")
@@ -321,16 +321,16 @@ def check_files(family: Family, folder: Path) -> None:
 
 
 def whole_config(folder: Path) -> PreTrainedConfig:
-    """The config of a folder; UserError where it does not load."""
+    """Load the config of a folder; UserError if it does not load."""
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # whatever a family's code raises on settings that do not fit together
+    except Exception as error:  # a family's code may raise anything on inconsistent settings
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: its config.json does not load ({reason}); give a whole folder") from error
 
 
 def own_config(family: Family, whole: PreTrainedConfig, name: str) -> PreTrainedConfig:
-    """The config of the family's class, of a published one; UserError, which begins with `name`, where it has none."""
+    """Return the family class's config in a published one; UserError, which begins with `name`, if it has none."""
     if family.part is None:
         return whole
     if not isinstance(part := getattr(whole, family.part, None), PreTrainedConfig):
@@ -341,42 +341,42 @@ def own_config(family: Family, whole: PreTrainedConfig, name: str) -> PreTrained
 def build(
     family: Family, name: str, processor: str | Path, lm: type[TransformersLM] = TransformersLM, **reading: Any
 ) -> TransformersLM:
-    """A model of an architecture file with random weights in fp32, and the processor of a folder."""
+    """Build a model with random fp32 weights from an architecture file, with the processor of a folder."""
     whole, model = random_model(family, read_architecture(name), name)
-    made = lm(family, model, lm.reads.load(family, processor, **reading))
-    made.whole, made.random = whole if family.part else None, True
-    return checked(made, name)
+    built = lm(family, model, lm.reads.load(family, processor, **reading))
+    built.whole, built.random = whole if family.part else None, True
+    return checked(built, name)
 
 
 def random_model(family: Family, values: dict[str, Any], name: str) -> tuple[PreTrainedConfig, PreTrainedModel]:
-    """The config of an architecture's `values`, and the family's class of it with random weights in fp32.
+    """Build the config of an architecture's `values`, and the family's class with random weights in fp32.
 
-    UserError, which begins with `name`, where the settings do not fit together.
+    UserError, which begins with `name`, if the settings are inconsistent.
     """
     try:
         whole = AutoConfig.for_model(**values)
         config = own_config(family, whole, name)
-        # A published config names the dtype of its weights, for each part; random ones are made in fp32.
+        # A published config has the weights' dtype for each part; random weights are fp32.
         for part in (config, *(getattr(config, part) for part in config.sub_configs)):
             if part is not None:
                 part.dtype = None
         return whole, getattr(transformers, family.model)(config)
     except UserError:
         raise
-    except Exception as error:  # whatever a family's code raises on settings that do not fit together
+    except Exception as error:  # a family's code may raise anything on inconsistent settings
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
 
 
 def check_names(family: Family, model: PreTrainedModel) -> None:
-    """Refuse names of a family's file that its class has not got."""
+    """Refuse module names in a family's file that its class does not have."""
     parts = ", ".join(name for name, _ in model.base_model.named_children())
     for field in ("tower", "connector"):
         try:
             model.base_model.get_submodule(getattr(family, field))
         except AttributeError:
-            found = f"{field} is {getattr(family, field)!r}, and a {type(model.base_model).__name__} has {parts}"
-            raise UserError(f"caad_ds/models/families/{family.model_type}.py: {found}; correct it") from None
+            mismatch = f"{field} is {getattr(family, field)!r}, and a {type(model.base_model).__name__} has {parts}"
+            raise UserError(f"caad_ds/models/families/{family.model_type}.py: {mismatch}; correct it") from None
     if model.get_output_embeddings() is None:
         raise UserError(
             f"caad_ds/models/families/{family.model_type}.py: a {family.model} has no LM head; name the class that has"
@@ -384,7 +384,7 @@ def check_names(family: Family, model: PreTrainedModel) -> None:
 
 
 def checked(lm: TransformersLM, name: str) -> TransformersLM:
-    """Refuse a model whose stops, vocabulary, head or audio are not what is built around it."""
+    """Check a model's stops, vocabulary, head and audio; UserError if one is not supported."""
     model = lm.module
     check_names(lm.of, model)
     check_stops(model.generation_config.stop_strings, name)  # type: ignore[union-attr]

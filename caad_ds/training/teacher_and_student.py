@@ -75,6 +75,6 @@ def pair(
     if not pairing.teacher_runs:
         return pairing
     second = teacher or student
-    if cfg.negative is not None and (constant := negatives.of_no_sample(cfg.negative, second.reader)) is not None:
+    if cfg.negative is not None and (constant := negatives.constant_negative(cfg.negative, second.reader)) is not None:
         second.prepare(constant)
     return pairing

@@ -42,7 +42,7 @@ class EncodedClips:
             return self.clips.encode(items)
         new = self.clips.encode([item for item in items if not self._outputs.keys() >= set(item.clips)])
         if new:
-            outputs = self._lm.connected(self.clips.encoded(new)).cpu()
+            outputs = self._lm.projected(self.clips.encoded(new)).cpu()
             self._outputs.update(zip(different_clips(new), outputs, strict=True))
         return [item for item in items if self._outputs.keys() >= set(item.clips)]
 
@@ -55,7 +55,7 @@ class EncodedClips:
         """Return the connector's outputs [1, K, E] of a sample-independent negative; None if it removes the audio."""
         assert self._lm is not None
         audio = self.clips.constant(negative)
-        return self._lm.connected(audio) if audio and len_of(audio) else None
+        return self._lm.projected(audio) if audio and len_of(audio) else None
 
     def rejected(self, items: Iterable[Item]) -> list[dict]:
         """Return the ids of items with a clip that could not be decoded, each once, and the reason."""

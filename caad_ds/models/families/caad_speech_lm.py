@@ -33,7 +33,7 @@ FAMILY = SpeechLMConfig.model_type
 
 
 class SpeechReader(Reader):
-    """K positions for each audio, whatever its length; features of the encoder's whole window, without a mask."""
+    """K positions for each audio of any length; features of the encoder's whole window, without a mask."""
 
     family = FAMILY
 
@@ -45,16 +45,16 @@ class SpeechReader(Reader):
         self.prompts = PromptEncoder(tokenizer, num_queries, transcripts=holds_transcripts(tokenizer), **prompts)
 
     def features(self, waveforms: Sequence[np.ndarray]) -> Features:
-        """Log-mel `features` float32 [U, mel, frames], and K positions for each."""
+        """Compute log-mel `features` float32 [U, mel, frames], and K positions for each audio."""
         extracted = self.encoder.features(list(waveforms)).cpu()
         return Features({"features": extracted}, [self.prompts.num_queries] * len(extracted))
 
     def positions_of(self, seconds: float) -> int:
-        """K."""
+        """Return K."""
         return self.prompts.num_queries
 
     def features_identity(self) -> dict[str, Any]:
-        """The encoder's features and window, and K."""
+        """Return the encoder's features and window, and K."""
         return {
             "mel bins": self.encoder.extractor.feature_size,
             "window in s": self.encoder.window_seconds,
@@ -97,13 +97,13 @@ class SpeechAudioLM(AudioLM):
         return self.encoder
 
     def encode(self, audio: Audio) -> Audio:
-        """The tapped `states` [U, taps, frames, D] of features, where the encoder is frozen."""
+        """Compute the tapped `states` [U, taps, frames, D] of features, if the encoder is frozen."""
         if self.trains_tower_inside:
             return audio
-        return self._heard(audio)
+        return self._tapped(audio)
 
-    def _heard(self, audio: Audio) -> Audio:
-        if not len_of(audio):  # it was removed
+    def _tapped(self, audio: Audio) -> Audio:
+        if not len_of(audio):  # audio was removed
             return {}
         if "features" not in audio:
             return audio
@@ -111,36 +111,36 @@ class SpeechAudioLM(AudioLM):
             return {"states": self.kept.encode(audio["features"])}
         return {"states": self.encoder.encode(audio["features"]).hidden}
 
-    def heard(self, batch: Batch) -> Batch:
-        """The batch with the states of an encoder that trains."""
-        return replace(batch, audio=self._heard(batch.audio))
+    def with_tower_states(self, batch: Batch) -> Batch:
+        """Return the batch with the states of a trainable encoder."""
+        return replace(batch, audio=self._tapped(batch.audio))
 
-    def connected(self, audio: Audio) -> Tensor:
-        """The connector's outputs [U, K, E] of U encoded audios."""
-        if not len_of(audio):  # of a batch whose audio was removed
+    def projected(self, audio: Audio) -> Tensor:
+        """Compute the connector's outputs [U, K, E] of U encoded audios."""
+        if not len_of(audio):  # a batch whose audio was removed
             shape = 0, self.module.config.num_queries, self.module.connector.project.out_features
             return torch.zeros(shape, device=self.module.device)
         return self.module.project(AudioStates(audio["states"]))
 
     def embedded(self, batch: Batch) -> Embedded:
-        """A prepared batch as the causal LM takes it."""
-        return merge_audio(self.module, batch, self.connected(batch.audio)[batch.audio_index])
+        """Embed a prepared batch for the causal LM."""
+        return merge_audio(self.module, batch, self.projected(batch.audio)[batch.audio_index])
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Final hidden states [N, H] at the answer rows."""
+        """Compute final hidden states [N, H] at the answer rows."""
         return self.module.hidden_states(self.embedded(batch))
 
     def hidden_and_path(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same, and a number of the connector's output."""
-        audio = self.connected(batch.audio)
+        """Compute the same, and a number of the connector's output."""
+        audio = self.projected(batch.audio)
         return self.module.hidden_states(merge_audio(self.module, batch, audio[batch.audio_index])), audio.flatten()[0]
 
     def generation_inputs(self, batch: Batch) -> dict[str, Any]:
-        """Embeddings: the causal LM knows no audio."""
+        """Return embeddings: the causal LM takes no audio."""
         return self.of_embedded(self.embedded(batch))
 
     def of_embedded(self, embedded: Embedded) -> dict[str, Any]:
-        """Embeddings as arguments of `generate`."""
+        """Return embeddings as arguments of `generate`."""
         return {
             "inputs_embeds": embedded.inputs_embeds,
             "attention_mask": embedded.attention_mask,
@@ -157,36 +157,36 @@ class SpeechAudioLM(AudioLM):
 
     @property
     def lora(self) -> dict[str, Any] | None:
-        """As its config records them."""
+        """The settings of adapters in its config."""
         return self.module.config.lora
 
     def add_adapters(self, settings: dict[str, Any]) -> None:
-        """Put fresh adapters on the LLM, and on the encoder where asked for."""
+        """Add new adapters to the LLM, and to the encoder if configured."""
         if self.lora is None:
             adapters.add(self.module, settings)
         if settings["encoder"]:
             adapters.add_to_encoder(self.encoder, settings)
-            self.module.config.encoder = None  # no hub id holds what this one becomes
+            self.module.config.encoder = None  # no hub id has the trained encoder
 
     def merge_adapters(self) -> None:
-        """Of the LLM alone; the encoder's are always merged when it is made again."""
+        """Merge only the LLM's; `rebuilt` always merges the encoder's."""
         adapters.merge(self.module)
 
     def keep_first_layers(self, layers: int) -> None:
-        """The LLM's."""
+        """Keep the LLM's first layers."""
         keep_first_layers(self.module.llm, [self.module.config.llm_config], layers)
 
     @property
     def trains_tower_inside(self) -> bool:
-        """Whether the encoder has adapters."""
+        """Whether the encoder has adapters, and so trains."""
         return self.encoder.adapters is not None
 
-    def beside(self) -> Mapping[str, nn.Module]:
-        """The encoder, where it trains."""
+    def extra_modules(self) -> Mapping[str, nn.Module]:
+        """Return the encoder, if it trains."""
         return {"encoder": self.encoder} if self.trains_tower_inside else {}
 
     def shares_encoding(self, other: AudioLM) -> bool:
-        """Whether the other's encoder gives the same states, both frozen."""
+        """Return whether the other's encoder gives the same states, both frozen."""
         if not isinstance(other, SpeechAudioLM) or self.trains_tower_inside or other.trains_tower_inside:
             return False
         if self.encoder is other.encoder:
@@ -203,32 +203,32 @@ class SpeechAudioLM(AudioLM):
         )
 
     def adopt_encoding(self, other: AudioLM) -> None:
-        """Use the other's encoder, and the states that it keeps."""
-        assert isinstance(other, SpeechAudioLM)  # as `shares_encoding` says
+        """Use the other's encoder and its cache of states."""
+        assert isinstance(other, SpeechAudioLM)  # `shares_encoding` checks it
         self.encoder = self.reader.encoder = other.encoder
         self.kept = other.kept
 
     def keep_encoded(self, limit: float) -> None:
-        """Keep the states of different clips."""
+        """Cache the states of distinct clips."""
         if self.trains_tower_inside:
             raise UserError("student.keep_encoded_gb: the encoder trains, so that its states change; set it to 0")
         self.kept = KeptStates(self.encoder, limit)
 
     def compute_outside_in(self, dtype: torch.dtype | None) -> None:
-        """The encoder's."""
+        """Set the dtype of the encoder's matrix products."""
         self.encoder.autocast = dtype
 
     def modules_outside(self) -> Mapping[str, nn.Module]:
-        """The encoder."""
+        """Return the encoder."""
         return {"encoder": self.encoder}
 
     def tensors_outside(self) -> NamedTensors:
-        """The encoder's weights."""
+        """Return the encoder's weights."""
         return sorted(self.encoder.whisper.state_dict().items())
 
     def rebuilt(self, weights: Mapping[str, Tensor], dtype: torch.dtype) -> "SpeechAudioLM":
-        """The model around trained weights, the adapters of its encoder merged."""
-        with torch.device("meta"):  # at random first, a large model would take minutes and its memory twice
+        """Return a new model with trained weights, its encoder's adapters merged."""
+        with torch.device("meta"):  # initialized at random, a large model would take minutes and twice the memory
             model = SpeechLM(deepcopy(self.module.config))
         whole = {name: weight.to(dtype) for name, weight in weights.items() if not name.startswith("encoder.")}
         buffers = {name: buffer.cpu() for name, buffer in self.module.named_buffers()}
@@ -248,10 +248,10 @@ class SpeechAudioLM(AudioLM):
 
 
 def load_reader(folder: Path) -> SpeechReader:
-    """What reads the batches of the model of a folder; its encoder is there without weights."""
+    """Load the reader of a folder's model; its encoder has no weights."""
     return SpeechReader(*folders.load_reading(folder))
 
 
 def load(folder: Path, dtype: torch.dtype) -> SpeechAudioLM:
-    """The model of a folder in `dtype`, its encoder in fp32."""
+    """Load the model of a folder in `dtype`, its encoder in fp32."""
     return SpeechAudioLM(*folders.load(folder, dtype))

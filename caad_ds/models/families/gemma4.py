@@ -15,22 +15,22 @@ FAMILY = Family(
     model="Gemma4ForConditionalGeneration",
     tower="audio_tower",
     connector="embed_audio",
-    longest_seconds=lambda processor: 30.0,  # the default of its extractor's call, which cuts without a word beyond
-    shortest_seconds=0.02,  # a frame: of less it makes none, and the prompt would have no audio
+    longest_seconds=lambda processor: 30.0,  # its extractor's default, which silently truncates
+    shortest_seconds=0.02,  # one frame: shorter audio has none, and the prompt would have no audio
     packages=("torchvision",),
 )
 
 
 class Gemma4Reader(ProcessorReader):
-    """Puts audio between its tokens."""
+    """Puts audio between its begin and end tokens."""
 
     def spans(self) -> ContentParts:
-        """As its processor writes them."""
+        """Return spans as its processor writes them."""
         return ContentParts(self._mark, self.processor.boa_token, self.processor.eoa_token)
 
 
 class Gemma4LM(transformers_lm.TransformersLM):
-    """Its layers are not to be cut: each has a part of one table, and late ones read keys of earlier ones."""
+    """A model whose layers cannot be cut: they share one table, and late ones read keys of earlier ones."""
 
     reads = Gemma4Reader
 
@@ -41,7 +41,7 @@ class Gemma4LM(transformers_lm.TransformersLM):
         super().__init__(family, model, reader)
 
     def keep_first_layers(self, layers: int) -> None:
-        """UserError."""
+        """Raise UserError."""
         raise UserError(
             "student.keep_layers: the layers of a gemma4 share keys and one table of embeddings, so that they cannot "
             "be cut; take a smaller model as student.path"

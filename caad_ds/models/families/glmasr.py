@@ -12,7 +12,7 @@ FAMILY = Family(
     connector="multi_modal_projector",
     longest_seconds=whole_windows,
     shortest_seconds=0.07,  # six frames have no position
-    most_audios=1,  # its processor takes one audio a prompt
+    most_audios=1,  # its processor takes one audio per prompt
     windows=True,
 )
 

@@ -20,7 +20,7 @@ from caad_ds.models.transformers_lm import TransformersLM
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
-WINDOW = "caad_window_seconds"  # of the feature extractor's settings, saved with them: what every audio is padded to
+WINDOW = "caad_window_seconds"  # setting saved with the feature extractor's: the length that all audio is padded to
 SECONDS = 30.0
 
 FAMILY = Family(
@@ -29,48 +29,48 @@ FAMILY = Family(
     tower="encoder",
     connector="projector",
     longest_seconds=lambda processor: float(getattr(processor.audio_processor, WINDOW, SECONDS)),
-    shortest_seconds=0.02,  # alone, its extractor takes none below 257 samples, and below 160 one has no position
+    shortest_seconds=0.02,  # its extractor alone refuses audio below 257 samples; below 160 it has no position
     packages=("torchaudio",),
-    # Until 5.9 transformers' own class applied it, since 5.10 it has left it out; vLLM applies it (docs/models.md).
+    # transformers' class applied it up to 5.9 and omits it from 5.10 on; vLLM applies it (docs/models.md).
     logits_factor=lambda config: 1 / config.text_config.logits_scaling,
 )
 
 
 class GraniteSpeechReader(ProcessorReader):
-    """Every audio padded to one length: to its end the tower reads what stands beside an audio in its batch."""
+    """Pads all audio to one length: the tower reads to the end of the padding, which otherwise depends on the batch."""
 
     def spans(self) -> MarkInText:
-        """As texts: its template takes no parts."""
+        """Write audio in texts: its template takes no parts."""
         return MarkInText(self._mark)
 
     @classmethod
     def load(cls, family: Family, folder: str | Path, **reading: Any) -> ProcessorReader:
-        """Make it of a folder's processor; UserError where its extractor is another one than the files say."""
-        made = super().load(family, folder, **reading)
+        """Load a folder's processor; UserError if its extractor differs from the files."""
+        reader = super().load(family, folder, **reading)
         stored = _stored(Path(folder)).get("melspec_kwargs", {})
-        used = made.processor.audio_processor.melspec_kwargs
+        used = reader.processor.audio_processor.melspec_kwargs
         if wrong := [f"{name} {value}" for name, value in stored.items() if used.get(name, value) != value]:
             raise UserError(
                 f"{folder}: transformers does not read {', '.join(wrong)} of its melspec_kwargs; name "
                 f"{'them' if len(wrong) > 1 else 'it'} beside projector_window_size in the same file, outside of them"
             )
-        return made
+        return reader
 
     def extracted(self, waveforms: Sequence[np.ndarray]) -> Features:
-        """What the processor makes of them beside silence of the full length, to which it pads them."""
+        """Extract features together with silence of the full length, to which the processor pads."""
         silence = np.zeros(round(self.longest_seconds * SAMPLE_RATE), np.float32)
-        made = super().extracted([*map(np.array, waveforms), silence])  # copies: PyTorch warns of read-only memory
-        return Features({name: each[:-1] for name, each in made.audio.items()}, made.positions[:-1])
+        features = super().extracted([*map(np.array, waveforms), silence])  # copies: PyTorch warns of read-only memory
+        return Features({name: value[:-1] for name, value in features.audio.items()}, features.positions[:-1])
 
     def positions_of(self, seconds: float) -> int:
-        """As many as the longest audio has for its length, and those of one window of the projector."""
+        """Return positions in proportion to the longest audio's, plus those of one window of the projector."""
         extractor = self.processor.audio_processor
         window = extractor.projector_window_size // extractor.projector_downsample_rate
         return math.ceil(seconds * self._positions_per_second) + window
 
 
 class GraniteSpeechLM(TransformersLM):
-    """Its adapters, which its own `generate` enables for audio alone, are part of the weights on both paths."""
+    """A model with merged adapters: its own `generate` enables them only for audio, here both paths have them."""
 
     reads = GraniteSpeechReader
 
@@ -83,11 +83,11 @@ class GraniteSpeechLM(TransformersLM):
                 f"{reader.tokenizer.name_or_path}: its processor counts positions by windows of {theirs[0]} states, "
                 f"one of {theirs[1]}, and the config says {ours[0]} and {ours[1]}; take the processor of this model"
             )
-        model.config.has_lora_adapter = False  # those of a folder were merged, random weights have none
+        model.config.has_lora_adapter = False  # a folder's are merged, random weights have none
 
 
 def _stored(folder: Path) -> dict[str, Any]:
-    """The feature extractor's settings in the files of a processor."""
+    """Read the feature extractor's settings from the files of a processor."""
     for name in ("processor_config.json", "preprocessor_config.json"):
         values = read_json(folder / name, "give a whole folder") if (folder / name).is_file() else {}
         if "melspec_kwargs" in (settings := values.get("audio_processor", values)):
@@ -96,7 +96,7 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 def load_with_adapters(family: Family, folder: Path, dtype: torch.dtype) -> TransformersLM:
-    """The model of a folder with its adapters merged; UserError where its config names some and none are there."""
+    """Load a folder's model with its adapters merged; UserError if its config names some that are missing."""
     has = read_json(folder / "config.json", "give a whole folder").get("has_lora_adapter", True)
     there = [(folder / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")]
     if not has and any(there):

@@ -17,10 +17,10 @@ FAMILY = replace(audioflamingo3.FAMILY, model_type="musicflamingo", model="Music
 
 
 class MusicReader(ProcessorReader):
-    """Every window that the model is given has a position."""
+    """Passes only windows with a position to the model."""
 
     def spans(self) -> ContentParts:
-        """Begin and end of an audio are tokens that the template does not write."""
+        """Return spans with the begin and end tokens of an audio, which the template does not write."""
         tokenizer = self.processor.tokenizer
         if missing := [token for token in self._around() if token not in tokenizer.get_vocab()]:
             raise UserError(
@@ -30,21 +30,21 @@ class MusicReader(ProcessorReader):
         return ContentParts(self._mark, *self._around())
 
     def extracted(self, waveforms: Sequence[np.ndarray]) -> Features:
-        """The processor's own inputs but for a last window of one or two frames, which has no position.
+        """Extract the processor's inputs, except a last window of one or two frames, which has no position.
 
-        The model finds the audio of a window by the positions before it, so that it would take this one for the first
-        of the next audio, whose times would all be one window late.
+        The model finds a window's audio by the positions before it: it would take this one for the first of the next
+        audio, and all times there would be one window late.
         """
-        made = super().extracted(waveforms)
-        heard = self.processor._get_audio_token_length(made.audio["input_features_mask"].sum(-1)) > 0
-        return Features({name: value[heard] for name, value in made.audio.items()}, made.positions)
+        features = super().extracted(waveforms)
+        kept = self.processor._get_audio_token_length(features.audio["input_features_mask"].sum(-1)) > 0
+        return Features({name: value[kept] for name, value in features.audio.items()}, features.positions)
 
     def _around(self) -> tuple[str, str]:
         return self.processor.audio_bos_token, self.processor.audio_eos_token
 
 
 class MusicFlamingo(transformers_lm.TransformersLM):
-    """Read by `MusicReader`."""
+    """The model, read by `MusicReader`."""
 
     reads = MusicReader
 

@@ -10,8 +10,8 @@ FAMILY = Family(
     model="Qwen2AudioForConditionalGeneration",
     tower="audio_tower",
     connector="multi_modal_projector",
-    longest_seconds=lambda processor: processor.feature_extractor.chunk_length,  # cut without a word beyond
-    # With a single placeholder its forward takes the text for one that is still to be expanded.
+    longest_seconds=lambda processor: processor.feature_extractor.chunk_length,  # longer audio is silently truncated
+    # With a single placeholder its forward believes that the placeholder is not expanded yet.
     shortest_seconds=0.1,
 )
 

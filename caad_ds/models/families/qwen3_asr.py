@@ -16,21 +16,21 @@ FAMILY = Family(
     tower="audio_tower",
     connector="multi_modal_projector",
     longest_seconds=lambda processor: processor.feature_extractor.chunk_length,
-    most_audios=1,  # its processor takes one audio a prompt
-    alone=True,  # the end of a shorter audio is another beside a longer one
+    most_audios=1,  # its processor takes one audio per prompt
+    alone=True,  # the end of a shorter audio differs beside a longer one
 )
 
 
 class SystemText(ContentParts):
-    """Text as what the system says, where its processor puts a `prompt`: the template has no other place for it."""
+    """Text as the system message, where its processor puts a `prompt`: the template has no other place for it."""
 
-    def given(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
-        """The texts of system and user, a line each, as the system's message; the user's is the audio alone."""
+    def in_messages(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
+        """Move texts of system and user, a line each, to the system message; the user's has only the audio."""
         if [role for role, _ in messages if role != "system"] != ["user"]:
             raise UserError("a qwen3_asr model reads one user message, after the system's; leave out the others")
         lines: list[str] = []
         spans: list[str] = []
-        for _, content in super().given(messages, transcripts):
+        for _, content in super().in_messages(messages, transcripts):
             first, *rest = SPAN.split(content)
             lines += [first, *(text.removeprefix("\n") for text in rest)]
             spans += SPAN.findall(content)
@@ -38,20 +38,20 @@ class SystemText(ContentParts):
 
 
 class Qwen3ASRReader(ProcessorReader):
-    """Reads text as the system's."""
+    """Writes text as the system message."""
 
     def spans(self) -> ContentParts:
-        """As its processor's `apply_transcription_request` writes a prompt."""
+        """Write a prompt like its processor's `apply_transcription_request`."""
         return SystemText(self._mark)
 
     def positions_of(self, seconds: float) -> int:
-        """As many as for its length; a shorter audio is padded to a least length that counts as audio."""
+        """Return the positions of that length; shorter audio is padded to a minimum, which counts as audio."""
         extractor = self.processor.feature_extractor
         return super().positions_of(max(seconds, extractor.min_length / extractor.sampling_rate))
 
 
 class Qwen3ASRLM(transformers_lm.TransformersLM):
-    """Its model, as every family's."""
+    """The model, read by `Qwen3ASRReader`."""
 
     reads = Qwen3ASRReader
 

@@ -21,7 +21,7 @@ from caad_ds.utils.errors import UserError
 
 
 class VoxtralReader(ProcessorReader):
-    """Audio in whole windows, each of as many positions; the levels of all windows of an audio go together."""
+    """Audio in whole windows with equally many positions; levels are normalized over all windows of an audio."""
 
     processor: TekkenProcessor
 
@@ -31,44 +31,44 @@ class VoxtralReader(ProcessorReader):
 
     @classmethod
     def load(cls, family: Family, folder: str | Path, **reading: Any) -> "VoxtralReader":
-        """Make it of a folder's files; UserError where one is missing or broken, or its prompts would be others."""
+        """Load it from a folder's files; UserError if one is missing or broken, or its prompts would differ."""
         check_packages(family, str(folder))
         reader = cls(load_processor(Path(folder)), family, **reading)
         reader.check_prompts(str(folder))
         return reader
 
     def extracted(self, waveforms: Sequence[np.ndarray]) -> Features:
-        """The windows of all of them, one after another."""
+        """Extract the windows of all waveforms, one after another."""
         mels = [self._mel(waveform) for waveform in waveforms]
         return Features({"input_features": torch.cat(mels)}, [len(mel) * self._per_window for mel in mels])
 
     def _mel(self, waveform: np.ndarray) -> Tensor:
-        """The log-mel windows [W, mel, frames] of one audio."""
+        """Compute the log-mel windows [W, mel, frames] of one audio."""
         extractor = self.processor.feature_extractor
         settings = {"sampling_rate": SAMPLE_RATE, "truncation": False, "pad_to_multiple_of": self.processor.window}
-        made = extractor(waveform, padding=True, return_tensors="pt", **settings)["input_features"]
-        return made.reshape(extractor.feature_size, -1, extractor.nb_max_frames).transpose(0, 1).contiguous()
+        mel = extractor(waveform, padding=True, return_tensors="pt", **settings)["input_features"]
+        return mel.reshape(extractor.feature_size, -1, extractor.nb_max_frames).transpose(0, 1).contiguous()
 
     def positions_of(self, seconds: float) -> int:
-        """Those of its windows, the last one whole."""
+        """Return the positions of its windows; the last one counts whole."""
         return math.ceil(round(seconds * SAMPLE_RATE) / self.processor.window) * self._per_window
 
     def features_identity(self) -> dict[str, Any]:
-        """The feature extractor, the placeholder, and how many positions a window has."""
+        """Return the feature extractor, the placeholder, and the number of positions per window."""
         return super().features_identity() | {"positions per window": self._per_window}
 
     def check_prompts(self, name: str) -> None:
-        """Refuse a tekken.json of which mistral-common writes other prompts than the template here."""
+        """Refuse a tekken.json whose prompts by mistral-common differ from those of the template here."""
         clip, turns = np.zeros(self.processor.window + 1, np.float32), ["Hello", "Good day.", "What is it?"]
         chat: list[dict[str, Any]] = [
             {"role": role, "content": text} for role, text in zip(["user", "assistant", "user"], turns, strict=True)
         ]
-        record: Any = {"id": "", "audios": [{"path": ""}], "messages": [dict(each) for each in chat]}
+        record: Any = {"id": "", "audios": [{"path": ""}], "messages": [dict(message) for message in chat]}
         record["messages"][2]["content"] = user_content(turns[2], audios=1)
         chat[2]["content"] = [{"type": "audio"}, {"type": "text", "text": turns[2]}]
         count = self.positions_of(len(clip) / SAMPLE_RATE)
-        found = self.prompts.encode(record, with_answer=False, positions=[count]).prompt
-        if found != self.processor.ids(chat, clip):
+        ids = self.prompts.encode(record, with_answer=False, positions=[count]).prompt
+        if ids != self.processor.ids(chat, clip):
             raise UserError(
                 f"{name}: mistral-common writes other prompts of its tekken.json (version {self.processor.version}) "
                 "than are known here; take the tekken.json of a Voxtral of 2507"
@@ -76,7 +76,7 @@ class VoxtralReader(ProcessorReader):
 
 
 class VoxtralLM(transformers_lm.TransformersLM):
-    """With the reader of its own."""
+    """The model, read by `VoxtralReader`."""
 
     reads = VoxtralReader
 

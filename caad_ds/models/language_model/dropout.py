@@ -1,4 +1,4 @@
-"""Dropout off, in modules and in what forwards read of their configs."""
+"""Turn off dropout, in modules and in the configs that forwards read."""
 
 from copy import deepcopy
 from typing import Any
@@ -10,7 +10,7 @@ RATE = "drop"  # in the name of every such number: attention_dropout, hidden_dro
 
 
 def turn_off_dropout(model: PreTrainedModel) -> None:
-    """Set every rate of dropout inside a model to 0, so that results do not depend on the number of ranks.
+    """Set every dropout rate in a model to 0: results must not depend on the number of ranks.
 
     The model's own config, which is saved, stays as it is: the modules get a copy.
     """

@@ -1,4 +1,4 @@
-"""What a causal LM does to its head's product, measured: a constant factor and a soft cap, or it is refused."""
+"""Measure how a causal LM transforms its head's product: a constant factor and a soft cap; others are refused."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,25 +13,24 @@ from transformers import PreTrainedModel
 from caad_ds.loss.head import LMHead
 from caad_ds.utils.errors import UserError
 
-ROWS = 2**14  # of the head's weight at a time: a whole one in float32 may not fit
-# Sizes of the largest logit that the head is tried at: a cap is invisible below, curved around and flat above itself.
+ROWS = 2**14  # of the head's weight at a time: the whole weight in float32 may not fit
+# Sizes of the largest logit at which the head is probed: a cap is invisible below, curved around and flat above it.
 QUIET, USUAL, LOUD = 2.0**-10, 2.0**5, 2.0**16
 OTHER = "its logits are not its head's product up to a constant factor and a soft cap"
 
 
 @dataclass(frozen=True)
 class HeadForm:
-    """Logits are `scale * (W h + b)`, then soft-capped where `softcap` is not None."""
+    """Logits are `scale * (W h + b)`, then soft-capped if `softcap` is not None."""
 
     scale: float = 1.0
     softcap: float | None = None
 
 
 def measured_form(llm: PreTrainedModel, hidden: Tensor, forward: Callable[[], Tensor]) -> HeadForm:
-    """Return the form that gives the LM's own logits, [1, T, V] of `forward()`, from its final states `hidden` [T, H].
+    """Return the form that maps final states `hidden` [T, H] to the LM's own logits, [1, T, V] of `forward()`.
 
-    The head is fed its input at several sizes in one forward: random weights give logits so small that no soft cap
-    would show.
+    The head gets its input at several scales in one forward: random weights give logits too small to show a soft cap.
 
     Raises:
         UserError: there is no such form.
@@ -41,12 +40,12 @@ def measured_form(llm: PreTrainedModel, hidden: Tensor, forward: Callable[[], Te
     if head.weight.dim() != 2 or head.weight.shape[1] != hidden.shape[-1]:
         shape = tuple(head.weight.shape)
         raise UserError(f"its head of shape {shape} does not take its final states of width {hidden.shape[-1]}")
-    bare = _product(head.weight, hidden)  # of all rows once: on a CPU, widening a weight takes longer than a layer
+    bare = _product(head.weight, hidden)  # computed once: on a CPU, casting a weight takes longer than a layer
     bias = bare.new_zeros(1) if head.bias is None else head.bias.to(bare.dtype)
     largest = (bare + bias).abs().max().item()
     if not 0 < largest < math.inf:
         raise UserError("its logits of a few tokens are 0 or not finite")
-    # float16 ends at 65504, for the head's input as for its product, which a factor comes on top of.
+    # float16 ends at 65504, for the head's input and for its product times the factor.
     loud = min(LOUD, torch.finfo(layer.weight.dtype).max / 32 / max(1.0, hidden.abs().max().item() / largest))
     sizes = [2.0 ** round(math.log2(size / largest)) for size in (QUIET, USUAL, loud)]  # exact in every dtype
     own = _own_logits(layer, sizes, forward)
@@ -67,13 +66,13 @@ def measured_form(llm: PreTrainedModel, hidden: Tensor, forward: Callable[[], Te
 
 
 def multiply_logits(llm: PreTrainedModel, factor: float) -> None:
-    """Let the head's product be multiplied by `factor` from now on, in the model's forward and in `generate`."""
+    """Multiply the head's product by `factor` from now on, in the model's forward and in `generate`."""
     layer: Any = llm.get_output_embeddings()
     layer.register_forward_hook(lambda _, inputs, product: product * factor)
 
 
 def _own_logits(layer: nn.Module, sizes: list[float], forward: Callable[[], Tensor]) -> Tensor:
-    """The model's logits float32 [sizes, T, V] where the input of its head is multiplied by each of `sizes`."""
+    """Return the model's logits, float32 [sizes, T, V], with its head's input multiplied by each of `sizes`."""
     fed = []
 
     def louder(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -88,7 +87,7 @@ def _own_logits(layer: nn.Module, sizes: list[float], forward: Callable[[], Tens
 
 
 def _fitted(llm: PreTrainedModel, own: Tensor, product: Tensor, rounding: float) -> HeadForm:
-    """The factor by least squares where logits are small, the cap where they are large."""
+    """Fit the factor by least squares on small logits, and the cap on large ones."""
     quiet, loud = product[0].double(), product[-1].abs().max().item()
     scale = ((own[0].double() * quiet).sum() / quiet.square().sum()).item()
     if not 0 < scale < math.inf:
@@ -100,7 +99,7 @@ def _fitted(llm: PreTrainedModel, own: Tensor, product: Tensor, rounding: float)
 
 
 def _exact(llm: PreTrainedModel, measured: float, near: float) -> float:
-    """1, or the number of the config (or its inverse) that was measured up to rounding; else what was measured."""
+    """Return 1 or the number in the config (or its inverse) that equals `measured` up to rounding; else `measured`."""
     candidates = [1.0, *_numbers(llm.config), *_numbers(llm.config.get_text_config(decoder=True))]
     candidates += [1 / number for number in candidates]
     best = min(candidates, key=lambda number: (abs(number / measured - 1), number != 1))
@@ -114,7 +113,7 @@ def _numbers(config: Any) -> Iterator[float]:
 
 
 def _product(weight: Tensor, hidden: Tensor) -> Tensor:
-    """W h, float32 [T, V], some rows of the weight at a time."""
+    """Compute W h, float32 [T, V], in blocks of the weight's rows."""
     starts = range(0, len(weight), ROWS)
     return torch.cat([LMHead(weight[start : start + ROWS]).logits(hidden) for start in starts], dim=-1)
 

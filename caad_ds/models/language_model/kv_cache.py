@@ -1,4 +1,4 @@
-"""Keys and values of what sequences begin with, run before: layers of a cache that puts them before what follows."""
+"""Cache layers with the keys and values of precomputed prefixes, which further tokens continue."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,10 @@ from transformers.cache_utils import DynamicLayer
 
 
 class KeptLayer(DynamicLayer):
-    """Keys and values [P, heads, S, width] of one layer for P beginnings.
+    """Keys and values [P, heads, S, width] of one layer for P prefixes.
 
-    `rows` int64 [B] says which of them each sequence of the next batch continues; None: all continue the only one.
-    They stay as they are for further batches, unless `grows`: then they hold that batch as well.
+    `rows` int64 [B] are the prefixes that the sequences of the next batch continue; None: all continue the only one.
+    They do not change for further batches, unless `grows`: then the batch is appended to them.
     """
 
     keys: Tensor
@@ -21,7 +21,7 @@ class KeptLayer(DynamicLayer):
         self.keys, self.values, self._rows, self._grows = keys, values, rows, grows
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """The beginnings with [B, heads, T, width] after them, as [B, heads, S + T, width]."""
+        """Return the prefixes followed by [B, heads, T, width], as [B, heads, S + T, width]."""
         keys = torch.cat([self._continued(self.keys, len(key_states)), key_states], dim=-2)
         values = torch.cat([self._continued(self.values, len(value_states)), value_states], dim=-2)
         if self._grows:

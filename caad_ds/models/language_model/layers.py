@@ -1,4 +1,4 @@
-"""The first layers of a language model that is there."""
+"""Keep the first layers of an existing language model."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from caad_ds.utils.errors import UserError
 
 
 def keep_first_layers(model: PreTrainedModel, configs: Sequence[PreTrainedConfig], layers: int) -> None:
-    """Leave a language model only its first `layers` layers, and let its configs say so.
+    """Keep only a language model's first `layers` layers, and adapt its configs.
 
-    A student that starts here keeps the teacher's ears and embedding space, and learns again what the other layers did.
+    A student that starts from these keeps the teacher's encoder and embedding space, and relearns the other layers.
     """
     have = model.config.num_hidden_layers
     for config in {id(c): c for c in (*configs, model.config)}.values():
         cut_layers(config, layers, "student.path")
-    decoder = model.get_decoder()  # of OPT a part of the base model
+    decoder = model.get_decoder()  # for OPT, a part of the base model
     lists = {name: child for name, child in decoder.named_children() if isinstance(child, torch.nn.ModuleList)}
     per_layer = {name: child for name, child in lists.items() if len(child) == have}
     if not per_layer:

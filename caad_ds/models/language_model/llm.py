@@ -1,6 +1,6 @@
-"""The causal LM inside a speech language model: loaded in one place, and checked there against its own forward.
+"""Load the causal LM of a speech language model, and check it against its own forward.
 
-What a family does to its embeddings, positions, padding and logits is measured on a few tokens, not known by its name.
+How a family treats embeddings, positions, padding and logits is measured on a few tokens, not looked up by name.
 """
 
 import inspect
@@ -33,17 +33,17 @@ from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
-# Under these names configs of transformers give the longest sequence; the first that is there counts.
+# Names of the longest sequence in transformers configs; the first that exists counts.
 POSITION_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions", "n_ctx")
-# Rotary positions whose frequencies are stretched once for all lengths, from the original positions by a factor.
+# Types of rotary positions that are stretched for all lengths by one factor of the original positions.
 STRETCHED = ("linear", "yarn", "llama3")
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "spiece.model", "*.tiktoken", "tekken.json")
 
-PROBED, PADS, STEPS = 8, 3, 3  # tokens of the check, of its padding, and that it decodes
-# Known to differ beyond the few tokens of the check.
+PROBED, PADS, STEPS = 8, 3, 3  # tokens of the check: in a prompt, of padding, decoded
+# Known to fail beyond the few tokens of the check.
 REFUSED = {"moshi": "beyond its sliding window its cache forgets what its forward still reads"}
-# What rounding may move hidden states, as a share of their size: another padding is another order of summation, layer
-# after layer. What is not handled moves them by a multiple of that.
+# How far rounding may move hidden states, relative to their size: other padding changes the order of summation in each
+# layer. Unsupported behaviour moves them by a multiple of that.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1}
 
 
@@ -52,11 +52,11 @@ def load_llm(name: str, dtype: torch.dtype | str, keep_layers: int | None = None
 
     Args:
         name: a hub id or folder.
-        dtype: of its weights; "auto" for that of its checkpoint.
-        keep_layers: keep only so many of its first layers.
+        dtype: of its weights; "auto" for its checkpoint's.
+        keep_layers: keep only this many of its first layers.
 
     Raises:
-        UserError: there is none, it is not whole, or `check_llm` refuses it.
+        UserError: it does not exist, lacks weights, or `check_llm` refuses it.
     """
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -73,23 +73,23 @@ def build_llm(values: dict[str, Any], name: str, keep_layers: int | None = None)
     """Build a causal LM with random weights in fp32 from the settings of its config, and check it.
 
     Raises:
-        UserError: no model can be built of `values`, or `check_llm` refuses it.
+        UserError: no model can be built from `values`, or `check_llm` refuses it.
     """
     try:
         config = AutoConfig.for_model(**values)
-        config.dtype = None  # a published config names its weights' dtype; random ones are made in fp32
+        config.dtype = None  # a published config has its weights' dtype; random weights are fp32
         cut_layers(config, keep_layers, name)
         llm = AutoModelForCausalLM.from_config(config)
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
-    if not llm.get_input_embeddings().weight.is_meta:  # made for its shapes alone
+    if not llm.get_input_embeddings().weight.is_meta:  # a meta model is only for shapes
         check_llm(llm, name)
     return llm
 
 
 def cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) -> None:
-    """Let a config name only its first `keep_layers` layers; UserError where it has fewer."""
+    """Reduce a config to its first `keep_layers` layers; UserError if it has fewer."""
     if keep_layers is None:
         return
     have = getattr(config, "num_hidden_layers", None)
@@ -105,18 +105,18 @@ def cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) -> 
 
 
 def position_limit(config: Any) -> int | None:
-    """Return the most positions that a causal LM reads, by its config; None where the config names no limit.
+    """Return the most positions that a causal LM reads, by its config; None if the config has no limit.
 
-    Of rotary positions of the form `longrope` (Phi-3) these are the original ones: a longer sample changes the
-    frequencies of its whole batch, so that the others' states would depend on it. Of those that are stretched by a
-    fixed factor they are the stretched ones, also where the config's own limit is that of before (Qwen's YaRN).
+    For `longrope` rotary positions (Phi-3) it is the original limit: a longer sample changes the frequencies of its
+    whole batch, and the other samples' states would depend on it. For positions stretched by a fixed factor it is the
+    stretched limit, even if the config has the original one (Qwen's YaRN).
     """
     text = config.get_text_config(decoder=True)
     rope = getattr(text, "rope_parameters", None) or {}
     own = getattr(text, "original_max_position_embeddings", None)
-    for each in (rope, *(part for part in rope.values() if isinstance(part, dict))):  # one per kind of layer, in some
-        original = each.get("original_max_position_embeddings", own)
-        if each.get("rope_type") == "longrope" and original:
+    for scaling in (rope, *(part for part in rope.values() if isinstance(part, dict))):  # some have one per layer type
+        original = scaling.get("original_max_position_embeddings", own)
+        if scaling.get("rope_type") == "longrope" and original:
             return original
     limits = (getattr(text, name, None) for name in POSITION_NAMES)
     limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
@@ -129,7 +129,7 @@ def position_limit(config: Any) -> int | None:
 def lm_head(llm: PreTrainedModel) -> LMHead:
     """Return the LM head: weight [V, H], bias, soft cap and constant factor.
 
-    Under ZeRO-3 read it inside a gathering scope only. A model that no `check_llm` has seen is checked first.
+    Under ZeRO-3 read it only inside a gathering context. A model without a `check_llm` is checked first.
     """
     form = getattr(llm, "_caad_head", None)
     if form is None:
@@ -139,14 +139,14 @@ def lm_head(llm: PreTrainedModel) -> LMHead:
 
 
 def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
-    """Compare what is built around a causal LM with the LM's own forward, on a few tokens, and keep its head's form.
+    """Check on a few tokens that a causal LM's own forward fits what is built around it, and keep its head's form.
 
-    Its hidden states must not depend on padding on either side nor on later tokens, embeddings must stand for ids, and
-    its logits be its head's product up to a constant factor and a soft cap. Needs whole weights: before ZeRO-3 takes
-    them apart.
+    Its hidden states must not depend on padding on either side nor on later tokens, embeddings must be equivalent to
+    ids, and logits must be the head's product up to a constant factor and a soft cap. Needs whole weights: call it
+    before ZeRO-3 partitions them.
 
     Raises:
-        UserError: naming what is not so.
+        UserError: naming what does not hold.
     """
     kind = llm.config.model_type
     check_stops(llm.generation_config.stop_strings, name)
@@ -157,7 +157,7 @@ def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
             form = _checked_form(llm)
         except UserError as error:
             raise UserError(f"{name}: a causal LM of type {kind} cannot be used: {error}; take another LLM") from None
-        except Exception as error:  # whatever another family's code raises on arguments that ours takes
+        except Exception as error:  # another family's code may raise anything on these arguments
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             raise UserError(
                 f"{name}: a causal LM of type {kind} cannot be used, its forward fails on embeddings ({reason}); "
@@ -168,12 +168,12 @@ def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
 
 
 def check_audio_head(model: PreTrainedModel, name: str, avoid: int) -> HeadForm:
-    """Compare an audio LLM's logits of a few tokens with its head's product of its states, and keep the head's form.
+    """Compare an audio LLM's logits of a few tokens with its head's product, and keep the head's form.
 
     `avoid` is the id of its placeholder for audio. Needs whole weights.
 
     Raises:
-        UserError: the logits are no such product up to a constant factor and a soft cap.
+        UserError: the logits are not the product up to a constant factor and a soft cap.
     """
     kind = model.config.model_type
     try:
@@ -187,7 +187,7 @@ def check_audio_head(model: PreTrainedModel, name: str, avoid: int) -> HeadForm:
             form = measured_form(model, hidden, lambda: model(**given).logits)
     except UserError as error:
         raise UserError(f"{name}: a model of type {kind} cannot be used: {error}; take another model") from None
-    except Exception as error:  # whatever a family's code raises where its config does not fit together
+    except Exception as error:  # a family's code may raise anything on an inconsistent config
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise UserError(
             f"{name}: a model of type {kind} cannot be used, its forward fails on tokens ({reason}); correct its config"
@@ -198,7 +198,7 @@ def check_audio_head(model: PreTrainedModel, name: str, avoid: int) -> HeadForm:
 
 @contextmanager
 def at_rest(llm: PreTrainedModel) -> Iterator[None]:
-    """In evaluation, without gradients, and with the random state as before."""
+    """Run the block in evaluation mode without gradients, and restore the random state."""
     training = llm.training
     llm.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -211,7 +211,7 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
     if layer is None or getattr(layer, "weight", None) is None:
         raise UserError("it has no LM head of its own")
     if body is llm:
-        raise UserError("its hidden states are not to be had without its head")
+        raise UserError("its hidden states cannot be computed without its head")
     if MODEL_FOR_CAUSAL_LM_MAPPING.get(type(llm.config), None) is not type(llm):
         raise UserError(f"a {type(llm).__name__} could not be built again of the config that it has")
     if "inputs_embeds" not in inspect.signature(llm.prepare_inputs_for_generation).parameters:
@@ -234,7 +234,7 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
 
 
 def check_left_padding(llm: PreTrainedModel, name: str) -> None:
-    """Refuse an LLM whose answers to prompts of a batch depend on the longest of them; for what asks it by tokens."""
+    """Refuse an LLM whose answers depend on the longest prompt of the batch; for callers that pass tokens."""
     with at_rest(llm):
         rows = len(token_embeddings(llm))
         ids = torch.arange(1, PROBED + 1, device=llm.device)[None] * max(1, rows // (PROBED + 1)) % rows
@@ -252,7 +252,7 @@ def check_left_padding(llm: PreTrainedModel, name: str) -> None:
 
 
 def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
-    """What a step with a cache says is what a whole forward says at its position."""
+    """Check that a step with a cache gives the same as a whole forward at its position."""
     fixed = GenerationConfig(
         max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False, num_beams=1, pad_token_id=0, bos_token_id=0,
         output_logits=True, return_dict_in_generate=True,
@@ -270,8 +270,8 @@ def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
 
 
 def _padded(embeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Four times the tokens [1, T, E] as [4, T + PADS, E] with masks and positions: padded on the right, padded on the
-    left, padded on the right with another last token, and with embeddings that are no token's, as audio has."""
+    """Return four variants of the tokens [1, T, E], as [4, T + PADS, E] with masks and positions: padded on the right,
+    on the left, on the right with another last token, and with embeddings of no token, like audio."""
     pads = embeds[:, 1 : 1 + PADS]
     changed = torch.cat([embeds[:, :-1], embeds[:, :1]], 1)
     rows = [torch.cat(row, 1) for row in ((embeds, pads), (pads, embeds), (changed, pads), (embeds / 2, pads))]
@@ -280,12 +280,12 @@ def _padded(embeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(rows), mask, positions(mask)
 
 
-def _require_alike(found: Tensor, expected: Tensor, otherwise: str) -> None:
-    """Raise UserError(otherwise) where most rows differ by more than rounding.
+def _require_alike(actual: Tensor, expected: Tensor, otherwise: str) -> None:
+    """Raise UserError(otherwise) if most rows differ by more than rounding.
 
-    Not any row: in bfloat16 one may get another expert.
+    Not any row: in bfloat16 one may be routed to another expert.
     """
-    difference = (found - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp_min(1e-30)
+    difference = (actual - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp_min(1e-30)
     typical = difference.flatten().median().item()
     if not typical <= TOLERANCE.get(expected.dtype, 0.1):
         raise UserError(f"{otherwise} (by {typical:.2g} of their size)")
@@ -293,7 +293,7 @@ def _require_alike(found: Tensor, expected: Tensor, otherwise: str) -> None:
 
 @contextmanager
 def plain_generation(llm: PreTrainedModel) -> Iterator[None]:
-    """Set aside the checkpoint's generation config, from which `generate` fills whatever its caller leaves open."""
+    """Set aside the checkpoint's generation config, from which `generate` takes its defaults."""
     own, llm.generation_config = llm.generation_config, GenerationConfig()
     try:
         yield
@@ -302,7 +302,7 @@ def plain_generation(llm: PreTrainedModel) -> Iterator[None]:
 
 
 def check_stops(strings: Any, name: str) -> None:
-    """Refuse a checkpoint whose answers end at texts (`stop_strings` of its generation config) instead of tokens."""
+    """Refuse a checkpoint whose answers end at strings (`stop_strings` of its generation config) instead of tokens."""
     if strings:
         raise UserError(
             f"{name}: its generation_config.json ends answers at the texts {strings!r:.80} (stop_strings), and here "
@@ -311,7 +311,7 @@ def check_stops(strings: Any, name: str) -> None:
 
 
 def check_vocabulary(llm: PreTrainedModel, tokenizer: Any, where: str) -> None:
-    """Refuse a tokenizer with a token whose id the embedding does not have."""
+    """Refuse a tokenizer with a token id outside the embedding."""
     rows = len(token_embeddings(llm))
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if largest >= rows:
@@ -322,10 +322,10 @@ def check_vocabulary(llm: PreTrainedModel, tokenizer: Any, where: str) -> None:
 
 
 def check_own_vocabulary(name: str, tokenizer: Any) -> None:
-    """Refuse a tokenizer that maps ids otherwise than the one that lies beside the weights of `name`, where one does.
+    """Refuse a tokenizer whose ids differ from those of the tokenizer beside the weights of `name`, if there is one.
 
-    Vocabularies are compared and not templates: another chat template over the same vocabulary is fine, and so are
-    tokens that were added behind it.
+    Only vocabularies are compared: another chat template over the same vocabulary is fine, and so are tokens added
+    after it.
     """
     if Path(name).is_dir() and not any(next(Path(name).glob(pattern), None) for pattern in TOKENIZER_FILES):
         return
@@ -349,14 +349,14 @@ def check_own_vocabulary(name: str, tokenizer: Any) -> None:
 
 
 def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -> Any:
-    """Load the tokenizer of a hub id or folder, its chat template frozen; UserError where there is none."""
+    """Load the tokenizer of a hub id or folder, with a frozen chat template; UserError if there is none."""
     try:
-        # Beside a tekken.json transformers takes mistral-common where it is installed, which writes ids and no text.
+        # With a tekken.json transformers uses mistral-common if installed, which writes ids and no text.
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, mistral_format=False)
     except (OSError, ValueError, ImportError) as error:  # a format may need a package that is not installed
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
     config = Path(name) / "config.json"
     if config.is_file() and read_json(config, "give a whole folder").get("model_type") == SpeechLMConfig.model_type:
-        tokenizer.init_kwargs.setdefault(FORM, PIECES)  # saved before models said how their ids are made
+        tokenizer.init_kwargs.setdefault(FORM, PIECES)  # saved before models recorded how their ids are made
     return freeze_template(tokenizer, settings)

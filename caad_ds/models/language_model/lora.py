@@ -1,6 +1,6 @@
-"""Low-rank adapters on the language model's linear layers: PEFT's, put in place so that the model keeps its interface.
+"""PEFT's low-rank adapters on the language model's linear layers, injected so the model keeps its interface.
 
-PEFT takes 2 s to import, so it is imported where a model has adapters.
+PEFT takes 2 s to import, so it is imported only if a model has adapters.
 """
 
 from copy import deepcopy
@@ -15,10 +15,10 @@ from caad_ds.utils.errors import UserError
 
 
 def inject(llm: PreTrainedModel, settings: dict[str, Any]) -> None:
-    """Put fresh adapters on `llm` in place; their output is 0 until they are trained.
+    """Add new adapters to `llm` in place; their output is 0 until they are trained.
 
-    `settings` as in config.py's LoraSection. UserError where no layer has one of the names of `targets`, or where they
-    name the head: loss and option likelihoods take its weight alone.
+    `settings` as in LoraSection. UserError if no layer has a name in `targets`, or if they name the head: loss and
+    option likelihoods use only its weight.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -51,11 +51,11 @@ def check_targets(llm: PreTrainedModel, targets: Any) -> None:
 
 
 def check_head(llm: PreTrainedModel, targets: Any) -> None:
-    """Raise UserError where adapters of `targets` stand on the head, or on embeddings that it is tied to."""
+    """Raise UserError if `targets` put adapters on the head, or on embeddings tied to it."""
     from peft.tuners.lora import LoraLayer
 
     head = llm.get_output_embeddings()
-    if head is None:  # an encoder, or a language model apart from its head
+    if head is None:  # an encoder, or a language model without its head
         return
     table = llm.get_input_embeddings()
     if isinstance(head, LoraLayer) or (isinstance(table, LoraLayer) and table.weight is head.weight):
@@ -66,7 +66,7 @@ def check_head(llm: PreTrainedModel, targets: Any) -> None:
 
 
 def merge(llm: nn.Module) -> None:
-    """Add every adapter to the weight that it stands beside, in place; no adapter is left."""
+    """Merge every adapter into its weight, in place; no adapter is left."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(llm.named_modules()):
@@ -76,9 +76,9 @@ def merge(llm: nn.Module) -> None:
 
 
 def merge_stored(model: PreTrainedModel, folder: Path) -> None:
-    """Add the adapters that lie beside a model's whole weights (adapter_model.safetensors) to them, in place.
+    """Merge the adapters beside a model's whole weights (adapter_model.safetensors) into them, in place.
 
-    UserError where they do not fit the model, or are none of LoRA on weights that are there.
+    UserError if they do not fit the model, or are not LoRA adapters of existing weights.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -86,25 +86,25 @@ def merge_stored(model: PreTrainedModel, folder: Path) -> None:
     remedy = "take the files of the model, or merge the adapters yourself"
     names_of_files = getattr(model, "_weight_conversions", None)
     try:
-        told = model.load_adapter(str(folder), use_safetensors=True)
+        report = model.load_adapter(str(folder), use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: its adapters do not load ({reason}); {remedy}") from error
     for what in ("missing", "unexpected", "mismatched"):
-        if names := sorted(map(str, getattr(told, f"{what}_keys"))):
+        if names := sorted(map(str, getattr(report, f"{what}_keys"))):
             raise UserError(f"{folder}: {len(names)} weights of its adapters are {what} ({names[0]}, ...); {remedy}")
     merge(model)
     if any(isinstance(part, (BaseTunerLayer, AuxiliaryTrainingWrapper)) for part in model.modules()):
         raise UserError(f"{folder}: its adapters are not LoRA alone, and cannot be merged; {remedy}")
     model._hf_peft_config_loaded = False
     del model.peft_config
-    model._weight_conversions = names_of_files  # type: ignore[assignment]  # else it would be saved under names as adapters have
+    model._weight_conversions = names_of_files  # type: ignore[assignment]  # else it would be saved under the adapters' names
 
 
 def save_peft(folder: Path, model: PreTrainedModel, settings: dict[str, Any], beside: str) -> None:
-    """Write the adapters of a model, of `settings`, as a folder of PEFT that stands on the model of its name.
+    """Write a model's adapters with these `settings` as a PEFT folder, based on the model's name.
 
-    `beside` names the part of it that was trained whole; its weights are written with them.
+    `beside` names the part that was fully trained; its weights are written too.
     """
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
@@ -121,6 +121,6 @@ def save_peft(folder: Path, model: PreTrainedModel, settings: dict[str, Any], be
     for name, weight in model.state_dict().items():
         part = name.removeprefix(f"{beside}.")
         weights[f"base_model.model.{name if part == name else f'{beside}.modules_to_save.default.{part}'}"] = weight
-    with torch.device("meta"):  # for its names alone
+    with torch.device("meta"):  # only for its names
         whole = get_peft_model(type(model)(deepcopy(model.config)), config)
     whole.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)

@@ -1,9 +1,9 @@
-"""What stands in the audio's place in the second pass (docs/method.md, Negatives): a module for each, found by name.
+"""Inputs that replace the audio in the contrastive pass (docs/method.md, Negatives): a module each, looked up by name.
 
-A negative's module has `negative(batch, samples, reader, partners) -> Batch`: a model's batch of samples, on the CPU,
-becomes that of the second path. It may depend on each sample, and must not depend on the samples beside it. `samples`
-hold their waveforms, `partners(sample, number)` gives audio of others. A new one is a module here, and a name in the
-configuration's `NegativeName`.
+A negative's module has `negative(batch, samples, reader, partners) -> Batch`: it turns a model's batch of samples, on
+the CPU, into that of the second path. It may depend on each sample, but not on the others in the batch. `samples`
+hold their waveforms, `partners(sample, number)` returns audio of another sample. A new negative is a module here, and a
+name in the configuration's `NegativeName`.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ class Negative(Protocol):
     """Makes the batch of the second path."""
 
     def __call__(self, batch: Batch, samples: Sequence[Sample], reader: Any, partners: Partners | None) -> Batch:
-        """The batch of the samples as the second path sees it."""
+        """Return the second path's batch of the samples."""
 
 
-def of_no_sample(name: str, reader: Any) -> Batch | None:
-    """The second path of a sample that is nothing but an audio; None where it differs from sample to sample."""
+def constant_negative(name: str, reader: Any) -> Batch | None:
+    """Return the second path of a sample with nothing but an audio; None if it depends on the sample."""
     batch, waveform = reader.only_audio(), reader.shortest()
     sample = Sample("", {"id": "", "messages": [], "audios": [{"text": ""}]}, [waveform])
     second = find(name)(batch, [sample], reader, lambda sample, number: waveform)
@@ -36,7 +36,7 @@ def of_no_sample(name: str, reader: Any) -> Batch | None:
 
 
 def find(name: str) -> Negative:
-    """The negative of a name; UserError where there is none."""
+    """Return the negative of a name; UserError if it does not exist."""
     if name not in NEGATIVES:
         raise UserError(f"negative {name!r}: not known; use one of {', '.join(NEGATIVES)}")
     return import_module(f"{__name__}.{name}").negative

@@ -1,4 +1,4 @@
-"""White noise of the same length, always the same."""
+"""White noise of the same length, from a fixed seed."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ AMPLITUDE = 0.1
 
 
 def negative(batch: Batch, samples: Sequence[Sample], reader: Reader, partners: Partners | None) -> Batch:
-    """The batch with noise in the place of each audio."""
+    """Replace each audio by noise."""
     if (window := reader.window) is not None:
         return reader.constant(batch, "noise", lambda: reader.features([_noise(window)]))
     return reader.replaced(batch, [_noise(len(waveform)) for each in samples for waveform in each.waveforms])

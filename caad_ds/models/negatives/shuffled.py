@@ -1,4 +1,4 @@
-"""Another sample's audio, which depends on the sample alone: the same partner in every batch and epoch."""
+"""Another sample's audio: the same partner in every batch and epoch."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from caad_ds.utils.errors import UserError
 
 
 def negative(batch: Batch, samples: Sequence[Sample], reader: Reader, partners: Partners | None) -> Batch:
-    """The batch with the audio of a partner in the place of each."""
+    """Replace each audio by its partner's."""
     if partners is None:
         raise UserError("negative shuffled: there are no other samples to take audio from; choose another negative")
     waveforms = [partners(sample, n) for sample in samples for n in range(len(sample.record["audios"]))]

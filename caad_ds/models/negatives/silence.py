@@ -1,4 +1,4 @@
-"""A silent waveform of the same length (AAD); its features are about -1.5 where the extractor is Whisper's."""
+"""A silent waveform of the same length (AAD); Whisper's extractor gives features of about -1.5."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from caad_ds.models.reader import Reader
 
 
 def negative(batch: Batch, samples: Sequence[Sample], reader: Reader, partners: Partners | None) -> Batch:
-    """The batch with silence in the place of each audio."""
+    """Replace each audio by silence."""
     if (window := reader.window) is not None:
         return reader.constant(batch, "silence", lambda: reader.features([np.zeros(window, np.float32)]))
     return reader.replaced(batch, [np.zeros_like(waveform) for each in samples for waveform in each.waveforms])

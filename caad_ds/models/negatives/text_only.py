@@ -1,4 +1,4 @@
-"""No audio: its span is removed, as if it never was."""
+"""No audio: its span is removed from the prompt."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from caad_ds.utils.errors import UserError
 
 
 def negative(batch: Batch, samples: Sequence[Sample], reader: Reader, partners: Partners | None) -> Batch:
-    """The batch without its audio; UserError where nothing is left before an answer."""
+    """Return the batch without its audio; UserError if nothing is left before an answer."""
     removed = batch.without_audio()
     if len(removed.answer_rows) != len(batch.answer_rows):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Features of zero, the authors' negative: every number that the model takes of audio, but no mask or length."""
+"""Features of zero, the authors' negative: all audio inputs are 0, except masks and lengths."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from caad_ds.models.reader import Features, Reader
 
 
 def negative(batch: Batch, samples: Sequence[Sample], reader: Reader, partners: Partners | None) -> Batch:
-    """The batch with its features at 0."""
+    """Set the batch's features to 0."""
     if reader.window is not None:
         return reader.constant(batch, "zero_mel", lambda: _silenced(reader.features([reader.shortest()])))
     return batch.with_audio(_zeros(batch.audio), batch.audio_index, batch.audio_positions)

@@ -1,4 +1,4 @@
-"""How audio stands in the text of a prompt: where the placeholders are, and where a transcription is."""
+"""How audio is written in a prompt's text: the positions of placeholders and transcriptions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,76 +13,76 @@ Messages = Sequence[tuple[str, str]]  # (role, content), with `<start_audio><|AU
 
 
 class AudioSpans(Protocol):
-    """Writes messages as a prompt's text, in which `mark` stands once for each audio."""
+    """Writes messages as a prompt's text, with one `mark` per audio."""
 
     mark: str
 
-    def given(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
-        """The messages as the template is given them, with what of the transcriptions stands in a message."""
+    def in_messages(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
+        """Return the messages for the template, with transcriptions that belong in messages."""
         ...
 
     def render(self, tokenizer: Any, messages: Messages) -> str:
-        """The chat template's text of such messages; UserError with the template's words if it refuses them."""
+        """Render such messages by the chat template; UserError with its message if it refuses them."""
         ...
 
     def texts(self, content: str) -> list[str]:
-        """What of a content must stand in the template's text as it is."""
+        """Return the parts of a content that must appear unchanged in the template's text."""
         ...
 
-    def finished(self, text: str, transcripts: Sequence[str]) -> str:
-        """The text with the transcriptions that do not stand in a message."""
+    def in_text(self, text: str, transcripts: Sequence[str]) -> str:
+        """Return the text with transcriptions that do not belong in messages."""
         ...
 
 
 class MarkedText:
-    """Audio as markers inside a content; a transcription follows its marker at once (DeSTA2, section 3)."""
+    """Audio as markers in a content; a transcription directly follows its marker (DeSTA2, section 3)."""
 
     mark = AUDIO
 
-    def given(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
-        """The messages as they are."""
+    def in_messages(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
+        """Return the messages unchanged."""
         return messages
 
     def render(self, tokenizer: Any, messages: Messages) -> str:
-        """The template's text of contents that are texts."""
+        """Render contents as texts."""
         return render(tokenizer, [{"role": role, "content": content} for role, content in messages])
 
     def texts(self, content: str) -> list[str]:
-        """All of it, markers included."""
+        """Return the whole content, including markers."""
         return [content]
 
-    def finished(self, text: str, transcripts: Sequence[str]) -> str:
-        """Each transcription after its marker."""
+    def in_text(self, text: str, transcripts: Sequence[str]) -> str:
+        """Insert each transcription after its marker."""
         first, *rest = text.split(AUDIO)
         return AUDIO.join([first, *map(str.__add__, transcripts, rest)])
 
 
 class ContentParts:
-    """Audio as a part of a content, as the processors of transformers take it; `mark` is the family's placeholder.
+    """Audio as a part of a content, as transformers processors take it; `mark` is the family's placeholder.
 
     `before` and `after` are tokens around it that the processor writes and the template does not. A transcription is
-    the beginning of the text after its audio, as a line of its own.
+    the first line of the text after its audio.
     """
 
     def __init__(self, mark: str, before: str = "", after: str = ""):
         self.mark, self.whole = mark, before + mark + after
 
-    def given(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
-        """The messages with each transcription after its audio's marker."""
+    def in_messages(self, messages: Messages, transcripts: Sequence[str]) -> Messages:
+        """Insert each transcription after its audio's marker."""
         lines = iter(f"\n{text}" if text else "" for text in transcripts)
         return [(role, SPAN.sub(lambda span: span[0] + next(lines, ""), content)) for role, content in messages]
 
     def render(self, tokenizer: Any, messages: Messages) -> str:
-        """The template's text of contents that are lists of parts, with the tokens around an audio."""
+        """Render contents as lists of parts, and add the tokens around each audio."""
         text = render(tokenizer, [{"role": role, "content": self._parts(content)} for role, content in messages])
         return text.replace(self.mark, self.whole)
 
     def texts(self, content: str) -> list[str]:
-        """What stands between its audios."""
+        """Return the texts between its audios."""
         return SPAN.split(content)
 
-    def finished(self, text: str, transcripts: Sequence[str]) -> str:
-        """The text as it is."""
+    def in_text(self, text: str, transcripts: Sequence[str]) -> str:
+        """Return the text unchanged."""
         return text
 
     def _parts(self, content: str) -> str | list[dict[str, str]]:
@@ -91,8 +91,8 @@ class ContentParts:
         parts: list[dict[str, str]] = []
         for number, text in enumerate(SPAN.split(content)):
             if number:
-                parts.append({"type": "audio", "audio": ""})  # templates look for the one or the other
-            # The line break that ends a marked span is the template's own to write.
+                parts.append({"type": "audio", "audio": ""})  # templates check one or the other
+            # The template itself writes the line break that ends a marked span.
             text = text.removeprefix("\n") if number else text
             if text:
                 parts.append({"type": "text", "text": text})
@@ -100,7 +100,7 @@ class ContentParts:
 
 
 class MarkInText(ContentParts):
-    """Audio as the family's placeholder inside a content that is one text: the template takes no parts."""
+    """Audio as the family's placeholder in a single text: the template takes no parts."""
 
     def _parts(self, content: str) -> str:
         first, *rest = SPAN.split(content)
@@ -108,16 +108,16 @@ class MarkInText(ContentParts):
 
 
 def render(tokenizer: Any, chat: Iterable[Mapping[str, Any]], prompt: bool = True) -> str:
-    """The chat template's text of messages; UserError with the template's words if it refuses them."""
+    """Render messages by the chat template; UserError with its message if it refuses them."""
     chat = list(chat)
     try:
         return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
     except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         remedy = "change its messages"
         if any(message["role"] == "system" for message in chat):
             remedy = (
                 "leave out the system message; of a student.llm, set student.template.merge_system (--merge-system in "
                 "Stage 1)"
             )
-        raise UserError(f"the chat template refuses it: {told:.200}; {remedy}") from error
+        raise UserError(f"the chat template refuses it: {reason:.200}; {remedy}") from error

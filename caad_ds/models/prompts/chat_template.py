@@ -1,4 +1,4 @@
-"""The chat template of a tokenizer, made a pure function of the messages: date, switches and system text are frozen."""
+"""Freeze a tokenizer's chat template to a pure function of the messages: date, switches and system text are fixed."""
 
 import json
 import math
@@ -30,7 +30,7 @@ MERGED_SYSTEM = """\
 
 @dataclass(frozen=True)
 class TemplateSettings:
-    """What a chat template is frozen with.
+    """Settings that a chat template is frozen with.
 
     `date` answers `strftime_now`; `switches` are variables that the template reads, such as `enable_thinking`;
     `merge_system` puts system text before the first user turn, for templates that refuse the system role. `key` names
@@ -56,10 +56,10 @@ class _Generation(loopcontrols):
 
 
 def freeze_template(tokenizer: Any, settings: TemplateSettings | None = None) -> Any:
-    """Rewrite the tokenizer's chat template so that it depends on the messages alone, and return the tokenizer.
+    """Rewrite the tokenizer's chat template to depend only on the messages, and return the tokenizer.
 
-    What it was frozen with stands at the head of the template's text, so every later loader of the saved tokenizer
-    writes the same prompt. A template that is frozen already, or has nothing to freeze, stays as it is.
+    The settings are written at the head of the template's text, so a later loader of the saved tokenizer writes the
+    same prompt. A template that is frozen already, or has nothing to freeze, is not changed.
 
     Raises:
         UserError: the template does not parse, draws at random, does not read one of the switches, or was frozen with
@@ -116,7 +116,7 @@ PASSED = frozenset(
 
 
 def _undeclared(text: str, name: str) -> set[str]:
-    """Variables that the template reads and does not set."""
+    """Return the variables that the template reads and does not set."""
     try:
         tree = Environment(extensions=[_Generation]).parse(text)
     except TemplateError as error:
@@ -130,7 +130,7 @@ def _undeclared(text: str, name: str) -> set[str]:
 
 
 def _literal(value: Any) -> str:
-    """A Jinja literal of a switch's value."""
+    """Return a Jinja literal of a switch's value."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Control tokens: which ones a tokenizer has, and that the texts of a record hold none."""
+"""Find a tokenizer's control tokens, and refuse texts that contain them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ SPAN = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(AUDIO)}(?:{re.escape
 # How templates mark turns in plain text: <|user|>, [INST], <<SYS>>, and labels before a text: "### Response:", "USER:".
 BRACKETED = re.compile(r"<<?[^<>\s]{1,60}>>?|\[/?[A-Za-z_]{2,40}\]")
 LABEL = re.compile(r"(#{2,} ?[\w ]{1,40}:?|\b[A-Z][A-Za-z]*:)\s*$")
-# What is a control token to many models, for texts that a server tokenises.
+# Control tokens of many models, for texts that a server tokenises.
 WIDELY_CONTROL = re.compile(
     r"<\|[^|<>\s]{1,60}\|>|</?s>|<(?:bos|eos|pad|unk)>|</?think(?:ing)?>|<(?:start|end)_of_turn>|<</?SYS>>|"
     r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
@@ -20,41 +20,41 @@ USER_DEFINED = 4  # type of a piece in SentencePiece's model
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:
-    """Return the tokens that texts must not become, by id.
+    """Return the tokens that texts must not contain, by id.
 
     These are the special tokens, added tokens that look like markup and SentencePiece's user-defined symbols. The
-    token for unknown text is left out, since any text may become it, and so are added tokens of whitespace or words.
+    unknown token is left out, since any text may become it, and so are added tokens of whitespace or words.
     """
-    found = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items()}
+    tokens = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items()}
     special = set(tokenizer.all_special_ids)
     special |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    found |= {number: str(tokenizer.convert_ids_to_tokens(number)) for number in special}
-    found |= _user_defined(tokenizer)
+    tokens |= {number: str(tokenizer.convert_ids_to_tokens(number)) for number in special}
+    tokens |= _user_defined(tokenizer)
     named = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
     if tokenizer.unk_token not in named:
-        found.pop(tokenizer.unk_token_id, None)
+        tokens.pop(tokenizer.unk_token_id, None)
         special.discard(tokenizer.unk_token_id)
     return {
         number: token
-        for number, token in found.items()
+        for number, token in tokens.items()
         if token.strip(" \t\r\n▁") and (number in special or re.search(r"[<>\[\]|{}]", token))
     }
 
 
 def _user_defined(tokenizer: Any) -> dict[int, str]:
-    """User-defined symbols of a SentencePiece model that runs as it is, without the `tokenizers` library."""
+    """Return user-defined symbols of a SentencePiece model that is used without the `tokenizers` library."""
     model = getattr(tokenizer, "sp_model", None)
     if model is None:
         return {}
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # it is made as the module is imported
+    proto = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # the class is created on import
     pieces = proto.FromString(model.serialized_model_proto()).pieces
     return {tokenizer.convert_tokens_to_ids(p.piece): p.piece for p in pieces if p.type == USER_DEFINED}
 
 
 def plain_markers(pieces: Iterable[str]) -> list[str]:
-    """Return what marks turns in the text that a template writes: `pieces` are what stands between the contents."""
+    """Return a template's plain-text markers of turns; `pieces` are its texts between the contents."""
     found: dict[str, None] = {}
     for piece in pieces:
         found |= dict.fromkeys(BRACKETED.findall(piece))
@@ -64,7 +64,7 @@ def plain_markers(pieces: Iterable[str]) -> list[str]:
 
 
 def check_texts(texts: Mapping[str, str], markers: Iterable[str]) -> None:
-    """Refuse texts that hold a marker, or that no tokenizer can read; `texts` are named for the message."""
+    """Refuse texts that contain a marker, or that no tokenizer can read; their keys are used in the message."""
     for where, text in texts.items():
         try:
             text.encode()
@@ -75,7 +75,7 @@ def check_texts(texts: Mapping[str, str], markers: Iterable[str]) -> None:
 
 
 def check_markup(texts: Iterable[str]) -> None:
-    """Refuse texts that hold what many models read as a control token, where the tokenizer is not known."""
+    """Refuse texts with control tokens of many models, if the tokenizer is unknown."""
     for text in texts:
         if found := WIDELY_CONTROL.search(text):
             raise UserError(f"its text holds {found[0]!r}, which the server may read as a control token; remove it")

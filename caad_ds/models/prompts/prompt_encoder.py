@@ -1,4 +1,4 @@
-"""From a record to tokens: the prompt with the audio's span in it, and the answer after it."""
+"""Encode a record as tokens: the prompt with its audio spans, followed by the answer."""
 
 import copy
 import json
@@ -21,13 +21,13 @@ from caad_ds.models.whisper_qformer.prompt_ids import PIECES, WHOLE, prompt_ids
 from caad_ds.utils.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function", "ipython")
-FORM = "caad_prompt"  # key in tokenizer_config.json: how the ids of a record are made
-CONTENT, ANSWER = "qzxv", "vxzq"  # stand for texts where the template's own are wanted
+FORM = "caad_prompt"  # key in tokenizer_config.json: how a record is tokenised
+CONTENT, ANSWER = "qzxv", "vxzq"  # dummy texts, to find what the template itself writes
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A record as token ids: `prompt`, whether each of it stands for audio, and `answer` with its end."""
+    """A record as token ids: `prompt`, whether each id is an audio placeholder, and `answer` with its end token."""
 
     prompt: list[int]
     is_audio: list[bool]
@@ -36,7 +36,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Turn:
-    """How a template writes the answer's turn: whitespace before it, the token after it, and whether it is trimmed."""
+    """A template's answer turn: whitespace before the answer, the token after it, and whether it is trimmed."""
 
     lead: str
     end: int
@@ -46,13 +46,13 @@ class Turn:
 class PromptEncoder:
     """Tokenises records for a model with `num_queries` positions per audio, or as many as each call says.
 
-    `spans` says how audio stands in the text, and `transcripts` whether its transcription does. The ids are those of
-    the whole text, prompt and answer, in which an audio stands as a special token does. Contents never become control
-    tokens: a record whose texts would is refused. Answers longer than `max_answer_tokens` are cut before their end
-    token and counted in `truncated`; what exceeds the `limit` of positions of `model` is refused.
+    `spans` writes audio in the text, with its transcription if `transcripts`. Prompt and answer are tokenised as one
+    text, in which an audio is a special token. Contents never become control tokens: a record whose texts would is
+    refused. Answers longer than `max_answer_tokens` are cut before their end token and counted in `truncated`; samples
+    that exceed the `limit` of positions of `model` are refused.
 
-    Models that were trained before the ids were those of the whole text keep theirs (form "pieces"): the text between
-    two audios, and the answer, are tokenised apart.
+    Models that were trained earlier keep their form "pieces": the texts between audios, and the answer, are tokenised
+    separately.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class PromptEncoder:
         self.spans = spans or MarkedText()
         self.transcripts = transcripts
         self.truncated = 0
-        self._counting = Lock()  # several threads may read samples
-        self.filler = tokenizer.eos_token_id  # a pad is never attended to: any id will do that stands for no audio
+        self._counting = Lock()  # several threads may encode samples
+        self.filler = tokenizer.eos_token_id  # padding is never attended to: any id that is not audio's
         self.form = form_of(tokenizer)
         self.turn = answer_turn(tokenizer)
-        # A tokenizer of its own, in which a marker of audio parts the text as any special token does.
+        # A separate tokenizer, in which an audio marker splits the text like a special token.
         self._reader = copy.deepcopy(tokenizer)
         self._reader.add_tokens([self.spans.mark], special_tokens=True)
         self._audio = self._reader.convert_tokens_to_ids(self.spans.mark)
-        # Where the model has no token for it, the embedding at a placeholder is overwritten: any id will do.
+        # If the model has no token for it, the embedding at a placeholder is overwritten: any id will do.
         self.placeholder = self._audio if self._audio < len(tokenizer) else self.filler
         self._control = control_tokens(self._reader)
         self._marks = self._marks_of_roles()
@@ -99,9 +99,9 @@ class PromptEncoder:
     def encode(
         self, record: PromptRecord, *, with_answer: bool = True, positions: Sequence[int] | None = None
     ) -> Encoded:
-        """Token ids of a record; UserError, which names it, if it cannot be written as the template's prompt.
+        """Tokenise a record; UserError names it if the template cannot write it as a prompt.
 
-        `positions` says how many each of its audios has; None: `num_queries`.
+        `positions` is the number for each of its audios; None: `num_queries`.
         """
         if positions is None:
             positions = [self.num_queries] * len(record["audios"])
@@ -111,7 +111,7 @@ class PromptEncoder:
             raise UserError(f"record {record.get('id', 'without id')}: {error}") from error
 
     def prompt(self, record: PromptRecord) -> tuple[list[int], list[bool]]:
-        """Token ids of the prompt up to the answer, and for each whether it stands for audio."""
+        """Return the prompt's token ids up to the answer, and for each whether it is an audio placeholder."""
         encoded = self.encode(record, with_answer=False)
         return encoded.prompt, encoded.is_audio
 
@@ -124,10 +124,10 @@ class PromptEncoder:
         positions: Sequence[int] | None = None,
         answer: Sequence[int] | None = None,
     ) -> Encoded:
-        """Encode a sample; UserError, which names it, if that fails or leaves no `room` in the model's positions.
+        """Encode a sample; UserError names it if that fails or leaves no `room` in the model's positions.
 
-        `room`: tokens to reserve for an answer that is written; the longer of it and the record's counts. `answer` are
-        the ids of an answer to take instead of the record's; `positions` as in `encode`.
+        `room`: tokens to reserve for a drawn answer; the longer of it and the record's counts. `answer`: ids to use
+        instead of the record's answer; `positions` as in `encode`.
         """
         encoded = self.encode(sample.record, with_answer=with_answer and answer is None, positions=positions)
         if answer is not None:
@@ -158,7 +158,7 @@ class PromptEncoder:
     ) -> Batch:
         """Tokenise samples into a Batch without audio; `pad` is the side, "left" for generation.
 
-        `positions` of the samples' audios, one after another, and `answers` of the samples as in `check`.
+        `positions` are those of all samples' audios in order; `answers` are the samples' as in `check`.
         """
         counts = [len(sample.record["audios"]) for sample in samples]
         each = [self.num_queries] * sum(counts) if positions is None else list(positions)
@@ -201,13 +201,13 @@ class PromptEncoder:
     def _encoded(self, record: PromptRecord, answer: str | None, positions: Sequence[int]) -> Encoded:
         messages = _messages(record)
         transcripts = [(audio.get("text") or "") if self.transcripts else "" for audio in record["audios"]]
-        given = self.spans.given(messages, transcripts)
-        frame, markers = self._frame(tuple((role, _skeleton(content)) for role, content in given))
+        written = self.spans.in_messages(messages, transcripts)
+        frame, markers = self._frame(tuple((role, _skeleton(content)) for role, content in written))
         texts = {f"{role} message {n}": SPAN.sub("\n", content) for n, (role, content) in enumerate(messages, 1)}
         texts |= {f"transcript {n}": text for n, text in enumerate(transcripts, 1)}
         texts |= {} if answer is None else {"answer": answer}
         check_texts(texts, [self.spans.mark, *markers, *self._marks, *self._unknown])
-        text = self._written(given, transcripts)
+        text = self._prompt_text(written, transcripts)
         if answer is not None:
             answer = self.turn.lead + (answer.strip() if self.turn.trims else answer)
         ids, answer_ids = self._ids(text, answer)
@@ -223,8 +223,8 @@ class PromptEncoder:
             is_audio += [here] * count
         return Encoded(prompt, is_audio, answer_ids if answer is None else [*answer_ids, self.turn.end])
 
-    def _written(self, messages: Sequence[tuple[str, str]], transcripts: Sequence[str]) -> str:
-        """The prompt as text, with the transcripts in it."""
+    def _prompt_text(self, messages: Sequence[tuple[str, str]], transcripts: Sequence[str]) -> str:
+        """Return the prompt as text, with the transcripts."""
         marked = sum(len(SPAN.findall(content)) for _, content in messages)
         if marked != len(transcripts):
             raise UserError(f"{marked} {AUDIO} in its messages but {len(transcripts)} audios; make them equal")
@@ -233,29 +233,29 @@ class PromptEncoder:
         for number, (role, content) in enumerate(messages, 1):
             if not kept or not all(piece.strip() in text for piece in self.spans.texts(content)):
                 raise _changed(role, number)
-        return self.spans.finished(text, transcripts)
+        return self.spans.in_text(text, transcripts)
 
     def _frame_of(self, messages: tuple[tuple[str, str], ...]) -> tuple[list[int], list[str]]:
-        """The control tokens that the template itself writes around such messages, and its markers in plain text."""
+        """Return the control tokens and plain-text markers that the template itself writes around such messages."""
         numbered = [(role, content.replace(CONTENT, f"{CONTENT}{n}z")) for n, (role, content) in enumerate(messages, 1)]
         text = self.spans.render(self.tokenizer, numbered)
         for n, (role, content) in enumerate(messages, 1):
-            # The text itself may stand elsewhere too, in another message or in the template.
+            # A real text might also occur elsewhere, in another message or in the template.
             if text.count(f"{CONTENT}{n}z") < content.count(CONTENT):
                 raise _changed(role, n)
         between = rf"{CONTENT}\d+z|{SPAN.pattern}|{re.escape(self.spans.mark)}"
         return self._controls(self._tokens(text)), self._plain(re.split(between, text))
 
     def _marks_of_roles(self) -> list[str]:
-        """The template's markers in plain text around every role: a text may spell those of another turn."""
-        found: list[str] = []
+        """Return the template's plain-text markers of all roles: a text might contain those of another turn."""
+        markers: list[str] = []
         for roles in (("system", "user"), ("user", "assistant", "user")):
             try:
                 text = self.spans.render(self.tokenizer, [(role, CONTENT) for role in roles])
-                found += self._plain(text.split(CONTENT))
-            except UserError:  # it has no such turn
+                markers += self._plain(text.split(CONTENT))
+            except UserError:  # the template has no such turn
                 continue
-        return found
+        return markers
 
     def _plain(self, pieces: Iterable[str]) -> list[str]:
         tokens = set(self._control.values())
@@ -264,7 +264,7 @@ class PromptEncoder:
     # -- tokens -------------------------------------------------------------------------------------------------------
 
     def _ids(self, text: str, answer: str | None) -> tuple[list[int], list[int]]:
-        """Ids of prompt and answer, the prompt's with one id per audio."""
+        """Return ids of prompt and answer; the prompt has one id per audio."""
         ids = prompt_ids(self._reader, text, self.spans.mark, self.form)
         if answer is None:
             return ids, []
@@ -273,7 +273,7 @@ class PromptEncoder:
         whole = self._tokens(text + answer)
         if whole[: len(ids)] == ids:
             return ids, whole[len(ids) :]
-        # The answer's first characters would join the prompt's last ones, which stand before any of it is written.
+        # The answer's first characters merge with the prompt's last ones, which must not depend on the answer.
         apart = self._tokens(text + self.spans.mark + answer)
         end = len(apart) - 1 - apart[::-1].index(self._audio)
         ids_apart, answer_ids = apart[:end], apart[end + 1 :]
@@ -294,7 +294,7 @@ class PromptEncoder:
         return [number for number in ids if number in self._control]
 
     def _culprit(self, texts: dict[str, str]) -> str:
-        """Which text holds a control token, and which."""
+        """Describe which text contains a control token, and which token."""
         for where, text in texts.items():
             if found := self._controls(self._tokens(text)):
                 token = self._control[found[0]]
@@ -303,13 +303,13 @@ class PromptEncoder:
 
 
 def answer_turn(tokenizer: Any) -> Turn:
-    """How the template writes an answer's turn, seen on a short chat; a bare answer and `eos_token` if it refuses."""
+    """Find the template's answer turn from a short chat; a bare answer and `eos_token` if it refuses that."""
     plain = Turn("", tokenizer.eos_token_id, False)
-    asked = [{"role": "user", "content": CONTENT}]
+    question = [{"role": "user", "content": CONTENT}]
     try:
-        prompt = render(tokenizer, asked)
-        # Between tabs, which no template writes itself: a space after the answer may be the template's (Llama 2).
-        whole = render(tokenizer, [*asked, {"role": "assistant", "content": f"\t{ANSWER}\t"}], prompt=False)
+        prompt = render(tokenizer, question)
+        # With tabs around it, which no template writes: a space after the answer may be the template's (Llama 2).
+        whole = render(tokenizer, [*question, {"role": "assistant", "content": f"\t{ANSWER}\t"}], prompt=False)
     except UserError:
         return plain
     before, found, after = whole.rpartition(ANSWER)
@@ -324,20 +324,20 @@ def answer_turn(tokenizer: Any) -> Turn:
 
 
 def end_tokens(tokenizer: Any, named: int | Sequence[int] | None) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, the chat template's, and the `named` ones, which are the
-    `eos_token_id` of the model's generation config."""
+    """Return the tokens that end an answer: the tokenizer's, the chat template's, and `named`, the `eos_token_id` of
+    the model's generation config."""
     own = [named] if named is None or isinstance(named, int) else named
     return sorted({tokenizer.eos_token_id, answer_turn(tokenizer).end, *own} - {None})
 
 
 def form_of(tokenizer: Any) -> str:
-    """How the ids of a record are made, by the tokenizer's own settings: `WHOLE` unless they say otherwise."""
+    """Return how a record is tokenised, by the tokenizer's settings; `WHOLE` by default."""
     return tokenizer.init_kwargs.get(FORM, WHOLE)
 
 
 def tokenization(tokenizer: Any) -> dict[str, Any]:
-    """What the ids of a record depend on, by name; equal for two tokenizers that write every record alike."""
-    found = {
+    """Return what the ids of a record depend on, by name; equal for tokenizers that encode every record alike."""
+    identity = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "chat template": tokenizer.chat_template,
         "end token": (tokenizer.eos_token, answer_turn(tokenizer)),
@@ -347,14 +347,14 @@ def tokenization(tokenizer: Any) -> dict[str, Any]:
     }
     if backend := getattr(tokenizer, "backend_tokenizer", None):
         rules = json.loads(backend.to_str())
-        found["rules"] = [rules[name] for name in ("normalizer", "pre_tokenizer", "model")]
+        identity["rules"] = [rules[name] for name in ("normalizer", "pre_tokenizer", "model")]
     elif model := getattr(tokenizer, "sp_model", None):
-        found["rules"] = model.serialized_model_proto()
-    return found
+        identity["rules"] = model.serialized_model_proto()
+    return identity
 
 
 def _messages(record: PromptRecord) -> list[tuple[str, str]]:
-    """(role, content) of each message; UserError for a role that no template knows."""
+    """Return (role, content) of each message; UserError for an unknown role."""
     messages = []
     for message in record["messages"]:
         role, content = message.get("role"), message.get("content") or ""
@@ -372,7 +372,7 @@ def _changed(role: str, number: int) -> UserError:
 
 
 def _skeleton(content: str) -> str:
-    """A content with every text between the audios' markers replaced; what is empty or whitespace stays."""
+    """Replace every text between the audio markers of a content; empty ones and whitespace stay."""
     markers = SPAN.findall(content)
     texts = [CONTENT if text.strip() else text for text in SPAN.split(content)]
     return "".join(text + marker for text, marker in zip(texts, [*markers, ""], strict=True))

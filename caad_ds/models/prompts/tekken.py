@@ -1,8 +1,8 @@
-"""Mistral's tekken vocabularies: a tokenizer of transformers with the chat template of mistral-common's encoding.
+"""Mistral's tekken vocabularies: a transformers tokenizer with a chat template equal to mistral-common's encoding.
 
-mistral-common writes ids and no text, from conversations that it has checked. The tokenizer here writes the same ids
-(tests/models/families/test_voxtral.py compares them), and has what the encoder of prompts needs: a template, tokens
-that can be added, and a vocabulary in which each id has a name of its own.
+mistral-common writes ids and no text, from conversations that it has validated. The tokenizer here writes the same ids
+(tests/models/families/test_voxtral.py compares them), and has what the prompt encoder needs: a template, added tokens,
+and a vocabulary with a unique name for each id.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 from transformers.integrations.mistral import convert_tekken_tokenizer
 
 AUDIO = "[AUDIO]"
-# mistral-common joins the messages of one role that follow one another; here such conversations are refused, as are
-# all that it refuses itself. Of an assistant's message it drops the spaces at the end.
+# mistral-common joins consecutive messages of one role; here such conversations are refused, and so are all that it
+# refuses. It strips trailing spaces of an assistant's message.
 TEMPLATE = (
     "{{- bos_token -}}"
     "{%- set last = namespace(role='') -%}"
@@ -52,7 +52,7 @@ TEMPLATE = (
     "{{- raise_exception('its last message is not the user\\'s') -}}"
     "{%- endif -%}"
 )
-# In front of it for the versions that refuse it.
+# Prepended for the versions that refuse it.
 NO_SYSTEM_BESIDE_AUDIO = (
     "{%- if messages | selectattr('role', 'equalto', 'system') | list -%}"
     "{%- for message in messages if message['content'] is not string -%}"
@@ -63,7 +63,7 @@ NO_SYSTEM_BESIDE_AUDIO = (
 
 
 def tekken_tokenizer(file: Path, template: str) -> Any:
-    """A tokenizer of transformers with the ids of a tekken.json, and a chat template."""
+    """Build a transformers tokenizer with the ids of a tekken.json, and a chat template."""
     tokenizer = convert_tekken_tokenizer(str(file), chat_template=template)
     tokenizer.name_or_path = str(file.parent)
     return tokenizer

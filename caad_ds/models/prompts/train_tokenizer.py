@@ -1,4 +1,4 @@
-"""A SentencePiece tokenizer for small vocabularies, saved as `AutoTokenizer` reads it."""
+"""Train a SentencePiece tokenizer for small vocabularies, saved for `AutoTokenizer`."""
 
 import io
 import json
@@ -19,7 +19,7 @@ TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Any:
-    """Train a BPE SentencePiece model on `texts`, save it with a chat template in `folder`, return it loaded.
+    """Train a BPE SentencePiece model on `texts`, save it with a chat template in `folder`, and return the tokenizer.
 
     `vocab_size` is an upper bound: few texts give fewer pieces.
     """

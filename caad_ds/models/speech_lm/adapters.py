@@ -12,29 +12,29 @@ from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 
 
 def add(model: SpeechLM, settings: dict[str, Any]) -> None:
-    """Put fresh adapters on the LLM, `settings` as in config.py's LoraSection."""
+    """Add new adapters to the LLM, `settings` as in LoraSection."""
     lora.inject(model.llm, settings)
     model.config.lora = settings
 
 
 def merge(model: SpeechLM) -> None:
-    """Make the adapters of the LLM, if there are any, part of the weights that they stand beside."""
+    """Merge the LLM's adapters, if any, into its weights."""
     if model.config.lora is not None:
         lora.merge(model.llm)
         model.config.lora = None
 
 
 def add_to_encoder(encoder: SpeechEncoder, settings: dict[str, Any]) -> None:
-    """Put fresh adapters on all linear layers, `settings` as in config.py's LoraSection; they alone train."""
+    """Add new adapters to all linear layers, `settings` as in LoraSection; only they train."""
     encoder.adapters = settings | {"targets": "all-linear"}
     lora.inject(encoder.whisper, encoder.adapters)
 
 
 def merged_encoder(encoder: SpeechEncoder, weights: Mapping[str, Tensor]) -> SpeechEncoder:
-    """The encoder made again of `weights`, under its own names, with its adapters merged."""
-    made = SpeechEncoder(WhisperEncoder(encoder.whisper.config), encoder.extractor, encoder.taps, encoder.final_norm)
+    """Return a new encoder with `weights`, under its own names, and its adapters merged."""
+    merged = SpeechEncoder(WhisperEncoder(encoder.whisper.config), encoder.extractor, encoder.taps, encoder.final_norm)
     if encoder.adapters is not None:
-        add_to_encoder(made, encoder.adapters)
-    made.load_state_dict(weights)
-    lora.merge(made.whisper)
-    return made
+        add_to_encoder(merged, encoder.adapters)
+    merged.load_state_dict(weights)
+    lora.merge(merged.whisper)
+    return merged

@@ -1,4 +1,4 @@
-"""A new SpeechLM: a fresh connector around an LLM, or the first layers of one that is there."""
+"""Build a new SpeechLM: a new connector around an existing LLM or its first layers."""
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -26,12 +26,12 @@ def build(
     keep_layers: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> SpeechLM:
-    """A SpeechLM with a fresh connector in fp32 on `encoder`, around an LLM.
+    """Build a SpeechLM with a new connector in fp32 on `encoder`, around an LLM.
 
-    `llm` is a hub id or folder (its weights are loaded in `dtype`), an architecture: a dict or a .json file (random
-    weights in fp32), or a causal LM that `load_llm` gave.
-    `keep_layers` keeps only the LLM's first layers. `encoder_name` is recorded so that the model finds its encoder
-    again.
+    `llm` is a hub id or folder (weights are loaded in `dtype`), an architecture: a dict or a .json file (random weights
+    in fp32), or a causal LM from `load_llm`.
+    `keep_layers` keeps only the LLM's first layers. `encoder_name` is recorded, to find the encoder when the model is
+    loaded.
     """
     if isinstance(llm, str):
         if is_architecture(llm):

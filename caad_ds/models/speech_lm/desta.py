@@ -1,8 +1,8 @@
-"""Published DeSTA connectors: their key names, what their shapes say of the model, and the model around them.
+"""Read published DeSTA connectors: their key names, the model's settings by their shapes, and the model around them.
 
 Sources: github.com/kehanlu/DeSTA2 (`qformer_connector.pth`, the connector alone) and github.com/kehanlu/DeSTA2.5-Audio
-(`model.safetensors`, all that trained). Their Q-Former is BERT's encoder with cross-attention and without a mask, so
-every query sees every other; dropout aside it computes what BLIP-2's layers do, under other names.
+(`model.safetensors`, all trained weights). Their Q-Former is BERT's encoder with cross-attention and without a mask,
+so every query sees every other; apart from dropout it computes the same as BLIP-2's layers, under other names.
 """
 
 import pickle
@@ -26,9 +26,9 @@ from caad_ds.utils.errors import UserError
 
 FILES = ("model.safetensors", "qformer_connector.pth")
 WINDOW_SECONDS = 30
-ANCHOR = "layer_weights"  # there is one in every checkpoint; what stands before it is the connector's prefix
+ANCHOR = "layer_weights"  # a key of every checkpoint; the connector's prefix precedes it
 
-# Theirs -> ours, below the connector. `layer_prompts` are stacked and `layer_weights` transposed on top of this.
+# Theirs -> ours, below the connector. In addition `layer_prompts` are stacked and `layer_weights` transposed.
 NAMES = (
     (r"proj\.0\.", "norm."),
     (r"proj\.1\.", "project."),
@@ -51,9 +51,9 @@ class DestaConnector:
 
 
 def read_connector(path: str | Path) -> DestaConnector:
-    """The connector of a checkpoint: a .safetensors or torch file, or the folder that holds one.
+    """Read the connector of a checkpoint: a .safetensors or torch file, or a folder with one.
 
-    Raises UserError if it cannot be read or is no DeSTA connector. A torch file is read with weights_only.
+    UserError if it cannot be read or is not a DeSTA connector. A torch file is read with weights_only.
     """
     file = _file(Path(path))
     theirs = _connector_part(_tensors(file), file)
@@ -75,12 +75,12 @@ def read_connector(path: str | Path) -> DestaConnector:
 
 
 def tapped_layers(encoder_layers: int, taps: int) -> list[int]:
-    """Which encoder layers DeSTA taps: the last of each of `taps` equal parts, 5, 11, 17, 23 of whisper-medium's 24."""
+    """Return the layers that DeSTA taps: the last of `taps` equal parts, 5, 11, 17, 23 of whisper-medium's 24."""
     return [(n + 1) * encoder_layers // taps - 1 for n in range(taps)]
 
 
 def load_tapped_encoder(name: str, connector: DestaConnector) -> SpeechEncoder:
-    """The encoder that the connector was trained on, tapped where DeSTA taps it."""
+    """Load the encoder that the connector was trained with, with DeSTA's taps."""
     encoder = load_encoder(name, [0], WINDOW_SECONDS, final_norm=False)
     if encoder.dim != connector.encoder_dim:
         raise UserError(
@@ -92,7 +92,7 @@ def load_tapped_encoder(name: str, connector: DestaConnector) -> SpeechEncoder:
 
 
 def assemble(connector: DestaConnector, llm: str, encoder: SpeechEncoder, encoder_name: str | None) -> SpeechLM:
-    """The SpeechLM of connector, LLM and encoder; the LLM keeps the dtype of its checkpoint."""
+    """Build the SpeechLM of connector, LLM and encoder; the LLM keeps its checkpoint's dtype."""
     weights = load_llm(llm, "auto")
     width = embedding_width(weights)
     if width != connector.llm_dim:
@@ -100,7 +100,7 @@ def assemble(connector: DestaConnector, llm: str, encoder: SpeechEncoder, encode
             f"--llm {llm}: it is {width} wide, the checkpoint's connector writes {connector.llm_dim}; "
             "give the LLM that it was trained on"
         )
-    with torch.device("meta"):  # for its shapes: the connector's weights are those of the checkpoint
+    with torch.device("meta"):  # only for its shapes: the connector's weights come from the checkpoint
         model = build(
             weights,
             encoder,
@@ -120,10 +120,10 @@ def assemble(connector: DestaConnector, llm: str, encoder: SpeechEncoder, encode
 def _file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = next((path / name for name in FILES if (path / name).is_file()), None)
-    if found is None:
+    file = next((path / name for name in FILES if (path / name).is_file()), None)
+    if file is None:
         raise UserError(f"{path}: no {' or '.join(FILES)} there; give the checkpoint's file or folder")
-    return found
+    return file
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A batch as a speech model's LLM takes it: embeddings, with the audio in its place."""
+"""Embed a batch for a speech model's LLM, with audio merged in."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""A Whisper encoder of a checkpoint or of an architecture file, and the folder that it is written to."""
+"""Load a Whisper encoder from a checkpoint or an architecture file, and save it to a folder."""
 
 import re
 from pathlib import Path
@@ -16,11 +16,11 @@ from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
-INSIDE = "encoder.whisper."  # what the names of its weights begin with among those of a speech model
+INSIDE = "encoder.whisper."  # prefix of its weights' names among a speech model's
 
 
 class EncoderInside(WhisperEncoder):
-    """The encoder among the weights of a speech model, whose others are passed over without a word."""
+    """The encoder among a speech model's weights; the others are silently ignored."""
 
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(llm|connector)\."]  # type: ignore[misc]
 
@@ -28,11 +28,10 @@ class EncoderInside(WhisperEncoder):
 def load_encoder(name: str | Path, taps: list[int], window_seconds: int, final_norm: bool = True) -> SpeechEncoder:
     """Load a Whisper encoder cut to `window_seconds` (whole seconds).
 
-    `name` is a hub id or a folder, also that of a speech model, or an architecture file (.json) for one with random
-    weights.
+    `name` is a hub id or a folder, which may be a speech model's, or an architecture file (.json) for random weights.
 
     Raises:
-        UserError: there is none, or it has not these layers or not that window.
+        UserError: it does not exist, or lacks these layers or that window.
     """
     if is_architecture(name):
         whisper, extractor = _random_whisper(name, window_seconds)
@@ -50,9 +49,9 @@ def load_encoder(name: str | Path, taps: list[int], window_seconds: int, final_n
 
 
 def unloaded_encoder(name: str | Path, taps: list[int], window_seconds: int) -> SpeechEncoder:
-    """An encoder of which the feature extractor alone is loaded; `name` as of `load_encoder`, no weights are read.
+    """Load an encoder's feature extractor, but no weights; `name` as in `load_encoder`.
 
-    UserError where there is none.
+    UserError if it does not exist.
     """
     try:
         config = config_inside(name) or WhisperConfig.from_pretrained(name)
@@ -64,19 +63,19 @@ def unloaded_encoder(name: str | Path, taps: list[int], window_seconds: int) -> 
 
 
 def config_inside(name: str | Path) -> WhisperConfig | None:
-    """The config of the encoder whose weights are among those of a speech model in a folder; None where none is."""
+    """Return the config of the encoder among a speech model's weights in a folder; None if there is none."""
     file = Path(name) / "config.json"
     values = read_json(file, "give a whole folder") if file.is_file() else {}
     return WhisperConfig(**values["encoder_config"]) if values.get("encoder_config") else None
 
 
 def save_encoder(folder: str | Path, encoder: SpeechEncoder) -> None:
-    """Write the encoder as a Whisper checkpoint without a decoder, which `load_encoder` reads."""
+    """Write the encoder as a Whisper checkpoint without decoder weights, which `load_encoder` reads."""
     no_decoder = {"decoder_layers": 0, "vocab_size": 1, "max_target_positions": 1}
     no_text = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
     config = WhisperConfig(**{**encoder.whisper.config.to_dict(), **no_decoder, **no_text})
     model = WhisperModel(config).to(encoder.whisper.conv1.weight.dtype)
-    for parameter in model.decoder.parameters():  # random embeddings, though nothing reads them
+    for parameter in model.decoder.parameters():  # random embeddings that nothing reads
         nn.init.zeros_(parameter)
     model.encoder.load_state_dict(encoder.whisper.state_dict())
     model.save_pretrained(folder)

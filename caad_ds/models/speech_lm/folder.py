@@ -1,6 +1,6 @@
-"""A model folder: SpeechLM, encoder, tokenizer and processor, read and written together.
+"""Load and save a model folder: SpeechLM, encoder, tokenizer and processor together.
 
-Once this is imported, transformers' auto classes know a SpeechLM, also one with adapters, without a folder's own code.
+Importing this registers SpeechLM, even with adapters, in transformers' auto classes, without the folder's own code.
 """
 
 from pathlib import Path
@@ -24,14 +24,14 @@ from caad_ds.utils.paths import check_model_folder
 
 
 def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[SpeechLM, SpeechEncoder, Any]:
-    """The SpeechLM of a model folder in `dtype`, with its encoder in fp32 and its tokenizer."""
+    """Load the SpeechLM of a model folder in `dtype`, with its encoder in fp32 and its tokenizer."""
     folder = Path(folder)
     check_model_folder(folder)
     model: SpeechLM = pretrained(SpeechLM, folder, "SpeechLM", dtype=dtype)
     config = model.config
     source = encoder_of(folder, config.encoder)
     if source != folder and isinstance(source, Path):
-        config.encoder = None  # a relative path means nothing to a copy of this model
+        config.encoder = None  # a relative path is invalid in a copy of this model
     encoder = load_encoder(source, config.taps or [], config.window_seconds, final_norm=config.final_norm)
     generation = folder / "generation_config.json"
     if generation.is_file():
@@ -43,7 +43,7 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Speech
 
 
 def load_reading(folder: Path) -> tuple[Any, SpeechEncoder, int]:
-    """What the prompts of a model folder depend on: its tokenizer, its encoder without weights, K."""
+    """Load what a model folder's prompts depend on: its tokenizer, its encoder without weights, K."""
     check_model_folder(folder)
     config = SpeechLMConfig.from_pretrained(folder)
     source = encoder_of(folder, config.encoder)
@@ -53,18 +53,18 @@ def load_reading(folder: Path) -> tuple[Any, SpeechEncoder, int]:
 
 
 def encoder_of(folder: Path, encoder: str | None) -> str | Path:
-    """Where the weights of the encoder of a model folder are: among its own, or where its config's `encoder` says."""
+    """Return where a model folder's encoder weights are: among its own, or at its config's `encoder`."""
     return folder if config_inside(folder) else named_encoder(folder, encoder)
 
 
 def named_encoder(folder: Path, encoder: str | None) -> str | Path:
-    """What a model folder's config calls `encoder`: a folder, or else a hub id."""
+    """Resolve `encoder` of a model folder's config: a folder, or else a hub id."""
     beside = folder / (encoder or "encoder")
     return beside if encoder is None or beside.is_dir() else encoder
 
 
 def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:
-    """Write a model folder that `load` reads, and transformers by the code that is copied into it."""
+    """Write a model folder for `load`, and for transformers with the code that is copied into it."""
     folder = Path(folder)
     tokenizer.init_kwargs[FORM] = form_of(tokenizer)
     save_whole(folder, model, encoder, tokenizer)

@@ -1,4 +1,4 @@
-"""What lets transformers run a model folder without this package: processor, generation config, code."""
+"""Files with which transformers runs a model folder without this package: processor, generation config, code."""
 
 import shutil
 import warnings
@@ -21,7 +21,7 @@ from caad_ds.models.whisper_qformer.processor import CaadSpeechLMProcessor
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 
-MAX_NEW_TOKENS = 128  # of an answer by transformers, unless it is asked for another number
+MAX_NEW_TOKENS = 128  # default of an answer by transformers
 CODE = Path(processor.__file__).parent  # its modules are copied beside the weights
 AUTO_MAP = {
     "AutoConfig": "config.SpeechLMConfig",
@@ -32,9 +32,9 @@ PROCESSOR_MAP = {"AutoProcessor": "processor.CaadSpeechLMProcessor"}
 
 
 def save_whole(folder: Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:
-    """Write config, weights with the encoder's among them, generation config, processor and code.
+    """Write config, weights including the encoder's, generation config, processor and code, but no tokenizer.
 
-    The tokenizer is not written. Without a processor, with a warning, where it would write other prompts than training.
+    If its prompts would differ from training's, the processor is left out, with a warning.
     """
     reading = processor_of(encoder, tokenizer, model.config.num_queries)
     inside = {INSIDE + name: weight for name, weight in encoder.whisper.state_dict().items()}
@@ -60,7 +60,7 @@ def save_whole(folder: Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer:
 
 
 def processor_of(encoder: SpeechEncoder, tokenizer: Any, num_queries: int) -> CaadSpeechLMProcessor:
-    """The processor of transformers that writes the prompts which `PromptEncoder` writes."""
+    """Build the transformers processor with the same prompts as `PromptEncoder`."""
     return CaadSpeechLMProcessor(
         encoder.extractor, deepcopy(tokenizer), num_queries, AUDIO, START_AUDIO, END_AUDIO,
         transcripts=holds_transcripts(tokenizer), form=form_of(tokenizer),
@@ -68,7 +68,7 @@ def processor_of(encoder: SpeechEncoder, tokenizer: Any, num_queries: int) -> Ca
 
 
 def reads_alike(reading: CaadSpeechLMProcessor, tokenizer: Any) -> bool:
-    """Whether the processor's ids of a prompt are those of training, of two clips of which one has a transcription."""
+    """Return whether the processor's ids equal training's, for a prompt of two clips, one with a transcription."""
     prompts = PromptEncoder(tokenizer, reading.num_queries, transcripts=reading.transcripts)
     texts, question = ["it is heard", ""], "What is it?"
     record: Any = {
@@ -78,18 +78,18 @@ def reads_alike(reading: CaadSpeechLMProcessor, tokenizer: Any) -> bool:
     }
     try:
         ids, is_audio = prompts.prompt(record)
-    except UserError:  # the words of the probe are none of this tokenizer's
+    except UserError:  # this tokenizer cannot encode the probe's words
         return True
     silence = np.zeros(1600, np.float32)
     transcribed = [{"type": "audio", "audio": silence, **({"text": t} if reading.transcripts else {})} for t in texts]
     chat = [{"role": "user", "content": [*transcribed, {"type": "text", "text": question}]}]
     options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True}
-    found = reading.apply_chat_template(chat, **options)["input_ids"][0]
-    return found == [reading.audio_token_id if heard else each for each, heard in zip(ids, is_audio, strict=True)]
+    expected = [reading.audio_token_id if audio else token for token, audio in zip(ids, is_audio, strict=True)]
+    return reading.apply_chat_template(chat, **options)["input_ids"][0] == expected
 
 
 def generation_of(model: SpeechLM, tokenizer: Any, audio: int) -> GenerationConfig:
-    """How transformers' `generate` answers as `caad-ds ask` does: greedily, to the same end tokens."""
+    """Return the generation config of `caad-ds ask` for transformers' `generate`: greedy, with the same end tokens."""
     ends = end_tokens(tokenizer, model.llm.generation_config.eos_token_id)
     in_vocabulary = audio < len(tokenizer) and audio not in ends
     return GenerationConfig(

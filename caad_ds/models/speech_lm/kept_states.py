@@ -1,4 +1,4 @@
-"""States of clips that a frozen encoder has encoded, kept in host memory."""
+"""Cache a frozen encoder's states of clips in host memory."""
 
 import hashlib
 
@@ -9,10 +9,10 @@ from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 
 
 class KeptStates:
-    """Encodes clips, and keeps the states of different ones in host memory until these take `limit` bytes.
+    """Encodes clips, and caches the states of distinct ones in host memory, up to `limit` bytes.
 
-    Clips are encoded one at a time, kept or not: the size of a batch changes how its products are rounded, and a run
-    that resumes with nothing kept must compute what it computed before.
+    Clips are always encoded one at a time: the size of a batch changes the rounding of its products, and a resumed run
+    with an empty cache must compute the same as before.
     """
 
     def __init__(self, encoder: SpeechEncoder, limit: float):
@@ -21,15 +21,15 @@ class KeptStates:
         self._kept: dict[bytes, Tensor] = {}
 
     def __len__(self) -> int:
-        """How many clips are kept."""
+        """Return the number of cached clips."""
         return len(self._kept)
 
     def encode(self, features: Tensor) -> Tensor:
-        """The tapped states [U, taps, frames / 2, D] of features [U, mel, frames]."""
-        # Clips are known by their content: samples name one by different paths, and a negative has no name.
+        """Return the tapped states [U, taps, frames / 2, D] of features [U, mel, frames]."""
+        # Clips are looked up by content: samples may name one by different paths, and a negative has no name.
         digests = [hashlib.sha256(row.numpy().data).digest() for row in features.cpu().contiguous()]
         device = self.encoder.whisper.conv1.weight.device
-        return torch.stack([self._one(*each).to(device) for each in zip(digests, features, strict=True)])
+        return torch.stack([self._one(*clip).to(device) for clip in zip(digests, features, strict=True)])
 
     def _one(self, digest: bytes, features: Tensor) -> Tensor:
         if digest in self._kept:

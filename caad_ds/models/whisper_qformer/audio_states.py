@@ -1,4 +1,4 @@
-"""What the encoder gives to the connector."""
+"""The encoder's output for the connector."""
 
 from dataclasses import dataclass
 

@@ -9,7 +9,7 @@ from transformers import Cache, PreTrainedModel
 
 
 def embedding_width(llm: PreTrainedModel) -> int:
-    """Return the width of the token embeddings, which is not that of the hidden states in every family (OPT)."""
+    """Return the width of the token embeddings, which may differ from the hidden states' (OPT)."""
     return token_embeddings(llm).shape[-1]
 
 
@@ -19,7 +19,7 @@ def token_embeddings(llm: PreTrainedModel) -> Tensor:
 
 
 def accepted(module: torch.nn.Module, **arguments: Any) -> dict[str, Any]:
-    """Return those of the arguments that the forward of `module` names; not every family takes positions."""
+    """Return the arguments that the forward of `module` accepts; not every family takes positions."""
     names = inspect.signature(module.forward).parameters
     return {name: value for name, value in arguments.items() if name in names}
 
@@ -29,7 +29,7 @@ def hidden_states(
 ) -> Tensor:
     """Return the final hidden states [B, S, H], after the last norm, of token embeddings [B, S, E].
 
-    `past` holds the keys and values of what comes before, or takes its own if it is empty.
+    `past` holds the keys and values of a prefix; if it is empty, it is filled.
     """
     body = lm_body(llm)
     cache = {} if past is None else {"past_key_values": past}
@@ -38,7 +38,7 @@ def hidden_states(
 
 
 def takes_positions(llm: PreTrainedModel) -> bool:
-    """Return whether `hidden_states` gives the model its positions; others make their own from mask or place."""
+    """Return whether the model accepts positions; others compute them from the mask or the index."""
     return bool(accepted(lm_body(llm), position_ids=None))
 
 

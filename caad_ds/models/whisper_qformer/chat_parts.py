@@ -1,13 +1,13 @@
-"""The beginning of a chat template that writes contents of parts, text and audio, as one text with marked audio."""
+"""A chat template prefix that converts contents of text and audio parts to one text with marked audio."""
 
 
 def with_audio_parts(template: str, before: str, mark: str, after: str, transcripts: bool) -> str:
-    """Return a chat template that takes contents of parts, and passes them to `template` as texts.
+    """Return a chat template that accepts contents of parts, and passes them to `template` as texts.
 
-    An audio stands there as `before`, `mark`, its transcription (`text` of its part) if there are `transcripts`,
-    `after` and a line break; texts of one turn are joined by a line break. As in training all audio of a turn comes
-    before its text: another order, and audio in a turn that is not the user's, raises an exception of the template. A
-    template that does so already is returned as it is.
+    An audio becomes `before`, `mark`, its transcription (`text` of its part) with `transcripts`, `after` and a line
+    break; texts of one turn are joined by line breaks. As in training, all audio of a turn precedes its text: another
+    order, or audio in a turn that is not the user's, raises an exception of the template. A template that has this
+    prefix already is returned unchanged.
     """
     heard = "(part['text'] or '')" if transcripts else "''"
     head = (

@@ -1,4 +1,4 @@
-"""The speech language model with its encoder inside, as transformers' pipelines and trainers take it."""
+"""The speech language model with its encoder, for transformers' pipelines and trainers."""
 
 from typing import Any, ClassVar, cast
 
@@ -18,7 +18,7 @@ from .speech_lm import SpeechLM
 class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
     """A `SpeechLM` and its frozen encoder: from tokens and audio features to logits and answers.
 
-    The encoder stays in float32 whatever dtype the model is loaded in, as it was in training.
+    The encoder stays in float32, as in training, whatever dtype the model is loaded in.
     """
 
     main_input_name = "input_ids"
@@ -37,20 +37,20 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
         self.post_init()
 
     def train(self, mode: bool = True) -> "SpeechLMForConditionalGeneration":
-        """Set training mode; the frozen encoder stays in evaluation."""
+        """Set training mode; the frozen encoder stays in evaluation mode."""
         super().train(mode)
         if hasattr(self, "encoder"):
             self.encoder.eval()
         return self
 
     def embedded(self, input_ids: Tensor, input_features: Tensor | None = None) -> Tensor:
-        """Embeddings [B, S, H] of tokens int64 [B, S], the audio in its place.
+        """Compute embeddings [B, S, H] of tokens int64 [B, S], with audio merged in.
 
-        `input_features` [A, mel, frames] are the audios of all prompts in order of appearance. ValueError where they
-        are not as many as the prompts have places for.
+        `input_features` [A, mel, frames] are the audios of all prompts in order of appearance. ValueError if their
+        number is not that of the prompts' placeholders.
         """
         audio = input_ids.eq(cast(int, self.config.audio_token_id))
-        tokens = input_ids.masked_fill(audio, 0)  # its id may lie outside the vocabulary, and is overwritten
+        tokens = input_ids.masked_fill(audio, 0)  # its id may be outside the vocabulary, and is overwritten
         if input_features is None:
             if audio.any():
                 raise ValueError("the prompt has places for audio; give input_features as well")
@@ -72,17 +72,17 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
         num_items_in_batch: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [B, S, V] of prompts and answers, and with `labels` the mean cross-entropy of the next tokens.
+        """Compute logits [B, S, V] of prompts and answers, and with `labels` the mean cross-entropy of the next tokens.
 
         Args:
-            input_ids: int64 [B, S], with `audio_token_id` at the places of audio.
+            input_ids: int64 [B, S], with `audio_token_id` at the positions of audio.
             input_features: [A, mel, frames], the audios of all prompts in order of appearance.
             attention_mask: int64 [B, S], 0 at padding on either side; with a cache [B, P + S].
-            labels: int64 [B, S]; -100 is left out, and so is the audio.
+            labels: int64 [B, S]; -100 is ignored, and so is audio.
             inputs_embeds: [B, S, H] instead of `input_ids`.
-            position_ids: int64 [B, S]; by default they count what is attended.
-            past_key_values: keys and values of what comes before.
-            num_items_in_batch: what the summed cross-entropy is divided by instead of its own number of tokens.
+            position_ids: int64 [B, S]; by default they count attended tokens.
+            past_key_values: keys and values of a prefix.
+            num_items_in_batch: divisor of the summed cross-entropy; by default its number of tokens.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -116,16 +116,16 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
         generation_config: GenerationConfig | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Answer left-padded prompts: int64 [B, S + T], prompts included, as transformers' `generate` returns them.
+        """Answer left-padded prompts: int64 [B, S + T] including the prompts, as transformers' `generate` returns them.
 
-        The LLM's own `generate` writes the answers, with its kind of cache; it takes whatever else is given. Greedily,
-        unless `generation_config` or an argument says otherwise.
+        Calls the LLM's own `generate`, with its kind of cache and all other arguments. Decoding is greedy unless
+        `generation_config` or an argument changes that.
         """
         if input_ids is None:
             raise ValueError("give input_ids, as the processor makes them")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        self.llm.generation_config = self.generation_config  # what is not given is this model's own
+        self.llm.generation_config = self.generation_config  # defaults are this model's
         written = cast(Any, self.llm).generate(
             inputs_embeds=self.embedded(input_ids, input_features),
             attention_mask=attention_mask,

@@ -1,4 +1,4 @@
-"""The shape of a speech language model, as its folder's config.json has it."""
+"""The shape of a speech language model, stored in its folder's config.json."""
 
 from typing import Any, ClassVar
 
@@ -10,11 +10,10 @@ from .qformer import ConnectorForm
 class SpeechLMConfig(PreTrainedConfig):
     """Shape of a `SpeechLM` and of the frozen encoder that feeds it.
 
-    `encoder_config` is the encoder's, whose weights are then among the model's; without it, in folders that were
-    written before, they are in `encoder`, a hub id or a folder relative to the model's own, None being its `encoder/`.
-    `audio_token_id` marks the positions of audio in a prompt, `num_queries` for each; it may lie outside the LLM's
-    vocabulary. `lora` holds the settings of the adapters on the LLM (`rank`, `alpha`, `dropout`, `targets`), if it has
-    any.
+    `encoder_config` is the encoder's, whose weights are then among the model's; in older folders without it they are in
+    `encoder`, a hub id or a folder relative to the model's, None being its `encoder/`. `audio_token_id` marks the
+    positions of audio in a prompt, `num_queries` for each; it may be outside the LLM's vocabulary. `lora` holds the
+    settings of the adapters on the LLM (`rank`, `alpha`, `dropout`, `targets`), if it has any.
     """
 
     model_type = "caad_speech_lm"
@@ -49,5 +48,5 @@ class SpeechLMConfig(PreTrainedConfig):
         return self.connector != "desta"
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The LLM's config."""
+        """Return the LLM's config."""
         return self if self.llm_config is None else self.llm_config.get_text_config(decoder=decoder, encoder=encoder)

@@ -1,4 +1,4 @@
-"""The frozen Whisper-architecture encoder; it lives outside both DeepSpeed engines and runs once a batch."""
+"""The frozen Whisper-architecture encoder; it is outside both DeepSpeed engines and runs once per batch."""
 
 from contextlib import nullcontext
 
@@ -13,14 +13,13 @@ from .rates import POSITIONS_PER_SECOND, SAMPLE_RATE, check_window
 
 
 class SpeechEncoder(nn.Module):
-    """A Whisper encoder, frozen but for adapters, with its feature extractor, giving the states of the tapped layers.
+    """A Whisper encoder, frozen except for adapters, with its feature extractor; it outputs states of tapped layers.
 
     `taps` are layer indices (0 is the first transformer layer). `window_seconds` is the fixed input window; shorter
     audio is padded with silence, longer audio is refused. A window below the checkpoint's cuts the positional
-    embeddings, which is cheaper and nearly the same (Whisper's positions are absolute sinusoids). `final_norm` says
-    whether a tap on the last layer is read after the encoder's final LayerNorm (DeSTA's are read before it).
-    `autocast` is the dtype of its matrix products, None for that of its weights; `adapters` the settings of those that
-    train, if there are any.
+    embeddings, which is cheaper and nearly the same (Whisper's positions are absolute sinusoids). `final_norm`: whether
+    a tap on the last layer is read after the encoder's final LayerNorm (DeSTA's are read before it). `autocast` is the
+    dtype of its matrix products, None for that of its weights; `adapters` the settings of trained adapters, if any.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class SpeechEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, config: WhisperConfig, taps: list[int], final_norm: bool = True) -> "SpeechEncoder":
-        """A randomly initialised encoder."""
+        """Build a randomly initialised encoder."""
         extractor = WhisperFeatureExtractor(
             feature_size=config.num_mel_bins, chunk_length=config.max_source_positions // POSITIONS_PER_SECOND
         )
@@ -53,7 +52,7 @@ class SpeechEncoder(nn.Module):
         return self.extractor.chunk_length
 
     def cut_window(self, seconds: int) -> None:
-        """Keep the positional embeddings of the first `seconds`; ValueError where the encoder has fewer."""
+        """Keep the positional embeddings of the first `seconds`; ValueError if the encoder has fewer."""
         table, positions = self.whisper.embed_positions, seconds * POSITIONS_PER_SECOND
         if positions > table.num_embeddings:
             have = table.num_embeddings // POSITIONS_PER_SECOND
@@ -62,8 +61,8 @@ class SpeechEncoder(nn.Module):
         self.whisper.config.max_source_positions = self.whisper.max_source_positions = positions
 
     def features(self, waveforms: list[np.ndarray]) -> Tensor:
-        """Log-mel features float32 [A, mel, frames] of A mono 16 kHz waveforms, each padded to the window."""
-        check_window([len(each) for each in waveforms], self.window_seconds)
+        """Compute log-mel features float32 [A, mel, frames] of A mono 16 kHz waveforms, each padded to the window."""
+        check_window([len(waveform) for waveform in waveforms], self.window_seconds)
         device = str(self.whisper.conv1.weight.device)
         extracted = self.extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt", device=device)
         return extracted.input_features.float()
@@ -71,7 +70,7 @@ class SpeechEncoder(nn.Module):
     def encode(self, features: Tensor) -> AudioStates:
         """Encode features [A, mel, frames] into the tapped states [A, taps, frames / 2, D].
 
-        With a gradient only where adapters train; then it belongs into an engine's forward.
+        It has a gradient only if adapters train; then call it in an engine's forward.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.adapters is not None):
             return self._tapped(features)

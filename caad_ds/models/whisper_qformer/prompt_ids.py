@@ -1,4 +1,4 @@
-"""Token ids of a prompt's text in which a marker stands for each audio."""
+"""Tokenise a prompt's text with audio markers."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ WHOLE, PIECES = "whole", "pieces"
 def prompt_ids(tokenizer: Any, text: str, mark: str, form: str) -> list[int]:
     """Return the ids of a text, with one id for each `mark`, which is a special token of the tokenizer.
 
-    `form` is "whole", or "pieces" for models that were trained on the text between two audios tokenised apart: a
+    `form` is "whole", or "pieces" for models that were trained with the texts between audios tokenised separately: a
     SentencePiece tokenizer that puts a space before a text then does so in each piece.
     """
 
@@ -23,5 +23,5 @@ def prompt_ids(tokenizer: Any, text: str, mark: str, form: str) -> list[int]:
 
 
 def spread(ids: list[int], audio: int, count: int) -> list[int]:
-    """Return the ids with `count` of each id that marks an audio."""
-    return [number for each in ids for number in [each] * (count if each == audio else 1)]
+    """Return the ids with each audio marker repeated `count` times."""
+    return [copy for token in ids for copy in [token] * (count if token == audio else 1)]

@@ -10,17 +10,17 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from .audio_states import AudioStates
 
 ConnectorForm = Literal["blip2", "desta"]
-DESTA_FEED_FORWARD = 3072  # BERT base's, which DeSTA keeps whatever the width
+DESTA_FEED_FORWARD = 3072  # BERT base's, which DeSTA uses at any width
 
 
 class QFormerConnector(nn.Module):
     """K learned queries per tapped layer go through one shared Q-Former; the taps are mixed per query.
 
     The mix is a softmax over layer weights [taps, K], followed by LayerNorm and a Linear to the LLM's width.
-    `normalize` brings every frame of the states to mean 0 and variance 1 first: a few dimensions of Whisper's states
-    outweigh all others, and a connector that starts from random weights learns to look past them only slowly.
-    `form` is "blip2" (BLIP-2's Q-Former: LayerNorm on the queries, feed-forward of four times the width) or "desta" (as
-    the published DeSTA connectors have it: queries enter as they are, feed-forward of 3072 at any width).
+    `normalize` first scales every frame of the states to mean 0 and variance 1: a few dimensions of Whisper's states
+    dominate, and a randomly initialized connector learns to ignore them only slowly. `form` is "blip2" (BLIP-2's
+    Q-Former: LayerNorm on the queries, feed-forward of four times the width) or "desta" (as in the published DeSTA
+    connectors: queries without LayerNorm, feed-forward of 3072 at any width).
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class QFormerConnector(nn.Module):
     ):
         super().__init__()
         self.normalize = normalize
-        std = 1.0 if form == "desta" else 0.02  # what is normalised first may start at any scale
+        std = 1.0 if form == "desta" else 0.02  # normalized queries may start at any scale
         self.queries = nn.Parameter(torch.randn(taps, queries, encoder_dim) * std)
         self.layer_weights = nn.Parameter(torch.zeros(taps, queries))
         self.qformer = Blip2QFormerModel(
@@ -48,18 +48,18 @@ class QFormerConnector(nn.Module):
                 num_attention_heads=heads,
                 intermediate_size=DESTA_FEED_FORWARD if form == "desta" else 4 * encoder_dim,
                 cross_attention_frequency=1,
-                # The loss must not depend on how a batch is dealt to ranks, so nothing random happens in the forward.
+                # No dropout: the loss must not depend on how a batch is split over ranks.
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
             )
         )
         if form == "desta":
-            self.qformer.layernorm = None  # type: ignore[assignment]  # a weight that nothing reads would never get a gradient
+            self.qformer.layernorm = None  # type: ignore[assignment]  # an unused weight would never get a gradient
         self.norm = nn.LayerNorm(encoder_dim)
         self.project = nn.Linear(encoder_dim, llm_dim)
 
     def forward(self, states: AudioStates) -> Tensor:
-        """Connector outputs [A, K, H] for the states [A, taps, frames, D] of A audios."""
+        """Compute connector outputs [A, K, H] from the states [A, taps, frames, D] of A audios."""
         audios, taps, frames, dim = states.hidden.shape
         dtype = self.queries.dtype
         queries = self.queries.expand(audios, -1, -1, -1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The speech language model: connector and causal LM; one class from the demo's size to the paper's."""
+"""The speech language model: connector and causal LM, from the demo's size to the paper's."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from .qformer import QFormerConnector
 class SpeechLM(PreTrainedModel):
     """Connector and causal LM of a speech language model; the encoder that feeds it is a `SpeechEncoder`.
 
-    Training's engines hold this module, and checkpoints have its names; `SpeechLMForConditionalGeneration` adds the
+    Training's engines hold this module, and checkpoints use its names; `SpeechLMForConditionalGeneration` adds the
     encoder.
     """
 
@@ -31,14 +31,14 @@ class SpeechLM(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    # A model folder has the encoder's weights as well.
+    # A model folder also has the encoder's weights.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^encoder\."]  # type: ignore[misc]
-    # PEFT's adapters need PEFT: caad_ds sets this where it reads model folders.
+    # PEFT's adapters need PEFT: caad_ds sets this when it loads model folders.
     inject_adapters: ClassVar[Callable[[PreTrainedModel, dict[str, Any]], None] | None] = None
 
     def __init__(self, config: SpeechLMConfig, llm: PreTrainedModel | None = None):
         super().__init__(config)
-        # One that is there already is not made at random first: large models would take their memory twice.
+        # An existing LLM is not initialized at random first: a large model would take its memory twice.
         self.llm = AutoModelForCausalLM.from_config(config.llm_config) if llm is None else llm
         if config.lora is not None:
             inject = type(self).inject_adapters
@@ -60,28 +60,28 @@ class SpeechLM(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """The parts come initialised by their own classes."""
+        """Do nothing: the parts are initialised by their own classes."""
 
     @property
     def _tied_weights_keys(self) -> dict[str, str]:  # type: ignore[override]
         return {f"llm.{k}": f"llm.{v}" for k, v in (getattr(self.llm, "_tied_weights_keys", None) or {}).items()}
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """The LLM's token embedding."""
+        """Return the LLM's token embedding."""
         return self.llm.get_input_embeddings()
 
     def get_output_embeddings(self) -> torch.nn.Module:
-        """The LLM's head."""
+        """Return the LLM's head."""
         return self.llm.get_output_embeddings()
 
     def project(self, states: AudioStates) -> Tensor:
-        """Connector outputs [A, K, H] of A audios."""
+        """Compute connector outputs [A, K, H] of A audios."""
         return self.connector(states)
 
     def merge_audio(self, input_ids: Tensor, audio_mask: Tensor, audio: Tensor) -> Tensor:
-        """Embeddings [B, S, H] of tokens int64 [B, S], with connector outputs `audio` [A, K, H] where the mask is true.
+        """Embed tokens int64 [B, S] as [B, S, H], with connector outputs `audio` [A, K, H] where the mask is true.
 
-        ValueError where the outputs do not fit the mask or the LLM's embeddings.
+        ValueError if the outputs do not fit the mask or the LLM's embeddings.
         """
         tokens = self.get_input_embeddings()(input_ids)
         held, given = int(audio_mask.sum()), audio.shape[0] * audio.shape[1]
@@ -98,9 +98,9 @@ class SpeechLM(PreTrainedModel):
         return tokens.masked_scatter(audio_mask.unsqueeze(-1), audio.to(tokens.dtype))
 
     def hidden_states(self, embedded: Embedded, past: Cache | None = None) -> Tensor:
-        """Final hidden states [N, H] at the answer rows, after the last norm, before the head.
+        """Compute final hidden states [N, H] at the answer rows, after the last norm, before the head.
 
-        `past` holds the keys and values of what comes before `embedded`, or takes its own if it is empty.
+        `past` holds the keys and values of a prefix of `embedded`; if it is empty, it is filled.
         """
         arguments = (embedded.inputs_embeds, embedded.attention_mask, embedded.position_ids)
         return hidden_states(self.llm, *arguments, past).flatten(0, 1)[embedded.answer_rows]

@@ -52,7 +52,7 @@ class Engines:
 
     def held(self, trained: bool = False) -> int:
         """Count the weights of the student's engine, or only the trainable ones."""
-        parts = (self.student.lm.module, *self.student.lm.beside().values())
+        parts = (self.student.lm.module, *self.student.lm.extra_modules().values())
         return sum(numel(part, trained) for part in parts) + self._width_map()
 
     def _width_map(self) -> int:
@@ -172,7 +172,7 @@ class MemoryPlan:
     def _encoders(self, teachers: bool) -> float:
         """Return the bytes outside the engines: the student's encoder, and the teacher's if it is another."""
         student, teacher = self.engines.student, self.engines.teacher
-        mine = {id(part) for part in student.lm.beside().values()}
+        mine = {id(part) for part in student.lm.extra_modules().values()}
         outside = [part for part in student.lm.modules_outside().values() if id(part) not in mine]
         if teachers and teacher is not None and not shares_encoding(student, teacher):
             outside += teacher.lm.modules_outside().values()

@@ -89,7 +89,7 @@ def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None
             with parts.of("teacher"), torch.no_grad():
                 states = TeacherForward(teacher.lm)(other, second)
         with parts.of("forward"):
-            inside = student.lm.heard(batch) if student.lm.trains_tower_inside else batch
+            inside = student.lm.with_tower_states(batch) if student.lm.trains_tower_inside else batch
             hidden = student.lm.hidden_and_path(inside)[0]
         held = run.live
         with parts.of("backward"):

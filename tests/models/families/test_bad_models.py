@@ -50,7 +50,7 @@ def published(copy) -> Path:
     ("cohere_asr", "an encoder-decoder model, whose decoder writes no answers to questions"),
     ("phi4_multimodal", "its forward does not mask the padding of audio, so that states would depend on the batch"),
     ("gemma3n", "its vision tower is one of timm, without which nothing of it can be checked here"),
-    ("fun_asr_nano", "nobody has tried it here, and how an audio LLM is added is said in docs/models.md"),
+    ("fun_asr_nano", "it is untested here; docs/models.md explains how to add an audio LLM"),
     ("higgs_audio_v2", "a model that writes audio, not text"),
     ("vibevoice_asr", "its audio is encoded with random noise, at 24 kHz"),
     ("qwen2_5_omni_thinker", "a part of an Omni model (give the folder of the whole, "

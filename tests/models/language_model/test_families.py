@@ -175,7 +175,7 @@ def test_audio_goes_where_its_sample_is_whatever_the_embeddings_width(parts, sam
     model = family(tokenizer, ears, opt)
     batch = parts.batch(samples)
     lm = SpeechAudioLM(model, ears, tokenizer)
-    audio = lm.connected(lm.prepare(batch).audio)[batch.audio_index]
+    audio = lm.projected(lm.prepare(batch).audio)[batch.audio_index]
     other = audio.clone()
     other[0] = 5.0  # the first sample's
     heard, changed = (model.hidden_states(merge_audio(model, batch, each)) for each in (audio, other))

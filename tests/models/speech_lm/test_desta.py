@@ -131,7 +131,7 @@ def test_an_imported_connector_gives_the_published_ones_output(theirs, bases, ki
     samples = [sample("a"), sample("b")]
     lm = SpeechAudioLM(model, ears, tokenizer)
     batch = lm.reader.collate(samples)
-    ours = lm.connected(lm.prepare(batch).audio)
+    ours = lm.projected(lm.prepare(batch).audio)
     expected = theirs(layer_outputs(ears.whisper, batch.audio["features"], [1, 3]))
     assert_close(ours, expected, path(model.connector, ears, positions=ears.whisper.config.max_source_positions))
     merge_audio(model, batch, ours)  # as many positions as it has queries
