@@ -1,6 +1,6 @@
 """caad-ds: Contrastive Audio-Aware Distillation of speech language models on DeepSpeed.
 
-The names of `__all__` are imported when they are first used: `import caad_ds` loads no PyTorch.
+The names in `__all__` are imported on first use: `import caad_ds` does not load PyTorch.
 """
 
 from importlib import import_module
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:  # the types of what `_MODULES` names; a name stands in both
+if TYPE_CHECKING:  # types of the names in `_MODULES`; keep both in sync
     from caad_ds.config.reading import load_config as load_config
     from caad_ds.config.schema import Config as Config
     from caad_ds.evaluation.comparison.compare import compare as compare
@@ -43,7 +43,7 @@ _MODULES = {
 
 __all__ = [*_MODULES]
 
-if not TYPE_CHECKING:  # else every name would be one of the package for a type checker
+if not TYPE_CHECKING:  # else a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:

@@ -93,14 +93,14 @@ def _usage(argv: list[str]) -> int:
     if argv in ([], ["-h"], ["--help"], ["prep"], ["prep", "-h"], ["prep", "--help"]):
         print("usage: caad-ds <command> [--help] | help <command> | --version\n\n" + "\n".join(lines))
         return 0
-    asked = " ".join(argv[: 2 if argv[0] == "prep" else 1])
-    near = difflib.get_close_matches(asked, COMMANDS, n=1)
+    command = " ".join(argv[: 2 if argv[0] == "prep" else 1])
+    near = difflib.get_close_matches(command, COMMANDS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UserError(f"unknown command {asked!r}{hint}; caad-ds --help lists them")
+    raise UserError(f"unknown command {command!r}{hint}; caad-ds --help lists them")
 
 
 def complete() -> None:
-    """Answer a shell that asks for completions, and end; of all commands only the one on its line is imported."""
+    """Answer a shell's completion request and exit; only the command on its line is imported."""
     import argcomplete
 
     typed = _command_of(os.environ.get("COMP_LINE", "").split()[1:])

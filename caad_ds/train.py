@@ -1,4 +1,4 @@
-"""The script that launchers start: `deepspeed caad_ds/train.py --config FILE`. From Python, `caad_ds.train` trains."""
+"""The script for launchers: `deepspeed caad_ds/train.py --config FILE`. From Python, use `caad_ds.train`."""
 
 import sys
 

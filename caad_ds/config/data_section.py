@@ -33,7 +33,7 @@ class DataSection(Section):
     @field_validator("train")
     @classmethod
     def _plain(cls, train: str | list[str]) -> str | list[str]:
-        """One spelling of a folder, by which a run is known again."""
+        """Normalize the spelling of a folder, which is part of a run's identity."""
         return train if isinstance(train, list) or ":" in train else Path(train).as_posix()
 
     @model_validator(mode="after")

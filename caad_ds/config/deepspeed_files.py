@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON files: read, checked, and completed by what the YAML and the model hold."""
+"""Read DeepSpeed's JSON files, check them, and complete them with values of the YAML and the model."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from caad_ds.config.schema import Config, TeacherSection
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import read_text
 
-OURS = {  # keys whose one place is the YAML, and their names there
+OURS = {  # keys that belong in the YAML, and their names there
     "train_batch_size": "optimizer.batch_size",
     "train_micro_batch_size_per_gpu": "optimizer.micro_batch",
     "gradient_accumulation_steps": "optimizer.batch_size over its micro_batch",
@@ -26,14 +26,14 @@ OURS = {  # keys whose one place is the YAML, and their names there
     "amp": "run.precision",
     "torch_autocast": "run.precision",
 }
-UNGUARDED = {  # with which a step whose gradient is not finite would be applied, in whole or in part
+UNGUARDED = {  # with these, a step with a non-finite gradient would be applied, in whole or in part
     "compute_grad_norm": "belongs to the norm by which steps are clipped and checked, which is always computed",
     "zenflow": "applies parts of a step before its gradient is known to be finite",
 }
 
 
 def deepspeed_config(name: str, **ours: Any) -> dict:
-    """A DeepSpeed JSON (a path, or a file of ds_configs/) completed by the values that the YAML holds."""
+    """Read a DeepSpeed JSON (a path, or a file of ds_configs/), and add the values `ours` from the YAML."""
     path = Path(name)
     if not path.is_file():
         shipped = resources.files("ds_configs") / name
@@ -51,7 +51,7 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
         raise UserError(f"{path}: expected an object of DeepSpeed settings but found {type(values).__name__}")
     if doubled := [f"{key} is the YAML's {OURS[key]}" for key in sorted(set(values) & set(OURS))]:
         raise UserError(f"{path}: {'; '.join(doubled)}; remove it here")
-    if "zero_optimization" not in values:  # DeepSpeed passes over a misspelt one
+    if "zero_optimization" not in values:  # DeepSpeed ignores a misspelt one
         raise UserError(f"{path}: zero_optimization is missing (there is {', '.join(values) or 'nothing'}); add it")
     if unresolved := sorted(_autos(values)):
         raise UserError(f'{path}: {", ".join(unresolved)} is "auto", which nothing resolves here; give a value')
@@ -68,14 +68,14 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
 
 
 def teacher_file(teacher: TeacherSection, placed: str) -> str:
-    """The DeepSpeed JSON of a teacher that lies at `placed`: replicated, resident, cpu or nvme."""
+    """Return the DeepSpeed JSON of a teacher placed `replicated`, `resident`, `cpu` or `nvme`."""
     return teacher.deepspeed or f"teacher_{placed}.json"
 
 
 def teacher_settings(cfg: Config, placed: str, folder: Path | None, largest: int, **ours: Any) -> dict:
-    """The teacher's DeepSpeed settings; `folder` holds its weights on NVMe, `largest` is its largest weight in values.
+    """Return the teacher's DeepSpeed settings; `folder` is for weights on NVMe, `largest` the largest weight's size.
 
-    A buffer must take a rank's share of the largest weight, so its size is the model's and not the file's.
+    A buffer must fit a rank's share of the largest weight, so its size depends on the model, not on the file.
     """
     assert cfg.teacher is not None
     settings = deepspeed_config(teacher_file(cfg.teacher, placed), **ours)
@@ -86,7 +86,7 @@ def teacher_settings(cfg: Config, placed: str, folder: Path | None, largest: int
 
 
 def check_deepspeed(cfg: Config) -> None:
-    """Refuse DeepSpeed files that an engine would refuse later and less kindly."""
+    """Refuse DeepSpeed files that an engine would refuse later, with a worse message."""
     ours = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
     if cfg.objective.draws and (ours.get("offload_param") or {}).get("device") == "nvme":
         raise UserError(

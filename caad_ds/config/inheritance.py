@@ -1,4 +1,4 @@
-"""The files of a configuration: a YAML file and the `base` that it inherits from, which may have a base itself."""
+"""Read the files of a configuration: a YAML file and the `base` that it inherits from, which may have its own base."""
 
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ def read_files(path: Path) -> Files:
     """Read a file and its bases.
 
     Returns:
-        Each file with the keys that it holds itself, `base` taken out; the file itself is first.
+        Each file with its own keys, without `base`; the given file is first.
 
     Raises:
-        UserError: A file is missing or holds no mapping, a base is no path, or it inherits from the file that names it.
+        UserError: A file is missing or not a mapping, a base is not a path, or files inherit from each other.
     """
     files = [(path, _read(path))]
     while (base := _take_base(*files[-1])) is not None:
@@ -35,7 +35,7 @@ def read_files(path: Path) -> Files:
 
 
 def merged(files: Files) -> dict:
-    """Return the values of all files: mappings are merged key by key, of anything else the first file's counts."""
+    """Return the values of all files: mappings are merged key by key, for others the first file's value counts."""
     values: dict = {}
     for _, own in reversed(files):
         values = _merge(values, own)
@@ -43,7 +43,7 @@ def merged(files: Files) -> dict:
 
 
 def holder(files: Files, location: tuple) -> Path:
-    """Return the first file that holds the key at `location`, or else as much as any of the sections around it."""
+    """Return the first file with the key at `location`, or else with most of the sections around it."""
     return max(files, key=lambda file: _depth(file[1], location))[0]
 
 
@@ -60,8 +60,8 @@ def _read(path: Path) -> dict:
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{path}{where}: not valid YAML ({problem}); correct that line") from None
     if not isinstance(values, dict):
-        found = "the file is empty" if values is None else f"found a {type(values).__name__}"
-        raise UserError(f"{path}: expected sections (run:, data:, ...) but {found}; see configs/ for examples")
+        content = "the file is empty" if values is None else f"found a {type(values).__name__}"
+        raise UserError(f"{path}: expected sections (run:, data:, ...) but {content}; see configs/ for examples")
     return values
 
 
@@ -81,7 +81,7 @@ def _merge(values: dict, own: dict) -> dict:
 
 
 def _depth(values: Any, location: tuple) -> int:
-    """How many parts of a location a file's values hold."""
+    """Count the parts of a location that a file's values have."""
     depth = 0
     for part in location:
         if not isinstance(values, dict) or part not in values:

@@ -1,4 +1,4 @@
-"""The names of the configuration's keys, and what other training code calls them, to answer an unknown key."""
+"""Suggest configuration keys for an unknown one, by spelling and by other frameworks' names."""
 
 import difflib
 from typing import get_args
@@ -59,7 +59,7 @@ SYNONYMS = {
 
 
 def unknown_key(location: tuple) -> str:
-    """Say that there is no key at a location (its sections, then its name), and which ones may be meant."""
+    """Word the error for an unknown key at a location (its sections, then its name), with suggestions."""
     *within, name = map(str, location)
     meant = _by_meaning(name)
     near = [f"{section}.{name}" for section in Config.model_fields if name in _keys_of((section,))] + meant
@@ -70,7 +70,7 @@ def unknown_key(location: tuple) -> str:
 
 
 def section_at(location: tuple) -> type[Section] | None:
-    """The section at a location, such as `("student", "lora")`; None where a value or nothing is there."""
+    """Return the section at a location, such as `("student", "lora")`; None if it is a value or does not exist."""
     section: type[Section] | None = Config
     for part in location:
         field = section.model_fields.get(part) if section else None
@@ -79,7 +79,7 @@ def section_at(location: tuple) -> type[Section] | None:
 
 
 def section_of(annotation: object) -> type[Section] | None:
-    """The section that a key of this type holds, None of one that holds a value."""
+    """Return the section class of a key's type, None for a value."""
     options = get_args(annotation) or (annotation,)
     return next((option for option in options if isinstance(option, type) and issubclass(option, Section)), None)
 
@@ -90,6 +90,6 @@ def _keys_of(location: tuple) -> list[str]:
 
 
 def _by_meaning(name: str) -> list[str]:
-    """The keys, with their sections, that other code calls `name`."""
+    """Return the keys, with their sections, that other frameworks call `name`."""
     name = name.lower().replace("-", "_")
     return [key for key, others in SYNONYMS.items() if name in others]

@@ -1,4 +1,4 @@
-"""`caad-ds config`: the keys of a run's YAML with type, default and description, as the schema has them."""
+"""`caad-ds config`: print the keys of a run's YAML with type, default and description from the schema."""
 
 import argparse
 import json
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(key: str | None = None) -> str:
-    """Return what there is to know of a key and of those below it, of all keys for None, in lines of 80 columns.
+    """Describe a key and those below it, or all keys for None, in lines of 80 columns.
 
-    UserError, which names what may be meant, for a key that is not there.
+    UserError with suggestions for an unknown key.
     """
     if key is None:
         return "\n\n".join(map(describe, Config.model_fields))
@@ -46,14 +46,14 @@ def describe(key: str | None = None) -> str:
 
 
 def field_of(key: str) -> FieldInfo | None:
-    """What the schema says of a key such as `optimizer.lr`; None where it has no such key."""
+    """Return the schema's field of a key such as `optimizer.lr`; None if it does not exist."""
     *within, name = key.split(".")
     section = section_at(tuple(within))
     return section.model_fields.get(name) if section else None
 
 
 def _key(key: str, field: FieldInfo) -> Iterator[str]:
-    """The lines of a key, and of those below it where it is a section."""
+    """Yield the lines of a key, and of those below it if it is a section."""
     below = section_of(field.annotation)
     head = f"{key}: {'section' if below else _type(field.annotation)}"
     if field.is_required():
@@ -68,7 +68,7 @@ def _key(key: str, field: FieldInfo) -> Iterator[str]:
 
 
 def _type(annotation: Any) -> str:
-    """A type as a reader of YAML knows it, such as `float | null`."""
+    """Write a type in terms of YAML, such as `float | null`."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type(parts[0])

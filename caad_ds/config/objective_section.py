@@ -1,4 +1,4 @@
-"""The section of a configuration that says what is minimised."""
+"""The section of the training objective."""
 
 from typing import Literal, get_args
 
@@ -9,7 +9,7 @@ from caad_ds.config.section import Section, changed
 
 NegativeName = Literal["zero_mel", "silence", "noise", "text_only", "shuffled"]
 NEGATIVES = get_args(NegativeName)
-CHECKED_NEGATIVES = NEGATIVES[:4]  # what check-teacher looks at by default: those that hear no audio
+CHECKED_NEGATIVES = NEGATIVES[:4]  # check-teacher's default: negatives without audio
 CHECKED_ALPHAS = (0.5, 1.0, 2.0)
 AlphaGate = Literal["none", "text_certainty"]
 ALPHA_GATES = get_args(AlphaGate)
@@ -79,33 +79,33 @@ class ObjectiveSection(Section):
 
     @property
     def share_of_kd(self) -> float:
-        """kd_weight (lambda) where there is a teacher to distil from, else 0."""
+        """kd_weight (lambda) if there is a teacher to distil from, else 0."""
         return self.kd_weight if self.name == "distill" else 0.0
 
     @property
     def draws(self) -> bool:
-        """Whether the student writes any of the answers itself."""
+        """Whether the student draws any answers itself."""
         return self.on_policy is not None and self.on_policy.share > 0
 
     @property
     def longest_drawn(self) -> int:
-        """The most tokens of an answer that the student writes; 0 where it writes none."""
+        """The most tokens of a drawn answer; 0 if none are drawn."""
         return self.on_policy.max_new_tokens if self.on_policy is not None and self.draws else 0
 
     @property
     def on_drawn_answers(self) -> "ObjectiveSection":
-        """What is minimised on answers that the student has drawn: no cross-entropy, by a divergence of their own."""
+        """The objective on drawn answers: no cross-entropy, and their own divergence."""
         assert self.on_policy is not None
         return self.model_copy(update={"kd_weight": 1.0, "divergence": self.on_policy.divergence})
 
     @property
     def without_teacher(self) -> "ObjectiveSection":
-        """The cross-entropy alone."""
+        """The objective with only the cross-entropy."""
         return self.model_copy(update={"kd_weight": 0.0})
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """The keys that this objective does not read: those of a teacher, or of another key that is at its default."""
+        """The keys that this objective does not read: those of a teacher, or of a feature that is off by default."""
         if self.name == "ce":
             return DISTILL_ONLY
         return tuple(key for owner, keys in BELONGING.items() if not changed(self, (owner,)) for key in keys)

@@ -1,4 +1,4 @@
-"""The section of answers that the student writes itself."""
+"""The section of answers that the student draws itself."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from caad_ds.config.section import Section
 
 
 class OnPolicySection(Section):
-    """Some of the samples are distilled on answers drawn from the student as it is (on-policy, as in GKD).
+    """Some of the samples are distilled on answers drawn from the current student (on-policy, as in GKD).
 
     Cross-entropy stays on the pseudo ground truth of all samples.
     """

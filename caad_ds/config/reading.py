@@ -1,4 +1,4 @@
-"""A configuration from its YAML files and `--set`; errors name the key and the nearest known one."""
+"""Load a configuration from YAML files and `--set`; errors name the key and the nearest known one."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file with its bases and apply `a.b=value` overrides (values are YAML).
 
     Raises:
-        UserError: A file cannot be read, or a key is wrong: named with the file or the override that holds it.
+        UserError: A file cannot be read, or a key is wrong; the error names its file or override.
     """
     files = read_files(Path(path))
     values = merged(files)
@@ -26,10 +26,10 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        told: dict[str, list[str]] = {}
+        by_source: dict[str, list[str]] = {}
         for item in error.errors():
-            told.setdefault(_source(_place(item), files, overrides or []), []).append(_explain(item))
-        mistakes = (f"{where}: {'; '.join(dict.fromkeys(what))}" for where, what in told.items())
+            by_source.setdefault(_source(_location(item), files, overrides or []), []).append(_explain(item))
+        mistakes = (f"{source}: {'; '.join(dict.fromkeys(errors))}" for source, errors in by_source.items())
         raise UserError("; ".join(mistakes)) from error
 
 
@@ -52,22 +52,22 @@ def _apply(values: dict, override: str) -> None:
         raise UserError(f"--set {override}: {text!r} is not a YAML value") from None
 
 
-def _source(place: tuple, files: Files, overrides: list[str]) -> str:
-    """Where the key at a place is given: by the last override of it or of a section around it, or else by a file."""
+def _source(location: tuple, files: Files, overrides: list[str]) -> str:
+    """Return the source of the key at a location: the last override of it or of its section, or else a file."""
     for override in reversed(overrides):
         key = override.partition("=")[0].split(".")
-        if key == list(place[: len(key)]):
+        if key == list(location[: len(key)]):
             return f"--set {override}"
-    return str(holder(files, place))
+    return str(holder(files, location))
 
 
-def _place(error: Any) -> tuple:
-    # In a union pydantic adds the branch that it tried, such as "dict[str,any]".
+def _location(error: Any) -> tuple:
+    # For unions pydantic adds the tried branch, such as "dict[str,any]".
     return tuple(part for part in error["loc"] if part not in ("str", "dict[str,any]"))
 
 
 def _explain(error: Any) -> str:
-    location = ".".join(map(str, _place(error)))
+    location = ".".join(map(str, _location(error)))
     if error["type"] == "extra_forbidden":
         return unknown_key(error["loc"])
     if error["type"] == "missing":

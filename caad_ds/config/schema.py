@@ -17,7 +17,7 @@ TranscriptName = Literal["after_audio", "none"]
 TRANSCRIPT = (
     "whether an audio's text follows it in the prompt; default: as the model was saved, else as its family has it"
 )
-# The date that Llama 3's own template falls back to; any fixed one keeps runs comparable.
+# The default date of Llama 3's template; any fixed date keeps runs comparable.
 TEMPLATE_DATE = datetime.date(2024, 7, 26)
 
 
@@ -76,7 +76,7 @@ FRESH_ONLY = (
     "encoder", "taps", "window_seconds", "num_queries", "qformer_layers", "qformer_heads", "normalize_states",
     "connector", "tokenizer", "template",
 )  # fmt: skip
-HIGHER_IS_BETTER = ("token_accuracy", "agreement")  # of the validation metrics; of the others lower is
+HIGHER_IS_BETTER = ("token_accuracy", "agreement")  # validation metrics; of the others lower is better
 
 
 class LoraSection(Section):
@@ -143,7 +143,7 @@ class StudentSection(Section):
 
     @property
     def fresh_only(self) -> tuple[str, ...]:
-        """The keys that a student from a folder does not read; an architecture takes its processor from one."""
+        """The keys that a student from a folder does not read; an architecture reads `tokenizer`, for its processor."""
         given = self.path is not None and self.path.endswith(".json")
         return tuple(key for key in FRESH_ONLY if not (given and key == "tokenizer"))
 
@@ -260,12 +260,12 @@ class Config(Section):
 
     @property
     def negative(self) -> NegativeName | None:
-        """That of the run's second path: the teacher's, or of audio dropout; None where there is none."""
+        """The negative of the run's second path: the teacher's, or audio dropout's; None if there is none."""
         if self.teacher is None:
             return self.objective.dropout_negative if self.objective.audio_dropout else None
-        pair = self.teacher.cache is not None and self.teacher.cache.form == "pair"  # stored for any alpha
+        pair = self.teacher.cache is not None and self.teacher.cache.form == "pair"  # stored whatever alpha is
         weighs = self.objective.row_weight != "none"
-        # Standard KD runs no second path, unless its tokens are weighed by it.
+        # Standard KD runs no second path, unless rows are weighted by it.
         return self.teacher.negative if self.objective.alpha or pair or weighs else None
 
     @model_validator(mode="after")
@@ -309,7 +309,7 @@ class Config(Section):
     def _draws_answers(self) -> None:
         if self.teacher is not None and self.teacher.cache is not None:
             raise ValueError(
-                "objective.on_policy lets the teacher score answers that are drawn anew in each step, and "
+                "objective.on_policy lets the teacher score answers that are drawn in every step, and "
                 "teacher.cache holds its states of the data's answers; set teacher.cache to null, or remove on_policy"
             )
         if self.optimizer.batch_tokens:
@@ -340,7 +340,7 @@ class Config(Section):
         return self
 
     def read_keys(self) -> dict:
-        """The sections without the keys that this run does not read, for its record."""
+        """Return the sections without keys that this run does not read."""
         values = self.model_dump(mode="json")
         unread = {
             "data": STREAM_ONLY if self.data.reader == "indexed" else (),
@@ -354,5 +354,5 @@ class Config(Section):
         }
 
     def to_yaml(self) -> str:
-        """The resolved configuration, readable by `load_config`."""
+        """Return the resolved configuration, readable by `load_config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

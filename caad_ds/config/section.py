@@ -1,4 +1,4 @@
-"""What every section of the configuration is."""
+"""The base class of configuration sections."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,5 +10,5 @@ class Section(BaseModel):
 
 
 def changed(section: Section, keys: tuple[str, ...]) -> list[str]:
-    """Those of the keys whose value is not the default; a default is no mistake, a saved config holds them all."""
+    """Return the keys with non-default values; defaults are allowed, since a saved config has all keys."""
     return [key for key in keys if getattr(section, key) != type(section).model_fields[key].default]

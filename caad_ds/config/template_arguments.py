@@ -1,4 +1,4 @@
-"""Arguments of commands that freeze a chat template: system text merged into the user's turn, variables set."""
+"""Arguments of commands that freeze a chat template: merging system text into the user's turn, variables."""
 
 import argparse
 import math

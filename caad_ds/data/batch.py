@@ -1,4 +1,4 @@
-"""What one micro-step sees: tokens, and the audio that stands among them, of one model's reading of some samples."""
+"""Batches of micro-steps: a model's tokens and audio inputs of some samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from caad_ds.data.stored_states import StoredStates
 
 IGNORE = -100
 
-Audio = Mapping[str, Tensor]  # what a model takes of audio, by the names of its inputs, a row for each different audio
+Audio = Mapping[str, Tensor]  # a model's audio inputs by name, with a row for each distinct audio
 
 
 def _none() -> Tensor:
@@ -22,13 +22,13 @@ def _none() -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """B tokenised samples with A audios in all, in order of appearance, as one model reads them.
+    """B samples tokenised for one model, with A audios in all, in order of appearance.
 
-    `input_ids`, `attention_mask`, `labels` are int64 [B, S]; `labels[b, t]` is the token that stands at t if it
-    belongs to the answer, else -100. `audio_mask` is bool [B, S]: the positions that stand for audio. `audio` has the
-    inputs of U different audios, a row each; of the A audios in the text `audio_index` int64 [A] says which row each
-    is, `audio_sample` int64 [A] whose it is, and `audio_positions` int64 [A] how many positions it has. A row may have
-    no place in the text. `constant` names audio that is the same in every batch, so that its encoding can be kept.
+    `input_ids`, `attention_mask`, `labels` are int64 [B, S]; `labels[b, t]` is the token at t if it belongs to the
+    answer, else -100. `audio_mask`, bool [B, S], marks positions of audio. `audio` has the inputs of U distinct audios,
+    a row each. For the A audios in the text, `audio_index` int64 [A] is the row, `audio_sample` int64 [A] the sample,
+    and `audio_positions` int64 [A] the number of positions. A row may be unused in the text. `constant` names audio
+    that is the same in every batch, whose encoding can be cached.
     """
 
     keys: list[str]
@@ -44,9 +44,9 @@ class Batch:
 
     @staticmethod
     def cat(batches: Sequence["Batch"], pad: str = "right") -> "Batch":
-        """Several batches as one, padded to the longest on the side `pad`; answer rows and audios keep their order.
+        """Concatenate batches, padded to the longest on the side `pad`; answer rows and audios keep their order.
 
-        Where all have the same constant, or share their audio, its rows stay as they are.
+        If all have the same constant, or share their audio, its rows are not repeated.
         """
         if len(batches) == 1:
             return batches[0]
@@ -82,7 +82,7 @@ class Batch:
 
     @property
     def is_prompt(self) -> bool:
-        """Whether no sample has an answer: prompts are padded on the left, for answers to be written after them."""
+        """Whether no sample has an answer: such prompts are padded on the left, for decoding."""
         return bool((self.labels == IGNORE).all())
 
     @property
@@ -101,19 +101,19 @@ class Batch:
 
     @property
     def sample_of_row(self) -> Tensor:
-        """For each answer row, int64 [N], which of the B samples it belongs to."""
+        """The sample of each answer row, int64 [N]."""
         return self.answer_rows // self.labels.shape[1]
 
     def placed(self) -> Audio:
-        """The audio with a row for each of the A audios in the text, in their order."""
+        """Return the audio inputs with a row for each of the A audios in the text, in order."""
         return {name: value[self.audio_index] for name, value in self.audio.items()}
 
     def without_audio(self, samples: Tensor | None = None) -> "Batch":
-        """The batch with the audio of the samples in `samples` (bool [B]; None: of all) removed, as if it never was.
+        """Return the batch without the audio of the samples in `samples` (bool [B]; None: of all).
 
-        What remains moves together: to the beginning where answers follow, to the end where an answer is to be written.
-        Hiding the positions instead would not do: to a sliding window, a convolution or a state they would still be
-        there. The length S stays, in padding.
+        Its positions are removed, and the rest moves to the beginning, or to the end if an answer is to be decoded.
+        Masking them would not be enough: a sliding window, a convolution or a state would still see them. The length S
+        stays, with padding.
         """
         chosen = torch.ones_like(self.audio_mask[:, 0]) if samples is None else samples
         removed = self.audio_mask & chosen[:, None]
@@ -121,7 +121,7 @@ class Batch:
         order = (kept if self.is_prompt else ~kept).to(torch.uint8).argsort(dim=1, stable=True)
         kept = kept.gather(1, order)
         heard = ~chosen[self.audio_sample]
-        # A pad must not hold the id of a placeholder: families count it whatever the mask says.
+        # Padding must not have a placeholder's id: families count it even if it is masked.
         ids = torch.where(removed, self._filler(), self.input_ids)
         return replace(
             self,
@@ -137,16 +137,16 @@ class Batch:
         )
 
     def with_audio(self, audio: Audio, index: Tensor, positions: Tensor, constant: str = "") -> "Batch":
-        """The batch with other audio in the place of each of its own: `index`, `positions` int64 [A].
+        """Replace the batch's audio: `index`, `positions` int64 [A].
 
-        Where an audio has another number of positions than before, what follows moves.
+        If an audio's number of positions changes, what follows moves.
         """
         same = torch.equal(positions, self.audio_positions)
         moved = self if same else self._resized(positions)
         return replace(moved, audio=audio, audio_index=index, audio_positions=positions, constant=constant)
 
     def select(self, rows: Tensor) -> "Batch":
-        """The samples of these numbers, int64 [R], in this order; each at most once."""
+        """Select the samples `rows`, int64 [R], in this order; each at most once."""
         order = torch.full((len(self.keys),), -1, dtype=torch.long, device=rows.device)
         order[rows] = torch.arange(len(rows), device=rows.device)
         sample = order[self.audio_sample]
@@ -162,7 +162,7 @@ class Batch:
         )
 
     def prompts(self, rows: Tensor) -> "Batch":
-        """The prompts of the samples of these numbers, int64 [R], padded on the left, with their audio alone."""
+        """Return the prompts of the samples `rows`, int64 [R], padded on the left, with only their audio."""
         chosen = self.select(rows)
         kept = chosen._in_prompt()
         order = kept.to(torch.uint8).argsort(dim=1, stable=True)[:, -int(kept.sum(1).max()) :]
@@ -180,9 +180,9 @@ class Batch:
         )
 
     def with_answers(self, rows: Tensor, answers: Sequence[Tensor]) -> "Batch":
-        """The batch in which the samples of these numbers, int64 [R], have other answers, int64 [T] each.
+        """Replace the answers of the samples `rows`, int64 [R], by int64 [T] each.
 
-        Prompts begin in the first column, as they do where answers follow.
+        Prompts begin in the first column, as in any batch with answers.
         """
         begins = self._in_prompt().sum(1)[rows].tolist()
         ends = [begin + len(answer) for begin, answer in zip(begins, answers, strict=True)]
@@ -201,26 +201,26 @@ class Batch:
         return replace(self, **{name: value[:, :used] for name, value in columns.items()})
 
     def ignoring(self, samples: Tensor) -> "Batch":
-        """The batch in which the answers of these samples, bool [B], count for nothing."""
+        """Return the batch with the answers of these samples, bool [B], ignored."""
         return replace(self, labels=self.labels.masked_fill(samples[:, None], IGNORE))
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device."""
+        """Copy the batch to a device."""
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
         audio = {name: value.to(device, non_blocking=True) for name, value in self.audio.items()}
         return replace(self, **moved, audio=audio)
 
     def _in_prompt(self) -> Tensor:
-        """Bool [B, S]: the positions that are attended and stand before an answer."""
+        """Return the attended positions before an answer, bool [B, S]."""
         return self.attention_mask.bool() & ((self.labels != IGNORE).cumsum(1) == 0)
 
     def _filler(self) -> Tensor:
-        """An id that stands for no audio."""
+        """Return an id that is not an audio placeholder."""
         return self.input_ids.flatten()[(~self.audio_mask).flatten().to(torch.uint8).argmax()]
 
     def _resized(self, positions: Tensor) -> "Batch":
-        """The batch with so many positions for each audio, int64 [A]."""
+        """Return the batch with other numbers of positions for its audios, int64 [A]."""
         filler = int(self._filler())
         old, new = iter(self.audio_positions.tolist()), iter(positions.tolist())
         columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "audio_mask": []}
@@ -229,17 +229,17 @@ class Batch:
             strict=True,
         ):
             row: list[tuple[int, int, bool]] = []
-            here = 0  # positions of the present audio that are left
+            left = 0  # remaining positions of the current audio
             for token, attended, is_audio, label in zip(ids, kept, heard, labels, strict=True):
                 if not attended:
                     continue
                 if not is_audio:
                     row.append((token, label, False))
                     continue
-                if here == 0:
-                    here = next(old)
+                if left == 0:
+                    left = next(old)
                     row += [(token, label, True)] * next(new)
-                here -= 1
+                left -= 1
             for name, values in zip(columns, zip(*row, strict=True), strict=True):
                 columns[name].append(list(values))
         lengths = [len(row) for row in columns["input_ids"]]
@@ -248,8 +248,8 @@ class Batch:
 
         def padded(rows: list[list[int]], value: int) -> Tensor:
             gaps = [[value] * (length - len(row)) for row in rows]
-            made = [gap + row if on_left else row + gap for row, gap in zip(rows, gaps, strict=True)]
-            return torch.tensor(made, device=self.input_ids.device)
+            rows = [gap + row if on_left else row + gap for row, gap in zip(rows, gaps, strict=True)]
+            return torch.tensor(rows, device=self.input_ids.device)
 
         return replace(
             self,
@@ -262,11 +262,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """The same samples as teacher and student read them.
+    """Batches of the same samples for teacher and student.
 
-    `teacher` is the student's own batch where both read alike, None where no teacher runs. `negative` is what
-    `negative` of the configuration makes of the teacher's: its second path; without a teacher what audio dropout puts
-    in. `stored` has the teacher's states from a cache, where there is one.
+    `teacher` is the student's batch if both read alike, None if no teacher runs. `negative` is the teacher's second
+    path, made by the configured negative; without a teacher, the replacement of audio dropout. `stored` has the
+    teacher's states from a cache, if there is one.
     """
 
     student: Batch
@@ -280,12 +280,12 @@ class PairedBatch:
         return self.student.keys
 
     def ignoring(self, samples: Tensor) -> "PairedBatch":
-        """The same samples, of which the answers of these, bool [B], count for nothing."""
+        """Return the same samples with the answers of these, bool [B], ignored."""
         kept = ~samples[self.student.sample_of_row]
         return self._each(lambda batch: batch.ignoring(samples), lambda stored: stored.rows(kept))
 
     def to(self, device: torch.device | str) -> "PairedBatch":
-        """The same on a device."""
+        """Copy to a device."""
         return self._each(lambda batch: batch.to(device), lambda stored: stored.to(device))
 
     def _each(self, change: Any, change_stored: Any) -> "PairedBatch":
@@ -296,12 +296,12 @@ class PairedBatch:
 
 
 def len_of(audio: Audio) -> int:
-    """How many rows audio inputs have."""
+    """Return the number of rows of audio inputs."""
     return len(next(iter(audio.values()), ()))
 
 
 def joined(parts: Sequence[Audio]) -> Audio:
-    """The rows of several, padded with zeros to the longest; those without rows may lack the names."""
+    """Concatenate the rows of several, padded with zeros to the longest; those without rows may lack the names."""
     there = [part for part in parts if len_of(part)] or parts[:1]
     if any(part.keys() != there[0].keys() for part in there):
         raise ValueError(f"audio inputs of different names: {', '.join(' '.join(part) for part in there)}")
@@ -310,8 +310,8 @@ def joined(parts: Sequence[Audio]) -> Audio:
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:
     sizes = [max(part.shape[dim] for part in parts) for dim in range(1, parts[0].dim())]
-    made = []
+    padded = []
     for part in parts:
         gaps = [size - have for size, have in zip(sizes, part.shape[1:], strict=True)]
-        made.append(F.pad(part, [each for gap in reversed(gaps) for each in (0, gap)]) if any(gaps) else part)
-    return torch.cat(made)
+        padded.append(F.pad(part, [width for gap in reversed(gaps) for width in (0, gap)]) if any(gaps) else part)
+    return torch.cat(padded)

@@ -1,4 +1,4 @@
-"""The index beside the shards: which sample lies where, so that any sample is one positioned read."""
+"""The index of a folder of shards: the location of each sample, which takes one positioned read."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -32,16 +32,16 @@ class Shard:
     samples: Annotated[Sequence[SampleEntry], AfterValidator(Table)]
 
     def content(self) -> dict[str, Any]:
-        """The shard as it stands in the index's JSON."""
+        """Return the shard for the index's JSON."""
         return _fields(self) | {"samples": [_fields(entry) for entry in self.samples]}
 
 
 @validated(frozen=True, slots=True, config=_STRICT)
 class IndexFile:
-    """`index.json` as it stands on disk.
+    """The content of `index.json`.
 
     `manifest` is the sha256 of the manifest that was packed, `shard_bytes` the size at which shards were cut,
-    `rejected` the number of records left out, `rules` those that the audio was judged by (levels.py).
+    `rejected` the number of records left out, `rules` those that the audio was checked by (levels.py).
     """
 
     version: int
@@ -52,7 +52,7 @@ class IndexFile:
     rules: dict[str, Any] = field(default_factory=dict)
 
     def dump(self) -> Iterator[str]:
-        """The JSON text, equal for equal content, in pieces of a shard each."""
+        """Yield the JSON text, equal for equal content, shard by shard."""
         rest = {name: value for name, value in _fields(self).items() if name != "shards"}
         head = json.dumps({**rest, "shards": []}, separators=_COMPACT)
         yield head.removesuffix("]}")
@@ -61,7 +61,7 @@ class IndexFile:
         yield "]}\n"
 
     def write(self, path: Path) -> None:
-        """Write the JSON file as a whole or not at all; UserError if the disk is full."""
+        """Write the JSON file atomically; UserError if the disk is full."""
         with writing(path) as file:
             file.writelines(piece.encode() for piece in self.dump())
 
@@ -73,16 +73,16 @@ class ShardIndex:
     folder: Path
     file: IndexFile
     samples: Chain = field(init=False, repr=False)
-    """All samples, in order; a sample's place is the number by which it is drawn and read."""
+    """All samples, in order; a sample's index here is its number for drawing and reading."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samples", Chain(shard.samples for shard in self.file.shards))
 
     @classmethod
     def load(cls, folder: Path | str, check_files: bool = True, name: str = FILE_NAME) -> "ShardIndex":
-        """Read and validate `folder/index.json`, or another index in the folder, of a part.
+        """Read and validate `folder/index.json`, or the index of a part in the folder.
 
-        `check_files=False` does not look at the shards. Raises UserError for a missing or broken index, an index of
+        `check_files=False` does not check the shards. Raises UserError for a missing or broken index, an index of
         another version, and shards that are missing or not as long as the index says.
         """
         folder = Path(folder)
@@ -96,15 +96,15 @@ class ShardIndex:
         return len(self.samples)
 
     def locate(self, number: int) -> tuple[Shard, SampleEntry]:
-        """The shard that holds a sample, and the sample's entry; IndexError where there is none."""
+        """Return a sample's shard and entry; IndexError if there is none."""
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)} in {self.folder}")
-        at, place = self.samples.part_of(number)
+        at, position = self.samples.part_of(number)
         shard = self.file.shards[at]
-        return shard, shard.samples[place]
+        return shard, shard.samples[position]
 
     def without(self, numbers: Collection[int]) -> "ShardIndex":
-        """The same shards without the samples of these numbers; the others close up."""
+        """Return the same shards without the samples of these numbers; the others are renumbered."""
         shards, first = [], 0
         for shard in self.file.shards:
             kept = [entry for number, entry in enumerate(shard.samples, first) if number not in numbers]
@@ -113,16 +113,16 @@ class ShardIndex:
         return ShardIndex(self.folder, replace(self.file, shards=shards))
 
     def shard_fault(self, shard: Shard) -> str | None:
-        """What is wrong with a shard's file as far as its length tells, or None."""
+        """Describe a wrong length or absence of a shard's file, or None."""
         path = self.folder / shard.name
         if not path.is_file():
             return f"{path} is missing, although {FILE_NAME} lists it"
-        found = path.stat().st_size
-        return None if found == shard.bytes else f"{path} has {found} bytes where {FILE_NAME} says {shard.bytes}"
+        size = path.stat().st_size
+        return None if size == shard.bytes else f"{path} has {size} bytes where {FILE_NAME} says {shard.bytes}"
 
 
 def audio_names(count: int) -> list[str]:
-    """The extensions of a sample's audios: `flac`, or `0.flac`, `1.flac`, ... where there are several."""
+    """Return the extensions of a sample's audios: `flac`, or `0.flac`, `1.flac`, ... if there are several."""
     return ["flac"] if count == 1 else [f"{number}.flac" for number in range(count)]
 
 
@@ -135,17 +135,17 @@ _KINDS = {
 }
 
 
-def _compact(found: dict) -> Any:
-    """A sample's or shard's JSON object as what it stands for, at once, so that the objects of a whole corpus are never
-    in memory; what is not valid stays as it is, for the validation of the whole to say where it stands."""
+def _compact(fields: dict) -> Any:
+    """Convert a sample's or shard's JSON object immediately, so a whole corpus's objects are never in memory; invalid
+    ones are kept, for the validation of the index to report their location."""
     try:
-        return _KINDS[frozenset(found)](found)
+        return _KINDS[frozenset(fields)](fields)
     except (KeyError, ValidationError):
-        return found
+        return fields
 
 
 def no_index(path: Path) -> UserError:
-    """What to raise where the index of a folder is missing."""
+    """Make the error for a missing index."""
     return UserError(
         f"{path} does not exist: name a folder that `caad-ds prep pack` wrote (paths are taken from {Path.cwd()})"
     )

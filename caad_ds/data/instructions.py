@@ -1,4 +1,4 @@
-"""What is asked about an audio: the instruction file, and what can be drawn from it for one record."""
+"""The instruction file with questions about audio, and drawing from it for one record."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class _Strict(BaseModel):
 
 
 class Attribute(_Strict):
-    """An attribute that only the audio tells.
+    """An attribute that only the audio reveals.
 
-    `name` as the seed description gives it; `questions` that each name all options; `options` from a value, as it
-    stands in the metadata (`as_text`) and as the label of a right answer, to the statement used in answers and hints.
+    `name` is for the seed description; `questions` each name all options; `options` map a value, as in the metadata
+    (`as_text`) and as the label of a right answer, to the statement for answers and hints.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Attribute(_Strict):
 class Prompts(_Strict):
     """Prompts about the audio as a whole: "describe what you hear", "repeat it", "go on".
 
-    `share` of all prompts are of this kind; with `needs_text`, only audios whose words are known get one.
+    `share` of all prompts are of this kind; with `needs_text`, only for audios with a transcription.
     """
 
     share: Annotated[float, Field(gt=0, le=1)]
@@ -67,11 +67,11 @@ class Prompts(_Strict):
 
 
 class Instructions(_Strict):
-    """An instruction file: what is asked about, by the key in the metadata, and how.
+    """An instruction file: attributes by their key in the metadata, and prompts about them.
 
-    `attributes` have questions and options; `facts` (key to name) stand in the seed description only, with whatever
-    value there is; `prompts` are by their kind, and what they leave of the shares goes to questions about attributes;
-    `irrelevant` hints have to do with none of it (there are some by default).
+    `attributes` have questions and options; `facts` (key to name) are only in the seed description, with any value;
+    `prompts` are by kind, and the rest of the shares goes to questions about attributes; `irrelevant` hints have
+    nothing to do with the audio (there are defaults).
     """
 
     attributes: Annotated[dict[str, Attribute], Field(min_length=1)]
@@ -90,14 +90,14 @@ class Instructions(_Strict):
         return self
 
     def shares(self, record: Record) -> dict[str, float]:
-        """How often each kind of prompt is drawn for a record, of those that it has something for; not normalised."""
-        told = bool(record.get("audios")) and all(audio.get("text") for audio in record["audios"])
-        shares = {kind: prompts.share for kind, prompts in self.prompts.items() if told or not prompts.needs_text}
+        """Return the shares of prompt kinds that are possible for a record; not normalised."""
+        has_text = bool(record.get("audios")) and all(audio.get("text") for audio in record["audios"])
+        shares = {kind: prompts.share for kind, prompts in self.prompts.items() if has_text or not prompts.needs_text}
         rest = 1 - sum(prompts.share for prompts in self.prompts.values())
         return shares | ({ATTRIBUTE: rest} if rest > 1e-9 and self.known(record) else {})
 
     def named(self, record: Record) -> list[tuple[str, str]]:
-        """Names and values for the seed description: the attributes and facts that the record's metadata holds."""
+        """Return names and values for the seed description: attributes and facts in the record's metadata."""
         metadata = record.get("metadata") or {}
         known = [(self.attributes[key].name, as_text(metadata[key])) for key in self.known(record)]
         return known + [
@@ -106,14 +106,14 @@ class Instructions(_Strict):
 
     @classmethod
     def load(cls, path: Path, only: Sequence[str] | None = None) -> "Instructions":
-        """Read a YAML file, with `only` those attributes if given; UserError names the key that is wrong."""
+        """Read a YAML file, with only the attributes in `only` if given; UserError names a wrong key."""
         whole = read_yaml(path, cls)
         if unknown := [key for key in only or () if key not in whole.attributes]:
             raise UserError(f"{path}: has no attribute {unknown[0]} (it has {', '.join(whole.attributes)})")
         return whole.model_copy(update={"attributes": {k: whole.attributes[k] for k in only or whole.attributes}})
 
     def known(self, record: Record) -> list[str]:
-        """The attributes that the record's metadata holds, in the file's order; UserError if a value is no option."""
+        """Return the attributes in a record's metadata, in the file's order; UserError if a value is not an option."""
         metadata = record.get("metadata") or {}
         known = [key for key in self.attributes if metadata.get(key) is not None]
         for key in known:
@@ -128,7 +128,7 @@ class Instructions(_Strict):
 
 @dataclass(frozen=True)
 class Ask:
-    """A question about one attribute of a record: the right `label` and the `statement` that says so."""
+    """A question about one attribute of a record, with the right `label` and its `statement`."""
 
     attribute: str
     question: str
@@ -139,25 +139,25 @@ class Ask:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of a `kind` of the instruction file that is about no single attribute."""
+    """A prompt of a `kind` in the instruction file, not about a single attribute."""
 
     kind: str
     question: str
 
 
 def ask(instructions: Instructions, record: Record, key: str, rng: Random) -> Ask:
-    """One of the attribute's questions, with the answer that the record's metadata gives."""
+    """Draw one of the attribute's questions, with the answer from the record's metadata."""
     attribute, label = instructions.attributes[key], as_text((record.get("metadata") or {})[key])
     return Ask(key, rng.choice(attribute.questions), label, attribute.options[label])
 
 
-def hint(instructions: Instructions, asked: Ask, condition: str, rng: Random) -> str | None:
-    """What the prompt claims beside the question: the truth, another option, something else, or nothing."""
+def hint(instructions: Instructions, question: Ask, condition: str, rng: Random) -> str | None:
+    """Draw the prompt's hint: the truth, another option, something irrelevant, or None."""
     if condition == "none":
         return None
     if condition == "faithful":
-        return asked.statement
+        return question.statement
     if condition == "irrelevant":
         return rng.choice(instructions.irrelevant)
-    options = instructions.attributes[asked.attribute].options
-    return rng.choice([statement for label, statement in options.items() if label != asked.label])
+    options = instructions.attributes[question.attribute].options
+    return rng.choice([statement for label, statement in options.items() if label != question.label])

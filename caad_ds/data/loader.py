@@ -1,4 +1,4 @@
-"""Micro-batches of a step, read some steps ahead."""
+"""Load the micro-batches of steps ahead of time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,16 +14,16 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import Order
 from caad_ds.data.stream import StreamReader
 
-KEPT = 1024  # steps whose place in a stream is known: more than are read ahead
+KEPT = 1024  # steps whose stream position is kept: more than are read ahead
 Collate = Callable[[list[Sample]], PairedBatch]
 
 
 class Loader:
-    """This rank's micro-batches of every step from `start` on; while a step runs, the next ones are read.
+    """Loads this rank's micro-batches of every step; while a step runs, the next ones are read.
 
-    `samples` gives those of a step, a list per micro-batch. `workers` threads make as many steps' batches ahead. In
-    `order`, as a stream gives them, samples are drawn by one thread more. An error in reading is raised where its step
-    is asked for.
+    `samples` returns those of a step, a list per micro-batch. `workers` threads make the batches of as many steps
+    ahead. With `order`, for streams, an extra thread draws samples in sequence. A reading error is raised when its step
+    is requested.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Loader:
         self.order = order
 
     def steps(self, start: int, stop: int) -> Iterator[Callable[[], list[PairedBatch]]]:
-        """For each step a callable that gives its micro-batches, or raises what reading them raised."""
+        """Yield for each step a callable that returns its micro-batches, or raises their reading error."""
         ahead: deque[Future[list[PairedBatch]]] = deque()
         with (
             ThreadPoolExecutor(1, thread_name_prefix="stream") as source,
@@ -52,7 +52,7 @@ class Loader:
                     yield ahead.popleft().result
 
     def read(self, step: int) -> list[PairedBatch]:
-        """The micro-batches of one step."""
+        """Return the micro-batches of one step."""
         return [self.collate(samples) for samples in self.samples(step)]
 
     def _submit(self, source: ThreadPoolExecutor, pool: ThreadPoolExecutor, step: int) -> Future[list[PairedBatch]]:
@@ -63,7 +63,7 @@ class Loader:
 
 
 class IndexedBatches:
-    """A rank's samples of a step as an order deals them."""
+    """A rank's samples of a step, from an order."""
 
     def __init__(self, reader: IndexedReader, order: Order, rank: int, world_size: int, accumulation: int):
         self.reader = reader
@@ -74,12 +74,12 @@ class IndexedBatches:
         return ([self.reader[int(i)] for i in numbers] for numbers in self.order.deal(step, *self.share))
 
     def position(self, step: int) -> int:
-        """What a checkpoint must keep to go on after so many steps, beside their number: nothing."""
+        """Return a checkpoint's stream position after `step` steps: an order needs none."""
         return 0
 
 
 class StreamBatches:
-    """A rank's samples of a step as `stream` gives them, which `reader` reads; steps come one after another."""
+    """A rank's samples of a step from `stream`, read by `reader`; steps must be requested in sequence."""
 
     def __init__(self, reader: StreamReader, stream: Iterator[Sample], micro_batch: int, accumulation: int):
         self.reader = reader
@@ -95,14 +95,14 @@ class StreamBatches:
         self._positions.pop(step - KEPT, None)
 
     def position(self, step: int) -> int:
-        """The shard that was being read when the samples of so many steps had been taken."""
+        """Return the shard that was being read after the samples of `step` steps."""
         return self._positions.get(step, 0)
 
 
 def once(reader: IndexedReader, collate: Collate, rank: int, world_size: int, batch_size: int) -> Iterator[PairedBatch]:
-    """Every sample once over all ranks, in equal numbers of batches.
+    """Yield every sample once over all ranks, in equal numbers of batches.
 
-    Where the last round is short, a rank repeats a sample with its labels ignored, so that it counts for nothing.
+    If the last round is short, a rank repeats a sample with its labels ignored.
     """
     rounds = -(-len(reader) // (world_size * batch_size))
     for number in range(rounds):

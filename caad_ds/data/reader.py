@@ -1,4 +1,4 @@
-"""Samples fetched by number: one positioned read a sample, from any thread or forked worker."""
+"""Read samples by number: one positioned read per sample, from any thread or forked worker."""
 
 import io
 import json
@@ -20,41 +20,41 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import OPEN_FILES, OpenFile
 
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
-LARGEST = 1 << 28  # bytes of a member, more than the hour that an audio may last
-HEAD = 1 << 14  # bytes of a sample in which its record is looked for first
+LARGEST = 1 << 28  # bytes of a member, more than an hour of audio
+HEAD = 1 << 14  # bytes of a sample in which its record is first looked for
 
 
 class Doubtful:
-    """Samples that are read although a rule (levels.py) finds their audio unusable: by rule, each once however often it
-    is read; the first of each rule is named."""
+    """Samples that are read although their audio breaks a rule (levels.py): by rule, each counted once; the first of
+    each rule is reported."""
 
     def __init__(self) -> None:
-        self.found: dict[str, set[str]] = {}
+        self.by_rule: dict[str, set[str]] = {}
 
     def look(self, sample: Sample, where: str) -> None:
-        """Judge a sample's audio; its length is the encoder's to judge."""
+        """Check a sample's audio, except its length, which the model's reader checks."""
         for waveform in sample.waveforms:
             for rule, reason in faults(Levels(SAMPLE_RATE, 1).add(waveform)) if waveform.size else ():
-                if rule not in self.found:
+                if rule not in self.by_rule:
                     print(f"{where}: {rule}: {reason}; it is kept, further ones are only counted", file=sys.stderr)
-                self.found.setdefault(rule, set()).add(where)
+                self.by_rule.setdefault(rule, set()).add(where)
 
     @classmethod
-    def together(cls, several: "list[Doubtful]") -> "Doubtful":
-        """What all ranks have found; a sample that two of them read counts once."""
+    def merged(cls, parts: "list[Doubtful]") -> "Doubtful":
+        """Merge the samples of all ranks; one that two of them read counts once."""
         whole = cls()
-        for rule, samples in (item for one in several for item in one.found.items()):
-            whole.found.setdefault(rule, set()).update(samples)
+        for rule, samples in (item for part in parts for item in part.by_rule.items()):
+            whole.by_rule.setdefault(rule, set()).update(samples)
         return whole
 
     @property
     def summary(self) -> str:
-        """How many samples broke which rule, or ""."""
-        return ", ".join(f"{rule} {len(samples)}" for rule, samples in sorted(self.found.items()))
+        """The number of samples by rule, or ""."""
+        return ", ".join(f"{rule} {len(samples)}" for rule, samples in sorted(self.by_rule.items()))
 
 
 class BrokenSample(Exception):
-    """A sample's bytes are not what a shard holds; the reader adds which sample it is."""
+    """A sample's bytes are not valid; the reader adds which sample it is."""
 
 
 class IndexedReader:
@@ -66,7 +66,7 @@ class IndexedReader:
 
     def __init__(self, folder: Path | str) -> None:
         self.index = ShardIndex.load(folder)
-        self.doubtful = None if self.index.file.rules else Doubtful()  # what was packed under rules has been judged
+        self.doubtful = None if self.index.file.rules else Doubtful()  # samples packed under rules were checked then
         self._open = lru_cache(OPEN_FILES)(OpenFile)
 
     def __len__(self) -> int:
@@ -74,11 +74,11 @@ class IndexedReader:
 
     @property
     def identity(self) -> str:
-        """The hash of the manifest that was packed."""
+        """The hash of the packed manifest."""
         return self.index.file.manifest
 
     def __getitem__(self, number: int) -> Sample:
-        """Sample `number` with its audio decoded; UserError, with shard and key, where it is broken."""
+        """Read sample `number` and decode its audio; UserError with shard and key if it is broken."""
         shard, entry = self.index.locate(number)
         try:
             record, audios = parse(self.read(number), entry.key)
@@ -90,7 +90,7 @@ class IndexedReader:
         return sample
 
     def without_audio(self, number: int) -> Sample:
-        """Sample `number` with its record alone, of which little is read; UserError where the record is broken."""
+        """Read only the record of sample `number`, with few bytes; UserError if it is broken."""
         shard, entry = self.index.locate(number)
         try:
             record = first_record(self.read(number, HEAD), entry.key)
@@ -101,11 +101,11 @@ class IndexedReader:
         return Sample(entry.key, record, [])
 
     def leave_out(self, numbers: Collection[int]) -> None:
-        """Read as if the samples of these numbers were not there; the others close up."""
+        """Leave out the samples of these numbers; the others are renumbered."""
         self.index = self.index.without(numbers)
 
     def read(self, number: int, most: int | None = None) -> bytes:
-        """The tar members of a sample as they lie in the shard, or their first `most` bytes."""
+        """Read the tar members of a sample from the shard, or their first `most` bytes."""
         shard, entry = self.index.locate(number)
         size = entry.size if most is None else min(most, entry.size)
         try:
@@ -137,14 +137,14 @@ class IndexedReader:
 
 @lru_cache(maxsize=4)
 def _decoded(data: bytes, longest: float) -> np.ndarray:
-    """An audio's waveform, which none may write to: prompts about one audio are read one after another."""
+    """Decode an audio to a read-only waveform, cached: prompts about one audio are read one after another."""
     return flac.decode(data, longest=longest)
 
 
 class Header(tarfile.TarInfo):
-    """A member's header, checked before tarfile acts upon it: a plain file's, or its long name.
+    """A member's header, checked before tarfile uses it: a plain file's, or its long name.
 
-    BrokenSample for links, devices, sparse files and what claims more than `LARGEST` bytes.
+    BrokenSample for links, devices, sparse files and members of more than `LARGEST` bytes.
     """
 
     @classmethod
@@ -158,10 +158,10 @@ class Header(tarfile.TarInfo):
 
 
 def parse(block: bytes, key: str) -> tuple[PackedRecord, list[bytes]]:
-    """The record of a sample and its audio files, in the record's order, from the sample's tar members.
+    """Parse a sample's tar members to its record and its audio files, in the record's order.
 
-    Raises BrokenSample for members that are missing, foreign or no plain files, and for a record that is no JSON or
-    lacks what training reads.
+    Raises BrokenSample for members that are missing, foreign or not plain files, and for a record that is not JSON or
+    lacks fields for training.
     """
     members = _members(block, key)
     if "json" not in members:
@@ -174,11 +174,11 @@ def parse(block: bytes, key: str) -> tuple[PackedRecord, list[bytes]]:
 
 
 def first_record(head: bytes, key: str) -> PackedRecord | None:
-    """The record of a sample from its first bytes; None where it is not the first member, or not whole in them."""
+    """Parse a sample's record from its first bytes; None if it is not the first member, or not complete."""
     try:
         with tarfile.open(fileobj=io.BytesIO(head), mode="r:", tarinfo=Header) as tar:
             member = tar.next()
-    except (tarfile.TarError, ValueError, RecursionError):  # `parse` tells what is wrong
+    except (tarfile.TarError, ValueError, RecursionError):  # `parse` reports what is wrong
         return None
     if member is None or member.name != f"{key}.json" or member.offset_data + member.size > len(head):
         return None
@@ -186,7 +186,7 @@ def first_record(head: bytes, key: str) -> PackedRecord | None:
 
 
 def _record(data: bytes, key: str) -> PackedRecord:
-    """A record, with what a prompt is made of."""
+    """Parse and check a record."""
     try:
         return as_packed(json.loads(data))
     except RecordFault as fault:
@@ -196,18 +196,18 @@ def _record(data: bytes, key: str) -> PackedRecord:
 
 
 def _members(block: bytes, key: str) -> dict[str, bytes]:
-    """Members by extension (`json`, `flac`, `0.flac`, ...), each checked before it is read."""
-    found: dict[str, bytes] = {}
+    """Return members by extension (`json`, `flac`, `0.flac`, ...), each checked before it is read."""
+    members: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(block), mode="r:", tarinfo=Header) as tar:
             for member in tar:
                 _check(member, key, len(block))
                 data = block[member.offset_data : member.offset_data + member.size]
-                if found.setdefault(member.name.removeprefix(f"{key}."), data) is not data:
+                if members.setdefault(member.name.removeprefix(f"{key}."), data) is not data:
                     raise BrokenSample(f"the member {member.name!r} comes twice")
-    except (tarfile.TarError, ValueError, RecursionError) as error:  # of PAX records, or headers upon headers
+    except (tarfile.TarError, ValueError, RecursionError) as error:  # PAX records, or nested headers
         raise BrokenSample(f"no tar members in its bytes ({error})") from error
-    return found
+    return members
 
 
 def _check(member: tarfile.TarInfo, key: str, limit: int) -> None:

@@ -1,7 +1,7 @@
-"""A record: the object of a manifest's line, and of a sample's JSON in a shard.
+"""A record: the JSON object of a manifest's line, and of a sample in a shard.
 
-pydantic checks it where it enters or leaves a file. It stays the dictionary that JSON gave, typed by its keys: written
-again it has the same bytes, in the order of its keys and with the user's own among them, and plug-ins see plain JSON.
+pydantic checks it when it is read from or written to a file. It stays the dictionary from JSON, typed by its keys:
+written again it has the same bytes, with its order of keys and a user's own ones, and plug-ins get plain JSON.
 """
 
 import sys
@@ -13,12 +13,12 @@ from typing_extensions import ReadOnly, TypedDict
 
 from caad_ds.data.markers import AUDIO, MARKERS
 
-# pydantic's own str refuses half of a surrogate pair; whoever tokenises or writes a text says that in better words.
+# pydantic's str refuses half of a surrogate pair; tokenising or writing a text reports that in better words.
 Text = InstanceOf[str]
 
 
 class RecordFault(Exception):
-    """Why a value is no record, in one line; whoever reads or writes the file adds where."""
+    """Why a value is not a record, in one line; callers add its location."""
 
 
 def _seconds(value: Any) -> Any:
@@ -44,7 +44,7 @@ Unmarked = Annotated[Text, AfterValidator(_unmarked)]
 
 
 class Audio(TypedDict):
-    """A file, or with `offset` the part of it that begins there; `text` is what is said in it."""
+    """A file, or with `offset` the part of it from there; `text` is its transcription."""
 
     path: Annotated[Text, AfterValidator(_path)]
     text: NotRequired[Unmarked | None]
@@ -72,20 +72,20 @@ class Record(TypedDict):
 
 
 class PackedAudio(TypedDict):
-    """What training reads of an audio beside its samples."""
+    """The fields of an audio that training reads, besides its samples."""
 
     text: NotRequired[Text | None]
 
 
 class PackedMessage(TypedDict):
-    """A turn, also of a shard from elsewhere; the prompt refuses a role that no template knows."""
+    """A turn, perhaps in a foreign shard; the prompt encoder refuses unknown roles."""
 
     role: NotRequired[Text | None]
     content: NotRequired[Text | None]
 
 
 class PackedRecord(TypedDict):
-    """The record of a sample in a shard, of this project or from elsewhere: what training reads is there."""
+    """The record of a sample in a shard, of this project or foreign, with all fields that training reads."""
 
     audios: list[PackedAudio]
     messages: list[PackedMessage]
@@ -94,7 +94,7 @@ class PackedRecord(TypedDict):
 
 
 class PromptRecord(TypedDict):
-    """What a prompt is made of, with the answer where there is one: a packed record, a benchmark's item."""
+    """The fields of a prompt, and the answer if there is one: a packed record or a benchmark's item."""
 
     id: ReadOnly[NotRequired[Any]]
     audios: ReadOnly[Sequence[PackedAudio | Audio]]
@@ -107,9 +107,9 @@ _RECORD, _PACKED = TypeAdapter(Record), TypeAdapter(PackedRecord)
 
 
 def as_record(value: Mapping[str, Any]) -> Record:
-    """The object itself, typed; RecordFault unless it is a manifest record."""
+    """Return the object itself, typed; RecordFault unless it is a manifest record."""
     if errors := _errors(_RECORD, value):
-        raise RecordFault(_told(errors[0], value))
+        raise RecordFault(_worded(errors[0], value))
     record = cast(Record, value)
     messages, audios = record.get("messages") or [], len(record["audios"])
     marks = sum(message["content"].count(AUDIO) for message in messages)
@@ -119,9 +119,9 @@ def as_record(value: Mapping[str, Any]) -> Record:
 
 
 def as_packed(value: object) -> PackedRecord:
-    """The object itself, typed; RecordFault unless it holds what training reads of a sample."""
+    """Return the object itself, typed; RecordFault unless it has the fields that training reads."""
     if errors := _errors(_PACKED, value):
-        raise RecordFault(_told_packed(errors[0]["loc"]))
+        raise RecordFault(_worded_packed(errors[0]["loc"]))
     record = cast(PackedRecord, value)
     marks = sum((message.get("content") or "").count(AUDIO) for message in record["messages"])
     if marks != len(record["audios"]):
@@ -130,18 +130,18 @@ def as_packed(value: object) -> PackedRecord:
 
 
 def type_fault(value: Mapping[str, Any]) -> str | None:
-    """Which field of a record an object holds with another type, or None; what is in the fields is not looked at."""
+    """Return the first field of a record with a wrong type, or None; the content of fields is not checked."""
     wrong = (error for error in _errors(_RECORD, value) if len(error["loc"]) == 1 and _is_of_another_type(error))
-    return next((_told(error, value) for error in wrong), None)
+    return next((_worded(error, value) for error in wrong), None)
 
 
 def _errors(form: TypeAdapter, value: object) -> list[Any]:
-    """What pydantic finds wrong: fields of another type, then those that are missing, then what is in them."""
+    """Return pydantic's errors: fields of another type, then missing ones, then errors in their content."""
     try:
         form.validate_python(value, strict=True)  # strict: nothing is converted, so the object can stay as it is
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        return sorted(found, key=lambda error: (len(error["loc"]) > 1, not _is_of_another_type(error)))
+        errors = error.errors(include_url=False)
+        return sorted(errors, key=lambda error: (len(error["loc"]) > 1, not _is_of_another_type(error)))
     return []
 
 
@@ -149,8 +149,8 @@ def _is_of_another_type(error: Any) -> bool:
     return error["type"] in ("is_instance_of", "list_type") and error["input"] is not None
 
 
-def _told(error: Any, record: Any) -> str:
-    """An error of pydantic in a manifest record as one line."""
+def _worded(error: Any, record: Any) -> str:
+    """Word a pydantic error in a manifest record in one line."""
     match error["loc"]:
         case ("audios", int(number), "text") if error["type"] == "value_error":
             return _held(error, "'text' of an audio")
@@ -176,13 +176,13 @@ def _held(error: Any, what: str) -> str:
     return f"{what} holds {str(error['ctx']['error'])!r}, which marks audio in a message; remove it"
 
 
-def _told_packed(place: tuple[str | int, ...]) -> str:
-    """The place of an error in the record of a sample as one line."""
-    match place:
+def _worded_packed(location: tuple[str | int, ...]) -> str:
+    """Word an error at a location of a sample's record in one line."""
+    match location:
         case ("audios", _, *_):
             return "each of `audios` must be an object with text in text"
         case ("messages", _, *_):
             return "each of `messages` must be an object with role and content in text"
         case ("response",):
             return "the record is not an object with a str `response`"
-    return f"the record is not an object with a list `{place[0] if place else 'audios'}`"
+    return f"the record is not an object with a list `{location[0] if location else 'audios'}`"

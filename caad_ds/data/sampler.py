@@ -1,4 +1,4 @@
-"""Which samples a step sees: a pure function of seed and step, the same at any world size."""
+"""The samples of each step: a pure function of seed and step, the same at any world size."""
 
 from bisect import bisect_right
 from collections.abc import Hashable, Sequence
@@ -14,16 +14,16 @@ class Order(Protocol):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps an epoch, a fraction where an epoch ends within one."""
+        """Steps per epoch, fractional if an epoch ends within a step."""
         ...
 
     def deal(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
-        """A rank's micro-batches of a step, one per accumulation step; over all ranks they are the step's samples."""
+        """Return a rank's micro-batches of a step, one per accumulation step; all ranks' are the step's samples."""
         ...
 
 
 def ends_epoch(step: int, steps_per_epoch: float) -> bool:
-    """Whether this step or the one before it has samples of two epochs, or the first of an epoch."""
+    """Return whether this step or the previous one has samples of two epochs, or the first of an epoch."""
     return step // steps_per_epoch != (step + 1) // steps_per_epoch or (
         step > 0 and (step - 1) // steps_per_epoch != step // steps_per_epoch
     )
@@ -56,17 +56,17 @@ class GlobalOrder:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Global batches an epoch, a fraction where the batch does not divide the samples."""
+        """Global batches per epoch, fractional if the batch size does not divide the samples."""
         return self.size / self.batch_size
 
     def batch(self, step: int) -> np.ndarray:
-        """The sample numbers of a step's global batch: int64 [batch_size]."""
+        """Return the sample numbers of a step's global batch: int64 [batch_size]."""
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, places = np.divmod(positions, self.size)
         return np.concatenate([self._permutation(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
 
     def deal(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
-        """A rank's micro-batches of a step, of equal size: micro-step a of rank r takes slice a * world_size + r.
+        """Return a rank's equal micro-batches of a step: micro-step a of rank r takes slice a * world_size + r.
 
         UserError if the batch does not divide by `world_size * accumulation`.
         """
@@ -104,16 +104,16 @@ class TokenBudgetOrder:
         self.per_step = per_step
         self.window = max(1, int(window * per_step * micro_tokens / self.lengths.mean()))
         self.seed = seed
-        self._starts = [0]  # of the epochs in the stream, as far as they were asked for
+        self._starts = [0]  # starts of the epochs in the stream, computed so far
         self._plans: dict[int, list[np.ndarray]] = {}
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps of the first epoch, a fraction where it ends within one; others differ by little."""
+        """Steps of the first epoch, fractional if it ends within a step; others differ little."""
         return len(self._plan(0)) / self.per_step
 
     def deal(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
-        """A rank's micro-batches of a step: micro-step a of rank r takes number a * world_size + r of them."""
+        """Return a rank's micro-batches of a step: micro-step a of rank r takes number a * world_size + r."""
         first = step * self.per_step
         return [self._micro_batch(first + a * world_size + rank) for a in range(accumulation)]
 
@@ -124,7 +124,7 @@ class TokenBudgetOrder:
         return self._plan(epoch)[position - self._starts[epoch]]
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
-        """All micro-batches of an epoch in their order."""
+        """Return all micro-batches of an epoch in order."""
         if epoch not in self._plans:
             while len(self._plans) >= 2:
                 self._plans.pop(next(iter(self._plans)))
@@ -138,7 +138,7 @@ class TokenBudgetOrder:
         return self._plans[epoch]
 
     def _cut(self, samples: np.ndarray) -> list[np.ndarray]:
-        """The samples by length, cut where one more would exceed the budget once all are padded to its length."""
+        """Sort samples by length, and cut before one would exceed the budget with all padded to its length."""
         samples = samples[self.lengths[samples].argsort(kind="stable")]
         starts = [0]
         for n, length in enumerate(self.lengths[samples].tolist()):

@@ -1,4 +1,4 @@
-"""What an index says of each sample, held in columns: an entry as an object takes four times as much memory."""
+"""The entries of an index, stored in columns: as objects they would take four times as much memory."""
 
 from abc import abstractmethod
 from array import array
@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 @dataclass(frozen=True, slots=True)
 class SampleEntry:
     """One sample: `offset` and `size` in bytes of its members inside the tar, `seconds` of audio, `tokens` of text
-    (an estimate), `pcm` the sha256 of its decoded 16-bit samples. What pydantic reads into it, it validates."""
+    (an estimate), `pcm` the sha256 of its decoded 16-bit samples. pydantic validates it when it reads one."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -30,20 +30,20 @@ class SampleEntry:
 
 
 class _Entries(Sequence[SampleEntry]):
-    """A sequence of entries, of which one is made when it is asked for; equal to any other of the same entries."""
+    """A sequence of entries that makes them on access; equal to any other sequence of the same entries."""
 
     __slots__ = ()
 
     @abstractmethod
     def at(self, number: int) -> SampleEntry:
-        """The entry at a place from 0 to the length, which is not checked."""
+        """Return the entry at an index from 0 to the length, without a check."""
 
     @overload
-    def __getitem__(self, place: int) -> SampleEntry: ...
+    def __getitem__(self, index: int) -> SampleEntry: ...
     @overload
-    def __getitem__(self, place: slice) -> list[SampleEntry]: ...
-    def __getitem__(self, place: int | slice) -> SampleEntry | list[SampleEntry]:
-        numbers = range(len(self))[place]
+    def __getitem__(self, index: slice) -> list[SampleEntry]: ...
+    def __getitem__(self, index: int | slice) -> SampleEntry | list[SampleEntry]:
+        numbers = range(len(self))[index]
         return self.at(numbers) if isinstance(numbers, int) else [self.at(number) for number in numbers]
 
     def __eq__(self, other: object) -> bool:
@@ -51,7 +51,7 @@ class _Entries(Sequence[SampleEntry]):
 
 
 class Table(_Entries):
-    """The entries of a shard: a column of text or numbers for each field."""
+    """The entries of a shard, with a column of text or numbers per field."""
 
     __slots__ = ("_ends", "_keys", "_numbers", "_pcm", "_seconds")
 
@@ -95,13 +95,13 @@ class Chain(_Entries):
         return self._ends[-1] if self._ends else 0
 
     def part_of(self, number: int) -> tuple[int, int]:
-        """(the part that holds an entry, its place in the part)."""
+        """Return (the part that holds an entry, its index in the part)."""
         part = bisect_right(self._ends, number)
         return part, number - (self._ends[part - 1] if part else 0)
 
     def at(self, number: int) -> SampleEntry:
-        part, place = self.part_of(number)
-        return self._parts[part][place]
+        part, index = self.part_of(number)
+        return self._parts[part][index]
 
     def __iter__(self) -> Iterator[SampleEntry]:
         return chain.from_iterable(self._parts)

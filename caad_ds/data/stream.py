@@ -1,8 +1,8 @@
-"""`reader: stream`: samples of tars that come as streams, from an object store or a pipe, over WebDataset's pipeline.
+"""`reader: stream`: samples of streamed tars, from an object store or a pipe, with WebDataset's pipeline.
 
-WebDataset expands and opens the addresses and shuffles in a buffer. The tars are taken apart here, because its own
-expander allocates what a header claims. What this reader cannot do, and `IndexedReader` can: every sample once an
-epoch, an order that does not depend on the number of ranks, a resume at the very sample.
+WebDataset expands and opens the addresses and shuffles in a buffer. The tars are parsed here, because its own parser
+allocates whatever a header claims. Unlike `IndexedReader`, this reader does not give every sample once per epoch, its
+order depends on the number of ranks, and it cannot resume at the exact sample.
 """
 
 import os
@@ -30,17 +30,17 @@ LIMITS = (
     "data.reader stream: the order depends on the number of ranks, an epoch is not exact, and a run that resumes from "
     "a checkpoint begins the shards again that its ranks were reading, without what waited in their buffers"
 )
-IN_A_ROW = 100  # broken shards or samples, and none that is whole: the data, or the way to it, is at fault
-TOLD = 10  # skipped ones that a rank names
+IN_A_ROW = 100  # broken shards or samples without an intact one: the data or the connection is broken
+REPORTED = 10  # skipped samples that a rank names
 CHUNK = 1 << 20
 LONGEST_NAME = 1 << 16  # bytes of headers before a member
 
 
 class StreamReader:
-    """An endless stream of one rank's samples; `position` is the shard, by its number in the stream, that is read.
+    """An endless stream of one rank's samples; `position` is the number in the stream of the shard being read.
 
-    The stream of shards is one permutation after another of all, seeded with (seed, epoch); shard k goes to rank
-    k % world_size. What is broken is a UserError, or with `skip` left out, named and counted in `skipped`.
+    The stream of shards is a sequence of permutations of all, seeded with (seed, epoch); shard k goes to rank
+    k % world_size. A broken one raises UserError, or with `skip` is left out, reported and counted in `skipped`.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class StreamReader:
 
     @property
     def identity(self) -> str:
-        """A hash of the addresses; the shards themselves are not looked at."""
+        """A hash of the addresses, not of the shards."""
         return sha256("\n".join(self.urls).encode()).hexdigest()
 
     def samples(
         self, longest: float, position: int = 0, check: Callable[[Sample], object] = lambda sample: None
     ) -> Iterator[Sample]:
-        """The samples from a shard of the stream on, forever.
+        """Yield samples from a shard of the stream on, forever.
 
-        Audio of more than `longest` seconds is broken, and so is a sample that `check` raises UserError for.
+        Audio of more than `longest` seconds counts as broken, and so does a sample for which `check` raises UserError.
         """
         wds = _webdataset()
         pipeline = wds.DataPipeline(
@@ -82,11 +82,11 @@ class StreamReader:
     def _shards(self, position: int) -> Iterator[dict[str, Any]]:
         order, drawn = np.empty(0, int), -1
         for number in count(position):
-            epoch, place = divmod(number, len(self.urls))
+            epoch, index = divmod(number, len(self.urls))
             if epoch != drawn:
                 order, drawn = np.random.default_rng([self.seed, epoch]).permutation(len(self.urls)), epoch
             if number % self.world_size == self.rank:
-                name = self.urls[order[place]]
+                name = self.urls[order[index]]
                 yield {"url": _opened_as(name), "name": name, "number": number}
 
     def _unopened(self, error: Exception) -> bool:
@@ -95,16 +95,16 @@ class StreamReader:
         return True
 
     def _blocks(self, shards: Iterator[dict[str, Any]]) -> Iterator[tuple[str, str, bytes]]:
-        """(shard, key, tar members) of each sample; the rest of a shard that breaks off is left out."""
+        """Yield (shard, key, tar members) of each sample; the rest of a truncated shard is left out."""
         for shard in shards:
             self.position = shard["number"]
-            stream, found = shard["stream"], False
+            stream, has_samples = shard["stream"], False
             try:
                 for key, block in blocks(stream):
-                    found = True
+                    has_samples = True
                     yield shard["name"], key, block
-                stream.close()  # a command that failed says so here
-                if not found:
+                stream.close()  # raises if a command failed
+                if not has_samples:
                     raise BrokenSample("it holds no sample")
             except (BrokenSample, OSError) as error:
                 self._broken(shard["name"], error)
@@ -112,9 +112,9 @@ class StreamReader:
                 _end(stream)
 
     def _decoded(
-        self, found: Iterator[tuple[str, str, bytes]], longest: float, check: Callable[[Sample], object]
+        self, samples: Iterator[tuple[str, str, bytes]], longest: float, check: Callable[[Sample], object]
     ) -> Iterator[Sample]:
-        for shard, key, block in found:
+        for shard, key, block in samples:
             try:
                 record, audios = parse(block, key)
                 sample = Sample(key, record, [flac.decode(data, longest=longest) for data in audios])
@@ -133,13 +133,13 @@ class StreamReader:
         self._in_a_row += 1
         if self._in_a_row >= IN_A_ROW:
             raise UserError(f"{where}: {error}; this is number {IN_A_ROW} in a row that is broken: look at data.train")
-        if self.skipped <= TOLD:
-            rest = "; further ones are only counted" if self.skipped == TOLD else ""
+        if self.skipped <= REPORTED:
+            rest = "; further ones are only counted" if self.skipped == REPORTED else ""
             print(f"rank {self.rank} skips {where}: {error}{rest}", file=sys.stderr, flush=True)
 
 
 def expand(train: str | list[str]) -> list[str]:
-    """The addresses of all shards: of a list, of braces (`train-{000000..000099}.tar`), or of a local folder's tars."""
+    """Expand a list, braces (`train-{000000..000099}.tar`) or a local folder to the addresses of all shards."""
     wds = _webdataset()
     urls: list[str] = []
     for each in [train] if isinstance(train, str) else train:
@@ -156,20 +156,20 @@ def expand(train: str | list[str]) -> list[str]:
 
 
 def blocks(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """Key and tar members of each sample of a tar, as `parse` takes them; BrokenSample where the tar breaks off."""
+    """Yield key and tar members of each sample of a tar, for `parse`; BrokenSample if the tar is truncated."""
     key, block = None, bytearray()
     try:
         for name, member in _members(stream):
-            found = name.partition(".")[0]
-            if found != key and key is not None:
+            stem = name.partition(".")[0]
+            if stem != key and key is not None:
                 yield key, bytes(block)
                 block.clear()
-            key = found
+            key = stem
             block += member
             if len(block) > LARGEST:
                 raise BrokenSample(f"sample {key} has more than {LARGEST} bytes")
     except BrokenSample:
-        if key is not None:  # it may be whole; `parse` will tell
+        if key is not None:  # it may be complete; `parse` checks that
             yield key, bytes(block)
         raise
     if key is not None:
@@ -177,8 +177,8 @@ def blocks(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
 
 
 def _members(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each member, with its headers; what they say is left to `parse`, but for their lengths."""
-    before, long_name = b"", b""  # headers that belong to the member after them
+    """Yield name and bytes of each member with its headers; of these only lengths are checked before `parse`."""
+    before, long_name = b"", b""  # headers of the next member
     while (header := _exactly(stream, tarfile.BLOCKSIZE)).strip(b"\0"):
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
@@ -196,14 +196,14 @@ def _members(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
             continue
         yield long_name.decode(errors="replace") or info.name, before + header + data
         before, long_name = b"", b""
-    for _ in range(2 + tarfile.RECORDSIZE // CHUNK):  # the padding, for a command that is not to die of a closed pipe
+    for _ in range(2 + tarfile.RECORDSIZE // CHUNK):  # read the padding, or a command would die of a closed pipe
         if not stream.read(CHUNK):
             return
     raise BrokenSample("it continues after its end")
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:
-    """So many bytes, in pieces: nothing is allocated for what is only claimed."""
+    """Read exactly `size` bytes in pieces: memory is not allocated for bytes that are only claimed."""
     data = bytearray()
     while len(data) < size:
         piece = stream.read(min(CHUNK, size - len(data)))
@@ -214,12 +214,12 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
 
 
 def _opened_as(url: str) -> str:
-    """WebDataset has no way of its own to S3."""
+    """Return the address for WebDataset, which has no own S3 client."""
     return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
 
 
 def _end(stream: Any) -> None:
-    """Close a stream that may be a command, which need not have come to its end."""
+    """Close a stream that may be a command that has not ended."""
     if hasattr(stream, "proc"):
         stream.proc.kill()
     with suppress(OSError):

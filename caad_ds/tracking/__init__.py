@@ -1,4 +1,4 @@
-"""MLflow: where runs are logged, what they come from, and a tracker that never holds up or ends training."""
+"""MLflow: where runs are logged, their origin, and a tracker that never delays or stops training."""
 
 from caad_ds.tracking.run import Tracker
 from caad_ds.tracking.target import Target

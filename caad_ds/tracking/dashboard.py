@@ -1,4 +1,4 @@
-"""MLflow's pages for the runs of a store, by the address that opens on their curves."""
+"""Serve MLflow's pages of a store, and print the address of its curves."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 HOST, PORT = "127.0.0.1", 5000
-PORTS = 50  # that are tried from PORT on
+PORTS = 50  # ports to try from PORT on
 START_SECONDS = 120
 
 
@@ -39,60 +39,60 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve the store until Ctrl-C, or find the page on its server; prints the address."""
+    """Serve the store until Ctrl-C, or find the page on its server; print the address."""
     target = Target.of(args.mlflow, args.experiment, ("--mlflow", "--experiment"))
     path = sqlite_path(target.uri)
     if path is not None and not path.is_file():
         raise UserError(f"{path}: no such store ({target.uri_from}); train first, or name the store with --mlflow")
-    with Heartbeat() as voice:
-        voice.begin(f"reading {hide_secrets(target.uri)}")
+    with Heartbeat() as heartbeat:
+        heartbeat.begin(f"reading {hide_secrets(target.uri)}")
         shown = _shown(target, args.experiment)
         if is_server(target.uri):
-            _show(target.uri, *shown, args.open, voice)
+            _show(target.uri, *shown, args.open, heartbeat)
             return 0
         port = _free_port(args.port)
-        voice.begin("starting MLflow's server")
+        heartbeat.begin("starting MLflow's server")
         with _server(target.uri, port) as server:
-            _show(f"http://{HOST}:{port}", *shown, args.open, voice)
-            voice.say("Ctrl-C ends it")
-            voice.enabled = False
+            _show(f"http://{HOST}:{port}", *shown, args.open, heartbeat)
+            heartbeat.say("Ctrl-C ends it")
+            heartbeat.enabled = False
             return _until_interrupted(server)
 
 
 def _shown(target: Target, named: str | None) -> "tuple[Experiment, str]":
-    """The experiment to open on, and the filter of its runs: its trainings if it has any; UserError without one."""
+    """Return the experiment to show, and the filter of its runs: its trainings if it has any; UserError without one."""
     client, only = connect(target.uri), ""
     try:
-        found = client.get_experiment_by_name(named) if named else newest_experiment(client)
-        if found is not None and holds(client, found.experiment_id, TRAININGS):
+        experiment = client.get_experiment_by_name(named) if named else newest_experiment(client)
+        if experiment is not None and holds(client, experiment.experiment_id, TRAININGS):
             only = TRAININGS
     except Exception as error:
         raise UserError(f"{hide_secrets(target.uri)} cannot be read: {hide_secrets(str(error))[:300]}") from error
-    if found is None:
+    if experiment is None:
         what = f"no experiment {named}" if named else "no runs yet"
         raise UserError(f"{hide_secrets(target.uri)}: {what}; train first, or name another --experiment or --mlflow")
-    return found, only
+    return experiment, only
 
 
-def _show(server: str, experiment: "Experiment", only: str, opens: bool, voice: Heartbeat) -> None:
+def _show(server: str, experiment: "Experiment", only: str, opens: bool, heartbeat: Heartbeat) -> None:
     address = page(server, experiment.experiment_id, only)
-    voice.say(f"curves of experiment {experiment.name}: {address}")
+    heartbeat.say(f"curves of experiment {experiment.name}: {address}")
     if only:
-        voice.say(f"the page's search shows the trainings alone ({only}); clear it for evaluations and comparisons")
+        heartbeat.say(f"the page's search shows the trainings alone ({only}); clear it for evaluations and comparisons")
     if opens and not webbrowser.open(address):
-        voice.say("no browser was found here; open that address in one")
+        heartbeat.say("no browser was found here; open that address in one")
 
 
 @contextmanager
 def _server(uri: str, port: int) -> Iterator[subprocess.Popen]:
-    """MLflow's own server in a process group of its own, once it answers; it is ended with the context."""
-    # Its agents' jobs are eight processes that nothing here uses.
+    """Start MLflow's server in its own process group, and wait until it answers; the context ends it."""
+    # Its agent jobs are eight processes that are not used here.
     env = {"PYTHONWARNINGS": "ignore", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--uvicorn-opts", "--log-level warning"]
-    # The URI may hold a password, which a command line would show to all.
+    # The URI may contain a password, which a command line would expose.
     server = subprocess.Popen(command, env={**env, "MLFLOW_BACKEND_STORE_URI": uri}, start_new_session=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C, and the server with it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, which also ends the server
     try:
         _wait_for(server, port)
         yield server
@@ -122,16 +122,16 @@ def _until_interrupted(server: subprocess.Popen) -> int:
         return 0
 
 
-def _free_port(asked: int | None) -> int:
-    """The port that was asked for, else the first from PORT on that nobody listens on; UserError if it is taken."""
-    ports = range(PORT, PORT + PORTS) if asked is None else [asked]
+def _free_port(requested: int | None) -> int:
+    """Return the requested port, else the first free one from PORT on; UserError if it is taken."""
+    ports = range(PORT, PORT + PORTS) if requested is None else [requested]
     for port in ports:
         with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
             try:
                 probe.bind((HOST, port))
             except OSError:
                 continue
             return port
-    taken = f"--port {asked} is taken" if asked else f"ports {PORT} to {PORT + PORTS - 1} are taken"
+    taken = f"--port {requested} is taken" if requested else f"ports {PORT} to {PORT + PORTS - 1} are taken"
     raise UserError(f"{taken}; give a free one as --port")

@@ -1,4 +1,4 @@
-"""System metrics: how busy this machine is, under the names that MLflow's page shows as such."""
+"""System metrics of this machine, under the names that MLflow's page expects."""
 
 import logging
 import time
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 10.0  # seconds, unless MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says another
-PREFIX = "system/"  # what MLflow's page looks for
+INTERVAL = 10.0  # seconds; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
+PREFIX = "system/"  # expected by MLflow's page
 
 
 class Machine:
     """Use of CPU, memory, disk and network of this machine, and of its GPUs, read at intervals by MLflow's monitors.
 
-    It reads nothing where psutil is missing, which is logged once, or where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is
-    false. `step` numbers the first reading.
+    It reads nothing if psutil is missing, which is logged once, or if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false.
+    `step` is the number of the first reading.
     """
 
     def __init__(self, step: int) -> None:
@@ -26,21 +26,21 @@ class Machine:
         self._interval, self._due = INTERVAL, 0.0
         try:
             self._begin()
-        except Exception as error:  # a library that is missing or broken: training continues
+        except Exception as error:  # a library is missing or broken: training continues
             self._give_up(error)
 
     def read(self) -> dict[str, float]:
-        """Return the metrics of now by name; nothing before the interval is over."""
+        """Return current metrics by name; none before the interval is over."""
         if not self._monitors or time.monotonic() < self._due:
             return {}
         try:
-            found = self._collect()
+            metrics = self._collect()
         except Exception as error:
             self._give_up(error)
             return {}
         self._due = time.monotonic() + self._interval
         self.step += 1
-        return {f"{PREFIX}{name}": value for name, value in found.items()}
+        return {f"{PREFIX}{name}": value for name, value in metrics.items()}
 
     def _begin(self) -> None:
         from mlflow.environment_variables import (
@@ -52,16 +52,16 @@ class Machine:
             return
         self._interval = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or INTERVAL
         self._monitors = _monitors()
-        self._collect()  # the share of the CPU counts from the call before
+        self._collect()  # the CPU's share is measured since the previous call
         self._due = time.monotonic() + self._interval
 
     def _collect(self) -> dict[str, float]:
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for monitor in self._monitors:
             monitor.collect_metrics()
-            found |= monitor.aggregate_metrics()
+            metrics |= monitor.aggregate_metrics()
             monitor.clear_metrics()
-        return found
+        return metrics
 
     def _give_up(self, error: Exception) -> None:
         logger.warning("no system metrics in MLflow: %s", error)

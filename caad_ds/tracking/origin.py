@@ -1,4 +1,4 @@
-"""What a run comes from: who ran which code where, and the data that it read."""
+"""The origin of a run: user, code, machine and data."""
 
 import getpass
 import json
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "transformers", "deepspeed", "mlflow")
 PACKAGE = Path(__file__).parents[1]
 GIT_SECONDS = 5
-MODULES = ("cli.py", "__main__.py")  # what `python -m caad_ds` is called
-MODEL = "model_sha256"  # tag of a training run: the hash of the model that it made
-EXPORTED = "exported."  # and a hash: tag of a run whose checkpoint was exported as that model
+MODULES = ("cli.py", "__main__.py")  # program names of `python -m caad_ds`
+MODEL = "model_sha256"  # tag of a training run: the hash of its model
+EXPORTED = "exported."  # followed by a hash: tag of a run whose checkpoint was exported as that model
 MAX_NAME, MAX_DIGEST = 500, 36  # MLflow's limits
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set that a run reads: its path or address, a hash of its content, and what it is read for."""
+    """A data set that a run reads: its path or address, a hash of its content, and its purpose."""
 
     name: str
     source: str
@@ -38,7 +38,7 @@ class Data:
 
     @property
     def digest(self) -> str:
-        """The first characters of the hash, as many as MLflow keeps."""
+        """The hash, truncated to MLflow's limit."""
         return self.sha256[:MAX_DIGEST]
 
     def as_input(self) -> "DatasetInput":
@@ -51,7 +51,7 @@ class Data:
 
 
 def origin_tags(world_size: int | str) -> dict[str, str]:
-    """Return the tags of this process: MLflow's own names for user, program and commit, and our names beside them."""
+    """Return the tags of this process, under MLflow's names for user, program and commit, and our own."""
     program = Path(sys.argv[0]).name
     if program in MODULES:
         program = "caad-ds"
@@ -65,12 +65,12 @@ def origin_tags(world_size: int | str) -> dict[str, str]:
         "version.caad-ds": __version__,
         "version.python": platform.python_version(),
     }
-    tags |= {f"version.{name}": found for name in PACKAGES if (found := installed_version(name))}
+    tags |= {f"version.{name}": version for name in PACKAGES if (version := installed_version(name))}
     return tags | git_tags(PACKAGE)
 
 
 def git_tags(package: Path) -> dict[str, str]:
-    """Return commit and state of the checkout that holds the code; none of code that no repository tracks."""
+    """Return commit and state of the code's checkout; none if no repository tracks the code."""
     if not _tracked(package):
         return {}
     commit, branch = _git(package, "rev-parse", "HEAD"), _git(package, "branch", "--show-current")
@@ -81,17 +81,17 @@ def git_tags(package: Path) -> dict[str, str]:
 
 
 def git_commit(package: Path) -> str | None:
-    """The commit of the checkout that holds the code; None of code that no repository tracks."""
+    """Return the commit of the code's checkout; None if no repository tracks the code."""
     return _git(package, "rev-parse", "HEAD") if _tracked(package) else None
 
 
 def _tracked(package: Path) -> bool:
-    # A virtual environment may lie in the repository of something else.
+    # A virtual environment may be inside another project's repository.
     return _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says in a folder; None where it fails, is not there, or takes too long."""
+    """Return git's output in a folder; None if it fails, is not installed, or takes too long."""
     try:
         ended = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=True
@@ -109,7 +109,7 @@ def _user() -> str:
 
 
 def installed_version(package: str) -> str | None:
-    """Return the version of a package, None where it is not installed."""
+    """Return the version of a package, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""A run in MLflow on rank 0, which resumes without duplicate points and never holds up or ends training."""
+"""A run in MLflow on rank 0, which resumes without duplicate points and never delays or stops training."""
 
 import itertools
 import logging
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SEND_EVERY = 1.0  # seconds
-RETRY_EVERY = 30.0  # seconds, while the store does not answer
-MAX_HELD = 200_000  # points kept for a store that does not answer
+RETRY_EVERY = 30.0  # seconds, if the store does not answer
+MAX_HELD = 200_000  # points buffered if the store does not answer
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run in its store, and the steps it held for each metric when it was opened."""
+    """A run in its store, and the steps that each metric had when it was opened."""
 
     client: "MlflowClient"
     id: str
@@ -46,13 +46,13 @@ class OpenRun:
 
 
 class Tracker:
-    """One MLflow run; does nothing unless `enabled`, which is for rank 0 alone.
+    """One MLflow run; does nothing unless `enabled`, which is only for rank 0.
 
     `params` and `tags` are flat mappings, whose secrets are hidden; `data` is what the run reads. With `run_id` that
-    run is resumed: its status is RUNNING again, tags take the new values, and what it already holds of points and
-    inputs is not sent twice. Points and tags go out from a thread, which keeps them while the store does not answer;
-    that is logged once, and `finish` counts what never arrived. The same thread adds the system metrics of this
-    machine. `run_id` is None until the store has answered.
+    run is resumed: its status is RUNNING again, tags take the new values, and points and inputs that it already has are
+    not sent twice. A thread sends points and tags, and buffers them while the store does not answer; that is logged
+    once, and `finish` counts lost points. The same thread adds this machine's system metrics. `run_id` is None until
+    the store has answered.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Tracker:
         if not enabled:
             return
         self._run_name, self._params, self._data = run_name, printable(params), data
-        self._tags = printable(tags or {})  # those that the store has not taken yet
+        self._tags = printable(tags or {})  # not sent yet
         self._held: deque[tuple[str, float, int, int]] = deque()  # key, value, time in ms, step
         self._refused = 0
         self._lock, self._opening, self._sending = threading.Lock(), threading.Lock(), threading.Lock()
@@ -84,14 +84,14 @@ class Tracker:
         self._thread.start()
 
     def where(self) -> str:
-        """Say where the run is logged, why there, and how to see its curves."""
+        """Describe where the run is logged, why there, and how to see its curves."""
         if not self._enabled or self._run is None:
             return f"MLflow: {self.target}"
         run = self._run
         return f"MLflow: {self.target}, run {run.id}; curves: {curves(self.target, run.experiment_id)}"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Note the values of one step; returns at once."""
+        """Queue the values of one step; returns at once."""
         if not self._enabled:
             return
         now = int(time.time() * 1000)
@@ -102,13 +102,13 @@ class Tracker:
             self._held.extend((legal_key(key), float(value), now, step) for key, value in metrics.items())
 
     def tag(self, key: str, value: str) -> None:
-        """Note a tag; returns at once."""
+        """Queue a tag; returns at once."""
         if self._enabled:
             with self._lock:
                 self._tags |= printable({key: value})
 
     def flush(self) -> None:
-        """Send what is held, unless the store has not been answering; what a checkpoint covers must be in the store.
+        """Send queued points, unless the store does not answer; call it at checkpoints.
 
         A killed run resumes from its checkpoint and never logs the steps before it again.
         """
@@ -118,7 +118,7 @@ class Tracker:
     def artifact(self, path: str | Path) -> None:
         """Store a file, or a folder under its name, with the run.
 
-        A store that does not answer gives a warning; it is not waited for again.
+        A store that does not answer gives a warning, and is not retried.
         """
         if not self._enabled:
             return
@@ -135,7 +135,7 @@ class Tracker:
             logger.warning("MLflow did not take %s: %s", path, reason(error))
 
     def finish(self, status: str = "FINISHED") -> int:
-        """Send what is held, set the status (FINISHED, FAILED or KILLED) and return how many points were lost."""
+        """Send queued points, set the status (FINISHED, FAILED or KILLED) and return the number of lost points."""
         if not self._enabled or self._done.is_set():
             return 0
         self._done.set()
@@ -157,7 +157,7 @@ class Tracker:
             self._reached = self._send()
 
     def _read_machine(self) -> None:
-        """Note system metrics, from the first answer of the store on: it says which step is the next."""
+        """Queue system metrics, after the store's first answer, which has the next step."""
         if self._run is None:
             return
         if self._machine is None:
@@ -167,7 +167,7 @@ class Tracker:
         self.log(self._machine.read(), step)
 
     def _send(self) -> bool:
-        """Send the held points in order, then the tags; whether the store took them all."""
+        """Send the queued points in order, then the tags; return whether the store took them all."""
         with self._sending:
             try:
                 run = self._open()
@@ -180,7 +180,7 @@ class Tracker:
                         for _ in batch:
                             self._held.popleft()
                 self._send_tags(run)
-            except Exception as error:  # whatever fails in a store, training continues
+            except Exception as error:  # training continues, whatever fails in a store
                 self._warn(error)
                 return False
             return True
@@ -190,7 +190,7 @@ class Tracker:
             tags = dict(self._tags)
         if tags:
             log_tags(run.client, run.id, tags)
-            with self._lock:  # one that was set again meanwhile is sent the next time
+            with self._lock:  # a tag that was set again in the meantime is sent next time
                 self._tags = {key: value for key, value in self._tags.items() if tags.get(key) != value}
 
     def _oldest(self) -> list[tuple[str, float, int, int]]:

@@ -1,4 +1,4 @@
-"""Text as MLflow takes it, without the secrets in it."""
+"""Prepare text for MLflow, without secrets."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ SECRET_KEY = re.compile(r"secret|passw|credential|api_?key|(^|[._-])(auth|token)
 SECRET_IN_URI = re.compile(
     r"(?<=://)[^/@\s]+(?=@)|(?<=[?&])[^=&\s]*(?:token|secret|key|sig|passw)[^=&\s]*=[^&\s]+", re.I
 )
-# Keys by their own form: of the hub, GitHub, GitLab, OpenAI and Anthropic, AWS, Google, Slack, Databricks, PyPI
+# Keys with a known form: the hub, GitHub, GitLab, OpenAI and Anthropic, AWS, Google, Slack, Databricks, PyPI
 TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}"
     r"|glpat-[\w-]{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}\b|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|dapi[0-9a-f]{32}"
@@ -24,12 +24,12 @@ HIDDEN = "[hidden]"
 
 
 def printable(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return parameters or tags as MLflow takes them: legal keys, values within its limits, secrets hidden."""
+    """Return parameters or tags for MLflow: legal keys, values within its limits, secrets hidden."""
     return {legal_key(key): _value(key, value) for key, value in values.items()}
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """Return a command as it was typed, the program without its folder; values of secret options and keys are hidden.
+    """Return a command line, the program without its folder, and secrets of options and known keys hidden.
 
     An option is secret by its name (`--api-key X`, `--api-key=X`), an override by its key (`hub.token=X`).
     """
@@ -49,7 +49,7 @@ def command_line(argv: Sequence[str]) -> str:
 
 
 def hide_secrets(text: str) -> str:
-    """Return text without the credentials of the URIs in it, and without keys that are known by their form."""
+    """Return text without the credentials in URIs, and without keys of a known form."""
     return TOKEN.sub(HIDDEN, SECRET_IN_URI.sub(HIDDEN, text))
 
 
@@ -60,7 +60,7 @@ def reason(error: Exception) -> str:
 
 
 def legal_key(key: str) -> str:
-    """Return a key with what MLflow does not take replaced."""
+    """Return a key with characters that MLflow refuses replaced."""
     return re.sub(r"[^\w./ :-]", "_", key)[:MAX_KEY]
 
 

@@ -1,4 +1,4 @@
-"""An MLflow store: opened with short timeouts, a SQLite file made at once or not at all, runs found or made in it."""
+"""An MLflow store: opened with short timeouts, SQLite files made atomically, runs found or created in it."""
 
 import logging
 import os
@@ -24,8 +24,8 @@ MOST_EXPERIMENTS = 10_000
 
 
 def connect(uri: str) -> "MlflowClient":
-    """Return an MLflow client that gives up in seconds, sends no telemetry and does not chat."""
-    # Read by MLflow as it is imported or used; a user's own values stay.
+    """Return an MLflow client with short timeouts, without telemetry and needless messages."""
+    # MLflow reads these when it is imported or used; a user's values take precedence.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -40,7 +40,7 @@ def connect(uri: str) -> "MlflowClient":
 
 
 def make_store(path: Path) -> None:
-    """Make a SQLite store, whole or not at all: one whose tables are half made can never be used again."""
+    """Make a SQLite store atomically: one with incomplete tables cannot be used."""
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def existing_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
 
 
 def training_run(client: "MlflowClient", model_sha256: str, experiment: str | None = None) -> "Run | None":
-    """Return the newest run that made a model, or whose checkpoint was exported as it; None if there is none.
+    """Return the newest run that trained a model, or whose checkpoint was exported as it; None if there is none.
 
     `experiment` names the only one that is looked through.
     """
@@ -85,19 +85,19 @@ def training_run(client: "MlflowClient", model_sha256: str, experiment: str | No
 
 
 def holds(client: "MlflowClient", experiment_id: str, what: str) -> bool:
-    """Whether an experiment has runs that a filter lets pass."""
+    """Return whether an experiment has runs that match a filter."""
     return bool(client.search_runs([experiment_id], what, max_results=1))
 
 
 def newest_experiment(client: "MlflowClient") -> "Experiment | None":
-    """Return the experiment of the newest run; None where there are no runs."""
+    """Return the experiment of the newest run; None without runs."""
     ids = [each.experiment_id for each in client.search_experiments(max_results=MOST_EXPERIMENTS)]
     newest = client.search_runs(ids, max_results=1, order_by=["attributes.start_time DESC"])
     return client.get_experiment(newest[0].info.experiment_id) if newest else None
 
 
 def experiment_id(client: "MlflowClient", target: Target) -> str:
-    """Return the id of the target's experiment, which is made if need be."""
+    """Return the id of the target's experiment, created if missing."""
     found = client.get_experiment_by_name(target.experiment)
     if found:
         return found.experiment_id
@@ -105,7 +105,7 @@ def experiment_id(client: "MlflowClient", target: Target) -> str:
 
 
 def log_params(client: "MlflowClient", run: "Run", params: Mapping[str, str]) -> None:
-    """Send the parameters that the run lacks; MLflow keeps the first value of one that has changed."""
+    """Send the parameters that the run lacks; MLflow keeps the first value of a changed one."""
     from mlflow.entities import Param
 
     logged = run.data.params
@@ -118,7 +118,7 @@ def log_params(client: "MlflowClient", run: "Run", params: Mapping[str, str]) ->
 
 
 def log_tags(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags; the newest value stays."""
+    """Set tags; the newest value counts."""
     from mlflow.entities import RunTag
 
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -130,17 +130,17 @@ def log_inputs(client: "MlflowClient", run: "Run", data: Iterable[Data]) -> None
     try:
         if inputs:
             client.log_inputs(run.info.run_id, inputs)
-    except Exception as error:  # an older server has no inputs, and takes the rest
+    except Exception as error:  # an older server has no inputs, but accepts the rest
         logger.warning("MLflow did not take the names of the data sets: %s", reason(error))
 
 
 def logged_steps(client: "MlflowClient", run: "Run") -> dict[str, set[int]]:
-    """Return the steps that the run holds, by metric."""
+    """Return the steps that the run has, by metric."""
     return {key: {p.step for p in client.get_metric_history(run.info.run_id, key)} for key in run.data.metrics}
 
 
 def artifact_location(uri: str) -> str | None:
-    """Return the folder beside a SQLite file, so that runs from different folders share it; None: the server's."""
+    """Return the folder beside a SQLite file, which runs from different folders share; None: the server's."""
     path = sqlite_path(uri)
     return (path.parent / "mlartifacts").as_uri() if path else None
 

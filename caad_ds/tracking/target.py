@@ -1,4 +1,4 @@
-"""Where runs are logged: what the user named, else MLflow's own variables, else a SQLite file; and its page."""
+"""Where runs are logged: as given by the user, else by MLflow's variables, else a SQLite file; and its page."""
 
 import os
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 DEFAULT_EXPERIMENT = "caad-ds"
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
-# Without these MLflow 3 opens an experiment on its traces, which training has none of.
+# Without these MLflow 3 shows an experiment's traces, of which training has none.
 CHARTS = "compareRunsMode=CHART&workflowType=machine_learning"
 TRAININGS = "tags.kind = 'training'"
 
 
 @dataclass(frozen=True)
 class Target:
-    """An MLflow store or server and an experiment there, each with what named it."""
+    """An MLflow store or server and an experiment, each with the source of its name."""
 
     uri: str
     experiment: str
@@ -30,10 +30,10 @@ class Target:
     def of(
         cls, uri: str | None, experiment: str | None, names: tuple[str, str] = ("tracking.uri", "tracking.experiment")
     ) -> "Target":
-        """Choose: the arguments, which the user gave as `names`, before MLflow's variables, before the default.
+        """Choose the arguments, which the user gave as `names`, else MLflow's variables, else the default.
 
         Raises:
-            UserError: a URI that is no MLflow store.
+            UserError: a URI that is not an MLflow store.
         """
         uri, uri_from = _first((uri, names[0]), (os.environ.get(URI_VARIABLE) or None, URI_VARIABLE), DEFAULT_URI)
         named = os.environ.get(EXPERIMENT_VARIABLE) or None
@@ -49,19 +49,19 @@ class Target:
 
 
 def _first(given: tuple[str | None, str], variable: tuple[str | None, str], default: str) -> tuple[str, str]:
-    """The first that is named, and by what."""
+    """Return the first value that is given, and its source."""
     return next(((value, name) for value, name in (given, variable) if value is not None), (default, "default"))
 
 
 def check_uri(uri: str, name: str) -> None:
-    """Raise UserError for what MLflow cannot use as a store, folders included."""
+    """Raise UserError for a URI that MLflow cannot use as a store, including folders."""
     if urlsplit(uri).scheme.split("+")[0] not in SCHEMES:
         hint = "sqlite:///mlflow.db or a server such as http://host:5000"
         raise UserError(f"{name} {hide_secrets(uri)!r} is no MLflow store: give {hint}")
 
 
 def is_server(uri: str) -> bool:
-    """Whether the store has pages of its own."""
+    """Return whether the store is a server with its own pages."""
     return urlsplit(uri).scheme in ("http", "https")
 
 
@@ -70,14 +70,14 @@ def page(server: str, experiment_id: str, only: str = TRAININGS) -> str:
 
     `only` is a filter. MLflow sorts charts by name, and the bars of evaluations would come before all curves.
     """
-    scheme, place, path, query, _ = urlsplit(server)
-    host = urlunsplit((scheme, place.rpartition("@")[2], path.rstrip("/"), query, ""))
+    scheme, netloc, path, query, _ = urlsplit(server)
+    host = urlunsplit((scheme, netloc.rpartition("@")[2], path.rstrip("/"), query, ""))
     searched = f"&searchFilter={quote(only)}" if only else ""
     return f"{host}/#/experiments/{experiment_id}/runs?{CHARTS}{searched}"
 
 
 def curves(target: Target, experiment_id: str) -> str:
-    """Say where the curves of an experiment are: its page on a server, else the command that shows the store."""
+    """Describe where an experiment's curves are: its page on a server, else the command that shows the store."""
     if is_server(target.uri):
         return page(target.uri, experiment_id)
     option = "" if target.uri == DEFAULT_URI else f" --mlflow {hide_secrets(target.uri)}"

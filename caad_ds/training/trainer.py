@@ -342,7 +342,7 @@ class Trainer:
             skipped = torch.tensor(self.reader.skipped, device=self.device)
             dist.all_reduce(skipped)
             self.heartbeat.say(f"broken shards and samples that were skipped, over all ranks: {skipped.item()}")
-        if self.reader.doubtful and (doubtful := Doubtful.together(gathered(self.reader.doubtful)).summary):
+        if self.reader.doubtful and (doubtful := Doubtful.merged(gathered(self.reader.doubtful)).summary):
             self.heartbeat.say(f"samples with audio that `caad-ds prep pack` would reject: {doubtful}")
         weights = engines.full_weights(self.engine)
         agreed(lambda: self._write_model(weights) if is_main() else None)

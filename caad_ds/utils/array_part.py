@@ -19,7 +19,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """`2/8`, as an argument: part 2 of the parts 0 to 7."""
+        """Parse an argument such as `2/8`: part 2 of the parts 0 to 7."""
         index, _, count = text.partition("/")
         try:
             part = cls(int(index), int(count))
@@ -30,9 +30,9 @@ class Part:
         return part
 
     def take(self, items: Iterable[T]) -> Iterator[T]:
-        """The part's items."""
+        """Yield the part's items."""
         return islice(items, self.index, None, self.count)
 
     def path(self, whole: Path) -> Path:
-        """Where a part's output lies: beside the whole's, `answered.jsonl` -> `answered.00002-of-00008.jsonl`."""
+        """Return the path of a part's output: `answered.jsonl` -> `answered.00002-of-00008.jsonl`."""
         return whole.with_name(f"{whole.stem}.{self.index:05d}-of-{self.count:05d}{whole.suffix}")

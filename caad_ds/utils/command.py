@@ -1,4 +1,4 @@
-"""What commands share: how they are parsed, how they end, and how a user's mistake becomes one line."""
+"""Shared parts of commands: parsing, exit status, and one-line messages for user errors."""
 
 import argparse
 import difflib
@@ -14,14 +14,14 @@ from caad_ds.utils.errors import RankError, UserError
 
 ROWS_REJECTED = 3
 INTERRUPTED = 130
-PIPE_CLOSED = 141  # what a shell says of a process that SIGPIPE has ended
+PIPE_CLOSED = 141  # a shell's status of a process that SIGPIPE ended
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are a UserError of one line, which names the command's help."""
+    """A parser whose errors are one-line UserErrors that name the command's help."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the UserError; for an option that is not known it names the nearest one."""
+        """Raise the UserError; for an unknown option it names the nearest one."""
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         near = (
             difflib.get_close_matches(unknown[1], re.findall(r"--[\w-]+", self.format_help()), n=1) if unknown else []
@@ -31,22 +31,22 @@ class Parser(argparse.ArgumentParser):
 
 
 def is_main() -> bool:
-    """Whether this process is the one of its launch that prints, tracks and writes."""
+    """Return whether this is the process of its launch that prints, tracks and writes."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def is_alone() -> bool:
-    """Whether this process is the only one of its launch."""
+    """Return whether this process is the only one of its launch."""
     return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def note(text: str) -> None:
-    """Say something on stderr, beside what a command prints."""
+    """Print a note on stderr, apart from a command's output."""
     print(f"caad-ds: {text}", file=sys.stderr, flush=True)
 
 
 def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
+    """Parse an argument that is an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
@@ -56,20 +56,20 @@ def positive(text: str) -> int:
 def guarded(command: Callable[[], int], debug: bool = False) -> int:
     """Run a command and return its status; a UserError gives 2 on every rank, and is printed by the main one.
 
-    A RankError is printed by all. The traceback is shown with `debug` alone. What is no user's mistake keeps its
-    traceback; on one rank of several it gives 2 as well, which is what the others end with. Where the reader of the
-    output has gone, as in `caad-ds --help | head`, the command ends with 141 and says nothing.
+    A RankError is printed by all ranks. Tracebacks of both are shown only with `debug`. Other errors keep their
+    traceback; on one rank of several they also give 2, the status of the other ranks. If the reader of the output has
+    closed it, as in `caad-ds --help | head`, the command silently ends with 141.
     """
     try:
         try:
             return _guarded(command, debug)
         finally:
             if sys.stdout is not None:  # closed by `>&-`
-                sys.stdout.flush()  # what is left is written here, where a closed pipe can be handled
+                sys.stdout.flush()  # flush here, where a closed pipe can be handled
     except BrokenPipeError:
         if not (closed := _unread_streams()):
-            raise  # another pipe than the output
-        for stream in closed:  # what Python writes as it ends goes nowhere
+            raise  # not the output's pipe
+        for stream in closed:  # discard what Python writes at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return PIPE_CLOSED
 
@@ -93,7 +93,7 @@ def _guarded(command: Callable[[], int], debug: bool) -> int:
 
 
 def _unread_streams() -> list[TextIO]:
-    """The output streams that are pipes which nobody reads."""
+    """Return the output streams that are pipes without a reader."""
     return [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
 
 
@@ -104,5 +104,5 @@ def _has_no_reader(stream: TextIO | None) -> bool:
         poll = select.poll()
         poll.register(stream.fileno(), 0)
         return any(event & select.POLLERR for _, event in poll.poll(0))
-    except (OSError, ValueError):  # no file of the operating system, or closed
+    except (OSError, ValueError):  # not a file of the operating system, or closed
         return False

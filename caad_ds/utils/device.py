@@ -1,4 +1,4 @@
-"""The device that a command runs a model on."""
+"""Pick the device that a command runs a model on."""
 
 import platform
 
@@ -10,7 +10,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # by the names of run.
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device of that name, by default CUDA if there is one; UserError if it is not here."""
+    """Return the device of that name, by default CUDA if there is one; UserError if it does not exist."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.zeros(0, device=name).device
@@ -20,5 +20,5 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a device is called: a GPU by its name, a CPU by its architecture."""
+    """Return a GPU's name or a CPU's architecture."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"

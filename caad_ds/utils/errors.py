@@ -2,15 +2,15 @@
 
 
 class UserError(Exception):
-    """A user's mistake: the message says what is wrong, where, and what to do, in one line.
+    """A user error: its one-line message says what is wrong, where, and what to do.
 
     The console script and `train.py` print it and exit with status 2; `--debug` shows the traceback.
     """
 
 
 class RankError(UserError):
-    """What every rank tells for itself: it has lost the others, and may be the only one that is left to speak."""
+    """An error that every rank prints itself: it has lost the others, and may be the last one running."""
 
 
 class AudioError(Exception):
-    """An audio that does not decode, or holds nothing usable; callers add which record it belongs to."""
+    """An audio that does not decode or is not usable; callers add its record."""

@@ -1,17 +1,17 @@
-"""Many faults in few lines: counted by kind, with some examples and the name of the file that lists all."""
+"""Summarize many faults in few lines: counts by kind, some examples, and the file that lists all."""
 
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-EXAMPLES = 20  # up to so many are listed themselves
+EXAMPLES = 20  # at most this many are listed
 KINDS = 10
-VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*")  # what is quoted, and paths
+VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*")  # quoted texts, and paths
 DETAIL = re.compile(r"[,;(]\s?")
 
 
 class Faults:
-    """Faults as they come, each of something that has a name; of many only counts and examples are kept."""
+    """Collects named faults; of many only counts and examples are kept."""
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
@@ -25,7 +25,7 @@ class Faults:
             self._examples[kind].append(f"{name}: {reason}")
 
     def lines(self, title: str, file: Path) -> list[str]:
-        """Number, title and file, the number of each kind, and EXAMPLES examples of the most frequent ones."""
+        """Return lines with number, title and file, the number of each kind, and EXAMPLES examples of frequent ones."""
         total, shown = self.kinds.total(), self.kinds.most_common(KINDS)
         lines = [f"{total} {title} (all in {file}):"]
         lines += [f"  {count} {kind}" for kind, count in shown]
@@ -37,7 +37,7 @@ class Faults:
 
 
 def kind_of(reason: object) -> str:
-    """A reason without the names, paths and numbers that make each one differ, and without its details."""
+    """Strip a reason of its details, and of names, paths and numbers that differ each time."""
     words = VARIABLE.sub("…", str(reason)).split()
     kind = " ".join("#" if any(map(str.isdigit, word)) else word for word in words)
     return DETAIL.split(kind, maxsplit=1)[0][:100].strip() or kind[:100]

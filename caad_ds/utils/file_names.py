@@ -1,4 +1,4 @@
-"""Ids as the names of files: one place decides, so that two ids never share a file."""
+"""Convert ids to unique file names."""
 
 import hashlib
 from collections import Counter
@@ -11,23 +11,23 @@ HASH = 32  # hex digits
 
 
 def encoded(identity: str) -> str:
-    """An id with all that a file system, a URL or WebDataset would misread (slashes, dots) percent-encoded; no two ids
-    have one encoding."""
+    """Percent-encode all that a file system, a URL or WebDataset would misread (slashes, dots) in an id; encodings are
+    unique."""
     return quote(identity, safe="").replace(".", "%2E")
 
 
 def file_name(identity: str, suffix: str = "", room: int = 0) -> str:
-    """The name of an id's file: `encoded`, cut and with a hash of the id where a file system would refuse its length.
+    """Return the name of an id's file: `encoded`, or if too long for a file system, truncated with a hash of the id.
 
-    `room` bytes are left for what is put after it.
+    `room` bytes are reserved for a further suffix.
     """
     return _stem(identity, len(suffix.encode()) + room) + suffix
 
 
 def stems(identities: Collection[str], room: int = 0) -> dict[str, str]:
-    """The file name of each id without its suffix, which has `room` bytes.
+    """Return the file name of each id without its suffix, which has `room` bytes.
 
-    Two that differ in case alone have a hash, since some file systems do not tell them apart.
+    Names that differ only in case get a hash, since some file systems ignore case.
     """
     names = {identity: _stem(identity, room) for identity in identities}
     alike = Counter(name.lower() for name in names.values())

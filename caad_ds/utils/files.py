@@ -23,19 +23,19 @@ from caad_ds.utils.text import TextError, as_text, read_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
-OPEN_FILES = 256  # that a reader keeps open; a process may have 1,024 by default
-PARTIAL, LOCK = ".partial", ".lock"  # how the names of files end that are there while another is written
-RELEASED_AFTER = 120  # seconds until the locks of a node that has gone are given up; NFS takes 90
+OPEN_FILES = 256  # kept open by a reader; a process may have 1,024 by default
+PARTIAL, LOCK = ".partial", ".lock"  # suffixes of temporary files while another is written
+RELEASED_AFTER = 120  # seconds until locks of a lost node are released; NFS takes 90
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # file systems without them
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # file systems without locks
 
 
 class Unquoted(yaml.MarkedYAMLError):
-    """A text of which YAML has made a number, a boolean, a date or nothing."""
+    """A text that YAML has read as a number, a boolean, a date or null."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose mappings have texts as keys, each once; of a double one PyYAML takes the last and says nothing."""
+    """YAML with unique text keys in mappings; of duplicate keys PyYAML silently takes the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _as_written(node: yaml.ScalarNode) -> None:
-    """Make a scalar, such as the number 1, the text that stands there; YAMLError where YAML has made another of it."""
+    """Convert a scalar, such as the number 1, to its text; YAMLError if YAML's value differs from the text."""
     value = _constructed(yaml.ScalarNode(node.tag, node.value))
     if value is None or as_text(value) != node.value:
         read = "nothing" if value is None else as_text(value)
@@ -61,7 +61,7 @@ def _as_written(node: yaml.ScalarNode) -> None:
 
 
 def _constructed(node: yaml.Node | None) -> Any:
-    """The value of a node; None of none, as of an empty file."""
+    """Return the value of a node; None without a node, as in an empty file."""
     if node is None:
         return None
     try:
@@ -84,8 +84,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def _cannot_be_made(error: OSError, folder: Path) -> bool:
-    """Whether that "no such file" is of the folder, or of the first file made in it, as in /proc; a file that the body
-    wanted to read is another matter."""
+    """Return whether "no such file" concerns the folder, or the first file made in it, as in /proc, and not a file that
+    the body reads."""
     if error.errno != errno.ENOENT or error.filename is None:
         return False
     path = Path(os.fsdecode(error.filename))
@@ -94,12 +94,12 @@ def _cannot_be_made(error: OSError, folder: Path) -> bool:
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that is open under a temporary name, and synced and renamed when the body ends; absent if it fails.
+    """Open a file under a temporary name; sync and rename it when the body ends, remove it if that fails.
 
     UserError if the disk is full.
     """
     partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}{PARTIAL}")
-    if path.exists() and not path.is_file():  # a rename over /dev/null would leave a file in its place
+    if path.exists() and not path.is_file():  # a rename over /dev/null would replace it by a file
         raise UserError(f"{path} is no regular file: name another")
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _drop_stale(path: Path) -> None:
-    """Remove what processes of this host that were killed have left of a file."""
+    """Remove temporary files of killed processes of this host."""
     for partial in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(os.uname().nodename)}.*{PARTIAL}"):
         try:
             os.kill(int(partial.name.split(".")[-2]), 0)
@@ -129,13 +129,13 @@ def _drop_stale(path: Path) -> None:
 
 @contextmanager
 def sole_writer(path: Path, shared: bool = False, patience: float = 0) -> Iterator[None]:
-    """Holds a lock beside `path` while the body runs; UserError if another process, on any host, holds it.
+    """Hold a lock beside `path` while the body runs; UserError if another process, on any host, holds it.
 
-    `shared` lets others in who share it as well, and keeps out who wants it alone. It is waited for `patience` seconds.
+    A `shared` lock admits other shared ones, but no exclusive one. It is waited for `patience` seconds.
 
-    Two tasks on one output, such as a requeued job and its lost twin, would each take the other's lines for its own. A
-    requeued job waits: a file system may hold the lock of the node that it has lost for a while. The lock of a folder
-    whose parent cannot be written, such as a mounted volume, is in the folder.
+    Two tasks on one output, such as a requeued job and its lost twin, would mix up each other's lines. A requeued job
+    waits: a file system may keep a lost node's lock for a while. If a folder's parent is not writable, such as for a
+    mounted volume, the lock is in the folder.
     """
     lock = _lock_of(path)
     requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
@@ -155,7 +155,7 @@ def sole_writer(path: Path, shared: bool = False, patience: float = 0) -> Iterat
 
 
 def is_free(path: Path) -> bool:
-    """Whether nobody holds the lock of `sole_writer`, alone or shared, at this moment."""
+    """Return whether no one holds the lock of `sole_writer` at this moment."""
     lock = _lock_of(path)
     with disk_errors(lock.parent):
         file = _locked(lock)
@@ -172,8 +172,8 @@ def _lock_of(path: Path) -> Path:
 
 
 def _locked(lock: Path, shared: bool = False) -> BinaryIO | None:
-    """The lock file, open and locked; None where another process has it. Without locks, as some file systems are, it
-    is only open."""
+    """Open and lock the lock file; None if another process holds it. On a file system without locks it is only
+    opened."""
     while True:
         file = open(lock, "wb")
         try:
@@ -181,7 +181,7 @@ def _locked(lock: Path, shared: bool = False) -> BinaryIO | None:
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 return file
         except FileNotFoundError:
-            pass  # its holder ended after it was opened, and has removed it: the next one is another file
+            pass  # its holder has ended and removed it since it was opened: open the new one
         except BlockingIOError:
             file.close()
             return None
@@ -193,21 +193,21 @@ def _locked(lock: Path, shared: bool = False) -> BinaryIO | None:
 
 
 class OpenFile:
-    """A file to be read by position, closed when the last of those who hold it lets go.
+    """A file for reads at offsets, closed with its last reference.
 
-    Who reads keeps it meanwhile: what falls out of a cache of open files may be in use.
+    Readers hold a reference: a file that is evicted from a cache of open files may still be in use.
     """
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):  # it could be opened
+        if hasattr(self, "descriptor"):  # opening succeeded
             os.close(self.descriptor)
 
 
 def file_hash(source: Path | BytesIO) -> str:
-    """The sha256 of the bytes of a file, on disk or in memory."""
+    """Return the sha256 of a file, on disk or in memory."""
     with source if isinstance(source, BytesIO) else open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -219,7 +219,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def follow_umask(folder: Path) -> None:
-    """Give the safetensors files below a folder the mode of any new file there; the library writes them private."""
+    """Set the safetensors files in a folder to the default mode of new files; the library makes them private."""
     probe = folder / ".mode"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
@@ -229,23 +229,23 @@ def follow_umask(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """An indented JSON file, replaced as a whole; NaN, which is no JSON, is refused."""
+    """Write an indented JSON file atomically; NaN, which is not JSON, is refused."""
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def to_line(value: Mapping[str, object]) -> bytes:
-    """A dictionary as one line of JSONL."""
+    """Return a dictionary as one line of JSONL."""
     return (json.dumps(value, ensure_ascii=False) + "\n").encode()
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """A JSONL file, replaced as a whole."""
+    """Write a JSONL file atomically."""
     with writing(path) as file:
         file.writelines(map(to_line, rows))
 
 
 def read_json(path: Path, remedy: str) -> dict:
-    """The object in a JSON file; UserError, which ends with `remedy`, if there is none."""
+    """Read the object in a JSON file; UserError, which ends with `remedy`, if there is none."""
     try:
         value = json.loads(read_text(path))
     except TextError:
@@ -258,10 +258,10 @@ def read_json(path: Path, remedy: str) -> dict:
 
 
 def drop_cut_line(path: Path) -> None:
-    """Cut a file that lines are appended to after its last line break; what follows was cut short by a kill."""
+    """Truncate a file of appended lines after its last line break; a killed process left the rest."""
     with disk_errors(path.parent), open(path, "r+b") as file:
         end = file.seek(0, os.SEEK_END)
-        while end:  # from the end in blocks: what a long step has done may be larger than the memory
+        while end:  # from the end in blocks: the file may be larger than memory
             start = max(0, end - (1 << 20))
             file.seek(start)
             if newline := file.read(end - start).rfind(b"\n") + 1:
@@ -272,14 +272,14 @@ def drop_cut_line(path: Path) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; yaml.YAMLError where it is none, or has a key twice in one mapping."""
+    """Parse a YAML text; yaml.YAMLError if it is invalid, or has a duplicate key."""
     return _constructed(yaml.compose(text, _Loader))
 
 
 def read_yaml(path: Path, kind: Any) -> Any:
-    """The content of a YAML file as the type `kind`, validated by pydantic; UserError names the first mistake.
+    """Read a YAML file as the type `kind`, validated by pydantic; UserError names the first mistake.
 
-    Where `kind` has a text, a number or a boolean is one if YAML's value is what is written: 1, but neither 1.10 nor
+    Where `kind` has a text, a number or boolean is accepted if YAML's value equals its text: 1, but neither 1.10 nor
     yes, which are 1.1 and true.
     """
     try:
@@ -299,22 +299,22 @@ def read_yaml(path: Path, kind: Any) -> Any:
 
 
 def _validated(node: yaml.Node | None, kind: TypeAdapter) -> Any:
-    """The value of a node as a type; the scalars that should be texts are made so, as long as there are such."""
+    """Validate a node as a type; scalars that should be texts are converted."""
     while True:
         try:
             return kind.validate_python(_constructed(node))
         except ValidationError as error:
-            places = [item["loc"] for item in error.errors() if item["type"] == "string_type"]
-            scalars = [found for place in places if (found := _scalar(node, place)) and found.value]
+            locations = [item["loc"] for item in error.errors() if item["type"] == "string_type"]
+            scalars = [text for location in locations if (text := _scalar(node, location)) and text.value]
             if not scalars:
                 raise
             for scalar in scalars:
                 _as_written(scalar)
 
 
-def _scalar(node: yaml.Node | None, place: Sequence[str | int]) -> yaml.ScalarNode | None:
-    """The scalar at a place of pydantic's, if there is one."""
-    for part in place:
+def _scalar(node: yaml.Node | None, location: Sequence[str | int]) -> yaml.ScalarNode | None:
+    """Return the scalar at a pydantic location, if there is one."""
+    for part in location:
         if isinstance(node, yaml.MappingNode):
             node = next((value for key, value in node.value if key.value == part), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
@@ -325,6 +325,6 @@ def _scalar(node: yaml.Node | None, place: Sequence[str | int]) -> yaml.ScalarNo
 
 
 def _is_full(error: Exception) -> bool:
-    # safetensors and torch write by themselves and raise errors of their own, told apart by their text alone.
-    told = ("No space left", "PytorchStreamWriter failed writing")
-    return getattr(error, "errno", None) in _FULL or any(text in str(error) for text in told)
+    # safetensors and torch write files themselves and raise own errors, recognized only by their text.
+    messages = ("No space left", "PytorchStreamWriter failed writing")
+    return getattr(error, "errno", None) in _FULL or any(text in str(error) for text in messages)

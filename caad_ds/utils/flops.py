@@ -1,4 +1,4 @@
-"""Floating-point operations of a piece of work: matrix products, convolutions and attention, as PyTorch counts them."""
+"""Count floating-point operations: matrix products, convolutions and attention, as PyTorch counts them."""
 
 from math import prod
 
@@ -9,9 +9,9 @@ KERNELS = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_a
 
 
 def flop_counter() -> FlopCounterMode:
-    """A context; its `get_total_flops()` are those of what ran inside.
+    """Return a context whose `get_total_flops()` counts what ran inside.
 
-    PyTorch's own count knows no attention on a CPU and, before 2.13, stops at grouped queries.
+    PyTorch's own counter ignores attention on a CPU and, before 2.13, fails on grouped queries.
     """
     aten = torch.ops.aten
     forward = {getattr(aten, f"_scaled_dot_product_{kernel}"): _attention for kernel in KERNELS}
@@ -20,10 +20,10 @@ def flop_counter() -> FlopCounterMode:
 
 
 def _attention(query: tuple, key: tuple, value: tuple, *_: object, **__: object) -> int:
-    """Of scores and output, whose shapes are [..., heads of the queries, length, width]."""
+    """Count scores and output, whose shapes are [..., heads of the queries, length, width]."""
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _attention_backward(grad: tuple, query: tuple, key: tuple, value: tuple, *_: object, **__: object) -> int:
-    """Of the scores once more and the gradients of scores, values, queries and keys."""
+    """Count the recomputed scores and the gradients of scores, values, queries and keys."""
     return 2 * prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])

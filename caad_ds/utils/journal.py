@@ -1,4 +1,4 @@
-"""What a long step has done so far: an append-only file, so that a step that was killed resumes where it stopped."""
+"""An append-only journal of a long step, from which a killed step resumes."""
 
 import json
 from collections.abc import Iterator
@@ -15,9 +15,8 @@ from caad_ds.utils.text import decode_line, numbered
 class Journal:
     """A line of JSON per finished piece of work, after a line with the settings it depends on.
 
-    A context: lines are appended while it is open, by this process alone. `count` is the number of lines. Opened again
-    it resumes, without a last line that a kill cut short; UserError if the settings are others, or another process has
-    it open.
+    A context: lines are appended while it is open, only by this process. `count` is the number of lines. Opened again
+    it resumes, without a truncated last line; UserError if the settings differ, or another process has it open.
     """
 
     def __init__(self, path: Path, settings: dict) -> None:
@@ -50,37 +49,37 @@ class Journal:
                 self._file.close()
 
     def append(self, value: dict) -> int:
-        """Write a line and hand it to the system: a kill after that does not lose it. Returns its place."""
+        """Write and flush a line, which then survives a kill; return its offset."""
         with disk_errors(self.path.parent):
-            place = self._file.tell()
+            offset = self._file.tell()
             self._file.write(to_line(value))
             self._file.flush()
         self.count += 1
-        return place
+        return offset
 
-    def read(self, place: int) -> dict:
-        """The line at a place that `append` or `placed` gave."""
-        self._lines.seek(place)
+    def read(self, offset: int) -> dict:
+        """Read the line at an offset from `append` or `placed`."""
+        self._lines.seek(offset)
         return json.loads(self._lines.readline())
 
     def placed(self) -> Iterator[tuple[str, int, dict]]:
-        """Each line with its name for an error, and its place."""
-        made: dict | None = None
-        place = 0
+        """Yield (location for an error, offset, row) of each line."""
+        stored: dict | None = None
+        offset = 0
         for number, line in numbered(self.path):
             where = f"{self.path} line {number}"
             row = _row(line, where)
             if number == 1:
-                made = row
+                stored = row
             else:
-                if made is not None:  # only where there is something to lose: a start that failed at once binds nothing
-                    same_settings(made, self._settings, self.path)
-                    made = None
-                yield where, place, row
-            place += len(line)
+                if stored is not None:  # only if there are rows: settings of a failed start do not matter
+                    same_settings(stored, self._settings, self.path)
+                    stored = None
+                yield where, offset, row
+            offset += len(line)
 
     def rewind(self, count: int) -> None:
-        """Drop all but the first `count` lines: the work of the others is to be done again."""
+        """Drop all but the first `count` lines: the work of the others is repeated."""
         with open(self.path, "rb") as file:
             for _ in range(1 + count):  # the settings come first
                 file.readline()
@@ -94,22 +93,22 @@ class Journal:
         return (row for _, _, row in self.placed())
 
     def remove(self) -> None:
-        """Remove the file, when what it was kept for is on disk; to be called inside, so that no other takes it up.
+        """Remove the file once its output is on disk; call it inside the context, before another process resumes it.
 
         A process that found the output finished may have removed it already.
         """
         self.path.unlink(missing_ok=True)
 
 
-def changed_keys(made: dict, settings: dict) -> list[str]:
-    """The keys that differ, or that one of two settings lacks."""
-    return [key for key in made | settings if made.get(key) != settings.get(key)]
+def changed_keys(stored: dict, settings: dict) -> list[str]:
+    """Return the keys that differ between two settings, or that one lacks."""
+    return [key for key in stored | settings if stored.get(key) != settings.get(key)]
 
 
-def same_settings(made: dict, settings: dict, path: Path) -> None:
-    """UserError unless a file was made under these settings: what it holds may have cost GPU hours, so it is not
-    replaced unasked."""
-    if changed := changed_keys(made, settings):
+def same_settings(stored: dict, settings: dict, path: Path) -> None:
+    """Raise UserError unless a file was made with these settings: it may have cost GPU hours, and is not replaced
+    silently."""
+    if changed := changed_keys(stored, settings):
         raise UserError(f"{path}: it was made with another {', '.join(changed)}; choose another --out, or remove it")
 
 

@@ -1,10 +1,10 @@
-"""Names and addresses by which a machine reaches itself."""
+"""Detect loopback names and addresses."""
 
 import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an interface; a name other than localhost is not looked up."""
+    """Return whether only this machine reaches an interface; names other than localhost are not resolved."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

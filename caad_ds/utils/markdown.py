@@ -1,4 +1,4 @@
-"""Text of a user's own inside a Markdown file."""
+"""Escape a user's text for Markdown."""
 
 import re
 
@@ -12,18 +12,18 @@ ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def plain(value: object, longest: int = LONGEST) -> str:
-    """A value in one line that Markdown shows as it is, also in a cell of a table; see `one_line`."""
+    """Return a value in one line that Markdown shows literally, even in a table cell; see `one_line`."""
     text = one_line(value, longest)
     text = "".join(ENTITIES.get(character, character) for character in text)
     return SPECIAL.sub(r"\\\1", text)
 
 
 def one_line(value: object, longest: int = LONGEST) -> str:
-    """A value in one line without control characters, cut after so many; of each absolute path the last part."""
+    """Return a value in one line without control characters, truncated, with absolute paths shortened."""
     text = shortened(trimmed(" ".join(CONTROL.sub(" ", str(value)).split())))
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def code(value: object) -> str:
-    """A value in one line as code, also in a cell of a table; see `one_line`."""
+    """Return a value in one line as code, even in a table cell; see `one_line`."""
     return "`" + one_line(value).replace("`", "'").replace("|", "\\|") + "`"

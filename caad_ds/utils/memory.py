@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes."""
+"""Measure peak memory."""
 
 import ctypes
 from pathlib import Path
@@ -11,9 +11,9 @@ MIB = 2**20
 
 
 class PeakMemory:
-    """The peak, from now on, above what is held now: allocated bytes on CUDA, resident bytes on Linux CPUs.
+    """Peak memory since creation, above the level then: allocated bytes on CUDA, resident bytes on Linux CPUs.
 
-    On a CPU it is the process's, so nothing else should go on in it meanwhile.
+    On a CPU it is the process's, so nothing else should run in it.
     """
 
     def __init__(self, device: torch.device | str):
@@ -21,7 +21,7 @@ class PeakMemory:
         self._before = self._start()
 
     def mib(self) -> float | None:
-        """MiB; None where the platform does not tell."""
+        """Return MiB; None if the platform does not report it."""
         if self._before is None:
             return None
         peak = torch.cuda.max_memory_allocated() if self.cuda else _resident("VmHWM")
@@ -32,7 +32,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             return torch.cuda.memory_allocated()
         try:
-            # What the allocator kept from earlier work would hide what this one needs.
+            # Memory cached by the allocator would hide what is needed.
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak of the resident set
             return _resident("VmRSS")
@@ -41,6 +41,6 @@ class PeakMemory:
 
 
 def _resident(field: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """Read a line of /proc/self/status, in bytes."""
     lines = read_text(Path("/proc/self/status")).splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))

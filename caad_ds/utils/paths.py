@@ -1,6 +1,6 @@
-"""Paths that a command is given, checked before anything is imported that takes seconds.
+"""Check a command's paths before slow imports.
 
-Under several ranks only what is there is looked at: a path that one rank lacks is refused where all can agree on it.
+With several ranks a missing path is not refused here, but later, where all ranks can agree on it.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from caad_ds.utils.errors import UserError
 
 
 def existing(text: str | Path) -> Path:
-    """Return an argument's path; UserError where nothing is there."""
+    """Return an argument's path; UserError if it does not exist."""
     path = Path(text)
     if is_alone() and not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
@@ -18,7 +18,7 @@ def existing(text: str | Path) -> Path:
 
 
 def new_file(text: str | Path) -> Path:
-    """Return the path of a file that a command writes at its end; UserError where a folder is there."""
+    """Return the path of a file that a command writes at its end; UserError if it is a folder."""
     path = Path(text)
     if is_alone() and path.is_dir():
         raise UserError(f"{path}: it is a folder; name a file in it, such as {path / 'result.json'}")
@@ -26,7 +26,7 @@ def new_file(text: str | Path) -> Path:
 
 
 def page_file(text: str | Path) -> Path:
-    """Return the path of a page that a command writes; UserError unless the name is a page's, since what is there is
+    """Return the path of a page that a command writes; UserError unless it ends in .html, since an existing file is
     replaced."""
     if Path(text).suffix != ".html":
         raise UserError(f"{text}: the page replaces what is there; name a file that ends in .html")
@@ -36,7 +36,7 @@ def page_file(text: str | Path) -> Path:
 def model_folder(text: str | Path) -> Path:
     """Return the model folder that an argument names: that folder, or `model/` in a run's folder.
 
-    A hub id is returned as it is, and looked up where the model is read (`models/auto.py`). UserError where there is
+    A hub id is returned unchanged, and looked up when the model is loaded (`models/auto.py`). UserError if there is
     neither.
     """
     path = Path(text)
@@ -70,16 +70,16 @@ def check_model_folder(path: Path) -> None:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be a hub id, `organisation/name`, and no path: there is no folder of the first part's name."""
+    """Return whether a name may be a hub id, `organisation/name`, and not a path: its first part is not a folder."""
     if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith("/"):
         return False
     return not Path(name).parent.exists()
 
 
 def run_name(model: Path) -> str:
-    """What tables call a model: its folder's name; of `RUN/model`, which is where `train` writes it, the run's.
+    """Return a model's name for tables: its folder's; for `RUN/model`, where `train` writes it, the run's.
 
-    Of a hub id, and of its copy in the cache, the name without the organisation.
+    For a hub id and its copy in the cache, the name without the organisation.
     """
     if is_hub_id(str(model)):
         return model.name
@@ -90,11 +90,11 @@ def run_name(model: Path) -> str:
 
 
 def check_hub_or_folder(name: str, what: str) -> None:
-    """Raise UserError where a name can only be a path and nothing is there; a hub id is not looked up.
+    """Raise UserError if a name can only be a path and does not exist; a hub id is not looked up.
 
     `what` names the kind of model in the message.
     """
-    # A hub id has one slash at most, and never begins with one or with a dot.
+    # A hub id has at most one slash, and never begins with one or with a dot.
     only_a_path = name.count("/") > 1 or name.startswith(("./", "../", "/"))
     if only_a_path and not Path(name).exists():
         raise UserError(f"{name}: no such folder, but a {what} is wanted there; make it first, or correct the path")

@@ -1,4 +1,4 @@
-"""Code of a user's own, found by its dotted name; its folder has to be on PYTHONPATH."""
+"""Load a user's code by its dotted name; its folder must be on PYTHONPATH."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,16 +9,16 @@ from caad_ds.utils.errors import UserError
 
 
 def load_plugin(name: str) -> Any:
-    """Import `package.module`, or what `package.module:name` names.
+    """Import `package.module`, or the attribute `package.module:name`.
 
     Raises:
-        ImportError: in one line, whatever kept it from being imported.
+        ImportError: in one line, for any error on import.
     """
     module, colon, attribute = name.partition(":")
     try:
-        found = import_module(module)
-        return getattr(found, attribute) if colon else found
-    except Exception as error:  # whatever a module of somebody else may raise
+        imported = import_module(module)
+        return getattr(imported, attribute) if colon else imported
+    except Exception as error:  # a user's module may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         hint = "; add the folder that it lies in to PYTHONPATH" if absent else ""
@@ -26,9 +26,9 @@ def load_plugin(name: str) -> Any:
 
 
 def plugin_module(kind: str, name: str, package: str, names: Sequence[str], needed: Sequence[str] = ()) -> ModuleType:
-    """The module of a plain name, one of the `names` in a package, or of a dotted name, one of a user's own.
+    """Return the module of a plain name, one of `names` in a package, or a user's module of a dotted name.
 
-    UserError, which begins with `kind`, where there is none, or it lacks one of the attributes that are `needed`.
+    UserError, which begins with `kind`, if there is none, or it lacks one of the `needed` attributes.
     """
     if "." not in name:
         if name not in names:

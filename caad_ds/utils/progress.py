@@ -15,7 +15,7 @@ BEAT_SECONDS = 8.0
 
 
 class Heartbeat:
-    """A context that prints lines, and after every 8 s without one what is going on; silent unless `enabled`."""
+    """A context that prints lines, and after every 8 s without one the current activity; silent unless `enabled`."""
 
     def __init__(self, *, stream: TextIO | None = None, enabled: bool = True):
         self.stream = stream or sys.stdout
@@ -27,23 +27,23 @@ class Heartbeat:
         self.turn_to(lambda: "starting")
 
     def turn_to(self, doing: Callable[[], str]) -> None:
-        """Let `doing` describe what is going on from now on; nothing is said, and the next beat comes no later."""
+        """Set the function that describes the current activity, without printing or delaying the next beat."""
         self._doing = doing
         self._began = time.monotonic()
 
     def begin(self, what: str) -> None:
-        """Say what is going on from now on."""
+        """Set and print the current activity."""
         self.turn_to(lambda: what)
         self.say(what)
 
     def say(self, line: str) -> None:
-        """Print a line now; the next beat waits again."""
+        """Print a line now; the next beat waits another interval."""
         self._said = time.monotonic()
         if self.enabled:
             print(line, file=self.stream, flush=True)
 
     def beat(self) -> None:
-        """Say what is going on, and for how long; `last_beat` is what was said to go on."""
+        """Print the current activity and its duration; `last_beat` is the activity printed last."""
         self.last_beat = self._doing()
         self.say(f"{self.last_beat} ({time.monotonic() - self._began:.0f} s so far)")
 
@@ -65,10 +65,10 @@ class Heartbeat:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Reports a step on stderr; the body calls what it is given with the number of parts that it has finished.
+    """Report a step on stderr; the body calls the yielded function with the number of newly finished parts.
 
-    A live bar on a terminal, otherwise a line at the start, every 8 s and at the end; without `total` only the
-    number so far and the time, and no line at the end of what took less. A count is not said again at the end.
+    A live bar on a terminal, otherwise a line at the start, every 8 s and at the end; without `total` only the number
+    so far and the time, and no last line if it took less than 8 s. The same count is not printed again at the end.
     """
     console = Console(stderr=True)
     if console.is_terminal:
@@ -100,14 +100,14 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Says on stderr every 8 s what is running; for a step that is short but for large input, where it says nothing."""
+    """Print every 8 s on stderr what is running; for a step that is long only for large input."""
     with Heartbeat(stream=sys.stderr) as heart:
         heart.turn_to(lambda: what)
         yield
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """The items as they come, their number reported by `progress`."""
+    """Yield the items, and report their number by `progress`."""
     with progress(what, total) as advance:
         for item in items:
             yield item

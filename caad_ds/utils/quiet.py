@@ -1,4 +1,4 @@
-"""Messages of libraries that a user can do nothing about, silenced at their source, once."""
+"""Silence messages of libraries that a user cannot act on."""
 
 import logging
 import os
@@ -7,16 +7,16 @@ import warnings
 
 SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # bars over single files; a long step has a progress line of its own
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # bars over single files; a long step has its own progress line
     "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_VERBOSITY": "error",  # each retry of each file of a hub that does not answer
+    "HF_HUB_VERBOSITY": "error",  # every retry of every file if the hub does not answer
 }
 
 
 def quiet() -> None:
-    """Silence what DeepSpeed, torch and transformers report of their internals; call it before they are imported.
+    """Silence internal messages of DeepSpeed, torch and transformers; call it before they are imported.
 
-    Imports none of them. A user's own settings in the environment stay.
+    It imports none of them. A user's settings in the environment take precedence.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -24,11 +24,11 @@ def quiet() -> None:
         already.disable_progress_bar()
         already.set_verbosity_error()
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
-    # DeepSpeed sets its logger's level when it is imported; a filter stays.
+    # DeepSpeed sets its logger's level on import; a filter stays.
     logging.getLogger("DeepSpeed").addFilter(_is_error)
-    # DeepSpeed calls collectives under the names that torch 2.13 renames.
+    # DeepSpeed uses names of collectives that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # Its engines wait for each other without naming the device, which is this rank's.
+    # Its engines call barriers without naming the device, which is this rank's.
     warnings.filterwarnings("ignore", message=r"barrier\(\): using the device", category=UserWarning)
 
 

@@ -1,4 +1,4 @@
-"""What the processes of one launch tell each other: who they are, and how they fail together."""
+"""Communication between the processes of a launch: ranks, shared results and shared failures."""
 
 import os
 import sys
@@ -15,17 +15,17 @@ from caad_ds.utils.progress import waiting
 
 T = TypeVar("T")
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-MEETING = timedelta(minutes=15)  # a job's tasks start minutes apart; one that never does must not be waited for
-PATIENCE = timedelta(days=7)  # one that has more to do is waited for; one that has ended is then noticed at once
+MEETING = timedelta(minutes=15)  # a job's tasks start minutes apart; do not wait forever for one that never starts
+PATIENCE = timedelta(days=7)  # wait for a rank with more work; one that has ended is noticed at once
 LAST_PORT = 65535
 SILENT = nullcontext()
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """The ranks of this launch as one gloo group, which needs no accelerator; nothing for a process alone.
+    """Join the ranks of this launch to a gloo group, which needs no accelerator; do nothing for a single process.
 
-    For commands that run no DeepSpeed engine. UserError if the launcher's variables are incomplete or no numbers;
+    For commands without DeepSpeed engines. UserError if the launcher's variables are incomplete or not numbers;
     RankError if the ranks do not meet, or one of them ends before the others.
     """
     if is_alone():
@@ -42,13 +42,13 @@ def joined() -> Iterator[None]:
 
 @contextmanager
 def noticed() -> Iterator[None]:
-    """RankError where what is done inside a process group fails because another rank has ended (as gloo tells it)."""
+    """Raise RankError if the body fails because another rank has ended, as gloo reports."""
     try:
         yield
     except RuntimeError as error:
         if "gloo" not in str(error):
             raise
-        # Its first sentence: advice follows, with a picture in it.
+        # Only its first sentence: advice follows.
         reason = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]
         raise RankError(
             f"rank {dist.get_rank()}: another rank has ended ({reason}); see what it said, and start the command again"
@@ -62,8 +62,8 @@ def _meet() -> None:
     rank, size, address, port = (os.environ[name] for name in LAUNCHER)
     numbers = rank.isdecimal() and size.isdecimal() and port.isdecimal()
     if not numbers or int(rank) >= int(size) or int(port) > LAST_PORT:
-        told = f"RANK {rank}, WORLD_SIZE {size}, MASTER_PORT {port}"
-        raise UserError(f"{told}: give whole numbers, RANK below WORLD_SIZE and a port of at most {LAST_PORT}")
+        variables = f"RANK {rank}, WORLD_SIZE {size}, MASTER_PORT {port}"
+        raise UserError(f"{variables}: give whole numbers, RANK below WORLD_SIZE and a port of at most {LAST_PORT}")
     where = f"{address}:{port}"
     try:
         with waiting(f"rank {rank}: waiting for {size} ranks to meet at {where}"):
@@ -84,12 +84,12 @@ def _warn_of_tasks() -> None:
 
 
 def world() -> tuple[int, int]:
-    """(rank, world size); (0, 1) in a process that has joined no other."""
+    """Return (rank, world size); (0, 1) in a process without a group."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def from_main(action: Callable[[], T]) -> T:
-    """What `action` gives on rank 0, for all ranks; where it raises UserError, all raise it."""
+    """Run `action` on rank 0, and return its result on all ranks; if it raises UserError, all raise it."""
     rank, world_size = world()
     result = [agreed(lambda: action() if rank == 0 else None)]
     if world_size > 1:
@@ -98,9 +98,9 @@ def from_main(action: Callable[[], T]) -> T:
 
 
 def agreed(action: Callable[[], T], waiting: AbstractContextManager = SILENT) -> T:
-    """Run `action` on every rank; if any fails, all do (as `raise_together` says), so that none waits forever.
+    """Run `action` on every rank; if any fails, all do (see `raise_together`), and none waits forever.
 
-    `waiting` is entered while the other ranks are not done.
+    `waiting` is entered while other ranks are not done.
     """
     result, failure = None, None
     try:
@@ -115,11 +115,11 @@ def agreed(action: Callable[[], T], waiting: AbstractContextManager = SILENT) ->
 def raise_together(failure: Exception | None) -> None:
     """Raise the first rank's failure on all ranks, if there is one.
 
-    A UserError keeps its type. Of anything else the rank that met it raises it as it is, and the others its name.
+    A UserError keeps its type. Another error is raised unchanged by its rank, and as a UserError by the others.
     """
     unforeseen = None if isinstance(failure, UserError) else failure
-    told = failure if unforeseen is None else UserError(f"{type(failure).__name__}: {failure}")
-    failures = gathered(told)
+    shared = failure if unforeseen is None else UserError(f"{type(failure).__name__}: {failure}")
+    failures = gathered(shared)
     if unforeseen is not None:
         raise unforeseen
     for rank, error in enumerate(failures):
@@ -128,7 +128,7 @@ def raise_together(failure: Exception | None) -> None:
 
 
 def gathered(value: T) -> list[T]:
-    """What every rank gives, in the order of ranks, on all ranks."""
+    """Gather a value of every rank, in the order of ranks, on all ranks."""
     values = [value] * world()[1]
     if dist.is_initialized():
         dist.all_gather_object(values, value)

@@ -1,7 +1,7 @@
-"""Tables that fit a terminal: headers and names wrap, numbers never do.
+"""Fit tables to a terminal: headers and names wrap, numbers never do.
 
-A table that is too wide has its headers wrapped; else it is transposed; else its columns are divided over several
-tables that begin with the same first column.
+If a table is too wide, its headers are wrapped; else it is transposed; else its columns are split over several tables
+with the same first column.
 """
 
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from rich import box
 from rich.cells import cell_len
 from rich.table import Table as RichTable
 
-LONGEST_CELL = 32  # a longer one is text, such as a device, and may wrap
+LONGEST_CELL = 32  # longer ones are text, such as a device, and may wrap
 SHORTEST_NAME = 12
 BETWEEN, EDGES = 3, 2  # blanks between columns, and at both ends of a line
 
 
 @dataclass(frozen=True)
 class Table:
-    """Header and rows of a table, as texts; the first column names the rows."""
+    """Header and rows of a table as texts; the first column names the rows."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def fitted(self, width: int) -> list[RichTable]:
-        """The table as it is printed in `width` columns: whole, transposed, or in parts."""
+        """Return the table fitted to `width` columns: whole, transposed, or in parts."""
         for table in (self, self._transposed()):
             for widths in (table._widths(wrap=False), table._widths(wrap=True)):
                 if _total(widths) <= width:
@@ -37,7 +37,7 @@ class Table:
         return Table(self.title, first, columns)
 
     def _widths(self, wrap: bool) -> list[int]:
-        """Each column's width: of its cells and its header, or with `wrap` of the longest word of what may wrap."""
+        """Return each column's width: of its cells and header, or with `wrap` of the longest word of wrappable text."""
         widths = []
         for header, *cells in zip(self.header, *self.rows, strict=True):
             texts = [*cells, *header.split()] if wrap else [*cells, header]
@@ -47,7 +47,7 @@ class Table:
         return widths
 
     def _parts(self, width: int) -> list[RichTable]:
-        """Tables of as many columns as fit beside the first one, in which long names are folded."""
+        """Return tables of as many columns as fit beside the first one, whose long names are wrapped."""
         widths = self._widths(wrap=True)
         widths[0] = min(widths[0], max(SHORTEST_NAME, width // 3))
         groups: list[list[int]] = []
@@ -63,7 +63,7 @@ class Table:
         ]
 
     def _drawn(self, title: str, columns: Sequence[int], widths: Sequence[int]) -> RichTable:
-        """Some of the columns, at these widths."""
+        """Draw some of the columns, at these widths."""
         table = RichTable(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
         for k, width in zip(columns, widths, strict=True):
             table.add_column(self.header[k], justify="right" if k else "left", overflow="fold", width=width)
@@ -73,5 +73,5 @@ class Table:
 
 
 def _total(widths: Sequence[int]) -> int:
-    """The length of a line with columns of these widths."""
+    """Return the length of a line with columns of these widths."""
     return sum(widths) + BETWEEN * (len(widths) - 1) + EDGES

@@ -1,6 +1,6 @@
-"""What libsndfile does not read, such as AAC, by PyAV (extra `audio`): its wheels bring FFmpeg's libraries along.
+"""Read formats that libsndfile does not, such as AAC, by PyAV (extra `audio`), whose wheels include FFmpeg's libraries.
 
-A file is known by its first bytes, and FFmpeg is told its format: of a playlist it would open what that names.
+The format is detected by a file's first bytes and passed to FFmpeg, which would otherwise open the files of a playlist.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ FORMATS = {
     "asf": "a Windows Media file",
     "aac": "a raw AAC stream",
     "amr": "an AMR file",
-}  # as FFmpeg calls them, and a person
+}  # FFmpeg's name, and the usual one
 HEAD = 16
 EDIT_SECONDS = 0.002  # an edit list is in units of 1 / 600 s or less
 SCALES = {"u1": 128.0, "i2": 2.0**15, "i4": 2.0**31, "f4": 1.0, "f8": 1.0}
 
 
 def format_of(file: BinaryIO) -> str | None:
-    """FFmpeg's name of the format, if it is one that is read here; the file is left at its start."""
+    """Return FFmpeg's name of the format, if it is read here; the file is left at its start."""
     file.seek(0)
     head = file.read(HEAD)
-    if head[:3] == b"ID3" and len(head) >= 10:  # tags before a raw stream
-        file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10]))))
+    if head[:3] == b"ID3" and len(head) >= 10:  # tags precede a raw stream
+        file.seek(10 + sum(byte << 7 * index for index, byte in enumerate(reversed(head[6:10]))))
         tagged, head = True, file.read(HEAD)
     else:
         tagged = False
@@ -48,12 +48,11 @@ def format_of(file: BinaryIO) -> str | None:
 
 
 class Container:
-    """The only audio stream of a file, read as `soundfile.SoundFile` is; a context.
+    """The only audio stream of a file, with the interface of `soundfile.SoundFile`; a context.
 
-    Samples that the encoder put before the audio, and after it to fill its last frame, are left out where the file says
-    how many: MP4, and Opus in Matroska. `claims` is the number of frames that the header has, or None; that is not
-    exact, so that `frames` is unknown. AudioError for a file with none or several audio streams, and for what does not
-    decode.
+    The encoder's padding before and after the audio is removed if the file has its length: MP4, and Opus in Matroska.
+    `claims` is the header's number of frames, or None; it is not exact, so `frames` is unknown. AudioError for a file
+    with no or several audio streams, or one that does not decode.
     """
 
     extra_info, frames = "", None
@@ -82,7 +81,7 @@ class Container:
         self.claims = self._claimed()
 
     def read(self, frames: int, dtype: str = "float32") -> np.ndarray:
-        """Up to so many frames, float32 [frames] or [frames, channels]."""
+        """Read up to `frames` frames, float32 [frames] or [frames, channels]."""
         parts, missing = [], frames
         while missing:
             if not len(self._rest):
@@ -96,11 +95,11 @@ class Container:
             parts.append(self._rest[:missing])
             missing -= len(parts[-1])
             self._rest = self._rest[len(parts[-1]) :]
-        found = np.concatenate(parts) if parts else np.empty((0, self.channels), np.float32)
-        return found[:, 0] if self.channels == 1 else found
+        samples = np.concatenate(parts) if parts else np.empty((0, self.channels), np.float32)
+        return samples[:, 0] if self.channels == 1 else samples
 
     def seek(self, frames: int) -> None:
-        """Pass over so many frames from the start."""
+        """Skip `frames` frames from the start."""
         while frames and (passed := len(self.read(min(frames, 1 << 20)))):
             frames -= passed
 
@@ -111,7 +110,7 @@ class Container:
         self._file.close()
 
     def _claimed(self) -> int | None:
-        """The frames that the header says, where it is no estimate of FFmpeg's."""
+        """Return the header's number of frames, if FFmpeg does not estimate it."""
         if self.format == "mov" and self._stream.duration:
             return round(self._stream.duration * self._stream.time_base * self.samplerate)
         if self.format in ("matroska", "asf") and self._file.duration:
@@ -119,7 +118,7 @@ class Container:
         return None
 
     def _decoded(self) -> Iterator[np.ndarray]:
-        """Blocks float32 [frames, channels]; of an MP4 up to the end that its packets and its edit list have."""
+        """Yield blocks float32 [frames, channels]; an MP4 ends where its packets or its edit list end."""
         given, begin, kind = 0, 0.0, None
         end: float | None = None
         for packet in self._file.demux(self._stream):
@@ -140,7 +139,7 @@ class Container:
                     yield block
 
     def _end(self, end: float) -> float:
-        """The end of a packet in seconds, or that of the edit list where it lies before."""
+        """Return the end of a packet in seconds, or that of the edit list if it is earlier."""
         if self._stream.duration is None:
             return end
         edited = float(((self._stream.start_time or 0) + self._stream.duration) * self._stream.time_base)
@@ -148,7 +147,7 @@ class Container:
 
 
 def _samples(frame: Any) -> np.ndarray:
-    """A frame as float32 [frames, channels]."""
+    """Convert a frame to float32 [frames, channels]."""
     values = frame.to_ndarray()
     if not frame.format.is_planar:
         values = values.reshape(-1, frame.layout.nb_channels).T

@@ -1,4 +1,4 @@
-"""Audio as the project keeps it: float32 mono 16 kHz in memory, 16-bit FLAC on disk."""
+"""Decode audio to the project's format: float32 mono 16 kHz in memory, 16-bit FLAC on disk."""
 
 import os
 import re
@@ -18,35 +18,35 @@ from caad_ds.data.audio.pcm16 import to_pcm16
 from caad_ds.utils.errors import AudioError
 
 PROBE_FRAMES = 1 << 18
-# libsndfile's log of a WAV, AIFF, AU, 8SVX, and of W64 and RF64, where it is the size of the whole file
+# libsndfile's log of a WAV, AIFF, AU, 8SVX (size of the samples), and of W64 and RF64 (size of the whole file)
 CUT = re.compile(r"(?:data|SSND|Data Size|BODY|riff|Riff size) +: (\d+) \(should be (\d+)\)")
-UNKNOWN_BYTES = 0x7FFF0000  # what a WAV header claims that was written before the length was known, or more
+UNKNOWN_BYTES = 0x7FFF0000  # length in a WAV header written before the length was known, or more
 LARGEST = 0xFFFFFFFF  # of its 4 bytes; W64 and RF64 have 8
-FEW_FRAMES = 4 * 1441  # bytes of an MP3; its last frames may be padding, which is not read
+FEW_FRAMES = 4 * 1441  # bytes of an MP3; its last frames may be padding, which is not decoded
 READ_FRAMES = 1 << 20
-PART_SECONDS = 0.1  # that a part of a file may lack
+PART_SECONDS = 0.1  # that may be missing from a part of a file
 VALUES_PER_SECOND = 400_000  # of all channels: 192 kHz in stereo, 48 kHz in eight
-HEADER = 4096  # bytes; a file with more holds something, whatever its header says
+HEADER = 4096  # bytes; a longer file has samples, whatever its header says
 
-# What sums of samples beyond floating point come to is an error or a broken rule by name, and no warning of numpy's.
+# Overflowing sums of samples are reported as an error or a broken rule, not as numpy's warning.
 _unwarned = np.errstate(over="ignore", invalid="ignore")
 
-# What libsndfile reads, and of which a file that is cut short is noticed.
+# Formats that libsndfile reads, and in which a truncated file is detected.
 CHECKED = frozenset("WAV WAVEX RF64 W64 AIFF AU CAF FLAC OGG MP3 NIST SVX".split())
 File = Any  # a soundfile.SoundFile, or a Container, which has its interface
 
 
 def load(path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
-    """Any file, by path or open, that libsndfile or PyAV reads, as mono at 16 kHz: float32 [samples] in [-1, 1].
+    """Load any file, by path or open, that libsndfile or PyAV reads, as mono at 16 kHz: float32 [samples] in [-1, 1].
 
-    With `start` and `seconds` only that part of it, cut at the file's own rate. Raises AudioError if it is missing,
-    does not decode, is cut short, empty or not finite.
+    With `start` and `seconds` only that part, cut at the file's own rate. Raises AudioError if it is missing, does not
+    decode, is truncated, empty or not finite.
     """
     return measured(path, start, seconds)[0]
 
 
 def load_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
-    """What `load` gives, rounded to int16 [samples]; 16-bit mono at 16 kHz is taken as it is."""
+    """Load like `load`, rounded to int16 [samples]; 16-bit mono at 16 kHz is not converted."""
     return measured_pcm16(path, start, seconds)[0]
 
 
@@ -54,10 +54,10 @@ def load_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> 
 def measured(
     path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None, longest: float | None = None
 ) -> tuple[np.ndarray, Levels]:
-    """What `load` gives, and the levels of the same part by which `Rules` judge it.
+    """Load like `load`, and return the levels of the same part, which `Rules` check.
 
-    AudioError where it lasts more than `longest` seconds, or has more than VALUES_PER_SECOND; no more than those are
-    then decoded, whatever the header says.
+    AudioError if it lasts more than `longest` seconds, or has more than VALUES_PER_SECOND; no more than that is
+    decoded, whatever the header says.
     """
     with _opened(path, whole=not start and seconds is None) as file:
         return _cut(*_waveform(file, *_part(file, start, seconds), longest), seconds)
@@ -65,10 +65,10 @@ def measured(
 
 @_unwarned
 def measured_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, Levels]:
-    """What `measured` gives of a file that holds these samples, [frames] or [frames, channels], at `rate` Hz.
+    """Return what `measured` returns for a file of these samples, [frames] or [frames, channels], at `rate` Hz.
 
-    Floats have full scale 1; of signed integers of at most 32 bits it is the type's. Raises AudioError for anything
-    else, and for what is empty or not finite.
+    Floats have full scale 1, signed integers of at most 32 bits that of their type. Raises AudioError for other types,
+    and for empty or non-finite samples.
     """
     samples = np.asarray(samples)
     if not isinstance(rate, Integral) or rate < 1:
@@ -85,7 +85,7 @@ def measured_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, Levels
 
 @_unwarned
 def measured_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> tuple[np.ndarray, Levels]:
-    """What `load_pcm16` gives, and its levels."""
+    """Load like `load_pcm16`, and return its levels."""
     with _opened(path, whole=not start and seconds is None) as file:
         part = _part(file, start, seconds)
         if (file.samplerate, file.channels, file.subtype) != (SAMPLE_RATE, 1, "PCM_16"):
@@ -97,17 +97,16 @@ def measured_pcm16(path: Path, start: float = 0.0, seconds: float | None = None)
 
 
 def probe(path: Path) -> float:
-    """The length in seconds of a file that decodes from end to end; see `examine`."""
+    """Return the length in seconds of a file that decodes completely; see `examine`."""
     return examine(path).seconds
 
 
 @_unwarned
 def examine(path: Path, start: float = 0.0, seconds: float | None = None) -> Levels:
-    """The levels of a file that decodes from end to end, or of the part that `load` gives, a block at a time however
-    long it is.
+    """Decode a file, or the part that `load` would return, block by block, and return its levels.
 
-    Raises AudioError as `load` does, and where the file ends before its header says (cut short, its text would speak
-    of more than is heard) or continues after it, which is not read.
+    Raises AudioError like `load`, and if the file ends before its header says (it is truncated, and its transcription
+    would not match) or continues after it, which is not read.
     """
     whole = not start and seconds is None
     with _opened(path, whole) as file:
@@ -123,16 +122,16 @@ def examine(path: Path, start: float = 0.0, seconds: float | None = None) -> Lev
 
 
 def _check_claims(file: File, frames: int, part: tuple[int, int | None]) -> None:
-    """AudioError where the header of a file that was read as a whole says more by 0.1 s, or of an MP3, where it may be
-    an estimate, by 2%."""
+    """Raise AudioError if a completely read file is shorter than its header says by 0.1 s, or by 2% for an MP3, whose
+    header may be an estimate."""
     claimed = file.claims if isinstance(file, containers.Container) else file.frames
     if part[0] or part[1] not in (None, file.frames) or not claimed:
         return
     slack, hint = (0.02, " (or it is an MP3 that does not say its length: convert it)") if _is_mp3(file) else (0.0, "")
     seconds, claims = frames / file.samplerate, claimed / file.samplerate
-    if cut := CUT.search(file.extra_info):  # libsndfile has made `frames` what is there
-        said, found = map(int, cut.groups())
-        claims *= said / found if found and not UNKNOWN_BYTES <= said <= LARGEST else 1
+    if cut := CUT.search(file.extra_info):  # libsndfile has set `frames` to what exists
+        stated, actual = map(int, cut.groups())
+        claims *= stated / actual if actual and not UNKNOWN_BYTES <= stated <= LARGEST else 1
     if seconds < (1 - slack) * claims - 0.1:
         raise AudioError(f"the file is cut short: {seconds:.2f} of {claims:.2f} s are there{hint}")
 
@@ -145,7 +144,7 @@ def _why_no_file(path: Path) -> str:
 
 @contextmanager
 def _opened(path: Path | BinaryIO, whole: bool) -> Iterator[File]:
-    """An audio file by libsndfile, or by PyAV what that does not read; `whole` looks for damage that neither tells."""
+    """Open an audio file by libsndfile, or else by PyAV; `whole` looks for damage that neither reports."""
     try:
         with ExitStack() as stack:
             if isinstance(path, Path) and not path.is_file():
@@ -169,8 +168,8 @@ def _opened(path: Path | BinaryIO, whole: bool) -> Iterator[File]:
             yield file
             if whole and _is_mp3(file):
                 _check_end(data, file)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a file by the name of a headerless one
-        # libsndfile's own words alone: before them stands the file, of an open one its address in memory.
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a file named like a headerless one
+        # Only libsndfile's message: the file precedes it, for an open one its memory address.
         raise AudioError(getattr(error, "error_string", str(error))) from error
 
 
@@ -179,16 +178,16 @@ def _is_mp3(file: File) -> bool:
 
 
 def _check_end(data: BinaryIO, file: File) -> None:
-    """AudioError where an MP3 continues after what was read: libsndfile believes the length that it has by the bit rate
-    of its first frame."""
+    """Raise AudioError if an MP3 continues after what was read: libsndfile computes the length from the bit rate of the
+    first frame."""
     rest = data.read(FEW_FRAMES)
-    if len(rest) == FEW_FRAMES and rest[0] == 0xFF and rest[1] >= 0xE0:  # the head of a frame
+    if len(rest) == FEW_FRAMES and rest[0] == 0xFF and rest[1] >= 0xE0:  # a frame header
         seconds = file.tell() / file.samplerate
         raise AudioError(f"an MP3 that does not say its length: it continues after {seconds:.2f} s; convert it")
 
 
 def _part(file: File, start: float, seconds: float | None) -> tuple[int, int | None]:
-    """First frame and number of frames of a part of a file, None for all that there are."""
+    """Return the first frame and the number of frames of a part of a file, None for all."""
     wanted = None if seconds is None else round(seconds * file.samplerate)
     first = round(start * file.samplerate)
     if file.frames is None:
@@ -212,7 +211,7 @@ def _waveform(file: File, first: int, frames: int | None, longest: float | None 
 
 
 def _most_frames(file: File, longest: float) -> int:
-    """How many frames are `longest` seconds in samples at 16 kHz; AudioError where a second has too many values."""
+    """Return the number of frames in `longest` seconds; AudioError if a second has too many values."""
     if file.samplerate * file.channels > VALUES_PER_SECOND:
         raise AudioError(
             f"{file.channels} channels at {file.samplerate} Hz are more than {VALUES_PER_SECOND:,} values a second"
@@ -225,7 +224,7 @@ def _too_long(longest: float | None) -> AudioError:
 
 
 def _converted(channels: np.ndarray, levels: Levels, file: File = None) -> tuple[np.ndarray, Levels]:
-    """float32 samples [frames] or [frames, channels] as mono at 16 kHz, and the levels with them."""
+    """Convert float32 samples [frames] or [frames, channels] to mono at 16 kHz, and add them to the levels."""
     mono = _mono(channels)
     levels.add(channels, mono)
     if levels.rate != SAMPLE_RATE:
@@ -245,14 +244,14 @@ def _mono(channels: np.ndarray) -> np.ndarray:
 
 
 def _cut(waveform: np.ndarray, levels: Levels, seconds: float | None) -> tuple[np.ndarray, Levels]:
-    """A part without the sample by which its frames, at their own rate, may exceed it."""
+    """Remove the extra sample that rounding at the file's own rate may add to a part."""
     levels.cut = _length(len(waveform), seconds)
     return waveform[: levels.cut], levels
 
 
 def _length(samples: int, seconds: float | None) -> int | None:
-    """How many of so many samples at 16 kHz a part of `seconds` keeps, None of a whole; AudioError where it lacks
-    some."""
+    """Return how many of `samples` samples at 16 kHz a part of `seconds` keeps, None for a whole file; AudioError if
+    there are too few."""
     if seconds is None:
         return None
     if samples < (seconds - PART_SECONDS) * SAMPLE_RATE:
@@ -261,13 +260,13 @@ def _length(samples: int, seconds: float | None) -> int | None:
 
 
 def _read(file: File, first: int, frames: int | None, dtype: str) -> np.ndarray:
-    """A part's samples, [frames] or [frames, channels]; what is allocated follows what is there, not the header."""
+    """Read a part's samples, [frames] or [frames, channels]; memory follows the actual length, not the header."""
     blocks = list(_blocks(file, first, frames, READ_FRAMES, dtype))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def _blocks(file: File, first: int, frames: int | None, size: int, dtype: str = "float32") -> Iterator[np.ndarray]:
-    """A part's samples in blocks of `size` frames, the last one shorter; one empty block where there are none."""
+    """Yield a part's samples in blocks of `size` frames, the last one shorter; one empty block if there are none."""
     if first:
         file.seek(first)
     left = 1 << 62 if frames is None else frames

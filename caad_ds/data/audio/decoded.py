@@ -1,4 +1,4 @@
-"""A sample as readers give it; apart from its batch, which needs PyTorch."""
+"""A sample from a reader; apart from batches, which need PyTorch."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""FLAC as the shards hold it: 16-bit samples at 16 kHz, written and read back."""
+"""Encode and decode the FLAC of shards: 16-bit samples at 16 kHz."""
 
 import io
 
@@ -8,20 +8,20 @@ import soundfile
 from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.utils.errors import AudioError
 
-LONGEST_SECONDS = 3600.0  # of an audio in a shard: what its header claims is not believed beyond
+LONGEST_SECONDS = 3600.0  # of an audio in a shard; longer ones in a header are refused
 
 
 def encode(pcm: np.ndarray) -> bytes:
-    """int16 [samples] at 16 kHz as a FLAC file."""
+    """Encode int16 [samples] at 16 kHz as a FLAC file."""
     buffer = io.BytesIO()
     soundfile.write(buffer, pcm, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
     return buffer.getvalue()
 
 
 def decode(data: bytes, dtype: str = "float32", longest: float = LONGEST_SECONDS) -> np.ndarray:
-    """What `encode` wrote, as float32 in [-1, 1] or as its int16: [samples].
+    """Decode what `encode` wrote, to float32 in [-1, 1] or int16: [samples].
 
-    AudioError if it does not decode, is anything else, or claims to last more than `longest` seconds.
+    AudioError if it does not decode, has another format, or claims to last more than `longest` seconds.
     """
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:

@@ -1,7 +1,7 @@
-"""Damage in Ogg files, which libsndfile passes over: it drops a page that does not arrive whole, and says nothing.
+"""Detect damage in Ogg files, where libsndfile silently drops incomplete pages.
 
-The pages of RFC 3533 are numbered and have checksums. A file that was cut between two pages cannot be told from a whole
-one, since not every encoder marks the last.
+The pages of RFC 3533 are numbered and have checksums. A file that was cut between two pages looks complete, since not
+every encoder marks the last page.
 """
 
 import zlib
@@ -13,7 +13,7 @@ REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def damage(file: BinaryIO) -> str | None:
-    """What is wrong with the pages of an Ogg file, or None; the file is left at its start."""
+    """Describe damage in the pages of an Ogg file, or None; the file is left at its start."""
     try:
         return _damage(file)
     finally:
@@ -48,6 +48,6 @@ def _damage(file: BinaryIO) -> str | None:
 
 
 def _checksum(page: bytes) -> int:
-    """CRC-32 with the polynomial 0x04c11db7, bits not reversed, which zlib computes of reversed bits."""
-    found = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{found:032b}"[::-1], 2)
+    """Compute CRC-32 with the polynomial 0x04c11db7 and bits not reversed, by zlib on reversed bits."""
+    crc = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{crc:032b}"[::-1], 2)

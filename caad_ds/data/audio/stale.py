@@ -1,7 +1,7 @@
-"""AIFF, AU, CAF, FLAC and SPHERE files whose header says less than there is: of a recorder that was killed, or a pipe.
+"""Detect AIFF, AU, CAF, FLAC and SPHERE files with more samples than the header says: from a killed recorder or a pipe.
 
-libsndfile reads as much as the header says, in silence. Of a SPHERE file, as NIST and LDC have them, it reads what is
-there and not the header: one that is cut short is found here too. WAV files are in wav.py.
+libsndfile silently reads only as much as the header says. In a SPHERE file (NIST, LDC) it reads all samples and ignores
+the header, so truncated ones are also detected here. WAV files are in wav.py.
 """
 
 import os
@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from caad_ds.utils.errors import AudioError
 
-SLACK = 4096  # bytes that may follow the samples and be no chunk
-OPEN = 0xFFFFFFFF  # an AU's length that was not known
+SLACK = 4096  # bytes that may follow the samples without being a chunk
+OPEN = 0xFFFFFFFF  # an AU's unknown length
 SPHERE_HEADER = 1024
 SPHERE = re.compile(rb"^(sample_count|sample_rate|channel_count|sample_n_bytes) -(?:i|s\d+) (\d+)", re.MULTILINE)
 CODING = re.compile(rb"^sample_coding -s\d+ (\S+)", re.MULTILINE)
@@ -20,7 +20,7 @@ CUT_SECONDS = 0.1
 
 
 def check(file: BinaryIO) -> None:
-    """Raise AudioError where samples continue after the length in the header, or a SPHERE file ends before; the file is
+    """Raise AudioError if samples continue after the length in the header, or a SPHERE file ends before it; the file is
     left at its start."""
     try:
         _check(file)
@@ -52,12 +52,12 @@ def _check(file: BinaryIO) -> None:
 
 
 def _end_of_flac(file: BinaryIO, head: bytes, end: int) -> int:
-    """The place that as many frames as the header speaks of, all as long as its longest, would reach."""
+    """Return the offset after the header's number of frames, all of its longest size."""
     shortest, block, longest = (int.from_bytes(head[a:b]) for a, b in ((8, 10), (10, 12), (15, 18)))
     samples = int.from_bytes(head[21:26]) & 0xFFFFFFFFF
     if not samples:
         raise AudioError("a FLAC that does not say its length: was it written to a pipe? Encode it again")
-    if shortest != block or not longest:  # frames of several lengths, or of unknown sizes
+    if shortest != block or not longest:  # frames of different lengths or unknown sizes
         return end
     at, last = 4, False
     while not last and at + 4 <= end:
@@ -68,7 +68,7 @@ def _end_of_flac(file: BinaryIO, head: bytes, end: int) -> int:
 
 
 def _end_of_sphere(file: BinaryIO, end: int) -> int:
-    """The place that the samples of the header reach; AudioError where the file ends before it by 0.1 s."""
+    """Return the offset after the header's samples; AudioError if the file ends before it by 0.1 s."""
     file.seek(0)
     header = file.read(SPHERE_HEADER)
     said = {name: int(value) for name, value in SPHERE.findall(header)}
@@ -85,16 +85,16 @@ def _end_of_sphere(file: BinaryIO, end: int) -> int:
 
 
 def _end_of_chunks(file: BinaryIO, at: int, end: int, samples: bytes, width: int) -> int:
-    """Where the chunks from `at` on end, whose lengths are `width` bytes wide; `end` where none are the samples or
-    their length is open."""
-    found = False
+    """Return the end of the chunks from `at` on, whose length fields have `width` bytes; `end` if none are the samples,
+    or their length is unknown."""
+    has_samples = False
     while at + 4 + width <= end:
         file.seek(at)
         name, size = file.read(4), int.from_bytes(file.read(width), signed=width == 8)
         if name == samples and size <= 0:
             return end
-        if found and not (name.isascii() and name.decode("ascii").isprintable()):
+        if has_samples and not (name.isascii() and name.decode("ascii").isprintable()):
             break
-        found |= name == samples
+        has_samples |= name == samples
         at += 4 + width + size + (size % 2 if width == 4 else 0)
-    return min(at, end) if found else end
+    return min(at, end) if has_samples else end

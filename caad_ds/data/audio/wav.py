@@ -1,6 +1,6 @@
-"""WAV files whose header was never completed: a recorder that is killed leaves lengths of 0, or earlier ones.
+"""Read WAV files whose header was never completed: a killed recorder leaves lengths of 0, or earlier ones.
 
-A recorder that writes to a pipe leaves the highest length that there is. What is read ends before chunks that follow.
+A recorder that writes to a pipe leaves the maximum length. Reading ends before chunks that follow the samples.
 """
 
 import io
@@ -11,19 +11,19 @@ from typing import BinaryIO, Literal, cast
 
 from caad_ds.utils.errors import AudioError
 
-UNKNOWN = 0x7FFF0000  # and above: lengths that were written before they were known, which libsndfile understands
+UNKNOWN = 0x7FFF0000  # and above: unknown lengths, which libsndfile handles
 SLACK_SECONDS = 0.1
 TAGS = (b"ID3", b"TAG")
 LETTERS = frozenset(string.ascii_letters.encode() + string.digits.encode() + b" _-")
-TAIL = 1 << 20  # bytes before the end in which chunks behind the samples are looked for
+TAIL = 1 << 20  # bytes at the end in which chunks after the samples are looked for
 CHUNK = re.compile(rb"(?=[A-Za-z0-9 _-]{4}([\s\S]{4}))")
 ID3V1 = 128  # bytes of a tag at the end of a file
 
 
 def repaired(file: BinaryIO) -> BinaryIO | None:
-    """The file with the length of what is there, where its header says that there is nothing; None where it is right.
+    """Return the file with its actual length if its header says 0; None if the header is right.
 
-    AudioError where samples go on after the length in the header. The file is left at its start.
+    AudioError if samples continue after the length in the header. The file is left at its start.
     """
     try:
         return _repaired(file)
@@ -52,7 +52,7 @@ def _repaired(file: BinaryIO) -> BinaryIO | None:
     start, there = at + 8, end - at - 8
     if there <= size < UNKNOWN:
         return None
-    if size < there and any(_are_chunks(file, place, end, order) for place in (start + size, start + size + 1)):
+    if size < there and any(_are_chunks(file, offset, end, order) for offset in (start + size, start + size + 1)):
         return None
     if not size or size >= UNKNOWN:
         samples = _samples_end(file, start, end, order) - start
@@ -61,7 +61,7 @@ def _repaired(file: BinaryIO) -> BinaryIO | None:
         if samples < there and _padded(file, start, samples, frame):
             samples -= 1
         lengths = {4: min(end - 8, 0xFFFFFFFF), at + 4: min(samples, 0xFFFFFFFF)}
-        patches = {place: value.to_bytes(4, order) for place, value in lengths.items()}
+        patches = {offset: value.to_bytes(4, order) for offset, value in lengths.items()}
         return cast(BinaryIO, _Patched(file, patches))
     if there - size > SLACK_SECONDS * per_second:
         raise AudioError(
@@ -71,28 +71,28 @@ def _repaired(file: BinaryIO) -> BinaryIO | None:
 
 
 def _samples_end(file: BinaryIO, start: int, end: int, order: Literal["little", "big"]) -> int:
-    """Where the samples of unknown length that begin at `start` end: before chunks or a tag that reach to the end."""
+    """Return the end of samples of unknown length from `start`: before chunks or a tag at the end of the file."""
     first = max(start, end - TAIL)
     file.seek(first)
     tail = file.read(end - first)
     stop = len(tail) - ID3V1 if tail[-ID3V1 : -ID3V1 + 3] == b"TAG" else len(tail)
     begins = {stop}
-    for found in reversed([*CHUNK.finditer(tail, 0, stop)]):
-        size = int.from_bytes(found[1], order)
-        after = found.start() + 8 + size
+    for chunk in reversed([*CHUNK.finditer(tail, 0, stop)]):
+        size = int.from_bytes(chunk[1], order)
+        after = chunk.start() + 8 + size
         if size and (after in begins or after + size % 2 in begins):
-            begins.add(found.start())
+            begins.add(chunk.start())
     return first + min(begins)
 
 
 def _padded(file: BinaryIO, start: int, samples: int, frame: int) -> bool:
-    """Whether the last byte before a chunk makes the length even; as a sample of one byte, 0 would be the loudest."""
+    """Return whether the last byte before a chunk pads to an even length; as an 8-bit sample, 0 is the loudest."""
     file.seek(start + samples - 1)
     return samples % 2 == 0 and samples % frame == (frame > 1) and file.read(1) == b"\0"
 
 
 def _are_chunks(file: BinaryIO, at: int, end: int, order: Literal["little", "big"]) -> bool:
-    """Whether what follows a place is chunks to the file's end, or a tag."""
+    """Return whether only chunks follow an offset to the file's end, or a tag."""
     while at + 8 <= end:
         file.seek(at)
         name, size = file.read(4), int.from_bytes(file.read(4), order)
@@ -105,7 +105,7 @@ def _are_chunks(file: BinaryIO, at: int, end: int, order: Literal["little", "big
 
 
 class _Patched(io.RawIOBase):
-    """A file, some of whose bytes read otherwise."""
+    """A file with some bytes replaced when read."""
 
     def __init__(self, file: BinaryIO, patches: dict[int, bytes]) -> None:
         self._file = file
@@ -126,8 +126,8 @@ class _Patched(io.RawIOBase):
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def,override]
         first = self._file.tell()
         data = bytearray(self._file.read(len(buffer)))
-        for place, patch in self._patches.items():
-            for number, value in enumerate(patch, place - first):
+        for offset, patch in self._patches.items():
+            for number, value in enumerate(patch, offset - first):
                 if 0 <= number < len(data):
                     data[number] = value
         buffer[: len(data)] = data

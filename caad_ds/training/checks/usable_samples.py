@@ -89,7 +89,7 @@ def _unusable(reader: IndexedReader, check: Check, heartbeat: Heartbeat) -> tupl
     agreed(check_all)
     every = gathered((mine, corpora))
     reasons = dict(sorted(item for each, _ in every for item in each.items()))
-    return reasons, Corpora.together(each for _, each in every)
+    return reasons, Corpora.merged(each for _, each in every)
 
 
 def _write(path: Path, readers: Sequence[IndexedReader], found: Sequence[dict[int, str]]) -> None:

@@ -20,10 +20,10 @@ class Corpora(dict[str, tuple[int, float]]):
         self._add(source if isinstance(source, str) and is_text(source) else UNNAMED, 1, seconds)
 
     @classmethod
-    def together(cls, several: "Iterable[Corpora]") -> "Corpora":
+    def merged(cls, corpora: "Iterable[Corpora]") -> "Corpora":
         """Sum the corpora of all ranks, by name."""
         whole = cls()
-        for name, (samples, seconds) in sorted(item for each in several for item in each.items()):
+        for name, (samples, seconds) in sorted(item for part in corpora for item in part.items()):
             whole._add(name, samples, seconds)
         return whole
 

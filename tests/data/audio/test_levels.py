@@ -158,7 +158,7 @@ def test_shards_that_no_rule_has_judged_are_read_and_their_audio_is_named(clips,
     reason = "all its samples are alike, but for rounding or dither"
     assert said.count("silent: ") == 1 and f"sample clip0: silent: {reason}; it is kept" in said
     other[0]
-    assert Doubtful.together([reader.doubtful, other.doubtful]).summary == "clipped 2, silent 6"
+    assert Doubtful.merged([reader.doubtful, other.doubtful]).summary == "clipped 2, silent 6"
 
 
 def test_a_stream_names_the_audio_that_no_rule_would_keep(clips, capsys):
