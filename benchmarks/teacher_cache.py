@@ -85,7 +85,7 @@ def page(folder: Path, layout: Layout, segments: Sequence[Segment], batch: int, 
                 contents = [places[number][1].content for number in numbers]
                 keys = [places[number][1].key for number in numbers]
                 empty = StoredStates(contents, torch.zeros(len(contents), dtype=torch.bool))
-                assert store.filled(empty, keys, [ANSWER] * len(contents)).whole
+                assert store.filled(empty, keys, [ANSWER] * len(contents)).complete
 
         return work
 

@@ -120,7 +120,7 @@ class Batch:
         kept = self.attention_mask.bool() & ~removed
         order = (kept if self.is_prompt else ~kept).to(torch.uint8).argsort(dim=1, stable=True)
         kept = kept.gather(1, order)
-        heard = ~chosen[self.audio_sample]
+        remaining = ~chosen[self.audio_sample]
         # Padding must not have a placeholder's id: families count it even if it is masked.
         ids = torch.where(removed, self._filler(), self.input_ids)
         return replace(
@@ -130,9 +130,9 @@ class Batch:
             audio_mask=(self.audio_mask & ~removed).gather(1, order),
             labels=self.labels.gather(1, order),
             audio=self.audio if samples is not None else {name: value[:0] for name, value in self.audio.items()},
-            audio_index=self.audio_index[heard],
-            audio_sample=self.audio_sample[heard],
-            audio_positions=self.audio_positions[heard],
+            audio_index=self.audio_index[remaining],
+            audio_sample=self.audio_sample[remaining],
+            audio_positions=self.audio_positions[remaining],
             constant="",
         )
 
@@ -167,10 +167,10 @@ class Batch:
         kept = chosen._in_prompt()
         order = kept.to(torch.uint8).argsort(dim=1, stable=True)[:, -int(kept.sum(1).max()) :]
         kept = kept.gather(1, order)
-        heard, index = chosen.audio_index.unique(return_inverse=True)
+        used, index = chosen.audio_index.unique(return_inverse=True)
         return replace(
             chosen,
-            audio={name: value[heard] for name, value in self.audio.items()},
+            audio={name: value[used] for name, value in self.audio.items()},
             audio_index=index,
             constant="",
             input_ids=chosen.input_ids.gather(1, order).where(kept, self._filler()),
@@ -224,16 +224,16 @@ class Batch:
         filler = int(self._filler())
         old, new = iter(self.audio_positions.tolist()), iter(positions.tolist())
         columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "audio_mask": []}
-        for ids, kept, heard, labels in zip(
+        for ids, mask, is_audio, labels in zip(
             *(getattr(self, name).tolist() for name in ("input_ids", "attention_mask", "audio_mask", "labels")),
             strict=True,
         ):
             row: list[tuple[int, int, bool]] = []
             left = 0  # remaining positions of the current audio
-            for token, attended, is_audio, label in zip(ids, kept, heard, labels, strict=True):
+            for token, attended, audio, label in zip(ids, mask, is_audio, labels, strict=True):
                 if not attended:
                     continue
-                if not is_audio:
+                if not audio:
                     row.append((token, label, False))
                     continue
                 if left == 0:
@@ -302,10 +302,10 @@ def len_of(audio: Audio) -> int:
 
 def joined(parts: Sequence[Audio]) -> Audio:
     """Concatenate the rows of several, padded with zeros to the longest; those without rows may lack the names."""
-    there = [part for part in parts if len_of(part)] or parts[:1]
-    if any(part.keys() != there[0].keys() for part in there):
-        raise ValueError(f"audio inputs of different names: {', '.join(' '.join(part) for part in there)}")
-    return {name: _padded([part[name] for part in there]) for name in there[0]}
+    nonempty = [part for part in parts if len_of(part)] or parts[:1]
+    if any(part.keys() != nonempty[0].keys() for part in nonempty):
+        raise ValueError(f"audio inputs of different names: {', '.join(' '.join(part) for part in nonempty)}")
+    return {name: _padded([part[name] for part in nonempty]) for name in nonempty[0]}
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:

@@ -13,33 +13,33 @@ class StoredStates:
 
     Args:
         contents: a hash of each sample's text, audio and answer.
-        there: bool [B], whether a sample's rows are in the cache; rows of the others are undefined.
+        present: bool [B], whether a sample's rows are in the cache; rows of the others are undefined.
         positive: [N, Ht], the states with the audio, or the contrasted ones of a cache of form `contrast`.
         negative: [N, Ht], the states of the second path, in form `pair`.
         scalars: float32 [N, 5], see `SCALARS` of the loss.
 
-    The last three are None if no sample is there.
+    The last three are None if no sample is present.
     """
 
     contents: Sequence[str]
-    there: Tensor
+    present: Tensor
     positive: Tensor | None = None
     negative: Tensor | None = None
     scalars: Tensor | None = None
 
     @property
-    def whole(self) -> bool:
-        """Whether every sample of the batch is there."""
-        return bool(self.there.all())
+    def complete(self) -> bool:
+        """Whether every sample of the batch is present."""
+        return bool(self.present.all())
 
     def rows(self, chosen: Tensor) -> "StoredStates":
         """Select rows, bool [N]."""
         return self._each(lambda tensor: tensor[chosen])
 
     def to(self, device: torch.device | str) -> "StoredStates":
-        """Copy to a device; `there` stays on the CPU, where it is read."""
+        """Copy to a device; `present` stays on the CPU, where it is read."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "StoredStates":
         changed = (None if part is None else change(part) for part in (self.positive, self.negative, self.scalars))
-        return StoredStates(self.contents, self.there, *changed)
+        return StoredStates(self.contents, self.present, *changed)

@@ -147,9 +147,9 @@ def _named(name: str) -> Divergence:
         near = get_close_matches(name, DIVERGENCES, n=1)
         raise ValueError(expected + (f"; did you mean {near[0]}?" if near else ""))
     try:
-        found = load_plugin(name)
+        loaded = load_plugin(name)
     except ImportError as error:
         raise ValueError(f"{expected}: {error}") from error
-    if not isinstance(found, Divergence):
-        raise ValueError(f"{expected}: that is no Divergence but a {type(found).__name__}")
-    return found
+    if not isinstance(loaded, Divergence):
+        raise ValueError(f"{expected}: that is no Divergence but a {type(loaded).__name__}")
+    return loaded

@@ -56,17 +56,17 @@ class TargetLogits:
 def entropies(products: Tensor, head: LMHead) -> Tensor:
     """Compute entropies in nats of softmax(z), [m], from a head's products [m, V] before bias, scale and softcap."""
     rows, vocab = products.shape
-    found = torch.zeros(rows, dtype=torch.float32, device=products.device)
+    out = torch.zeros(rows, dtype=torch.float32, device=products.device)
     if rows:
         with torch.cuda.device_of(products):
             _entropies[(rows,)](
-                products, found if head.bias is None else head.bias.contiguous(), found, vocab,
+                products, out if head.bias is None else head.bias.contiguous(), out, vocab,
                 float(head.scale), float(head.softcap or 1),
                 BIAS=head.bias is not None, CAP=head.softcap is not None,
                 BLOCK=min(BLOCK, triton.next_power_of_2(vocab)), STAGES=STAGES[products.element_size()],
                 num_warps=WARPS,
             )  # fmt: skip
-    return found
+    return out
 
 
 def chunk_terms(
@@ -91,8 +91,8 @@ def chunk_terms(
     if with_gradient and z_s.dtype != student.weight.dtype:
         gradient = torch.empty_like(z_s, dtype=student.weight.dtype)
     rows, vocab = z_s.shape
-    found = torch.zeros(len(TERMS), rows, dtype=torch.float32, device=z_s.device)
-    nothing = found  # stands for a pointer that the kernel does not follow
+    out = torch.zeros(len(TERMS), rows, dtype=torch.float32, device=z_s.device)
+    nothing = out  # placeholder for a pointer that the kernel does not use
 
     def pointer(tensor: Tensor | None) -> Tensor:
         return nothing if tensor is None else tensor.contiguous()
@@ -110,7 +110,7 @@ def chunk_terms(
                 pointer(chunk.weight),
                 pointer(chunk.kd_share),
                 pointer(alphas),
-                found,
+                out,
                 gradient,
                 rows,
                 vocab,
@@ -140,7 +140,7 @@ def chunk_terms(
                 STAGES=STAGES[z_s.element_size()],
                 num_warps=WARPS,
             )
-    terms = dict(zip(TERMS, found, strict=True))
+    terms = dict(zip(TERMS, out, strict=True))
     terms = computed(terms, objective, target is not None, separate)
     if target is not None:
         terms |= alpha_terms(replace(chunk, alpha=target.alpha))
@@ -178,7 +178,7 @@ def _log_mixture(log_q, log_p, mix):
 
 @triton.jit
 def _entropies(
-    z, bias, found, vocab, scale, cap, BIAS: tl.constexpr, CAP: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    z, bias, out, vocab, scale, cap, BIAS: tl.constexpr, CAP: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Compute the entropy of one row: a sweep for its maximum and normaliser, one for the sum."""
     row = tl.program_id(0).to(tl.int64)
@@ -193,12 +193,12 @@ def _entropies(
     for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
         log_p = (_logits(z, bias, scale, cap, row, vocab, start + lanes, BIAS, CAP) - peak) * LOG2_E - log_z
         sums -= tl.exp2(log_p) * log_p
-    tl.store(found + row, tl.sum(sums, 0) * LN_2)
+    tl.store(out + row, tl.sum(sums, 0) * LN_2)
 
 
 @triton.jit
 def _rows(
-    z_s, z_t, z_n, bias_s, bias_t, labels, valid, weights, kd_shares, alphas, found, gradient, rows, vocab,
+    z_s, z_t, z_n, bias_s, bias_t, labels, valid, weights, kd_shares, alphas, out, gradient, rows, vocab,
     alpha, inverse, sharpness, kd_weight, plausibility, mix, scale_s, scale_t, cap_s, cap_t,
     TEACHER: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, ALPHAS: tl.constexpr,
     PLAUSIBILITY: tl.constexpr, LABELS: tl.constexpr, STUDENT_BIAS: tl.constexpr, TEACHER_BIAS: tl.constexpr,
@@ -342,14 +342,14 @@ def _rows(
     cross_entropy = log_1 * LN_2 - (at_label - peak_s)
     # An infinite logit makes an entropy NaN; adding 0 times it keeps that where a term alone might not.
     disorder_s, disorder_t = tl.sum(entropy_s, 0) * LN_2, tl.sum(entropy_t, 0) * LN_2
-    tl.store(found + row, (kd * LN_2 * tau * tau + 0 * (disorder_s + disorder_t)) * kd_weight_of_row)
-    tl.store(found + rows + row, (cross_entropy + 0 * disorder_s) * weight)
-    tl.store(found + 2 * rows + row, 1.0)
-    tl.store(found + 3 * rows + row, tl.where(at_s == label, 1.0, 0.0))
-    tl.store(found + 4 * rows + row, tl.where(at_s == at_t, 1.0, 0.0))
-    tl.store(found + 5 * rows + row, disorder_s)
-    tl.store(found + 6 * rows + row, disorder_t)
-    tl.store(found + 7 * rows + row, tl.sum(shift, 0) * LN_2)
+    tl.store(out + row, (kd * LN_2 * tau * tau + 0 * (disorder_s + disorder_t)) * kd_weight_of_row)
+    tl.store(out + rows + row, (cross_entropy + 0 * disorder_s) * weight)
+    tl.store(out + 2 * rows + row, 1.0)
+    tl.store(out + 3 * rows + row, tl.where(at_s == label, 1.0, 0.0))
+    tl.store(out + 4 * rows + row, tl.where(at_s == at_t, 1.0, 0.0))
+    tl.store(out + 5 * rows + row, disorder_s)
+    tl.store(out + 6 * rows + row, disorder_t)
+    tl.store(out + 7 * rows + row, tl.sum(shift, 0) * LN_2)
 
 
 @triton.jit

@@ -189,11 +189,11 @@ class AudioLM(ABC):
 
     def choose_weights(self, mode: str) -> None:
         """Make weights trainable by `mode` (`connector`, `lora` or `all`); the connector's always are."""
-        heard = {id(parameter) for parameter in self.tower.parameters()}
+        in_tower = {id(parameter) for parameter in self.tower.parameters()}
         connecting = {id(parameter) for parameter in self.connector.parameters()}
         for name, parameter in self.module.named_parameters():
             adapter = "lora_" in name and mode == "lora"
-            whole = mode == "all" and id(parameter) not in heard
+            whole = mode == "all" and id(parameter) not in in_tower
             parameter.requires_grad_(id(parameter) in connecting or adapter or whole)
 
     def freeze_running_parts(self) -> None:

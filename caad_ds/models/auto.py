@@ -144,5 +144,5 @@ def build(architecture: str, processor: str | Path) -> AudioLM:
 
 def _processor_folder(name: str | Path) -> Path:
     """Return the folder of a processor, which may lack a config.json."""
-    there = any((Path(name) / file).is_file() for file in TOKENIZERS)
-    return Path(name) if there else local_folder(name, PROCESSOR)
+    local = any((Path(name) / file).is_file() for file in TOKENIZERS)
+    return Path(name) if local else local_folder(name, PROCESSOR)

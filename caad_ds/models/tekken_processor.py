@@ -66,11 +66,11 @@ class TekkenProcessor:
         """Return mistral-common's tokens of a conversation, with `waveform` as each audio."""
         file = io.BytesIO()
         soundfile.write(file, waveform, SAMPLE_RATE, format="WAV", subtype="FLOAT")
-        heard = {"type": "audio", "base64": base64.b64encode(file.getvalue()).decode()}
+        clip = {"type": "audio", "base64": base64.b64encode(file.getvalue()).decode()}
         filled = [
-            {**each, "content": each["content"] if isinstance(each["content"], str) else
-             [heard if part["type"] == "audio" else part for part in each["content"]]}
-            for each in chat
+            {**message, "content": message["content"] if isinstance(message["content"], str) else
+             [clip if part["type"] == "audio" else part for part in message["content"]]}
+            for message in chat
         ]  # fmt: skip
         return self.own.tokenizer.apply_chat_template(filled, tokenize=True, return_dict=True)["input_ids"]
 

@@ -122,14 +122,14 @@ class TransformersLM(AudioLM):
         other = np.random.default_rng(0).standard_normal(len(shortest)).astype(np.float32) * 0.1
         try:
             with at_rest(self.module):
-                heard, unlike = (self._states(each) for each in (self._only_audio(), self.reader.only_audio(other)))
+                first, second = (self._states(batch) for batch in (self._only_audio(), self.reader.only_audio(other)))
         except Exception as error:  # a family's code may raise anything on another model's features or placeholders
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             raise UserError(
                 f"{name}: its forward fails on the audio of the processor {self.reader.tokenizer.name_or_path} "
                 f"({reason}); take the processor of this model, or correct its config"
             ) from error
-        if torch.equal(heard, unlike):  # not every family's forward compares placeholders with its config's
+        if torch.equal(first, second):  # not every family's forward compares placeholders with its config's
             raise UserError(
                 f"{name}: its states do not depend on the audio of the processor {self.reader.tokenizer.name_or_path}, "
                 f"whose placeholder is {self.reader.prompts.placeholder}; take the processor of this model, or correct "

@@ -77,10 +77,10 @@ def training_run(client: "MlflowClient", model_sha256: str, experiment: str | No
     """
     known = client.search_experiments(max_results=MOST_EXPERIMENTS)
     ids = [each.experiment_id for each in known if experiment in (None, each.name)]
-    for made in (f"tags.{MODEL} = '{model_sha256}'", f"tags.`{EXPORTED}{model_sha256}` LIKE '%'"):
-        found = client.search_runs(ids, made, max_results=1, order_by=["attributes.start_time DESC"]) if ids else []
-        if found:
-            return found[0]
+    for query in (f"tags.{MODEL} = '{model_sha256}'", f"tags.`{EXPORTED}{model_sha256}` LIKE '%'"):
+        runs = client.search_runs(ids, query, max_results=1, order_by=["attributes.start_time DESC"]) if ids else []
+        if runs:
+            return runs[0]
     return None
 
 
@@ -98,9 +98,9 @@ def newest_experiment(client: "MlflowClient") -> "Experiment | None":
 
 def experiment_id(client: "MlflowClient", target: Target) -> str:
     """Return the id of the target's experiment, created if missing."""
-    found = client.get_experiment_by_name(target.experiment)
-    if found:
-        return found.experiment_id
+    experiment = client.get_experiment_by_name(target.experiment)
+    if experiment:
+        return experiment.experiment_id
     return client.create_experiment(target.experiment, artifact_location(target.uri))
 
 

@@ -47,5 +47,5 @@ DEVICES = {
 
 def known_peak(name: str) -> float | None:
     """Look up the bf16 peak in TFLOP/s by CUDA's name of the device; None if unknown."""
-    found = (device for device in DEVICES.values() if re.search(rf"\b{device.name}\b", name))
-    return next((device.bf16 for device in found), None)
+    matching = (device for device in DEVICES.values() if re.search(rf"\b{device.name}\b", name))
+    return next((device.bf16 for device in matching), None)

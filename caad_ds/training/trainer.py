@@ -106,7 +106,7 @@ class Trainer:
         engines.loss_implementation(cfg, self.device)  # raises before models are loaded
         engines.check_attention(cfg)
         self.cache = open_cache(cfg, self.cache_seen, self.reader, self.indexed)
-        self.student, self.teacher = load_models(cfg, self.device, self.cache is not None and self.cache.whole)
+        self.student, self.teacher = load_models(cfg, self.device, self.cache is not None and self.cache.complete)
         self.pairing = pair(cfg, self.student, self.teacher, self.reader, self.cache)
         heads = heads_of(self.student, self.teacher, self.cache)
         self.teacher_width = heads[-1].weight.shape[1]
@@ -176,7 +176,7 @@ class Trainer:
         except KeyboardInterrupt:
             status = "KILLED"
             kept = self.checkpoints.newest()
-            hint = f"run the same command to go on from {kept.name}" if kept else "no checkpoint was written yet"
+            hint = f"run the same command to resume from {kept.name}" if kept else "no checkpoint was written yet"
             self.heartbeat.say(f"interrupted: {hint}")
             raise
         finally:
@@ -233,7 +233,7 @@ class Trainer:
             if saves or validates:
                 self.meter.restart()
             if stop_now and not last:
-                self.heartbeat.say(f"SIGUSR1: stopped after step {done}; run the same command to go on")
+                self.heartbeat.say(f"SIGUSR1: stopped after step {done}; run the same command to resume")
                 return False
         if self.skips.too_many:  # already at the last step's checkpoint: no step is left
             self._give_up(self.total_steps, self.skips.summary)

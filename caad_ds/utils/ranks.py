@@ -79,8 +79,8 @@ def _meet() -> None:
 def _warn_of_tasks() -> None:
     tasks = os.environ.get("SLURM_NTASKS", "1")
     if tasks != "1" and "WORLD_SIZE" not in os.environ:
-        said = f"caad-ds: SLURM_NTASKS is {tasks}, but WORLD_SIZE is not set: this process does all the work alone"
-        print(said, file=sys.stderr, flush=True)
+        message = f"caad-ds: SLURM_NTASKS is {tasks}, but WORLD_SIZE is not set: this process does all the work alone"
+        print(message, file=sys.stderr, flush=True)
 
 
 def world() -> tuple[int, int]:

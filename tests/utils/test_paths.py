@@ -70,5 +70,5 @@ def test_a_hub_id_is_not_looked_up(name):
 
 @pytest.mark.parametrize("name", ["./absent", "../absent", "/absent/here", "runs/absent/model"])
 def test_what_can_only_be_a_path_must_be_there(name):
-    with pytest.raises(UserError, match="no such folder, but a causal LM is wanted there"):
+    with pytest.raises(UserError, match="no such folder, expected a causal LM"):
         check_hub_or_folder(name, "causal LM")

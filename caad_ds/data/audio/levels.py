@@ -111,8 +111,8 @@ class Levels:
             return 0.0
         if mono.sum() < CANCELLED * power.sum():
             return 1.0
-        heard = power >= HEARD * power.max()
-        return float(np.mean(mono[heard] < CANCELLED * power[heard]))
+        audible = power >= HEARD * power.max()
+        return float(np.mean(mono[audible] < CANCELLED * power[audible]))
 
 
 @dataclass(frozen=True)

@@ -71,16 +71,16 @@ def _end_of_sphere(file: BinaryIO, end: int) -> int:
     """Return the offset after the header's samples; AudioError if the file ends before it by 0.1 s."""
     file.seek(0)
     header = file.read(SPHERE_HEADER)
-    said = {name: int(value) for name, value in SPHERE.findall(header)}
+    fields = {name: int(value) for name, value in SPHERE.findall(header)}
     coding = CODING.search(header)
-    frame = said.get(b"channel_count", 1) * said.get(b"sample_n_bytes", 0)
-    count, rate = said.get(b"sample_count"), said.get(b"sample_rate")
+    frame = fields.get(b"channel_count", 1) * fields.get(b"sample_n_bytes", 0)
+    count, rate = fields.get(b"sample_count"), fields.get(b"sample_rate")
     start = re.match(rb"NIST_1A\n\s*(\d+)\n", header)
     if not (start and frame and count and rate) or (coding and coding[1] not in PLAIN):
         return end
-    there = (end - int(start[1])) / frame
-    if count - there > CUT_SECONDS * rate:
-        raise AudioError(f"the file is cut short: {there / rate:.2f} of {count / rate:.2f} s are there")
+    actual = (end - int(start[1])) / frame
+    if count - actual > CUT_SECONDS * rate:
+        raise AudioError(f"the file is cut short: {actual / rate:.2f} of {count / rate:.2f} s are there")
     return int(start[1]) + count * frame
 
 

@@ -49,23 +49,23 @@ def _repaired(file: BinaryIO) -> BinaryIO | None:
         at += 8 + size + size % 2
     else:
         return None
-    start, there = at + 8, end - at - 8
-    if there <= size < UNKNOWN:
+    start, actual = at + 8, end - at - 8
+    if actual <= size < UNKNOWN:
         return None
-    if size < there and any(_are_chunks(file, offset, end, order) for offset in (start + size, start + size + 1)):
+    if size < actual and any(_are_chunks(file, offset, end, order) for offset in (start + size, start + size + 1)):
         return None
     if not size or size >= UNKNOWN:
         samples = _samples_end(file, start, end, order) - start
-        if samples == there and size:
+        if samples == actual and size:
             return None
-        if samples < there and _padded(file, start, samples, frame):
+        if samples < actual and _padded(file, start, samples, frame):
             samples -= 1
         lengths = {4: min(end - 8, 0xFFFFFFFF), at + 4: min(samples, 0xFFFFFFFF)}
         patches = {offset: value.to_bytes(4, order) for offset, value in lengths.items()}
         return cast(BinaryIO, _Patched(file, patches))
-    if there - size > SLACK_SECONDS * per_second:
+    if actual - size > SLACK_SECONDS * per_second:
         raise AudioError(
-            f"its header says {size} bytes of samples, {there} follow: was its recorder killed? Write the file again"
+            f"its header says {size} bytes of samples, {actual} follow: was its recorder killed? Write the file again"
         )
     return None
 

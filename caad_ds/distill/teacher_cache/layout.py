@@ -63,7 +63,7 @@ def stored_layout(folder: Path, stored: Mapping[str, Any]) -> Layout:
     form, precision, width = stored["made_of"].get(FORM), stored["made_of"].get(PRECISION), stored.get("width")
     if form not in ("pair", "contrast") or precision not in DTYPES or type(width) is not int or width < 1:
         raise UserError(
-            f"{folder / KEY}: it does not say how rows lie in the cache (form {form}, precision {precision}, width "
+            f"{folder / KEY}: it has no valid layout of the cache's rows (form {form}, precision {precision}, width "
             f"{width}); restore the file, or remove the folder and fill another"
         )
     return Layout(form, width, precision)
@@ -97,14 +97,14 @@ def read_key(folder: Path) -> dict[str, Any] | None:
 
 def check_key(folder: Path, stored: Mapping[str, Any], made_of: Mapping[str, str]) -> None:
     """Raise UserError if a cache's key differs from the run's; the error names the differences."""
-    there = stored["made_of"]
+    in_cache = stored["made_of"]
     # Another form depends on other settings, which cannot be compared.
-    another_form = FORM in there and there[FORM] != made_of.get(FORM)
-    names = [FORM] if another_form else {**there, **made_of}
+    another_form = FORM in in_cache and in_cache[FORM] != made_of.get(FORM)
+    names = [FORM] if another_form else {**in_cache, **made_of}
     changed = [
-        f"{name}: {there.get(name, 'none')}, here {made_of.get(name, 'none')}"
+        f"{name}: {in_cache.get(name, 'none')}, here {made_of.get(name, 'none')}"
         for name in names
-        if there.get(name) != made_of.get(name)
+        if in_cache.get(name) != made_of.get(name)
     ]
     if changed:
         raise UserError(

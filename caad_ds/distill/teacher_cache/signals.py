@@ -33,7 +33,7 @@ class _Piece:
     key: str
     content: str
     count: int
-    there: bool
+    present: bool
     rows: list[Tensor]
 
 
@@ -98,7 +98,7 @@ class FillingTeacher:
             stored = [self._stored(batch) for batch in batches]
         except UserError as error:
             failure = error
-        self._agree(failure, not all(states.whole for states in stored))
+        self._agree(failure, not all(states.complete for states in stored))
         if not self.runs:
             return [used(states, self._head, self.objective) for states in stored]
         online = self.online.states(batches, ours)
@@ -153,7 +153,7 @@ class FillingTeacher:
 
     def _stored(self, batch: PairedBatch) -> StoredStates:
         assert batch.stored is not None
-        if batch.stored.whole:
+        if batch.stored.complete:
             return batch.stored
         on_cpu = self.store.filled(batch.stored.to("cpu"), batch.keys, _counts(batch))
         return on_cpu.to(batch.student.labels.device)
@@ -195,10 +195,10 @@ class FillingTeacher:
         computed = self._as_stored(batch.student.targets, online)
         pieces = []
         for number, (key, content, count) in enumerate(zip(batch.keys, stored.contents, counts, strict=True)):
-            there = bool(stored.there[number])
-            source = have if there and count else computed
+            present = bool(stored.present[number])
+            source = have if present and count else computed
             rows = [part[ends[number] : ends[number + 1]] for part in source]
-            pieces.append(_Piece(key, content, count, there, rows))
+            pieces.append(_Piece(key, content, count, present, rows))
         return pieces
 
     def _as_stored(self, labels: Tensor, online: TeacherStates) -> list[Tensor]:
@@ -221,7 +221,7 @@ class FillingTeacher:
     def _keep(self, batches: Sequence[Sequence["_Piece"]]) -> None:
         """Store samples that occur for the first time, and give their rows to all others of the same content."""
         rank = world()[0]
-        lacking = [piece for pieces in batches for piece in pieces if not piece.there]
+        lacking = [piece for pieces in batches for piece in pieces if not piece.present]
         again: set[str] = set()
         first: set[str] = set()
         for holder, contents in enumerate(gathered([piece.content for piece in lacking])):
@@ -283,8 +283,8 @@ def _counts(batch: PairedBatch) -> list[int]:
 def _joined(stored: StoredStates, pieces: Sequence[_Piece]) -> StoredStates:
     """Join the rows of samples to the states of a batch."""
     positive, *negative, scalars = (torch.cat(parts) for parts in zip(*(p.rows for p in pieces), strict=True))
-    there = torch.ones_like(stored.there)
-    return StoredStates(stored.contents, there, positive, negative[0] if negative else None, scalars)
+    present = torch.ones_like(stored.present)
+    return StoredStates(stored.contents, present, positive, negative[0] if negative else None, scalars)
 
 
 def used(stored: StoredStates, head: LMHead, objective: ObjectiveSection) -> TeacherStates:

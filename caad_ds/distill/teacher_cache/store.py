@@ -103,18 +103,18 @@ class Store:
 
         `counts` are the answer rows of each sample; one without any, whose answer is ignored, is never missing.
         """
-        there, locations = stored.there.clone(), {}
+        present, locations = stored.present.clone(), {}
         for number, (content, count) in enumerate(zip(stored.contents, counts, strict=True)):
-            if there[number]:
+            if present[number]:
                 continue
             location = self._locations.get(content)
             if location is None and count and self.needed:
                 raise UserError(self.missing(keys[number]))
-            there[number] = location is not None or not count
+            present[number] = location is not None or not count
             if location is not None and count:
                 locations[number] = location
         if not locations:
-            return StoredStates(stored.contents, there, stored.positive, stored.negative, stored.scalars)
+            return StoredStates(stored.contents, present, stored.positive, stored.negative, stored.scalars)
         tensors = [stored.positive, stored.negative, stored.scalars]
         if stored.positive is None:
             buffers = self._buffers.rows(sum(counts))
@@ -129,7 +129,7 @@ class Store:
                 )
             first, last = starts[number], starts[number + 1]
             self.fetch(name + ROWS, entry, [view[first * width : last * width] for view, width in views])
-        return StoredStates(stored.contents, there, *tensors)
+        return StoredStates(stored.contents, present, *tensors)
 
     def check(self, name: str, entry: Entry) -> str | None:
         """Describe what is wrong with the rows of a sample; None if their bytes are as written."""

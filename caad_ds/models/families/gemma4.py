@@ -37,7 +37,7 @@ class Gemma4LM(transformers_lm.TransformersLM):
     def __init__(self, family: Family, model: PreTrainedModel, reader: ProcessorReader):
         if model.config.audio_config is None:
             name = model.name_or_path or "the architecture"
-            raise UserError(f"{name}: a gemma4 without an audio tower hears nothing; take one that has it (E2B, E4B)")
+            raise UserError(f"{name}: a gemma4 without an audio tower takes no audio; use one with it (E2B, E4B)")
         super().__init__(family, model, reader)
 
     def keep_first_layers(self, layers: int) -> None:

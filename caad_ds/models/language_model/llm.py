@@ -260,13 +260,13 @@ def _check_decoding(llm: PreTrainedModel, embeds: Tensor) -> None:
     mask = embeds.new_ones(1, PROBED, dtype=torch.long)
     ask = accepted(llm, position_ids=positions(mask))
     with plain_generation(llm):
-        said = cast(Any, llm).generate(inputs_embeds=embeds, attention_mask=mask, generation_config=fixed, **ask)
-    steps = len(said.logits)
-    tokens = said.sequences[:, -steps:][:, :-1]
+        output = cast(Any, llm).generate(inputs_embeds=embeds, attention_mask=mask, generation_config=fixed, **ask)
+    steps = len(output.logits)
+    tokens = output.sequences[:, -steps:][:, :-1]
     mask = embeds.new_ones(1, PROBED + steps - 1, dtype=torch.long)
     more = accepted(llm, attention_mask=mask, position_ids=positions(mask), use_cache=False)
     whole = llm(inputs_embeds=torch.cat([embeds, llm.get_input_embeddings()(tokens)], 1), **more).logits
-    _require_alike(torch.cat(said.logits), whole[0, -steps:], "a step with a cache differs from a whole forward")
+    _require_alike(torch.cat(output.logits), whole[0, -steps:], "a step with a cache differs from a whole forward")
 
 
 def _padded(embeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:

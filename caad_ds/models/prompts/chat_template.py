@@ -85,7 +85,7 @@ def freeze_template(tokenizer: Any, settings: TemplateSettings | None = None) ->
         elif frozen := re.search(rf"^\{{%- set ({re.escape(name)} = .*) %\}}$", text, re.MULTILINE):
             raise UserError(
                 f"{settings.key}: the chat template of {tokenizer.name_or_path} was frozen with {frozen[1]} "
-                f"before, and {name} = {_literal(value)} is asked for; remove the switch, or take the tokenizer of the "
+                f"before, and {name} = {_literal(value)} is requested; remove the switch, or take the tokenizer of the "
                 "original model"
             )
         else:

@@ -55,12 +55,12 @@ def _user_defined(tokenizer: Any) -> dict[int, str]:
 
 def plain_markers(pieces: Iterable[str]) -> list[str]:
     """Return a template's plain-text markers of turns; `pieces` are its texts between the contents."""
-    found: dict[str, None] = {}
+    markers: dict[str, None] = {}
     for piece in pieces:
-        found |= dict.fromkeys(BRACKETED.findall(piece))
+        markers |= dict.fromkeys(BRACKETED.findall(piece))
         if label := LABEL.search(piece):
-            found[label[1]] = None
-    return [marker for marker in found if marker not in MARKERS]
+            markers[label[1]] = None
+    return [marker for marker in markers if marker not in MARKERS]
 
 
 def check_texts(texts: Mapping[str, str], markers: Iterable[str]) -> None:
@@ -77,5 +77,5 @@ def check_texts(texts: Mapping[str, str], markers: Iterable[str]) -> None:
 def check_markup(texts: Iterable[str]) -> None:
     """Refuse texts with control tokens of many models, if the tokenizer is unknown."""
     for text in texts:
-        if found := WIDELY_CONTROL.search(text):
-            raise UserError(f"its text holds {found[0]!r}, which the server may read as a control token; remove it")
+        if match := WIDELY_CONTROL.search(text):
+            raise UserError(f"its text holds {match[0]!r}, which the server may read as a control token; remove it")

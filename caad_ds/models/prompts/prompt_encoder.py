@@ -217,10 +217,10 @@ class PromptEncoder:
         is_audio: list[bool] = []
         left = iter(positions)
         for number in ids:
-            here = number == self._audio
-            count = next(left) if here else 1
-            prompt += [self.placeholder if here else number] * count
-            is_audio += [here] * count
+            is_placeholder = number == self._audio
+            count = next(left) if is_placeholder else 1
+            prompt += [self.placeholder if is_placeholder else number] * count
+            is_audio += [is_placeholder] * count
         return Encoded(prompt, is_audio, answer_ids if answer is None else [*answer_ids, self.turn.end])
 
     def _prompt_text(self, messages: Sequence[tuple[str, str]], transcripts: Sequence[str]) -> str:
@@ -296,8 +296,8 @@ class PromptEncoder:
     def _culprit(self, texts: dict[str, str]) -> str:
         """Describe which text contains a control token, and which token."""
         for where, text in texts.items():
-            if found := self._controls(self._tokens(text)):
-                token = self._control[found[0]]
+            if controls := self._controls(self._tokens(text)):
+                token = self._control[controls[0]]
                 return f"its {where} holds {token!r}, which is a control token of the tokenizer; remove it"
         return "its texts form a control token where they meet the chat template; change the text"
 
@@ -312,8 +312,8 @@ def answer_turn(tokenizer: Any) -> Turn:
         whole = render(tokenizer, [*question, {"role": "assistant", "content": f"\t{ANSWER}\t"}], prompt=False)
     except UserError:
         return plain
-    before, found, after = whole.rpartition(ANSWER)
-    if not found or form_of(tokenizer) == PIECES:
+    before, separator, after = whole.rpartition(ANSWER)
+    if not separator or form_of(tokenizer) == PIECES:
         return plain
     trims = not after.startswith("\t")
     before, after = (before, after) if trims else (before[:-1], after[1:])

@@ -55,8 +55,8 @@ class SpeechLMForConditionalGeneration(SpeechLM, GenerationMixin):
             if audio.any():
                 raise ValueError("the prompt has places for audio; give input_features as well")
             return self.get_input_embeddings()(tokens)
-        heard = self.project(self.encoder.encode(input_features))
-        return self.merge_audio(tokens, audio, heard.to(tokens.device))
+        projected = self.project(self.encoder.encode(input_features))
+        return self.merge_audio(tokens, audio, projected.to(tokens.device))
 
     @can_return_tuple
     def forward(

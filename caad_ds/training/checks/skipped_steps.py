@@ -127,8 +127,8 @@ def culprits(
     keys = list(chain(*gathered([key for batch in window for key in batch.keys])))
     rounds = max(gathered(len(suspects)))
     if rounds == 0:
-        if heard := list(chain(*gathered([key for batch in read for key in _not_finite_audio(step, batch)]))):
-            return {"not_finite": "audio", "batch": len(keys), "samples": [{"id": key} for key in heard]}
+        if bad_audio := list(chain(*gathered([key for batch in read for key in _not_finite_audio(step, batch)]))):
+            return {"not_finite": "audio", "batch": len(keys), "samples": [{"id": key} for key in bad_audio]}
         return {"not_finite": "gradient", "batch": len(keys), "samples": [{"id": key} for key in keys]}
     evaluated = []
     step.engine.eval()
@@ -151,8 +151,8 @@ def diagnosis(step: DistillStep) -> dict[str, list[str]]:
     parts = {"student": own_weights(step.engine.module), "optimizer": own_optimizer(step.engine)}
     if step.teacher is not None:
         parts["teacher"] = own_weights(step.teacher)
-    found = {name: not_finite(tensors) for name, tensors in parts.items()}
-    return {name: sorted({tensor for rank in gathered(found) for tensor in rank[name]}) for name in found}
+    names = {part: not_finite(tensors) for part, tensors in parts.items()}
+    return {part: sorted({name for rank in gathered(names) for name in rank[part]}) for part in names}
 
 
 def number_of(value: torch.Tensor | float) -> float | str:

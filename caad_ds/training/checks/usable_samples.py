@@ -45,14 +45,14 @@ def check_texts(
     if from_main(lambda: resumes and not path.exists()):
         return set()
     readers = list(checks)
-    found, read = [], []
+    refused, read = [], []
     for reader, check in checks.items():
         reasons, corpora = _unusable(reader, check, heartbeat)
-        found.append(reasons)
+        refused.append(reasons)
         read.append((reader.index.folder, corpora))
-    agreed(lambda: _write(path, readers, found) if is_main() else None)
+    agreed(lambda: _write(path, readers, refused) if is_main() else None)
     left_out: set[str] = set()
-    for reader, reasons in zip(readers, found, strict=True):
+    for reader, reasons in zip(readers, refused, strict=True):
         if not reasons:
             continue
         count = f"{len(reasons)} of {len(reader)} samples cannot be used"
@@ -92,10 +92,10 @@ def _unusable(reader: IndexedReader, check: Check, heartbeat: Heartbeat) -> tupl
     return reasons, Corpora.merged(each for _, each in every)
 
 
-def _write(path: Path, readers: Sequence[IndexedReader], found: Sequence[dict[int, str]]) -> None:
+def _write(path: Path, readers: Sequence[IndexedReader], refused: Sequence[dict[int, str]]) -> None:
     rows = [
         {"folder": str(reader.index.folder), "id": reader.index.samples[number].key, "reason": reason}
-        for reader, reasons in zip(readers, found, strict=True)
+        for reader, reasons in zip(readers, refused, strict=True)
         for number, reason in reasons.items()
     ]
     path.unlink(missing_ok=True)  # from an earlier start

@@ -34,13 +34,13 @@ class Corpora(dict[str, tuple[int, float]]):
 
 def write_corpora(folder: Path, read: Iterable[tuple[Path, Corpora]]) -> None:
     """Write the corpora of each folder of shards to a run's folder."""
-    if found := {str(shards): each for shards, each in read}:  # a stream has none
-        write_json(folder / FILE, found)
+    if by_folder := {str(shards): corpora for shards, corpora in read}:  # a stream has none
+        write_json(folder / FILE, by_folder)
 
 
 def read_corpora(folder: Path, shards: str) -> Corpora | None:
     """Read the corpora of a folder of shards from a run's folder; None if the run did not count them."""
     if not (folder / FILE).is_file():
         return None
-    found = read_json(folder / FILE, "remove it, and the model's card names no corpora").get(shards)
-    return None if found is None else Corpora({name: (samples, seconds) for name, (samples, seconds) in found.items()})
+    corpora = read_json(folder / FILE, "remove it, and the model's card names no corpora").get(shards)
+    return None if corpora is None else Corpora({name: (count, seconds) for name, (count, seconds) in corpora.items()})

@@ -48,10 +48,10 @@ def export(
         from caad_ds.utils.device import DTYPES
 
         if source == output_dir:
-            found = Checkpoints(output_dir, cfg.checkpoint, heartbeat).find()
-            if found is None:
+            newest = Checkpoints(output_dir, cfg.checkpoint, heartbeat).find()
+            if newest is None:
                 raise UserError(f"{output_dir}: no checkpoint there yet; train it first")
-            folder, state = found
+            folder, state = newest
         else:
             folder, state = source, verify(source)
         heartbeat.begin(f"loading the student of {output_dir / 'config.yaml'}")

@@ -103,8 +103,8 @@ def _front_matter(
 
 def _licence(bases: Sequence[Base]) -> dict[str, Any]:
     """Return the licence that all bases share; the hub's "unknown" if they differ or one is not known."""
-    found = {(base.licence, base.licence_name, base.licence_link) for base in bases if not base.random}
-    licence, name, link = found.pop() if len(found) == 1 else (None, None, None)
+    licences = {(base.licence, base.licence_name, base.licence_link) for base in bases if not base.random}
+    licence, name, link = licences.pop() if len(licences) == 1 else (None, None, None)
     if licence is None or (licence == OTHER and not link):
         return {"license": UNKNOWN}
     beside = {"license_name": name, "license_link": link}

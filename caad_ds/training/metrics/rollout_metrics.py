@@ -23,9 +23,9 @@ def means_of(sums: Mapping[str, float], different: Iterable[int], tokens: float)
     if not answers:
         return {}
     named = {"length": "tokens", **{name: name for name in ("given", "ended", "empty", "same")}}
-    found = {f"rollout/{name}": sums[of] / answers for name, of in named.items()}
+    means = {f"rollout/{name}": sums[of] / answers for name, of in named.items()}
     drawn = {"rollout/tokens": sums["tokens"], "rollout/token_share": sums["tokens"] / tokens}
-    return found | drawn | {"rollout/distinct": len(set(different)) / answers}
+    return means | drawn | {"rollout/distinct": len(set(different)) / answers}
 
 
 def report(rollouts: Rollouts | None, tokens: float) -> dict[str, float]:

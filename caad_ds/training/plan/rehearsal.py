@@ -187,14 +187,14 @@ def _batch(model: MetaModel, shape: Shape) -> Batch:
     here = placeholder(model.lm)
     length = 1 + positions + max(shape.text, shape.prompt + shape.answer) - 1
     ids = torch.full((shape.samples, length), 0 if here else 1)
-    heard, labels, mask = torch.zeros_like(ids).bool(), torch.full_like(ids, IGNORE), torch.zeros_like(ids)
-    ids[:, 1 : 1 + positions], heard[:, 1 : 1 + positions] = here, True
+    is_audio, labels, mask = torch.zeros_like(ids).bool(), torch.full_like(ids, IGNORE), torch.zeros_like(ids)
+    ids[:, 1 : 1 + positions], is_audio[:, 1 : 1 + positions] = here, True
     end = positions + shape.prompt + shape.answer
     labels[:, end - shape.answer : end], mask[:, :end] = 1, 1
     each = torch.arange(shape.samples)
     rows = joined([audio] * shape.audios)
     return Batch(
-        [str(n) for n in each.tolist()], ids, mask, heard, labels, rows,
+        [str(n) for n in each.tolist()], ids, mask, is_audio, labels, rows,
         audio_index=each % shape.audios, audio_sample=each, audio_positions=torch.full_like(each, positions),
     )  # fmt: skip
 

@@ -41,7 +41,7 @@ def build_teacher(
     """
     if cache is not None:
         agreed(lambda: cache.check_vocabulary(pairing.shared))
-    if cache is not None and cache.whole:
+    if cache is not None and cache.complete:
         assert cache.head is not None and cache.store is not None
         heartbeat.say(f"teacher: cached ({len(cache.store)} samples in {cache.folder}; it is not loaded)")
         return CachedTeacher(on_device(cache.head), cfg.objective), "cached"

@@ -126,15 +126,15 @@ class TeacherCache:
                 f"teacher.cache.path {self.folder}: there is no cache, and teacher.cache.fill is false; fill it with "
                 "`caad-ds cache-teacher`, or set fill to true"
             )
-        self.whole = not fills
+        self.complete = not fills
         if stored is not None:
             self.store = self._store(stored["width"], there.segments)
             self.store.needed = not fills
-            self.whole = not fills or (not refill and not self.lacking())
+            self.complete = not fills or (not refill and not self.lacking())
         known = not self._stream and not cfg.data.skip_broken  # broken samples may be left out
         if not fills and self.store is not None and known and (lacking := self.lacking()):
             raise UserError(self.store.missing(lacking[0], len(lacking) - 1))
-        if self.whole:
+        if self.complete:
             assert self.store is not None and stored is not None
             self.store.needed = True
             self.head, self.positions = read_head(self.folder), stored["positions"]
@@ -151,7 +151,7 @@ class TeacherCache:
         if there in (None, here):
             return
         what = f"over other tokens of the vocabulary ({there}, here {here}); name another folder"
-        if not self.whole:
+        if not self.complete:
             raise UserError(f"teacher.cache.path {self.folder}: its scalars are {what}")
         if needs := [name for name in ("alpha_gate", "row_weight") if getattr(self.objective, name) != "none"]:
             raise UserError(

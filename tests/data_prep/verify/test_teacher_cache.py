@@ -239,4 +239,4 @@ def test_nothing_is_dropped_while_another_fills(cache, verify):
 def test_a_key_that_says_no_layout_is_refused(cache, verify):
     write_key(cache, {FORM: "pair"}, {"width": 8, "positions": None})
     status, [line] = verify()
-    assert status == 2 and "it does not say how rows lie in the cache" in line
+    assert status == 2 and "it has no valid layout of the cache's rows" in line

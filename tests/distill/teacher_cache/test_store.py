@@ -72,7 +72,7 @@ def test_rows_come_back_bit_for_bit_in_any_order(form, precision, width, counts,
             order.shuffle(asked)
         sizes = [len(kept[name][0]) if name in kept else 2 for name in asked]
         found = store.filled(StoredStates(asked, torch.zeros(len(asked), dtype=torch.bool)), asked, sizes)
-        assert found.there.tolist() == [name in kept for name in asked]
+        assert found.present.tolist() == [name in kept for name in asked]
         parts = [part for part in (found.positive, found.negative, found.scalars) if part is not None]
         assert len(parts) == (3 if form == "pair" else 2) and all(part.dtype == layout.dtype for part in parts[:-1])
         ends = np.cumsum([0, *sizes])
@@ -101,7 +101,7 @@ def test_no_flipped_bit_is_read(counts, data):
         for number, count in enumerate(counts):
             asked = StoredStates([f"c{number}"], torch.zeros(1, dtype=torch.bool))
             if number != hit:
-                assert store.filled(asked, [f"k{number}"], [count]).whole
+                assert store.filled(asked, [f"k{number}"], [count]).complete
                 continue
             with pytest.raises(
                 UserError, match=rf"00000-000000\.rows, sample k{hit}: its rows are damaged \(its bytes"

@@ -83,5 +83,5 @@ def test_a_model_without_an_audio_tower_is_refused(folder, tmp_path):
     values = gemma4.architecture(gemma4.processor()) | {"audio_config": None}
     file = tmp_path / "model.json"
     file.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"^the architecture: a gemma4 without an audio tower hears nothing"):
+    with pytest.raises(UserError, match=r"^the architecture: a gemma4 without an audio tower takes no audio"):
         auto.build(str(file), folder)

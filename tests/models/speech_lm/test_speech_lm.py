@@ -219,5 +219,5 @@ def test_a_model_reads_its_own_config(tokenizer, ears, tmp_path):
 
 @pytest.mark.parametrize("name", ["data/demo/encoder-7", "./encoder", "/nowhere/encoder"])
 def test_a_folder_that_is_not_there_is_told_as_such(name):
-    with pytest.raises(UserError, match="no such folder, but a Whisper encoder is wanted there"):
+    with pytest.raises(UserError, match="no such folder, expected a Whisper encoder"):
         load_encoder(name, [0], 1)
