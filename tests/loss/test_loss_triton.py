@@ -108,7 +108,7 @@ from triton.compiler import ASTSource
 from caad_ds.loss.divergence import DIVERGENCES
 from caad_ds.loss.kernels import BLOCK, STAGES, _entropies, _rows
 
-POINTERS = {name: "*fp32" for name in ("bias_s", "bias_t", "weights", "kd_shares", "alphas", "found")}
+POINTERS = {name: "*fp32" for name in ("bias_s", "bias_t", "weights", "kd_shares", "alphas", "out")}
 POINTERS |= {"labels": "*i64", "valid": "*i1", "rows": "i32", "vocab": "i32"}
 FLAGS = ("TEACHER", "SEPARATE", "NEGATIVE", "ALPHAS", "PLAUSIBILITY", "LABELS", "STUDENT_BIAS", "TEACHER_BIAS",
          "STUDENT_CAP", "TEACHER_CAP", "GRADIENT")
@@ -130,7 +130,7 @@ assert compiled("fp32", "fp32", "jsd", FLAGS)
 assert compiled("fp32", "fp32", "forward_kl", ("LABELS",))
 for logits, size in (("fp32", 4), ("bf16", 2)):
     for on in (True, False):
-        types = {"z": f"*{logits}", "bias": "*fp32", "found": "*fp32", "vocab": "i32"}
+        types = {"z": f"*{logits}", "bias": "*fp32", "out": "*fp32", "vocab": "i32"}
         assert built(_entropies, types, {"BIAS": on, "CAP": on, "BLOCK": BLOCK, "STAGES": STAGES[size]})
 """
 
