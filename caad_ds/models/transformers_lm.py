@@ -274,12 +274,12 @@ class TransformersLM(AudioLM):
         if not self.module.name_or_path:
             raise UserError(
                 "--keep-adapters: the student began as no model folder (student.path is an architecture, or "
-                "student.keep_layers cut it), so that adapters would have nothing to stand on; leave it out"
+                "student.keep_layers cut it), so the adapters would have no base model; leave it out"
             )
         if self.merged:
             raise UserError(
-                f"--keep-adapters: {self.module.name_or_path} had adapters of its own, which were merged, so that "
-                "those trained here do not stand on its files; leave it out"
+                f"--keep-adapters: {self.module.name_or_path} had adapters of its own, which were merged, and "
+                "those trained here do not fit its files; leave it out"
             )
         base = self.module.base_model_prefix
         lora.save_peft(folder, self.module, settings, f"{base}.{self.of.connector}")
