@@ -19,7 +19,7 @@ def writer_of(part: Part) -> str:
 
 @contextmanager
 def filling(folder: Path, part: Part, data: Sequence[str]) -> Iterator[None]:
-    """Lock a cache while it is filled; only one process at a time may enter.
+    """Lock a cache while it is filled; callers must enter one at a time.
 
     Args:
         folder: the cache's folder.
