@@ -206,9 +206,10 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copy the batch to a device."""
+        ahead = torch.device(device).type != "cpu"  # a copy to the CPU would be read before it is complete
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
-        audio = {name: value.to(device, non_blocking=True) for name, value in self.audio.items()}
+        moved = {name: value.to(device, non_blocking=ahead) for name, value in tensors.items()}
+        audio = {name: value.to(device, non_blocking=ahead) for name, value in self.audio.items()}
         return replace(self, **moved, audio=audio)
 
     def _in_prompt(self) -> Tensor:

@@ -38,7 +38,8 @@ class StoredStates:
 
     def to(self, device: torch.device | str) -> "StoredStates":
         """Copy to a device; `present` stays on the CPU, where it is read."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        ahead = torch.device(device).type != "cpu"  # a copy to the CPU would be read before it is complete
+        return self._each(lambda tensor: tensor.to(device, non_blocking=ahead))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "StoredStates":
         changed = (None if part is None else change(part) for part in (self.positive, self.negative, self.scalars))

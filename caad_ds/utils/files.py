@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -163,6 +164,18 @@ def is_free(path: Path) -> bool:
         lock.unlink(missing_ok=True)
         file.close()
     return file is not None
+
+
+def has_locks(folder: Path) -> bool:
+    """Return whether the file system of a folder has file locks."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
+    return True
 
 
 def _lock_of(path: Path) -> Path:

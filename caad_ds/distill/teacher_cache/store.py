@@ -143,8 +143,13 @@ class Store:
         try:
             opened = self._open(file)  # keep a reference while reading: if two threads open it, only one is cached
             got = os.preadv(opened.descriptor, views, entry.offset)
-        except OSError as error:
+        except FileNotFoundError as error:
             raise UserError(self._damaged(file, entry, str(error.strerror))) from error
+        except OSError as error:  # of the file system: the rows may be as they were
+            raise UserError(
+                f"{self.folder / file}, sample {entry.key}: its rows cannot be read ({error.strerror}); start it again "
+                "or copy the cache to another file system"
+            ) from error
         if got != size:
             raise UserError(self._damaged(file, entry, f"{size - got} bytes are missing"))
         if entry.content not in self._checked:

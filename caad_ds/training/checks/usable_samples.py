@@ -31,12 +31,13 @@ def check_texts(
     resumes: bool,
     skip: bool,
     heartbeat: Heartbeat,
+    corpora: bool = True,
 ) -> set[str]:
     """Encode the texts of every sample, each rank its share; return the keys of those left out. Every rank calls it.
 
-    Samples that a check refuses are listed in `unusable.jsonl` in the run's `folder`; with `skip` their readers leave
-    them out. `corpora.json` beside it counts the others by corpus. Nothing is checked again if the run `resumes` and
-    has no such list.
+    Samples that a check refuses are listed in `unusable.jsonl` in `folder`; with `skip` their readers leave them out.
+    With `corpora`, `corpora.json` beside it counts the others by corpus. Nothing is checked again if the run `resumes`
+    and has no such list.
 
     Raises:
         UserError: some samples are refused and `skip` is false, or none is left.
@@ -45,11 +46,11 @@ def check_texts(
     if from_main(lambda: resumes and not path.exists()):
         return set()
     readers = list(checks)
-    refused, read = [], []
+    refused, used = [], []
     for reader, check in checks.items():
-        reasons, corpora = _unusable(reader, check, heartbeat)
+        reasons, counts = _unusable(reader, check, heartbeat)
         refused.append(reasons)
-        read.append((reader.index.folder, corpora))
+        used.append((reader.index.folder, counts))
     agreed(lambda: _write(path, readers, refused) if is_main() else None)
     left_out: set[str] = set()
     for reader, reasons in zip(readers, refused, strict=True):
@@ -62,7 +63,7 @@ def check_texts(
         left_out.update(reader.index.samples[number].key for number in reasons)
         reader.leave_out(reasons)
         heartbeat.say(f"left out: {note}")
-    agreed(lambda: write_corpora(folder, read) if is_main() else None)
+    agreed(lambda: write_corpora(folder, used) if corpora and is_main() else None)
     return left_out
 
 

@@ -50,7 +50,7 @@ from caad_ds.training.batches import partners_identity
 from caad_ds.utils.array_part import Part
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import disk_errors, sole_writer
+from caad_ds.utils.files import disk_errors, has_locks, sole_writer
 from caad_ds.utils.ranks import agreed, from_main, world
 
 VOCABULARY = "vocabulary of the scalars"
@@ -131,8 +131,8 @@ class TeacherCache:
             self.store = self._store(stored["width"], there.segments)
             self.store.needed = not fills
             self.complete = not fills or (not refill and not self.lacking())
-        known = not self._stream and not cfg.data.skip_broken  # broken samples may be left out
-        if not fills and self.store is not None and known and (lacking := self.lacking()):
+        known = not cfg.data.skip_broken  # broken samples may be left out
+        if not fills and self.store is not None and known and (lacking := self._lacking()):
             raise UserError(self.store.missing(lacking[0], len(lacking) - 1))
         if self.complete:
             assert self.store is not None and stored is not None
@@ -141,8 +141,11 @@ class TeacherCache:
 
     def lacking(self) -> list[str]:
         """Return the keys of samples without rows; for a stream they are unknown."""
-        if self.store is None or self._stream:
-            return ["every sample"]
+        return ["every sample"] if self.store is None or self._stream else self._lacking()
+
+    def _lacking(self) -> list[str]:
+        """Return the keys of samples in an index without rows."""
+        assert self.store is not None
         return self.store.lacks(named(entry) for reader in self._readers for entry in reader.index.samples)
 
     def check_vocabulary(self, shared: SharedVocabulary | None) -> None:
@@ -190,6 +193,12 @@ class TeacherCache:
             )
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            locks = has_locks(self.folder)
+        if not locks:
+            raise UserError(
+                f"teacher.cache.path {self.folder}: its file system has no file locks (Lustre: mount with -o flock), "
+                "so that two runs could fill it at once; fill it on another file system and copy it, to be read"
+            )
         with sole_writer(self.folder.resolve() / "cache", patience=MAKING):  # parts of an array job begin together
             held.enter_context(filling(self.folder.resolve(), self._part, [each.identity for each in self._readers]))
             drop_unfinished(self.folder, "*" if self._part == WHOLE else f"{writer_of(self._part)}-*")

@@ -35,9 +35,8 @@ class CacheFilling:
         self.seen = from_main(partial(seen, cfg))
         agreed(self._load)
         folder = cfg.teacher.cache.path  # type: ignore[union-attr]
-        unusable = check_texts(
-            dict.fromkeys(self.readers, self.pairing.check), folder, False, cfg.data.skip_broken, heartbeat
-        )
+        checks = dict.fromkeys(self.readers, self.pairing.check)
+        unusable = check_texts(checks, folder, False, cfg.data.skip_broken, heartbeat, corpora=False)
         models = self.student, self.teacher, self.cache
         with ExitStack() as held:
             filling, _ = build_teacher(cfg, *models, self.pairing, unusable, heartbeat, held, nullcontext)
@@ -64,6 +63,7 @@ class CacheFilling:
     def run(self, batch: int) -> None:
         """Compute and store the missing samples of this part, `batch` per rank and forward."""
         computed = sum(self._fill(reader, batch) for reader in self.readers)
+        self.filling.publish()  # samples that cannot be used, if nothing was computed
         store = self.filling.store
         stored = f"{counted(len(store), 'sample')}, {gigabytes(store.size)} GB in {self.cache.folder}"
         self.heartbeat.say(f"teacher.cache: {counted(computed, 'sample')} computed; {stored}")

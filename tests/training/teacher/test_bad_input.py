@@ -1,5 +1,6 @@
 """A cache that is not of this run, or is damaged: one line that names what, and nothing in the cache is changed."""
 
+import errno
 import json
 import os
 import shutil
@@ -102,6 +103,36 @@ def test_another_contrast_than_the_stored_one(caches, refused, key):
     }
     line = refused(caches / "contrast", cache={"form": "contrast"}, objective=values[key])
     assert f"it was made with another objective.{key}: " in line
+
+
+def test_another_constant_of_the_gate_than_the_stored_one(world, refused, tmp_path):
+    gated = {"alpha_gate": "text_certainty"}
+    made = with_cache(
+        world, tmp_path / "made", tmp_path / "cache", cache={"form": "contrast"}, objective=gated, **STEPS
+    )
+    trained(made)
+    line = refused(tmp_path / "cache", cache={"form": "contrast"}, objective=gated | {"gate_m": 3.0})
+    assert "it was made with another objective.gate_m: " in line
+
+
+def test_other_versions(caches, refused, monkeypatch):
+    monkeypatch.setattr("transformers.__version__", "4.0")
+    assert "it was made with another version of transformers: " in refused(caches / "pair")
+
+
+def test_another_template(world, caches, refused, tmp_path):
+    other = shutil.copytree(world / "teacher", tmp_path / "other")
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert "it was made with another teacher (its files): " in refused(caches / "pair", teacher={"path": str(other)})
+
+
+def test_a_file_system_without_locks(refused, tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert f"teacher.cache.path {tmp_path / 'cache'}: its file system has no file locks" in refused(tmp_path / "cache")
 
 
 def test_a_contrast_and_plausibility(refused, tmp_path):

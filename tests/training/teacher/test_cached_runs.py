@@ -52,6 +52,7 @@ CASES = {
     "accumulation": {"optimizer": {"micro_batch": 2, "steps": 6}, "teacher": {"batch": 2}},
     "group_by_audio": {"data": {"group_by_audio": True}},
     "token budget": {"optimizer": {"batch_size": None, "batch_tokens": 240, "micro_tokens": 120, "steps": 12}},
+    "gate, contrast": {"cache": {"form": "contrast"}, "objective": {"alpha_gate": "text_certainty"}},
     "gate": {"objective": {"alpha_gate": "text_certainty"}},
     "row weights": {"objective": {"row_weight": "audio_advantage"}, "optimizer": {"micro_batch": 2, "steps": 6}},
     "row weights, contrast": {"cache": {"form": "contrast"}, "objective": {"row_weight": "audio_advantage"}},

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from caad_ds.distill.teacher_cache.segments import read_segments
 from caad_ds.training.teacher import cache_teacher
 from tests.command import run_command
-from tests.training.launching import Run, refusal, train
+from tests.training.launching import Run, refusal, train, weights
 from tests.training.teacher.in_process import batch_dependent, rows_of, same_weights, with_cache
 from tests.training.teacher.ranks import die_in_writing, full_on_one, note_losses, wait_in_writing
 
@@ -101,8 +102,8 @@ def test_20_kills_while_filling(world, undisturbed, tmp_path):
                 continue
             run = Run(file, 2, prepare=batch_dependent)
             run.wait_for("building the student's engine", WAIT)
-            time.sleep(drawn.uniform(0, 3))
-            done += run.processes[0].is_alive()
+            time.sleep(drawn.uniform(0, 2))
+            done += run.processes[0].is_alive() and "whole (" not in run.output()
             for process in run.processes:
                 process.kill()
             run.wait(WAIT)
@@ -170,6 +171,9 @@ def test_training_continues_where_the_config_says_so(world, tmp_path):
     assert said.count("training continues without filling it (teacher.cache.when_full)") == 1
     assert "whole (" not in said and not list((tmp_path / "cache").glob("*.partial"))
     read_segments(tmp_path / "cache")
+    finish(Run(with_cache(world, tmp_path / "online", None, **changes), 2))
+    found, expected = weights(tmp_path / "out"), weights(tmp_path / "online")
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
 
 
 @pytest.mark.parametrize("when", ["stop", "continue"])

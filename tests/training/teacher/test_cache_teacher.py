@@ -1,0 +1,68 @@
+"""`caad-ds cache-teacher`: it computes what is missing, once, and what has changed since."""
+
+import json
+
+import pytest
+
+from caad_ds.distill.teacher_cache.segments import SegmentWriter
+from caad_ds.training.teacher import cache_filling, cache_teacher
+from data_prep.pack import pack
+from data_prep.verify import verify
+from tests.command import run_command
+from tests.training.teacher.in_process import Killed, rows_of, with_cache
+from tests.training.tiny import records
+
+
+@pytest.fixture
+def file(world, others, tmp_path):
+    """A config with training data of 24 samples and validation data of 6."""
+    return with_cache(world, tmp_path / "out", tmp_path / "cache", data={"validation": str(others(tmp_path / "more"))})
+
+
+@pytest.fixture
+def fill(file, capsys):
+    """Fill the cache; returns what was said."""
+
+    def fill(*arguments: object) -> str:
+        assert run_command(cache_teacher, "--config", file, "--batch", 4, *arguments) == 0
+        return "".join(capsys.readouterr())
+
+    return fill
+
+
+def test_it_resumes_after_a_kill(fill, file, tmp_path, monkeypatch):
+    finish, rounds = SegmentWriter.finish, []
+
+    def dies_in_the_third(self):
+        rounds.append(self)
+        if len(rounds) == 3:
+            raise Killed
+        return finish(self)
+
+    monkeypatch.setattr(cache_filling, "ROUNDS", 1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(SegmentWriter, "finish", dies_in_the_third)
+        patch.setattr(SegmentWriter, "close", lambda self: None)  # SIGKILL leaves what is half written
+        run_command(cache_teacher, "--config", file, "--batch", 4)
+    assert len(rows_of(tmp_path / "cache")) == 8
+    assert "22 samples computed; 30 samples" in fill()
+    assert "0 samples computed; 30 samples" in fill()
+    assert run_command(verify, tmp_path / "cache") == 0
+
+
+def test_parts_fill_it_together(fill, tmp_path):
+    assert "15 samples computed; 15 samples" in fill("--shard", "0/2")
+    assert "15 samples computed; 30 samples" in fill("--shard", "1/2")
+    assert run_command(verify, tmp_path / "cache") == 0
+
+
+def test_it_computes_what_has_changed(world, fill, file, tmp_path):
+    fill()
+    (root := tmp_path / "changed").mkdir()
+    rows = records(root)
+    rows[7]["response"] = "The tone is low."
+    manifest = root / "answered.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_command(pack, "--manifest", manifest, "--out", tmp_path / "shards") == 0
+    file.write_text(file.read_text().replace(str(world / "shards"), str(tmp_path / "shards")))
+    assert "1 sample computed; 31 samples" in fill()
