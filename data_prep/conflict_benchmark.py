@@ -1,4 +1,4 @@
-"""`prep conflict-benchmark`: held-out audio as a benchmark of text against audio, in MCR-BENCH's file format.
+"""`prep conflict-benchmark`: a benchmark of conflicts between text and held-out audio, in MCR-BENCH's file format.
 
 Format (arXiv 2508.15407): `<task>/<task>.json` beside `<task>/audio/`; here a task is an attribute.
 """
@@ -47,8 +47,10 @@ def run(args: argparse.Namespace) -> int:
 def write_benchmark(
     manifest: Path, out: Path, instruction_file: Path, attributes: Sequence[str] | None = None, seed: int = 0
 ) -> None:
-    """Write a task per attribute (None: of all) that at least one record holds, and beside the folder `out` a list of
-    what was left out; print their sizes."""
+    """Write a task for each attribute (None: all) that a record has, and print the sizes.
+
+    The list of rejected records is written beside the folder `out`.
+    """
     instructions = Instructions.load(instruction_file, attributes)
     for key in instructions.attributes:
         if key in (".", "..") or "/" in key or len(f"{key}.json".encode()) > LONGEST:
@@ -59,24 +61,24 @@ def write_benchmark(
         records = list(rejects.sift(map(partial(_usable, instructions), read_manifest(manifest))))
         for key in instructions.attributes:
             asked = [record for record in records if key in instructions.known(record)]
-            # A corpus comes sorted; so that the first rows (--limit) stand for all, they come in no order here.
+            # Shuffled, since corpora are sorted: the first rows (--limit) must represent all.
             Random(f"{seed}/{key}").shuffle(asked)
             count, unheard = write_task(out / key, asked, instructions, key, seed)
             for rejected in unheard:
                 rejects.add(rejected)
-            if unheard:  # its other questions are about the same audio
+            if unheard:  # their other questions are about the same audio
                 gone = {rejected.id for rejected in unheard}
                 records = [record for record in records if record["id"] not in gone]
             if count:
                 counts[key] = count
     if not counts:
         raise UserError(f"{manifest}: no usable record has an attribute of {instruction_file}{rejects.why}")
-    rejects.tell()
+    rejects.report()
     print(f"{out}: " + ", ".join(f"{key} {counts.get(key, 0)}" for key in instructions.attributes) + rejects.summary)
 
 
 def _no_other_task(out: Path, instructions: Instructions) -> None:
-    """UserError where the folder has a task of another call: an evaluation would ask and pool it as well."""
+    """Raise UserError if the folder holds a task of an earlier call, which an evaluation would include."""
     written = sorted(file.parent.name for file in out.glob("*/*.json") if file.stem == file.parent.name)
     if other := [name for name in written if name not in instructions.attributes]:
         raise UserError(
@@ -91,9 +93,9 @@ def write_task(
     """Write `<folder>/<key>.json`, a list of rows, and the audio that they name.
 
     A row holds `audio` (relative to the folder), `text` (the transcription), `neutral` (the question), `gt` (the right
-    option), as descriptions `faithful`, `adversarial` and `irrelevant`, and the record's `metadata`, by which `prep
-    verify` finds speakers that are trained on. Audio is hard-linked where the file system can, otherwise copied.
-    Returns the number of rows, and the records whose audio cannot be had.
+    option), the descriptions `faithful`, `adversarial` and `irrelevant`, and the record's `metadata`, which `prep
+    verify` checks for speakers of the training data. Audio is hard-linked if the file system can, otherwise copied.
+    Returns the number of rows, and the records whose audio cannot be used.
     """
     rows, unheard = [], []
     names = stems([record["id"] for record in records], LONGEST_SUFFIX)
@@ -108,7 +110,7 @@ def write_task(
             unheard.append(Rejected(record["id"], str(error)))
             continue
         text, metadata = audio.get("text", ""), {**(record.get("metadata") or {})}
-        metadata.pop(PROMPT, None)  # of another question, and with its answer
+        metadata.pop(PROMPT, None)  # it holds another question and its answer
         rows.append(
             {"audio": name, "gt": asked.label, **hints, "neutral": asked.question, "text": text, "metadata": metadata}
         )
@@ -121,7 +123,7 @@ def write_task(
 
 
 def _usable(instructions: Instructions, record: Record | Rejected) -> Record | Rejected:
-    """The record, or why no question can be asked about it."""
+    """Return the record, or a `Rejected` if no question can be asked about it."""
     if isinstance(record, Rejected):
         return record
     try:

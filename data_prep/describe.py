@@ -1,4 +1,4 @@
-"""`prep describe`: from attributes to a seed description and an instruction (CAAD, Stage 1)."""
+"""`prep describe`: write a seed description and an instruction from a record's attributes (CAAD, Stage 1)."""
 
 import argparse
 import math
@@ -20,8 +20,8 @@ from data_prep.common.prompt_metadata import OPTIONS, PROMPT, prompt_of
 from data_prep.common.rejects import Rejects
 
 # As in examples/recorded, where CAAD lowered the shift with these shares (docs/results/recorded_speech.md). Half of the
-# prompts carry no hint: where one is there and nearly always right, the audio is not needed and not learned. The false
-# ones teach what to do with a hint that contradicts the audio.
+# prompts have no hint: if hints were always there and nearly always right, the model would not learn to use the audio.
+# False hints teach it to prefer the audio to a text that contradicts it.
 HINTS = "none=0.5,faithful=0.4,adversarial=0.05,irrelevant=0.05"
 
 
@@ -59,8 +59,7 @@ def describe_manifest(
     questions: int = 1,
     seed: int = 0,
 ) -> None:
-    """Write the described manifest, and beside it the records that hold no attribute to ask about; print how many
-    prompts each label is the answer of.
+    """Write the described manifest and the list of rejected records; print the number of prompts per right label.
 
     The options are the command's: `attributes` None asks about all, `hints` is CONDITION=SHARE,....
     """
@@ -74,32 +73,32 @@ def describe_manifest(
         records = columns.watch(rejects.sift(read_manifest(manifest, "describe")))
         prompts = (_prompts(record, known, shares, questions, seed) for record in records)
         count = write_manifest(out, _counted(rejects.sift(chain.from_iterable(prompts)), labels))
-    absent = [columns.tell(key) for key in known.attributes if key not in columns]
+    absent = [columns.describe(key) for key in known.attributes if key not in columns]
     if not count:
         names = ", ".join(absent) if absent else ", ".join(known.attributes)
         raise UserError(f"{manifest}: nothing to ask with {instructions} ({names}){rejects.why}")
-    rejects.tell()
+    rejects.report()
     for key, attribute in known.attributes.items():
-        found = _labels({label: labels[key, label] for label in attribute.options})
-        print(f"{key}: {found if key in columns else f'no prompt, {columns.tell(key)}'}")
+        label_counts = _labels({label: labels[key, label] for label in attribute.options})
+        print(f"{key}: {label_counts if key in columns else f'no prompt, {columns.describe(key)}'}")
     print(f"{out}: {counted(count, 'prompt')}{rejects.summary}")
 
 
 def _counted(rows: Iterable[Record], labels: Counter[tuple[str, str]]) -> Iterator[Record]:
-    """The rows; `labels` counts them by attribute and right label."""
+    """Yield the rows; count them in `labels` by attribute and right label."""
     for row in rows:
-        asked = prompt_of(row)
-        if "label" in asked:
-            labels[asked["attribute"], asked["label"]] += 1
+        prompt = prompt_of(row)
+        if "label" in prompt:
+            labels[prompt["attribute"], prompt["label"]] += 1
         yield row
 
 
 def _labels(counts: dict[str, int]) -> str:
-    """How many prompts each label is the answer of, and the labels that no prompt teaches."""
-    asked = [f"{label} {count}" for label, count in Counter(counts).most_common() if count]
+    """List the number of prompts by right label, and the labels without any."""
+    labels = [f"{label} {count}" for label, count in Counter(counts).most_common() if count]
     absent = [label for label, count in counts.items() if not count]
-    found = first(asked) if asked else "no prompt"
-    return found + (f"; no prompt for {first(absent)}" if asked and absent else "")
+    text = first(labels) if labels else "no prompt"
+    return text + (f"; no prompt for {first(absent)}" if labels and absent else "")
 
 
 def _prompts(
@@ -119,11 +118,11 @@ def _prompts(
 def describe(
     record: Record, instructions: Instructions, hints: dict[str, float], questions: int, seed: int
 ) -> list[Record]:
-    """The record with its seed description, once per question asked about it; [] if nothing can be asked.
+    """Return the record with its seed description, one copy per question; [] if nothing can be asked.
 
-    A pure function of (record, seed). A prompt that comes up twice is written once, so there may be fewer than
-    `questions`. The metadata gains `prompt` (data_prep/common/prompt_metadata.py); UserError if
-    that key is the user's. A record that comes with messages of its own keeps them.
+    A pure function of (record, seed). A repeated prompt is dropped, so there may be fewer than `questions`. The
+    metadata gets `prompt` (data_prep/common/prompt_metadata.py); UserError if the user has that key. A record with its
+    own messages keeps them.
     """
     prompt_of(record)
     seeded = record.get("seed_description") or seed_description(record, instructions)
@@ -133,18 +132,18 @@ def describe(
     rng = Random(f"{seed}/{record['id']}")
     rows: list[Record] = []
     contents: set[str] = set()
-    for number, asked in enumerate(islice(_questions(record, instructions, rng), questions)):
-        about = asked if isinstance(asked, Ask) else None
-        condition = rng.choices(list(hints), list(hints.values()))[0] if about else "none"
-        claim = hint(instructions, about, condition, rng) if about else None
-        content = user_content(asked.question, claim, len(record["audios"]))
-        if content in contents:  # attributes were used up; a prompt that is there twice is a fault of the shards
+    for number, question in enumerate(islice(_questions(record, instructions, rng), questions)):
+        attribute_question = question if isinstance(question, Ask) else None
+        condition = rng.choices(list(hints), list(hints.values()))[0] if attribute_question else "none"
+        claim = hint(instructions, attribute_question, condition, rng) if attribute_question else None
+        content = user_content(question.question, claim, len(record["audios"]))
+        if content in contents:  # all attributes were asked; a duplicate prompt would be a fault of the shards
             continue
         contents.add(content)
         row: Record = {**described, "messages": [_turn(content)]}
-        prompt = {**vars(asked), "condition": condition}
-        if about:
-            prompt[OPTIONS] = list(instructions.attributes[about.attribute].options)
+        prompt = {**vars(question), "condition": condition}
+        if attribute_question:
+            prompt[OPTIONS] = list(instructions.attributes[attribute_question.attribute].options)
         row["metadata"] = {**(record.get("metadata") or {}), PROMPT: prompt}
         if questions > 1:
             row["id"] = f"{record['id']}-q{number}"
@@ -153,9 +152,9 @@ def describe(
 
 
 def seed_description(record: Record, instructions: Instructions) -> str:
-    """A line per audio: `[00:00-00:02] text (Gender: female, Speaking rate: fast)`, with what is known.
+    """Return a line per audio: `[00:00-00:02] text (Gender: female, Speaking rate: fast)`, with the known attributes.
 
-    Line breaks in a text or a value become spaces: Stage 1 takes the description apart by its lines.
+    Line breaks in a text or a value become spaces, since Stage 1 splits the description into lines.
     """
     values = ", ".join(f"{name}: {value}" for name, value in instructions.named(record))
     attributes = f" ({values})" if values else ""
@@ -164,7 +163,7 @@ def seed_description(record: Record, instructions: Instructions) -> str:
 
 
 def parse_hints(text: str) -> dict[str, float]:
-    """`none=0.2,faithful=0.8` as shares by condition; UserError unless they are known conditions that add up to 1."""
+    """Parse `none=0.2,faithful=0.8`; UserError unless the conditions are known and their shares add up to 1."""
     try:
         shares = {name.strip(): float(share) for name, share in (part.split("=") for part in text.split(","))}
     except ValueError as error:
@@ -178,8 +177,7 @@ def parse_hints(text: str) -> dict[str, float]:
 
 
 def _questions(record: Record, instructions: Instructions, rng: Random) -> Iterator[Ask | Prompt]:
-    """Questions of the kinds' shares: the known attributes in a random order, and again in another when they are used
-    up; each other prompt once."""
+    """Draw questions by the kinds' shares: known attributes in random order, repeatedly; each other prompt once."""
     shares = instructions.shares(record)
     attributes = _rounds(instructions.known(record), rng)
     texts = {

@@ -1,14 +1,14 @@
-"""`prep split`: a manifest divided by metadata into named manifests, such as disjoint game levels.
+"""`prep split`: divide a manifest by metadata into named manifests, for example by disjoint speakers.
 
-The rules are a YAML list. A record belongs to a split if its metadata has one of the values listed under each key of
-`where`, and if the hash of its metadata value `hash_of` lies in [`from`, `to`): records that share that value stay
-together, whatever else is in the manifest. Either of the two is a rule by itself. Values are compared as
-`caad_ds.utils.text.comparable` writes them: 2019, "2019" and pandas' 2019.0 are one.
+The rules are a YAML list. A record belongs to a split if its metadata has one of the values listed for each key of
+`where`, and if the hash of its metadata value `hash_of` lies in [`from`, `to`). Records that share that value stay
+together, whatever else is in the manifest. A rule needs at least one of the two. Values are compared as
+`caad_ds.utils.text.comparable` writes them: 2019, "2019" and pandas' 2019.0 are equal.
 
     - {name: czech/teacher, where: {language: [Czech]}, hash_of: level, from: 0.0, to: 0.4}
     - {name: slovak, where: {language: [Slovak]}}
 
-writes `czech/teacher.jsonl` and `slovak.jsonl`. What comes before the slash is a run: within one run no record may be
+writes `czech/teacher.jsonl` and `slovak.jsonl`. The part before the slash names a run: within one run no record may be
 in two splits.
 """
 
@@ -34,7 +34,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Rule(BaseModel):
-    """Which records one split takes."""
+    """The rule for the records of one split."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,7 +53,7 @@ class Rule(BaseModel):
         return self
 
     def matches(self, record: Record) -> bool:
-        """Whether a record's metadata is what `where` asks for."""
+        """Return whether a record's metadata satisfies `where`."""
         metadata = record.get("metadata") or {}
         return all(
             key in metadata and comparable(metadata[key]) in map(comparable, values)
@@ -77,13 +77,13 @@ def run(args: argparse.Namespace) -> int:
 def split(manifest: Path, out: Path, rule_file: Path) -> None:
     """Write one manifest per rule into the folder `out`, and `<manifest>.split.rejected.jsonl`; print their sizes.
 
-    UserError for a rule that no record matches, and where two splits of one run share a record.
+    UserError for a rule that no record matches, and if two splits of one run share a record.
     """
     rules = read_rules(rule_file)
     paths = {rule.name: out / f"{rule.name}.jsonl" for rule in rules}
     for path in paths.values():
         check_output(path, manifest)
-    # A name of its own: the step that wrote the manifest may have its list of rejected ones in this folder too.
+    # Not `<manifest>.rejected.jsonl`: that may be the list of the step that wrote the manifest.
     with ExitStack() as stack:
         rejects = stack.enter_context(Rejects(out / f"{manifest.stem}.split.jsonl"))
         splits = {name: stack.enter_context(ManifestWriter(path)) for name, path in paths.items()}
@@ -99,25 +99,27 @@ def split(manifest: Path, out: Path, rule_file: Path) -> None:
                 splits[name].write(record)
         for rule in rules:
             if not splits[rule.name].count:
-                held = "".join(f"; {columns.tell(key)}" for key in rule.where)
+                columns_note = "".join(f"; {columns.describe(key)}" for key in rule.where)
                 raise UserError(
                     f"{rule_file}: split {rule.name!r} is empty, no record matches its rule: widen its 'from' and "
-                    f"'to' (a few values may all be hashed elsewhere), or its 'where'{held}{rejects.why}"
+                    f"'to' (a few values may all be hashed elsewhere), or its 'where'{columns_note}{rejects.why}"
                 )
-    rejects.tell()
+    rejects.report()
     for writer in splits.values():
         print(f"{writer.path}: {counted(writer.count, 'record')}")
     print(f"{manifest}: {counted(unused, 'record')} in no split{rejects.summary}")
 
 
 def read_rules(path: Path) -> list[Rule]:
-    """The rules of a YAML file; UserError names the first thing wrong in it."""
+    """Load the rules of a YAML file; UserError names the first mistake."""
     return read_yaml(path, list[Rule])
 
 
 def splits_of(record: Record, rules: list[Rule]) -> list[str] | Rejected:
-    """The splits that take a record, a `Rejected` where it lacks what a rule hashes; UserError if two splits of one run
-    take it."""
+    """Return the splits of a record, or a `Rejected` if it lacks the value that a rule hashes.
+
+    UserError if it is in two splits of one run.
+    """
     taken: dict[PurePosixPath, str] = {}
     for rule in rules:
         if not rule.matches(record):
@@ -134,5 +136,5 @@ def splits_of(record: Record, rules: list[Rule]) -> list[str] | Rejected:
             raise UserError(
                 f"record {record['id']!r} is in both {first!r} and {rule.name!r}: make their rules disjoint"
             )
-    # Runs may share a record; within one it is in one split.
+    # Different runs may share a record.
     return list(taken.values())

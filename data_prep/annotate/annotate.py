@@ -1,4 +1,4 @@
-"""`prep annotate`: measures of the audio become metadata, for attributes that a corpus has no labels of."""
+"""`prep annotate`: measure attributes of the audio that a corpus has no labels for, and store them as metadata."""
 
 import argparse
 from collections import Counter
@@ -32,7 +32,7 @@ ANY_LENGTH = Rules()
 
 @dataclass(frozen=True)
 class Measured:
-    """What the annotators found in one record: metadata, and by annotator why there is none."""
+    """Metadata measured in one record, and the reason per annotator that measured nothing."""
 
     id: str
     values: dict[str, float | str]
@@ -52,10 +52,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Annotate the manifest, and print what it holds now."""
+    """Annotate the manifest and print a summary."""
     rules = Rules.of(allow=args.allow)
-    told = annotate(args.manifest, args.out, args.annotators, args.classes, rules, args.overwrite, args.workers)
-    print(told or f"{args.out}: finished before, left alone")
+    summary = annotate(args.manifest, args.out, args.annotators, args.classes, rules, args.overwrite, args.workers)
+    print(summary or f"{args.out}: finished before, left alone")
     return 0
 
 
@@ -71,8 +71,8 @@ def annotate(
     """Annotate every record by the annotators `names` and the classes of a YAML file; an interrupted run resumes after
     the last record that it measured.
 
-    Returns what there is to tell, None where the output was finished before. UserError, before anything is measured,
-    for what cannot be measured or classed, and for an output of other settings.
+    Returns a summary, None if the output was finished before. Raises UserError, before anything is measured, for what
+    cannot be measured or classed, and for an output made with other settings.
     """
     scales = _check(manifest, out, names, classes)
     measuring = {
@@ -89,17 +89,17 @@ def annotate(
         return None
     with step_journal(out, measuring) as journal:
         measure_all(manifest, partial(measure, names=names, overwrite=overwrite, rules=rules), journal, workers)
-        told = finish(manifest, out, journal, scales, overwrite)
+        summary = finish(manifest, out, journal, scales, overwrite)
         write_json(stamp, settings)
         journal.remove()
-    return told
+    return summary
 
 
 def measure(record: Record, names: Sequence[str], overwrite: bool = False, rules: Rules = ANY_LENGTH) -> Measured:
-    """What the annotators `names` find in a record whose audio the rules find usable.
+    """Run the annotators `names` on a record; its audio must pass the rules.
 
-    One of whose keys the record has any is not run, unless `overwrite`: an emotion of the corpus and a score of another
-    one do not mix.
+    Unless `overwrite`, an annotator is skipped if the record has any of its keys: the corpus's emotion must not be
+    combined with the score of another one.
     """
     metadata = record.get("metadata") or {}
     lacking = [name for name in names if all(metadata.get(key) is None for key in annotators.get(name).KEYS)]
@@ -123,7 +123,7 @@ def measure(record: Record, names: Sequence[str], overwrite: bool = False, rules
 
 
 def measure_all(manifest: Path, measure_one: Callable[[Record], Measured], journal: Journal, workers: int) -> None:
-    """Measure the records that the journal does not have yet, in the manifest's order."""
+    """Measure the records that are not in the journal yet, in the manifest's order."""
     rest = islice(_records(manifest), journal.count, None)
     with progress("annotate", count_lines(manifest)) as advance:
         advance(journal.count)
@@ -133,7 +133,7 @@ def measure_all(manifest: Path, measure_one: Callable[[Record], Measured], journ
 
 
 def finish(manifest: Path, out: Path, journal: Journal, scales: dict[str, Scale], overwrite: bool) -> str:
-    """Write the manifest and the lists of what was rejected and of what is missing; returns what there is to tell."""
+    """Write the manifest and the lists of rejected records and missing measures; returns a summary."""
     with waiting(f"classes of {out}"):
         scales = settle(scales, _annotated(_records(manifest), journal, overwrite))
     labels: dict[str, Counter] = {key: Counter() for key in scales}
@@ -143,21 +143,21 @@ def finish(manifest: Path, out: Path, journal: Journal, scales: dict[str, Scale]
         missing = _list_missing(missing_path(out), journal)
     if not count:
         raise UserError(f"{manifest}: it holds no usable record{rejects.why}")
-    told = [f"{out}: {counted(count, 'record')}{rejects.summary}"]
-    told += [f"  {key}: {scale.told(labels[key])}" for key, scale in scales.items()]
+    lines = [f"{out}: {counted(count, 'record')}{rejects.summary}"]
+    lines += [f"  {key}: {scale.summary(labels[key])}" for key, scale in scales.items()]
     if missing:
         listed = ", ".join(f"{name} in {times}" for name, times in sorted(missing.items()))
-        told.append(f"  not measured: {listed}; see {missing_path(out)}")
-    return "\n".join(told)
+        lines.append(f"  not measured: {listed}; see {missing_path(out)}")
+    return "\n".join(lines)
 
 
 def missing_path(out: Path) -> Path:
-    """Where the measures that could not be taken are listed: beside `manifest.jsonl` in `manifest.missing.jsonl`."""
+    """Path of the list of missing measures: `manifest.missing.jsonl` beside `manifest.jsonl`."""
     return out.with_name(f"{out.stem}.missing.jsonl")
 
 
 def _check(manifest: Path, out: Path, names: Sequence[str], classes: Path | None) -> dict[str, Scale]:
-    """The classes that are asked for; UserError for what would otherwise fail only when all is measured."""
+    """Load the classes; raises UserError early for what would otherwise fail only after all is measured."""
     check_output(out, manifest)
     if not names and not classes:
         raise UserError("nothing to do: give --annotators, --classes, or both")
@@ -185,7 +185,7 @@ def _records(manifest: Path) -> Iterator[Record]:
 
 
 def _annotated(records: Iterable[Record], journal: Journal, overwrite: bool) -> Iterator[Record]:
-    """The records with what was measured in them."""
+    """Yield the records with their measured metadata."""
     rows = iter(journal)
     for record in records:
         row = next(rows, {})
@@ -195,7 +195,7 @@ def _annotated(records: Iterable[Record], journal: Journal, overwrite: bool) -> 
 
 
 def _classed(record: Record, scales: dict[str, Scale], labels: dict[str, Counter], overwrite: bool) -> Record:
-    """The record with the classes of its numbers, which are counted in `labels`."""
+    """Return the record with the classes of its numbers; count these in `labels`."""
     metadata = record.get("metadata") or {}
     found = {key: scale.label(metadata.get(scale.of)) for key, scale in scales.items()}
     classed = _with(record, {key: label for key, label in found.items() if label}, overwrite)
@@ -205,14 +205,14 @@ def _classed(record: Record, scales: dict[str, Scale], labels: dict[str, Counter
 
 
 def _with(record: Record, values: dict, overwrite: bool) -> Record:
-    """The record with values in its metadata; those that are there already stay, unless `overwrite`."""
+    """Return the record with values added to its metadata; existing ones stay unless `overwrite`."""
     metadata = record.get("metadata") or {}
     new = {key: value for key, value in values.items() if overwrite or metadata.get(key) is None}
     return {**record, "metadata": metadata | new}
 
 
 def _list_missing(path: Path, journal: Journal) -> Counter[str]:
-    """List `{id, annotator, reason}` of what was not measured; the number by annotator, and no file where it is 0."""
+    """List `{id, annotator, reason}` per missing measure, no file if there is none; returns the number by annotator."""
     counts = Counter(name for row in journal for name in row["missing"])
     if counts:
         listed = ((row["id"], name, reason) for row in journal for name, reason in row["missing"].items())

@@ -1,7 +1,7 @@
-"""Classes of numbers: from `pitch_hz: 118.3` to `pitch: low`, which a question can be asked about.
+"""Classes of numbers: `pitch_hz: 118.3` becomes `pitch: low`, which instructions can ask about.
 
-A YAML file maps the metadata key of a class to the number that it is made of, to its labels from low to high, and to
-where they part: at `thresholds`, or at `quantiles` of the manifest's own numbers.
+A YAML file maps the metadata key of a class to the key of its number (`of`), its `labels` from low to high and the
+limits between them: `thresholds`, or `quantiles` of the manifest's numbers.
 
     pitch: {of: pitch_hz, labels: [low, medium, high], thresholds: [140, 180]}
     speaking_rate: {of: syllables_per_second, labels: [slow, fast], quantiles: [0.5]}
@@ -25,7 +25,7 @@ from caad_ds.utils.files import read_yaml
 
 
 class Scale(BaseModel):
-    """How one class is made of a number; a number at a threshold belongs to the label above it."""
+    """How a number is classified; a number equal to a threshold gets the label above it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,16 +46,16 @@ class Scale(BaseModel):
         return self
 
     def at(self, limits: list[float]) -> "Scale":
-        """This scale with the thresholds that its quantiles came to."""
+        """Return this scale with thresholds in place of its quantiles."""
         return self.model_copy(update={"thresholds": limits, "quantiles": []})
 
     def label(self, value: object) -> str | None:
-        """The label of a number; None of anything else."""
+        """Return the label of a number, None for anything else."""
         number = number_of(value)
         return None if number is None else self.labels[bisect_right(self.thresholds, number)]
 
-    def told(self, labels: Counter[str]) -> str:
-        """The thresholds, and how many records have each label: `low (12) < 140 <= medium (30) < 180 <= high (9)`."""
+    def summary(self, labels: Counter[str]) -> str:
+        """Return thresholds and label counts as text: `low (12) < 140 <= medium (30) < 180 <= high (9)`."""
         text = f"{self.labels[0]} ({labels[self.labels[0]]})"
         for limit, label in zip(self.thresholds, self.labels[1:], strict=True):
             text += f" < {limit:g} <= {label} ({labels[label]})"
@@ -64,7 +64,7 @@ class Scale(BaseModel):
 
 
 def read_scales(path: Path) -> dict[str, Scale]:
-    """The classes of a YAML file by their metadata key; UserError names the first mistake."""
+    """Load the classes of a YAML file by metadata key; UserError names the first mistake."""
     scales = read_yaml(path, dict[str, Scale])
     for key, scale in scales.items():
         if scale.of in scales:
@@ -73,7 +73,7 @@ def read_scales(path: Path) -> dict[str, Scale]:
 
 
 def settle(scales: dict[str, Scale], records: Iterable[Record]) -> dict[str, Scale]:
-    """The scales with thresholds in place of quantiles, which are those of the records' numbers (8 bytes for each)."""
+    """Return the scales with quantiles of the records' numbers as thresholds; holds 8 bytes per number."""
     values = {scale.of: array("d") for scale in scales.values() if scale.quantiles}
     if not values:
         return scales
@@ -85,8 +85,10 @@ def settle(scales: dict[str, Scale], records: Iterable[Record]) -> dict[str, Sca
 
 
 def number_of(value: object) -> float | None:
-    """A metadata value that is a number, or a text that says one, as every value of a CSV is a text; None of anything
-    else, such as true or false, or an integer beyond floating point."""
+    """Return a metadata value as a number, parsed if it is text (all values of a CSV are).
+
+    None for anything else, such as booleans, and for integers beyond floating point.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""One process at a time in numba's cache, where librosa's compiled functions are."""
+"""A lock on numba's cache, which holds librosa's compiled functions."""
 
 import fcntl
 import os
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def one_process() -> Iterator[None]:
-    """Hold a lock of this user and host while librosa is imported and called for the first time.
+    """Hold a lock, per user and host, while librosa is imported and called for the first time.
 
-    Of three processes that did so at once with an empty cache (numba 0.68), one ended in a segmentation fault in a
-    compiled function: they write files of the same names.
+    Processes write cache files of the same names: of three that started at once with an empty cache (numba 0.68), one
+    crashed with a segmentation fault in a compiled function.
     """
     path = Path(tempfile.gettempdir()) / f"caad-ds-numba-{os.getuid()}.lock"
     lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)

@@ -1,4 +1,4 @@
-"""An audio as a record names it: a file, or a part of one (`offset` and `duration` in seconds)."""
+"""Audio entries of a record: a file, or a part of one (`offset` and `duration` in seconds)."""
 
 import math
 from collections.abc import Callable
@@ -12,32 +12,32 @@ from caad_ds.data.record import Audio
 
 
 def waveform(entry: Audio) -> np.ndarray:
-    """What the entry names, float32 [samples] at 16 kHz; AudioError, which names the file, if it is not to be had."""
+    """Load the entry's audio, float32 [samples] at 16 kHz; AudioError names the file if it cannot be decoded."""
     return _loaded(measured, entry)[0]
 
 
 def usable_waveform(entry: Audio, rules: Rules) -> np.ndarray:
-    """As `waveform`; AudioError too where a rule finds it unusable."""
+    """Like `waveform`; AudioError also if the audio breaks a rule."""
     return _usable(measured, entry, rules)
 
 
 def usable_pcm16(entry: Audio, rules: Rules) -> np.ndarray:
-    """The same as int16 [samples]."""
+    """Like `usable_waveform`, as int16 [samples]."""
     return _usable(measured_pcm16, entry, rules)
 
 
 def seconds_of(entry: Audio) -> float:
-    """How long the audio lasts, as `prep ingest` measured it; 0 where it has not."""
+    """Return the audio's length as measured by `prep ingest`, 0 if it was not."""
     return entry.get("duration") or 0.0
 
 
 def is_part(entry: Audio) -> bool:
-    """Whether the entry names a part of its file."""
+    """Return whether the entry names a part of its file."""
     return entry.get("offset") is not None
 
 
 def cut_out(entry: Audio) -> Audio:
-    """The entry of a file that holds that part alone."""
+    """Return the entry for a new file that holds nothing but the part."""
     part = entry.copy()
     part.pop("offset", None)
     return part
@@ -58,10 +58,10 @@ def _loaded(load: Callable[..., tuple[np.ndarray, Levels]], entry: Audio) -> tup
 
 
 def _part(entry: Audio) -> tuple[float, ...]:
-    """Start and length in seconds where the entry names a part."""
+    """Return offset and duration in seconds if the entry names a part, else ()."""
     if (offset := entry.get("offset")) is None:
         return ()
     start, seconds = offset, seconds_of(entry)
     if not (math.isfinite(start) and start >= 0 and math.isfinite(seconds) and seconds > 0):
-        raise AudioError(f"a part from {start} s on that lasts {seconds} s is none")
+        raise AudioError(f"offset {start} s with duration {seconds} s is not a valid part")
     return start, seconds

@@ -1,4 +1,4 @@
-"""Which form of data a file or folder has that a step was given in place of JSONL, and which source reads it."""
+"""Recognises the format of a file or folder that was given in place of JSONL, and names the source that reads it."""
 
 import shlex
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from caad_ds.utils.text import BOM
 
 SEPARATORS = b",;\t|"
-START = 4096  # bytes that tell the form of a file
+START = 4096  # bytes that a file's format is recognised by
 
 
 def check_jsonl(path: Path, start: bytes) -> str | None:
-    """What a file that begins with `start` is, and what reads it; None where it may be JSONL.
+    """Say what a file that begins with `start` is and what reads it; None if it may be JSONL.
 
-    One bad line is no other form: a line among the first that begins an object makes it JSONL.
+    A file counts as JSONL if any of its first lines begins an object, whatever the others hold.
     """
     lines = [line.removeprefix(BOM).strip() for line in start.splitlines()]
     first = next((line for line in lines if line), b"")
@@ -28,7 +28,7 @@ def check_jsonl(path: Path, start: bytes) -> str | None:
 
 
 def in_folder(folder: Path) -> str:
-    """What reads a folder that was given in place of a file."""
+    """Say what reads a folder that was given in place of a file."""
     if any(next(folder.rglob(name), None) for name in ("metadata.csv", "metadata.jsonl")):
         return f"it is a folder with metadata files; {_ingest('audiofolder', folder)}"
     if next(folder.rglob("*.parquet"), None):
@@ -39,7 +39,7 @@ def in_folder(folder: Path) -> str:
 
 
 def plain_line(row: dict, path: Path) -> str | None:
-    """What to do with a line that `prep ingest` reads and no other step does; None where it is no such line."""
+    """Say what to do with a line that only `prep ingest` reads; None if it is not such a line."""
     names = {"audio", "audio_filepath", "file_name"} & row.keys()
     if "audios" in row or not names:
         return None

@@ -1,4 +1,4 @@
-"""The journal and the settings of a step, beside its output."""
+"""Journal and settings of a step, stored beside its output."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +9,18 @@ from caad_ds.utils.wording import counted
 
 
 def journal_path(out: Path) -> Path:
-    """Where the journal of a step that writes `out` lies."""
+    """Return the path of the journal of a step that writes `out`."""
     return out.with_suffix(".partial.jsonl")
 
 
 def settings_path(out: Path) -> Path:
-    """Where the settings of a finished output lie."""
+    """Return the path of the settings of a finished output."""
     return out.with_suffix(".settings.json")
 
 
 @contextmanager
 def step_journal(out: Path, settings: dict) -> Iterator[Journal]:
-    """The journal of a step, open; says so where an earlier run has begun it."""
+    """Open the journal of a step; print a line if it resumes an earlier run."""
     with Journal(journal_path(out), settings) as journal:
         if journal.count:
             print(f"{journal.path}: going on after {counted(journal.count, 'line')}")

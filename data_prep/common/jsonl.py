@@ -15,15 +15,14 @@ from data_prep.common import forms
 
 @dataclass(frozen=True)
 class Rejected:
-    """What a step leaves out and lists beside its output: the record's id (file name and line where there is none), and
-    why."""
+    """A record that a step leaves out: its id (or file name and line, without one) and the reason."""
 
     id: str
     reason: str
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:
-    """Line number (from 1) and object of each line that is not blank, or why it is none; UserError for no such file."""
+    """Yield line number (from 1) and object of each non-blank line, `Rejected` if it is none; UserError for no file."""
     with readable(path):
         for number, line in numbered(path):
             if line.removeprefix(BOM).strip():
@@ -31,7 +30,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict | Rejected]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    """As `read_rows`, where a line that is no JSON object is a UserError: for files that this project has written."""
+    """Like `read_rows`, but raise UserError for a line that is not a JSON object: for files written by this project."""
     for number, row in read_rows(path):
         if isinstance(row, Rejected):
             raise UserError(f"{path} line {number}: {row.reason}")
@@ -39,19 +38,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def count_lines(path: Path) -> int:
-    """The number of lines of a file, blank ones included: a total for the progress of reading it."""
+    """Count the lines of a file, blank ones included: the total of a progress bar."""
     with opened(path) as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def require_jsonl(path: Path) -> None:
-    """UserError, which names what reads it, for a file that is CSV, TSV, Parquet or one JSON array."""
+    """Raise UserError, which names what reads the file, if it is CSV, TSV, Parquet or one JSON array."""
     if found := forms.check_jsonl(path, start_of(path)):
         raise UserError(f"{path}: {found}")
 
 
 def start_of(path: Path) -> bytes:
-    """The first bytes of a file, by which its form is known; none of a pipe, which can be read once."""
+    """Read the first bytes of a file, to recognise its format; none of a pipe, which can be read only once."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         return b""
     with opened(path) as file:
@@ -60,14 +59,14 @@ def start_of(path: Path) -> bytes:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """A file to read bytes from; UserError if it cannot be opened or read."""
+    """Open a file to read bytes; UserError if it cannot be opened or read."""
     with readable(path), open(path, "rb") as file:
         yield file
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn a file that the body cannot read into a UserError."""
+    """Convert errors of reading a file in the body to UserError."""
     try:
         yield
     except IsADirectoryError as error:
@@ -79,7 +78,7 @@ def readable(path: Path) -> Iterator[None]:
 def _object(line: bytes, where: str) -> dict | Rejected:
     try:
         value = json.loads(decode_line(line), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=each_once)
-        if b"\\u" in line:  # an escape may be half of a character, which no file can be written with
+        if b"\\u" in line:  # an escape may be half a surrogate pair, which cannot be written to a file
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return Rejected(where, "it holds half a surrogate pair, which is no text; is an emoji cut in two?")
@@ -99,7 +98,7 @@ def _refuse(constant: str) -> None:
 
 
 def _finite(number: str) -> float:
-    """Python reads 1e999 as infinity, which no line can be written with."""
+    """Parse a float; reject 1e999, which Python reads as infinity and JSON cannot hold."""
     if math.isinf(value := float(number)):
         raise ValueError(f"{number:.20} is beyond floating point")
     return value

@@ -1,4 +1,4 @@
-"""Manifest files: one JSON record per line, streamed; checked when read, and written all or not at all."""
+"""Manifest files: one JSON record per line, streamed; checked when read, written atomically."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,10 +15,10 @@ from data_prep.common.jsonl import Rejected, count_lines, read_rows, readable, r
 
 
 def read_manifest(path: Path, what: str | None = None) -> Iterator[Record | Rejected]:
-    """The records of a manifest as they are read, with the paths of their audios made absolute.
+    """Yield the records of a manifest, with absolute audio paths.
 
-    In place of a line that is no record, or whose id has been there, comes the `Rejected` that says so. With `what`
-    the progress is reported under that name. UserError for a file of another form, such as CSV.
+    A line that is not a record or repeats an id yields a `Rejected` instead. `what` is the name of the progress bar,
+    None for no bar. UserError for a file of another format, such as CSV.
     """
     require_jsonl(path)
     rows = read_rows(path)
@@ -28,8 +28,7 @@ def read_manifest(path: Path, what: str | None = None) -> Iterator[Record | Reje
 
 
 def load_manifest(path: Path) -> list[Record]:
-    """All records of a manifest; UserError, with file, line and field, for the first that is unusable, or if none is
-    there."""
+    """Load all records of a manifest; UserError names file, line and field of the first unusable one, or if empty."""
     records = []
     with waiting(f"reading {path}"):
         for record in read_manifest(path):
@@ -42,7 +41,7 @@ def load_manifest(path: Path) -> list[Record]:
 
 
 class ManifestWriter:
-    """A context that writes records as they come; the manifest is there when it ends, and none if no record came.
+    """Context manager that streams records to a manifest, which appears on exit; without records there is no file.
 
     Audio below the manifest's folder is named relative to it, so that the folder can be moved; other audio by its
     absolute path.
@@ -56,7 +55,7 @@ class ManifestWriter:
         self._files = ExitStack()
 
     def write(self, record: Record) -> None:
-        """Append a record; UserError if it is none."""
+        """Append a record; UserError if it is not valid."""
         try:
             as_record(record)
         except RecordFault as fault:
@@ -80,9 +79,9 @@ class ManifestWriter:
 
 
 def check_output(out: Path, *inputs: Path) -> None:
-    """UserError where a manifest cannot be written: over what the step reads, or what is no manifest by its name.
+    """Raise UserError if `out` would overwrite an input, or exists and is not named like a manifest.
 
-    To be called before a step begins; it may last for days.
+    Call it before a step begins, which may run for days.
     """
     if out.suffix != ".jsonl":
         raise UserError(f"--out {out}: a manifest is written over what is there; name a file that ends in .jsonl")
@@ -92,7 +91,7 @@ def check_output(out: Path, *inputs: Path) -> None:
 
 
 def write_manifest(path: Path, records: Iterable[Record]) -> int:
-    """Write records as a manifest, replaced as a whole; returns their number, and writes nothing where it is 0."""
+    """Write records as a manifest atomically; returns their number, and writes nothing if it is 0."""
     with ManifestWriter(path) as manifest:
         for record in records:
             manifest.write(record)
@@ -100,7 +99,7 @@ def write_manifest(path: Path, records: Iterable[Record]) -> int:
 
 
 def manifest_hash(path: Path) -> str:
-    """sha256 of a manifest; UserError if it cannot be read."""
+    """Return the sha256 of a manifest; UserError if it cannot be read."""
     with waiting(f"reading {path}"), readable(path):
         return file_hash(path)
 

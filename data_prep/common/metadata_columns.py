@@ -1,4 +1,4 @@
-"""What the metadata of a manifest holds, for messages about a column that is not there or holds other values."""
+"""The metadata columns of a manifest, for messages about a missing column or unexpected values."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,17 +6,17 @@ from caad_ds.data.record import Record
 from caad_ds.utils.text import as_text
 from data_prep.common.prompt_metadata import PROMPT
 
-LISTED = 12  # so many values of a column, labels or names are listed
+LISTED = 12  # values, labels or column names in a message, at most
 
 
 class Columns:
-    """The metadata columns of the records that went through `watch`, and the first values of each."""
+    """Collects the metadata columns of the records passed through `watch`, with the first values of each."""
 
     def __init__(self) -> None:
-        self._values: dict[str, dict[str, None]] = {}  # a dict, since its keys keep their order
+        self._values: dict[str, dict[str, None]] = {}  # inner dict: an ordered set
 
     def watch(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records."""
+        """Yield the records unchanged."""
         for record in records:
             for name, value in (record.get("metadata") or {}).items():
                 values = self._values.setdefault(name, {})
@@ -27,8 +27,8 @@ class Columns:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
-    def tell(self, name: str) -> str:
-        """The values of a column, or which columns there are instead."""
+    def describe(self, name: str) -> str:
+        """Describe the values of a column; if it is missing, list the existing columns."""
         if name in self:
             return f"{name!r} holds {first(list(self._values[name]))}"
         names = sorted(name for name in self._values if name != PROMPT)
@@ -36,6 +36,6 @@ class Columns:
 
 
 def first(items: list[str]) -> str:
-    """Some items and the number of the others."""
+    """Join the first items, with a note if there are more."""
     more = " and more" if len(items) > LISTED else ""
     return ", ".join(items[:LISTED]) + more

@@ -1,4 +1,4 @@
-"""A function over many items in several processes, with the results in the items' order."""
+"""Parallel map over processes, with results in the items' order."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ LOOKAHEAD = 8  # items in flight per worker
 
 
 def ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """What `map` gives, computed ahead by `workers` processes; no more than a few items per worker are held.
+    """Like `map`, computed by `workers` processes; holds at most LOOKAHEAD items per worker.
 
     UserError if a worker is killed.
     """
@@ -42,7 +42,7 @@ def ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Ite
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent is killed; it would wait for more work forever."""
+    """End this worker when its parent is killed; otherwise it would wait for work forever."""
     parent = parent_process()
     if parent is None:
         return

@@ -1,4 +1,4 @@
-"""What `prep describe` records of the prompt that it writes: `metadata["prompt"]`, one key beside the user's own."""
+"""`metadata["prompt"]`: what `prep describe` records about a prompt, in one key beside the user's own."""
 
 from typing import Any
 
@@ -12,10 +12,11 @@ OPTIONS = "options"
 
 
 def prompt_of(record: Record) -> dict[str, Any]:
-    """What is recorded of the record's prompt: `kind`, `condition` and `question` (without the hint), and where that is
-    about an attribute `attribute`, `label`, `statement` (the right answer) and its `options`, a list; {} if nothing is.
+    """Return what is recorded about the record's prompt, {} if nothing is.
 
-    UserError if the key holds something else, which is the user's.
+    The keys are `kind`, `condition` and `question` (without the hint); for a question about an attribute also
+    `attribute`, `label`, `statement` (the right answer) and `options` (a list). UserError if the key holds something
+    else, which then is the user's.
     """
     value = (record.get("metadata") or {}).get(PROMPT)
     if value is None:
@@ -28,7 +29,7 @@ def prompt_of(record: Record) -> dict[str, Any]:
 
 
 def _fault(value: object) -> str:
-    """Why a value is not what `prep describe` records, or ""."""
+    """Return why `prep describe` cannot have written a value, "" if it can."""
     if not isinstance(value, dict):
         return f"an object, not {value!r:.60}"
     if missing := [name for name in ALWAYS if name not in value]:

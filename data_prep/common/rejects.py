@@ -1,4 +1,4 @@
-"""The list of what a step leaves out, beside its output."""
+"""The list of records that a step rejects, beside its output."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,13 +15,15 @@ T = TypeVar("T")
 
 
 def rejected_path(out: Path) -> Path:
-    """Where a step lists what it left out of `out`: `manifest.jsonl` has `manifest.rejected.jsonl` beside it."""
+    """Return the path of the list of rejected records: `manifest.rejected.jsonl` beside `manifest.jsonl`."""
     return out.with_name(f"{out.stem}.rejected.jsonl")
 
 
 class Rejects:
-    """A context that lists `{id, reason}`, and what else a `Rejected` holds, as they come; the list is there when it
-    ends, and no file if nothing was left out. `count` is their number and `first` the first one."""
+    """Context manager that writes the fields of each `Rejected` (`id`, `reason`, ...) to a list, which appears on exit.
+
+    Without rejected records there is no file. `count` is their number, `first` the first one.
+    """
 
     def __init__(self, out: Path) -> None:
         self.path = rejected_path(out)
@@ -32,7 +34,7 @@ class Rejects:
         self._faults = Faults()
 
     def add(self, rejected: Rejected) -> None:
-        """List one."""
+        """Add one to the list."""
         if self._file is None:
             self._file = self._files.enter_context(writing(self.path))
         self._file.write(to_line(vars(rejected)))
@@ -41,27 +43,27 @@ class Rejects:
         self._faults.add(rejected.id, rejected.reason)
 
     def sift(self, items: Iterable[T | Rejected]) -> Iterator[T]:
-        """The items that are usable; the others are listed."""
+        """Yield the usable items; add the others to the list."""
         for item in items:
             if isinstance(item, Rejected):
                 self.add(item)
             else:
                 yield item
 
-    def tell(self) -> None:
-        """Say on stderr how many there are of each kind, with examples."""
+    def report(self) -> None:
+        """Print the number of rejected records of each kind, with examples, to stderr."""
         if self.count:
             title = "record rejected" if self.count == 1 else "records rejected"
             print("\n".join(self._faults.lines(title, self.path)), file=sys.stderr)
 
     @property
     def summary(self) -> str:
-        """What to add to a step's last line."""
+        """Suffix for a step's last line."""
         return f"; {self.count} rejected, see {self.path}" if self.count else ""
 
     @property
     def why(self) -> str:
-        """What to add to the error of a step that could use nothing."""
+        """Suffix for the error of a step without any usable record."""
         return f", the first of {self.count}: {self.first.id}: {self.first.reason}" if self.first else ""
 
     def __enter__(self) -> "Rejects":

@@ -1,4 +1,4 @@
-"""What the readers of published corpora (`sources/`) share: how a folder is walked and a record is made."""
+"""Shared by the readers of published corpora (`sources/`): listing folders, reading text files, making records."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +7,12 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import TextError, read_lines, read_text
 from data_prep.common.jsonl import Rejected
 
-UNREADABLE = "\ufffd"  # what Python decodes bytes to that are not UTF-8
+UNREADABLE = "\ufffd"  # Python's replacement for bytes that are not UTF-8
 GENDERS = {"f": "female", "m": "male"}
 
 
 def part(root: Path, name: str, corpus: str) -> Path:
-    """A folder or file that makes `root` the corpus; UserError, which says what --root names, where it is missing."""
+    """Return a folder or file of the corpus below `root`; if it is missing, UserError says what --root must be."""
     path = root / name
     if not path.exists():
         raise UserError(f"{path} does not exist: --root names {corpus}")
@@ -20,22 +20,22 @@ def part(root: Path, name: str, corpus: str) -> Path:
 
 
 def folders(parent: Path) -> list[Path]:
-    """The folders in a folder, by name, without hidden ones."""
+    """List the folders in a folder, sorted, without hidden ones."""
     return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def files(parent: Path, pattern: str) -> list[Path]:
-    """The files in a folder that match, by name, without hidden ones: archives packed on macOS hold `._NAME` too.
+    """List the matching files in a folder, sorted, without hidden ones: archives packed on macOS hold `._NAME` too.
 
-    A link that leads nowhere is among them, for `prep ingest` to tell.
+    Broken links are included, so that `prep ingest` reports them.
     """
     return sorted(path for path in parent.glob(pattern) if not path.is_dir() and not path.name.startswith("."))
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Where each line stands, as `PATH line N`, and the line itself; blank lines are passed over.
+    """Yield the position (`PATH line N`) and text of each line that is not blank.
 
-    Bytes that are not UTF-8 become `UNREADABLE`; `utterance` rejects what takes them over.
+    Bytes that are not UTF-8 become `UNREADABLE`; `utterance` rejects values that contain it.
     """
     for number, line in read_lines(path, "replace"):
         if line.strip():
@@ -43,9 +43,9 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def transcription(path: Path) -> str:
-    """What a text file says; "" where it is empty or, such as a link that leads nowhere, cannot be read.
+    """Read a text file; "" if it is empty or cannot be read, such as a broken link.
 
-    What is not UTF-8 becomes `UNREADABLE`, as in `lines`.
+    Bytes that are not UTF-8 become `UNREADABLE`, as in `lines`.
     """
     try:
         return read_text(path, "replace").strip()
@@ -56,9 +56,9 @@ def transcription(path: Path) -> str:
 
 
 def utterance(source: str, identity: str, audio: Path, text: str, **attributes: str | None) -> dict | Rejected:
-    """A record of one audio; attributes that are None or empty are left out, as only what is known is described.
+    """Return a record of one audio, without attributes that are None or empty.
 
-    Rejected where its text or an attribute was not UTF-8 in the corpus's files.
+    `Rejected` if its text or an attribute is not UTF-8 in the corpus's files.
     """
     for name, value in {"text": text, **attributes}.items():
         if value and UNREADABLE in value:

@@ -1,4 +1,4 @@
-"""`prep ingest`: a corpus becomes a manifest, every audio of it decoded once."""
+"""`prep ingest`: convert a corpus to a manifest; every audio is decoded once."""
 
 import argparse
 import hashlib
@@ -37,8 +37,13 @@ R = TypeVar("R", bound=Mapping[str, Any])
 
 @dataclass(frozen=True)
 class Rules:
-    """What is taken: audio of at most `max_seconds`, what becomes of longer one (`too_long.POLICIES`), whether links
-    out of the folder `root` of the audio are followed, and which rules usable audio may break (levels.py)."""
+    """Which audio is taken.
+
+    Args:
+        root: folder of the audio; links out of it are followed only if `follow_links`.
+        too_long: policy for audio longer than `max_seconds` (`too_long.POLICIES`).
+        allow: rules of levels.py that audio may break.
+    """
 
     root: Path
     max_seconds: float = MAX_SECONDS
@@ -49,7 +54,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Settled:
-    """What became of one record of a source, known by its `hash`: the records `kept` of it, or why there is none."""
+    """Outcome for one record of a source, identified by its `hash`: the records `kept`, or the `reason` for none."""
 
     id: str
     hash: str
@@ -60,13 +65,13 @@ class Settled:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What a manifest holds: `count` records with the `seconds` of their audio, how many were too long and `cut`, how
-    many have no text (`untold`); and what was rejected."""
+    """Totals of a manifest: records, `seconds` of audio, records that were too long and `cut`, records `without_text`;
+    and the rejected records."""
 
     count: int
     seconds: float
     cut: int
-    untold: int
+    without_text: int
     rejects: Rejects
 
 
@@ -98,13 +103,13 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ingest the corpus; print how many records there are, and how many were rejected or cut."""
+    """Ingest the corpus; print the number of records, of rejected and of cut ones."""
     limit = _limit(args.model, args.max_seconds)
-    found = ingest(
+    result = ingest(
         args.source, args.root, args.out, max_seconds=limit, too_long=args.too_long, follow_links=args.follow_links,
         allow=args.allow, columns=_columns(args.map), audio_root=args.audio_root, workers=args.workers,
     )  # fmt: skip
-    if found is None:
+    if result is None:
         print(
             f"{args.out}: finished before, left alone; its audio is not opened again, remove {settings_path(args.out)} "
             "for that"
@@ -112,11 +117,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.model:
         print(f"{args.model}: its window of {limit:g} s is the limit")
-    found.rejects.tell()
-    cut = f", {found.cut} too long and cut ({args.too_long})" if found.cut else ""
-    untold = f", {found.untold} without text" if found.untold else ""
-    length = f"{found.seconds / 3600:.2f} hours"
-    print(f"{args.out}: {counted(found.count, 'record')}, {length}{untold}{cut}{found.rejects.summary}")
+    result.rejects.report()
+    cut = f", {result.cut} too long and cut ({args.too_long})" if result.cut else ""
+    without_text = f", {result.without_text} without text" if result.without_text else ""
+    length = f"{result.seconds / 3600:.2f} hours"
+    print(f"{args.out}: {counted(result.count, 'record')}, {length}{without_text}{cut}{result.rejects.summary}")
     return 0
 
 
@@ -133,11 +138,10 @@ def ingest(
     audio_root: Path | None = None,
     workers: int = 1,
 ) -> Ingested | None:
-    """Write the manifest of the corpus `root`, and beside it the list of rejected records; an interrupted run resumes
-    after the last record that it settled.
+    """Write the manifest of the corpus `root` and the list of rejected records; an interrupted run resumes.
 
-    `columns` and `audio_root` are those of `Reading`, the other options those of `Rules`. Returns what the manifest
-    holds, None where it was finished before. UserError for no such source or corpus, and for one without a usable
+    `columns` and `audio_root` are those of `Reading`, the other options those of `Rules`. Returns the manifest's
+    totals, None if it was finished before. UserError for an unknown source, a missing corpus, or one without a usable
     record.
     """
     check_output(out, root)
@@ -150,8 +154,8 @@ def ingest(
     settings |= {"root": str(root), "audio_root": str(audio_root)} if audio_root else {}
     stamp = settings_path(out)
     if out.exists() and stamp.exists():
-        made = read_json(stamp, "remove it to ingest again")
-        if made == settings | {"records_sha256": _hash_source(source, root, reading)}:
+        written = read_json(stamp, "remove it to ingest again")
+        if written == settings | {"records_sha256": _hash_source(source, root, reading)}:
             return None
     labels = hashlib.sha256()
     records = _hashed(unique(sources.read(source, root, reading)), labels)
@@ -168,11 +172,11 @@ def ingest(
         journal.remove()
     if not count:
         raise UserError(f"{root}: source {source} gave no usable record{rejects.why}")
-    return Ingested(count, totals["seconds"], int(totals["cut"]), int(totals["untold"]), rejects)
+    return Ingested(count, totals["seconds"], int(totals["cut"]), int(totals["without_text"]), rejects)
 
 
 def unique(records: Iterable[R | Rejected]) -> Iterator[R | Rejected]:
-    """The records, a `Rejected` in place of each whose id has been there."""
+    """Yield the records, with a `Rejected` in place of each that repeats an id."""
     seen: set[str] = set()
     for record in records:
         if isinstance(record, Rejected):
@@ -185,25 +189,25 @@ def unique(records: Iterable[R | Rejected]) -> Iterator[R | Rejected]:
 
 
 def settle(records: Iterable[dict | Rejected], rules: Rules, workers: int = 1) -> Iterator[Settled]:
-    """What becomes of each record, in their order."""
+    """Yield the outcome for each record, in order."""
     return ordered(partial(_settle, rules=rules), records, workers)
 
 
 def _hash(record: Mapping[str, Any] | Rejected) -> str:
-    """What a record of the source is recognised by when a run resumes."""
+    """Return the hash by which a resumed run recognises a record of the source."""
     value: Mapping[str, Any] = {"id": record.id, "reason": record.reason} if isinstance(record, Rejected) else record
     return hashlib.sha256(to_line(value)).hexdigest()[:32]
 
 
 def _hashed(records: Iterable[dict | Rejected], digest: Any) -> Iterator[dict | Rejected]:
-    """The records, each added to a digest of all."""
+    """Yield the records; add each to `digest`."""
     for record in records:
         digest.update(_hash(record).encode())
         yield record
 
 
 def _limit(model: Path | None, max_seconds: float) -> float:
-    """How long an audio may be, in seconds, by --for and --max-seconds; UserError where both say it."""
+    """Return the longest allowed audio in seconds, from --for or --max-seconds; UserError if both are given."""
     if model is None:
         return max_seconds
     if max_seconds != MAX_SECONDS:
@@ -212,7 +216,7 @@ def _limit(model: Path | None, max_seconds: float) -> float:
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:
-    """Column by name, of `--map NAME=COLUMN ...`; UserError for what is none, and for a name that comes twice."""
+    """Parse `--map NAME=COLUMN ...`; UserError for a wrong form and for a repeated name."""
     parted = [pair.partition("=") for pair in pairs]
     for name, _, column in parted:
         if not name or not column:
@@ -224,7 +228,7 @@ def _columns(pairs: list[str]) -> dict[str, str]:
 
 
 def _hash_source(source: str, root: Path, reading: Reading) -> str:
-    """The digest of all that the source gives now; its audio is not opened."""
+    """Return the digest of the source's present records; no audio is opened."""
     digest = hashlib.sha256()
     for _ in track(_hashed(unique(sources.read(source, root, reading)), digest), f"comparing {root}"):
         pass
@@ -232,7 +236,7 @@ def _hash_source(source: str, root: Path, reading: Reading) -> str:
 
 
 def _without(records: Iterator[dict | Rejected], journal: Journal) -> Iterator[dict | Rejected]:
-    """The records after those of the journal; UserError if the source does not give these any more."""
+    """Skip the records that are in the journal; UserError if the source's first records are not these any more."""
     for settled in journal:
         record = next(records, None)
         if record is None or _hash(record) != settled["hash"]:
@@ -244,32 +248,32 @@ def _without(records: Iterator[dict | Rejected], journal: Journal) -> Iterator[d
 
 
 def _outcomes(journal: Journal, totals: dict[str, float]) -> Iterator[Record | Rejected]:
-    """The journal's records and rejects; `totals` adds up `seconds`, how many were `cut`, how many have no text."""
+    """Yield the journal's kept and rejected records; add up their `seconds`, `cut` and `without_text` in `totals`."""
     for settled in journal:
         if settled["reason"]:
             yield Rejected(settled["id"], settled["reason"])
         totals["cut"] += settled["cut"]
         for record in settled["kept"]:
-            totals["untold"] += not all(audio.get("text") for audio in record["audios"])
+            totals["without_text"] += not all(audio.get("text") for audio in record["audios"])
             totals["seconds"] += sum(seconds_of(audio) for audio in record["audios"])
             yield record
 
 
-def _settle(given: dict | Rejected, rules: Rules) -> Settled:
-    if isinstance(given, Rejected):
-        return Settled(given.id, _hash(given), reason=given.reason)
+def _settle(row: dict | Rejected, rules: Rules) -> Settled:
+    if isinstance(row, Rejected):
+        return Settled(row.id, _hash(row), reason=row.reason)
     try:
-        record = as_record(given)
+        record = as_record(row)
     except RecordFault as wrong:
-        return Settled(given["id"], _hash(given), reason=str(wrong))
+        return Settled(row["id"], _hash(row), reason=str(wrong))
     try:
-        timed, found = zip(*(_examined(audio, rules) for audio in record["audios"]), strict=True)
+        timed, levels_of = zip(*(_examined(audio, rules) for audio in record["audios"]), strict=True)
     except (AudioError, OSError) as error:  # such as a name that is too long for the file system
         return Settled(record["id"], _hash(record), reason=str(error))
     probed: Record = {**record, "audios": list(timed)}
     too_long = any(longer(seconds_of(audio), rules.max_seconds) for audio in timed)
     judged = levels.Rules(allow=rules.allow)
-    faults = (f"{fault} ({a['path']})" for a, f in zip(timed, found, strict=True) if (fault := judged.fault(f)))
+    faults = (f"{fault} ({a['path']})" for a, f in zip(timed, levels_of, strict=True) if (fault := judged.fault(f)))
     if not (too_long and rules.too_long == "reject") and (fault := next(faults, None)):
         return Settled(record["id"], _hash(record), reason=fault)
     if not too_long:
@@ -281,29 +285,29 @@ def _settle(given: dict | Rejected, rules: Rules) -> Settled:
 
 
 def _examined(audio: Audio, rules: Rules) -> tuple[Audio, levels.Levels]:
-    """An audio with its length in seconds, and its levels; of a part those of the part.
+    """Return an audio entry with its duration, and its levels; of a part, the part's.
 
-    A `duration` without an `offset` is what the source says of the file: one that is longer is heard so far.
+    A `duration` without an `offset` is the source's statement about the file; of a longer file only so much is used.
     """
     path, said = Path(audio["path"]), audio.get("duration")
     if not rules.follow_links and _leads_out(path, rules.root if rules.root.is_dir() else rules.root.parent):
         raise AudioError(f"{path} is a link that leads out of the root; --follow-links takes it")
     try:
-        found = examine(path, *((audio["offset"], said) if is_part(audio) else ()))
+        measured = examine(path, *((audio["offset"], said) if is_part(audio) else ()))
         if said is not None and not is_part(audio):
-            if found.seconds < said - PART_SECONDS:
-                raise AudioError(f"only {found.seconds:.2f} of {said:.2f} s are there")
-            if found.seconds > said + PART_SECONDS:
-                audio, found = {**audio, "offset": 0.0}, examine(path, 0.0, said)
+            if measured.seconds < said - PART_SECONDS:
+                raise AudioError(f"only {measured.seconds:.2f} of {said:.2f} s are there")
+            if measured.seconds > said + PART_SECONDS:
+                audio, measured = {**audio, "offset": 0.0}, examine(path, 0.0, said)
     except AudioError as error:
         raise AudioError(f"{path} does not decode: {error}") from error
-    # A sample at 16 kHz lasts 0.0000625 s. A part keeps its length, by which it is cut again at the file's own rate.
-    kept = is_part(audio) and said is not None and abs(found.seconds - said) < 2 / SAMPLE_RATE
-    return {**audio, "duration": said if kept else round(found.seconds, 7)}, found
+    # A part keeps its stated length (within 2 samples at 16 kHz): later steps cut it again at the file's own rate.
+    kept = is_part(audio) and said is not None and abs(measured.seconds - said) < 2 / SAMPLE_RATE
+    return {**audio, "duration": said if kept else round(measured.seconds, 7)}, measured
 
 
 def _leads_out(path: Path, root: Path) -> bool:
-    """Whether a path that is below the root by its name lies elsewhere by its links."""
+    """Return whether a path below the root leads out of it through a symbolic link."""
     named, named_root = Path(os.path.abspath(path)), Path(os.path.abspath(root))
     # realpath, as Path.resolve raises at a link that leads to itself
     return named.is_relative_to(named_root) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))

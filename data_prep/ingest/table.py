@@ -1,7 +1,7 @@
-"""Tables of recordings: how a row becomes a record, whatever file it stood in.
+"""Tables of recordings: conversion of rows to records, for all file formats.
 
 A row names its audio, and may name its text, an id, and a part of the audio (`offset` and `duration` in seconds). Every
-other column is metadata; what is empty is left out.
+other column is metadata; empty values are left out.
 """
 
 import datetime
@@ -18,19 +18,19 @@ from caad_ds.utils.file_names import file_name
 from caad_ds.utils.files import write_atomic
 from data_prep.common.jsonl import Rejected, read_rows, require_jsonl
 
-AUDIO_NAMES = ("audio", "path", "file_name", "audio_filepath")  # of the column, where a form does not say
+AUDIO_NAMES = ("audio", "path", "file_name", "audio_filepath")  # default names of the audio column
 TEXT_NAMES = ("text", "transcription")
 DIGEST = 16  # hex digits in the name of a file that audio bytes are written to
 LONGEST_SUFFIX = 16
 
 
 class Fault(Exception):
-    """Why a row is no record."""
+    """The reason why a row cannot become a record."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the file `listing`, which lies at or below `root`; the `number` is that of its line, or of its row."""
+    """A row of the file `listing`, which lies at or below `root`; `number` is its line or row number."""
 
     listing: Path
     root: Path
@@ -40,21 +40,23 @@ class Row:
 
     @property
     def where(self) -> str:
-        """How the row is named where it is rejected."""
+        """Return the row's name for the list of rejected records."""
         return f"{_below(self.listing, self.root)} {self.unit} {self.number}"
 
     @property
     def id(self) -> str:
-        """The id of a row that has none."""
+        """Return the default id of the row."""
         return f"{Path(_below(self.listing, self.root)).with_suffix('').as_posix()}-{self.number:07d}"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a user has the rows of a table read.
+    """The user's options for reading a table.
 
-    `columns` are the names that columns get (name to column). Relative paths of audio begin at `audio_root`, or in the
-    folder of the file that names them. Audio that a table holds itself is written into the folder `audio_out`.
+    Args:
+        columns: new name -> column to rename.
+        audio_root: folder that relative audio paths start from; None for the folder of the file that names them.
+        audio_out: folder that audio embedded in a table is written to.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class Reading:
     audio_out: Path | None = None
 
     def renamed(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The values under the names that `columns` gives them; Fault where there is no such column."""
+        """Rename columns as `columns` says; Fault if one does not exist."""
         for name, column in self.columns.items():
             if column not in values:
                 raise Fault(f"there is no column {column!r}, which --map {name}={column} names; {_listed(values)}")
@@ -78,14 +80,13 @@ class Reading:
 
 
 class Convert(Protocol):
-    """Makes a record of a row's values; `audio` are the columns that may name the audio. Raises Fault."""
+    """Converts a row's values to a record; `audio` are the columns that may name the audio. Raises Fault."""
 
     def __call__(self, values: dict[str, Any], audio: Sequence[str]) -> dict: ...
 
 
 def plain(values: dict[str, Any], audio: Sequence[str] = AUDIO_NAMES) -> dict:
-    """The record of a row whose further columns are metadata, without an id where the row has none; Fault if it names
-    no audio."""
+    """Convert a row to a record, further columns becoming metadata; no id if the row has none. Fault without audio."""
     entry, others = take_audio(values, audio)
     identity = others.pop("id", None)
     record: dict[str, Any] = {} if identity is None else {"id": identity_of(identity)}
@@ -94,7 +95,7 @@ def plain(values: dict[str, Any], audio: Sequence[str] = AUDIO_NAMES) -> dict:
 
 
 def take_audio(values: dict[str, Any], names: Sequence[str] = AUDIO_NAMES) -> tuple[dict, dict]:
-    """The audio that a row names, as a record's entry, and the other columns; Fault where there is none, or two."""
+    """Split a row into the audio entry of a record and the other columns; Fault unless it names exactly one audio."""
     others = dict(values)
     given = [name for name in names if others.get(name) is not None]
     if not given:
@@ -105,7 +106,7 @@ def take_audio(values: dict[str, Any], names: Sequence[str] = AUDIO_NAMES) -> tu
         raise Fault(f"columns {given[0]!r} and {given[1]!r} may both name the audio; choose one by --map audio=COLUMN")
     text = first_given(others, TEXT_NAMES)
     entry = _source(others.pop(given[0])) | {"text": "" if text is None else others.pop(text)}
-    # In a table of parts an empty offset is the beginning of its file.
+    # In a table of parts, an empty offset means the beginning of the file.
     if "offset" in others and (others["offset"] is not None or others.get("duration") is not None):
         if others["offset"] is None:
             others["offset"] = 0.0
@@ -116,12 +117,12 @@ def take_audio(values: dict[str, Any], names: Sequence[str] = AUDIO_NAMES) -> tu
 
 
 def first_given(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of the names under which the row has a value."""
+    """Return the first of the names that the row has a value for."""
     return next((name for name in names if row.get(name) is not None), None)
 
 
 def seconds(name: str, value: object) -> float:
-    """A length or a place in an audio as a number of seconds; Fault where it is none."""
+    """Parse an offset or duration in seconds; Fault if it is not a number."""
     try:
         found = float(value) if isinstance(value, int | float | str | Decimal) else math.nan
     except (ValueError, OverflowError):
@@ -132,8 +133,8 @@ def seconds(name: str, value: object) -> float:
 
 
 def identity_of(value: object) -> object:
-    """An id as text where it is a whole number."""
-    return str(value) if type(value) is int else value  # true is one by isinstance
+    """Convert an integer id to text; other values are returned unchanged."""
+    return str(value) if type(value) is int else value  # isinstance would accept True
 
 
 def records(
@@ -143,14 +144,14 @@ def records(
     convert: Convert = plain,
     audio: Sequence[str] = AUDIO_NAMES,
 ) -> Iterator[dict | Rejected]:
-    """A record per row, or why it is none."""
+    """Yield a record per row, or a `Rejected`."""
     audio = ("audio",) if "audio" in reading.columns else audio
     for row in rows:
         yield row if isinstance(row, Rejected) else _record(row, source, reading, convert, audio)
 
 
 def json_rows(listing: Path, root: Path) -> Iterator[Row | Rejected]:
-    """The objects of a JSONL file; UserError where the file has another form."""
+    """Yield the objects of a JSONL file; UserError if the file has another format."""
     require_jsonl(listing)
     for number, values in read_rows(listing):
         yield values if isinstance(values, Rejected) else Row(listing, root, number, values)
@@ -175,8 +176,7 @@ def _record(row: Row, source: str, reading: Reading, convert: Convert, audio: Se
 
 
 def _written(data: bytes, identity: str, number: int, named: Path, reading: Reading) -> Path:
-    """The file that holds an audio of a table, named by the record and by its content, so that another content is
-    another file; written where it is not there yet."""
+    """Write audio embedded in a table to a file, named by record and content, unless it exists; return its path."""
     if reading.audio_out is None:
         raise Fault("its audio stands in the table itself, and there is no folder to write it to")
     suffix = named.suffix if len(named.suffix.encode()) <= LONGEST_SUFFIX else ""
@@ -188,7 +188,7 @@ def _written(data: bytes, identity: str, number: int, named: Path, reading: Read
 
 
 def _source(value: object) -> dict:
-    """A path, or a cell of the Hugging Face form: `bytes` of a file, or the `path` of one."""
+    """Convert a path, or a cell in Hugging Face's format (`bytes` of a file, or its `path`), to `{bytes, path}`."""
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
         return {"path": value.get("path") or "audio", "bytes": value["bytes"]}
     path = value.get("path") if isinstance(value, dict) else value
@@ -200,7 +200,7 @@ def _source(value: object) -> dict:
 
 
 def _json(name: str, value: Any) -> Any:
-    """A value as JSON has it: dates and decimals as text; Fault for one that it does not have."""
+    """Convert a value to a JSON type, dates and decimals to text; Fault for one without an equivalent."""
     if isinstance(value, float) and not math.isfinite(value):
         raise Fault(f"column {name!r} is {value}, which is no number")
     if isinstance(value, bytes):

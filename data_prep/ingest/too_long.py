@@ -1,7 +1,7 @@
-"""What becomes of audio that is longer than the encoder's window; settled at ingest, before an LLM hour is spent on it.
+"""Policies for audio longer than the encoder's window, applied at ingest, before an LLM's time is spent on it.
 
-A part of a clip says a part of its transcription, and nobody knows which. So what is cut has no text any more, and a
-record that comes with its answer cannot be cut at all.
+It is unknown which words of the transcription a part of a clip contains. So audio that is cut loses its text, and a
+record that has an answer already cannot be cut.
 """
 
 import math
@@ -16,7 +16,7 @@ Policy = Callable[[Record, float], list[Record] | Rejected]
 
 
 def reject(record: Record, limit: float) -> Rejected:
-    """Leave the record out."""
+    """Reject the record."""
     longest = max(record["audios"], key=seconds_of)
     seconds = seconds_of(longest)
     samples = round(seconds * SAMPLE_RATE)
@@ -36,7 +36,7 @@ def truncate(record: Record, limit: float) -> list[Record] | Rejected:
 
 
 def split(record: Record, limit: float) -> list[Record] | Rejected:
-    """A record for each of the equal parts of at most `limit` seconds: `<id>-s0`, `<id>-s1`, ..."""
+    """Return one record per equal part of at most `limit` seconds: `<id>-s0`, `<id>-s1`, ..."""
     if fault := _uncuttable(record):
         return Rejected(record["id"], fault)
     if len(record["audios"]) != 1:

@@ -1,6 +1,7 @@
-"""The longest audio that a model takes, known before Stage 1 is paid for.
+"""The longest audio that a model accepts, looked up before Stage 1.
 
-Of our own family it is read from JSON and YAML, without PyTorch; of a family of transformers its processor says it.
+For this project's own family it is read from JSON or YAML, without PyTorch; for transformers' families from the
+processor.
 """
 
 from pathlib import Path
@@ -17,9 +18,9 @@ TRANSFORMERS = {module.name for module in iter_modules(families.__path__)} - {"c
 
 
 def window_seconds(path: Path) -> float:
-    """The longest audio, in seconds, of a config's student (YAML), of a model, or of the model in a run's folder.
+    """Return the longest audio, in seconds, of a config's student (YAML), a model, or the model in a run's folder.
 
-    UserError where it is none of them.
+    UserError if `path` is none of these.
     """
     try:
         return _of_folder(model_folder(str(path))) if path.is_dir() else _of_config(path)
@@ -35,17 +36,17 @@ def _of_config(path: Path) -> float:
     student = load_config(path).student
     if student.path is not None:
         return _of_model(path, student.path)
-    have = _positions(Path(student.encoder or ""))
-    if have is not None and student.window_seconds > have:
+    window = _positions(Path(student.encoder or ""))
+    if window is not None and student.window_seconds > window:
         raise UserError(
             f"{path}: student.window_seconds: a window of {student.window_seconds} s exceeds the encoder's "
-            f"{have:g} s; lower it"
+            f"{window:g} s; lower it"
         )
     return student.window_seconds
 
 
 def _of_model(config: Path, name: str) -> float:
-    """The window of the model that a config's student starts from."""
+    """Return the window of the model that a config's student starts from."""
     if is_hub_id(name):
         raise UserError(f"{config}: the window of {name} is known where it is downloaded; give --max-seconds")
     if not is_architecture(name):
@@ -57,13 +58,13 @@ def _of_model(config: Path, name: str) -> float:
 
 
 def _of_folder(folder: Path) -> float:
-    """The window of a model's folder, or of a Whisper encoder's."""
+    """Return the window of a folder with a model or a Whisper encoder."""
     config = folder / "config.json"
-    told = read_json(config, "name another model")
-    window = told.get("window_seconds")
+    fields = read_json(config, "name another model")
+    window = fields.get("window_seconds")
     if isinstance(window, int | float) and window > 0:
         return window
-    if told.get("model_type") in TRANSFORMERS:
+    if fields.get("model_type") in TRANSFORMERS:
         from caad_ds.models import auto  # it takes seconds to import
 
         return auto.load_reader(folder).longest_seconds
@@ -73,10 +74,10 @@ def _of_folder(folder: Path) -> float:
 
 
 def _positions(encoder: Path) -> float | None:
-    """The window in seconds of an encoder's folder or architecture file; None of one that is on the hub."""
+    """Return the window, in seconds, of an encoder's folder or architecture file; None for a hub id."""
     config = encoder / "config.json" if encoder.is_dir() else encoder
     if config.suffix != ".json" or not config.is_file():
         return None
-    told = read_json(config, "name another encoder")
-    positions = (told.get("audio_config") or told).get("max_source_positions")
+    fields = read_json(config, "name another encoder")
+    positions = (fields.get("audio_config") or fields).get("max_source_positions")
     return positions / POSITIONS_PER_SECOND if isinstance(positions, int) else None

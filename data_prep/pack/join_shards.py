@@ -1,6 +1,6 @@
-"""`prep join-shards`: the parts that an array job packed into one folder become one set of shards.
+"""`prep join-shards`: join the parts that an array job packed into one folder.
 
-The shards stay as they are; `index.json` lists them in the order of the parts, once all parts are there.
+The shards are unchanged; `index.json` lists them in the order of the parts, once all parts are there.
 """
 
 import argparse
@@ -25,15 +25,15 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write `index.json` and the list of rejected records; print what they hold."""
+    """Write `index.json` and the list of rejected records; print a summary."""
     print(summary(join(args.folder), args.folder))
     return 0
 
 
 def join(folder: Path) -> ShardIndex:
-    """Write the index of all parts in a folder; the parts' own stay.
+    """Write the index of all parts in a folder; the parts' own indexes stay.
 
-    Raises UserError unless all parts are there, of one manifest, and their shards as long as their indexes say.
+    Raises UserError unless all parts are there, of one manifest, and their shards have the sizes of their indexes.
     """
     parts = _parts(folder)
     files = [
@@ -58,7 +58,7 @@ def join(folder: Path) -> ShardIndex:
 
 
 def _parts(folder: Path) -> list[Part]:
-    """The parts whose index is in the folder; UserError unless these are all of one number of parts."""
+    """Find the parts by their indexes in the folder; UserError unless all parts of one division are there."""
     found = [match for path in sorted(folder.glob("index.*.json")) if (match := PART_INDEX.fullmatch(path.name))]
     if not found:
         raise UserError(f"{folder}: no part of an array job is here; run `caad-ds prep pack --shard I/N`")

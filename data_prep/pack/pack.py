@@ -1,10 +1,10 @@
-"""`prep pack`: an answered manifest becomes WebDataset shards with an index of byte offsets.
+"""`prep pack`: pack an answered manifest into WebDataset shards with an index of byte offsets.
 
-Shards are plain tars of `<key>.json` and `<key>.flac` (16 kHz mono, 16 bit) with fixed times and owners, so equal
-input gives equal bytes on equal library versions; any WebDataset reader takes them. `index.json` comes last.
+Shards are plain tars of `<key>.json` and `<key>.flac` (16 kHz mono, 16 bit) with fixed times and owners: equal input
+and library versions give equal bytes. Any WebDataset reader can read them. `index.json` is written last.
 
-A shard depends on nothing but the records since the last cut. So a run that was killed continues after its last whole
-shard, which the journal `index.partial.jsonl` names, and ends with the bytes of an undisturbed run.
+A shard depends only on the records since the previous one. So a killed run resumes after its last complete shard,
+which the journal `index.partial.jsonl` names, and gives the same bytes as an uninterrupted run.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(index: ShardIndex, folder: Path, part: Part | None = None) -> str:
-    """One line on what an index holds, and where the rejected are listed."""
+    """Return one line with the totals of an index and the path of the list of rejected records."""
     shards, rejected = index.file.shards, index.file.rejected
     hours = sum(shard.seconds for shard in shards) / 3600
     listed = f"; {rejected} rejected, see {rejected_path(index_path(folder, part))}" if rejected else ""
@@ -79,11 +79,10 @@ def pack(
     part: Part | None = None,
     rules: Rules = DEFAULT,
 ) -> tuple[ShardIndex, bool]:
-    """Write the shards of a manifest, or of a part of it, into `folder`; returns their index and whether anything was
-    written.
+    """Write the shards of a manifest, or of a part of it; returns their index and whether anything was written.
 
-    A folder that already holds this manifest, cut at this size, is left alone. Raises UserError for a folder that
-    holds other shards, a manifest without a usable record, and a full disk; what is whole by then stays.
+    A folder that already holds this manifest with this shard size is left alone. Raises UserError for a folder with
+    other shards, a manifest without a usable record, and a full disk; complete shards stay.
     """
     with waiting(f"reading {manifest}"):
         made_of: dict[str, Any] = {
@@ -107,19 +106,19 @@ def pack(
             with waiting(f"writing {out}"):
                 content.write(out)
         clean(out, prefix)
-    rejects.tell()
+    rejects.report()
     if not shards and not part:
         raise UserError(f"{manifest}: no record is usable{rejects.why}")
     return ShardIndex.load(folder, name=out.name), True
 
 
 def index_path(folder: Path, part: Part | None = None) -> Path:
-    """Where the index of the whole lies, or of a part: `index.00003-of-00008.json`."""
+    """Return the path of the index of the whole, or of a part: `index.00003-of-00008.json`."""
     return part.path(folder / FILE_NAME) if part else folder / FILE_NAME
 
 
 def clean(out: Path, prefix: str) -> None:
-    """Remove what was needed only until the index `out` was there, and what killed runs left."""
+    """Remove files that were needed until the index `out` was written, and leftovers of killed runs."""
     journal_path(out).unlink(missing_ok=True)
     for pattern in (f".{prefix}-*.partial", f".{out.stem}.*.partial"):
         for stale in out.parent.glob(pattern):
@@ -127,7 +126,7 @@ def clean(out: Path, prefix: str) -> None:
 
 
 def _packed(folder: Path, out: Path, made_of: dict) -> ShardIndex | None:
-    """The index of what is in the folder already: of the whole, or of this part."""
+    """Load the existing index of the folder: of the whole, or of this part."""
     for name in dict.fromkeys((FILE_NAME, out.name)):
         if (folder / name).exists():
             index = ShardIndex.load(folder, name=name)
@@ -142,7 +141,7 @@ def _packed(folder: Path, out: Path, made_of: dict) -> ShardIndex | None:
 
 
 def _strangers(folder: Path, part: Part | None, prefix: str) -> list[str]:
-    """Shards in the folder that other parts of the manifest have not written."""
+    """List shards in the folder that were not written by other parts of the manifest."""
     names = sorted(path.name for path in folder.glob("train-*.tar"))
     return [name for name in names if part is None or name.startswith(prefix) or not PART_NAME.fullmatch(name)]
 
@@ -156,9 +155,9 @@ def _append(
     workers: int,
     rules: Rules,
 ) -> None:
-    """Encode the records that are not in a shard of the journal, and append shards and rejected ones to it."""
+    """Encode the records that are not in the journal yet; append complete shards and rejected records to it."""
     done, first = _resume(journal, folder)
-    at = done  # records that are settled once this one is
+    at = done  # records settled, including the current one
     with ShardWriter(folder, shard_bytes, prefix, first) as writer:
         for result in ordered(partial(encode, rules=rules), islice(records, done, None), workers):
             if isinstance(result, Rejected):
@@ -171,7 +170,7 @@ def _append(
 
 
 def _resume(journal: Journal, folder: Path) -> tuple[int, int]:
-    """(records, shards) that a run before this one has settled; what came after its last whole shard is forgotten."""
+    """Return (records, shards) settled by an earlier run; drop its journal after the last complete shard."""
     records, shards, kept = 0, 0, 0
     for number, row in enumerate(journal, 1):
         if "shard" in row:

@@ -1,4 +1,4 @@
-"""Tar members of a sample, and the shards that they are appended to."""
+"""Encoding of samples as tar members, and the writer of shards."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ _END = 2 * tarfile.BLOCKSIZE  # two empty blocks end a tar
 
 @dataclass(frozen=True)
 class Block:
-    """A sample ready to be appended to a shard: its tar members and what the index says of them."""
+    """A sample ready to be appended to a shard: its tar members and its fields of the index."""
 
     key: str
     members: bytes
@@ -38,11 +38,11 @@ class Block:
 
 
 def encode(record: Record | Rejected, rules: Rules = DEFAULT) -> Block | Rejected:
-    """Decode the audios of a record (absolute paths) and make its tar members; what is rejected already stays so, and
-    what the rules find unusable is.
+    """Decode the audios of a record (absolute paths) and make its tar members.
 
-    The audio paths of the packed record are the member names. The key is the record's id, with what WebDataset or a
-    file system would misread (dots, slashes) percent-encoded.
+    Returns a `Rejected` for audio that breaks the rules; an item that is `Rejected` already is returned unchanged. The
+    audio paths of the packed record are the member names. The key is the record's id with characters that WebDataset
+    or a file system would misread (dots, slashes) percent-encoded.
     """
     if isinstance(record, Rejected):
         return record
@@ -65,9 +65,9 @@ def encode(record: Record | Rejected, rules: Rules = DEFAULT) -> Block | Rejecte
 
 
 def _audio(entry: Audio, rules: Rules) -> tuple[np.ndarray, bytes]:
-    """The samples of an audio, and the file of them; of prompts about one audio, which stand together, made once."""
+    """Return the samples of an audio and its FLAC bytes, cached for consecutive prompts about one audio."""
     version: tuple[int, ...] = ()
-    with suppress(OSError, ValueError):  # which decoding says in its own words
+    with suppress(OSError, ValueError):  # decoding will raise a better error
         found = os.stat(entry["path"])
         version = (found.st_ino, found.st_size, found.st_mtime_ns)
     return _decoded(entry["path"], entry.get("offset"), entry.get("duration"), rules, version)
@@ -82,7 +82,7 @@ def _decoded(
 
 
 def _tar(members: dict[str, bytes]) -> bytes:
-    """Members with fixed owner, mode and time (0), without the end of the archive."""
+    """Encode members with fixed owner, mode and time (0), without the end-of-archive blocks."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:  # USTAR cuts names at 100 bytes
         for name, data in members.items():
@@ -94,16 +94,16 @@ def _tar(members: dict[str, bytes]) -> bytes:
 
 
 def _estimate_tokens(record: Record) -> int:
-    """Text of prompt, transcriptions and answer at four bytes a token."""
+    """Estimate the tokens of prompt, transcriptions and answer, at four bytes per token."""
     texts = [message["content"] for message in record.get("messages") or []]
     texts += [entry.get("text") or "" for entry in record["audios"]]
     return -(-sum(len(text.encode()) for text in [*texts, record.get("response") or ""]) // 4)
 
 
 class ShardWriter:
-    """Appends blocks to shards of at most `shard_bytes`; a shard gets its name when it is whole and on disk.
+    """Context manager that appends blocks to shards of at most `shard_bytes`.
 
-    A context. `first` is the number of the first shard to write, `prefix` what comes before it in the name.
+    A shard gets its name once it is complete and on disk: `prefix` and its number, counted from `first`.
     """
 
     def __init__(self, folder: Path, shard_bytes: int, prefix: str = "train", first: int = 0) -> None:
@@ -114,7 +114,7 @@ class ShardWriter:
         self._open: ExitStack | None = None
 
     def add(self, block: Block) -> Shard | None:
-        """Append a sample; returns the shard that was closed because it had no room. UserError if the disk is full."""
+        """Append a sample; returns the previous shard if it was full. UserError if the disk is full."""
         full = self._open is not None and self._offset + len(block.members) + _END > self._shard_bytes
         closed = self.finish() if full else None
         if self._open is None:
@@ -125,7 +125,7 @@ class ShardWriter:
         return closed
 
     def finish(self) -> Shard | None:
-        """End the shard that is open, if there is one."""
+        """Close the open shard, if any, and return it."""
         if self._open is None:
             return None
         self._write(bytes(_END + -(self._offset + _END) % tarfile.RECORDSIZE))

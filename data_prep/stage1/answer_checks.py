@@ -1,4 +1,4 @@
-"""Which answers of Stage 1 are no pseudo ground truth: rules, most of them patterns in a data file."""
+"""Checks that reject unusable answers of Stage 1: rules, most of them patterns in a YAML file."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_yaml
 
-CHECKS = ("checks_sha256", "max_words")  # the names of an output's settings that its answers do not depend on
+CHECKS = ("checks_sha256", "max_words")  # settings of an output that do not influence what the engine answers
 DEFAULT = Path(__file__).with_name("answer_checks.yaml")
 
 
@@ -21,7 +21,7 @@ class AnswerChecks:
         self._patterns = [(rule, _compiled(text, rule, path)) for rule, texts in rules.items() for text in texts]
 
     def reason(self, response: str) -> str:
-        """Why an answer is rejected, beginning with the rule's name; "" if it is not."""
+        """Return why an answer is rejected, starting with the rule's name; "" if it is not."""
         if not response.strip():
             return "empty: there is no text"
         words = len(response.split())
@@ -33,7 +33,7 @@ class AnswerChecks:
 
 
 def rule_of(reason: str) -> str:
-    """The rule that a reason names."""
+    """Return the rule that a reason names."""
     return reason.partition(":")[0]
 
 

@@ -1,4 +1,4 @@
-"""How Stage 1 answered: a table by what was asked and how it was worded, printed and kept beside the output."""
+"""Statistics of Stage 1's answers by attribute and wording of the question, printed and stored beside the output."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ LEGEND = (
 
 @dataclass
 class Wording:
-    """The records of one question: how many, rejected by rule, what the answers name, examples of each problem."""
+    """Counts for one question: records, rejected ones by rule, labels `named` in answers; examples of each problem."""
 
     records: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -40,16 +40,16 @@ class Wording:
         return self.records - self.rejected.total()
 
     def add_problem(self, kind: str, label: str, response: str) -> None:
-        """Keep an example, of the first ones that differ."""
+        """Keep an example; only the first EXAMPLES different ones are kept."""
         kept, example = self.examples.setdefault(kind, []), {"label": label, "answer": response[:LONGEST]}
         if len(kept) < EXAMPLES and example not in kept:
             kept.append(example)
 
 
 class AnswerTable:
-    """Counts of what became of the records, by attribute (or kind of prompt) and question; memory holds MOST of them.
+    """Counts of outcomes by attribute (or kind of prompt) and question, for at most MOST questions.
 
-    `rules` counts the rejected records by rule, lines that are no record included.
+    `rules` counts the rejected records by rule, including lines that are not records.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class AnswerTable:
         self._wordings: dict[tuple[str, str], Wording] = {}
 
     def add(self, item: Record | Rejected, outcome: Record | Rejected) -> None:
-        """Count an item of the manifest, and what became of it: the record with its response, or why it is rejected."""
+        """Count an item of the manifest by its outcome: the record with its response, or a `Rejected`."""
         rule = rule_of(outcome.reason) if isinstance(outcome, Rejected) else ""
         if rule:
             self.rules[rule] += 1
@@ -85,7 +85,7 @@ class AnswerTable:
         return self._wordings.setdefault(key, Wording())
 
     def content(self) -> dict:
-        """The table as it is kept: a row per question, `named` empty where no options are known."""
+        """Return the table as it is stored: a row per question, `named` empty if its options are unknown."""
         rows = [
             {
                 "about": about,
@@ -105,7 +105,7 @@ class AnswerTable:
         write_json(table_path(out), self.content())
 
     def show(self, out: Path) -> None:
-        """Print the table and examples of what is wrong; of very many questions those with the most problems."""
+        """Print the table with examples of problems; of very many questions only those with the most problems."""
         from caad_ds.evaluation.report.tables import percent, show
         from caad_ds.utils.terminal_table import Table  # these take seconds to import
 
@@ -138,12 +138,12 @@ class AnswerTable:
 
 
 def table_path(out: Path) -> Path:
-    """Where the table of an output lies."""
+    """Return the path of an output's table."""
     return out.with_suffix(".questions.json")
 
 
 def prompt_or_none(record: Record) -> dict:
-    """What `prep describe` recorded of a record's prompt, {} where that is something else."""
+    """Return what `prep describe` recorded about a record's prompt, {} if it holds something else."""
     try:
         return prompt_of(record)
     except UserError:  # the engines reject the record, and say why
@@ -155,7 +155,7 @@ def _trouble(row: dict) -> int:
 
 
 def _examples(rows: list[dict]) -> list[str]:
-    """A line per example, the first ones of all questions and problems before the second ones."""
+    """Return a line per example: the first of every question and problem, then the second ones."""
     lines: list[list[str]] = [[] for _ in range(EXAMPLES)]
     for row in rows:
         for problem, examples in row["examples"].items():

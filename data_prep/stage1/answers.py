@@ -1,4 +1,4 @@
-"""The answers of Stage 1 by id, kept on disk."""
+"""The answers of Stage 1 by id, stored on disk."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ CHECK, ENGINE = "check", "engine"
 
 @dataclass(frozen=True)
 class RejectedAnswer(Rejected):
-    """An answer that is rejected, with its text, what was asked, and the right label where one is known.
+    """A rejected answer with its text, the question, and the right label if known.
 
-    `by` is CHECK or ENGINE: an answer that a check rejects may pass other checks; one that the engine rejects, such as
-    a truncated one, stays rejected.
+    `by` is CHECK or ENGINE: an answer rejected by a check may pass other checks; one rejected by the engine, such as a
+    truncated one, stays rejected.
     """
 
     response: str
@@ -27,14 +27,14 @@ class RejectedAnswer(Rejected):
 
 
 class Answers:
-    """Answers in a journal; memory holds an id and a file offset each."""
+    """Answers in a journal; only ids and file offsets are in memory."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._places = {_answer(row, where).id: place for where, place, row in journal.placed()}
 
     def add(self, answer: Answer) -> None:
-        """Keep an answer, on disk when this returns."""
+        """Store an answer; it is on disk when this returns."""
         self._places[answer.id] = self._journal.append(vars(answer))
 
     def __contains__(self, identity: object) -> bool:

@@ -1,4 +1,4 @@
-"""`prep merge`: the parts that `pseudo-gt --shard` wrote become one manifest, as one run would have written it."""
+"""`prep merge`: merge the parts that `pseudo-gt --shard` wrote into the manifest that a single run would write."""
 
 import argparse
 import re
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def merge(manifest: Path, out: Path, remove_parts: bool = False) -> None:
-    """Merge the parts of `out`, all of which must be there, finished, with every record of the manifest once."""
+    """Merge the parts of `out`; all must be finished, with every record of the manifest exactly once."""
     parts = find_parts(out)
     settings = _settings(manifest, out, parts)
     if finished(out, settings):
@@ -47,13 +47,13 @@ def merge(manifest: Path, out: Path, remove_parts: bool = False) -> None:
     if remove_parts:
         for part in parts:
             path = part.path(out)
-            # The stamp last: it says that a part is whole.
+            # The settings last: they mark a part as complete.
             for file in (path, rejected_path(path), table_path(path), settings_path(path)):
                 file.unlink(missing_ok=True)
 
 
 def find_parts(out: Path) -> list[Part]:
-    """The finished parts of an output, in order; UserError if parts of several divisions are there."""
+    """Find the finished parts of an output, in order; UserError if they belong to different divisions."""
     name = re.compile(re.escape(out.stem) + r"\.(\d{5})-of-(\d{5})\.settings\.json")
     found = [name.fullmatch(path.name) for path in sorted(out.parent.glob("*-of-*.settings.json"))]
     parts = [Part(int(match[1]), int(match[2])) for match in found if match]
@@ -63,7 +63,7 @@ def find_parts(out: Path) -> list[Part]:
 
 
 def _settings(manifest: Path, out: Path, parts: list[Part]) -> dict:
-    """Those that all parts were made under."""
+    """Return the settings common to all parts."""
     stamps = [settings_path(part.path(out)) for part in parts]
     if not stamps and not (out.exists() and settings_path(out).exists()):
         raise UserError(f"{out}: no finished part of it is there; run `caad-ds prep pseudo-gt --shard I/N` first")
@@ -99,8 +99,10 @@ def _merge(manifest: Path, out: Path, parts: list[Part], settings: dict) -> None
 
 
 def _walk(manifest: Path, out: Path, parts: list[Part], block: int, table: AnswerTable) -> Iterator[Record | Rejected]:
-    """The rows of the parts in the manifest's order, counted in the table; UserError unless all its records are there
-    once."""
+    """Yield the rows of the parts in the manifest's order and count them in the table.
+
+    UserError unless every record of the manifest is there exactly once.
+    """
     outputs = [Output(part.path(out), _remedy(out, part)) for part in parts]
     for number, item in enumerate(read_manifest(manifest, "merge")):
         row = outputs[number // block % len(parts)].take(item)

@@ -1,4 +1,4 @@
-"""What Stage 1 wrote, read back in the manifest's order: the answered records and the list of those rejected."""
+"""Reads the output of Stage 1 in the manifest's order: answered records and the list of rejected ones."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -15,15 +15,14 @@ from data_prep.stage1.answers import RejectedAnswer
 
 
 class Output:
-    """`out` and its list of rejected ones, taken item by item of the manifest; `remedy` ends the errors."""
+    """Reader of `out` and its list of rejected records, item by item of the manifest; errors end with `remedy`."""
 
     def __init__(self, out: Path, remedy: str) -> None:
         self.out, self._remedy = out, remedy
         self._answered, self._rejected = Rows(out), Rows(rejected_path(out))
 
     def take(self, item: Record | Rejected) -> Record | Rejected:
-        """What became of the next item: its record with the response, or why it was rejected; UserError if neither is
-        there."""
+        """Return the outcome for the next item: its record with the response, or a `Rejected`; else UserError."""
         identity = item.id if isinstance(item, Rejected) else item["id"]
         row = None if isinstance(item, Rejected) else self._answered.take(identity)
         if row is not None:
@@ -37,7 +36,7 @@ class Output:
         raise self._damaged(f"record {identity!r} is not in its place")
 
     def end(self) -> None:
-        """UserError if there is more than the manifest's items."""
+        """Raise UserError if there are rows beyond the manifest's items."""
         for rows in (self._answered, self._rejected):
             if rows.head is not None:
                 raise self._damaged(f"record {rows.head.get('id')!r} is there twice, or not of this part")
@@ -47,14 +46,14 @@ class Output:
 
 
 class Rows:
-    """The rows of a file in their order, each taken by its id; none where there is no file."""
+    """The rows of a file, taken in order by id; a missing file has none."""
 
     def __init__(self, path: Path) -> None:
         self._rows = read_jsonl(path) if path.exists() else iter(())
         self._advance()
 
     def take(self, identity: str) -> dict | None:
-        """The next row if it has that id."""
+        """Return the next row if it has that id, else None."""
         if self.head is None or self.head.get("id") != identity:
             return None
         row = self.head
@@ -66,11 +65,13 @@ class Rows:
 
 
 def finished(out: Path, settings: dict) -> dict | None:
-    """The settings of an output that is there, whole; UserError if they are others, among the checks where `settings`
-    names them."""
+    """Return the settings of a finished output, None if it is not finished.
+
+    UserError if they differ from `settings`; checks are compared only if `settings` has them.
+    """
     stamp = settings_path(out)
     if not (out.exists() and stamp.exists()):
         return None
-    made = read_json(stamp, f"remove it and {out} to answer again")
-    same_settings({name: made[name] for name in made if name not in CHECKS or name in settings}, settings, out)
-    return made
+    stored = read_json(stamp, f"remove it and {out} to answer again")
+    same_settings({name: stored[name] for name in stored if name not in CHECKS or name in settings}, settings, out)
+    return stored

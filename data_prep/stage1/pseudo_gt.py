@@ -1,4 +1,4 @@
-"""`prep pseudo-gt`: Stage 1, the answers that anchor both teacher paths and the student (CAAD, pseudo ground truth)."""
+"""`prep pseudo-gt`: generate the answers that both teacher passes and the student are run on (CAAD, Stage 1)."""
 
 import argparse
 from collections.abc import Iterable, Iterator
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     """Answer the manifest; returns the exit status."""
     options = EngineOptions(
         model=args.model,
-        asking=GenerationSettings(
+        generation=GenerationSettings(
             system=args.system,
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
@@ -128,9 +128,8 @@ def answer_manifest(
 ) -> None:
     """Answer every record that has no response yet; an interrupted run resumes where it stopped.
 
-    `engine` is one of `ENGINES` or `package.module`; of a `part` the output lies beside `out`. An output that is
-    finished is judged again where only the checks are others; that asks no engine. UserError where no record was
-    answered.
+    `engine` is one of `ENGINES` or `package.module`; the output of a `part` is written beside `out`. If only the checks
+    differ, a finished output is checked again without running the engine. UserError if no record was answered.
     """
     whole, out = out, part.path(out) if part else out
     for path in (whole, out):
@@ -174,20 +173,20 @@ def answer_manifest(
 
 
 def in_blocks(items: Iterable[Record | Rejected], size: int) -> Iterator[list[Record | Rejected]]:
-    """The items of a manifest, `size` neighbours at a time."""
+    """Yield the items of a manifest in blocks of `size` consecutive ones."""
     items = iter(items)
     while block := list(islice(items, size)):
         yield block
 
 
 def unanswered(blocks: Iterable[list[Record | Rejected]]) -> Iterator[list[Record]]:
-    """The records of each block that come without a response."""
+    """Yield the records of each block that have no response."""
     for block in blocks:
         yield [item for item in block if not isinstance(item, Rejected) and not item.get("response")]
 
 
 def answer_all(engine: Engine, blocks: Iterable[list[Record]], answers: Answers, missing: int) -> None:
-    """Add the answers that are missing, each as it comes."""
+    """Generate the missing answers and store each as it comes."""
     for answer in track(engine.answers(blocks, answers), "pseudo ground truth", missing):
         answers.add(answer)
 
@@ -195,8 +194,10 @@ def answer_all(engine: Engine, blocks: Iterable[list[Record]], answers: Answers,
 def join(
     items: Iterable[Record | Rejected], answers: Answers, checks: AnswerChecks, table: AnswerTable
 ) -> Iterator[Record | Rejected]:
-    """The records with their responses, in the manifest's order; those without one that can be used as `Rejected`. Each
-    is counted in the table."""
+    """Yield the records with their responses in the manifest's order, `Rejected` for those without a usable one.
+
+    Each is counted in the table.
+    """
     for item in items:
         outcome = _outcome(item, answers, checks)
         table.add(item, outcome)
@@ -220,7 +221,7 @@ def _outcome(item: Record | Rejected, answers: Answers, checks: AnswerChecks) ->
 
 
 def reopen(out: Path, items: Iterable[Record | Rejected], answers: Answers) -> None:
-    """Put the answers of a finished output back among `answers`, and take it for unfinished when all are there."""
+    """Put the answers of a finished output back into `answers`, then mark the output as unfinished."""
     print(f"{out}: finished before; its answers are judged again by other checks")
     stamp = settings_path(out)
     output = Output(out, f"remove {stamp} to answer again")
@@ -241,11 +242,11 @@ def _answer(row: Record | Rejected) -> Answer:
 
 
 def summary(rejects: Rejects, table: AnswerTable) -> str:
-    """What to add to the last line: how many were rejected by each rule."""
+    """Suffix for the last line: number of rejected records by rule."""
     if not table.rules:
         return ""
-    each = ", ".join(f"{count} {rule}" for rule, count in sorted(table.rules.items()))
-    return f"; {rejects.count} rejected ({each}), see {rejects.path}"
+    counts = ", ".join(f"{count} {rule}" for rule, count in sorted(table.rules.items()))
+    return f"; {rejects.count} rejected ({counts}), see {rejects.path}"
 
 
 def _engine_name(text: str) -> str:

@@ -1,8 +1,8 @@
-"""`prep add-noise`: noise as an attribute of recorded speech, added to half of the records.
+"""`prep add-noise`: add noise to half of the records of recorded speech, as an attribute to ask about.
 
-Both halves are written alike (16 kHz FLAC), so that nothing but the noise tells them apart. The records are ranked by
-a hash of seed and id, and the first half becomes noisy. Babble comes from the other clips of the same manifest, so
-split first and add noise to each split: then each is balanced, and no clip of a test is heard in training.
+Both halves are written in the same format (16 kHz FLAC), so only the noise distinguishes them. The records are ranked
+by a hash of seed and id; the first half becomes noisy. Babble is mixed from other clips of the same manifest, so split
+first and add noise to each split: then each is balanced, and no test clip is heard in training.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from data_prep.common.rejects import Rejects
 
 KINDS = ("white", "pink", "babble")
 BABBLE_VOICES = 4
-MEASURED = (*snr.KEYS, *brouhaha.KEYS, *loudness.KEYS)  # of audio without the noise, and no more true with it
+MEASURED = (*snr.KEYS, *brouhaha.KEYS, *loudness.KEYS)  # measures that adding noise makes wrong
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         if not write_manifest(args.out, done):
             raise UserError(f"{args.manifest}: it holds no usable record{rejects.why}")
     noisy = sum((record["metadata"] or {})["noise"] == "noisy" for record in done)
-    rejects.tell()
+    rejects.report()
     print(f"{args.out}: {noisy} noisy and {counted(len(done) - noisy, 'clean record')}{rejects.summary}")
     return 0
 
@@ -64,12 +64,11 @@ def run(args: argparse.Namespace) -> int:
 def add_noise(
     records: list[Record], folder: Path, seed: int = 0, snr: tuple[float, float] = (0.0, 12.0)
 ) -> list[Record | Rejected]:
-    """The records with `noise: noisy | clean` in their metadata and their audio written below `folder`; a `Rejected` in
-    place of one whose audio does not decode.
+    """Write the audio below `folder`; returns the records with `noise: noisy | clean` in their metadata, and a
+    `Rejected` in place of one whose audio does not decode.
 
-    The kind of noise is drawn evenly, its level evenly between the two values of `snr` (dB over the whole clip).
-    Raises UserError for too few records to draw babble from, for one whose noise or loudness was measured before, and a
-    full disk.
+    The kind of noise and its level in the range `snr` (dB over the whole clip) are drawn uniformly. Raises UserError
+    for too few records to mix babble, for a record whose noise or loudness was measured before, and for a full disk.
     """
     for record in records:
         if key := next((key for key in MEASURED if key in (record.get("metadata") or {})), None):
@@ -91,15 +90,15 @@ def add_noise(
 
 
 def mix(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
-    """Speech with noise at `snr` dB (ratio of mean powers): float32 [samples], scaled down where it would clip."""
+    """Mix speech and noise at `snr` dB (ratio of mean powers): float32 [samples], scaled down if it would clip."""
     gain = np.sqrt(np.mean(speech**2) / max(np.mean(noise**2), 1e-12) / 10 ** (snr / 10))
     mixed = speech + gain * noise
     return (mixed / max(1.0, np.abs(mixed).max())).astype(np.float32)
 
 
 def _convert(record: Record, records: list[Record], folder: Path, seed: int, snr: tuple[float, float] | None) -> Record:
-    """The record with its audio written, with noise if `snr` is given; a file is named by its content, so that
-    manifests may share a folder."""
+    """Write the record's audio, with noise if `snr` is given; files are named by content, so manifests may share a
+    folder."""
     rng = np.random.default_rng(list(digest(f"noise:{seed}:{record['id']}")))
     audios: list[Audio] = []
     for entry in record["audios"]:
@@ -122,15 +121,14 @@ def _noise(record: Record, records: list[Record], length: int, rng: np.random.Ge
     white = rng.standard_normal(length)
     if kind == "white":
         return white
-    # Pink: power falls as 1 / f down to the lowest frequency, where that of noise.py is flat below 30 Hz. Shared,
-    # nearly every sample of one would change, and with it the demo's table or docs/results/recorded_speech.md.
+    # Pink: power falls as 1 / f down to the lowest frequency; noise.py's is flat below 30 Hz. Sharing one function
+    # would change the audio behind the demo's table or docs/results/recorded_speech.md.
     spectrum = np.fft.rfft(white)
     return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1)), length)
 
 
 def _babble(record: Record, records: list[Record], length: int, rng: np.random.Generator) -> np.ndarray:
-    """Other clips at equal power, each repeated to the length and begun at a random place, summed; AudioError where too
-    few of them decode."""
+    """Sum other clips at equal power, each repeated to the length from a random start; AudioError if too few decode."""
     total = np.zeros(length)
     others = (records[number] for number in rng.permutation(len(records)) if records[number]["id"] != record["id"])
     voices = list(islice(_decoded(others), BABBLE_VOICES))
@@ -143,7 +141,7 @@ def _babble(record: Record, records: list[Record], length: int, rng: np.random.G
 
 
 def _decoded(records: Iterable[Record]) -> Iterator[np.ndarray]:
-    """The first audio of each record that has one which decodes."""
+    """Yield the first audio of each record, if it decodes."""
     for record in records:
         with suppress(decode.AudioError):  # the record itself is rejected when its turn comes
             yield waveform(record["audios"][0])

@@ -1,4 +1,4 @@
-"""One synthetic clip of the demo: its attributes drawn, its sentence spoken, its noise added."""
+"""Synthetic clips of the demo: draws attributes, speaks a sentence, adds noise."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,10 @@ from data_prep.synthetic.sentences import sentence
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How far apart the values of an attribute lie: ranges that values are drawn from uniformly.
+    """Ranges that the values of an attribute are drawn from uniformly; overlap makes it harder.
 
-    Speaking rate in words per minute, signal-to-noise ratio in dB, pitch on eSpeak's scale of 0 to 99 where 50 is the
-    voice's own. It is what an unseen voice's gender is told by, so the ranges overlap in part only.
+    Speaking rate is in words per minute, signal-to-noise ratio in dB, pitch on eSpeak's scale of 0 to 99 where 50 is
+    the voice's own. Pitch is the only cue to an unseen voice's gender, so its ranges overlap only in part.
     """
 
     slow: tuple[float, float] = (115, 155)
@@ -44,9 +44,8 @@ class Split:
     male: tuple[str, ...]
 
 
-# Left out are variants that change the speaking rate by themselves and those of the Klatt synthesiser, which are not
-# reproducible (Reed, klatt, edward, ...). Variants that sound nearly alike (mean distance
-# of their log spectra) stay within one split.
+# Left out are variants that change the speaking rate, and those of the Klatt synthesiser, which are not reproducible
+# (Reed, klatt, edward, ...). Variants that sound nearly alike (mean distance of their log spectra) are in one split.
 SPLITS = {
     "teacher": Split(4800, range(40), ("f2", "f3", "f4", "linda", "steph"), ("m1", "m3", "m4", "m7", "Gene", "Hugo")),
     "distill": Split(2400, range(40, 80), ("f5", "belinda", "Annie"), ("m8", "Denis", "ed", "travis")),
@@ -90,8 +89,11 @@ def _draw(rng: np.random.Generator, split: str, difficulty: Difficulty) -> dict[
 
 
 def _speak_within_limit(rng: np.random.Generator, split: str, row: dict[str, Any]) -> tuple[str, np.ndarray]:
-    """A sentence that this speaker says in time: several of the drawn length are tried before a shorter one, so that
-    the text's length tells as little as possible about the speaking rate."""
+    """Draw a sentence that this speaker says within the limit.
+
+    Several of the drawn length are tried before a shorter one, to make the text's length independent of the speaking
+    rate as far as possible.
+    """
     limit = (MAX_SECONDS - 2 * PADDING_SECONDS[1]) * SAMPLE_RATE
     voice = f"{ACCENTS[row['accent']]}+{row['voice']}"
     for words in range(rng.integers(4, 7), 3, -1):
@@ -107,7 +109,7 @@ def _speak_within_limit(rng: np.random.Generator, split: str, row: dict[str, Any
 
 
 def _record(rng: np.random.Generator, speech: np.ndarray, snr_db: float) -> np.ndarray:
-    """The speech at a random level between two short pauses, with noise over all of it; never clipped."""
+    """Return the speech at a random level between two short pauses, with noise over all of it; never clipped."""
     level = 10 ** (rng.uniform(*LEVEL_DB) / 20)
     speech = speech * (level / np.sqrt(np.mean(speech**2)))
     before, after = (int(seconds * SAMPLE_RATE) for seconds in rng.uniform(*PADDING_SECONDS, 2))

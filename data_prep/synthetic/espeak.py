@@ -20,10 +20,10 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def speak(text: str, voice: str, words_per_minute: int, pitch: int) -> np.ndarray:
-    """Speech without the silence around it, float32 [samples] at 16 kHz.
+    """Synthesize speech without surrounding silence, float32 [samples] at 16 kHz.
 
-    `voice` is a language with a variant, such as `en-us+f3`; `pitch` runs from 0 to 99, 50 being the variant's own.
-    Equal arguments give equal samples, whatever was said before. Raises RuntimeError for a voice that does not exist.
+    `voice` is a language with a variant, such as `en-us+f3`; `pitch` is 0 to 99, 50 being the variant's own. Equal
+    arguments give equal samples in any order of calls. Raises RuntimeError for a voice that does not exist.
     """
     with _fresh_library() as (library, rate):
         pcm = _synthesize(library, text, voice, words_per_minute, pitch)
@@ -36,9 +36,9 @@ def speak(text: str, voice: str, words_per_minute: int, pitch: int) -> np.ndarra
 
 @contextmanager
 def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
-    """The library as just loaded, and its sampling rate.
+    """Load a fresh copy of the library; yields it and its sampling rate.
 
-    It keeps static state from one utterance to the next, which initialising it again does not clear; unloading it does.
+    It keeps static state between utterances, which only unloading clears, not initialising it again.
     """
     try:
         import espeakng_loader
@@ -58,7 +58,7 @@ def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
 
 
 def _synthesize(library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, pitch: int) -> np.ndarray:
-    """int16 [samples]; none if the voice does not exist."""
+    """Synthesize int16 [samples]; empty if the voice does not exist."""
     chunks: list[bytes] = []
 
     def receive(samples: Any, count: int, _events: Any) -> int:

@@ -9,13 +9,13 @@ from caad_ds.data.audio.decode import SAMPLE_RATE
 
 
 def background(rng: np.random.Generator, samples: int) -> np.ndarray:
-    """A random mix of white, pink and babble-like noise: float64 [samples] of power 1."""
+    """Return a random mix of white, pink and babble-like noise: float64 [samples] of power 1."""
     kinds = [_shaped(rng, samples, _white), _shaped(rng, samples, _pink), _babble(rng, samples)]
     return _unit_power(rng.dirichlet(np.ones(len(kinds))) @ np.stack(kinds))
 
 
 def scaled_to(noise: np.ndarray, speech: np.ndarray, snr_db: float) -> np.ndarray:
-    """`noise` (power 1) with `snr_db` dB less power than `speech` (without the silence around it)."""
+    """Scale `noise` (power 1) to `snr_db` dB below the power of `speech` (without surrounding silence)."""
     return noise * np.sqrt(np.mean(speech**2) / 10 ** (snr_db / 10))
 
 

@@ -25,7 +25,7 @@ TEMPLATES = {
 
 
 def sentence(rng: np.random.Generator, words: int, share: range) -> str:
-    """A sentence of 4 to 6 `words` whose bucket lies in `share`: disjoint shares give disjoint sentences."""
+    """Draw a sentence of 4 to 6 `words` whose bucket is in `share`: disjoint shares give disjoint sentences."""
     while True:
         template = _pick(rng, TEMPLATES[words])
         text = " ".join(_pick(rng, SLOTS[slot].split()) for slot in template.split())
@@ -34,7 +34,7 @@ def sentence(rng: np.random.Generator, words: int, share: range) -> str:
 
 
 def bucket(text: str) -> int:
-    """The bucket, 0 to 99, that a sentence belongs to by its hash."""
+    """Return the bucket of a sentence, 0 to 99, by its hash."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
 
 

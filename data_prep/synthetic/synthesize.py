@@ -1,4 +1,4 @@
-"""`prep synthesize`: the demo's corpus, short synthetic sentences with attributes that only the audio tells.
+"""`prep synthesize`: generate the demo's corpus of short sentences with attributes that only the audio reveals.
 
 Gender, speaking rate, noise and accent are drawn independently. The splits share neither voices nor sentences.
 """
@@ -35,7 +35,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make every wanted split that is not there yet."""
+    """Generate the requested splits that do not exist yet."""
     for name in args.splits:
         synthesize(args.root, name, getattr(args, name), seed=args.seed, workers=args.workers)
     return 0
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
 def synthesize(
     root: Path, split: str, size: int, *, seed: int = 0, workers: int = 2, difficulty: Difficulty = DEFAULT
 ) -> None:
-    """Write `<root>/<split>/<id>.wav` (16-bit, 16 kHz) and, when all are there, `metadata.jsonl`.
+    """Write `<root>/<split>/<id>.wav` (16-bit, 16 kHz) and, after all of them, `metadata.jsonl`.
 
-    A split that was finished with the same settings is left alone; one made with others is made again.
+    A finished split with the same settings is left alone; one with other settings is generated again.
     """
     folder = root / split
     settings = {"seed": seed, "size": size, "difficulty": asdict(difficulty), "split": repr(SPLITS[split])}

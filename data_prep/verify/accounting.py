@@ -1,4 +1,4 @@
-"""Every record of a manifest is in the shards once, or in the list of rejected ones."""
+"""Checks that every record of a manifest is either in the shards, once, or in the list of rejected records."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from data_prep.common.manifest import manifest_hash, read_manifest
 
 
 def unaccounted(index: ShardIndex, manifest: Path, rejected: Counter[str]) -> Iterator[str]:
-    """What is lost, doubled or foreign, a line each; `rejected` counts the ids on that list."""
+    """Yield a line per lost, duplicated or foreign record; `rejected` counts the ids of rejected records."""
     if (digest := manifest_hash(manifest)) != index.file.manifest:
         yield f"{manifest}: it is not the manifest that was packed (sha256 {digest[:12]}, {index.file.manifest[:12]})"
     packed = {unquote(entry.key) for entry in index.samples}
     foreign, again, total = set(packed), Counter[str](), 0
-    undecided = []  # in both places or in none: which is right if the manifest has the id twice
+    undecided = []  # packed and rejected, or neither; correct if the manifest has the id twice
     for record in read_manifest(manifest, f"comparing {manifest}"):
         total += 1
         if isinstance(record, Rejected):

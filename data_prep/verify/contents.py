@@ -1,4 +1,4 @@
-"""What packed records hold, counted in bounded memory: values of attributes, kinds of prompts, lengths of answers."""
+"""Statistics of packed records in bounded memory: values of attributes, kinds of prompts, lengths of answers."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from data_prep.common.prompt_metadata import PROMPT, prompt_of
 MAX_VALUES = 1000
 MAX_ATTRIBUTES = 100
 MAX_CHARACTERS = 60
-JOINERS = "\u200c\u200d"  # unprintable, and part of words and emoji
-ANSWERS = ("kind", "condition", "attribute")  # what is counted of a prompt
+JOINERS = "\u200c\u200d"  # unprintable, but part of words and emoji
+ANSWERS = ("kind", "condition", "attribute")  # fields of a prompt to count
 
 Value = str | float
 
 
 class Tally:
-    """How often each value came: the first `MAX_VALUES` different ones by themselves, the rest as `others`."""
+    """Counts by value: the first `MAX_VALUES` different ones individually, the rest as `others`."""
 
     def __init__(self) -> None:
         self.counts: Counter[Value] = Counter()
@@ -34,21 +34,21 @@ class Tally:
             self.others += count
 
     def merge(self, tally: "Tally") -> None:
-        """Add what another one counted."""
+        """Add the counts of another tally."""
         for value, count in tally.counts.items():
             self.add(value, count)
         self.others += tally.others
 
     @property
     def total(self) -> int:
-        """How many values came."""
+        """Return the number of counted values."""
         return self.counts.total() + self.others
 
 
 @dataclass
 class Contents:
-    """Tallies over records: `answers` by source, kind, condition and asked attribute, `attributes` by their name in the
-    metadata, `words` per answer, and how many values there were of attributes beyond `MAX_ATTRIBUTES`."""
+    """Tallies over records: `answers` by source, kind, condition and attribute of the question, `attributes` by
+    metadata key, `words` per answer; `uncounted` values of attributes beyond `MAX_ATTRIBUTES`."""
 
     answers: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     attributes: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
@@ -77,7 +77,7 @@ class Contents:
                 self.uncounted += 1
 
     def merge(self, contents: "Contents") -> None:
-        """Add what others hold."""
+        """Add the tallies of other records."""
         self.words.extend(contents.words)
         self.uncounted += contents.uncounted
         for name, tally in contents.answers.items():
@@ -93,7 +93,7 @@ class Contents:
 
 
 def shown(value: object, characters: int = MAX_CHARACTERS) -> str:
-    """A value as one line of valid Unicode, cut after so many characters."""
+    """Format a value as one line of valid Unicode, truncated to `characters`."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = text[: 4 * characters].encode(errors="replace").decode()  # a lone surrogate cannot be written
     if not text.isprintable():
@@ -103,7 +103,7 @@ def shown(value: object, characters: int = MAX_CHARACTERS) -> str:
 
 
 def _value(value: object) -> Value:
-    """Numbers to three digits, so that those of a measured attribute are few; anything else as text."""
+    """Round numbers to three digits, to limit the number of different ones; convert anything else to text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             if math.isfinite(value):

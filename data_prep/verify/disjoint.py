@@ -13,7 +13,7 @@ NAMED = 10  # values in a line
 
 @dataclass
 class Values:
-    """How many samples have each value of some columns; `samples` is their number with any value or none."""
+    """Sample counts by value, for each of `columns`; `samples` counts every sample, with a value or without."""
 
     columns: Sequence[str] = ()
     counts: dict[str, Counter[str]] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Values:
                 self.counts.setdefault(column, Counter())[comparable(value)] += 1
 
     def merge(self, values: "Values") -> None:
-        """Add what another one counted."""
+        """Add the counts of another instance."""
         self.samples += values.samples
         for column, counter in values.counts.items():
             self.counts.setdefault(column, Counter()).update(counter)
@@ -35,7 +35,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What was compared of one column: the values `here` and `there`, those in both, and how many samples have them."""
+    """Comparison of one column: numbers of values `here` and `there`, the `shared` values, samples that have those."""
 
     column: str
     here: int
@@ -45,7 +45,7 @@ class Overlap:
 
 
 def overlaps(here: Values, there: Values) -> Iterator[Overlap]:
-    """Each column that is on both sides."""
+    """Yield the overlap of each column that both sides have."""
     for column in here.columns:
         ours, theirs = here.counts.get(column), there.counts.get(column)
         if ours and theirs:
@@ -53,25 +53,25 @@ def overlaps(here: Values, there: Values) -> Iterator[Overlap]:
             yield Overlap(column, len(ours), len(theirs), shared, sum(ours[value] for value in shared))
 
 
-def faults(here: Values, there: Values, path: str, asked: bool) -> Iterator[str]:
-    """What is on both sides, a line per column; where columns were `asked` for, also those that are missing."""
+def faults(here: Values, there: Values, path: str, named: bool) -> Iterator[str]:
+    """Yield a line per column with shared values; if the user `named` the columns, also one per missing column."""
     compared = set()
-    for found in overlaps(here, there):
-        compared.add(found.column)
-        if found.shared:
-            names = ", ".join(map(shown, found.shared[:NAMED])) + ", ..." * (len(found.shared) > NAMED)
+    for overlap in overlaps(here, there):
+        compared.add(overlap.column)
+        if overlap.shared:
+            names = ", ".join(map(shown, overlap.shared[:NAMED])) + ", ..." * (len(overlap.shared) > NAMED)
             yield (
-                f"{path}: {len(found.shared)} of its {found.there} values of {found.column!r} are in the shards too, "
-                f"in {found.samples} of {here.samples} samples: {names}"
+                f"{path}: {len(overlap.shared)} of its {overlap.there} values of {overlap.column!r} are in the shards "
+                f"too, in {overlap.samples} of {here.samples} samples: {names}"
             )
-    for column in here.columns if asked else ():
+    for column in here.columns if named else ():
         if column not in compared:
             lacking = "the shards have" if column not in here.counts else "it has"
             yield f"{path}: it cannot be compared by {column!r}: {lacking} no such metadata"
 
 
 def compared(here: Values, there: Values, path: str) -> str:
-    """What was compared and found apart, or that nothing was."""
+    """Describe which columns are disjoint, or that none could be compared."""
     found = list(overlaps(here, there))
     apart = [f"{o.column} ({o.here} here, {o.there} there)" for o in found if not o.shared]
     if apart:

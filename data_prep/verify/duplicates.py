@@ -1,4 +1,4 @@
-"""Samples that are there twice, and audios that several prompts are about."""
+"""Duplicate samples, and audios with several prompts."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,14 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Which samples share their audio.
+    """Samples that share their audio.
 
-    `copies` [C, 2]: samples with the audio and the prompt of an earlier one, and that one; a fault, since they count
-    twice in training. `audios`: how many different ones there are; `shared`: how many of them have several prompts,
-    which is how corpora ask several questions about a clip; `most`: the first sample of those with the most prompts,
-    and how many prompts it has.
+    Args:
+        copies: [C, 2] numbers of a sample and of an earlier one with the same audio and prompt; a fault, since they
+            count twice in training.
+        audios: number of different audios.
+        shared: number of audios with several prompts, which is normal: several questions about a clip.
+        most: first sample and number of prompts of the audios with the most prompts.
     """
 
     copies: np.ndarray
@@ -27,7 +29,7 @@ class Duplicates:
 
 
 def find_duplicates(numbers: np.ndarray, digests: bytes | bytearray) -> Duplicates:
-    """Compare samples, given their numbers int64 [N] and of each the digest of its audio and that of its prompt."""
+    """Find duplicates; `numbers` int64 [N] of the samples, `digests`: of audio and prompt of each, concatenated."""
     rows = np.frombuffer(digests, dtype="<u8").reshape(len(numbers), 2 * WORDS)
     first, sample = _groups(rows)
     copies = np.flatnonzero(first[sample] != np.arange(len(rows)))
@@ -43,8 +45,8 @@ def find_duplicates(numbers: np.ndarray, digests: bytes | bytearray) -> Duplicat
 
 
 def _groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each group of equal rows, and of every row its group."""
-    order = np.lexsort(rows.T)  # stable: of equal rows the first one comes first
+    """Group equal rows; returns the first row of each group, and the group of each row."""
+    order = np.lexsort(rows.T)  # stable: equal rows keep their order
     new = np.ones(len(rows), dtype=bool)
     new[1:] = (rows[order[1:]] != rows[order[:-1]]).any(axis=1)
     group = np.empty(len(rows), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What `prep verify` finds in a folder of shards."""
+"""The findings of `prep verify` in a folder of shards."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from data_prep.verify.held_out import HeldOut
 
 @dataclass
 class Findings:
-    """What was found in a folder: its `faults`, one line each, and what the overview shows."""
+    """Faults of a folder, one line each, and the statistics for the overview."""
 
     index: ShardIndex
     held_out: HeldOut

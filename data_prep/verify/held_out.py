@@ -1,8 +1,8 @@
-"""The audio of evaluation data, recognised by the hash of its decoded samples, so that none of it is trained on.
+"""Finds audio of evaluation data in training data, by the hash of its decoded samples.
 
-What this finds is the same recording from the same file, however it was packed. What it cannot find has other samples:
-a lossy copy (MP3, OGG), another cut, level or sampling rate, added noise, the same sentence recorded again. The same
-speaker is found where the metadata name one (disjoint.py).
+It finds the same recording from the same file, however it was packed. It cannot find audio with other samples: a lossy
+copy (MP3, OGG), another cut, level or sampling rate, added noise, the same sentence recorded again. Speakers are
+compared by metadata (disjoint.py).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,14 +22,21 @@ from data_prep.common.parallel import ordered
 from data_prep.verify.disjoint import Values
 from data_prep.verify.shard_check import audio_digest, check_shard
 
-Clip = tuple[str, Audio]  # a name, and the audio as a record's entry
-Outcome = tuple[str, bytes | str]  # a name, and the digest of its audio or why it has none
+Clip = tuple[str, Audio]  # name and audio entry
+Outcome = tuple[str, bytes | str]  # name and digest of the audio, or the reason for having none
 
 
 @dataclass
 class HeldOut:
-    """`names` by digest, what could not be compared as `faults`, and per folder or file how many different audios, and
-    which values of `columns` of the metadata."""
+    """Held-out audio.
+
+    Args:
+        columns: metadata columns to collect.
+        names: name of an audio by digest.
+        faults: audio that could not be compared, one line each.
+        sizes: number of different audios by folder or file.
+        values: metadata values of `columns` by folder or file.
+    """
 
     columns: Sequence[str] = ()
     names: dict[bytes, str] = field(default_factory=dict)
@@ -38,7 +45,7 @@ class HeldOut:
     values: dict[str, Values] = field(default_factory=dict)
 
     def add(self, path: Path, workers: int) -> None:
-        """Take up a folder of shards, a benchmark in MCR-BENCH's format, or a manifest; UserError if it is none."""
+        """Add a folder of shards, a benchmark in MCR-BENCH's format, or a manifest; UserError for anything else."""
         found, uncompared = set(), len(self.faults)
         values = self.values[str(path)] = Values(self.columns)
         for name, outcome in _digests(path, workers, values):
@@ -53,7 +60,7 @@ class HeldOut:
 
 
 def _digests(path: Path, workers: int, values: Values) -> Iterator[Outcome]:
-    """Name and digest of each audio, or why it has none; the metadata is counted in `values`."""
+    """Yield name and digest of each audio, or the reason for having none; count the metadata in `values`."""
     if (path / FILE_NAME).exists():
         return _of_shards(ShardIndex.load(path, check_files=False), workers, values)
     if path.is_file():
@@ -87,7 +94,7 @@ def _of_manifest(path: Path, values: Values) -> Iterator[Clip | Rejected]:
 
 
 def _of_benchmark(path: Path, values: Values) -> Iterator[Clip | Rejected]:
-    # It brings transformers' normaliser along, which takes seconds to import.
+    # It imports transformers' normaliser, which takes seconds.
     from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 
     benchmark = Benchmark.load(path)
@@ -98,7 +105,7 @@ def _of_benchmark(path: Path, values: Values) -> Iterator[Clip | Rejected]:
 
 
 def _different(clips: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:
-    """Each audio once, however many prompts are about it."""
+    """Yield each audio once, even if several prompts use it."""
     seen = set()
     for clip in clips:
         if isinstance(clip, Rejected):

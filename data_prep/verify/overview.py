@@ -1,4 +1,4 @@
-"""A page about what shards hold: self-contained HTML whose size does not grow with the corpus."""
+"""Overview page of shards: self-contained HTML whose size does not grow with the corpus."""
 
 import base64
 import io
@@ -16,10 +16,10 @@ from data_prep.verify.contents import Tally, Value, shown
 from data_prep.verify.findings import Findings
 
 TEMPLATE = "overview.html"
-BARS = 8  # a panel's bars; what is left is one more, "others"
+BARS = 8  # bars of a panel, besides "others"
 PANELS = 24
 FAULTS = 10
-TEXT = 300  # characters of a fault
+TEXT = 300  # shown characters of a fault
 BINS = 30
 COLOUR = "#0072B2"
 ANSWERS = {
@@ -32,7 +32,7 @@ ANSWERS = {
 
 @dataclass(frozen=True)
 class Bar:
-    """A line of a panel: `share` of all in percent, `width` in percent of the longest one."""
+    """A bar of a panel: `share` of the total in percent, `width` in percent of the longest bar."""
 
     label: str
     count: int
@@ -50,7 +50,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Picture:
-    """A histogram: a data URI, and in words what it shows."""
+    """A histogram: its data URI, and its content as text."""
 
     title: str
     source: str
@@ -58,12 +58,12 @@ class Picture:
 
 
 def write_overview(path: Path, found: Findings) -> None:
-    """Write the page about what `prep verify` found; UserError if the disk is full."""
+    """Write the page with the findings of `prep verify`; UserError if the disk is full."""
     write_atomic(path, page(found).encode())
 
 
 def page(found: Findings) -> str:
-    """The page's HTML; it loads nothing and runs no script."""
+    """Render the page's HTML, without scripts or external resources."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -95,12 +95,12 @@ def page(found: Findings) -> str:
 
 
 def panel(title: str, tally: Tally) -> Panel:
-    """The most frequent values, or ranges of them where they are many different numbers."""
+    """Make a panel of the most frequent values; of ranges, if there are many different numbers."""
     numbers = [value for value in tally.counts if isinstance(value, float)]
     if len(numbers) == len(tally.counts) > BARS:
         bars, left = _ranges(numbers, tally), 0
     else:
-        few = len(numbers) == len(tally.counts)  # such as the number of speakers: in their own order
+        few = len(numbers) == len(tally.counts)  # few numbers, such as speaker counts: in ascending order
         common = sorted(tally.counts.items(), key=lambda item: item[0] if few else (-item[1], str(item[0])))
         bars, left = [(_label(value), count) for value, count in common[:BARS]], len(common) - BARS
     others = tally.total - sum(count for _, count in bars)
@@ -112,7 +112,7 @@ def panel(title: str, tally: Tally) -> Panel:
 
 
 def histogram(title: str, unit: str, values: np.ndarray) -> Picture:
-    """A histogram as SVG, with the figures below it; of a long tail the picture shows no more than the begin."""
+    """Draw a histogram as SVG, with its statistics as text; a long tail is cut off."""
     whole = np.issubdtype(values.dtype, np.integer)
     bins = _whole_bins(values) if whole else _bins(values)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "caad-ds", "font.size": 9}):
@@ -141,14 +141,14 @@ def _bins(values: np.ndarray) -> np.ndarray:
 
 
 def _whole_bins(values: np.ndarray) -> np.ndarray:
-    """Bars around whole numbers, each an equal number of them wide; at least ten, so that few values stay narrow."""
+    """Return bins centred on whole numbers, of equal width; at least ten, so that few values give narrow bars."""
     low, high = int(values.min()), int(_edge(values))
     step = max(1, -(-(high - low + 1) // BINS))
     return np.arange(low, max(high, low + 9) + step + 1, step) - 0.5
 
 
 def _edge(values: np.ndarray) -> float:
-    """Where the picture ends: the largest value, unless a few lie far out."""
+    """Return the right edge of the plot: the largest value, unless there are outliers."""
     top, most = float(values.max()), 1.1 * float(np.percentile(values, 99))
     return most if top > 2 * most else top
 

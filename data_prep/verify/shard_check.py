@@ -1,4 +1,4 @@
-"""One shard against its index: faults, and of each sound sample what it is recognised by."""
+"""Checks one shard against its index: faults, and fingerprints of the intact samples."""
 
 import hashlib
 import io
@@ -22,12 +22,12 @@ from caad_ds.data.record import Record, RecordFault, as_record
 from data_prep.verify.contents import Contents
 from data_prep.verify.disjoint import Values
 
-DIGEST = 16  # bytes of a sha256 that are kept of each audio and prompt
-MAX_SAMPLE = 1 << 30  # bytes; an index that asks for more is not followed
+DIGEST = 16  # bytes kept of the sha256 of each audio and prompt
+MAX_SAMPLE = 1 << 30  # bytes; an index entry that claims more is a fault
 
 
 class Fingerprint(NamedTuple):
-    """A sample's place in its shard, the digests of its audios in their order, and of its messages."""
+    """A sample's number in its shard, the digests of its audios in order, and the digest of its messages."""
 
     number: int
     audios: list[bytes]
@@ -36,7 +36,7 @@ class Fingerprint(NamedTuple):
 
 @dataclass
 class ShardReport:
-    """Faults, one line each, and what the samples without any are and hold."""
+    """Faults, one line each; fingerprints and statistics of the samples without faults."""
 
     faults: list[str] = field(default_factory=list)
     samples: list[Fingerprint] = field(default_factory=list)
@@ -45,8 +45,10 @@ class ShardReport:
 
 
 def check_shard(shard: Shard, folder: Path, columns: Sequence[str] = ()) -> ShardReport:
-    """Length, hash, members and every sample of a shard, and the `values` of columns of the metadata; whatever its
-    bytes are, it is a fault and no exception."""
+    """Check length, hash, members and every sample of a shard; collect the values of metadata `columns`.
+
+    Whatever is wrong with the shard becomes a fault, not an exception.
+    """
     report = ShardReport(values=Values(columns))
     path = folder / shard.name
     try:
@@ -68,12 +70,12 @@ def check_shard(shard: Shard, folder: Path, columns: Sequence[str] = ()) -> Shar
 
 
 def audio_digest(pcm: np.ndarray) -> bytes:
-    """What an audio, int16 [samples] at 16 kHz, is recognised by."""
+    """Return the digest of an audio, int16 [samples] at 16 kHz."""
     return bytes.fromhex(pcm16.pcm_hash([pcm]))[:DIGEST]
 
 
 def _sample(file: BufferedReader, entry: SampleEntry) -> tuple[Record, list[bytes]]:
-    """The record and the digests of its audios; an exception where the sample is not what the index says."""
+    """Read a sample; returns its record and the digests of its audios, raises if it differs from the index."""
     if entry.size > MAX_SAMPLE:
         raise BrokenSample(f"the index says {entry.size} bytes, no sample has that many")
     file.seek(entry.offset)
@@ -89,7 +91,7 @@ def _sample(file: BufferedReader, entry: SampleEntry) -> tuple[Record, list[byte
         raise BrokenSample("the record has no messages or no response")
     if record["id"] != unquote(entry.key):
         raise BrokenSample(f"its record has the id {record['id']!r:.80}")
-    # Longer than the index says is not decoded: a few bytes of FLAC can claim days of silence.
+    # Not decoded if longer than the index says: a few bytes of FLAC can claim days of silence.
     pcm = [flac.decode(data, "int16", longest=entry.seconds) for data in files]
     seconds = sum(map(len, pcm)) / decode.SAMPLE_RATE
     if abs(seconds - entry.seconds) > 1e-6:
@@ -128,11 +130,11 @@ def _whole(file: BufferedReader, shard: Shard) -> list[str]:
 
 
 def _keys(file: BufferedReader) -> list[str]:
-    """The samples as any reader of tars finds them: members one after another that share a key."""
+    """List the samples as tar readers find them: consecutive members that share a key."""
     keys: list[str] = []
     with tarfile.open(fileobj=file, mode="r:", tarinfo=Header) as tar:
         while member := tar.next():
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            tar.members.clear()  # type: ignore[attr-defined]  # otherwise it keeps all of them in memory
             key = member.name.partition(".")[0]
             if keys[-1:] != [key]:
                 keys.append(key)
@@ -145,5 +147,5 @@ def _prompt(record: Record) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    told = isinstance(error, BrokenSample | decode.AudioError | tarfile.TarError | soundfile.SoundFileError)
-    return str(error) if told else f"{type(error).__name__}: {error}"
+    expected = isinstance(error, BrokenSample | decode.AudioError | tarfile.TarError | soundfile.SoundFileError)
+    return str(error) if expected else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""`prep verify` of a teacher cache: are the rows of every sample those that were written, and what is without any."""
+"""`prep verify` of a teacher cache: checks that every sample's rows are intact, and that required samples have rows."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -34,12 +34,13 @@ FAULTS = "cache.faults.txt"
 
 @dataclass
 class SegmentReport:
-    """What was found in a segment: its `faults`, one line each, and the samples without any.
+    """Findings in a segment.
 
     Args:
-        segment: None where its index cannot be read.
-        sound: the samples whose rows are as they were written, and those that cannot be used.
-        size: bytes that the file of rows has, None where there is none.
+        segment: None if its index cannot be read.
+        sound: samples with intact rows, and samples noted as unusable.
+        size: bytes of the file of rows, None without one.
+        faults: one line each.
     """
 
     name: str
@@ -50,20 +51,20 @@ class SegmentReport:
 
     @property
     def damaged(self) -> int:
-        """How many samples of the index are not sound."""
+        """Return the number of samples in the index that are not sound."""
         return 0 if self.segment is None else len(self.segment.entries) - len(self.sound)
 
 
 @dataclass
 class CacheFindings:
-    """What was found in a teacher cache.
+    """Findings in a teacher cache.
 
     Args:
         segments: one report each.
-        left_over: files that a killed process has left.
-        dropped: how many samples `--drop-damaged` has taken out of the cache, None where it was not given.
-        removed: how many segments it has removed.
-        covered: for each index of `--covers`, how many of its samples have rows.
+        left_over: files left by a killed process.
+        dropped: number of samples that `--drop-damaged` removed from the cache, None if it was not given.
+        removed: number of segments that it removed.
+        covered: a line per index of `--covers`: how many of its samples have rows.
     """
 
     folder: Path
@@ -83,8 +84,8 @@ def verify_cache(
 
     Args:
         covers: folders of shards, each sample of which must have rows.
-        drop_damaged: take damaged samples out of the indices, so that the next filling computes them again; remove
-            what killed processes have left. Nobody may fill the cache meanwhile.
+        drop_damaged: remove damaged samples from the indices, so that the next filling computes them again, and files
+            left by killed processes. No other process may fill the cache meanwhile.
 
     Raises:
         UserError: `cache.json` or an index of the shards cannot be read, or another process fills the cache.
@@ -95,8 +96,8 @@ def verify_cache(
         return _checked(folder, covers, workers, drop=True)
 
 
-def told(found: CacheFindings) -> list[str]:
-    """What the cache holds, a line each."""
+def summary_lines(found: CacheFindings) -> list[str]:
+    """Summarise the cache's content, one line per item."""
     entries = [entry for report in found.segments for entry in report.sound]
     stored = [entry for entry in entries if entry.content]
     unusable, layout = len(entries) - len(stored), found.layout
@@ -122,7 +123,7 @@ def told(found: CacheFindings) -> list[str]:
 
 
 def check_segment(path: Path, layout: Layout) -> SegmentReport:
-    """Compare a segment, by the path of its index, with the bytes of its rows; what is wrong is no exception."""
+    """Compare the index of a segment with the bytes of its rows; faults are reported, not raised."""
     rows = path.with_suffix(ROWS)
     report = SegmentReport(path.stem, None, size=rows.stat().st_size if rows.is_file() else None)
     try:
@@ -152,7 +153,7 @@ def check_segment(path: Path, layout: Layout) -> SegmentReport:
 
 
 def _fault(store: Store, name: str, entry: Entry, size: int, end: int) -> str | None:
-    """What is wrong with a sample in a file of `size` bytes, whose sound samples so far reach to `end`."""
+    """Return what is wrong with a sample in a file of `size` bytes, whose earlier sound samples end at `end`."""
     if not entry.content:
         return "it is noted as unusable, and has rows" if entry.rows else None
     if not entry.rows:
@@ -213,7 +214,7 @@ def _head_faults(found: CacheFindings) -> Iterator[str]:
 
 
 def _stray(found: CacheFindings) -> Iterator[str]:
-    """Files that belong to no segment: those that a killed process has left, and others."""
+    """Yield a fault per file that belongs to no segment; collect those left by killed processes."""
     known = {report.name for report in found.segments}
     for path in sorted(found.folder.iterdir()):
         name = path.name
@@ -231,7 +232,7 @@ def _stray(found: CacheFindings) -> Iterator[str]:
 
 
 def _drop(found: CacheFindings) -> None:
-    """Rewrite the indices without the damaged samples; remove those of no use, and what was left over."""
+    """Rewrite the indices without damaged samples; remove empty segments and leftover files."""
     found.dropped = 0
     with disk_errors(found.folder):
         for report in found.segments:
@@ -242,7 +243,7 @@ def _drop(found: CacheFindings) -> None:
             if report.sound and report.size is not None:
                 write_index(found.folder, Segment(report.name, report.size, report.sound))
                 continue
-            index.unlink()  # first: rows without an index are read by nobody
+            index.unlink()  # first: rows without an index are never read
             with suppress(FileNotFoundError):
                 index.with_suffix(ROWS).unlink()
             report.size = None

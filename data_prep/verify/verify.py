@@ -1,4 +1,4 @@
-"""`prep verify`: is a folder of shards whole, without doubles, and apart from held-out audio; or a teacher cache."""
+"""`prep verify`: check shards for damage, duplicates and held-out audio, or check a teacher cache."""
 
 import argparse
 import hashlib
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.disjoint and not args.against:
         raise UserError("--disjoint compares with what --against names; give that as well")
     found = verify(args.folder, args.manifest, args.against, args.workers, args.disjoint)
-    for line in [*fault_lines(found.faults, found.index.folder / "index.faults.txt"), *told(found)]:
+    for line in [*fault_lines(found.faults, found.index.folder / "index.faults.txt"), *summary_lines(found)]:
         print(line)
     if args.overview:
         from data_prep.verify.overview import write_overview  # takes a second to import
@@ -91,12 +91,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_cache(args: argparse.Namespace) -> int:
-    from data_prep.verify import teacher_cache  # it brings torch along
+    from data_prep.verify import teacher_cache  # it imports torch
 
     _refuse(args, SHARD_OPTIONS, f"it is for shards, and {args.folder} is a teacher cache")
     found = teacher_cache.verify_cache(args.folder, args.covers, args.drop_damaged, args.workers)
     faults = [shown(fault, FAULT_CHARACTERS) for fault in found.faults]
-    for line in [*fault_lines(faults, args.folder / teacher_cache.FAULTS), *teacher_cache.told(found)]:
+    for line in [*fault_lines(faults, args.folder / teacher_cache.FAULTS), *teacher_cache.summary_lines(found)]:
         print(line)
     print(f"{args.folder}: {counted(len(found.segments), 'segment')}, {counted(len(faults), 'fault')}")
     return 1 if faults else 0
@@ -105,7 +105,7 @@ def _run_cache(args: argparse.Namespace) -> int:
 def _refuse(args: argparse.Namespace, options: Sequence[str], why: str) -> None:
     for option in options:
         value = getattr(args, option.removeprefix("--").replace("-", "_"))
-        if value or (value == [] and option == "--disjoint"):  # which may be given without a column
+        if value or (value == [] and option == "--disjoint"):  # --disjoint may be given without a column
             raise UserError(f"{option}: {why}; leave it out")
 
 
@@ -116,10 +116,10 @@ def verify(
     workers: int = 1,
     disjoint: Sequence[str] | None = None,
 ) -> Findings:
-    """Check a folder of shards, its records against `manifest`, its audio against what is held out, and so the columns
-    `disjoint` of the metadata (None: those that look like speakers).
+    """Check a folder of shards: its records against `manifest`, its audio and metadata against the held-out data.
 
-    Raises UserError for an index that cannot be read and for a manifest or `against` that is none.
+    `disjoint` names the metadata columns whose values must differ (None: those that look like speakers). Raises
+    UserError for an index that cannot be read, and for an invalid manifest or `against`.
     """
     held_out = HeldOut(SPEAKERS if disjoint is None else tuple(dict.fromkeys(disjoint)))
     with waiting(f"reading {folder / FILE_NAME}"):
@@ -130,16 +130,16 @@ def verify(
     _check_listing(found)
     _check_shards(found, workers)
     for name, there in held_out.values.items():
-        found.faults += faults(found.values, there, name, asked=disjoint is not None)
+        found.faults += faults(found.values, there, name, named=disjoint is not None)
     _check_accounts(found, manifest)
     found.faults = [shown(fault, FAULT_CHARACTERS) for fault in found.faults]
     return found
 
 
 def fault_lines(faults: list[str], path: Path) -> list[str]:
-    """The faults; of many the number of each kind and examples, and all in the file `path`, written here.
+    """Return the faults; of many, the number of each kind with examples, and write all to the file `path`.
 
-    All of them where that file cannot be written.
+    Returns all of them if that file cannot be written.
     """
     if len(faults) <= EXAMPLES:
         with suppress(OSError):
@@ -156,8 +156,8 @@ def fault_lines(faults: list[str], path: Path) -> list[str]:
     return by_kind.lines("faults", path)
 
 
-def told(found: Findings) -> list[str]:
-    """The statistics, a line each."""
+def summary_lines(found: Findings) -> list[str]:
+    """Return the statistics, one per line."""
     lines = []
     seconds = np.array([entry.seconds for entry in found.index.samples])
     if len(seconds):
@@ -179,7 +179,7 @@ def told(found: Findings) -> list[str]:
 
 
 def _check_listing(found: Findings) -> None:
-    """The index by itself, and against the names in the folder."""
+    """Check the index by itself and against the names in the folder."""
     folder, shards = found.index.folder, found.index.file.shards
     if not len(found.index):
         found.faults.append(f"{folder}: its index lists no sample")
@@ -198,7 +198,7 @@ def _check_listing(found: Findings) -> None:
 
 
 def _check_shards(found: Findings, workers: int) -> None:
-    """Every shard, in parallel; then what only all samples together tell."""
+    """Check every shard, in parallel, then look for duplicates across shards."""
     index = found.index
     shards = index.file.shards
     numbers, digests, start = array("q"), bytearray(), 0
@@ -238,12 +238,12 @@ def _leaks(found: Findings, shard: Shard, report: ShardReport) -> list[str]:
 
 
 def _joined(audios: list[bytes]) -> bytes:
-    """The digest of all audios of a sample."""
+    """Return one digest for all audios of a sample."""
     return audios[0] if len(audios) == 1 else hashlib.sha256(b"".join(audios)).digest()[:DIGEST]
 
 
 def _check_accounts(found: Findings, manifest: Path | None) -> None:
-    """The number of rejected records against their list, and the manifest against both."""
+    """Check the number of rejected records against their list, and the manifest against both."""
     index, path = found.index, rejected_path(found.index.folder / FILE_NAME)
     rejected: Counter[str] = Counter()
     if path.is_file():

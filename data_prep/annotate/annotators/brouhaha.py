@@ -14,16 +14,16 @@ from data_prep.annotate.annotators import Measure
 KEYS = ("brouhaha_snr_db", "c50_db")
 NEEDS = {"pyannote.audio": "brouhaha", "brouhaha": "brouhaha"}
 MODEL = "pyannote/brouhaha"
-SPEECH = 0.78  # the threshold on voice activity that the authors' pipeline has
+SPEECH = 0.78  # voice activity threshold of the authors' pipeline
 
 
 def load() -> Measure:
-    """Means over the frames of speech, one decimal; AudioError where there is none."""
+    """Load the model; its measures are means over speech frames, one decimal. AudioError if there is no speech."""
     import torch
     from pyannote.audio import Inference, Model
 
     model = Model.from_pretrained(MODEL)
-    if model is None:  # how pyannote.audio tells of a model that it may not fetch
+    if model is None:  # pyannote.audio returns None for a gated model without access
         raise UserError(f"{MODEL}: it cannot be fetched; accept its conditions on the hub, then `hf auth login`")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inference = Inference(model, device=device)
@@ -36,7 +36,7 @@ def load() -> Measure:
 
 
 def from_frames(frames: np.ndarray) -> dict[str, float | str]:
-    """Metadata from the model's frames, float [frames, 3]: voice activity (0 to 1), SNR (dB) and C50 (dB)."""
+    """Compute the metadata from the model's frames, float [frames, 3]: voice activity (0 to 1), SNR (dB), C50 (dB)."""
     speech = frames[frames[:, 0] >= SPEECH]
     if not len(speech):
         raise AudioError("Brouhaha hears no speech")

@@ -10,7 +10,7 @@ NEEDS: dict[str, str] = {}
 
 
 def load() -> Measure:
-    """The number of samples over their rate; every clip has one."""
+    """Return the measure: number of samples / sampling rate, defined for every clip."""
     return _seconds
 
 

@@ -1,8 +1,8 @@
 """Emotion: `emotion` and `emotion_score`, by emotion2vec+ large (Ma et al., ACL Findings 2024) through FunASR.
 
 Written against FunASR's published code and the model's card; it has not been run in this project's tests, which check
-only how the documented output becomes metadata. The model (0.3 G parameters, a licence of its own) comes from FunASR's
-model hub at first use. It runs on a GPU where there is one; each worker holds a copy.
+only how the documented output becomes metadata. The model (0.3 B parameters, with its own licence) is downloaded from
+FunASR's model hub at first use. It runs on a GPU if there is one; each worker holds a copy.
 """
 
 import numpy as np
@@ -17,7 +17,10 @@ NO_EMOTION = ("other", "<unk>", "")
 
 
 def load() -> Measure:
-    """The likeliest of the model's emotions in English, with its probability; AudioError where that is none."""
+    """Load the model; the measure is the most likely emotion, in English, and its probability.
+
+    AudioError if the most likely label is not an emotion.
+    """
     from funasr import AutoModel
 
     model = AutoModel(model=MODEL, disable_update=True, disable_pbar=True)
@@ -30,7 +33,7 @@ def load() -> Measure:
 
 
 def from_output(row: dict) -> dict[str, float | str]:
-    """Metadata from FunASR's `{"labels": ["生气/angry", ..., "<unk>"], "scores": [0.1, ...]}`."""
+    """Convert FunASR's `{"labels": ["生气/angry", ..., "<unk>"], "scores": [0.1, ...]}` to metadata."""
     score, label = max(zip(row["scores"], row["labels"], strict=True))
     emotion = label.rpartition("/")[2]
     if emotion in NO_EMOTION:

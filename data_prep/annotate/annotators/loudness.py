@@ -1,7 +1,7 @@
 """Loudness: `loudness_lufs`, the integrated loudness of ITU-R BS.1770-4, as pyloudnorm measures it.
 
-It is the loudness of the mono mix at 16 kHz, which is what the encoder hears: a stereo recording of two equal channels
-is 3 LU louder as such.
+It is the loudness of the mono mix at 16 kHz, the encoder's input. The original of two equal stereo channels measures
+3 LU more.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ BLOCK_SECONDS = 0.4  # the gating block of BS.1770
 
 
 def load() -> Measure:
-    """One decimal; AudioError below 0.4 s, and where the gate at -70 LUFS leaves nothing."""
+    """Return the measure, one decimal; AudioError below 0.4 s, and if no block is above the gate of -70 LUFS."""
     from pyloudnorm import Meter
 
     meter = Meter(SAMPLE_RATE, block_size=BLOCK_SECONDS)

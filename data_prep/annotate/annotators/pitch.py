@@ -2,10 +2,10 @@
 
 pYIN: Mauch and Dixon, "pYIN: A fundamental frequency estimator using probabilistic threshold distributions", ICASSP
 2014; its difference function is that of YIN (de Cheveigné and Kawahara, JASA 111(4), 2002) with their window of 25 ms.
-The frames are 20 ms apart, the range is 60 to 500 Hz, in steps of a fifth of a semitone (1.2%). What lies below the
-range is filtered out: a rumble drew the track to its lower bound. Of librosa only the Viterbi search is used: the
-difference of its pyin (0.11) is taken over a frame that ends, so that the last samples are compared with zeros, which
-adds to every period, the more the longer it is, and hides voice.
+The frames are 20 ms apart, the range is 60 to 500 Hz, in steps of a fifth of a semitone (1.2%). Frequencies below the
+range are filtered out: a rumble pulled the track to its lower bound. Only the Viterbi search is librosa's. The
+difference function of its pyin (0.11) compares the last samples of a frame with zeros, which raises it for every
+period, more so for long ones, and hides voiced frames.
 """
 
 from typing import Any
@@ -22,21 +22,21 @@ NEEDS = {"librosa": "annotate"}
 RANGE_HZ = (60.0, 500.0)
 WINDOW, HOP = 400, 320
 SHORTEST, LONGEST = int(SAMPLE_RATE / RANGE_HZ[1]), int(np.ceil(SAMPLE_RATE / RANGE_HZ[0]))  # periods in samples
-BLOCK = 4096  # frames that are compared at once: an hour takes no more memory for it than a minute
+BLOCK = 4096  # frames processed at once, to bound the memory of a long recording
 FFT = 1024  # at least WINDOW + LONGEST + 1
 STEP_SEMITONES = 0.2
 BINS = int(12 / STEP_SEMITONES * np.log2(RANGE_HZ[1] / RANGE_HZ[0])) + 1
-OCTAVES_PER_SECOND = 35.92  # by which a voice's pitch changes at most, as in the authors' implementation
-THRESHOLDS = (2, 18)  # the beta distribution of the threshold that a trough has to be below
-NO_TROUGH = 0.01  # of the thresholds that no trough is below, the share of which the deepest one counts
-SWITCH = 0.01  # the probability that voice begins or ends between two frames
-QUIET = 1e-3  # a frame of less than this share of the loudest one's power (30 dB below) has no voice
+OCTAVES_PER_SECOND = 35.92  # largest change of pitch, as in the authors' implementation
+THRESHOLDS = (2, 18)  # beta distribution of the threshold that a trough must be below
+NO_TROUGH = 0.01  # weight of the deepest trough for the thresholds that no trough is below
+SWITCH = 0.01  # probability that voicing begins or ends between two frames
+QUIET = 1e-3  # frames with less than this share of the loudest frame's power (-30 dB) are unvoiced
 VOICED_SECONDS = 0.1
-WARM_UP = np.sin(np.arange(4096, dtype=np.float32) / 17)  # 150 Hz; it compiles what any waveform calls
+WARM_UP = np.sin(np.arange(4096, dtype=np.float32) / 17)  # 150 Hz; compiles librosa's functions
 
 
 def load() -> Measure:
-    """One decimal; AudioError below 0.1 s of voice."""
+    """Return the measure, one decimal; AudioError below 0.1 s of voiced frames."""
     with one_process():
         import librosa
 
@@ -55,7 +55,7 @@ def load() -> Measure:
 
 
 def _track(librosa: Any, transitions: np.ndarray, waveform: np.ndarray) -> np.ndarray:
-    """The frequency in Hz of each voiced frame."""
+    """Return the frequency in Hz of each voiced frame."""
     frames = _frames(waveform)
     power = np.einsum("ij,ij->i", frames[:, :WINDOW], frames[:, :WINDOW])
     blocks = (slice(first, first + BLOCK) for first in range(0, len(frames), BLOCK))
@@ -67,14 +67,14 @@ def _track(librosa: Any, transitions: np.ndarray, waveform: np.ndarray) -> np.nd
 
 
 def _transitions(librosa: Any) -> np.ndarray:
-    """Probabilities [2 BINS, 2 BINS] from a state to the next frame's; the first half of the states is voiced."""
+    """Return the transition probabilities [2 BINS, 2 BINS]; the first half of the states is voiced."""
     reach = round(OCTAVES_PER_SECOND * 12 * HOP / SAMPLE_RATE / STEP_SEMITONES)
     within = librosa.sequence.transition_local(BINS, reach + 1, window="triangle", wrap=False)
     return np.kron(librosa.sequence.transition_loop(2, 1 - SWITCH), within)
 
 
 def _frames(waveform: np.ndarray) -> np.ndarray:
-    """The frames [frames, WINDOW + LONGEST + 1] of what lies in the range or above it."""
+    """Return frames [frames, WINDOW + LONGEST + 1] of the signal, high-passed at the range's lower end."""
     from scipy.signal import butter, sosfiltfilt
 
     filtered = sosfiltfilt(butter(4, RANGE_HZ[0], "high", fs=SAMPLE_RATE, output="sos"), waveform)
@@ -83,9 +83,9 @@ def _frames(waveform: np.ndarray) -> np.ndarray:
 
 
 def _troughs(frames: np.ndarray, heard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each frame and period from SHORTEST to LONGEST (samples) the probability, and the frequency in Hz.
+    """Return probability and frequency (Hz) of each period from SHORTEST to LONGEST (samples), both [frames, periods].
 
-    `heard` [frames] says which frames may have voice.
+    `heard` [frames]: frames that are loud enough to be voiced.
     """
     from scipy.special import betainc
 
@@ -93,7 +93,7 @@ def _troughs(frames: np.ndarray, heard: np.ndarray) -> tuple[np.ndarray, np.ndar
     left, middle, right = (difference[:, SHORTEST + k : LONGEST + 1 + k] for k in (-1, 0, 1))
     depth = np.where((middle < left) & (middle <= right), middle, 1.0).clip(0, 1)
     before = np.minimum.accumulate(np.pad(depth, ((0, 0), (1, 0)), constant_values=1.0), axis=1)[:, :-1]
-    # The thresholds for which a trough is the first one below: those between its depth and the ones before it.
+    # A trough is chosen by the thresholds between its depth and the depth of all earlier troughs.
     below = betainc(*THRESHOLDS, depth)
     chance = (betainc(*THRESHOLDS, before) - below).clip(0)
     deepest = depth.argmin(axis=1)
@@ -105,7 +105,7 @@ def _troughs(frames: np.ndarray, heard: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _normalized_difference(frames: np.ndarray, heard: np.ndarray) -> np.ndarray:
-    """YIN's cumulative mean normalized difference [frames, LONGEST + 2]; 1 where no frame is `heard`."""
+    """Return YIN's cumulative mean normalized difference [frames, LONGEST + 2]; 1 for frames that are not `heard`."""
     power = np.cumsum(np.pad(frames**2, ((0, 0), (1, 0))), axis=1)
     power = power[:, WINDOW:] - power[:, :-WINDOW]
     spectrum = np.fft.rfft(frames, FFT) * np.fft.rfft(frames[:, :WINDOW], FFT).conj()
@@ -117,7 +117,7 @@ def _normalized_difference(frames: np.ndarray, heard: np.ndarray) -> np.ndarray:
 
 
 def _observations(chance: np.ndarray, hertz: np.ndarray) -> np.ndarray:
-    """The probability [BINS, frames] of each step of the range."""
+    """Sum the probabilities by bin of the range: [BINS, frames]."""
     bins = np.round(12 / STEP_SEMITONES * np.log2(hertz / RANGE_HZ[0])).astype(int)
     frame, period = np.nonzero((chance > 0) & (bins >= 0) & (bins < BINS))
     observed = np.zeros((BINS, len(chance)))

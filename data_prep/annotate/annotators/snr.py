@@ -1,13 +1,13 @@
 """Signal-to-noise ratio: `snr_db`, estimated from the waveform alone (WADA-SNR).
 
 Kim and Stern, "Robust signal-to-noise ratio estimation based on waveform amplitude distribution analysis", Interspeech
-2008: the amplitudes of speech are Gamma distributed with shape 0.4 and those of noise are Gaussian, so that
-log E|x| - E log|x| of their sum rises with the ratio of their powers, and the ratio is read off a table. The table is
-computed here from the two distributions. It needs no pause to hear the noise in and knows no language. What is no
-speech, or whose noise is far from Gaussian (clicks, one other voice), has another ratio than it says.
+2008: the amplitudes of speech are Gamma distributed with shape 0.4, those of noise are Gaussian. log E|x| - E log|x| of
+their sum rises with the ratio of their powers, so the ratio is looked up in a table, computed here from the two
+distributions. The method needs no pauses in the speech and is independent of the language. It is wrong for audio
+without speech and for noise that is far from Gaussian (clicks, a second voice).
 
-Digital silence, as padding and noise gates leave it, is neither speech nor noise and is left out: a clip at 0 dB would
-have 12 dB with 5% of zeros behind it.
+Digital silence, from padding or noise gates, is neither speech nor noise and is left out: appending 5% of zeros to a
+clip at 0 dB would raise its estimate to 12 dB.
 """
 
 import numpy as np
@@ -19,17 +19,17 @@ from data_prep.annotate.annotators import Measure, at_least
 KEYS = ("snr_db",)
 NEEDS = {"scipy": "annotate"}
 SPEECH_SHAPE = 0.4
-# Beyond these the curve is so flat that the scatter of a clip is larger than any difference: the estimate stays there.
+# Beyond these the curve is too flat to distinguish levels: the estimate is clamped.
 LEVELS_DB = np.arange(-10.0, 41.0)
 QUANTILES = 1000  # of each distribution; 4000 move the table by less than 0.1 dB
 LEAST_SECONDS = 0.5
 BLOCK = SAMPLE_RATE // 1000
-SILENT = 11  # such blocks and more that hold but rounding or dither are digital silence
+SILENT = 11  # this many blocks in a row with nothing but rounding or dither are digital silence
 STEP = 2.0**-16  # half a step of 16-bit audio, so that digital silence has a logarithm
 
 
 def load() -> Measure:
-    """One decimal, between -10 and 40 dB; AudioError below 0.5 s and for silence."""
+    """Return the measure, one decimal, from -10 to 40 dB; AudioError below 0.5 s and for silence."""
     statistics = _table()
 
     def measure(waveform: np.ndarray) -> dict[str, float | str]:
@@ -45,7 +45,7 @@ def load() -> Measure:
 
 
 def _sounding(waveform: np.ndarray) -> np.ndarray:
-    """The samples that are in no digital silence, to the millisecond."""
+    """Return the samples outside digital silence, to the millisecond."""
     from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
     blocks = waveform[: waveform.size // BLOCK * BLOCK].reshape(-1, BLOCK)
@@ -55,7 +55,7 @@ def _sounding(waveform: np.ndarray) -> np.ndarray:
 
 
 def _table() -> np.ndarray:
-    """The statistic of speech with noise at each of LEVELS_DB, over pairs of quantiles: rising, float64 [levels]."""
+    """Compute the statistic of noisy speech at each of LEVELS_DB from pairs of quantiles: rising, float64 [levels]."""
     from scipy import stats
 
     shares = (np.arange(QUANTILES) + 0.5) / QUANTILES

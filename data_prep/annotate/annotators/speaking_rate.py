@@ -1,12 +1,12 @@
-"""Speaking rate: `syllables_per_second`, from the syllable nuclei that are heard in the signal.
+"""Speaking rate: `syllables_per_second`, from the syllable nuclei detected in the signal.
 
 Nuclei are peaks of intensity between dips of at least 2 dB (de Jong and Wempe, "Praat script to detect syllable nuclei
 and measure speech rate automatically", Behavior Research Methods 41, 2009), above the clip's median and no more than
 25 dB below its maximum. As in Pfitzinger, Burger and Heid, "Syllable detection in read and spontaneous speech" (ICSLP
-1996), the intensity is that of 250 to 2500 Hz, where vowels are strong and hisses weak. The rate is that between the
-first nucleus and the last, pauses within included, so that silence around the speech does not count.
+1996), the intensity is that of 250 to 2500 Hz, where vowels are strong and fricatives weak. The rate is measured from
+the first nucleus to the last, pauses included; silence around the speech does not count.
 
-The transcription is not used: words differ in length between languages, and Chinese, Japanese and Thai write no spaces.
+The transcription is not used: word lengths differ between languages; Chinese, Japanese and Thai are written unspaced.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ LEAST_NUCLEI = 3
 
 
 def load() -> Measure:
-    """Two decimals; AudioError where fewer than three nuclei are heard."""
+    """Return the measure, two decimals; AudioError below three nuclei."""
     with one_process():
         import librosa
 
@@ -49,5 +49,5 @@ def load() -> Measure:
 
 
 def _padded(waveform: np.ndarray) -> np.ndarray:
-    """At least a frame."""
+    """Pad the waveform to at least one frame."""
     return np.pad(waveform, (0, max(0, FRAME - waveform.size)))

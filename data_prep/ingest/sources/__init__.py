@@ -1,13 +1,13 @@
-"""Corpora, one module each, found by the module's name; a dotted name is that of a module elsewhere.
+"""Corpora, one module each, selected by module name; a dotted name is a module outside this package.
 
-A corpus is a module with `records(root: Path) -> Iterator[dict | Rejected]`, which yields one record per utterance (or
-per prompt) as docs/architecture.md defines it, and a `Rejected` for what it finds unusable: one bad line or file does
-not stop the others. It raises UserError where `root` is not the corpus. It reads text and labels only: paths may be
-absolute or relative to the working directory, durations are left to `prep ingest`, which opens every audio.
+A corpus is a module with `records(root: Path) -> Iterator[dict | Rejected]`. It yields one record per utterance (or
+prompt) as docs/architecture.md defines it, and a `Rejected` for each unusable line or file. It raises UserError if
+`root` is not the corpus. It reads text and labels only: paths may be absolute or relative to the working directory,
+durations are left to `prep ingest`, which opens every audio.
 
-A form that own data come in (CSV, JSONL, Parquet, ...) is a module with `rows(root: Path) -> Iterator[Row | Rejected]`,
-whose rows data_prep/ingest/table.py makes records of. It may have `AUDIO`, the columns that may name the audio, and
-`convert`, which makes a record of a row in its own way.
+A format of the user's own data (CSV, JSONL, Parquet, ...) is a module with
+`rows(root: Path) -> Iterator[Row | Rejected]`, whose rows data_prep/ingest/table.py converts to records. It may define
+`AUDIO`, the columns that may name the audio, and `convert`, its own conversion of a row to a record.
 """
 
 import pkgutil
@@ -23,12 +23,12 @@ from data_prep.ingest.table import Reading
 
 
 def names() -> list[str]:
-    """The sources there are."""
+    """Return the names of the sources in this package."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def get(name: str) -> ModuleType:
-    """The module of a source; UserError lists the names where there is no such source."""
+    """Return the module of a source; for an unknown name UserError lists the known ones."""
     source = plugin_module("source", name, __name__, names())
     if not hasattr(source, "rows") and not hasattr(source, "records"):
         raise UserError(f"source {name!r}: it has neither records nor rows; the head of {__name__} says what it needs")
@@ -36,7 +36,7 @@ def get(name: str) -> ModuleType:
 
 
 def read(name: str, root: Path, reading: Reading) -> Iterator[dict | Rejected]:
-    """What a source yields; UserError for no such source or root, and for columns that it does not read."""
+    """Yield the records of a source; UserError for no such source or root, and for columns that it does not read."""
     source = get(name)
     if not root.exists():
         raise UserError(f"{root}: there is no such folder or file; check --root")

@@ -8,8 +8,8 @@ telugu; 6,587 clips). The five accents of the extended release that are not in t
 Layout: `ROOT/data/<accent>/speaker_<NN>/<accent>_s<NN>_<NNN>.wav`. There are no label files: accent and speaker are
 the folders' names. A clip outside a speaker's folder is rejected.
 
-No transcription: the release has none. The sentences are the Harvard sentences, but that a clip's number is the
-sentence's could not be verified, so `text` is empty. The layout was verified in loaders of the corpus, not on it.
+`text` is empty: the release has no transcriptions. The sentences are the Harvard sentences, but it could not be
+verified that clips are numbered like them. The layout was verified in loaders of the corpus, not on it.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from data_prep.ingest.corpus import files, folders, part, utterance
 
 
 def records(root: Path) -> Iterator[dict | Rejected]:
-    """A record per clip; UserError where `root` holds no folder `data`."""
+    """Yield a record per clip; UserError if `root` has no folder `data`."""
     for accent in folders(part(root, "data", "the folder into which accentDB_extended.tar.gz was unpacked")):
         for clip in files(accent, "*.wav"):
             yield Rejected(clip.stem, f"{clip} lies in no speaker's folder")

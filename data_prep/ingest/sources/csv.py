@@ -4,10 +4,10 @@
         --map audio=path text=sentence speaker=client_id --out all.jsonl
 
 The header is the first line that is not blank. The separator of a `.tsv` is the tab; elsewhere it is the one of
-`, ; | tab` that parts the header most. In a CSV cells may stand in quotes, also after a blank, and hold line breaks; in
-a TSV a quote is a character like any other, except that one pair around a whole cell is taken off. A line whose quotes
-do not close, or only after what looks like further rows, or that has another number of cells than the header, is
-rejected, and the line after it is read.
+`, ; | tab` that splits the header into most columns. In a CSV, cells may be quoted, also after a space, and then may
+hold line breaks; in a TSV, a quote is an ordinary character, except that one pair around a whole cell is removed. A
+line is rejected if its quotes do not close, or close only after lines that look like further rows, or if its number of
+cells differs from the header's. Reading continues on the line after it.
 """
 
 import csv
@@ -24,18 +24,18 @@ from data_prep.common.jsonl import Rejected, start_of
 from data_prep.ingest.table import Row
 
 SEPARATORS = (",", ";", "\t", "|")
-EXCEL = re.compile(r'"?sep=(.)"?')  # a first line that Excel reads
+EXCEL = re.compile(r'"?sep=(.)"?')  # Excel's first line that names the separator
 
 
 def rows(root: Path) -> Iterator[Row | Rejected]:
-    """A row per line of the file below its header; UserError where it has none, or is no such file."""
+    """Yield a row per line below the header; UserError without a header or file."""
     if root.is_dir():
         raise UserError(f"{root}: {forms.in_folder(root)}")
     return read(root, root)
 
 
 def read(listing: Path, root: Path) -> Iterator[Row | Rejected]:
-    """The rows of a file at or below `root`."""
+    """Yield the rows of a file at or below `root`."""
     _require_table(listing)
     lines = _Lines(listing)
     separator, header = _header(lines, listing)
@@ -48,18 +48,18 @@ def read(listing: Path, root: Path) -> Iterator[Row | Rejected]:
 
 
 class _Lines:
-    """The lines of a file with their numbers, of which those that were taken can be put back."""
+    """The numbered lines of a file; lines that were taken can be put back."""
 
     def __init__(self, path: Path) -> None:
         self._rest = numbered(path)
         self._back: deque[tuple[int, bytes]] = deque()
 
     def take(self) -> tuple[int, bytes] | None:
-        """The next line, None at the end."""
+        """Return the next line, None at the end."""
         return self._back.popleft() if self._back else next(self._rest, None)
 
     def put_back(self, lines: list[tuple[int, bytes]]) -> None:
-        """Lines that were taken last, to be taken again."""
+        """Put back the lines that were taken last."""
         self._back.extendleft(reversed(lines))
 
 
@@ -73,7 +73,7 @@ def _require_table(path: Path) -> None:
 
 
 def _header(lines: _Lines, path: Path) -> tuple[str, list[str]]:
-    """Separator and names of the columns, one without a name by its number; UserError where two are alike."""
+    """Return separator and column names (the number for one without a name); UserError if two are alike."""
     separator = "\t" if path.suffix.lower() == ".tsv" else ""
     first = _not_blank(lines)
     if first and (excel := EXCEL.fullmatch(decode_line(first[1], "replace").strip())):
@@ -94,15 +94,15 @@ def _header(lines: _Lines, path: Path) -> tuple[str, list[str]]:
 
 
 def _not_blank(lines: _Lines) -> tuple[int, bytes] | None:
-    """The next line that is not blank, None where all others are."""
+    """Return the next line that is not blank, None at the end."""
     return next((line for line in iter(lines.take, None) if line[1].removeprefix(BOM).strip()), None)
 
 
 def _cells(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, list[str] | str]]:
-    """The number of each row's first line, and its cells without white space around them, or why it has none.
+    """Yield the number of each row's first line with its stripped cells, or with the reason why it cannot be read.
 
-    A quote that is never closed may end at one of a later row. The rows between them would be text of a cell, so a row
-    is refused whose further lines would be rows of `columns` cells by themselves.
+    A missing closing quote would swallow rows up to the next quote. So a row is refused if its further lines are rows
+    of `columns` cells by themselves.
     """
     while (line := lines.take()) is not None:
         lines.put_back([line])
@@ -122,7 +122,7 @@ def _cells(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, l
 
 
 def _width(text: str, separator: str) -> int:
-    """The number of cells of a line by itself."""
+    """Count the cells of a single line."""
     return len(next(csv.reader([text], delimiter=separator, skipinitialspace=True), []))
 
 
@@ -140,14 +140,14 @@ def _texts(lines: _Lines, taken: list[tuple[int, bytes]]) -> Iterator[str]:
 
 
 def _unquoted(cell: str) -> str:
-    """A cell of a TSV without the quotes that a program has put around it."""
+    """Remove the quotes that a program put around a cell of a TSV."""
     inner = cell.strip()[1:-1]
     whole = len(cell.strip()) > 1 and cell.strip()[0] == cell.strip()[-1] == '"'
     return inner.replace('""', '"') if whole and '"' not in inner.replace('""', "") else cell
 
 
 def _values(cells: list[str], header: list[str]) -> dict[str, str | None] | str:
-    """The cells by their columns, None for an empty one, or what is wrong with their number."""
+    """Return the cells by column, None for an empty one; a message if their number is wrong."""
     if len(cells) != len(header) and (len(cells) < len(header) or any(cells[len(header) :])):
         return f"it has {len(cells)} cells, the header {len(header)} columns ({', '.join(header)})"
     return {name: cell or None for name, cell in zip(header, cells)}

@@ -9,11 +9,11 @@ Layout: `ROOT/data/<dialogue>/<utterance>_<speaker>_d<dialogue>.wav`, with a `.t
     {"0": {"0": {"utterance_idx": 0, "dialog_idx": 0, "index": 0, "turn": 0, "speaker": 0, "text": "...",
                  "topic": "...", "emotion": "no emotion", "act": "question"}, "1": {...}}, "1": {...}}
 
-Speaker 0 is the man and 1 the woman. The emotions were told from the text of DailyDialog and not from the recording;
-`no emotion` is `neutral` here. An entry that lacks one of speaker, text, emotion or act, or has an unknown value, is
-rejected. The whole of `metadata.json` (24,000 utterances) is held in memory. The layout was verified in the authors'
-code and in loaders of the corpus, not on it; which fields there are besides speaker, text, topic, emotion, act, turn,
-index and utterance_idx was not.
+Speaker 0 is the man and 1 the woman. The emotions were annotated on the text of DailyDialog, not on the recordings;
+`no emotion` becomes `neutral`. An entry that lacks one of speaker, text, emotion or act, or has an unknown value, is
+rejected. `metadata.json` (24,000 utterances) is held in memory. The layout was verified in the authors' code and in
+loaders of the corpus, not on it; fields other than speaker, text, topic, emotion, act, turn, index and utterance_idx
+were not verified.
 """
 
 import json
@@ -39,7 +39,7 @@ EMOTIONS = {
 
 
 def records(root: Path) -> Iterator[dict | Rejected]:
-    """A record per utterance of the metadata; UserError where `root` is not the corpus."""
+    """Yield a record per utterance of the metadata; UserError if `root` is not the corpus."""
     listing, data = part(root, "metadata.json", CORPUS), part(root, "data", CORPUS)
     for dialogue, utterances in _load(listing).items():
         for number, entry in utterances.items() if isinstance(utterances, dict) else [("?", utterances)]:

@@ -8,7 +8,7 @@ from data_prep.common.jsonl import Rejected, read_rows
 
 
 def records(root: Path) -> Iterator[dict | Rejected]:
-    """A record per clip of a split; every column but text and audio is metadata."""
+    """Yield a record per clip of a split; every column but text and audio is metadata."""
     listing = root / "metadata.jsonl"
     if not listing.exists():
         raise UserError(f"{root}: it holds no finished split (no metadata.jsonl); run `caad-ds prep synthesize` first")

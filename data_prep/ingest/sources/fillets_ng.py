@@ -3,8 +3,8 @@
 Corpus: Debian's packages fillets-ng-data, fillets-ng-data-cs and fillets-ng-data-nl, licence GPL-2; fetch them, do
 not redistribute the clips. 2,949 clips of up to 19 s, two of them empty (Dutch; `prep ingest` rejects them), one
 female and one male speaker per language. All Dutch clips are stereo and most Czech ones mono: the two languages were
-recorded differently, so telling them apart need not mean hearing the language. `root` is the folder into which the
-packages were unpacked:
+recorded differently, so a model can distinguish them without recognising the language. `root` is the folder into which
+the packages were unpacked:
 
     apt-get download fillets-ng-data fillets-ng-data-cs fillets-ng-data-nl
     for package in fillets-ng-data*.deb; do dpkg-deb -x $package ROOT; done
@@ -30,7 +30,7 @@ DIALOGUE = re.compile(r'dialogId\(\s*"([^"]+)"\s*,\s*"(font_small|font_big)"\s*,
 
 
 def records(root: Path) -> Iterator[dict | Rejected]:
-    """One record per clip of a fish that has an English subtitle; UserError where the packages are not below `root`."""
+    """Yield a record per clip of a fish with an English subtitle; UserError if the packages are not below `root`."""
     game = root / GAME
     for part in ("sound", "script"):
         if not (game / part).is_dir():
@@ -46,7 +46,7 @@ def records(root: Path) -> Iterator[dict | Rejected]:
 
 
 def _subtitles(script: Path) -> dict[str, tuple[str, str]]:
-    """Dialogue id -> font and English text."""
+    """Return font and English text by dialogue id."""
     if not script.is_file():
         return {}
     found = DIALOGUE.findall(read_text(script, "replace"))

@@ -4,18 +4,18 @@ Corpus: sail.usc.edu/iemocap, on request, for academic research (licence of the 
 Busso et al. 2008). 10,039 utterances. `root` is the folder `IEMOCAP_full_release` of the archive.
 
 Layout, per `ROOT/Session<1-5>` and dialogue, such as `Ses01F_impro01`:
-    sentences/wav/<dialogue>/<dialogue>_<F|M><NNN>.wav    the utterances, cut out, 16 kHz; F and M tell who speaks
-    dialog/EmoEvaluation/<dialogue>.txt                   labels; lines of single annotators follow each and are passed
-    dialog/transcriptions/<dialogue>.txt                  what is said, with the segment in the dialogue's recording
+    sentences/wav/<dialogue>/<dialogue>_<F|M><NNN>.wav    the utterances, cut out, 16 kHz; F or M is the speaker
+    dialog/EmoEvaluation/<dialogue>.txt                   labels; each is followed by single annotators' lines, skipped
+    dialog/transcriptions/<dialogue>.txt                  transcription and segment in the dialogue's recording
 
     [6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]
     Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.
 
 The three numbers are valence, activation and dominance, means over the annotators, from 1 to 5. `xxx` means that the
-annotators did not agree, `oth` an emotion that has no name: these utterances have no `emotion` here, and keep the
-rest. `exc` (excited) and `fru` (frustrated) stay apart from happy and angry. An utterance without a label line,
-transcription or wav file is rejected, and so is a line that does not parse; lines of the transcription that begin with
-no utterance (`M: ...`) are passed. The layout was verified in loaders of the corpus, not on it.
+annotators did not agree, `oth` any other emotion: these utterances get no `emotion`, but all other metadata. `exc`
+(excited) and `fru` (frustrated) are not merged with happy and angry. An utterance without a label line, transcription
+or wav file is rejected, and so is a line that does not parse; lines of the transcription that name no utterance
+(`M: ...`) are skipped. The layout was verified in loaders of the corpus, not on it.
 """
 
 import re
@@ -46,7 +46,7 @@ NAME = re.compile(r"(Ses\d\d)[FM]_(impro|script)\w*_([FM])\w+")
 
 
 def records(root: Path) -> Iterator[dict | Rejected]:
-    """A record per utterance; UserError where `root` holds no sessions."""
+    """Yield a record per utterance; UserError if `root` holds no sessions."""
     part(root, "Session1", CORPUS)
     for session in (folder for folder in folders(root) if re.fullmatch(r"Session\d", folder.name)):
         labelled = {file.stem for file in files(session / "dialog" / "EmoEvaluation", "Ses*.txt")}
@@ -77,7 +77,7 @@ def _dialogue(session: Path, dialogue: str) -> Iterator[dict | Rejected]:
 
 
 def _read(path: Path, start: str, pattern: re.Pattern[str], table: dict[str, re.Match[str]]) -> Iterator[Rejected]:
-    """Fills the table with the lines that begin with `start`, by utterance; yields those that do not parse."""
+    """Fill `table` with the lines that begin with `start`, by utterance; yield those that do not parse."""
     if not path.is_file():
         return
     for where, line in lines(path):

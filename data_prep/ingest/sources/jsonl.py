@@ -5,9 +5,9 @@
 - DeSTA 2.5: `{"messages": [{"role", "content", "audios": [{"audio", "text"}]}], "response", "id"?, ...}`
 - DeSTA 2: `{"audios": [{"audio_filepath", "transcription"}], "messages", "target", "id"?, ...}`
 
-An audio with an `offset` (seconds) is the part of its file that begins there and lasts `duration` seconds, or up to
-the end. No field is lost: further fields of a line become metadata, those of a message or an audio stay where they are.
-What could be read in two ways is rejected.
+An audio with an `offset` (seconds) is the part of its file that begins there and lasts `duration` seconds, or to the
+end. No field is lost: further fields of a line become metadata, those of a message or an audio stay where they are.
+Ambiguous lines are rejected.
 """
 
 import re
@@ -29,7 +29,7 @@ RESPONSE_NAMES = ("response", "target")
 
 
 def rows(root: Path) -> Iterator[Row | Rejected]:
-    """A row per line of the file, or of `manifest.jsonl` in the folder; UserError where the folder has none."""
+    """Yield a row per line of the file, or of `manifest.jsonl` in the folder; UserError if the folder has none."""
     listing = root / "manifest.jsonl" if root.is_dir() else root
     if root.is_dir() and not listing.exists():
         raise UserError(f"{root}: it holds no manifest.jsonl: {forms.in_folder(root)}")
@@ -37,7 +37,7 @@ def rows(root: Path) -> Iterator[Row | Rejected]:
 
 
 def convert(row: dict, audio: Sequence[str]) -> dict:
-    """The record of a line of any form; Fault where it is none, or could be read in two ways."""
+    """Convert a line of any form to a record; Fault if it is none or ambiguous."""
     row = {**row, "id": identity_of(row.get("id"))}
     if reason := type_fault(row):
         raise Fault(reason)
@@ -68,7 +68,7 @@ def _plain(row: dict, audio: Sequence[str]) -> tuple[dict, dict]:
 
 
 def _merged(fields: dict, metadata: dict) -> dict:
-    """The metadata of a line and its further fields as one."""
+    """Merge the metadata of a line with its further fields."""
     for name in fields.keys() & metadata.keys():
         if fields[name] != metadata[name]:
             raise Fault(f"{name!r} is {fields[name]!r:.40} in the line and {metadata[name]!r:.40} in its 'metadata'")
@@ -80,7 +80,7 @@ def _audio(audio: object) -> dict:
     if not isinstance(audio, dict) or name is None or not isinstance(audio[name], str):
         raise Fault(f"an audio must be an object with one of {', '.join(PATH_NAMES)}, not {audio!r:.60}")
     text = first_given(audio, TEXT_NAMES)
-    # The length of a whole file is measured; that of a part is given.
+    # The duration of a part is given; that of a whole file will be measured.
     place = ("offset", "duration") if audio.get("offset") is not None else ()
     given = {field: seconds(field, audio[field]) for field in place if audio.get(field) is not None}
     others = {field: value for field, value in audio.items() if field not in (text, "offset", "duration")}

@@ -1,11 +1,11 @@
-"""Parquet files of a data set of the Hugging Face form: audio in a column of structs `{bytes, path}`.
+"""Parquet files in the format of Hugging Face data sets: audio in a column of structs `{bytes, path}`.
 
-`root` is a file, or a folder whose `.parquet` files are read by path. Audio that stands in the table is written beside
-the manifest, into the folder `<manifest>.audio`: every later step opens a file, and none has to decode a row group of
-audio for one clip. A cell with a path alone, or a column of paths, names files, relative to the table's folder.
+`root` is a file, or a folder whose `.parquet` files are read by path. Audio embedded in the table is written beside the
+manifest, into the folder `<manifest>.audio`: later steps open one file instead of decoding a row group per clip. A cell
+with a path alone, or a column of paths, names files, relative to the table's folder.
 
-Class labels become their names. A missing number is left out. A number of 16 or 32 bits is the shortest that it
-stands for: 0.4, which as 64 bits would be 0.4000000059604645 and found by no rule that names 0.4.
+Class labels become their names. A missing number is left out. A number of 16 or 32 bits becomes its shortest decimal:
+0.4 instead of 0.4000000059604645, which a rule for 0.4 would not match.
 """
 
 import math
@@ -24,7 +24,7 @@ SHORT: dict[str, type] = {"float": np.float32, "halffloat": np.float16}  # by Ar
 
 
 def rows(root: Path) -> Iterator[Row | Rejected]:
-    """A row per row of every file; UserError where there is none."""
+    """Yield the rows of every file; UserError if there is none."""
     found = [root] if root.is_file() else sorted(path for path in root.rglob("*.parquet") if path.is_file())
     found = [path for path in found if path == root or not _hidden(path, root)]
     if not found:
@@ -34,8 +34,8 @@ def rows(root: Path) -> Iterator[Row | Rejected]:
 
 
 def read(listing: Path, root: Path) -> Iterator[Row | Rejected]:
-    """The rows of a file at or below `root`, a few in memory at a time; from where it cannot be read it is rejected."""
-    # Imported here, for help and wrong paths are answered before.
+    """Yield the rows of a file at or below `root`, read in small batches; `Rejected` at the first unreadable row."""
+    # Imported here, so that --help and wrong paths are answered without it.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -57,7 +57,7 @@ def read(listing: Path, root: Path) -> Iterator[Row | Rejected]:
 
 
 def _named(values: dict[str, Any], labels: dict[str, list[str]], short: dict[str, type]) -> dict[str, Any]:
-    """The values with class labels by their names, and None for what is not a number (as pandas writes a gap)."""
+    """Replace class labels by their names, and NaN (a gap written by pandas) by None."""
     return {name: _label(value, labels[name], short.get(name)) for name, value in values.items()}
 
 

@@ -40,7 +40,7 @@ VALUES = {
 
 
 def records(root: Path) -> Iterator[dict | Rejected]:
-    """A record per line of the style prompts; UserError where `root` has none, or no LibriTTS."""
+    """Yield a record per line of the style prompts; UserError if `root` lacks these or LibriTTS."""
     subsets = folders(part(root, "LibriTTS", CORPUS))
     listings = files(root, "Real_*.csv")
     if not listings:
@@ -55,7 +55,7 @@ def records(root: Path) -> Iterator[dict | Rejected]:
 
 
 def _fields(line: str) -> list[str]:
-    """The columns of a line, none if its quotes are broken: lines are read one by one, so that it ends there."""
+    """Split a line into columns; [] if its quotes are broken (lines are parsed one by one)."""
     try:
         return next(csv.reader([line], strict=True), [])
     except csv.Error:

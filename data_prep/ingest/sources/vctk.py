@@ -8,17 +8,17 @@ Layout:
     ROOT/wav48_silence_trimmed/<speaker>/<speaker>_<NNN>_mic1.flac  48 kHz; mic2 is the same speech, another microphone
     ROOT/txt/<speaker>/<speaker>_<NNN>.txt                          the transcription
 
-`speaker-info.txt` has the columns ID, AGE, GENDER, ACCENTS, REGION and COMMENTS, set apart by a varying number of
-spaces. Accents are one word, but for `Australian English` and `NewZealand English`; the region is several words or
-none; a comment stands in brackets:
+`speaker-info.txt` has the columns ID, AGE, GENDER, ACCENTS, REGION and COMMENTS, separated by a varying number of
+spaces. Accents are one word, except `Australian English` and `NewZealand English`; the region is several words or
+none; a comment is in brackets:
 
     p225  23  F    English    Southern  England
     p280  25  F    Unknown    France (mic2 files unavailable)
     p362  29  F    American
 
-mic1 is taken, since p280 has no mic2. p315 has no transcriptions and p362 lacks some recordings: an utterance that has
-no transcription, no recording, or a speaker without a line is rejected. The layout and the lines above were verified
-in loaders of the corpus, not on it; whether speaker s5 has a line was not.
+mic1 is used, since p280 has no mic2. p315 has no transcriptions and p362 lacks some recordings: an utterance without
+transcription, recording or line for its speaker is rejected. The layout and the lines above were verified in loaders
+of the corpus, not on it; whether speaker s5 has a line was not.
 """
 
 import re
@@ -33,7 +33,7 @@ SPEAKER = re.compile(r"(\w+)\s+(\d+)\s+([FM])\s+(\w+)(?:\s+English\b)?\s*([^()]*
 
 
 def records(root: Path) -> Iterator[dict | Rejected]:
-    """A record per utterance of microphone 1; UserError where `root` is not the corpus."""
+    """Yield a record per utterance of microphone 1; UserError if `root` is not the corpus."""
     audio, texts = part(root, "wav48_silence_trimmed", CORPUS), part(root, "txt", CORPUS)
     speakers: dict[str, dict[str, str | None]] = {}
     for where, line in lines(info := part(root, "speaker-info.txt", CORPUS)):
@@ -57,7 +57,7 @@ def records(root: Path) -> Iterator[dict | Rejected]:
 
 
 def _attributes(found: re.Match[str]) -> dict[str, str | None]:
-    """Accents in the words of the other corpora: `NorthernIrish` is `northern irish`, `Unknown` none."""
+    """Return the attributes, accents spelled as in the other corpora: `NorthernIrish` as `northern irish`."""
     accent = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", found[4]).lower()
     return {
         "gender": GENDERS[found[3].lower()],

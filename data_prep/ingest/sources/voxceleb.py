@@ -2,7 +2,7 @@ r"""VoxCeleb1 and VoxCeleb2: celebrities in interviews on YouTube, with gender a
 
 Corpus: www.robots.ox.ac.uk/~vgg/data/voxceleb (Nagrani, Chung, Zisserman 2017; Chung, Nagrani, Zisserman 2018): lists
 and metadata under CC BY 4.0, the copyright of the videos remains with their owners. Older recipes fetch the audio from
-that page; how it is had today could not be verified. About 153,000 and 1,128,000 utterances. `root` is the folder of
+that page; how to get it today could not be verified. About 153,000 and 1,128,000 utterances. `root` is the folder of
 one of the two corpora, or of both.
 
 Layout: `ROOT/[dev/|test/]<wav|aac>/<speaker>/<video>/<NNNNN>.<wav|m4a>`, speakers as `id10001`, and the metadata,
@@ -13,11 +13,11 @@ which are downloaded apart, in `ROOT`:
     vox2_meta.csv    VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set
                      id00012 ,n000012 ,m ,dev
 
-VoxCeleb2's `.m4a` (AAC) is read by the extra `audio`: pip install 'caad-ds[audio]'. A `.wav` of the same name is taken
-in its place, so that a corpus which was converted needs no extra.
+VoxCeleb2's `.m4a` (AAC) needs the extra `audio`: pip install 'caad-ds[audio]'. A `.wav` of the same name is preferred,
+so a converted corpus needs no extra.
 
-There is no transcription, so `text` is empty. The name of the speaker is not taken over. A speaker of the set `test`
-has `split: test`: VoxCeleb1's is the test set of speaker verification. A line of the metadata that does not parse is
+There is no transcription, so `text` is empty. The speakers' names are not included. A speaker of the set `test` gets
+`split: test`; VoxCeleb1's is the test set of speaker verification. A line of the metadata that does not parse is
 rejected, and so is each clip of a speaker without a line. The layout was verified in loaders of the corpora, not on
 them.
 """
@@ -37,7 +37,7 @@ AUDIO = ("wav", "aac", "dev/wav", "dev/aac", "test/wav", "test/aac")
 
 
 def records(root: Path) -> Iterator[dict | Rejected]:
-    """A record per clip; UserError where `root` has no metadata or no audio."""
+    """Yield a record per clip; UserError if `root` has no metadata or no audio."""
     tables = [root / name for name in TABLES if (root / name).is_file()]
     audio = [root / name for name in AUDIO if (root / name).is_dir()]
     if not tables:
@@ -54,7 +54,7 @@ def records(root: Path) -> Iterator[dict | Rejected]:
 
 
 def _read(table: Path, speakers: dict[str, dict[str, str]]) -> Iterator[Rejected]:
-    """Fills the table of speakers; yields the lines that do not parse."""
+    """Fill the table of speakers; yield the lines that do not parse."""
     separator, columns = TABLES[table.name]
     for where, line in lines(table):
         fields = [field.strip() for field in line.split(separator)]

@@ -1,15 +1,16 @@
-"""What answers a record: the toy template, a text LLM from its seed description, or an audio LM from its audio.
+"""Engines that answer records: the toy template, a text LLM from the seed description, an audio LM from the audio.
 
 An engine of this package is a module of it whose name is one of `ENGINES`, with
 
 - `prepare(options: EngineOptions) -> PreparedEngine` (options.py), which loads no weights: it raises UserError for
-  options that the engine cannot work with, and says what the answers depend on. Importing the module loads no PyTorch.
+  options that the engine does not support, and returns what the answers depend on. Importing the module must not
+  import PyTorch.
 
-An engine outside this package is a module, named with its dots, that has
+An engine outside this package is a module with a dotted name that has
 
-- `load(model: str | None, asking: GenerationSettings) -> Engine`: what --model names, and how records are asked
+- `load(model: str | None, generation: GenerationSettings) -> Engine`: the value of --model and the generation settings
   (settings.py);
-- `BLOCK`, if its answers depend on which records it gets together: how many neighbours make a block (default 1).
+- `BLOCK`, if its answers depend on which records are batched: the number of consecutive records in a block (default 1).
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -28,9 +29,9 @@ ENGINES = ("template", "transformers", "vllm", "openai", "speech")
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one record, or the `reason` why there is none to use: a rule's name, a colon, what was found.
+    """The answer to one record, or the `reason` why it cannot be used: "rule: details".
 
-    With a reason, `response` is the text that cannot be used, such as a truncated one; "" where there is none.
+    With a reason, `response` is the unusable text, such as a truncated one; "" if there is none.
     """
 
     id: str
@@ -39,12 +40,12 @@ class Answer:
 
 
 class Engine(Protocol):
-    """Anything that answers records, block by block, each answer yielded as soon as it is there.
+    """Answers records block by block; yields each answer as soon as it is ready.
 
-    A block is a list of neighbouring records. Within it the order of the answers is free, but which records are
-    answered together depends on the block alone: a batch of which some are `done` is computed again as a whole, so that
-    a run that was cut off gives the texts of an undisturbed one. No record that is in `done` is yielded, and no
-    record stops the others: one that cannot be asked gets an answer with a reason.
+    A block is a list of consecutive records. The answers of a block may come in any order, but how it is split into
+    batches must depend on the block alone: a batch with some records in `done` is computed again as a whole, so that an
+    interrupted run gives the same texts as an uninterrupted one. Records in `done` are not yielded. A record that
+    cannot be answered gets an answer with a reason and does not stop the others.
     """
 
     def answers(self, blocks: Iterable[list[Record]], done: Container[str]) -> Iterator[Answer]: ...
@@ -52,10 +53,9 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class PreparedEngine:
-    """An engine that is ready to be loaded: what its answers depend on, as it stands in an output's settings, and how
-    many neighbours make a block.
+    """An engine ready to be loaded, with the settings that its answers depend on (stored with the output).
 
-    A server's address, a device and a number of processes are no part of the settings, so that a run may go on
+    The server's address, the device and the number of processes are not among the settings: a run may resume
     elsewhere.
     """
 
@@ -65,17 +65,17 @@ class PreparedEngine:
 
 
 def find(name: str) -> Callable[[EngineOptions], PreparedEngine]:
-    """The `prepare` of the engine of that name; UserError where there is no such engine."""
+    """Return the `prepare` of an engine; UserError for an unknown name."""
     module = plugin_module("--engine", name, __name__, ENGINES, ("load",))
     return module.prepare if name in ENGINES else partial(_prepare_own, name, module)
 
 
 def _prepare_own(name: str, module: ModuleType, options: EngineOptions) -> PreparedEngine:
-    """An engine outside this package, of which nothing is known but what it is given."""
+    """Prepare an engine outside this package; its settings are the model's name and the generation settings."""
 
     def load() -> Engine:
         with waiting(f"loading {name}"):
-            return module.load(options.model, options.asking)
+            return module.load(options.model, options.generation)
 
     model = {"model": options.model} if options.model else {}
-    return PreparedEngine(model | options.asking.content(), load, getattr(module, "BLOCK", 1))
+    return PreparedEngine(model | options.generation.content(), load, getattr(module, "BLOCK", 1))

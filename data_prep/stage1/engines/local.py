@@ -1,4 +1,4 @@
-"""What engines that run a model in this process share: batches formed inside a block, answers read off tokens."""
+"""Shared by engines that run a model in this process: batches within a block, decoding of answers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator
@@ -16,37 +16,37 @@ if TYPE_CHECKING:  # it imports PyTorch
 WINDOW = 16  # batches per block
 ANY: Message = {"role": "user", "content": "?"}  # a chat that every template takes
 
-Prompt = tuple[Record, list[int]]  # a record and the tokens that it is asked by
+Prompt = tuple[Record, list[int]]  # a record and the tokens of its prompt
 
 
 class LocalEngine(ABC):
-    """Answers in batches, the records of a block sorted by length so that little is padded.
+    """Answers in batches; the records of a block are sorted by length to reduce padding.
 
-    In float32 a greedy answer is the same in any batch, and a drawn one nearly always; in bfloat16 another batch rounds
-    differently, and may word either differently.
+    In float32 a greedy answer is the same in any batch, a sampled one nearly always. In bfloat16, rounding depends on
+    the batch and may change both.
     """
 
-    asking: GenerationSettings
+    generation: GenerationSettings
     batch_size: int
-    prompter: "PromptEncoder"
+    prompt_encoder: "PromptEncoder"
     ends: list[int]  # the tokens that end an answer
-    positions: int | None  # the most tokens of prompt and answer together, where the model says so
+    positions: int | None  # limit on prompt and answer tokens together, if the model has one
 
     @property
     def tokenizer(self) -> Any:
-        return self.prompter.tokenizer
+        return self.prompt_encoder.tokenizer
 
-    def _asked(self, record: Record) -> PromptRecord:
-        """What is asked, as a record; UserError if it cannot be asked about."""
-        return {"id": record["id"], "messages": self.asking.messages(record), "audios": []}
+    def _prompt_record(self, record: Record) -> PromptRecord:
+        """Return the prompt as a record; UserError if the record cannot be asked about."""
+        return {"id": record["id"], "messages": self.generation.messages(record), "audios": []}
 
-    def _ids(self, asked: PromptRecord) -> list[int]:
-        """The tokens of what is asked; UserError if the template has no such prompt."""
-        return self.prompter.prompt(asked)[0]
+    def _ids(self, prompt_record: PromptRecord) -> list[int]:
+        """Tokenize the prompt; UserError if the chat template cannot render it."""
+        return self.prompt_encoder.prompt(prompt_record)[0]
 
     @abstractmethod
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
-        """The answers to one batch."""
+        """Yield the answers to one batch."""
 
     def answers(self, blocks: Iterable[list[Record]], done: Container[str]) -> Iterator[Answer]:
         for block in blocks:
@@ -67,10 +67,10 @@ class LocalEngine(ABC):
 
     def _prompt(self, record: Record) -> Prompt | Answer:
         try:
-            ids = self._ids(self._asked(record))
+            ids = self._ids(self._prompt_record(record))
         except UserError as error:
-            return Answer(record["id"], reason=f"record: {_told(error, record['id'])}")
-        if self.positions and len(ids) + self.asking.max_new_tokens > self.positions:
+            return Answer(record["id"], reason=f"record: {_reason(error, record['id'])}")
+        if self.positions and len(ids) + self.generation.max_new_tokens > self.positions:
             reason = f"record: its prompt of {len(ids)} tokens leaves no room in {self.positions}"
             return Answer(record["id"], reason=reason)
         return record, ids
@@ -79,22 +79,22 @@ class LocalEngine(ABC):
         end = next((position for position, token in enumerate(ids) if token in self.ends), None)
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
         if end is None:
-            return Answer(identity, text, self.asking.truncated)
+            return Answer(identity, text, self.generation.truncated)
         try:
-            self.prompter.encode({"id": identity, "messages": [ANY], "audios": [], "response": text})
+            self.prompt_encoder.encode({"id": identity, "messages": [ANY], "audios": [], "response": text})
         except UserError as error:
-            return Answer(identity, text, f"markup: {_told(error, identity)}")
+            return Answer(identity, text, f"markup: {_reason(error, identity)}")
         return Answer(identity, text)
 
 
-def _told(error: UserError, identity: str) -> str:
+def _reason(error: UserError, identity: str) -> str:
     return str(error).removeprefix(f"record {identity}: ")
 
 
-def chat_prompter(model: str, asking: GenerationSettings) -> "PromptEncoder":
-    """What writes the prompts of an instruct model; UserError if it has no tokenizer or no template.
+def chat_prompt_encoder(model: str, generation: GenerationSettings) -> "PromptEncoder":
+    """Load the prompt encoder of an instruct model; UserError without a tokenizer or chat template.
 
-    Its tokenizer pads on the left, its chat template is frozen.
+    The tokenizer pads on the left; the chat template is frozen.
     """
     from transformers import AutoTokenizer
 
@@ -109,18 +109,18 @@ def chat_prompter(model: str, asking: GenerationSettings) -> "PromptEncoder":
     if not tokenizer.chat_template:
         raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")
     return PromptEncoder(
-        freeze_template(tokenizer, TemplateSettings(switches=asking.switches, key="--template-switch")), 0
+        freeze_template(tokenizer, TemplateSettings(switches=generation.switches, key="--template-switch")), 0
     )
 
 
 def chosen_dtype(dtype: str, device: str) -> str:
-    """The weights' dtype that is asked for, else the default of the device."""
+    """Return the requested dtype of the weights, else the device's default."""
     with waiting("starting PyTorch"):
         return dtype or default_dtype(device)
 
 
 def default_dtype(device: str) -> str:
-    """The weights' dtype where none is asked for: float32 on a CPU, else bfloat16; UserError for no such device."""
+    """Return the default dtype of the weights: float32 on a CPU, else bfloat16; UserError for no such device."""
     from caad_ds.utils.device import pick_device
 
     return "float32" if pick_device(device).type == "cpu" else "bfloat16"

@@ -23,28 +23,28 @@ from data_prep.stage1.engines.settings import GenerationSettings
 
 
 def prepare(options: EngineOptions) -> PreparedEngine:
-    """Prepare the model of that name on the server, which is not asked for it."""
-    model, asking = options.needed_model("openai"), options.asking
-    settings = {"model": model, **asking.content()}
-    return PreparedEngine(settings, lambda: OpenAIEngine(model, asking, options.server))
+    """Prepare the model of that name on the server; the server is not contacted."""
+    model, generation = options.needed_model("openai"), options.generation
+    settings = {"model": model, **generation.content()}
+    return PreparedEngine(settings, lambda: OpenAIEngine(model, generation, options.server))
 
 
 class OpenAIEngine:
-    """Answers with several requests under way, each tried again where it fails (see `ChatClient`).
+    """Sends several requests concurrently and retries failed ones (see `ChatClient`).
 
-    UserError, once what is under way has been answered, if the server still does not answer, or refuses everybody
-    (401, 404, ...). Whether a seed gives the same text again is the server's matter.
+    UserError, after the pending requests are done, if the server still fails or refuses every request (401, 404, ...).
+    Whether a seed makes answers reproducible depends on the server.
     """
 
-    def __init__(self, model: str, asking: GenerationSettings, server: Server):
+    def __init__(self, model: str, generation: GenerationSettings, server: Server):
         if not is_url(server.base_url):
-            shown = "" if "@" in server.base_url else f" {server.base_url!r}"  # before an @ may be a password
+            shown = "" if "@" in server.base_url else f" {server.base_url!r}"  # it may hold a password before the @
             raise UserError(f"--base-url{shown}: it must be a URL, such as http://127.0.0.1:8000/v1")
         check_installed("--engine openai")
         key = key_of(server.key_variable, "--api-key-env")
         if not key and server.key_variable != KEY_VARIABLE:
             raise UserError(f"--api-key-env {server.key_variable}: there is no such environment variable; export it")
-        self.asking, self.concurrency = asking, server.concurrency
+        self.generation, self.concurrency = generation, server.concurrency
         self._client = ChatClient(model, server.base_url, key, retries=server.retries, timeout=server.timeout)
 
     def answers(self, blocks: Iterable[list[Record]], done: Container[str]) -> Iterator[Answer]:
@@ -68,21 +68,21 @@ class OpenAIEngine:
             raise UserError(f"{where}: {error}; fix that, or wait until it answers, and run this again") from error
 
     def _request(self, record: Record) -> dict[str, Any]:
-        messages = self.asking.messages(record)
+        messages = self.generation.messages(record)
         check_markup(message["content"] for message in messages)
-        # `max_tokens` is the older name of `max_completion_tokens`, and the one that all servers know.
-        request: dict[str, Any] = {"messages": messages, "max_tokens": self.asking.max_new_tokens}
-        request["temperature"] = self.asking.temperature
-        if self.asking.temperature:
-            request |= {"top_p": self.asking.top_p, "seed": self.asking.seed_of(record["id"])}
-        if self.asking.switches:  # as vLLM's and SGLang's servers take them
-            request["extra_body"] = {"chat_template_kwargs": dict(self.asking.switches)}
+        # `max_tokens` is the older name of `max_completion_tokens`; all servers accept it.
+        request: dict[str, Any] = {"messages": messages, "max_tokens": self.generation.max_new_tokens}
+        request["temperature"] = self.generation.temperature
+        if self.generation.temperature:
+            request |= {"top_p": self.generation.top_p, "seed": self.generation.seed_of(record["id"])}
+        if self.generation.switches:  # as vLLM's and SGLang's servers take them
+            request["extra_body"] = {"chat_template_kwargs": dict(self.generation.switches)}
         return request
 
     def _judged(self, identity: str, reply: Reply) -> Answer:
         text = reply.text.strip()
         if reply.finish_reason == "length":
-            return Answer(identity, text, self.asking.truncated)
+            return Answer(identity, text, self.generation.truncated)
         if reply.finish_reason == "content_filter" or reply.refusal:
             return Answer(identity, text, f"refusal: {reply.refusal or 'the content filter of the server'}")
         return Answer(identity, text)

@@ -1,4 +1,4 @@
-"""What `prep pseudo-gt` lets a user choose of an engine."""
+"""The engine options of `prep pseudo-gt`."""
 
 from dataclasses import dataclass, field
 
@@ -10,8 +10,8 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 @dataclass(frozen=True)
 class Server:
-    """A server with OpenAI's chat interface: its URL, the environment variable that holds its key, how many requests
-    are under way at once, how often one that failed is tried again, and its limit in seconds."""
+    """A server with OpenAI's chat interface: URL, environment variable with its key, concurrent requests, retries of a
+    failed one, and the timeout in seconds."""
 
     base_url: str = ""
     key_variable: str = KEY_VARIABLE
@@ -22,13 +22,13 @@ class Server:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """The model, how it is asked, and how it is run; an engine reads of these what it has a use for.
+    """The model, the generation settings and how to run it; an engine reads the options that it supports.
 
-    `model` is a hub id, a folder, or a name on the server. `dtype` and `device` "" are the engine's own choice.
+    `model` is a hub id, a folder, or a name on the server. "" for `dtype` and `device` is the engine's default.
     """
 
     model: str | None = None
-    asking: GenerationSettings = field(default_factory=GenerationSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
     dtype: str = ""
     batch_size: int = 8
     device: str = ""
@@ -36,12 +36,12 @@ class EngineOptions:
     server: Server = field(default_factory=Server)
 
     def needed_model(self, engine: str, kind: str = "hub id, folder or name of an instruct model") -> str:
-        """The model; UserError, which says what `kind` of name is needed, where there is none."""
+        """Return the model; without one, UserError says what `kind` of name is needed."""
         if not self.model:
             raise UserError(f"--engine {engine}: it needs --model, the {kind}")
         return self.model
 
     def refuse_switches(self, engine: str) -> None:
-        """Raise UserError where variables of the chat template are set, which the engine does not read."""
-        if self.asking.switches:
+        """Raise UserError if variables of the chat template are set, for an engine that does not read them."""
+        if self.generation.switches:
             raise UserError(f"--template-switch: --engine {engine} does not read it; remove it")

@@ -1,5 +1,5 @@
-"""How a model is asked: a text LLM with the seed description in place of the audio (CAAD, Stage 1), an audio LM with
-the audio itself; and how its answer is drawn."""
+"""Prompts and sampling of Stage 1: a text LLM gets the seed description in place of the audio (CAAD), an audio LM the
+audio."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from data_prep.common.prompt_metadata import prompt_of
 if TYPE_CHECKING:  # it imports PyTorch
     from caad_ds.generation.sampling import Sampling
 
-# For questions about an attribute: without an example a small LLM talks on, or names any option (docs/tutorial.md). The
-# example's attributes are none that are likely to be asked about: small LLMs repeat its values.
+# For questions about an attribute: without an example a small LLM rambles or names any option (docs/tutorial.md). The
+# example uses attributes that are unlikely to be asked about, since small LLMs repeat its values.
 SYSTEM = (
     "Answer in one short sentence from the attributes in parentheses. For example, (Age: old, Accent: Welsh, Place: "
     "hall) gives: The speaker is old. The accent is Welsh. The place is a hall."
@@ -25,11 +25,11 @@ SYSTEM = (
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """System prompt, most tokens of an answer, sampling, and how the chat template is used.
+    """System prompt, length limit of an answer, sampling, and use of the chat template.
 
-    `system` None is SYSTEM for a text LLM's questions about an attribute, and none for all else; "" is none.
-    `temperature` 0 is greedy, `top_p` the share of the probability that is drawn from. `merge_system` puts the system
-    prompt before the first user turn; `switches` are variables of the chat template.
+    `system` None is SYSTEM for a text LLM's questions about an attribute, otherwise no system prompt; "" is none.
+    `temperature` 0 is greedy, `top_p` the cumulative probability of nucleus sampling. `merge_system` puts the system
+    prompt into the first user turn; `switches` are variables of the chat template.
     """
 
     system: str | None = None
@@ -41,7 +41,7 @@ class GenerationSettings:
     switches: Mapping[str, Any] = field(default_factory=dict)
 
     def content(self, system: str | None = SYSTEM) -> dict[str, Any]:
-        """The settings as they stand in those of an output; `system` is what the engine takes for None."""
+        """Return the settings to store with an output; `system` is the engine's default for None."""
         content: dict[str, Any] = {"system": system if self.system is None else self.system}
         content |= {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
         content |= {"merge_system": True} if self.merge_system else {}
@@ -49,12 +49,12 @@ class GenerationSettings:
         return content | ({"top_p": self.top_p, "seed": self.seed} if self.temperature else {})
 
     def messages(self, record: Record) -> list[Message]:
-        """The chat that a text LLM reads; UserError if the record cannot be asked about."""
+        """Return the chat for a text LLM; UserError if the record cannot be asked about."""
         default = SYSTEM if prompt_of(record).get("kind") == ATTRIBUTE else ""
         return self._after_system(default if self.system is None else self.system, textual_messages(record))
 
     def spoken(self, record: Record) -> list[Message]:
-        """The chat that an audio LM reads, the record's own; UserError if the record cannot be asked about."""
+        """Return the chat for an audio LM: the record's own messages; UserError if it has none."""
         prompt_of(record)
         if not (messages := record.get("messages")):
             raise UserError("it has no messages; run `caad-ds prep describe` first")
@@ -68,26 +68,26 @@ class GenerationSettings:
         return chat
 
     def sampling(self) -> "Sampling | None":
-        """How engines of this process draw a record's answer, by `seed` and its id; None where they are greedy."""
+        """Return the sampling of in-process engines, by `seed` and record id; None if greedy."""
         from caad_ds.generation.sampling import Sampling
 
         return Sampling(self.temperature, self.top_p, seed=self.seed) if self.temperature else None
 
     def seed_of(self, identity: str) -> int:
-        """A record's own seed, of 31 bits, which other engines take: its answer is the same whatever came before."""
+        """Return a 31-bit seed per record for other engines: its answer does not depend on earlier ones."""
         return int.from_bytes(digest(f"{self.seed}/{identity}")[:4], "big") >> 1
 
     @property
     def truncated(self) -> str:
-        """The reason to reject an answer that was cut off."""
+        """Return the reason for rejecting a truncated answer."""
         return f"truncated: it did not end within {self.max_new_tokens} tokens"
 
 
 def textual_messages(record: Record) -> list[Message]:
-    """The record's messages with the seed description in place of the audio.
+    """Return the record's messages with the seed description in place of the audio.
 
-    Where `prep describe` recorded the question, it is asked without the hint: a false hint would make false
-    pseudo ground truth. Several audios take one line of the seed description each.
+    If `prep describe` recorded the question, the hint is left out: a false hint would give false pseudo ground truth.
+    Each of several audios is replaced by its line of the seed description.
     """
     description, messages = record.get("seed_description"), record.get("messages")
     if not description or not messages:

@@ -1,4 +1,4 @@
-"""An audio LM in this process, which answers from the audio: the anchor of the paper's ablation (CAAD)."""
+"""An audio LM in this process that answers from the audio: the anchor in an ablation of the CAAD paper."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +17,9 @@ from data_prep.stage1.engines.settings import GenerationSettings
 
 
 def prepare(options: EngineOptions) -> PreparedEngine:
-    """Prepare the model of a folder or hub id, which the settings name by its hash: training may write it again."""
+    """Prepare the model of a folder or hub id; the settings hold its hash, since training may overwrite it."""
     options.refuse_switches("speech")
-    asking, batch_size = options.asking, options.batch_size
+    generation, batch_size = options.generation, options.batch_size
     folder = model_folder(options.needed_model("speech", "folder or hub id of an audio LM"))
     with waiting(f"hashing {folder}"):
         from caad_ds.models.folder_hash import model_hash  # it imports PyTorch
@@ -29,24 +29,24 @@ def prepare(options: EngineOptions) -> PreparedEngine:
 
     def load() -> Engine:
         with progress(f"loading {folder}"):
-            return SpeechEngine(folder, asking, batch_size=batch_size, device=options.device, dtype=dtype)
+            return SpeechEngine(folder, generation, batch_size=batch_size, device=options.device, dtype=dtype)
 
-    settings = {"model_sha256": model, **asking.content(system=None), "dtype": dtype, "batch_size": batch_size}
+    settings = {"model_sha256": model, **generation.content(system=None), "dtype": dtype, "batch_size": batch_size}
     return PreparedEngine(settings, load, WINDOW * batch_size)
 
 
 class SpeechEngine(LocalEngine):
-    """Answers each record's own messages, hints included, from what it hears; the seed description is not read.
+    """Answers each record's own messages, hints included, from the audio; the seed description is not used.
 
-    `folder` is a model's folder or hub id, of a teacher for one. Audio that does not decode or exceeds its window
-    rejects its record; an audio that records of one batch share is encoded once. Drawn tokens depend on
-    (seed, id, step) alone.
+    `folder` is a model's folder or hub id, such as the teacher's. Audio that does not decode or exceeds the window
+    rejects its record; audio shared by records of a batch is encoded once. Sampled tokens depend on (seed, id, step)
+    alone.
     """
 
     def __init__(
         self,
         folder: Path,
-        asking: GenerationSettings | None = None,
+        generation: GenerationSettings | None = None,
         *,
         batch_size: int = 8,
         device: str = "",
@@ -57,17 +57,17 @@ class SpeechEngine(LocalEngine):
         from caad_ds.utils.device import pick_device
 
         self.loaded = Model.load(folder, pick_device(device), dtype or default_dtype(device))
-        self.asking, self.batch_size = asking or GenerationSettings(), batch_size
-        self.prompter = self.loaded.reader.prompts
+        self.generation, self.batch_size = generation or GenerationSettings(), batch_size
+        self.prompt_encoder = self.loaded.reader.prompts
         self.ends = end_tokens(self.tokenizer, self.loaded.lm.stops)
         self.positions = self.loaded.lm.position_limit
 
-    def _asked(self, record: Record) -> PromptRecord:
-        return {"id": record["id"], "messages": self.asking.spoken(record), "audios": record["audios"]}
+    def _prompt_record(self, record: Record) -> PromptRecord:
+        return {"id": record["id"], "messages": self.generation.spoken(record), "audios": record["audios"]}
 
-    def _ids(self, asked: PromptRecord) -> list[int]:
-        positions = self.loaded.reader.positions(Sample(asked["id"], asked, []))
-        return self.prompter.encode(asked, with_answer=False, positions=positions).prompt
+    def _ids(self, prompt_record: PromptRecord) -> list[int]:
+        positions = self.loaded.reader.positions(Sample(prompt_record["id"], prompt_record, []))
+        return self.prompt_encoder.encode(prompt_record, with_answer=False, positions=positions).prompt
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         samples = []
@@ -77,21 +77,21 @@ class SpeechEngine(LocalEngine):
             except (AudioError, UserError) as error:
                 yield Answer(record["id"], reason=f"audio: {error}")
         if samples:
-            yield from self._heard(samples)
+            yield from self._generate_batch(samples)
 
     def _sample(self, record: Record) -> Sample:
         waveforms = []
         for entry in record["audios"]:
             waveforms.append(waveform(entry))
             self.loaded.reader.check_audio(waveforms[-1:], f"{entry['path']}: ")
-        return Sample(record["id"], self._asked(record), waveforms)
+        return Sample(record["id"], self._prompt_record(record), waveforms)
 
-    def _heard(self, samples: list[Sample]) -> Iterator[Answer]:
+    def _generate_batch(self, samples: list[Sample]) -> Iterator[Answer]:
         from caad_ds.generation.decoding import generate
 
         lm = self.loaded.lm
         batch = lm.reader.collate(samples, pad="left", with_answer=False).to(self.loaded.device)
-        most = self.asking.max_new_tokens
-        tokens = generate(lm, lm.prepare(batch), max_new_tokens=most, sampling=self.asking.sampling())
+        most = self.generation.max_new_tokens
+        tokens = generate(lm, lm.prepare(batch), max_new_tokens=most, sampling=self.generation.sampling())
         for sample, ids in zip(samples, tokens.tolist(), strict=True):
             yield self._answer(sample.key, ids)

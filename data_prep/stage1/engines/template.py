@@ -1,4 +1,4 @@
-"""The toy engine: the right answer is in the metadata already."""
+"""The toy engine: answers with the right statement from the metadata."""
 
 from collections.abc import Container, Iterable, Iterator
 from itertools import chain
@@ -24,8 +24,8 @@ def prepare(options: EngineOptions) -> PreparedEngine:
 class TemplateEngine:
     """Answers with the statement that `prep describe` recorded with the prompt.
 
-    For toy vocabularies such as the demo's only: its answers are as varied as the instruction file's statements, one
-    per option. It stands in for an LLM where a model learns these few sentences from scratch.
+    For toy vocabularies such as the demo's only: its answers are the instruction file's statements, one per option. It
+    replaces an LLM where a model learns these few sentences from scratch.
     """
 
     def answers(self, blocks: Iterable[list[Record]], done: Container[str]) -> Iterator[Answer]:

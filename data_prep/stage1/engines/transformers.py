@@ -6,24 +6,24 @@ from typing import Any
 from caad_ds.utils.paths import check_hub_or_folder
 from caad_ds.utils.progress import progress
 from data_prep.stage1.engines import Answer, Engine, PreparedEngine
-from data_prep.stage1.engines.local import WINDOW, LocalEngine, Prompt, chat_prompter, chosen_dtype, default_dtype
+from data_prep.stage1.engines.local import WINDOW, LocalEngine, Prompt, chat_prompt_encoder, chosen_dtype, default_dtype
 from data_prep.stage1.engines.options import EngineOptions
 from data_prep.stage1.engines.settings import GenerationSettings
 
 
 def prepare(options: EngineOptions) -> PreparedEngine:
-    """Prepare the model that is named; a folder is looked for, a hub id is not looked up."""
-    model, asking, batch_size = options.needed_model("transformers"), options.asking, options.batch_size
+    """Prepare the model; a folder must exist, a hub id is not looked up."""
+    model, generation, batch_size = options.needed_model("transformers"), options.generation, options.batch_size
     check_hub_or_folder(model, "causal LM")
-    # Runs whose settings lack this drew by Gumbel noise.
-    sampling = {"sampling": "inverse CDF"} if asking.temperature else {}
+    # Runs whose settings lack this key sampled with Gumbel noise.
+    sampling = {"sampling": "inverse CDF"} if generation.temperature else {}
     dtype = chosen_dtype(options.dtype, options.device)
 
     def load() -> Engine:
         with progress(f"loading {model}"):
-            return TransformersEngine(model, asking, batch_size=batch_size, device=options.device, dtype=dtype)
+            return TransformersEngine(model, generation, batch_size=batch_size, device=options.device, dtype=dtype)
 
-    settings = {"model": model, **asking.content(), **sampling, "dtype": dtype, "batch_size": batch_size}
+    settings = {"model": model, **generation.content(), **sampling, "dtype": dtype, "batch_size": batch_size}
     return PreparedEngine(settings, load, WINDOW * batch_size)
 
 
@@ -33,7 +33,7 @@ class TransformersEngine(LocalEngine):
     def __init__(
         self,
         model: str,
-        asking: GenerationSettings | None = None,
+        generation: GenerationSettings | None = None,
         *,
         batch_size: int = 8,
         device: str = "",
@@ -48,13 +48,13 @@ class TransformersEngine(LocalEngine):
         from caad_ds.utils.device import pick_device
 
         self.device = pick_device(device)
-        self.asking, self.batch_size = asking or GenerationSettings(), batch_size
+        self.generation, self.batch_size = generation or GenerationSettings(), batch_size
         weights = getattr(torch, dtype or default_dtype(device))
         language_model: Any = pretrained(AutoModelForCausalLM, model, "causal LM", dtype=weights)
         check_stops(language_model.generation_config.stop_strings, f"--model {model}")
         if batch_size > 1:
             check_left_padding(language_model, model)
-        self.prompter = chat_prompter(model, self.asking)
+        self.prompt_encoder = chat_prompt_encoder(model, self.generation)
         self.model = language_model.to(self.device).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -66,8 +66,8 @@ class TransformersEngine(LocalEngine):
         from transformers import LogitsProcessorList
 
         batch = self.tokenizer.pad({"input_ids": [ids for _, ids in prompts]}, return_tensors="pt").to(self.device)
-        length, most = batch["input_ids"].shape[1], self.asking.max_new_tokens
-        sampling, names = self.asking.sampling(), [record["id"] for record, _ in prompts]
+        length, most = batch["input_ids"].shape[1], self.generation.max_new_tokens
+        sampling, names = self.generation.sampling(), [record["id"] for record, _ in prompts]
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=batch["input_ids"],

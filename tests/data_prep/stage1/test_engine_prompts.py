@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from data_prep.stage1 import pseudo_gt
-from data_prep.stage1.engines.local import chat_prompter
+from data_prep.stage1.engines.local import chat_prompt_encoder
 from data_prep.stage1.engines.openai import OpenAIEngine
 from data_prep.stage1.engines.options import Server
 from data_prep.stage1.engines.settings import GenerationSettings
@@ -69,27 +69,27 @@ def test_switches_reach_a_server(described):
 
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_template_that_refuses_the_system_role_gets_it_merged(retemplated, described, merge):
-    asking = GenerationSettings("Be brief.", merge_system=merge)
-    prompter, record = chat_prompter(retemplated(REFUSING), asking), read(described)[0]
-    asked = {"id": "a", "messages": asking.messages(record), "audios": []}
+    generation = GenerationSettings("Be brief.", merge_system=merge)
+    prompt_encoder, record = chat_prompt_encoder(retemplated(REFUSING), generation), read(described)[0]
+    asked = {"id": "a", "messages": generation.messages(record), "audios": []}
     if merge:
-        assert "user: Be brief.\n\n[00:00" in prompter.tokenizer.decode(prompter.prompt(asked)[0])
+        assert "user: Be brief.\n\n[00:00" in prompt_encoder.tokenizer.decode(prompt_encoder.prompt(asked)[0])
     else:
         with pytest.raises(UserError, match=r"record a: the chat template refuses it: no system role; .*--merge-"):
-            prompter.prompt(asked)
+            prompt_encoder.prompt(asked)
 
 
 def test_a_switch_of_the_template_is_set(retemplated, described):
     folder, record = retemplated(SWITCHED), read(described)[0]
-    for asking, end in (
+    for generation, end in (
         (GenerationSettings(), "none"),
         (GenerationSettings(switches={"enable_thinking": True}), "assistant:"),
     ):
-        prompter = chat_prompter(folder, asking)
-        asked = {"id": "a", "messages": asking.messages(record), "audios": []}
-        assert prompter.tokenizer.decode(prompter.prompt(asked)[0]).endswith(end)
+        prompt_encoder = chat_prompt_encoder(folder, generation)
+        asked = {"id": "a", "messages": generation.messages(record), "audios": []}
+        assert prompt_encoder.tokenizer.decode(prompt_encoder.prompt(asked)[0]).endswith(end)
     with pytest.raises(UserError, match=r"--template-switch: the chat template of .* does not read 'thinking'"):
-        chat_prompter(folder, GenerationSettings(switches={"thinking": True}))
+        chat_prompt_encoder(folder, GenerationSettings(switches={"thinking": True}))
 
 
 def test_what_a_template_is_set_to_is_recorded(described, prep, tmp_path, tiny_llm):

@@ -53,15 +53,16 @@ def test_foreign_messages_get_one_description_line_per_audio():
 
 
 @pytest.mark.parametrize(
-    "asking", [GenerationSettings(max_new_tokens=24), GenerationSettings(max_new_tokens=24, temperature=0.7, top_p=0.9)]
+    "generation",
+    [GenerationSettings(max_new_tokens=24), GenerationSettings(max_new_tokens=24, temperature=0.7, top_p=0.9)],
 )
-def test_batched_answers_equal_those_one_by_one(tiny_llm, described, asking):
+def test_batched_answers_equal_those_one_by_one(tiny_llm, described, generation):
     records = read(described)
     for number, record in enumerate(records):
         record["seed_description"] += " and so on" * number  # prompts of different lengths
     answers = []
     for batch_size in (1, 3):
-        engine = TransformersEngine(str(tiny_llm), asking, batch_size=batch_size, device="cpu")
+        engine = TransformersEngine(str(tiny_llm), generation, batch_size=batch_size, device="cpu")
         engine.ends = list(range(1, 300, 6))  # a random model ends somewhere only if many tokens end it
         answers.append({answer.id: answer for answer in engine.answers([records], ())})
     assert answers[0] == answers[1]
