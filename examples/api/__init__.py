@@ -1,1 +1,1 @@
-"""The Python API, a short script for each use."""
+"""Examples of the Python API, one short script per use."""

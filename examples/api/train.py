@@ -7,7 +7,7 @@ import caad_ds
 
 
 def main(config_file: str, output_dir: str) -> Path | None:
-    """Standard KD instead of CAAD, for a few steps."""
+    """Train with standard KD instead of CAAD for a few steps."""
     changes = ["run.name=std_kd", "objective.alpha=0", "optimizer.steps=3", f"run.output_dir={output_dir}"]
     config = caad_ds.load_config(config_file, changes)
     print(config.to_yaml())

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def demo(args: argparse.Namespace) -> int:
-    """What was asked for."""
+    """Run the chosen command."""
     if args.command == "teacher":
         make_teacher(DATA, Path("runs/demo-teacher"), args.seed)
     elif args.command == "full":
@@ -64,7 +64,7 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def run_demo(short: bool) -> None:
-    """Teacher, standard KD and CAAD: corpus, two students, table, picture."""
+    """Compare teacher, standard KD and CAAD: corpus, two students, table, picture."""
     root, runs = (Path("data/demo-short"), Path("runs/demo-short")) if short else (DATA, Path("runs/demo"))
     sizes = corpus.SHORT if short else {k: v for k, v in corpus.SIZES.items() if k != "teacher"}
     corpus.synthesize(root, sizes)
@@ -76,8 +76,8 @@ def run_demo(short: bool) -> None:
     brief = ("optimizer.steps=8", "optimizer.batch_size=16", "run.log_every=4") if short else ()
     outputs = []
     for row in SHORT:
-        asked = evaluate(row, shipped(row.teacher), runs / row.name, benchmark, runs / row.name)
-        evaluation = (*asked, *LOGGED)
+        command = evaluate(row, shipped(row.teacher), runs / row.name, benchmark, runs / row.name)
+        evaluation = (*command, *LOGGED)
         outputs.append(runs / row.name / "evaluation")
         if row.trains:
             job(row, shipped(row.teacher), runs / row.name, 0, (*data, *brief), (evaluation,)).run()

@@ -1,4 +1,4 @@
-"""The demo runs the same commands as a user does, and shows them."""
+"""Runs the `caad-ds` commands of the demo, and prints them."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ CAAD_DS = [sys.executable, "-u", "-m", "caad_ds.cli"]
 
 
 def caad_ds(*arguments: object) -> None:
-    """Run `caad-ds ARGUMENTS`; the demo ends with its status if it fails."""
+    """Run `caad-ds ARGUMENTS`; exit with its status if it fails."""
     texts = [str(a) for a in arguments]
     _shown("caad-ds", [*CAAD_DS, *texts], texts)
 
@@ -36,14 +36,14 @@ class Job:
 
     @property
     def sets(self) -> list[str]:
-        """The overrides as arguments."""
+        """Return the overrides as arguments."""
         return [part for override in self.overrides for part in ("--set", override)]
 
     def run(self, ranks: int = 2) -> None:
-        """Train under DeepSpeed's launcher on `ranks` local processes, then evaluate; all is shown."""
-        # The launcher's own INFO lines say nothing that the command shown here does not.
+        """Train under DeepSpeed's launcher on `ranks` local processes, then evaluate; all output is shown."""
+        # The launcher's INFO lines only repeat the command.
         launcher = [sys.executable, "-u", "-m", "deepspeed.launcher.runner", "--log_level", "error"]
-        # A port of its own, so that two demos on one machine do not meet.
+        # A free port, so that two demos on one machine do not interfere.
         ranks_and_port = ["--num_accelerators", str(ranks), "--master_port", str(free_port())]
         arguments = [*ranks_and_port, "caad_ds/train.py", "--config", self.config, *self.sets]
         _shown("deepspeed", [*launcher, *arguments], arguments)
@@ -51,9 +51,9 @@ class Job:
             caad_ds("evaluate", *evaluation)
 
     def run_quietly(self) -> Path:
-        """The same in one process, its output in a log file; for many jobs side by side."""
+        """Train and evaluate in one process, with the output in a log file; for parallel jobs."""
         log = beside(self.output_dir, ".log")
-        # A store of its own: SQLite takes one writer at a time.
+        # A separate MLflow store: SQLite allows one writer at a time.
         sets = [*self.sets, "--set", f"tracking.uri=sqlite:///{self.output_dir}.db"]
         commands = (["train", "--config", self.config, *sets], *(["evaluate", *e] for e in self.evaluations))
         _logged(log, *commands)
@@ -62,14 +62,14 @@ class Job:
 
 @dataclass(frozen=True)
 class CacheJob:
-    """Filling of a teacher cache ahead of the runs that read it side by side: only one may fill it at a time."""
+    """Filling of a teacher cache before parallel runs read it: only one process may fill it at a time."""
 
     config: str
     overrides: tuple[str, ...]
     folder: Path
 
     def run_quietly(self) -> Path:
-        """Fill it in one process, its output in a log file; one that is known to be whole is left alone."""
+        """Fill the cache in one process, with the output in a log file; a complete one is left alone."""
         log, whole = beside(self.folder, ".log"), beside(self.folder, ".whole")
         if not (whole.exists() and self.folder.is_dir()):
             sets = [part for override in self.overrides for part in ("--set", override)]
@@ -81,20 +81,20 @@ class CacheJob:
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Evaluations of a model that is there, beside a folder that their log is named after."""
+    """Evaluations of an existing model; the log is named after a folder and written beside it."""
 
     arguments: Sequence[tuple[str, ...]]
     folder: Path
 
     def run_quietly(self) -> Path:
-        """One after the other, the output in a log file."""
+        """Run the evaluations one after the other, with the output in a log file."""
         log = beside(self.folder, ".log")
         _logged(log, *(["evaluate", *each] for each in self.arguments))
         return log
 
 
 class Quiet(Protocol):
-    """What can run among others."""
+    """A job that can run in parallel with others."""
 
     def run_quietly(self) -> Path:
         """Run to the end; returns the log."""
@@ -102,12 +102,12 @@ class Quiet(Protocol):
 
 
 def beside(folder: Path, ending: str) -> Path:
-    """A file named after a folder, whose name may have a dot in it."""
+    """Return the path `FOLDER` + `ending`; the folder's name may contain dots."""
     return folder.with_name(folder.name + ending)
 
 
 def _logged(log: Path, *commands: list[str]) -> None:
-    """Run `caad-ds` with each list of arguments, the output of all in one file; UserError if one fails."""
+    """Run `caad-ds` with each list of arguments, all output to one file; UserError if one fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as out:
         for arguments in commands:
@@ -119,7 +119,7 @@ def _logged(log: Path, *commands: list[str]) -> None:
 
 
 def run_all(jobs: Sequence[Quiet], side_by_side: int, what: str) -> None:
-    """Run many jobs, some at a time, with a line for each that ends."""
+    """Run jobs, `side_by_side` at a time; print a line for each finished one."""
     with ThreadPoolExecutor(side_by_side) as pool, Heartbeat() as voice:
         voice.begin(f"{what}: {counted(len(jobs), 'run')}, {side_by_side} at a time")
         waiting = [pool.submit(job.run_quietly) for job in jobs]
@@ -127,20 +127,22 @@ def run_all(jobs: Sequence[Quiet], side_by_side: int, what: str) -> None:
             for done, future in enumerate(as_completed(waiting), 1):
                 voice.say(f"{what}: {done}/{len(jobs)} done ({future.result()})")
         except (UserError, KeyboardInterrupt):
-            pool.shutdown(cancel_futures=True)  # what has begun ends first
+            pool.shutdown(cancel_futures=True)  # waits for running jobs
             raise
 
 
 def free_port() -> int:
-    """A port that no one listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def environment() -> dict[str, str]:
-    """What the commands run in: the checkout importable, on the CPU and with one thread a process unless the user says
-    otherwise. Two ranks need two devices, and a machine with a GPU may have but one."""
+    """Return the environment of the commands: the checkout importable, CPU, one thread per process.
+
+    The user's own settings take precedence. CPU, since two ranks need two devices and a machine may have one GPU only.
+    """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     defaults = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return defaults | os.environ | {"PYTHONPATH": paths, "MLFLOW_DISABLE_TELEMETRY": "true"}

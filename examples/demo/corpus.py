@@ -1,4 +1,4 @@
-"""From nothing to shards and benchmarks, with the commands of data preparation."""
+"""Builds the demo's shards and benchmarks with the commands of data preparation."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from examples.demo.commands import caad_ds
 INSTRUCTIONS = "configs/demo/instructions.yaml"
 SIZES = {"teacher": 4800, "distill": 2400, "validation": 200, "test": 300}
 SHORT = {"distill": 48, "validation": 16, "test": 8}
-# Several questions about a clip stand together in a batch, which encodes it once (data.group_by_audio).
+# Several questions about a clip share a batch, which encodes it once (data.group_by_audio).
 QUESTIONS = {"teacher": 4, "distill": 4, "validation": 1}
-# A hint about what is asked agrees with the audio in 95% of the teacher's items; that is the text bias to remove. With
-# fewer items without a hint its connector learned to hear some attributes and not others. Of the hinted distillation
-# prompts 85% are faithful, the rest conflicting or irrelevant; half carry no hint, since those are what a
-# student learns to hear from. The pseudo ground truth is always right.
+# Of the teacher's hints about the attribute in question, 95% agree with the audio: the text bias to remove. With fewer
+# prompts without a hint, its connector learned only some attributes. Half of the distillation prompts have no hint,
+# since students learn to use the audio from these; of the others 85% are faithful, the rest conflicting or irrelevant.
+# The pseudo ground truth is always right.
 HINTS = {
     "teacher": "none=0.45,faithful=0.494,adversarial=0.026,irrelevant=0.03",
     "distill": "none=0.5,faithful=0.425,adversarial=0.0375,irrelevant=0.0375",
@@ -27,14 +27,14 @@ def synthesize(root: Path, sizes: dict[str, int]) -> None:
 
 
 def ingest(root: Path, split: str) -> Path:
-    """The manifest of a synthesised split."""
+    """Ingest a synthesised split; returns its manifest."""
     manifest = root / f"{split}.jsonl"
     caad_ds("prep", "ingest", "demo", "--root", root / "audio" / split, "--out", manifest)
     return manifest
 
 
 def shards(root: Path, split: str) -> Path:
-    """Stage 1 and the shards of a split; returns their folder."""
+    """Run Stage 1 on a split and pack its shards; returns their folder."""
     manifest, out = ingest(root, split), root / "shards" / split
     described, answered = root / f"{split}.described.jsonl", root / f"{split}.answered.jsonl"
     caad_ds(
@@ -47,7 +47,7 @@ def shards(root: Path, split: str) -> Path:
 
 
 def benchmark(root: Path, split: str) -> Path:
-    """The conflict benchmark of a split, in MCR-BENCH's format; returns its folder."""
+    """Write the conflict benchmark of a split in MCR-BENCH's format; returns its folder."""
     out = root / "benchmark" / split
     caad_ds(
         "prep", "conflict-benchmark", "--manifest", ingest(root, split), "--instructions", INSTRUCTIONS, "--out", out

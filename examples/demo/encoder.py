@@ -1,7 +1,7 @@
-"""The demo's encoder: a small Whisper encoder, trained to hear the attributes, then frozen and shared.
+"""The demo's encoder: a small Whisper encoder, trained to classify the attributes, then frozen and shared.
 
-Trained from scratch together with the language model, a network of this size never hears gender or accent; so the
-encoder comes first, from clips of the `teacher` split alone, as a stand-in for Whisper's own pretraining.
+A network of this size, trained from scratch together with the language model, never learns gender or accent. So the
+encoder is trained first, on clips of the `teacher` split alone, in place of Whisper's own pretraining.
 """
 
 import json
@@ -32,7 +32,7 @@ CONFIG = dict(
 
 
 def read_split(folder: Path, encoder: SpeechEncoder) -> tuple[Tensor, Tensor]:
-    """Features float32 [n, mel, frames] and attribute classes int64 [n, 4] of a synthesised split."""
+    """Load features float32 [n, mel, frames] and attribute classes int64 [n, 4] of a synthesised split."""
     rows = [json.loads(line) for _, line in read_lines(folder / "metadata.jsonl")]
     features = []
     with progress(f"reading {folder}", len(rows)) as advance:
@@ -45,7 +45,7 @@ def read_split(folder: Path, encoder: SpeechEncoder) -> tuple[Tensor, Tensor]:
 
 
 class Probe(nn.Module):
-    """Linear classifiers of every attribute on the mean state of every tapped layer."""
+    """Linear classifiers for every attribute on the time-averaged states of every tapped layer."""
 
     def __init__(self, taps: int, dim: int):
         super().__init__()
@@ -53,7 +53,7 @@ class Probe(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(dim, len(names)) for _ in range(taps) for names in ATTRIBUTES.values())
 
     def forward(self, states: Tensor) -> list[list[Tensor]]:
-        """Logits [n, classes] by tap and attribute, of states [n, taps, frames, D]."""
+        """Return logits [n, classes] by tap and attribute, from states [n, taps, frames, D]."""
         pooled = self.norm(states.mean(2))
         count = len(ATTRIBUTES)
         return [
@@ -63,9 +63,9 @@ class Probe(nn.Module):
 
 
 def train_encoder(corpus: Path, steps: int, seed: int = 0, batch: int = 32, peak_lr: float = 1e-3) -> SpeechEncoder:
-    """Train on `<corpus>/teacher`, on a GPU if there is one; every tap is asked for every attribute.
+    """Train on `<corpus>/teacher`, on a GPU if there is one, to classify every attribute at every tap.
 
-    Prints the accuracy on `<corpus>/validation`, whose voices it never heard.
+    Prints the accuracy on `<corpus>/validation`, which has unseen voices.
     """
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,7 +78,7 @@ def train_encoder(corpus: Path, steps: int, seed: int = 0, batch: int = 32, peak
     optimizer = torch.optim.AdamW(weights, lr=peak_lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=steps, pct_start=0.15)
     generator = torch.Generator().manual_seed(seed)
-    told = time.monotonic()
+    last_report = time.monotonic()
     for step in range(steps):
         chosen = torch.randint(len(features), (batch,), generator=generator)
         states = whisper(_shifted(features[chosen], generator).to(device), output_hidden_states=True).hidden_states[1:]
@@ -90,8 +90,8 @@ def train_encoder(corpus: Path, steps: int, seed: int = 0, batch: int = 32, peak
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
-        if time.monotonic() - told > 5 or step + 1 == steps:
-            told = time.monotonic()
+        if time.monotonic() - last_report > 5 or step + 1 == steps:
+            last_report = time.monotonic()
             print(f"encoder: step {step + 1}/{steps}  loss {loss.item():.3f}", flush=True)
     encoder.whisper.requires_grad_(False).eval()
     _report(encoder, probe, *read_split(corpus / "validation", encoder))
@@ -99,7 +99,7 @@ def train_encoder(corpus: Path, steps: int, seed: int = 0, batch: int = 32, peak
 
 
 def _shifted(features: Tensor, generator: torch.Generator) -> Tensor:
-    """Each clip rolled by up to a third of the window and a little louder or softer, so that neither tells anything."""
+    """Augment: roll each clip by up to a third of the window and vary its level, so that neither is informative."""
     frames = features.shape[-1]
     shifts = torch.randint(frames // 3, (len(features), 1, 1), generator=generator)
     index = (torch.arange(frames) - shifts) % frames

@@ -1,4 +1,4 @@
-"""The table of an experiment on the demo, from the lines of its finished runs alone."""
+"""The table of an experiment on the demo, computed from the lines of its finished runs."""
 
 import math
 from collections import defaultdict
@@ -14,13 +14,16 @@ Run = tuple[int, int | None]  # teacher and student seed
 
 
 def table(lines: Sequence[dict], gate_m: float, steps: int | None) -> str:
-    """The rows with means and 95% intervals, validation and test apart; of `adaptive` the answer to its question."""
+    """Format the rows with means and 95% intervals, separately for validation and test.
+
+    For `adaptive`, the answer to its question is added.
+    """
     mine = [line for line in lines if line["steps"] == steps]
     text = []
     for split in ("validation", "test"):
         rows: dict[str, dict[Run, dict[str, float]]] = defaultdict(dict)
         for line in mine:
-            chosen = line["test"] is None  # of --choose, which compares constants
+            chosen = line["test"] is None  # a run of --choose, which compares constants
             if line[split] is None or ((split == "test" or not chosen) and line["gate_m"] not in (None, gate_m)):
                 continue
             rows[line["row"]][line["teacher_seed"], line["student_seed"]] = line[split]["all"]
@@ -35,7 +38,8 @@ def table(lines: Sequence[dict], gate_m: float, steps: int | None) -> str:
 
 
 def interval(values: dict[Run, float]) -> tuple[float, float]:
-    """Mean and half the 95% interval, nan where there is but one: over teachers' means, else over student seeds."""
+    """Return mean and half-width of the 95% interval, over teachers' means, or over student seeds if there is one
+    teacher; the half-width of a single value is nan."""
     by_teacher: dict[int, list[float]] = defaultdict(list)
     for (teacher, _), value in values.items():
         by_teacher[teacher].append(value)
@@ -59,7 +63,7 @@ def _shown(value: float, half: float) -> str:
 
 
 def _answer(rows: dict[str, dict[Run, dict[str, float]]]) -> str:
-    """Whether the adaptive contrast keeps standard KD's neutral accuracy at CAAD 2's shift."""
+    """State whether the adaptive contrast keeps standard KD's neutral accuracy at CAAD 2's shift."""
     if not {ADAPTIVE, "std_kd", "caad 2"} <= rows.keys():
         return ""
 

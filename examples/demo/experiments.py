@@ -1,8 +1,8 @@
-"""Experiments on the demo in pieces: an adaptive contrast, and what else an objective can be made of.
+"""Resumable experiments on the demo: an adaptive contrast, and other terms of the objective.
 
-Each finished run appends a line to a tracked file, so that an experiment can be done in pieces; the table is made of
-that file alone. The gate's constant of `adaptive` is chosen on the validation voices (`--choose`), whose runs never see
-the test.
+Each finished run appends a line to a tracked file, so an experiment can be run in several sessions; the table is
+computed from that file alone. The gate's constant of `adaptive` is chosen on the validation voices (`--choose`), by
+runs that never see the test split.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def _register(parser: argparse.ArgumentParser, name: str, teacher_seeds: int, st
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what is missing of the experiment, as far as the time goes, and print the table."""
+    """Run what is missing of the experiment within the time limit, and print the table."""
     if not args.table:
         with sole_writer(args.results.resolve()):
             Experiment(args).run()
@@ -66,13 +66,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def lines_of(results: Path) -> list[dict]:
-    """The finished runs of a file of results."""
+    """Read the finished runs from a file of results."""
     return [json.loads(line) for line in read_text(results).splitlines()] if results.exists() else []
 
 
 @dataclass(frozen=True)
 class Work:
-    """One run and what it is to be recorded as: for each line the folders of its evaluations by split."""
+    """A job and the lines to record for it: by row name, the folders of its evaluations by split."""
 
     quiet: Quiet
     lines: dict[str, dict[str, Path]]
@@ -81,7 +81,7 @@ class Work:
 
 @dataclass
 class Deadline:
-    """How long may be worked, and how long a run took at most."""
+    """A time limit, and the longest duration of a run so far."""
 
     seconds: float | None
     began: float = field(default_factory=lambda: monotonic())
@@ -89,12 +89,12 @@ class Deadline:
 
     @property
     def over(self) -> bool:
-        """Whether another run would not end in time."""
+        """Return whether another run would exceed the limit."""
         return self.seconds is not None and monotonic() - self.began + self.longest > self.seconds
 
 
 class Experiment:
-    """What is to be run and recorded."""
+    """Runs the missing rows of an experiment and records them."""
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
@@ -107,7 +107,7 @@ class Experiment:
         self.commit = _commit()
 
     def run(self) -> None:
-        """Teacher by teacher, what is missing in the results."""
+        """Run what is missing in the results, teacher by teacher."""
         args = self.args
         args.results.parent.mkdir(parents=True, exist_ok=True)
         if args.results.exists():
@@ -130,7 +130,7 @@ class Experiment:
         print(f"{left} runs are missing in {args.results}; run the same command to continue" if left else "complete")
 
     def _missing(self, teacher_seed: int) -> list[tuple[Row, int | None]]:
-        """The rows with their student seeds that no line has; a teacher's has none."""
+        """List the rows and student seeds that are not recorded; the seed of a teacher's row is None."""
         done = {
             (line["row"], line["student_seed"])
             for line in lines_of(self.args.results)
@@ -144,7 +144,7 @@ class Experiment:
         return [(row, seed) for row, seed in wanted if (row.name, seed) not in done]
 
     def _teachers(self, seed: int) -> dict[str, Path]:
-        """Teacher and twin of a seed, trained if they are not there."""
+        """Return teacher and twin of a seed; train them if they do not exist."""
         if seed == 0:
             return {kind: shipped(kind) for kind in ("teacher", TWIN)}
         folder = self.args.out / f"teacher-{seed}"
@@ -158,7 +158,7 @@ class Experiment:
         return models
 
     def _check_teachers(self, seed: int, models: dict[str, Path]) -> None:
-        """Refuse to mix students of a teacher with those of another one of that seed, such as another machine's."""
+        """Raise UserError if recorded students of this seed had another teacher, for example from another machine."""
         now = "".join(model_hash(str(models[kind]))[:8] for kind in ("teacher", TWIN))
         for line in lines_of(self.args.results):
             if line["teacher_seed"] == seed and line["steps"] == self.steps and line["teacher"] != now:
@@ -170,7 +170,7 @@ class Experiment:
         self.teacher = now
 
     def _works(self, seed: int, models: dict[str, Path]) -> Iterator[Work]:
-        """What is missing of a teacher seed; a student and what is decoded of it are one run."""
+        """Yield the missing work of a teacher seed; a student and its decoding variants are one job."""
         missing = self._missing(seed)
         folder = self.args.out / f"teacher-{seed}"
         for row, student in missing:
@@ -182,8 +182,8 @@ class Experiment:
                 yield self._student(row, decoded, models[row.teacher], run, seed, student)
             elif row.model == "teacher":
                 place = folder / row.name.replace(" ", "_")
-                asked, places = self._evaluations(row, models[row.teacher], place, place)
-                yield Work(Evaluations(asked, place), {row.name: places}, self._known(seed, None))
+                commands, places = self._evaluations(row, models[row.teacher], place, place)
+                yield Work(Evaluations(commands, place), {row.name: places}, self._known(seed, None))
             elif not any(each.name == row.model and s == student for each, s in missing):
                 raise UserError(
                     f"{self.args.results}: {row.name} of teacher {seed}, student {student} is missing where its "
@@ -199,8 +199,8 @@ class Experiment:
         evaluations, lines = [], {}
         for each in [row, *decoded]:
             place = run if each is row else run.with_name(f"{run.name}_cd")
-            asked, lines[each.name] = self._evaluations(each, teacher, run, place)
-            evaluations += asked
+            commands, lines[each.name] = self._evaluations(each, teacher, run, place)
+            evaluations += commands
         overrides = (*self.extra, *cache)
         training = job(row, teacher, run, 1 + student, overrides, tuple(evaluations))
         return Work(training, lines, self._known(seed, student))
@@ -208,18 +208,18 @@ class Experiment:
     def _evaluations(
         self, row: Row, teacher: Path, run: Path, place: Path
     ) -> tuple[list[tuple[str, ...]], dict[str, Path]]:
-        """The arguments that evaluate a row on each split, and where the results are."""
-        # A student whose constant is chosen is in the table under another name.
+        """Return the arguments that evaluate a row on each split, and the folders of the results."""
+        # The table has a student with the chosen constant under another name.
         prefix = "chosen_on" if self.args.choose else "on"
         places = {split: place / f"{prefix}_{split}" for split in self.splits}
-        asked = [evaluate(row, teacher, run, DATA / "benchmark" / split, out) for split, out in places.items()]
-        return asked, {split: out / "evaluation" for split, out in places.items()}
+        commands = [evaluate(row, teacher, run, DATA / "benchmark" / split, out) for split, out in places.items()]
+        return commands, {split: out / "evaluation" for split, out in places.items()}
 
     def _known(self, seed: int, student: int | None) -> dict[str, object]:
         return {"teacher_seed": seed, "student_seed": student, "teacher": self.teacher, "commit": self.commit}
 
     def _run_all(self, works: Iterator[Work]) -> None:
-        """Run them some at a time, as long as there is time, and record each that ends."""
+        """Run jobs in parallel until the time limit, and record each finished one."""
         running: dict[Future, tuple[Work, float]] = {}
         left = True
         with ThreadPoolExecutor(self.args.jobs) as pool:
@@ -239,7 +239,7 @@ class Experiment:
                     self._record(work)
 
     def _record(self, work: Work) -> None:
-        """Append a run's lines, as one write: those of a student and of what was decoded of it belong together."""
+        """Append a job's lines in one write, to keep those of a student and its decoding variants together."""
         lines = []
         for name, places in work.lines.items():
             figures: dict[str, object] = {split: None for split in SPLITS}
@@ -251,7 +251,7 @@ class Experiment:
 
 
 def figures_of(evaluation: Path) -> dict[str, dict[str, float]]:
-    """The figures of an evaluation in %, over all attributes and of each."""
+    """Read the figures of an evaluation in %, over all attributes and for each."""
     groups = json.loads(read_text(evaluation / "scores.json"))["groups"]
     return {
         group: {name: round(100 * (values[name]["value"] or 0.0), 3) for name in SCORES}
@@ -264,7 +264,7 @@ def _gate(rows: list[Row], name: str) -> float | None:
 
 
 def _commit() -> str:
-    """The commit that runs, with a plus where files differ from it."""
+    """Return the current commit, with a plus if the working tree differs."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

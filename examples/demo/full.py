@@ -13,7 +13,7 @@ from examples.demo.teacher import TWIN, shipped, teacher_jobs
 
 
 def run_full(args: argparse.Namespace) -> None:
-    """Every row for every teacher and student seed, in one process each, `--jobs` side by side."""
+    """Run every row for every teacher and student seed, one process each, `--jobs` in parallel."""
     splits = ("teacher", "distill", "validation") if args.teacher_seeds > 1 else ("distill",)
     corpus.synthesize(DATA, {split: corpus.SIZES[split] for split in (*splits, args.benchmark)})
     for split in set(splits) - {"validation"}:
@@ -45,9 +45,9 @@ def run_full(args: argparse.Namespace) -> None:
 def make_teachers(
     args: argparse.Namespace, rows: list[Row], benchmark: Path
 ) -> tuple[dict[Path, dict[str, Path]], list[Path]]:
-    """Teacher and twin of every seed, evaluated: per folder their models, and the evaluations.
+    """Train and evaluate teacher and twin of every seed; returns their models by folder, and the evaluations.
 
-    Those of seed 0 are the shipped ones; the others are trained first.
+    Those of seed 0 are the shipped ones.
     """
     teachers = {args.out / "teacher-0": {kind: shipped(kind) for kind in ("teacher", TWIN)}}
     trainings: list[dict[str, Job]] = [{}]

@@ -1,19 +1,21 @@
-"""The rows of the demo's table: which student, from which teacher, decoded how."""
+"""The rows of the demo's table: student, teacher and decoding of each."""
 
 from dataclasses import dataclass
 
-ALPHA = 2.0  # of make demo-full's controls, and of contrastive decoding
+ALPHA = 2.0  # strength in make demo-full's controls and in contrastive decoding
 
 
 @dataclass(frozen=True)
 class Row:
     """One system of the table.
 
-    `overrides` change configs/demo/caad.yaml; `teacher` is "teacher" or "twin" (the one that never saw silence),
-    `negative` the input of its second path.
-    `gate_m` is the constant of an adaptive contrast, which is among the overrides too.
-    `model` names the row whose trained student is decoded (its own by default, "teacher" for the teacher itself), and
-    `decode_alpha` the strength of contrastive decoding.
+    Args:
+        overrides: changes to configs/demo/caad.yaml.
+        teacher: "teacher" or "twin" (trained without silence).
+        negative: input that replaces the audio in the contrastive pass.
+        gate_m: constant of an adaptive contrast, also among the overrides.
+        model: row whose student is decoded: by default this one, "teacher" for the teacher itself.
+        decode_alpha: strength of contrastive decoding.
     """
 
     name: str
@@ -26,23 +28,23 @@ class Row:
 
     @property
     def trains(self) -> bool:
-        """Whether this row has a student of its own."""
+        """Return whether this row trains a student."""
         return self.model is None
 
     @property
     def draws(self) -> bool:
-        """Whether the student answers itself while it trains, so that no cache holds what the teacher says."""
+        """Return whether the student generates answers during training (on-policy), which no teacher cache holds."""
         return any(override.startswith("objective.on_policy") for override in self.overrides)
 
 
 def caad(name: str, alpha: float, negative: str = "zero_mel", teacher: str = "teacher") -> Row:
-    """A CAAD student."""
+    """Return the row of a CAAD student."""
     return Row(name, (f"objective.alpha={alpha}",), teacher, negative)
 
 
 TEACHER = Row("teacher", model="teacher")
 STD_KD = Row("std_kd", ("objective.alpha=0",))
-SHORT = [TEACHER, STD_KD, Row("caad")]  # of the strength that configs/demo/caad.yaml has
+SHORT = [TEACHER, STD_KD, Row("caad")]  # with the strength of configs/demo/caad.yaml
 FULL = [
     TEACHER,
     Row("teacher + CD", model="teacher", decode_alpha=ALPHA),
@@ -64,13 +66,13 @@ FULL = [
 
 
 def adaptive(name: str, gate_m: float) -> Row:
-    """A student of the contrast that the text-certainty gate scales, at most of strength `ALPHA`."""
+    """Return the row of a student whose contrast is scaled by the text-certainty gate, up to `ALPHA`."""
     gate = (f"objective.alpha={ALPHA}", "objective.alpha_gate=text_certainty", f"objective.gate_m={gate_m}")
     return Row(name, gate, gate_m=gate_m)
 
 
 def adaptive_rows(gate_m: float) -> list[Row]:
-    """The rows of the adaptive contrast's experiment: six students of each pair of seeds."""
+    """Return the rows of the experiment on the adaptive contrast: six students per pair of seeds."""
     return [
         TEACHER,
         Row("teacher + CD", model="teacher", decode_alpha=ALPHA),
@@ -86,20 +88,20 @@ def adaptive_rows(gate_m: float) -> list[Row]:
 
 
 def chosen_rows() -> list[Row]:
-    """What is compared on the validation voices to choose the gate's constant."""
+    """Return the rows compared on the validation voices to choose the gate's constant."""
     fixed = [STD_KD, caad("caad 1.5", 1.5), caad("caad 2", 2.0)]
     return [*fixed, *(adaptive(f"adaptive 2 m {m:g}", m) for m in (1.5, 2.0, 3.0))]
 
 
 def on_policy(share: float, divergence: str) -> Row:
-    """A CAAD student that draws a share of the answers itself; the demo's have at most seven tokens."""
+    """Return the row of a CAAD student that samples a share of the answers; the demo's have at most seven tokens."""
     name = f"on-policy {share:g}, {divergence.removesuffix('_kl')} KL"
     drawn = {"share": share, "divergence": divergence, "max_new_tokens": 12}
     return Row(name, tuple(f"objective.on_policy.{key}={value}" for key, value in drawn.items()))
 
 
 def objective_rows() -> list[Row]:
-    """What else an objective can be made of, each beside CAAD and with its alpha, that of configs/demo/caad.yaml."""
+    """Return the rows with other terms of the objective, each added to CAAD as in configs/demo/caad.yaml."""
     return [
         TEACHER,
         STD_KD,

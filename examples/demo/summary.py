@@ -1,4 +1,4 @@
-"""What a table says, in words, whatever it says."""
+"""A summary of a results table in words."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,10 @@ COMPARABLE_POINTS = 2.0
 
 
 def ordering(evaluations: list[Path]) -> str:
-    """The systems ordered by adversarial accuracy and by shift, and which students are comparable with the teacher.
+    """Order the systems by adversarial accuracy and by shift; list students that are not comparable with the teacher.
 
-    `evaluations` are run folders of `caad-ds evaluate`, the teacher's first. A student whose neutral accuracy is not
-    within 2 points of the teacher's is told as not comparable: under- and overtrained students show effects of either
-    sign.
+    `evaluations` are run folders of `caad-ds evaluate`, the teacher's first. A student is comparable if its neutral
+    accuracy is within 2 points of the teacher's: under- and overtrained students show effects of either sign.
     """
     scores = {}
     for folder in evaluations:

@@ -37,12 +37,12 @@ SCORES = ("accuracy_neutral", "accuracy_faithful", "accuracy_adversarial", "accu
 
 
 def shipped(kind: str) -> Path:
-    """The folder of the shipped teacher, or of its twin."""
+    """Return the folder of the shipped teacher or its twin."""
     return SHIPPED / TWIN if kind == TWIN else SHIPPED
 
 
 def make_parts(root: Path, seed: int) -> tuple[Path, Path]:
-    """Tokenizer and encoder of one teacher seed, below `root`; kept if they are there."""
+    """Make tokenizer and encoder of one teacher seed below `root`, unless they exist."""
     tokenizer, encoder = root / "tokenizer", root / f"encoder-{seed}"
     if not (tokenizer / "tokenizer.json").exists():
         make_tokenizer(tokenizer)
@@ -54,7 +54,7 @@ def make_parts(root: Path, seed: int) -> tuple[Path, Path]:
 
 
 def teacher_jobs(root: Path, runs: Path, seed: int, extra: tuple[str, ...] = ()) -> dict[str, Job]:
-    """Training of the teacher and of its twin, which differ in audio dropout alone, into `<runs>/<kind>/model`."""
+    """Return the jobs that train teacher and twin, which differ only in audio dropout, into `<runs>/<kind>/model`."""
     tokenizer, encoder = make_parts(root, seed)
     jobs = {}
     for kind, dropout in (("teacher", None), (TWIN, 0.0)):
@@ -68,12 +68,12 @@ def teacher_jobs(root: Path, runs: Path, seed: int, extra: tuple[str, ...] = ())
 
 
 def make_teacher(root: Path, runs: Path, seed: int = 0) -> None:
-    """Make the shipped teacher and its twin again and write what was done and found to `card.json`."""
+    """Train the shipped teacher and its twin again; write settings, scores and hashes to `card.json`."""
     corpus.synthesize(root, {"teacher": corpus.SIZES["teacher"], "validation": corpus.SIZES["validation"]})
     corpus.shards(root, "teacher")
     benchmark = corpus.benchmark(root, "validation")
     jobs = list(teacher_jobs(root, runs, seed).values())
-    # A core each: on two, one process each is half as fast again as two ranks for one after the other.
+    # One process per model: on two cores, 1.5 times as fast as training them in turn with two ranks.
     run_all(jobs, min(len(jobs), os.cpu_count() or 1), "teacher and twin")
     partial = SHIPPED.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -87,7 +87,7 @@ def make_teacher(root: Path, runs: Path, seed: int = 0) -> None:
 
 
 def _write_card(runs: Path, benchmark: Path, seed: int) -> None:
-    """What was done, how far each model follows the audio on unseen voices, and the hash of every weight file."""
+    """Write the command, the scores of each model on unseen voices, and the hash of every weight file."""
     scores = {}
     for kind in ("teacher", TWIN):
         out = runs / kind / "evaluation"

@@ -1,4 +1,4 @@
-"""The demo's tokenizer: SentencePiece on all that the demo says."""
+"""The demo's tokenizer: SentencePiece, trained on the demo's vocabulary."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ VOCABULARY = 512
 
 
 def make_tokenizer(folder: Path) -> Any:
-    """Train it on the instructions' texts and the sentences' words, so that every word is one piece or a few."""
+    """Train on the instructions' texts and the sentences' words, so that every word is one or a few pieces."""
     content = parse_yaml(read_text(Path(INSTRUCTIONS)))
     texts = list(content["irrelevant"])
     for attribute in content["attributes"].values():

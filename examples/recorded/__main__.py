@@ -1,7 +1,7 @@
 """CAAD on recorded human speech: `python -m examples.recorded --root FOLDER` (docs/results/recorded_speech.md).
 
 FOLDER holds the unpacked Debian packages of the corpus (data_prep/ingest/sources/fillets_ng.py says how to get them).
-Every step is a command that is shown; finished steps are left alone, so the same command resumes an interrupted run.
+Every command is printed. Finished steps are skipped, so run it again to resume.
 """
 
 import argparse
@@ -18,21 +18,21 @@ from examples.demo.commands import ROOT, Job, caad_ds
 DATA, RUNS, CONFIGS = Path("data/recorded"), Path("runs/recorded"), Path("configs/recorded")
 INSTRUCTIONS = CONFIGS / "instructions.yaml"
 LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
-# With this example the small LLM copies the attribute that is asked for; without one it often names the wrong option.
+# With this example the small LLM copies the attribute in question; without one it often names the wrong option.
 SYSTEM = (
     "Answer in one short sentence from the attributes in parentheses. For example, (Gender: male, Spoken language: "
     "Dutch, Recording quality: clean) gives: The speaker is male. The spoken language is Dutch. The recording quality "
     "is clean."
 )
-# Many prompts carry no hint, since those teach the model to hear and few steps are affordable. A hint of the teacher's
-# agrees with the audio in 95%.
+# Many prompts have no hint: they teach the model to use the audio, and the run is short. Of the teacher's hints, 95%
+# agree with the audio.
 HINTS = {
     "teacher": "none=0.7,faithful=0.285,adversarial=0.015",
     "distill": "none=0.5,faithful=0.4,adversarial=0.05,irrelevant=0.05",
 }
 QUESTIONS = {"teacher": 2, "distill": 2}
 TESTS = {"both": ("test_known",), "czech": ("test_known", "test_other")}
-# Where all training speech is Czech, nothing is to be heard about the language.
+# In protocol czech all training speech is Czech, so the language cannot be learned.
 ATTRIBUTES = {"both": ("gender", "language", "noise"), "czech": ("gender", "noise")}
 
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The whole path: data, teacher, its check, students, tables."""
+    """Run all steps: data, teacher, its check, students, tables."""
     data, runs = DATA / args.protocol, RUNS / args.protocol
     tests = TESTS[args.protocol]
     prepare(args.root, data, ("teacher", "distill", "validation", *tests))
@@ -78,21 +78,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def students(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
-    """What distinguishes the students' objectives, by their names."""
+    """Return the objective settings of each student by its name."""
     alpha = f"objective.alpha={args.alpha}"
     adaptive = {"adaptive": (alpha, "objective.alpha_gate=text_certainty")} if args.adaptive else {}
     return {"caad": (alpha,), "std_kd": ("objective.alpha=0.0",), **adaptive}
 
 
 def recommended(check: Path) -> float:
-    """The alpha that check-teacher takes; 1, to have a contrast to look at, where it takes none."""
+    """Return the alpha that check-teacher recommends; 1 if it recommends none, to show a contrast all the same."""
     alpha = json.loads(read_text(check))["verdict"]["alpha"] or 1.0
     print(f"alpha of CAAD and of contrastive decoding: {alpha:g}")
     return alpha
 
 
 def prepare(root: Path, data: Path, splits: tuple[str, ...]) -> None:
-    """From the unpacked packages to the shards of the training splits and the benchmarks of the others."""
+    """Prepare shards of the training splits and benchmarks of the others from the unpacked packages."""
     manifest = DATA / "all.jsonl"
     caad_ds("prep", "ingest", "fillets_ng", "--root", root, "--out", manifest, "--max-seconds", 8)
     caad_ds("prep", "split", "--manifest", manifest, "--out", DATA / "splits", "--rules", CONFIGS / "splits.yaml")
@@ -108,7 +108,7 @@ def prepare(root: Path, data: Path, splits: tuple[str, ...]) -> None:
 
 
 def shards(data: Path, split: str) -> None:
-    """Stage 1, by the teacher's own LLM, and the shards of a training split."""
+    """Run Stage 1 with the teacher's own LLM, and pack the shards of a training split."""
     described, answered = data / f"{split}.described.jsonl", data / f"{split}.answered.jsonl"
     caad_ds(
         "prep", "describe", "--manifest", data / f"{split}.jsonl", "--out", described, "--instructions", INSTRUCTIONS,
@@ -122,14 +122,14 @@ def shards(data: Path, split: str) -> None:
 
 
 def train(args: argparse.Namespace, name: str, *overrides: str) -> None:
-    """A training run named `name`: the teacher, or a student."""
+    """Train the teacher or a student, as run `name`."""
     config = CONFIGS / ("teacher.yaml" if name == "teacher" else "caad.yaml")
     out = RUNS / args.protocol / name
     Job(str(config), (f"run.name={name}", f"run.output_dir={out}", *overrides, *args.set), out).run(args.ranks)
 
 
 def table(args: argparse.Namespace, test: str) -> None:
-    """The systems on one test split: answers, scores, table, picture."""
+    """Evaluate the systems on one test split: answers, scores, table, picture."""
     runs, decoding = RUNS / args.protocol, {"teacher + CD": ("--contrast-alpha", args.alpha)}
     outputs = []
     models = {"teacher": "teacher", "teacher + CD": "teacher"} | {name: name for name in students(args)}

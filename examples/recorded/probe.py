@@ -1,7 +1,7 @@
-"""What the frozen encoder knows: `python -m examples.recorded.probe TRAIN.jsonl TEST.jsonl`, a ridge probe per layer.
+"""A ridge probe per layer of the frozen encoder: `python -m examples.recorded.probe TRAIN.jsonl TEST.jsonl`.
 
-A connector that hears less than the probe of any layer has not learned yet; an attribute that no layer holds cannot be
-distilled.
+If the model is worse than the probe of some layer, its connector has not learned enough yet. An attribute that no layer
+encodes cannot be distilled.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print, per layer and attribute of two options, the share of test clips that the probe gets right."""
+    """Print the probe's accuracy on the test clips, per layer and attribute with two options."""
     attributes = {key: list(a.options) for key, a in Instructions.load(INSTRUCTIONS).attributes.items()}
     manifests = [load_manifest(path) for path in args.manifests]
     with progress(f"loading {ENCODER}"):
@@ -53,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
     (train, train_labels), (test, test_labels) = sets
     for tap in TAPS:
         right = (predict(train[:, tap], train_labels, test[:, tap]) > 0) == (test_labels > 0)
-        told = ", ".join(f"{key} {share:.1%}" for key, share in zip(attributes, right.double().mean(0), strict=True))
-        print(f"layer {tap}: {told}")
+        shares = zip(attributes, right.double().mean(0), strict=True)
+        print(f"layer {tap}: {', '.join(f'{key} {share:.1%}' for key, share in shares)}")
     return 0
 
 
 def examples(encoder: SpeechEncoder, records: list[dict], attributes: dict[str, list[str]]) -> tuple[Tensor, Tensor]:
-    """States averaged over time [clips, taps, D], and labels +-1 [clips, attributes]."""
+    """Return states averaged over time [clips, taps, D], and labels +-1 [clips, attributes]."""
     states = []
     for record in track(records, "encoding", len(records)):
         try:
@@ -76,7 +76,7 @@ def examples(encoder: SpeechEncoder, records: list[dict], attributes: dict[str, 
 
 
 def predict(train: Tensor, labels: Tensor, test: Tensor) -> Tensor:
-    """Ridge regression on standardised features: its values [tests, attributes] for `test`."""
+    """Fit ridge regression on standardised features; returns its values [tests, attributes] for `test`."""
     mean, deviation = train.mean(0), train.std(0)
     x, y = (torch.nn.functional.pad((t - mean) / deviation, (0, 1), value=1.0) for t in (train, test))
     return y @ torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ labels)
