@@ -1,1 +1,1 @@
-"""Benchmarks of caad-ds; a package, since another one's of this name may be installed."""
+"""Benchmarks of caad-ds; a package, since another `benchmarks` may be installed."""

@@ -1,4 +1,4 @@
-"""The benchmarks that need nothing but a device: `make bench`. `soak.py` beside them kills ranks, for minutes."""
+"""Runs the benchmarks that need nothing but a device (`make bench`); `soak.py`, which takes minutes, is separate."""
 
 from benchmarks import data_prep, loss, step, teacher_cache
 

@@ -1,4 +1,4 @@
-"""A training step with the teacher's states in a cache on disk, for `step.py`: read, or computed and written."""
+"""Training steps with a teacher cache on disk, for `step.py`: states are read, or computed and written."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from benchmarks.step import Setting
 
 Form = Literal["pair", "contrast"]
-Batches = Callable[[], PairedBatch]  # the batch of the next step, with what the loader has read for it
+Batches = Callable[[], PairedBatch]  # returns the next batch, with the rows read by the loader
 EPOCHS = 10
 
 
 @dataclass
 class Row:
-    """What a step computes, in GFLOP, and the milliseconds that it took."""
+    """A step's GFLOP and milliseconds."""
 
     flops: float
     took: float
 
     def line(self, name: str, first: "Row | None", peak: float | None) -> str:
-        """The line of the table; `first` is the authors' graph, `peak` in MiB."""
+        """Format a line of the table; `first` is the authors' graph, `peak` is in MiB."""
         ratios = f"{self.took / first.took:.2f} | {self.flops / first.flops:.2f}" if first else " | "
         memory = "" if peak is None else f"{peak:.0f}"
         if peak is not None and torch.cuda.is_available():
@@ -46,7 +46,7 @@ class Row:
 
 
 def print_ten_epochs(rows: Mapping[str, Row], name: str, first: Row | None) -> None:
-    """The mean step of EPOCHS epochs, computed from a filling and a cached step where both were measured."""
+    """Print the mean step over EPOCHS epochs, computed from a filling and a cached step if both were measured."""
     filled, read = rows.get(f"{name}, filling"), rows.get(f"{name}, cached, pair")
     if filled and read:
         others = EPOCHS - 1
@@ -55,14 +55,14 @@ def print_ten_epochs(rows: Mapping[str, Row], name: str, first: Row | None) -> N
 
 
 class WithoutEngine:
-    """The teacher as `OnlineTeacher` runs it, without an engine around it."""
+    """The teacher as `OnlineTeacher` runs it, without a DeepSpeed engine."""
 
     def __init__(self, setting: "Setting"):
         self.lm, self._forward = setting.teacher, TeacherForward(setting.teacher)
 
     @torch.no_grad()
     def states(self, batches: Sequence[PairedBatch], ours: Sequence[Batch]) -> list[TeacherStates]:
-        """The states of each batch; the student's encoding is the teacher's."""
+        """Return the states of each batch; the student shares the teacher's encoding."""
         return [
             TeacherStates(*self._forward(prepared, self.lm.prepare(batch.negative)))
             for batch, prepared in zip(batches, ours, strict=True)
@@ -71,11 +71,11 @@ class WithoutEngine:
 
     @contextmanager
     def head(self) -> Iterator[LMHead]:
-        """The LM head."""
+        """Yield the LM head."""
         yield self.lm.head()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The teacher's weights."""
+        """Yield the teacher's weights."""
         return self.lm.module.named_parameters()
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class WithoutEngine:
 
 
 def open_store(setting: "Setting", cfg: Config, form: Form, folder: Path) -> Store:
-    """An empty cache for the setting's teacher."""
+    """Create an empty cache for the setting's teacher."""
     folder.mkdir(parents=True)
     return Store(folder, Layout(form, setting.teacher.head().weight.shape[1], cfg.run.precision))
 
@@ -91,7 +91,7 @@ def open_store(setting: "Setting", cfg: Config, form: Form, folder: Path) -> Sto
 def filling(
     setting: "Setting", cfg: Config, form: Form, folder: Path, online: TeacherSignal | None = None
 ) -> tuple[FillingTeacher, Batches]:
-    """A teacher that stores what it computes, and batches that are in no cache yet."""
+    """Return a teacher that stores the states that it computes, and batches that are not in the cache."""
     store = open_store(setting, cfg, form, folder)
     teacher = FillingTeacher(
         online or WithoutEngine(setting),  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ def filling(
 
 
 def cached(setting: "Setting", cfg: Config, form: Form, folder: Path) -> tuple[CachedTeacher, Batches]:
-    """The teacher of a whole cache with the rows of the setting's batch, which are read from disk for every batch."""
+    """Return a teacher with a complete cache of the setting's batch, and batches whose rows are read from disk."""
     filler, new = filling(setting, cfg, form, folder)
     first = new()
     with filler.head():
@@ -134,7 +134,7 @@ def cached(setting: "Setting", cfg: Config, form: Form, folder: Path) -> tuple[C
 def without_engine(
     setting: "Setting", cfg: Config, teacher: CachedTeacher | FillingTeacher, batches: Batches
 ) -> Callable[[], None]:
-    """The step as training computes it, without engines around the models."""
+    """Return the step as training computes it, without DeepSpeed engines."""
     module = StudentObjective(setting.student, cfg.objective)
     count = len(setting.batch.targets)
 
@@ -151,10 +151,10 @@ def without_engine(
 
 
 def read_rows(setting: "Setting", cfg: Config, form: Form, work: Path) -> Callable[[], None]:
-    """The step that reads the teacher's states."""
+    """Return the step that reads the teacher's states."""
     return without_engine(setting, cfg, *cached(setting, cfg, form, work / f"plain-{form}"))
 
 
 def fill_rows(setting: "Setting", cfg: Config, form: Form, work: Path) -> Callable[[], None]:
-    """The step that computes and stores the teacher's states."""
+    """Return the step that computes and stores the teacher's states."""
     return without_engine(setting, cfg, *filling(setting, cfg, form, work / f"plain-filling-{form}"))

@@ -1,13 +1,12 @@
-"""How often `caad-ds compare` marks a figure of two systems that are alike in truth, and of two that are not.
+"""How often `caad-ds compare` marks a figure as different, for simulated systems that are equal and that are not.
 
     python benchmarks/calibration.py [--comparisons 1000] [--workers N] [--fast]
 
-Systems answer items of random difficulty: each clip has a difficulty of its own, each question another, each condition
-a third; a system, with all of its seeds, finds some clips easier than they are, which is drawn anew for every system.
-Alike in everything are systems whose difficulties are drawn from one law. Alike in a figure alone are systems for
-which that figure is the same in truth, and little else: neutral accuracies of 85 and 30, say. A cell is the share of
-simulated comparisons in which the figure is marked for any system, in percent; at most 5 is promised where the figure
-is alike in truth.
+Systems answer items of random difficulty, the sum of terms for clip, question and condition. Each system, with all of
+its seeds, also has its own random term for every clip. "Alike in everything": all systems have the same distribution.
+"Alike in that figure alone": the figure has the same true value, while others differ, such as neutral accuracies of 85
+and 30. A cell is the percentage of simulated comparisons in which the figure is marked for any system; it should be at
+most 5 if the true values are equal.
 """
 
 import argparse
@@ -50,16 +49,16 @@ Hint = Callable[
 
 
 def by_difficulty(design: "Design", items: int, random: np.random.Generator) -> list[np.ndarray]:
-    """Answers of systems that are alike in everything, but for the design's gain."""
+    """Draw answers of systems that are equal except for the design's gain."""
     unit = np.arange(items) // design.questions
     clips = unit[-1] + 1
     difficulty = random.normal(size=clips)[unit] + random.normal(size=items) + 0.5 * random.normal(size=(4, items))
-    found = []
+    answers = []
     for k, runs in enumerate(design.runs):
         logits = LOGITS[:, None] - difficulty + random.normal(size=clips)[unit]
         logits[slice(1, 4) if design.shown == MEANS else 2] += design.gain if k else 0.0
-        found.append(random.random((runs, 4, items)) < 1 / (1 + np.exp(-logits)))
-    return found
+        answers.append(random.random((runs, 4, items)) < 1 / (1 + np.exp(-logits)))
+    return answers
 
 
 def alone(
@@ -69,49 +68,49 @@ def alone(
     hints: tuple[Hint, ...],
     shares: tuple[float, float] = (0.85, 0.3),
 ) -> list[np.ndarray]:
-    """Answers of systems with these shares right without a hint, the first the baseline's, and chances under hints."""
-    found = []
+    """Draw answers with these accuracies without a hint (the baseline's first), and probabilities under `hints`."""
+    answers = []
     for k, runs in enumerate(design.runs):
         share = shares[min(k, 1)]
         neutral = random.random((runs, items)) < share
         hinted = [random.random((runs, items)) < chance(share, neutral) for chance in hints]
-        found.append(np.stack([neutral, *hinted], axis=1))
-    return found
+        answers.append(np.stack([neutral, *hinted], axis=1))
+    return answers
 
 
 def kept(part: float, share: float, neutral: np.ndarray) -> np.ndarray:
-    """Chance of a right answer where this part of the right answers without a hint is kept, and none are gained."""
+    """Return the probability of a right answer if this part of the right neutral answers is kept and none is gained."""
     return part * neutral
 
 
-def anew(part: float, share: float, neutral: np.ndarray) -> float:
-    """Chance of a right answer that does not depend on the answer without a hint."""
+def independent(part: float, share: float, neutral: np.ndarray) -> float:
+    """Return the probability of a right answer if it is independent of the neutral answer."""
     return part * share
 
 
 def flipped(gained: float, lost: float, share: float, neutral: np.ndarray) -> np.ndarray:
-    """Chance of a right answer where these parts of all items are gained and lost."""
+    """Return the probability of a right answer if these shares of all items are gained and lost."""
     return np.where(neutral, 1 - lost / share, gained / (1 - share))
 
 
 def by_clip(design: "Design", items: int, random: np.random.Generator) -> list[np.ndarray]:
-    """The baseline is right about all of a clip or nothing, the others anew in every answer, each in 60% of all."""
-    unit, found = np.arange(items) // design.questions, []
+    """Draw answers with 60% right: the baseline's per clip (all or none), the others' independently per answer."""
+    unit, answers = np.arange(items) // design.questions, []
     for k, runs in enumerate(design.runs):
         once = random.random((runs, 1, unit[-1] + 1))[..., unit].repeat(4, axis=1)
-        found.append((random.random((runs, 4, items)) if k else once) < 0.6)
-    return found
+        answers.append((random.random((runs, 4, items)) if k else once) < 0.6)
+    return answers
 
 
 def by_instance(design: "Design", items: int, random: np.random.Generator) -> list[np.ndarray]:
-    """What the baseline has more in one instance it has less in another of the dimension."""
+    """Draw answers whose differences in two instances of a dimension cancel."""
     shares = np.array([[0.5, 0.7, 0.3, 0.5], [0.5, 0.3, 0.7, 0.5]])[..., None]
     return [random.random((runs, 4, items)) < shares[min(k, 1)] for k, runs in enumerate(design.runs)]
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is compared: the number of runs of each system, the first the baseline, and how they answer."""
+    """A simulated comparison: number of runs per system (the baseline first), and the distribution of answers."""
 
     name: str
     runs: tuple[int, ...] = (1, 1)
@@ -131,7 +130,7 @@ ALIKE = (
 )
 KEPT = partial(alone, hints=(partial(kept, 0.7),) * 3)
 UNEVEN = partial(alone, hints=(partial(kept, 0.97), partial(kept, 0.1), partial(kept, 0.9)))
-ANEW = partial(alone, hints=(partial(anew, 0.97), partial(anew, 0.1), partial(anew, 0.7)))
+INDEPENDENT = partial(alone, hints=(partial(independent, 0.97), partial(independent, 0.1), partial(independent, 0.7)))
 FLIPPED = partial(alone, hints=(partial(flipped, 0.1, 0.0), partial(flipped, 0.0, 0.2), partial(flipped, 0.05, 0.05)))
 ALIKE_ALONE = (
     Design("70% of right answers kept under each hint", law=KEPT, shown=OF_NEUTRAL),
@@ -145,9 +144,9 @@ ALIKE_ALONE = (
     Design("70% kept, neutral accuracies 95 and 10",
            law=partial(KEPT, shares=(0.95, 0.1)), shown=OF_NEUTRAL),
     Design("right under hints 0.97, 0.1 and 0.7 times as often, whatever is right without",
-           law=ANEW, shown=(*NORMALISED, "mrs")),
+           law=INDEPENDENT, shown=(*NORMALISED, "mrs")),
     Design("the same, neutral accuracies 95 and 10",
-           law=partial(ANEW, shares=(0.95, 0.1)), shown=(*NORMALISED, "mrs")),
+           law=partial(INDEPENDENT, shares=(0.95, 0.1)), shown=(*NORMALISED, "mrs")),
     Design("10% of items gained, 20% lost, 10% either way",
            law=FLIPPED, shown=FLIPS),
     Design("right about all of a clip or anew in every answer, four questions about a clip",
@@ -158,9 +157,9 @@ APART = tuple(replace(design, gain=1.5, shown=MEANS if design.shown == MEANS els
 
 
 def marks(design: Design, items: int, comparisons: int, seed: int = 0) -> Counter[str]:
-    """In how many of so many comparisons of systems on `items` items each figure of the design is marked.
+    """Count the comparisons, of systems on `items` items, in which each figure of the design is marked.
 
-    Answers are drawn anew for every rule of matching, so that a comparison of run folders makes one of each rule.
+    Answers are drawn independently for each matching rule, so one comparison of run folders simulates one per rule.
     """
     random = np.random.default_rng([seed, items, *design.name.encode()])
     marked, done = Counter(dict.fromkeys(design.shown, 0)), 0
@@ -174,9 +173,9 @@ def marks(design: Design, items: int, comparisons: int, seed: int = 0) -> Counte
 
 
 def _marked(design: Design, right: dict[str, list[np.ndarray]]) -> list[set[str]]:
-    """By rule the figures that are marked for any system, from answers by rule and system, bool [runs, 4, items].
+    """Return the figures marked for any system, by rule, from answers by rule and system, bool [runs, 4, items].
 
-    Draws of the bootstrap change nothing about that.
+    Marks do not depend on the bootstrap.
     """
     systems = {
         str(k): [
@@ -196,21 +195,21 @@ def _marked(design: Design, right: dict[str, list[np.ndarray]]) -> list[set[str]
 
 
 def _predictions(design: Design, right: dict[str, np.ndarray]) -> list[dict]:
-    """What a run folder holds of answers [4, items]; of instances, each item under the instance's condition alone."""
+    """Return the predictions of a run folder with answers [4, items]; an instance's items have its condition only."""
     items = right[RULES[0]].shape[1]
     if design.shown == MEANS:
-        asked = [(name, None, row, k) for name, (row, part) in INSTANCES.items() for k in range(0, items, part)]
+        rows = [(name, None, row, k) for name, (row, part) in INSTANCES.items() for k in range(0, items, part)]
     else:
-        asked = [("s", c, row, k) for row, c in enumerate(CONDITIONS) for k in range(items)]
+        rows = [("s", c, row, k) for row, c in enumerate(CONDITIONS) for k in range(items)]
     return [
         {"id": f"{subset}/{k}", "subset": subset, "condition": condition, "clips": [str(k // design.questions)],
          **dict.fromkeys(RULES, False), **{rule: bool(answers[row, k]) for rule, answers in right.items()}}
-        for subset, condition, row, k in asked
+        for subset, condition, row, k in rows
     ]  # fmt: skip
 
 
 def table(designs: tuple[Design, ...], sizes: tuple[int, ...], comparisons: int, workers: int) -> str:
-    """A Markdown table of each design, its cells made by so many processes."""
+    """Return a Markdown table of the designs; cells are computed by `workers` processes."""
     cells = [(k, items) for k in range(len(designs)) for items in sorted(sizes, reverse=True)]
     with ProcessPoolExecutor(workers) as pool, progress("comparing", len(cells)) as advance:
         made = {pool.submit(marks, designs[k], items, comparisons): (k, items) for k, items in cells}
@@ -229,7 +228,7 @@ def table(designs: tuple[Design, ...], sizes: tuple[int, ...], comparisons: int,
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=1000, metavar="N", help="for each cell (default 1000)")
     parser.add_argument(

@@ -1,12 +1,11 @@
-"""What `caad-ds check-teacher` takes beside `caad-ds evaluate`, per row, condition and decoded signal.
+"""Time of `caad-ds check-teacher` compared with `caad-ds evaluate`, per row, condition and decoded signal.
 
     OMP_NUM_THREADS=1 python benchmarks/check_teacher.py [--models demo 135M] [--clips 240] [--rounds 1]
 
-Both commands are run whole, from reading the benchmark to the table, on one benchmark of clips of noise with a
-transcription of ten words and the questions and options of configs/demo/instructions.yaml. `evaluate` answers greedily;
-`check-teacher` scores every option under 17 signals and decodes 5 (z_pos, and z_c of four negatives). `demo` is the
-teacher in this repository, `135M` a model of SmolLM2-135M's shape with random weights behind an encoder of
-Whisper-tiny's, for which the prompt is what takes time.
+The commands are timed as a whole, on a benchmark of noise clips with transcriptions of ten words and the questions of
+configs/demo/instructions.yaml. `evaluate` answers greedily; `check-teacher` scores every option under 17 signals and
+decodes 5 (z_pos, and z_c of four negatives). `demo` is the teacher in this repository; `135M` has the shapes of
+SmolLM2-135M and Whisper-tiny with random weights, and spends most of the time on the prompt.
 """
 
 import argparse
@@ -49,7 +48,7 @@ WHISPER = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "e
 
 
 def write_benchmark(folder: Path, clips: int) -> None:
-    """As many rows as `clips`, each about a clip of its own, an equal number for each attribute."""
+    """Write a benchmark with `clips` rows, each about another clip, equally many per attribute."""
     instructions = Instructions.load(INSTRUCTIONS)
     noise, words = np.random.default_rng(0), random.Random(0)
     vocabulary = "the window door river book is open old round blue green small in of my on".split()
@@ -69,7 +68,7 @@ def write_benchmark(folder: Path, clips: int) -> None:
 
 
 def random_model(folder: Path) -> Path:
-    """A folder with a model of SmolLM2-135M's shape and the demo's tokenizer."""
+    """Save a model of SmolLM2-135M's shape with random weights and the demo's tokenizer; returns its folder."""
     torch.manual_seed(0)
     encoder = SpeechEncoder.from_config(WhisperConfig(**WHISPER, decoder_layers=0), [1, 3])
     save(folder, build(SMOL, encoder, None, num_queries=64, qformer_layers=2, qformer_heads=6), encoder,
@@ -78,7 +77,7 @@ def random_model(folder: Path) -> Path:
 
 
 def seconds(*command: object) -> float:
-    """How long a command takes, its output not shown; the program ends where it fails."""
+    """Run a command without showing its output; returns its time in seconds, exits if it fails."""
     shown = io.StringIO()
     began = time.perf_counter()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
@@ -89,7 +88,7 @@ def seconds(*command: object) -> float:
 
 
 def measured(model: Path, benchmark: Path, work: Path, rounds: int) -> tuple[float, float]:
-    """The medians over rounds of `evaluate` and of `check-teacher`, in seconds."""
+    """Return the median times over rounds of `evaluate` and `check-teacher`, in seconds."""
     given = "--model", model, "--benchmark", benchmark, "--device", "cpu"
     times: list[tuple[float, float]] = []
     for number in range(rounds):
@@ -102,7 +101,7 @@ def measured(model: Path, benchmark: Path, work: Path, rounds: int) -> tuple[flo
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=("demo", "135M"), default=["demo", "135M"])
     parser.add_argument("--clips", type=int, nargs="+", default=[240, 24], help="for each model (default 240 24)")

@@ -1,12 +1,12 @@
-"""What a teacher cache of form `contrast` loses: the target of its bfloat16 rows against that of form `pair`.
+"""Precision lost by a teacher cache of form `contrast`: its bfloat16 target compared with that of form `pair`.
 
     python benchmarks/contrast_form.py [--model examples/demo/teacher_model] [--llm HUB_ID_OR_FOLDER] [--data SHARDS]
 
-`pair` keeps both paths in bfloat16, and the loss forms their contrast in float32 (on a GPU in bfloat16, where both
-forms are the same numbers). `contrast` keeps it rounded to bfloat16. Printed is KL(pair || contrast) of the targets
-over answer rows in nats at the temperature of the demo, its median and 99th percentile, and beside it what the
-contrast itself changes, KL(pair || softmax(z_pos / tau)). `--llm` is a causal LM: its two paths are a prompt with the
-attributes of the speaker and one without.
+`pair` stores both passes in bfloat16, and the loss computes their contrast in float32 (on a GPU in bfloat16, which
+makes the forms equal). `contrast` stores the contrast, rounded to bfloat16. The table has KL(pair || contrast) of the
+targets over answer rows, in nats at the demo's temperature, median and 99th percentile; and, for scale, the effect of
+the contrast itself, KL(pair || softmax(z_pos / tau)). `--llm` is a causal LM, whose passes are a prompt with the
+speaker's attributes and one without.
 """
 
 import argparse
@@ -31,7 +31,7 @@ BATCH = 16
 
 @torch.no_grad()
 def audio_model(folder: str, reader: IndexedReader, numbers: Sequence[int]) -> tuple[Tensor, Tensor, LMHead]:
-    """Both paths [N, H] of an audio model at the answers of some samples, and its head."""
+    """Return both passes [N, H] of an audio model at the answers of some samples, and its head."""
     lm = auto.load(folder, torch.bfloat16)
     lm.module.eval()
     forward, pairing = TeacherForward(lm), Pairing(lm.reader, lm.reader, "zero_mel")
@@ -40,35 +40,35 @@ def audio_model(folder: str, reader: IndexedReader, numbers: Sequence[int]) -> t
         batch = pairing([reader[n] for n in numbers[start : start + BATCH]])
         assert batch.teacher is not None and batch.negative is not None
         paths.append(forward(lm.prepare(batch.teacher), lm.prepare(batch.negative)))
-    positive, negative = (torch.cat(each) for each in zip(*paths, strict=True))
+    positive, negative = (torch.cat(states) for states in zip(*paths, strict=True))
     return positive, negative, lm.head()
 
 
 @torch.no_grad()
 def causal_lm(name: str, reader: IndexedReader, numbers: Sequence[int]) -> tuple[Tensor, Tensor, LMHead]:
-    """The same of a causal LM that reads the attributes instead of hearing them."""
+    """Like `audio_model`, for a causal LM that gets the attributes as text."""
     llm, tokenizer = load_llm(name, torch.bfloat16), load_tokenizer(name)
     llm.eval()
 
     def states(number: int, attributes: bool) -> Tensor:
         record = reader.without_audio(number).record
-        told = ", ".join(f"{k}: {v}" for k, v in (record.get("metadata") or {}).items() if isinstance(v, str))
+        details = ", ".join(f"{k}: {v}" for k, v in (record.get("metadata") or {}).items() if isinstance(v, str))
         question = record["messages"][-1]["content"].rpartition("\n")[2]
-        said = f"The speaker says: {record['audios'][0].get('text')} {f'({told})' if attributes else ''}"
-        chat = [{"role": "user", "content": f"{said}\n{question}"}]
+        statement = f"The speaker says: {record['audios'][0].get('text')} {f'({details})' if attributes else ''}"
+        chat = [{"role": "user", "content": f"{statement}\n{question}"}]
         prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        asked = tokenizer(prompt, add_special_tokens=False).input_ids
-        ids = asked + tokenizer(record["response"] + tokenizer.eos_token, add_special_tokens=False).input_ids
-        return llm.base_model(torch.tensor([ids])).last_hidden_state[0, len(asked) - 1 : -1]
+        prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        ids = prompt_ids + tokenizer(record["response"] + tokenizer.eos_token, add_special_tokens=False).input_ids
+        return llm.base_model(torch.tensor([ids])).last_hidden_state[0, len(prompt_ids) - 1 : -1]
 
-    positive, negative = (torch.cat([states(n, told) for n in numbers]) for told in (True, False))
+    positive, negative = (torch.cat([states(n, attributes) for n in numbers]) for attributes in (True, False))
     return positive, negative, lm_head(llm)
 
 
 @torch.no_grad()
 def lost(positive: Tensor, negative: Tensor, head: LMHead, alpha: float) -> tuple[Tensor, Tensor]:
-    """KL(pair || contrast) and KL(pair || positive path) of each row [N]."""
-    wide = head.prepared(positive)  # float32 on a CPU, as the loss has it
+    """Return KL(pair || contrast) and KL(pair || positive pass) of each row [N]."""
+    wide = head.prepared(positive)  # float32 on a CPU, as in the loss
     exact = hidden_contrast(positive, negative, alpha, wide)
     rounded = exact.to(torch.bfloat16)
 

@@ -1,12 +1,12 @@
-"""Packing and reading in multiples of real time per core: seconds of audio by seconds of one core.
+"""Speed of packing, reading and annotating: seconds of audio per second of one core.
 
     python benchmarks/data_prep.py [--minutes 30] [--repeats 5] [--only pack read annotate]
 
-Core seconds are the process's CPU time, so that other work on the machine counts less; each figure is the best of
-the repeats. Beside each stands what cannot be left out, timed in turns with it: for packing, libsndfile's decoding,
-soxr where the rate is another, and libsndfile's FLAC encoding; for reading, libsndfile's decoding from memory. The
-clips are noise with the spectrum and the pauses of speech, 2 to 12 s long, 16-bit, and lie in the page cache. Those of
-`prep annotate`, whose measures stand alone, are eSpeak's speech in four voices, 5 s long.
+Core seconds are the process's CPU time, so that other work on the machine matters less; each figure is the best of the
+repeats. Each is compared with the unavoidable work, timed in turns with it: for packing, libsndfile's decoding, soxr's
+resampling if the rate differs, and libsndfile's FLAC encoding; for reading, libsndfile's decoding from memory. The
+clips are noise with the spectrum and pauses of speech, 2 to 12 s, 16-bit, in the page cache. For `prep annotate`, which
+has no such reference, they are eSpeak's speech in four voices, 5 s long.
 """
 
 import argparse
@@ -37,10 +37,10 @@ from data_prep.pack.pack import pack
 from data_prep.synthetic.espeak import speak
 
 Step = Callable[[], object]
-FILES = 60  # that the records share
+FILES = 60  # files that the records share
 TEXT = "the big dog finds my old table today and the teacher likes bread and water and my sister sings in the evening "
 VOICES = ("en-us+f3", "en-us+m3", "en-gb-scotland+m7", "en-us+Annie")
-SPOKEN_SECONDS = 5.0  # of each clip that is measured
+SPOKEN_SECONDS = 5.0  # of each clip for annotate
 RATE = 16_000
 INPUTS = {
     "WAV 16 kHz": ("wav", 16_000, 1),
@@ -53,7 +53,7 @@ INPUTS = {
 
 
 def clip(rng: np.random.Generator, seconds: float, rate: int) -> np.ndarray:
-    """Noise that falls off above 500 Hz, in bursts of half a second."""
+    """Return noise that falls off above 500 Hz, in bursts of half a second."""
     samples = int(seconds * rate)
     frequency = np.fft.rfftfreq(samples, 1 / rate)
     spectrum = np.fft.rfft(rng.standard_normal(samples)) / (1 + (frequency / 500) ** 1.5)
@@ -62,7 +62,7 @@ def clip(rng: np.random.Generator, seconds: float, rate: int) -> np.ndarray:
 
 
 def corpus(folder: Path, kind: tuple[str, int, int], minutes: float) -> tuple[Path, list[Path], float]:
-    """A manifest of so many minutes, the file of each record, and the seconds in all."""
+    """Write a manifest with `minutes` of audio; returns it, the file of each record, and the total seconds."""
     suffix, rate, channels = kind
     rng, lengths = np.random.default_rng(0), []
     for number in range(FILES):
@@ -76,7 +76,7 @@ def corpus(folder: Path, kind: tuple[str, int, int], minutes: float) -> tuple[Pa
 
 
 def record(name: str, path: Path) -> dict:
-    """An answered record of usual length."""
+    """Return an answered record of typical length."""
     turn = "<start_audio><|AUDIO|><end_audio>\nWhat emotion does the speaker convey: anger, joy or sadness?"
     return {
         "id": name,
@@ -89,7 +89,7 @@ def record(name: str, path: Path) -> dict:
 
 
 def least(files: list[Path]) -> None:
-    """Decode, resample and encode, and nothing else."""
+    """Decode, resample and encode the files, nothing else."""
     for path in files:
         with soundfile.SoundFile(path) as file:
             plain = (file.samplerate, file.channels) == (RATE, 1)
@@ -101,7 +101,7 @@ def least(files: list[Path]) -> None:
 
 
 def best(steps: list[Callable[[], object]], repeats: int) -> list[float]:
-    """The least core seconds of each step; they take turns."""
+    """Return the minimal core seconds of each step, timed in turns."""
     times = []
     for _ in range(repeats):
         times.append([])
@@ -156,7 +156,7 @@ def read_rows(root: Path, minutes: float, repeats: int) -> None:
 
 
 def annotator_rows(minutes: float, repeats: int) -> None:
-    """Print the table of measuring."""
+    """Print the table of annotating."""
     waves = [spoken(number) for number in range(max(1, round(minutes * 60 / SPOKEN_SECONDS)))]
     print("| annotator | of real time |\n|---|---|")
     for name in ("duration", "loudness", "pitch", "snr", "speaking_rate"):
@@ -167,19 +167,19 @@ def annotator_rows(minutes: float, repeats: int) -> None:
 
 
 def spoken(number: int) -> np.ndarray:
-    """Speech, float32; each number has another voice or rate, over and over."""
+    """Return speech, float32; voice and rate cycle with `number`."""
     voice, rate = VOICES[number % len(VOICES)], 110 + 10 * (number // len(VOICES) % 6)
     return speak(2 * TEXT, voice, rate, 50)[: int(SPOKEN_SECONDS * RATE)]
 
 
 def flac(reader: IndexedReader, number: int) -> bytes:
-    """The FLAC file of a sample."""
+    """Return the FLAC file of a sample."""
     _, (data,) = parse(reader.read(number), reader.index.locate(number)[1].key)
     return data
 
 
 def row(name: str, seconds: float, took: float, floor: float) -> str:
-    """A line of a table."""
+    """Format a line of a table."""
     return f"| {name} | {seconds / took:,.0f} | {seconds / floor:,.0f} | {took / floor:.2f} |"
 
 
@@ -187,7 +187,7 @@ TABLES = ("pack", "read", "annotate")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints the versions and the tables."""
+    """Print the versions and the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="of audio per row of pack and read (default 30)")
     parser.add_argument("--spoken", type=float, default=1.5, help="minutes of audio per row of annotate (default 1.5)")

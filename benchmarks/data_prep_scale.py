@@ -1,7 +1,7 @@
 """Preparation of a large manifest: `python benchmarks/data_prep_scale.py --records 1000000`.
 
 A generated manifest (every record names one of a few short clips) goes through ingest, describe, pseudo-gt as two
-parts of an array job, and merge; each is a process of its own, of which time and peak resident memory are printed.
+parts of an array job, and merge. Each step is a process; its time and peak resident memory are printed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SECONDS = 0.5
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run the steps, print the table."""
+    """Run the steps and print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks/data_prep_scale.py", description=__doc__)
     parser.add_argument("--records", type=positive, default=1_000_000, help="(1,000,000)")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="of ingest (all cores)")
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def generate(folder: Path, count: int) -> None:
-    """The clips and a JSONL file in the form of own data."""
+    """Write the clips and a JSONL file for `prep ingest jsonl`."""
     noise = np.random.default_rng(0).standard_normal((CLIPS, int(SECONDS * 16_000))) * 0.1
     for number, wave in enumerate(noise):
         soundfile.write(folder / f"{number}.wav", wave, 16_000)
@@ -57,7 +57,7 @@ def generate(folder: Path, count: int) -> None:
 
 
 def steps(folder: Path, workers: int) -> list[tuple[str, list]]:
-    """The commands, in order."""
+    """Return the commands in order."""
     manifest, described, answered = (folder / f"{name}.jsonl" for name in ("manifest", "described", "answered"))
     pseudo_gt = ["pseudo-gt", "--manifest", described, "--out", answered, "--engine", "template"]
     return [
@@ -70,7 +70,7 @@ def steps(folder: Path, workers: int) -> list[tuple[str, list]]:
 
 
 def measured(arguments: list) -> tuple[float, float]:
-    """Seconds and peak resident memory (MiB, of the largest process) of a step; its output goes to stderr."""
+    """Run a step with its output on stderr; returns seconds and peak resident MiB of the largest process."""
     began = time.monotonic()
     process = os.posix_spawn(
         sys.executable,

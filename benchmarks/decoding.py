@@ -1,10 +1,10 @@
-"""Decoding speed of the paper's teacher, of the teacher with contrastive decoding, and of its student.
+"""Decoding speed of the paper's teacher, the teacher with contrastive decoding, and the student.
 
     python benchmarks/decoding.py [--tokens 24] [--rounds 3] [--tiny]
 
-Models of the paper's shapes with random weights, made on the device, in what `caad-ds speed` measures: all answer the
-same clips of noise with the same number of tokens, in turns, one clip at once and eight. On a GPU the LLMs are in
-bfloat16 and the encoder, which all three share, in float32. --tiny makes models for a CPU, to try the script.
+Models of the paper's shapes with random weights are measured like in `caad-ds speed`: all answer the same noise clips
+with the same number of tokens, in turns, one clip at a time and eight. On a GPU the LLMs are in bfloat16 and the shared
+encoder in float32. --tiny uses models for a CPU, to try the script.
 """
 
 import argparse
@@ -36,7 +36,7 @@ QUESTION = "Describe the audio in your own words."
 
 
 def items(folder: Path) -> list[Item]:
-    """A question about each of some clips of noise, which are written below `folder`."""
+    """Write clips of noise below `folder`; returns a question about each."""
     noise, found = np.random.default_rng(0), []
     for n in range(BATCH):
         clip = Clip(folder / f"{n}.wav", "words that were said")
@@ -47,7 +47,7 @@ def items(folder: Path) -> list[Item]:
 
 
 def systems(tiny: bool, device: torch.device, tokenizer: Any) -> dict[str, System]:
-    """Teacher, teacher with contrastive decoding at alpha 1, student."""
+    """Return teacher, teacher with contrastive decoding at alpha 1, and student."""
     torch.manual_seed(0)
     shapes = architectures(tiny)
     with device:
@@ -67,7 +67,7 @@ def systems(tiny: bool, device: torch.device, tokenizer: Any) -> dict[str, Syste
 
 
 def main() -> None:
-    """Prints the table of `caad-ds speed`."""
+    """Print the table of `caad-ds speed`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=24, help="of each answer (default 24)")
     parser.add_argument("--rounds", type=int, default=3, help="timed turns (default 3)")

@@ -1,9 +1,9 @@
-"""What the check of a causal LM takes when it is loaded (`check_llm`), by its number of layers, in bfloat16.
+"""Cost of the check that a causal LM gets when loaded (`check_llm`), by number of layers, in bfloat16.
 
     python benchmarks/load_check.py [--layers 1 5] [--threads 1]
 
-The widths are those of Llama 3.1 8B, the weights random. A layer costs the same wherever it stands, so a line through
-the two numbers of layers gives the time of all 32.
+The widths are those of Llama 3.1 8B, the weights random. All layers cost the same, so the time of 32 is extrapolated
+from the two numbers of layers.
 """
 
 import argparse
@@ -28,7 +28,7 @@ WIDTHS = {
 
 
 def measured(layers: int) -> tuple[float, int, float, float]:
-    """Seconds of the check, forwards that it runs, GB of weights, and GB that the check takes above them."""
+    """Measure the check: seconds, number of forward passes, GB of weights, and peak GB above the weights."""
     config = LlamaConfig(num_hidden_layers=layers, **WIDTHS)
     llm = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     forwards = []

@@ -1,11 +1,11 @@
-"""How long a family's processor takes to make the audio inputs of a batch, against the time of an H100's step.
+"""Time of computing a batch's audio inputs with a family's processor, compared with a step on an H100.
 
     python -m benchmarks.loading [--clips 8] [--seconds 30] [--rounds 5] [--workers 1 2 4] [--out FILE]
 
-Features of `--clips` clips of noise, as training makes them: once for zero_mel and text_only, twice for silence, noise
-and shuffled. Extractor and shape are those of Qwen2-Audio (Whisper's with 128 mel bins over 30 s), the tokenizer is a
-small one. The floor is the 0.25 s of an H100's step: above it the GPU waits, unless `data.workers` threads read ahead.
-CPU time leaves out what other work on the machine takes.
+Features of `--clips` noise clips are computed as in training: once for zero_mel and text_only, twice for silence, noise
+and shuffled. The extractor is Qwen2-Audio's (Whisper's with 128 mel bins over 30 s), the tokenizer a small one. The
+floor is a step of 0.25 s on an H100: above it the GPU waits, unless `data.workers` threads read ahead. CPU time is
+shown too, since it does not depend on other work on the machine.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ONCE_TWICE = "zero_mel, text_only", "silence, noise, shuffled"  # negatives by h
 
 
 def main() -> None:
-    """Measure, and print a page."""
+    """Measure and print a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=30.0)
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(1)  # as each of a rank's threads has a core
+    torch.set_num_threads(1)  # one core per worker thread
     reader = ProcessorReader(processor(mels=128, seconds=30), FAMILY)
     rng = np.random.default_rng(0)
     samples = int(args.seconds * SAMPLE_RATE)
@@ -64,14 +64,14 @@ def main() -> None:
 
 
 def timed(work: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Median seconds of a call, after one that warms up, by the clock and of CPU time."""
+    """Return the median wall-clock and CPU seconds of a call, after a warm-up."""
     work()
     took = [throughput(work, 1, 1) for _ in range(rounds)]
     return statistics.median(clock for clock, _ in took), statistics.median(cpu for _, cpu in took)
 
 
 def throughput(work: Callable[[], object], workers: int, rounds: int) -> tuple[float, float]:
-    """Seconds per call where `workers` threads make batch after batch, as the loader's do: by the clock, of the CPU."""
+    """Return wall-clock and CPU seconds per call with `workers` threads that compute batches like the loader's."""
     calls = workers * rounds
     with ThreadPoolExecutor(workers) as pool:
         clock, cpu = time.perf_counter(), time.process_time()

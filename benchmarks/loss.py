@@ -2,14 +2,13 @@
 
     python benchmarks/loss.py [--only NAME ...] [--shapes NAME ...] [--rows N ...]
 
-The floor is the three matrix products that no implementation can do without (student logits, teacher logits, the
-gradient), over the chunks of ours and into buffers made before. It is timed again for every row, in turns with the
-row's own, since a device under load slows down; times are medians, on CUDA of calls queued back to back, as in a
-training step, where the host is ahead of the device. The alpha gate takes a fourth product, which the floor of its rows
-does not have. Peak extra memory is above the inputs: allocated bytes on CUDA, resident bytes on Linux CPUs. Needs
-PyTorch and `caad_ds.loss` alone; Triton, Liger and TRL have rows where they are installed. Liger always computes the
-gradient of the student's head as well, a fourth product; both peers get the contrast as one hidden state, which is our
-idea and not theirs.
+The floor is the three matrix products that every implementation needs (student logits, teacher logits, gradient), with
+our chunks and preallocated buffers. It is timed for every row, in turns with it, since a device under load slows down.
+Times are medians; on CUDA, of calls queued back to back, as in a training step, where the host is ahead of the device.
+The alpha gate needs a fourth product, which the floor of its rows does not include. Peak extra memory is above the
+inputs: allocated bytes on CUDA, resident bytes on Linux CPUs. Needs only PyTorch and `caad_ds.loss`; Triton, Liger and
+TRL get rows if installed. Liger always computes the gradient of the student's head too, a fourth product. Both peers
+get the contrast as one hidden state, which is our method, not theirs.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from caad_ds.loss.chunked import chunk_rows
 
 @dataclass(frozen=True)
 class Shape:
-    """N answer rows, widths of student and teacher, vocabulary."""
+    """Numbers of answer rows, hidden sizes of student and teacher, vocabulary."""
 
     name: str
     rows: int
@@ -63,7 +62,7 @@ ALPHA, TAU, SHARE = 1.0, 2.0, 0.7
 
 
 class Case:
-    """Random tensors of one shape, and the work to be timed on them."""
+    """Random tensors of one shape, and the implementations to time on them."""
 
     def __init__(self, shape: Shape, device: str):
         generator = torch.Generator(device).manual_seed(0)
@@ -78,7 +77,7 @@ class Case:
         self.labels = torch.randint(0, shape.vocab, (shape.rows,), generator=generator, device=device)
 
     def ours(self, **options: str) -> None:
-        """Loss forward and backward with the paper's scalars."""
+        """Run our loss, forward and backward, with the paper's scalars."""
         teacher = (self.positive, self.negative, self.teacher_head)
         scalars = {"alpha": ALPHA, "temperature": TAU, "kd_weight": SHARE}
         arguments = (self.student, self.student_head, *teacher, self.labels)
@@ -86,13 +85,13 @@ class Case:
         torch.autograd.grad(out.loss, self.student)
 
     def compiled(self) -> None:
-        """The dense equations through torch.compile."""
+        """Run the dense equations under torch.compile."""
         heads = self.student_head.weight, self.teacher_head.weight
         loss = _compiled()(self.student, self.positive, self.negative, *heads, self.labels)
         torch.autograd.grad(loss, self.student)
 
     def liger(self) -> None:
-        """Liger's fused linear JSD at beta 0, which is the forward KL."""
+        """Run Liger's fused linear JSD at beta 0, which is the forward KL."""
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
         loss = LigerFusedLinearJSDLoss(
@@ -103,7 +102,7 @@ class Case:
         torch.autograd.grad(loss(self.student, *student, self.labels), self.student)
 
     def trl(self) -> None:
-        """TRL's generalized JSD at beta 0 over dense logits, and the cross-entropy."""
+        """Run TRL's generalized JSD at beta 0 over dense logits, and the cross-entropy."""
         from trl.experimental.gkd import GKDTrainer
 
         z_s = self.student @ self.student_head.weight.t()
@@ -118,7 +117,7 @@ class Case:
 
     @torch.no_grad()
     def products(self, logits: torch.dtype) -> Callable[[], None]:
-        """The three products in the chunks of ours for `logits`, as a step over buffers that are there already."""
+        """Return a step that computes the three products in our chunks for `logits`, with preallocated buffers."""
         student, teacher = self.student_head.weight, self.teacher_head.weight
         rows = min(len(self.student), chunk_rows(student, logits))
         z = torch.empty(rows, len(student), dtype=student.dtype, device=student.device)
@@ -152,7 +151,7 @@ def _compiled() -> Callable[..., torch.Tensor]:
 
 
 def implementations(device: str) -> dict[str, Callable[[Case], None]]:
-    """What can run here, by its name in the table."""
+    """Return the implementations that can run here, by their names in the table."""
     found: dict[str, Callable[[Case], None]] = {"chunked": partial(Case.ours, implementation="chunked")}
     if device == "cpu":
         found["native"] = partial(Case.ours, implementation="native")
@@ -172,7 +171,7 @@ def implementations(device: str) -> dict[str, Callable[[Case], None]]:
 
 
 def main() -> None:
-    """Prints the versions and the table."""
+    """Print the versions and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=11, help="timed turns (default 11)")
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -208,7 +207,7 @@ def main() -> None:
 
 
 def row(name: str, step: Callable[[], None], floor: Callable[[], None], device: str, shape: Shape, repeats: int) -> str:
-    """A line of the table; what does not fit into memory says so."""
+    """Format a line of the table, also for a step that runs out of memory."""
     try:
         (took, least), peak = milliseconds([step, floor], device, repeats), peak_mib(step, device)
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""How the benchmarks take time and memory."""
+"""Time and memory measurement of the benchmarks."""
 
 import os
 import platform
@@ -16,9 +16,9 @@ QUEUED = 4
 
 
 def milliseconds(steps: list[Callable[[], object]], device: str, repeats: int, queued: int = QUEUED) -> list[float]:
-    """Median time of a call of each step; they take turns, after a turn that warms up.
+    """Return the median time of a call of each step, measured in turns after a warm-up.
 
-    On CUDA a turn is `queued` calls one behind the other.
+    On CUDA a turn is `queued` calls without synchronization in between.
     """
     times: list[list[float]] = []
     calls = queued if device == "cuda" else 1
@@ -35,27 +35,27 @@ def milliseconds(steps: list[Callable[[], object]], device: str, repeats: int, q
 
 
 def synchronize(device: str) -> None:
-    """Waits for the device's queue."""
+    """Wait for the device's queue."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def peak_mib(work: Callable[[], object], device: str) -> float | None:
-    """Peak memory during the work above that before it; None where the platform does not tell."""
+    """Return the peak memory of the work above the memory before it; None if the platform does not report it."""
     peak = PeakMemory(device)
     work()
     return peak.mib()
 
 
 def cap_memory(gb: float) -> None:
-    """Let PyTorch's allocator take no more than `gb` of the GPU's memory; the program ends where there is no GPU."""
+    """Limit PyTorch's allocator to `gb` of the GPU's memory; exit if there is no GPU."""
     if not torch.cuda.is_available():
         sys.exit(f"--cap-gb {gb:g}: caps a GPU's memory, and there is no GPU here; leave it out")
     torch.cuda.set_per_process_memory_fraction(gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
 
 
 def cpu_name() -> str:
-    """The processor, and how many of them this process may use."""
+    """Return the CPU's name and the number of cores that this process may use."""
     lines = read_text(Path("/proc/cpuinfo")).splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return f"{name or platform.processor() or platform.machine()}, {os.cpu_count()} cores"

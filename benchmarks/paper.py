@@ -1,11 +1,11 @@
-"""Training runs at the paper's scale with random weights: what placements and student modes cost on this machine.
+"""Training runs at the paper's scale with random weights: cost of placements and student modes on this machine.
 
     python benchmarks/paper.py [--work DIR] [--rows NAME ...] [--steps 30] [--cap-gb 24] [--tiny]
 
-What `caad-ds train` does, from loading to the written model. Models of the paper's shapes (Whisper-medium, 8B teacher,
-3B student) are made once below --work, 24 GB there, with clips of noise and answers of some 100 random words. Every row
-is a run of its own; its times are means over the last ten steps, as the run logs them, `start` is all that comes before
-the first step and `end` what follows the last. --tiny makes models for a CPU, to try the script.
+Each row is a complete run of `caad-ds train`. Models of the paper's shapes (Whisper-medium, 8B teacher, 3B student) are
+created once below --work (24 GB), with noise clips and answers of about 100 random words. Times are means over the last
+ten steps, as logged by the run; `start` is the time before the first step, `end` the time after the last. --tiny uses
+models for a CPU, to try the script.
 """
 
 import random
@@ -48,7 +48,7 @@ ROWS: dict[str, dict] = {
 
 
 def architectures(tiny: bool) -> dict[str, dict]:
-    """Whisper's, the teacher's and the student's."""
+    """Return the architectures of Whisper, teacher and student."""
     names = {
         "whisper": "whisper-medium", "teacher": "Llama-3.1-8B-Instruct", "student": "Llama-3.2-3B-Instruct",
     }  # fmt: skip
@@ -63,7 +63,7 @@ def architectures(tiny: bool) -> dict[str, dict]:
 
 
 def make(work: Path, tiny: bool) -> None:
-    """Shards, the encoder, the student's LLM and the teacher below `work`."""
+    """Write shards, encoder, the student's LLM and the teacher below `work`."""
     words = random.Random(0)
     vocabulary = ["".join(words.choices("abcdefghijklmnopqrstuvwxyz", k=5)) for _ in range(200)]
     answers = [" ".join(words.choices(vocabulary, k=words.randrange(WORDS - 20, WORDS + 20))) for _ in range(CLIPS)]
@@ -73,7 +73,7 @@ def make(work: Path, tiny: bool) -> None:
 
 
 def models(work: Path, shapes: dict[str, dict], tokenizer: object, tiny: bool) -> None:
-    """The teacher's folder, with the encoder in it, and the student's LLM, in bfloat16."""
+    """Write the teacher's folder, with its encoder, and the student's LLM, in bfloat16."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_dtype(torch.bfloat16)
     torch.manual_seed(0)
@@ -90,7 +90,7 @@ def models(work: Path, shapes: dict[str, dict], tokenizer: object, tiny: bool) -
 
 
 def random_encoder(whisper: dict, tiny: bool) -> SpeechEncoder:
-    """A Whisper of that architecture, in the default dtype on the default device."""
+    """Create a Whisper encoder with random weights, in the default dtype on the default device."""
     window, taps = (6, [0, 1]) if tiny else (30, [5, 11, 17, 23])
     return SpeechEncoder.from_config(
         WhisperConfig(**whisper | {"decoder_layers": 0, "max_source_positions": 50 * window}), taps
@@ -98,13 +98,13 @@ def random_encoder(whisper: dict, tiny: bool) -> SpeechEncoder:
 
 
 def random_model(llm: dict, encoder: SpeechEncoder) -> SpeechLM:
-    """An LLM of that architecture behind the paper's connector, in the default dtype on the default device."""
+    """Create an LLM behind the paper's connector with random weights, in the default dtype on the default device."""
     heads = encoder.whisper.config.encoder_attention_heads
     return build(llm, encoder, None, num_queries=64, qformer_layers=2, qformer_heads=heads, connector="desta")
 
 
 def values(work: Path, tiny: bool) -> dict[str, dict]:
-    """configs/paper/caad.yaml on these weights and shards."""
+    """Return configs/paper/caad.yaml for these weights and shards."""
     paper = Path(__file__).resolve().parents[1] / "configs/paper/caad.yaml"
     values = merged(read_files(paper))
     values["data"]["train"] = str(work / "shards")

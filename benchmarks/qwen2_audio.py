@@ -1,12 +1,11 @@
-"""Training runs at Qwen2-Audio-7B's size with random weights: what placements, adapters and negatives cost here.
+"""Training runs at Qwen2-Audio-7B's size with random weights: cost of placements, adapters and negatives here.
 
     python benchmarks/qwen2_audio.py [--work DIR] [--rows NAME ...] [--steps 20] [--cap-gb 60] [--tiny]
 
-The teacher, 17 GB in bfloat16, is made once below --work, with its real processor but a small tokenizer, clips of noise
-of 5 to 30 s and answers of some 100 words. The student is the teacher's first 8 layers. Every row is what `caad-ds
-train` does, from loading to the written model; its times are means over the last ten steps, as the run logs them,
-`start` is all that comes before the first step and `end` what follows the last. --tiny makes models for a CPU, to try
-the script.
+The teacher, 17 GB in bfloat16, is created once below --work, with its real feature extractor and a small tokenizer,
+noise clips of 5 to 30 s and answers of about 100 words. The student is the teacher's first 8 layers. Each row is a
+complete run of `caad-ds train`; times are means over the last ten steps, as logged by the run, `start` is the time
+before the first step, `end` the time after the last. --tiny uses models for a CPU, to try the script.
 """
 
 import random
@@ -26,7 +25,7 @@ from tests.models.families.tiny.text import SECONDS, TEXTS
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "configs/qwen2_audio/architectures/Qwen2-Audio-7B-Instruct.json"
 CLIPS, WORDS = 64, 100
-MELS, LONGEST = 128, 30  # of the published processor; a clip has a sixth of the longest at least
+MELS, LONGEST = 128, 30  # of the published processor; clips have at least a sixth of the longest
 KEPT_LAYERS = 8
 ROWS: dict[str, dict] = {
     "connector": {},
@@ -39,7 +38,7 @@ ROWS: dict[str, dict] = {
 
 
 def make(work: Path, tiny: bool) -> None:
-    """Shards, and the teacher's folder."""
+    """Write shards and the teacher's folder."""
     draw = random.Random(0)
     words = " ".join(TEXTS[:3]).split()
     answers = [" ".join(draw.choices(words, k=draw.randrange(WORDS - 20, WORDS + 20))) for _ in range(CLIPS)]
@@ -57,7 +56,7 @@ def make(work: Path, tiny: bool) -> None:
 
 
 def values(work: Path, tiny: bool) -> dict[str, dict]:
-    """The connector alone in ZeRO-2, the teacher whole on the device."""
+    """Return a config that trains the connector alone with ZeRO-2, with the complete teacher on the device."""
     return {
         "run": {"precision": "bf16"},
         "data": {"train": str(work / "shards")},

@@ -1,12 +1,11 @@
-"""How fluid the page of `caad-ds report` is: filters, and frames while its list is scrolled, in a real Chromium.
+"""Responsiveness of the page of `caad-ds report` in Chromium: filters, and frames while scrolling its list.
 
     python benchmarks/report_page.py [--items 10000] [--systems 3] [--out benchmarks/results/report_page.md]
 
-The page is of synthetic evaluations, four conditions each, without audio. A filter is timed from the change of its
-field to the end of the next frame, all work that it causes included. The list is scrolled in steps of the wheel and in
-jumps of the scroll bar; the time between frames is that of requestAnimationFrame, which also shows what else the
-machine does, and the work of a frame is the page's own, script, style and layout. Needs Debian's chromium and
-chromium-driver.
+The page shows synthetic evaluations, four conditions each, without audio. A filter is timed from the change of its
+field to the end of the next frame. The list is scrolled in steps of the wheel and in jumps of the scroll bar. The time
+between frames is from requestAnimationFrame and includes other work on the machine; the work of a frame is the page's
+own script, style and layout. Needs Debian's chromium and chromium-driver.
 """
 
 import argparse
@@ -82,7 +81,7 @@ requestAnimationFrame(frame);
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure and print; write the page of results where it is asked for."""
+    """Measure and print; write the page of results if --out is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--systems", type=int, default=3)
@@ -103,11 +102,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(folder: Path, number: int, count: int) -> Path:
-    """A finished evaluation of `count` rows."""
+    """Write a finished evaluation with `count` rows; returns its folder."""
     rng = np.random.default_rng(number)
     right = rng.random((count, len(CONDITIONS))) < 0.7
-    asked = np.random.default_rng(1000)  # the same for all
-    texts = [" ".join(asked.choice(WORDS, 20)) for _ in range(count)]
+    text_rng = np.random.default_rng(1000)  # the same for all
+    texts = [" ".join(text_rng.choice(WORDS, 20)) for _ in range(count)]
     items, lines = [], []
     for k in range(count):
         subset = f"attribute {k % 8}"
@@ -130,7 +129,7 @@ def _run(folder: Path, number: int, count: int) -> Path:
 
 
 def _measured(page: Path, rounds: int) -> tuple[str, float, dict[str, list[list[float]]], dict[str, list[list[float]]]]:
-    """The browser, milliseconds to load, of each filter its work and the time to its frame, and frames by scrolling."""
+    """Return the browser, milliseconds to load, work and time to the frame by filter, and frame times by scrolling."""
     with chromium((1400, 1000)) as driver:
         driver.get(page.as_uri())
         loaded = driver.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd")

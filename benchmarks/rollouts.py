@@ -1,12 +1,12 @@
-"""What on-policy answers cost: tokens per second beside `generate` alone, and their share of a training step.
+"""Cost of on-policy answers: tokens per second compared with `generate` alone, and their share of a training step.
 
     python benchmarks/rollouts.py [--scale smollm2 | paper | tiny] [--shares 1 0.5 0] [--zero 2 | 3] [--tokens 32]
 
-Teacher and student have the shapes of the scale (smollm2: SmolLM2-135M behind a Whisper of the size `tiny`) and random
-weights. All answers have the same number of tokens: their ends are forbidden, to `generate` by min_new_tokens. Drawing
-is by temperature 1, top-p 0.95 and top-k 50 for both, `generate` being transformers' own sampling on the same prompts.
-The step runs in the engines of training, on one process; at share 0 it is the step without drawing. DeepSpeed keeps
-some memory of engines that are gone: give large models one share a process.
+Teacher and student have the shapes of the scale (smollm2: SmolLM2-135M behind Whisper-tiny) and random weights. All
+answers have the same number of tokens: end tokens are forbidden, for `generate` by min_new_tokens. Both sample with
+temperature 1, top-p 0.95 and top-k 50; `generate` is transformers' own, on the same prompts. The step runs in the
+DeepSpeed engines of training, on one process; share 0 is the step without sampling. DeepSpeed does not free all memory
+of closed engines: for large models, run one share per process.
 """
 
 import argparse
@@ -50,8 +50,8 @@ OURS = {
 }  # fmt: skip
 
 
-def asked(share: float, tokens: int, precision: str, zero: int) -> Config:
-    """A run's configuration as far as it decides the cost."""
+def config_of(share: float, tokens: int, precision: str, zero: int) -> Config:
+    """Return a run's configuration, with the keys that determine the cost."""
     values = config(precision).model_dump(mode="json")
     drawn = {"share": share, "top_p": 0.95, "top_k": 50, "max_new_tokens": tokens}
     values["objective"] |= {"on_policy": drawn}
@@ -60,7 +60,7 @@ def asked(share: float, tokens: int, precision: str, zero: int) -> Config:
 
 
 def rollouts_of(cfg: Config, setting: Setting) -> Rollouts:
-    """What draws for a student; the tokens that end an answer are forbidden, so that all have the same length."""
+    """Return the sampler of a student's answers, with end tokens forbidden so that all have the same length."""
     student = setting.student
     forbidden = torch.zeros(len(student.head().weight), dtype=torch.bool)
     forbidden[answer_ends(student)] = True
@@ -68,7 +68,7 @@ def rollouts_of(cfg: Config, setting: Setting) -> Rollouts:
 
 
 def generating(setting: Setting, cfg: Config) -> Callable[[], object]:
-    """Sampling by transformers alone, of as many tokens."""
+    """Return a call that samples as many tokens with transformers alone."""
     drawn = cfg.objective.on_policy
     assert drawn is not None
     student = setting.student
@@ -91,7 +91,7 @@ def generating(setting: Setting, cfg: Config) -> Callable[[], object]:
 
 @contextmanager
 def stepping(cfg: Config, setting: Setting, clock: Stopwatch) -> Iterator[DistillStep]:
-    """The step of a configuration in the engines of training."""
+    """Yield the training step of a configuration, in DeepSpeed engines."""
     from caad_ds.training import engines
 
     drawn = rollouts_of(cfg, setting) if cfg.objective.draws else None
@@ -104,7 +104,7 @@ def stepping(cfg: Config, setting: Setting, clock: Stopwatch) -> Iterator[Distil
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a table and its JSON."""
+    """Print a table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=OURS, default="smollm2")
     parser.add_argument("--zero", type=int, choices=(2, 3), default=3, help="stage of the student's engine")
@@ -126,13 +126,13 @@ def main(argv: list[str] | None = None) -> None:
     with process_group():
         for share in args.shares:
             found |= measured(args, share, device, precision)
-            gc.collect()  # engines hold their weights in cycles
+            gc.collect()  # engines hold their weights in reference cycles
     print(json.dumps({key: round(value, 4) for key, value in found.items()}))
 
 
 def measured(args: argparse.Namespace, share: float, device: str, precision: str) -> dict[str, float]:
-    """The figures of a share, in engines of its own; of share 1 those beside `generate` too."""
-    cfg, scale = asked(share, args.tokens, precision, args.zero), OURS[args.scale]
+    """Measure a share, in new engines; for share 1 also the comparison with `generate`."""
+    cfg, scale = config_of(share, args.tokens, precision, args.zero), OURS[args.scale]
     clock, setting = Stopwatch(), Setting(scale, device)
     found: dict[str, float] = {}
     with stepping(cfg, setting, clock) as work:
@@ -144,7 +144,7 @@ def measured(args: argparse.Namespace, share: float, device: str, precision: str
 def beside_generate(
     work: DistillStep, setting: Setting, generate: Callable[[], object], args: argparse.Namespace
 ) -> dict[str, float]:
-    """Tokens per second of both, in turns."""
+    """Return the tokens per second of `generate` and of rollouts, timed in turns."""
     assert work.rollouts is not None
     draw, device = work.rollouts.draw, setting.batch.input_ids.device.type
     prepared = setting.student.prepare(setting.batch)
@@ -155,7 +155,7 @@ def beside_generate(
 
 
 def timed_step(work: DistillStep, setting: Setting, clock: Stopwatch, share: float, repeats: int) -> dict[str, float]:
-    """A step's mean time over some steps, and what drawing takes of it."""
+    """Return the mean time of a step, and the part of it spent on sampling."""
     count = len(setting.batch.targets)
     online = PairedBatch(setting.batch, setting.batch, setting.negative())
     drawn = 0.0

@@ -1,10 +1,10 @@
-"""Answers per second of `caad-ds serve` at several numbers of requests at once, and of `transformers serve`.
+"""Answers per second of `caad-ds serve` and `transformers serve` at several numbers of concurrent requests.
 
     python benchmarks/serve.py [--model FOLDER] [--concurrency 1 8 32] [--requests 64] [--tokens 32] [--rounds 3]
 
-Both servers run as processes of their own on the same model, and are asked in turns by OpenAI's client, greedily, about
-clips of 2 s that all differ. Without --model it is a Qwen2-Audio with random weights (hidden size 256, four layers),
-whose answers seldom end before --tokens. --own leaves `transformers serve` out, which does not take our own family.
+Both servers run as separate processes with the same model. OpenAI's client asks them in turns, with greedy decoding,
+about different clips of 2 s. Without --model it is a Qwen2-Audio with random weights (hidden size 256, four layers),
+whose answers seldom end before --tokens. --own leaves out `transformers serve`, which does not support our own family.
 """
 
 import argparse
@@ -39,7 +39,7 @@ STARTING = 180  # seconds
 
 
 def model_of(folder: Path) -> Path:
-    """A Qwen2-Audio with random weights."""
+    """Save a Qwen2-Audio with random weights; returns its folder."""
     from tests.models.families.tiny import qwen2_audio
 
     return qwen2_audio.write(folder, hidden=256, layers=4)
@@ -47,7 +47,7 @@ def model_of(folder: Path) -> Path:
 
 @contextmanager
 def server(command: list[str], port: int) -> Iterator[openai.AsyncOpenAI]:
-    """The client of a server, once it is healthy."""
+    """Start a server; yields its client once it is healthy."""
     log = tempfile.TemporaryFile("w+")
     running = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
     try:
@@ -68,14 +68,14 @@ def server(command: list[str], port: int) -> Iterator[openai.AsyncOpenAI]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def clips(count: int) -> list[str]:
-    """WAVs of 2 s in base64, all of them different."""
+    """Return different WAVs of 2 s in base64."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(count):
@@ -85,8 +85,10 @@ def clips(count: int) -> list[str]:
     return found
 
 
-async def asked(client: openai.AsyncOpenAI, model: str, audio: list[str], concurrency: int, tokens: int) -> list[float]:
-    """Seconds and tokens of a question about each clip, so many at once."""
+async def timed_requests(
+    client: openai.AsyncOpenAI, model: str, audio: list[str], concurrency: int, tokens: int
+) -> list[float]:
+    """Ask a question about each clip, `concurrency` at once; returns seconds and mean tokens of an answer."""
     slots, began = asyncio.Semaphore(concurrency), time.perf_counter()
 
     async def one(data: str) -> int:
@@ -107,16 +109,16 @@ async def asked(client: openai.AsyncOpenAI, model: str, audio: list[str], concur
 
 
 async def measured(servers: dict[str, tuple[openai.AsyncOpenAI, str]], args: argparse.Namespace) -> dict[str, float]:
-    """Answers per second of each server at each concurrency, the median of the rounds, in which they take turns."""
+    """Return the answers per second by server and concurrency: medians over rounds, in which the servers take turns."""
     audio, found = clips(args.requests), {}
     for client, model in servers.values():
-        await asked(client, model, audio[:4], 2, args.tokens)  # warms up
+        await timed_requests(client, model, audio[:4], 2, args.tokens)  # warms up
     rates: dict[tuple[str, int], list[float]] = {}
     lengths: dict[str, float] = {}
     for _ in range(args.rounds):
         for concurrency in args.concurrency:
             for name, (client, model) in servers.items():
-                seconds, tokens = await asked(client, model, audio, concurrency, args.tokens)
+                seconds, tokens = await timed_requests(client, model, audio, concurrency, args.tokens)
                 rates.setdefault((name, concurrency), []).append(args.requests / seconds)
                 lengths[name] = tokens / args.requests
     first = args.concurrency[0]
@@ -135,7 +137,7 @@ async def measured(servers: dict[str, tuple[openai.AsyncOpenAI, str]], args: arg
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a table and its JSON."""
+    """Print a table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="folder (default: a random Qwen2-Audio)")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])

@@ -1,11 +1,11 @@
-"""Ranks killed at random moments: does the run that is started again and again end as one that nobody disturbed?
+"""Kills ranks at random moments and restarts the run: does it end with the weights of an undisturbed run?
 
     python benchmarks/soak.py [--kills 50] [--seed 0]
 
-A tiny student is distilled on two CPU ranks, real DeepSpeed ZeRO-3 for both models, with a checkpoint every other step.
-SIGKILL takes one rank, drawn at random; the other is ended as a launcher would, and the run is started again, until it
-finishes. Moments are drawn in turns from loading, training and the writing of a checkpoint; the table counts where they
-did hit. Final weights are compared bit for bit with those of an undisturbed run. Every five kills are a run of its own.
+A tiny student is distilled on two CPU ranks with DeepSpeed ZeRO-3 for both models and a checkpoint every other step.
+SIGKILL hits a random rank; the other is ended as a launcher would, and the run is restarted until it finishes. Moments
+are drawn in turns from loading, training and writing of a checkpoint; the table counts where they hit. Final weights
+are compared bit for bit with those of an undisturbed run. Each run gets up to five kills.
 """
 
 import argparse
@@ -32,17 +32,17 @@ PATIENCE_SECONDS = 600
 
 
 class Disturber:
-    """Kills a rank of one run after another, where it draws."""
+    """Kills a random rank at a random moment, and restarts the run."""
 
     def __init__(self, file: Path, out: Path, drawn: random.Random):
         self.file = file
         self.out = out
         self.drawn = drawn
-        self.loading_seconds = 3.0  # until a run has told it better
+        self.loading_seconds = 3.0  # until it is measured
         self.writing_seconds: float | None = None
 
     def kill(self, aim: str) -> str | None:
-        """Start the run, kill a random rank at a random moment near `aim`; where it was, None if the run has ended."""
+        """Start the run and kill a random rank near `aim`; returns where it hit, None if the run ended before."""
         self.began = time.time()
         run = Run(self.file, RANKS)
         if not self._wait(run, aim):
@@ -50,7 +50,7 @@ class Disturber:
             return None
         hit = self.place(run)
         run.processes[self.drawn.randrange(RANKS)].kill()
-        # What a launcher does to the other ranks, which may wait forever for the one that is gone.
+        # Like a launcher: the other ranks may wait forever for the killed one.
         time.sleep(self.drawn.uniform(0, 0.05))
         for process in run.processes:
             process.kill()
@@ -58,15 +58,15 @@ class Disturber:
         return hit
 
     def _wait(self, run: Run, aim: str) -> bool:
-        """Until the moment has come; False if the run ends before."""
+        """Wait for the moment to kill; returns False if the run ends before."""
         alive = run.processes[0].is_alive
         if aim == "loading":
             return self._sleep(run, self.drawn.uniform(0, self.loading_seconds))
         while alive() and "samples/s" not in run.output():
             time.sleep(POLL_SECONDS)
         self.loading_seconds = time.time() - self.began
-        told = run.output().count("samples/s") + self.drawn.randrange(2 * EVERY)
-        while alive() and run.output().count("samples/s") < told:
+        target = run.output().count("samples/s") + self.drawn.randrange(2 * EVERY)
+        while alive() and run.output().count("samples/s") < target:
             time.sleep(POLL_SECONDS)
         if aim == "step":
             return self._sleep(run, self.drawn.uniform(0, 0.1))
@@ -87,7 +87,7 @@ class Disturber:
         return all(process.is_alive() for process in run.processes)
 
     def place(self, run: Run) -> str:
-        """Where the run is now."""
+        """Return the phase that the run is in."""
         if self._writing():
             return "checkpoint"
         return "step" if "samples/s" in run.output() else "loading"
@@ -95,13 +95,13 @@ class Disturber:
     def _writing(self) -> bool:
         for partial in (self.out / "checkpoints").glob("*.partial"):
             with suppress(FileNotFoundError):  # renamed meanwhile
-                if partial.stat().st_mtime > self.began:  # else a rank that was killed before has left it
+                if partial.stat().st_mtime > self.began:  # else it was left by a rank killed earlier
                     return True
         return False
 
 
 def disturbed(file: Path, out: Path, kills: int, drawn: random.Random) -> Counter:
-    """Run `file` to its end with up to `kills` of them between; where they hit."""
+    """Run `file` to its end with up to `kills` kills; returns where they hit."""
     disturber = Disturber(file, out, drawn)
     hits: Counter = Counter()
     for number in range(kills):
@@ -114,25 +114,25 @@ def disturbed(file: Path, out: Path, kills: int, drawn: random.Random) -> Counte
 
 
 def finish(run: Run) -> None:
-    """Let a run end, also where other work has the processors."""
+    """Wait for a run to end, with patience for a busy machine."""
     assert run.wait(PATIENCE_SECONDS) == [0] * RANKS, "\n".join(run.output(rank) for rank in range(RANKS))
 
 
 def equal(first: Path, second: Path) -> bool:
-    """Whether two runs ended with the same weights, bit for bit."""
+    """Return whether two runs ended with the same weights, bit for bit."""
     a, b = weights(first), weights(second)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def soak_config(world: Path, out: Path) -> Path:
-    """The configuration of every run here."""
+    """Write the configuration of a run; returns its path."""
     return config(
         world, out, optimizer={"steps": STEPS}, checkpoint={"every": EVERY, "keep": 3}, tracking={"enabled": False}
     )
 
 
 def main() -> int:
-    """Print the table; 1 if any run ended otherwise than the undisturbed one."""
+    """Print the table; returns 1 if any run ended with other weights than the undisturbed one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="how many in all (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and ranks (default 0)")
@@ -163,7 +163,7 @@ def main() -> int:
 
 
 def row(name: str, hits: Counter, verdict: str) -> str:
-    """A line of the table."""
+    """Format a line of the table."""
     return f"| {name} | {hits.total()} | {' | '.join(str(hits[place]) for place in PLACES)} | {verdict} |"
 
 

@@ -1,18 +1,18 @@
-"""Time and memory of a training step: ours beside the authors' compute graph, same models, same batch, same run.
+"""Time and memory of a training step, compared with the authors' compute graph on the same models and batch.
 
     python benchmarks/step.py [--repeats N] [--placement resident cpu] [--scale paper [--cap-gb 24]]
 
-The authors' graph runs the encoder three times (teacher with audio, teacher without, student), the teacher twice, makes
-logits of all positions three times, and loops over the samples for the loss. Ours runs the encoder once and the teacher
-once over both paths, and makes logits of answer rows in chunks. With the prefix kept (teacher.keep_prefix), the path
-without audio begins where the samples begin to differ; a word and the audio are what they have in common here. Models
-have random weights; the connector trains. `cpu` is scaled down so that encoder, teacher, student and the share of the
-vocabulary stand to each other as in the paper's setting (both are printed, counted by PyTorch over one forward);
-`paper` is that setting, for a GPU; `narrow` has a teacher of as many layers that compute next to nothing, which leaves
-what engines cost the host; `tiny` tries the script. FLOPs are matrix products, convolutions and attention as PyTorch
-counts them. With --placement the same step also runs in the DeepSpeed engines that training uses, the student's as
-configs/paper has it. A cached step reads the teacher's states from a cache below --swap and runs no teacher; a filling
-one runs it and writes them, with their scalars. Peak memory is above the models' weights; of a GPU also in all.
+The authors' graph runs the encoder three times (teacher with audio, teacher without, student) and the teacher twice,
+computes logits of all positions three times, and loops over samples for the loss. Ours runs the encoder once and the
+teacher once over both passes, and computes logits of answer rows in chunks. With the prefix cached
+(teacher.keep_prefix), the pass without audio starts where the samples begin to differ, here after a word and the audio.
+Models have random weights; the connector is trained. Scale `cpu` has the paper's proportions between encoder, teacher,
+student and vocabulary (both are printed, from FLOPs of one forward); `paper` is the paper's setting, for a GPU;
+`narrow` has a teacher of as many but tiny layers, to show the engines' overhead on the host; `tiny` tries the script.
+FLOPs are those that PyTorch counts: matrix products, convolutions, attention. With --placement the step also runs in
+the DeepSpeed engines of training, the student's as in configs/paper. A cached step reads the teacher's states from a
+cache below --swap, without a teacher; a filling step runs the teacher and writes them, with their scalars. Peak memory
+is above the models' weights; on a GPU the total is shown too.
 """
 
 import argparse
@@ -58,7 +58,7 @@ ARCHITECTURES = Path(__file__).resolve().parents[1] / "configs/paper/architectur
 
 @dataclass(frozen=True)
 class Scale:
-    """The architectures of one setting, the encoder's window in seconds, samples of a batch."""
+    """Architectures of a setting, the encoder's window in seconds, samples per batch."""
 
     encoder: dict
     teacher: dict
@@ -70,7 +70,7 @@ class Scale:
 
 
 def llama(layers: int, hidden: int, intermediate: int, tied: bool) -> dict:
-    """A small Llama with grouped queries and heads of 64."""
+    """Return a small Llama with grouped queries and heads of 64."""
     return {
         "model_type": "llama", "vocab_size": 6000, "hidden_size": hidden, "intermediate_size": intermediate,
         "num_hidden_layers": layers, "num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 128,
@@ -79,7 +79,7 @@ def llama(layers: int, hidden: int, intermediate: int, tied: bool) -> dict:
 
 
 def published(name: str) -> dict:
-    """An architecture of configs/paper."""
+    """Load an architecture of configs/paper."""
     return json.loads(read_text(ARCHITECTURES / f"{name}.json"))
 
 
@@ -124,7 +124,7 @@ SCALES = {
 
 
 class Setting:
-    """Teacher and student behind one encoder, and a batch of one scale, on a device; the teacher may lie elsewhere."""
+    """Teacher and student with one encoder, and a batch, of one scale on a device; the teacher may be on another."""
 
     def __init__(self, scale: Scale, device: str, teacher_on: str | None = None):
         torch.manual_seed(0)
@@ -147,7 +147,7 @@ class Setting:
         self.optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=1e-4)
 
     def negative(self) -> Batch:
-        """The teacher's second path of the batch."""
+        """Return the batch of the teacher's contrastive pass."""
         device = self.batch.input_ids.device
         return negatives.find("zero_mel")(self.batch.to("cpu"), [], self.teacher.reader, None).to(device)
 
@@ -158,13 +158,13 @@ class Setting:
 
 @cache
 def tokenizer() -> Any:
-    """The one that models have; the batch's tokens are drawn at random."""
+    """Return the models' tokenizer; the batch's tokens are random."""
     with tempfile.TemporaryDirectory() as folder:
         return train_tokenizer(["Describe the audio."], 100, folder)
 
 
 def batch(scale: Scale, encoder: SpeechEncoder) -> Batch:
-    """Samples of equal length: a word, the audio, the rest of the prompt, the answer; up to there all are alike."""
+    """Return samples of equal length: a word and the audio, equal for all, then the rest of the prompt, the answer."""
     length = QUERIES + PROMPT + ANSWER
     ids = torch.randint(0, scale.student["vocab_size"], (scale.samples, length))
     ids[1:, : 1 + QUERIES] = ids[0, : 1 + QUERIES]
@@ -180,7 +180,7 @@ def batch(scale: Scale, encoder: SpeechEncoder) -> Batch:
 
 
 def authors(setting: Setting, objective: Config) -> Callable[[], None]:
-    """The step with the authors' graph."""
+    """Return the step with the authors' graph."""
     batch, section = setting.batch, objective.objective
     features = batch.audio["features"]
 
@@ -213,7 +213,7 @@ def authors(setting: Setting, objective: Config) -> Callable[[], None]:
 
 
 def ours(setting: Setting, cfg: Config, keep_prefix: bool = False) -> Callable[[], None]:
-    """The step as training computes it, without engines around the models."""
+    """Return the step as training computes it, without DeepSpeed engines."""
     teacher = TeacherForward(setting.teacher, keep_prefix)
     module = StudentObjective(setting.student, cfg.objective)
     count, second = len(setting.batch.targets), setting.negative()
@@ -231,10 +231,10 @@ def ours(setting: Setting, cfg: Config, keep_prefix: bool = False) -> Callable[[
 
 @contextmanager
 def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[Callable[[], list[Terms]]]:
-    """The step in the engines of training; it returns kd, ce and the diagnostics.
+    """Yield the step in the DeepSpeed engines of training; it returns kd, ce and the diagnostics.
 
-    The teacher is at `placed`; "fill" is replicated and stores what it computes, "pair" and "contrast" are read from a
-    cache of that form, and no teacher is there.
+    `placed` is the teacher's placement; with "fill" it is replicated and stores its states, with "pair" and "contrast"
+    these are read from a cache of that form, without a teacher.
     """
     from caad_ds.training import engines
 
@@ -269,14 +269,14 @@ def engines(setting: Setting, cfg: Config, placed: str, swap: Path) -> Iterator[
 
 
 def gigaflops(work: Callable[[], object]) -> float:
-    """What a call computes."""
+    """Return the GFLOP of a call."""
     with flop_counter() as counter:
         work()
     return counter.get_total_flops() / 1e9
 
 
 def proportions(scale: Scale) -> str:
-    """FLOPs of one forward per sample, encoder : teacher : student, and the vocabulary's share of each model."""
+    """Format FLOPs of one forward per sample, encoder : teacher : student, and the vocabulary's share of each model."""
     one = Setting(Scale(**{**vars(scale), "samples": 1}), "meta")
     with torch.no_grad():
         encoder = gigaflops(lambda: one.encoder.whisper(one.batch.audio["features"].to(scale.dtype)))
@@ -290,7 +290,7 @@ def proportions(scale: Scale) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints versions, proportions and the table."""
+    """Print versions, proportions and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="timed turns (default 5)")
     parser.add_argument("--scale", choices=SCALES, default="cpu", help="paper needs a GPU with 48 GB")
@@ -330,9 +330,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def table(plain: dict[str, Callable], within: dict[str, Callable], scale: Scale, device: str, repeats: int) -> None:
-    """A line per row; those without engines take turns on the same models, each of those `within` has its own.
+    """Print a line per row; `plain` rows take turns on the same models, each of those `within` engines has its own.
 
-    On a CPU, where other work on the machine changes times, each of those takes turns with the authors' graph as well.
+    On a CPU, where other work changes times, each of the latter takes turns with the authors' graph too.
     """
     cfg = config("bf16" if scale.dtype == torch.bfloat16 else "fp32")
     first, base = None, None
@@ -341,7 +341,7 @@ def table(plain: dict[str, Callable], within: dict[str, Callable], scale: Scale,
         setting = Setting(scale, device)
         steps = {name: make(setting, cfg) for name, make in plain.items()}
         for step in steps.values():
-            step()  # what is kept is made in the first
+            step()  # the first call fills caches
         flops = {name: gigaflops(step) for name, step in steps.items()}
         times = dict(zip(steps, milliseconds(list(steps.values()), device, repeats), strict=True))
         base = steps.get("authors' graph")
@@ -356,7 +356,7 @@ def table(plain: dict[str, Callable], within: dict[str, Callable], scale: Scale,
             del setting
     with process_group() if within else nullcontext():
         for name, make in within.items():
-            # Made on the device, which is faster at random numbers; it need not take both models at once.
+            # Created on the device, which generates random numbers faster; it need not hold both models at once.
             offloaded = device == "cuda" and name.endswith(("cpu", "nvme"))
             with make(Setting(scale, device, teacher_on="cpu" if offloaded else None), cfg) as step:
                 step()
@@ -364,14 +364,14 @@ def table(plain: dict[str, Callable], within: dict[str, Callable], scale: Scale,
                 together = [step, *filter(None, [base])]
                 took, *again = milliseconds(together, device, repeats, **({"queued": 1} if offloaded else {}))
                 if first and again:
-                    took *= first.took / again[0]  # as if the machine had been as fast as with the first rows
+                    took *= first.took / again[0]  # normalised to the machine's speed during the first rows
                 rows[name] = Row(count, took)
                 print(rows[name].line(name, first, peak_mib(step, device)), flush=True)
         cached_step.print_ten_epochs(rows, "ours in engines", first)
 
 
 def config(precision: str) -> Config:
-    """The paper's setting as far as it decides the cost of a step; the paths are not read."""
+    """Return the paper's setting, with the keys that determine the cost of a step; the paths are not read."""
     return Config.model_validate({
         "run": {"output_dir": "unused", "precision": precision}, "data": {"train": "unused"},
         "teacher": {"path": "unused"}, "student": {"path": "unused", "deepspeed": "student_zero2.json"},
@@ -381,7 +381,7 @@ def config(precision: str) -> Config:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Of this process alone, for engines; DeepSpeed can leave one, but not join a second."""
+    """Join a process group of this process alone, for engines; DeepSpeed can leave one, but not join a second."""
     from caad_ds.training.processes import process_group
     from caad_ds.utils.progress import Heartbeat
 

@@ -1,12 +1,12 @@
-"""How fast a teacher cache is read in random order, beside a bare pread loop over the same offsets in the same run.
+"""Speed of reading a teacher cache in random order, compared with a bare pread loop over the same offsets.
 
     python -m benchmarks.teacher_cache [--gb 4] [--folder DIR] [--batch 8] [--rounds 3] [--tiny]
 
-Segments of random rows at the paper's size (Ht 4096, bfloat16, both paths, 96 rows a sample) are written below --folder
-and removed at the end. A pass reads every sample once, a batch at a time, through `Store`, which is what training reads
-with, and through `os.pread`; the two take turns, each in an order of its own. The first pass of a store compares
-sha256 as well. `cold` are passes whose pages were dropped from the cache before (posix_fadvise; a virtual disk may
-have them in another). The floor is what training takes: a batch in every step of 0.1 s.
+Segments of random rows at the paper's size (Ht 4096, bfloat16, both passes, 96 rows a sample) are written below
+--folder and removed at the end. A pass reads every sample once, in batches, through `Store`, as training does, or
+through `os.pread`; the two take turns, each in its own random order. The first pass of a store also checks sha256.
+`cold` passes drop the page cache before (posix_fadvise; a virtual disk may have a cache beneath). The reference is
+training's rate: a batch per step of 0.1 s.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write(folder: Path, layout: Layout, size: int) -> list[Segment]:
-    """Segments of random rows, at least `size` bytes."""
+    """Write segments of random rows, at least `size` bytes."""
     writer = SegmentWriter(folder, "00000")
     parts = layout.empty(ANSWER)
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def write(folder: Path, layout: Layout, size: int) -> list[Segment]:
 
 
 def page(folder: Path, layout: Layout, segments: Sequence[Segment], batch: int, rounds: int) -> str:
-    """Medians of the passes as text."""
+    """Measure the passes; returns a table of medians as text."""
     places = [(segment.name, entry) for segment in segments for entry in segment.entries]
     each = ANSWER * layout.bytes_per_row
     gb = len(places) * each / 1e9
@@ -137,7 +137,7 @@ def page(folder: Path, layout: Layout, segments: Sequence[Segment], batch: int, 
 
 
 def forget(descriptors: Sequence[int]) -> None:
-    """Drop the files' pages from the page cache, where the platform can."""
+    """Drop the files' pages from the page cache, if the platform supports it."""
     for descriptor in descriptors:
         os.fsync(descriptor)
         with contextlib.suppress(AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""What benchmarks of training runs share: clips of noise, runs in processes of their own, a table of their times."""
+"""Shared by benchmarks of training runs: noise clips, runs in separate processes, a table of times."""
 
 import argparse
 import json
@@ -28,15 +28,15 @@ SPAWN = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run.
+    """A benchmark of training runs.
 
     Args:
         name: of the folder below --work, and of MLflow's experiment.
-        make: writes what all runs read into a folder; True: tiny, for a CPU.
-        values: the configuration on such a folder, without those values that every benchmark has alike.
-        rows: by name, what a run's configuration has instead.
-        parts: whose shares of a step's time are shown.
-        steps: of a run, unless --steps says otherwise.
+        make: writes the inputs of all runs into a folder; called with True for tiny ones, for a CPU.
+        values: returns the configuration for such a folder, without the values common to all benchmarks.
+        rows: changed values of a run's configuration, by row name.
+        parts: parts of a step whose shares of the time are shown.
+        steps: default for --steps.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Setting:
     steps: int
 
     def config(self, work: Path, row: str, steps: int, tiny: bool) -> Path:
-        """The YAML of one row; each takes the place of the one before, as does what it writes to `work`/run."""
+        """Write the YAML of a row; it replaces that of the previous row, and so does the output in `work`/run."""
         values = self.values(work, tiny)
         own: dict[str, dict] = {
             "run": {"name": row, "output_dir": str(work / "run"), "log_every": steps - MEASURED},
@@ -55,7 +55,7 @@ class Setting:
             "tracking": {"uri": _store(work), "experiment": self.name},
         }
         if tiny:
-            own["run"]["peak_tflops"] = 0.1  # a CPU's is not known
+            own["run"]["peak_tflops"] = 0.1  # unknown for a CPU
         for change in (own, self.rows[row]):
             for section, keys in change.items():
                 values[section] = values.get(section, {}) | keys
@@ -66,7 +66,7 @@ class Setting:
         return path
 
     def measured(self, work: Path, row: str, began: float, ended: float) -> list[str]:
-        """A row's cells, of what MLflow holds of the newest run of that name."""
+        """Return a row's cells from the newest MLflow run of that name."""
         client = MlflowClient(_store(work))
         experiment = client.get_experiment_by_name(self.name)
         [run, *_] = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{row}'")
@@ -83,12 +83,12 @@ class Setting:
 
     @property
     def columns(self) -> list[str]:
-        """What `measured` gives."""
+        """Return the column names of `measured`."""
         return ["run", "s/step", "samples/s", "tokens/s", "MFU", *self.parts, "GB", "start, s", "end, s"]
 
 
 def main(setting: Setting, description: str) -> None:
-    """Make what is missing below --work, run the rows, and print the table of those that ended."""
+    """Create missing inputs below --work, run the rows, and print the table of the finished ones."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / f"caad-ds-{setting.name}")
     parser.add_argument("--rows", nargs="+", choices=setting.rows, default=list(setting.rows))
@@ -109,7 +109,7 @@ def main(setting: Setting, description: str) -> None:
             began = time.time()
             done = _in_process(train, file, args.cap_gb)
             rows.append(setting.measured(work, row, began, time.time()) if done else [row, "failed"])
-    finally:  # a benchmark that is stopped shows what it has
+    finally:  # an interrupted benchmark shows its finished rows
         where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
         cap = "" if args.cap_gb is None else f", of which {args.cap_gb:g} GB may be taken"
         print(f"\ntorch {torch.__version__}, {where}{cap}; {args.steps} steps of 8 samples\n")
@@ -120,7 +120,7 @@ def main(setting: Setting, description: str) -> None:
 
 
 def train(file: Path, cap_gb: float | None) -> None:
-    """One run in this process, which may take no more than `cap_gb` of the device."""
+    """Train in this process, with at most `cap_gb` of the device's memory."""
     if cap_gb is not None:
         cap_memory(cap_gb)
     sys.exit(caad_ds(["train", "--config", str(file)]))
@@ -157,7 +157,7 @@ def _make(setting: Setting, work: Path, tiny: bool) -> None:
 
 
 def _in_process(work: Callable[..., None], *args: object) -> bool:
-    """Whether work in a process of its own, which leaves no memory behind, ended well."""
+    """Run `work` in a separate process, so that its memory is freed; returns whether it succeeded."""
     process = SPAWN.Process(target=work, args=args)
     process.start()
     process.join()

@@ -1,11 +1,11 @@
-"""Two ranks on one device against one rank: the same losses, with the teacher whole on each and shared among them.
+"""Compares the losses of two ranks on one device with those of one rank, with a replicated and a sharded teacher.
 
     python benchmarks/two_ranks.py
 
-`caad_ds.training.processes.process_group` refuses a second rank on a GPU, since NCCL does. Here both take the first
-device and meet over gloo instead, so that one GPU shows what several compute: each engine runs the `tiny` setting of
-step.py in fp32 for three steps, all samples on one rank and half of them on each of two. Exit status 1 if a loss
-differs by more than the tolerance.
+`caad_ds.training.processes.process_group` refuses a second rank on a GPU, as NCCL does. Here both use the first device
+and communicate over gloo, so one GPU can test several ranks. Each engine runs the `tiny` setting of step.py in fp32 for
+three steps, with all samples on one rank or half of them on each of two. Exit status 1 if a loss differs by more than
+the tolerance.
 """
 
 import json
@@ -35,7 +35,7 @@ Losses = dict[str, list[dict[str, float]]]  # kd and ce of each step, by the tea
 
 
 def run_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
-    """All steps of one rank; the first one writes the losses of all into `folder`."""
+    """Run all steps of one rank; rank 0 writes the losses into `folder`."""
     from caad_ds.training.processes import process_group
 
     _join(rank, ranks, port)
@@ -46,11 +46,11 @@ def run_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
 
 
 def _join(rank: int, ranks: int, port: int) -> None:
-    """Meet the other ranks over gloo, each of them on the first device."""
+    """Join the other ranks over gloo, all on the first device."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    # On a CPU, DeepSpeed's op for ranks of one node would stand in for gloo; one rank a node, it believes.
+    # On a CPU, DeepSpeed would replace gloo by its shared-memory op; this makes it assume one rank per node.
     place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "LOCAL_SIZE": 1, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
     get_accelerator().set_device(0)
@@ -69,14 +69,14 @@ def _steps(rank: int, ranks: int, placed: str) -> list[dict[str, float]]:
     with engines(setting, config("fp32"), placed, Path()) as step:
         for _ in range(STEPS):
             [(kd, ce, _)] = step()
-            mean = torch.stack([kd, ce]).double().cpu() / ranks  # of equal shares
+            mean = torch.stack([kd, ce]).double().cpu() / ranks  # ranks have equal numbers of samples
             dist.all_reduce(mean)
             found.append(dict(zip(("kd", "ce"), mean.tolist(), strict=True)))
     return found
 
 
 def differences(one: Losses, two: Losses) -> list[tuple[str, int, str, float, float]]:
-    """(placement, step, loss, of one rank, of two ranks) for all losses."""
+    """Return (placement, step, name, loss of one rank, of two ranks) for all losses."""
     return [
         (placed, step + 1, name, first[name], second[name])
         for placed in PLACEMENTS
@@ -86,7 +86,7 @@ def differences(one: Losses, two: Losses) -> list[tuple[str, int, str, float, fl
 
 
 def main() -> None:
-    """Runs one rank and two ranks beside each other, prints their losses and compares them."""
+    """Run one rank and two ranks, print their losses and compare them."""
     with tempfile.TemporaryDirectory() as folder:
         running = [mp.spawn(run_rank, (ranks, free_port(), Path(folder)), nprocs=ranks, join=False) for ranks in (1, 2)]
         for ranks in running:
@@ -99,7 +99,7 @@ def main() -> None:
     rows = differences(one, two)
     for placed, step, name, first, second in rows:
         print(f"| {placed} | {step} | {name} | {first:.7f} | {second:.7f} | {abs(first - second):.1e} |")
-    apart = [row for row in rows if not abs(row[3] - row[4]) <= TOLERANCE]  # NaN is apart
+    apart = [row for row in rows if not abs(row[3] - row[4]) <= TOLERANCE]  # includes NaN
     if apart:
         sys.exit(f"error: {len(apart)} of {len(rows)} losses of two ranks are not one rank's within {TOLERANCE:g}")
 

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.sh`: the stages in order, and the page of the run."""
+"""`benchmarks/gpu.sh`: runs the stages in order and writes the page of the run."""
 
 import argparse
 import sys
@@ -15,12 +15,12 @@ from benchmarks.gpu.run import Interrupt, Runner, say
 from benchmarks.gpu.stage import Stage
 from caad_ds.utils.errors import UserError
 
-SHOWN = 30  # last lines of a stage without figures
+SHOWN = 30  # last lines shown of a stage that gave no figures
 Stages = Callable[[bool, dict[str, str]], list[Stage]]
 
 
 def main(argv: list[str], stages: Stages = known.stages) -> int:
-    """The exit status: 0, 1 if a stage gave no figures that should have, 128 and the signal's number after one."""
+    """Run the stages; returns the exit status: 1 if a stage lacks its figures, 128 + the number of a signal, else 0."""
     interrupt, began = Interrupt(), time.monotonic()
     parser = argparse.ArgumentParser(prog="gpu.sh", description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="tiny shapes on a CPU, to try the script")

@@ -1,4 +1,4 @@
-"""The machine that a run of benchmarks/gpu.sh is about; asked in processes of their own, which leave its GPU empty."""
+"""The machine that benchmarks/gpu.sh runs on, probed in separate processes so that its GPU memory stays free."""
 
 import json
 import os
@@ -32,7 +32,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Machine:
-    """GPU (None without one), versions by package (None where it is not installed), free memory and disk in GB."""
+    """GPU (None without one), versions by package (None if not installed), free memory and disk in GB."""
 
     device: str | None
     gpu_gb: float
@@ -45,8 +45,8 @@ class Machine:
 
     @staticmethod
     def here(environment: dict[str, str]) -> "Machine":
-        """This machine, its GPU as the stages' environment shows it; UserError if PyTorch cannot be asked."""
-        found = {"nvcc": False, "cuda": None, "device": None, "gpu_gb": 0.0} | json.loads(_ask(PROBE, environment))
+        """Probe this machine, with the GPU that the stages' environment shows; UserError if PyTorch fails."""
+        found = {"nvcc": False, "cuda": None, "device": None, "gpu_gb": 0.0} | json.loads(_run(PROBE, environment))
         return Machine(
             **found,
             driver=_driver(),
@@ -56,7 +56,7 @@ class Machine:
         )
 
     def rows(self) -> list[tuple[str, str]]:
-        """What a page says of it."""
+        """Return the rows of a page that describe the machine."""
         memory = f"{self.host_gb:.0f} GB of memory free, {self.disk_gb:.0f} GB of disk"
         software = [f"Python {platform.python_version()}"]
         software += [f"{name} {number}" for name, number in self.packages.items() if number]
@@ -69,7 +69,7 @@ class Machine:
 
 
 def commit() -> str:
-    """The commit of this checkout, and whether files differ from it."""
+    """Return the commit of this checkout, and whether files differ from it."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = len(_git("status", "--porcelain").splitlines())
@@ -79,37 +79,37 @@ def commit() -> str:
 
 
 def nvme_operator(environment: dict[str, str]) -> bool:
-    """Whether DeepSpeed can compile its operator for NVMe here."""
-    ask = "from deepspeed.ops.op_builder import AsyncIOBuilder\nprint(AsyncIOBuilder().is_compatible(verbose=False))"
-    with suppress(UserError):  # which would end the stages after this one as well
-        return _ask(ask, environment) == "True"
+    """Return whether DeepSpeed can compile its NVMe operator here."""
+    probe = "from deepspeed.ops.op_builder import AsyncIOBuilder\nprint(AsyncIOBuilder().is_compatible(verbose=False))"
+    with suppress(UserError):  # it must not stop the other stages
+        return _run(probe, environment) == "True"
     return False
 
 
-def _ask(program: str, environment: dict[str, str]) -> str:
-    """The last line that a program prints; UserError if it fails, or prints none in PROBE_SECONDS."""
+def _run(program: str, environment: dict[str, str]) -> str:
+    """Run a Python program; returns its last line. UserError if it fails or prints nothing within PROBE_SECONDS."""
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", program], env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=PROBE_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise UserError(f"this Python cannot be asked about its GPU (no answer in {PROBE_SECONDS} s)") from error
-    lines = (asked.stdout if asked.returncode == 0 else asked.stderr).strip().splitlines()
-    if asked.returncode or not lines:
+    lines = (process.stdout if process.returncode == 0 else process.stderr).strip().splitlines()
+    if process.returncode or not lines:
         raise UserError(f"this Python cannot be asked about its GPU ({lines[-1] if lines else 'no output'})")
     return lines[-1]
 
 
 def _driver() -> str | None:
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
             capture_output=True, text=True, timeout=PROBE_SECONDS, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return next(iter(asked.stdout.split()), None)
+    return next(iter(process.stdout.split()), None)
 
 
 def _host_gb() -> float:
@@ -118,5 +118,5 @@ def _host_gb() -> float:
 
 
 def _git(*arguments: str) -> str:
-    asked = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return asked.stdout.strip()
+    process = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return process.stdout.strip()

@@ -1,4 +1,4 @@
-"""The page of a run, and the same as JSON; both are written again after every stage."""
+"""The page of a run as Markdown and JSON, both rewritten after every stage."""
 
 import re
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.stage import Result, Stage
 from caad_ds.utils.files import write_atomic, write_json
 
-SHOWN = 12  # lines at the beginning and at the end of what is not a table
+SHOWN = 12  # first and last lines shown of text outside tables
 WIDTH = 240
-TABLE = ("| ", "|-")  # what a table's line begins with
+TABLE = ("| ", "|-")  # prefixes of a table's lines
 
 
 @dataclass
 class Page:
-    """What is known of a run so far; `name` is that of its files in `folder`."""
+    """The results of a run so far; `name` is the stem of its files in `folder`."""
 
     folder: Path
     machine: Machine
@@ -34,7 +34,7 @@ class Page:
         return f"gpu_{self.began:%Y-%m-%d_%H%M%S}_{device}"
 
     def file(self, kind: str) -> Path:
-        """The run's file of that kind: md, json, log."""
+        """Return the run's file of that kind: md, json, log."""
         return self.folder / f"{self.name}.{kind}"
 
     def write(self) -> None:
@@ -43,7 +43,7 @@ class Page:
         write_atomic(self.file("md"), self.text().encode())
 
     def text(self) -> str:
-        """The page in Markdown."""
+        """Return the page in Markdown."""
         waiting = [Result(stage, "not run") for stage in self.stages[len(self.results) :]]
         all_results = [*self.results, *waiting]
         facts = [*self.machine.rows(), ("commit", self.commit)]
@@ -90,7 +90,7 @@ def _command(stage: Stage) -> str:
 
 
 def _section(result: Result) -> str:
-    """A stage's command and what it printed: its text, shortened, then its tables, which a warning may interrupt."""
+    """Format a stage's command and output: its text, shortened, then its tables (a warning may interrupt them)."""
     lines = result.output.strip().splitlines()
     rows = [line for line in lines if line.startswith(TABLE)]
     heads = {n for n, following in enumerate(rows[1:]) if following.startswith(("|---", "| ---"))}

@@ -1,4 +1,4 @@
-"""Stages one after the other, each in a process group that ends with it."""
+"""Runs stages one after the other, each in its own process group, which is ended with it."""
 
 import os
 import re
@@ -16,18 +16,18 @@ from benchmarks.gpu.machine import ROOT, Machine
 from benchmarks.gpu.stage import Result, Stage
 
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 3  # of its limit, in which a stage that must end may clean up: a build's lock would block later ones
+GRACE_SECONDS = 3  # of the limit, for a stopped stage to clean up: a leftover build lock would block later ones
 COMPLAINT = re.compile(r"(Error|Exception|Interrupt)\b|\b(error|failed)\b|^FAILED ", re.IGNORECASE)
 
 
 def say(*lines: str) -> None:
-    """Print lines, or none where nobody reads them any more: the stages are worth more than that."""
+    """Print lines; a closed stdout is ignored, so that it does not stop the stages."""
     with suppress(OSError):
         print(*lines, sep="\n", flush=True)
 
 
 class Interrupt:
-    """Notes the first signal that asks to end; a handler that raised could leave a process behind, or half a page."""
+    """Records the first termination signal; raising in the handler could leave a process or a partial page behind."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -39,15 +39,15 @@ class Interrupt:
 
     @property
     def name(self) -> str:
-        """SIGINT, SIGTERM or SIGHUP."""
+        """Return SIGINT, SIGTERM or SIGHUP."""
         return signal.Signals(self.number).name
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Where stages run: what is there, their environment, the file that takes what they print, who may end them.
+    """Runs stages: on a machine, with an environment, a file for their output and an interrupt.
 
-    `begin` is when their seconds are counted from at the latest: the first one pays for what took long before it.
+    `begin` is the latest start of the time budget: a delay before the first stage counts against it.
     """
 
     machine: Machine
@@ -57,7 +57,7 @@ class Runner:
     begin: float
 
     def results(self, stages: Sequence[Stage]) -> Iterator[Result]:
-        """Each stage's result, when it has one; a stage may use what those before it have left of their seconds."""
+        """Yield the result of each stage when it is done; a stage may use the time left by earlier ones."""
         end = min(time.monotonic(), self.begin)
         for stage in stages:
             end += stage.seconds
@@ -87,7 +87,7 @@ class Runner:
         return Result(stage, status, reason, time.monotonic() - began, limit, output, without)
 
     def _wait(self, process: subprocess.Popen, end: float) -> bool:
-        """Until the process ends, or must: whether it had to be stopped."""
+        """Wait until the process ends or the limit is reached; returns whether it had to be stopped."""
         while process.poll() is None:
             if self.interrupt.number or time.monotonic() >= end:
                 return True
@@ -107,13 +107,13 @@ class Runner:
 
 
 def complaint(output: str) -> str:
-    """The last line that speaks of an error, else the last one."""
+    """Return the last line that mentions an error, else the last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if COMPLAINT.search(line)), lines[-1] if lines else "no output")
 
 
 def _end(process: subprocess.Popen, end: float) -> None:
-    """Ask the process to end where it has not, then kill its group: children may be left where it has ended itself."""
+    """Terminate the process if it runs, then kill its group, which may hold children of an ended process."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -124,7 +124,7 @@ def _end(process: subprocess.Popen, end: float) -> None:
 
 
 def _plain(output: str, work: str) -> str:
-    """Lines as a terminal shows them in the end, without this machine's folders."""
+    """Return the lines as a terminal finally shows them, without this machine's folders."""
     for folder, name in ((work, "$TMPDIR"), (str(ROOT), "."), (sys.prefix, "$PYTHON"), (str(Path.home()), "~")):
         if len(folder) > 1:
             output = output.replace(folder, name)

@@ -1,18 +1,18 @@
-"""A stage of benchmarks/gpu.sh: a command with a limit, and what it cannot do without."""
+"""A stage of benchmarks/gpu.sh: a command with a time limit and requirements."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.gpu.machine import Machine
 
-Need = Callable[[Machine], str | None]  # what is missing here, in words
+Need = Callable[[Machine], str | None]  # describes what is missing, None for nothing
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`argv` runs under this interpreter in the repository's root, for `seconds` and what the stages before have left.
+    """Runs `argv` under this interpreter in the repository's root, for `seconds` plus the time left by earlier stages.
 
-    Where one of `needs` is missing the stage is skipped; where one of `parts` is, the benchmark leaves out those rows.
+    If one of `needs` is missing, the stage is skipped; if one of `parts` is, the benchmark leaves out those rows.
     """
 
     name: str
@@ -25,11 +25,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a stage.
+    """The result of a stage.
 
-    `status` is passed, failed, stopped (at its limit), skipped, interrupted or not run; `reason` says why it is not
-    passed; `limit` is what the stage was given in the end; `output` is all that it printed; `without` names the parts
-    that were missing.
+    Args:
+        status: passed, failed, stopped (at its limit), skipped, interrupted or not run.
+        reason: why it is not passed.
+        limit: seconds that the stage was given.
+        output: everything that it printed.
+        without: the missing parts.
     """
 
     stage: Stage
@@ -42,5 +45,5 @@ class Result:
 
     @property
     def bad(self) -> bool:
-        """Whether the stage was to give figures and did not."""
+        """Return whether the stage should have given figures and did not."""
         return self.status in ("failed", "stopped", "interrupted")

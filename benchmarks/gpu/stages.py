@@ -1,4 +1,4 @@
-"""The stages of benchmarks/gpu.sh, most important first, and what they run in."""
+"""The stages of benchmarks/gpu.sh, most important first, and their environment."""
 
 import os
 import sys
@@ -8,22 +8,22 @@ from benchmarks.gpu.needs import disk, gpu_memory, host_memory, libaio, nvcc, pa
 from benchmarks.gpu.stage import Need, Stage
 
 MOST_SECONDS = 660
-FOR_THE_REST = 30  # asking the machine, which loads PyTorch for the first time, and writing pages
+FOR_THE_REST = 30  # probing the machine, which loads PyTorch for the first time, and writing pages
 TINY_SECONDS = 240
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PEERS = {"liger-kernel": "Liger", "trl": "TRL"}
 
 
 def environment(tiny: bool) -> dict[str, str]:
-    """What every stage runs in: the accelerator that is meant, no launcher's ranks, nothing from a network."""
+    """Return the environment of every stage: the chosen accelerator, no launcher's ranks, no network."""
     found = {name: value for name, value in os.environ.items() if name not in (*LAUNCHER, "TRITON_INTERPRET")}
     found |= {
         "DS_ACCELERATOR": "cpu" if tiny else "cuda",
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONWARNINGS": "ignore::FutureWarning",  # DeepSpeed calls what PyTorch will rename
-        # Ninja stands beside the interpreter in a virtual environment that was not activated.
+        "PYTHONWARNINGS": "ignore::FutureWarning",  # DeepSpeed uses names that PyTorch deprecates
+        # Ninja is beside the interpreter, also if the virtual environment is not activated.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
     if tiny:
@@ -32,7 +32,7 @@ def environment(tiny: bool) -> dict[str, str]:
 
 
 def stages(tiny: bool, shared: dict[str, str]) -> list[Stage]:
-    """All stages, at the paper's shapes within MOST_SECONDS, or `tiny`; `shared` is their environment."""
+    """Return all stages, at the paper's shapes within MOST_SECONDS, or `tiny`; `shared` is their environment."""
     engine = package("deepspeed")
     peers = tuple(package(name, f": no row of {row}, no comparison with it") for name, row in PEERS.items())
     triton = package("triton", ": no row of its kernels, no test of them")
