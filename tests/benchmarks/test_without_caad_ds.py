@@ -9,8 +9,8 @@ from benchmarks import without_caad_ds
 
 @pytest.mark.parametrize(("auto", "status"), [([1, 2], 0), ([1, 3], 1)])
 def test_one_token_decides(monkeypatch, tmp_path, capsys, auto, status):
-    told = {"answers": [{"pipeline": [1, 2], "AutoModel": auto}], "versions": {"Python": "3"}}
-    monkeypatch.setattr(without_caad_ds, "elsewhere", lambda *_: told)
+    result = {"answers": [{"pipeline": [1, 2], "AutoModel": auto}], "versions": {"Python": "3"}}
+    monkeypatch.setattr(without_caad_ds, "elsewhere", lambda *_: result)
     monkeypatch.setattr(without_caad_ds, "by_caad_ds", lambda *_: ([[1, 2]], ["yes"]))
     argv = ["--model", str(tmp_path), "--python", "python", "--question", "Is it?", "a.wav"]
     monkeypatch.setattr(sys, "argv", ["without_caad_ds.py", *argv])

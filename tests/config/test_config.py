@@ -203,9 +203,9 @@ def test_a_name_means_one_key():
 
 
 def test_only_what_is_read_is_on_record(write):
-    for objective, told in (({}, False), ({"alpha_gate": "text_certainty"}, True)):
+    for objective, has_gate in (({}, False), ({"alpha_gate": "text_certainty"}, True)):
         recorded = load_config(write(objective=objective)).read_keys()["objective"]
-        assert ("gate_m" in recorded) == told and "alpha_gate" in recorded
+        assert ("gate_m" in recorded) == has_gate and "alpha_gate" in recorded
 
 
 def test_the_gates_are_those_of_the_loss():

@@ -92,7 +92,7 @@ def test_a_base_that_is_none_names_both_files(files, contents, expected):
 
 
 @pytest.mark.parametrize(
-    ("own", "base", "told"),
+    ("own", "base", "message"),
     [
         ({}, {"objective": {"alfa": 1}}, "base.yaml: unknown key objective.alfa; did you mean alpha?"),
         ({"objective": {"alpha": 1}}, {"objective": {"alfa": 1}}, "base.yaml: unknown key objective.alfa"),
@@ -106,9 +106,9 @@ def test_a_base_that_is_none_names_both_files(files, contents, expected):
         ({"data": None}, {}, "own.yaml: data: Input should be"),
     ],
 )
-def test_a_mistake_is_told_with_the_file_that_holds_it(files, own, base, told):
+def test_a_mistake_is_told_with_the_file_that_holds_it(files, own, base, message):
     root = files(own={"base": "base.yaml"} | own, base=BASE | base)
-    assert f"{root / told}" in refusal(root / "own.yaml")
+    assert f"{root / message}" in refusal(root / "own.yaml")
 
 
 def test_a_mistake_in_an_override_is_the_overrides(files):

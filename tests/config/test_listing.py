@@ -65,7 +65,7 @@ def test_types_and_defaults_are_those_of_yaml(listed, key, head):
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "message"),
     [
         ("learning_rate", "unknown key learning_rate; did you mean optimizer.lr?"),
         ("optimizer.lrr", "unknown key optimizer.lrr; did you mean lr?"),
@@ -74,6 +74,6 @@ def test_types_and_defaults_are_those_of_yaml(listed, key, head):
         ("", "unknown key ; `caad-ds config` lists the keys"),
     ],
 )
-def test_an_unknown_key_is_answered_as_in_a_config(capsys, key, told):
+def test_an_unknown_key_is_answered_as_in_a_config(capsys, key, message):
     assert cli.main(["config", key]) == 2
-    assert capsys.readouterr().err == f"caad-ds: error: {told}\n"
+    assert capsys.readouterr().err == f"caad-ds: error: {message}\n"

@@ -101,7 +101,7 @@ def rows_of(batch: Batch) -> list[tuple]:
     return found
 
 
-def told(rows: list[Row]) -> list[tuple]:
+def expected_rows(rows: list[Row]) -> list[tuple]:
     return [(row.key, flat(row), row.audios) for row in rows]
 
 
@@ -153,7 +153,7 @@ def test_a_batch_says_what_its_samples_say(given_rows):
     rows, side = given_rows
     batch = batch_of(rows, side)
     check_form(batch, side)
-    assert rows_of(batch) == told(rows) and batch.is_prompt is (side == "left")
+    assert rows_of(batch) == expected_rows(rows) and batch.is_prompt is (side == "left")
 
 
 @given(st.data(), st.sampled_from(SIDES), st.booleans())
@@ -162,7 +162,7 @@ def test_joined_batches_say_what_each_said(data, side, answered):
     parts = [batch_of(rows, side) for rows in several]
     joined = Batch.cat(parts, pad=side)
     check_form(joined, side)
-    assert rows_of(joined) == [each for rows in several for each in told(rows)]
+    assert rows_of(joined) == [each for rows in several for each in expected_rows(rows)]
     assert torch.equal(joined.targets, torch.cat([part.targets for part in parts]))
     assert len_of(joined.audio) == sum(len_of(part.audio) for part in parts)
     again = [joined.select(torch.arange(first, first + len(part.keys))) for first, part in starts(parts)]
@@ -202,7 +202,7 @@ def test_chosen_samples_are_as_they_were(data, given_rows):
     order = order[: data.draw(st.integers(1, len(rows)))]
     chosen = batch_of(rows, side).select(torch.tensor(order))
     check_form(chosen, side)
-    assert rows_of(chosen) == told([rows[number] for number in order])
+    assert rows_of(chosen) == expected_rows([rows[number] for number in order])
 
 
 @given(st.data(), batches())
@@ -214,10 +214,10 @@ def test_other_audio_moves_what_follows_and_changes_nothing_else(data, given_row
     expected = batch_of(replaced, side)
     found = batch.with_audio(expected.audio, expected.audio_index, expected.audio_positions)
     check_form(found, side)
-    assert rows_of(found) == told(replaced)
+    assert rows_of(found) == expected_rows(replaced)
     back = found.with_audio(batch.audio, batch.audio_index, batch.audio_positions)
     check_form(back, side)
-    assert rows_of(back) == told(rows)
+    assert rows_of(back) == expected_rows(rows)
 
 
 @given(batches())
@@ -237,10 +237,12 @@ def test_removed_audio_leaves_no_trace(data, given_rows):
     some = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     found = batch.without_audio(torch.tensor(some))
     check_form(found, side)
-    assert rows_of(found) == told([row.without_audio() if removed else row for row, removed in zip(rows, some)])
+    assert rows_of(found) == expected_rows(
+        [row.without_audio() if removed else row for row, removed in zip(rows, some)]
+    )
     every = batch.without_audio()
     check_form(every, side)
-    assert rows_of(every) == told([row.without_audio() for row in rows])
+    assert rows_of(every) == expected_rows([row.without_audio() for row in rows])
     assert len_of(every.audio) == 0 and every.input_ids.shape == found.input_ids.shape == batch.input_ids.shape
 
 
@@ -251,7 +253,9 @@ def test_a_dropped_sample_is_its_other_path_and_the_rest_stay(data, rows):
     batch = batch_of(rows)
     mixed = Batch.cat([batch, batch.without_audio()]).select(torch.arange(len(rows)) + len(rows) * torch.tensor(some))
     check_form(mixed, "right")
-    assert rows_of(mixed) == told([row.without_audio() if dropped else row for row, dropped in zip(rows, some)])
+    assert rows_of(mixed) == expected_rows(
+        [row.without_audio() if dropped else row for row, dropped in zip(rows, some)]
+    )
 
 
 @given(st.data(), samples(answered=True), st.sampled_from(SIDES))

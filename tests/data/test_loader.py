@@ -48,13 +48,13 @@ def test_an_error_is_raised_at_its_step(workers, order):
             raise ValueError("sample 5")
         return micro_batches(step)
 
-    told = []
+    errors = []
     for step, read in enumerate(Loader(samples, slow, workers, order).steps(0, 8)):
         try:
             assert read()[0] == (step * 10,)
         except ValueError as error:
-            told.append((step, str(error)))
-    assert told == [(5, "sample 5")]
+            errors.append((step, str(error)))
+    assert errors == [(5, "sample 5")]
 
 
 class Stream:

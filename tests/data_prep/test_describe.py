@@ -295,18 +295,18 @@ def test_a_broken_instruction_file_is_named(text, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"calm": "It is so.", "angry": "it is  so"}, "the statements 'It is so.' and 'it is  so' are one"),
         ({"calm": "It is calm.", "Calm": "It is Calm!"}, "the options 'calm' and 'Calm' are one"),
         ({"calm": "It is calm.", "angry": " "}, "one of the statements is empty"),
     ],
 )
-def test_options_that_are_one_are_refused(tmp_path, options, told):
+def test_options_that_are_one_are_refused(tmp_path, options, message):
     """Else a hint that should mislead would say what is true."""
     mood = {"name": "Mood", "questions": ["Calm or angry?"], "options": options}
     (tmp_path / "i.yaml").write_text(json.dumps({"attributes": {"mood": mood}}))
-    with pytest.raises(UserError, match=rf"attributes\.mood: .*{re.escape(told.lower())}"):
+    with pytest.raises(UserError, match=rf"attributes\.mood: .*{re.escape(message.lower())}"):
         Instructions.load(tmp_path / "i.yaml")
 
 
@@ -336,9 +336,9 @@ def test_describe_says_which_labels_are_asked_about_which_are_not_and_what_it_re
     out = tmp_path / "described.jsonl"
     arguments = ("--manifest", manifest, "--out", out, "--instructions", instructions, "--questions-per-audio", 2)
     assert prep(describe, *arguments, "--attributes", "gender", "noise") == 0
-    said, told = capsys.readouterr()
+    said, stderr = capsys.readouterr()
     assert "gender: male 4, female 3\n" in said and "noise: noisy 7; no prompt for clean\n" in said
-    assert "clip1: record clip1: gender is 'Female', which the instruction file does not know" in told
+    assert "clip1: record clip1: gender is 'Female', which the instruction file does not know" in stderr
 
 
 def test_a_record_with_few_attributes_is_not_asked_the_same_twice(tmp_path, manifest, instructions, prep):

@@ -63,7 +63,7 @@ def test_samples_in_memory_are_answered_as_their_file(model, clip, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("audio", "told"),
+    ("audio", "message"),
     [
         ("absent.wav", "audio absent.wav: there is no such file"),
         ((np.zeros((2, 9000), np.float32), 16_000), r"samples of shape \(2, 9000\); give \[frames\]"),
@@ -83,15 +83,15 @@ def test_samples_in_memory_are_answered_as_their_file(model, clip, tmp_path):
         ([(np.ones(9000) / 9, 16_000), (np.zeros(0), 16_000)], "audio samples of clip 2: the audio is empty"),
     ],
 )
-def test_audio_that_cannot_be_heard_is_refused(model, audio, told):
-    with pytest.raises(UserError, match=told):
+def test_audio_that_cannot_be_heard_is_refused(model, audio, message):
+    with pytest.raises(UserError, match=message):
         model.answer(audio, "who speaks ?")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         model.stream(audio, "who speaks ?")  # at once
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"max_new_tokens": 0}, "--max-new-tokens 0: give a whole number of at least 1"),
         ({"contrast_alpha": -1.0}, "contrast_alpha -1.0: give a number from 0 to 1000"),
@@ -112,8 +112,8 @@ def test_audio_that_cannot_be_heard_is_refused(model, audio, told):
         ({"seed": 1}, "^seed: belongs to sampling; give temperature as well"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(model, clip, options, told):
-    with pytest.raises(UserError, match=told):
+def test_options_that_do_not_fit_are_refused(model, clip, options, message):
+    with pytest.raises(UserError, match=message):
         model.answer(clip, "who speaks ?", **options)
 
 
@@ -176,10 +176,11 @@ def test_doubtful_audio_is_answered_with_a_warning(model):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [({"device": "gpu"}, "gpu: not usable here"), ({"dtype": "int8"}, "dtype int8: no floating")]
+    ("options", "message"),
+    [({"device": "gpu"}, "gpu: not usable here"), ({"dtype": "int8"}, "dtype int8: no floating")],
 )
-def test_a_device_or_dtype_that_is_none_is_refused(model_folder, options, told):
-    with pytest.raises(UserError, match=told):
+def test_a_device_or_dtype_that_is_none_is_refused(model_folder, options, message):
+    with pytest.raises(UserError, match=message):
         caad_ds.load(model_folder, **options)
 
 

@@ -370,7 +370,7 @@ def test_cuda_gives_the_answers_of_the_cpu(run, tmp_path, contrast):
 def test_a_run_is_taken_for_its_model_and_gives_its_name(run, model_folder, tmp_path, capsys):
     shutil.copytree(model_folder, tmp_path / "caad" / "model")
     assert run("--model", tmp_path / "caad", "--limit", 1) == 0
-    told = capsys.readouterr()
-    assert f"{tmp_path / 'caad'} is a run's folder; its model is {tmp_path / 'caad' / 'model'}" in told.err
-    assert "caad-ds: loading PyTorch and transformers" in told.err
-    assert "caad: percentages" in told.out and "evaluating caad" in told.err
+    output = capsys.readouterr()
+    assert f"{tmp_path / 'caad'} is a run's folder; its model is {tmp_path / 'caad' / 'model'}" in output.err
+    assert "caad-ds: loading PyTorch and transformers" in output.err
+    assert "caad: percentages" in output.out and "evaluating caad" in output.err

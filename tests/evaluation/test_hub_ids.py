@@ -102,8 +102,8 @@ def test_every_command_that_runs_a_model_takes_a_hub_id(tmp_path, hub, model_fol
     assert (check["model"], check["model_sha256"]) == ("name", setup["model_sha256"])
     settings = json.loads((tmp_path / "answered.settings.json").read_text())
     assert settings["model_sha256"] == setup["model_sha256"]
-    [told] = [line for line in err.splitlines() if "error" in line]
-    assert told.startswith("caad-ds: error: organisation/absent: no such folder, and no model of that id could be")
+    [error] = [line for line in err.splitlines() if "error" in line]
+    assert error.startswith("caad-ds: error: organisation/absent: no such folder, and no model of that id could be")
     assert "Traceback" not in err
 
 

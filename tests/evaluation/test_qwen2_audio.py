@@ -55,9 +55,9 @@ def test_check_teacher_with_every_negative(place, done, tmp_path):
     out = tmp_path / "check.json"
     options = "--instructions", place / "i.yaml", "--max-new-tokens", 2, "--alphas", 1, "--negatives", *NEGATIVES
     done("check-teacher", *asked(place), *options, "--out", out)
-    told = json.loads(out.read_text())
-    assert told["model"] == "teacher" and not told["rejected"]
-    assert len(told["signals"]) == 1 + 2 * len(NEGATIVES)
+    result = json.loads(out.read_text())
+    assert result["model"] == "teacher" and not result["rejected"]
+    assert len(result["signals"]) == 1 + 2 * len(NEGATIVES)
 
 
 def test_explain_a_student_beside_its_teacher(place, done, tmp_path):

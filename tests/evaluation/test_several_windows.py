@@ -64,5 +64,5 @@ def test_a_clip_beyond_the_most_windows_is_left_out_by_name(place, model, tmp_pa
     soundfile.write(place / "long/gender/audio/1.wav", *long)
     written = evaluated(place, tmp_path / "out", benchmark="long", status=3)
     assert {line["id"] for line in written} == {"gender/0"}
-    told = json.loads((tmp_path / "out/scores.json").read_text())["rejected"]
-    assert [each["id"] for each in told] == ["gender/1"] and "exceed the encoder's window" in told[0]["reason"]
+    rejected = json.loads((tmp_path / "out/scores.json").read_text())["rejected"]
+    assert [each["id"] for each in rejected] == ["gender/1"] and "exceed the encoder's window" in rejected[0]["reason"]

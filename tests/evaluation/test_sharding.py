@@ -85,9 +85,9 @@ def test_after_a_kill_no_item_is_answered_twice_whatever_the_number_of_ranks(ask
     processes[0].send_signal(signal.SIGKILL)
     status, errors = finished(processes)
     assert status == [-signal.SIGKILL, 2]
-    [told] = errors[1].splitlines()
-    assert "rank 1: another rank has ended" in told, "the one that speaks for all is gone"
-    assert "GLHF" not in told, "gloo's advice is not ours"
+    [error_line] = errors[1].splitlines()
+    assert "rank 1: another rank has ended" in error_line, "the one that speaks for all is gone"
+    assert "GLHF" not in error_line, "gloo's advice is not ours"
     before = keys(folder)
     assert 6 <= len(before) < 80 and len(set(before)) == len(before) and not (folder / "scores.json").exists()
     with open(folder / "predictions.1.jsonl", "a") as file:
@@ -120,8 +120,8 @@ def test_ranks_that_never_start_are_not_waited_for_without_a_word(asked, tmp_pat
     for name, value in {**launch(), "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert main(["evaluate", *asked, "--out", str(tmp_path / "run")]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "rank 1: the 2 ranks do not meet at 127.0.0.1:" in told and "timed out" in told
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert "rank 1: the 2 ranks do not meet at 127.0.0.1:" in last_line and "timed out" in last_line
 
 
 @pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", "two"), ("RANK", "2"), ("MASTER_PORT", "http")])

@@ -73,7 +73,7 @@ def test_a_mask_that_makes_it_infinite_is_refused(problem, toy):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("forward-kl", "expected one of forward_kl, .* or package.module:name of your own; did you mean forward_kl?"),
         ("absent.losses:mine", "No module named 'absent'.*PYTHONPATH"),
@@ -81,8 +81,8 @@ def test_a_mask_that_makes_it_infinite_is_refused(problem, toy):
         ("toy_losses:value", "no Divergence but a function"),
     ],
 )
-def test_a_name_that_is_none(problem, toy, name, told):
-    with pytest.raises(ValueError, match=f"^divergence is '{name}', {told}" if "did" in told else told):
+def test_a_name_that_is_none(problem, toy, name, message):
+    with pytest.raises(ValueError, match=f"^divergence is '{name}', {message}" if "did" in message else message):
         problem().loss(divergence=name)
 
 

@@ -71,7 +71,7 @@ def test_an_architecture_can_be_cut(files):
 
 
 @pytest.mark.parametrize(
-    ("key", "text", "told"),
+    ("key", "text", "message"),
     [
         ("llm", None, "no such architecture file"),
         ("llm", "{", "line 1: not valid JSON"),
@@ -86,11 +86,11 @@ def test_an_architecture_can_be_cut(files):
         ("encoder", json.dumps(WHISPER | {"max_source_positions": 10}), "window of 1 s exceeds the encoder's 0 s"),
     ],
 )
-def test_a_file_that_is_no_architecture_is_named(files, key, text, told):
+def test_a_file_that_is_no_architecture_is_named(files, key, text, message):
     file = files / "mine.json"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_student(student(files, **{key: str(file)}))
     assert "\n" not in str(caught.value)
 

@@ -66,8 +66,8 @@ def test_features_that_were_extracted_before_give_the_same_batch(parts, samples)
 
 def test_audio_that_is_too_long_or_too_short_is_refused_by_its_sample(parts, samples):
     reader = parts.reader
-    told = r"^sample c: an audio of 1\.00 s exceeds the model's window of 1 s; .* at ingest \(--max-seconds 1\)$"
-    with pytest.raises(UserError, match=told):
+    message = r"^sample c: an audio of 1\.00 s exceeds the model's window of 1 s; .* at ingest \(--max-seconds 1\)$"
+    with pytest.raises(UserError, match=message):
         reader.collate([samples[0], replace(samples[2], waveforms=[LONG])])
     reader.collate([replace(samples[2], waveforms=[LONG[:16_000]])])  # as long as the window
     assert reader.shortest_seconds == 0

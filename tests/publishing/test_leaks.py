@@ -54,8 +54,8 @@ def test_a_hub_id_stays_in_the_config(student, tmp_path, name):
     model, encoder, tokenizer = load(student)
     model.config.llm_config.name_or_path = name
     save(tmp_path / "named", model, encoder, tokenizer)
-    told = json.loads((tmp_path / "named/config.json").read_text())["llm_config"]["_name_or_path"]
-    assert told == (name if name == "lab/llm" else "")
+    origin = json.loads((tmp_path / "named/config.json").read_text())["llm_config"]["_name_or_path"]
+    assert origin == (name if name == "lab/llm" else "")
 
 
 @pytest.mark.slow

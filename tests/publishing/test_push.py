@@ -59,7 +59,7 @@ def push(*arguments: object) -> int:
 def refusal(capsys):
     """The one line with which a push ends."""
 
-    def told(*arguments: object) -> str:
+    def run(*arguments: object) -> str:
         capsys.readouterr()
         assert push(*arguments, "--repo", "lab/student") == 2
         printed = capsys.readouterr()
@@ -67,7 +67,7 @@ def refusal(capsys):
         [line] = printed.err.splitlines()
         return line
 
-    return told
+    return run
 
 
 def test_a_model_goes_to_a_private_repository(hub, model, capsys, own):
@@ -172,7 +172,7 @@ def test_a_runs_folder_stands_for_its_model(hub, model, own):
 
 
 @pytest.mark.parametrize(
-    ("begin", "status", "told"),
+    ("begin", "status", "reason"),
     [
         ("GET /api/models", 401, "the hub does not accept the token; log in by `hf auth login`"),
         ("POST /api/repos/create", 403, "the token may not write there"),
@@ -181,11 +181,11 @@ def test_a_runs_folder_stands_for_its_model(hub, model, own):
         ("POST /api/models/lab/student/commit", 413, "the hub finds it too large"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line(hub, model, refusal, begin, status, told):
+def test_what_the_hub_refuses_is_one_line(hub, model, refusal, begin, status, reason):
     message = "Invalid credentials in Authorization header" if status == 401 else f"no {TOKEN}"
     hub.answers[begin] = status, message
     line = refusal(model)
-    assert f"--repo lab/student: HTTP {status} (" in line and told in line
+    assert f"--repo lab/student: HTTP {status} (" in line and reason in line
     assert not hub.files
 
 
@@ -281,7 +281,7 @@ def part_missing(model):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (cut, "model.safetensors: damaged or cut ("),
         (pickled, "no model.safetensors there; pickled weights are not pushed"),
@@ -297,9 +297,9 @@ def part_missing(model):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_no_whole_model_is_refused_before_the_hub_is_asked(hub, model, refusal, damage, told):
+def test_what_is_no_whole_model_is_refused_before_the_hub_is_asked(hub, model, refusal, damage, message):
     damage(model)
-    assert told in refusal(model)
+    assert message in refusal(model)
     assert not hub.heard
 
 

@@ -59,7 +59,7 @@ def of(**setup):
 
 
 @pytest.mark.parametrize(
-    ("setup", "told"),
+    ("setup", "text"),
     [
         ({"plausibility": 0.1}, "plausibility 0.1"),
         ({"alpha_gate": "text_certainty", "gate_m": 3.0}, "alpha_gate text_certainty, gate_m 3.0)"),
@@ -69,8 +69,8 @@ def of(**setup):
         ({"not yet known": 7}, "not yet known 7"),
     ],
 )
-def test_nothing_of_how_it_was_decoded_is_left_out(setup, told):
-    assert told in module._setup(of(**setup)) and told not in module._setup(of())
+def test_nothing_of_how_it_was_decoded_is_left_out(setup, text):
+    assert text in module._setup(of(**setup)) and text not in module._setup(of())
     plain, other = module._args(of()), module._args(of(**setup))
     assert plain.items() <= other.items() and other.items() - plain.items() == setup.items()
 

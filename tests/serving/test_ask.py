@@ -121,7 +121,7 @@ def test_a_doubtful_clip_is_named_once(model_folder, tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["absent.wav", QUESTION], r"^absent.wav: no such file or folder"),
         ([".", QUESTION], r"^audio \.: it is a folder"),
@@ -149,13 +149,13 @@ def test_a_doubtful_clip_is_named_once(model_folder, tmp_path, capsys, monkeypat
     ],
 )
 def test_bad_input_is_refused_before_weights_are_loaded(
-    model_folder, clips, without_weights, monkeypatch, tmp_path, arguments, told
+    model_folder, clips, without_weights, monkeypatch, tmp_path, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.wav").write_text("this is text, not audio\n" * 100)
     (tmp_path / "empty.wav").touch()
     soundfile.write("long.wav", np.random.default_rng(0).standard_normal(24_000) / 10, 16_000)
-    with pytest.raises(UserError, match=told) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         run_command(ask, model_folder, *arguments)
     assert "\n" not in str(raised.value)
 

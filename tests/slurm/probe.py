@@ -21,13 +21,13 @@ def main() -> int:
     args = parser.parse_args()
     rank = int(os.environ["RANK"])
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    told = []
+    signals = []
     if not (args.deaf and restarts == 0):
-        signal.signal(signal.SIGUSR1, lambda *_: told.append(time.monotonic()))
+        signal.signal(signal.SIGUSR1, lambda *_: signals.append(time.monotonic()))
     fields = [f"{name}={os.environ.get(name)}" for name in NAMES]
     print("probe", *fields, f"host={socket.gethostname()}", f"restarts={restarts}", f"config={args.config}")
     if args.until_usr1 and restarts == 0:
-        while not told:
+        while not signals:
             time.sleep(0.05)
         time.sleep(0.5 * rank)  # ranks never leave at the same moment
         print("checkpointed", f"rank={rank}")

@@ -47,12 +47,12 @@ def dashboard(store):
     command = [sys.executable, "-u", "-m", "caad_ds", "dashboard", "--mlflow", store[0], "--port", port]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as served:
-        told = []
+        lines = []
         for line in served.stdout:
-            told.append(line)
+            lines.append(line)
             if line.startswith("curves of"):
                 break
-        yield told[-1], port
+        yield lines[-1], port
         served.terminate()  # Ctrl-C's signal is ignored by what a shell runs in the background
         try:
             assert served.wait(30) == 0
@@ -85,8 +85,8 @@ def seen(browser, address: str, *texts: str) -> str:
 @pytest.mark.slow
 @pytest.mark.browser
 def test_the_address_opens_on_the_curves_of_the_runs(dashboard, browser, store):
-    told, port = dashboard
-    address = re.fullmatch(r"curves of experiment demo: (\S+)\n", told)[1]
+    line, port = dashboard
+    address = re.fullmatch(r"curves of experiment demo: (\S+)\n", line)[1]
     assert address.startswith(f"http://127.0.0.1:{port}/#/experiments/{store[1]}/runs?")
     shown = seen(browser, address, "2 matching runs", "train/loss", "caad (train/loss)", "std_kd (train/loss)")
     assert "all/shift" not in shown, "the bars of evaluations come before the curves"

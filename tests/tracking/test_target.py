@@ -25,8 +25,8 @@ def test_what_the_user_names_is_before_mlflows_variables_and_those_before_the_de
     assert str(Target.of(None, None)) == "sqlite:///mlflow.db (default), experiment caad-ds (default)"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@host:5000")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "speech")
-    told = "http://[hidden]@host:5000 (MLFLOW_TRACKING_URI), experiment speech (MLFLOW_EXPERIMENT_NAME)"
-    assert str(Target.of(None, None)) == told
+    message = "http://[hidden]@host:5000 (MLFLOW_TRACKING_URI), experiment speech (MLFLOW_EXPERIMENT_NAME)"
+    assert str(Target.of(None, None)) == message
     mixed = Target.of("sqlite:///own.db", None)
     assert (mixed.uri, mixed.uri_from, mixed.experiment) == ("sqlite:///own.db", "tracking.uri", "speech")
     named = Target.of(None, "own")

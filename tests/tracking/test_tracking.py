@@ -249,9 +249,9 @@ def test_the_line_at_the_start_names_store_run_and_page(uri):
     tracker.finish()
     logged = read(uri, tracker.run_id)
     page = f"http://127.0.0.1:5000/#/experiments/{logged.info.experiment_id}/runs?compareRunsMode=CHART"
-    told = f"MLflow: {uri} (tracking.uri), experiment exp (tracking.experiment), run {tracker.run_id}; curves: "
+    line = f"MLflow: {uri} (tracking.uri), experiment exp (tracking.experiment), run {tracker.run_id}; curves: "
     shown = "&workflowType=machine_learning&searchFilter=tags.kind%20%3D%20%27training%27"
-    assert tracker.where() == f"{told}`caad-ds dashboard --mlflow {uri}`, then {page}{shown}"
+    assert tracker.where() == f"{line}`caad-ds dashboard --mlflow {uri}`, then {page}{shown}"
 
 
 def test_tags_and_inputs_of_a_resumed_run_are_there_once_and_new(uri):

@@ -142,7 +142,7 @@ def refusal(file, *arguments: str, ranks: int = 1, env: dict | None = None) -> s
     run = Run(file, ranks, *arguments, env=env)
     status = run.wait(60)
     assert status == [2] * ranks, f"exit status {status}: {run.output()}"
-    told = [line for rank in range(ranks) for line in run.output(rank).splitlines() if "error" in line.lower()]
-    assert "Traceback" not in run.output() and len(told) == 1, run.output()
-    assert told[0].startswith("caad-ds: error: ") and run.output().splitlines()[-1] == told[0]
-    return told[0]
+    error_lines = [line for rank in range(ranks) for line in run.output(rank).splitlines() if "error" in line.lower()]
+    assert "Traceback" not in run.output() and len(error_lines) == 1, run.output()
+    assert error_lines[0].startswith("caad-ds: error: ") and run.output().splitlines()[-1] == error_lines[0]
+    return error_lines[0]

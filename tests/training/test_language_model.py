@@ -45,9 +45,12 @@ def test_weights_of_another_vocabulary_are_refused_by_an_example(world, weights,
     exchange(weights, first, second)
     with pytest.raises(UserError) as caught:
         student(world, tmp_path, weights)
-    told = str(caught.value)
-    assert told.startswith(f"{weights}: ") and "is not that of these weights" in told and "\n" not in told
-    assert f"{first!r} has id {one}, and here {other}" in told or f"{second!r} has id {other}, and here {one}" in told
+    message = str(caught.value)
+    assert message.startswith(f"{weights}: ") and "is not that of these weights" in message and "\n" not in message
+    assert (
+        f"{first!r} has id {one}, and here {other}" in message
+        or f"{second!r} has id {other}, and here {one}" in message
+    )
     student(world, tmp_path, weights, tokenizer=str(weights))  # its own
 
 

@@ -270,11 +270,11 @@ def test_answers_that_collapse_or_never_end_are_told_with_their_numbers():
     settings = OnPolicySection(max_new_tokens=50)
     healthy = {"length": 20.0, "given": 20.0, "ended": 0.9, "empty": 0.0, "distinct": 0.8, "entropy": 1.0}
     changed = [{}, {"length": 4.0, "empty": 0.5}, {"entropy": 0.001, "distinct": 0.1}, {"ended": 0.0}]
-    told = [warnings({f"rollout/{k}": v for k, v in (healthy | each).items()}, settings) for each in changed]
-    assert [len(each) for each in told] == [0, 1, 1, 1]
-    assert "4.0 tokens where the pseudo ground truth has 20.0 (50% are empty)" in told[1][0]
-    assert "0.0010 nats (10% of them are distinct)" in told[2][0]
-    assert "100% of the drawn answers were cut at on_policy.max_new_tokens 50" in told[3][0]
+    messages = [warnings({f"rollout/{k}": v for k, v in (healthy | each).items()}, settings) for each in changed]
+    assert [len(each) for each in messages] == [0, 1, 1, 1]
+    assert "4.0 tokens where the pseudo ground truth has 20.0 (50% are empty)" in messages[1][0]
+    assert "0.0010 nats (10% of them are distinct)" in messages[2][0]
+    assert "100% of the drawn answers were cut at on_policy.max_new_tokens 50" in messages[3][0]
     assert warnings({}, settings) == warnings({"rollout/length": 1.0}, None) == []
 
 
@@ -364,9 +364,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_refused_by_name(world, tmp_path, case):
-    changes, told = REFUSED[case]
+    changes, message = REFUSED[case]
     file = drawing(world, tmp_path / "out", tracking={"enabled": False}, **changes)
-    assert told in refusal(file, ranks=1)
+    assert message in refusal(file, ranks=1)
 
 
 def test_ce_has_nothing_to_distil(world, tmp_path):

@@ -66,8 +66,8 @@ def test_the_run_names_its_origin_its_data_and_its_model(finished, world):
     index = hashlib.sha256((world / "shards/index.json").read_bytes()).hexdigest()
     [data] = run.inputs.dataset_inputs  # training and validation are the same here
     assert data.dataset.digest == index[:36] and json.loads(data.dataset.source) == {"uri": str(world / "shards")}
-    [told] = [line for line in ended.stdout.splitlines() if line.startswith("MLflow: ")]
-    assert f"run {run.info.run_id}; curves: `caad-ds dashboard --mlflow " in told
+    [mlflow_line] = [line for line in ended.stdout.splitlines() if line.startswith("MLflow: ")]
+    assert f"run {run.info.run_id}; curves: `caad-ds dashboard --mlflow " in mlflow_line
 
 
 def test_what_the_run_costs_is_on_record(finished):
@@ -103,9 +103,9 @@ def test_the_last_checkpoint_holds_the_final_weights(finished):
 
 def test_nothing_but_the_run_speaks(finished):
     _, ended = finished
-    told = ("tiny: ", "teacher: ", "joining ", "loading ", "looking for ", "building ", "step ", "validat", "writing ")
-    told += ("finished: ", "loss: ", "vocabulary: ", "to checkpoint and stop: kill -USR1 ", "starting DeepSpeed")
-    told += ("MLflow: ",)
-    others = [line for line in ended.stdout.splitlines() if not line.startswith(told)]
+    known = ("tiny: ", "teacher: ", "joining ", "loading ", "looking for ", "building ", "step ", "validat", "writing ")
+    known += ("finished: ", "loss: ", "vocabulary: ", "to checkpoint and stop: kill -USR1 ", "starting DeepSpeed")
+    known += ("MLflow: ",)
+    others = [line for line in ended.stdout.splitlines() if not line.startswith(known)]
     assert all("[launch.py:" in line or "[runner.py:" in line for line in others), others
     assert ended.stderr == ""

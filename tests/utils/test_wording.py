@@ -6,8 +6,8 @@ from caad_ds.utils.wording import counted
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(0, "0 rows were left out"), (1, "1 row was left out"), (2, "2 rows were left out")]
+    ("number", "text"), [(0, "0 rows were left out"), (1, "1 row was left out"), (2, "2 rows were left out")]
 )
-def test_one_is_singular(number, told):
-    assert counted(number, "row was left out", "rows were left out") == told
+def test_one_is_singular(number, text):
+    assert counted(number, "row was left out", "rows were left out") == text
     assert counted(number, "record") == f"{number} record{'s' * (number != 1)}"

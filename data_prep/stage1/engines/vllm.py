@@ -92,10 +92,10 @@ class VllmEngine(LocalEngine):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"--model {model}: vLLM does not load it ({reason}); fix that, or take another") from error
         self.positions = self.llm.model_config.max_model_len
-        generation = self.llm.model_config.try_get_generation_config()
-        self.ends = end_tokens(self.tokenizer, generation.get("eos_token_id"))
-        check_stops(generation.get("stop_strings"), f"--model {model}")
-        self._penalty = generation.get("repetition_penalty", 1.0)
+        defaults = self.llm.model_config.try_get_generation_config()
+        self.ends = end_tokens(self.tokenizer, defaults.get("eos_token_id"))
+        check_stops(defaults.get("stop_strings"), f"--model {model}")
+        self._penalty = defaults.get("repetition_penalty", 1.0)
 
     def _generate(self, prompts: list[Prompt]) -> Iterator[Answer]:
         self.llm.reset_prefix_cache()

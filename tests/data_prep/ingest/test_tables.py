@@ -293,8 +293,8 @@ def test_parts_of_a_long_file_are_cut_to_the_sample(rate, tmp_path, data, ingest
     (data / "nemo.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
     found = ingest("nemo", data / "nemo.json")
     assert found.status == 0 and len(found.records) == 6 and len(found.rejected) == len(bad)
-    for (_, reason), told in zip(bad, found.rejected.values(), strict=True):
-        assert reason in told
+    for (_, reason), message in zip(bad, found.rejected.values(), strict=True):
+        assert reason in message
     assert found.metadata[:2] == [{"speaker": "s1"}] * 2
     places = [(a.get("offset"), a["duration"]) for record in found.records for a in record["audios"]]
     assert places == [(0.25, 0.5), (1.00007, 1.00007), (0, 1.0), (2.5, 0.5), (None, 3.0), (0.0, 1.5)]

@@ -72,9 +72,9 @@ def test_parts_are_removed_on_request_and_not_made_again(prep, source, parts, ca
     capsys.readouterr()
     parts(2)
     prep(merge, "--manifest", source, "--out", out)
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 3 and "merged before, left alone" in told.pop()
-    assert all("finished before, left alone" in line for line in told)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "merged before, left alone" in lines.pop()
+    assert all("finished before, left alone" in line for line in lines)
     assert whole(out) == before and not list(out.parent.glob("merged.0*"))
 
 

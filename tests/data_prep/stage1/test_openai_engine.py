@@ -112,7 +112,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(tmp_path, write_li
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes() and before < 150
 
 
-class Told(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
     """Answers the requests as `say(number, body)` says: a status, headers, and a text or an object."""
 
     daemon_threads = True
@@ -136,13 +136,13 @@ class Handler(BaseHTTPRequestHandler):
             number = len(server.bodies)
             server.busy += 1
             server.most = max(server.most, server.busy)
-        told = server.say(number, body)
+        reply = server.say(number, body)
         with server.lock:
             server.busy -= 1
-        if told is None:  # hang up
+        if reply is None:  # hang up
             self.close_connection = True
             return
-        status, headers, content = told
+        status, headers, content = reply
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
         kind = "text/html" if isinstance(content, str) else "application/json"
         self.send_response(status)
@@ -166,11 +166,11 @@ def asked_for(body) -> str:
 
 
 @pytest.fixture
-def told():
+def start_server():
     servers = []
 
-    def start(say) -> Told:
-        servers.append(Told(say))
+    def start(say) -> Server:
+        servers.append(Server(say))
         threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
         return servers[-1]
 
@@ -192,7 +192,7 @@ def ask(tmp_path, described, monkeypatch):
     return run
 
 
-def test_limits_and_failures_are_tried_again(tmp_path, told, ask):
+def test_limits_and_failures_are_tried_again(tmp_path, start_server, ask):
     wrong = {1: (429, {"Retry-After": "1.2"}, {"error": "slow down"}), 3: (500, {}, {}), 5: (503, {}, "busy"), 7: None}
     at = []
 
@@ -200,15 +200,15 @@ def test_limits_and_failures_are_tried_again(tmp_path, told, ask):
         at.append(time.monotonic())
         return wrong[number] if number in wrong else chat(f"I am {asked_for(body)}.")
 
-    server = told(say)
+    server = start_server(say)
     assert ask(server.url, "--concurrency", 1) == 0
     assert [row["response"] for row in read(tmp_path / "answered.jsonl")] == [f"I am {n}." for n in range(12)]
     assert len(server.bodies) == 16
     assert at[1] - at[0] > 1.15 and all(at[number] - at[number - 1] > 0.35 for number in (3, 5, 7))
 
 
-def test_what_is_asked_for(told, ask, tmp_path):
-    server = told(lambda _, body: chat("Yes."))
+def test_what_is_asked_for(start_server, ask, tmp_path):
+    server = start_server(lambda _, body: chat("Yes."))
     assert ask(server.url, "--temperature", 0.5, "--top-p", 0.8, "--system", "Be brief.") == 0
     body = min(server.bodies, key=lambda body: int(asked_for(body)))
     record = question(0)
@@ -221,12 +221,12 @@ def test_what_is_asked_for(told, ask, tmp_path):
     assert set(server.keys) == {f"Bearer {KEY}"}
 
 
-def test_no_more_requests_than_asked_for_are_under_way(told, ask):
+def test_no_more_requests_than_asked_for_are_under_way(start_server, ask):
     def say(_, body):
         time.sleep(0.03)
         return chat("Yes.")
 
-    server = told(say)
+    server = start_server(say)
     assert ask(server.url, "--concurrency", 3) == 0
     assert server.most == 3
 
@@ -242,8 +242,8 @@ def test_no_more_requests_than_asked_for_are_under_way(told, ask):
         (chat(None), "empty: there is no text"),
     ],
 )
-def test_one_bad_answer_stops_no_other(tmp_path, told, ask, reply, reason):
-    server = told(lambda _, body: reply if asked_for(body) == "3" else chat("Yes."))
+def test_one_bad_answer_stops_no_other(tmp_path, start_server, ask, reply, reason):
+    server = start_server(lambda _, body: reply if asked_for(body) == "3" else chat("Yes."))
     assert ask(server.url) == 0
     assert len(read(tmp_path / "answered.jsonl")) == 11
     [rejected] = read(tmp_path / "answered.rejected.jsonl")
@@ -263,9 +263,9 @@ def test_one_bad_answer_stops_no_other(tmp_path, told, ask, reply, reason):
     ],
 )
 def test_a_server_that_refuses_ends_the_run_in_one_line_and_keeps_the_answers(
-    tmp_path, told, ask, capsys, reply, expected
+    tmp_path, start_server, ask, capsys, reply, expected
 ):
-    server = told(lambda number, body: chat("Yes.") if number <= 5 else reply)
+    server = start_server(lambda number, body: chat("Yes.") if number <= 5 else reply)
     assert ask(server.url, "--concurrency", 2, "--retries", 0) == 2
     told_us = capsys.readouterr()
     *_, line = told_us.err.splitlines()
@@ -278,8 +278,8 @@ def test_a_server_that_refuses_ends_the_run_in_one_line_and_keeps_the_answers(
     assert not any(KEY in text for text in texts)
 
 
-def test_a_server_that_does_not_answer_in_time_is_given_up(told, ask, capsys):
-    server = told(lambda *_: time.sleep(1.0))
+def test_a_server_that_does_not_answer_in_time_is_given_up(start_server, ask, capsys):
+    server = start_server(lambda *_: time.sleep(1.0))
     assert ask(server.url, "--timeout", 0.2, "--retries", 1, "--concurrency", 1) == 2
     assert "timed out" in capsys.readouterr().err.splitlines()[-1] and len(server.bodies) == 2
 
@@ -300,8 +300,8 @@ def test_mistakes_of_the_user_are_named(ask, capsys, options, expected):
     assert expected in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_no_password_of_a_url_is_told(told, ask, capsys):
-    server = told(lambda *_: (401, {}, {"error": {"message": "no"}}))
+def test_no_password_of_a_url_is_told(start_server, ask, capsys):
+    server = start_server(lambda *_: (401, {}, {"error": {"message": "no"}}))
     assert ask(server.url.replace("//", "//me:SECRET@"), "--concurrency", 1) == 2
     assert ask("http://me:SECRET/@host/v1") == 2
     err = capsys.readouterr().err
@@ -331,10 +331,10 @@ def test_retries_and_timeout_are_checked_at_once(ask, capsys, option, value, exp
     assert f"argument {option}: " in line and expected in line
 
 
-def test_an_interrupt_ends_at_once_and_keeps_the_answers(tmp_path, described, told):
+def test_an_interrupt_ends_at_once_and_keeps_the_answers(tmp_path, described, start_server):
     """Of requests that take minutes none is waited for."""
     released = threading.Event()
-    server = told(lambda number, _: chat("Yes.") if number <= 5 else released.wait(120) and None)
+    server = start_server(lambda number, _: chat("Yes.") if number <= 5 else released.wait(120) and None)
     out, partial = tmp_path / "answered.jsonl", tmp_path / "answered.partial.jsonl"
     asked = ["--manifest", described, "--out", out, *OPTIONS, "--model", "m", "--base-url", server.url]
     command = [sys.executable, "-m", "caad_ds.cli", "prep", "pseudo-gt", *map(str, asked), "--concurrency", "3"]
@@ -362,8 +362,8 @@ def test_a_package_that_is_missing_is_named(ask, monkeypatch, capsys, engine, ho
     assert how in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_local_server_needs_no_key(told, ask, monkeypatch):
+def test_a_local_server_needs_no_key(start_server, ask, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    server = told(lambda *_: chat("Yes."))
+    server = start_server(lambda *_: chat("Yes."))
     assert ask(server.url) == 0
     assert set(server.keys) == {"Bearer none"}

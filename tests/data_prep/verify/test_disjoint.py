@@ -67,8 +67,8 @@ def verify(shards, capsys):
 def test_a_speaker_on_both_sides_is_named_and_counted(form, records, held_out, verify):
     path = held_out(form, [{**row, "metadata": {**row["metadata"], "speaker": "s2"}} for row in records[8:10]])
     status, said = verify("--against", path)
-    told = f"{path}: 1 of its 1 values of 'speaker' are in the shards too, in 2 of 8 samples: s2"
-    assert status == 1 and told in said.splitlines()
+    message = f"{path}: 1 of its 1 values of 'speaker' are in the shards too, in 2 of 8 samples: s2"
+    assert status == 1 and message in said.splitlines()
     assert verify("--against", path, "--disjoint")[0] == 0
 
 

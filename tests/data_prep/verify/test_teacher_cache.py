@@ -146,8 +146,8 @@ def test_damage_is_named_dropped_and_filled_again(name, cache, verify):
     status, lines = verify("--drop-damaged")
     dropped = 0 if name.startswith("an index") else len(lost) + (name == "rows that overlap")
     removed = int(lost == KEYS[:3])
-    told = f"dropped: {counted(dropped, 'damaged sample')}, {counted(removed, 'segment')} of no use; "
-    assert status == 1 and any(line.startswith(told) for line in lines)
+    message = f"dropped: {counted(dropped, 'damaged sample')}, {counted(removed, 'segment')} of no use; "
+    assert status == 1 and any(line.startswith(message) for line in lines)
     assert verify()[0] == 0
     store = Store(cache, LAYOUT)
     assert store.lacks((key, "") for key in KEYS) == lost

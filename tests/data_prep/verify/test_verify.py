@@ -117,7 +117,7 @@ def test_damage_is_named_by_shard_and_sample_with_any_number_of_workers(shards, 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda sample: sample.update(seconds=sample["seconds"] + 1), "s where the index says"),
         (lambda sample: sample.update(pcm="0" * 64), "its audio is not what was packed"),
@@ -126,12 +126,12 @@ def test_damage_is_named_by_shard_and_sample_with_any_number_of_workers(shards, 
         (lambda sample: sample.update(offset=0, size=1 << 40), "lies beyond the end"),
     ],
 )
-def test_an_index_that_says_otherwise_is_found_out(shards, verify, change, told, capsys):
+def test_an_index_that_says_otherwise_is_found_out(shards, verify, change, message, capsys):
     edit_index(shards, lambda content: change(content["shards"][0]["samples"][0]))
     status = cli.main(["prep", "verify", str(shards)])
     output = capsys.readouterr()
-    assert status == (2 if "beyond" in told else 1)
-    assert any(part in output.out + output.err for part in told.split("|"))
+    assert status == (2 if "beyond" in message else 1)
+    assert any(part in output.out + output.err for part in message.split("|"))
 
 
 def test_samples_and_shards_outside_the_index_are_found(shards, verify):
@@ -173,8 +173,8 @@ def member(name: str, data: bytes = b"", **fields: object) -> bytes:
 
 def sparse(name: str, size: int) -> bytes:
     """A member that claims `size` bytes, all of them holes."""
-    told = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": name, "GNU.sparse.realsize": str(size)}
-    return member(name, b"1\n0\n0\n".ljust(512, b"\0"), pax_headers=told)
+    pax = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": name, "GNU.sparse.realsize": str(size)}
+    return member(name, b"1\n0\n0\n".ljust(512, b"\0"), pax_headers=pax)
 
 
 def packed(name: str, **changes: object) -> bytes:
@@ -217,14 +217,14 @@ def shard_of(folder: Path, blocks: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_members_are_faults_and_nothing_is_written(case, tmp_path, verify):
-    make, told = HOSTILE[case]
+    make, message = HOSTILE[case]
     good = member("good.json", packed("good", messages=[{"role": "user", "content": "<|AUDIO|>Hm?"}]))
     shard_of(tmp_path / "shards", {"good": good + member("good.flac", flac()), "bad": make()})
     before = sorted(tmp_path.rglob("*"))
     status, lines = verify(tmp_path / "shards")
     faults = [line for line in lines if line.startswith(f"{tmp_path / 'shards'}/train-000000.tar")]
     assert status == 1 and sorted(tmp_path.rglob("*")) == before
-    assert any(part in faults[0] for part in told.split("|")) and "sample bad: " in faults[0]
+    assert any(part in faults[0] for part in message.split("|")) and "sample bad: " in faults[0]
     assert not any("sample good: " in line for line in faults)
     assert lines[-2].startswith("1 different audio,")
     assert lines[-1].endswith(counted(len(faults), "fault")) and not any(Path("/tmp/bad.json").parent.glob("bad.json"))

@@ -20,7 +20,7 @@ def test_parts_of_one_command_fill_together(cache):
 
 
 @pytest.mark.parametrize(
-    ("part", "data", "told"),
+    ("part", "data", "message"),
     [
         (Part(1, 3), "a", r"another command fills it, in 2 parts \(this one in 3\) or from other data; wait"),
         (Part(1, 2), "b", r"another command fills it, in 2 parts \(this one in 2\) or from other data; wait"),
@@ -28,9 +28,9 @@ def test_parts_of_one_command_fill_together(cache):
         (WHOLE, "a", "another process is writing"),
     ],
 )
-def test_others_wait_until_it_ends(cache, part, data, told):
+def test_others_wait_until_it_ends(cache, part, data, message):
     with filling(cache, Part(0, 2), ["a"]):
-        with pytest.raises(UserError, match=told), filling(cache, part, [data]):
+        with pytest.raises(UserError, match=message), filling(cache, part, [data]):
             pass
         with filling(cache, Part(1, 2), ["a"]):  # the refused one has changed nothing
             pass

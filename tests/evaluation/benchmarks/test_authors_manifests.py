@@ -129,9 +129,9 @@ def test_a_hint_about_another_question_than_the_only_neutral_one_is_of_no_row(wr
     path = write([*conditions()[:1], *other[1:2], *conditions()[2:], *conditions(audios=("SER/audio/1.wav",))])
     benchmark = load(path)
     assert [row.clip.path.name for row in benchmark.rows] == ["1.wav"]
-    told = {row["id"]: row["reason"] for row in benchmark.rejected}
-    assert "asks not the question of manifest.jsonl:1 about" in told["manifest.jsonl:2"]
-    assert "has no line for faithful" in told["SER/0"]
+    rejected = {row["id"]: row["reason"] for row in benchmark.rejected}
+    assert "asks not the question of manifest.jsonl:1 about" in rejected["manifest.jsonl:2"]
+    assert "has no line for faithful" in rejected["SER/0"]
 
 
 def test_rows_that_are_not_whole_are_listed(write):
@@ -148,15 +148,15 @@ def test_rows_that_are_not_whole_are_listed(write):
     heard[2]["messages"][1]["audios"][0]["transcription"] = "good bye"
     benchmark = load(write([*lines, *(row for rows in bad for row in rows)]), "mcr-bench")
     assert [row.id for row in benchmark.rows] == ["SER/0"]
-    told = reasons(benchmark)
-    assert "has no line for irrelevant" in told["A/0"] and "manifest.jsonl:5" in told["A/0"]
-    assert "has no line for neutral" in told["B/0"] and "answers about" in told["C/0"]
-    assert "several lines for faithful (manifest.jsonl:16, manifest.jsonl:19)" in told["D/0"]
-    assert "asks about 2 audios" in told["E/0"]
-    assert "unknown condition 'noisy'" in told["manifest.jsonl:21"]
-    assert "is not MCR@<subset>@<condition>" in told["manifest.jsonl:22"] + told["manifest.jsonl:23"]
-    assert "asks what manifest.jsonl:1 asks" in told["manifest.jsonl:24"]
-    assert "transcriptions of" in told["G/0"] and len(told) == 10
+    rejected = reasons(benchmark)
+    assert "has no line for irrelevant" in rejected["A/0"] and "manifest.jsonl:5" in rejected["A/0"]
+    assert "has no line for neutral" in rejected["B/0"] and "answers about" in rejected["C/0"]
+    assert "several lines for faithful (manifest.jsonl:16, manifest.jsonl:19)" in rejected["D/0"]
+    assert "asks about 2 audios" in rejected["E/0"]
+    assert "unknown condition 'noisy'" in rejected["manifest.jsonl:21"]
+    assert "is not MCR@<subset>@<condition>" in rejected["manifest.jsonl:22"] + rejected["manifest.jsonl:23"]
+    assert "asks what manifest.jsonl:1 asks" in rejected["manifest.jsonl:24"]
+    assert "transcriptions of" in rejected["G/0"] and len(rejected) == 10
 
 
 def test_which_benchmark_a_manifest_is_of(write, tmp_path):

@@ -211,8 +211,8 @@ def test_systems_are_compared_and_another_rule_is_another_evaluation(describe, m
     assert evaluate("plain") == evaluate("drawn", "--temperature", "1") == 0
     for out, right in (("plain", 6), ("drawn", 1)):
         lines = [json.loads(line) for line in (tmp_path / out / "predictions.jsonl").read_text().splitlines()]
-        told = [{**p, "prediction": "B" if k < right else "A"} for k, p in enumerate(lines)]
-        (tmp_path / out / "predictions.jsonl").write_text("".join(json.dumps(p) + "\n" for p in told))
+        predictions = [{**p, "prediction": "B" if k < right else "A"} for k, p in enumerate(lines)]
+        (tmp_path / out / "predictions.jsonl").write_text("".join(json.dumps(p) + "\n" for p in predictions))
     assert evaluate("plain") == evaluate("drawn", "--temperature", "1") == 0
     runs = [str(tmp_path / "plain"), str(tmp_path / "drawn")]
     assert cli.main(["compare", *runs, "--out", str(tmp_path / "table")]) == 0

@@ -128,11 +128,11 @@ def test_metadata_beside_audio_files(tmp_path):
     assert [item.question for item in benchmark.items[2:]] == [
         f"The given word is {word} {TELL}" for word in ("rain", "snow")
     ]
-    told = reasons(benchmark)
-    assert list(told) == [COUNTING, f"{PLAIN}/2", f"{SPOKEN}/2"]
-    assert "several splits (train, validation), none of them test" in told[COUNTING]
-    assert f"audio {PLAIN}_2_pair2.flac, which goes with it, is not in" in told[f"{PLAIN}/2"]
-    assert f"audio {names[2]} is not in" in told[f"{SPOKEN}/2"]
+    reason = reasons(benchmark)
+    assert list(reason) == [COUNTING, f"{PLAIN}/2", f"{SPOKEN}/2"]
+    assert "several splits (train, validation), none of them test" in reason[COUNTING]
+    assert f"audio {PLAIN}_2_pair2.flac, which goes with it, is not in" in reason[f"{PLAIN}/2"]
+    assert f"audio {names[2]} is not in" in reason[f"{SPOKEN}/2"]
     assert load(tmp_path / PLAIN).items == benchmark.items[:2]
 
 
@@ -148,11 +148,11 @@ def test_metadata_with_faults_is_listed_and_the_rest_is_read(tmp_path):
     write_parquet(tmp_path, "SarcasmDetection_Mustard", table(2))
     benchmark = load(tmp_path)
     assert [(item.id, item.gt) for item in benchmark.items] == [(f"{COUNTING}/0", "2"), (f"{COUNTING}/1", "yes")]
-    told = reasons(benchmark)
-    assert "two rows of this name" in told[f"{COUNTING}/2"] and "is a list, not an object" in told[f"{COUNTING}/3"]
-    assert "half of a surrogate pair" in told[f"{COUNTING}/4"] and told[f"{COUNTING}/4"].isascii()
-    assert "not an object of rows" in told[PLAIN] and "cannot be read" in told[SPOKEN]
-    assert "has tables and metadata.json" in told["SarcasmDetection_Mustard"]
+    reason = reasons(benchmark)
+    assert "two rows of this name" in reason[f"{COUNTING}/2"] and "is a list, not an object" in reason[f"{COUNTING}/3"]
+    assert "half of a surrogate pair" in reason[f"{COUNTING}/4"] and reason[f"{COUNTING}/4"].isascii()
+    assert "not an object of rows" in reason[PLAIN] and "cannot be read" in reason[SPOKEN]
+    assert "has tables and metadata.json" in reason["SarcasmDetection_Mustard"]
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,6 @@ def test_an_older_name_counts_and_an_unknown_one_is_told_with_what_it_resembles(
     assert names == {"NoiseDetection_LJSpeech_MUSAN-Gaussian"}
     scores = scores_of({item.subset for item in load(write_jsonl(tmp_path / "ds", lines)).items})
     assert list(scores["dimensions"]) == ["AUDIO (1 of 7)"] and len(scores["unknown"]) == 2
-    told = f"no dimension is known to hold them: Mine, SpeakerCounting_LibriTT (is it {COUNTING}?)."
-    assert instances_notes(scores)[-1].endswith(told)
+    note = f"no dimension is known to hold them: Mine, SpeakerCounting_LibriTT (is it {COUNTING}?)."
+    assert instances_notes(scores)[-1].endswith(note)
     assert closest("Mine") is None

@@ -184,10 +184,10 @@ def test_unusable_folders_are_refused(tmp_path):
 def test_a_wrapped_prompt_is_the_public_runners_and_another_benchmark(conflicts, run, tmp_path, capsys):
     """Without a description the question stands alone, as there."""
     plain, wrapped = (load(conflicts, prompt=prompt) for prompt in PROMPTS)
-    told = {item.condition: item.messages[0]["content"] for item in wrapped.items if item.id == "gender/0"}
+    prompts = {item.condition: item.messages[0]["content"] for item in wrapped.items if item.id == "gender/0"}
     span = "<start_audio><|AUDIO|><end_audio>\n"
-    assert told["neutral"] == f"{span}who speaks ?" == plain.items[0].messages[0]["content"]
-    assert told["adversarial"] == (
+    assert prompts["neutral"] == f"{span}who speaks ?" == plain.items[0].messages[0]["content"]
+    assert prompts["adversarial"] == (
         f"{span}The following text provides descriptions derived from audio content. This information may be accurate, "
         "inaccurate, or irrelevant. Answer the question with discretion regarding how you use these details.\n"
         "Description: the speaker is female .\nQuestion: who speaks ?"

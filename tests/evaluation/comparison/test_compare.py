@@ -81,9 +81,10 @@ def test_the_authors_name_of_a_figure_leads_to_that_figure(runs, tmp_path, capsy
     assert cli.main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "table.md").read_text()
     assert [name for name in rows(text)["CAAD"] if name.startswith("tir")] == ["tir_all"]
-    for told in (text, " ".join(capsys.readouterr().out.split())):
+    for shown in (text, " ".join(capsys.readouterr().out.split())):
         assert (
-            "shift: right answers lost to the false hint, of those right without it (the CAAD authors' TIR_adv)" in told
+            "shift: right answers lost to the false hint, of those right without it (the CAAD authors' TIR_adv)"
+            in shown
         )
 
 
@@ -188,8 +189,8 @@ def test_too_few_items_are_said_to_be_too_few(make_run, tmp_path, capsys, monkey
     monkeypatch.setattr(sys.modules[__name__], "NEUTRAL", np.ones(4, bool))
     runs = [make_run("0", "a", 0), make_run("1", "b", 4)]
     assert cli.main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
-    told = "Too few items to tell, so never marked: MRS, adversarial, faithful, irrelevant, neutral, s adv, shift, tir"
-    assert told in capsys.readouterr().out.replace("\n", " ")
+    note = "Too few items to tell, so never marked: MRS, adversarial, faithful, irrelevant, neutral, s adv, shift, tir"
+    assert note in capsys.readouterr().out.replace("\n", " ")
     text = (tmp_path / "out" / "table.md").read_text()
     assert "| b | shift | +100.0 | [-, -] | - | 0.125 | too few items to tell |" in text and "100.0*" not in text
     assert "| b | 100.0 [51.0, 100.0] |" in text, "Wilson's interval: all of four right is no certainty"

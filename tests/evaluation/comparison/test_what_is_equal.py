@@ -40,11 +40,11 @@ def shares_run(folder, figures, names, **more):
     ]  # fmt: skip
     setup = {"name": folder.name, "benchmark": "rooms", "benchmark_sha256": "0", "model_sha256": folder.name}
     setup |= {"figures": figures, "rule": "label", "max_new_tokens": 2, "dtype": "float32"}
-    told = {"name": folder.name, "setup": setup, "rejected": [], "limited": False, "matching": VERSION}
+    scores = {"name": folder.name, "setup": setup, "rejected": [], "limited": False, "matching": VERSION}
     folder.mkdir()
     (folder / "setup.json").write_text(json.dumps(setup))
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "scores.json").write_text(json.dumps(told | {"groups": {"all": {"items": len(lines)}}}))
+    (folder / "scores.json").write_text(json.dumps(scores | {"groups": {"all": {"items": len(lines)}}}))
     return folder
 
 

@@ -50,11 +50,11 @@ def test_a_picture_and_numbers_of_each_item(explain, tmp_path, capsys):
     names = {*(f"gender_0.{condition}" for condition in conditions), "noise_1.adversarial"}
     assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{n}.{end}" for n in names for end in ("png", "json")}
     assert (tmp_path / "out" / "gender_0.neutral.png").read_bytes().startswith(b"\x89PNG")
-    told = found(tmp_path, "noise_1.adversarial")
-    assert (told["question"], told["hint"], told["gt"]) == ("how loud is it ?", "the speaker is loud .", "quiet")
-    assert told["signals"] == ["p_pos", "p_neg", "target"]
-    assert 1 <= len(told["positions"]) <= 2
-    for position in told["positions"]:
+    result = found(tmp_path, "noise_1.adversarial")
+    assert (result["question"], result["hint"], result["gt"]) == ("how loud is it ?", "the speaker is loud .", "quiet")
+    assert result["signals"] == ["p_pos", "p_neg", "target"]
+    assert 1 <= len(result["positions"]) <= 2
+    for position in result["positions"]:
         shown = position["tokens"]
         assert position["id"] in [t["id"] for t in shown] and 5 <= len(shown) <= 6
         assert [t["target"] for t in shown] == sorted((t["target"] for t in shown), reverse=True)
@@ -69,13 +69,13 @@ def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_fo
     (tmp_path / "i.yaml").write_text(INSTRUCTIONS)
     options = "--answer", "gt", "--instructions", tmp_path / "i.yaml", "--contrast-alpha", 1.5, "--negative", "silence"
     assert explain("--items", "gender/2:faithful", *options) == 0
-    told = found(tmp_path, "gender_2.faithful")
-    assert told["answer"].startswith("the speaker is male") and len(told["positions"]) == 6
+    result = found(tmp_path, "gender_2.faithful")
+    assert result["answer"].startswith("the speaker is male") and len(result["positions"]) == 6
     loaded = Model.load(model_folder, torch.device("cpu"))
     [item] = [i for row in Benchmark.load(conflicts).rows for i in row.items() if i.id == "gender/2"][1:2]
     ears = EncodedClips(loaded, [])
     expected = log_likelihoods(loaded, ears.encode([item]), ears, ["the speaker is male ."], ["silence"], [1.5])
-    own = [next(t for t in position["tokens"] if t["id"] == position["id"]) for position in told["positions"]]
+    own = [next(t for t in position["tokens"] if t["id"] == position["id"]) for position in result["positions"]]
     for name, signal in [("p_pos", Signal()), ("p_neg", Signal("silence")), ("target", Signal("silence", 1.5))]:
         summed = torch.tensor([t[name] for t in own], dtype=torch.float64).log().sum().item()
         assert_close(summed, expected[signal].item(), terms)
@@ -148,7 +148,7 @@ def test_a_student_that_reads_other_prompts_stands_beside_its_teacher(
     assert explain(*given, out="teacher") == 0
     both, *alone = (found(tmp_path, "gender_1.faithful", out) for out in ("both", "student", "teacher"))
     assert both["signals"] == ["p_pos", "p_neg", "target", "student"] and len(both["positions"]) > 1
-    for positions in zip(*(told["positions"] for told in (both, *alone)), strict=True):
+    for positions in zip(*(result["positions"] for result in (both, *alone)), strict=True):
         here, of_student, of_teacher = ({t["id"]: t for t in position["tokens"]} for position in positions)
         assert len(here) == 40
         for theirs, name, its in [(of_student, "student", "p_pos"), *((of_teacher, n, n) for n in both["signals"][:3])]:
@@ -164,8 +164,8 @@ def test_a_token_that_one_of_the_models_does_not_know_is_left_out(explain, model
     given = "--items", "gender/1:neutral", "--model", tmp_path / "student", "--teacher", model_folder
     assert explain(*given, "--answer", "gt", "--top", 40) == 0
     for position in found(tmp_path, "gender_1.neutral")["positions"]:
-        [told] = [token for token in position["tokens"] if token["id"] == snow]
-        assert told["p_pos"] == told["target"] == told["student"] == 0
+        [entry] = [token for token in position["tokens"] if token["id"] == snow]
+        assert entry["p_pos"] == entry["target"] == entry["student"] == 0
     (tmp_path / "i.yaml").write_text(INSTRUCTIONS.replace("she", "snow"))
     assert explain(*given, "--answer", "gt", "--instructions", tmp_path / "i.yaml") == 3
     assert f"gender/1: answer: it holds 'snow' ({snow}), which is another token to the" in capsys.readouterr().err
@@ -187,8 +187,8 @@ def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, caps
     assert "--contrast-alpha -1" in refused("--items", "gender/0", "--contrast-alpha", -1)
     (tmp_path / "i.yaml").write_text(INSTRUCTIONS)
     assert "give --answer gt" in refused("--items", "gender/0", "--instructions", tmp_path / "i.yaml")
-    told = refused("--items", "noise/0:neutral", "--answer", "gt", "--instructions", tmp_path / "i.yaml")
-    assert "no statement for 'loud' of noise" in told
+    message = refused("--items", "noise/0:neutral", "--answer", "gt", "--instructions", tmp_path / "i.yaml")
+    assert "no statement for 'loud' of noise" in message
     shutil.copytree(model_folder, tmp_path / "other")
     words = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
     known = words["model"]["vocab"]
@@ -211,8 +211,8 @@ def test_a_row_that_was_rejected_is_told_with_its_reason(explain, conflicts, cap
     (conflicts / "gender" / "gender.json").write_text(json.dumps(rows))
     for name in ("gender/2", "gender/2:adversarial"):
         assert explain("--items", name) == 2
-        told = capsys.readouterr().err
-        assert f"--items {name}: the benchmark's row cannot be used" in told and "gt" in told
+        stderr = capsys.readouterr().err
+        assert f"--items {name}: the benchmark's row cannot be used" in stderr and "gt" in stderr
     assert explain("--items", "gender/2", "gender/1:neutral", "--max-new-tokens", 2) == 3
     said = capsys.readouterr()
     assert "gender/2: gt is missing" in said.err and "pictures and numbers of 1 item " in said.out
@@ -240,11 +240,11 @@ def test_tokens_of_byte_level_bpe_are_told_as_text():
     tokenizer = Tokenizer(models.BPE(vocabulary, [("Ġ", "m"), ("Ċ", "!")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    told = Tokens(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>"))
-    ids = told.tokenizer(" mé", add_special_tokens=False)["input_ids"]
-    assert [told(i) for i in ids] == [" m", "<0xC3>", "<0xA9>"]
-    assert told(vocabulary["Ċ!"]) == "\n!" and told(told.tokenizer.eos_token_id) == "<eos>"
-    assert told(100000) == "<100000>", "a padded vocabulary has more ids than tokens"
+    tokens = Tokens(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>"))
+    ids = tokens.tokenizer(" mé", add_special_tokens=False)["input_ids"]
+    assert [tokens(i) for i in ids] == [" m", "<0xC3>", "<0xA9>"]
+    assert tokens(vocabulary["Ċ!"]) == "\n!" and tokens(tokens.tokenizer.eos_token_id) == "<eos>"
+    assert tokens(100000) == "<100000>", "a padded vocabulary has more ids than tokens"
 
 
 def test_text_in_the_picture_is_visible():

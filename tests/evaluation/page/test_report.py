@@ -155,8 +155,8 @@ def test_audio_that_is_gone_is_listed_and_its_item_stays(world, tmp_path, capsys
     assert cli.main(["report", *world.runs, "--out", str(tmp_path / "o.html")]) == 0
     data = held(tmp_path / "o.html")
     assert data["items"]["audio"][-2:] == [[None], [None]] and len(data["items"]["id"]) == ITEMS
-    told = capsys.readouterr().err
-    assert f"{world.items[-1].id}: {gone}: no such file" in told and f"{broken}: " in told
+    stderr = capsys.readouterr().err
+    assert f"{world.items[-1].id}: {gone}: no such file" in stderr and f"{broken}: " in stderr
     assert data["silent"][world.items[-1].id] == [f"{gone.name}: no such file"]
     assert "Without a player: 2 clips; the items say why." in data["notes"]
 

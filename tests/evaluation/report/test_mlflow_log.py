@@ -172,8 +172,8 @@ def test_a_dead_server_loses_no_scores_and_costs_one_line(evaluate, tmp_path, ca
     began = time.monotonic()
     assert evaluate("--mlflow", f"http://ann:hunter2@127.0.0.1:{port}") == 0
     assert time.monotonic() - began < 60
-    told = [line for line in capsys.readouterr().err.splitlines() if "did not take greedy" in line]
-    assert len(told) == 1 and "refused" in told[0] and "hunter2" not in told[0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "did not take greedy" in line]
+    assert len(lines) == 1 and "refused" in lines[0] and "hunter2" not in lines[0]
     assert json.loads((tmp_path / "run" / "scores.json").read_text())["groups"]["all"]["items"] == 7
     assert not (tmp_path / "run" / "mlflow.json").exists()
 
@@ -250,5 +250,5 @@ def test_mlflow_without_a_uri_reads_the_variables(evaluate, uri, monkeypatch, ca
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of the variable")
     assert evaluate("--mlflow") == 0
     assert len(runs_of(uri, "of the variable")[1]) == 1
-    told = capsys.readouterr().err
-    assert "(MLFLOW_TRACKING_URI)" in told and "experiment of the variable (MLFLOW_EXPERIMENT_NAME)" in told
+    stderr = capsys.readouterr().err
+    assert "(MLFLOW_TRACKING_URI)" in stderr and "experiment of the variable (MLFLOW_EXPERIMENT_NAME)" in stderr

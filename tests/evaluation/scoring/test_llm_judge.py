@@ -113,8 +113,8 @@ def test_an_endpoint_that_dies_keeps_what_was_judged(run, endpoint, tmp_path, ca
     folder = tmp_path / "run"
     assert len(lines(folder / "judge.jsonl")) == 3 and not (folder / "scores.json").exists()
     err = capsys.readouterr().err
-    [told] = [line for line in err.splitlines() if "error:" in line]
-    assert "out of service" in told and "kept, run it again" in told and KEY not in err
+    [error_line] = [line for line in err.splitlines() if "error:" in line]
+    assert "out of service" in error_line and "kept, run it again" in error_line and KEY not in err
     with open(folder / "judge.jsonl", "a") as file:
         file.write('{"key": "cut by a ki')
     endpoint.fails_after = None
@@ -129,8 +129,8 @@ def test_no_part_of_a_secret_is_told(run, endpoint, capsys):
     judge = ["--judge-base-url", url, "--judge-model", "big", "--judge-api-key-env", "JUDGE_KEY"]
     assert run("--judge-concurrency", 1, judge=judge) == 2
     err = capsys.readouterr().err
-    [told] = [line for line in err.splitlines() if "error:" in line]
-    assert "sk-" not in err and "SECRET" not in err and "x" * 150 in told
+    [error_line] = [line for line in err.splitlines() if "error:" in line]
+    assert "sk-" not in err and "SECRET" not in err and "x" * 150 in error_line
 
 
 @pytest.mark.parametrize(

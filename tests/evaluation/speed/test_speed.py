@@ -138,9 +138,9 @@ def test_compare_prints_sizes_and_no_speeds_of_different_moments(run, model_fold
     capsys.readouterr()
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "table")]) == 0
     text = (tmp_path / "table" / "table.md").read_text()
-    for told in (text, capsys.readouterr().out):
-        assert not [line for line in told.splitlines() if "tokens/s" in line or " x " in line]
-        assert "`caad-ds speed` measures systems in turns" in told
+    for shown in (text, capsys.readouterr().out):
+        assert not [line for line in shown.splitlines() if "tokens/s" in line or " x " in line]
+        assert "`caad-ds speed` measures systems in turns" in shown
     assert "| system | parameters M | memory MiB | device |" in text
     assert set(json.loads((tmp_path / "table" / "table.json").read_text())["speed"]) == {"a", "b"}
 

@@ -34,8 +34,8 @@ def choices(tmp_path):
 def test_each_row_is_scored_by_its_own_choices(choices, model_folder, terms, tmp_path, capsys):
     given = ["--model", str(model_folder), *choices, "--negatives", "silence", "--alphas", "1"]
     assert cli.main(["check-teacher", *given, "--out", str(tmp_path / "check.json"), "--max-new-tokens", "2"]) == 3
-    told = json.loads((tmp_path / "check.json").read_text())
-    assert [fault["id"] for fault in told["rejected"]] == ["e"]
+    result = json.loads((tmp_path / "check.json").read_text())
+    assert [fault["id"] for fault in result["rejected"]] == ["e"]
     loaded, likeliest = Model.load(model_folder, torch.device("cpu")), []
     benchmark = load("mmau-test-mini", data=tmp_path / "data")
     rows = rows_of(benchmark.items)
@@ -46,7 +46,7 @@ def test_each_row_is_scored_by_its_own_choices(choices, model_folder, terms, tmp
         found = log_likelihoods(loaded, ears.encode(list(one.items())), ears, one.choices, [], [])[POS]
         assert_close(together[one.id][POS], found, terms, 5 * 6 * np.abs(found).max())
         likeliest.append(one.choices[int(found.argmax())] == one.gt)
-    groups = {signal["name"]: signal["groups"] for signal in told["signals"]}
+    groups = {signal["name"]: signal["groups"] for signal in result["signals"]}
     assert groups["z_pos"]["all"]["accuracy"]["value"] == np.mean(likeliest)
     assert groups["z_pos"]["all"]["items"] == 4 and "shift" not in groups["z_pos"]["all"]
     out = capsys.readouterr().out
@@ -89,8 +89,10 @@ def test_fewer_options_than_others_have_no_entropy_of_their_own():
 def test_a_row_is_explained_and_timed(choices, model_folder, tmp_path, capsys):
     given = ["--model", str(model_folder), *choices, "--items", "a", "--max-new-tokens", "1", "--out"]
     assert cli.main(["explain", *given, str(tmp_path / "e")]) == 0
-    told = json.loads((tmp_path / "e" / "a.json").read_text())
-    assert (told["id"], told["condition"], told["gt"]) == ("a", None, "Man") and (tmp_path / "e" / "a.png").is_file()
+    result = json.loads((tmp_path / "e" / "a.json").read_text())
+    assert (result["id"], result["condition"], result["gt"]) == ("a", None, "Man") and (
+        tmp_path / "e" / "a.png"
+    ).is_file()
     given = ["--models", f"t={model_folder}", *choices, "--batch-size", "2", "--tokens", "1", "--rounds", "1"]
     assert cli.main(["speed", *given]) == 0
     assert "Size and speed" in capsys.readouterr().out

@@ -138,11 +138,11 @@ def probe(loaded, conflicts, instructions, negatives=("silence",)):
 def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, monkeypatch):
     """Stands in for the answers: right but for adversarial text without a contrast."""
 
-    def told(loaded, items, ears, wanted, negatives, max_new_tokens):
+    def answers(loaded, items, ears, wanted, negatives, max_new_tokens):
         assert max_new_tokens == 4
         return {s: ["neither" if s == POS and i.condition == "adversarial" else i.gt for i in items] for s in wanted}
 
-    monkeypatch.setattr("caad_ds.evaluation.teacher_check.probe.answers", told)
+    monkeypatch.setattr("caad_ds.evaluation.teacher_check.probe.answers", answers)
     rows = Benchmark.load(conflicts).rows
     table = check_teacher.decoded_figures(probe(loaded, conflicts, instructions), rows, 1.0)
     for group, items in (("all", 7), ("gender", 4), ("noise", 3)):
@@ -287,8 +287,8 @@ def test_training_clips_are_asked_about(model_folder, conflicts, instructions, m
     for k in range(12):
         soundfile.write(other / "gender" / "audio" / f"{k}.wav", np.full(8000, 0.1 + 0.01 * k), 16_000)
     assert command(*arguments, "--train-benchmark", other) == 0
-    told = json.loads((tmp_path / "check.json").read_text())["verdict"]
-    assert set(told["findings"]) == {"gender", "noise"} and told["findings"]["noise"] in (HEARD, UNKNOWN)
+    result = json.loads((tmp_path / "check.json").read_text())["verdict"]
+    assert set(result["findings"]) == {"gender", "noise"} and result["findings"]["noise"] in (HEARD, UNKNOWN)
 
 
 def test_user_mistakes(model_folder, conflicts, instructions, tmp_path):

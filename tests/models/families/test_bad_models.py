@@ -20,9 +20,9 @@ SUPPORTED = ", ".join(auto.supported())
 def refused(call, *args) -> str:
     with pytest.raises(UserError) as error:
         call(*args)
-    told = str(error.value)
-    assert "\n" not in told and len(told) < 700
-    return told
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 700
+    return message
 
 
 @pytest.fixture
@@ -64,13 +64,13 @@ def published(copy) -> Path:
 def test_models_that_are_not_supported(folder, tmp_path, kind, why, architecture):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({} if kind is None else {"model_type": kind}))
-    told = refused(auto.build, file, folder) if architecture else refused(auto.load, tmp_path)
-    assert told.startswith(f"{file if architecture else tmp_path}: ")
+    message = refused(auto.build, file, folder) if architecture else refused(auto.load, tmp_path)
+    assert message.startswith(f"{file if architecture else tmp_path}: ")
     if architecture and kind is None:
-        assert "no model_type in it" in told
+        assert "no model_type in it" in message
         return
-    assert f"a model of type {kind} is not supported" in told and told.endswith(f"{SUPPORTED} (docs/models.md)")
-    assert why is None or f"not supported: {why}; supported are" in told
+    assert f"a model of type {kind} is not supported" in message and message.endswith(f"{SUPPORTED} (docs/models.md)")
+    assert why is None or f"not supported: {why}; supported are" in message
 
 
 def test_every_audio_llm_of_transformers_is_a_family_or_refused_with_a_reason():
@@ -93,7 +93,7 @@ def test_the_model_loads_in_either_layout(request, layout):
     assert lm.reader.longest_seconds == SECONDS
 
 
-@pytest.mark.parametrize("layout, file, told", [
+@pytest.mark.parametrize("layout, file, message", [
     ("copy", "processor_config.json", "its processor lacks a feature extractor (processor_config.json or "),
     ("copy", "tokenizer_config.json", "its processor lacks the tokenizer's settings (tokenizer_config.json)"),
     ("copy", "tokenizer.json", "its processor lacks a tokenizer (tokenizer.* or "),
@@ -103,10 +103,10 @@ def test_the_model_loads_in_either_layout(request, layout):
     ("copy", "model.safetensors", "no qwen2_audio model that loads (Error no file named model.safetensors"),
     ("copy", "config.json", "no model there (config.json is missing)"),
 ])  # fmt: skip
-def test_a_missing_file(request, layout, file, told):
+def test_a_missing_file(request, layout, file, message):
     broken = request.getfixturevalue(layout)
     (broken / file).unlink()
-    assert refused(auto.load, broken).startswith(f"{broken}: {told}")
+    assert refused(auto.load, broken).startswith(f"{broken}: {message}")
 
 
 @pytest.mark.parametrize("file", ["processor_config.json", "tokenizer_config.json", "tokenizer.json", "config.json"])
@@ -153,8 +153,8 @@ def test_weights_that_are_missing(copy, part):
     [name] = [each for each in weights if each.endswith(part)]
     del weights[name]
     save_file(weights, file, {"format": "pt"})
-    told = refused(auto.load, copy)
-    assert told.startswith(f"{copy}: it lacks 1 weights of the qwen2_audio model (") and part in told
+    message = refused(auto.load, copy)
+    assert message.startswith(f"{copy}: it lacks 1 weights of the qwen2_audio model (") and part in message
 
 
 def test_layers_that_the_config_does_not_name(copy):
@@ -191,8 +191,8 @@ def test_a_processor_of_another_rate(published):
 
 def test_a_target_of_adapters_that_no_layer_has(folder):
     settings = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_prj"], "encoder": False}
-    told = refused(auto.load(folder).add_adapters, settings)
-    assert told.startswith("student.lora.targets ['q_proj', 'v_prj']: no layer of the LLM is named 'v_prj'")
+    message = refused(auto.load(folder).add_adapters, settings)
+    assert message.startswith("student.lora.targets ['q_proj', 'v_prj']: no layer of the LLM is named 'v_prj'")
 
 
 def test_a_weight_of_another_shape(copy):
@@ -200,9 +200,9 @@ def test_a_weight_of_another_shape(copy):
     values = json.loads(file.read_text())
     values["text_config"]["intermediate_size"] += 1
     file.write_text(json.dumps(values))
-    told = refused(auto.load, copy)
-    assert told.startswith(f"{copy}: its weight ") and "mlp.down_proj.weight has the shape (32, 64)" in told
-    assert told.endswith("and its config asks for (32, 65); take the config of these weights")
+    message = refused(auto.load, copy)
+    assert message.startswith(f"{copy}: its weight ") and "mlp.down_proj.weight has the shape (32, 64)" in message
+    assert message.endswith("and its config asks for (32, 65); take the config of these weights")
 
 
 def test_weights_that_are_cut_off(copy):
@@ -236,14 +236,16 @@ UNFIT = [
 ]
 
 
-@pytest.mark.parametrize("change, told", UNFIT, ids=lambda value: json.dumps(value) if isinstance(value, dict) else "")
-def test_an_architecture_that_does_not_fit(folder, tmp_path, change, told):
+@pytest.mark.parametrize(
+    "change, message", UNFIT, ids=lambda value: json.dumps(value) if isinstance(value, dict) else ""
+)
+def test_an_architecture_that_does_not_fit(folder, tmp_path, change, message):
     values = tiny_qwen2_audio.architecture(tiny_qwen2_audio.processor())
     for key, value in change.items():
         values[key] = values[key] | value if isinstance(value, dict) else value
     file = tmp_path / "architecture.json"
     file.write_text(json.dumps(values))
-    assert refused(auto.build, str(file), folder).startswith(f"{file}: {told}")
+    assert refused(auto.build, str(file), folder).startswith(f"{file}: {message}")
 
 
 def test_an_architecture_of_our_own_family(folder, tmp_path):
@@ -252,12 +254,12 @@ def test_an_architecture_of_our_own_family(folder, tmp_path):
     assert "has parts, not one architecture" in refused(auto.build, str(file), folder)
 
 
-@pytest.mark.parametrize("text, told", [("{", "line 1: not valid JSON"), ("[]", "no model_type"), (None, "no such")])
-def test_an_architecture_that_is_none(folder, tmp_path, text, told):
+@pytest.mark.parametrize("text, message", [("{", "line 1: not valid JSON"), ("[]", "no model_type"), (None, "no such")])
+def test_an_architecture_that_is_none(folder, tmp_path, text, message):
     file = tmp_path / "architecture.json"
     if text is not None:
         file.write_text(text)
-    assert told in refused(auto.build, str(file), folder)
+    assert message in refused(auto.build, str(file), folder)
 
 
 def test_a_name_that_is_no_folder_and_no_hub_id(tmp_path):

@@ -174,9 +174,9 @@ def test_positions_are_bounded_by_the_length(seconds):
     [count] = reader.features([audio("a", seconds)]).positions
     assert 2 <= count <= reader.positions_of(seconds) <= count + 2
     asked = sample("a", seconds)
-    told = {**asked.record, "audios": [{"path": "", "text": "", "duration": seconds}]}
+    record = {**asked.record, "audios": [{"path": "", "text": "", "duration": seconds}]}
     batch = reader.collate([asked])
-    assert reader.length(Sample("a", told, [])) >= int(batch.attention_mask.sum())
+    assert reader.length(Sample("a", record, [])) >= int(batch.attention_mask.sum())
 
 
 @pytest.mark.parametrize("seconds, reason", [
@@ -229,8 +229,8 @@ def test_ids_of_an_answer_are_taken_as_they_are(parts, samples):
 
 def test_a_placeholder_among_the_ids_of_an_answer_is_refused(parts, samples):
     number = parts.reader.tokenizer.convert_tokens_to_ids(AUDIO)
-    told = rf"^sample b: its answer holds '{re.escape(AUDIO)}' \({number}\), which stands for audio"
-    with pytest.raises(UserError, match=told):
+    message = rf"^sample b: its answer holds '{re.escape(AUDIO)}' \({number}\), which stands for audio"
+    with pytest.raises(UserError, match=message):
         parts.batch(samples, answers=[[5], [6, number], [7], [8]])
     with pytest.raises(UserError, match=r"^sample b: "):
         parts.reader.check(samples[1], answer=[number])

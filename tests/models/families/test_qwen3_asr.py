@@ -33,9 +33,9 @@ def test_text_stands_in_the_system_turn(reader):
 def test_a_conversation_is_refused(reader):
     """Its template would write one user turn before all answers, whatever their order was."""
     user = sample("a", 0.1).record["messages"]
-    told = r"^record a: a qwen3_asr model reads one user message, after the system's; leave out the others"
+    message = r"^record a: a qwen3_asr model reads one user message, after the system's; leave out the others"
     for more in ({"role": "assistant", "content": "low"}, {"role": "user", "content": "high"}):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             written(reader, messages=[*user, more])
 
 

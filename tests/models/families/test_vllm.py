@@ -38,5 +38,5 @@ def test_vllm_answers_as_we_do(family, tmp_path):
     assert len(cut[0]) <= ENDS_AFTER and cut[0][-1] == end and max(map(len, cut)) > ENDS_AFTER
     script = Path(vllm_answers.__file__)
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    told = subprocess.run([PYTHON, script, tmp_path / "asked"], env=bare, cwd=tmp_path, capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
+    run = subprocess.run([PYTHON, script, tmp_path / "asked"], env=bare, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

@@ -259,7 +259,7 @@ def broken(folder: Path, **changes) -> None:
 
 
 def test_broken_files_are_refused_by_name(copy, monkeypatch):
-    def told() -> str:
+    def refusal() -> str:
         with pytest.raises(UserError) as error:
             auto.load(copy)
         found = str(error.value)
@@ -268,24 +268,24 @@ def test_broken_files_are_refused_by_name(copy, monkeypatch):
 
     whole = (copy / "tekken.json").read_text()
     broken(copy, audio=None)
-    assert "its tekken.json has no audio section" in told()
+    assert "its tekken.json has no audio section" in refusal()
     broken(copy, audio=tiny_voxtral.audio(SECONDS + 1))
-    assert "windows of 3.0 s at 16000 Hz, its feature extractor of 2 s" in told()
+    assert "windows of 3.0 s at 16000 Hz, its feature extractor of 2 s" in refusal()
     broken(copy, audio=tiny_voxtral.audio(), vocab=[])
-    assert "no processor there that loads" in told()
+    assert "no processor there that loads" in refusal()
     (copy / "tekken.json").write_text(whole[:1000])
-    assert "no processor there that loads (JSONDecodeError: " in told()
+    assert "no processor there that loads (JSONDecodeError: " in refusal()
     values = json.loads(whole)
     values["special_tokens"][4]["token_str"], values["special_tokens"][9]["token_str"] = "[TOOL_CALLS]", "[/INST]"
     (copy / "tekken.json").write_text(json.dumps(values))
     auto.load(copy)  # another number for a token is no fault
     (copy / "tekken.json").unlink()
-    assert "its processor lacks a tokenizer (tekken.json)" in told()
+    assert "its processor lacks a tokenizer (tekken.json)" in refusal()
     (copy / "tekken.json").write_text(whole)
     (copy / "processor_config.json").unlink()
-    assert "its processor lacks a feature extractor" in told()
+    assert "its processor lacks a feature extractor" in refusal()
     monkeypatch.setattr(processor_reader, "find_spec", lambda name: None if "mistral" in name else find_spec(name))
-    assert "needs mistral_common; pip install 'caad-ds[voxtral]'" in told()
+    assert "needs mistral_common; pip install 'caad-ds[voxtral]'" in refusal()
 
 
 def test_prompts_that_mistral_common_writes_otherwise_are_refused(source, monkeypatch):

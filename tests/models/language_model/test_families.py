@@ -153,7 +153,7 @@ def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, ears):
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, message",
     [
         ({"model_type": "bert", "is_decoder": True}, "type bert cannot be used: its logits are not its head's product"),
         ({"model_type": "rwkv", "attention_hidden_size": 32}, "padding on the left changes its states"),
@@ -164,8 +164,8 @@ def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, ears):
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
-def test_what_is_not_handled_is_refused_by_name(tokenizer, ears, settings, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_what_is_not_handled_is_refused_by_name(tokenizer, ears, settings, message):
+    with pytest.raises(UserError, match=message) as caught:
         family(tokenizer, ears, settings)
     assert str(caught.value).startswith("student.llm: ") and "\n" not in str(caught.value)
 

@@ -147,7 +147,7 @@ def test_taps_are_those_of_the_published_models():
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         ("absent", "no such checkpoint"),
         ("cut", "no checkpoint that loads"),
@@ -161,7 +161,7 @@ def test_taps_are_those_of_the_published_models():
         ("a list", "not a state dict"),
     ],
 )
-def test_a_checkpoint_that_is_none_is_named(theirs, tmp_path, damage, told):
+def test_a_checkpoint_that_is_none_is_named(theirs, tmp_path, damage, message):
     file = tmp_path / "qformer_connector.pth"
     values = theirs.state_dict()
     if damage == "no layer_weights":
@@ -184,7 +184,7 @@ def test_a_checkpoint_that_is_none_is_named(theirs, tmp_path, damage, told):
         torch.save(values, file)
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_connector(file)
     assert "\n" not in str(caught.value) and str(file) in str(caught.value)
 

@@ -229,7 +229,7 @@ def test_integers_are_heard_as_floats(dtype):
 
 
 @pytest.mark.parametrize(
-    ("samples", "told"),
+    ("samples", "message"),
     [
         (np.zeros(0, np.float32), "an audio of shape"),
         (np.zeros((2, 800), np.float32), "an audio of shape"),
@@ -241,7 +241,7 @@ def test_integers_are_heard_as_floats(dtype):
         (np.full(800, np.inf), "samples that are not finite"),
     ],
 )
-def test_what_is_no_mono_audio_is_refused(samples, told):
+def test_what_is_no_mono_audio_is_refused(samples, message):
     reading = small_processor()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         reading(text=reading.audio_token, audio=[samples])

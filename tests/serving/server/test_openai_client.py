@@ -126,10 +126,10 @@ def test_earlier_turns_and_a_system_text_are_in_the_prompt(client):
 
 def test_doubtful_audio_is_told_beside_its_answer(client):
     silent = written(np.zeros(8000, np.float32))
-    told = ["clip 2: silent: all its samples are alike, but for rounding or dither"]
-    assert client.chat.completions.create(**asking(QUESTION, ONE, silent)).caad == {"warnings": told}
+    warnings = ["clip 2: silent: all its samples are alike, but for rounding or dither"]
+    assert client.chat.completions.create(**asking(QUESTION, ONE, silent)).caad == {"warnings": warnings}
     first, *more = client.chat.completions.create(**asking(QUESTION, ONE, silent), stream=True)
-    assert first.caad == {"warnings": told} and more and not any(each.model_extra for each in more)
+    assert first.caad == {"warnings": warnings} and more and not any(each.model_extra for each in more)
     assert not client.chat.completions.create(**asking(QUESTION, ONE)).model_extra
 
 

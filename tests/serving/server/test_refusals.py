@@ -41,8 +41,8 @@ def alive(served, model):
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_request_that_cannot_be_answered_is_told_why(served, what):
-    content, told = REFUSED[what]
-    assert told in refusal(served.post(content), 400)
+    content, message = REFUSED[what]
+    assert message in refusal(served.post(content), 400)
 
 
 @pytest.mark.parametrize("what", RAW)
@@ -86,15 +86,15 @@ def test_other_places_methods_and_types(served):
     assert not [name for name in options.headers if name.startswith("access-control")]
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         headers = {"Content-Type": kind} if kind else {}
-        told = refusal(served.post(data=json.dumps(asking("a")).encode(), headers=headers), 415)
-        assert told.startswith("Content-Type: ")
+        message = refusal(served.post(data=json.dumps(asking("a")).encode(), headers=headers), 415)
+        assert message.startswith("Content-Type: ")
     assert httpx2.get(f"{served.address}/docs").status_code == 404, "a page that loads scripts from elsewhere"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "0.0.0.0", ""])
 def test_a_request_to_another_name_is_refused_on_loopback(served, host):
-    told = refusal(httpx2.get(f"{served.address}/v1/models", headers={"Host": host}), 421)
-    assert told.startswith("Host: ")
+    message = refusal(httpx2.get(f"{served.address}/v1/models", headers={"Host": host}), 421)
+    assert message.startswith("Host: ")
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_texts_are_bounded_together(model):
     """They are tokenised before their number of tokens is known."""
     with running(model, body_bytes=1 << 23) as served:
         long = [{"role": role, "content": "a" * 60_000} for role in ("user", "assistant", "user")]
-        told = refusal(served.post({**asking(QUESTION), "messages": long}), 400)
-        assert "texts have more than 100,000 characters" in told
+        message = refusal(served.post({**asking(QUESTION), "messages": long}), 400)
+        assert "texts have more than 100,000 characters" in message
 
 
 def test_a_server_whose_model_s_thread_is_dead_takes_nothing(model, monkeypatch):
@@ -282,5 +282,5 @@ def test_a_key(model):
             served.client("sk-wrong").chat.completions.create(**asking(QUESTION))
         assert served.client(key).chat.completions.create(**asking(QUESTION)).choices
         by_name = {"Authorization": f"Bearer {key}", "Host": "example.org"}
-        told = httpx2.get(f"{served.address}/metrics", headers=by_name)
-        assert told.status_code == 200 and key not in told.text
+        response = httpx2.get(f"{served.address}/metrics", headers=by_name)
+        assert response.status_code == 200 and key not in response.text

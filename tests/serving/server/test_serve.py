@@ -108,11 +108,11 @@ def process(folder, log, *arguments, env=None):
         running = subprocess.Popen([*command, *map(str, arguments)], stdout=out, stderr=out, env=env)
     try:
         for _ in range(600):
-            if told := re.search(r"serving (.*) at (\S+); Ctrl-C ends it", log.read_text()):
+            if match := re.search(r"serving (.*) at (\S+); Ctrl-C ends it", log.read_text()):
                 break
             assert running.poll() is None, log.read_text()
             time.sleep(0.1)
-        yield running, Running(told[2], None), told[1]
+        yield running, Running(match[2], None), match[1]
     finally:
         running.kill()
         running.wait()

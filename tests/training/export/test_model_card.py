@@ -82,8 +82,8 @@ def test_bases_of_several_or_unknown_licences_leave_it_open(read, hub, card, tea
     hub("lab/teacher", teachers)
     made = card(read(), model_type="caad_speech_lm")
     assert made.data.license == "unknown" and "The licence of this model is not recorded" in made.text
-    told = "mit" if teachers == "license: mit" else "not recorded; see its page"
-    assert f"(https://huggingface.co/lab/teacher) | {told} |" in made.text
+    licence = "mit" if teachers == "license: mit" else "not recorded; see its page"
+    assert f"(https://huggingface.co/lab/teacher) | {licence} |" in made.text
 
 
 def test_a_licence_by_name_keeps_its_name_and_link(read, hub, card):
@@ -167,15 +167,15 @@ def test_how_it_is_used_follows_its_kind(read, card, config, has, lacks):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "shown"),
     [
         ("a|b", r"a\|b"), ("a\n# b", "a # b"), ("<i>&", "&lt;i&gt;&amp;"), ("[a](b)", r"\[a\](b)"),
         ("/home/me/data", "data"), (r"C:\data\mine", "mine"), ("\x1b[0m\x00a", r"\[0m a"), ("\ud800", ""),
         ("x" * 300, "x" * 197 + "..."),
     ],
 )  # fmt: skip
-def test_a_users_text_is_shown_as_it_is(text, told):
-    assert plain(text) == told
+def test_a_users_text_is_shown_as_it_is(text, shown):
+    assert plain(text) == shown
 
 
 def test_code_holds_no_end_of_code():

@@ -60,8 +60,8 @@ def test_losses_are_those_of_plain_pytorch_without_dropout(undisturbed, audio_wo
 
 def test_the_connector_alone_has_changed(undisturbed, audio_world):
     before = Qwen2AudioForConditionalGeneration.from_pretrained(audio_world / "narrow").state_dict()
-    after, told = Qwen2AudioForConditionalGeneration.from_pretrained(undisturbed / "model", output_loading_info=True)
-    assert not any(told.values()), told
+    after, info = Qwen2AudioForConditionalGeneration.from_pretrained(undisturbed / "model", output_loading_info=True)
+    assert not any(info.values()), info
     changed = {name for name, value in after.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {f"model.multi_modal_projector.linear.{part}" for part in ("weight", "bias")}
 

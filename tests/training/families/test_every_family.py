@@ -100,8 +100,8 @@ def test_other_modes(ran, folder_of, tmp_path, family, mode):
 def assert_left(folder, out, family, mode) -> None:
     """Fail unless the family's own class reads a run's folder, in which that has changed which trains."""
     made = tiny_family(family)
-    after, told = made.MODEL.from_pretrained(out / "model", output_loading_info=True)
-    assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), told
+    after, info = made.MODEL.from_pretrained(out / "model", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     auto.load(out / "model")
     lm = auto.load(folder / "student")
     values = after.state_dict()

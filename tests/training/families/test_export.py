@@ -45,8 +45,8 @@ def test_an_export_is_the_runs_own_folder(finished, tmp_path):
 
 
 def test_the_familys_class_reads_the_folder(finished, audio_world):
-    model, told = Qwen2AudioForConditionalGeneration.from_pretrained(finished / "model", output_loading_info=True)
-    assert not any(told.values()), told
+    model, info = Qwen2AudioForConditionalGeneration.from_pretrained(finished / "model", output_loading_info=True)
+    assert not any(info.values()), info
     [processor, before] = [AutoProcessor.from_pretrained(finished / "model"), auto.load(audio_world / "narrow")]
     assert processor.chat_template == before.reader.processor.chat_template
     assert files(finished / "model").keys() >= files(audio_world / "narrow").keys() - {"chat_template.jinja"}
@@ -61,9 +61,9 @@ def test_adapters_that_are_kept_stand_on_the_students_folder(finished, audio_wor
     folder = tmp_path / "adapters"
     assert cli.main(["export", str(finished), "--keep-adapters", "--out", str(folder)]) == 0
     assert {"adapter_config.json", "adapter_model.safetensors", "processor_config.json"} <= files(folder).keys()
-    told = json.loads((folder / "adapter_config.json").read_text())
-    assert told["base_model_name_or_path"] == str(audio_world / "narrow")
-    merged, kept = auto.load(finished / "model"), auto.load(told["base_model_name_or_path"])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(audio_world / "narrow")
+    merged, kept = auto.load(finished / "model"), auto.load(config["base_model_name_or_path"])
     data = IndexedReader(audio_world / "shards")
     batch = merged.reader.collate([data[number] for number in range(4)])
     with torch.no_grad():

@@ -29,8 +29,8 @@ def test_steps_are_those_of_plain_pytorch(world, tmp_path, mode, more):
     run = Run(file, 2, prepare=watch_traces)
     assert run.wait() == [0, 0], run.output()
     assert_plain_losses(file, tmp_path / "out")
-    _, told = GraniteSpeechForConditionalGeneration.from_pretrained(tmp_path / "out/model", output_loading_info=True)
-    assert not any(told.values()), told
+    _, info = GraniteSpeechForConditionalGeneration.from_pretrained(tmp_path / "out/model", output_loading_info=True)
+    assert not any(info.values()), info
     before, after = (load_file(each / "model.safetensors") for each in (student, tmp_path / "out/model"))
     changed = {name for name, value in after.items() if not torch.equal(before[name], value)}
     assert "projector.query" in changed

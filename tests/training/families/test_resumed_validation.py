@@ -31,5 +31,5 @@ def test_a_resumed_run_goes_on_after_a_validation(audio_world, tmp_path, made):
     run.wait_for("step 2/")
     run.signal(signal.SIGUSR1)
     assert run.wait() == [75], run.output()
-    told = train(file)
-    assert told.count("validation: ") >= 2 and "finished: " in told
+    output = train(file)
+    assert output.count("validation: ") >= 2 and "finished: " in output

@@ -41,8 +41,8 @@ def test_a_stopped_run_goes_on_and_leaves_a_model_of_the_family(audio_world, tmp
     assert_plain_losses(file, out)
     assert cli.main(["export", str(out), "--out", str(tmp_path / "model")]) == 0
     assert files(tmp_path / "model") == files(out / "model")
-    model, told = Qwen2AudioForConditionalGeneration.from_pretrained(out / "model", output_loading_info=True)
-    assert not any(told.values()), told
+    model, info = Qwen2AudioForConditionalGeneration.from_pretrained(out / "model", output_loading_info=True)
+    assert not any(info.values()), info
     assert model.config.text_config.num_hidden_layers == len(model.model.language_model.layers) == 1
 
 
@@ -50,9 +50,9 @@ def test_a_stopped_run_goes_on_and_leaves_a_model_of_the_family(audio_world, tmp
 def test_in_bf16_features_are_cast_and_the_loss_falls(audio_world, tmp_path):
     out = tmp_path / "out"
     file = foreign(audio_world, out, "lora", run={"precision": "bf16"}, optimizer={"lr": 2e-2})
-    told = train(file, 2)
-    lines = [line for line in told.splitlines() if line.startswith("step ")]
+    output = train(file, 2)
+    lines = [line for line in output.splitlines() if line.startswith("step ")]
     first, last = (float(lines[n].split("kd ")[1].split()[0]) for n in (0, -1))
-    assert last < first - 0.1, told
+    assert last < first - 0.1, output
     weights = Qwen2AudioForConditionalGeneration.from_pretrained(out / "model", dtype="auto").parameters()
     assert {str(weight.dtype) for weight in weights} == {"torch.bfloat16"}

@@ -95,7 +95,7 @@ def test_json_of_a_run(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--device", "tpu"], "--device tpu: not known; known are h100-pcie, h100-nvl, h100,"),
         ([], "teacher.path runs/paper/teacher/model is not there yet; give --teacher"),
@@ -107,23 +107,23 @@ def test_json_of_a_run(world, tmp_path, capsys):
         (["--answer-tokens", "136"], "--answer-tokens 136 is not below --tokens 136"),
     ],
 )
-def test_mistakes_are_one_line(words, told, capsys):
+def test_mistakes_are_one_line(words, message, capsys):
     assert command(CONFIGS / "paper/caad.yaml", *GIVEN, *words) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "data.train data/paper/shards/train has no index to read yet; give --samples"),
         (["--samples", "10"], "--samples needs --tokens"),
     ],
 )
-def test_data_that_is_not_there(words, told, capsys):
+def test_data_that_is_not_there(words, message, capsys):
     assert command(CONFIGS / "paper/caad.yaml", "--teacher", LLAMA, *words) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 def test_a_gate_takes_a_product_that_a_cache_saves(world, tmp_path):

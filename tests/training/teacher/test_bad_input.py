@@ -209,8 +209,8 @@ def test_a_folder_that_one_rank_does_not_see(world, cache, tmp_path):
     """As a path that is local to each node."""
     run = Run(with_cache(world, tmp_path / "out", cache, **STEPS), 2, env={"BLIND": "1"}, prepare=blind)
     assert run.wait(60) == [2, 2], run.output()
-    told = [line for rank in range(2) for line in run.output(rank).splitlines() if "error" in line.lower()]
-    assert len(told) == 1 and "use a folder that all nodes share" in told[0], told
+    errors = [line for rank in range(2) for line in run.output(rank).splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and "use a folder that all nodes share" in errors[0], errors
 
 
 def test_a_truncated_segment(cache, refused):

@@ -157,8 +157,8 @@ def test_the_disk_of_one_rank_is_full(world, tmp_path, publish):
     file = with_cache(world, tmp_path / "out", tmp_path / "cache", checkpoint={"every": 1})
     run = Run(file, 2, env={"FULL": "1", "FULL_IN_PUBLISH": publish}, prepare=full_on_one)
     said = finish(run, 2)
-    told = [line for rank in range(2) for line in run.output(rank).splitlines() if "error" in line.lower()]
-    assert len(told) == 1 and f"no space left for {tmp_path / 'cache'}" in told[0] and "(rank 1)" in told[0], said
+    errors = [line for rank in range(2) for line in run.output(rank).splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and f"no space left for {tmp_path / 'cache'}" in errors[0] and "(rank 1)" in errors[0], said
     read_segments(tmp_path / "cache")
     assert "whole (" in train(file, 2)
 

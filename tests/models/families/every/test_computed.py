@@ -158,9 +158,9 @@ def test_more_audios_than_the_family_takes_are_refused(parts):
     if parts.reader.most_audios is None:
         return
     many = sample("many", *[0.5] * (parts.reader.most_audios + 1))
-    told = f"^sample many: it has {len(many.waveforms)} audios, and a {parts.reader.family} model takes"
+    message = f"^sample many: it has {len(many.waveforms)} audios, and a {parts.reader.family} model takes"
     for check in (parts.reader.check, lambda each: parts.batch([each])):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             check(many)
 
 
