@@ -52,13 +52,13 @@ def tokenizer(folder) -> Callable:
 
 def speech_lm(tokenizer: Any, layers: int = 1, hidden: int = 32, queries: int = 4) -> SpeechAudioLM:
     """A random model that hears well, its head a weight of its own."""
-    ears = encoder()
+    speech_encoder = encoder()
     llm = llama(layers, len(tokenizer), hidden, tied=False)
-    model = build(llm, ears, None, num_queries=queries, qformer_layers=1, qformer_heads=2)
+    model = build(llm, speech_encoder, None, num_queries=queries, qformer_layers=1, qformer_heads=2)
     for part in (model.connector, model.llm.model.layers, model.llm.lm_head):
         amplify(part)
     model.eval()
-    return SpeechAudioLM(model, ears, tokenizer)
+    return SpeechAudioLM(model, speech_encoder, tokenizer)
 
 
 # -- batches --------------------------------------------------------------------------------------------------------

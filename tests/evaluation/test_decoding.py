@@ -54,13 +54,13 @@ def answers(loaded, items, size, contrasted=None, sampling=None):
     return texts
 
 
-def tokens(loaded, items, keys=None, contrasted=None, **how):
+def tokens(loaded, items, keys=None, contrasted=None, **options):
     clips = loaded.clips(items)
     batch = clips.prompts(clips.encode(items))
     negative = second(clips, items, batch, contrasted)
     batch = replace(batch, keys=keys or batch.keys)
-    how = {"max_new_tokens": LENGTH, **how}
-    return generate(loaded.lm, batch, contrasted=contrasted, negative=negative, **how)
+    options = {"max_new_tokens": LENGTH, **options}
+    return generate(loaded.lm, batch, contrasted=contrasted, negative=negative, **options)
 
 
 def step_by_step(loaded, item, others, contrasted):

@@ -33,7 +33,7 @@ def done(place):
     return done
 
 
-def asked(place, model: str = "teacher") -> list:
+def arguments(place, model: str = "teacher") -> list:
     return ["--model", place / model, "--benchmark", place / "benchmark"]
 
 
@@ -43,7 +43,7 @@ def test_evaluate_with_and_without_a_contrast_and_compare(place, done, tmp_path)
     for name, contrast in {"plain": [], **{n: ["--contrast-alpha", 1.5, "--negative", n] for n in NEGATIVES}}.items():
         for size in (5, 1):
             out = tmp_path / f"{name}-{size}"
-            done("evaluate", *asked(place), "--out", out, "--max-new-tokens", 6, "--batch-size", size, *contrast)
+            done("evaluate", *arguments(place), "--out", out, "--max-new-tokens", 6, "--batch-size", size, *contrast)
             predictions[name, size] = (out / "predictions.jsonl").read_text()
         assert predictions[name, 5] == predictions[name, 1]
         assert name == "plain" or predictions[name, 1] != predictions["plain", 1]
@@ -54,7 +54,7 @@ def test_evaluate_with_and_without_a_contrast_and_compare(place, done, tmp_path)
 def test_check_teacher_with_every_negative(place, done, tmp_path):
     out = tmp_path / "check.json"
     options = "--instructions", place / "i.yaml", "--max-new-tokens", 2, "--alphas", 1, "--negatives", *NEGATIVES
-    done("check-teacher", *asked(place), *options, "--out", out)
+    done("check-teacher", *arguments(place), *options, "--out", out)
     result = json.loads(out.read_text())
     assert result["model"] == "teacher" and not result["rejected"]
     assert len(result["signals"]) == 1 + 2 * len(NEGATIVES)
@@ -62,7 +62,7 @@ def test_check_teacher_with_every_negative(place, done, tmp_path):
 
 def test_explain_a_student_beside_its_teacher(place, done, tmp_path):
     shown = "--teacher", place / "teacher", "--items", "gender/0:neutral", "--max-new-tokens", 2
-    done("explain", *asked(place, "student"), *shown, "--out", tmp_path)
+    done("explain", *arguments(place, "student"), *shown, "--out", tmp_path)
     assert json.loads((tmp_path / "gender_0.neutral.json").read_text())["signals"][-1] == "student"
 
 

@@ -18,15 +18,15 @@ RANKS = 2
 
 
 @pytest.fixture
-def asked(model_folder, make_benchmark):
+def arguments(model_folder, make_benchmark):
     benchmark = make_benchmark("benchmark", {"gender": 12, "noise": 9})
     (benchmark / "gender" / "audio" / "3.wav").write_bytes(b"not audio")
     return ["--model", str(model_folder), "--benchmark", str(benchmark), "--device", "cpu", "--batch-size", "3"]
 
 
 @pytest.fixture
-def alone(asked, tmp_path):
-    assert main(["evaluate", *asked, "--out", str(tmp_path / "alone")]) == 3
+def alone(arguments, tmp_path):
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "alone")]) == 3
     return tmp_path / "alone"
 
 
@@ -64,8 +64,8 @@ def same(folder, other):
 
 
 @pytest.mark.numeric
-def test_ranks_share_the_work_and_score_as_one_process(asked, alone, tmp_path):
-    status, errors = finished(start([*asked, "--out", str(tmp_path / "run")]))
+def test_ranks_share_the_work_and_score_as_one_process(arguments, alone, tmp_path):
+    status, errors = finished(start([*arguments, "--out", str(tmp_path / "run")]))
     assert status == [3, 3]
     assert "rank 0 of 2: 42/42" in errors[0] and "1 row was left out" in errors[0]
     assert errors[1] == "", "one rank speaks for all"
@@ -75,9 +75,9 @@ def test_ranks_share_the_work_and_score_as_one_process(asked, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_after_a_kill_no_item_is_answered_twice_whatever_the_number_of_ranks(asked, alone, tmp_path):
+def test_after_a_kill_no_item_is_answered_twice_whatever_the_number_of_ranks(arguments, alone, tmp_path):
     folder = tmp_path / "run"
-    argv = [*asked, "--batch-size", "1", "--out", str(folder)]
+    argv = [*arguments, "--batch-size", "1", "--out", str(folder)]
     processes = start(argv)
     while len(list(folder.glob("predictions.*.jsonl"))) < RANKS or len(keys(folder)) < 6:
         assert all(process.poll() is None for process in processes)
@@ -105,34 +105,34 @@ def test_after_a_kill_no_item_is_answered_twice_whatever_the_number_of_ranks(ask
     assert same(folder, alone)
 
 
-def test_a_kill_while_ranks_files_are_put_together_doubles_nothing(asked, alone):
+def test_a_kill_while_ranks_files_are_put_together_doubles_nothing(arguments, alone):
     whole = (alone / "predictions.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
     (alone / "predictions.0.jsonl").write_bytes(b"".join(lines[::2]))
     (alone / "predictions.1.jsonl").write_bytes(b"".join(lines[1::2]))
-    assert main(["evaluate", *asked, "--out", str(alone)]) == 3
+    assert main(["evaluate", *arguments, "--out", str(alone)]) == 3
     assert sorted((alone / "predictions.jsonl").read_bytes().splitlines(keepends=True)) == sorted(lines)
     assert len(list(alone.glob("predictions*"))) == 1
 
 
-def test_ranks_that_never_start_are_not_waited_for_without_a_word(asked, tmp_path, monkeypatch, capsys):
+def test_ranks_that_never_start_are_not_waited_for_without_a_word(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ranks, "MEETING", timedelta(seconds=1))
     for name, value in {**launch(), "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert main(["evaluate", *asked, "--out", str(tmp_path / "run")]) == 2
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "run")]) == 2
     last_line = capsys.readouterr().err.splitlines()[-1]
     assert "rank 1: the 2 ranks do not meet at 127.0.0.1:" in last_line and "timed out" in last_line
 
 
 @pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", "two"), ("RANK", "2"), ("MASTER_PORT", "http")])
-def test_a_launcher_that_tells_no_numbers(asked, tmp_path, monkeypatch, capsys, name, value):
+def test_a_launcher_that_tells_no_numbers(arguments, tmp_path, monkeypatch, capsys, name, value):
     for variable, number in {**launch(), "RANK": "0", name: value}.items():
         monkeypatch.setenv(variable, number)
-    assert main(["evaluate", *asked, "--out", str(tmp_path / "run"), "--debug"]) == 2
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "run"), "--debug"]) == 2
     assert f"{name} {value}" in capsys.readouterr().err
 
 
-def test_a_launcher_that_tells_only_half_is_a_users_mistake(asked, tmp_path, monkeypatch, capsys):
+def test_a_launcher_that_tells_only_half_is_a_users_mistake(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["evaluate", *asked, "--out", str(tmp_path / "run")]) == 2
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "run")]) == 2
     assert "RANK, MASTER_ADDR, MASTER_PORT not set" in capsys.readouterr().err

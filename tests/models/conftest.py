@@ -23,25 +23,25 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture
-def ears():
+def speech_encoder():
     """The encoder."""
     return encoder()
 
 
 @pytest.fixture
-def parts(tokenizer, ears):
+def parts(tokenizer, speech_encoder):
     """An audio LM and its reader, with what tests do with them.
 
     `batch(samples, pad=...)` collates, `negative(name, batch, samples, partners)` makes the second path,
     `hidden(batch)` encodes and runs it, `close(found, expected)` compares up to rounding.
     """
-    lm = SpeechAudioLM(make_model(tokenizer, ears), ears, tokenizer)
+    lm = SpeechAudioLM(make_model(tokenizer, speech_encoder), speech_encoder, tokenizer)
 
     def negative(name: str, batch: Batch, samples: list[Sample], partners: negatives.Partners | None = None) -> Batch:
         return negatives.find(name)(batch, samples, lm.reader, partners)
 
     def close(found, expected) -> None:
-        assert_close(found, expected, path(lm.module, ears, positions=POSITIONS))
+        assert_close(found, expected, path(lm.module, speech_encoder, positions=POSITIONS))
 
     return SimpleNamespace(
         lm=lm, model=lm.module, reader=lm.reader, batch=lm.reader.collate, negative=negative, close=close,

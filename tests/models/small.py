@@ -12,10 +12,15 @@ QUERIES = 4
 POSITIONS = 100  # more than there are tokens in a batch, or frames in a window
 
 
-def make_model(tokenizer, ears, tied: bool = True) -> SpeechLM:
+def make_model(tokenizer, speech_encoder, tied: bool = True) -> SpeechLM:
     """A random model that hears well."""
     model = build(
-        llama(2, len(tokenizer), tied=tied), ears, None, num_queries=QUERIES, qformer_layers=1, qformer_heads=2
+        llama(2, len(tokenizer), tied=tied),
+        speech_encoder,
+        None,
+        num_queries=QUERIES,
+        qformer_layers=1,
+        qformer_heads=2,
     )
     amplify(model.connector)
     amplify(model.llm.model.layers)

@@ -52,10 +52,10 @@ def test_a_student_of_two_files_is_random_seeded_and_saved_whole(files):
     assert {value.dtype for value in weights.values()} == {torch.float32}
     assert made.encoder.window_seconds == 1
     made.save(files / "out")
-    model, ears, _ = load(files / "out")
+    model, speech_encoder, _ = load(files / "out")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights.items())
-    features = ears.features(sample("a").waveforms)
-    assert torch.equal(ears.encode(features).hidden, made.encoder.encode(features).hidden)
+    features = speech_encoder.features(sample("a").waveforms)
+    assert torch.equal(speech_encoder.encode(features).hidden, made.encoder.encode(features).hidden)
 
 
 def test_a_student_has_the_form_that_was_asked_for(files):
@@ -130,12 +130,12 @@ def test_the_papers_models_have_their_size(llm, form, body, connector):
     section = load_config(PAPER / "caad.yaml").student
     architectures = PAPER / "architectures"
     with torch.device("meta"):
-        ears = load_encoder(architectures / "whisper-medium.json", section.taps, section.window_seconds)
+        speech_encoder = load_encoder(architectures / "whisper-medium.json", section.taps, section.window_seconds)
         model = build(
-            str(architectures / f"{llm}.json"), ears, None, num_queries=section.num_queries,
+            str(architectures / f"{llm}.json"), speech_encoder, None, num_queries=section.num_queries,
             qformer_layers=section.qformer_layers, qformer_heads=section.qformer_heads, connector=form,
         )  # fmt: skip
-    counted = [sum(p.numel() for p in part.parameters()) for part in (ears, model.llm, model.connector)]
+    counted = [sum(p.numel() for p in part.parameters()) for part in (speech_encoder, model.llm, model.connector)]
     assert counted == [307_216_384, body, connector]
     rope = model.config.llm_config.rope_parameters
     assert (rope["rope_theta"], rope.get("factor")) == (500_000.0, {"3.1": 8.0, "3.2": 32.0}.get(llm[6:9]))

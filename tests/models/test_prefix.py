@@ -17,7 +17,7 @@ pytestmark = pytest.mark.numeric
 WINDOW = 16  # shorter than a prompt, and long enough for an answer to see what is kept
 
 
-def asked(key: str, question: str = "Is it high?", system: str = "beep"):
+def prompt_sample(key: str, question: str = "Is it high?", system: str = "beep"):
     """A record under a system prompt."""
     one = sample(key, response=f"It is {key}.")
     one.record["messages"][0]["content"] = one.record["messages"][0]["content"].replace("Is the tone", question)
@@ -28,7 +28,11 @@ def asked(key: str, question: str = "Is it high?", system: str = "beep"):
 @pytest.fixture
 def alike():
     """Three samples of unequal length that begin alike."""
-    return [asked("low"), asked("high", "It is the tone?"), asked("c", "high or low? beep beep")]
+    return [
+        prompt_sample("low"),
+        prompt_sample("high", "It is the tone?"),
+        prompt_sample("c", "high or low? beep beep"),
+    ]
 
 
 def paths(parts, name: str, samples, **kwargs) -> tuple[Batch, Batch]:
@@ -117,7 +121,11 @@ def test_layers_that_keep_other_things_are_refused(parts):
 
 @pytest.mark.parametrize("pad", ["right", "left"])
 def test_samples_that_begin_differently_take_one_forward_of_both_paths(parts, pad):
-    texts = [asked("a"), asked("b", system="high")] if pad == "right" else [asked("a"), asked("low", "It is high or?")]
+    texts = (
+        [prompt_sample("a"), prompt_sample("b", system="high")]
+        if pad == "right"
+        else [prompt_sample("a"), prompt_sample("low", "It is high or?")]
+    )
     both = paths(parts, "zero_mel", texts, pad=pad)
     assert shared_prefix(both[0]) == 0
     expected = TeacherForward(parts.lm)(*both)
@@ -157,7 +165,7 @@ def test_what_is_kept_depends_on_no_other_sample_and_has_a_bound(parts, alike):
     kept, fresh = (TeacherForward(parts.lm, keep_prefix=True) for _ in range(2))
     for count in range(KEPT + 1):
         for key in ("low", "high"):
-            kept(*paths(parts, "zero_mel", [asked(key, system="beep " * (count + 1))]))
+            kept(*paths(parts, "zero_mel", [prompt_sample(key, system="beep " * (count + 1))]))
     assert len(kept.kept) == KEPT
     both = paths(parts, "zero_mel", alike)
     assert all(torch.equal(a, b) for a, b in zip(kept(*both), fresh(*both), strict=True))

@@ -18,23 +18,23 @@ SHORT, LONG = (np.full(samples, 0.1, np.float32) for samples in (1_599, 16_001))
 
 
 @pytest.mark.parametrize("options", [{}, {"pad": "left"}, {"pad": "left", "with_answer": False}])
-def test_a_batch_is_the_prompts_tokens_with_the_encoders_features(parts, samples, ears, tokenizer, options):
+def test_a_batch_is_the_prompts_tokens_with_the_encoders_features(parts, samples, speech_encoder, tokenizer, options):
     batch = parts.reader.collate(samples, **options)
     tokens = PromptEncoder(tokenizer, QUERIES).batch(samples, **options)
     for name in ("input_ids", "attention_mask", "audio_mask", "labels"):
         assert torch.equal(getattr(batch, name), getattr(tokens, name))
     waveforms = [waveform for one in samples for waveform in one.waveforms]
-    assert set(batch.audio) == {"features"} and torch.equal(batch.audio["features"], ears.features(waveforms))
+    assert set(batch.audio) == {"features"} and torch.equal(batch.audio["features"], speech_encoder.features(waveforms))
     assert batch.keys == ["a", "b", "c"] and batch.audio_index.tolist() == [0, 1, 2, 3]
     assert batch.audio_sample.tolist() == [0, 1, 1, 2] and batch.audio_positions.tolist() == [QUERIES] * 4
     assert batch.constant == ""
 
 
-def test_an_audio_that_several_share_is_there_once(parts, samples, ears):
+def test_an_audio_that_several_share_is_there_once(parts, samples, speech_encoder):
     a, b, c = samples
     batch = parts.reader.collate([a, c, replace(b, waveforms=[c.waveforms[0], a.waveforms[0].copy()]), a])
     assert batch.audio_index.tolist() == [0, 1, 1, 0, 0]
-    assert torch.equal(batch.audio["features"], ears.features([a.waveforms[0], c.waveforms[0]]))
+    assert torch.equal(batch.audio["features"], speech_encoder.features([a.waveforms[0], c.waveforms[0]]))
 
 
 def test_a_batch_without_audio_has_a_row_that_stands_nowhere(parts):
@@ -123,9 +123,11 @@ def test_a_constant_is_made_once(parts, samples):
     assert torch.equal(found[0].input_ids, batches[0].input_ids)
 
 
-def test_the_transcription_stands_in_the_prompt_or_not_and_a_saved_model_remembers(ears, samples, tmp_path, tokenizer):
-    model = make_model(tokenizer, ears)
-    lm = SpeechAudioLM(model, ears, load_again(tokenizer, tmp_path))
+def test_the_transcription_stands_in_the_prompt_or_not_and_a_saved_model_remembers(
+    speech_encoder, samples, tmp_path, tokenizer
+):
+    model = make_model(tokenizer, speech_encoder)
+    lm = SpeechAudioLM(model, speech_encoder, load_again(tokenizer, tmp_path))
     reader = lm.reader
     with_it, identity = reader.length(samples[1]), reader.identity()
     assert reader.transcript == "after_audio"
@@ -146,7 +148,7 @@ def load_again(tokenizer, folder):
     return AutoTokenizer.from_pretrained(folder / "tokenizer")
 
 
-def test_readers_differ_by_what_batches_depend_on(parts, ears, tokenizer):
+def test_readers_differ_by_what_batches_depend_on(parts, speech_encoder, tokenizer):
     own = parts.reader.identity()
-    assert SpeechReader(tokenizer, ears, QUERIES).identity() == own
-    assert SpeechReader(tokenizer, ears, QUERIES + 1).identity() != own
+    assert SpeechReader(tokenizer, speech_encoder, QUERIES).identity() == own
+    assert SpeechReader(tokenizer, speech_encoder, QUERIES + 1).identity() != own

@@ -26,7 +26,7 @@ class Hub:
     blobs: dict[str, bytes] = field(default_factory=dict)
     commits: list[dict] = field(default_factory=list)
 
-    def asked(self, beginning: str) -> list[Any]:
+    def requests(self, beginning: str) -> list[Any]:
         """The bodies of the requests that begin so."""
         return [body for request, _, body in self.heard if request.startswith(beginning)]
 

@@ -129,9 +129,9 @@ def test_a_model_is_written_though_a_readme_of_its_base_is_broken(finished, tmp_
     """An export reads what the bases are now where the run has not recorded them."""
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "start.json").unlink()
-    ears = yaml.safe_load((run / "config.yaml").read_text())["student"]["encoder"]
-    own = shutil.copytree(ears, tmp_path / "ears")
+    encoder_path = yaml.safe_load((run / "config.yaml").read_text())["student"]["encoder"]
+    own = shutil.copytree(encoder_path, tmp_path / "ears")
     (own / "README.md").write_bytes(b"---\nlicense: [\xff\n---\n")
-    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace(ears, str(own)))
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace(encoder_path, str(own)))
     assert export(run, "--out", tmp_path / "model") == 0
     assert "| encoder | ears | not recorded |" in (tmp_path / "model/README.md").read_text()

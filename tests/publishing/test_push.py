@@ -72,7 +72,7 @@ def refusal(capsys):
 
 def test_a_model_goes_to_a_private_repository(hub, model, capsys, own):
     assert push(model, "--repo", "lab/student", "--message", "first") == 0
-    [made] = hub.asked("POST /api/repos/create")
+    [made] = hub.requests("POST /api/repos/create")
     assert (made["name"], made["organization"], made["visibility"]) == ("student", "lab", "private")
     assert hub.files.keys() == own
     assert {name: (model / name).read_bytes() for name in own} == hub.files
@@ -88,7 +88,7 @@ def test_the_token_stands_in_one_header_alone(hub, model, capsys):
         to_hub = request.startswith(("POST /api/", "GET /api/models", "POST /lab/"))
         assert carried == ({"authorization"} if to_hub else set()), request
         assert TOKEN not in request and TOKEN.encode() not in (body if isinstance(body, bytes) else repr(body).encode())
-    assert hub.asked("PUT /blobs/"), "weights go elsewhere, without the token"
+    assert hub.requests("PUT /blobs/"), "weights go elsewhere, without the token"
     printed = capsys.readouterr()
     assert TOKEN not in printed.out + printed.err
 
@@ -132,21 +132,21 @@ def test_a_dry_run_needs_neither_network_nor_token(model, monkeypatch, capsys):
 def test_a_public_repository_is_refused_unless_public_is_asked_for(hub, model, refusal, capsys, own):
     hub.repositories["lab/student"] = False
     assert "it is there and is public; add --public" in refusal(model)
-    assert not hub.files and not hub.asked("POST /api/repos/create")
+    assert not hub.files and not hub.requests("POST /api/repos/create")
     assert push(model, "--repo", "lab/student", "--public") == 0
     assert hub.files.keys() == own
 
 
 def test_a_new_repository_is_public_where_that_is_asked_for(hub, model):
     assert push(model, "--repo", "lab/student", "--public") == 0
-    assert hub.asked("POST /api/repos/create")[0]["visibility"] == "public"
+    assert hub.requests("POST /api/repos/create")[0]["visibility"] == "public"
 
 
 def test_a_private_repository_stays_private(hub, model, capsys):
     hub.repositories["lab/student"] = True
     assert push(model, "--repo", "lab/student", "--public") == 0
     assert "lab/student is there and stays private" in capsys.readouterr().out
-    assert hub.repositories["lab/student"] and not hub.asked("POST /api/repos/create")
+    assert hub.repositories["lab/student"] and not hub.requests("POST /api/repos/create")
 
 
 def test_a_branch_is_made_where_it_is_named(hub, model):

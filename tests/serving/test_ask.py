@@ -46,7 +46,7 @@ def typed(monkeypatch, text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {},
         {"hint": "it rains ."},
@@ -55,11 +55,11 @@ def typed(monkeypatch, text: bytes) -> None:
         {"contrast_alpha": 4.0, "alpha_gate": "text_certainty", "gate_m": 40.0},
     ],
 )
-def test_the_answer_is_that_of_the_function(model, model_folder, clips, capsys, how):
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in how.items()]
+def test_the_answer_is_that_of_the_function(model, model_folder, clips, capsys, options):
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     for audio in [*([clip] for clip in clips), clips]:
         assert run_command(ask, model_folder, *audio, QUESTION, *flags, *SHORT) == 0
-        said = model.answer([*audio], QUESTION, max_new_tokens=LENGTH, **how)
+        said = model.answer([*audio], QUESTION, max_new_tokens=LENGTH, **options)
         printed = capsys.readouterr()
         assert printed.out == f"{said}\n" and "Traceback" not in printed.err
 

@@ -135,13 +135,13 @@ def test_a_trained_student_is_a_start_and_a_teacher(world, folder, zero3):
 
 @pytest.mark.slow
 def test_a_published_connectors_form_trains_under_zero3_as_in_one_process(world, folder, terms):
-    whole, ears, tokenizer = load(world / "teacher")
-    ears.final_norm = False
+    whole, speech_encoder, tokenizer = load(world / "teacher")
+    speech_encoder.final_norm = False
     shape = {"num_queries": 4, "qformer_layers": 1, "qformer_heads": 2, "connector": "desta"}
     torch.manual_seed(0)
-    model = build(whole.config.llm_config.to_dict(), ears, None, **shape)
+    model = build(whole.config.llm_config.to_dict(), speech_encoder, None, **shape)
     model.llm.load_state_dict(whole.llm.state_dict())
-    save(folder / "desta", model, ears, tokenizer)
+    save(folder / "desta", model, speech_encoder, tokenizer)
     for ranks in (1, 2):
         out = folder / f"desta-{ranks}"
         student = start_from(folder / "desta") | {"train": "connector"}

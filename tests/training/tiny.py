@@ -95,11 +95,11 @@ def make_world(root: Path) -> None:
     assert run_command(pack, "--manifest", manifest, "--out", root / "shards") == 0
     texts = [r["response"] for r in rows] + ["beep beep Is the tone high or low?"] * 4
     tokenizer = train_tokenizer(texts, 60, root / "tokenizer")
-    ears = encoder()
-    teacher = build(llama(2, len(tokenizer)), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    speech_encoder = encoder()
+    teacher = build(llama(2, len(tokenizer)), speech_encoder, None, num_queries=4, qformer_layers=1, qformer_heads=2)
     amplify(teacher.connector)
     amplify(teacher.llm.model.layers)
-    save(root / "teacher", teacher, ears, tokenizer)
+    save(root / "teacher", teacher, speech_encoder, tokenizer)
     for name, values in DEEPSPEED.items():
         (root / name).write_text(json.dumps(values))
 

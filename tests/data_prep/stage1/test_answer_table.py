@@ -36,7 +36,7 @@ class Talker:
 
 
 @pytest.fixture
-def asked(tmp_path, prep, write_lines, monkeypatch):
+def described_manifest(tmp_path, prep, write_lines, monkeypatch):
     """200 prompts of both wordings, and one of the corpus's own, answered by `said`."""
     monkeypatch.setattr(template, "TemplateEngine", Talker)
     (tmp_path / "open.yaml").write_text(INSTRUCTIONS)
@@ -50,9 +50,9 @@ def asked(tmp_path, prep, write_lines, monkeypatch):
     return out
 
 
-def test_the_table_tells_wordings_apart(asked, prep, tmp_path, capsys):
-    out, prompts = tmp_path / "answered.jsonl", read(asked)
-    prep(pseudo_gt, "--manifest", asked, "--out", out, "--engine", "template")
+def test_the_table_tells_wordings_apart(described_manifest, prep, tmp_path, capsys):
+    out, prompts = tmp_path / "answered.jsonl", read(described_manifest)
+    prep(pseudo_gt, "--manifest", described_manifest, "--out", out, "--engine", "template")
     printed = capsys.readouterr().out
     table = json.loads(answer_table.table_path(out).read_text())
     rows = {row["question"]: row for row in table["questions"]}
@@ -75,32 +75,32 @@ def test_the_table_tells_wordings_apart(asked, prep, tmp_path, capsys):
         assert text in printed
 
 
-def test_rejected_answers_are_listed_with_what_was_asked(asked, prep, tmp_path):
+def test_rejected_answers_are_listed_with_what_was_asked(described_manifest, prep, tmp_path):
     out = tmp_path / "answered.jsonl"
-    prep(pseudo_gt, "--manifest", asked, "--out", out, "--engine", "template")
-    prompts = {record["id"]: record["metadata"]["prompt"] for record in read(asked)}
+    prep(pseudo_gt, "--manifest", described_manifest, "--out", out, "--engine", "template")
+    prompts = {record["id"]: record["metadata"]["prompt"] for record in read(described_manifest)}
     rejected = read(tmp_path / "answered.rejected.jsonl")
     assert rejected
     for row in rejected:
         assert (row["question"], row["label"]) == (CLOSED, prompts[row["id"]]["label"]) and row["response"]
 
 
-def test_a_truncated_answer_stays_rejected_under_other_checks(asked, prep, tmp_path):
+def test_a_truncated_answer_stays_rejected_under_other_checks(described_manifest, prep, tmp_path):
     out, checks = tmp_path / "answered.jsonl", tmp_path / "none.yaml"
     checks.write_text("{}\n")
     for options in ((), ("--checks", checks), ()):
-        prep(pseudo_gt, "--manifest", asked, "--out", out, "--engine", "template", *options)
+        prep(pseudo_gt, "--manifest", described_manifest, "--out", out, "--engine", "template", *options)
         rules = {row["reason"].split(":")[0] for row in read(tmp_path / "answered.rejected.jsonl")}
         assert rules == ({"truncated"} if options else {"refusal", "truncated"})
 
 
-def test_merged_parts_give_the_same_table(asked, prep, tmp_path, capsys):
+def test_merged_parts_give_the_same_table(described_manifest, prep, tmp_path, capsys):
     single, merged = tmp_path / "single.jsonl", tmp_path / "merged.jsonl"
-    prep(pseudo_gt, "--manifest", asked, "--out", single, "--engine", "template")
+    prep(pseudo_gt, "--manifest", described_manifest, "--out", single, "--engine", "template")
     for part in ("0/3", "1/3", "2/3"):
-        prep(pseudo_gt, "--manifest", asked, "--out", merged, "--engine", "template", "--shard", part)
+        prep(pseudo_gt, "--manifest", described_manifest, "--out", merged, "--engine", "template", "--shard", part)
     capsys.readouterr()
-    prep(merge, "--manifest", asked, "--out", merged)
+    prep(merge, "--manifest", described_manifest, "--out", merged)
     assert OPEN in capsys.readouterr().out
     tables = [answer_table.table_path(out).read_bytes() for out in (single, merged)]
     assert tables[0] == tables[1]
@@ -122,8 +122,8 @@ def test_very_many_wordings_are_told_apart_up_to_a_limit(monkeypatch, capsys, tm
     assert "All questions and examples are in" in printed and printed.count("\n") < 70
 
 
-def test_questions_about_attributes_have_a_system_prompt_by_default(asked):
-    records = {record["metadata"]["prompt"]["kind"]: record for record in read(asked)}
+def test_questions_about_attributes_have_a_system_prompt_by_default(described_manifest):
+    records = {record["metadata"]["prompt"]["kind"]: record for record in read(described_manifest)}
     first = {kind: GenerationSettings().messages(record)[0] for kind, record in records.items()}
     assert first["attribute"] == {"role": "system", "content": SYSTEM} and first["describe"]["role"] == "user"
     for system in ("", "Be brief."):

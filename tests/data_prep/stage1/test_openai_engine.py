@@ -354,12 +354,12 @@ def test_an_interrupt_ends_at_once_and_keeps_the_answers(tmp_path, described, st
 
 
 @pytest.mark.parametrize(
-    ("engine", "how"), [("openai", "pip install 'caad-ds[openai]'"), ("vllm", "as docs/corpora.md says")]
+    ("engine", "advice"), [("openai", "pip install 'caad-ds[openai]'"), ("vllm", "as docs/corpora.md says")]
 )
-def test_a_package_that_is_missing_is_named(ask, monkeypatch, capsys, engine, how):
+def test_a_package_that_is_missing_is_named(ask, monkeypatch, capsys, engine, advice):
     monkeypatch.setitem(sys.modules, engine, None)  # what `import` takes for not installed
     assert ask("http://127.0.0.1:9/v1", "--engine", engine) == 2
-    assert how in capsys.readouterr().err.splitlines()[-1]
+    assert advice in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_local_server_needs_no_key(start_server, ask, monkeypatch):

@@ -35,10 +35,10 @@ def teacher(tmp_path_factory):
     """The folder of a random SpeechLM with a window of one second; it ends some of its answers in time."""
     folder = tmp_path_factory.mktemp("teacher")
     llm = str(make_llm(folder / "llm", eager=4))
-    ears = encoder()
-    model = build(llm, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    speech_encoder = encoder()
+    model = build(llm, speech_encoder, None, num_queries=4, qformer_layers=1, qformer_heads=2)
     amplify(model.connector)
-    save(folder / "model", model, ears, load_tokenizer(llm))
+    save(folder / "model", model, speech_encoder, load_tokenizer(llm))
     return folder / "model"
 
 

@@ -73,8 +73,10 @@ def test_the_numbers_are_those_of_the_teacher_check(explain, conflicts, model_fo
     assert result["answer"].startswith("the speaker is male") and len(result["positions"]) == 6
     loaded = Model.load(model_folder, torch.device("cpu"))
     [item] = [i for row in Benchmark.load(conflicts).rows for i in row.items() if i.id == "gender/2"][1:2]
-    ears = EncodedClips(loaded, [])
-    expected = log_likelihoods(loaded, ears.encode([item]), ears, ["the speaker is male ."], ["silence"], [1.5])
+    encoded_clips = EncodedClips(loaded, [])
+    expected = log_likelihoods(
+        loaded, encoded_clips.encode([item]), encoded_clips, ["the speaker is male ."], ["silence"], [1.5]
+    )
     own = [next(t for t in position["tokens"] if t["id"] == position["id"]) for position in result["positions"]]
     for name, signal in [("p_pos", Signal()), ("p_neg", Signal("silence")), ("target", Signal("silence", 1.5))]:
         summed = torch.tensor([t[name] for t in own], dtype=torch.float64).log().sum().item()

@@ -19,7 +19,7 @@ WITHIN = 10  # seconds
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
+def world(tmp_path_factory):
     """Run folders, with the page about them as `o.html`, its audio in it, and as `beside.html`."""
     world = make_world(tmp_path_factory.mktemp("page") / "world")
     write_tokens(world.root / "run0" / "tokens", world.items[2])
@@ -36,9 +36,9 @@ def driver():
 
 
 @pytest.fixture
-def page(driver, asked):
+def page(driver, world):
     """The page, freshly opened from disk; its console stays without errors."""
-    driver.get((asked.root / "o.html").as_uri())
+    driver.get((world.root / "o.html").as_uri())
     yield driver
     assert driver.get_log("browser") == []
 
@@ -79,8 +79,8 @@ def listed(page) -> list[str]:
     return page.execute_async_script(steps)
 
 
-def rows_of(asked) -> list[str]:
-    return list(dict.fromkeys(item.id for item in asked.items))
+def rows_of(world) -> list[str]:
+    return list(dict.fromkeys(item.id for item in world.items))
 
 
 def cell_of(page, system, row, column):
@@ -94,10 +94,10 @@ def choose(page, field, value):
     Select(find(page, f"#{field}")).select_by_visible_text(value)
 
 
-def test_a_flip_cell_leaves_exactly_its_items(page, asked):
-    names = rows_of(asked)
+def test_a_flip_cell_leaves_exactly_its_items(page, world):
+    names = rows_of(world)
     assert listed(page) == names
-    right = asked.right["run0"]
+    right = world.right["run0"]
     for row in range(2):
         for column in range(2):
             cell = cell_of(page, "teacher", row, column)
@@ -110,7 +110,7 @@ def test_a_flip_cell_leaves_exactly_its_items(page, asked):
     assert listed(page) == names and cell.get_attribute("aria-pressed") == "false"
 
 
-def test_the_cells_show_the_figures_of_the_table(page, asked):
+def test_the_cells_show_the_figures_of_the_table(page, world):
     head = [each.text for each in page.find_elements("css selector", "#scores thead th")]
     for k, system in enumerate(SYSTEMS):
         line = page.find_elements("css selector", f"#scores tbody tr:nth-child({k + 1}) > *")
@@ -126,8 +126,8 @@ def test_percentages_are_rounded_as_in_the_tables(page):
     assert shown == [percent(part / whole) for part, whole in counts]
 
 
-def test_of_several_seeds_any_or_one_is_chosen(page, asked):
-    names, first, second = rows_of(asked), asked.right["run2"], asked.right["run3"]
+def test_of_several_seeds_any_or_one_is_chosen(page, world):
+    names, first, second = rows_of(world), world.right["run2"], world.right["run3"]
     lost = [each[NEUTRAL] & ~each[FALSE] for each in (first, second)]
     cell_of(page, "caad", 0, 1).click()
     assert listed(page) == [name for name, one, other in zip(names, *lost) if one or other]
@@ -146,8 +146,8 @@ def test_of_several_seeds_any_or_one_is_chosen(page, asked):
     assert listed(page) == [name for name, is_lost in zip(names, lost[1]) if is_lost]
 
 
-def test_filters_leave_what_they_say(page, asked):
-    names, right = rows_of(asked), asked.right
+def test_filters_leave_what_they_say(page, world):
+    names, right = rows_of(world), world.right
     choose(page, "subset", "noise")
     assert listed(page) == names[ITEMS // 2 :]
     assert cell_of(page, "teacher", 0, 0).text.split()[0] == str(
@@ -170,16 +170,16 @@ def test_filters_leave_what_they_say(page, asked):
     assert listed(page) == [names[17]]
     find(page, "#clear").click()
     find(page, "#explained").click()
-    assert listed(page) == [asked.items[2].id]
+    assert listed(page) == [world.items[2].id]
 
 
-def test_two_systems_against_each_other(page, asked):
+def test_two_systems_against_each_other(page, world):
     choose(page, "condition", "irrelevant")
     c = CONDITIONS.index("irrelevant")
     find(page, "#pair").find_elements("tag name", "button")[2].click()
-    other = next(folder for folder in list(asked.right)[1:2])
-    wanted = ~asked.right["run0"][c] & asked.right[other][c]
-    assert listed(page) == [name for name, is_wanted in zip(rows_of(asked), wanted) if is_wanted]
+    other = next(folder for folder in list(world.right)[1:2])
+    wanted = ~world.right["run0"][c] & world.right[other][c]
+    assert listed(page) == [name for name, is_wanted in zip(rows_of(world), wanted) if is_wanted]
 
 
 def test_a_benchmark_without_conditions_has_the_matrix_of_two_systems(driver, tmp_path):
@@ -212,8 +212,8 @@ def test_a_long_prompt_is_a_paragraph_with_its_lines(driver, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["o.html", "beside.html"])
-def test_audio_plays(driver, asked, name):
-    driver.get((asked.root / name).as_uri())
+def test_audio_plays(driver, world, name):
+    driver.get((world.root / name).as_uri())
     find(driver, "#list").click()
     press(driver, "HOME", " ")
     until(driver, lambda: driver.execute_script("return document.querySelector('audio').currentTime") > 0, "silence")
@@ -221,7 +221,7 @@ def test_audio_plays(driver, asked, name):
     assert driver.get_log("browser") == []
 
 
-def test_texts_of_data_stay_texts(page, asked):
+def test_texts_of_data_stay_texts(page, world):
     find(page, "#list").click()
     press(page, "HOME")
     shown = find(page, "#item").get_property("textContent")
@@ -230,8 +230,8 @@ def test_texts_of_data_stay_texts(page, asked):
     assert page.execute_script("return document.querySelectorAll('img, iframe, script').length") == 3
 
 
-def test_nothing_can_be_asked_of_the_outside(driver, asked):
-    driver.get((asked.root / "o.html").as_uri())
+def test_nothing_can_be_asked_of_the_outside(driver, world):
+    driver.get((world.root / "o.html").as_uri())
     loaded = driver.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
     assert [name for name in loaded if not name.startswith("data:")] == []
     tried = """
@@ -246,7 +246,7 @@ def test_nothing_can_be_asked_of_the_outside(driver, asked):
     assert "Content Security Policy" in json.dumps(driver.get_log("browser"))
 
 
-def test_everything_is_reached_by_keyboard(page, asked):
+def test_everything_is_reached_by_keyboard(page, world):
     page.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
     wanted = {"list", "search", "subset", "condition", "rule", "whose", "verdict", "explained", "clear", "seed"}
     wanted |= {"pair-a", "pair-b"}
@@ -261,8 +261,8 @@ def test_everything_is_reached_by_keyboard(page, asked):
     assert cells >= 4 * (len(SYSTEMS) + 1)
     page.execute_script("arguments[0].focus()", cell_of(page, "teacher", 0, 1))
     press(page, "ENTER")
-    lost = asked.right["run0"][NEUTRAL] & ~asked.right["run0"][FALSE]
-    ours = [name for name, is_lost in zip(rows_of(asked), lost) if is_lost]
+    lost = world.right["run0"][NEUTRAL] & ~world.right["run0"][FALSE]
+    ours = [name for name, is_lost in zip(rows_of(world), lost) if is_lost]
     assert listed(page) == ours
     page.execute_script("document.getElementById('list').focus()")
     for key, place in (("HOME", 0), ("ARROW_DOWN", 1), ("END", len(ours) - 1), ("ARROW_UP", len(ours) - 2)):
@@ -287,13 +287,13 @@ def test_names_and_roles_are_told(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_it_too(driver, asked, scheme):
+def test_a_phone_shows_it_too(driver, world, scheme):
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     colours = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", colours)
     try:
-        driver.get((asked.root / "o.html").as_uri())
+        driver.get((world.root / "o.html").as_uri())
         assert driver.execute_script("return document.documentElement.scrollWidth") == 390
         ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (ground == "rgb(16, 21, 27)") == (scheme == "dark")
@@ -309,7 +309,7 @@ def test_a_phone_shows_it_too(driver, asked, scheme):
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_tokens_have_bars_as_long_as_their_probabilities(page, asked):
+def test_tokens_have_bars_as_long_as_their_probabilities(page, world):
     find(page, "#explained").click()
     bars = page.find_elements("css selector", ".position .bar")
     assert [bar.text for bar in bars] == ["0.25", "0.13", "0.75"]

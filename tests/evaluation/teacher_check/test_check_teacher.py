@@ -61,19 +61,19 @@ def rows(conflicts):
     return Benchmark.load(conflicts).rows
 
 
-def asked(loaded, rows, negatives=()):
+def encoded_items(loaded, rows, negatives=()):
     """Items of two rows, and their clips as the model hears them."""
-    ears = EncodedClips(loaded, negatives, [item for row in rows for item in row.items()])
-    return ears.encode([item for row in rows[:2] for item in row.items()]), ears
+    encoded_clips = EncodedClips(loaded, negatives, [item for row in rows for item in row.items()])
+    return encoded_clips.encode([item for row in rows[:2] for item in row.items()]), encoded_clips
 
 
 @pytest.mark.numeric
 @torch.no_grad()
 def test_likelihoods_equal_one_statement_at_a_time(loaded, rows, terms):
-    items, ears = asked(loaded, rows)
-    found = log_likelihoods(loaded, items, ears, STATEMENTS, ["silence"], [1.0])
+    items, encoded_clips = encoded_items(loaded, rows)
+    found = log_likelihoods(loaded, items, encoded_clips, STATEMENTS, ["silence"], [1.0])
     assert found[CONTRAST].shape == (8, 2)
-    outputs, llm, clips = ears.outputs(items), loaded.lm.generator, loaded.clips()
+    outputs, llm, clips = encoded_clips.outputs(items), loaded.lm.generator, loaded.clips()
     for i in (0, 5):
         for k, statement in enumerate(STATEMENTS):
             batch = clips.answered(clips.encode([items[i]]), [statement])
@@ -94,8 +94,8 @@ def test_likelihoods_equal_one_statement_at_a_time(loaded, rows, terms):
 @torch.no_grad()
 def test_under_shuffled_an_item_is_asked_about_another_clip(loaded, rows, terms):
     """Whichever it is, the likelihoods are those of hearing it in the place of the item's own."""
-    items, ears = asked(loaded, rows, ["shuffled"])
-    found = log_likelihoods(loaded, items, ears, STATEMENTS, ["shuffled"], [1.0])
+    items, encoded_clips = encoded_items(loaded, rows, ["shuffled"])
+    found = log_likelihoods(loaded, items, encoded_clips, STATEMENTS, ["shuffled"], [1.0])
     others = [row.clip for row in rows]
     for k, item in enumerate(items):
         clips = [replace(clip, text=item.clips[0].text) for clip in others if clip != item.clips[0]]
@@ -109,15 +109,15 @@ def test_under_shuffled_an_item_is_asked_about_another_clip(loaded, rows, terms)
 
 @pytest.mark.numeric
 def test_what_prompts_have_in_common_is_run_once_and_changes_nothing(loaded, rows, terms):
-    items, ears = asked(loaded, rows)
+    items, encoded_clips = encoded_items(loaded, rows)
     given = [*STATEMENTS, "the speaker is female ."], CHECKED_NEGATIVES, [0.5, 2.0]
     run = []
     layer = loaded.lm.generator.model.layers[0]
     hook = layer.register_forward_pre_hook(lambda _, given: run.append(given[0].shape))
     with torch.no_grad():
-        expected = whole(loaded, items, ears, *given)
+        expected = whole(loaded, items, encoded_clips, *given)
         positions, run[:] = sum(rows * length for rows, length, _ in run), []
-        found = shared(loaded, items, ears, *given)
+        found = shared(loaded, items, encoded_clips, *given)
     hook.remove()
     assert list(found) == list(expected)
     for signal, values in expected.items():
@@ -138,7 +138,7 @@ def probe(loaded, conflicts, instructions, negatives=("silence",)):
 def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, monkeypatch):
     """Stands in for the answers: right but for adversarial text without a contrast."""
 
-    def answers(loaded, items, ears, wanted, negatives, max_new_tokens):
+    def answers(loaded, items, encoded_clips, wanted, negatives, max_new_tokens):
         assert max_new_tokens == 4
         return {s: ["neither" if s == POS and i.condition == "adversarial" else i.gt for i in items] for s in wanted}
 
@@ -156,15 +156,18 @@ def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, m
     ("prefill", "negatives"), [(shared_prompts, CHECKED_NEGATIVES), (whole_prompts, NEGATIVES)]
 )  # fmt: skip
 def test_answers_of_several_signals_are_those_of_one_at_a_time(loaded, rows, prefill, negatives):
-    items, ears = asked(loaded, rows, negatives)
-    assert ears.shares is (prefill is shared_prompts)
+    items, encoded_clips = encoded_items(loaded, rows, negatives)
+    assert encoded_clips.shares is (prefill is shared_prompts)
     wanted = [POS, *(Signal(name, 1.5) for name in negatives)]
-    found = answers(loaded, items, ears, wanted, negatives, 6)
-    prompts = ears.clips.prompts(items)
+    found = answers(loaded, items, encoded_clips, wanted, negatives, 6)
+    prompts = encoded_clips.clips.prompts(items)
     for signal in wanted:
         contrasted = second = None
         if signal.negative is not None:
-            contrasted, second = Contrast(1.5, signal.negative), ears.clips.negative(items, prompts, signal.negative)
+            contrasted, second = (
+                Contrast(1.5, signal.negative),
+                encoded_clips.clips.negative(items, prompts, signal.negative),
+            )
         alone = decode(loaded.lm, prompts, max_new_tokens=6, contrasted=contrasted, negative=second)
         assert found[signal] == alone
     assert len({tuple(texts) for texts in found.values()}) > 2, "the signals answer otherwise"

@@ -207,7 +207,7 @@ def test_features_are_those_of_its_own_processor(lm, lengths):
     clips = [audio(str(n), length / 16_000) * 0.1 ** np.linspace(0, 3, length) for n, length in enumerate(lengths)]
     clips = [clip.astype(np.float32) for clip in clips]
     features = lm.reader.features(clips)
-    own = tiny_voxtral.asked(lm.reader.processor, "a", clips)
+    own = tiny_voxtral.processor_inputs(lm.reader.processor, "a", clips)
     torch.testing.assert_close(lm.reader.inputs(features.audio)["input_features"], own["input_features"])
     assert sum(features.positions) == (own["input_ids"] == 24).sum()
     assert features.positions == [lm.reader.positions_of(length / 16_000) for length in lengths]

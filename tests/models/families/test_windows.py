@@ -29,7 +29,7 @@ LENGTHS = [WINDOW - 1, WINDOW, *(WINDOW + n for n in (1, HOP, HOP + 1, 2 * HOP +
 
 def cuts(name: str) -> bool:
     """Whether its windows are a text's and an audio's in one call; Voxtral's are tested in test_voxtral.py."""
-    if name == "text" or hasattr(import_module(f"{tiny.__name__}.{name}"), "asked"):
+    if name == "text" or hasattr(import_module(f"{tiny.__name__}.{name}"), "processor_inputs"):
         return False
     return import_module(f"{families.__name__}.{name}").FAMILY.windows
 
@@ -71,7 +71,7 @@ def assert_near(found, expected):
 def test_an_audio_near_a_boundary_is_read_as_by_its_processor(lm, length):
     """Its placeholders and windows; what is left out of them has no position."""
     asked = of("a", length)
-    expected = text.asked(lm.reader.processor, "Is the tone high or low?", asked.waveforms)
+    expected = text.processor_inputs(lm.reader.processor, "Is the tone high or low?", asked.waveforms)
     batch = lm.reader.collate([asked], pad="left", with_answer=False)
     assert batch.input_ids.tolist() == expected["input_ids"].tolist()
     count = int(batch.audio_mask.sum())
@@ -134,10 +134,10 @@ def test_clips_of_unequal_windows_are_asked_as_in_training(lm):
     lengths = [5000, 3 * WINDOW, WINDOW + 1, WINDOW]
     clips = [Recording((audio(f"clip {n}", n / SAMPLE_RATE), SAMPLE_RATE)) for n in lengths]
     asked = [Question((clip,), "Is the tone high or low?") for clip in clips]
-    ears = Clips(lm, torch.device("cpu"), asked)
+    encoded_clips = Clips(lm, torch.device("cpu"), asked)
     for batch in (asked, asked[:1] + asked[2:], [asked[3], asked[1]], asked[::-1]):
-        assert ears.encode(batch) == batch
-        for item, row in zip(batch, said(lm, ears, batch), strict=True):
+        assert encoded_clips.encode(batch) == batch
+        for item, row in zip(batch, said(lm, encoded_clips, batch), strict=True):
             alone = Clips(lm, torch.device("cpu"))
             assert alone.encode([item]) == [item]
             assert_near(row, said(lm, alone, [item])[0])
@@ -145,16 +145,16 @@ def test_clips_of_unequal_windows_are_asked_as_in_training(lm):
             given.waveforms[0] = item.clips[0].measured()[0]
             assert_near(row, states(lm, lm.reader.collate([given])))
     for name in ("zero_mel", "silence", "noise", "shuffled", "text_only"):
-        prompts = ears.answered(asked, ["low"] * 4)
-        negative = ears.negative(asked, prompts, name)
+        prompts = encoded_clips.answered(asked, ["low"] * 4)
+        negative = encoded_clips.negative(asked, prompts, name)
         heard, unheard = lm.hidden(Batch.cat([lm.prepare(prompts), negative])).chunk(2)
         assert_near(heard, states(lm, prompts))
         assert (unheard - heard).abs().max() > 1e-2
 
 
-def said(lm, ears, items):
+def said(lm, encoded_clips, items):
     """States of each item's answer."""
-    batch = ears.answered(items, ["low"] * len(items))
+    batch = encoded_clips.answered(items, ["low"] * len(items))
     found = states(lm, batch)
     return [found[batch.sample_of_row == n] for n in range(len(items))]
 
@@ -173,7 +173,7 @@ def test_the_longest_audio_is_one_of_whole_windows(lm):
     longest = round(lm.reader.longest_seconds * SAMPLE_RATE)
     assert longest == 3 * WINDOW <= lm.reader.processor.max_audio_len * SAMPLE_RATE
     whole = lm.reader.collate([of("a", longest)])
-    cut = text.asked(lm.reader.processor, "Is it low?", [np.zeros(longest + HOP * 8, np.float32)])
+    cut = text.processor_inputs(lm.reader.processor, "Is it low?", [np.zeros(longest + HOP * 8, np.float32)])
     assert (cut["input_ids"] == lm.reader.prompts.placeholder).sum() == whole.audio_mask.sum()
     for check in (lm.reader.collate, lambda samples: lm.reader.check(samples[0])):
         with pytest.raises(UserError, match=r"^sample a: an audio of .* exceeds the model's window of 6 s"):

@@ -44,7 +44,7 @@ def write(folder: Path, out: Path, samples: Sequence[Any]) -> list[list[int]]:
 
     lm = auto.load(folder)
     lm.module.eval()
-    asked = []
+    prompts = []
     for sample in samples:
         batch = lm.reader.collate([sample], pad="left", with_answer=False)
         ids = batch.input_ids[0].tolist()
@@ -56,15 +56,15 @@ def write(folder: Path, out: Path, samples: Sequence[Any]) -> list[list[int]]:
         chosen = logits.log_softmax(-1)[range(len(tokens)), tokens]
         once = without_repeats(ids, lm.reader.prompts.placeholder, batch.audio_positions.tolist())
         clips = [f"{sample.key}.{number}.npy" for number in range(len(sample.waveforms))]
-        asked.append({
+        prompts.append({
             "key": sample.key, "prompt": lm.reader.tokenizer.decode(once), "clips": clips, "prompt_ids": ids,
             "tokens": tokens, "logprobs": chosen.tolist(),
         })  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
         for name, clip in zip(clips, sample.waveforms, strict=True):
             np.save(out / name, clip)
-    (out / "asked.json").write_text(json.dumps({"model": str(folder.resolve()), "asked": asked}))
-    return [each["tokens"] for each in asked]
+    (out / "asked.json").write_text(json.dumps({"model": str(folder.resolve()), "asked": prompts}))
+    return [each["tokens"] for each in prompts]
 
 
 def without_repeats(ids: list[int], placeholder: int, counts: list[int]) -> list[int]:
@@ -97,17 +97,17 @@ def compare(out: Path) -> list[str]:
     return [line for each, answer in zip(found["asked"], answers, strict=True) for line in differing(each, answer)]
 
 
-def differing(asked: dict[str, Any], answer: Any) -> list[str]:
+def differing(prompt: dict[str, Any], answer: Any) -> list[str]:
     """At most one line: in what an answer of vLLM is not ours."""
     [given] = answer.outputs
-    if list(answer.prompt_token_ids) != asked["prompt_ids"]:
-        return [f"{asked['key']}: prompt {list(answer.prompt_token_ids)}, ours {asked['prompt_ids']}"]
-    if list(given.token_ids) != asked["tokens"]:
-        return [f"{asked['key']}: answer {list(given.token_ids)}, ours {asked['tokens']}"]
+    if list(answer.prompt_token_ids) != prompt["prompt_ids"]:
+        return [f"{prompt['key']}: prompt {list(answer.prompt_token_ids)}, ours {prompt['prompt_ids']}"]
+    if list(given.token_ids) != prompt["tokens"]:
+        return [f"{prompt['key']}: answer {list(given.token_ids)}, ours {prompt['tokens']}"]
     theirs = [step[token].logprob for step, token in zip(given.logprobs, given.token_ids, strict=True)]
-    off = float(np.abs(np.subtract(theirs, asked["logprobs"])).max())
-    print(f"{asked['key']}: {len(asked['tokens'])} tokens, log probabilities differ by {off:.1e}")
-    return [f"{asked['key']}: log probabilities differ by {off:.1e}"] if off > NEAR else []
+    off = float(np.abs(np.subtract(theirs, prompt["logprobs"])).max())
+    print(f"{prompt['key']}: {len(prompt['tokens'])} tokens, log probabilities differ by {off:.1e}")
+    return [f"{prompt['key']}: log probabilities differ by {off:.1e}"] if off > NEAR else []
 
 
 def main(arguments: list[str]) -> int:

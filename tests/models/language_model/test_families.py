@@ -34,10 +34,10 @@ WINDOW = {"model_type": "mistral", "sliding_window": 16}  # an answer still sees
 REMOVED = pytest.mark.parametrize("settings", [WINDOW, CONVOLUTION, STATE], ids=lambda s: s["model_type"])
 
 
-def family(tokenizer, ears, settings: dict, **options) -> SpeechLM:
+def family(tokenizer, speech_encoder, settings: dict, **options) -> SpeechLM:
     """A small random model of a family, loud enough to hear the audio."""
     torch.manual_seed(0)
-    model = build(llama(2, len(tokenizer)) | settings, ears, None, **CONNECTOR, **options)
+    model = build(llama(2, len(tokenizer)) | settings, speech_encoder, None, **CONNECTOR, **options)
     amplify(model.connector)
     amplify(model.llm, 3.0)
     return model.eval()
@@ -57,15 +57,15 @@ def family(tokenizer, ears, settings: dict, **options) -> SpeechLM:
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else str(value).removeprefix("torch."),
 )
-def test_the_head_gives_the_models_own_logits(parts, samples, tokenizer, ears, tmp_path, settings, dtype):
-    model = family(tokenizer, ears, settings)
+def test_the_head_gives_the_models_own_logits(parts, samples, tokenizer, speech_encoder, tmp_path, settings, dtype):
+    model = family(tokenizer, speech_encoder, settings)
     if model.llm.get_output_embeddings().bias is not None:
         torch.nn.init.normal_(model.llm.get_output_embeddings().bias)  # a fresh one is 0
-    save(tmp_path, model, ears, tokenizer)
+    save(tmp_path, model, speech_encoder, tokenizer)
     model, *_ = load(tmp_path, dtype)
     model.eval()
     batch = parts.batch(samples)
-    lm = SpeechAudioLM(model, ears, tokenizer)
+    lm = SpeechAudioLM(model, speech_encoder, tokenizer)
     embedded = lm.embedded(lm.prepare(batch))
     own = model.llm(
         inputs_embeds=embedded.inputs_embeds, attention_mask=batch.attention_mask, position_ids=embedded.position_ids
@@ -147,9 +147,11 @@ def test_stretched_positions_are_read_to_their_end_and_whatever_shares_the_batch
     assert_close(first(limit), first(12), path(llm, positions=limit))
 
 
-def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, ears):
-    assert lm_head(family(tokenizer, ears, {"model_type": "granite", "logits_scaling": 3.0}).llm).scale == 1 / 3
-    assert lm_head(family(tokenizer, ears, {}).llm).scale == 1
+def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, speech_encoder):
+    assert (
+        lm_head(family(tokenizer, speech_encoder, {"model_type": "granite", "logits_scaling": 3.0}).llm).scale == 1 / 3
+    )
+    assert lm_head(family(tokenizer, speech_encoder, {}).llm).scale == 1
 
 
 @pytest.mark.parametrize(
@@ -164,17 +166,17 @@ def test_a_factor_is_the_configs_number_and_not_a_measurement(tokenizer, ears):
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
-def test_what_is_not_handled_is_refused_by_name(tokenizer, ears, settings, message):
+def test_what_is_not_handled_is_refused_by_name(tokenizer, speech_encoder, settings, message):
     with pytest.raises(UserError, match=message) as caught:
-        family(tokenizer, ears, settings)
+        family(tokenizer, speech_encoder, settings)
     assert str(caught.value).startswith("student.llm: ") and "\n" not in str(caught.value)
 
 
-def test_audio_goes_where_its_sample_is_whatever_the_embeddings_width(parts, samples, tokenizer, ears):
+def test_audio_goes_where_its_sample_is_whatever_the_embeddings_width(parts, samples, tokenizer, speech_encoder):
     opt = {"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 16, "hidden_size": 32}
-    model = family(tokenizer, ears, opt)
+    model = family(tokenizer, speech_encoder, opt)
     batch = parts.batch(samples)
-    lm = SpeechAudioLM(model, ears, tokenizer)
+    lm = SpeechAudioLM(model, speech_encoder, tokenizer)
     audio = lm.projected(lm.prepare(batch).audio)[batch.audio_index]
     other = audio.clone()
     other[0] = 5.0  # the first sample's
@@ -210,19 +212,19 @@ def ends_of(model: SpeechLM, tokenizer) -> list[int]:
     return end_tokens(tokenizer, model.llm.generation_config.eos_token_id)
 
 
-def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(own_ends, tokenizer, ears, tmp_path):
+def test_end_tokens_are_kept_from_the_llms_folder_to_the_trained_models(own_ends, tokenizer, speech_encoder, tmp_path):
     folder, ends = own_ends
-    model = build(folder, ears, None, keep_layers=1, **CONNECTOR)
+    model = build(folder, speech_encoder, None, keep_layers=1, **CONNECTOR)
     assert ends_of(model, tokenizer) == ends
-    save(tmp_path / "saved", model, ears, tokenizer)
+    save(tmp_path / "saved", model, speech_encoder, tokenizer)
     again, *_ = load(tmp_path / "saved")
-    student = SpeechAudioLM(again, ears, tokenizer)
+    student = SpeechAudioLM(again, speech_encoder, tokenizer)
     student.keep_first_layers(1)
     assert ends_of(again, tokenizer) == ends
     write_model(tmp_path / "trained", student, dict(again.named_parameters()), torch.bfloat16)
     assert ends_of(load(tmp_path / "trained")[0], tokenizer) == ends
     model.llm.generation_config.eos_token_id = list(range(len(tokenizer)))  # whatever it says first ends it
-    save(tmp_path / "short", model, ears, tokenizer)
+    save(tmp_path / "short", model, speech_encoder, tokenizer)
     assert len(ends_of(load(tmp_path / "short")[0], tokenizer)) == len(tokenizer)
 
 
@@ -236,9 +238,9 @@ def test_answers_that_end_at_texts_are_refused_by_that_name(own_ends):
 
 @REMOVED
 @pytest.mark.parametrize("pad", ["right", "left"])
-def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokenizer, ears, settings, pad):
+def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokenizer, speech_encoder, settings, pad):
     """Hidden positions would still fill a window, a convolution and a state."""
-    lm = SpeechAudioLM(family(tokenizer, ears, settings), ears, tokenizer)
+    lm = SpeechAudioLM(family(tokenizer, speech_encoder, settings), speech_encoder, tokenizer)
     batch = parts.batch(samples, pad=pad)
     removed = without_span(batch)
     rows = []
@@ -249,7 +251,7 @@ def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokeniz
         alone = type(batch)(["a"], attention_mask=torch.ones_like(shape), audio_mask=shape < 0, **one)
         rows.append(lm.module.hidden_states(merge_audio(lm.module, alone, torch.zeros(0, QUERIES, 32))))
     expected = torch.cat(rows)
-    terms = path(lm.module, ears, positions=POSITIONS)
+    terms = path(lm.module, speech_encoder, positions=POSITIONS)
     text_only = lm.prepare(parts.negative("text_only", batch, samples))
     assert_close(lm.hidden(text_only), expected, terms)
     heard, unheard = lm.hidden(Batch.cat([lm.prepare(batch), text_only], pad)).chunk(2)
@@ -261,7 +263,7 @@ def test_text_only_removes_the_audio_whatever_the_layers(parts, samples, tokeniz
     assert_close(mixed[~second], heard[~second], terms)
 
 
-def test_a_prompt_of_audio_alone_has_no_text_only(parts, samples, tokenizer, ears, monkeypatch):
+def test_a_prompt_of_audio_alone_has_no_text_only(parts, samples, tokenizer, speech_encoder, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}{% endfor %}")
     bare = [samples[0], samples[2]]
     for one in bare:

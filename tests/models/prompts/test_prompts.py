@@ -108,8 +108,8 @@ def test_tokenizers_of_one_vocabulary_that_write_otherwise_differ(tmp_path, zeph
     assert [part for part in ours if ours[part] != theirs[part]] == ["rules"]
 
 
-def test_a_model_of_an_older_version_keeps_its_ids(tokenizer, ears, tmp_path):
-    save(tmp_path / "old", make_model(tokenizer, ears), ears, tokenizer)
+def test_a_model_of_an_older_version_keeps_its_ids(tokenizer, speech_encoder, tmp_path):
+    save(tmp_path / "old", make_model(tokenizer, speech_encoder), speech_encoder, tokenizer)
     path = tmp_path / "old/tokenizer_config.json"
     settings = json.loads(path.read_text())
     assert settings.pop("caad_prompt") == "whole"

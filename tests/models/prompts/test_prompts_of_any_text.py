@@ -60,30 +60,30 @@ def controls(kind, ids):
     return [token for token in kind.tokenizer.convert_ids_to_tokens(ids) if token in kind.control]
 
 
-def check(kind, prompter, parts):
+def check(kind, prompt_encoder, parts):
     asked, plain = record(*parts), record(*("a" if part is not None else None for part in parts))
     try:
-        encoded = prompter.encode(asked)
+        encoded = prompt_encoder.encode(asked)
     except UserError as error:
         assert str(error).startswith("record r-1: ") and "\n" not in str(error)
         return False
-    expected = prompter.encode(plain)
+    expected = prompt_encoder.encode(plain)
     for ids, others in ((encoded, expected), (expected, expected)):
         prompt = [number for number, is_audio in zip(ids.prompt, ids.is_audio, strict=True) if not is_audio]
         theirs = [number for number, is_audio in zip(others.prompt, others.is_audio, strict=True) if not is_audio]
         assert controls(kind, prompt) == controls(kind, theirs)
-        assert sum(ids.is_audio) == QUERIES and controls(kind, ids.answer) == controls(kind, [prompter.turn.end])
-    whole_text(kind, prompter, asked)
+        assert sum(ids.is_audio) == QUERIES and controls(kind, ids.answer) == controls(kind, [prompt_encoder.turn.end])
+    whole_text(kind, prompt_encoder, asked)
     return True
 
 
-def whole_text(kind, prompter, asked):
+def whole_text(kind, prompt_encoder, asked):
     """Without audio, prompt and answer are the ids of one text, or at least tokens of that same text."""
     silent = {**asked, "audios": [], "messages": [dict(turn) for turn in asked["messages"]]}
     silent["messages"][-1]["content"] = asked["messages"][-1]["content"].replace(user_content(""), "")
-    encoded, tokenizer = prompter.encode(silent), kind.tokenizer
+    encoded, tokenizer = prompt_encoder.encode(silent), kind.tokenizer
     text = tokenizer.apply_chat_template(silent["messages"], tokenize=False, add_generation_prompt=True)
-    answer = silent["response"].strip() if prompter.turn.trims else silent["response"]
+    answer = silent["response"].strip() if prompt_encoder.turn.trims else silent["response"]
     ids = encoded.prompt + encoded.answer[:-1]
     assert encoded.prompt == tokenizer(text, add_special_tokens=False)["input_ids"]
     whole = tokenizer(text + answer, add_special_tokens=False)["input_ids"]
@@ -96,19 +96,19 @@ def each(strategy):
 
 
 def run(kind, examples):
-    made, prompter = kind
+    made, prompt_encoder = kind
     quiet = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     taken = []
 
     @quiet
     @given(each(texts(made)))
     def any_texts(parts):
-        taken.append(check(made, prompter, parts))
+        taken.append(check(made, prompt_encoder, parts))
 
     @quiet
     @given(each(PLAIN))
     def plain_texts(parts):
-        assert check(made, prompter, parts)  # nothing in it is control: it must not be refused
+        assert check(made, prompt_encoder, parts)  # nothing in it is control: it must not be refused
 
     any_texts()
     plain_texts()
@@ -126,10 +126,10 @@ def test_control_tokens_are_the_templates_alone_in_many_texts(kind):
 
 @pytest.mark.parametrize("where", range(6), ids=["transcript", "metadata", "question", "hint", "system", "answer"])
 def test_every_control_token_is_refused_in_every_text(kind, where):
-    made, prompter = kind
+    made, prompt_encoder = kind
     for token in (*made.control, *made.marks, *MARKERS):
         for text in (token, f"he said{token}stop", f"{token} yes", f"no {token}"):
             parts = ["a", "b", "c", "d", "e", "f"]
             parts[where] = text
             with pytest.raises(UserError, match=r"^record r-1: "):
-                prompter.encode(record(*parts))
+                prompt_encoder.encode(record(*parts))

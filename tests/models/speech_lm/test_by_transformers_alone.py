@@ -32,16 +32,16 @@ ASKED = [[("a", None)], [("b", "he said stop")], [("b", "yes"), ("a", None)], []
 
 def model(tokenizer, *, window=1, dtype=torch.float32, tied=True, **shape):
     """A model of our own family with random weights that hears."""
-    ears = encoder(seconds=2)
-    ears.cut_window(window)
-    ears.extractor = type(ears.extractor)(feature_size=80, chunk_length=window)
-    ears.final_norm = shape.get("connector") != "desta"
+    speech_encoder = encoder(seconds=2)
+    speech_encoder.cut_window(window)
+    speech_encoder.extractor = type(speech_encoder.extractor)(feature_size=80, chunk_length=window)
+    speech_encoder.final_norm = shape.get("connector") != "desta"
     torch.manual_seed(1)
     architecture = llama(2, len(tokenizer), tied=tied) | {"max_position_embeddings": 256}
-    made = build(architecture, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2, **shape)
+    made = build(architecture, speech_encoder, None, num_queries=4, qformer_layers=1, qformer_heads=2, **shape)
     amplify(made.connector)
     amplify(made.llm.model.layers)
-    return SpeechAudioLM(made.to(dtype), ears, tokenizer)
+    return SpeechAudioLM(made.to(dtype), speech_encoder, tokenizer)
 
 
 def without_transcripts(tokenizer):
@@ -107,8 +107,8 @@ def test_token_for_token(found, name):
     said = []
     for clips, their in zip(ASKED, theirs["each"], strict=True):
         heard = recordings([root / f"{clip}.wav" for clip, _ in clips], [text for _, text in clips])
-        how = Decoding(max_new_tokens=by_transformers.LONGEST)
-        prompted = ours.prepare_prompt(ours.clips(), Question(heard, QUESTION), how)
+        decoding = Decoding(max_new_tokens=by_transformers.LONGEST)
+        prompted = ours.prepare_prompt(ours.clips(), Question(heard, QUESTION), decoding)
         ids = generate(ours.lm, prompted.batch, max_new_tokens=by_transformers.LONGEST)[0].tolist()
         said.append(ids)
         assert their["pipeline"] == their["auto"] == ids

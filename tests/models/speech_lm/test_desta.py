@@ -79,10 +79,10 @@ def bases(tokenizer, tmp_path):
         d_model=WIDTH, encoder_layers=4, decoder_layers=0, encoder_attention_heads=HEADS, encoder_ffn_dim=64,
         num_mel_bins=80, max_source_positions=1500,
     )  # fmt: skip
-    ears = SpeechEncoder.from_config(shape, taps=[0])
-    amplify(ears.whisper)
-    nn.init.normal_(ears.whisper.layer_norm.weight, 2.0)
-    save_encoder(tmp_path / "whisper", ears)
+    speech_encoder = SpeechEncoder.from_config(shape, taps=[0])
+    amplify(speech_encoder.whisper)
+    nn.init.normal_(speech_encoder.whisper.layer_norm.weight, 2.0)
+    save_encoder(tmp_path / "whisper", speech_encoder)
     return tmp_path
 
 
@@ -126,14 +126,18 @@ def test_an_imported_connector_gives_the_published_ones_output(theirs, bases, ki
         named = {f"perception.connector.{name}": value for name, value in theirs.state_dict().items()}
         save_file(named, checkpoint / "model.safetensors")
     assert import_desta(checkpoint, bases) == 0
-    model, ears, tokenizer = load(bases / "out")
-    assert (ears.taps, ears.window_seconds, model.config.qformer_layers) == ([1, 3], 30, LAYERS)
+    model, speech_encoder, tokenizer = load(bases / "out")
+    assert (speech_encoder.taps, speech_encoder.window_seconds, model.config.qformer_layers) == ([1, 3], 30, LAYERS)
     samples = [sample("a"), sample("b")]
-    lm = SpeechAudioLM(model, ears, tokenizer)
+    lm = SpeechAudioLM(model, speech_encoder, tokenizer)
     batch = lm.reader.collate(samples)
     ours = lm.projected(lm.prepare(batch).audio)
-    expected = theirs(layer_outputs(ears.whisper, batch.audio["features"], [1, 3]))
-    assert_close(ours, expected, path(model.connector, ears, positions=ears.whisper.config.max_source_positions))
+    expected = theirs(layer_outputs(speech_encoder.whisper, batch.audio["features"], [1, 3]))
+    assert_close(
+        ours,
+        expected,
+        path(model.connector, speech_encoder, positions=speech_encoder.whisper.config.max_source_positions),
+    )
     merge_audio(model, batch, ours)  # as many positions as it has queries
     llm = AutoModelForCausalLM.from_pretrained(bases / "llm", dtype=torch.float32).state_dict()
     assert all(torch.equal(llm[name], value) for name, value in model.llm.state_dict().items())

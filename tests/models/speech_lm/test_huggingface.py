@@ -133,11 +133,11 @@ def test_a_model_that_transformers_saved_again_in_shards_is_the_same(folder, par
     whole.save_pretrained(tmp_path / "again", max_shard_size="50KB")
     assert len(list((tmp_path / "again").glob("model-*.safetensors"))) > 2
     AutoProcessor.from_pretrained(folder).save_pretrained(tmp_path / "again")
-    ours, ears, words = load(tmp_path / "again", dtype)
+    ours, speech_encoder, words = load(tmp_path / "again", dtype)
     assert tokenization(words) == tokenization(parts.reader.tokenizer)
     state = whole.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in ours.state_dict().items())
-    assert all(torch.equal(state[f"encoder.{name}"], weight) for name, weight in ears.state_dict().items())
+    assert all(torch.equal(state[f"encoder.{name}"], weight) for name, weight in speech_encoder.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", [".", "twin"])
@@ -155,10 +155,10 @@ def test_a_folder_of_before_loads_and_is_the_same_in_the_new_form(tmp_path, kind
         AutoModelForMultimodalLM.from_pretrained(OLD / kind)
 
 
-def test_the_encoder_of_a_model_folder_is_an_encoder_to_train_with(folder, ears):
+def test_the_encoder_of_a_model_folder_is_an_encoder_to_train_with(folder, speech_encoder):
     again = load_encoder(folder, [1], 1)
     assert again.taps == [1]
-    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in ears.state_dict().items())
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in speech_encoder.state_dict().items())
 
 
 def test_adapters_that_are_kept_load_where_they_can_be_added(parts, tmp_path):
@@ -178,26 +178,32 @@ def test_a_folder_whose_prompts_transformers_would_write_otherwise_has_no_proces
     load(tmp_path)
 
 
-def test_desta_connectors_read_before_the_final_norm(tokenizer, ears, samples, tmp_path):
-    ears.final_norm = False
+def test_desta_connectors_read_before_the_final_norm(tokenizer, speech_encoder, samples, tmp_path):
+    speech_encoder.final_norm = False
     model = build(
-        llama(2, len(tokenizer)), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2, connector="desta"
+        llama(2, len(tokenizer)),
+        speech_encoder,
+        None,
+        num_queries=4,
+        qformer_layers=1,
+        qformer_heads=2,
+        connector="desta",
     )
     amplify(model.connector)
-    lm = SpeechAudioLM(model.eval(), ears, tokenizer)
+    lm = SpeechAudioLM(model.eval(), speech_encoder, tokenizer)
     lm.save(tmp_path)
     whole = AutoModelForMultimodalLM.from_pretrained(tmp_path).eval()
     batch = lm.reader.collate(samples)
     found = whole(**given(batch, lm)).logits.flatten(0, 1)[batch.answer_rows]
     ours = lm.hidden(lm.prepare(batch)) @ lm.head().weight.T
-    assert_close(found, ours, path(model, ears, positions=100))
+    assert_close(found, ours, path(model, speech_encoder, positions=100))
     whole.encoder.final_norm = True
     assert (whole(**given(batch, lm)).logits.flatten(0, 1)[batch.answer_rows] - ours).abs().max() > 1e-3
 
 
-def test_tied_and_untied_heads(tokenizer, ears, tmp_path):
+def test_tied_and_untied_heads(tokenizer, speech_encoder, tmp_path):
     for tied in (True, False):
-        save(tmp_path / str(tied), make_model(tokenizer, ears, tied), ears, tokenizer)
+        save(tmp_path / str(tied), make_model(tokenizer, speech_encoder, tied), speech_encoder, tokenizer)
         whole = AutoModelForMultimodalLM.from_pretrained(tmp_path / str(tied))
         assert (whole.get_output_embeddings().weight is whole.get_input_embeddings().weight) is tied
         assert whole.config.get_text_config().model_type == "llama"

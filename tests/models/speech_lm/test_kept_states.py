@@ -12,11 +12,11 @@ CLIP_BYTES = 2 * 50 * 32 * 4  # taps, frames of a second, width, float32
 
 
 @pytest.fixture
-def encoded(ears, monkeypatch) -> list[int]:
+def encoded(speech_encoder, monkeypatch) -> list[int]:
     """How many clips each call of the encoder has had."""
     sizes: list[int] = []
-    encode = ears.encode
-    monkeypatch.setattr(ears, "encode", lambda features: sizes.append(len(features)) or encode(features))
+    encode = speech_encoder.encode
+    monkeypatch.setattr(speech_encoder, "encode", lambda features: sizes.append(len(features)) or encode(features))
     return sizes
 
 
@@ -64,8 +64,8 @@ def test_kept_states_are_no_view_of_what_a_batch_got(parts, clips):
     assert torch.equal(states(parts.lm, clips["features"]), expected)
 
 
-def test_a_teacher_with_the_same_encoder_shares_them(parts, clips, tokenizer, ears, encoded):
-    teacher = SpeechAudioLM(make_model(tokenizer, ears), ears, tokenizer)
+def test_a_teacher_with_the_same_encoder_shares_them(parts, clips, tokenizer, speech_encoder, encoded):
+    teacher = SpeechAudioLM(make_model(tokenizer, speech_encoder), speech_encoder, tokenizer)
     parts.lm.keep_encoded(1e9)
     assert parts.lm.shares_encoding(teacher)
     teacher.adopt_encoding(parts.lm)
@@ -79,7 +79,9 @@ def test_a_batch_without_audio_has_no_states(parts, samples):
     assert parts.lm.prepare(removed).audio == {} and not len(parts.lm.kept)
 
 
-def test_an_encoder_that_trains_is_refused(parts, ears):
-    adapters.add_to_encoder(ears, {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "encoder": True})
+def test_an_encoder_that_trains_is_refused(parts, speech_encoder):
+    adapters.add_to_encoder(
+        speech_encoder, {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "encoder": True}
+    )
     with pytest.raises(UserError, match=r"^student.keep_encoded_gb: the encoder trains, .*; set it to 0$"):
         parts.lm.keep_encoded(1e9)

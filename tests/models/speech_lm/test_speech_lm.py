@@ -65,66 +65,68 @@ def test_hidden_states_are_those_before_the_head(parts, samples):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_saved_model_loads_bit_equal(tokenizer, ears, parts, samples, tmp_path, tied):
-    model = make_model(tokenizer, ears, tied)
-    save(tmp_path, model, ears, tokenizer)
+def test_a_saved_model_loads_bit_equal(tokenizer, speech_encoder, parts, samples, tmp_path, tied):
+    model = make_model(tokenizer, speech_encoder, tied)
+    save(tmp_path, model, speech_encoder, tokenizer)
     again, encoder, words = load(tmp_path)
     ours, theirs = model.state_dict(), again.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (again.llm.lm_head.weight is again.llm.model.embed_tokens.weight) is tied
     assert ("llm.lm_head.weight" in load_file(tmp_path / "model.safetensors")) is not tied
-    whole = ours | {f"encoder.{name}": weight for name, weight in ears.state_dict().items()}
+    whole = ours | {f"encoder.{name}": weight for name, weight in speech_encoder.state_dict().items()}
     theirs = AutoModel.from_pretrained(tmp_path).state_dict()
     assert whole.keys() == theirs.keys() and all(torch.equal(whole[name], theirs[name]) for name in whole)
     batch = parts.batch(samples)
     features = batch.audio["features"]
-    assert torch.equal(ears.encode(features).hidden, encoder.encode(features).hidden)
-    assert torch.equal(ears.features(samples[0].waveforms), encoder.features(samples[0].waveforms))
+    assert torch.equal(speech_encoder.encode(features).hidden, encoder.encode(features).hidden)
+    assert torch.equal(speech_encoder.features(samples[0].waveforms), encoder.features(samples[0].waveforms))
     assert words.get_vocab() == tokenizer.get_vocab() and words.chat_template == tokenizer.chat_template
 
 
-def test_the_llms_first_layers_are_kept(tmp_path, ears, tokenizer):
-    whole = AutoModelForCausalLM.from_config(make_model(tokenizer, ears).config.llm_config)
+def test_the_llms_first_layers_are_kept(tmp_path, speech_encoder, tokenizer):
+    whole = AutoModelForCausalLM.from_config(make_model(tokenizer, speech_encoder).config.llm_config)
     whole.save_pretrained(tmp_path)
-    cut = build(str(tmp_path), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2, keep_layers=1).llm
+    cut = build(
+        str(tmp_path), speech_encoder, None, num_queries=4, qformer_layers=1, qformer_heads=2, keep_layers=1
+    ).llm
     assert cut.config.num_hidden_layers == 1
     ours = whole.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in cut.state_dict().items())
     with pytest.raises(UserError, match="keep_layers 3 exceeds its 2 layers"):
-        build(str(tmp_path), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2, keep_layers=3)
+        build(str(tmp_path), speech_encoder, None, num_queries=4, qformer_layers=1, qformer_heads=2, keep_layers=3)
 
 
-def test_a_models_first_layers_are_kept(parts, samples, ears, tokenizer, tmp_path):
-    save(tmp_path / "whole", parts.model, ears, tokenizer)
+def test_a_models_first_layers_are_kept(parts, samples, speech_encoder, tokenizer, tmp_path):
+    save(tmp_path / "whole", parts.model, speech_encoder, tokenizer)
     cut, *_ = load(tmp_path / "whole")
-    SpeechAudioLM(cut, ears, tokenizer).keep_first_layers(1)
-    save(tmp_path / "cut", cut, ears, tokenizer)
+    SpeechAudioLM(cut, speech_encoder, tokenizer).keep_first_layers(1)
+    save(tmp_path / "cut", cut, speech_encoder, tokenizer)
     again, *_ = load(tmp_path / "cut")
     whole, batch = parts.model.state_dict(), parts.batch(samples)
     assert again.state_dict().keys() == {name for name in whole if "layers.1." not in name or "connector" in name}
     assert all(torch.equal(whole[name], value) for name, value in again.state_dict().items())
-    kept, restored = (logits(SpeechAudioLM(m, ears, tokenizer), batch) for m in (cut.eval(), again.eval()))
+    kept, restored = (logits(SpeechAudioLM(m, speech_encoder, tokenizer), batch) for m in (cut.eval(), again.eval()))
     assert torch.equal(kept, restored)
     with pytest.raises(UserError, match=r"student\.path: keep_layers 3 exceeds its 1 layers; lower it"):
-        SpeechAudioLM(again, ears, tokenizer).keep_first_layers(3)
+        SpeechAudioLM(again, speech_encoder, tokenizer).keep_first_layers(3)
 
 
-def test_layers_that_are_a_part_of_the_base_model_are_cut_too(ears, tokenizer):
+def test_layers_that_are_a_part_of_the_base_model_are_cut_too(speech_encoder, tokenizer):
     settings = {"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 32, "hidden_size": 32}
     shape = settings | {"vocab_size": len(tokenizer), "num_hidden_layers": 3, "num_attention_heads": 2}
-    whole = build(shape, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    whole = build(shape, speech_encoder, None, num_queries=4, qformer_layers=1, qformer_heads=2)
     names = {name for name in whole.state_dict() if "decoder.layers.2." not in name}
     assert len(names) < len(whole.state_dict())
-    SpeechAudioLM(whole, ears, tokenizer).keep_first_layers(2)
+    SpeechAudioLM(whole, speech_encoder, tokenizer).keep_first_layers(2)
     assert whole.state_dict().keys() == names
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no /proc/self/smaps_rollup on this system")
-def test_ranks_of_a_node_share_the_weights_that_they_load(ears, tokenizer, tmp_path):
+def test_ranks_of_a_node_share_the_weights_that_they_load(speech_encoder, tokenizer, tmp_path):
     shape = llama(2, len(tokenizer)) | {"intermediate_size": 40_000}
-    large = build(shape, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    large = build(shape, speech_encoder, None, num_queries=4, qformer_layers=1, qformer_heads=2)
     size = sum(p.numel() * p.itemsize for p in large.parameters()) // 1024
-    save(tmp_path, large, ears, tokenizer)
+    save(tmp_path, large, speech_encoder, tokenizer)
 
     def own() -> int:
         """kB of this process that no other shares, not even through the file system's cache."""
@@ -137,34 +139,34 @@ def test_ranks_of_a_node_share_the_weights_that_they_load(ears, tokenizer, tmp_p
     assert size > 20_000 and own() - before < size / 2
 
 
-def test_an_encoder_is_written_as_the_same_bytes_again(ears, tmp_path):
+def test_an_encoder_is_written_as_the_same_bytes_again(speech_encoder, tmp_path):
     for seed in (1, 2):
         torch.manual_seed(seed)
-        save_encoder(tmp_path / str(seed), ears)
+        save_encoder(tmp_path / str(seed), speech_encoder)
     first, second = ((tmp_path / seed / "model.safetensors").read_bytes() for seed in ("1", "2"))
     assert first == second
 
 
-def test_a_shorter_window_is_the_start_of_the_long_one(ears, tmp_path, samples):
-    save_encoder(tmp_path, ears)
+def test_a_shorter_window_is_the_start_of_the_long_one(speech_encoder, tmp_path, samples):
+    save_encoder(tmp_path, speech_encoder)
     with pytest.raises(UserError, match="window of 2 s exceeds the encoder's 1 s"):
         load_encoder(tmp_path, [0], 2)
     with pytest.raises(UserError, match=r"taps \[2\] do not fit an encoder of 2 layers"):
         load_encoder(tmp_path, [2], 1)
 
 
-def test_an_audio_longer_than_the_window_is_refused_by_its_sample(ears, parts, samples):
+def test_an_audio_longer_than_the_window_is_refused_by_its_sample(speech_encoder, parts, samples):
     long = samples[0].waveforms[0].repeat(3)[:19_200]
     with pytest.raises(ValueError, match=r"^an audio of 1\.20 s exceeds the encoder's window of 1 s$"):
-        ears.features([long])
+        speech_encoder.features([long])
     some = [samples[0], replace(samples[2], waveforms=[long])]
     with pytest.raises(UserError, match=rf"^sample {some[1].key}: an audio of 1\.20 s exceeds .*; .*--max-seconds 1"):
         parts.batch(some)
 
 
 @pytest.mark.parametrize("damage", ["no config", "no weights", "cut weights", "a weight is missing", "no tokenizer"])
-def test_a_damaged_model_folder_is_named(tokenizer, ears, tmp_path, damage):
-    save(tmp_path, make_model(tokenizer, ears), ears, tokenizer)
+def test_a_damaged_model_folder_is_named(tokenizer, speech_encoder, tmp_path, damage):
+    save(tmp_path, make_model(tokenizer, speech_encoder), speech_encoder, tokenizer)
     file = tmp_path / "model.safetensors"
     if damage == "no config":
         (tmp_path / "config.json").unlink()
@@ -208,11 +210,16 @@ def test_positions_count_what_is_attended():
     assert positions(mask)[0, 2:].tolist() == [0, 1, 2] and positions(mask)[1, :3].tolist() == [0, 1, 2]
 
 
-def test_a_model_reads_its_own_config(tokenizer, ears, tmp_path):
+def test_a_model_reads_its_own_config(tokenizer, speech_encoder, tmp_path):
     model = build(
-        llama(1, len(tokenizer)), ears, "openai/whisper-tiny.en", num_queries=4, qformer_layers=1, qformer_heads=2
+        llama(1, len(tokenizer)),
+        speech_encoder,
+        "openai/whisper-tiny.en",
+        num_queries=4,
+        qformer_layers=1,
+        qformer_heads=2,
     )
-    save(tmp_path, model, ears, tokenizer)
+    save(tmp_path, model, speech_encoder, tokenizer)
     assert "encoder.whisper.conv1.weight" in load_file(tmp_path / "model.safetensors")  # also of one that the hub has
     assert json.loads((tmp_path / "config.json").read_text())["encoder"] == "openai/whisper-tiny.en"
 

@@ -47,8 +47,8 @@ def worker(model):
     assert not made._thread.is_alive()
 
 
-def alone(model, name: str, length: int = 8, **how) -> str:
-    return model.answer(file_of(name), QUESTION, max_new_tokens=length, **how)
+def alone(model, name: str, length: int = 8, **options) -> str:
+    return model.answer(file_of(name), QUESTION, max_new_tokens=length, **options)
 
 
 def hold(model, worker) -> None:

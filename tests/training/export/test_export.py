@@ -109,8 +109,8 @@ def test_adapters_are_merged_or_kept(world, tmp_path):
     kept, merged = load(tmp_path / "model")[0], load(out / "model")[0]
     assert kept.config.lora["rank"] == 16 and merged.config.lora is None
     assert any("lora_B" in name for name in kept.state_dict())
-    ears = [load(folder)[1].state_dict() for folder in (tmp_path / "model", out / "model")]
-    assert all(torch.equal(value, ears[1][name]) for name, value in ears[0].items())
+    encoder_weights = [load(folder)[1].state_dict() for folder in (tmp_path / "model", out / "model")]
+    assert all(torch.equal(value, encoder_weights[1][name]) for name, value in encoder_weights[0].items())
     adapters.merge(kept)
     assert kept.state_dict().keys() == merged.state_dict().keys()
     assert all(torch.equal(value, merged.state_dict()[name]) for name, value in kept.state_dict().items())
@@ -118,15 +118,18 @@ def test_adapters_are_merged_or_kept(world, tmp_path):
 
 def test_buffers_of_the_llm_are_written_beside_its_weights(world, tmp_path):
     """Gemma 4 scales each layer by a number that is no parameter."""
-    _, ears, tokenizer = load(world / "teacher")
+    _, speech_encoder, tokenizer = load(world / "teacher")
     gemma = llama(2, len(tokenizer)) | {
         "model_type": "gemma4_text", "head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 0,
         "num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"],
     }  # fmt: skip
-    model = build(gemma, ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    model = build(gemma, speech_encoder, None, num_queries=4, qformer_layers=1, qformer_heads=2)
     scales = [layer.layer_scalar.fill_(0.5 + n) for n, layer in enumerate(model.llm.base_model.layers)]
     write_model(
-        tmp_path / "model", SpeechAudioLM(model, ears, tokenizer), dict(model.named_parameters()), torch.float32
+        tmp_path / "model",
+        SpeechAudioLM(model, speech_encoder, tokenizer),
+        dict(model.named_parameters()),
+        torch.float32,
     )
     again = load(tmp_path / "model")[0].llm.base_model.layers
     assert [layer.layer_scalar for layer in again] == scales
@@ -202,13 +205,13 @@ def test_other_bases_than_the_runs_are_refused(finished, tmp_path, capsys):
     copy = shutil.copytree(finished, tmp_path / "copy")
     changed = copy / "config.yaml"
     values = changed.read_text()
-    ears = next(line.split(": ")[1] for line in values.splitlines() if line.strip().startswith("encoder:"))
-    other = shutil.copytree(ears, tmp_path / "ears")
+    encoder_path = next(line.split(": ")[1] for line in values.splitlines() if line.strip().startswith("encoder:"))
+    other = shutil.copytree(encoder_path, tmp_path / "ears")
     [file] = other.glob("*.safetensors")
     heard = load_file(file)
     heard["encoder.whisper.conv1.bias"][0] += 1
     save_file(heard, file, metadata={"format": "pt"})
-    changed.write_text(values.replace(ears, str(other)))
+    changed.write_text(values.replace(encoder_path, str(other)))
     line = refusal(capsys, copy, "--out", tmp_path / "out")
     assert f"{changed}: the frozen weights of its student (encoder, LLM) are not those" in line
     assert not (tmp_path / "out").exists()

@@ -38,12 +38,12 @@ def to_speech_lm(world, out):
 def from_speech_lm(world, out):
     """A config: our own model on a Qwen2 into Qwen2-Audio."""
     tokenizer = AutoTokenizer.from_pretrained(world / "qwen2_audio")
-    ears = encoder()
-    teacher = build(qwen2(world, 32), ears, None, num_queries=4, qformer_layers=1, qformer_heads=2)
+    speech_encoder = encoder()
+    teacher = build(qwen2(world, 32), speech_encoder, None, num_queries=4, qformer_layers=1, qformer_heads=2)
     for part in (teacher.connector, teacher.llm.model):
         amplify(part)
     folder = out.parent / "teacher"
-    save(folder, teacher, ears, tokenizer)
+    save(folder, teacher, speech_encoder, tokenizer)
     return foreign(world, out, "all", teacher={"path": str(folder)}, **STEPS)
 
 

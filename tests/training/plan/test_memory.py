@@ -109,10 +109,10 @@ def recorded_teacher(tmp_path_factory) -> Path:
     """A teacher of the shapes of configs/recorded with random weights, and the demo's tokenizer."""
     folder = tmp_path_factory.mktemp("recorded") / "teacher"
     torch.manual_seed(0)
-    ears = load_encoder(RECORDED / "whisper-tiny.en.json", [0, 1, 2, 3], 8)
+    speech_encoder = load_encoder(RECORDED / "whisper-tiny.en.json", [0, 1, 2, 3], 8)
     llm = str(RECORDED / "SmolLM2-135M-Instruct.json")
-    model = build(llm, ears, None, num_queries=8, qformer_layers=2, qformer_heads=6, normalize_states=True)
-    save(folder, model.to(torch.bfloat16), ears, AutoTokenizer.from_pretrained(DEMO_TEACHER))
+    model = build(llm, speech_encoder, None, num_queries=8, qformer_layers=2, qformer_heads=6, normalize_states=True)
+    save(folder, model.to(torch.bfloat16), speech_encoder, AutoTokenizer.from_pretrained(DEMO_TEACHER))
     return folder
 
 

@@ -55,7 +55,7 @@ def samples(lm):
 @pytest.fixture
 def parts(made, lm):
     """The model with what tests do with it."""
-    return parts_of(lm, asked=getattr(made, "asked", text.asked), cls=made.MODEL)
+    return parts_of(lm, processor_inputs=getattr(made, "processor_inputs", text.processor_inputs), cls=made.MODEL)
 
 
 def own_logits(lm, batch: Batch) -> torch.Tensor:

@@ -40,37 +40,37 @@ def written(monkeypatch):
     return tokens
 
 
-def by_hand(parts, asked, how):
+def by_hand(parts, asked, options):
     """The tokens of the family's batch of a sample, without `Clips` and `Question`."""
     batch = parts.batch([asked], pad="left", with_answer=False)
     contrasted = negative = sampling = None
-    if "contrast_alpha" in how:
-        contrasted = Contrast(how["contrast_alpha"], how["negative"])
-        negative = parts.lm.prepare(parts.negative(how["negative"], batch, [asked]))
-    if "temperature" in how:
-        sampling = Sampling(how["temperature"], how.get("top_p", 1.0), None, how["seed"])
+    if "contrast_alpha" in options:
+        contrasted = Contrast(options["contrast_alpha"], options["negative"])
+        negative = parts.lm.prepare(parts.negative(options["negative"], batch, [asked]))
+    if "temperature" in options:
+        sampling = Sampling(options["temperature"], options.get("top_p", 1.0), None, options["seed"])
     batch = replace(parts.lm.prepare(batch), keys=[QUESTION])
     return generate(parts.lm, batch, max_new_tokens=STEPS, contrasted=contrasted, negative=negative, sampling=sampling)
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+@pytest.mark.parametrize("options", HOW.values(), ids=HOW)
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_answer_and_stream_are_decoding_by_hand(parts, model, written, number, how):
-    if number == 0 and "contrast_alpha" in how:
+def test_answer_and_stream_are_decoding_by_hand(parts, model, written, number, options):
+    if number == 0 and "contrast_alpha" in options:
         pytest.skip("there is nothing to contrast")
     if number > (parts.reader.most_audios or number):
         pytest.skip("the family takes one clip")
     asked = sample("clip", *SECONDS[:number], question=QUESTION)
     audio = [(waveform, SAMPLE_RATE) for waveform in asked.waveforms]
-    said = model.answer(audio, QUESTION, max_new_tokens=STEPS, **how)
-    expected = by_hand(parts, asked, how)
+    said = model.answer(audio, QUESTION, max_new_tokens=STEPS, **options)
+    expected = by_hand(parts, asked, options)
     assert written[0].tolist() == expected.tolist()
     assert said == parts.reader.tokenizer.decode(expected[0], skip_special_tokens=True).strip()
-    assert "".join(model.stream(audio, QUESTION, max_new_tokens=STEPS, **how)) == said
+    assert "".join(model.stream(audio, QUESTION, max_new_tokens=STEPS, **options)) == said
     assert written[1].tolist() == expected.tolist()
-    if "seed" in how:
-        model.answer(audio, QUESTION, max_new_tokens=STEPS, **{**how, "seed": SEED + 1})
+    if "seed" in options:
+        model.answer(audio, QUESTION, max_new_tokens=STEPS, **{**options, "seed": SEED + 1})
         assert written[2].tolist() != expected.tolist()
-    if number == 1 and how == HOW["contrasted"]:
+    if number == 1 and options == HOW["contrasted"]:
         assert written[0].tolist() != by_hand(parts, asked, {}).tolist()

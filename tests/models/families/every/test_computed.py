@@ -42,7 +42,7 @@ def test_prompts_are_the_processors_own(parts, samples):
     """Ids, placeholders and audio inputs, for as many clips as the family takes, and for text alone."""
     for each in samples:
         question = each.record["messages"][0]["content"].rpartition("\n")[2]
-        expected = parts.asked(parts.reader.processor, question, each.waveforms)
+        expected = parts.processor_inputs(parts.reader.processor, question, each.waveforms)
         batch = parts.batch([each], pad="left", with_answer=False)
         assert batch.input_ids.tolist() == expected["input_ids"].tolist()
         assert int(batch.audio_mask.sum()) == (batch.input_ids == parts.reader.prompts.placeholder).sum()

@@ -102,7 +102,7 @@ def write(folder: Path, hidden: int = 32, layers: int = 4, seed: int = 0) -> Pat
     return text.save(folder, MODEL(Gemma4Config(**architecture(made, hidden, layers))), made)
 
 
-def asked(made: Gemma4Processor, question: str, clips: list) -> BatchFeature:
+def processor_inputs(made: Gemma4Processor, question: str, clips: list) -> BatchFeature:
     """What the processor makes of a conversation, all in one call."""
     content = [*({"type": "audio", "audio": clip} for clip in clips), {"type": "text", "text": question}]
     return made.apply_chat_template(

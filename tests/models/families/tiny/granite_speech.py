@@ -78,7 +78,7 @@ def prepare(model: torch.nn.Module) -> None:
         model.model.projector.query.mul_(0.02)
 
 
-def asked(made: Any, question: str, clips: list) -> BatchFeature:
+def processor_inputs(made: Any, question: str, clips: list) -> BatchFeature:
     """Ids of the clips as they are; features of the clips beside an audio of the full length, which pads them."""
     chat = [{"role": "user", "content": "<|audio|>" * len(clips) + question}]
     prompt = made.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)

@@ -6,9 +6,9 @@ import torch
 from transformers import GraniteSpeechPlusConfig, GraniteSpeechPlusForConditionalGeneration, GraniteSpeechProcessor
 
 from tests.models.families.tiny import granite_speech, text
-from tests.models.families.tiny.granite_speech import asked, processor
+from tests.models.families.tiny.granite_speech import processor, processor_inputs
 
-__all__ = ["MODEL", "architecture", "asked", "processor", "write"]
+__all__ = ["MODEL", "architecture", "processor", "processor_inputs", "write"]
 
 MODEL = GraniteSpeechPlusForConditionalGeneration
 

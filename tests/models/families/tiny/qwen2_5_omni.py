@@ -94,9 +94,9 @@ def write(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> Pat
     return folder
 
 
-def asked(made: Qwen2_5OmniProcessor, question: str, clips: list) -> BatchFeature:
-    """As `text.asked`, without the frames of padding behind the whole seconds that have audio."""
-    out = text.asked(made, question, clips)
+def processor_inputs(made: Qwen2_5OmniProcessor, question: str, clips: list) -> BatchFeature:
+    """As `text.processor_inputs`, without the frames of padding behind the whole seconds that have audio."""
+    out = text.processor_inputs(made, question, clips)
     if clips:
         frames = min(100 * -(-(max(map(len, clips)) + 400) // 16_000), 100 * SECONDS)
         assert not out["feature_attention_mask"][:, frames:].any()

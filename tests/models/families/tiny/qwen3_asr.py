@@ -79,7 +79,7 @@ def write(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> Pat
     return text.save(folder, MODEL(Qwen3ASRConfig(**architecture(made, hidden, layers))), made)
 
 
-def asked(made: Qwen3ASRProcessor, question: str, clips: list) -> BatchFeature:
+def processor_inputs(made: Qwen3ASRProcessor, question: str, clips: list) -> BatchFeature:
     """A question as the `prompt` of a request for a transcription."""
     if clips:
         prompts = made.apply_transcription_request(clips, prompt=question, tokenize=False)

@@ -1,8 +1,8 @@
-"""What the tiny models share: a BPE of few pieces, a template of turns, how each is asked and saved.
+"""Shared by the tiny models: a small BPE tokenizer, a chat template, the processor's call, saving.
 
-A family's module has `MODEL` (transformers' class), `processor()`, `architecture(processor, hidden, layers)`, which is
-its config.json, and `write(folder, hidden, layers, seed)`; where its users ask it otherwise than `asked` does, an
-`asked` of its own.
+A family's module has `MODEL` (transformers' class), `processor()`, `architecture(processor, hidden, layers)`, which
+returns its config.json, and `write(folder, hidden, layers, seed)`; if its processor is called differently, also its own
+`processor_inputs`.
 """
 
 import json
@@ -79,8 +79,8 @@ def save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
     return folder
 
 
-def asked(processor: Any, question: str, clips: list) -> BatchFeature:
-    """What a processor makes of a question about clips, as its users ask it: one prompt's ids, mask, audio inputs."""
+def processor_inputs(processor: Any, question: str, clips: list) -> BatchFeature:
+    """Call a processor on a question about clips, as its users do; returns one prompt's ids, mask and audio inputs."""
     content = [*({"type": "audio", "audio": ""} for _ in clips), {"type": "text", "text": question}]
     chat = [{"role": "user", "content": content}]
     prompt = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)

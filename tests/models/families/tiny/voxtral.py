@@ -115,7 +115,7 @@ def encoded(own: VoxtralProcessor, chat: list[dict], seconds: int = SECONDS) -> 
     return own.apply_chat_template([chat], processor_kwargs={"audio_kwargs": settings})
 
 
-def asked(made, question: str, clips: list) -> BatchFeature:
+def processor_inputs(made, question: str, clips: list) -> BatchFeature:
     """What the family's own processor makes of a question about clips."""
     content = [*({"type": "audio", "base64": wav(clip)} for clip in clips), {"type": "text", "text": question}]
     return encoded(made.own, [{"role": "user", "content": content}])
