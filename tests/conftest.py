@@ -30,7 +30,7 @@ LONGEST_FIRST = ("training", "slurm", "evaluation", "loss")  # folders whose fil
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, so that processes end together; skip what needs a GPU or browser."""
+    """Run the longest files first, to balance the processes; skip tests that need a missing GPU or browser."""
     order = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(ROOT / "tests").parts[0], len(order)))
     for item in items:

@@ -23,7 +23,7 @@ def peak() -> int:
 
 
 def held() -> int:
-    """Bytes held now of what was allocated since tracing began."""
+    """Return the bytes allocated since tracing began and not freed."""
     return tracemalloc.get_traced_memory()[0]
 
 

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md as it stands there: its files are written, its commands run, on a few tones."""
+"""CONTRIBUTING.md as written: its files are created and its commands run, on a few tones."""
 
 import os
 import re
@@ -23,7 +23,7 @@ CLIPS = 4
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Path:
-    """The folder where all commands were run, what they printed in `said`."""
+    """The folder where all commands were run; their output is in the file `said`."""
     folder, before = tmp_path_factory.mktemp("contributing"), (dict(os.environ), list(sys.path))
     (folder / "world").mkdir()
     make_world(folder / "world")

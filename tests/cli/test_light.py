@@ -95,7 +95,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(folder):
-    """By command: status and heavy modules of its help, the help, the same of a wrong path, and what was said of it."""
+    """By command: status and heavy imports of its help, the help text, and the same for a wrong path."""
     commands = WRONG | {"train.py": WRONG["train"]}
     ended = run(folder, "-c", SCRIPT, json.dumps([HEAVY, commands]))
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""One YAML, typed: what it takes, what it refuses and how it says so."""
+"""The typed YAML: accepted values, refused values and their messages."""
 
 from typing import get_args
 

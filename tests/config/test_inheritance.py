@@ -1,4 +1,4 @@
-"""`base:` in a run's YAML: what is inherited, what replaces it, and how a mistake names its file."""
+"""`base:` in a run's YAML: inherited keys, replaced keys, and errors that name the right file."""
 
 import pytest
 import yaml

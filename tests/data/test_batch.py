@@ -39,7 +39,7 @@ class Row:
 
 
 def flat(row: Row) -> list[tuple[int, bool, int]]:
-    """(token, stands for audio, label) of each position."""
+    """Return (token, whether it is audio, label) of each position."""
     found: list[tuple[int, bool, int]] = []
     for part in row.parts:
         audio = isinstance(part, Audio)
@@ -131,7 +131,7 @@ AUDIO = st.builds(Audio, st.integers(1, 4), st.integers(1, 9), st.integers(1, 3)
 
 @st.composite
 def samples(draw, answered: bool, least: int = 1) -> list[Row]:
-    """Up to four samples, each with up to two audios, which may stand first, last, or one right after the other."""
+    """Draw up to four samples, each with up to two audios, at the start, at the end, or adjacent."""
     rows = []
     for number in range(draw(st.integers(least, 4))):
         parts = [draw(TEXT), *draw(st.lists(AUDIO, max_size=2))]
@@ -143,7 +143,7 @@ def samples(draw, answered: bool, least: int = 1) -> list[Row]:
 
 @st.composite
 def batches(draw) -> tuple[list[Row], str]:
-    """Rows with the side of their padding: left for prompts, right for what is answered."""
+    """Draw rows and their padding side: left for prompts, right for answered samples."""
     side = draw(st.sampled_from(SIDES))
     return draw(samples(answered=side == "right")), side
 

@@ -105,7 +105,7 @@ def test_a_hostile_sample_is_named_and_costs_no_memory(tmp_path, name):
 
 @pytest.mark.parametrize("head", [reader_module.HEAD, 700, 1024, 2048])
 def test_a_record_is_read_without_its_audio(folder, tmp_path, monkeypatch, head):
-    """Also where it is longer than what is read first, or does not come first."""
+    """Also if it is longer than the first read, or not the first member."""
     monkeypatch.setattr(reader_module, "HEAD", head)
     reader = IndexedReader(folder)
     for number in range(len(reader)):

@@ -1,4 +1,4 @@
-"""Records keep what they do not know, byte for byte, and a wrong shape is refused with its file and line."""
+"""Records keep unknown keys, byte for byte; a wrong shape is refused with file and line."""
 
 import json
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""Reading what a step wrote."""
+"""Read the output of a step."""
 
 import json
 from pathlib import Path

@@ -303,7 +303,7 @@ def test_a_broken_instruction_file_is_named(text, message, tmp_path):
     ],
 )
 def test_options_that_are_one_are_refused(tmp_path, options, message):
-    """Else a hint that should mislead would say what is true."""
+    """Otherwise a hint that should mislead would be true."""
     mood = {"name": "Mood", "questions": ["Calm or angry?"], "options": options}
     (tmp_path / "i.yaml").write_text(json.dumps({"attributes": {"mood": mood}}))
     with pytest.raises(UserError, match=rf"attributes\.mood: .*{re.escape(message.lower())}"):

@@ -80,7 +80,7 @@ DESTA2 = [
 
 
 def common(record: dict, row: dict) -> dict:
-    """What both forms have: further fields at the top; an id only where the line had one."""
+    """Return the fields common to both forms: further fields at the top level, an id only if the line has one."""
     own = {name: record[name] for name in ("id", "seed_description") if name in row}
     return {**own, **record["metadata"]}
 
@@ -146,7 +146,7 @@ def test_no_field_is_lost(rows, back: Callable, inside: bool, shards: Callable, 
 
 
 def test_audio_without_marks_comes_back_with_them(speech, tmp_path, write_lines):
-    """DeSTA's own loader puts the marks around a bare <|AUDIO|>; here they stand in the text from the start."""
+    """DeSTA's loader adds the markers around a bare <|AUDIO|>; here they are in the text already."""
     (message,) = DESTA25[0]["messages"][1:]
     row = {**DESTA25[0], "messages": [{**message, "content": f"Describe it. {AUDIO}"}]}
     out = tmp_path / "manifest.jsonl"

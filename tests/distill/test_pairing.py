@@ -51,7 +51,7 @@ def tokenizer(folder) -> Callable:
 
 
 def speech_lm(tokenizer: Any, layers: int = 1, hidden: int = 32, queries: int = 4) -> SpeechAudioLM:
-    """A random model that hears well, its head a weight of its own."""
+    """Return a random model whose states depend on the audio, with an untied head."""
     speech_encoder = encoder()
     llm = llama(layers, len(tokenizer), hidden, tied=False)
     model = build(llm, speech_encoder, None, num_queries=queries, qformer_layers=1, qformer_heads=2)

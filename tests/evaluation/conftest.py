@@ -112,5 +112,5 @@ def run(model_folder, conflicts, tmp_path):
 
 
 def scores(folder):
-    """What `scores.json` holds, but for what the machine decides."""
+    """Read `scores.json` without the fields that depend on the machine."""
     return {**json.loads((folder / "scores.json").read_text()), "speed": None}

@@ -1,4 +1,4 @@
-"""Negative shuffled in evaluation: whose audio stands in an item's place."""
+"""Negative shuffled in evaluation: which audio replaces an item's."""
 
 import shutil
 
@@ -13,7 +13,7 @@ from caad_ds.utils.errors import UserError
 
 @pytest.fixture
 def loaded(model_folder, monkeypatch):
-    """The model, whose prepared audio is the features themselves: they tell the clip."""
+    """The model, with its features as prepared audio, which identify the clip."""
     monkeypatch.setattr(SpeechAudioLM, "encode", lambda self, audio: audio)
     return Model.load(model_folder, torch.device("cpu"))
 
@@ -23,7 +23,7 @@ def items_of(benchmark):
 
 
 def partners(loaded, asked, others):
-    """For each item's key the clip that stands in the place of its own."""
+    """Return, for each item's key, the clip that replaces its own."""
     clips = loaded.clips(others)
     heard = clips.encode(asked)
     second = clips.negative(heard, clips.prompts(heard), "shuffled")

@@ -64,7 +64,7 @@ def tokens(loaded, items, keys=None, contrasted=None, **options):
 
 
 def step_by_step(loaded, item, others, contrasted):
-    """Greedy search by whole forwards of one unpadded prompt per path, without a cache."""
+    """Decode greedily by complete forwards of one unpadded prompt per pass, without a cache."""
     clips = loaded.clips(others)
     batch = clips.prompts(clips.encode([item]))
     said = []
@@ -142,7 +142,7 @@ def test_contrastive_decoding_equals_two_separate_passes(loaded, items, name):
 
 @pytest.mark.parametrize("name", ["zero_mel", "text_only"])
 def test_gated_decoding_equals_two_separate_passes(loaded, items, name):
-    """An alpha for each step and sample, whatever stands in the batch beside it."""
+    """Alpha is per step and sample, independent of the batch."""
     chosen, gate_m = items[:5] + items[-3:], 40.0
     contrasted = Contrast(4.0, name, alpha_gate="text_certainty", gate_m=gate_m)
     said = answers(loaded, chosen, len(chosen), contrasted)
@@ -152,7 +152,7 @@ def test_gated_decoding_equals_two_separate_passes(loaded, items, name):
 
 
 def test_a_gate_contrasts_where_the_second_path_is_sure():
-    """By hand: z_neg of one token, of two alike, and of half a bit; what is ruled out is no part of it."""
+    """By hand: z_neg with one token, two equal tokens, and half a bit of entropy; excluded tokens do not count."""
     z_pos = torch.tensor([[1.0, 3.0, -torch.inf]]).expand(3, 3)
     half = math.log(0.11002786443835955 / (1 - 0.11002786443835955))  # the entropy of such a coin is half of log 2
     z_neg = torch.tensor([[500.0, 0, -torch.inf], [2, 2, -torch.inf], [0, half, -torch.inf]])

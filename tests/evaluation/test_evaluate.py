@@ -87,7 +87,7 @@ def test_options_that_a_rule_cannot_separate_are_told(run, conflicts, tmp_path, 
 
 
 def test_a_gate_is_part_of_what_an_evaluation_is(run, tmp_path):
-    """And without one a setup is what it was before there were gates."""
+    """Without a gate, the setup is as in versions before gates."""
     gate, named = ("--alpha-gate", "text_certainty", "--gate-m", 40), ("--contrast-alpha", 4, "--name", "one")
     assert run(*named) == run(*named, *gate, out="gated") == run("--contrast-alpha", 4, *gate, out="called") == 0
     setups = [json.loads((tmp_path / out / "setup.json").read_text()) for out in ("run", "gated", "called")]

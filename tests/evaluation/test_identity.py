@@ -20,7 +20,7 @@ def change(file):
 
 
 def test_the_hash_of_a_model_has_its_encoder_in_it_wherever_it_stands(model_folder, tmp_path):
-    """Among the model's weights, or in folders of before in one beside them or at the hub."""
+    """The encoder is among the model's weights, or for old folders in a subfolder or on the hub."""
     own = shutil.copytree(model_folder, tmp_path / "own")
     assert model_hash(own) == model_hash(model_folder)
     weights = load_file(own / "model.safetensors")

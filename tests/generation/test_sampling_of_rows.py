@@ -1,4 +1,4 @@
-"""Each row of a batch drawn by a setting of its own: as in a batch of that setting, on every path."""
+"""Rows of a batch with different sampling settings give the same tokens as in a batch with one setting."""
 
 import pytest
 import torch

@@ -68,7 +68,7 @@ class Problem:
         return Problem(**{name: move(value) for name, value in vars(self).items()})
 
     def loss(self, **options: Any) -> LossOutput:
-        """The public function on these tensors; the paper's scalars unless told otherwise."""
+        """Call the public function on these tensors, by default with the paper's scalars."""
         arguments = (self.student, self.student_head, self.positive, self.negative, self.teacher_head, self.labels)
         return contrastive_distillation_loss(*arguments, **{**CAAD, **options})
 

@@ -131,7 +131,7 @@ def small_chunks(p, rows):
 
 
 def drawn(problem, shape, options, sharpen):
-    """A drawn problem and its exact answer; `options` are completed, and what the loss refuses is drawn again."""
+    """Draw a problem and compute its exact answer; completes `options`, and draws again what the loss refuses."""
     p = problem(**shape)
     if sharpen is not None:
         p.negative, options["alpha"], options["sharpen"] = None, 0.0, sharpen

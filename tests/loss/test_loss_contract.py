@@ -1,4 +1,4 @@
-"""What callers rely on beside the numbers: memory, what gets a gradient, ignored rows, the edges."""
+"""Guarantees to callers besides the numbers: memory, which inputs get gradients, ignored rows, edge cases."""
 
 from unittest.mock import patch
 
@@ -93,7 +93,7 @@ def test_only_what_requires_a_gradient_gets_one(problem):
 
 
 def test_backward_does_not_need_the_weight_any_more(problem):
-    """As under ZeRO-3, which partitions a parameter after the forward: what is saved are plain buffers."""
+    """As under ZeRO-3, which partitions a parameter after the forward: only plain buffers are saved."""
     p = problem()
     expected = p.with_gradients()[1]
     parameter = torch.nn.Parameter(p.student_head.weight.detach().clone())

@@ -150,7 +150,7 @@ def test_token_weights_scale_each_rows_share(problem, implementation, reduction)
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("reduction", ["token", "sample"])
 def test_micro_batches_under_one_normalizer_add_up(problem, implementation, reduction):
-    """Loss, terms, gradients and diagnostics of two parts are those of the whole."""
+    """Loss, terms, gradients and diagnostics of two parts add up to those of all rows."""
     whole = problem(rows=10, masked=0.2, dtype=torch.float64)
     samples = torch.tensor([0, 0, 1, 1, 1, 2, 2, 2, 2, 3])
     options = {"implementation": implementation, "reduction": reduction, "normalizer": 6}

@@ -73,7 +73,7 @@ def test_the_formula():
 
 @IMPLEMENTATIONS
 def test_a_sure_text_gives_alpha_and_an_unsure_one_standard_distillation(problem, implementation):
-    """By hand: logits are the hidden states; p_neg is one token in row 0, two alike in row 1 and more in row 2."""
+    """By hand: logits are the hidden states; p_neg is one token in row 0, two equal ones in row 1 and more in row 2."""
     p = problem(rows=3, vocab=4, widths=(4, 4))
     p.student_head = p.teacher_head = LMHead(torch.eye(4))
     p.negative = torch.tensor([[0.0, 400, 0, 0], [0, 0, -400, -400], [0.0, 0, 0, 0.5]])

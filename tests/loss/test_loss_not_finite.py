@@ -1,4 +1,4 @@
-"""NaN and infinity in an input never give a plausible number, whoever computes it; layout and dtype neither."""
+"""NaN and infinity in an input never give a plausible number, in any implementation, layout and dtype."""
 
 from dataclasses import replace
 from unittest.mock import patch

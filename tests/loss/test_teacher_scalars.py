@@ -136,7 +136,7 @@ def test_bad_input(problem, message):
 
 
 def test_a_label_outside_shows_where_it_was_not_looked_at(problem, monkeypatch):
-    """As on a GPU; a stand-in for its labels, which are on no CPU by their own word."""
+    """As on a GPU: a stand-in for labels that do not report a CPU as their device."""
     p = problem(rows=3)
 
     class Elsewhere(torch.Tensor):

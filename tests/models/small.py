@@ -13,7 +13,7 @@ POSITIONS = 100  # more than there are tokens in a batch, or frames in a window
 
 
 def make_model(tokenizer, speech_encoder, tied: bool = True) -> SpeechLM:
-    """A random model that hears well."""
+    """Return a random model whose states depend on the audio."""
     model = build(
         llama(2, len(tokenizer), tied=tied),
         speech_encoder,

@@ -27,7 +27,7 @@ def prompt_sample(key: str, question: str = "Is it high?", system: str = "beep")
 
 @pytest.fixture
 def alike():
-    """Three samples of unequal length that begin alike."""
+    """Three samples of unequal length with a common prefix."""
     return [
         prompt_sample("low"),
         prompt_sample("high", "It is the tone?"),

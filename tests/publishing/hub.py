@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub: an HTTP server that speaks as much of its interface as a push needs."""
+"""A stand-in for the Hugging Face hub: an HTTP server with the part of its interface that a push needs."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ class Hub:
     commits: list[dict] = field(default_factory=list)
 
     def requests(self, beginning: str) -> list[Any]:
-        """The bodies of the requests that begin so."""
+        """Return the bodies of the requests with this prefix."""
         return [body for request, _, body in self.heard if request.startswith(beginning)]
 
 

@@ -126,7 +126,7 @@ def test_a_run_of_an_earlier_version_has_a_card_that_says_so(finished, tmp_path,
 
 
 def test_a_model_is_written_though_a_readme_of_its_base_is_broken(finished, tmp_path):
-    """An export reads what the bases are now where the run has not recorded them."""
+    """If the run has not recorded its bases, an export reads them as they are now."""
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "start.json").unlink()
     encoder_path = yaml.safe_load((run / "config.yaml").read_text())["student"]["encoder"]

@@ -1,4 +1,4 @@
-"""`caad-ds push`: what is sent to the hub, by the real client to a stand-in for the hub, and what is refused."""
+"""`caad-ds push` with the real client and a stand-in for the hub: sent files and refused models."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def push(*arguments: object) -> int:
 
 @pytest.fixture
 def refusal(capsys):
-    """The one line with which a push ends."""
+    """Run a push that fails; returns its one line of error."""
 
     def run(*arguments: object) -> str:
         capsys.readouterr()
@@ -322,7 +322,7 @@ def test_what_no_folder_is_named_by_is_no_hub_id(hub, refusal):
 
 @pytest.mark.slow
 def test_the_console_script_keeps_the_token_to_itself(hub, model, tmp_path):
-    """In a process of its own, with the traceback that --debug shows."""
+    """In a separate process, with the traceback that --debug shows."""
     hub.answers["POST /api/models/lab/student/commit"] = 500, f"failed with {TOKEN}"
     env = os.environ | {
         "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home"),

@@ -1,4 +1,4 @@
-"""`caad-ds ask` prints what `Model.answer` returns, and says in one line what it cannot answer."""
+"""`caad-ds ask` prints the answers of `Model.answer`, and one line per error."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""`--transcribe`: an ASR model's text beside the audio, and the Whisper that an encoder comes from."""
+"""`--transcribe`: an ASR model's text added to the audio, and finding the Whisper of an encoder."""
 
 import json
 
@@ -125,7 +125,7 @@ def test_whisper_takes_audio_beyond_its_window(whisper):
 
 
 def test_the_whisper_of_an_encoder_is_found_by_what_is_recorded(whisper, tmp_path):
-    """As a hub id, which a relative folder stands for here, or in the config of the run that the model lies in."""
+    """By hub id (here a relative folder), or by the config of the model's run."""
     folder = run_of(tmp_path / "run", whisper)
     assert whisper_of(folder) == str(whisper)
     (tmp_path / "run/config.yaml").unlink()

@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on one host: slurmctld, munge and two slurmd in a mount namespace of their own."""
+"""A real Slurm of two nodes on one host: slurmctld, munge and two slurmd in a separate mount namespace."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Stands in for the training entry: says which rank it is, holds USR1, leaves with the status that it is told."""
+"""Replaces the training entry: prints its rank, handles USR1, exits with the given status."""
 
 import argparse
 import os

@@ -25,7 +25,7 @@ def manifest(tmp_path) -> Path:
 
 @pytest.fixture
 def submit(cluster, manifest, tmp_path):
-    """Submit from a folder of its own with this environment's interpreter."""
+    """Submit from a new folder with this environment's interpreter."""
     here = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "MANIFEST": str(manifest), "OUT": "out"}
 
     def run(*arguments: str, **variables: str) -> int:

@@ -1,4 +1,4 @@
-"""`caad-ds dashboard`: the address that it prints, and what a real browser shows there."""
+"""`caad-ds dashboard`: the printed address, opened in a real browser."""
 
 import os
 import re

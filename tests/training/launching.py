@@ -1,4 +1,4 @@
-"""Starting training as users do, and reading back what it left."""
+"""Start training as users do, and read its output."""
 
 import multiprocessing
 import os
@@ -126,7 +126,7 @@ def tracked(output_dir: Path):
 
 
 def curve(output_dir: Path, metric: str) -> list[tuple[int, float]]:
-    """All points of a metric as they stand in the store, by step."""
+    """Read all points of a metric from the store, by step."""
     client, run = tracked(output_dir)
     return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
 
@@ -138,7 +138,7 @@ def weights(output_dir: Path) -> dict:
 
 
 def refusal(file, *arguments: str, ranks: int = 1, env: dict | None = None) -> str:
-    """The one line that the main rank prints as it refuses, beside the lines of progress."""
+    """Return the one line of error that the main rank prints besides progress."""
     run = Run(file, ranks, *arguments, env=env)
     status = run.wait(60)
     assert status == [2] * ranks, f"exit status {status}: {run.output()}"

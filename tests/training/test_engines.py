@@ -263,7 +263,7 @@ def test_heads_padded_to_different_sizes_share_one_vocabulary(parts):
 
 @pytest.mark.parametrize("origin", ["llm", "path"])
 def test_in_bf16_weights_are_cast_and_rotary_frequencies_are_not(world, tmp_path, origin):
-    """And the student trains, so that a loaded one too is checkpointed."""
+    """The student is trained, so a loaded one is checkpointed too."""
     student = {"gradient_checkpointing": True} | (start_from(world / "teacher") if origin == "path" else {})
     cfg = load_config(config(world, tmp_path / "out", student=student, run={"precision": "bf16"}))
     made = engines.load_student(cfg)

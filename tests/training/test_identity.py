@@ -1,4 +1,4 @@
-"""What a run is known by: its settings as far as they differ from their defaults, and what else decides its course."""
+"""A run's identity: the settings that differ from their defaults, and everything else that affects training."""
 
 import datetime
 import json
@@ -172,7 +172,7 @@ def test_a_setting_that_decides_the_course_of_training(change):
 
 @pytest.mark.parametrize("section", ["teacher", "student"])
 def test_whether_prompts_have_the_transcript_decides_the_course(section):
-    """Of a checkpoint without a version it did not; the comparison with the run's config.yaml tells that."""
+    """A checkpoint without a version lacks it; the comparison with the run's config.yaml shows that."""
     now = known(DISTILL, **{section: {"transcript": "none"}})
     with pytest.raises(UserError, match=r"\(settings, hash "):
         now.check(known(DISTILL).parts, Path("step-4"))

@@ -58,7 +58,7 @@ def plain_losses(cfg: Config) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def paired(world, tmp_path_factory):
-    """The configuration of a finished run, and what it printed."""
+    """The configuration of a finished run, and its output."""
     folder = tmp_path_factory.mktemp("pairs")
     save_encoder(folder / "ears", encoder(seconds=2))
     shutil.copytree(world / "teacher", folder / "teacher")

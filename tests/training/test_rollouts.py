@@ -1,4 +1,4 @@
-"""Answers that the student draws while it trains: which, by whom, and what is learned from them."""
+"""On-policy answers in training: which samples, by which ranks, and the gradients from them."""
 
 import json
 import math
@@ -155,7 +155,7 @@ def test_the_gradient_is_that_of_plain_pytorch_on_the_same_answers(world, tmp_pa
 
 
 def plain_gradients(cfg, drawn: dict[tuple[int, str], list[int]]) -> dict[str, torch.Tensor]:
-    """The gradients of the first step, as the paper and GKD write its loss, by PyTorch alone and in whole batches."""
+    """Compute the gradients of the first step by the loss of the paper and GKD, in plain PyTorch."""
     student, teacher = load_student(cfg), auto.load(cfg.teacher.path)
     teacher.module.eval()
     reader, objective = IndexedReader(cfg.data.train), cfg.objective

@@ -1,4 +1,4 @@
-"""A whole run on two ranks under DeepSpeed's launcher, as the README starts it."""
+"""A complete run on two ranks under DeepSpeed's launcher, as in the README."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def finished(world, tmp_path_factory):
-    """The run's output folder and what it printed."""
+    """The run's output folder and its log."""
     out = tmp_path_factory.mktemp("train") / "out"
     file = config(
         world, out, optimizer={"steps": STEPS}, data={"validation": str(world / "shards")}, validation={"every": 6},

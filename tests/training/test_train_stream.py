@@ -1,4 +1,4 @@
-"""Training from a stream: ranks take equal steps, a run goes on at its shard, the broken stops all or is skipped."""
+"""Training from a stream: ranks take equal steps, a run resumes at its shard, broken samples stop it or are skipped."""
 
 import json
 import signal

@@ -61,7 +61,7 @@ def encoder(layers: int = 2, seconds: int = 1) -> SpeechEncoder:
 
 @torch.no_grad()
 def amplify(module: torch.nn.Module, factor: float = 6.0) -> None:
-    """Make fresh weights so large that different audio gives different states; untrained ones hardly hear it."""
+    """Scale random weights up so that different audio gives different states; unscaled ones hardly react to audio."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             parameter.mul_(factor)

@@ -1,4 +1,4 @@
-"""Which folders `--model` takes, and what is said of those that it does not."""
+"""Folders that `--model` accepts, and messages for the others."""
 
 from pathlib import Path
 

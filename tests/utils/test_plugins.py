@@ -1,4 +1,4 @@
-"""Modules of somebody else: found by dotted names, and a line about what is wrong with one."""
+"""External modules: found by dotted names; one line about what is wrong with one."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from data_prep.ingest import sources
 
 @pytest.fixture(autouse=True)
 def theirs(tmp_path, monkeypatch):
-    """A package `theirs` of which one module is whole, one needs what is not installed, and one is no Python."""
+    """A package `theirs` with one valid module, one with a missing dependency, and one with a syntax error."""
     modules = {"whole": "load = 'me'", "needs": "import not_installed", "broken": "def load(:"}
     (tmp_path / "theirs").mkdir()
     for name, text in modules.items():

@@ -65,7 +65,7 @@ READERS = {
 
 
 def load_config_error(path: Path) -> str:
-    """A config of a name alone lacks the rest, and says what it lacks."""
+    """A config with a name only is incomplete; the error says what is missing."""
     with pytest.raises(UserError) as caught:
         load_config(path)
     if isinstance(caught.value, TextError):

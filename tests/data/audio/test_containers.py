@@ -45,7 +45,7 @@ def write(path, wave, rate, codec="aac", kind=None, options=None, streams=1, pic
 
 
 def offset(found, wave):
-    """By how many samples what was decoded lags behind what was encoded."""
+    """Return the delay in samples of the decoded audio against the original."""
     size = 1 << (len(wave) + len(found)).bit_length()
     product = np.fft.irfft(np.fft.rfft(found, size) * np.fft.rfft(wave, size).conj(), size)
     return int(((product.argmax() + size // 2) % size) - size // 2)

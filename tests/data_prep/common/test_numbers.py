@@ -55,7 +55,7 @@ def test_what_yaml_makes_another_value_of_is_told_with_the_quotes_that_are_missi
 
 @given(st.one_of(st.integers(), st.booleans(), st.floats(), st.text(st.characters(codec="ascii", min_codepoint=32))))
 def test_a_scalar_is_the_text_that_was_written_or_an_error(tmp_path_factory, value):
-    """Whatever stands unquoted in YAML is never read as another text."""
+    """An unquoted YAML value is never read as a different text."""
     path = tmp_path_factory.getbasetemp() / "scalar.yaml"
     written = str(value)
     path.write_text(f"a: {written}\n")

@@ -34,7 +34,7 @@ def test_a_wav_that_was_piped_is_whole(tmp_path, tone, claimed):
 
 @pytest.mark.parametrize(("loud_first", "reason"), [(True, "it continues after"), (False, "or it is an MP3 that")])
 def test_an_mp3_whose_length_is_a_guess_is_not_cut_silently(tmp_path, loud_first, reason):
-    """libsndfile multiplies the bit rate of the first frame; the table that LAME writes tells it better."""
+    """libsndfile extrapolates from the bit rate of the first frame; the table that LAME writes is more exact."""
     path = tmp_path / "a.mp3"
     wave = np.random.default_rng(0).uniform(-0.3, 0.3, 256_000) * (np.arange(256_000) < 128_000)
     kind = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.3}

@@ -1,4 +1,4 @@
-"""Packing: what is read back is what went in, the same input gives the same bytes, nothing partial is left."""
+"""Packing: round trip, the same input gives the same bytes, no partial files are left."""
 
 import json
 import subprocess

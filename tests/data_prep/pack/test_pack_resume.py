@@ -1,4 +1,4 @@
-"""Packing that is killed, at any moment, goes on and ends with the bytes of an undisturbed run."""
+"""Packing that is killed at any moment resumes, and gives the same bytes as an uninterrupted run."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def zombie(pid: str) -> bool:
 
 
 def interrupted(manifest: Path, folder: Path, monkeypatch, after: int) -> None:
-    """Pack until `after` shards are there; what is on disk then is what a kill leaves."""
+    """Pack until `after` shards are there, and leave the files as after a kill."""
     from data_prep.pack import pack as module
 
     class Killed(BaseException):

@@ -68,7 +68,7 @@ def test_plain_answers_pass(response):
 
 
 def answered(prep, tmp_path, write_lines, statements, *options):
-    """The command's rows, those rejected by id, and what it prints."""
+    """Run the command; returns its rows, the rejected ones by id, and its output."""
     rows = [question(number) | {"metadata": prompt("Who?", text)} for number, text in enumerate(statements)]
     out = tmp_path / "answered.jsonl"
     source = write_lines("described.jsonl", rows)

@@ -1,4 +1,4 @@
-"""Stage 1 ends with a table: what each wording of a question brought, and examples of what is wrong."""
+"""Stage 1 ends with a table of the outcomes by wording of the question, with examples of problems."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The parts of an array job give what one run gives; what is missing or damaged is named."""
+"""Merging the parts of an array job gives the output of a single run; missing or damaged parts are named."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The OpenAI engine against `transformers serve`, and against a small server that fails as it is told."""
+"""The OpenAI engine against `transformers serve`, and against a small server with scripted failures."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ OPTIONS = ("--engine", "openai", "--max-new-tokens", 24)
 
 
 class Serve:
-    """`transformers serve` as a process of its own, which can be killed and started again on the same port."""
+    """`transformers serve` in a separate process, which can be killed and restarted on the same port."""
 
     def __init__(self, model: Path, log: Path) -> None:
         self.model, self.log, self.process = model, log, None

@@ -1,4 +1,4 @@
-"""Sampled answers: each record's own, whatever is beside it. How they are drawn: tests/evaluation/test_decoding.py."""
+"""Sampled answers do not depend on the batch. For the sampling itself see tests/evaluation/test_decoding.py."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Stage 1 by a SpeechLM that hears the audio: what it answers, and what becomes of the answers."""
+"""Stage 1 with a SpeechLM that uses the audio: its answers and how they are processed."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""vLLM itself, on a CPU or a GPU: its answers, what it rejects, and going on after a kill."""
+"""The vLLM engine, on a CPU or a GPU: answers, rejected records, and resuming after a kill."""
 
 import json
 import os

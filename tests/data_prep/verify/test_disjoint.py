@@ -52,7 +52,7 @@ def held_out(tmp_path, records, monkeypatch):
 
 @pytest.fixture
 def verify(shards, capsys):
-    """Runs `prep verify`; returns its exit status and what it printed."""
+    """Run `prep verify`; returns its exit status and output."""
 
     def run(*arguments):
         capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The overview: a page that shows what the shards hold, whatever stands in their metadata, and stays small."""
+"""The overview page shows the content of shards, for any metadata, and stays small."""
 
 import base64
 import json

@@ -23,7 +23,7 @@ SMALL = 20_000  # bytes: several shards
 
 
 def noise(path: Path, number: int, rate: int = 16_000, channels: int = 1) -> Path:
-    """A clip of its own for every number, in the format of the path's suffix."""
+    """Write a different clip for every number, in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     wave = 0.2 * np.random.default_rng(number).standard_normal((int((0.1 + 0.02 * number) * rate), channels))
     soundfile.write(path, np.clip(wave, -1, 1), rate)

@@ -1,4 +1,4 @@
-"""Memory of cached rows: used again when nobody has it any more, and never before."""
+"""Memory of cached rows is reused when no one refers to it any more, and never before."""
 
 import gc
 

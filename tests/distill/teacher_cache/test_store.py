@@ -1,4 +1,4 @@
-"""Segments and the store: what was written is found again bit for bit, and nothing else is."""
+"""Segments and the store: stored rows are found again bit for bit, and nothing else is."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def stored(layout: Layout, folder: Path, counts: list[int], cuts: list[bool]) -> dict[str, list[torch.Tensor]]:
-    """Write a sample for each count, and finish a segment where `cuts` says so; what was written."""
+    """Write a sample per count, ending a segment after those in `cuts`; returns what was written."""
     writer, kept = SegmentWriter(folder, "00000"), {}
     for number, count in enumerate(counts):
         kept[f"c{number}"] = filled_parts(layout, count, number)
@@ -111,7 +111,7 @@ def test_no_flipped_bit_is_read(counts, data):
 
 
 def test_a_segment_is_there_whole_or_not_at_all(tmp_path):
-    """Whatever part of its writing a kill allows; the next writer takes a number of its own."""
+    """Whatever a kill leaves of a segment, the next writer uses a new number."""
     layout = Layout("pair", 2, "fp32")
     stored(layout, tmp_path, [2, 1], [False])
     writer = SegmentWriter(tmp_path, "00000")

@@ -12,7 +12,7 @@ import soundfile
 
 @dataclass(frozen=True)
 class Miniature:
-    """A folder's writer, the answers to its rows by id, what they come to by hand, and the broken row's id and fault.
+    """Writer of a folder, answers to its rows by id, scores computed by hand, and id and fault of the broken row.
 
     `figures` are by group and metric.
     """

@@ -23,7 +23,7 @@ def line(category, content=ASK, audios=("SER/audio/0.wav",), target="male", **fi
 
 
 def flat(category, content=ASK, audio="SER/audio/0.wav", target="male"):
-    """The form of their training code: audios beside the messages."""
+    """Write the format of their training code: audios separate from the messages."""
     turns = [SYSTEM, {"role": "user", "content": f"<start_audio><|AUDIO|><end_audio>\n{content}"}]
     audios = [{"audio_filepath": audio, "transcription": "hello there"}]
     return {"audios": audios, "messages": turns, "target": target, "category": category}

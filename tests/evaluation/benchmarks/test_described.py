@@ -34,7 +34,7 @@ ROWS = [
 
 @pytest.fixture
 def describe(tmp_path):
-    """Writes a description, and clips beside the rows, which the caller writes to the folder that it gives."""
+    """Write a description and clips; returns the folder, to which the caller writes the rows."""
 
     def describe(file, choices="options", **replaced):
         text = PLAIN.format(file=file, choices=choices)

@@ -1,4 +1,4 @@
-"""The example of docs/benchmarks.md, run as it stands there, and the keys that the page explains."""
+"""The example of docs/benchmarks.md is run as written, and the page explains every key."""
 
 import json
 import re

@@ -194,7 +194,7 @@ def test_labels_of_a_table_are_read_as_text(tmp_path, labels, read, write):
 
 @pytest.mark.parametrize("write", [write_parquet, write_datasets])
 def test_class_labels_are_read_by_their_names(tmp_path, write):
-    """A column of the `datasets` library's ClassLabel holds numbers, and its names beside the schema."""
+    """A ClassLabel column of the `datasets` library holds numbers; the names are in the schema's metadata."""
     about = {"info": {"features": {"label": {"names": ["female", "male"], "_type": "ClassLabel"}}}}
     held = table(3).drop_columns("label").append_column("label", pa.array([1, 0, -1]))
     write(tmp_path, COUNTING, held.replace_schema_metadata({"huggingface": json.dumps(about)}))

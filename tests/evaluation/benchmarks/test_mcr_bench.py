@@ -182,7 +182,7 @@ def test_unusable_folders_are_refused(tmp_path):
 
 
 def test_a_wrapped_prompt_is_the_public_runners_and_another_benchmark(conflicts, run, tmp_path, capsys):
-    """Without a description the question stands alone, as there."""
+    """Without a description the prompt is the question alone, as in that runner."""
     plain, wrapped = (load(conflicts, prompt=prompt) for prompt in PROMPTS)
     prompts = {item.condition: item.messages[0]["content"] for item in wrapped.items if item.id == "gender/0"}
     span = "<start_audio><|AUDIO|><end_audio>\n"

@@ -1,4 +1,4 @@
-"""Whether systems hear enough, and alike enough, to be compared."""
+"""Checks that systems have sufficient, and similar, neutral accuracies to be compared."""
 
 from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
 from caad_ds.evaluation.scoring.scores import score_groups

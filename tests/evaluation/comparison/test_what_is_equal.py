@@ -1,4 +1,4 @@
-"""Runs that are judged by different rules, or summed up differently, do not stand side by side."""
+"""Runs that were scored by different rules or figures are not compared."""
 
 import json
 from pathlib import Path

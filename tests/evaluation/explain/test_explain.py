@@ -139,7 +139,7 @@ def test_a_student_stands_beside_its_teacher(explain, model_folder, terms, tmp_p
 def test_a_student_that_reads_other_prompts_stands_beside_its_teacher(
     explain, model_folder, terms, tmp_path, negative, monkeypatch
 ):
-    """It has more positions for an audio and another template: each says of the answer what it says alone."""
+    """The teacher has more positions per audio and another template; probabilities are as for each model alone."""
     monkeypatch.setattr("caad_ds.evaluation.explain.explain.draw", lambda *given: [])  # the numbers are enough
     student, encoder, tokenizer = tiny_parts(num_queries=5)
     tokenizer.chat_template = TEMPLATE.replace("assistant ", "user ")

@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing from outside, audio that plays, filters that leave what they say, by keyboard."""
+"""The page in a real browser: no external resources, audio, filters, keyboard use."""
 
 import json
 import time
@@ -20,7 +20,7 @@ WITHIN = 10  # seconds
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Run folders, with the page about them as `o.html`, its audio in it, and as `beside.html`."""
+    """Run folders with their page: `o.html` with embedded audio, `beside.html` with a folder of audio."""
     world = make_world(tmp_path_factory.mktemp("page") / "world")
     write_tokens(world.root / "run0" / "tokens", world.items[2])
     report(world.runs, world.root / "o.html")
@@ -199,7 +199,7 @@ def test_a_benchmark_without_conditions_has_the_matrix_of_two_systems(driver, tm
 
 
 def test_a_long_prompt_is_a_paragraph_with_its_lines(driver, tmp_path):
-    """What a described benchmark asks is a whole prompt; none of its lines has a heading's place."""
+    """The question of a described benchmark is a complete prompt; none of its lines is used as a heading."""
     prompt = "Listen.\n\nWho speaks?\n  (A) a man\n  (B) a woman\n" + "Answer by a letter alone. " * 20
     items = [Item(**{**vars(item), "question": prompt}) for item in make_items(tmp_path, conditions=(None,), count=4)]
     write_run(tmp_path / "a", "a", items, np.ones((1, 4), dtype=bool), benchmark="dynamic-superb")

@@ -1,4 +1,4 @@
-"""`caad-ds report`: what the page holds, and what is refused."""
+"""`caad-ds report`: content of the page, and refused inputs."""
 
 import base64
 import io

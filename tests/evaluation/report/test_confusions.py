@@ -37,7 +37,7 @@ def test_an_answer_names_one_option_or_none(prediction, question, option):
     ],
 )
 def test_the_unit_that_is_asked_for_is_no_other_answer(prediction, question, option):
-    """The table has what the rule lenient takes for right."""
+    """The table agrees with the rule lenient."""
     options = ("21", "5")
     assert named(prediction, options, question) == option
     assert [o for o in options if verdicts(prediction, o, options, question)["lenient"]] == ([option] if option else [])
@@ -50,7 +50,7 @@ def test_runs_add_up():
 
 
 def test_scores_and_tables_have_them(model_folder, conflicts, tmp_path, capsys):
-    """Answers of another model are put in the place of its own: all about gender name one option."""
+    """Replace the model's answers: all answers about gender name one option."""
     out = tmp_path / "run"
     arguments = ["evaluate", "--model", str(model_folder), "--benchmark", str(conflicts), "--out", str(out)]
     assert cli.main([*arguments, "--device", "cpu", "--max-new-tokens", "2"]) == 0

@@ -1,4 +1,4 @@
-"""`--mlflow` of four commands: into real SQLite stores, and beside servers that are gone or silent."""
+"""`--mlflow` of four commands: with real SQLite stores, and with servers that are down or do not answer."""
 
 import json
 import socket

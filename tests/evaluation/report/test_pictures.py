@@ -30,7 +30,7 @@ NAMES = {
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures as they stand when they have been saved."""
+    """Collect the matplotlib figures that were saved."""
     figures, save = [], Figure.savefig
 
     def saved(figure, *args, **kwargs):

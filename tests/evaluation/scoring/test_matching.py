@@ -305,7 +305,7 @@ FRAMES = ["{}", "[{}]", "({})", "<answer>{}</answer>", "**{}**", '"{}"', "It is 
 @settings(deadline=None)
 @given(vocabulary, st.data())
 def test_an_answer_that_is_leniently_right_mentions_no_other_option(options, data):
-    """Whatever it is wrapped in, and wherever other words stand: two options that are mentioned make it wrong."""
+    """An answer that mentions two options is wrong, whatever the surrounding words."""
     said = data.draw(st.lists(st.sampled_from([*options, "well", "or"]), max_size=4))
     prediction = data.draw(st.sampled_from(FRAMES)).format(" ; ".join(said))
     label = data.draw(st.sampled_from(options))
@@ -318,7 +318,7 @@ def test_an_answer_that_is_leniently_right_mentions_no_other_option(options, dat
 
 
 def _inside(option, prediction):
-    """Whether an option's letters stand in the prediction's, where spaces do not count."""
+    """Return whether the prediction contains the option's letters, ignoring spaces."""
     return option.replace(" ", "") in "".join(letter for letter in prediction if letter.isalpha())
 
 

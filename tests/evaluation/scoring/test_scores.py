@@ -72,7 +72,7 @@ def test_intervals_cover_the_value_and_narrow_with_items():
 
 
 def test_bootstrap_is_paired_over_conditions():
-    """A model that never changes its answer has ratio exactly 1 in every draw, and draws tell no uncertainty then."""
+    """A model that never changes its answer has ratio 1 in every draw, so the bootstrap shows no uncertainty."""
     same = np.random.default_rng(0).random(200) < 0.5
     right = one_run(same, same, same, same)
     assert (resample(right, np.arange(200), 50, seed=0)[1]["norm_accuracy_adversarial"] == 1).all()
@@ -93,7 +93,7 @@ def test_answers_that_are_all_right_are_no_certainty(items):
 
 
 def test_items_that_share_a_clip_are_drawn_together():
-    """Four questions about a clip, all answered alike, are worth one."""
+    """Four questions about a clip with equal answers count like one."""
     clips = np.random.default_rng(0).random((1, 4, 50)) < 0.6
     one, four = score(clips), score(np.repeat(clips, 4, axis=-1), unit=np.repeat(np.arange(50), 4))
     assert (four["items"], four["clips"]) == (200, 50)

@@ -1,4 +1,4 @@
-"""Differences between systems: exact tests against enumeration, intervals and p values against what they promise."""
+"""Differences between systems: exact tests against enumeration, coverage of intervals and p values."""
 
 import json
 from dataclasses import replace
@@ -126,7 +126,7 @@ def kept_by(neutral, kept, of=200):
 
 
 def test_a_ratio_is_not_marked_where_denominators_differ_and_few_items_count():
-    """20 of 20 kept and 171 of 180 are alike enough, but no unit of the 20 shows that a right answer can be lost."""
+    """20 of 20 kept is close to 171 of 180, but none of the 20 shows that a right answer can be lost."""
     ours, theirs = (lambda right: ratio_sums(right, np.arange(200)) for _ in range(2))
     p, least = exchange_test(ours(kept_by(180, 171)), theirs(kept_by(20, 20)))[:, list(RATIOS).index("shift")]
     assert (p, least) == (1, 1)
@@ -252,7 +252,7 @@ def test_too_few_items_say_so_and_are_never_marked(items, others):
 
 
 def test_questions_about_one_clip_are_one_item_to_the_test():
-    """Twenty items about four clips: who hears a clip is right about all of it, and four clips cannot tell."""
+    """Twenty items about four clips, all answers about a clip right or wrong: four clips are too few for a test."""
     hears, deaf = np.ones((1, 4, 20), bool), np.zeros((1, 4, 20), bool)
     for questions, units in ((5, 4), (1, 20)):
         found = differences(systems_of(deaf, hears, questions=questions), "a", draws=20)["b"]["all"]
@@ -283,7 +283,7 @@ def cells(designs, sizes):
 
 @pytest.mark.parametrize(("design", "items"), cells(ALIKE, (1, 4, 8, 20, 50)) + cells(ALIKE_ALONE, (8, 50)))
 def test_systems_alike_in_truth_are_marked_no_oftener_than_promised(design, items):
-    """At most 5%, as far as so many comparisons tell: P(more) < 1% at 5%. The benchmark makes more."""
+    """At most 5%, within the precision of this number of comparisons: P(more) < 1% at 5%. The benchmark makes more."""
     comparisons = 15 if items == 1 else 40
     marked = marks(design, items, comparisons)
     most = 0 if items < FEWEST else binom.isf(0.01, comparisons, 0.05)

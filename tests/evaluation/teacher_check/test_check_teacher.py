@@ -62,7 +62,7 @@ def rows(conflicts):
 
 
 def encoded_items(loaded, rows, negatives=()):
-    """Items of two rows, and their clips as the model hears them."""
+    """Return the items of two rows, and their encoded clips."""
     encoded_clips = EncodedClips(loaded, negatives, [item for row in rows for item in row.items()])
     return encoded_clips.encode([item for row in rows[:2] for item in row.items()]), encoded_clips
 

@@ -1,4 +1,4 @@
-"""Sequences that begin alike give the states that each gives by itself."""
+"""Sequences with common prefixes give the same states as each sequence alone."""
 
 import pytest
 import torch

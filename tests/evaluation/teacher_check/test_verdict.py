@@ -1,4 +1,4 @@
-"""The verdict on a teacher: what it says of likelihoods that are made up."""
+"""The verdict on a teacher, for made-up likelihoods."""
 
 import json
 

@@ -95,5 +95,5 @@ def samples() -> list[Sample]:
 
 
 def own_logits(model, batch) -> torch.Tensor:
-    """The family's own logits, float32 [B, S, V], by its whole forward."""
+    """Compute the family's own logits, float32 [B, S, V], by its complete forward."""
     return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.placed()).logits.float()

@@ -1,4 +1,4 @@
-"""Models of architecture files: what they are built with, and the shapes and commands of the families' configs."""
+"""Models built from architecture files, and the shapes and commands of the families' configs."""
 
 import json
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ def copy(folder, tmp_path) -> Path:
 
 @pytest.fixture
 def published(copy) -> Path:
-    """The same as the hub has it: the files that processors had before `processor_config.json`."""
+    """The same in the hub's layout, with the files that processors had before `processor_config.json`."""
     made = tiny_qwen2_audio.processor()
     (copy / "processor_config.json").unlink()
     made.feature_extractor.save_pretrained(copy)
@@ -158,7 +158,7 @@ def test_weights_that_are_missing(copy, part):
 
 
 def test_layers_that_the_config_does_not_name(copy):
-    """They would be left out without a word."""
+    """They would be left out silently."""
     file = copy / "config.json"
     values = json.loads(file.read_text())
     values["text_config"]["num_hidden_layers"] = 1
@@ -178,7 +178,7 @@ def test_a_config_without_its_language_model(copy):
 
 @pytest.mark.parametrize("text", ['{"eos_token_id": [3', "", "[]"])
 def test_a_broken_generation_config(copy, text):
-    """transformers would go on without it, and answers would end otherwise."""
+    """transformers would continue without it, and answers would end differently."""
     (copy / "generation_config.json").write_text(text)
     assert refused(auto.load, copy).startswith(str(copy / "generation_config.json"))
 

@@ -27,7 +27,7 @@ def longer(batch: Batch, tokens: torch.Tensor) -> Batch:
 
 
 def last(parts, batch: Batch) -> torch.Tensor:
-    """The family's own logits of the next token, each sample in a forward of its own, unpadded."""
+    """Return the family's own logits of the next token, by a separate, unpadded forward per sample."""
     rows = []
     for number in range(len(batch.keys)):
         alone = batch.select(torch.tensor([number]))
@@ -40,7 +40,7 @@ def last(parts, batch: Batch) -> torch.Tensor:
 
 
 def without_cache(parts, batch, negative=None, steps=STEPS, suppressed=()):
-    """The likeliest tokens [B, steps], each step a whole forward; no answer ends."""
+    """Return the most likely tokens [B, steps] by a complete forward per step; no answer ends."""
     tokens = torch.empty(len(batch.keys), 0, dtype=torch.long)
     for _ in range(steps):
         z = last(parts, longer(batch, tokens))

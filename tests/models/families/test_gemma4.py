@@ -1,4 +1,4 @@
-"""What Gemma 4 has beside what every family has: sliding windows, and keys that layers share."""
+"""Particularities of Gemma 4: sliding windows, and keys shared between layers."""
 
 import json
 
@@ -27,7 +27,7 @@ def lm(folder):
 
 
 def test_text_only_is_the_text_alone_within_a_sliding_window(lm):
-    """Audio of more positions than the window is no part of what a later token sees."""
+    """A later token does not attend to audio positions beyond the window."""
     samples = [sample("a", 1.3), sample("b", 0.5, 0.7, question="Is it low?")]
     batch = lm.reader.collate(samples)
     assert batch.audio_positions.max() > lm.module.config.text_config.sliding_window

@@ -1,4 +1,4 @@
-"""What Granite Speech has of its own: padded audio, the factor of its logits, published adapters, BatchNorm."""
+"""Particularities of Granite Speech: padded audio, the factor of its logits, published adapters, BatchNorm."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def own_class(folder):
 
 @pytest.fixture
 def adapted(folder, tmp_path) -> Path:
-    """The model with adapters beside its weights, in the names of the published files."""
+    """Save the model with adapters, under the names of the published files."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
@@ -92,7 +92,7 @@ def test_the_features_are_the_processors_own_beside_an_audio_of_the_full_length(
 
 
 def test_a_short_clip_differs_from_the_published_use_without_padding(lm):
-    """In the last block of attention and in what the convolutions carry beyond; not at all at the full length."""
+    """They differ in the last block of attention and through the convolutions, and not at all at the full length."""
     far = {}
     for seconds in (1.0, 2.0, 3.0):
         each = sample("x", seconds)
@@ -157,7 +157,7 @@ def either(request, folder, monkeypatch):
 
 
 def test_logits_are_those_of_granites_own_causal_lm(either):
-    """Whose forward divides by logits_scaling: around the same language model it gives what the head gives."""
+    """A class whose forward divides by logits_scaling gives, with the same language model, the logits of our head."""
     text = GraniteForCausalLM(either.module.config.text_config)
     text.model, text.lm_head.weight = either.module.model.language_model, either.module.lm_head.weight
     batch = either.reader.collate([sample("d", question="Is the tone low?", answer="low")])
@@ -294,7 +294,7 @@ def test_adapters_that_lack_a_weight_are_refused(adapted):
 
 
 def test_a_weight_that_is_missing_beside_adapters_is_refused(adapted):
-    """from_pretrained tells of the adapters' weights alone."""
+    """from_pretrained reports only the adapters' weights."""
     weights = load_file(adapted / "model.safetensors")
     weights.pop("projector.linear.weight")
     save_file(weights, adapted / "model.safetensors", {"format": "pt"})

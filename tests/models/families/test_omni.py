@@ -1,4 +1,4 @@
-"""Qwen2.5-Omni: its thinker is read from a whole checkpoint, and written as one that transformers and vLLM read."""
+"""Qwen2.5-Omni: the thinker is read from a complete checkpoint, and saved in a layout for transformers and vLLM."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ TOP = {"thinker.model", "thinker.lm_head", "thinker.audio_tower", "thinker.visua
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A whole checkpoint, not to be changed; replaces Qwen2-Audio."""
+    """A complete checkpoint, read-only; replaces Qwen2-Audio."""
     return tiny.write(tmp_path_factory.mktemp("omni"))
 
 
@@ -50,7 +50,7 @@ def names(folder) -> list[str]:
 
 
 def settings(folder) -> dict:
-    """The config, whose parts transformers gives the whole's dtype on the way."""
+    """Return the config with parts in the dtype of the whole, as transformers sets it when loading."""
 
     def plain(values):
         return {k: plain(v) if isinstance(v, dict) else v for k, v in values.items() if k != "dtype"}
@@ -132,7 +132,7 @@ def test_answers_end_where_the_turn_does_and_where_the_folder_says(folder, tmp_p
 
 @pytest.mark.parametrize("samples_", [480, 481, 15_599, 15_600, 15_601, 16_000, 40_000, 95_600, 95_999, 96_000])
 def test_audio_of_any_length_is_what_the_processor_pads_to_its_whole_window(lm, samples_):
-    """Where audio ends beside the end of what is extracted, the extractor would mirror it."""
+    """If audio ends near the end of the extracted frames, the extractor would mirror it."""
     clip = audio("a", samples_ / 16_000)
     found, padded = lm.reader.features([clip]), ProcessorReader.audio_settings(lm.reader, [clip])
     assert padded == {}
@@ -156,7 +156,7 @@ def test_the_shortest_audio(lm):
 
 
 def test_adapters_of_the_tower_leave_the_projector_to_itself(folder):
-    """It lies inside the tower, and is trained whole."""
+    """It is inside the tower, and is trained completely."""
     lm = auto.load(folder)
     lm.add_adapters({"rank": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "encoder": True})
     adapted = {name.partition(".lora_")[0] for name, _ in lm.tower.named_parameters() if "lora_" in name}

@@ -1,4 +1,4 @@
-"""Prompts of an audio LLM of transformers are those of its own processor for the same conversation."""
+"""Prompts of transformers' audio LLMs equal those of their own processors for the same conversation."""
 
 import random
 import re

@@ -54,7 +54,7 @@ def controls(reader, ids):
 
 
 def check(reader, parts):
-    """Whether a record is taken; what is taken reads as its texts, and nothing else."""
+    """Return whether a record is accepted; an accepted one decodes to exactly its texts."""
     try:
         encoded = reader.prompts.encode(record(*parts), positions=[10])
     except UserError as error:

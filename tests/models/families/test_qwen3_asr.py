@@ -1,4 +1,4 @@
-"""What Qwen3-ASR has beside what every family has: text is the system's, and a prompt has one user turn."""
+"""Particularities of Qwen3-ASR: text is put into the system turn, and a prompt has one user turn."""
 
 import pytest
 

@@ -26,7 +26,7 @@ def read_by_the_family(folder, dtype=torch.float32):
 
 
 def settings_of(folder):
-    """The model's config, whose parts transformers gives the whole's dtype on the way."""
+    """Return the config with parts in the dtype of the whole, as transformers sets it when loading."""
     config = json.loads((folder / "config.json").read_text())
     for part in ("text_config", "audio_config"):
         config[part].pop("dtype", None)

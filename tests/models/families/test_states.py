@@ -1,4 +1,4 @@
-"""States and logits of an audio LLM of transformers are its own, whatever stands beside a sample."""
+"""States and logits of transformers' audio LLMs equal those of their own class, independent of the batch."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_the_head_gives_the_familys_own_logits(parts, samples):
 
 
 def test_each_clip_reaches_the_states_behind_it(parts, samples):
-    """What the other tests compare depends on the audio: on each clip, and on its whole length."""
+    """The states compared in the other tests depend on each clip, over its whole length."""
     heard = parts.hidden(parts.batch(samples))
     number = parts.batch(samples).sample_of_row
     for place in range(3):

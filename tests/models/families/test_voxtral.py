@@ -1,4 +1,4 @@
-"""Voxtral: prompts, features, answers and files equal to those of mistral-common and of its own processor."""
+"""Voxtral: prompts, features, answers and files equal those of mistral-common and its own processor."""
 
 import json
 import shutil

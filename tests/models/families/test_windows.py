@@ -69,7 +69,7 @@ def assert_near(found, expected):
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_an_audio_near_a_boundary_is_read_as_by_its_processor(lm, length):
-    """Its placeholders and windows; what is left out of them has no position."""
+    """Placeholders and windows of an audio; windows without a position are left out."""
     asked = of("a", length)
     expected = text.processor_inputs(lm.reader.processor, "Is the tone high or low?", asked.waveforms)
     batch = lm.reader.collate([asked], pad="left", with_answer=False)
@@ -88,7 +88,7 @@ def test_an_audio_near_a_boundary_is_read_as_by_its_processor(lm, length):
 
 
 def test_a_window_without_a_position_changes_nothing(lm):
-    """Neither of its own audio nor of those beside it, wherever they stand."""
+    """Independent of its own audios' and other samples' positions in the batch."""
     just_over, short, long = of("a", WINDOW + 1), of("b", 5000), of("c", 3 * WINDOW)
     cut = of("a", WINDOW + 1)
     cut.waveforms[0] = cut.waveforms[0][:WINDOW]
@@ -130,7 +130,7 @@ def test_shuffled_gives_other_numbers_of_windows(lm):
 
 
 def test_clips_of_unequal_windows_are_asked_as_in_training(lm):
-    """Also where one was encoded beside longer ones than it is asked with."""
+    """Also for a clip that was encoded in a batch with longer ones."""
     lengths = [5000, 3 * WINDOW, WINDOW + 1, WINDOW]
     clips = [Recording((audio(f"clip {n}", n / SAMPLE_RATE), SAMPLE_RATE)) for n in lengths]
     asked = [Question((clip,), "Is the tone high or low?") for clip in clips]
@@ -169,7 +169,7 @@ def test_the_shortest_audio_has_a_position(lm):
 
 
 def test_the_longest_audio_is_one_of_whole_windows(lm):
-    """The processor cuts what is longer, also where its `max_audio_len` would let it through."""
+    """The processor cuts longer audio, even if its `max_audio_len` would allow it."""
     longest = round(lm.reader.longest_seconds * SAMPLE_RATE)
     assert longest == 3 * WINDOW <= lm.reader.processor.max_audio_len * SAMPLE_RATE
     whole = lm.reader.collate([of("a", longest)])

@@ -33,7 +33,7 @@ SETTINGS = {
 
 
 def write(folder: Path, out: Path, samples: Sequence[Any]) -> list[list[int]]:
-    """What vLLM is to be asked: prompts, clips, and our own greedy answers, which are returned.
+    """Write prompts and clips for vLLM, and our own greedy answers; returns these.
 
     A prompt is text with one placeholder per audio, as users of vLLM write it.
     """
@@ -98,7 +98,7 @@ def compare(out: Path) -> list[str]:
 
 
 def differing(prompt: dict[str, Any], answer: Any) -> list[str]:
-    """At most one line: in what an answer of vLLM is not ours."""
+    """Compare an answer of vLLM with ours; returns at most one line."""
     [given] = answer.outputs
     if list(answer.prompt_token_ids) != prompt["prompt_ids"]:
         return [f"{prompt['key']}: prompt {list(answer.prompt_token_ids)}, ours {prompt['prompt_ids']}"]
@@ -111,7 +111,7 @@ def differing(prompt: dict[str, Any], answer: Any) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """With two folders write the first's answers into the second; with one compare what is there with vLLM's."""
+    """With two folders, write the first's answers into the second; with one, compare its answers with vLLM's."""
     if len(arguments) == 2:
         from tests.models.families.conftest import sample
 

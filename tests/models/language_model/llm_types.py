@@ -101,7 +101,7 @@ def require_near(found: Tensor, expected: Tensor, what: str) -> None:
 
 @torch.no_grad()
 def examined(kind: str, world: World) -> Result:
-    """Build a type small by the product's code and compare what it does with what it should."""
+    """Build a small model of a type with our code and check its behaviour."""
     torch.manual_seed(0)
     try:
         values = settings(kind)
@@ -194,7 +194,7 @@ def text_only(lm: SpeechAudioLM, world: World) -> str:
 
 
 def sharing(lm: SpeechAudioLM, world: World) -> str:
-    """Sequences that begin alike, whose beginnings are run once, and each by itself."""
+    """Compare sequences with common prefixes, run once, with each sequence alone."""
     model = lm.module
     if not can_share(model.llm):
         return ""
@@ -264,7 +264,7 @@ def limit(lm: SpeechAudioLM, world: World) -> str:
 
 
 class TooLong(BaseException):
-    """No error of the type's own, so that nobody takes it for one."""
+    """A separate class, not to be confused with errors of the type itself."""
 
 
 @contextmanager

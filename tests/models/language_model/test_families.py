@@ -35,7 +35,7 @@ REMOVED = pytest.mark.parametrize("settings", [WINDOW, CONVOLUTION, STATE], ids=
 
 
 def family(tokenizer, speech_encoder, settings: dict, **options) -> SpeechLM:
-    """A small random model of a family, loud enough to hear the audio."""
+    """Return a small random model of a family, scaled so that audio changes its states."""
     torch.manual_seed(0)
     model = build(llama(2, len(tokenizer)) | settings, speech_encoder, None, **CONNECTOR, **options)
     amplify(model.connector)
@@ -196,7 +196,7 @@ def test_connector_outputs_of_another_width_are_refused(parts, samples, width):
 
 @pytest.fixture(params=[[2, 7, 9], 7], ids=["several", "another"])
 def own_ends(request, tokenizer, tmp_path):
-    """A folder of a causal LM whose end tokens stand in generation_config.json alone, and all that end an answer."""
+    """A causal LM's folder with end tokens only in generation_config.json, and all tokens that end an answer."""
     from transformers import AutoConfig
 
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llama(2, len(tokenizer))))

@@ -1,4 +1,4 @@
-"""From a record to ids: whole texts, contents that look like control, refusals, dates, switches, lengths."""
+"""From a record to ids: complete texts, contents that look like control tokens, refusals, dates, switches, lengths."""
 
 import datetime
 import json
@@ -371,7 +371,7 @@ def test_a_frozen_template_takes_no_other_settings():
 
 
 def test_a_frozen_template_renders_as_before():
-    """What is put before a template changes none of its own whitespace."""
+    """The text put before a template does not change the template's whitespace."""
     template = "\n  {% if messages %}\n  a\n{% endif %}\n" + ZEPHYR + "{{ strftime_now('%Y') }}"
     plain, frozen = byte_level(template), freeze_template(byte_level(template))
     texts = [each.apply_chat_template(record(audios=0)["messages"], tokenize=False) for each in (plain, frozen)]

@@ -12,7 +12,7 @@ LONGEST = 12  # tokens of an answer
 
 
 def answers(folder: str, chats: list) -> dict:
-    """Ids by all three ways, in float32: in bf16 what a tie falls to depends on the batch and on the process."""
+    """Return the ids of all three ways, in float32: in bf16, ties depend on the batch and the process."""
     import torch
     from transformers import AutoModel, AutoProcessor, pipeline
 

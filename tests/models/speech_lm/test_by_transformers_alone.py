@@ -31,7 +31,7 @@ ASKED = [[("a", None)], [("b", "he said stop")], [("b", "yes"), ("a", None)], []
 
 
 def model(tokenizer, *, window=1, dtype=torch.float32, tied=True, **shape):
-    """A model of our own family with random weights that hears."""
+    """A model of our own family with random weights whose states depend on the audio."""
     speech_encoder = encoder(seconds=2)
     speech_encoder.cut_window(window)
     speech_encoder.extractor = type(speech_encoder.extractor)(feature_size=80, chunk_length=window)

@@ -27,7 +27,7 @@ WIDTH, HEADS, QUERIES, TAPS, LAYERS, LLM_WIDTH = 32, 2, 5, 2, 2, 32
 
 
 class Theirs(nn.Module):
-    """DeSTA's connector as its authors describe it, on transformers' BERT as they run it; ours is not used."""
+    """DeSTA's connector as its authors describe it, on transformers' BERT as they use it, independent of our code."""
 
     def __init__(self):
         super().__init__()

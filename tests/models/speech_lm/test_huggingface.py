@@ -1,4 +1,4 @@
-"""A model folder as transformers runs it, against our own path: logits, loss, answers, weights, folders of before."""
+"""A model folder run by transformers compared with our code: logits, loss, answers, weights, old folders."""
 
 import json
 

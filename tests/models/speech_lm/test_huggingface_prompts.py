@@ -117,7 +117,7 @@ def test_a_chat_has_the_ids_that_training_makes_of_its_record(tmp_path, name, fo
 
 
 def test_forms_of_a_prefixing_tokenizer_differ(tmp_path):
-    """So that the comparison above tells them apart."""
+    """Otherwise the comparison above could not distinguish them."""
     tokenizer = sentence_piece(tmp_path, True, ZEPHYR)
     chat = [{"role": "user", "content": [*clips("yes"), text("he said?")]}]
     ids = []
@@ -218,7 +218,7 @@ def small_processor():
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32])
 def test_integers_are_heard_as_floats(dtype):
-    """As `caad_ds.load(...).answer` hears them."""
+    """Samples as `caad_ds.load(...).answer` reads them."""
     reading, heard = small_processor(), np.random.default_rng(0).uniform(-0.5, 0.5, 800)
     as_integers = np.round(heard * -float(np.iinfo(dtype).min)).astype(dtype)
     floats, integers = (

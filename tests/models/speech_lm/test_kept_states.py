@@ -13,7 +13,7 @@ CLIP_BYTES = 2 * 50 * 32 * 4  # taps, frames of a second, width, float32
 
 @pytest.fixture
 def encoded(speech_encoder, monkeypatch) -> list[int]:
-    """How many clips each call of the encoder has had."""
+    """Record the number of clips in each call of the encoder."""
     sizes: list[int] = []
     encode = speech_encoder.encode
     monkeypatch.setattr(speech_encoder, "encode", lambda features: sizes.append(len(features)) or encode(features))

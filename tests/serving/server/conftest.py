@@ -35,7 +35,7 @@ LIMITS = {
 
 @dataclass
 class Running:
-    """A server by its address, with what it serves."""
+    """A running server: its address and the model that it serves."""
 
     address: str
     service: Service

@@ -1,4 +1,4 @@
-"""Batches: who shares one, and that no job suffers from another."""
+"""Batches: which jobs share one, and that no job affects another."""
 
 import queue
 import time
@@ -23,7 +23,7 @@ class Updates(queue.SimpleQueue):
     """The events of a job."""
 
     def all(self) -> list:
-        """All of it, up to the answer or the failure."""
+        """Return all events up to the answer or the failure."""
         found = [self.get(timeout=20)]
         while isinstance(found[-1], str):
             found.append(self.get(timeout=20))
@@ -52,7 +52,7 @@ def alone(model, name: str, length: int = 8, **options) -> str:
 
 
 def hold(model, worker) -> None:
-    """Let the worker stand at the gate, so that what comes next waits for it together."""
+    """Block the worker at the gate, so that the next jobs wait together."""
     worker.put(job(model, "first")[0])
     while worker.waiting:
         time.sleep(0.01)
@@ -212,7 +212,7 @@ def test_a_worker_that_fails_again_and_again_is_not_healthy(model, worker, monke
 
 
 def test_samples_are_held_no_longer_than_they_are_needed(model, worker, endless, gate):
-    """Not in a batch that others keep going, nor in the queue when nobody waits."""
+    """Neither in a batch that others keep running, nor in the queue."""
     hold(model, worker)
     short, gone, long = (
         job(model, "a", max_tokens=4),

@@ -1,4 +1,4 @@
-"""OpenAI's own client gets what `Model.answer` returns, alone and beside others."""
+"""OpenAI's own client gets the answers of `Model.answer`, alone and with concurrent requests."""
 
 from concurrent.futures import ThreadPoolExecutor
 

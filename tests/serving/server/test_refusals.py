@@ -105,7 +105,7 @@ def test_a_request_to_the_machine_itself_is_taken(served, host):
 
 
 def raw(served, head: str, body: bytes = b"", parts: int = 1) -> int:
-    """The status of what is sent by hand."""
+    """Send raw bytes; returns the status."""
     port = int(served.address.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=20) as sent:
         sent.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())

@@ -1,4 +1,4 @@
-"""`caad-ds serve` as a process: what it refuses before it loads anything, its end, its memory."""
+"""`caad-ds serve` as a process: refusals before anything is loaded, shutdown, memory."""
 
 import argparse
 import io

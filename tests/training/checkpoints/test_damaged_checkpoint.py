@@ -1,4 +1,4 @@
-"""A checkpoint that is not whole, not this run's, not the newest, or an earlier version's: what is done, and told."""
+"""Handling of checkpoints that are damaged, of another run, not the newest, or of an earlier version."""
 
 import json
 import shutil

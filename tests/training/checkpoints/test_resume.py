@@ -17,7 +17,7 @@ METRICS = ("kd", "ce", "agreement", "student_entropy", "grad_norm", "lr")
 
 @pytest.fixture(scope="module")
 def undisturbed(world, tmp_path_factory):
-    """The output folder of a run on two ranks that nobody disturbed."""
+    """The output folder of an uninterrupted run on two ranks."""
     out = tmp_path_factory.mktemp("whole") / "out"
     train(config(world, out, **changes(world)), 2)
     return out

@@ -35,7 +35,7 @@ def undisturbed(world, folder, name: str, ranks: int, precision: str = "fp32", *
 
 
 def go_on(out, ranks: int):
-    """Continue a copy of a run from its first checkpoint; the copy's output and what was said."""
+    """Resume a copy of a run from its first checkpoint; returns the copy's output folder and the log."""
     copy = out.with_name(f"{out.name}-resumed")
     shutil.copytree(out / "checkpoints", copy / "checkpoints")
     shutil.copy(out / "config.yaml", copy)

@@ -159,7 +159,7 @@ def test_an_audio_longer_than_the_window_is_refused_before_training(made, world,
 
 
 def run_out_of_memory() -> None:
-    """In a rank: what reads the data fails on the second one, as nobody foresaw."""
+    """In a rank: reading data fails on the second rank with an unexpected error."""
     from caad_ds.data.reader import IndexedReader
 
     read = IndexedReader.__getitem__

@@ -1,4 +1,4 @@
-"""Training on shards that no rule has judged: what is unusable in them is named once, and counted over all ranks."""
+"""Training on shards packed without rules: unusable samples are named once, and counted over all ranks."""
 
 import json
 

@@ -200,7 +200,7 @@ def test_what_is_not_finite_is_noticed_and_named_where_no_sample_hears_its_audio
 
 
 def stopped(out: Path, printed: str) -> tuple[dict, list[Path]]:
-    """The diagnosis of a run that ended with one line of error, and its checkpoints, all whole and finite."""
+    """Check the one line of error and that checkpoints are complete and finite; returns diagnosis and checkpoints."""
     assert "Traceback" not in printed and "finished" not in printed and not (out / "model").exists()
     [line] = [line for line in printed.splitlines() if "error" in line.lower()]
     assert line.startswith("caad-ds: error: stopped after step ") and str(out / "not_finite.json") in line

@@ -1,4 +1,4 @@
-"""Records that make no prompt are found before a step is done, refused or left out; templates tell runs apart."""
+"""Records without a valid prompt are found before the first step; the template is part of a run's identity."""
 
 import json
 import shutil

@@ -32,7 +32,7 @@ def files(folder) -> dict:
 
 @pytest.fixture(scope="module", params=["connector", "lora", "all", "bf16"])
 def finished(world, tmp_path_factory, request):
-    """The output of a run that trains these weights; its config is beside it."""
+    """The output of a run that trains these weights, with its config."""
     out = tmp_path_factory.mktemp("exported") / "out"
     train(
         config(

@@ -95,7 +95,7 @@ def test_a_licence_by_name_keeps_its_name_and_link(read, hub, card):
 
 
 def test_a_link_beside_a_bases_card_leads_to_that_base(read, hub, card):
-    """Two bases that call theirs `LICENSE` have two licences."""
+    """Two bases with a licence file called `LICENSE` have two licences."""
     for name in ("lab/teacher", "lab/llm", "lab/ears"):
         hub(name, "license: other\nlicense_link: LICENSE")
     assert {base.licence_link for base in bases_of(read())} == {

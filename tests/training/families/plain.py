@@ -1,4 +1,4 @@
-"""Distillation in plain PyTorch: one process, whole batches, the families' own forward to logits, no engine."""
+"""Distillation in plain PyTorch: one process, complete batches, the families' own forward to logits, no engine."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -94,7 +94,7 @@ def with_answers(
 
 
 def strength(objective: ObjectiveSection, negative: Tensor) -> Tensor:
-    """The alpha of each row [N, 1]: the objective's, or what the gate makes of it (docs/method.md)."""
+    """Return the alpha of each row [N, 1]: the objective's, scaled by the gate if there is one (docs/method.md)."""
     alpha = torch.full((len(negative), 1), objective.alpha)
     if objective.alpha_gate == "none":
         return alpha

@@ -1,4 +1,4 @@
-"""A teacher of one family, a student of another: prompts of their own, one answer, the losses of plain PyTorch."""
+"""Teacher and student of different families: different prompts, one answer, the losses of plain PyTorch."""
 
 import json
 import shutil

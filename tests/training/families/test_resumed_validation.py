@@ -1,4 +1,4 @@
-"""A head of its own, small enough for ZeRO-3 to keep whole: a resumed run continues after a validation pass."""
+"""An untied head, small enough not to be partitioned by ZeRO-3: a resumed run continues after a validation pass."""
 
 import json
 import signal

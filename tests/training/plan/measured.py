@@ -1,4 +1,4 @@
-"""Train a few steps in this process and print the peak of its memory above what it held before loading, in MiB.
+"""Train a few steps in this process and print its peak memory above that before loading, in MiB.
 
     python -m tests.training.plan.measured CONFIG OUT [a.b=c ...]
 

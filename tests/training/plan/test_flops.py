@@ -39,7 +39,7 @@ def predicted(cfg: Config, student: MetaModel, teacher: MetaModel, costs: Costs)
 
 @pytest.fixture(scope="module", params=["tiny", "cpu"])
 def ours(request):
-    """What is counted of a setting of benchmarks/step.py and what the plan says: of our step and of the authors'."""
+    """Count the FLOPs of a setting of benchmarks/step.py and compute the plan's, for our step and the authors'."""
     scale = step.SCALES[request.param]
     if request.param == "cpu":
         scale = replace(scale, samples=2)

@@ -44,7 +44,7 @@ def benchmark(student_file: str) -> Config:
 
 
 def measured(row: str, last: bool = False) -> tuple[int, int]:
-    """Peak above what is held and peak in all of a row of the page, in MiB."""
+    """Return the peak above the weights and the total peak of a row of the page, in MiB."""
     found = re.findall(rf"\| {row} \|.*\| (\d+) \((\d+)\) \|", PAGE)
     above, whole = found[-1 if last else 0]
     return int(above), int(whole)
@@ -65,7 +65,7 @@ def rehearsed():
     [("resident", "ours in engines, teacher resident", False), ("cpu", "ours in engines, teacher cpu", True)],
 )
 def test_peaks_on_an_h100_in_engines(rehearsed, placed, row, last):
-    """Those of the page whose student was in ZeRO-3; the cpu row that was capped, before which no other had run."""
+    """The page's rows with the student in ZeRO-3; of the cpu rows the capped one, which ran first."""
     models, costs = rehearsed
     engines = Engines(benchmark("student_zero3.json"), DEVICES["h100"], 1, *models, encoder_width=2)
     found = MemoryPlan(engines, 8, 1, *costs).of(placed, 8)["peak"] / MIB
@@ -74,7 +74,7 @@ def test_peaks_on_an_h100_in_engines(rehearsed, placed, row, last):
 
 @pytest.mark.slow
 def test_the_peak_on_an_h100_without_engines(rehearsed):
-    """Activations and loss above the weights, within 5%: nothing but AdamW's moments in bf16 is held beside."""
+    """Activations and loss above the weights, within 5%; besides, only AdamW's moments in bf16 are in memory."""
     models, costs = rehearsed
     engines = Engines(benchmark("student_zero3.json"), DEVICES["h100"], 1, *models, encoder_width=2)
     found = MemoryPlan(engines, 8, 1, *costs).of("replicated", 8)
@@ -86,7 +86,7 @@ def test_the_peak_on_an_h100_without_engines(rehearsed):
 
 
 def trained(config: Path, out: Path, *overrides: str) -> float:
-    """The peak of a run of its own, in MiB."""
+    """Run in a separate process; returns its peak in MiB."""
     words = [sys.executable, "-m", "tests.training.plan.measured", str(config), str(out), *overrides]
     ended = subprocess.run(words, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""`caad-ds plan`: of every shipped config, of tables and JSON, and what it refuses."""
+"""`caad-ds plan`: every shipped config, tables and JSON, refused inputs."""
 
 import json
 from dataclasses import replace

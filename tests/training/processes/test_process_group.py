@@ -19,7 +19,7 @@ BUILT = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
 
 
 def test_a_process_alone_is_no_rank_of_a_launch_afterwards(monkeypatch):
-    """A notebook that trains and then submits a job: the job inherits what is left in the environment."""
+    """A notebook that trains and then submits a job, which inherits the environment."""
     for name in LAUNCH:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LOCAL_SIZE", "1")  # of the user

@@ -1,4 +1,4 @@
-"""Training in the test's own process, one rank: what it said, its losses, and an end as SIGKILL would make it."""
+"""Training in the test's own process with one rank: its output and losses, and an end like that by SIGKILL."""
 
 import gc
 import io
@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 @dataclass
 class Trained:
-    """A run that has ended: kd and ce of each micro-batch, what was said, whether it was killed."""
+    """A finished run: kd and ce of each micro-batch, its output, whether it was killed."""
 
     losses: list[tuple[float, float]] = field(default_factory=list)
     said: str = ""

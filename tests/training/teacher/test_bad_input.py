@@ -37,7 +37,7 @@ def caches(world, alone, tmp_path_factory):
 
 @pytest.fixture
 def cache(caches, tmp_path) -> Path:
-    """A whole cache of form pair that may be spoiled."""
+    """A complete cache of form pair that tests may damage."""
     return shutil.copytree(caches / "pair", tmp_path / "cache")
 
 
@@ -188,7 +188,7 @@ def test_partners_that_have_changed(world, refused, tmp_path):
 
 
 def test_scalars_over_other_tokens(world, refused, tmp_path):
-    """A half-filled cache whose scalars another student's vocabulary has decided; whole it serves who needs none."""
+    """A half-filled cache with scalars for another student's vocabulary; once complete, it serves runs without scalars."""
     run = trained(with_cache(world, tmp_path / "out-half", tmp_path / "cache", **(STEPS | {"optimizer": {"steps": 1}})))
     assert "whole (" not in run.said
     path = tmp_path / "cache/cache.json"

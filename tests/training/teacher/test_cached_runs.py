@@ -71,7 +71,7 @@ def test_filling_and_cached_runs_take_the_steps_of_an_online_one(world, tmp_path
 
 
 def test_one_cache_for_any_alpha(world, tmp_path):
-    """Standard KD fills it; what CAAD reads is what it had computed."""
+    """Standard KD fills the cache; CAAD reads the same states as it would compute."""
     cache = tmp_path / "cache"
     trained(with_cache(world, tmp_path / "kd", cache, objective={"alpha": 0.0}))
     plain = trained(with_cache(world, tmp_path / "plain", None, objective={"alpha": 0.0}))
@@ -127,7 +127,7 @@ def test_a_run_that_is_killed_while_it_fills_ends_as_one_that_is_not(world, tmp_
 
 
 def test_repeated_samples_over_segments(world, tmp_path, place_matters, monkeypatch):
-    """Rows that a sample repeats are read from a segment that is whole already, and from one that is not."""
+    """Repeated samples are read from a complete segment and from an open one."""
     changes = {"optimizer": {"steps": 3, "batch_size": 40, "micro_batch": 4}, "teacher": {"batch": 1}}
     trained(with_cache(world, tmp_path / "a", tmp_path / "one", **changes))
     monkeypatch.setattr(signals, "SEGMENT_BYTES", 3000)
@@ -188,7 +188,7 @@ def test_a_step_without_a_finite_loss(world, tmp_path, monkeypatch):
 
 
 def test_a_stream_fills_a_cache_and_reads_it_by_key(world, tmp_path):
-    """Nobody knows what a stream lacks: its teacher stays unless the config says that nothing is to be filled."""
+    """The missing samples of a stream are unknown: the teacher is loaded unless the config disables filling."""
     shard = min((world / "shards").glob("*.tar"))
     changes = {"data": {"reader": "stream", "train": str(shard)}, "optimizer": {"steps": 6}}
     filling = trained(with_cache(world, tmp_path / "filling", tmp_path / "cache", **changes))

@@ -88,7 +88,7 @@ def test_kills_inside_writes(world, undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_20_kills_while_filling(world, undisturbed, tmp_path):
-    """At random moments and inside writes; each cache begins anew when it is whole."""
+    """Killed at random moments and within writes; each cache is started again when complete."""
     seed = random.randrange(10**6)
     drawn = random.Random(seed)
     done, round_number = 0, 0
@@ -153,7 +153,7 @@ def test_two_runs_that_fill_one_cache(world, tmp_path):
 
 @pytest.mark.parametrize("publish", ["", pytest.param("1", marks=pytest.mark.slow)], ids=["rows", "publish"])
 def test_the_disk_of_one_rank_is_full(world, tmp_path, publish):
-    """All stop with one line; what was published is whole, and a new start continues."""
+    """All ranks stop with one line; published segments are complete, and a restart continues."""
     file = with_cache(world, tmp_path / "out", tmp_path / "cache", checkpoint={"every": 1})
     run = Run(file, 2, env={"FULL": "1", "FULL_IN_PUBLISH": publish}, prepare=full_on_one)
     said = finish(run, 2)

@@ -1,4 +1,4 @@
-"""Prompts, features, logits, negatives and answers of every family are those of its own class and processor."""
+"""Prompts, features, logits, negatives and answers of every family equal those of its own class and processor."""
 
 from dataclasses import replace
 
@@ -135,7 +135,7 @@ def test_decoding_equals_a_loop_without_a_cache(parts, samples, name):
 
 
 def following(parts, samples, name, tokens) -> torch.Tensor:
-    """Logits [B, V] of the token after these [B, T], each sample a forward of its own, unpadded."""
+    """Return the logits [B, V] of the token after these [B, T], by a separate, unpadded forward per sample."""
     rows = []
     for each, ids in zip(samples, tokens.tolist(), strict=True):
         batch = parts.batch([each], answers=[[*ids, 0]])

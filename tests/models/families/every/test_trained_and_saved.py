@@ -1,4 +1,4 @@
-"""What trains of every family, and what its own class reads of what is saved."""
+"""Trained weights of every family, and saved models loaded by its own class."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def test_what_is_saved_is_what_the_family_reads(parts, folder, tmp_path, samples
 
 @pytest.mark.parametrize("mode", ["connector", "lora", "all"])
 def test_what_trains(parts, folder, samples, mode):
-    """The connector always; adapters on the decoder alone; nothing of the tower or of what neither hears nor writes."""
+    """The connector in all modes; adapters on the decoder only; nothing in the tower or in unused parts."""
     lm = auto.load(folder)
     if mode == "lora":
         lm.add_adapters({"rank": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "encoder": False})
@@ -131,7 +131,7 @@ def test_bf16(folder, samples):
 
 
 def test_a_model_of_an_architecture_file(made, folder, tmp_path, samples):
-    """Random weights in fp32 around the processor of a folder; all of it trains, the tower too, but what is idle."""
+    """Random weights in fp32 with a folder's processor; all weights but idle ones are trained, also the tower's."""
     file = tmp_path / "model.json"
     file.write_text((folder / "config.json").read_text())
     lm = auto.build(str(file), folder)
@@ -160,7 +160,7 @@ def changed(folder, tmp_path, name, change) -> Path:
 
 
 def test_a_config_with_another_placeholder_is_refused(parts, folder, tmp_path):
-    """Its forward would put audio nowhere, and not every family's tells."""
+    """Its forward would drop the audio, which not every family reports."""
 
     def other(values):
         for key, value in values.items():

@@ -69,7 +69,7 @@ def write(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> Pat
 
 
 def prepare(model: torch.nn.Module) -> None:
-    """Give every BatchNorm statistics as of training, and let the projector's queries not drown what they read."""
+    """Give every BatchNorm realistic statistics, and scale down the projector's queries so that audio has an effect."""
     for part in model.modules():
         if isinstance(part, torch.nn.BatchNorm1d):
             torch.nn.init.normal_(part.running_mean, std=0.1)
@@ -79,7 +79,7 @@ def prepare(model: torch.nn.Module) -> None:
 
 
 def processor_inputs(made: Any, question: str, clips: list) -> BatchFeature:
-    """Ids of the clips as they are; features of the clips beside an audio of the full length, which pads them."""
+    """Return ids of the clips without padding, and features computed with an audio of full length, which pads."""
     chat = [{"role": "user", "content": "<|audio|>" * len(clips) + question}]
     prompt = made.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     if not clips:

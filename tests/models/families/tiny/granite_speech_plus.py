@@ -14,7 +14,7 @@ MODEL = GraniteSpeechPlusForConditionalGeneration
 
 
 def architecture(made: GraniteSpeechProcessor, hidden: int = 32, layers: int = 2) -> dict:
-    """The config.json of a small model for a processor; the projector reads one layer's states beside the last."""
+    """Return the config.json of a small model for a processor; the projector reads one more layer besides the last."""
     values = granite_speech.architecture(made, hidden, layers)
     encoder = values["encoder_config"] | {"model_type": "granite_speech_plus_encoder", "cat_hidden_layers": [1]}
     projector = values["projector_config"] | {"encoder_hidden_size": 32}

@@ -1,4 +1,4 @@
-"""Qwen2.5-Omni with random weights and its real processor, made offline: a whole checkpoint, its talker too."""
+"""Qwen2.5-Omni with random weights and its real processor, made offline: a complete checkpoint with talker."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def processor() -> Qwen2_5OmniProcessor:
 
 
 def architecture(made: Qwen2_5OmniProcessor, hidden: int = 32, layers: int = 2) -> dict:
-    """The config.json of a small model for a processor: of the whole, as it is published."""
+    """Return the config.json of a small complete model for a processor, in the published layout."""
     ids = made.tokenizer.convert_tokens_to_ids
     rotary = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, hidden // 8 - 2]}
     thinker = {

@@ -68,7 +68,7 @@ def decoder(kind: str, vocabulary: int, hidden: int = 32, layers: int = 2, **mor
 
 
 def save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
-    """Write a model, its weights made loud so that audio is heard in its states, and its processor."""
+    """Save a model and its processor, with weights scaled so that audio changes its states."""
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     quiet = table.detach().clone()
     amplify(model.base_model)
