@@ -188,7 +188,7 @@ def test_partners_that_have_changed(world, refused, tmp_path):
 
 
 def test_scalars_over_other_tokens(world, refused, tmp_path):
-    """A half-filled cache with scalars for another student's vocabulary; once complete, it serves runs without scalars."""
+    """A half-filled cache with scalars for another vocabulary; once complete, it serves runs without scalars."""
     run = trained(with_cache(world, tmp_path / "out-half", tmp_path / "cache", **(STEPS | {"optimizer": {"steps": 1}})))
     assert "whole (" not in run.said
     path = tmp_path / "cache/cache.json"
