@@ -43,7 +43,8 @@ def test_each_row_is_scored_by_its_own_choices(choices, model_folder, terms, tmp
     together = probe.likelihoods(rows, "asking")
     for one in rows:
         encoded_clips = EncodedClips(loaded, [])
-        found = log_likelihoods(loaded, encoded_clips.encode(list(one.items())), encoded_clips, one.choices, [], [])[POS]
+        items = encoded_clips.encode(list(one.items()))
+        found = log_likelihoods(loaded, items, encoded_clips, one.choices, [], [])[POS]
         assert_close(together[one.id][POS], found, terms, 5 * 6 * np.abs(found).max())
         likeliest.append(one.choices[int(found.argmax())] == one.gt)
     groups = {signal["name"]: signal["groups"] for signal in result["signals"]}
