@@ -97,4 +97,5 @@ def check_hub_or_folder(name: str, what: str) -> None:
     # A hub id has at most one slash, and never begins with one or with a dot.
     only_a_path = name.count("/") > 1 or name.startswith(("./", "../", "/"))
     if only_a_path and not Path(name).exists():
-        raise UserError(f"{name}: no such folder, expected a {what}; make it first, or correct the path")
+        article = "an" if what[0] in "AEIOaeio" else "a"
+        raise UserError(f"{name}: no such folder, expected {article} {what}; make it first, or correct the path")

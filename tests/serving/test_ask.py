@@ -145,7 +145,7 @@ def test_a_doubtful_clip_is_named_once(model_folder, tmp_path, capsys, monkeypat
             ["one.wav", QUESTION, "--transcribe"],
             r"^--transcribe: the encoder of .* without Whisper's decoder; name",
         ),
-        (["one.wav", QUESTION, "--transcribe=./absent"], r"^./absent: no such folder, but a ASR model"),
+        (["one.wav", QUESTION, "--transcribe=./absent"], r"^./absent: no such folder, expected an ASR model"),
     ],
 )
 def test_bad_input_is_refused_before_weights_are_loaded(
