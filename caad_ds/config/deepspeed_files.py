@@ -1,7 +1,7 @@
 """Read DeepSpeed's JSON files, check them, and complete them with values of the YAML and the model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,12 @@ def deepspeed_config(name: str, **ours: Any) -> dict:
     return values | ours | fixed
 
 
+def offloaded(zero: Mapping[str, Any], what: str) -> str | None:
+    """Return where a zero_optimization section puts the `param` or the `optimizer`: cpu, nvme, or None (the device)."""
+    device = (zero.get(f"offload_{what}") or {}).get("device")
+    return device if device in ("cpu", "nvme") else None
+
+
 def teacher_file(teacher: TeacherSection, placed: str) -> str:
     """Return the DeepSpeed JSON of a teacher placed `replicated`, `resident`, `cpu` or `nvme`."""
     return teacher.deepspeed or f"teacher_{placed}.json"
@@ -88,7 +94,7 @@ def teacher_settings(cfg: Config, placed: str, folder: Path | None, largest: int
 def check_deepspeed(cfg: Config) -> None:
     """Refuse DeepSpeed files that an engine would refuse later, with a worse message."""
     ours = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
-    if cfg.objective.draws and (ours.get("offload_param") or {}).get("device") == "nvme":
+    if cfg.objective.draws and offloaded(ours, "param") == "nvme":
         raise UserError(
             f"student.deepspeed {cfg.student.deepspeed}: objective.on_policy gathers the student's weights at once, "
             "which DeepSpeed cannot do from NVMe; offload them to cpu, or not at all"

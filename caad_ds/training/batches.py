@@ -39,6 +39,15 @@ def batch_shape(cfg: Config, world_size: int) -> tuple[int, int]:
     return micro, accumulation
 
 
+def teacher_batch(cfg: Config, placed: str, accumulation: int) -> int:
+    """Return the micro-batches of a step that one forward of the teacher takes.
+
+    `placed` is where its weights are; the default for those in host memory or on NVMe is all.
+    """
+    given = cfg.teacher.batch if cfg.teacher is not None else None
+    return min(given or (accumulation if placed in ("cpu", "nvme") else 1), accumulation)
+
+
 def open_data(cfg: Config, rank: int, world_size: int) -> IndexedReader | StreamReader:
     """Open the training data with `data.reader`; UserError if it is missing (for a stream, only when it is read)."""
     data = cfg.data

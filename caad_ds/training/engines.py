@@ -27,7 +27,7 @@ from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabu
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.models.speech_lm.build import build
-from caad_ds.models.speech_lm.encoder_folder import load_encoder
+from caad_ds.models.speech_lm.encoder_folder import load_encoder, recorded_encoder
 from caad_ds.training.checks.finite_weights import require_finite
 from caad_ds.training.optimizer import adamw
 from caad_ds.utils.device import DTYPES
@@ -122,12 +122,10 @@ def _fresh(cfg: Config) -> SpeechAudioLM:
     assert section.encoder is not None and section.llm is not None  # the schema refuses that
     final_norm = section.connector != "desta"
     encoder = load_encoder(section.encoder, section.taps, section.window_seconds, final_norm=final_norm)
-    # A local encoder is copied into the model's folder when saved; a hub id is recorded.
-    recorded = None if Path(section.encoder).exists() else section.encoder
     model = build(
         section.llm,
         encoder,
-        recorded,
+        recorded_encoder(section.encoder),
         keep_layers=section.keep_layers,
         num_queries=section.num_queries,
         qformer_layers=section.qformer_layers,

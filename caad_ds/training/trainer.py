@@ -22,7 +22,7 @@ from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.step import DistillStep, Terms, counted
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, data_order, first_shard, open_data
+from caad_ds.training.batches import batch_shape, data_order, first_shard, open_data, teacher_batch
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.finite_weights import NotFinite
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
@@ -144,15 +144,14 @@ class Trainer:
         models = self.student, self.teacher, self.cache
         teacher, placed = build_teacher(cfg, *models, self.pairing, self.unusable, self.heartbeat, held, part)
         self.filling = teacher if isinstance(teacher, FillingTeacher) else None
-        offloaded = self.accumulation if placed in ("cpu", "nvme") else 1
-        teacher_batch = (cfg.teacher and cfg.teacher.batch) or offloaded
+        together = teacher_batch(cfg, placed, self.accumulation)
         rollouts = build_rollouts(cfg, *models[:2], self.pairing.shared, self.device)
         self.heartbeat.begin("building the student's engine")
         settings = self.micro_batch, self.accumulation, part, self.pairing.shared, self.teacher_width
         self.engine = engines.student_engine(cfg, self.student, *settings)
         held.callback(self.engine.destroy)
         weights = AudioAdvantage.of(cfg.objective, self.pairing.shared)
-        self.step = DistillStep(self.engine, self.student, teacher, teacher_batch, part, weights, rollouts)
+        self.step = DistillStep(self.engine, self.student, teacher, together, part, weights, rollouts)
 
     # -- running ----------------------------------------------------------------------------------------------------
 

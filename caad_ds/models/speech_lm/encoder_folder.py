@@ -48,6 +48,12 @@ def load_encoder(name: str | Path, taps: list[int], window_seconds: int, final_n
     return encoder
 
 
+def recorded_encoder(name: str) -> str | None:
+    """Return the hub id that a model's config records for its encoder; None for a local one, whose weights are copied
+    into the model's folder."""
+    return None if Path(name).exists() else name
+
+
 def unloaded_encoder(name: str | Path, taps: list[int], window_seconds: int) -> SpeechEncoder:
     """Load an encoder's feature extractor, but no weights; `name` as in `load_encoder`.
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 
-from caad_ds.config.deepspeed_files import deepspeed_config
+from caad_ds.config.deepspeed_files import deepspeed_config, offloaded
 from caad_ds.config.schema import Config
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors
@@ -82,8 +82,7 @@ def placed_by(file: str) -> str:
     zero = deepspeed_config(file).get("zero_optimization", {})
     if zero.get("stage", 0) == 0:
         return "replicated"
-    offload = zero.get("offload_param") or {}
-    return offload["device"] if offload.get("device") in ("cpu", "nvme") else "resident"
+    return offloaded(zero, "param") or "resident"
 
 
 def swap_folder(root: Path | None, output_dir: Path) -> Path:
@@ -122,9 +121,11 @@ def memory_of(
     teacher, student, trained = counts
     zero = deepspeed_config(cfg.student.deepspeed).get("zero_optimization", {})
     weights = student * width // (ranks if zero.get("stage") == 3 else 1)
+    if zero.get("stage") == 3 and offloaded(zero, "param") is not None:
+        weights = min(GATHERED, student) * width  # those that are gathered at a time
     if cfg.objective.draws and zero.get("stage") == 3:
         weights += student * width  # gathered while it draws answers
-    optimizer = 0 if "offload_optimizer" in zero else trained * OPTIMIZER_BYTES // ranks
+    optimizer = 0 if offloaded(zero, "optimizer") else trained * OPTIMIZER_BYTES // ranks
     whole = teacher * width
     gathered = min(GATHERED * width, whole)
     return Memory(whole, whole // ranks, gathered, weights + optimizer, device_free, host_free)
