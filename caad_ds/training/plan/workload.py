@@ -31,9 +31,10 @@ STEPS = 64  # whose micro-batches are examined
 class Workload:
     """Number of samples, and mean lengths: `prompt` and `answer` in tokens of text, audio in `seconds`.
 
-    `longest_*` are those of the longest. `padded` is the mean over micro-batches of the longest text, and
-    `audios_per_sample` the mean share of different audios in a micro-batch (1 without group_by_audio). `validation` is
-    the number of samples of data.validation. `source` says where the numbers come from.
+    Answers are cut at data.max_answer_tokens. `longest_*` are those of the longest. `padded` is the mean over
+    micro-batches of the longest text, and `audios_per_sample` the mean share of different audios in a micro-batch (1
+    without group_by_audio). `validation` is the number of samples of data.validation. `source` says where the numbers
+    come from, and `notes` what they leave out.
     """
 
     samples: int
@@ -46,6 +47,7 @@ class Workload:
     audios_per_sample: float
     validation: int
     source: str
+    notes: tuple[str, ...] = ()
 
     @property
     def text(self) -> float:
@@ -75,13 +77,30 @@ def workload(
     if tokens is None:
         raise UserError("--samples needs --tokens: the mean tokens of a sample's text, prompt and answer together")
     answer = answer_tokens if answer_tokens is not None else max(1, round(tokens * ANSWER_SHARE))
+    if tokens < 2:
+        raise UserError(f"--tokens {tokens}: a sample has a prompt and an answer; give 2 or more")
     if answer >= tokens:
         raise UserError(f"--answer-tokens {answer} is not below --tokens {tokens}, which count the prompt as well")
-    answer = min(answer, cfg.data.max_answer_tokens)
+    prompt, answer = tokens - answer, min(answer, cfg.data.max_answer_tokens)
+    text = prompt + answer
     audio = SECONDS if seconds is None else seconds
     share = "" if answer_tokens is not None else f" (--answer-tokens: {ANSWER_SHARE:.0%} of them are assumed)"
     source = f"as given: {tokens} tokens of text a sample, {answer} of the answer{share}, {audio:g} s; all alike"
-    return Workload(samples, tokens - answer, answer, audio, tokens, audio, tokens, 1.0, 0, source)
+    held_out, notes = _validation(cfg)
+    return Workload(samples, prompt, answer, audio, text, audio, text, 1.0, held_out, source, notes)
+
+
+def _validation(cfg: Config) -> tuple[int, tuple[str, ...]]:
+    """Count the samples of data.validation; a note if it is configured and not there."""
+    folder = cfg.data.validation
+    if folder is None:
+        return 0, ()
+    if (folder / FILE_NAME).is_file():
+        return len(ShardIndex.load(folder, check_files=False)), ()
+    note = (
+        f"data.validation: {folder} has no index to read yet; the validation pass and its rows of a cache are left out"
+    )
+    return 0, (note,)
 
 
 def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
@@ -97,23 +116,26 @@ def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
     counts, method = _counted(cfg, records)
     lengths = np.array([prompt + answer for prompt, answer in counts])
     texts = estimates * (lengths.mean() / estimates[list(chosen)].mean())
-    answers = np.minimum([answer for _, answer in counts], cfg.data.max_answer_tokens)
-    share = float(answers.mean() / lengths.mean())
+    answers = texts * (sum(answer for _, answer in counts) / lengths.sum())
+    prompt, cut = float((texts - answers).mean()), np.minimum(answers, cfg.data.max_answer_tokens)
+    texts, answer = texts - answers + cut, float(cut.mean())
     padded, audios, longest = _micro_batches(cfg, ranks, texts, [entry.pcm for entry in entries])
-    validation = cfg.data.validation
-    held_out = len(ShardIndex.load(validation, check_files=False)) if validation and validation.is_dir() else 0
+    held_out, notes = _validation(cfg)
+    clips = sum(len(record["audios"]) for record in records) / len(records)
+    if clips != 1:
+        notes = (*notes, f"audio: {clips:.2g} clips a sample are counted as one that is as long as all of them")
     source = (
-        f"{train}: {len(entries)} samples, mean {texts.mean():.0f} tokens of text, {texts.mean() * share:.0f} of the "
+        f"{train}: {len(entries)} samples, mean {texts.mean():.0f} tokens of text, {answer:.0f} of the "
         f"answer ({method}), mean {lasting.mean():.1f} s; arithmetic means, micro-batches as the run draws them"
     )
     return Workload(
-        len(entries), float(texts.mean() * (1 - share)), float(texts.mean() * share), float(lasting.mean()),
-        math.ceil(longest), float(lasting.max()), padded, audios, held_out, source,
+        len(entries), prompt, answer, float(lasting.mean()),
+        math.ceil(longest), float(lasting.max()), padded, audios, held_out, source, notes,
     )  # fmt: skip
 
 
 def _counted(cfg: Config, records: Sequence[PromptRecord]) -> tuple[list[tuple[float, float]], str]:
-    """Return (prompt, answer) tokens of each record, without audio, and how they were counted."""
+    """Return (prompt, answer) tokens of each record, uncut and without audio, and how they were counted."""
     if (tokenizer := _tokenizer(cfg)) is not None:
         name, loaded = tokenizer
         transcript = cfg.student.transcript or loaded.init_kwargs.get(TRANSCRIPT, AFTER_AUDIO)
@@ -127,7 +149,7 @@ def _counted(cfg: Config, records: Sequence[PromptRecord]) -> tuple[list[tuple[f
         texts += [entry.get("text") or "" for entry in record["audios"]]
         answer = len(str(record.get("response") or "").encode()) / 4
         counted.append((len("".join(texts).encode()) / 4, answer))
-    return counted, "no tokenizer is there: four bytes a token, no template"
+    return counted, "four bytes a token, no template: no tokenizer of our own family's prompts is there"
 
 
 def _tokenizer(cfg: Config) -> tuple[str, Any] | None:
