@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from caad_ds.config.deepspeed_files import offloaded
 from caad_ds.distill.teacher_cache.layout import CacheForm, Layout
 from caad_ds.loss.chunked import rows_within_budget
 
@@ -32,8 +33,8 @@ def student_states(
 ) -> States:
     """Compute what DeepSpeed holds for S and T, by the stage in its file.
 
-    Weights: w S, under stage 3 divided by R; with several ranks also up to stage3_max_live_parameters gathered at a
-    time.
+    Weights: w S, under stage 3 divided by R, where offload_param moves them to the host (cpu; nvme has buffers there);
+    with several ranks or offloaded also up to stage3_max_live_parameters gathered at a time.
     Gradients: stage 0 w T; stages 1 to 3 a T / R of the accumulation's dtype (a bytes, data_types.grad_accum_dtype) and
     a bucket of reduce_bucket_size weights, two of them with overlap_comm in stages 1 and 2; stage 1 w T on top.
     Optimizer: the fp32 master and AdamW's two moments, 12 T / R; in fp32 at stage 0 the weights are their own master.
@@ -44,10 +45,13 @@ def student_states(
     """
     zero = settings.get("zero_optimization", {})
     stage, share = zero.get("stage", 0), -(-trained // ranks)
-    weights = total * width
+    weights, host = total * width, 0
     if stage == 3:
         weights = weights // ranks
-        if ranks > 1:
+        away = None if on_cpu else offloaded(zero, "param")
+        if away is not None:
+            host, weights = (weights if away == "cpu" else _buffers(zero["offload_param"]) * width), 0
+        if ranks > 1 or away is not None:
             weights += min(total, int(zero.get("stage3_max_live_parameters", SUB_GROUP))) * width
     at_once = min(share, int(zero.get("sub_group_size", SUB_GROUP))) if stage == 3 else share
     if stage == 0:
@@ -59,9 +63,14 @@ def student_states(
     kept = ACCUMULATION.get(str(settings.get("data_types", {}).get("grad_accum_dtype")), width) * share
     whole = width * trained if stage == 1 else 0
     optimizer, step = 3 * FP32 * share, 3 * FP32 * at_once
-    if "offload_optimizer" in zero:
-        return States(weights, whole + bucket, 0, 0, kept + optimizer + step)
-    return States(weights, whole + bucket + kept, optimizer, step, 0)
+    if offloaded(zero, "optimizer") is not None:
+        return States(weights, whole + bucket, 0, 0, host + kept + optimizer + step)
+    return States(weights, whole + bucket + kept, optimizer, step, host)
+
+
+def _buffers(offload: Mapping[str, Any]) -> int:
+    """Count the weights in the host's buffers for weights on NVMe, by DeepSpeed's defaults."""
+    return int(offload.get("buffer_count", 5)) * int(offload.get("buffer_size", 100_000_000))
 
 
 def gathered(largest: int, width: int, settings: Mapping[str, Any]) -> int:

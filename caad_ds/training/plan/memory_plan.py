@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import psutil
@@ -10,6 +11,7 @@ import torch
 from caad_ds.config.deepspeed_files import deepspeed_config, teacher_file
 from caad_ds.config.schema import Config
 from caad_ds.loss.objective import Objective
+from caad_ds.training.batches import teacher_batch
 from caad_ds.training.devices import GIB, Device
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.formulas import Heads, Phases
@@ -45,7 +47,7 @@ class Engines:
         """Bytes per weight in the engines."""
         return 2 if self.cfg.run.precision == "bf16" else formulas.FP32
 
-    @property
+    @cached_property
     def settings(self) -> dict:
         """DeepSpeed's settings of the student."""
         return deepspeed_config(self.cfg.student.deepspeed)
@@ -62,8 +64,9 @@ class Engines:
         ours, theirs = (m.lm.generator.get_output_embeddings().weight.shape[1] for m in (self.student, self.teacher))
         return ours * theirs if ours != theirs else 0
 
+    @cached_property
     def states(self) -> formulas.States:
-        """Compute the student's weights, gradients and optimizer."""
+        """The student's weights, gradients and optimizer."""
         sizes = self.held(), self.held(trained=True), self.width
         return formulas.student_states(*sizes, self.settings, self.ranks, self.device is None)
 
@@ -83,6 +86,21 @@ class Engines:
             rows, vocabulary, student.shape[1], theirs.shape[1], products, bool(student.requires_grad), passing
         )
 
+    def outside(self, teachers: bool) -> list[torch.nn.Module]:
+        """Return what lies outside the engines: the student's encoder, and with `teachers` the teacher's, if it is
+        another."""
+        beside = self.student.lm.beside()
+        found = [part for name, part in self.student.lm.modules_outside().items() if name not in beside]
+        if teachers and self.teacher is not None and not shares_encoding(self.student, self.teacher):
+            found += self.teacher.lm.modules_outside().values()
+        return found
+
+    def before_engines(self) -> int:
+        """Return the bytes on a device when a run measures its free memory: all encoders, also one that will train."""
+        lm = self.student.lm
+        inside = [part for name, part in lm.modules_outside().items() if name in lm.beside()]
+        return sum(map(numel, [*inside, *self.outside(teachers=True)])) * self.encoder_width
+
     def free(self) -> int:
         """Return the free bytes of a device."""
         if self.device is None:
@@ -94,8 +112,8 @@ class Engines:
 class MemoryPlan:
     """Memory of micro-batches of `micro` samples, `accumulation` of them per step, from two rehearsed ones.
 
-    `once` holds the costs of `micro` samples, `twice` of twice as many, both of the longest samples. `checked` is a
-    batch of the validation pass, None if there is none.
+    `once` holds the costs of a micro-batch that takes the most, `twice` of twice as many samples. `checked` is a batch
+    of the validation pass, None if there is none.
     """
 
     engines: Engines
@@ -107,8 +125,9 @@ class MemoryPlan:
 
     def of(self, column: str, samples: int) -> dict[str, float]:
         """Return bytes of a rank's device by part, and their peak in a step of `samples` samples."""
-        states = self.engines.states()
-        parts: dict[str, float] = {"encoder": self._encoders(column != CACHED)}
+        states = self.engines.states
+        outside = self.engines.outside(teachers=column != CACHED)
+        parts: dict[str, float] = {"encoder": sum(map(numel, outside)) * self.engines.encoder_width}
         parts |= {"student": states.weights, "gradients": states.gradients, "optimizer": states.optimizer}
         if self.engines.device is None:  # the device uses host memory
             parts["optimizer"] += states.host
@@ -119,30 +138,34 @@ class MemoryPlan:
         return parts | {"peak": held + phases.peak}
 
     def host(self, column: str) -> float:
-        """Return a rank's host memory: an offloaded optimizer and teacher, and the buffers of one on NVMe.
+        """Return a rank's host memory: what of student and teacher is offloaded, and the buffers of one on NVMe.
 
         Each of `buffer_count` buffers takes a rank's share of the teacher's largest weight (deepspeed_files.py).
         """
         teacher, width, ranks = self.engines.teacher, self.engines.width, self.engines.ranks
         if self.engines.device is None:
             return 0
-        offloaded = self.engines.states().host
+        offloaded = self.engines.states.host
         if column == "cpu" and teacher is not None:
             offloaded += numel(teacher.lm.module) * width // ranks
         if column == "nvme" and teacher is not None:
-            buffers = self._settings(column)["zero_optimization"].get("offload_param", {}).get("buffer_count", 5)
+            buffers = (self._settings(column)["zero_optimization"].get("offload_param") or {}).get("buffer_count", 5)
             offloaded += buffers * -(-max(weight.numel() for weight in teacher.lm.module.parameters()) // ranks) * width
         return offloaded
 
-    def largest(self, column: str) -> int:
-        """Return the largest micro-batch, in samples, whose step fits; 0 if none does."""
+    def fits(self, column: str, samples: int, host_free: int) -> bool:
+        """Return whether a step of `samples` samples fits into the device, of which 5% are fragments, and the host."""
         room = self.engines.free() * (1 - FRAGMENTATION)
+        return self.host(column) <= host_free and self.of(column, samples)["peak"] <= room
+
+    def largest(self, column: str, host_free: int) -> int:
+        """Return the largest micro-batch, in samples, that fits; 0 if none does."""
         low, high = 0, 1
-        while high < LARGEST and self.of(column, high)["peak"] <= room:
+        while high < LARGEST and self.fits(column, high, host_free):
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.of(column, middle)["peak"] <= room else (low, middle)
+            low, high = (middle, high) if self.fits(column, middle, host_free) else (low, middle)
         return low
 
     def _settings(self, placed: str) -> Mapping[str, Any]:
@@ -169,44 +192,35 @@ class MemoryPlan:
             moment = 0
         return {"teacher": whole // ranks if near else 0, "teacher, gathered": moment, "teacher, head's copy": head}
 
-    def _encoders(self, teachers: bool) -> float:
-        """Return the bytes outside the engines: the student's encoder, and the teacher's if it is another."""
-        student, teacher = self.engines.student, self.engines.teacher
-        mine = {id(part) for part in student.lm.extra_modules().values()}
-        outside = [part for part in student.lm.modules_outside().values() if id(part) not in mine]
-        if teachers and teacher is not None and not shares_encoding(student, teacher):
-            outside += teacher.lm.modules_outside().values()
-        return sum(map(numel, outside)) * self.engines.encoder_width
-
-    def _phases(self, column: str, samples: int, step: int) -> Phases:
+    def _phases(self, column: str, samples: int, step_bytes: int) -> Phases:
         at, cfg = self._linear(samples), self.engines.cfg
         logits = 2 if cfg.objective.logits == "bfloat16" else formulas.FP32
         heads = self.engines.heads(round(at["rows"]), column == CACHED)
         running, left = formulas.loss_bytes(heads, self.engines.width, logits, self.engines.kind)
-        together = samples
-        if column in ("cpu", "nvme") and cfg.teacher is not None:  # one teacher forward for several
-            together = (
-                samples * cfg.teacher.batch if cfg.teacher.batch else max(samples, self.micro * self.accumulation)
-            )
-        many = self._linear(together)
-        window = many
+        step = self.micro * self.accumulation  # samples of a rank in an optimizer step
+        together = samples * teacher_batch(cfg, column, max(1, -(-step // samples)))
+        many = window = self._linear(together)
         if cfg.objective.row_weight != "none":  # both models' states are kept until the window is complete
-            window = self._linear(max(together, self.micro * self.accumulation))
-        waiting = window["encoder_held"] - at["encoder_held"]  # states of the following micro-batches
-        if window is not many:
-            waiting += 2 * round(window["rows"]) * heads.teacher_width * self.engines.width
+            window = self._linear(max(together, step))
         body = column not in (CACHED, ALONE)
-        checked = 0
-        if self.checked is not None:
-            checked = max(self.checked.encoder_bytes, self.checked.teacher_bytes if body else 0)
+        encoded = window["encoder_held"] - at["encoder_held"]  # states of the following micro-batches
+        paths = 1 if cfg.negative is None else 2
+        taught = paths * (window["rows"] - at["rows"]) * heads.teacher_width * self.engines.width
         return Phases(
-            encoder=int(many["encoder_bytes"]),
-            teacher=int(many["teacher_bytes"]) if body else 0,
-            loss=int(at["student_held"] + running + waiting),
-            backward=int(at["student_bytes"] + left + waiting),
-            optimizer=step,
-            validation=checked,
+            encoder=int(at["encoder_bytes"] + encoded),
+            teacher=int(many["teacher_bytes"] + window["encoder_held"] - many["encoder_held"]) if body else 0,
+            loss=int(at["student_held"] + running + encoded + taught),
+            backward=int(at["student_bytes"] + left + encoded + taught),
+            optimizer=step_bytes,
+            validation=self._validation(body),
         )
+
+    def _validation(self, body: bool) -> int:
+        """Return the bytes of a batch of the validation pass; `body`: whether the teacher computes it too."""
+        checked = self.checked
+        if checked is None:
+            return 0
+        return max(checked.encoder_bytes, checked.student_bytes, checked.teacher_bytes if body else 0)
 
     def _linear(self, samples: int) -> dict[str, float]:
         """Extrapolate bytes and rows to `samples` samples, linearly from one and two micro-batches."""

@@ -254,8 +254,9 @@ def _choose_weights(student: AudioLM, section: StudentSection) -> None:
 def _finished(model: MetaModel, cfg: Config) -> MetaModel:
     """Set the run's dtype, and its attention where that changes the shapes."""
     nn.Module.to(model.lm.module, DTYPES[cfg.run.precision])
-    for module in model.lm.modules_outside().values():
-        module.to(DTYPES[cfg.run.encoder_precision])
+    for name, module in model.lm.modules_outside().items():
+        inside = name in model.lm.beside()  # it trains in the student's engine, which casts it
+        module.to(DTYPES[cfg.run.precision if inside else cfg.run.encoder_precision])
     model.lm.set_attention("eager" if cfg.run.attention == "eager" else "sdpa")
     return model
 

@@ -65,8 +65,13 @@ class Costs:
     positions: int
 
 
-def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None, shape: Shape) -> Costs:
-    """Run a micro-batch of equal samples through encoder, teacher (both paths) and student, and back."""
+def rehearse(
+    student: MetaModel, teacher: MetaModel | None, negative: str | None, shape: Shape, trains: bool = True
+) -> Costs:
+    """Run a micro-batch of equal samples through encoder, teacher (both paths) and student, and back.
+
+    If it trains not, as in a validation pass, nothing is kept for a backward, and none is run.
+    """
     lms = [model.lm for model in (student, teacher) if model is not None]
     shared = teacher is not None and shares_encoding(student, teacher)
     ours = _batch(student, shape)
@@ -74,7 +79,9 @@ def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None
     second = None if teacher is None or negative is None else _second(teacher, theirs, negative)
     weights = [w for lm in lms for part in (lm.module, *lm.modules_outside().values()) for w in _tensors(part)]
     dropped = [w.register_post_accumulate_grad_hook(_drop) for w in weights if w.requires_grad]
-    student.lm.module.train()
+    for lm in lms:
+        lm._encoded.clear()  # a constant that is encoded once per run is held in every step
+    student.lm.module.train(trains)
     student.lm.freeze_running_parts()
     with _plain_linear(), ShapeRun(weights) as run, _Parts(run, [lm.tower for lm in lms]) as parts:
         with parts.of("encoder"), torch.no_grad():
@@ -88,14 +95,15 @@ def rehearse(student: MetaModel, teacher: MetaModel | None, negative: str | None
                 second = None if second is None else teacher.lm.prepare(second)
             with parts.of("teacher"), torch.no_grad():
                 states = TeacherForward(teacher.lm)(other, second)
-        with parts.of("forward"):
+        with parts.of("forward"), torch.set_grad_enabled(trains):
             inside = student.lm.with_tower_states(batch) if student.lm.trains_tower_inside else batch
             hidden = student.lm.hidden_and_path(inside)[0]
         held = run.live
-        with parts.of("backward"):
-            torch.autograd.backward(hidden, torch.empty_like(hidden))
+        if trains:
+            with parts.of("backward"):
+                torch.autograd.backward(hidden, torch.empty_like(hidden))
         del states, hidden, inside
-        if teacher is not None:
+        if teacher is not None and trains:
             with parts.of("authors"), torch.no_grad():
                 TeacherForward(teacher.lm)(other, None)
     for handle in dropped:
@@ -128,6 +136,11 @@ def line(once: Costs, twice: Costs, few: int, samples: int) -> Costs:
     more = (samples - few) / few
     pairs = ((getattr(once, each.name), getattr(twice, each.name)) for each in fields(Costs))
     return Costs(*(max(0, round(one + more * (two - one))) for one, two in pairs))
+
+
+def larger(one: Costs, other: Costs) -> Costs:
+    """Return the larger of each of two micro-batches' costs."""
+    return Costs(*(max(getattr(one, each.name), getattr(other, each.name)) for each in fields(Costs)))
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def _memory(plan: Plan) -> Table:
     names = [name for name in names if any(parts.get(name) for parts in plan.memory.values())]
     names.sort(key=lambda name: (name == "peak", name.startswith("in ")))  # held throughout, momentary, the peak
     rows = [[_part(name), *(_gb(parts.get(name)) for parts in plan.memory.values())] for name in names]
-    fits = ["yes" if parts["peak"] <= plan.device_free else "no" for parts in plan.memory.values()]
+    fits = ["yes" if fits else "no" for fits in plan.fits.values()]
     rows += [["fits", *fits], ["host memory", *(_gb(size) for size in plan.host.values())]]
     rows += [["largest micro-batch", *map(_most, plan.largest_micro_batch.values())]]
     return Table("Memory per rank in GB, by the teacher's placement or with a cache of it", ["", *plan.memory], rows)

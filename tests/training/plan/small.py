@@ -16,7 +16,7 @@ GIVEN: dict[str, Any] = {"device": "rtx4090", "samples": 1000, "tokens": 40, "an
 QUERIES = 10  # positions of an audio
 
 
-def config(folder: Path, layers: int = 2, **sections: dict[str, Any]) -> Config:
+def config(folder: Path, layers: int = 2, **sections: dict[str, Any] | None) -> Config:
     """A distillation between two random models of two layers (the student: `layers`), with keys of `sections`."""
     models = {"whisper": WHISPER, "student": llama(layers, 64), "teacher": llama(2, 64, hidden=64)}
     for name, values in models.items():
@@ -30,10 +30,10 @@ def config(folder: Path, layers: int = 2, **sections: dict[str, Any]) -> Config:
         "teacher": {"path": str(folder / "teacher.json")}, "optimizer": {"epochs": 1},
     }  # fmt: skip
     for name, section in sections.items():
-        values[name] = values.get(name, {}) | section
-    return Config.model_validate({name: section for name, section in values.items() if section})
+        values[name] = None if section is None else values.get(name, {}) | section
+    return Config.model_validate({name: section for name, section in values.items() if section is not None})
 
 
-def planned(folder: Path, arguments: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Plan:
+def planned(folder: Path, arguments: dict[str, Any] | None = None, **sections: dict[str, Any] | None) -> Plan:
     """Its plan, with `arguments` of `plan` beside those of `GIVEN`."""
     return plan(config(folder, **sections), **GIVEN | (arguments or {}))

@@ -1,10 +1,33 @@
 """What a plan counts of a run, against what the run does."""
 
+import json
+from dataclasses import replace
+
+import pytest
+
+from caad_ds.config.reading import load_config
+from caad_ds.config.schema import CheckpointSection
+from caad_ds.training.devices import DEVICES, GIB
+from caad_ds.training.plan import formulas
+from caad_ds.training.plan import plan as plan_module
+from caad_ds.training.plan.files import checkpoints_kept
+from caad_ds.training.plan.memory_plan import CONTEXT
 from caad_ds.training.plan.meta_models import student_of
+from caad_ds.training.plan.plan import plan
 from caad_ds.training.plan.rehearsal import Shape, rehearse
-from tests.training.plan.small import config
+from caad_ds.utils.errors import UserError
+from tests.training.plan.small import GIVEN, QUERIES, config, planned
+from tests.training.tiny import config as tiny
 
 CHECKPOINTED = {"gradient_checkpointing": True}
+POSITIONS = GIVEN["tokens"] + QUERIES
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The plan of a step of eight samples, and the folder of its models."""
+    folder = tmp_path_factory.mktemp("base")
+    return planned(folder), folder
 
 
 def test_a_checkpointed_backward_holds_about_a_layer(tmp_path):
@@ -15,3 +38,165 @@ def test_a_checkpointed_backward_holds_about_a_layer(tmp_path):
         costs = rehearse(student, None, None, Shape(2, 16, 24, 40, 2, 1.0))
         above.append(costs.student_bytes - costs.student_held)
     assert above[1] < 1.1 * above[0]
+
+
+def test_a_token_budget_counts_audio(base):
+    """Eight samples' positions are a step of eight samples; a micro-batch holds what fits."""
+    by_samples, folder = base
+    budget = {"batch_tokens": 8 * POSITIONS, "micro_tokens": 8 * POSITIONS}
+    by_tokens = planned(folder, optimizer=budget)
+    assert (by_tokens.micro_batch, by_tokens.data["steps"]) == (8, 1000 / 8)
+    assert by_tokens.flops == by_samples.flops and by_tokens.memory == by_samples.memory
+
+
+def test_a_token_budget_holds_few_of_the_longest_samples(base, monkeypatch):
+    """Eight of mean length, but two of the longest; without a budget eight of those may meet."""
+    known = plan_module.workload
+    monkeypatch.setattr(plan_module, "workload", lambda *given: replace(known(*given), longest_text=160))
+    budget = {"batch_tokens": 8 * POSITIONS, "micro_tokens": 8 * POSITIONS}
+    by_tokens, eight = (planned(base[1], optimizer=each).memory["cpu"] for each in (budget, {"batch_size": 8}))
+    for part in ("in loss", "in backward", "in teacher"):
+        assert by_tokens[part] < 0.6 * eight[part]
+
+
+def test_what_is_cut_off_an_answer_is_not_read(base):
+    """The prompt stays as it is: 76 tokens, 60 of them an answer that is cut at 24, are 40 with 24 of the answer."""
+    found, folder = base
+    cut = planned(folder, {"tokens": 76, "answer_tokens": 60}, data={"max_answer_tokens": 24})
+    assert cut.flops == found.flops and cut.data == found.data and cut.memory == found.memory
+
+
+def test_answers_of_an_index_are_cut(world, tmp_path):
+    """Fewer tokens by what is cut, prompts as before, also of the longest sample; no answer is cut by default."""
+    whole, cut = (
+        plan(load_config(tiny(world, tmp_path / "out", data=data)), device="rtx4090")
+        for data in ({}, {"max_answer_tokens": 2})
+    )
+    prompts = [each.data["text_tokens_per_epoch"] - each.data["answer_rows_per_epoch"] for each in (whole, cut)]
+    assert cut.data["answer_rows_per_epoch"] == 2 * cut.data["samples"] < whole.data["answer_rows_per_epoch"]
+    assert prompts[0] == pytest.approx(prompts[1], abs=2)
+    assert cut.memory["cpu"]["in backward"] < whole.memory["cpu"]["in backward"]
+
+
+def test_a_teachers_batch_counts_wherever_it_is(base):
+    """Of eight micro-batches at most as many are together; with a cache their encodings wait."""
+    one = {"micro_batch": 1}
+    each, together = (planned(base[1], optimizer=one, teacher={"batch": batch}).memory for batch in (1, 100))
+    for column in ("replicated", "resident", "cpu", "nvme"):
+        assert 6 * each[column]["in teacher"] < together[column]["in teacher"] < 9 * each[column]["in teacher"]
+    assert together["cached"]["in backward"] > each["cached"]["in backward"]
+
+
+def test_an_encoder_that_trains_has_the_runs_precision(base):
+    """With adapters it lies in the student's engine, which casts it, and not outside."""
+    parts = {"student": {"train": "lora", "lora": {"encoder": True}}, "teacher": None, "objective": {"name": "ce"}}
+    fp32, bf16 = (
+        planned(base[1], **parts, run={"precision": "bf16", "encoder_precision": outside})
+        for outside in ("fp32", "bf16")
+    )
+    assert fp32.memory == bf16.memory and fp32.hours == bf16.hours
+
+
+def test_weights_of_a_student_that_are_offloaded():
+    """They are the host's, but for those that are gathered."""
+    zero = {"stage": 3, "reduce_bucket_size": 0, "stage3_max_live_parameters": 100}
+    states = [
+        formulas.student_states(10_000, 4_000, 2, {"zero_optimization": zero | {"offload_param": offload}}, 1)
+        for offload in (None, {"device": "cpu"}, {"device": "nvme", "buffer_count": 2, "buffer_size": 1000})
+    ]
+    assert [(each.weights, each.host) for each in states] == [(20_000, 0), (200, 20_000), (200, 4_000)]
+
+
+def test_auto_measures_free_memory_beside_the_encoders(base, monkeypatch):
+    """Of two devices between which the encoder lies, `auto` copies the teacher to the larger one."""
+    found, folder = base
+    memory = found.memory["replicated"]
+    student = found.parameters["student"]["total"] - found.parameters["student"]["encoder"]
+    need = memory["teacher"] + 4 * student + 16 * found.parameters["trained"]["total"]
+    chosen = []
+    for encoders in (0.5, 1.5):
+        size = (need / 0.75 + encoders * memory["encoder"] + CONTEXT) / GIB
+        monkeypatch.setitem(DEVICES, "small", replace(DEVICES["rtx4090"], memory=size))
+        chosen.append(planned(folder, {"device": "small"}).auto)
+    assert chosen[0] != "replicated" == chosen[1]
+
+
+def test_what_fits_is_the_hosts_as_well(base, monkeypatch):
+    """With no room in the host a teacher on cpu does not fit; on a device, 5% are left as by the largest."""
+    found, folder = base
+    assert all(found.fits.values())
+    tight = planned(folder, {"host_gb": 1e-6})
+    assert tight.fits["replicated"] and not tight.fits["cpu"] and tight.largest_micro_batch["cpu"] == 0
+    peak = found.memory["replicated"]["peak"]
+    monkeypatch.setitem(DEVICES, "small", replace(DEVICES["rtx4090"], memory=(1.02 * peak + CONTEXT) / GIB))
+    small = planned(folder, {"device": "small"})
+    assert not small.fits["replicated"] and small.largest_micro_batch["replicated"] < 8
+
+
+@pytest.mark.parametrize(
+    ("objective", "files", "why"),
+    [
+        ({"plausibility": 0.1}, {"cache, pair"}, "cache, contrast: none, objective.plausibility needs"),
+        ({"on_policy": {"share": 0.5}}, set(), "cache: none, objective.on_policy lets the teacher score"),
+    ],
+)
+def test_caches_that_a_run_cannot_have(base, objective, files, why):
+    found = planned(base[1], objective=objective)
+    assert {name for name in found.files if name.startswith("cache")} == files
+    for table in (found.memory, found.flops, found.hours):
+        assert ("cached" in table) == bool(files)
+    assert any(note.startswith(why) for note in found.notes)
+
+
+def test_a_cache_holds_the_teachers_head(base):
+    rows = base[0].data["answer_rows_per_epoch"]
+    assert base[0].files["cache, contrast"] == formulas.cache_bytes(rows, 64, 4, "contrast") + 4 * 64 * 64
+
+
+def test_what_is_not_counted_is_said(base):
+    """Also the last of 700 steps is a checkpoint."""
+    steps = {"optimizer": {"epochs": None, "steps": 700}, "checkpoint": {"every": 500, "keep": 3}}
+    found = planned(base[1], **steps, data={"validation": "absent"}, teacher={"keep_prefix": True})
+    assert any(note.startswith("data.validation: absent has no index") for note in found.notes)
+    assert any(note.startswith("teacher.keep_prefix: ") for note in found.notes)
+    assert found.files["checkpoints kept"] == 2 * found.files["checkpoint"]
+
+
+def test_validation_data_counts_beside_given_samples(base, world):
+    """The student's forward with a cache too."""
+    found = planned(base[1], data={"validation": str(world / "shards")}, validation={"batch_size": 8})
+    assert base[0].memory["cached"]["in validation"] == 0 < found.data["validation_samples"]
+    assert found.memory["cached"]["in validation"] > found.memory["cached"]["in encoder"]
+
+
+@pytest.mark.parametrize(("steps", "every", "kept"), [(700, 500, 2), (400, 500, 1), (1000, 500, 2), (9000, 500, 3)])
+def test_the_last_step_is_a_checkpoint_too(steps, every, kept):
+    assert checkpoints_kept(CheckpointSection(every=every, keep=3), steps) == kept
+
+
+def test_a_relative_encoder_folder_is_copied(base, tmp_path, monkeypatch):
+    """As by the run, which records what is no path."""
+    found, folder = base
+    (tmp_path / "models/whisper").mkdir(parents=True)
+    (tmp_path / "models/whisper/config.json").write_text((folder / "whisper.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert planned(folder, student={"encoder": "models/whisper"}).files["model"] == found.files["model"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "arguments", "told"),
+    [
+        ({"teacher": {"deepspeed": "student_zero2.json"}}, {}, "stage 2 needs an optimizer, a teacher has none"),
+        ({"teacher": None, "objective": {"name": "ce"}}, {"teacher": "absent.json"}, "--teacher absent.json: the run"),
+        ({}, {"tokens": 1, "answer_tokens": None}, "--tokens 1: a sample has a prompt and an answer"),
+    ],
+)
+def test_what_a_run_would_refuse(base, sections, arguments, told):
+    with pytest.raises(UserError, match=told):
+        planned(base[1], arguments, **sections)
+
+
+def test_a_deepspeed_file_may_offload_to_nothing(base, tmp_path):
+    file = tmp_path / "null.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_param": None}}))
+    assert planned(base[1], teacher={"deepspeed": str(file)}).placement == "resident"
