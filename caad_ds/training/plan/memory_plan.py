@@ -89,7 +89,7 @@ class Engines:
     def outside(self, teachers: bool) -> list[torch.nn.Module]:
         """Return what lies outside the engines: the student's encoder, and with `teachers` the teacher's, if it is
         another."""
-        beside = self.student.lm.beside()
+        beside = self.student.lm.extra_modules()
         found = [part for name, part in self.student.lm.modules_outside().items() if name not in beside]
         if teachers and self.teacher is not None and not shares_encoding(self.student, self.teacher):
             found += self.teacher.lm.modules_outside().values()
@@ -98,7 +98,7 @@ class Engines:
     def before_engines(self) -> int:
         """Return the bytes on a device when a run measures its free memory: all encoders, also one that will train."""
         lm = self.student.lm
-        inside = [part for name, part in lm.modules_outside().items() if name in lm.beside()]
+        inside = [part for name, part in lm.modules_outside().items() if name in lm.extra_modules()]
         return sum(map(numel, [*inside, *self.outside(teachers=True)])) * self.encoder_width
 
     def free(self) -> int:

@@ -255,7 +255,7 @@ def _finished(model: MetaModel, cfg: Config) -> MetaModel:
     """Set the run's dtype, and its attention where that changes the shapes."""
     nn.Module.to(model.lm.module, DTYPES[cfg.run.precision])
     for name, module in model.lm.modules_outside().items():
-        inside = name in model.lm.beside()  # it trains in the student's engine, which casts it
+        inside = name in model.lm.extra_modules()  # it trains in the student's engine, which casts it
         module.to(DTYPES[cfg.run.precision if inside else cfg.run.encoder_precision])
     model.lm.set_attention("eager" if cfg.run.attention == "eager" else "sdpa")
     return model
