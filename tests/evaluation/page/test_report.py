@@ -287,7 +287,8 @@ def test_what_lies_in_a_run_about_other_items_is_left_out_and_said(world, tmp_pa
     assert cli.main(["report", *world.runs, "--out", str(tmp_path / "o.html"), "--no-audio"]) == 0
     assert [token["id"] for token in held(tmp_path / "o.html")["tokens"]] == [world.items[2].id]
     said = [line for line in capsys.readouterr().err.splitlines() if "not shown token by token" in line]
-    assert len(said) == 3 and f"{tokens}/gender_3.json: about gender/3, neutral, which is no item of these runs" in said[0]
+    assert len(said) == 3
+    assert f"{tokens}/gender_3.json: about gender/3, neutral, which is no item of these runs" in said[0]
     assert any("torn.json" in line for line in said)
 
 
