@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caad_ds.data.stored_states import StoredStates
+from caad_ds.utils.device import copied
 
 IGNORE = -100
 
@@ -206,10 +207,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copy the batch to a device."""
-        ahead = torch.device(device).type != "cpu"  # a copy to the CPU would be read before it is complete
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        moved = {name: value.to(device, non_blocking=ahead) for name, value in tensors.items()}
-        audio = {name: value.to(device, non_blocking=ahead) for name, value in self.audio.items()}
+        moved: dict[str, Any] = {name: copied(value, device) for name, value in tensors.items()}
+        audio = {name: copied(value, device) for name, value in self.audio.items()}
         return replace(self, **moved, audio=audio)
 
     def _in_prompt(self) -> Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from caad_ds.utils.device import copied
+
 
 @dataclass(frozen=True)
 class StoredStates:
@@ -38,8 +40,7 @@ class StoredStates:
 
     def to(self, device: torch.device | str) -> "StoredStates":
         """Copy to a device; `present` stays on the CPU, where it is read."""
-        ahead = torch.device(device).type != "cpu"  # a copy to the CPU would be read before it is complete
-        return self._each(lambda tensor: tensor.to(device, non_blocking=ahead))
+        return self._each(lambda tensor: copied(tensor, device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "StoredStates":
         changed = (None if part is None else change(part) for part in (self.positive, self.negative, self.scalars))

@@ -82,6 +82,10 @@ class AudioLM(ABC):
             self._encoded[batch.constant] = self.encode(batch.audio)
         return replace(batch, audio=self._encoded[batch.constant])
 
+    def forget_constants(self) -> None:
+        """Encode constants again when they are next used."""
+        self._encoded.clear()
+
     def head(self) -> LMHead:
         """Return the LM head; under ZeRO-3 read it only inside a gathering context."""
         return lm_head(self.generator)

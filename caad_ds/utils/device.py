@@ -19,6 +19,11 @@ def pick_device(name: str | None) -> torch.device:
         raise UserError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
 
 
+def copied(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Return the tensor on a device; a copy to the CPU is complete, one to a GPU may still be under way."""
+    return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
+
+
 def device_name(device: torch.device) -> str:
     """Return a GPU's name or a CPU's architecture."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"

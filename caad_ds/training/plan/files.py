@@ -1,6 +1,6 @@
 """Bytes that a run writes, and which teacher cache it can have."""
 
-from typing import cast
+from typing import get_args
 
 from pydantic import ValidationError
 
@@ -15,7 +15,7 @@ from caad_ds.training.plan.meta_models import numel
 
 def cache_forms(engines: Engines) -> tuple[list[CacheForm], list[str]]:
     """Return the forms of a teacher cache that the run can have, and notes why it cannot have the others."""
-    teacher, forms = engines.teacher, cast(tuple[CacheForm, ...], ("pair", "contrast"))
+    teacher, forms = engines.teacher, get_args(CacheForm)
     if teacher is None:
         return [], []
     faults = {form: _refused(engines.cfg, form) for form in forms}

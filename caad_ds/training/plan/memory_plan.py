@@ -28,14 +28,13 @@ LINEAR = ("encoder_bytes", "encoder_held", "teacher_bytes", "student_bytes", "st
 
 @dataclass(frozen=True)
 class Engines:
-    """A run's two models on its ranks. `device` None: this machine's CPU. `encoder_width`: bytes per weight."""
+    """A run's two models on its ranks. `device` None: this machine's CPU."""
 
     cfg: Config
     device: Device | None
     ranks: int
     student: MetaModel
     teacher: MetaModel | None
-    encoder_width: int = formulas.FP32
 
     @property
     def kind(self) -> str:
@@ -99,7 +98,7 @@ class Engines:
         """Return the bytes on a device when a run measures its free memory: all encoders, also one that will train."""
         lm = self.student.lm
         inside = [part for name, part in lm.modules_outside().items() if name in lm.extra_modules()]
-        return sum(map(numel, [*inside, *self.outside(teachers=True)])) * self.encoder_width
+        return sum(map(numel, [*inside, *self.outside(teachers=True)])) * formulas.FP32
 
     def free(self) -> int:
         """Return the free bytes of a device."""
@@ -127,7 +126,7 @@ class MemoryPlan:
         """Return bytes of a rank's device by part, and their peak in a step of `samples` samples."""
         states = self.engines.states
         outside = self.engines.outside(teachers=column != CACHED)
-        parts: dict[str, float] = {"encoder": sum(map(numel, outside)) * self.engines.encoder_width}
+        parts: dict[str, float] = {"encoder": sum(map(numel, outside)) * formulas.FP32}
         parts |= {"student": states.weights, "gradients": states.gradients, "optimizer": states.optimizer}
         if self.engines.device is None:  # the device uses host memory
             parts["optimizer"] += states.host

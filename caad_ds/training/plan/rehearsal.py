@@ -70,7 +70,7 @@ def rehearse(
 ) -> Costs:
     """Run a micro-batch of equal samples through encoder, teacher (both paths) and student, and back.
 
-    If it trains not, as in a validation pass, nothing is kept for a backward, and none is run.
+    Without `trains`, as in a validation pass, nothing is kept for a backward, and none is run.
     """
     lms = [model.lm for model in (student, teacher) if model is not None]
     shared = teacher is not None and shares_encoding(student, teacher)
@@ -80,7 +80,7 @@ def rehearse(
     weights = [w for lm in lms for part in (lm.module, *lm.modules_outside().values()) for w in _tensors(part)]
     dropped = [w.register_post_accumulate_grad_hook(_drop) for w in weights if w.requires_grad]
     for lm in lms:
-        lm._encoded.clear()  # a constant that is encoded once per run is held in every step
+        lm.forget_constants()  # what is encoded once per run is held in every step
     student.lm.module.train(trains)
     student.lm.freeze_running_parts()
     with _plain_linear(), ShapeRun(weights) as run, _Parts(run, [lm.tower for lm in lms]) as parts:

@@ -184,15 +184,15 @@ def test_a_relative_encoder_folder_is_copied(base, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("sections", "arguments", "told"),
+    ("sections", "arguments", "message"),
     [
         ({"teacher": {"deepspeed": "student_zero2.json"}}, {}, "stage 2 needs an optimizer, a teacher has none"),
         ({"teacher": None, "objective": {"name": "ce"}}, {"teacher": "absent.json"}, "--teacher absent.json: the run"),
         ({}, {"tokens": 1, "answer_tokens": None}, "--tokens 1: a sample has a prompt and an answer"),
     ],
 )
-def test_what_a_run_would_refuse(base, sections, arguments, told):
-    with pytest.raises(UserError, match=told):
+def test_what_a_run_would_refuse(base, sections, arguments, message):
+    with pytest.raises(UserError, match=message):
         planned(base[1], arguments, **sections)
 
 

@@ -15,11 +15,29 @@ def others(tmp_path):
     """Pack six other samples into a folder."""
 
     def pack_others(folder: Path) -> Path:
-        (root := tmp_path / "records").mkdir()
-        rows = [row | {"id": f"other-{row['id']}", "response": f"Now {row['response']}"} for row in records(root, 6)]
-        manifest = root / "answered.jsonl"
-        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        assert run_command(pack, "--manifest", manifest, "--out", folder) == 0
-        return folder
+        rows = records(root := new(tmp_path / "records"), 6)
+        rows = [row | {"id": f"other-{row['id']}", "response": f"Now {row['response']}"} for row in rows]
+        return packed(rows, root, folder)
 
     return pack_others
+
+
+@pytest.fixture
+def changed(tmp_path) -> Path:
+    """The tiny world's samples, of which clip-07 has another answer."""
+    rows = records(root := new(tmp_path / "changed_records"))
+    rows[7]["response"] = "The tone is low."
+    return packed(rows, root, tmp_path / "changed")
+
+
+def new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def packed(rows: list[dict], root: Path, folder: Path) -> Path:
+    """Pack records with answers, by a manifest in `root`."""
+    manifest = root / "answered.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_command(pack, "--manifest", manifest, "--out", folder) == 0
+    return folder

@@ -19,7 +19,6 @@ from tests.command import run_command
 from tests.training.launching import Run, refusal
 from tests.training.teacher.in_process import same_weights, trained, with_cache
 from tests.training.teacher.ranks import blind
-from tests.training.tiny import records
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -165,14 +164,8 @@ def test_a_sample_without_rows_where_none_is_to_be_filled(cache, refused, others
     assert "nor of 5 others" in line and "caad-ds cache-teacher" in line
 
 
-def test_a_sample_whose_text_has_changed(cache, refused, tmp_path):
-    (root := tmp_path / "records").mkdir()
-    rows = records(root)
-    rows[7]["response"] = "The tone is low."
-    manifest = root / "answered.jsonl"
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert run_command(pack, "--manifest", manifest, "--out", tmp_path / "shards") == 0
-    line = refused(cache, data={"train": str(tmp_path / "shards")})
+def test_a_sample_whose_text_has_changed(cache, refused, changed):
+    line = refused(cache, data={"train": str(changed)})
     assert "sample clip-07" in line and "its text, audio or answer has changed since the cache was filled" in line
 
 

@@ -1,16 +1,12 @@
 """`caad-ds cache-teacher`: it computes what is missing, once, and what has changed since."""
 
-import json
-
 import pytest
 
 from caad_ds.distill.teacher_cache.segments import SegmentWriter
 from caad_ds.training.teacher import cache_filling, cache_teacher
-from data_prep.pack import pack
 from data_prep.verify import verify
 from tests.command import run_command
 from tests.training.teacher.in_process import Killed, rows_of, with_cache
-from tests.training.tiny import records
 
 
 @pytest.fixture
@@ -56,13 +52,7 @@ def test_parts_fill_it_together(fill, tmp_path):
     assert run_command(verify, tmp_path / "cache") == 0
 
 
-def test_it_computes_what_has_changed(world, fill, file, tmp_path):
+def test_it_computes_what_has_changed(world, fill, file, changed):
     fill()
-    (root := tmp_path / "changed").mkdir()
-    rows = records(root)
-    rows[7]["response"] = "The tone is low."
-    manifest = root / "answered.jsonl"
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert run_command(pack, "--manifest", manifest, "--out", tmp_path / "shards") == 0
-    file.write_text(file.read_text().replace(str(world / "shards"), str(tmp_path / "shards")))
+    file.write_text(file.read_text().replace(str(world / "shards"), str(changed)))
     assert "1 sample computed; 31 samples" in fill()
