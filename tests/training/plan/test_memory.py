@@ -67,7 +67,7 @@ def rehearsed():
 def test_peaks_on_an_h100_in_engines(rehearsed, placed, row, last):
     """The page's rows with the student in ZeRO-3; of the cpu rows the capped one, which ran first."""
     models, costs = rehearsed
-    engines = Engines(benchmark("student_zero3.json"), DEVICES["h100"], 1, *models, encoder_width=2)
+    engines = Engines(benchmark("student_zero3.json"), DEVICES["h100"], 1, *models)
     found = MemoryPlan(engines, 8, 1, *costs).of(placed, 8)["peak"] / MIB
     assert found == pytest.approx(measured(row, last)[1], rel=0.15)
 
@@ -76,7 +76,7 @@ def test_peaks_on_an_h100_in_engines(rehearsed, placed, row, last):
 def test_the_peak_on_an_h100_without_engines(rehearsed):
     """Activations and loss above the weights, within 5%; besides, only AdamW's moments in bf16 are in memory."""
     models, costs = rehearsed
-    engines = Engines(benchmark("student_zero3.json"), DEVICES["h100"], 1, *models, encoder_width=2)
+    engines = Engines(benchmark("student_zero3.json"), DEVICES["h100"], 1, *models)
     found = MemoryPlan(engines, 8, 1, *costs).of("replicated", 8)
     most = max(value for name, value in found.items() if name.startswith("in "))
     above, whole = measured("ours")
